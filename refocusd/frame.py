@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from refocusd.errors import InputError
 
 __all__ = [
-    "AxisValue",
     "Axes",
+    "AxisValue",
     "Frame",
     "Metadata",
     "Pixels",

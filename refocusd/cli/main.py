@@ -1,0 +1,66 @@
+"""``refocusd``: parses, runs a sub-command, turns errors into one line and a status."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from refocusd import __version__
+from refocusd.cli import demo, models, replay, run, show
+from refocusd.errors import RefocusdError
+
+__all__ = ["main"]
+
+EPILOG = """\
+examples:
+  refocusd demo --output demo            see it work on a simulated microscope
+  refocusd run                           start the daemon beside Micro-Manager
+  refocusd replay stack.tif --output out --reference z=16
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all sub-commands, those of other packages included."""
+    parser = argparse.ArgumentParser(
+        prog="refocusd",
+        description="Makes out-of-focus microscope frames sharp while they are acquired.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"refocusd {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (run, replay, demo, models, show):
+        module.register(commands)
+    for entry in entry_points(group="refocusd.commands"):
+        entry.load()(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns
+    -------
+    int
+        0 if every frame reached a final state other than ``failed``, 1 if not,
+        2 for an error that is told in one line, 130 when interrupted.
+    """
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if parsed.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        status: int = parsed.command(parsed)
+    except RefocusdError as error:
+        sys.stderr.write(f"refocusd: error: {error}\n")
+        return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("refocusd: interrupted\n")
+        return 130
+    return status

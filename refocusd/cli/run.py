@@ -1,0 +1,79 @@
+"""``refocusd run``: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import msgspec
+
+from refocusd.cli.console import write_json
+from refocusd.cli.settings import add_setting_flags, settings_of
+from refocusd.daemon.daemon import Daemon, stop_daemon
+from refocusd.daemon.process import Announcement
+from refocusd.worker.lifeline import watch_stdin
+
+__all__ = ["register"]
+
+log = logging.getLogger(__name__)
+
+EPILOG = """\
+examples:
+  refocusd run
+  refocusd run --config refocusd.toml
+  refocusd run --stop          ask the running daemon to end, everything written
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="start the daemon beside Micro-Manager",
+        description="Takes frames from pycromanager hooks (refocusd.Source) and refocuses them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_setting_flags(parser)
+    parser.add_argument("--stop", action="store_true", help="ask the running daemon to stop")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the counts of all acquisitions at the end"
+    )
+    parser.add_argument(
+        "--announce", action="store_true", help="print one line of JSON (endpoint, pid) when ready"
+    )
+    parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    if arguments.stop:
+        stop_daemon(settings.endpoint)
+        return 0
+    asked = threading.Event()
+    # Handlers only set a flag: a lock taken in one could be held by the thread it interrupts.
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: asked.set())
+    if arguments.with_parent:
+        watch_stdin(asked.set)
+    with Daemon(settings) as daemon:
+        daemon.wait_ready()
+        log.info("ready")
+        if arguments.announce:
+            line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
+        # Asked by a signal, by the parent's end, or (then the broker ends) over the socket.
+        while not asked.is_set() and not daemon.wait(0.2):
+            pass
+        log.info("stopping")
+    counts = daemon.counts()
+    write_json(arguments.json, {key: msgspec.to_builtins(value) for key, value in counts.items()})
+    return 1 if daemon.unfinished else 0

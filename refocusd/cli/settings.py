@@ -1,0 +1,52 @@
+"""The flags that set `refocusd.config.Settings`, shared by the commands that start a daemon."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, get_args
+
+from refocusd.config import Backend, Precision, Settings, load_settings
+
+__all__ = ["add_setting_flags", "daemon_flags", "settings_of"]
+
+#: Settings that have a flag of their own; the others live in the file.
+_FLAGS = ("endpoint", "model", "backend", "precision", "threads", "workers", "ring_mib", "ledgers")
+
+
+def add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and a flag for each setting that is often changed."""
+    group = parser.add_argument_group("settings (before file and environment)")
+    group.add_argument("--config", metavar="FILE", help="settings file, TOML")
+    group.add_argument("--endpoint", help="address of the daemon, e.g. tcp://127.0.0.1:8751")
+    group.add_argument("--model", help="name of a shipped model, or a bundle's folder")
+    group.add_argument("--backend", choices=get_args(Backend))
+    group.add_argument("--precision", choices=get_args(Precision))
+    group.add_argument("--threads", type=int, help="threads of a CPU engine; 0 chooses")
+    group.add_argument("--workers", type=int, help="worker processes")
+    group.add_argument(
+        "--ring-mib", type=int, dest="ring_mib", help="shared memory for frames, MiB"
+    )
+    group.add_argument("--ledgers", help="folder of the ledgers, on a local disk")
+
+
+def settings_of(arguments: argparse.Namespace, **changes: Any) -> Settings:
+    """The settings in force for a command line.
+
+    Raises
+    ------
+    ConfigError
+    """
+    flags = {name: getattr(arguments, name, None) for name in _FLAGS}
+    return load_settings(arguments.config, flags | changes)
+
+
+def daemon_flags(arguments: argparse.Namespace) -> list[str]:
+    """The same flags, for a daemon that is started as a child (its address excepted)."""
+    flags: list[str] = []
+    if arguments.config:
+        flags += ["--config", arguments.config]
+    for name in _FLAGS:
+        value = getattr(arguments, name, None)
+        if value is not None and name != "endpoint":
+            flags += ["--" + name.replace("_", "-"), str(value)]
+    return flags

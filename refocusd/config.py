@@ -1,0 +1,164 @@
+"""Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags.
+
+An unknown key is an error, in the file and in the environment: a setting that
+is silently ignored is worse than none.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import platformdirs
+
+from refocusd.errors import ConfigError
+
+__all__ = ["Backend", "Precision", "Settings", "load_settings"]
+
+Backend = Literal["auto", "openvino", "identity"]
+Precision = Literal["auto", "f32", "bf16"]
+
+#: Variables that share the prefix but are not settings.
+NOT_SETTINGS = {"REFOCUSD_TEST_DATA", "REFOCUSD_PROBE"}
+
+
+def _user_ledgers() -> str:
+    return str(Path(platformdirs.user_data_dir("refocusd", appauthor=False)) / "ledgers")
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `refocusd run` does, and how much of the machine it may take.
+
+    Parameters
+    ----------
+    endpoint : str
+        Where the daemon listens.  Loopback only.
+    model : str
+        Name of a shipped bundle, or the path of a bundle's folder.
+    backend : {"auto", "openvino", "identity"}
+        What runs the model; ``identity`` returns frames as they are (to measure the path).
+    precision : {"auto", "f32", "bf16"}
+        ``auto`` is bf16 where the processor has it, else f32.
+    threads : int
+        Threads of a CPU engine; 0 leaves one core to the acquisition where there are more than two.
+    workers : int
+        Worker processes.
+    ring_mib : int
+        Shared memory for frames in flight, MiB.  The cap of all acquisitions together.
+    inline : bool
+        Exchange pixels with workers through the socket instead of shared memory (slower).
+    pass_in_focus : bool
+        Write frames that are in focus already as they are.
+    ledgers : str
+        Folder of the ledgers (one SQLite file an acquisition); must lie on a local disk.
+    reserve_mib : int
+        Disk space that is left free, MiB.
+    task_timeout_s : float
+        A worker that holds one frame longer is taken for hung and replaced.
+    stop_timeout_s : float
+        How long a stop may take; what is not done by then stays pending.
+    """
+
+    endpoint: str = "tcp://127.0.0.1:8751"
+    model: str = "live-nuclei"
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+    workers: int = 1
+    ring_mib: int = 512
+    inline: bool = False
+    pass_in_focus: bool = True
+    ledgers: str = msgspec.field(default_factory=_user_ledgers)
+    reserve_mib: int = 512
+    task_timeout_s: float = 60.0
+    stop_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name."""
+        limits: tuple[tuple[str, float, float, float], ...] = (
+            ("threads", self.threads, 0, 256),
+            ("workers", self.workers, 1, 64),
+            ("ring_mib", self.ring_mib, 1, 1 << 20),
+            ("reserve_mib", self.reserve_mib, 0, 1 << 30),
+            ("task_timeout_s", self.task_timeout_s, 0.1, 86400),
+            ("stop_timeout_s", self.stop_timeout_s, 0.1, 86400),
+        )
+        for name, value, low, high in limits:
+            if not low <= value <= high:
+                raise ConfigError(f"{name} = {value}: it must lie between {low} and {high}")
+        host = self.endpoint.removeprefix("tcp://").rpartition(":")[0]
+        if not self.endpoint.startswith("tcp://") or host not in (
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+        ):
+            raise ConfigError(
+                f"endpoint = {self.endpoint!r}: the daemon listens on the loopback interface only, "
+                'for example "tcp://127.0.0.1:8751"'
+            )
+
+
+def load_settings(
+    file: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings in force.
+
+    Parameters
+    ----------
+    file : path, optional
+        A TOML file with any of the keys of `Settings`.
+    flags : mapping, optional
+        Values from the command line; None means "not given".
+    environment : mapping, optional
+        `os.environ` unless given; ``REFOCUSD_RING_MIB=256`` sets ``ring_mib``.
+
+    Raises
+    ------
+    ConfigError
+        For a missing file, unknown key, wrong type or value out of range.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(_from_file(Path(file)))
+    known = Settings.__struct_fields__
+    source = os.environ if environment is None else environment
+    for variable, text in source.items():
+        if not variable.startswith("REFOCUSD_") or variable in NOT_SETTINGS:
+            continue
+        name = variable.removeprefix("REFOCUSD_").lower()
+        if name not in known:
+            raise ConfigError(
+                f"the environment variable {variable} is no setting of refocusd; it knows "
+                + ", ".join(f"REFOCUSD_{key.upper()}" for key in known)
+            )
+        values[name] = _plain(text)
+    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        where = f" (file {file})" if file is not None else ""
+        raise ConfigError(f"settings{where}: {error}; known keys: {', '.join(known)}") from error
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the settings file {path} is not TOML: {error}") from error
+
+
+def _plain(text: str) -> Any:
+    """A variable's text as TOML would read it, or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text

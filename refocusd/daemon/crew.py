@@ -1,0 +1,156 @@
+"""The workers as the broker sees them: who is ready, who holds which frame."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from refocusd.daemon.books import Acquisition, Task, WorkerPeer
+from refocusd.errors import TransportError
+from refocusd.frame import Pixels
+from refocusd.transport import messages as wire
+from refocusd.transport.ring import SharedRing
+
+__all__ = ["Crew", "Send"]
+
+log = logging.getLogger(__name__)
+
+#: Sends a message, with pixels if any, to the peer of that identity.
+Send = Callable[[bytes, wire.Message, Pixels | None], None]
+#: Frames a worker holds: one at work, one at hand, so that it never waits for the wire.
+AT_HAND = 2
+
+
+class Crew:
+    """Workers and the tasks they hold.
+
+    Parameters
+    ----------
+    send : callable
+        Sends a message to a peer.
+    ring : SharedRing
+        Read and filled on behalf of workers that cannot map it.
+    """
+
+    def __init__(self, send: Send, ring: SharedRing) -> None:
+        self._send = send
+        self._ring = ring
+        self._workers: dict[bytes, WorkerPeer] = {}
+        #: What the workers run; None until the first is ready.
+        self.engine: wire.EngineInfo | None = None
+
+    @property
+    def ready(self) -> int:
+        """Workers that take frames."""
+        return sum(worker.ready for worker in self._workers.values())
+
+    def knows(self, identity: bytes) -> bool:
+        """Whether this peer is a worker."""
+        return identity in self._workers
+
+    def join(self, identity: bytes, *, inline: bool) -> None:
+        """A worker process said hello."""
+        self._workers[identity] = WorkerPeer(identity, inline)
+
+    def heard(self, identity: bytes) -> None:
+        """Any message is a heartbeat."""
+        if worker := self._workers.get(identity):
+            worker.heard = time.monotonic()
+
+    def set_ready(self, identity: bytes, message: wire.Ready) -> None:
+        """A worker has built and warmed its engine."""
+        if worker := self._workers.get(identity):
+            worker.ready = True
+            self.engine = self.engine or message.engine
+
+    def free(self) -> WorkerPeer | None:
+        """The ready worker with the fewest frames at hand, if any can take one more."""
+        able = [w for w in self._workers.values() if w.ready and len(w.tasks) < AT_HAND]
+        return min(able, key=lambda worker: len(worker.tasks), default=None)
+
+    def assign(self, worker: WorkerPeer, task: Task, acquisition: Acquisition) -> None:
+        """Send a frame to a worker."""
+        open_, submit = acquisition.open, task.submit
+        pixels: Pixels | None = None
+        if worker.inline:
+            shape = (open_.height, open_.width)
+            pixels = self._ring.view(submit.slot.offset, shape, open_.dtype)  # type: ignore[assignment]
+        task.sent_at = time.monotonic()
+        worker.tasks.append(task)
+        message = wire.Task(
+            task=task.number,
+            slot=submit.slot,
+            height=open_.height,
+            width=open_.width,
+            dtype=open_.dtype,
+            checksum=submit.checksum,
+        )
+        self._send(worker.identity, message, pixels)
+
+    def take_back(self, identity: bytes, number: int) -> Task | None:
+        """The task that a worker answers, or None if it does not hold it (any more)."""
+        worker = self._workers.get(identity)
+        for task in worker.tasks if worker else ():
+            if task.number == number:
+                assert worker is not None
+                worker.tasks.remove(task)
+                if worker.tasks:  # the next one begins only now
+                    worker.tasks[0].sent_at = time.monotonic()
+                return task
+        return None
+
+    def fill(self, identity: bytes, task: Task, part: memoryview | None) -> None:
+        """Copy the pixels that a worker without the ring sent back into the slot.
+
+        Raises
+        ------
+        TransportError
+            If they are missing or of the wrong size.
+        """
+        worker = self._workers[identity]
+        if not worker.inline:
+            return
+        slot = task.submit.slot
+        if part is None or part.nbytes != slot.nbytes:
+            raise TransportError("the worker's answer came without its pixels")
+        view = self._ring.view(slot.refocused_offset, (1, slot.nbytes), "uint8")
+        view[0] = np.frombuffer(part, np.uint8)
+
+    def lose(self, identity: bytes) -> list[Task]:
+        """The tasks of a worker that is gone, oldest first.
+
+        Only the oldest was at work, so only it may be what killed the worker.
+        """
+        worker = self._workers.pop(identity, None)
+        if worker is None:
+            return []
+        tasks = list(worker.tasks)
+        if tasks:
+            tasks[0].deaths += 1
+        return tasks
+
+    def hung(self, timeout_s: float) -> list[bytes]:
+        """Workers that hold one frame for longer than `timeout_s`."""
+        now = time.monotonic()
+        return [
+            worker.identity
+            for worker in self._workers.values()
+            if worker.tasks and now - worker.tasks[0].sent_at > timeout_s
+        ]
+
+    def silent(self, timeout_s: float) -> list[bytes]:
+        """Idle workers that were not heard for `timeout_s`."""
+        now = time.monotonic()
+        return [
+            worker.identity
+            for worker in self._workers.values()
+            if not worker.tasks and worker.ready and now - worker.heard > timeout_s
+        ]
+
+    def dismiss(self) -> None:
+        """Tell every worker to stop."""
+        for identity in self._workers:
+            self._send(identity, wire.Stop(), None)

@@ -1,0 +1,201 @@
+"""The daemon, put together: one socket, one ring, a broker, a writer, workers."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from refocusd import __version__
+from refocusd.config import Settings
+from refocusd.daemon.broker import Broker
+from refocusd.daemon.catchup import CatchUps
+from refocusd.daemon.mailbox import Mailbox, StopRequested
+from refocusd.daemon.supervisor import Supervisor
+from refocusd.daemon.writer import Writer
+from refocusd.engines.bundle import load_bundle
+from refocusd.errors import TransportError, WorkerError
+from refocusd.transport.client import MAX_MESSAGE, Connection
+from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
+from refocusd.transport.ring import SharedRing
+
+__all__ = ["Daemon", "daemon_status", "stop_daemon"]
+
+log = logging.getLogger(__name__)
+
+#: From the start of a worker to its first readiness, at most.
+START_S = 120.0
+
+
+class Daemon:
+    """Use as a context manager: everything is running inside, and written after.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Raises
+    ------
+    BundleError, ConfigError, TransportError, WorkerError
+        On entering, before any frame is taken.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        #: Where it listens, once entered.
+        self.endpoint = settings.endpoint
+        self._context = zmq.Context(io_threads=1)
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        settings = self.settings
+        if settings.backend != "identity":
+            load_bundle(settings.model)  # a bad bundle is told here, not by a dying worker
+        socket = self._bind()
+        self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        token = secrets.token_hex(32)
+        self._ring = SharedRing.create(settings.ring_mib << 20)
+        self._mailbox = Mailbox(self._context)
+        self._writer = Writer(settings, self._ring, self._mailbox)
+        self._catch_ups = CatchUps(settings, token, self._mailbox)
+        self._catch_ups.listen_on(self.endpoint)
+        self.supervisor = Supervisor(settings, self.endpoint, token, self._mailbox)
+        self._socket = socket
+        self._broker = Broker(
+            settings,
+            socket,
+            self._ring,
+            self._writer,
+            self._mailbox,
+            token,
+            self._catch_ups.start,
+            self.supervisor.kill,
+        )
+        self._writer.start()
+        self._broker.start()
+        self.supervisor.start()
+        log.info("refocusd %s listens at %s", __version__, self.endpoint)
+        return self
+
+    def wait_ready(self) -> None:
+        """Wait until a worker has its engine built and warmed up.
+
+        Raises
+        ------
+        WorkerError
+            If none can be had.
+        """
+        ready = self._broker.ready.wait(START_S)
+        if self._broker.failure:
+            raise WorkerError(self._broker.failure)
+        if not ready:
+            raise WorkerError(f"no worker was ready within {START_S:.0f} s; see the log")
+
+    def request_stop(self) -> None:
+        """Ask for a clean stop; may be called from any thread and from signal handlers."""
+        self._mailbox.put(StopRequested())
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the daemon has been asked to stop and has stopped; False on time-out.
+
+        Raises
+        ------
+        WorkerError
+            If it ended because no worker can be kept alive.
+        """
+        if not self._broker.join(timeout_s):
+            return False
+        if self._broker.failure:
+            raise WorkerError(self._broker.failure)
+        return True
+
+    def counts(self) -> dict[str, Counts]:
+        """Counts of the acquisitions it served; once it has stopped."""
+        return self._broker.counts()
+
+    @property
+    def unfinished(self) -> int:
+        """Frames of all ended acquisitions that failed or stayed pending."""
+        return self._broker.unfinished
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.request_stop()
+        self._broker.join()
+        self._catch_ups.stop()
+        self.supervisor.stop()
+        self._writer.stop(self.settings.stop_timeout_s)
+        self._mailbox.close()
+        self._socket.close(linger=500)
+        self._context.term()
+        self._ring.close()
+
+    def _bind(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        socket.setsockopt(zmq.SNDHWM, 10_000)
+        socket.setsockopt(zmq.RCVHWM, 1000)
+        endpoint = self.settings.endpoint
+        address = endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            raise TransportError(_why_not_bound(endpoint, error)) from error
+        return socket
+
+
+def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return f"{endpoint} cannot be listened at: {error}"
+    try:
+        status = daemon_status(endpoint)
+    except TransportError:
+        return (
+            f"{endpoint} is taken by another program; choose another port with --endpoint or "
+            "`endpoint` in the settings"
+        )
+    return (
+        f"a refocusd daemon (version {status.version}, process {status.pid}) listens at {endpoint} "
+        "already; use it, stop it with `refocusd run --stop`, or choose another --endpoint"
+    )
+
+
+def daemon_status(endpoint: str, timeout_s: float = 2.0) -> Status:
+    """Ask a running daemon how it is.
+
+    Raises
+    ------
+    TransportError
+        If none answers.
+    """
+    with Connection(endpoint, "control", inline=True, version=__version__) as connection:
+        connection.welcome(timeout_s)
+        connection.send(StatusRequest())
+        for _ in range(10):
+            message = connection.receive(timeout_s)
+            if isinstance(message, Status):
+                return message
+    raise TransportError(f"the daemon at {endpoint} does not tell its status")
+
+
+def stop_daemon(endpoint: str, timeout_s: float = 2.0) -> None:
+    """Ask a running daemon to stop.
+
+    Raises
+    ------
+    TransportError
+        If none answers.
+    """
+    with Connection(endpoint, "control", inline=True, version=__version__) as connection:
+        connection.welcome(timeout_s)
+        connection.send(Stop())
+        connection.receive(0.2)

@@ -1,0 +1,376 @@
+"""The acquisitions as the broker sees them: opened, credited, closed, caught up."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+import numpy as np
+
+from refocusd.config import Settings
+from refocusd.daemon.books import Acquisition, Task
+from refocusd.daemon.crew import Send
+from refocusd.daemon.mailbox import SinkOpened, Written
+from refocusd.daemon.writer import Writer, output_of
+from refocusd.errors import InputError, TransportError
+from refocusd.frame import MIN_SIDE, canonical_axes
+from refocusd.transport import messages as wire
+from refocusd.transport.ring import SharedRing, Slot, SlotAllocator
+
+__all__ = ["Desk", "run_id"]
+
+log = logging.getLogger(__name__)
+
+#: Slots of one acquisition at most: more only adds latency.
+MAX_SLOTS = 32
+MAX_AXES_CHARS = 4096
+MAX_METADATA_CHARS = 1 << 20
+#: Ended acquisitions whose counts `Status` still tells.
+REMEMBERED = 32
+
+
+def run_id(engine: wire.EngineInfo, settings: Settings) -> str:
+    """Name of a run: what made the frames, whatever the acquisition.
+
+    Model, engine (runtime, precision) and the settings that change pixels; the
+    calibration profile joins them once there is one.
+    """
+    made_by = [engine.model_sha256, engine.key, settings.pass_in_focus, None]
+    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+
+
+class Desk:
+    """Open acquisitions, their slots and queues.
+
+    Parameters
+    ----------
+    settings : Settings
+    ring : SharedRing
+    writer : Writer
+    send : callable
+        Sends a message to a peer.
+    catch_up : callable
+        Starts a catch-up of an acquisition from its raw dataset.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ring: SharedRing,
+        writer: Writer,
+        send: Send,
+        catch_up: Callable[[wire.Open, str], None],
+    ) -> None:
+        self._settings = settings
+        self._ring = ring
+        self._writer = writer
+        self._send = send
+        self._catch_up = catch_up
+        self._slots = SlotAllocator(ring.address.nbytes)
+        self._numbers = itertools.count(1)
+        self._open: dict[str, Acquisition] = {}
+        self._ended: deque[tuple[str, wire.Counts]] = deque(maxlen=REMEMBERED)
+        self._tasks: dict[int, Task] = {}
+        #: Opened by sources before the first worker was ready: a run is named after its engine.
+        self._waiting: list[Acquisition] = []
+        self._turn: deque[str] = deque()
+        self._engine: wire.EngineInfo | None = None
+        self.stopping = False
+        #: Frames of ended acquisitions that failed or stayed pending.
+        self.unfinished = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether no acquisition is open."""
+        return not self._open
+
+    def counts(self) -> dict[str, wire.Counts]:
+        """Counts of the open and the last ended acquisitions."""
+        return dict(self._ended) | {key: a.counts() for key, a in self._open.items()}
+
+    # -- what sources say ---------------------------------------------------------------
+
+    def open(self, identity: bytes, message: wire.Open, *, resume: bool) -> None:
+        """A source announces an acquisition; with `resume`, our own catch-up takes one over."""
+        known = self._open.get(message.acquisition)
+        if known is not None and resume:
+            known.peer = identity
+            self._grant(known)
+            self._send(identity, wire.Opened(known.id, "", str(output_of(known.open))), None)
+            return
+        try:
+            if known is not None:
+                raise InputError(f"acquisition {message.acquisition} is open already")
+            _check_open(message)
+            acquisition = Acquisition(message, identity, identity)
+            slot = Slot(0, acquisition.frame_nbytes)
+            if slot.span > self._slots.free:
+                raise InputError(
+                    f"no room in the ring for frames of {acquisition.frame_nbytes / 2**20:.1f} MiB "
+                    f"({self._slots.free / 2**20:.0f} MiB of {self._settings.ring_mib} MiB are free); "
+                    "set a larger ring_mib, or wait for another acquisition to end"
+                )
+        except InputError as error:
+            self._send(identity, wire.Refused(str(error), message.acquisition), None)
+            return
+        self._open[acquisition.id] = acquisition
+        self._turn.append(acquisition.id)
+        if self._engine is None:
+            self._waiting.append(acquisition)
+        else:
+            self._writer.open(message, run_id(self._engine, self._settings), self._engine)
+
+    def engine_ready(self, engine: wire.EngineInfo) -> None:
+        """The first worker is ready: what was waiting for it can be opened."""
+        if self._engine is None:
+            self._engine = engine
+            for acquisition in self._waiting:
+                run = run_id(engine, self._settings)
+                self._writer.open(acquisition.open, run, engine)
+            self._waiting.clear()
+
+    def submit(self, identity: bytes, message: wire.Submit, part: memoryview | None) -> None:
+        """A frame lies in a slot: queue it."""
+        acquisition = self._of(identity, message.acquisition)
+        if message.slot not in acquisition.granted:
+            raise TransportError(f"slot {message.slot} is not yours to fill")
+        _check_frame(message)
+        if part is not None:
+            if part.nbytes != message.slot.nbytes:
+                raise TransportError(
+                    f"{part.nbytes} bytes of pixels for a frame of {message.slot.nbytes}"
+                )
+            view = self._ring.view(message.slot.offset, (1, message.slot.nbytes), "uint8")
+            view[0] = np.frombuffer(part, np.uint8)
+        acquisition.granted.remove(message.slot)
+        task = Task(next(self._numbers), acquisition.id, message)
+        self._tasks[task.number] = task
+        acquisition.queue.append(task)
+        acquisition.submitted += message.live
+
+    def miss(self, identity: bytes, message: wire.Miss) -> None:
+        """Frames went by.  Without raw data they are lost to us, and the ledger says so."""
+        acquisition = self._of(identity, message.acquisition)
+        acquisition.missed += len(message.axes)
+        if acquisition.open.raw or not acquisition.opened:
+            return  # caught up from raw later
+        for axes in message.axes:
+            acquisition.in_flight += 1
+            self._writer.record(0, acquisition.id, axes, "skipped", "no raw", live=True)
+
+    def close(self, identity: bytes, message: wire.Close) -> None:
+        """No more frames come from this peer."""
+        acquisition = self._of(identity, message.acquisition)
+        acquisition.acquired = message.acquired if message.acquired >= 0 else None
+        if identity != acquisition.source:
+            acquisition.caught_up = True
+        self._begin_closing(acquisition)
+
+    def lost(self, identity: bytes) -> None:
+        """A source is gone without a word: its acquisitions are closed for it."""
+        for acquisition in list(self._open.values()):
+            if acquisition.peer == identity and not acquisition.closing:
+                log.warning(
+                    "the source of %s is gone; what it acquired is caught up from raw",
+                    acquisition.open.name,
+                )
+                self._begin_closing(acquisition)
+
+    # -- what the writer and the catch-up say -------------------------------------------
+
+    def sink_opened(self, event: SinkOpened) -> None:
+        """Tell the source, and give it slots."""
+        acquisition = self._open.get(event.acquisition)
+        if acquisition is None:
+            return
+        if event.error:
+            self._drop(acquisition)
+            self._send(acquisition.source, wire.Refused(event.error, acquisition.id), None)
+            return
+        acquisition.opened = True
+        assert self._engine is not None
+        run = run_id(self._engine, self._settings)
+        self._send(acquisition.peer, wire.Opened(acquisition.id, run, event.output), None)
+        log.info("acquisition %s → %s", acquisition.open.name, event.output)
+        if acquisition.closing:
+            self.settle(acquisition)
+        else:
+            self._grant(acquisition)
+
+    def written(self, event: Written) -> None:
+        """A frame has its final state: count it and pass its slot on."""
+        acquisition = self._open.get(event.acquisition)
+        if acquisition is None:
+            return
+        acquisition.in_flight -= 1
+        if event.state is not None:
+            acquisition.note(event.state)
+            if acquisition.open.report:
+                outcome = wire.Outcome(acquisition.id, event.axes, event.state, event.reason)
+                self._send(acquisition.source, outcome, None)
+        if task := self._tasks.pop(event.task, None):
+            self._recycle(acquisition, task.submit.slot)
+        self.settle(acquisition)
+
+    def caught_up(self, key: str, error: str) -> None:
+        """A catch-up ended; what it could not do stays pending."""
+        if acquisition := self._open.get(key):
+            if error:
+                log.error("catching up %s: %s", acquisition.open.name, error)
+            acquisition.caught_up = True
+            acquisition.closing = True
+            self.settle(acquisition)
+
+    def finished(self, key: str) -> None:
+        """The sink is closed: the acquisition is over."""
+        acquisition = self._open[key]
+        counts = acquisition.counts()
+        self._drop(acquisition)
+        self._ended.append((key, counts))
+        self.unfinished += counts.failed + counts.pending
+        self._send(acquisition.source, wire.Closed(key, counts), None)
+        log.info(
+            "%s: %d acquired, %d refocused, %d passed through, %d skipped, %d failed, %d pending",
+            acquisition.open.name,
+            *(getattr(counts, name) for name in counts.__struct_fields__),
+        )
+
+    # -- queues -------------------------------------------------------------------------
+
+    def next_task(self) -> tuple[Task, Acquisition] | None:
+        """The next frame to refocus, acquisitions in turn."""
+        for _ in range(len(self._turn)):
+            acquisition = self._open[self._turn[0]]
+            self._turn.rotate(-1)
+            if acquisition.opened and acquisition.queue:
+                acquisition.in_flight += 1
+                return acquisition.queue.popleft(), acquisition
+        return None
+
+    def again(self, tasks: list[Task]) -> None:
+        """Frames whose worker is gone: to the front of their queue, unless they kill workers."""
+        for task in reversed(tasks):
+            acquisition = self._open.get(task.acquisition)
+            if acquisition is None:
+                continue  # dropped by a stop: stays pending
+            if task.deaths >= 2:
+                self.fail(task, "two workers died on this frame")
+            else:
+                acquisition.in_flight -= 1
+                acquisition.queue.appendleft(task)
+
+    def write(self, task: Task, result: wire.Result) -> None:
+        """A worker filled the slot: have it written."""
+        self._writer.write(task.number, task.submit, result.checksum, result.facts)
+
+    def fail(self, task: Task, reason: str) -> None:
+        """Record that a frame could not be refocused."""
+        log.error("frame %s: %s", task.submit.axes, reason)
+        submit = task.submit
+        self._writer.record(
+            task.number, task.acquisition, submit.axes, "failed", reason, live=submit.live
+        )
+
+    def settle(self, acquisition: Acquisition) -> None:
+        """Once a closing acquisition is idle: catch up what is pending, then finish."""
+        if not acquisition.closing or not acquisition.idle or acquisition.finishing:
+            return
+        if not acquisition.opened:
+            return  # the writer has not answered yet
+        counts = acquisition.counts()
+        unknown = acquisition.acquired is None
+        if (
+            acquisition.open.raw
+            and (counts.pending or unknown)
+            and not (acquisition.caught_up or self.stopping)
+        ):
+            acquisition.closing = False
+            acquisition.caught_up = True
+            assert self._engine is not None
+            self._catch_up(acquisition.open, run_id(self._engine, self._settings))
+            return
+        acquisition.finishing = True
+        self._writer.finish(acquisition.id, counts.acquired)
+
+    def stop(self) -> None:
+        """Close every acquisition: what is queued is done, the rest stays pending."""
+        self.stopping = True
+        for acquisition in list(self._open.values()):
+            if acquisition in self._waiting or not acquisition.opened:
+                self._drop(acquisition)
+                refused = wire.Refused("the daemon is stopping", acquisition.id)
+                self._send(acquisition.source, refused, None)
+            else:
+                self._begin_closing(acquisition)
+
+    # -- helpers ------------------------------------------------------------------------
+
+    def _of(self, identity: bytes, key: str) -> Acquisition:
+        acquisition = self._open.get(key)
+        if acquisition is None or acquisition.peer != identity or acquisition.closing:
+            raise TransportError(f"acquisition {key} is not open for this peer")
+        return acquisition
+
+    def _begin_closing(self, acquisition: Acquisition) -> None:
+        acquisition.closing = True
+        for slot in acquisition.granted:
+            self._slots.give(slot)
+        acquisition.granted.clear()
+        self.settle(acquisition)
+
+    def _grant(self, acquisition: Acquisition) -> None:
+        """As many slots as a fair share of the free ring holds, at least one."""
+        span = Slot(0, acquisition.frame_nbytes).span
+        wanted = max(1, min(MAX_SLOTS, self._slots.free // 2 // span))
+        slots = list(self._take(acquisition.frame_nbytes, wanted))
+        acquisition.granted.update(slots)
+        self._send(acquisition.peer, wire.Credit(acquisition.id, slots), None)
+
+    def _take(self, frame_nbytes: int, wanted: int) -> Iterator[Slot]:
+        for _ in range(wanted):
+            if (slot := self._slots.take(frame_nbytes)) is None:
+                return
+            yield slot
+
+    def _recycle(self, acquisition: Acquisition, slot: Slot) -> None:
+        if acquisition.closing:
+            self._slots.give(slot)
+        else:
+            acquisition.granted.add(slot)
+            self._send(acquisition.peer, wire.Credit(acquisition.id, [slot]), None)
+
+    def _drop(self, acquisition: Acquisition) -> None:
+        for slot in acquisition.granted:
+            self._slots.give(slot)
+        for task in acquisition.queue:
+            self._tasks.pop(task.number, None)
+            self._slots.give(task.submit.slot)
+        if acquisition in self._waiting:
+            self._waiting.remove(acquisition)
+        self._turn.remove(acquisition.id)
+        del self._open[acquisition.id]
+
+
+def _check_open(message: wire.Open) -> None:
+    if min(message.height, message.width) < MIN_SIDE:
+        raise InputError(f"frames of {message.width}×{message.height} px are too small")
+    if not (message.raw or message.output):
+        raise InputError("an acquisition without raw data needs an output folder")
+    if len(message.summary) > MAX_METADATA_CHARS:
+        raise InputError("the summary metadata is larger than 1 MiB")
+
+
+def _check_frame(message: wire.Submit) -> None:
+    if len(message.axes) > MAX_AXES_CHARS or len(message.metadata) > MAX_METADATA_CHARS:
+        raise TransportError("axes or metadata of a frame are too large")
+    try:
+        axes = msgspec.json.decode(message.axes, type=dict[str, int | str])
+    except msgspec.DecodeError as error:
+        raise TransportError(f"axes {message.axes!r} are not axes: {error}") from error
+    if canonical_axes(axes) != message.axes:
+        raise TransportError(f"axes {message.axes!r} are not in canonical form")

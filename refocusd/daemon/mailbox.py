@@ -1,0 +1,127 @@
+"""How other threads tell the broker something: a list and a socket that wakes it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+import zmq
+
+from refocusd.transport.messages import EngineInfo, FinalState
+
+__all__ = [
+    "CaughtUp",
+    "Event",
+    "Finished",
+    "Mailbox",
+    "SinkOpened",
+    "StopRequested",
+    "WorkerGone",
+    "WorkersGaveUp",
+    "Written",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOpened:
+    """The writer has made room for an acquisition, or `error` says why not."""
+
+    acquisition: str
+    output: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A task's frame has its final state on disk; None if it had one before."""
+
+    task: int
+    acquisition: str
+    axes: str
+    state: FinalState | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The writer has closed an acquisition's sink and ledger."""
+
+    acquisition: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """A catch-up has ended; `error` says why if it could not be done."""
+
+    acquisition: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """A worker process has ended."""
+
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersGaveUp:
+    """A worker cannot be started at all; the daemon ends with this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The daemon shall end."""
+
+
+Event = SinkOpened | Written | Finished | CaughtUp | WorkerGone | WorkersGaveUp | StopRequested
+
+
+class Mailbox:
+    """Events for the broker.  As long as the ring has slots: nobody sends without one.
+
+    `put` may be called from any thread; `socket` and `take` belong to the broker.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        self._events: deque[Event] = deque()
+        self._lock = threading.Lock()
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.PULL)
+        address = f"inproc://mailbox-{id(self)}"
+        self.socket.bind(address)
+        self._waker: zmq.Socket[bytes] = context.socket(zmq.PUSH)
+        self._waker.connect(address)
+        self._closed = False
+
+    def put(self, event: Event) -> None:
+        """Hand over an event and wake the broker."""
+        with self._lock:
+            if self._closed:
+                return
+            self._events.append(event)
+            self._waker.send(b"")
+
+    def take(self) -> list[Event]:
+        """All events so far."""
+        with self._lock:
+            while self.socket.poll(0):
+                self.socket.recv()
+            events = list(self._events)
+            self._events.clear()
+        return events
+
+    def close(self) -> None:
+        """No more events are taken."""
+        with self._lock:
+            self._closed = True
+            self._waker.close(linger=0)
+            self.socket.close(linger=0)
+
+
+def describe(engine: EngineInfo) -> str:
+    """One line for logs: model, backend, device, precision."""
+    model = engine.model_id or "no model"
+    return f"{model} on {engine.backend} ({engine.device}, {engine.precision})"

@@ -1,0 +1,156 @@
+"""Worker processes, kept alive: one thread each, which starts, waits and starts again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+
+from refocusd.config import Settings
+from refocusd.daemon.mailbox import Mailbox, WorkerGone, WorkersGaveUp
+from refocusd.worker.order import WorkerOrder
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+FIRST_BACK_OFF_S = 0.1
+MAX_BACK_OFF_S = 30.0
+#: A worker that lived this long was healthy: the next one is started at once again.
+HEALTHY_S = 10.0
+#: So many ends in a row before a worker took a frame are not chance.
+MAX_FAILED_STARTS = 3
+#: What a worker that was told to stop may still take.
+STOP_S = 5.0
+
+
+class Supervisor:
+    """Keeps `settings.workers` worker processes running until `stop`.
+
+    Parameters
+    ----------
+    settings : Settings
+    endpoint, token : str
+        Where the workers find the daemon, and their proof.
+    mailbox : Mailbox
+        Told when a worker has ended, or none can be started.
+    """
+
+    def __init__(self, settings: Settings, endpoint: str, token: str, mailbox: Mailbox) -> None:
+        self._settings = settings
+        self._endpoint = endpoint
+        self._token = token
+        self._mailbox = mailbox
+        self._stopping = threading.Event()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._killed: set[str] = set()
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._keep, args=(number,), name=f"supervisor-{number}")
+            for number in range(settings.workers)
+        ]
+
+    def start(self) -> None:
+        """Start the workers."""
+        for thread in self._threads:
+            thread.start()
+
+    def kill(self, identity: str) -> None:
+        """End a worker process that does not answer; it is replaced."""
+        with self._lock:
+            if process := self._running.get(identity):
+                self._killed.add(identity)
+                process.kill()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the running workers, by identity."""
+        with self._lock:
+            return {identity: process.pid for identity, process in self._running.items()}
+
+    def stop(self) -> None:
+        """Wait for workers that were told to stop, kill those that do not, join the threads."""
+        self._stopping.set()
+        deadline = time.monotonic() + STOP_S
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        for identity in list(self.pids()):
+            log.warning("%s did not stop: killed", identity)
+            self.kill(identity)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _keep(self, number: int) -> None:
+        # The thread lives as long as the daemon: on Linux a worker is told to end with the
+        # thread that started it.
+        back_off = FIRST_BACK_OFF_S
+        failed_starts = 0
+        generation = 0
+        while not self._stopping.is_set():
+            generation += 1
+            identity = f"worker-{number}.{generation}"
+            begun = time.monotonic()
+            status = self._run_one(identity)
+            if self._stopping.is_set():
+                return
+            lived = time.monotonic() - begun
+            self._mailbox.put(WorkerGone(identity))
+            # It said why in the log; a signal (negative) says nothing, and a kill of ours less.
+            if status > 0 and identity not in self._killed:
+                failed_starts += 1
+            self._killed.discard(identity)
+            if failed_starts >= MAX_FAILED_STARTS:
+                self._mailbox.put(
+                    WorkersGaveUp(
+                        f"a worker ended {failed_starts} times with status {status} before it could "
+                        "work; its last message is in the log above"
+                    )
+                )
+                return
+            if lived > HEALTHY_S:
+                back_off, failed_starts = FIRST_BACK_OFF_S, 0
+            log.warning("%s ended (status %d); next in %.1f s", identity, status, back_off)
+            self._stopping.wait(back_off)
+            back_off = min(back_off * 2, MAX_BACK_OFF_S)
+
+    def _run_one(self, identity: str) -> int:
+        settings = self._settings
+        order = WorkerOrder(
+            endpoint=self._endpoint,
+            identity=identity,
+            token=self._token,
+            backend=settings.backend,
+            model=settings.model,
+            precision=settings.precision,
+            threads=settings.threads,
+            pass_in_focus=settings.pass_in_focus,
+            inline=settings.inline,
+        )
+        below_normal = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)  # Windows
+        # Standard output is ours (the parent may read it): a worker has nothing to say there.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "refocusd.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            creationflags=below_normal,
+        )
+        assert process.stdin is not None
+        with self._lock:
+            self._running[identity] = process
+        # Where it has ended already, its status says so.
+        with contextlib.suppress(OSError):
+            process.stdin.write(msgspec.json.encode(order) + b"\n")
+            process.stdin.flush()
+        # Standard input stays open: its end is how the worker learns that we are gone.
+        status = process.wait()
+        with self._lock:
+            del self._running[identity]
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        return status

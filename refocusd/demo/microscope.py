@@ -1,0 +1,346 @@
+"""The demo's microscope: a real Micro-Manager core whose camera sees the specimen.
+
+Everything that moves or counts time is real: MMCore, its demo camera (snaps,
+sequences, circular buffer, tags), its stages and its channel presets.  Only the
+pixels are replaced, as the acquisition engine takes a frame out of the core, by
+what the specimen shows at the stage's position in the current channel.
+
+What was found of pycromanager 1.0.2 with pymmcore 12.5:
+
+- An exception where the engine takes a frame out of the core is swallowed: it
+  asks again for ever after a snap, and loses the frame in a sequence.  So the
+  replacement never raises there; the error is kept and raised on leaving.
+- The demo stage and the filter wheels refuse hardware sequences, so these run
+  over time only.  Leave it so: with the stage's `UseSequences` on, frames meant
+  for 0, 4, 8 and 16 um all found the stage at 4 um when they were taken out.
+- Sequences keep up: 95 frames/s at 10 ms exposure (2 cores), and 600 frames at
+  0.5 ms did not overflow the circular buffer.
+- `stop_headless` leaves `Engine.singleton`, on which a second start in the
+  same process would fail: it is removed here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.demo.specimen import Specimen
+from refocusd.errors import ConfigError
+
+__all__ = ["CHANNEL_GROUP", "DemoMicroscope", "Event"]
+
+#: One acquisition event, as pycromanager takes it.
+Event = dict[str, Any]
+
+CHANNEL_GROUP = "Channel"
+#: Shortest time between two snapped time points.  The engine keeps whole
+#: milliseconds, and would merge equal times into a hardware sequence.
+_SHORTEST_INTERVAL_S = 0.002
+
+
+class DemoMicroscope:
+    """A microscope for pycromanager's `Acquisition`, in this process.
+
+    A context manager; one at a time in a process, and one after the other.
+    While it is open, ``pycromanager.Core()`` and ``Acquisition(...)`` are this
+    microscope: 16-bit frames of 512×512 with 12-bit counts, 0.645 µm a pixel,
+    stages `Z` and `XY`, channels of the group `Channel`.
+
+    Parameters
+    ----------
+    specimen : Specimen, optional
+        What lies on the stage.
+    exposure_ms : float
+        Camera exposure at the start.
+    seed : int
+        Of the frames' noise; the n-th frame taken has the same noise each time.
+    buffer_mb : int
+        MMCore's circular buffer: at 0.5 MiB a frame, 128 MiB hold 256 frames
+        of a sequence that is faster than its reader.
+    adapters : Path, optional
+        Folder with Micro-Manager's device adapters and ``MMConfig_demo.cfg``,
+        e.g. of an installed Micro-Manager; by default those of the package
+        `mm-test-adapters`.
+
+    Raises
+    ------
+    ConfigError
+        On entering: if Micro-Manager's demo devices are not installed or do
+        not load, or if a core is running in this process.  On leaving: if
+        frames could not be shown (an unknown channel, a changed frame size).
+    """
+
+    def __init__(
+        self,
+        specimen: Specimen | None = None,
+        *,
+        exposure_ms: float = 10.0,
+        seed: int = 0,
+        buffer_mb: int = 128,
+        adapters: Path | None = None,
+    ) -> None:
+        self.specimen = specimen or Specimen()
+        self._exposure_ms = exposure_ms
+        self._seed = seed
+        self._buffer_mb = buffer_mb
+        self._adapters = adapters
+        self._core: Any = None
+        self._rng = np.random.default_rng(seed)
+        self._frames = 0
+        self._error: Exception | None = None
+        # A script's own thread may snap while the engine's does.
+        self._lock = threading.Lock()
+
+    @property
+    def core(self) -> Any:
+        """The running core, as ``pycromanager.Core()`` returns it.
+
+        Raises
+        ------
+        ConfigError
+            If the microscope is not open.
+        """
+        if self._core is None:
+            raise ConfigError("the demo microscope is not open: use it in a `with` statement")
+        return self._core
+
+    @property
+    def frames(self) -> int:
+        """Frames taken since the microscope was opened."""
+        return self._frames
+
+    def __enter__(self) -> Self:
+        """Start the core, set it up and put the specimen under its camera."""
+        adapters = str(self._adapters or _adapter_path())
+        # Seconds to import, and only needed with a microscope.
+        from mmpycorex.launcher import is_java_active, is_pymmcore_active
+        from pycromanager import Core, start_headless
+
+        if is_pymmcore_active() or is_java_active():
+            raise ConfigError(
+                "a Micro-Manager core is running in this process already; "
+                "close it (pycromanager.stop_headless()) before the demo microscope is opened"
+            )
+        try:
+            start_headless(
+                mm_app_path=adapters,
+                config_file="MMConfig_demo.cfg",
+                python_backend=True,
+                buffer_size_mb=self._buffer_mb,
+            )
+        except Exception as error:
+            _stop()
+            raise ConfigError(
+                f"Micro-Manager's demo devices in {adapters} do not load ({error}); their "
+                'version must fit pymmcore: pip install --upgrade "refocusd[demo]"'
+            ) from error
+        try:
+            self._core = Core()
+            self._rng = np.random.default_rng(self._seed)
+            self._frames = 0
+            self._error = None
+            self._set_up(self._core)
+            self._show_specimen(self._core)
+        except BaseException:
+            self._core = None
+            _stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the core; tell of frames that could not be shown."""
+        core, self._core = self._core, None
+        if core is not None:
+            if core.is_sequence_running():
+                core.stop_sequence_acquisition()
+            _stop()
+        if self._error is not None and exc is None:
+            raise ConfigError(
+                f"the demo microscope could not show every frame and recorded black ones: "
+                f"{self._error}"
+            ) from self._error
+
+    def events_snapped(
+        self,
+        times: int,
+        z_um: Sequence[float],
+        channels: Sequence[str] = ("DAPI",),
+        *,
+        interval_s: float = 0.0,
+    ) -> list[Event]:
+        """Events of a time series of z-stacks whose frames are snapped one by one.
+
+        Parameters
+        ----------
+        times : int
+            Time points.
+        z_um : sequence of float
+            Stage positions in micrometres, all different.
+        channels : sequence of str
+        interval_s : float
+            From one time point to the next, in seconds; at least 2 ms.
+
+        Returns
+        -------
+        list of dict
+            In the order time, channel, z; axes `time`, `channel`, `z`.
+
+        Raises
+        ------
+        ConfigError
+            If a number makes no sense, or the specimen has no such channel.
+        """
+        # At a fixed time neighbouring events differ in z or channel, which
+        # cannot be sequenced here; the times keep the rest apart.
+        return self._events(times, z_um, channels, "tcz", max(interval_s, _SHORTEST_INTERVAL_S))
+
+    def events_sequenced(
+        self, times: int, z_um: Sequence[float], channels: Sequence[str] = ("DAPI",)
+    ) -> list[Event]:
+        """Events of one hardware-sequenced burst at each stage position and channel.
+
+        Parameters
+        ----------
+        times : int
+            Frames of a burst, as fast as the exposure allows; at least 2.
+        z_um : sequence of float
+            Stage positions in micrometres, all different.
+        channels : sequence of str
+
+        Returns
+        -------
+        list of dict
+            In the order channel, z, time; axes `time`, `channel`, `z`.
+
+        Raises
+        ------
+        ConfigError
+            If a number makes no sense, or the specimen has no such channel.
+        """
+        if times < 2:
+            raise ConfigError(f"a hardware sequence of {times} frame is none; take 2 or more")
+        return self._events(times, z_um, channels, "czt", 0.0)
+
+    def _events(
+        self,
+        times: int,
+        z_um: Sequence[float],
+        channels: Sequence[str],
+        order: str,
+        interval_s: float,
+    ) -> list[Event]:
+        from pycromanager import multi_d_acquisition_events
+
+        positions = [float(z) for z in z_um]
+        if times < 1 or not positions or not channels:
+            raise ConfigError(
+                f"{times} times, {len(positions)} z positions and {len(channels)} channels make "
+                "no acquisition; give at least one of each"
+            )
+        if len(set(positions)) < len(positions) or len(set(channels)) < len(channels):
+            raise ConfigError("z positions and channels must each differ from one another")
+        for channel in channels:
+            self.specimen.optics(channel)
+        # pycromanager builds equidistant stacks: ask for indices, then fill in
+        # the positions.
+        events: list[Event] = multi_d_acquisition_events(
+            num_time_points=times,
+            time_interval_s=interval_s,
+            z_start=0,
+            z_end=len(positions) - 1,
+            z_step=1,
+            channel_group=CHANNEL_GROUP,
+            channels=list(channels),
+            order=order,
+        )
+        for event in events:
+            event["z"] = positions[event["axes"]["z"]]
+            if "min_start_time" in event:
+                event["min_start_time"] = float(event["min_start_time"])
+        return events
+
+    def _set_up(self, core: Any) -> None:
+        for name, value in (
+            ("PixelType", "16bit"),
+            ("BitDepth", str(self.specimen.camera.bits)),
+            # The camera's own picture is thrown away: let it cost nothing.
+            ("FastImage", "1"),
+        ):
+            core.set_property("Camera", name, value)
+        core.set_config("Objective", "20X")
+        core.set_pixel_size_um("Res20x", self.specimen.pixel_um)
+        core.set_config(CHANNEL_GROUP, self.specimen.channels[0])
+        core.set_exposure(self._exposure_ms)
+        core.wait_for_system()
+
+    def _show_specimen(self, core: Any) -> None:
+        for name in ("get_tagged_image", "pop_next_tagged_image"):
+            setattr(core, name, self._showing(core, getattr(core, name)))
+
+    def _showing(self, core: Any, take: Callable[..., Any]) -> Callable[..., Any]:
+        """`take` with the specimen in place of the camera's test picture."""
+
+        def taken(*args: Any, **kwargs: Any) -> Any:
+            image = take(*args, **kwargs)
+            try:
+                image.pix = self._pixels(core, image.pix.shape)
+            except Exception as error:  # noqa: BLE001 - the engine would swallow it and hang
+                self._error = self._error or error
+                image.pix = np.zeros(image.pix.shape, np.uint16)
+            return image
+
+        return taken
+
+    def _pixels(self, core: Any, shape: tuple[int, ...]) -> NDArray[np.uint16]:
+        if shape != self.specimen.shape:
+            raise ConfigError(
+                f"the demo camera gives frames of shape {shape}, the specimen has "
+                f"{self.specimen.shape}: leave binning, ROI and pixel type as they are"
+            )
+        channel = core.get_current_config(CHANNEL_GROUP)
+        if not channel:
+            raise ConfigError(
+                f"the devices match no preset of the group {CHANNEL_GROUP!r}; set one of "
+                f"{', '.join(self.specimen.channels)}"
+            )
+        with self._lock:
+            pixels = self.specimen.frame(
+                channel,
+                core.get_position(),
+                core.get_exposure(),
+                self._rng,
+                xy_um=(core.get_x_position(), core.get_y_position()),
+            )
+            self._frames += 1
+        return pixels
+
+
+def _adapter_path() -> str:
+    try:
+        from mm_test_adapters import device_adapter_path
+    except ImportError as error:
+        raise ConfigError(
+            "the demo microscope needs Micro-Manager's demo devices, which are not installed: "
+            'pip install "refocusd[demo]"'
+        ) from error
+    return str(device_adapter_path())
+
+
+def _stop() -> None:
+    from pycromanager import stop_headless
+    from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
+
+    stop_headless()
+    if hasattr(Engine, "singleton"):
+        del Engine.singleton

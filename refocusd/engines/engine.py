@@ -1,0 +1,94 @@
+"""What every backend offers to the worker.
+
+================  ==========================  =============================
+engine            runs                        builds from
+================  ==========================  =============================
+`OpenVinoEngine`  any x86-64 or Arm CPU       ``model.onnx`` of a bundle
+`IdentityEngine`  nothing (for measurements)  nothing
+================  ==========================  =============================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from refocusd.engines.normalise import CountsRange
+from refocusd.frame import Pixels
+
+__all__ = ["Engine", "EngineDescription", "Refocused"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineDescription:
+    """Enough to repeat what an engine does.
+
+    Parameters
+    ----------
+    backend, precision, device : str
+        For example ``openvino``, ``bf16``, ``CPU``.
+    key : str
+        Content key: model, runtime with version, device, precision.
+    model_id, model_sha256 : str
+        The bundle; empty for the identity.
+    """
+
+    backend: str
+    precision: str
+    device: str
+    key: str
+    model_id: str
+    model_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refocused:
+    """What became of one frame, beside its pixels.
+
+    Parameters
+    ----------
+    counts : CountsRange
+        Offset and scale that the engine saw the frame in.
+    engine_ms : float
+        Time in the network alone.
+    clipped : int
+        Pixels cut at the ends of the counts scale.
+    """
+
+    counts: CountsRange
+    engine_ms: float
+    clipped: int
+
+
+class Engine(Protocol):
+    """A network on one device.  Belongs to one thread."""
+
+    @property
+    def description(self) -> EngineDescription:
+        """What runs."""
+        ...
+
+    def warm_up(self, shape: tuple[int, int]) -> None:
+        """Make the first frame of this shape as fast as the others."""
+        ...
+
+    def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
+        """Estimate the in-focus frame.
+
+        Parameters
+        ----------
+        raw : ndarray of uint8 or uint16, shape (height, width)
+            Left as it is.
+        out : ndarray, same shape and dtype
+            Filled with counts on the raw frame's scale.
+
+        Raises
+        ------
+        EngineError
+            If the network does not return finite pixels.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device."""
+        ...

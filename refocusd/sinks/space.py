@@ -1,0 +1,90 @@
+"""Disk space: what a dataset needs, what there is, what to say when it ran out."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from refocusd.errors import OutputError
+
+__all__ = ["check_free_space", "free_space_needed", "write_error"]
+
+GIB = 1024**3
+#: Per frame beside its pixels: metadata (Micro-Manager gives up to 147 keys),
+#: the TIFF directory and the index record.
+METADATA_BYTES = 8192
+#: Left free for the raw dataset's last frames, the system and others.
+RESERVE_BYTES = 2 * GIB
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def free_space_needed(frame_bytes: int, frames: int) -> int:
+    """Bytes that a refocused dataset will take.
+
+    Parameters
+    ----------
+    frame_bytes : int
+        Bytes of one frame's pixels (height x width x bytes per pixel).
+    frames : int
+        Frames of the acquisition.
+    """
+    return frames * (frame_bytes + METADATA_BYTES)
+
+
+def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE_BYTES) -> None:
+    """See that the disk of `path` can take what will be written there.
+
+    Parameters
+    ----------
+    path : Path
+        Where the dataset will be; it need not exist yet.
+    needed_bytes : int
+        What will be written, e.g. by `free_space_needed`.
+    reserve_bytes : int
+        What must stay free beside it.
+
+    Raises
+    ------
+    OutputError
+        If there is less, or if the disk cannot be asked.
+    """
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        raise write_error(error, path, "asking for the free space") from error
+    missing = needed_bytes + reserve_bytes - free
+    if missing > 0:
+        raise OutputError(
+            f"{path}: the disk has {free / GIB:.2f} GiB free, but the dataset needs "
+            f"{needed_bytes / GIB:.2f} GiB and {reserve_bytes / GIB:.2f} GiB are kept in reserve: "
+            f"free {missing / GIB:.2f} GiB more, or choose another --output"
+        )
+
+
+def write_error(error: OSError, path: Path, doing: str) -> OutputError:
+    """Make an `OutputError` of what the system said of a file.
+
+    Parameters
+    ----------
+    error : OSError
+    path : Path
+        The dataset's folder.
+    doing : str
+        What was tried, e.g. ``"writing frame {...}"``.
+    """
+    if error.errno in _FULL:
+        advice = "the disk is full: free some space there, then the frame can be written again"
+    elif error.errno in _FORBIDDEN:
+        advice = (
+            "writing is not permitted there: change the folder's permissions, close the program "
+            "that holds it open, or choose another --output"
+        )
+    else:
+        advice = "see that the disk is connected and writable, or choose another --output"
+    return OutputError(f"{doing} in {path} failed ({error.strerror or error}): {advice}")

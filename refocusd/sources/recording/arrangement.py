@@ -1,0 +1,377 @@
+"""Which page of a TIFF is which frame: time, z, channel and position of each.
+
+| written by | what says it | function |
+|---|---|---|
+| Micro-Manager (MMStack) | tag 51123 of each page, or the file's index map | `from_micromanager` |
+| OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome.from_ome` |
+| ImageJ, Fiji | ``key=value`` lines of the first page's description | `from_imagej` |
+| tifffile | JSON of the first page's description | `from_shaped` |
+| anything else | nothing: pages are planes, `z` | `plain` |
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.frame import AxisValue, plain_axes
+
+__all__ = [
+    "Arrangement",
+    "PlacedPage",
+    "from_imagej",
+    "from_micromanager",
+    "from_shaped",
+    "json_object",
+    "number_or_none",
+    "plain",
+    "plausible_pixel_um",
+    "without_constant_axes",
+]
+
+#: A frame of a recording is at most this far from the others along one axis.
+MAX_FRAMES = 1 << 20
+#: Letters of tifffile's and OME's axes; S is the samples of a pixel.
+_LETTERS = {"T": "time", "Z": "z", "C": "channel", "P": "position", "R": "position"}
+_UM_PER_UNIT = {
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "um": 1.0,
+    "\\u00b5m": 1.0,
+    "µm": 1.0,
+    "μm": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+}
+_MM_INDICES = {
+    "time": ("FrameIndex", "Frame"),
+    "z": ("SliceIndex", "Slice"),
+    "channel": ("ChannelIndex",),
+    "position": ("PositionIndex",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPage:
+    """One frame of a TIFF.
+
+    Parameters
+    ----------
+    page : int
+        Index of its page in the file; of the first frame's page if the
+        arrangement is contiguous.
+    axes : dict of str to int or str
+        With axes of length one (see `without_constant_axes`).
+    elapsed_ms : float or None
+        Since the start of the acquisition.
+    position_name : str or None
+    """
+
+    page: int
+    axes: dict[str, AxisValue]
+    elapsed_ms: float | None = None
+    position_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrangement:
+    """All frames of a TIFF in acquisition order.
+
+    Parameters
+    ----------
+    frames : tuple of PlacedPage
+    pixel_um : float or None
+        Width of a pixel in the specimen.
+    summary : dict
+        What the file says of the whole acquisition.
+    contiguous : bool
+        Frames follow the pixels of page 0 without directories of their own
+        (ImageJ above 4 GB).
+    promised : (int, int, str) or None
+        Height, width and type, where they are said apart from the pages.
+    """
+
+    frames: tuple[PlacedPage, ...]
+    pixel_um: float | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    contiguous: bool = False
+    promised: tuple[int, int, str] | None = None
+
+
+def without_constant_axes(axes: Sequence[Mapping[str, AxisValue]]) -> list[dict[str, AxisValue]]:
+    """Axes without those that are the same number in all frames.
+
+    A name that all frames share (the channel's) says something, and stays.  A
+    frame that would have none left is ``{"time": 0}``.
+    """
+    names = {name for frame in axes for name in frame}
+    constant = {
+        name
+        for name in names
+        if len({frame.get(name) for frame in axes}) == 1 and isinstance(axes[0].get(name), int)
+    }
+    kept = [{key: frame[key] for key in frame if key not in constant} for frame in axes]
+    return kept if all(kept) else [{"time": 0, **frame} for frame in kept]
+
+
+def plain(pages: int) -> Arrangement:
+    """Pages of which nothing is said: the planes of a z-stack."""
+    return Arrangement(tuple(PlacedPage(page, {"z": page}) for page in range(pages)))
+
+
+def from_imagej(description: str, pages: int, resolution: float | None, what: str) -> Arrangement:
+    """Frames of an ImageJ (hyper)stack.
+
+    Parameters
+    ----------
+    description : str
+        The first page's ImageDescription: ``ImageJ=1.54f``, ``slices=5`` ...
+    pages : int
+        Pages in the file.
+    resolution : float or None
+        Pixels per unit of length, of the first page.
+    what : str
+        The file, for errors.
+
+    Raises
+    ------
+    InputError
+        If the file has neither as many pages as the description says, nor one.
+    """
+    pairs = (line.partition("=") for line in description.splitlines())
+    said = {key.strip(): value.strip() for key, _, value in pairs}
+    sizes = {
+        "channel": _whole(said.get("channels")),
+        "z": _whole(said.get("slices")),
+        "time": _whole(said.get("frames")),
+    }
+    count = math.prod(sizes.values())
+    images = _whole(said.get("images"))
+    if count == 1 and images > 1:
+        sizes["z"] = count = images
+    if count == 1 and pages > 1:
+        sizes["z"] = count = pages
+    if pages not in (1, count) or count > MAX_FRAMES:
+        raise _mismatch(what, "ImageJ's description", count, pages)
+    order = said.get("order", "czt").lower()
+    letters = {"c": "channel", "z": "z", "t": "time"}
+    if sorted(order) != sorted(letters):
+        order = "czt"
+    # The first letter changes fastest; product() has the last one do so.
+    names = [letters[letter] for letter in reversed(order)]
+    axes = _grid(names, [sizes[name] for name in names])
+    interval = number_or_none(said.get("finterval"))
+    um = _UM_PER_UNIT.get(said.get("unit", "").lower())
+    return Arrangement(
+        tuple(
+            PlacedPage(
+                0 if pages == 1 else page,
+                frame,
+                int(frame["time"]) * interval * 1000 if interval else None,
+            )
+            for page, frame in enumerate(axes)
+        ),
+        plausible_pixel_um(um / resolution if um and resolution else None),
+        {"ImageJ": description},
+        contiguous=pages == 1 and count > 1,
+    )
+
+
+def from_shaped(
+    description: str, pages: int, size: tuple[int, int], what: str
+) -> tuple[Arrangement, int]:
+    """Frames of one series written by tifffile.
+
+    Parameters
+    ----------
+    description : str
+        JSON with ``shape`` and, often, ``axes``.
+    pages : int
+        Pages from the series' first to the end of the file.
+    size : (int, int)
+        Height and width of the series' first page.
+    what : str
+        The file, for errors.
+
+    Returns
+    -------
+    Arrangement
+        Pages counted from the series' first.
+    int
+        Pages that the series takes.
+
+    Raises
+    ------
+    InputError
+        If shape and pages disagree.
+    """
+    said = json_object(description) or {}
+    shape = said.get("shape")
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        raise InputError(f"{what} has a description without a shape: export it anew")
+    letters = said.get("axes")
+    letters = letters if isinstance(letters, str) and len(letters) == len(shape) else None
+    if shape[-1] == 1 and (letters[-1] == "S" if letters else tuple(shape[-3:-1]) == size):
+        shape, letters = shape[:-1], letters and letters[:-1]
+    if tuple(shape[-2:]) != size:
+        raise InputError(
+            f"{what} has pages of {size} px, and a description that says {tuple(shape)}: it was "
+            "changed after it was written; export it anew"
+        )
+    sizes = shape[:-2]
+    count = math.prod(sizes)
+    if count > MAX_FRAMES or (count > pages and pages != 1):
+        raise _mismatch(what, "the description", count, pages)
+    names = _names(letters[:-2] if letters else "Q" * len(sizes), sizes, what)
+    contiguous = count > 1 and pages == 1
+    frames = tuple(
+        PlacedPage(0 if contiguous else page, axes) for page, axes in enumerate(_grid(names, sizes))
+    )
+    return Arrangement(frames, contiguous=contiguous), 1 if contiguous else count
+
+
+def from_micromanager(
+    pages: Sequence[Mapping[str, Any]],
+    index_map: Sequence[Mapping[str, int] | None],
+    summary: dict[str, Any],
+) -> Arrangement | None:
+    """Frames of a Micro-Manager image stack; None if it does not say which they are.
+
+    Parameters
+    ----------
+    pages : sequence of mapping
+        JSON of tag 51123 of each page.
+    index_map : sequence of mapping or None
+        Axes of each page by the file's index map, for pages without.
+    summary : dict
+        Summary metadata.
+
+    Raises
+    ------
+    InputError
+        If a page's axes are neither numbers nor names.
+    """
+    names = summary.get("ChNames")
+    names = names if isinstance(names, list) else []
+    frames = []
+    for page, (said, mapped) in enumerate(zip(pages, index_map, strict=True)):
+        axes = _micromanager_axes(said) or dict(mapped or {})
+        if not axes:
+            return None
+        channel = axes.get("channel")
+        if isinstance(channel, int) and 0 <= channel < len(names):
+            name = names[channel]
+            if isinstance(name, str) and name not in ("", "Default") and names.count(name) == 1:
+                axes["channel"] = name
+        position = said.get("PositionName")
+        frames.append(
+            PlacedPage(
+                page,
+                axes,
+                number_or_none(said.get("ElapsedTime-ms")),
+                position if isinstance(position, str) else None,
+            )
+        )
+    first = pages[0]
+    um = next(
+        (
+            value
+            for value in (
+                number_or_none(first.get("PixelSizeUm")),
+                number_or_none(first.get("PixelSize_um")),
+                number_or_none(summary.get("PixelSize_um")),
+            )
+            if value
+        ),
+        None,
+    )
+    return Arrangement(tuple(frames), plausible_pixel_um(um), summary)
+
+
+def json_object(text: str | None) -> dict[str, Any] | None:
+    """Parse the JSON object in a text, or None."""
+    try:
+        value = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def plausible_pixel_um(um: float | None) -> float | None:
+    """Return the pixel size if a light microscope can have it, else None.
+
+    Many files carry 72 dots per inch, or 1 for "unknown" in some unit.
+    """
+    return um if um is not None and 0.001 <= um <= 100 else None
+
+
+def _micromanager_axes(said: Mapping[str, Any]) -> dict[str, AxisValue]:
+    axes = said.get("Axes")
+    if isinstance(axes, dict) and axes:
+        return plain_axes(axes)
+    found: dict[str, AxisValue] = {}
+    for name, keys in _MM_INDICES.items():
+        for key in keys:
+            value = said.get(key)
+            if type(value) is int and value >= 0:
+                found[name] = value
+                break
+    return found
+
+
+def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:
+    """Names of the axes, from the slowest to the fastest."""
+    names = [_LETTERS.get(letter, "") for letter in letters]
+    names = [name if names.count(name) == 1 else "" for name in names]
+    free = [name for name in ("z", "time", "position", "channel") if name not in names]
+    for index in reversed(range(len(names))):
+        if not names[index] and sizes[index] == 1:
+            names[index] = f"unused {index}"
+        elif not names[index]:
+            if not free:
+                raise InputError(
+                    f"{what} has more axes than time, z, channel and position ({letters}): "
+                    "export one of the further ones at a time"
+                )
+            names[index] = free.pop(0)
+    return names
+
+
+def _grid(names: Sequence[str], sizes: Sequence[int]) -> list[dict[str, AxisValue]]:
+    """Axes of each frame, the last axis changing fastest."""
+    return [
+        dict(zip(names, place, strict=True))
+        for place in itertools.product(*(range(size) for size in sizes))
+    ]
+
+
+def _mismatch(what: str, where: str, promised: int, pages: int) -> InputError:
+    return InputError(
+        f"{what} is damaged or incomplete: {where} promises {promised} frames, and it has {pages} "
+        "pages; copy the file again, or export it anew"
+    )
+
+
+def _whole(value: str | None) -> int:
+    """Parse a count in a description; 1 if there is none."""
+    if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
+        return 1
+    return max(1, int(value))
+
+
+def number_or_none(value: Any) -> float | None:
+    """Return a finite number that is not negative, or None."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None

@@ -1,0 +1,326 @@
+"""A peer's side of the wire: a connection, and an acquisition uploaded over it.
+
+Neither class starts a thread; each object belongs to the thread that made it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+import zmq
+
+from refocusd.errors import InputError, TransportError
+from refocusd.frame import Pixels
+from refocusd.transport.messages import (
+    PROTOCOL,
+    Close,
+    Closed,
+    Credit,
+    Hello,
+    Message,
+    Miss,
+    Open,
+    Opened,
+    Outcome,
+    Ping,
+    Refused,
+    Role,
+    Submit,
+    Welcome,
+    decode,
+    encode,
+)
+from refocusd.transport.ring import SharedRing, Slot, checksum
+
+__all__ = ["DEFAULT_ENDPOINT", "Connection", "Upload", "default_endpoint"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:8751"
+#: A peer that has nothing to say says Ping this often.
+HEARTBEAT_S = 1.0
+#: Silence after which the other side is taken for gone.
+SILENCE_S = 5.0
+#: Nothing that a daemon sends is larger: frames stay in the ring.
+MAX_MESSAGE = 1 << 30
+
+
+def default_endpoint() -> str:
+    """``REFOCUSD_ENDPOINT``, or the loopback address that `refocusd run` binds."""
+    return os.environ.get("REFOCUSD_ENDPOINT", DEFAULT_ENDPOINT)
+
+
+class Connection:
+    """A DEALER socket that has introduced itself to a daemon.
+
+    Parameters
+    ----------
+    endpoint : str
+        For example ``tcp://127.0.0.1:8751``.
+    role : {"source", "worker", "control"}
+        What this peer is to the daemon.
+    token : str
+        Proof that the daemon started this worker.
+    identity : str
+        Name of the peer in the daemon's books; made up if empty.
+    inline : bool
+        Send pixels through the socket even where the ring could be mapped.
+    version : str
+        Version of this side, named in the daemon's refusal if it cannot be served.
+
+    Connecting never blocks and never fails while no daemon is there; `welcome`
+    says whether one answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        role: Role,
+        *,
+        token: str = "",
+        identity: str = "",
+        inline: bool = False,
+        version: str = "",
+    ) -> None:
+        self.endpoint = endpoint
+        self.inline = inline
+        self.ring: SharedRing | None = None
+        self._hello = Hello(
+            protocol=PROTOCOL,
+            version=version,
+            role=role,
+            pid=os.getpid(),
+            token=token,
+            inline=inline,
+        )
+        # A context of its own: pyjavaz shares the global one and is torn down with it.
+        self._context = zmq.Context(io_threads=1)
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        # What cannot be delivered is bounded: with no daemon there, sends are refused at once.
+        self._socket.setsockopt(zmq.SNDHWM, 1000)
+        self._socket.setsockopt(zmq.RCVHWM, 1000)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+        if identity:
+            self._socket.setsockopt(zmq.IDENTITY, identity.encode())
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise TransportError(
+                f"{endpoint!r} is not an address to connect to: {error}"
+            ) from error
+        self._last_sent = 0.0
+        self._last_heard = time.monotonic()
+        self.send(self._hello)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the daemon was last heard."""
+        return time.monotonic() - self._last_heard
+
+    def welcome(self, timeout_s: float) -> Welcome:
+        """Wait for the daemon's answer to `Hello` and attach its ring.
+
+        Raises
+        ------
+        TransportError
+            If nobody answers in time, or the daemon refuses this peer.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            message = self.receive(min(left, HEARTBEAT_S))
+            if isinstance(message, Refused):
+                raise TransportError(message.reason)
+            if isinstance(message, Welcome):
+                return self.accept(message)
+        raise TransportError(
+            f"no refocusd daemon answers at {self.endpoint}; start one with `refocusd run`, or name "
+            "its address in REFOCUSD_ENDPOINT"
+        )
+
+    def accept(self, message: Welcome) -> Welcome:
+        """Attach the ring that the daemon offers; where that cannot be, say so and go inline."""
+        if not self.inline and self.ring is None:
+            try:
+                self.ring = SharedRing.attach(message.ring)
+            except TransportError as error:
+                log.info("pixels go through the socket: %s", error)
+                self.inline = True
+                self.send(msgspec.structs.replace(self._hello, inline=True))
+        return message
+
+    def send(self, message: Message, pixels: Pixels | None = None) -> bool:
+        """Send one message; False if the socket's bounded queue is full."""
+        parts: list[bytes | memoryview] = [encode(message)]
+        if pixels is not None:
+            parts.append(pixels.data.cast("B"))
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=pixels is None)
+        except zmq.Again:
+            return False
+        self._last_sent = time.monotonic()
+        return True
+
+    def receive_parts(self, timeout_s: float) -> tuple[Message, memoryview | None] | None:
+        """The next message and its pixels, if any; None when nothing came in time."""
+        if time.monotonic() - self._last_sent > HEARTBEAT_S:
+            self.send(Ping())
+        if not self._socket.poll(max(0, round(timeout_s * 1000))):
+            return None
+        parts = self._socket.recv_multipart(copy=False)
+        self._last_heard = time.monotonic()
+        return decode(parts[0].buffer), parts[1].buffer if len(parts) > 1 else None
+
+    def receive(self, timeout_s: float) -> Message | None:
+        """The next message, or None when nothing came within `timeout_s` seconds."""
+        received = self.receive_parts(timeout_s)
+        return received[0] if received else None
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Close the socket, giving what is queued `linger_s` seconds to leave."""
+        if not self._socket.closed:
+            self._socket.close(linger=round(linger_s * 1000))
+        self._context.term()
+        if self.ring is not None:
+            self.ring.close()
+            self.ring = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Upload:
+    """One acquisition, frame by frame, to a daemon.
+
+    Parameters
+    ----------
+    connection : Connection
+        Of the role ``source``, welcomed.
+    open : Open
+        The announcement; sent at once.
+    on_outcome : callable, optional
+        Told every frame's final state, if `open` asks for reports.
+
+    Attributes
+    ----------
+    opened : Opened or None
+        Set once the daemon has made room for it.
+    refused : str
+        Why the daemon did not, if it did not.
+    closed : Closed or None
+        Set once every frame has a final state.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        open: Open,  # noqa: A002 (the message's name)
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        self.acquisition = open.acquisition
+        self.opened: Opened | None = None
+        self.closed: Closed | None = None
+        self.refused = ""
+        self._connection = connection
+        self._on_outcome = on_outcome
+        self._shape = (open.height, open.width)
+        self._dtype = open.dtype
+        self._slots: deque[Slot] = deque()
+        connection.send(open)
+
+    @property
+    def credit(self) -> int:
+        """Frames that can be submitted now."""
+        return len(self._slots)
+
+    def pump(self, timeout_s: float = 0.0) -> bool:
+        """Handle one message, waiting up to `timeout_s`; False when none came."""
+        message = self._connection.receive(timeout_s)
+        if message is None:
+            return False
+        if isinstance(message, Credit):
+            self._slots.extend(message.slots)
+        elif isinstance(message, Opened):
+            self.opened = message
+        elif isinstance(message, Closed):
+            self.closed = message
+        elif isinstance(message, Refused):
+            self.refused = message.reason
+        elif isinstance(message, Outcome) and self._on_outcome is not None:
+            self._on_outcome(message)
+        return True
+
+    def submit(
+        self, pixels: Pixels, axes: str, metadata: str, taken_ns: int, *, live: bool = True
+    ) -> bool:
+        """Copy one frame into a slot and announce it; False without credit.
+
+        Parameters
+        ----------
+        pixels : ndarray
+            Of the shape and type announced in `Open`.
+        axes : str
+            Canonical axes.
+        metadata : str
+            JSON of the frame's metadata.
+        taken_ns : int
+            `time.perf_counter_ns` when the frame was handed over.
+
+        Raises
+        ------
+        InputError
+            If the frame is of another shape or type than was announced.
+        """
+        if pixels.shape != self._shape or pixels.dtype.name != self._dtype:
+            raise InputError(
+                f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
+                f"acquisition began with {self._shape[1]}×{self._shape[0]} {self._dtype}: keep the "
+                "camera's ROI, binning and bit depth within one acquisition"
+            )
+        if not self._slots:
+            return False
+        slot = self._slots.popleft()
+        ring = self._connection.ring
+        inline: Pixels | None = pixels
+        if ring is not None:
+            np.copyto(ring.view(slot.offset, self._shape, self._dtype), pixels)
+            inline = None
+        message = Submit(
+            acquisition=self.acquisition,
+            axes=axes,
+            slot=slot,
+            checksum=checksum(pixels),
+            metadata=metadata,
+            taken_ns=taken_ns,
+            live=live,
+        )
+        if not self._connection.send(message, inline):
+            self._slots.appendleft(slot)
+            return False
+        return True
+
+    def miss(self, axes: list[str]) -> None:
+        """Name frames that went by without being submitted."""
+        self._connection.send(Miss(self.acquisition, axes))
+
+    def close(self, acquired: int) -> None:
+        """Say that no more frames will come."""
+        self._connection.send(Close(self.acquisition, acquired))

@@ -1,0 +1,10 @@
+"""The process that owns one device: ``python -m refocusd.worker``.
+
+===========  ==================================================================
+`worker`     the loop: a task in, a refocused frame out
+`lifeline`   ends the process when its parent is gone
+`order`      what the parent tells a new worker, on standard input
+===========  ==================================================================
+
+May import everything up to `engines` and `transport`; never `daemon`.
+"""

@@ -1,0 +1,39 @@
+"""What a parent tells a new worker, as one JSON line on its standard input.
+
+Not on the command line: other users of the machine can read that, and the
+token lets a process take the place of a worker.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from refocusd.config import Backend, Precision
+
+__all__ = ["WorkerOrder"]
+
+
+class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to connect, as whom, and which engine to build.
+
+    Parameters
+    ----------
+    endpoint, identity, token : str
+        The daemon's address; the worker's name there, and its proof.
+    backend, model, precision, threads
+        As in `refocusd.config.Settings`.
+    pass_in_focus : bool
+        Return frames that are in focus already as they are.
+    inline : bool
+        Exchange pixels through the socket instead of the ring.
+    """
+
+    endpoint: str
+    identity: str
+    token: str
+    backend: Backend
+    model: str
+    precision: Precision
+    threads: int
+    pass_in_focus: bool
+    inline: bool = False
