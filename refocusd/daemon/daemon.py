@@ -48,17 +48,20 @@ class Daemon:
         self.settings = settings
         #: Where it listens, once entered.
         self.endpoint = settings.endpoint
-        self._context = zmq.Context(io_threads=1)
-        self._stopped = False
 
     def __enter__(self) -> Self:
         settings = self.settings
         if settings.backend != "identity":
             load_bundle(settings.model)  # a bad bundle is told here, not by a dying worker
-        socket = self._bind()
+        self._context = zmq.Context(io_threads=1)
+        try:
+            socket = self._bind()
+            self._ring = SharedRing.create(settings.ring_mib << 20)
+        except TransportError:
+            self._context.destroy(linger=0)
+            raise
         self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
         token = secrets.token_hex(32)
-        self._ring = SharedRing.create(settings.ring_mib << 20)
         self._mailbox = Mailbox(self._context)
         self._writer = Writer(settings, self._ring, self._mailbox)
         self._catch_ups = CatchUps(settings, token, self._mailbox)

@@ -349,5 +349,5 @@ def decode(header: bytes | memoryview) -> Message:
     """
     try:
         return _decoder.decode(header)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise TransportError(f"not a message of protocol {PROTOCOL}: {error}") from error

@@ -165,7 +165,9 @@ class NDTiffReader:
         frame = np.empty((form.height, form.width), form.dtype.newbyteorder("<"))
         buffer = frame.reshape(-1).view(np.uint8).data
         self._read_into(entry.file, entry.offset, buffer, f"frame {key}")
-        return Frame(checked_pixels(frame), _axes_of(key), self.metadata(key))
+        return Frame(
+            checked_pixels(frame.astype(form.dtype, copy=False)), _axes_of(key), self.metadata(key)
+        )
 
     def close(self) -> None:
         """Close the open file until the next read; closing twice does no harm."""

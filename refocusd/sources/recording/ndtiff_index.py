@@ -97,7 +97,7 @@ class NDTiffIndex:
         Parameters
         ----------
         found : dict of str to IndexEntry
-            By canonical key; a frame written again moves to the end.
+            By canonical key.
 
         Raises
         ------
@@ -115,31 +115,32 @@ class NDTiffIndex:
                 while True:
                     file.seek(self._parsed)
                     data = file.read(_CHUNK) or b""
-                    used, whole = self._records(data, found)
+                    used, rest = self._records(data, found)
                     self._parsed += used
-                    if whole and used:
-                        continue
-                    if whole or not data[used:].strip(b"\0"):
+                    if rest.strip(b"\0"):
+                        # What is being written now may look like this for a moment.
+                        if doubtful == self._parsed:
+                            raise self._damaged(
+                                f"{INDEX_NAME} has no record at byte {self._parsed}"
+                            )
+                        doubtful = self._parsed
+                    elif not used:
                         return
-                    # What is being written now may look like this for a moment.
-                    if doubtful == self._parsed:
-                        raise self._damaged(f"{INDEX_NAME} has no record at byte {self._parsed}")
-                    doubtful = self._parsed
         except OSError as error:
             raise InputError(
                 f"{index} cannot be read ({error.strerror}): give the folder of an NDTiff dataset"
             ) from error
 
-    def _records(self, data: bytes, found: dict[str, IndexEntry]) -> tuple[int, bool]:
+    def _records(self, data: bytes, found: dict[str, IndexEntry]) -> tuple[int, bytes]:
         """Add the records at the start of `data`.
 
         Returns
         -------
         int
             Bytes that they take.
-        bool
-            False if something follows them that is no record, nor the start of
-            one that `data` ends within.
+        bytes
+            What stands behind them and a last record that is not whole: nothing,
+            or zeros, unless the index is damaged.
         """
         used = 0
         while True:
@@ -147,21 +148,19 @@ class NDTiffIndex:
             texts = []
             for most in (_MAX_AXES_BYTES, _MAX_NAME_BYTES):
                 if at + 4 > len(data):
-                    return used, True
+                    return used, b""
                 length = int.from_bytes(data[at : at + 4], "little")
                 if not 0 < length <= most:
-                    return used, False
+                    return used, data[at:]
                 texts.append(data[at + 4 : at + 4 + length])
                 at += 4 + length
             if at + _PLACE.size > len(data):
-                return used, True
+                return used, b""
             place = _PLACE.unpack_from(data, at)
             at += _PLACE.size
             record = self._record(texts[0], texts[1], place)
             if record is None:
-                # The last one may be caught, or left behind, half-written.
-                return used, not any(data[at : at + 4])
-            found.pop(record[0], None)
+                return used, data[at:]
             found[record[0]] = record[1]
             used = at
 

@@ -177,7 +177,7 @@ class TiffImageFile:
         if described and (arrangement := self._micromanager(file, described)) is not None:
             return arrangement
         description = (file.text(first, _DESCRIPTION) or "").strip()
-        if description.endswith("OME>"):
+        if "<OME" in description[:1000]:
             arrangement = from_ome(description, pages, self.path.name, what)
             if arrangement is not None:
                 return arrangement

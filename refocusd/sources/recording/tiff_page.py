@@ -130,8 +130,8 @@ class PageLayout:
         start = self.contiguous_offset
         if start is not None:
             file.read_into(start + shift, frame.reshape(-1).view(np.uint8).data, "a frame")
-            return checked_pixels(frame)
-        frame = frame.astype(self.format.dtype, copy=False)
+            return checked_pixels(frame.astype(self.format.dtype, copy=False))
+        frame = frame.view(self.format.dtype)
         for segment in self.segments:
             data = file.read_at(segment.offset, segment.length, "a strip or tile")
             raw = np.frombuffer(self._decoded(file, segment, data), dtype)

@@ -1,0 +1,53 @@
+"""Settings: where they come from, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refocusd.config import Settings, load_settings
+from refocusd.errors import ConfigError
+
+
+def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_text('ring_mib = 64\nthreads = 3\nmodel = "a"\n', encoding="utf-8")
+    environment = {"REFOCUSD_THREADS": "5", "REFOCUSD_MODEL": "b", "PATH": "/bin"}
+    settings = load_settings(file, {"model": "c", "workers": None}, environment)
+    assert (settings.ring_mib, settings.threads, settings.model) == (64, 5, "c")
+    assert settings.workers == Settings().workers
+
+
+def test_the_variable_of_the_tests_is_no_setting() -> None:
+    assert load_settings(environment={"REFOCUSD_TEST_DATA": "/data"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ring_mb = 64", "ring_mb"),
+        ('ring_mib = "much"', "ring_mib"),
+        ("ring_mib = 0", "between 1 and"),
+        ("workers = 0", "between 1 and"),
+        ('backend = "magic"', "magic"),
+        ('endpoint = "tcp://0.0.0.0:8751"', "loopback"),
+        ('endpoint = "127.0.0.1"', "loopback"),
+        ("this is not TOML", "is not TOML"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_settings(file, environment={})
+
+
+def test_an_unknown_variable_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="REFOCUSD_RING_MIB"):
+        load_settings(environment={"REFOCUSD_RINGMIB": "64"})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml cannot be read"):
+        load_settings(tmp_path / "absent.toml", environment={})

@@ -1,0 +1,219 @@
+"""The contact sheet shows what it is given, on one honest grey scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from refocusd.demo.lettering import Lettering
+from refocusd.demo.sheet import Region, SheetRow, contact_sheet, defocus_label
+from refocusd.errors import InputError, OutputError
+
+
+def noise(seed: int, shape: tuple[int, int] = (300, 400)) -> NDArray[np.uint16]:
+    return np.random.default_rng(seed).integers(100, 1000, shape, dtype=np.uint16)
+
+
+def grey(truth: NDArray[np.uint16], shown: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Compute what a picture must look like beside this truth."""
+    black, white = np.percentile(truth, (1.0, 99.7))
+    scaled = (shown.astype(np.float32) - black) / (white - black) * 255 + 0.5
+    return np.asarray(np.clip(scaled, 0, 255), np.uint8)
+
+
+def places(sheet: Path, picture: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """Where on the sheet (left, top) the picture lies pixel by pixel, one value being slack."""
+    image = np.asarray(Image.open(sheet).convert("L")).astype(np.int16)
+    height, width = picture.shape
+    found = []
+    windows = np.lib.stride_tricks.sliding_window_view(image, (1, 64))[:, :, 0]
+    first = picture[0, :64].astype(np.int16)
+    for top, left in np.argwhere(np.abs(windows - first).max(axis=-1) <= 1):
+        region = image[top : top + height, left : left + width]
+        if region.shape == picture.shape and np.abs(region - picture).max() <= 1:
+            found.append((int(left), int(top)))
+    return found
+
+
+def test_each_row_shows_raw_refocused_and_truth_from_left_to_right(tmp_path: Path) -> None:
+    rows = [SheetRow(f"{n}", noise(n), noise(n + 10), noise(n + 20)) for n in (1, 2)]
+    # Without the scale bar, every pixel of every picture can be compared.
+    sheet = contact_sheet(rows, tmp_path / "sheet.png", title="t", pixel_um=None)
+    middle = np.s_[22:278, 72:328]
+    tops = []
+    for row in rows:
+        truth = row.truth[middle]
+        lefts = []
+        for picture in (row.raw, row.refocused, row.truth):
+            ((left, top),) = places(sheet, grey(truth, picture[middle]))
+            lefts.append(left)
+            tops.append(top)
+        assert lefts == sorted(lefts)
+        assert lefts[1] - lefts[0] == lefts[2] - lefts[1] > 256
+    assert tops[0] == tops[1] == tops[2] < tops[3] == tops[4] == tops[5]
+
+
+def test_a_brighter_refocused_picture_is_shown_brighter_and_not_stretched(tmp_path: Path) -> None:
+    truth = noise(1)
+    row = SheetRow("+4 µm", truth // 2, truth // 4, truth)
+    sheet = contact_sheet([row], tmp_path / "sheet.png", title="t", pixel_um=None)
+    middle = np.s_[22:278, 72:328]
+    assert len(places(sheet, grey(truth[middle], (truth // 2)[middle]))) == 1
+    assert len(places(sheet, grey(truth[middle], (truth // 4)[middle]))) == 1
+
+
+def test_the_region_asked_for_is_shown_and_enlarged_by_whole_numbers(tmp_path: Path) -> None:
+    row = SheetRow("in focus", noise(1), noise(2), noise(3))
+    sheet = contact_sheet(
+        [row], tmp_path / "s.png", title="t", pixel_um=None, region=Region(10, 20, 64, 100)
+    )
+    cut = np.s_[10:74, 20:120]
+    shown = grey(row.truth[cut], row.raw[cut]).repeat(2, axis=0).repeat(2, axis=1)
+    assert len(places(sheet, shown)) == 1
+
+
+@pytest.mark.parametrize("pixel_um", [0.1, 0.645, 3.0])
+def test_the_scale_bar_has_the_length_it_names(tmp_path: Path, pixel_um: float) -> None:
+    black = np.zeros((256, 256), np.uint16)
+    sheet = contact_sheet(
+        [SheetRow("in focus", black, black, black)],
+        tmp_path / "s.png",
+        title="t",
+        pixel_um=pixel_um,
+    )
+    image = np.asarray(Image.open(sheet))
+    # The only pure white rows of pixels that are that long are the bar's.
+    white = (image == 255).all(axis=-1)
+    length = max(run for line in white for run in _runs(line))
+    length_um = length * pixel_um
+    expected = {0.1: 5.0, 0.645: 50.0, 3.0: 200.0}[pixel_um]
+    assert length_um == pytest.approx(expected, abs=pixel_um)
+
+
+def _runs(line: NDArray[np.bool_]) -> list[int]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], line.astype(np.int8), [0]))))
+    return [0, *(edges[1::2] - edges[::2]).tolist()]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (18, 300), (300, 18), (520, 696), (2048, 2048)])
+def test_nothing_is_drawn_outside_the_margins(tmp_path: Path, shape: tuple[int, int]) -> None:
+    flat = np.full(shape, 700, np.uint16)
+    sheet = contact_sheet(
+        [SheetRow("−16 µm", flat, flat, flat, 21.0, 20.1)],
+        tmp_path / "s.png",
+        title="A title that is much longer than the sheet is wide, " * 4,
+        pixel_um=0.645,
+        caption="A caption. " * 20,
+    )
+    image = np.asarray(Image.open(sheet)).astype(int)
+    marked = np.abs(image - image[0, 0]).max(axis=-1) > 0
+    rows, columns = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
+    assert columns[0] >= 27
+    assert columns[-1] <= image.shape[1] - 27
+    assert rows[0] >= 20
+    assert rows[-1] <= image.shape[0] - 20
+
+
+def test_psnr_is_written_where_it_is_known(tmp_path: Path) -> None:
+    """Notes differ when the figures do, and a loss is not coloured as a gain."""
+    flat = np.full((64, 64), 5, np.uint16)
+
+    def colours(before: float | None, after: float | None) -> set[tuple[int, ...]]:
+        path = contact_sheet(
+            [SheetRow("+8 µm", flat, flat, flat, before, after)],
+            tmp_path / "s.png",
+            title="t",
+            pixel_um=None,
+        )
+        image = np.asarray(Image.open(path)).reshape(-1, 3)
+        return {tuple(int(v) for v in colour) for colour in np.unique(image, axis=0)}
+
+    better, worse = (110, 205, 160), (240, 150, 110)
+    assert better in colours(20.0, 24.0)
+    assert worse not in colours(20.0, 24.0)
+    assert worse in colours(24.0, 20.0)
+    assert not {better, worse} & colours(20.0, 20.01)
+    assert not {better, worse} & colours(None, None)
+
+
+def test_lettering_measures_what_it_draws() -> None:
+    text = "−16 µm → 21.3–24.0 dB"
+    letters = Lettering(20, (255, 255, 255))
+    image = Image.new("RGB", (400, 60))
+    letters.write(ImageDraw.Draw(image), 10, 10, text)
+    left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
+    assert left >= 10
+    assert right - left == pytest.approx(letters.width(text), abs=4)
+    assert 10 <= top < bottom <= 10 + letters.height
+
+
+def box(text: str) -> tuple[int, int, int, int]:
+    """Measure what the text covers when its baseline is at 45."""
+    image = Image.new("RGB", (90, 90))
+    Lettering(40, (255, 255, 255)).write(ImageDraw.Draw(image), 5, 5, text)
+    return image.getbbox() or (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("sign", "µμ−→–×")
+def test_signs_that_the_font_lacks_are_not_the_box_it_has_for_them(sign: str) -> None:
+    missing = box("\N{SNOWMAN}")
+    assert missing[2] > missing[0]
+    assert box(sign)[2] > box(sign)[0]
+    assert box(sign) != missing
+
+
+def test_a_micro_sign_is_a_u_that_reaches_below_the_line() -> None:
+    assert box("µ")[:3] == box("u")[:3]
+    assert box("µ")[3] == box("p")[3] > box("u")[3]
+
+
+def test_lines_break_at_spaces_and_hold_their_width() -> None:
+    letters = Lettering(13, (255, 255, 255))
+    text = "a caption of several words 0.645\N{NO-BREAK SPACE}µm a pixel and " + "w" * 60
+    lines = letters.wrapped(text, 150)
+    assert " ".join(lines) == text
+    assert all(letters.width(line) <= 150 for line in lines[:-1])
+    assert any("0.645\N{NO-BREAK SPACE}µm" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("defocus_um", "label"),
+    [(0.0, "in focus"), (-0.001, "in focus"), (8.0, "+8 µm"), (-16.0, "−16 µm"), (2.5, "+2.5 µm")],
+)
+def test_a_defocus_is_named(defocus_um: float, label: str) -> None:
+    assert defocus_label(defocus_um) == label
+
+
+def test_pictures_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.png"
+    good = noise(1)
+    with pytest.raises(InputError, match="without rows"):
+        contact_sheet([], path, title="t", pixel_um=1.0)
+    with pytest.raises(InputError, match=r"refocused picture of row 'a' has shape \(20, 30\)"):
+        contact_sheet([SheetRow("a", good, good[:20, :30], good)], path, title="t", pixel_um=1.0)
+    with pytest.raises(InputError, match="pixel size is 0"):
+        contact_sheet([SheetRow("a", good, good, good)], path, title="t", pixel_um=0.0)
+    with pytest.raises(InputError, match="does not lie in a frame of 400×300 px"):
+        contact_sheet(
+            [SheetRow("a", good, good, good)],
+            path,
+            title="t",
+            pixel_um=1.0,
+            region=Region(200, 0, 101, 10),
+        )
+    assert not path.exists()
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    good = noise(1)
+    with pytest.raises(OutputError, match=r"nowhere.*s\.png cannot be written"):
+        contact_sheet(
+            [SheetRow("a", good, good, good)],
+            tmp_path / "nowhere" / "s.png",
+            title="t",
+            pixel_um=1.0,
+        )

@@ -1,0 +1,417 @@
+"""The daemon with real sockets, a real worker process and real files."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from live import keys, quick_settings, read_all, stack, write_stack
+
+from refocusd.config import Settings
+from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
+from refocusd.daemon.writer import LEDGER_COPY, RUN_FILE
+from refocusd.errors import BundleError, InputError, TransportError, WorkerError
+from refocusd.ledger import Ledger
+from refocusd.sources.recording.recording import open_recording
+from refocusd.sources.replay import replay
+from refocusd.transport import messages as wire
+from refocusd.transport.client import Connection, Upload
+from refocusd.transport.ring import Slot
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Daemon]:
+    with Daemon(settings) as daemon:
+        daemon.wait_ready()
+        yield daemon
+
+
+def opened(connection: Connection, output: Path, side: int = 64, **changes: object) -> Upload:
+    """An acquisition without raw data, open and with credit."""
+    values: dict[str, object] = {
+        "acquisition": str(uuid.uuid4()),
+        "name": "test",
+        "height": side,
+        "width": side,
+        "dtype": "uint16",
+        "raw": "",
+        "output": str(output),
+        "summary": "{}",
+        "report": True,
+    }
+    upload = Upload(connection, wire.Open(**(values | changes)))  # type: ignore[arg-type]
+    pump_until(upload, lambda: bool(upload.refused) or upload.credit > 0)
+    return upload
+
+
+def pump_until(upload: Upload, done: object, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "nothing came in time"
+        upload.pump(0.2)
+
+
+def source(daemon: Daemon, **more: bool) -> Connection:
+    connection = Connection(daemon.endpoint, "source", **more)  # type: ignore[arg-type]
+    connection.welcome(10.0)
+    return connection
+
+
+def test_every_frame_of_a_recording_is_written_and_accounted_for(tmp_path: Path) -> None:
+    frames = stack(40)
+    path = write_stack(tmp_path / "cells.tif", frames)
+    output = tmp_path / "cells_refocused"
+    with running(quick_settings(tmp_path)) as daemon, open_recording(path) as recording:
+        counts = replay(recording, daemon.endpoint, output, times_s=None)
+    assert counts == wire.Counts(acquired=40, passed_through=40)
+    written = read_all(output)
+    assert len(written) == 40
+    for z, frame in enumerate(frames):
+        pixels, metadata = written[f'{{"z":{z}}}']
+        np.testing.assert_array_equal(pixels, frame)
+        assert metadata["refocusd"]["state"] == "passed_through"
+        assert metadata["refocusd"]["latency_ms"] > 0
+    with Ledger(output / LEDGER_COPY, read_only=True) as ledger:
+        (acquisition,) = ledger.acquisitions()
+        run = json.loads((output / RUN_FILE).read_text())["run"]
+        assert set(ledger.final_states(run, acquisition)) == set(written)
+    assert daemon.unfinished == 0
+
+
+@pytest.mark.parametrize("worker_inline", [False, True], ids=["worker-ring", "worker-socket"])
+@pytest.mark.parametrize("source_inline", [False, True], ids=["source-ring", "source-socket"])
+def test_pixels_arrive_whichever_way_they_travel(
+    tmp_path: Path, source_inline: bool, worker_inline: bool
+) -> None:
+    frame = stack(1)[0]
+    with (
+        running(quick_settings(tmp_path, inline=worker_inline)) as daemon,
+        source(daemon, inline=source_inline) as connection,
+    ):
+        upload = opened(connection, tmp_path / "out")
+        assert upload.submit(frame, '{"z":0}', '{"Camera":"c"}', time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    pixels, metadata = read_all(tmp_path / "out")['{"z":0}']
+    np.testing.assert_array_equal(pixels, frame)
+    assert metadata["Camera"] == "c"
+
+
+def test_a_killed_worker_loses_no_frame(tmp_path: Path) -> None:
+    frames = stack(200, side=256)
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out", side=256)
+        killed = 0
+        for number, frame in enumerate(frames):
+            pump_until(upload, lambda: upload.credit > 0)
+            upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+            if number in (50, 120):
+                for pid in daemon.supervisor.pids().values():
+                    os.kill(pid, 9 if sys.platform != "win32" else 15)
+                    killed += 1
+        upload.close(len(frames))
+        pump_until(upload, lambda: upload.closed)
+    assert killed == 2
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=200, passed_through=200)
+    written = read_all(tmp_path / "out")
+    assert all((written[f'{{"time":{n}}}'][0] == frame).all() for n, frame in enumerate(frames))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
+def test_a_hung_worker_is_replaced_and_its_frames_are_done(tmp_path: Path) -> None:
+    import signal
+
+    settings = quick_settings(tmp_path, task_timeout_s=1.0)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        (pid,) = daemon.supervisor.pids().values()
+        os.kill(pid, signal.SIGSTOP)
+        for number, frame in enumerate(stack(5)):
+            assert upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        upload.close(5)
+        pump_until(upload, lambda: upload.closed)
+        assert pid not in daemon.supervisor.pids().values()
+    assert len(keys(tmp_path / "out")) == 5
+
+
+def test_a_frame_sent_twice_is_written_once(tmp_path: Path) -> None:
+    frame = stack(1)[0]
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        for _ in range(3):
+            upload.submit(frame, '{"z":0}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    assert keys(tmp_path / "out") == ['{"z":0}']
+    assert upload.closed is not None
+    assert upload.closed.counts.passed_through == 1
+
+
+def test_two_acquisitions_at_once_share_the_daemon(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as one, source(daemon) as two:
+        uploads = [opened(one, tmp_path / "one"), opened(two, tmp_path / "two", side=128)]
+        for number in range(30):
+            for upload, side in zip(uploads, (64, 128), strict=True):
+                pump_until(upload, lambda upload=upload: upload.credit > 0)
+                frame = stack(1, side=side, seed=number)[0]
+                upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        for upload in uploads:
+            upload.close(30)
+        for upload in uploads:
+            pump_until(upload, lambda upload=upload: upload.closed)
+    assert len(keys(tmp_path / "one")) == len(keys(tmp_path / "two")) == 30
+
+
+def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        for number, frame in enumerate(stack(8)):
+            upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        # The stop comes over another connection: wait until the frames have arrived.
+        arrived = lambda: sum(  # noqa: E731
+            c.acquired for c in daemon_status(daemon.endpoint).acquisitions.values()
+        )
+        pump_until(upload, lambda: arrived() == 8)
+        stop_daemon(daemon.endpoint)
+        assert daemon.wait(20.0)
+    assert len(keys(tmp_path / "out")) == 8
+
+
+def test_the_status_tells_engine_workers_and_counts(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        status = daemon_status(daemon.endpoint)
+    assert status.workers == 1
+    assert status.pid == os.getpid()
+    assert status.engine is not None
+    assert status.engine.backend == "identity"
+
+
+# -- bad input ---------------------------------------------------------------------------
+
+
+def test_a_second_daemon_on_the_port_is_told_who_has_it(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        settings = quick_settings(tmp_path, endpoint=daemon.endpoint)
+        with pytest.raises(TransportError, match=f"process {os.getpid()}.*--stop"), Daemon(settings):
+            pass
+
+
+def test_a_port_of_another_program_is_told_apart(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings = quick_settings(tmp_path, endpoint=f"tcp://127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(TransportError, match="another program"), Daemon(settings):
+            pass
+
+
+def test_no_daemon_is_told_with_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        Connection(f"tcp://127.0.0.1:{port}", "source") as connection,
+        pytest.raises(TransportError, match="refocusd run"),
+    ):
+        connection.welcome(0.3)
+
+
+def test_a_missing_model_is_told_before_any_work(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, backend="auto", model=str(tmp_path / "absent"))
+    with pytest.raises(BundleError, match="no model bundle at"), Daemon(settings):
+        pass
+
+
+def test_a_model_that_no_runtime_takes_ends_the_daemon_with_the_reason(tmp_path: Path) -> None:
+    import hashlib
+
+    bundle = tmp_path / "broken"
+    bundle.mkdir()
+    (bundle / "model.onnx").write_bytes(b"this is no network")
+    sha256 = hashlib.sha256(b"this is no network").hexdigest()
+    (bundle / "rdf.yaml").write_text(
+        "config:\n  refocusd:\n    schema: 1\n    id: broken\n    size_multiple: 32\n"
+        "    receptive_field_px: 8\n    normalisation: {low_percentile: 1, high_percentile: 99}\n"
+        f"    files: {{model.onnx: {sha256}}}\n"
+    )
+    settings = quick_settings(tmp_path, backend="openvino", model=str(bundle))
+    with pytest.raises(WorkerError, match="3 times"), running(settings):
+        pass
+
+
+def test_an_output_that_exists_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("data")
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+    assert "exists" in upload.refused
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_too_little_disk_is_told_before_the_first_frame(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out", expected=10**12)
+    assert "GiB" in upload.refused
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_frame_larger_than_the_ring_is_refused_by_name(tmp_path: Path) -> None:
+    with (
+        running(quick_settings(tmp_path, ring_mib=1)) as daemon,
+        source(daemon) as connection,
+    ):
+        upload = opened(connection, tmp_path / "out", side=1024)
+    assert "ring_mib" in upload.refused
+
+
+def test_a_frame_of_another_shape_is_refused_at_the_source(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        with pytest.raises(InputError, match="ROI, binning"):
+            upload.submit(stack(1, side=32)[0], '{"z":0}', "{}", 0)
+
+
+def test_a_peer_of_another_protocol_is_told_which_side_to_upgrade(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        connection.send(wire.Hello(wire.PROTOCOL + 1, "9.9", "source", 1))
+        refused = connection.receive(5.0)
+    assert isinstance(refused, wire.Refused)
+    assert "upgrade the daemon" in refused.reason
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Submit("nobody", '{"z":0}', Slot(4096, 8192), 0, "{}", 0),
+        wire.Close("nobody", 1),
+        wire.Ready(wire.EngineInfo("x", "x", "x", "x", "x", "x"), 0.0),
+        wire.Stop(),
+        wire.Open("a", "n", 2, 2, "uint16", "", "/tmp/x", "{}"),
+        wire.Open("a", "n", 64, 64, "uint16", "", "", "{}"),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_what_a_source_may_not_say_is_refused_and_the_daemon_lives(
+    tmp_path: Path, message: wire.Message
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        connection.send(message)
+        assert isinstance(connection.receive(5.0), wire.Refused)
+        assert daemon_status(daemon.endpoint).workers == 1
+
+
+def test_a_slot_that_was_not_granted_cannot_be_filled(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        stolen = wire.Submit(upload.acquisition, '{"z":0}', Slot(4096 * 999, 8192), 0, "{}", 0)
+        connection.send(stolen)
+        pump_until(upload, lambda: upload.refused)
+    assert "not yours" in upload.refused
+
+
+def test_a_worker_that_the_daemon_did_not_start_is_refused(tmp_path: Path) -> None:
+    with (
+        running(quick_settings(tmp_path)) as daemon,
+        Connection(daemon.endpoint, "worker", token="guess") as connection,
+        pytest.raises(TransportError, match="started by this daemon"),
+    ):
+        connection.welcome(5.0)
+
+
+def test_pixels_that_changed_on_their_way_fail_by_name(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        outcomes: list[wire.Outcome] = []
+        upload = opened(connection, tmp_path / "out")
+        upload._on_outcome = outcomes.append
+        slot = upload._slots.popleft()
+        submit = wire.Submit(upload.acquisition, '{"z":0}', slot, 12345, "{}", 0)
+        connection.send(submit)
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    (outcome,) = outcomes
+    assert outcome.state == "failed"
+    assert "checksum" in outcome.reason
+    assert upload.closed is not None
+    assert upload.closed.counts.failed == 1
+    assert daemon.unfinished == 1
+
+
+# -- processes ---------------------------------------------------------------------------
+
+
+def test_workers_end_with_a_killed_daemon(tmp_path: Path) -> None:
+    script = (
+        "import sys, msgspec\n"
+        "from refocusd.config import Settings\n"
+        "from refocusd.daemon.daemon import Daemon\n"
+        "with Daemon(msgspec.json.decode(sys.argv[1], type=Settings)) as daemon:\n"
+        "    daemon.wait_ready()\n"
+        "    print(*daemon.supervisor.pids().values(), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    import msgspec
+
+    settings = msgspec.json.encode(quick_settings(tmp_path)).decode()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        assert ends(worker)
+
+
+def ends(pid: int, timeout_s: float = 10.0) -> bool:
+    """Whether a process that is not our child ends in time (a zombie has ended)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        deadline = time.monotonic() + timeout_s
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+    except psutil.NoSuchProcess:
+        pass
+    return True
+
+
+def test_what_a_killed_daemon_had_written_is_readable(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "refocusd", "run", "--announce", "--with-parent"]
+    command += ["--endpoint", "tcp://127.0.0.1:0", "--backend", "identity"]
+    command += ["--ledgers", str(tmp_path / "ledgers")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        endpoint = json.loads(process.stdout.readline())["endpoint"]
+        done: list[wire.Outcome] = []
+        with Connection(endpoint, "source") as connection:
+            connection.welcome(10.0)
+            upload = opened(connection, output)
+            upload._on_outcome = done.append
+            frames = stack(60)
+            for number, frame in enumerate(frames):
+                pump_until(upload, lambda: upload.credit > 0)
+                upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+            pump_until(upload, lambda: len(done) >= 20)
+            process.kill()
+            process.wait()
+    written = read_all(output)
+    assert {outcome.axes for outcome in done} <= set(written)
+    for key, (pixels, metadata) in written.items():
+        np.testing.assert_array_equal(pixels, frames[json.loads(key)["time"]])
+        assert metadata["refocusd"]["run"]
+    with tifffile.TiffFile(output / "NDTiffStack.tif") as tiff:
+        assert len(tiff.pages) >= len(written)

@@ -1,0 +1,239 @@
+"""What cannot be replayed is one clear error before any frame is handed out."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from recordings_on_disk import (
+    frames,
+    write_tiff,
+    write_z_dataset,
+)
+
+from refocusd.errors import InputError
+from refocusd.sources.recording import open_recording
+
+
+def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        open_recording(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"cannot be read|does not exist"):
+        open_recording("no\0path")
+    with pytest.raises(InputError, match=r"looked for NDTiff\.index, TIFF files"):
+        open_recording(tmp_path)
+
+
+def test_several_datasets_in_one_folder_are_an_error_but_our_own_output_is_none(
+    tmp_path: Path,
+) -> None:
+    write_z_dataset(tmp_path / "run_1", frames(2))
+    write_z_dataset(tmp_path / "run_1_refocused", frames(3))
+    with open_recording(tmp_path) as recording:
+        assert recording.name == "run_1"
+    write_z_dataset(tmp_path / "run_2", frames(2))
+    with pytest.raises(InputError, match="2 NDTiff datasets"):
+        open_recording(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind here")
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", frames(2))
+    path.chmod(0)
+    with pytest.raises(InputError, match="Permission denied"):
+        open_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is an empty file"),
+        (b"not a TIFF", "is not a TIFF file"),
+        (b"II", "is not a TIFF file"),
+        (b"II*\0", "holds no page"),
+        (b"II*\0\xff\xff\xff\x7f", "of a file of 8 bytes"),
+        (b"II+\0\4\0\0\0" + bytes(8), "BigTIFF"),
+    ],
+)
+def test_a_file_that_is_no_tiff_is_an_error(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "message"),
+    [
+        (
+            frames(1, dtype=np.uint8, side=(24, 32 * 3))[0].reshape(24, 32, 3),
+            {"photometric": "rgb"},
+            "RGB",
+        ),
+        (np.zeros((3, 24, 32), np.float32), {"photometric": "minisblack"}, "32-bit floating-point"),
+        (np.zeros((24, 32), np.int16), {}, "16-bit signed"),
+        (np.zeros((24, 32), np.uint32), {}, "32-bit unsigned"),
+        (np.zeros((24, 32), np.uint8), {"photometric": "miniswhite"}, "inverted"),
+        (
+            np.zeros((24, 32), np.uint8),
+            {"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)},
+            "palette",
+        ),
+        (np.zeros((12, 32), np.uint8), {}, "smallest side taken is 16 px"),
+        (np.zeros((64, 64), np.uint8), {"compression": "jpeg"}, "JPEG"),
+    ],
+)
+def test_frames_that_are_no_camera_counts_are_an_error(
+    tmp_path: Path, pixels: Any, options: dict[str, Any], message: str
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", pixels, **options)
+    with pytest.raises(InputError, match=message):
+        open_recording(path)
+
+
+def test_pages_or_files_of_different_formats_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.tif"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(frames(2)[0], metadata=None)
+        writer.write(frames(1, side=(40, 40))[0], metadata=None)
+    with pytest.raises(InputError, match="pages of different formats"):
+        open_recording(path)
+    path.unlink()
+    write_tiff(tmp_path / "a.tif", frames(2)[0])
+    write_tiff(tmp_path / "b.tif", frames(2, dtype=np.uint8)[0])
+    with pytest.raises(InputError, match=r"b\.tif has frames of 32×24 px uint8"):
+        open_recording(tmp_path)
+
+
+def test_a_frame_above_the_limit_is_an_error_before_memory_is_taken(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", np.zeros((2000, 2000), np.uint16), compression="zlib")
+    tracemalloc.start()
+    with pytest.raises(InputError, match="above the limit of 1000000"):
+        open_recording(path, max_frame_bytes=1_000_000)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("options", [{}, {"imagej": True}, {"ome": True}, {"compression": "lzw"}])
+def test_every_truncation_of_a_stack_is_an_error(tmp_path: Path, options: dict[str, Any]) -> None:
+    stack = frames(4)
+    path = write_tiff(tmp_path / "a.tif", stack, photometric="minisblack", **options)
+    whole = path.read_bytes()
+    # tifffile puts pixels last, or directories and their values.
+    for cut in range(0, len(whole) - 16, 97):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError):
+            open_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"), [("ImageWidth", 31), ("ImageLength", 23), ("BitsPerSample", 8)]
+)
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
+def test_a_header_that_does_not_match_its_pixels_is_an_error(
+    tmp_path: Path, tag: str, value: int, compression: str | None
+) -> None:
+    path = write_tiff(
+        tmp_path / "a.tif",
+        frames(5),
+        metadata=None,
+        photometric="minisblack",
+        compression=compression,
+    )
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page in file.pages:
+            page.aspage().tags[tag].overwrite(value)
+
+    def read_all() -> None:
+        with open_recording(path) as recording:
+            for index in range(len(recording.plan())):
+                recording.read(index)
+
+    with pytest.raises(InputError, match=r"needs|decodes to"):
+        read_all()
+
+
+@pytest.mark.parametrize(
+    ("options", "old", "new", "message"),
+    [
+        ({"imagej": True}, b"channels=4", b"channels=5", "promises 5 frames, and it has 4 pages"),
+        ({"ome": True}, b'PlaneCount="4"', b'PlaneCount="3"', "promises 4 planes, and it has 3"),
+        ({"ome": True}, b'SizeX="32"', b'SizeX="33"', "metadata that says"),
+        ({"ome": True}, b'Type="uint16"', b'Type="uint32"', "metadata that says"),
+        (
+            {"ome": True},
+            b'<?xml version="1.0" encoding="UTF-8"?>',
+            b'<!DOCTYPE OME [<!ENTITY a "b">]>',
+            "document type",
+        ),
+        ({"ome": True}, b"</Image>", b"</Im", "unreadable OME-XML"),
+        ({}, b'"shape": [4,', b'"shape": [5,', "promises 5 frames"),
+        ({}, b"24, 32]", b"32, 24]", "changed after it was written"),
+    ],
+)
+def test_metadata_that_contradict_the_pages_are_an_error(
+    tmp_path: Path, options: dict[str, Any], old: bytes, new: bytes, message: str
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", frames(4), photometric="minisblack", **options)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new.ljust(len(old)), 1))
+    with pytest.raises(InputError, match=message):
+        open_recording(path)
+
+
+def test_a_chain_of_pages_that_leads_back_is_an_error(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", frames(3), metadata=None, photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[0].offset, file.pages[2].offset
+        entries = len(file.pages[2].aspage().tags)
+    with path.open("r+b") as handle:
+        handle.seek(last + 2 + 12 * entries)
+        handle.write(struct.pack("<I", first))
+    with pytest.raises(InputError, match="leads back"):
+        open_recording(path)
+
+
+def test_compressed_pages_without_their_codec_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", frames(1)[0], compression="lzw")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(InputError, match=r"pip install 'refocusd\[compressed\]'"):
+        open_recording(path)
+
+
+def test_a_file_that_changed_after_opening_is_an_error(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", frames(2)[0])
+    recording = open_recording(path)
+    recording.close()
+    write_tiff(path, frames(2, side=(40, 40))[0])
+    with pytest.raises(InputError, match=r"the others elsewhere|has changed"):
+        recording.read(0)
+    recording.close()
+
+
+def test_a_png_that_is_no_camera_frame_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(path)
+    with pytest.raises(InputError, match="in colour"):
+        open_recording(path)
+    Image.fromarray(frames(1)[0]).save(path)
+    path.write_bytes(path.read_bytes()[:-60])
+    with open_recording(path) as recording, pytest.raises(InputError, match="damaged"):
+        recording.read(0)
+
+
+def test_a_frame_that_is_not_planned_is_an_error(tmp_path: Path) -> None:
+    with open_recording(write_tiff(tmp_path / "a.tif", frames(2)[0])) as recording:
+        for index in (-1, 1):
+            with pytest.raises(InputError, match="has 1 frames, none of number"):
+                recording.read(index)
