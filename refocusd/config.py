@@ -23,7 +23,7 @@ Backend = Literal["auto", "openvino", "identity"]
 Precision = Literal["auto", "f32", "bf16"]
 
 #: Variables that share the prefix but are not settings.
-NOT_SETTINGS = {"REFOCUSD_TEST_DATA", "REFOCUSD_PROBE"}
+NOT_SETTINGS = {"REFOCUSD_TEST_DATA", "REFOCUSD_FUZZ_ROUNDS"}
 
 
 def _user_ledgers() -> str:
@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Disk space that is left free, MiB.
     task_timeout_s : float
         A worker that holds one frame longer is taken for hung and replaced.
+    source_timeout_s : float
+        A source that is not heard for so long is taken for gone; its raw data is caught up.
     stop_timeout_s : float
         How long a stop may take; what is not done by then stays pending.
     """
@@ -75,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ledgers: str = msgspec.field(default_factory=_user_ledgers)
     reserve_mib: int = 512
     task_timeout_s: float = 60.0
+    source_timeout_s: float = 30.0
     stop_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -82,20 +85,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         limits: tuple[tuple[str, float, float, float], ...] = (
             ("threads", self.threads, 0, 256),
             ("workers", self.workers, 1, 64),
-            ("ring_mib", self.ring_mib, 1, 1 << 20),
+            ("ring_mib", self.ring_mib, 1, 1 << 16),
             ("reserve_mib", self.reserve_mib, 0, 1 << 30),
             ("task_timeout_s", self.task_timeout_s, 0.1, 86400),
+            ("source_timeout_s", self.source_timeout_s, 1, 86400),
             ("stop_timeout_s", self.stop_timeout_s, 0.1, 86400),
         )
         for name, value, low, high in limits:
             if not low <= value <= high:
                 raise ConfigError(f"{name} = {value}: it must lie between {low} and {high}")
-        host = self.endpoint.removeprefix("tcp://").rpartition(":")[0]
-        if not self.endpoint.startswith("tcp://") or host not in (
-            "127.0.0.1",
-            "localhost",
-            "[::1]",
-        ):
+        host, _, port = self.endpoint.removeprefix("tcp://").rpartition(":")
+        valid_port = port.isascii() and port.isdigit() and int(port) < 65536
+        loopback = host in ("127.0.0.1", "localhost")
+        if not (self.endpoint.startswith("tcp://") and loopback and valid_port):
             raise ConfigError(
                 f"endpoint = {self.endpoint!r}: the daemon listens on the loopback interface only, "
                 'for example "tcp://127.0.0.1:8751"'

@@ -116,7 +116,9 @@ def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:
         )
     if array.ndim != 2:
         raise InputError(f"{what} has shape {array.shape}; a frame has two dimensions")
-    if array.dtype not in (np.uint8, np.uint16):
+    # Big-endian files give '>u2'; native order is what the wire and the engines carry.
+    native = array.dtype.newbyteorder("=")
+    if native not in (np.uint8, np.uint16):
         raise InputError(
             f"{what} has pixels of type {array.dtype}; refocusd takes camera counts as uint8 or "
             "uint16: save the raw counts, not a scaled or floating-point copy"
@@ -125,6 +127,4 @@ def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:
         raise InputError(
             f"{what} is {array.shape[1]}×{array.shape[0]} px; the smallest side taken is {MIN_SIDE} px"
         )
-    # Big-endian files give '>u2'; native order is what the wire and the engines carry.
-    native = array.dtype.newbyteorder("=")
     return np.ascontiguousarray(array, dtype=native)

@@ -51,7 +51,8 @@ def read_all(dataset: Path) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
     """Canonical axes → pixels and metadata."""
     with closing(NDTiffReader(dataset)) as reader:
         frames = {key: reader.read(key) for key in reader.axes_keys()}
-    return {
-        key: (frame.pixels, json.loads(json.dumps(dict(frame.metadata))))
-        for key, frame in frames.items()
-    }
+        # Metadata are read when they are looked at.
+        return {
+            key: (frame.pixels, json.loads(json.dumps(dict(frame.metadata))))
+            for key, frame in frames.items()
+        }

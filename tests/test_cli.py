@@ -286,4 +286,4 @@ def test_the_demo_goes_from_the_microscope_to_the_picture(tmp_path: Path) -> Non
         assert (output / f"{name}_refocused" / LEDGER_COPY).exists()
     again = refocusd("demo", "--output", output, tmp_path=tmp_path)
     assert again.returncode == 2
-    assert "not empty" in again.stderr
+    assert "not an empty folder" in again.stderr

@@ -30,6 +30,9 @@ from refocusd.transport.client import Connection, Upload
 from refocusd.transport.ring import Slot
 
 
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
 @contextmanager
 def running(settings: Settings) -> Iterator[Daemon]:
     with Daemon(settings) as daemon:
@@ -50,7 +53,8 @@ def opened(connection: Connection, output: Path, side: int = 64, **changes: obje
         "summary": "{}",
         "report": True,
     }
-    upload = Upload(connection, wire.Open(**(values | changes)))  # type: ignore[arg-type]
+    values |= {name.rstrip("_"): value for name, value in changes.items()}
+    upload = Upload(connection, wire.Open(**values))  # type: ignore[arg-type]
     pump_until(upload, lambda: bool(upload.refused) or upload.credit > 0)
     return upload
 
@@ -156,7 +160,8 @@ def test_a_frame_sent_twice_is_written_once(tmp_path: Path) -> None:
         pump_until(upload, lambda: upload.closed)
     assert keys(tmp_path / "out") == ['{"z":0}']
     assert upload.closed is not None
-    assert upload.closed.counts.passed_through == 1
+    assert upload.closed.counts == wire.Counts(acquired=1, passed_through=1)
+    assert daemon.unfinished == 0
 
 
 def test_two_acquisitions_at_once_share_the_daemon(tmp_path: Path) -> None:
@@ -189,6 +194,124 @@ def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
     assert len(keys(tmp_path / "out")) == 8
 
 
+def test_a_stop_in_mid_acquisition_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())
+        pump_until(upload, lambda: upload.credit == 0 or upload.pump(0.1))
+        stop_daemon(daemon.endpoint)
+        assert daemon.wait(20.0)
+    assert daemon.unfinished >= 1
+    with Ledger(tmp_path / "out" / LEDGER_COPY, read_only=True) as ledger:
+        closed = ledger._db.execute("SELECT closed FROM acquisition").fetchone()
+    assert closed == (None,)
+
+
+def test_raw_that_is_gone_leaves_its_frames_pending_not_forgotten(tmp_path: Path) -> None:
+    raw = tmp_path / "gone"
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out", raw=str(raw))
+        for number, frame in enumerate(stack(3)):
+            upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        upload.close(8)
+        pump_until(upload, lambda: upload.closed)
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=8, passed_through=3, pending=5)
+    assert daemon.unfinished == 5
+
+
+def test_frames_that_the_source_misses_without_raw_are_skipped_by_name(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        outcomes: list[wire.Outcome] = []
+        upload = opened(connection, tmp_path / "out")
+        upload._on_outcome = outcomes.append
+        upload.miss([f'{{"time":{n}}}' for n in range(2500)], "skipped", "no raw")
+        upload.close(2500)
+        pump_until(upload, lambda: upload.closed)
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=2500, skipped=2500)
+    assert {(o.state, o.reason) for o in outcomes} == {("skipped", "no raw")}
+
+
+def test_a_source_and_a_worker_that_are_idle_for_long_are_kept(tmp_path: Path) -> None:
+    """Both are silent for longer than silence is borne, but for their heartbeats."""
+    path = write_stack(tmp_path / "slow.tif", stack(2))
+    settings = quick_settings(tmp_path, source_timeout_s=3)
+    with running(settings) as daemon, open_recording(path) as recording:
+        workers = daemon.supervisor.pids()
+        counts = replay(recording, daemon.endpoint, tmp_path / "out", times_s=[0.0, 6.5])
+        assert daemon.supervisor.pids() == workers
+    assert counts == wire.Counts(acquired=2, passed_through=2)
+
+
+def test_an_array_may_be_used_again_as_soon_as_it_is_submitted(tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon, inline=True) as connection:
+        upload = opened(connection, tmp_path / "out", side=512)
+        array = np.empty((512, 512), np.uint16)
+        for number in range(40):
+            pump_until(upload, lambda: upload.credit > 0)
+            array[:] = number
+            upload.submit(array, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        upload.close(40)
+        pump_until(upload, lambda: upload.closed)
+    written = read_all(tmp_path / "out")
+    assert all((written[f'{{"time":{number}}}'][0] == number).all() for number in range(40))
+
+
+def test_an_acquisition_that_finds_the_ring_taken_gets_slots_later(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, ring_mib=1)
+    with running(settings) as daemon, source(daemon) as one, source(daemon) as two:
+        first = opened(one, tmp_path / "one", side=256)
+        second = Upload(
+            two,
+            wire.Open(NOBODY, "two", 512, 512, "uint16", "", str(tmp_path / "two"), "{}"),
+        )
+        pump_until(second, lambda: second.opened)
+        assert second.credit == 0
+        first.close(0)
+        pump_until(second, lambda: second.credit)
+        second.submit(stack(1, side=512)[0], '{"z":0}', "{}", time.perf_counter_ns())
+        second.close(1)
+        pump_until(second, lambda: second.closed)
+    assert len(keys(tmp_path / "two")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"summary": "[]"}, {"summary": "{"}, {"raw": "/", "output_": ""}]
+)
+def test_an_acquisition_that_cannot_be_opened_does_not_hurt_the_next(
+    tmp_path: Path, changes: dict[str, str]
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        assert opened(connection, tmp_path / "bad", **changes).refused
+        upload = opened(connection, tmp_path / "good")
+        upload.submit(stack(1)[0], '{"z":0}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    assert not (tmp_path / "bad").exists()
+    assert len(keys(tmp_path / "good")) == 1
+
+
+def test_a_disk_without_reserve_skips_frames_by_name(tmp_path: Path) -> None:
+    """What is left on the disk belongs to the raw data."""
+    import shutil
+
+    settings = quick_settings(tmp_path)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        outcomes: list[wire.Outcome] = []
+        upload._on_outcome = outcomes.append
+        free_mib = shutil.disk_usage(tmp_path).free >> 20
+        import msgspec
+
+        daemon._writer._settings = msgspec.structs.replace(settings, reserve_mib=free_mib * 2)
+        upload.submit(stack(1)[0], '{"z":0}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    assert outcomes[0].state == "skipped"
+    assert "disk reserve" in outcomes[0].reason
+
+
 def test_the_status_tells_engine_workers_and_counts(tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon:
         status = daemon_status(daemon.endpoint)
@@ -204,7 +327,10 @@ def test_the_status_tells_engine_workers_and_counts(tmp_path: Path) -> None:
 def test_a_second_daemon_on_the_port_is_told_who_has_it(tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon:
         settings = quick_settings(tmp_path, endpoint=daemon.endpoint)
-        with pytest.raises(TransportError, match=f"process {os.getpid()}.*--stop"), Daemon(settings):
+        with (
+            pytest.raises(TransportError, match=f"process {os.getpid()}.*--stop"),
+            Daemon(settings),
+        ):
             pass
 
 
@@ -295,8 +421,9 @@ def test_a_peer_of_another_protocol_is_told_which_side_to_upgrade(tmp_path: Path
         wire.Close("nobody", 1),
         wire.Ready(wire.EngineInfo("x", "x", "x", "x", "x", "x"), 0.0),
         wire.Stop(),
-        wire.Open("a", "n", 2, 2, "uint16", "", "/tmp/x", "{}"),
-        wire.Open("a", "n", 64, 64, "uint16", "", "", "{}"),
+        wire.Open(NOBODY, "n", 2, 2, "uint16", "", "/tmp/x", "{}"),
+        wire.Open(NOBODY, "n", 64, 64, "uint16", "", "", "{}"),
+        wire.Open("../../escaped", "n", 64, 64, "uint16", "", "/tmp/x", "{}"),
     ],
     ids=lambda m: type(m).__name__,
 )

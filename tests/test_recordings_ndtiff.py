@@ -98,6 +98,38 @@ def test_a_dataset_is_followed_while_it_is_written(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_a_dataset_is_followed_from_another_process(tmp_path: Path) -> None:
+    script = (
+        "import sys, numpy as np\n"
+        "from ndstorage import NDTiffDataset\n"
+        "d = NDTiffDataset(sys.argv[1], name=None, writable=True)\n"
+        "d.initialize({})\n"
+        "for t in range(200):\n"
+        "    d.put_image({'time': t}, np.full((64, 64), t, np.uint16), {'t': t})\n"
+        "    d._index_file.flush()\n"
+        "    print(t, flush=True)\n"
+        "d.finish()\n"
+    )
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline().strip() == b"0"
+        reader = NDTiffReader(folder)
+        followed = reader.axes_keys()
+        for line in writer.stdout:
+            followed += reader.refresh()
+            # What the writer has said is there, can be read.
+            assert len(followed) > int(line)
+            frame = reader.read(followed[-1])
+            assert (frame.pixels == frame.axes["time"]).all()
+            assert frame.metadata == {"t": frame.axes["time"]}
+    assert writer.returncode == 0
+    assert followed == [f'{{"time":{t}}}' for t in range(200)]
+    reader.close()
+
+
 def test_frames_whose_pixels_are_not_on_disk_are_named_and_left_out(tmp_path: Path) -> None:
     stack = frames(5)
     folder = write_z_dataset(tmp_path / "run", stack)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import sys
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,36 @@ def test_several_datasets_in_one_folder_are_an_error_but_our_own_output_is_none(
         open_recording(tmp_path)
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not bind here")
-def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
-    path = write_tiff(tmp_path / "a.tif", frames(2))
-    path.chmod(0)
-    with pytest.raises(InputError, match="Permission denied"):
-        open_recording(path)
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Containers run tests as root, for whom permissions do not bind."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="chmod does not take reading away on Windows")
+@pytest.mark.parametrize("locked", ["file", "folder", "dataset"])
+def test_what_may_not_be_read_is_an_error(tmp_path: Path, locked: str) -> None:
+    path = {
+        "file": lambda: write_tiff(tmp_path / "a.tif", frames(2)),
+        "folder": lambda: write_tiff(tmp_path / "plate" / "a.tif", frames(2)).parent,
+        "dataset": lambda: write_z_dataset(tmp_path / "run", frames(2)),
+    }
+    (tmp_path / "plate").mkdir()
+    place = path[locked]()
+    open_recording(place).close()
+    place.chmod(0)
+    try:
+        with without_privileges(), pytest.raises(InputError, match="Permission denied"):
+            open_recording(place)
+    finally:
+        place.chmod(0o700)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +145,21 @@ def test_a_frame_above_the_limit_is_an_error_before_memory_is_taken(tmp_path: Pa
     with pytest.raises(InputError, match="above the limit of 1000000"):
         open_recording(path, max_frame_bytes=1_000_000)
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd"])
+def test_a_small_file_that_claims_a_huge_frame_takes_no_memory(
+    tmp_path: Path, compression: str
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", frames(1)[0], metadata=None, compression=compression)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            file.pages.first.tags[tag].overwrite(20_000)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="cannot hold the 800000000"):
+        open_recording(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
 

@@ -205,13 +205,33 @@ def test_without_raw_on_disk_the_named_output_is_written(
     assert len(keys(tmp_path / "live")) == 3
 
 
-def test_without_raw_and_output_you_are_warned_at_the_start(
-    daemon: Daemon, caplog: Any
-) -> None:
+def test_without_raw_and_output_you_are_warned_at_the_start(daemon: Daemon, caplog: Any) -> None:
     source = refocusd.Source(daemon.endpoint)
     source.hooks(None, "nowhere", java=False)
     assert "keeps no raw data" in caplog.text
     assert source.wait(1.0) is None
+
+
+def test_the_first_frame_may_come_long_after_the_hooks(
+    demo_microscope: DemoMicroscope, tmp_path: Path
+) -> None:
+    with Daemon(quick_settings(tmp_path, source_timeout_s=2)) as daemon:
+        daemon.wait_ready()
+        source = refocusd.Source(daemon.endpoint)
+        arguments = source.hooks(str(tmp_path), "late")
+        time.sleep(4)  # longer than the daemon remembers a source that says nothing
+        acquire(demo_microscope.events_snapped(2, [0.0]), arguments)
+        assert source.wait(30.0) == wire.Counts(acquired=2, passed_through=2)
+
+
+def test_an_acquisition_of_one_frame_is_not_missed(
+    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
+) -> None:
+    for number in range(5):
+        source = refocusd.Source(daemon.endpoint)
+        arguments = source.hooks(str(tmp_path), f"single{number}")
+        acquire(demo_microscope.events_snapped(1, [0.0]), arguments)
+        assert source.wait(30.0) == wire.Counts(acquired=1, passed_through=1)
 
 
 def test_a_source_serves_one_acquisition(daemon: Daemon) -> None:
@@ -289,10 +309,14 @@ with DemoMicroscope() as microscope:
 """
 
 
-def test_a_killed_script_leaves_raw_readable_and_its_frames_refocused(
-    daemon: Daemon, tmp_path: Path
-) -> None:
-    """pycromanager's own writer would leave no readable frame: the hook flushes its index."""
+def test_a_killed_script_leaves_raw_readable_and_its_frames_refocused(tmp_path: Path) -> None:
+    """Pycromanager's own writer would leave no readable frame: the hook flushes its index."""
+    with Daemon(quick_settings(tmp_path, source_timeout_s=3)) as daemon:
+        daemon.wait_ready()
+        kill_a_script(daemon, tmp_path)
+
+
+def kill_a_script(daemon: Daemon, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, daemon.endpoint, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

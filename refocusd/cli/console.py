@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def write_json(path: str | None, figures: dict[str, Any]) -> None:
         return
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(_finite(figures), indent=1, allow_nan=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the figures cannot be written to {path}: {error.strerror}") from error
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity (equal frames) nor NaN (nothing measured): null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -65,8 +65,10 @@ class _Scan:
 def _demo(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
     output: Path = arguments.output
-    if output.exists() and any(output.iterdir()):
-        raise OutputError(f"{output} is not empty; choose another --output: nothing is overwritten")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(
+            f"{output} is not an empty folder; choose another --output: nothing is overwritten"
+        )
     specimen = Specimen()
     focal_um = specimen.focus.at()
     stage_um = [focal_um + defocus for defocus in DEFOCUS_UM]
@@ -109,7 +111,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         },
     )
     total = figures.counts
-    return 0 if total.failed == 0 and total.pending == 0 else 1
+    return 0 if total.failed == 0 and total.final == planned else 1
 
 
 def _acquire(scan: _Scan, output: Path, endpoint: str) -> tuple[Path, Counts]:

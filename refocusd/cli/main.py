@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RefocusdError as error:
         sys.stderr.write(f"refocusd: error: {error}\n")
         return error.exit_status
+    except OSError as error:
+        sys.stderr.write(f"refocusd: error: {error}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("refocusd: interrupted\n")
         return 130

@@ -102,7 +102,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             "levels": [level.as_json() for level in levels],
         },
     )
-    return 0 if counts.failed == 0 and counts.pending == 0 else 1
+    return 0 if counts.failed == 0 and counts.final == len(plan) else 1
 
 
 class _daemon:  # noqa: N801 (reads as the function it is)

@@ -64,9 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.with_parent:
         watch_stdin(asked.set)
     with Daemon(settings) as daemon:
-        daemon.wait_ready()
-        log.info("ready")
-        if arguments.announce:
+        daemon.wait_ready(asked)
+        if arguments.announce and not asked.is_set():
             line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.buffer.flush()
@@ -74,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
         while not asked.is_set() and not daemon.wait(0.2):
             pass
         log.info("stopping")
+    daemon.check()
     counts = daemon.counts()
     write_json(arguments.json, {key: msgspec.to_builtins(value) for key, value in counts.items()})
     return 1 if daemon.unfinished else 0

@@ -38,12 +38,15 @@ class Acquisition:
     queue: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
     closing: bool = False
+    #: Whether what it had has been compared with the raw dataset.
     caught_up: bool = False
     finishing: bool = False
+    #: Why it is not known to be complete; empty if it is.
+    incomplete: str = ""
     submitted: int = 0
     missed: int = 0
-    #: Frames that went by, once the source has said so.
-    acquired: int | None = None
+    #: Frames that went by at least, once the source or the raw dataset has said so.
+    acquired: int = 0
     states: dict[FinalState, int] = field(default_factory=dict)
 
     @property
@@ -64,7 +67,7 @@ class Acquisition:
     def counts(self) -> Counts:
         """Frames by final state."""
         final = sum(self.states.values())
-        acquired = max(self.acquired or 0, self.submitted + self.missed, final)
+        acquired = max(self.acquired, self.submitted + self.missed, final)
         return Counts(
             acquired=acquired,
             refocused=self.states.get("refocused", 0),
@@ -73,6 +76,17 @@ class Acquisition:
             failed=self.states.get("failed", 0),
             pending=acquired - final,
         )
+
+    @property
+    def unfinished(self) -> int:
+        """Frames that failed or have no final state; at least one if it is not complete."""
+        counts = self.counts()
+        return max(counts.failed + counts.pending, 1 if self.incomplete else 0)
+
+    @property
+    def slots(self) -> int:
+        """Slots of the ring that it holds, wherever they are."""
+        return len(self.granted) + len(self.queue) + self.in_flight
 
     def note(self, state: FinalState, frames: int = 1) -> None:
         """Count frames that reached a final state."""

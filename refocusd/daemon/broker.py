@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import zmq
 
@@ -37,6 +38,19 @@ TICK_S = 0.25
 MAX_PEERS = 256
 
 
+class WorkerControl(Protocol):
+    """What the broker asks of the supervisor."""
+
+    def kill(self, identity: str) -> None:
+        """End a worker that does not answer; it is replaced."""
+
+    def was_ready(self, identity: str) -> None:
+        """Note that a worker could start."""
+
+    def no_more(self) -> None:
+        """Start no worker again."""
+
+
 class Broker:
     """Routes frames between sources, workers and the writer.
 
@@ -49,8 +63,10 @@ class Broker:
         See their classes.
     token : str
         What the daemon's own workers and catch-ups prove themselves with.
-    catch_up, kill_worker : callable
-        Start a catch-up; kill the worker process of that identity.
+    catch_up : callable
+        Starts a catch-up of an acquisition, in a run.
+    workers : WorkerControl
+        The supervisor of the worker processes.
     """
 
     def __init__(
@@ -62,14 +78,14 @@ class Broker:
         mailbox: Mailbox,
         token: str,
         catch_up: Callable[[wire.Open, str], None],
-        kill_worker: Callable[[str], None],
+        workers: WorkerControl,
     ) -> None:
         self._settings = settings
         self._socket = socket
         self._ring = ring
         self._mailbox = mailbox
         self._token = token
-        self._kill_worker = kill_worker
+        self._workers = workers
         self._crew = Crew(self._send, ring)
         self._desk = Desk(settings, ring, writer, self._send, catch_up)
         self._roles: dict[bytes, tuple[wire.Role, bool]] = {}
@@ -96,7 +112,7 @@ class Broker:
 
     @property
     def unfinished(self) -> int:
-        """Frames of all ended acquisitions that failed or stayed pending."""
+        """Frames of all acquisitions that failed or have no final state."""
         return self._desk.unfinished
 
     # -- the loop -----------------------------------------------------------------------
@@ -122,6 +138,7 @@ class Broker:
             log.exception("the broker failed; the daemon ends, what was written stays")
             self.failure = self.failure or "internal error, see the log"
         finally:
+            self._workers.no_more()
             self._crew.dismiss()
             self.ready.set()
 
@@ -138,6 +155,7 @@ class Broker:
             except zmq.Again:
                 return
             identity = bytes(parts[0].buffer)
+            message: wire.Message | None = None
             try:
                 if len(parts) not in (2, 3):
                     raise TransportError("a message has one header, and pixels at most")
@@ -145,7 +163,8 @@ class Broker:
                 self._on_message(identity, message, parts[2].buffer if len(parts) == 3 else None)
             except TransportError as error:
                 log.warning("refused from a peer: %s", error)
-                self._send(identity, wire.Refused(str(error)), None)
+                about = getattr(message, "acquisition", "")
+                self._send(identity, wire.Refused(str(error), about), None)
 
     def _send(self, identity: bytes, message: wire.Message, pixels: Pixels | None) -> None:
         parts: list[bytes | memoryview] = [identity, wire.encode(message)]
@@ -167,10 +186,11 @@ class Broker:
         if identity not in self._roles:
             raise TransportError("say Hello first (the daemon may have been restarted)")
         role, trusted = self._roles[identity]
+        if role == "worker":
+            self._crew.heard(identity)
         if isinstance(message, wire.Ping):
             self._send(identity, wire.Ping(), None)
         elif role == "worker":
-            self._crew.heard(identity)
             self._on_worker(identity, message, part)
         elif role == "source":
             self._on_source(identity, message, part, trusted=trusted)
@@ -213,6 +233,7 @@ class Broker:
     def _on_worker(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
         if isinstance(message, wire.Ready):
             self._crew.set_ready(identity, message)
+            self._workers.was_ready(identity.decode())
             self._desk.engine_ready(message.engine)
             log.info(
                 "%s: %s, ready in %.1f s",
@@ -264,8 +285,8 @@ class Broker:
             self._desk.sink_opened(event)
         elif isinstance(event, events.Finished):
             self._desk.finished(event.acquisition)
-        elif isinstance(event, events.CaughtUp):
-            self._desk.caught_up(event.acquisition, event.error)
+        elif isinstance(event, events.CatchUpFailed):
+            self._desk.catch_up_failed(event.acquisition, event.error)
         elif isinstance(event, events.WorkerGone):
             identity = event.identity.encode()
             self._roles.pop(identity, None)
@@ -291,12 +312,12 @@ class Broker:
         now = time.monotonic()
         for identity in self._crew.hung(self._settings.task_timeout_s):
             log.warning("%s holds one frame too long: replaced", identity.decode())
-            self._kill_worker(identity.decode())
+            self._workers.kill(identity.decode())
         for identity in self._crew.silent(SILENCE_S):
             log.warning("%s is silent: replaced", identity.decode())
-            self._kill_worker(identity.decode())
+            self._workers.kill(identity.decode())
         for identity, heard in list(self._heard.items()):
-            if now - heard <= SILENCE_S or self._crew.knows(identity):
+            if now - heard <= self._settings.source_timeout_s or self._crew.knows(identity):
                 continue
             del self._heard[identity]
             self._roles.pop(identity, None)

@@ -6,12 +6,13 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from refocusd.config import Settings
-from refocusd.daemon.mailbox import CaughtUp, Mailbox
-from refocusd.errors import RefocusdError, TransportError
+from refocusd.daemon.mailbox import CatchUpFailed, Mailbox
+from refocusd.errors import InputError, RefocusdError, TransportError, WorkerError
 from refocusd.ledger import Ledger
 from refocusd.sources.recording.ndtiff import NDTiffReader
 from refocusd.transport.client import SILENCE_S, Connection, Upload
@@ -31,7 +32,7 @@ class CatchUps:
     token : str
         Lets a catch-up take over an acquisition that its source has closed.
     mailbox : Mailbox
-        Told when one has ended.
+        Told when one could not be done.
     """
 
     def __init__(self, settings: Settings, token: str, mailbox: Mailbox) -> None:
@@ -47,7 +48,7 @@ class CatchUps:
         self._endpoint = endpoint
 
     def start(self, open_: Open, run: str) -> None:
-        """Catch up one acquisition; ends with `CaughtUp`."""
+        """Catch up one acquisition; ends with its `Close`, or with `CatchUpFailed`."""
         thread = threading.Thread(target=self._run, args=(open_, run), name="catch-up")
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
@@ -59,38 +60,47 @@ class CatchUps:
             thread.join()
 
     def _run(self, open_: Open, run: str) -> None:
-        error = ""
         try:
             self._catch_up(open_, run)
-        except (RefocusdError, OSError) as problem:
-            error = str(problem)
-        finally:
-            self._mailbox.put(CaughtUp(open_.acquisition, error))
+        except Exception as error:  # noqa: BLE001 (told to the broker: the acquisition is not complete)
+            known = isinstance(error, RefocusdError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self._mailbox.put(CatchUpFailed(open_.acquisition, reason))
 
     def _catch_up(self, open_: Open, run: str) -> None:
         ledger_path = Path(self._settings.ledgers) / f"{open_.acquisition}.sqlite"
         with Ledger(ledger_path, read_only=True) as ledger:
             done = ledger.final_states(run, open_.acquisition)
-        with (
-            closing(NDTiffReader(open_.raw)) as raw,
-            Connection(self._endpoint, "source", token=self._token) as connection,
-        ):
-            keys = raw.axes_keys()
-            pending = [key for key in keys if key not in done]
-            log.info("catching up %d of %d frames of %s", len(pending), len(keys), open_.name)
+        connection = Connection(self._endpoint, "source", token=self._token)
+        try:
             connection.welcome(timeout_s=10.0)
-            upload = Upload(connection, open_)
-            for key in pending:
-                frame = raw.read(key)
-                metadata = json.dumps(dict(frame.metadata))
-                taken_ns = time.perf_counter_ns()
-                while not upload.submit(frame.pixels, key, metadata, taken_ns, live=False):
-                    if self._stopping.is_set() or upload.refused:
-                        return
-                    if connection.silent_s > SILENCE_S:
-                        raise TransportError("the broker does not answer")
-                    upload.pump(0.1)
-                    taken_ns = time.perf_counter_ns()
-            upload.close(len(keys))
-            # The message has left once the broker is heard again, or nobody is there to hear it.
-            upload.pump(1.0)
+            with closing(NDTiffReader(open_.raw)) as raw:
+                keys = raw.axes_keys()
+                pending = [key for key in keys if key not in done]
+                log.info("catching up %d of %d frames of %s", len(pending), len(keys), open_.name)
+                upload = Upload(connection, open_)
+                self._until(connection, upload, lambda: upload.opened is not None)
+                for key in pending:
+                    self._submit(connection, upload, raw, key)
+                upload.close(len(keys))
+        finally:
+            connection.close(linger_s=2.0)
+
+    def _submit(self, connection: Connection, upload: Upload, raw: NDTiffReader, key: str) -> None:
+        try:
+            frame = raw.read(key)
+            metadata = json.dumps(dict(frame.metadata))
+            self._until(connection, upload, lambda: upload.credit > 0)
+            upload.submit(frame.pixels, key, metadata, time.perf_counter_ns(), live=False)
+        except (InputError, OSError, ValueError) as error:
+            upload.miss([key], "failed", f"raw cannot be used: {error}")
+
+    def _until(self, connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
+        while not done():
+            if self._stopping.is_set():
+                raise WorkerError("the daemon was stopped before it was done")
+            if upload.refused:
+                raise WorkerError(upload.refused)
+            if connection.silent_s > SILENCE_S:
+                raise TransportError("the broker does not answer")
+            upload.pump(0.1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import secrets
+import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -76,7 +77,7 @@ class Daemon:
             self._mailbox,
             token,
             self._catch_ups.start,
-            self.supervisor.kill,
+            self.supervisor,
         )
         self._writer.start()
         self._broker.start()
@@ -84,19 +85,36 @@ class Daemon:
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
         return self
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:
         """Wait until a worker has its engine built and warmed up.
+
+        Parameters
+        ----------
+        asked_to_stop : threading.Event, optional
+            Ends the waiting as well.
 
         Raises
         ------
         WorkerError
             If none can be had.
         """
-        ready = self._broker.ready.wait(START_S)
+        deadline = time.monotonic() + START_S
+        while not self._broker.ready.wait(0.1):
+            if asked_to_stop is not None and asked_to_stop.is_set():
+                return
+            if time.monotonic() > deadline:
+                raise WorkerError(f"no worker was ready within {START_S:.0f} s; see the log")
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ended the daemon, if it was not asked to end.
+
+        Raises
+        ------
+        WorkerError
+        """
         if self._broker.failure:
             raise WorkerError(self._broker.failure)
-        if not ready:
-            raise WorkerError(f"no worker was ready within {START_S:.0f} s; see the log")
 
     def request_stop(self) -> None:
         """Ask for a clean stop; may be called from any thread and from signal handlers."""
@@ -112,8 +130,7 @@ class Daemon:
         """
         if not self._broker.join(timeout_s):
             return False
-        if self._broker.failure:
-            raise WorkerError(self._broker.failure)
+        self.check()
         return True
 
     def counts(self) -> dict[str, Counts]:
@@ -122,7 +139,7 @@ class Daemon:
 
     @property
     def unfinished(self) -> int:
-        """Frames of all ended acquisitions that failed or stayed pending."""
+        """Frames of all acquisitions that failed or have no final state; once it has stopped."""
         return self._broker.unfinished
 
     def __exit__(
@@ -157,7 +174,7 @@ class Daemon:
 
 
 def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
-    if error.errno != errno.EADDRINUSE:
+    if error.errno != zmq.EADDRINUSE:
         return f"{endpoint} cannot be listened at: {error}"
     try:
         status = daemon_status(endpoint)

@@ -81,13 +81,17 @@ class Desk:
         self._turn: deque[str] = deque()
         self._engine: wire.EngineInfo | None = None
         self.stopping = False
-        #: Frames of ended acquisitions that failed or stayed pending.
-        self.unfinished = 0
+        self._unfinished = 0
 
     @property
     def empty(self) -> bool:
         """Whether no acquisition is open."""
         return not self._open
+
+    @property
+    def unfinished(self) -> int:
+        """Frames of all acquisitions so far that failed or have no final state."""
+        return self._unfinished + sum(a.unfinished for a in self._open.values())
 
     def counts(self) -> dict[str, wire.Counts]:
         """Counts of the open and the last ended acquisitions."""
@@ -108,12 +112,10 @@ class Desk:
                 raise InputError(f"acquisition {message.acquisition} is open already")
             _check_open(message)
             acquisition = Acquisition(message, identity, identity)
-            slot = Slot(0, acquisition.frame_nbytes)
-            if slot.span > self._slots.free:
+            if Slot(0, acquisition.frame_nbytes).span > self._settings.ring_mib << 20:
                 raise InputError(
-                    f"no room in the ring for frames of {acquisition.frame_nbytes / 2**20:.1f} MiB "
-                    f"({self._slots.free / 2**20:.0f} MiB of {self._settings.ring_mib} MiB are free); "
-                    "set a larger ring_mib, or wait for another acquisition to end"
+                    f"a frame of {acquisition.frame_nbytes / 2**20:.1f} MiB, before and after, does "
+                    f"not fit into the ring of {self._settings.ring_mib} MiB; set a larger ring_mib"
                 )
         except InputError as error:
             self._send(identity, wire.Refused(str(error), message.acquisition), None)
@@ -154,32 +156,31 @@ class Desk:
         acquisition.submitted += message.live
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
-        """Frames went by.  Without raw data they are lost to us, and the ledger says so."""
+        """Frames will not come: the ledger says why."""
         acquisition = self._of(identity, message.acquisition)
-        acquisition.missed += len(message.axes)
-        if acquisition.open.raw or not acquisition.opened:
-            return  # caught up from raw later
-        for axes in message.axes:
-            acquisition.in_flight += 1
-            self._writer.record(0, acquisition.id, axes, "skipped", "no raw", live=True)
+        if not acquisition.opened:
+            raise TransportError("an acquisition must be open before frames of it are missed")
+        axes = tuple(message.axes)
+        acquisition.missed += len(axes)
+        acquisition.in_flight += 1
+        live = identity == acquisition.source
+        self._writer.record(acquisition.id, axes, message.state, message.reason, live=live)
 
     def close(self, identity: bytes, message: wire.Close) -> None:
         """No more frames come from this peer."""
         acquisition = self._of(identity, message.acquisition)
-        acquisition.acquired = message.acquired if message.acquired >= 0 else None
-        if identity != acquisition.source:
-            acquisition.caught_up = True
+        acquisition.acquired = max(acquisition.acquired, message.acquired)
         self._begin_closing(acquisition)
 
     def lost(self, identity: bytes) -> None:
         """A source is gone without a word: its acquisitions are closed for it."""
         for acquisition in list(self._open.values()):
-            if acquisition.peer == identity and not acquisition.closing:
-                log.warning(
-                    "the source of %s is gone; what it acquired is caught up from raw",
-                    acquisition.open.name,
-                )
-                self._begin_closing(acquisition)
+            if acquisition.peer != identity or acquisition.closing:
+                continue
+            log.warning("the source of %s is gone", acquisition.open.name)
+            if not acquisition.open.raw:
+                acquisition.incomplete = "its source is gone, and there is no raw data"
+            self._begin_closing(acquisition)
 
     # -- what the writer and the catch-up say -------------------------------------------
 
@@ -207,32 +208,37 @@ class Desk:
         acquisition = self._open.get(event.acquisition)
         if acquisition is None:
             return
+        task = self._tasks.pop(event.task, None)
         acquisition.in_flight -= 1
+        if event.state is None or event.replaces is not None:
+            # A second attempt at a frame is no second frame.
+            acquisition.submitted -= bool(task and task.submit.live)
+        if event.replaces is not None:
+            acquisition.note(event.replaces, -len(event.axes))
         if event.state is not None:
-            acquisition.note(event.state)
+            acquisition.note(event.state, len(event.axes))
             if acquisition.open.report:
-                outcome = wire.Outcome(acquisition.id, event.axes, event.state, event.reason)
-                self._send(acquisition.source, outcome, None)
-        if task := self._tasks.pop(event.task, None):
+                for axes in event.axes:
+                    outcome = wire.Outcome(acquisition.id, axes, event.state, event.reason)
+                    self._send(acquisition.source, outcome, None)
+        if task is not None:
             self._recycle(acquisition, task.submit.slot)
         self.settle(acquisition)
 
-    def caught_up(self, key: str, error: str) -> None:
-        """A catch-up ended; what it could not do stays pending."""
+    def catch_up_failed(self, key: str, error: str) -> None:
+        """A catch-up ended early: what it could not do stays pending."""
         if acquisition := self._open.get(key):
-            if error:
-                log.error("catching up %s: %s", acquisition.open.name, error)
-            acquisition.caught_up = True
-            acquisition.closing = True
-            self.settle(acquisition)
+            log.error("catching up %s: %s", acquisition.open.name, error)
+            acquisition.incomplete = error
+            self._begin_closing(acquisition)
 
     def finished(self, key: str) -> None:
         """The sink is closed: the acquisition is over."""
         acquisition = self._open[key]
         counts = acquisition.counts()
+        self._unfinished += acquisition.unfinished
         self._drop(acquisition)
         self._ended.append((key, counts))
-        self.unfinished += counts.failed + counts.pending
         self._send(acquisition.source, wire.Closed(key, counts), None)
         log.info(
             "%s: %d acquired, %d refocused, %d passed through, %d skipped, %d failed, %d pending",
@@ -273,7 +279,12 @@ class Desk:
         log.error("frame %s: %s", task.submit.axes, reason)
         submit = task.submit
         self._writer.record(
-            task.number, task.acquisition, submit.axes, "failed", reason, live=submit.live
+            task.acquisition,
+            (submit.axes,),
+            "failed",
+            reason,
+            task=task.number,
+            live=submit.live,
         )
 
     def settle(self, acquisition: Acquisition) -> None:
@@ -282,20 +293,19 @@ class Desk:
             return
         if not acquisition.opened:
             return  # the writer has not answered yet
-        counts = acquisition.counts()
-        unknown = acquisition.acquired is None
-        if (
-            acquisition.open.raw
-            and (counts.pending or unknown)
-            and not (acquisition.caught_up or self.stopping)
-        ):
-            acquisition.closing = False
+        if acquisition.open.raw and not acquisition.caught_up:
             acquisition.caught_up = True
-            assert self._engine is not None
-            self._catch_up(acquisition.open, run_id(self._engine, self._settings))
-            return
+            if not self.stopping and not acquisition.incomplete:
+                # What is pending is what raw holds and the ledger does not.
+                acquisition.closing = False
+                acquisition.peer = b""
+                assert self._engine is not None
+                self._catch_up(acquisition.open, run_id(self._engine, self._settings))
+                return
         acquisition.finishing = True
-        self._writer.finish(acquisition.id, counts.acquired)
+        counts = acquisition.counts()
+        complete = not (acquisition.incomplete or counts.pending)
+        self._writer.finish(acquisition.id, counts.acquired if complete else None)
 
     def stop(self) -> None:
         """Close every acquisition: what is queued is done, the rest stays pending."""
@@ -305,15 +315,18 @@ class Desk:
                 self._drop(acquisition)
                 refused = wire.Refused("the daemon is stopping", acquisition.id)
                 self._send(acquisition.source, refused, None)
-            else:
-                self._begin_closing(acquisition)
+                self._unfinished += 1
+                continue
+            if not acquisition.closing:
+                acquisition.incomplete = "the daemon was stopped"
+            self._begin_closing(acquisition)
 
     # -- helpers ------------------------------------------------------------------------
 
     def _of(self, identity: bytes, key: str) -> Acquisition:
         acquisition = self._open.get(key)
         if acquisition is None or acquisition.peer != identity or acquisition.closing:
-            raise TransportError(f"acquisition {key} is not open for this peer")
+            raise TransportError(f"acquisition {key} is not open for this peer (any more)")
         return acquisition
 
     def _begin_closing(self, acquisition: Acquisition) -> None:
@@ -322,14 +335,24 @@ class Desk:
             self._slots.give(slot)
         acquisition.granted.clear()
         self.settle(acquisition)
+        self._top_up()
 
     def _grant(self, acquisition: Acquisition) -> None:
-        """As many slots as a fair share of the free ring holds, at least one."""
+        """As many slots as a fair share of the free ring holds; at least one, if it has none."""
         span = Slot(0, acquisition.frame_nbytes).span
-        wanted = max(1, min(MAX_SLOTS, self._slots.free // 2 // span))
+        wanted = min(MAX_SLOTS - acquisition.slots, self._slots.free // 2 // span)
+        if acquisition.slots == 0:
+            wanted = max(1, wanted)
         slots = list(self._take(acquisition.frame_nbytes, wanted))
-        acquisition.granted.update(slots)
-        self._send(acquisition.peer, wire.Credit(acquisition.id, slots), None)
+        if slots:
+            acquisition.granted.update(slots)
+            self._send(acquisition.peer, wire.Credit(acquisition.id, slots), None)
+
+    def _top_up(self) -> None:
+        """Memory came free: acquisitions that had to do with less get more."""
+        for acquisition in self._open.values():
+            if acquisition.opened and not acquisition.closing and acquisition.peer:
+                self._grant(acquisition)
 
     def _take(self, frame_nbytes: int, wanted: int) -> Iterator[Slot]:
         for _ in range(wanted):
@@ -338,11 +361,20 @@ class Desk:
             yield slot
 
     def _recycle(self, acquisition: Acquisition, slot: Slot) -> None:
-        if acquisition.closing:
+        """Give a slot back to its source, unless that closes or another has none."""
+        starving = any(
+            a.opened and a.peer and not a.closing and a.slots == 0
+            for a in self._others(acquisition)
+        )
+        if acquisition.closing or starving:
             self._slots.give(slot)
+            self._top_up()
         else:
             acquisition.granted.add(slot)
             self._send(acquisition.peer, wire.Credit(acquisition.id, [slot]), None)
+
+    def _others(self, acquisition: Acquisition) -> Iterator[Acquisition]:
+        return (a for a in self._open.values() if a is not acquisition)
 
     def _drop(self, acquisition: Acquisition) -> None:
         for slot in acquisition.granted:
@@ -354,6 +386,7 @@ class Desk:
             self._waiting.remove(acquisition)
         self._turn.remove(acquisition.id)
         del self._open[acquisition.id]
+        self._top_up()
 
 
 def _check_open(message: wire.Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import zmq
 from refocusd.transport.messages import EngineInfo, FinalState
 
 __all__ = [
-    "CaughtUp",
+    "CatchUpFailed",
     "Event",
     "Finished",
     "Mailbox",
@@ -34,13 +35,19 @@ class SinkOpened:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A task's frame has its final state on disk; None if it had one before."""
+    """Frames of an acquisition have a final state on disk.
+
+    `task` is 0 for frames that were never submitted; `state` is None for one
+    that had its final state before; `replaces` is the state of an earlier
+    attempt that this one ends.
+    """
 
     task: int
     acquisition: str
-    axes: str
+    axes: tuple[str, ...]
     state: FinalState | None
     reason: str = ""
+    replaces: FinalState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +58,11 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """A catch-up has ended; `error` says why if it could not be done."""
+class CatchUpFailed:
+    """A catch-up ended before it was done, and why."""
 
     acquisition: str
-    error: str = ""
+    error: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,7 @@ class StopRequested:
     """The daemon shall end."""
 
 
-Event = SinkOpened | Written | Finished | CaughtUp | WorkerGone | WorkersGaveUp | StopRequested
+Event = SinkOpened | Written | Finished | CatchUpFailed | WorkerGone | WorkersGaveUp | StopRequested
 
 
 class Mailbox:
@@ -102,7 +109,9 @@ class Mailbox:
             if self._closed:
                 return
             self._events.append(event)
-            self._waker.send(b"")
+            # Where its queue is full, many wake-ups are on their way already.
+            with contextlib.suppress(zmq.Again):
+                self._waker.send(b"", zmq.NOBLOCK)
 
     def take(self) -> list[Event]:
         """All events so far."""

@@ -11,12 +11,12 @@ from typing import IO, Self
 
 import msgspec
 
-from refocusd.errors import WorkerError
+from refocusd.errors import OutputError, WorkerError
 
 __all__ = ["Announcement", "DaemonProcess"]
 
 #: A daemon stops within its own time limit; this is for one that does not.
-STOP_S = 60.0
+STOP_S = 120.0
 
 
 class Announcement(msgspec.Struct, frozen=True):
@@ -48,11 +48,17 @@ class DaemonProcess:
         self.endpoint = ""
 
     def __enter__(self) -> Self:
-        self._log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            log = self._log.open("ab")
+        except OSError as error:
+            raise OutputError(
+                f"{self._log.parent} cannot be written to ({error.strerror}); choose another --output"
+            ) from error
         command = [sys.executable, "-m", "refocusd", "run", "--announce", "--with-parent"]
         # A free port unless the caller names one.
         command += ["--endpoint", "tcp://127.0.0.1:0", *self._flags]
-        with self._log.open("ab") as log:
+        with log:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
             )

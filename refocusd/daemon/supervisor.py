@@ -49,6 +49,7 @@ class Supervisor:
         self._stopping = threading.Event()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._killed: set[str] = set()
+        self._ready: set[str] = set()
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._keep, args=(number,), name=f"supervisor-{number}")
@@ -66,6 +67,15 @@ class Supervisor:
             if process := self._running.get(identity):
                 self._killed.add(identity)
                 process.kill()
+
+    def was_ready(self, identity: str) -> None:
+        """Note that a worker could start: its end is then no failed start."""
+        with self._lock:
+            self._ready.add(identity)
+
+    def no_more(self) -> None:
+        """Start no worker again."""
+        self._stopping.set()
 
     def pids(self) -> dict[str, int]:
         """Process ids of the running workers, by identity."""
@@ -101,10 +111,13 @@ class Supervisor:
                 return
             lived = time.monotonic() - begun
             self._mailbox.put(WorkerGone(identity))
-            # It said why in the log; a signal (negative) says nothing, and a kill of ours less.
-            if status > 0 and identity not in self._killed:
-                failed_starts += 1
-            self._killed.discard(identity)
+            with self._lock:
+                if identity in self._ready:
+                    failed_starts = 0
+                elif identity not in self._killed:
+                    failed_starts += 1
+                self._killed.discard(identity)
+                self._ready.discard(identity)
             if failed_starts >= MAX_FAILED_STARTS:
                 self._mailbox.put(
                     WorkersGaveUp(
@@ -114,7 +127,7 @@ class Supervisor:
                 )
                 return
             if lived > HEALTHY_S:
-                back_off, failed_starts = FIRST_BACK_OFF_S, 0
+                back_off = FIRST_BACK_OFF_S
             log.warning("%s ended (status %d); next in %.1f s", identity, status, back_off)
             self._stopping.wait(back_off)
             back_off = min(back_off * 2, MAX_BACK_OFF_S)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import shutil
 import threading
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import msgspec
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon.mailbox import Finished, Mailbox, SinkOpened, Written
-from refocusd.errors import OutputError, RefocusdError, TransportError
+from refocusd.errors import InputError, OutputError, RefocusdError, TransportError
 from refocusd.ledger import Attempt, Ledger
 from refocusd.sinks.ndtiff import NDTiffSink
 from refocusd.sinks.sink import Sink
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 #: Beside the refocused frames: the ledger's copy, and what made them.
 LEDGER_COPY = "refocusd-ledger.sqlite"
 RUN_FILE = "refocusd.json"
+#: How often the free disk space is looked at, and the ledger copied beside the output.
+LOOK_AT_DISK_S = 1.0
+COPY_LEDGER_S = 60.0
 
 
 def output_of(open_: Open) -> Path:
@@ -60,7 +65,7 @@ class _WriteFrame:
 class _RecordOnly:
     task: int
     acquisition: str
-    axes: str
+    axes: tuple[str, ...]
     state: FinalState
     reason: str
     live: bool
@@ -69,7 +74,7 @@ class _RecordOnly:
 @dataclass(frozen=True, slots=True)
 class _CloseSink:
     acquisition: str
-    acquired: int
+    acquired: int | None
 
 
 @dataclass(slots=True)
@@ -81,6 +86,11 @@ class _Place:
     engine: EngineInfo
     sink: Sink
     ledger: Ledger
+    #: Frames whose latest attempt failed: a later one replaces it in the counts.
+    failed: set[str] = field(default_factory=set)
+    looked_at: float = 0.0
+    copied_at: float = field(default_factory=time.monotonic)
+    full: bool = False
 
 
 class Writer:
@@ -119,13 +129,23 @@ class Writer:
         self._orders.put(_WriteFrame(task, submit, checksum_, facts))
 
     def record(
-        self, task: int, acquisition: str, axes: str, state: FinalState, reason: str, *, live: bool
+        self,
+        acquisition: str,
+        axes: tuple[str, ...],
+        state: FinalState,
+        reason: str,
+        *,
+        task: int = 0,
+        live: bool = True,
     ) -> None:
-        """Record a frame that has no pixels to write; answered by `Written`."""
+        """Record frames that have no pixels to write; answered by one `Written`."""
         self._orders.put(_RecordOnly(task, acquisition, axes, state, reason, live))
 
-    def finish(self, acquisition: str, acquired: int) -> None:
-        """Close an acquisition's sink and ledger; answered by `Finished`."""
+    def finish(self, acquisition: str, acquired: int | None) -> None:
+        """Close an acquisition's sink and ledger; answered by `Finished`.
+
+        `acquired` is None for an acquisition that is not complete.
+        """
         self._orders.put(_CloseSink(acquisition, acquired))
 
     def stop(self, timeout_s: float) -> None:
@@ -136,6 +156,7 @@ class Writer:
 
     def _run(self) -> None:
         while (order := self._orders.get()) is not None:
+            # Whatever is wrong with one order, the others are done: each answers by itself.
             if isinstance(order, _OpenSink):
                 self._open(order)
             elif isinstance(order, _WriteFrame):
@@ -150,67 +171,77 @@ class Writer:
 
     def _open(self, order: _OpenSink) -> None:
         open_ = order.open
-        output = output_of(open_)
-        ledger: Ledger | None = None
         try:
-            frame_nbytes = open_.height * open_.width * (2 if open_.dtype == "uint16" else 1)
-            check_free_space(
-                output,
-                free_space_needed(frame_nbytes, open_.expected),
-                self._settings.reserve_mib << 20,
-            )
-            ledger = Ledger(Path(self._settings.ledgers) / f"{open_.acquisition}.sqlite")
-            summary: dict[str, Any] = json.loads(open_.summary or "{}")
-            summary["refocusd"] = {
-                "version": __version__,
-                "run": order.run,
-                "acquisition": open_.acquisition,
-                "raw": open_.raw,
-                "engine": msgspec.to_builtins(order.engine),
-            }
-            sink = NDTiffSink.create(output, summary)
-            ledger.begin_run(
-                order.run,
-                version=__version__,
-                engine=msgspec.json.encode(order.engine).decode(),
-                settings=msgspec.json.encode(self._settings).decode(),
-            )
-            ledger.open_acquisition(
-                open_.acquisition,
-                name=open_.name,
-                raw=open_.raw,
-                output=str(output),
-                shape=(open_.height, open_.width),
-                dtype=open_.dtype,
-            )
-            (output / RUN_FILE).write_text(
-                json.dumps(summary["refocusd"], indent=1), encoding="utf-8"
-            )
-        except (RefocusdError, OSError, ValueError) as error:
-            if ledger is not None:
-                ledger.close()
-            self._mailbox.put(SinkOpened(open_.acquisition, str(output), error=str(error)))
+            output = output_of(open_)
+            with ExitStack() as undo:
+                self._places[open_.acquisition] = self._place(order, output, undo)
+                undo.pop_all()
+        except Exception as error:  # noqa: BLE001 (told to the source; the others go on)
+            known = isinstance(error, RefocusdError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self._mailbox.put(SinkOpened(open_.acquisition, "", error=reason))
             return
-        self._places[open_.acquisition] = _Place(open_, order.run, order.engine, sink, ledger)
         self._mailbox.put(SinkOpened(open_.acquisition, str(output)))
+
+    def _place(self, order: _OpenSink, output: Path, undo: ExitStack) -> _Place:
+        open_ = order.open
+        frame_nbytes = open_.height * open_.width * (2 if open_.dtype == "uint16" else 1)
+        check_free_space(
+            output,
+            free_space_needed(frame_nbytes, open_.expected),
+            self._settings.reserve_mib << 20,
+        )
+        summary = json.loads(open_.summary or "{}")
+        if not isinstance(summary, dict):
+            raise InputError("the summary metadata of an acquisition is a JSON object")
+        made_by = {
+            "version": __version__,
+            "run": order.run,
+            "acquisition": open_.acquisition,
+            "raw": open_.raw,
+            "engine": msgspec.to_builtins(order.engine),
+        }
+        ledger = undo.enter_context(
+            Ledger(Path(self._settings.ledgers) / f"{open_.acquisition}.sqlite")
+        )
+        ledger.begin_run(
+            order.run,
+            version=__version__,
+            engine=msgspec.json.encode(order.engine).decode(),
+            settings=msgspec.json.encode(self._settings).decode(),
+        )
+        ledger.open_acquisition(
+            open_.acquisition,
+            name=open_.name,
+            raw=open_.raw,
+            output=str(output),
+            shape=(open_.height, open_.width),
+            dtype=open_.dtype,
+        )
+        sink = undo.enter_context(NDTiffSink.create(output, {**summary, "refocusd": made_by}))
+        (output / RUN_FILE).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
+        return _Place(open_, order.run, order.engine, sink, ledger)
 
     def _write(self, order: _WriteFrame) -> None:
         submit, facts = order.submit, order.facts
         place = self._places[submit.acquisition]
         if submit.axes in place.sink:
             # Retried after its first answer had got lost: written once is enough.
-            self._mailbox.put(Written(order.task, submit.acquisition, submit.axes, None))
+            self._mailbox.put(Written(order.task, submit.acquisition, (submit.axes,), None))
             return
         state: FinalState = "refocused" if facts.verdict == "refocused" else "passed_through"
         reason = "" if state == "refocused" else "already in focus"
         if place.engine.backend == "identity":
             reason = "identity engine"
         try:
-            self._write_pixels(place, order, state)
-        except RefocusdError as error:
-            log.error("frame %s of %s: %s", submit.axes, place.open.name, error)
-            state, reason = "failed", str(error)
-        latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
+            if self._is_full(place):
+                state = "skipped"
+                reason = f"disk reserve: less than {self._settings.reserve_mib} MiB left"
+            else:
+                self._write_pixels(place, order, state)
+        except Exception as error:
+            log.exception("frame %s of %s", submit.axes, place.open.name)
+            state, reason = "failed", str(error) or type(error).__name__
         attempt = Attempt(
             run=place.run,
             acquisition=submit.acquisition,
@@ -218,12 +249,30 @@ class Writer:
             state=state,
             reason=reason,
             live=submit.live,
-            latency_ms=latency_ms,
+            latency_ms=(time.perf_counter_ns() - submit.taken_ns) / 1e6,
             engine_ms=facts.engine_ms,
             facts=msgspec.to_builtins(facts),
         )
-        self._append(place, attempt)
-        self._mailbox.put(Written(order.task, submit.acquisition, submit.axes, state, reason))
+        replaces = self._append(place, [attempt])
+        self._mailbox.put(
+            Written(order.task, submit.acquisition, (submit.axes,), state, reason, replaces)
+        )
+
+    def _is_full(self, place: _Place) -> bool:
+        """Whether the disk's reserve is touched: what is left belongs to the raw data."""
+        now = time.monotonic()
+        if now - place.looked_at > LOOK_AT_DISK_S:
+            place.looked_at = now
+            free = shutil.disk_usage(place.sink.path).free
+            full = free < self._settings.reserve_mib << 20
+            if full and not place.full:
+                log.error(
+                    "less than %d MiB are free beside %s: frames are skipped until there is room",
+                    self._settings.reserve_mib,
+                    place.sink.path,
+                )
+            place.full = full
+        return place.full
 
     def _write_pixels(self, place: _Place, order: _WriteFrame, state: FinalState) -> None:
         submit, open_ = order.submit, place.open
@@ -243,31 +292,41 @@ class Writer:
             "live": submit.live,
             "latency_ms": round((time.perf_counter_ns() - submit.taken_ns) / 1e6, 3),
             "calibration": None,  # no profile: the documented defaults apply
-            **asdict_rounded(order.facts),
+            **_rounded(order.facts),
         }
         place.sink.write(pixels, json.loads(submit.axes), metadata)  # type: ignore[arg-type]
 
     def _record(self, order: _RecordOnly) -> None:
         place = self._places[order.acquisition]
-        attempt = Attempt(
-            run=place.run,
-            acquisition=order.acquisition,
-            axes=order.axes,
-            state=order.state,
-            reason=order.reason,
-            live=order.live,
-        )
-        self._append(place, attempt)
+        attempts = [
+            Attempt(place.run, order.acquisition, axes, order.state, order.reason, order.live)
+            for axes in order.axes
+        ]
+        replaces = self._append(place, attempts)
         self._mailbox.put(
-            Written(order.task, order.acquisition, order.axes, order.state, order.reason)
+            Written(order.task, order.acquisition, order.axes, order.state, order.reason, replaces)
         )
 
-    def _append(self, place: _Place, attempt: Attempt) -> None:
+    def _append(self, place: _Place, attempts: list[Attempt]) -> FinalState | None:
+        """Record attempts; the state of the earlier attempt that a single one replaces."""
+        replaces: FinalState | None = None
+        for attempt in attempts:
+            if attempt.axes in place.failed:
+                replaces = "failed"
+            if attempt.state == "failed":
+                place.failed.add(attempt.axes)
+            else:
+                place.failed.discard(attempt.axes)
         try:
-            place.ledger.record([attempt])
+            place.ledger.record(attempts)
+            now = time.monotonic()
+            if now - place.copied_at > COPY_LEDGER_S:
+                place.copied_at = now
+                place.ledger.copy_to(place.sink.path / LEDGER_COPY)
         except RefocusdError:
             # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
-            log.exception("frame %s of %s is not in the ledger", attempt.axes, place.open.name)
+            log.exception("the ledger of %s", place.open.name)
+        return replaces
 
     def _close(self, acquisition: str, acquired: int | None) -> None:
         place = self._places.pop(acquisition, None)
@@ -284,7 +343,7 @@ class Writer:
             place.ledger.close()
 
 
-def asdict_rounded(facts: FrameFacts) -> dict[str, Any]:
+def _rounded(facts: FrameFacts) -> dict[str, Any]:
     """The facts as plain values, floats to six significant digits."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value

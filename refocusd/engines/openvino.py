@@ -149,9 +149,10 @@ class OpenVinoEngine:
         step = self._bundle.size_multiple
         halo = -(-self._bundle.receptive_field_px // step) * step
         out = np.empty_like(normalised)
-        for top in range(0, height, TILE):
-            for left in range(0, width, TILE):
-                bottom, right = min(top + TILE, height), min(left + TILE, width)
+        side = -(-TILE // step) * step
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                bottom, right = min(top + side, height), min(left + side, width)
                 y0, x0 = max(0, top - halo), max(0, left - halo)
                 tile = normalised[y0 : min(bottom + halo, height), x0 : min(right + halo, width)]
                 sharp = self._infer(np.ascontiguousarray(tile))

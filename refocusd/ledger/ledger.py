@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 from refocusd.errors import LedgerError
 
@@ -94,7 +95,11 @@ class Ledger:
         self.path = Path(path)
         try:
             if read_only:
-                self._db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True)
+                # Not `as_uri`: SQLite refuses the server name of a Windows share there.
+                name = self.path.resolve().as_posix()
+                root = "//" if name.startswith("//") else ""
+                uri = f"file:///{root}{quote(name.lstrip('/'))}?mode=ro"
+                self._db = sqlite3.connect(uri, uri=True)
             else:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(self.path)
@@ -108,6 +113,8 @@ class Ledger:
                 self._db.executescript(_TABLES + f"PRAGMA user_version = {SCHEMA};")
                 version = SCHEMA
         except (OSError, sqlite3.Error) as error:
+            if hasattr(self, "_db"):
+                self._db.close()
             raise LedgerError(
                 f"the ledger {self.path} cannot be opened ({error}); name a folder on a local disk as "
                 "`ledgers` in the settings"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import threading
 import time
 import uuid
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Frames known by axes only while they wait to be read from disk, at most.
 MAX_LATER = 100_000
+#: How long after the last frame its place on disk may become known.
+LAST_WORD_S = 2.0
 #: How long the end of the interpreter may be held up to say good-bye.
 EXIT_S = 2.0
 
@@ -123,6 +126,8 @@ class Feed:
     def take_later(self, read: Callable[[], Frame], axes: Any, taken_ns: int) -> None:
         """Note a frame that lies on disk; the feed's thread reads it."""
         key = canonical_axes(axes)
+        if self._thread is None:
+            return
         with self._changed:
             self._taken += 1
             if len(self._held) >= MAX_LATER:
@@ -191,6 +196,10 @@ class Feed:
             self._complained = True
             log.warning("%s: %s (raw data is not affected)", self._name, text)
 
+    @property
+    def _announceable(self) -> bool:
+        return bool(self._held) and (bool(self._raw) or not self._has_raw)
+
     # -- the thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -204,35 +213,42 @@ class Feed:
                 self._held.clear()
                 self._spare.clear()
             self._done.set()
+            atexit.unregister(self._leave)
 
     def _serve(self) -> None:
         connection = self._connect()
         if connection is None:
             return
         try:
-            open_ = self._await_first()
+            open_ = self._await_first(connection)
             if open_ is None:
                 return
             upload = Upload(connection, open_)
-            while not (upload.closed or upload.refused or self._leaving):
-                self._pass_on(upload)
-                if self._ended and upload.opened and not self._held:
-                    self._say_closed(upload)
-                    self._await_closed(connection, upload)
+            while not (self._ended and upload.opened and not self._held):
+                if self._leaving or self._over(connection, upload):
                     break
-                if connection.silent_s > SILENCE_S:
-                    raise TransportError(
-                        f"the daemon at {self._endpoint} went away; the rest of the frames can be "
-                        "refocused from raw later"
-                    )
-            if upload.refused:
-                raise InputError(upload.refused)
-            if self._leaving and upload.opened:
+                self._pass_on(upload)
+            if upload.opened and not upload.closed:
                 self._say_closed(upload)
+                while not (self._leaving or self._over(connection, upload)):
+                    upload.pump(0.1)
             if upload.closed:
                 self._counts = upload.closed.counts
         finally:
             connection.close(linger_s=1.0)
+
+    def _over(self, connection: Connection, upload: Upload) -> bool:
+        """Whether the daemon has closed the acquisition; an error if it has gone or refuses it."""
+        if upload.refused:
+            raise InputError(upload.refused)
+        if upload.closed and not self._ended:
+            raise TransportError("the daemon was stopped; the rest can be refocused from raw later")
+        if connection.silent_s > SILENCE_S:
+            raise TransportError(
+                f"the daemon at {self._endpoint} went away; the rest of the frames can be refocused "
+                "from raw later"
+            )
+        return upload.closed is not None
 
     def _connect(self) -> Connection | None:
         """A welcomed connection; None when the acquisition ends before there is a daemon."""
@@ -257,19 +273,25 @@ class Feed:
                 connection.close()
                 return None
 
-    def _await_first(self) -> Open | None:
+    def _await_first(self, connection: Connection) -> Open | None:
         """What to announce, once there is a frame and its raw dataset has a place."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    (self._held and (self._raw or not self._has_raw))
-                    or self._ended
-                    or self._leaving
-                )
-            )
-            if not self._held or (self._has_raw and not self._raw):
+        give_up = math.inf
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._announceable or self._ended, 0.25)
+                if self._announceable:
+                    first = self._held[0]
+                    break
+                if self._ended:
+                    # The hook that tells where raw lies runs in another thread: it may come last.
+                    give_up = min(give_up, time.monotonic() + LAST_WORD_S)
+                    if not self._held or time.monotonic() > give_up:
+                        return None
+            if self._leaving:
                 return None
-            first = self._held[0]
+            message = connection.receive(0)  # says Ping as well, so that we are not forgotten
+            if isinstance(message, Refused):
+                raise TransportError(message.reason)
         pixels = first.pixels
         if pixels is None:
             assert first.read is not None
@@ -298,39 +320,33 @@ class Feed:
             if self._held:
                 upload.pump(0.05)  # no credit: the daemon is busy
             return
+        submitted = False
         try:
-            if held.read is not None:
-                frame = held.read()
-                submitted = upload.submit(
-                    frame.pixels, held.axes, _json(frame.metadata), held.taken_ns
-                )
-            else:
-                assert held.pixels is not None
-                submitted = upload.submit(
-                    held.pixels, held.axes, _json(held.metadata), held.taken_ns
-                )
-        except InputError as error:
-            self._complain(str(error))
-            submitted = False
+            submitted = self._submit(upload, held)
+        except Exception as error:  # noqa: BLE001 (one odd frame must not end the others)
+            self._complain(f"frame {held.axes}: {error}")
         with self._changed:
             if not submitted:
                 self._miss(held.axes)
             if held.pixels is not None:
                 self._spare.append(held.pixels)
 
+    @staticmethod
+    def _submit(upload: Upload, held: _Held) -> bool:
+        pixels, metadata = held.pixels, held.metadata
+        if pixels is None:
+            assert held.read is not None
+            frame = held.read()
+            pixels, metadata = frame.pixels, dict(frame.metadata)
+        text = json.dumps(metadata, default=_plain)
+        return upload.submit(pixels, held.axes, text, held.taken_ns)
+
     def _say_closed(self, upload: Upload) -> None:
         with self._changed:
             missed = self._missed + [held.axes for held in self._held]
         if not self._raw:
-            upload.miss(missed)
-        # With raw data the daemon compares what it has with what was saved, frame by frame.
-        upload.close(-1 if self._raw else self._taken)
-
-    def _await_closed(self, connection: Connection, upload: Upload) -> None:
-        while not (upload.closed or upload.refused or self._leaving):
-            upload.pump(0.1)
-            if connection.silent_s > SILENCE_S:
-                raise TransportError(f"the daemon at {self._endpoint} went away")
+            upload.miss(missed, "skipped", "no raw")
+        upload.close(self._taken)
 
     def _leave(self) -> None:
         """At the interpreter's end: say good-bye, do not wait for the daemon's work."""
@@ -340,10 +356,6 @@ class Feed:
                 self._leaving = True
                 self._changed.notify()
             thread.join(EXIT_S)
-
-
-def _json(metadata: Any) -> str:
-    return json.dumps(metadata, default=_plain)
 
 
 def _plain(value: Any) -> Any:

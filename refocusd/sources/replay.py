@@ -91,14 +91,18 @@ def replay(
         _until(connection, upload, lambda: upload.opened is not None)
         begun = time.perf_counter()
         for index, axes in enumerate(plan.axes):
-            frame = recording.read(index)
-            metadata = json.dumps(_with_axes(frame.metadata, plan), default=str)
             if times_s is not None:
                 due = begun + times_s[index]
                 while (left := due - time.perf_counter()) > 0:
                     upload.pump(left)
             _until(connection, upload, lambda: upload.credit > 0)
-            upload.submit(frame.pixels, canonical_axes(axes), metadata, time.perf_counter_ns())
+            key = canonical_axes(axes)
+            try:
+                frame = recording.read(index)
+                metadata = json.dumps(_with_axes(frame.metadata, plan), default=str)
+                upload.submit(frame.pixels, key, metadata, time.perf_counter_ns())
+            except InputError as error:
+                upload.miss([key], "failed", str(error))
         upload.close(len(plan))
         _until(connection, upload, lambda: upload.closed is not None)
     assert upload.closed is not None
@@ -114,6 +118,10 @@ def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> 
             raise TransportError(
                 f"the daemon at {connection.endpoint} went away; what it had written stays, start it "
                 "again and replay into another --output"
+            )
+        if upload.closed and not done():
+            raise TransportError(
+                f"the daemon at {connection.endpoint} was stopped; what it had written stays"
             )
 
 

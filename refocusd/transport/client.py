@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import msgspec
 import numpy as np
@@ -51,6 +51,10 @@ HEARTBEAT_S = 1.0
 SILENCE_S = 5.0
 #: Nothing that a daemon sends is larger: frames stay in the ring.
 MAX_MESSAGE = 1 << 30
+#: Metadata of one frame, or of an acquisition, in characters of JSON.
+MAX_METADATA_CHARS = 1 << 20
+#: Axes named in one message.
+MAX_MISSED = 1000
 
 
 def default_endpoint() -> str:
@@ -120,7 +124,7 @@ class Connection:
                 f"{endpoint!r} is not an address to connect to: {error}"
             ) from error
         self._last_sent = 0.0
-        self._last_heard = time.monotonic()
+        self._last_heard = self._last_listened = time.monotonic()
         self.send(self._hello)
 
     @property
@@ -165,20 +169,35 @@ class Connection:
         if pixels is not None:
             parts.append(pixels.data.cast("B"))
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=pixels is None)
+            # Copied: the caller may use the array again as soon as this returns.
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
             return False
         self._last_sent = time.monotonic()
         return True
 
     def receive_parts(self, timeout_s: float) -> tuple[Message, memoryview | None] | None:
-        """The next message and its pixels, if any; None when nothing came in time."""
-        if time.monotonic() - self._last_sent > HEARTBEAT_S:
-            self.send(Ping())
-        if not self._socket.poll(max(0, round(timeout_s * 1000))):
-            return None
+        """The next message and its pixels, if any; None when nothing came in time.
+
+        Says Ping whenever this side has been quiet, however long it waits here.
+        """
+        now = time.monotonic()
+        if now - self._last_listened > HEARTBEAT_S:
+            # We did not listen meanwhile (a long frame, a stopped process): that was no silence.
+            self._last_heard = now
+        deadline = now + timeout_s
+        while True:
+            if now - self._last_sent > HEARTBEAT_S:
+                self.send(Ping())
+            wait_s = min(max(0.0, deadline - now), HEARTBEAT_S / 2)
+            arrived = self._socket.poll(round(wait_s * 1000))
+            now = self._last_listened = time.monotonic()
+            if arrived:
+                break
+            if now >= deadline:
+                return None
         parts = self._socket.recv_multipart(copy=False)
-        self._last_heard = time.monotonic()
+        self._last_heard = now
         return decode(parts[0].buffer), parts[1].buffer if len(parts) > 1 else None
 
     def receive(self, timeout_s: float) -> Message | None:
@@ -263,7 +282,8 @@ class Upload:
         elif isinstance(message, Closed):
             self.closed = message
         elif isinstance(message, Refused):
-            self.refused = message.reason
+            if message.acquisition in ("", self.acquisition):
+                self.refused = message.reason
         elif isinstance(message, Outcome) and self._on_outcome is not None:
             self._on_outcome(message)
         return True
@@ -295,6 +315,8 @@ class Upload:
                 f"acquisition began with {self._shape[1]}×{self._shape[0]} {self._dtype}: keep the "
                 "camera's ROI, binning and bit depth within one acquisition"
             )
+        if len(metadata) > MAX_METADATA_CHARS:
+            raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
         if not self._slots:
             return False
         slot = self._slots.popleft()
@@ -317,10 +339,12 @@ class Upload:
             return False
         return True
 
-    def miss(self, axes: list[str]) -> None:
-        """Name frames that went by without being submitted."""
-        self._connection.send(Miss(self.acquisition, axes))
+    def miss(self, axes: list[str], state: Literal["skipped", "failed"], reason: str) -> None:
+        """Name frames that will not be submitted, and why."""
+        for first in range(0, len(axes), MAX_MISSED):
+            some = axes[first : first + MAX_MISSED]
+            self._connection.send(Miss(self.acquisition, some, state, reason))
 
     def close(self, acquired: int) -> None:
-        """Say that no more frames will come."""
+        """Say that no more frames will come; at least `acquired` went by."""
         self._connection.send(Close(self.acquisition, acquired))

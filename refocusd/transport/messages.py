@@ -21,7 +21,7 @@ believed before that.  `PROTOCOL` changes whenever a field does.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -65,6 +65,8 @@ PROTOCOL = 1
 Role = Literal["source", "worker", "control"]
 FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
 DType = Literal["uint8", "uint16"]
+#: A UUID: it names files of ours, so nothing else is taken.
+AcquisitionId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -122,7 +124,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Open(Message, frozen=True):
     """A source announces an acquisition, once its raw data has a place."""
 
-    acquisition: str
+    acquisition: AcquisitionId
     name: str
     height: int
     width: int
@@ -171,16 +173,18 @@ class Submit(Message, frozen=True):
 
 
 class Miss(Message, frozen=True):
-    """Frames that went by without being submitted, by canonical axes."""
+    """Frames that will not be submitted, by canonical axes, and why."""
 
     acquisition: str
-    axes: list[str]
+    axes: Annotated[list[str], msgspec.Meta(max_length=1000)]
+    state: Literal["skipped", "failed"]
+    reason: str
 
 
 class Close(Message, frozen=True):
-    """No more frames will be submitted live; `acquired` went by in all.
+    """No more frames will be submitted; at least `acquired` went by in all.
 
-    -1 lets the daemon count the frames of the raw dataset, which knows best.
+    Where there is raw data the daemon compares what it has with what was saved.
     """
 
     acquisition: str

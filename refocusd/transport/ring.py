@@ -119,7 +119,7 @@ class SharedRing:
                 handle = os.memfd_create("refocusd-ring", os.MFD_CLOEXEC)
                 os.ftruncate(handle, nbytes)
                 block = mmap.mmap(handle, nbytes)
-        except OSError as error:
+        except (OSError, AttributeError, OverflowError) as error:
             raise TransportError(
                 f"no shared memory of {nbytes / 2**20:.0f} MiB for the ring ({error}); "
                 "set a smaller ring_mib"
@@ -210,6 +210,11 @@ class SlotAllocator:
     def free(self) -> int:
         """Bytes that no slot holds."""
         return sum(size for _, size in self._gaps)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest gap."""
+        return max((size for _, size in self._gaps), default=0)
 
     def take(self, frame_nbytes: int) -> Slot | None:
         """A slot for frames of `frame_nbytes`, or None when no gap is large enough."""

@@ -22,6 +22,7 @@ from refocusd.errors import InputError
 from refocusd.frame import AxisValue, plain_axes
 
 __all__ = [
+    "MICROMANAGER_KEYS",
     "Arrangement",
     "PlacedPage",
     "from_imagej",
@@ -56,6 +57,15 @@ _MM_INDICES = {
     "channel": ("ChannelIndex",),
     "position": ("PositionIndex",),
 }
+#: What `from_micromanager` needs of a page's metadata, which are often 5 kB long.
+MICROMANAGER_KEYS = (
+    "Axes",
+    *(key for keys in _MM_INDICES.values() for key in keys),
+    "ElapsedTime-ms",
+    "PositionName",
+    "PixelSizeUm",
+    "PixelSize_um",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +257,7 @@ def from_micromanager(
     Parameters
     ----------
     pages : sequence of mapping
-        JSON of tag 51123 of each page.
+        JSON of tag 51123 of each page, `MICROMANAGER_KEYS` of it.
     index_map : sequence of mapping or None
         Axes of each page by the file's index map, for pages without.
     summary : dict

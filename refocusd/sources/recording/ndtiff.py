@@ -22,7 +22,7 @@ from refocusd.sources.recording.tiff_page import PageFormat
 __all__ = ["NDTiffReader"]
 
 _MAGIC, _SUMMARY_MAGIC = 483729, 2355492
-_MAX_SUMMARY_BYTES = 1 << 28
+_MAX_SUMMARY_BYTES = 1 << 26
 
 
 class NDTiffReader:
@@ -217,7 +217,7 @@ class NDTiffReader:
         mark, length, start = (
             (fourth, fifth, 28) if fourth == _SUMMARY_MAGIC else (third, fourth, 24)
         )
-        if mark != _SUMMARY_MAGIC or length > _MAX_SUMMARY_BYTES:
+        if mark != _SUMMARY_MAGIC or length > min(_MAX_SUMMARY_BYTES, self._size_of(name)):
             raise self._damaged(f"{name} has no summary metadata in its header")
         data = bytearray(length)
         self._read_into(name, start, memoryview(data), "the summary metadata")

@@ -153,10 +153,7 @@ def ndtiff_folder(path: Path) -> Path | None:
     for folder in (path, path / _FULL_RESOLUTION):
         if (folder / INDEX_NAME).is_file():
             return folder
-    try:
-        inner = sorted(entry.parent for entry in path.glob(f"*/{INDEX_NAME}"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    inner = sorted(entry.parent for entry in path.glob(f"*/{INDEX_NAME}"))
     names = {folder.name for folder in inner}
     # Our own output lies beside the raw dataset that it was made from.
     inner = [f for f in inner if f.name.removesuffix("_refocused") not in names - {f.name}]

@@ -127,11 +127,13 @@ def open_recording(path: str | Path, *, max_frame_bytes: int = MAX_FRAME_BYTES) 
 
     path = Path(path)
     try:
-        exists = path.exists()
+        if not path.exists():
+            raise InputError(f"{path} does not exist: check the path of the recording")
+        if (folder := ndtiff_folder(path)) is not None:
+            return NDTiffRecording(folder, max_frame_bytes=max_frame_bytes)
+        return open_files(path, max_frame_bytes)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): check the path") from error
-    if not exists:
-        raise InputError(f"{path} does not exist: check the path of the recording")
-    if (folder := ndtiff_folder(path)) is not None:
-        return NDTiffRecording(folder, max_frame_bytes=max_frame_bytes)
-    return open_files(path, max_frame_bytes)
+        # A folder that may not be entered; a path that cannot be one.
+        raise InputError(
+            f"{path} cannot be read ({error}): check it and its permissions"
+        ) from error

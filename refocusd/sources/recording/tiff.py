@@ -11,6 +11,7 @@ from typing import Any
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue, Pixels
 from refocusd.sources.recording.arrangement import (
+    MICROMANAGER_KEYS,
     Arrangement,
     PlacedPage,
     from_imagej,
@@ -118,7 +119,7 @@ class TiffImageFile:
         first: Directory | None = None
         formats: list[PageFormat | InputError] = []
         known: dict[PageFormat, PageFormat] = {}
-        described: list[dict[str, Any] | None] = []
+        described: list[dict[str, Any]] = []
         for directory in file.directories():
             if _STK_PLANES in directory.tags and directory.tags[_STK_PLANES].count > 1:
                 raise InputError(
@@ -135,10 +136,12 @@ class TiffImageFile:
                 formats.append(known.setdefault(form, form))
             except InputError as error:
                 # It may be a label or an overview that is no part of the recording.
-                formats.append(error)
+                # Its traceback would keep all that was read alive.
+                formats.append(error.with_traceback(None))
             # Micro-Manager says so on every page or on none.
             if _MICROMANAGER in first.tags:
-                described.append(json_object(file.text(directory, _MICROMANAGER)))
+                said = json_object(file.text(directory, _MICROMANAGER)) or {}
+                described.append({key: said[key] for key in MICROMANAGER_KEYS if key in said})
         if first is None:
             raise file.damaged("all of its pages are thumbnails")
         arrangement = self._arranged(file, first, formats, described)
@@ -170,7 +173,7 @@ class TiffImageFile:
         file: TiffStructure,
         first: Directory,
         formats: Sequence[PageFormat | InputError],
-        described: Sequence[dict[str, Any] | None],
+        described: Sequence[dict[str, Any]],
     ) -> Arrangement:
         """Frames by what the file says of itself, in the order of trustworthiness."""
         pages, what = len(self._offsets), str(self.path)
@@ -189,7 +192,7 @@ class TiffImageFile:
         return plain(pages)
 
     def _micromanager(
-        self, file: TiffStructure, described: Sequence[dict[str, Any] | None]
+        self, file: TiffStructure, described: Sequence[dict[str, Any]]
     ) -> Arrangement | None:
         summary: dict[str, Any] = {}
         mapped: dict[int, dict[str, int]] = {}
@@ -199,7 +202,7 @@ class TiffImageFile:
                 summary = json_object(text.decode("utf-8", "replace")) or {}
             mapped = self._index_map(file, self._word(file, 12))
         return from_micromanager(
-            [said or {} for said in described],
+            described,
             [mapped.get(offset) for offset in self._offsets],
             summary,
         )

@@ -1,0 +1,118 @@
+"""OME-XML as other programs write it: sets of files, aborted acquisitions, odd orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recordings_on_disk import Frames, assert_reads, frames, write_tiff
+
+from refocusd.errors import InputError
+from refocusd.frame import canonical_axes
+from refocusd.sources.recording import open_recording
+
+NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+
+def ome(tiff_data: str, sizes: str, order: str = "XYZCT", root: str = "", extra: str = "") -> str:
+    """OME-XML of one image of 32×24 px."""
+    return (
+        f'<?xml version="1.0"?><OME xmlns="{NAMESPACE}" {root}><Image ID="Image:0" Name="i">'
+        f'<Pixels ID="Pixels:0" Type="uint16" DimensionOrder="{order}" SizeX="32" SizeY="24" '
+        f"{sizes}>{extra}{tiff_data}</Pixels></Image></OME>"
+    )
+
+
+def write(path: Path, stack: Frames, xml: str) -> Path:
+    return write_tiff(path, stack, description=xml, metadata=None)
+
+
+SIZES = 'SizeZ="3" SizeC="1" SizeT="2"'
+
+
+@pytest.mark.parametrize("order", ["XYZCT", "XYTCZ"])
+def test_planes_come_in_the_order_that_the_xml_names(tmp_path: Path, order: str) -> None:
+    stack = frames(6)
+    path = write(tmp_path / "a.ome.tif", stack, ome("<TiffData/>", SIZES, order))
+    places = (
+        [(t, z) for t in range(2) for z in range(3)]
+        if order == "XYZCT"
+        else [(t, z) for z in range(3) for t in range(2)]
+    )
+    with open_recording(path) as recording:
+        expected = {
+            canonical_axes({"time": t, "z": z}): plane
+            for (t, z), plane in zip(places, stack, strict=True)
+        }
+        assert_reads(recording, expected)
+
+
+def test_an_aborted_acquisition_has_the_planes_that_its_xml_lists(tmp_path: Path) -> None:
+    stack = frames(4)
+    listed = "".join(
+        f'<TiffData IFD="{page}" FirstT="{page // 3}" FirstZ="{page % 3}"/>' for page in range(4)
+    )
+    path = write(tmp_path / "a.ome.tif", stack, ome(listed, SIZES))
+    with open_recording(path) as recording:
+        expected = {
+            canonical_axes({"time": page // 3, "z": page % 3}): stack[page] for page in range(4)
+        }
+        assert_reads(recording, expected)
+
+
+def test_a_set_of_files_is_read_as_a_folder_and_each_file_for_itself(tmp_path: Path) -> None:
+    stack = frames(2, 3)
+    listed = "".join(
+        f'<TiffData FirstT="{t}" IFD="0" PlaneCount="3">'
+        f'<UUID FileName="t{t}.ome.tif">urn:uuid:{t}</UUID></TiffData>'
+        for t in range(2)
+    )
+    for t in range(2):
+        xml = ome(listed, SIZES, root=f'UUID="urn:uuid:{t}"')
+        write(tmp_path / f"t{t}.ome.tif", stack[t], xml)
+    with open_recording(tmp_path) as recording:
+        expected = {
+            canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(2) for z in range(3)
+        }
+        assert_reads(recording, expected)
+    with open_recording(tmp_path / "t1.ome.tif") as recording:
+        assert_reads(recording, {f'{{"z":{z}}}': stack[1, z] for z in range(3)})
+
+
+def test_no_file_that_the_xml_names_is_opened(tmp_path: Path) -> None:
+    """A path in a downloaded file's metadata must not lead anywhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_tiff(elsewhere / "other.tif", frames(3))
+    listed = (
+        '<TiffData IFD="0" PlaneCount="3"><UUID FileName="elsewhere/other.tif">u</UUID></TiffData>'
+    )
+    path = write(tmp_path / "a.ome.tif", frames(3), ome(listed, SIZES))
+    with pytest.raises(InputError, match="describes none of its 3 pages"):
+        open_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        (ome("", SIZES), "promises 6 planes, and it has 0"),
+        (ome("<TiffData/>", 'SizeZ="3" SizeC="1" SizeT="3"'), "promises 9 planes, and it has 6"),
+        (ome('<TiffData IFD="5" PlaneCount="2"/>', SIZES), "promises 7 planes, and it has 6"),
+        (ome('<TiffData IFD="0"/><TiffData IFD="0" FirstZ="1"/>', SIZES), "gives a page twice"),
+        (ome('<TiffData IFD="0" FirstZ="3"/>', SIZES), "outside of its sizes"),
+        (ome('<TiffData IFD="0"/><TiffData IFD="1"/>', SIZES), "two frames with the axes"),
+        (ome('<TiffData IFD="-1"/>', SIZES), "IFD is '-1'"),
+        (ome("<TiffData/>", SIZES, "YXZCT"), "dimension order 'YXZCT'"),
+        (ome("<TiffData/>", 'SizeZ="0" SizeC="1" SizeT="2"'), "without SizeZ"),
+        (ome("<TiffData/>", 'SizeZ="99999999" SizeC="9999999" SizeT="1"'), "promises"),
+        (
+            f'<OME xmlns="{NAMESPACE}"><BinaryOnly MetadataFile="main.ome.tif" UUID="u"/></OME>',
+            "described in 'main.ome.tif'",
+        ),
+        (f'<OME xmlns="{NAMESPACE}">' + "<a>" * 50_000, "unreadable OME-XML"),
+    ],
+)
+def test_xml_that_does_not_fit_the_file_is_an_error(tmp_path: Path, xml: str, message: str) -> None:
+    path = write(tmp_path / "a.ome.tif", frames(6), xml)
+    with pytest.raises(InputError, match=message):
+        open_recording(path)

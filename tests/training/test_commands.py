@@ -1,0 +1,72 @@
+"""`refocusd train`: what it parses, and that the base install can parse it."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+
+from refocusd.errors import OutputError
+from refocusd.quality import focus_score
+from refocusd_training.commands import register
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers(required=True))
+    return parser.parse_args(["train", *arguments])
+
+
+def test_the_commands_need_no_torch_to_be_known() -> None:
+    code = (
+        "import sys, refocusd_training.commands; "
+        "print(sorted({'torch', 'onnx', 'openvino'} & set(sys.modules)))"
+    )
+    environment_path = [path for path in sys.path if path]
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {environment_path!r}; {code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--config", "c.toml", "--data", "d", "--output", "o", "--bundle", "b"),
+        ("export", "--run", "r", "--output", "o"),
+        ("evaluate", "--bundle", "b", "--data", "d", "--json", "j"),
+        ("fetch-bbbc038", "--output", "o"),
+        ("simulate", "a.png", "--defocus-um", "8", "--output", "o.tif"),
+    ],
+)
+def test_each_command_is_callable(arguments: tuple[str, ...]) -> None:
+    assert callable(parsed(*arguments).command)
+
+
+def test_simulate_writes_a_frame_that_is_out_of_focus(
+    sample: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "sharp.tif", sample)
+    frames = {}
+    for um in ("0", "12"):
+        target = tmp_path / f"{um}.tif"
+        arguments = parsed(
+            "simulate", str(tmp_path / "sharp.tif"), "--defocus-um", um, "--output", str(target)
+        )
+        assert arguments.command(arguments) == 0
+        frames[um] = tifffile.imread(target)
+    assert frames["12"].shape == sample.shape
+    assert frames["12"].dtype == np.uint16
+    assert focus_score(frames["12"]) < 0.5 * focus_score(frames["0"])
+    with pytest.raises(OutputError, match="exists already"):
+        arguments.command(arguments)
