@@ -25,9 +25,13 @@ only what stands before it; continuous integration checks this):
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from refocusd.errors import RefocusdError
 from refocusd.frame import Frame
+
+if TYPE_CHECKING:
+    from refocusd.sources.pycromanager import Source
 
 __all__ = ["Frame", "RefocusdError", "Source", "__version__"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def image(path: Path, pixels: Any) -> Path:
     return path
 
 
-BAD_INPUT = {
+BAD_INPUT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda p: p / "absent.tif", "does not exist"),
     "empty-file": (lambda p: _touch(p / "empty.tif"), "empty"),
     "empty-folder": (lambda p: _mkdir(p / "nothing"), "TIFF"),

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +31,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
 from refocusd.transport.ring import Slot
 
-
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
@@ -40,9 +41,9 @@ def running(settings: Settings) -> Iterator[Daemon]:
         yield daemon
 
 
-def opened(connection: Connection, output: Path, side: int = 64, **changes: object) -> Upload:
+def opened(connection: Connection, output: Path, side: int = 64, **changes: Any) -> Upload:
     """An acquisition without raw data, open and with credit."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "acquisition": str(uuid.uuid4()),
         "name": "test",
         "height": side,
@@ -54,14 +55,14 @@ def opened(connection: Connection, output: Path, side: int = 64, **changes: obje
         "report": True,
     }
     values |= {name.rstrip("_"): value for name, value in changes.items()}
-    upload = Upload(connection, wire.Open(**values))  # type: ignore[arg-type]
+    upload = Upload(connection, wire.Open(**values))
     pump_until(upload, lambda: bool(upload.refused) or upload.credit > 0)
     return upload
 
 
-def pump_until(upload: Upload, done: object, timeout_s: float = 20.0) -> None:
+def pump_until(upload: Upload, done: Callable[[], object], timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not done():  # type: ignore[operator]
+    while not done():
         assert time.monotonic() < deadline, "nothing came in time"
         upload.pump(0.2)
 
@@ -169,14 +170,23 @@ def test_two_acquisitions_at_once_share_the_daemon(tmp_path: Path) -> None:
         uploads = [opened(one, tmp_path / "one"), opened(two, tmp_path / "two", side=128)]
         for number in range(30):
             for upload, side in zip(uploads, (64, 128), strict=True):
-                pump_until(upload, lambda upload=upload: upload.credit > 0)
+                pump_until(upload, partial(bool_of, upload, "credit"))
                 frame = stack(1, side=side, seed=number)[0]
                 upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
         for upload in uploads:
             upload.close(30)
         for upload in uploads:
-            pump_until(upload, lambda upload=upload: upload.closed)
+            pump_until(upload, partial(bool_of, upload, "closed"))
     assert len(keys(tmp_path / "one")) == len(keys(tmp_path / "two")) == 30
+
+
+def bool_of(upload: Upload, name: str) -> bool:
+    return bool(getattr(upload, name))
+
+
+def arrived(daemon: Daemon) -> int:
+    """Frames that the daemon has been given."""
+    return sum(counts.acquired for counts in daemon_status(daemon.endpoint).acquisitions.values())
 
 
 def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
@@ -185,10 +195,7 @@ def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
         for number, frame in enumerate(stack(8)):
             upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
         # The stop comes over another connection: wait until the frames have arrived.
-        arrived = lambda: sum(  # noqa: E731
-            c.acquired for c in daemon_status(daemon.endpoint).acquisitions.values()
-        )
-        pump_until(upload, lambda: arrived() == 8)
+        pump_until(upload, lambda: arrived(daemon) == 8)
         stop_daemon(daemon.endpoint)
         assert daemon.wait(20.0)
     assert len(keys(tmp_path / "out")) == 8
@@ -280,7 +287,7 @@ def test_an_acquisition_that_finds_the_ring_taken_gets_slots_later(tmp_path: Pat
     "changes", [{"summary": "[]"}, {"summary": "{"}, {"raw": "/", "output_": ""}]
 )
 def test_an_acquisition_that_cannot_be_opened_does_not_hurt_the_next(
-    tmp_path: Path, changes: dict[str, str]
+    tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         assert opened(connection, tmp_path / "bad", **changes).refused

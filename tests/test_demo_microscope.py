@@ -21,11 +21,6 @@ from refocusd.demo.specimen import SAMPLE, Camera, FocalPlane, Specimen
 from refocusd.errors import ConfigError, InputError
 from refocusd.optics import defocus_psf
 
-# ndstorage 0.1.18 drops its reader without closing it when writing ends.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:unclosed file <_io.BufferedReader name=.*NDTiffStack:ResourceWarning"
-)
-
 Z_UM = [0.0, 4.0, -8.0, 16.0, 32.0]
 
 

@@ -282,6 +282,7 @@ def test_on_the_java_backend_frames_are_read_from_disk_as_they_are_saved(
         view.add_index_entry(entry.as_byte_buffer().getvalue())
         np.testing.assert_array_equal(read_saved(view, axes).pixels, frame)
         hooks["image_saved_fn"](axes, view)
+    writer.current_writer.reader.close()  # finish() forgets it
     writer.finish()
     from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
 

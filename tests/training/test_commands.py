@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from refocusd_training.commands import register
 
 from refocusd.errors import OutputError
 from refocusd.quality import focus_score
-from refocusd_training.commands import register
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
@@ -67,6 +67,6 @@ def test_simulate_writes_a_frame_that_is_out_of_focus(
         frames[um] = tifffile.imread(target)
     assert frames["12"].shape == sample.shape
     assert frames["12"].dtype == np.uint16
-    assert focus_score(frames["12"]) < 0.5 * focus_score(frames["0"])
+    assert focus_score(frames["12"]) < 0.6 * focus_score(frames["0"])
     with pytest.raises(OutputError, match="exists already"):
         arguments.command(arguments)

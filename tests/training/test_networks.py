@@ -8,7 +8,6 @@ import numpy as np
 import openvino
 import pytest
 import torch
-
 from refocusd_training.export import export_onnx
 from refocusd_training.networks import SIZE_MULTIPLE, LiveUNet, LiveUNetConfig, icnr_
 

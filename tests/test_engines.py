@@ -1,0 +1,237 @@
+"""Bundles are checked before they are used, and engines keep the counts scale."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refocusd.demo.specimen import Specimen
+from refocusd.engines import openvino
+from refocusd.engines.bundle import ModelBundle, load_bundle, shipped_bundles
+from refocusd.engines.choose import build_engine
+from refocusd.engines.engine import Engine
+from refocusd.engines.normalise import MIN_SCALE, counts_range
+from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.verdict import flux_ratio
+from refocusd.errors import BundleError, EngineError
+from refocusd.frame import Pixels
+from refocusd.worker.worker import refocus_frame
+
+MODEL = "live-nuclei"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return load_bundle(MODEL)
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: ModelBundle) -> Iterator[Engine]:
+    engine = OpenVinoEngine(bundle, "f32")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def blurred() -> Pixels:
+    """A frame of the demo's specimen, 8 um out of focus."""
+    return Specimen().frame("DAPI", 8.0, 10.0, np.random.default_rng(0))
+
+
+def refocused(engine: Engine, raw: Pixels) -> Pixels:
+    out = np.empty_like(raw)
+    engine.refocus(raw, out)
+    return out
+
+
+# -- bundles -----------------------------------------------------------------------------
+
+
+def test_every_shipped_bundle_is_whole_and_small() -> None:
+    assert MODEL in shipped_bundles()
+    for name in shipped_bundles():
+        folder = load_bundle(name).folder
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= 12 << 20
+
+
+@pytest.fixture
+def copy(bundle: ModelBundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle.folder, tmp_path / "copy"))
+
+
+def test_a_copy_anywhere_is_the_same_model(copy: Path, bundle: ModelBundle) -> None:
+    assert load_bundle(copy).sha256 == bundle.sha256
+
+
+def test_one_changed_bit_is_found(copy: Path) -> None:
+    data = bytearray((copy / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match=r"model\.onnx is not the file.*sha256"):
+        load_bundle(copy)
+
+
+def test_a_missing_file_is_named(copy: Path) -> None:
+    (copy / "weights.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"incomplete: weights\.safetensors"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("schema: 1", "schema: 99", "schema 99"),
+        ("refocusd:\n", "another:\n", "config.refocusd"),
+        ("size_multiple: 32", "size_multiple: -1", "size_multiple"),
+        ("model.onnx: ", "../model.onnx: ", "bare file name|no model.onnx"),
+        ("low_percentile: 1.0", "low_percentile: 99.95", "below"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(
+    copy: Path, old: str, new: str, word: str
+) -> None:
+    rdf = copy / "rdf.yaml"
+    text = rdf.read_text(encoding="utf-8")
+    head, mark, tail = text.rpartition("\nconfig:")
+    assert old in tail
+    rdf.write_text(head + mark + tail.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(BundleError, match=word):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[", "a: !!python/object/apply:os.system ['true']", "3"])
+def test_what_is_no_description_is_refused_and_never_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rdf.yaml").write_text(text)
+    with pytest.raises(BundleError):
+        load_bundle(tmp_path)
+
+
+def test_a_missing_bundle_names_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=MODEL):
+        load_bundle(tmp_path / "absent")
+
+
+# -- engines -----------------------------------------------------------------------------
+
+
+def test_an_engine_makes_a_blurred_frame_sharper(engine: Engine, blurred: Pixels) -> None:
+    from refocusd.quality import psnr
+
+    truth = Specimen().truth("DAPI")
+    assert psnr(refocused(engine, blurred), truth) > psnr(blurred, truth) + 1.0
+
+
+def test_raw_is_left_as_it_was_and_type_and_shape_are_kept(engine: Engine, blurred: Pixels) -> None:
+    before = blurred.copy()
+    out = refocused(engine, blurred)
+    np.testing.assert_array_equal(blurred, before)
+    assert (out.dtype, out.shape) == (blurred.dtype, blurred.shape)
+
+
+def test_background_and_flux_stay(engine: Engine, blurred: Pixels) -> None:
+    out = refocused(engine, blurred)
+    offset = counts_range(blurred).offset
+    assert flux_ratio(blurred, out, offset) == pytest.approx(1.0, abs=0.05)
+    assert np.percentile(out, 5) == pytest.approx(np.percentile(blurred, 5), abs=15)
+
+
+def test_a_gain_and_an_offset_of_the_camera_carry_through(engine: Engine, blurred: Pixels) -> None:
+    """Twice the counts plus 1000 give twice the refocused counts plus 1000."""
+    out = refocused(engine, blurred).astype(int)
+    louder = refocused(engine, (blurred * 2 + 1000).astype(np.uint16)).astype(int)
+    assert np.abs(louder - (out * 2 + 1000)).max() <= 3
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (65, 97), (100, 333), (520, 696), (31, 17)])
+def test_any_size_is_taken(engine: Engine, blurred: Pixels, shape: tuple[int, int]) -> None:
+    tiled = np.tile(blurred, (2, 2))[: shape[0], : shape[1]]
+    assert refocused(engine, np.ascontiguousarray(tiled)).shape == shape
+
+
+def test_eight_bit_frames_are_taken(engine: Engine, blurred: Pixels) -> None:
+    eight = (blurred / blurred.max() * 255).astype(np.uint8)
+    assert refocused(engine, eight).dtype == np.uint8
+
+
+@pytest.mark.parametrize("value", [0, 100, 65535])
+def test_a_constant_frame_stays_constant(engine: Engine, value: int) -> None:
+    flat = np.full((128, 128), value, np.uint16)
+    assert np.abs(refocused(engine, flat).astype(int) - value).max() <= 2
+
+
+def test_an_empty_field_stays_empty(engine: Engine) -> None:
+    """Noise alone must not become structure."""
+    noise = np.random.default_rng(0).normal(100, 4, (256, 256)).round().astype(np.uint16)
+    out = refocused(engine, noise)
+    assert out.std() <= noise.std()
+    assert out.max() <= noise.max() + 4
+
+
+def test_tiles_equal_the_whole_frame(
+    engine: Engine, blurred: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = np.ascontiguousarray(np.tile(blurred, (2, 2))[:700, :900])
+    whole = refocused(engine, frame).astype(int)
+    monkeypatch.setattr(openvino, "MAX_WHOLE_PIXELS", 1)
+    monkeypatch.setattr(openvino, "TILE", 256)
+    tiled = refocused(engine, frame).astype(int)
+    difference = np.abs(tiled - whole)
+    assert np.percentile(difference, 99.9) <= 1
+    print(f"tiling: largest difference {difference.max()} counts")  # noqa: T201
+
+
+def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
+    bundle: ModelBundle, engine: Engine, blurred: Pixels
+) -> None:
+    from refocusd.quality import psnr
+
+    try:
+        half = OpenVinoEngine(bundle, "bf16")
+    except EngineError as error:
+        pytest.skip(str(error))
+    truth = Specimen().truth("DAPI")
+    loss = psnr(refocused(engine, blurred), truth) - psnr(refocused(half, blurred), truth)
+    half.close()
+    assert loss <= 0.05
+
+
+def test_the_key_tells_model_runtime_and_precision(engine: Engine, bundle: ModelBundle) -> None:
+    about = engine.description
+    assert about.model_sha256 == bundle.sha256
+    assert about.key.startswith(bundle.sha256[:16])
+    assert about.key.endswith("f32")
+
+
+def test_the_identity_changes_nothing(blurred: Pixels) -> None:
+    engine = build_engine("identity", "", "auto", 0)
+    out = np.empty_like(blurred)
+    facts = refocus_frame(engine, blurred, out)
+    np.testing.assert_array_equal(out, blurred)
+    assert facts.verdict == "in focus"
+
+
+# -- normalisation -----------------------------------------------------------------------
+
+
+def test_the_range_is_that_of_the_percentiles() -> None:
+    pixels = np.arange(1000, dtype=np.uint16).repeat(16).reshape(100, 160)
+    found = counts_range(pixels, 1.0, 99.9)
+    assert found.offset == pytest.approx(10, abs=1)
+    assert found.scale == pytest.approx(989, abs=2)
+
+
+def test_a_large_frame_is_sampled_to_the_same_range() -> None:
+    pixels = np.random.default_rng(0).poisson(500, (2048, 2048)).astype(np.uint16)
+    exact = np.percentile(pixels, [1.0, 99.9])
+    found = counts_range(pixels)
+    assert found.offset == pytest.approx(exact[0], abs=1.5)
+    assert found.offset + found.scale == pytest.approx(exact[1], abs=1.5)
+
+
+@pytest.mark.parametrize("value", [0, 7, 65535])
+def test_a_flat_frame_is_not_stretched(value: int) -> None:
+    assert counts_range(np.full((32, 32), value, np.uint16)).scale == MIN_SCALE
