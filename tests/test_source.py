@@ -173,6 +173,29 @@ def test_a_daemon_that_dies_does_not_disturb_the_acquisition(
         np.testing.assert_array_equal(pixels, read_all(raw)[key][0])
 
 
+def test_a_daemon_that_comes_late_catches_up_what_it_missed(
+    demo_microscope: DemoMicroscope, no_daemon: str, tmp_path: Path
+) -> None:
+    source = refocusd.Source(no_daemon)
+    settings = quick_settings(tmp_path, endpoint=no_daemon)
+    daemon = Daemon(settings)
+
+    def saved(axes: Any, dataset: Any) -> None:
+        if axes["time"] == 20:
+            daemon.__enter__()
+
+    try:
+        events = demo_microscope.events_sequenced(100, [0.0])
+        raw = acquire(events, source.hooks(str(tmp_path), "late", image_saved_fn=saved))
+        assert source.wait(30.0) == wire.Counts(acquired=100, passed_through=100)
+    finally:
+        daemon.__exit__(None, None, None)
+    written = read_all(refocused(raw))
+    assert {key for key, (_, md) in written.items() if not md["refocusd"]["live"]} >= {
+        f'{{"channel":"DAPI","time":{n},"z":0}}' for n in range(10)
+    }
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
 def test_what_could_not_be_done_live_is_caught_up_from_raw(
     demo_microscope: DemoMicroscope, tmp_path: Path

@@ -77,6 +77,8 @@ class Feed:
         self._spare: list[Pixels] = []
         self._missed: list[str] = []
         self._taken = 0
+        self._listening = False
+        self._format: tuple[tuple[int, int], str] | None = None
         self._ended = False
         self._leaving = False
         self._complained = False
@@ -112,11 +114,15 @@ class Feed:
             return
         axes = canonical_axes(metadata["Axes"])
         pixels = checked_pixels(image, what=f"frame {axes}")
-        copy = self._buffer_like(pixels)
+        # Until a daemon listens a copy would be for nobody: raw has the frame, and the
+        # daemon, if one comes, catches it up from there.
+        wanted = self._listening or not self._has_raw
+        copy = self._buffer_like(pixels) if wanted else None
         if copy is not None:
             np.copyto(copy, pixels)
         with self._changed:
             self._taken += 1
+            self._format = self._format or (pixels.shape, pixels.dtype.name)
             if copy is None:
                 self._miss(axes)
             else:
@@ -198,7 +204,8 @@ class Feed:
 
     @property
     def _announceable(self) -> bool:
-        return bool(self._held) and (bool(self._raw) or not self._has_raw)
+        known = self._format is not None or bool(self._held)
+        return known and (bool(self._raw) or not self._has_raw)
 
     # -- the thread ---------------------------------------------------------------------
 
@@ -263,6 +270,7 @@ class Feed:
                 raise TransportError(message.reason)
             if isinstance(message, Welcome):
                 connection.accept(message)
+                self._listening = True
                 return connection
             if last or time.monotonic() - begun > SILENCE_S:
                 self._complain(
@@ -280,28 +288,29 @@ class Feed:
             with self._changed:
                 self._changed.wait_for(lambda: self._announceable or self._ended, 0.25)
                 if self._announceable:
-                    first = self._held[0]
+                    first = self._held[0] if self._held else None
                     break
+                # The hook that tells where raw lies runs in another thread: it may come last.
                 if self._ended:
-                    # The hook that tells where raw lies runs in another thread: it may come last.
                     give_up = min(give_up, time.monotonic() + LAST_WORD_S)
-                    if not self._held or time.monotonic() > give_up:
-                        return None
-            if self._leaving:
+            if self._leaving or (self._ended and not self._taken) or time.monotonic() > give_up:
                 return None
-            message = connection.receive(0)  # says Ping as well, so that we are not forgotten
+            # Says Ping as well, so that the daemon does not forget us.
+            message = connection.receive(0.05 if self._ended else 0)
             if isinstance(message, Refused):
                 raise TransportError(message.reason)
-        pixels = first.pixels
-        if pixels is None:
+        if self._format is None:
+            assert first is not None
             assert first.read is not None
             pixels = first.read().pixels
+            self._format = (pixels.shape, pixels.dtype.name)
+        (height, width), dtype = self._format
         return Open(
             acquisition=str(uuid.uuid4()),
             name=self._name,
-            height=pixels.shape[0],
-            width=pixels.shape[1],
-            dtype="uint8" if pixels.dtype == np.uint8 else "uint16",
+            height=height,
+            width=width,
+            dtype="uint8" if dtype == "uint8" else "uint16",
             raw=self._raw,
             output=self.output,
             summary=self._summary,
