@@ -25,7 +25,7 @@ from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
 from refocusd.daemon.writer import LEDGER_COPY, RUN_FILE
 from refocusd.errors import BundleError, InputError, TransportError, WorkerError
 from refocusd.ledger import Ledger
-from refocusd.sources.recording.recording import open_recording
+from refocusd.sources.recording import open_recording
 from refocusd.sources.replay import replay
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload

@@ -24,7 +24,8 @@ from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.frame import Axes, AxisValue, canonical_axes
 from refocusd.quality import best_focus, focus_score
 from refocusd.sources.recording.ndtiff import NDTiffReader
-from refocusd.sources.recording.recording import Recording, RecordingPlan, open_recording
+from refocusd.sources.recording.opening import open_recording
+from refocusd.sources.recording.recording import Recording, RecordingPlan
 from refocusd.sources.replay import recorded_times_s, replay
 
 __all__ = ["register"]

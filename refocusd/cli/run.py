@@ -17,10 +17,14 @@ from refocusd.cli.settings import add_setting_flags, settings_of
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.daemon.process import Announcement
 from refocusd.worker.lifeline import watch_stdin
+from refocusd.worker.priority import yield_to_acquisition
 
 __all__ = ["register"]
 
 log = logging.getLogger(__name__)
+
+#: The daemon can wait (its frames lie in the ring), an acquisition cannot.
+NICENESS = 5
 
 EPILOG = """\
 examples:
@@ -56,6 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.stop:
         stop_daemon(settings.endpoint)
         return 0
+    yield_to_acquisition(NICENESS)
     asked = threading.Event()
     # Handlers only set a flag: a lock taken in one could be held by the thread it interrupts.
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):

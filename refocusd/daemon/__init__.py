@@ -4,6 +4,9 @@
 `daemon`       the whole, put together: start, stop
 `broker`       one thread, one socket: who sends what to whom
 `books`        what the broker knows of acquisitions, workers and tasks
+`desk`         acquisitions: opened, credited, closed, caught up
+`crew`         workers: who is ready, who holds which frame
+`checks`       what is refused before it is believed
 `writer`       one thread: sinks and ledgers
 `supervisor`   worker processes, kept alive
 `catchup`      refocuses from raw what could not be done live

@@ -9,16 +9,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 
-import msgspec
 import numpy as np
 
 from refocusd.config import Settings
 from refocusd.daemon.books import Acquisition, Task
+from refocusd.daemon.checks import check_frame, check_open
 from refocusd.daemon.crew import Send
 from refocusd.daemon.mailbox import SinkOpened, Written
 from refocusd.daemon.writer import Writer, output_of
 from refocusd.errors import InputError, TransportError
-from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing, Slot, SlotAllocator
 
@@ -28,8 +27,6 @@ log = logging.getLogger(__name__)
 
 #: Slots of one acquisition at most: more only adds latency.
 MAX_SLOTS = 32
-MAX_AXES_CHARS = 4096
-MAX_METADATA_CHARS = 1 << 20
 #: Ended acquisitions whose counts `Status` still tells.
 REMEMBERED = 32
 
@@ -110,7 +107,7 @@ class Desk:
         try:
             if known is not None:
                 raise InputError(f"acquisition {message.acquisition} is open already")
-            _check_open(message)
+            check_open(message)
             acquisition = Acquisition(message, identity, identity)
             if Slot(0, acquisition.frame_nbytes).span > self._settings.ring_mib << 20:
                 raise InputError(
@@ -141,7 +138,7 @@ class Desk:
         acquisition = self._of(identity, message.acquisition)
         if message.slot not in acquisition.granted:
             raise TransportError(f"slot {message.slot} is not yours to fill")
-        _check_frame(message)
+        check_frame(message)
         if part is not None:
             if part.nbytes != message.slot.nbytes:
                 raise TransportError(
@@ -387,23 +384,3 @@ class Desk:
         self._turn.remove(acquisition.id)
         del self._open[acquisition.id]
         self._top_up()
-
-
-def _check_open(message: wire.Open) -> None:
-    if min(message.height, message.width) < MIN_SIDE:
-        raise InputError(f"frames of {message.width}×{message.height} px are too small")
-    if not (message.raw or message.output):
-        raise InputError("an acquisition without raw data needs an output folder")
-    if len(message.summary) > MAX_METADATA_CHARS:
-        raise InputError("the summary metadata is larger than 1 MiB")
-
-
-def _check_frame(message: wire.Submit) -> None:
-    if len(message.axes) > MAX_AXES_CHARS or len(message.metadata) > MAX_METADATA_CHARS:
-        raise TransportError("axes or metadata of a frame are too large")
-    try:
-        axes = msgspec.json.decode(message.axes, type=dict[str, int | str])
-    except msgspec.DecodeError as error:
-        raise TransportError(f"axes {message.axes!r} are not axes: {error}") from error
-    if canonical_axes(axes) != message.axes:
-        raise TransportError(f"axes {message.axes!r} are not in canonical form")

@@ -145,13 +145,11 @@ class Supervisor:
             pass_in_focus=settings.pass_in_focus,
             inline=settings.inline,
         )
-        below_normal = getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)  # Windows
         # Standard output is ours (the parent may read it): a worker has nothing to say there.
         process = subprocess.Popen(
             [sys.executable, "-m", "refocusd.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            creationflags=below_normal,
         )
         assert process.stdin is not None
         with self._lock:

@@ -13,7 +13,7 @@ __all__ = ["IN_FOCUS_RATIO", "flux_ratio", "verdict"]
 
 #: A raw frame at least this sharp, relative to what the engine made of it, is
 #: in focus already: writing it as it is cannot invent anything.
-IN_FOCUS_RATIO = 0.9
+IN_FOCUS_RATIO = 0.96
 #: Samples that decide a ratio of sums to well under a percent.
 MAX_SAMPLES = 1 << 18
 

@@ -3,6 +3,7 @@
 ===========  ==================================================================
 `worker`     the loop: a task in, a refocused frame out
 `lifeline`   ends the process when its parent is gone
+`priority`   lets the acquisition go first
 `order`      what the parent tells a new worker, on standard input
 ===========  ==================================================================
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 
@@ -16,10 +15,13 @@ from refocusd.transport.client import Connection
 from refocusd.transport.messages import EngineInfo, Ready
 from refocusd.worker.lifeline import end_with_parent
 from refocusd.worker.order import WorkerOrder
+from refocusd.worker.priority import yield_to_acquisition
 from refocusd.worker.worker import serve
 
 #: Frame size that is warmed before a worker says it is ready.
 WARM_UP_SHAPE = (512, 512)
+#: Over that of the daemon, which runs below the acquisition itself.
+NICENESS = 5
 
 log = logging.getLogger("refocusd.worker")
 
@@ -31,9 +33,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s {order.identity} %(levelname)s %(message)s"
     )
-    if sys.platform != "win32":  # there the parent sets the priority class
-        # The acquisition comes first on every core that both want.
-        os.nice(10)
+    yield_to_acquisition(NICENESS)
     try:
         begun = time.perf_counter()
         engine = build_engine(order.backend, order.model, order.precision, order.threads)

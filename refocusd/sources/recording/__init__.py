@@ -2,7 +2,8 @@
 
 | file | what it knows |
 |---|---|
-| `recording` | what a recording is (`Recording`, `RecordingPlan`); opening one of any kind |
+| `recording` | what a recording is (`Recording`, `RecordingPlan`) |
+| `opening` | opening one of any kind |
 | `ndtiff` | `NDTiffReader`: a dataset by its axes, also while it is being written |
 | `ndtiff_index` | where the frames of a dataset lie |
 | `ndtiff_recording` | such a dataset as a recording |
@@ -19,6 +20,7 @@ May import `refocusd.errors` and `refocusd.frame` only.
 from __future__ import annotations
 
 from refocusd.sources.recording.ndtiff import NDTiffReader
-from refocusd.sources.recording.recording import Recording, RecordingPlan, open_recording
+from refocusd.sources.recording.opening import open_recording
+from refocusd.sources.recording.recording import Recording, RecordingPlan
 
 __all__ = ["NDTiffReader", "Recording", "RecordingPlan", "open_recording"]

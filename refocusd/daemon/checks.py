@@ -1,0 +1,46 @@
+"""What a message must be, beyond its type, before the broker acts on it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from refocusd.errors import InputError, TransportError
+from refocusd.frame import MIN_SIDE, canonical_axes
+from refocusd.transport import messages as wire
+from refocusd.transport.client import MAX_METADATA_CHARS
+
+__all__ = ["check_frame", "check_open"]
+
+MAX_AXES_CHARS = 4096
+
+
+def check_open(message: wire.Open) -> None:
+    """Refuse an acquisition that cannot be.
+
+    Raises
+    ------
+    InputError
+    """
+    if min(message.height, message.width) < MIN_SIDE:
+        raise InputError(f"frames of {message.width}×{message.height} px are too small")
+    if not (message.raw or message.output):
+        raise InputError("an acquisition without raw data needs an output folder")
+    if len(message.summary) > MAX_METADATA_CHARS:
+        raise InputError("the summary metadata is larger than 1 MiB")
+
+
+def check_frame(message: wire.Submit) -> None:
+    """Refuse a frame whose header is too large, or whose axes are none.
+
+    Raises
+    ------
+    TransportError
+    """
+    if len(message.axes) > MAX_AXES_CHARS or len(message.metadata) > MAX_METADATA_CHARS:
+        raise TransportError("axes or metadata of a frame are too large")
+    try:
+        axes = msgspec.json.decode(message.axes, type=dict[str, int | str])
+    except msgspec.DecodeError as error:
+        raise TransportError(f"axes {message.axes!r} are not axes: {error}") from error
+    if canonical_axes(axes) != message.axes:
+        raise TransportError(f"axes {message.axes!r} are not in canonical form")
