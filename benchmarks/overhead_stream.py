@@ -1,0 +1,172 @@
+"""Frames submitted to a real daemon without a microscope, at a chosen rate."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from refocusd import __version__
+from refocusd.cli.report import read_attempts
+from refocusd.errors import TransportError
+from refocusd.frame import Pixels, canonical_axes
+from refocusd.transport.client import SILENCE_S, Connection, Upload
+from refocusd.transport.messages import Open, Outcome
+
+__all__ = ["Streamed", "sample_frames", "stream"]
+
+#: Distinct frames to send: more than a processor's cache holds at 2048².
+_DISTINCT = 8
+#: What Micro-Manager says of a hardware-sequenced frame, in about as many bytes.
+_METADATA = {
+    "Binning": "1",
+    "Camera": "Camera",
+    "ElapsedTime-ms": 0.0,
+    "PixelType": "GRAY16",
+    "ROI-X-start": "0",
+    "ROI-Y-start": "0",
+    "TimeReceivedByCore": "2026-01-01 00:00:00.000000",
+    "PixelSize_um": 0.645,
+    "Time": "2026-01-01 00:00:00 -",
+    "Exposure": 10.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One acquisition of a stream.
+
+    Parameters
+    ----------
+    seconds : float
+        From the first frame's submission to the last one's outcome.
+    written_ms : list of float
+        Per frame in order: from when it was due to its being in the refocused
+        dataset, less the time in the engine (what the ledger notes).
+    answered_ms : list of float
+        The same until the source has been told of it.
+    unaccounted : int
+        Frames without a final state, or absent from the ledger.
+    failed : int
+    """
+
+    seconds: float
+    written_ms: list[float]
+    answered_ms: list[float]
+    unaccounted: int
+    failed: int
+
+
+def sample_frames(side_px: int) -> list[Pixels]:
+    """Frames of random 12-bit counts, uint16, `side_px` squared."""
+    rng = np.random.default_rng(0)
+    shape = (_DISTINCT, side_px, side_px)
+    return list(rng.integers(100, 4096, shape, np.uint16))
+
+
+def stream(
+    endpoint: str,
+    output: Path,
+    frames: Sequence[Pixels],
+    count: int,
+    *,
+    fps: float | None,
+    inline: bool,
+    on_written: Callable[[int], None] | None = None,
+) -> Streamed:
+    """Submit `count` frames and wait until all have a final state.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of a daemon.
+    output : Path
+        Folder of the refocused dataset; must not exist.
+    frames : sequence of ndarray
+        Submitted in turn.
+    count : int
+    fps : float or None
+        Frames per second; None is as fast as the daemon gives credit.  A frame
+        counts from when it was due, also if the daemon kept it waiting.
+    inline : bool
+        Pixels travel through the socket instead of the ring.
+    on_written : callable, optional
+        Told the number of frames done after each.
+
+    Raises
+    ------
+    TransportError
+        If the daemon refuses, or goes away.
+    """
+    height, width = frames[0].shape
+    open_ = Open(
+        acquisition=str(uuid.uuid4()),
+        name="stream",
+        height=height,
+        width=width,
+        dtype="uint16",
+        raw="",
+        output=str(output.resolve()),
+        summary="{}",
+        expected=count,
+        report=True,
+    )
+    keys = [canonical_axes({"time": index}) for index in range(count)]
+    metadata = [json.dumps({**_METADATA, "Axes": {"time": i}}) for i in range(count)]
+    taken_ns: dict[str, int] = {}
+    answered_ns: dict[str, int] = {}
+
+    def note(outcome: Outcome) -> None:
+        answered_ns[outcome.axes] = time.perf_counter_ns()
+        if on_written is not None:
+            on_written(len(answered_ns))
+
+    with Connection(endpoint, "source", inline=inline, version=__version__) as connection:
+        connection.welcome(timeout_s=10.0)
+        upload = Upload(connection, open_, note)
+        _until(connection, upload, lambda: upload.credit > 0)
+        begun_ns = time.perf_counter_ns()
+        for index, key in enumerate(keys):
+            if fps is not None:
+                due_ns = begun_ns + round(index / fps * 1e9)
+                while (left_ns := due_ns - time.perf_counter_ns()) > 0:
+                    upload.pump(left_ns / 1e9)
+                taken_ns[key] = due_ns
+                _until(connection, upload, lambda: upload.credit > 0)
+            else:
+                _until(connection, upload, lambda: upload.credit > 0)
+                taken_ns[key] = time.perf_counter_ns()
+            pixels = frames[index % len(frames)]
+            while not upload.submit(pixels, key, metadata[index], taken_ns[key]):
+                upload.pump(0.001)  # the socket's queue is full
+        upload.close(count)
+        _until(connection, upload, lambda: upload.closed is not None)
+    assert upload.closed is not None
+    attempts = read_attempts([output])
+    return Streamed(
+        seconds=(max(answered_ns.values()) - begun_ns) / 1e9,
+        written_ms=[
+            a.latency_ms - a.engine_ms
+            for a in attempts
+            if a.latency_ms is not None and a.engine_ms is not None
+        ],
+        answered_ms=[
+            (answered_ns[key] - taken_ns[key]) / 1e6 for key in keys if key in answered_ns
+        ],
+        unaccounted=max(count - upload.closed.counts.final, count - len(attempts)),
+        failed=upload.closed.counts.failed,
+    )
+
+
+def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
+    while not done():
+        upload.pump(0.25)
+        if upload.refused:
+            raise TransportError(f"the daemon refused the stream: {upload.refused}")
+        if connection.silent_s > SILENCE_S:
+            raise TransportError("the daemon went away; the figures of this run are lost")
