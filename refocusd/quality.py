@@ -136,9 +136,11 @@ def psnr(image: Image, truth: Image, *, border: int = BORDER, affine: bool = Fal
         gain = float(np.vdot(centred, y)) / power if power > 0 else 0.0
         x = gain * centred + y.mean()
     error = float(np.mean((x - y) ** 2))
-    if error == 0:
+    scale = _range(y)
+    # The fit leaves rounding where the frames are equal.
+    if error <= (1e-9 * scale) ** 2:
         return math.inf
-    return 20 * math.log10(_range(y)) - 10 * math.log10(error)
+    return 20 * math.log10(scale) - 10 * math.log10(error)
 
 
 def ssim(image: Image, truth: Image, *, border: int = BORDER) -> float:
