@@ -49,7 +49,7 @@ def held_back_loss(network: LiveUNet, flux: NDArray[np.float32]) -> float:
         for _ in range(4):
             batch = next(stream)
             raw, truth, span = map(torch.from_numpy, (batch.raw, batch.truth, batch.span))
-            found.append(float(refocus_loss(network(raw), truth, span)))
+            found.append(float(refocus_loss(network(raw), truth, span, 0.01)))
     return float(np.mean(found))
 
 
@@ -68,10 +68,10 @@ def test_a_training_learns_repeats_itself_and_resumes(
     stopped = tmp_path / "stopped"
     train(replace(TINY, steps=20, decay=0), [flux], stopped, device="cpu")
     train(TINY, [flux], stopped, device="cpu", resume=True)
-    assert losses(stopped)[:19] == history[:19]
+    assert losses(stopped) == history
     one = load_file(tmp_path / "one" / "weights.safetensors")
     two = load_file(stopped / "weights.safetensors")
-    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
     assert record.steps == 40
     written = json.loads((tmp_path / "one" / "run.json").read_text(encoding="utf-8"))
     assert written["seed"] == 7
@@ -120,9 +120,9 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
 
 def test_the_loss_is_the_error_relative_to_the_truths_range() -> None:
     truth = torch.zeros(1, 1, 32, 32)
-    small = refocus_loss(truth + 0.1, truth, torch.tensor([1.0]))
-    scaled = refocus_loss(truth + 0.3, truth, torch.tensor([3.0]))
-    worse = refocus_loss(truth + 0.2, truth, torch.tensor([1.0]))
+    small = refocus_loss(truth + 0.1, truth, torch.tensor([1.0]), 0.01)
+    scaled = refocus_loss(truth + 0.3, truth, torch.tensor([3.0]), 0.01)
+    worse = refocus_loss(truth + 0.2, truth, torch.tensor([1.0]), 0.01)
     assert float(small) == pytest.approx(float(scaled), rel=1e-4)
     assert float(worse) > float(small)
 

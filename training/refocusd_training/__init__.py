@@ -1,0 +1,20 @@
+"""Trains the networks that refocusd ships, on defocus simulated from sharp images.
+
+The way from images to a bundle, one module a step:
+
+==============  ===========================================================
+`data`          the sharp images: where they lie, how they are fetched and read
+`split`         which of them train, validate and test; near-duplicates together
+`simulate`      specimen, optics and camera: a sharp image becomes raw frames
+`networks`      the live network
+`losses`        what training minimises
+`train`         the loop, its settings and its checkpoints
+`export`        checkpoint → model bundle (bioimage.io 0.5, ONNX, safetensors)
+`evaluate`      a bundle against held-out specimens, optics and Richardson-Lucy
+`commands`      `refocusd train ...`
+==============  ===========================================================
+
+May import `refocusd`'s lower layers (`errors`, `frame`, `optics`, `quality`,
+`engines.normalise`); `refocusd` never imports this package.  torch is imported
+only by the modules that train or export.
+"""

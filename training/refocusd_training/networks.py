@@ -1,0 +1,145 @@
+"""`LiveUNet`: the small network that refocuses on a CPU while frames arrive.
+
+A pixel-unshuffle ×4 puts the work on a grid with 1/16 of the pixels; a U-net of
+three levels (4, 8 and 16 px) sees blur discs of 30 px radius; two ×2 steps lead
+back, and a refinement at full resolution, which sees the input, writes the
+correction that is added to the input.
+
+No grid: every ×2 step is a pixel shuffle initialised to nearest-neighbour
+(ICNR, Aitken et al. 2017, arXiv:1707.02937) followed by a fixed 2×2 mean
+(Sugawara et al. 2018, arXiv:1806.02658), whose response is zero exactly at the
+frequencies that a shuffle can imprint.  Every later layer is a convolution on
+that finer grid and treats all its pixels alike.
+
+Normalisation layers and global pooling are left out on purpose: a pixel then
+depends on a bounded neighbourhood and not on what else lies in the frame, so
+that a tiled frame equals a whole one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["SIZE_MULTIPLE", "LiveUNet", "LiveUNetConfig", "icnr_"]
+
+#: Height and width of what the network takes: 4 px unshuffled, halved twice,
+#: rounded up to a power of two that leaves engines room to tile.
+SIZE_MULTIPLE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LiveUNetConfig:
+    """Widths of the network.
+
+    Parameters
+    ----------
+    widths : (int, int, int)
+        Channels at 4, 8 and 16 px.
+    blocks : (int, int, int)
+        Residual blocks of two convolutions at those levels; the first two
+        count once on the way down and once on the way up.
+    half : int
+        Channels at 2 px.
+    fine : int
+        Channels that reach full resolution.
+    """
+
+    widths: tuple[int, int, int] = (32, 80, 128)
+    blocks: tuple[int, int, int] = (1, 1, 3)
+    half: int = 24
+    fine: int = 8
+
+
+def icnr_(weight: Tensor, scale: int = 2) -> None:
+    """Initialise a convolution before a pixel shuffle to nearest-neighbour up-sampling.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (out * scale**2, in, kh, kw)
+        Changed in place: the ``scale**2`` kernels of one output channel are equal.
+    """
+    kernel = torch.empty(weight.shape[0] // scale**2, *weight.shape[1:])
+    nn.init.kaiming_normal_(kernel, nonlinearity="relu")
+    with torch.no_grad():
+        weight.copy_(kernel.repeat_interleave(scale**2, dim=0))
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions added to their input; the second starts at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = functional.relu(self.first(x))
+        return functional.relu(x + self.second(inner))
+
+
+class _Up(nn.Module):
+    """Twice the resolution: 1×1 convolution, pixel shuffle, 2×2 mean."""
+
+    def __init__(self, channels: int, out: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, 4 * out, 1)
+        icnr_(self.expand.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shuffled = functional.pixel_shuffle(self.expand(x), 2)
+        padded = functional.pad(shuffled, (1, 0, 1, 0), mode="replicate")
+        return functional.avg_pool2d(padded, 2, stride=1)
+
+
+def _blocks(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(channels) for _ in range(count)))
+
+
+class LiveUNet(nn.Module):
+    """Refocuses normalised frames; input and output float, shape (batch, 1, height, width).
+
+    Height and width are multiples of `SIZE_MULTIPLE`.
+    """
+
+    def __init__(self, config: LiveUNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or LiveUNetConfig()
+        fine4, fine8, fine16 = self.config.widths
+        count4, count8, count16 = self.config.blocks
+        self.stem = nn.Conv2d(16, fine4, 3, padding=1)
+        self.down4 = _blocks(fine4, count4)
+        self.to8 = nn.Conv2d(fine4, fine8, 3, stride=2, padding=1)
+        self.down8 = _blocks(fine8, count8)
+        self.to16 = nn.Conv2d(fine8, fine16, 3, stride=2, padding=1)
+        self.bottom = _blocks(fine16, count16)
+        self.to_up8 = _Up(fine16, fine8)
+        self.up8 = _blocks(fine8, count8)
+        self.to_up4 = _Up(fine8, fine4)
+        self.up4 = _blocks(fine4, count4)
+        self.to_up2 = _Up(fine4, self.config.half)
+        self.from_input2 = nn.Conv2d(4, self.config.half, 3, padding=1)
+        self.up2 = nn.Conv2d(self.config.half, self.config.half, 3, padding=1)
+        self.to_up1 = _Up(self.config.half, self.config.fine)
+        self.from_input1 = nn.Conv2d(1, self.config.fine, 3, padding=1)
+        self.out = nn.Conv2d(self.config.fine, 1, 3, padding=1)
+        nn.init.normal_(self.out.weight, std=0.1 / math.sqrt(9 * self.config.fine))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Return the refocused frames, same shape, same normalised units."""
+        x4 = functional.relu(self.stem(functional.pixel_unshuffle(raw, 4)))
+        x4 = self.down4(x4)
+        x8 = self.down8(functional.relu(self.to8(x4)))
+        x16 = self.bottom(functional.relu(self.to16(x8)))
+        x8 = self.up8(functional.relu(self.to_up8(x16) + x8))
+        x4 = self.up4(functional.relu(self.to_up4(x8) + x4))
+        x2 = self.to_up2(x4) + self.from_input2(functional.pixel_unshuffle(raw, 2))
+        x2 = functional.relu(self.up2(functional.relu(x2)))
+        x1 = functional.relu(self.to_up1(x2) + self.from_input1(raw))
+        correction: Tensor = self.out(x1)
+        return raw + correction

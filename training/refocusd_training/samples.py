@@ -1,0 +1,216 @@
+"""Endless training batches, simulated while the network trains.
+
+One thread simulates ahead (numpy and scipy release the interpreter's lock);
+transfer functions come from a bank that is renewed all the time, because a
+pupil costs more to compute than an exposure.  A stream is a function of its
+seed alone, whatever the timing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.camera import Camera
+from refocusd_training.simulate.ranges import draw_camera, draw_defocus, draw_optics, draw_peak
+from refocusd_training.simulate.scene import Scene, expose_scene
+from refocusd_training.simulate.specimen import window
+
+__all__ = ["Batch", "Prefetched", "SampleStream"]
+
+#: Reflected or real surroundings of a training frame: wider than the widest
+#: trained disc (36 µm at NA 0.5: 35 px) and its rings.
+MARGIN = 64
+#: Share of frames that show nothing but noise: they must stay empty.
+EMPTY_SHARE = 0.03
+#: Share of frames that are normalised as part of a larger, brighter frame.
+DIMMED_SHARE = 0.25
+#: Range of a truth is at least this, in network units, so that an empty
+#: frame's error is not divided by nothing.
+MIN_SPAN = 0.5
+
+
+#: Independent random streams of one seed.
+_FRAMES, _TRANSFERS = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Network input and truth, float32, shape (batch, 1, size, size); span, shape (batch,)."""
+
+    raw: NDArray[np.float32]
+    truth: NDArray[np.float32]
+    span: NDArray[np.float32]
+
+
+class SampleStream:
+    """Draws batches of simulated frames.
+
+    Parameters
+    ----------
+    specimens : sequence of ndarray of float32, shape (height, width)
+        As `flux_of` gives them.  Larger ones are drawn more often, up to 4 times.
+    size : int
+        Side of a training frame, in pixels.
+    batch : int
+    bank : int
+        Transfer functions kept; one is renewed with each batch.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        specimens: Sequence[NDArray[np.float32]],
+        *,
+        size: int,
+        batch: int,
+        bank: int,
+        seed: int,
+    ) -> None:
+        self._specimens = specimens
+        self._size = size
+        self._batch = batch
+        self._bank_size = bank
+        self._seed = seed
+        areas = np.array([flux.size for flux in specimens], dtype=np.float64)
+        weights = np.clip(areas / 256**2, 1.0, 4.0)
+        self._probabilities = weights / weights.sum()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches without end, from the first step."""
+        return self.batches(0)
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Yield the batches of step `first` and all later ones.
+
+        A batch depends on the seed and its step alone, so that a resumed run
+        sees what an uninterrupted one does.
+        """
+        side = self._size + 2 * MARGIN
+        bank = deque(
+            (self._drawn_transfers(first + i, side) for i in range(self._bank_size)),
+            maxlen=self._bank_size,
+        )
+        for step in itertools.count(first):
+            rng = np.random.default_rng([self._seed, _FRAMES, step])
+            frames = [self._frame(rng, bank, side) for _ in range(self._batch)]
+            yield _collate(frames, rng)
+            bank.append(self._drawn_transfers(step + self._bank_size, side))
+
+    def _drawn_transfers(
+        self, number: int, side: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rng = np.random.default_rng([self._seed, _TRANSFERS, number])
+        optics, defocus = draw_optics(rng), draw_defocus(rng)
+        focus = Defocus(0.0, defocus.thickness_um)
+        in_focus = transfer(optics, focus, (side, side))
+        if defocus.um == 0:
+            return in_focus, in_focus
+        return transfer(optics, defocus, (side, side)), in_focus
+
+    def _frame(
+        self,
+        rng: np.random.Generator,
+        bank: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
+        side: int,
+    ) -> Scene:
+        camera, peak = draw_camera(rng), draw_peak(rng)
+        if rng.random() < 0.1:
+            camera = Camera(
+                camera.offset, camera.gain, camera.read_noise, camera.hot_fraction, bits=8
+            )
+        haze = float(rng.uniform(0.0, 0.1))
+        if rng.random() < EMPTY_SHARE:
+            empty = np.zeros((self._size, self._size), np.float32)
+            return expose_scene(empty, empty, camera, peak=peak, haze=haze, rng=rng)
+        chosen = self._specimens[int(rng.choice(len(self._specimens), p=self._probabilities))]
+        zoom = float(rng.uniform(0.8, 1.6)) if rng.random() < 0.5 else 1.0
+        flux = window(chosen, side, zoom, rng)
+        if rng.random() < 0.3:
+            # Structures of one image differ in brightness more than the 8-bit sources show.
+            flux = flux ** np.float32(rng.uniform(0.8, 1.5))
+        if rng.random() < 0.3:
+            glow = scipy.ndimage.uniform_filter(flux[::8, ::8], 15, mode="nearest")
+            flux = flux + np.float32(rng.uniform(0, 0.3)) * np.kron(
+                glow, np.ones((8, 8), np.float32)
+            )
+        unfocused, in_focus = blurred(flux, *bank[int(rng.integers(len(bank)))])
+        inner = (slice(MARGIN, MARGIN + self._size),) * 2
+        return expose_scene(
+            unfocused[inner], in_focus[inner], camera, peak=peak, haze=haze, rng=rng
+        )
+
+
+def _collate(scenes: Sequence[Scene], rng: np.random.Generator) -> Batch:
+    raw, truth, span = [], [], []
+    for scene in scenes:
+        counts = scene.range
+        dim = float(rng.uniform(1.0, 2.5)) if rng.random() < DIMMED_SHARE else 1.0
+        scale = np.float32(counts.scale * dim)
+        raw.append((scene.raw.astype(np.float32) - np.float32(counts.offset)) / scale)
+        truth.append((scene.truth - np.float32(counts.offset)) / scale)
+        low, high = np.percentile(truth[-1][::2, ::2], [0.1, 99.9])
+        span.append(max(float(high - low), MIN_SPAN))
+    return Batch(np.stack(raw)[:, None], np.stack(truth)[:, None], np.array(span, np.float32))
+
+
+class Prefetched:
+    """Runs an endless iterator in one thread, a few items ahead; a context manager.
+
+    Parameters
+    ----------
+    stream : iterator of Batch
+    ahead : int
+        Batches simulated but not yet taken, at most.
+    """
+
+    def __init__(self, stream: Iterator[Batch], ahead: int = 4) -> None:
+        self._stream = stream
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="simulator", daemon=True)
+
+    def __enter__(self) -> Prefetched:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        while self._thread.is_alive():
+            # The thread may wait for room: make some until it sees the event.
+            try:
+                self._queue.get(timeout=0.05)
+            except queue.Empty:
+                continue
+        self._thread.join()
+
+    def take(self) -> Batch:
+        """The next batch; raises what the simulation raised."""
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._stream:
+                self._queue.put(batch)
+                if self._stop.is_set():
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that takes
+            self._queue.put(error)

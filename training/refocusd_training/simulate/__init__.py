@@ -1,0 +1,12 @@
+"""A sharp image becomes raw frames: specimen → optics → camera.
+
+============  =============================================================
+`specimen`    flux of a sharp image, with windows cut out of it
+`blur`        what the objective makes of it at a defocus, in and out of focus
+`camera`      counts: offset, gain, shot noise, read noise, hot pixels, saturation
+`ranges`      what training draws from, and what evaluation uses instead
+`scene`       all of it together: a raw frame and the truth behind it
+============  =============================================================
+
+numpy and scipy only: no torch.
+"""

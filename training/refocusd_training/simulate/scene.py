@@ -1,0 +1,113 @@
+"""A raw frame and the truth behind it, both in counts and in network units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.engines.normalise import CountsRange, counts_range
+from refocusd.frame import Pixels
+from refocusd.optics import Optics
+from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.camera import Camera
+from refocusd_training.simulate.ranges import Setting
+from refocusd_training.simulate.specimen import reflected
+
+__all__ = ["Scene", "expose_scene", "simulate_frame"]
+
+#: Reflected border for whole frames: wider than the widest disc (36 µm at NA
+#: 0.6: 42 px) and its diffraction rings.
+FRAME_MARGIN = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One simulated exposure.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8 or uint16, shape (height, width)
+        What the camera gave.
+    truth : ndarray of float32, shape (height, width)
+        Expectation of the in-focus frame in counts, offset included, no noise,
+        clipped at full scale.
+    range : CountsRange
+        Of `raw`, as the engines compute it.
+    """
+
+    raw: Pixels
+    truth: NDArray[np.float32]
+    range: CountsRange
+
+
+def expose_scene(
+    unfocused: NDArray[np.float32],
+    in_focus: NDArray[np.float32],
+    camera: Camera,
+    *,
+    peak: float,
+    haze: float,
+    rng: np.random.Generator,
+) -> Scene:
+    """Both expectations through one camera.
+
+    Parameters
+    ----------
+    unfocused, in_focus : ndarray of float32, shape (height, width)
+        Flux, bright structures about 1.
+    camera : Camera
+    peak : float
+        Counts that flux 1 gives.
+    haze : float
+        Even background light in units of flux.
+    rng : numpy.random.Generator
+    """
+    scale = peak
+    offset = camera.offset
+    if camera.bits == 8:
+        # An 8-bit camera sees the same light on 1/16 of the counts.
+        camera = Camera(
+            camera.offset / 16, camera.gain * 16, camera.read_noise, camera.hot_fraction, 8
+        )
+        scale, offset = peak / 16, camera.offset
+    raw = camera.expose(np.asarray((unfocused + haze) * scale, dtype=np.float32), rng)
+    truth = np.minimum((in_focus + haze) * scale + offset, camera.full_scale)
+    return Scene(raw, truth.astype(np.float32), counts_range(raw))
+
+
+def simulate_frame(
+    flux: NDArray[np.float32], setting: Setting, defocus: Defocus, rng: np.random.Generator
+) -> Scene:
+    """A whole frame of a specimen by one microscope.
+
+    Parameters
+    ----------
+    flux : ndarray of float32, shape (height, width)
+        As `flux_of` gives it.
+    setting : Setting
+    defocus : Defocus
+    rng : numpy.random.Generator
+        Draws the camera's noise.
+
+    Returns
+    -------
+    Scene
+        Same height and width as `flux`.
+    """
+    padded = reflected(flux, FRAME_MARGIN)
+    optics: Optics = setting.optics
+    focus = Defocus(0.0, defocus.thickness_um)
+    unfocused, in_focus = blurred(
+        padded, transfer(optics, defocus, padded.shape), transfer(optics, focus, padded.shape)
+    )
+    inner = (slice(FRAME_MARGIN, -FRAME_MARGIN),) * 2
+    return expose_scene(
+        unfocused[inner],
+        in_focus[inner],
+        setting.camera,
+        peak=setting.peak,
+        haze=setting.haze,
+        rng=rng,
+    )
