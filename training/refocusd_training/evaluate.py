@@ -25,10 +25,11 @@ from rich.table import Table
 
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.verdict import verdict
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.optics import Optics
-from refocusd.quality import Quality, compare, psnr
+from refocusd.quality import Quality, compare, focus_score, psnr
 from refocusd_training.data import find_images, read_image
 from refocusd_training.deconvolution import richardson_lucy
 from refocusd_training.simulate.blur import Defocus
@@ -53,7 +54,7 @@ __all__ = [
 LEVELS_UM = (0.0, 4.0, 8.0, 16.0, 32.0)
 #: Levels of the average: out of focus only.
 AVERAGED_UM = (4.0, 8.0, 16.0, 32.0)
-METHODS = ("input", "refocused", "refocused bf16", "RL 12 um PSF", "RL true PSF")
+METHODS = ("input", "refocused", "as written", "refocused bf16", "RL 12 um PSF", "RL true PSF")
 #: Smaller images leave too little beside the borders.
 MIN_SIDE = 360
 #: Of larger ones the middle is taken: Richardson-Lucy's time goes with the area.
@@ -194,10 +195,14 @@ def evaluate(
     frames = [(case, level) for level in levels for case in cases]
     for case, level in track(frames, "evaluating", console=Console(stderr=True)):
         scene = scene_of(case, level)
+        refocused = _refocused(f32, scene.raw)
         found = {
             "input": compare(scene.raw, scene.truth, register=False),
-            "refocused": compare(_refocused(f32, scene.raw), scene.truth, register=False),
+            "refocused": compare(refocused, scene.truth, register=False),
         }
+        # What a user gets: the worker passes frames through that are in focus already.
+        said = verdict(focus_score(scene.raw), focus_score(refocused))
+        found["as written"] = found["input" if said == "in focus" else "refocused"]
         if auto.description.precision == "bf16":
             frame = _refocused(auto, scene.raw)
             found["refocused bf16"] = compare(frame, scene.truth, register=False)
