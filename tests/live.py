@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,23 @@ import tifffile
 from numpy.typing import NDArray
 
 from refocusd.config import Settings
+from refocusd.daemon.daemon import Daemon
 from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.transport import messages as wire
+from refocusd.transport.client import Connection, Upload
 
-__all__ = ["keys", "quick_settings", "read_all", "stack", "write_stack"]
+__all__ = [
+    "NOBODY",
+    "keys",
+    "opened",
+    "pump_until",
+    "quick_settings",
+    "read_all",
+    "running",
+    "source",
+    "stack",
+    "write_stack",
+]
 
 
 def quick_settings(tmp_path: Path, **changes: Any) -> Settings:
@@ -56,3 +73,45 @@ def read_all(dataset: Path) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
             key: (frame.pixels, json.loads(json.dumps(dict(frame.metadata))))
             for key, frame in frames.items()
         }
+
+
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Daemon]:
+    with Daemon(settings) as daemon:
+        daemon.wait_ready()
+        yield daemon
+
+
+def opened(connection: Connection, output: Path, side: int = 64, **changes: Any) -> Upload:
+    """An acquisition without raw data, open and with credit."""
+    values: dict[str, Any] = {
+        "acquisition": str(uuid.uuid4()),
+        "name": "test",
+        "height": side,
+        "width": side,
+        "dtype": "uint16",
+        "raw": "",
+        "output": str(output),
+        "summary": "{}",
+        "report": True,
+    }
+    values |= {name.rstrip("_"): value for name, value in changes.items()}
+    upload = Upload(connection, wire.Open(**values))
+    pump_until(upload, lambda: bool(upload.refused) or upload.credit > 0)
+    return upload
+
+
+def pump_until(upload: Upload, done: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "nothing came in time"
+        upload.pump(0.2)
+
+
+def source(daemon: Daemon, **more: bool) -> Connection:
+    connection = Connection(daemon.endpoint, "source", **more)  # type: ignore[arg-type]
+    connection.welcome(10.0)
+    return connection
