@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +20,8 @@ import zmq
 
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels
+from refocusd.transport.keys import ClientKeys
+from refocusd.transport.link import link_of
 from refocusd.transport.messages import (
     PROTOCOL,
     Close,
@@ -79,6 +82,9 @@ class Connection:
         Send pixels through the socket even where the ring could be mapped.
     version : str
         Version of this side, named in the daemon's refusal if it cannot be served.
+    keys : ClientKeys, optional
+        Encrypts the link, and proves each side to the other.  The daemon then names this
+        peer, and `identity` must be empty.
 
     Connecting never blocks and never fails while no daemon is there; `welcome`
     says whether one answered.
@@ -93,7 +99,10 @@ class Connection:
         identity: str = "",
         inline: bool = False,
         version: str = "",
+        keys: ClientKeys | None = None,
     ) -> None:
+        if identity and keys is not None:
+            raise TransportError("a peer with keys has the name that the daemon gave its key")
         self.endpoint = endpoint
         self.inline = inline
         self.ring: SharedRing | None = None
@@ -116,6 +125,7 @@ class Connection:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         if identity:
             self._socket.setsockopt(zmq.IDENTITY, identity.encode())
+        self._link = link_of(self._socket, endpoint, keys)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -132,13 +142,23 @@ class Connection:
         """Seconds since the daemon was last heard."""
         return time.monotonic() - self._last_heard
 
-    def welcome(self, timeout_s: float) -> Welcome:
+    @property
+    def lost(self) -> str:
+        """Why the link was lost, as far as known: with keys at once, else silence has to tell."""
+        return self._link.lost if self._link.over else ""
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether the daemon does not take this peer's key: there is no use in trying again."""
+        return self._link.refused
+
+    def welcome(self, timeout_s: float, asked: threading.Event | None = None) -> Welcome:
         """Wait for the daemon's answer to `Hello` and attach its ring.
 
         Raises
         ------
         TransportError
-            If nobody answers in time, or the daemon refuses this peer.
+            If nobody answers in time or before `asked` is set, or the daemon refuses this peer.
         """
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
@@ -147,21 +167,32 @@ class Connection:
                 raise TransportError(message.reason)
             if isinstance(message, Welcome):
                 return self.accept(message)
-        raise TransportError(
-            f"no refocusd daemon answers at {self.endpoint}; start one with `refocusd run`, or name "
-            "its address in REFOCUSD_ENDPOINT"
-        )
+            if self._link.over or (asked and asked.is_set()):
+                break
+        raise TransportError(self._link.lost or self._link.nobody)
 
     def accept(self, message: Welcome) -> Welcome:
         """Attach the ring that the daemon offers; where that cannot be, say so and go inline."""
+        if self.ring is not None and self.ring.address != message.ring:
+            self.ring.close()  # of a daemon that is gone
+            self.ring = None
         if not self.inline and self.ring is None:
             try:
                 self.ring = SharedRing.attach(message.ring)
             except TransportError as error:
                 log.info("pixels go through the socket: %s", error)
                 self.inline = True
-                self.send(msgspec.structs.replace(self._hello, inline=True))
+                self._hello = msgspec.structs.replace(self._hello, inline=True)
+                self.hello_again()
         return message
+
+    def hello_again(self) -> bool:
+        """Introduce this peer again, to a daemon that does not know it (any more).
+
+        The answer is a `Welcome` for `accept`.  False if the queue is full.
+        """
+        self._link.renew()
+        return self.send(self._hello)
 
     def send(self, message: Message, pixels: Pixels | None = None) -> bool:
         """Send one message; False if the socket's bounded queue is full."""
@@ -175,6 +206,20 @@ class Connection:
             return False
         self._last_sent = time.monotonic()
         return True
+
+    def lend(self, message: Message, pixels: Pixels) -> zmq.MessageTracker | None:
+        """Send one message with pixels that are not copied; None if the queue is full.
+
+        The array must not change until the tracker that is returned says ``done``.
+        """
+        parts: list[bytes | memoryview] = [encode(message), pixels.data.cast("B")]
+        try:
+            tracker = self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False, track=True)
+        except zmq.Again:
+            return None
+        self._last_sent = time.monotonic()
+        assert isinstance(tracker, zmq.MessageTracker)
+        return tracker
 
     def receive_parts(self, timeout_s: float) -> tuple[Message, memoryview | None] | None:
         """The next message and its pixels, if any; None when nothing came in time.
@@ -190,11 +235,11 @@ class Connection:
             if now - self._last_sent > HEARTBEAT_S:
                 self.send(Ping())
             wait_s = min(max(0.0, deadline - now), HEARTBEAT_S / 2)
-            arrived = self._socket.poll(round(wait_s * 1000))
+            arrived = self._link.wait(round(wait_s * 1000))
             now = self._last_listened = time.monotonic()
             if arrived:
                 break
-            if now >= deadline:
+            if now >= deadline or self._link.over:
                 return None
         parts = self._socket.recv_multipart(copy=False)
         self._last_heard = now
@@ -208,6 +253,7 @@ class Connection:
     def close(self, linger_s: float = 0.0) -> None:
         """Close the socket, giving what is queued `linger_s` seconds to leave."""
         if not self._socket.closed:
+            self._link.close()
             self._socket.close(linger=round(linger_s * 1000))
         self._context.term()
         if self.ring is not None:
@@ -244,6 +290,8 @@ class Upload:
         Set once the daemon has made room for it.
     refused : str
         Why the daemon did not, if it did not.
+    again : bool
+        Whether it may in a moment.
     closed : Closed or None
         Set once every frame has a final state.
     """
@@ -258,6 +306,7 @@ class Upload:
         self.opened: Opened | None = None
         self.closed: Closed | None = None
         self.refused = ""
+        self.again = False
         self._connection = connection
         self._on_outcome = on_outcome
         self._shape = (open.height, open.width)
@@ -284,6 +333,7 @@ class Upload:
         elif isinstance(message, Refused):
             if message.acquisition in ("", self.acquisition):
                 self.refused = message.reason
+                self.again = message.again
         elif isinstance(message, Outcome) and self._on_outcome is not None:
             self._on_outcome(message)
         return True

@@ -8,10 +8,13 @@ depends on the role it named.
 ======== ==================================== ================================
 role     sends                                receives
 ======== ==================================== ================================
-source   `Open`, `Submit`, `Miss`, `Close`    `Welcome`, `Opened`, `Credit`,
-                                              `Outcome`, `Closed`, `Refused`
+source   `Open`, `Submit`, `Miss`, `Behind`,  `Welcome`, `Opened`, `Credit`,
+         `Close`                              `Outcome`, `Closed`, `Refused`
 worker   `Ready`, `Result`, `Failure`         `Welcome`, `Task`, `Stop`
-control  `StatusRequest`, `Stop`              `Welcome`, `Status`, `Refused`
+control  `StatusRequest`, `Pause`, `CatchUp`, `Welcome`, `Status`, `Refused`
+         `Stop`
+view     `StatusRequest`, `Look`, `Pause`,    `Welcome`, `Status`, `Shown`,
+         `CatchUp`                            `Refused`
 anyone   `Ping`                               `Ping`
 ======== ==================================== ================================
 
@@ -26,45 +29,62 @@ from typing import Annotated, Literal
 import msgspec
 
 from refocusd.errors import TransportError
+from refocusd.transport.facts import (
+    AcquisitionStatus,
+    Counts,
+    DType,
+    EngineInfo,
+    FinalState,
+    FrameFacts,
+    Histogram,
+    WorkerStatus,
+)
 from refocusd.transport.ring import RingAddress, Slot
 
 __all__ = [
     "PROTOCOL",
+    "AcquisitionStatus",
+    "Behind",
+    "CatchUp",
     "Close",
     "Closed",
     "Counts",
     "Credit",
+    "DType",
     "EngineInfo",
     "Failure",
     "FinalState",
     "FrameFacts",
     "Hello",
+    "Histogram",
+    "Look",
     "Message",
     "Miss",
     "Open",
     "Opened",
     "Outcome",
+    "Pause",
     "Ping",
     "Ready",
     "Refused",
     "Result",
     "Role",
+    "Shown",
     "Status",
     "StatusRequest",
     "Stop",
     "Submit",
     "Task",
     "Welcome",
+    "WorkerStatus",
     "decode",
     "encode",
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 1
+PROTOCOL = 2
 
-Role = Literal["source", "worker", "control"]
-FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
-DType = Literal["uint8", "uint16"]
+Role = Literal["source", "worker", "control", "view"]
 #: A UUID: it names files of ours, so nothing else is taken.
 AcquisitionId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
 
@@ -92,6 +112,8 @@ class Welcome(Message, frozen=True):
     protocol: int
     version: str
     ring: RingAddress
+    #: What is done with frames that an engine is too slow for, see `refocusd.config.Settings`.
+    policy: Literal["defer", "complete"] = "defer"
 
 
 class Refused(Message, frozen=True):
@@ -99,26 +121,12 @@ class Refused(Message, frozen=True):
 
     reason: str
     acquisition: str = ""
+    #: The same may be asked again in a moment.
+    again: bool = False
 
 
 class Ping(Message, frozen=True):
     """I am alive.  Any other message says so as well."""
-
-
-class Counts(msgspec.Struct, frozen=True):
-    """Frames of one acquisition, by final state; `pending` have none yet."""
-
-    acquired: int = 0
-    refocused: int = 0
-    passed_through: int = 0
-    skipped: int = 0
-    failed: int = 0
-    pending: int = 0
-
-    @property
-    def final(self) -> int:
-        """Frames that reached a final state."""
-        return self.refocused + self.passed_through + self.skipped + self.failed
 
 
 class Open(Message, frozen=True):
@@ -181,6 +189,14 @@ class Miss(Message, frozen=True):
     reason: str
 
 
+class Behind(Message, frozen=True):
+    """So many more frames went by that the source leaves to raw; `acquired` did so far in all."""
+
+    acquisition: str
+    frames: Annotated[int, msgspec.Meta(ge=1)]
+    acquired: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Close(Message, frozen=True):
     """No more frames will be submitted; at least `acquired` went by in all.
 
@@ -207,27 +223,6 @@ class Outcome(Message, frozen=True):
     reason: str = ""
 
 
-class EngineInfo(msgspec.Struct, frozen=True):
-    """What a worker runs: enough to repeat it.
-
-    Parameters
-    ----------
-    backend, precision, device : str
-        For example ``openvino``, ``bf16``, ``CPU``.
-    key : str
-        Content key of the compiled engine.
-    model_id, model_sha256 : str
-        Which bundle it was built from.
-    """
-
-    backend: str
-    precision: str
-    device: str
-    key: str
-    model_id: str
-    model_sha256: str
-
-
 class Ready(Message, frozen=True):
     """The worker's engine is built and warmed up."""
 
@@ -244,38 +239,6 @@ class Task(Message, frozen=True):
     width: int
     dtype: DType
     checksum: int
-
-
-class FrameFacts(msgspec.Struct, frozen=True):
-    """What the worker found out about one frame.
-
-    Parameters
-    ----------
-    offset, scale : float
-        Counts; what the engine saw was (counts - offset) / scale.
-    engine_ms : float
-        Time inside the engine alone.
-    worker_ms : float
-        Time in the worker, copies and normalisation included.
-    focus_before, focus_after : float
-        Focus score of the raw and the refocused frame.
-    flux_ratio : float
-        Sum over background of the refocused frame over that of the raw one.
-    clipped : int
-        Pixels cut at the ends of the counts scale.
-    verdict : str
-        ``refocused``, or ``in focus`` when the raw frame needs nothing.
-    """
-
-    offset: float
-    scale: float
-    engine_ms: float
-    worker_ms: float
-    focus_before: float
-    focus_after: float
-    flux_ratio: float
-    clipped: int
-    verdict: Literal["refocused", "in focus"]
 
 
 class Result(Message, frozen=True):
@@ -298,7 +261,31 @@ class StatusRequest(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """State of the daemon."""
+    """State of the daemon.
+
+    Parameters
+    ----------
+    workers : int
+        Workers that take frames.
+    acquisitions : dict of str to Counts
+        By id; open ones and the last that ended.
+    details : list of AcquisitionStatus
+        The same in full, oldest first.
+    ring_nbytes, ring_free : int
+        Shared memory for frames in flight.
+    paused : bool
+        No frame is sent to workers; acquisitions go on.
+    frames : dict of str to int
+        Frames since the start, by ``state`` or ``state: reason``.
+    stages : dict of str to Histogram
+        ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
+        ``total`` (hook to disk); live frames only.
+    raw_nbytes : int
+        Bytes of raw pixels taken since the start.
+    serial : int
+        Of the newest frame written, for `Look`.
+    uptime_s : float
+    """
 
     version: str
     pid: int
@@ -306,6 +293,61 @@ class Status(Message, frozen=True):
     engine: EngineInfo | None
     acquisitions: dict[str, Counts]
     stopping: bool
+    details: list[AcquisitionStatus] = []
+    crew: list[WorkerStatus] = []
+    ring_nbytes: int = 0
+    ring_free: int = 0
+    paused: bool = False
+    frames: dict[str, int] = {}
+    stages: dict[str, Histogram] = {}
+    raw_nbytes: int = 0
+    serial: int = 0
+    uptime_s: float = 0.0
+
+
+class Look(Message, frozen=True):
+    """Show me the newest frame, as soon as there is one later than serial `after`.
+
+    One answer for one `Look`, so that a slow view gets the latest only.
+    """
+
+    after: int
+    #: Both sides are reduced by a whole step until they are no longer.
+    max_side: Annotated[int, msgspec.Meta(ge=64, le=4096)] = 1024
+
+
+class Shown(Message, frozen=True):
+    """The newest frame, for a view: raw then refocused pixels follow as one part.
+
+    Each is ``ceil(height / step) × ceil(width / step)``, every `step`-th pixel.
+    """
+
+    serial: int
+    acquisition: str
+    name: str
+    axes: str
+    state: FinalState
+    height: int
+    width: int
+    dtype: DType
+    step: int
+    metadata: str
+    facts: FrameFacts
+    #: From the hook to the disk.
+    latency_ms: float
+    live: bool
+
+
+class Pause(Message, frozen=True):
+    """Send no more frames to workers, or go on; acquisitions are not affected."""
+
+    paused: bool
+
+
+class CatchUp(Message, frozen=True):
+    """Let the daemon catch up what was deferred while it is idle, or only after acquisitions."""
+
+    on: bool
 
 
 class Stop(Message, frozen=True):
@@ -322,6 +364,7 @@ _AnyMessage = (
     | Credit
     | Submit
     | Miss
+    | Behind
     | Close
     | Closed
     | Outcome
@@ -332,6 +375,10 @@ _AnyMessage = (
     | StatusRequest
     | Status
     | Stop
+    | Look
+    | Shown
+    | Pause
+    | CatchUp
 )
 
 _encoder = msgspec.msgpack.Encoder()

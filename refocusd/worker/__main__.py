@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 
 import msgspec
 
 from refocusd import __version__
-from refocusd.engines.choose import build_engine
 from refocusd.errors import RefocusdError
 from refocusd.transport.client import Connection
-from refocusd.transport.messages import EngineInfo, Ready
 from refocusd.worker.lifeline import end_with_parent
 from refocusd.worker.order import WorkerOrder
 from refocusd.worker.priority import yield_to_acquisition
-from refocusd.worker.worker import serve
+from refocusd.worker.session import OUT_OF_MEMORY, hold_session, prepare
 
-#: Frame size that is warmed before a worker says it is ready.
-WARM_UP_SHAPE = (512, 512)
 #: Over that of the daemon, which runs below the acquisition itself.
 NICENESS = 5
 
@@ -35,34 +30,23 @@ def main() -> int:
     )
     yield_to_acquisition(NICENESS)
     try:
-        begun = time.perf_counter()
-        engine = build_engine(order.backend, order.model, order.precision, order.threads)
-        engine.warm_up(WARM_UP_SHAPE)
-        seconds = time.perf_counter() - begun
-        with Connection(
+        prepared = prepare(order.backend, order.model, order.precision, order.threads)
+        connection = Connection(
             order.endpoint,
             "worker",
             token=order.token,
             identity=order.identity,
             inline=order.inline,
             version=__version__,
-        ) as connection:
-            connection.welcome(timeout_s=10.0)
-            about = engine.description
-            info = EngineInfo(
-                backend=about.backend,
-                precision=about.precision,
-                device=about.device,
-                key=about.key,
-                model_id=about.model_id,
-                model_sha256=about.model_sha256,
-            )
-            connection.send(Ready(info, seconds))
-            serve(connection, engine, pass_in_focus=order.pass_in_focus)
-        engine.close()
+        )
+        hold_session(connection, prepared, pass_in_focus=order.pass_in_focus)
+        prepared.engine.close()
     except RefocusdError as error:
         log.error("%s", error)
         return error.exit_status
+    except MemoryError:
+        log.error("out of memory: this worker ends, another takes its place")
+        return OUT_OF_MEMORY
     return 0
 
 

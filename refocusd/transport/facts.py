@@ -1,0 +1,157 @@
+"""What messages say of frames, engines, workers and acquisitions.  Plain data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+__all__ = [
+    "AcquisitionStatus",
+    "Counts",
+    "DType",
+    "EngineInfo",
+    "FinalState",
+    "FrameFacts",
+    "Histogram",
+    "WorkerStatus",
+]
+
+FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
+DType = Literal["uint8", "uint16"]
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Frames of one acquisition, by final state; `pending` have none yet."""
+
+    acquired: int = 0
+    refocused: int = 0
+    passed_through: int = 0
+    skipped: int = 0
+    failed: int = 0
+    pending: int = 0
+
+    @property
+    def final(self) -> int:
+        """Frames that reached a final state."""
+        return self.refocused + self.passed_through + self.skipped + self.failed
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What a worker runs: enough to repeat it.
+
+    Parameters
+    ----------
+    backend, precision, device : str
+        For example ``openvino``, ``bf16``, ``CPU``.
+    key : str
+        Content key of the compiled engine.
+    model_id, model_sha256 : str
+        Which bundle it was built from.
+    """
+
+    backend: str
+    precision: str
+    device: str
+    key: str
+    model_id: str
+    model_sha256: str
+
+
+class FrameFacts(msgspec.Struct, frozen=True):
+    """What the worker found out about one frame.
+
+    Parameters
+    ----------
+    offset, scale : float
+        Counts; what the engine saw was (counts - offset) / scale.
+    engine_ms : float
+        Time inside the engine alone.
+    worker_ms : float
+        Time in the worker, copies and normalisation included.
+    focus_before, focus_after : float
+        Focus score of the raw and the refocused frame.
+    flux_ratio : float
+        Sum over background of the refocused frame over that of the raw one.
+    clipped : int
+        Pixels cut at the ends of the counts scale.
+    verdict : str
+        ``refocused``, or ``in focus`` when the raw frame needs nothing.
+    """
+
+    offset: float
+    scale: float
+    engine_ms: float
+    worker_ms: float
+    focus_before: float
+    focus_after: float
+    flux_ratio: float
+    clipped: int
+    verdict: Literal["refocused", "in focus"]
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Durations of one stage: how many took at most each bound, as Prometheus counts them.
+
+    Parameters
+    ----------
+    bounds_ms : list of float
+        Upper bounds of the buckets, without the last (infinite) one.
+    counts : list of int
+        Durations in each bucket, not cumulated; one more than `bounds_ms`.
+    sum_ms : float
+    """
+
+    bounds_ms: list[float]
+    counts: list[int]
+    sum_ms: float
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker, as the broker sees it.
+
+    Parameters
+    ----------
+    state : {"starting", "ready", "busy"}
+    frames : int
+        Frames it has answered.
+    remote : bool
+        It runs on another host.
+    rate : float
+        Frames a second over the last ten seconds.
+    """
+
+    identity: str
+    pid: int
+    state: Literal["starting", "ready", "busy"]
+    remote: bool
+    frames: int
+    rate: float
+    engine: EngineInfo | None
+
+
+class AcquisitionStatus(msgspec.Struct, frozen=True):
+    """One acquisition, open or among the last that ended.
+
+    Parameters
+    ----------
+    state : {"waiting", "live", "catching up", "closing", "ended"}
+    queued : int
+        Frames in the daemon that no worker has yet.
+    deferred : int
+        Frames left to the catch-up so that live stays fresh.
+    """
+
+    id: str
+    name: str
+    raw: str
+    output: str
+    run: str
+    state: Literal["waiting", "live", "catching up", "closing", "ended"]
+    height: int
+    width: int
+    dtype: DType
+    counts: Counts
+    queued: int
+    deferred: int
+    warnings: list[str]

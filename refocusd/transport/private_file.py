@@ -1,0 +1,120 @@
+"""Small files that only their user may read: written whole or not at all, never overwritten."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from refocusd.errors import ConfigError, OutputError
+
+__all__ = ["read_private", "write_private"]
+
+log = logging.getLogger(__name__)
+
+#: Such files are a few hundred bytes; nothing larger is read.
+MAX_FILE = 1 << 16
+
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+
+
+def read_private(path: Path, kind: type[_Kind], otherwise: str, *, secret: bool = True) -> _Kind:
+    """The content of a file that `write_private` wrote.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type of struct
+    otherwise : str
+        What to do if it is something else; part of the error.
+    secret : bool
+        Whether other users must not be able to read it.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, others can read it, or it is something else.
+    """
+    try:
+        with path.open("rb") as stream:
+            mode = os.fstat(stream.fileno()).st_mode
+            text = stream.read(MAX_FILE)
+    except OSError as error:
+        raise ConfigError(f"the key file {path} cannot be read: {error.strerror}") from error
+    # Windows has no such bits: there the folder's access list decides.
+    if sys.platform != "win32" and secret and mode & 0o077:
+        raise ConfigError(
+            f"the key file {path} holds a secret, and other users can read it: `chmod 600` it (on a "
+            "disk of this host, where that is not possible)"
+        )
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no key file of refocusd ({error}); {otherwise}") from error
+
+
+def write_private(path: Path, content: msgspec.Struct) -> None:
+    """Write a file that only its user can read, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made where needed.
+    content : struct
+
+    Raises
+    ------
+    FileExistsError
+        If there is one already.
+    OutputError
+        If it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    text = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:  # a file may be in the way: that one is not meant by `FileExistsError`
+        raise OutputError(f"the folder {path.parent} cannot be made: {error.strerror}") from error
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            _only_for_its_user(beside)
+            _name(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _name(beside: Path, path: Path) -> None:
+    """Give a finished file its name, unless another has it: no half-written file is ever read."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # exFAT and the like have no links
+        if path.exists():
+            raise FileExistsError(path) from None
+        beside.rename(path)
+
+
+def _only_for_its_user(path: Path) -> None:
+    """Windows: no access by inheritance.  Elsewhere the file's mode says it."""
+    if sys.platform == "win32":
+        command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"{getpass.getuser()}:F"]
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode:
+            log.warning("%s may be readable for other users of this host", path)
