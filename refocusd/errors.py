@@ -6,6 +6,7 @@
     ├── ConfigError      a setting, a flag or an environment variable is wrong
     ├── InputError       a path, a recording or a frame cannot be used
     ├── OutputError      the output exists already, or the disk cannot take it
+    │   └── DiskFullError    the disk is full: the same can be done once there is room
     ├── BundleError      a model bundle is missing, corrupt or does not match
     ├── EngineError      an engine cannot be built or did not return a usable frame
     ├── TransportError   no daemon, no free port, or a peer that speaks otherwise
@@ -21,6 +22,7 @@ from __future__ import annotations
 __all__ = [
     "BundleError",
     "ConfigError",
+    "DiskFullError",
     "EngineError",
     "InputError",
     "LedgerError",
@@ -48,6 +50,10 @@ class InputError(RefocusdError):
 
 class OutputError(RefocusdError):
     """Output exists already, or cannot be written where it was asked for."""
+
+
+class DiskFullError(OutputError):
+    """The disk is full, or the reserve for the raw data is touched."""
 
 
 class BundleError(RefocusdError):

@@ -15,8 +15,16 @@ __all__ = ["Sink"]
 class Sink(Protocol):
     """One refocused dataset, written by one thread, closed by its context.
 
+    ==============  =======================================================
+    implementation  dataset
+    ==============  =======================================================
+    `NDTiffSink`    NDTiff, as pycromanager and Micro-Manager write it
+    `OmeZarrSink`   OME-Zarr 0.5, one chunk a frame
+    ==============  =======================================================
+
     A frame is in the dataset, readable by others and safe from a killed
-    process, when `write` returns.
+    process, when `write` returns.  What every implementation promises is
+    tested for all of them alike (``tests/test_sinks_common.py``).
     """
 
     @property

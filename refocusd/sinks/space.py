@@ -6,7 +6,7 @@ import errno
 import shutil
 from pathlib import Path
 
-from refocusd.errors import OutputError
+from refocusd.errors import DiskFullError, OutputError
 
 __all__ = ["check_free_space", "free_space_needed", "write_error"]
 
@@ -60,7 +60,7 @@ def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE
         raise write_error(error, path, "asking for the free space") from error
     missing = needed_bytes + reserve_bytes - free
     if missing > 0:
-        raise OutputError(
+        raise DiskFullError(
             f"{path}: the disk has {free / GIB:.2f} GiB free, but the dataset needs "
             f"{needed_bytes / GIB:.2f} GiB and {reserve_bytes / GIB:.2f} GiB are kept in reserve: "
             f"free {missing / GIB:.2f} GiB more, or choose another --output"
@@ -68,7 +68,7 @@ def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE
 
 
 def write_error(error: OSError, path: Path, doing: str) -> OutputError:
-    """Make an `OutputError` of what the system said of a file.
+    """Make an `OutputError` (a `DiskFullError` where that is the reason) of what the system said of a file.
 
     Parameters
     ----------
@@ -78,7 +78,9 @@ def write_error(error: OSError, path: Path, doing: str) -> OutputError:
     doing : str
         What was tried, e.g. ``"writing frame {...}"``.
     """
+    kind: type[OutputError] = OutputError
     if error.errno in _FULL:
+        kind = DiskFullError
         advice = "the disk is full: free some space there, then the frame can be written again"
     elif error.errno in _FORBIDDEN:
         advice = (
@@ -87,4 +89,4 @@ def write_error(error: OSError, path: Path, doing: str) -> OutputError:
         )
     else:
         advice = "see that the disk is connected and writable, or choose another --output"
-    return OutputError(f"{doing} in {path} failed ({error.strerror or error}): {advice}")
+    return kind(f"{doing} in {path} failed ({error.strerror or error}): {advice}")
