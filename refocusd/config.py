@@ -17,10 +17,12 @@ import platformdirs
 
 from refocusd.errors import ConfigError
 
-__all__ = ["Backend", "Precision", "Settings", "load_settings"]
+__all__ = ["Backend", "Policy", "Precision", "Settings", "SinkKind", "load_settings"]
 
 Backend = Literal["auto", "openvino", "identity"]
 Precision = Literal["auto", "f32", "bf16"]
+Policy = Literal["defer", "complete"]
+SinkKind = Literal["ndtiff", "ome-zarr"]
 
 #: Variables that share the prefix but are not settings.
 NOT_SETTINGS = {"REFOCUSD_TEST_DATA", "REFOCUSD_FUZZ_ROUNDS"}
@@ -28,6 +30,10 @@ NOT_SETTINGS = {"REFOCUSD_TEST_DATA", "REFOCUSD_FUZZ_ROUNDS"}
 
 def _user_ledgers() -> str:
     return str(Path(platformdirs.user_data_dir("refocusd", appauthor=False)) / "ledgers")
+
+
+def _user_keys() -> str:
+    return str(Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "keys")
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,9 +52,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     threads : int
         Threads of a CPU engine; 0 leaves one core to the acquisition where there are more than two.
     workers : int
-        Worker processes.
+        Worker processes; 0 where only workers on other hosts are to be used.
+    policy : {"defer", "complete"}
+        What happens when the engine is slower than the camera.  ``defer``: the newest frame
+        goes first and the rest is caught up from raw when the workers are idle.  ``complete``:
+        every frame in order.
+    sink : {"ndtiff", "ome-zarr"}
+        Format of the refocused datasets.
+    pick_up : bool
+        At the start, finish acquisitions that an earlier daemon left unfinished.
+    listen : str
+        Where workers on other hosts connect, for example ``tcp://192.168.0.5:8752``; needs keys
+        (``refocusd keys new``).  Empty: nowhere.
+    keys : str
+        Folder of the keys for `listen`.
     ring_mib : int
         Shared memory for frames in flight, MiB.  The cap of all acquisitions together.
+    source_mib : int
+        The cap of one acquisition, MiB; 0 for that of all.
     inline : bool
         Exchange pixels with workers through the socket instead of shared memory (slower).
     pass_in_focus : bool
@@ -71,7 +92,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     precision: Precision = "auto"
     threads: int = 0
     workers: int = 1
+    policy: Policy = "defer"
+    sink: SinkKind = "ndtiff"
+    pick_up: bool = True
+    listen: str = ""
+    keys: str = msgspec.field(default_factory=_user_keys)
     ring_mib: int = 512
+    source_mib: int = 0
     inline: bool = False
     pass_in_focus: bool = True
     ledgers: str = msgspec.field(default_factory=_user_ledgers)
@@ -84,8 +111,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Refuse what cannot work, by name."""
         limits: tuple[tuple[str, float, float, float], ...] = (
             ("threads", self.threads, 0, 256),
-            ("workers", self.workers, 1, 64),
+            ("workers", self.workers, 0 if self.listen else 1, 64),
             ("ring_mib", self.ring_mib, 1, 1 << 16),
+            ("source_mib", self.source_mib, 0, self.ring_mib),
             ("reserve_mib", self.reserve_mib, 0, 1 << 30),
             ("task_timeout_s", self.task_timeout_s, 0.1, 86400),
             ("source_timeout_s", self.source_timeout_s, 1, 86400),

@@ -28,7 +28,7 @@ from live import (
 )
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
-from refocusd.daemon.writer import LEDGER_COPY, RUN_FILE
+from refocusd.daemon.place import LEDGER_COPY, RUN_FILE
 from refocusd.ledger import Ledger
 from refocusd.sources.recording import open_recording
 from refocusd.sources.replay import replay
@@ -262,24 +262,18 @@ def test_an_acquisition_that_cannot_be_opened_does_not_hurt_the_next(
     assert len(keys(tmp_path / "good")) == 1
 
 
-def test_a_disk_without_reserve_skips_frames_by_name(tmp_path: Path) -> None:
+def test_a_full_disk_without_raw_skips_frames_by_name(tmp_path: Path) -> None:
     """What is left on the disk belongs to the raw data."""
-    import shutil
-
-    settings = quick_settings(tmp_path)
-    with running(settings) as daemon, source(daemon) as connection:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out")
         outcomes: list[wire.Outcome] = []
         upload._on_outcome = outcomes.append
-        free_mib = shutil.disk_usage(tmp_path).free >> 20
-        import msgspec
-
-        daemon._writer._settings = msgspec.structs.replace(settings, reserve_mib=free_mib * 2)
+        daemon._writer._places[upload.acquisition].reserve_nbytes = 1 << 60
         upload.submit(stack(1)[0], '{"z":0}', "{}", time.perf_counter_ns())
         upload.close(1)
         pump_until(upload, lambda: upload.closed)
     assert outcomes[0].state == "skipped"
-    assert "disk reserve" in outcomes[0].reason
+    assert outcomes[0].reason.startswith("no raw: less than")
 
 
 def test_the_status_tells_engine_workers_and_counts(tmp_path: Path) -> None:

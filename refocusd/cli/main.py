@@ -9,7 +9,20 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from refocusd import __version__
-from refocusd.cli import demo, models, replay, run, show
+from refocusd.cli import (
+    demo,
+    export,
+    keys,
+    models,
+    process,
+    replay,
+    resume,
+    run,
+    show,
+    verify,
+    view,
+    worker,
+)
 from refocusd.errors import RefocusdError
 
 __all__ = ["main"]
@@ -18,6 +31,8 @@ EPILOG = """\
 examples:
   refocusd demo --output demo            see it work on a simulated microscope
   refocusd run                           start the daemon beside Micro-Manager
+  refocusd process data/cells_1          refocus a finished dataset
+  refocusd verify data/cells_1           prove that every frame is accounted for
   refocusd replay stack.tif --output out --reference z=16
 """
 
@@ -33,7 +48,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"refocusd {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (run, replay, demo, models, show):
+    for module in (
+        run,
+        view,
+        demo,
+        replay,
+        process,
+        resume,
+        verify,
+        export,
+        worker,
+        keys,
+        models,
+        show,
+    ):
         module.register(commands)
     for entry in entry_points(group="refocusd.commands"):
         entry.load()(commands)

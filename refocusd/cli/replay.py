@@ -19,6 +19,7 @@ from refocusd.cli.report import (
     run_figures,
 )
 from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.daemon.dataset import note_recording
 from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.frame import Axes, AxisValue, canonical_axes
@@ -88,6 +89,7 @@ def _replay(arguments: argparse.Namespace) -> int:
                 output,
                 times_s=times,
                 on_outcome=lambda _: bar.advance(task),
+                on_opened=lambda opened: note_recording(Path(opened.output), recording.path),
             )
         figures = run_figures([counts], read_attempts([output]))
         levels = _compare(recording, plan, output, references)

@@ -11,7 +11,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from refocusd.daemon.writer import LEDGER_COPY
+from refocusd.daemon.place import LEDGER_COPY
 from refocusd.frame import Pixels
 from refocusd.ledger import Attempt, Ledger
 from refocusd.quality import Quality, compare, focus_score

@@ -5,12 +5,26 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
-from refocusd.config import Backend, Precision, Settings, load_settings
+from refocusd.config import Backend, Policy, Precision, Settings, SinkKind, load_settings
 
 __all__ = ["add_setting_flags", "daemon_flags", "settings_of"]
 
 #: Settings that have a flag of their own; the others live in the file.
-_FLAGS = ("endpoint", "model", "backend", "precision", "threads", "workers", "ring_mib", "ledgers")
+_FLAGS = (
+    "endpoint",
+    "model",
+    "backend",
+    "precision",
+    "threads",
+    "workers",
+    "policy",
+    "sink",
+    "listen",
+    "keys",
+    "pick_up",
+    "ring_mib",
+    "ledgers",
+)
 
 
 def add_setting_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +37,22 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", choices=get_args(Precision))
     group.add_argument("--threads", type=int, help="threads of a CPU engine; 0 chooses")
     group.add_argument("--workers", type=int, help="worker processes")
+    group.add_argument(
+        "--policy",
+        choices=get_args(Policy),
+        help="defer: live stays fresh, the rest is caught up when idle; complete: in order",
+    )
+    group.add_argument("--sink", choices=get_args(SinkKind), help="format of the output")
+    group.add_argument(
+        "--listen", metavar="ADDRESS", help="for workers on other hosts, e.g. tcp://0.0.0.0:8752"
+    )
+    group.add_argument("--keys", metavar="FOLDER", help="keys of workers on other hosts")
+    group.add_argument(
+        "--pick-up",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="finish what an earlier daemon left unfinished",
+    )
     group.add_argument(
         "--ring-mib", type=int, dest="ring_mib", help="shared memory for frames, MiB"
     )
@@ -47,6 +77,8 @@ def daemon_flags(arguments: argparse.Namespace) -> list[str]:
         flags += ["--config", arguments.config]
     for name in _FLAGS:
         value = getattr(arguments, name, None)
-        if value is not None and name != "endpoint":
+        if isinstance(value, bool):
+            flags.append("--" + ("" if value else "no-") + name.replace("_", "-"))
+        elif value is not None and name != "endpoint":
             flags += ["--" + name.replace("_", "-"), str(value)]
     return flags

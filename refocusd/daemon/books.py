@@ -1,4 +1,4 @@
-"""What the broker knows: acquisitions, workers, tasks.  Data with a little arithmetic."""
+"""What the broker knows: acquisitions, lanes, tasks, workers.  Data with a little arithmetic."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from refocusd.transport.messages import Counts, FinalState, Open, Submit
+from refocusd.transport.messages import Counts, EngineInfo, FinalState, Open, Submit
 from refocusd.transport.ring import Slot
 
-__all__ = ["Acquisition", "Task", "WorkerPeer"]
+__all__ = ["Acquisition", "Lane", "Task", "WorkerPeer"]
 
 
 @dataclass(slots=True)
@@ -19,28 +19,67 @@ class Task:
     number: int
     acquisition: str
     submit: Submit
+    lane: Lane
     deaths: int = 0
+    #: When a worker began with it (`time.monotonic`), and how long it had waited until then.
     sent_at: float = 0.0
+    waited_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """One way into an acquisition: its source's, or the catch-up's.
+
+    A slot of the ring that belongs to the lane is granted (the peer fills it),
+    queued, or in flight (at a worker or the writer).
+    """
+
+    peer: bytes
+    live: bool
+    granted: set[Slot] = field(default_factory=set)
+    queue: deque[Task] = field(default_factory=deque)
+    in_flight: int = 0
+    #: No more frames come from its peer.
+    closed: bool = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is queued, at a worker or being written."""
+        return not self.queue and self.in_flight == 0
+
+    @property
+    def slots(self) -> int:
+        """Slots that it holds, wherever they are."""
+        return len(self.granted) + len(self.queue) + self.in_flight
 
 
 @dataclass(slots=True)
 class Acquisition:
-    """One acquisition while it is open.
-
-    `peer` is whoever may submit frames now: the source, later the catch-up.
-    """
+    """One acquisition while it is open."""
 
     open: Open
-    peer: bytes
+    #: Who is told of it: its source (b"" for one that a restarted daemon picked up).
     source: bytes
+    live: Lane
+    #: While frames are read from the raw dataset, by a thread that `catching` tells of.
+    catch_up: Lane | None = None
+    catching: bool = False
+    #: Where its frames are written, once the writer has said so.
+    output: str = ""
     opened: bool = False
-    granted: set[Slot] = field(default_factory=set)
-    queue: deque[Task] = field(default_factory=deque)
-    in_flight: int = 0
-    closing: bool = False
-    #: Whether what it had has been compared with the raw dataset.
+    #: Canonical axes of the frames that the daemon holds, and whether they came live: none is
+    #: worked on twice at a time.
+    active: dict[str, bool] = field(default_factory=dict)
+    #: Orders to the writer without pixels that it has not answered yet.
+    records: int = 0
+    #: Frames that raw has and the daemon gave up or never got: left to the catch-up.
+    behind: int = 0
+    deferred: int = 0
+    #: Whether, after its last frame, it has been compared with the raw dataset.
     caught_up: bool = False
     finishing: bool = False
+    #: Its disk is full: nothing of it is worked on until there is room.
+    stalled: bool = False
     #: Why it is not known to be complete; empty if it is.
     incomplete: str = ""
     submitted: int = 0
@@ -48,6 +87,7 @@ class Acquisition:
     #: Frames that went by at least, once the source or the raw dataset has said so.
     acquired: int = 0
     states: dict[FinalState, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -60,9 +100,23 @@ class Acquisition:
         return self.open.height * self.open.width * (2 if self.open.dtype == "uint16" else 1)
 
     @property
+    def lanes(self) -> list[Lane]:
+        """The live lane first."""
+        return [self.live] if self.catch_up is None else [self.live, self.catch_up]
+
+    @property
     def idle(self) -> bool:
         """Whether nothing of it is queued, at a worker or being written."""
-        return not self.queue and self.in_flight == 0
+        return self.records == 0 and all(lane.idle for lane in self.lanes)
+
+    @property
+    def closing(self) -> bool:
+        """Whether its source will send nothing more."""
+        return self.live.closed
+
+    def lane_of(self, peer: bytes) -> Lane | None:
+        """The open lane of this peer."""
+        return next((lane for lane in self.lanes if lane.peer == peer and not lane.closed), None)
 
     def counts(self) -> Counts:
         """Frames by final state."""
@@ -83,11 +137,6 @@ class Acquisition:
         counts = self.counts()
         return max(counts.failed + counts.pending, 1 if self.incomplete else 0)
 
-    @property
-    def slots(self) -> int:
-        """Slots of the ring that it holds, wherever they are."""
-        return len(self.granted) + len(self.queue) + self.in_flight
-
     def note(self, state: FinalState, frames: int = 1) -> None:
         """Count frames that reached a final state."""
         self.states[state] = self.states.get(state, 0) + frames
@@ -98,7 +147,16 @@ class WorkerPeer:
     """One worker: what it holds, and when it was last heard."""
 
     identity: bytes
+    pid: int
     inline: bool
+    #: Name of its key, for one on another host; "" for the daemon's own.
+    remote: str = ""
     ready: bool = False
+    engine: EngineInfo | None = None
     tasks: deque[Task] = field(default_factory=deque)
     heard: float = field(default_factory=time.monotonic)
+    #: Frames answered, and when: for its rate.
+    answered: int = 0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    #: Seconds that a pixel took at most, of late; 0 before its first answer.
+    s_per_px: float = 0.0

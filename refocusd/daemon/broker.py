@@ -13,19 +13,23 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
 import zmq
 
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon import mailbox as events
+from refocusd.daemon.course import Course
 from refocusd.daemon.crew import Crew
 from refocusd.daemon.desk import Desk
 from refocusd.daemon.mailbox import Mailbox, describe
 from refocusd.daemon.writer import Writer
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
+from refocusd.ledger import marked, unmark
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
+from refocusd.transport.doors import Doors, allowed_roles
 from refocusd.transport.ring import SharedRing
 
 __all__ = ["Broker"]
@@ -57,8 +61,8 @@ class Broker:
     Parameters
     ----------
     settings : Settings
-    socket : zmq.Socket
-        The bound ROUTER socket; the broker's thread owns it from `start` on.
+    doors : Doors
+        The bound sockets; the broker's thread owns them from `start` on.
     ring, writer, mailbox
         See their classes.
     token : str
@@ -72,7 +76,7 @@ class Broker:
     def __init__(
         self,
         settings: Settings,
-        socket: zmq.Socket[bytes],
+        doors: Doors,
         ring: SharedRing,
         writer: Writer,
         mailbox: Mailbox,
@@ -81,15 +85,19 @@ class Broker:
         workers: WorkerControl,
     ) -> None:
         self._settings = settings
-        self._socket = socket
+        self._doors = doors
+        self._writer = writer
         self._ring = ring
         self._mailbox = mailbox
         self._token = token
         self._workers = workers
         self._crew = Crew(self._send, ring)
-        self._desk = Desk(settings, ring, writer, self._send, catch_up)
+        self._course = Course(settings, ring, writer, self._send, catch_up)
+        self._desk = Desk(settings, ring, writer, self._send, self._course)
         self._roles: dict[bytes, tuple[wire.Role, bool]] = {}
         self._heard: dict[bytes, float] = {}
+        #: Views that wait for a frame later than the serial they have.
+        self._looks: dict[bytes, int] = {}
         self._stop_by = 0.0
         #: Set once a worker is ready, or the daemon cannot have one.
         self.ready = threading.Event()
@@ -108,18 +116,18 @@ class Broker:
 
     def counts(self) -> dict[str, wire.Counts]:
         """Counts of the open and the last acquisitions; call it once the thread has ended."""
-        return self._desk.counts()
+        return self._course.counts()
 
     @property
     def unfinished(self) -> int:
         """Frames of all acquisitions that failed or have no final state."""
-        return self._desk.unfinished
+        return self._course.unfinished
 
     # -- the loop -----------------------------------------------------------------------
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
+        self._doors.register(poller)
         poller.register(self._mailbox.socket, zmq.POLLIN)
         tick = time.monotonic()
         try:
@@ -128,8 +136,8 @@ class Broker:
                 if self._mailbox.socket in ready:
                     for event in self._mailbox.take():
                         self._on_event(event)
-                if self._socket in ready:
-                    self._receive()
+                for identity, parts in self._doors.receive(ready):
+                    self._receive(identity, parts)
                 self._dispatch()
                 if time.monotonic() - tick > TICK_S:
                     tick = time.monotonic()
@@ -145,36 +153,28 @@ class Broker:
     def _over(self) -> bool:
         if not self._stop_by:
             return False
-        return self._desk.empty or time.monotonic() > self._stop_by
+        return self._course.empty or time.monotonic() > self._stop_by
 
-    def _receive(self) -> None:
-        # A bounded batch, so that results and written frames are not starved by submissions.
-        for _ in range(64):
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            identity = bytes(parts[0].buffer)
-            message: wire.Message | None = None
-            try:
-                if len(parts) not in (2, 3):
-                    raise TransportError("a message has one header, and pixels at most")
-                message = wire.decode(parts[1].buffer)
-                self._on_message(identity, message, parts[2].buffer if len(parts) == 3 else None)
-            except TransportError as error:
-                log.warning("refused from a peer: %s", error)
-                about = getattr(message, "acquisition", "")
-                self._send(identity, wire.Refused(str(error), about), None)
+    def _receive(self, identity: bytes, parts: list[zmq.Frame]) -> None:
+        message: wire.Message | None = None
+        try:
+            if len(parts) not in (1, 2):
+                raise TransportError("a message has one header, and pixels at most")
+            message = wire.decode(parts[0].buffer)
+            self._on_message(identity, message, parts[1].buffer if len(parts) == 2 else None)
+        except TransportError as error:
+            log.warning("refused from a peer: %s", error)
+            about = getattr(message, "acquisition", "")
+            # A peer of an earlier daemon says Hello, and may then ask the same again.
+            again = identity not in self._roles
+            self._send(identity, wire.Refused(str(error), about, again=again), None)
 
     def _send(self, identity: bytes, message: wire.Message, pixels: Pixels | None) -> None:
-        parts: list[bytes | memoryview] = [identity, wire.encode(message)]
+        parts: list[bytes | memoryview] = [wire.encode(message)]
         if pixels is not None:
             parts.append(pixels.data.cast("B"))
-        try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            # The peer is gone or does not read: its time-out will tell.
-            log.debug("to %r: %s", identity, error)
+        # Where the peer is gone or does not read, its time-out will tell.
+        self._doors.send(identity, parts)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Broker:
         elif role == "source":
             self._on_source(identity, message, part, trusted=trusted)
         else:
-            self._on_control(identity, message)
+            self._on_control(identity, role, message)
 
     def _on_hello(self, identity: bytes, message: wire.Hello) -> None:
         trusted = message.token == self._token
@@ -205,26 +205,49 @@ class Broker:
                 f"a peer of refocusd {message.version} speaks protocol {message.protocol}, this "
                 f"daemon ({__version__}) {wire.PROTOCOL}: upgrade {older}"
             )
-        if message.role == "worker" and not trusted:
-            raise TransportError("a worker must be started by this daemon")
+        remote = self._doors.remote(identity)
+        if message.role not in allowed_roles(remote):
+            raise TransportError(f"a peer on another host cannot be a {message.role} here")
+        if message.role == "worker" and not (trusted or remote):
+            raise TransportError(
+                "a worker must be started by this daemon, or connect with a key where it listens "
+                "for workers on other hosts"
+            )
         if identity not in self._roles and len(self._roles) >= MAX_PEERS:
-            raise TransportError(f"{MAX_PEERS} peers are connected; close some")
+            self._make_room()
         self._roles[identity] = (message.role, trusted)
         if message.role == "worker":
-            self._crew.join(identity, inline=message.inline)
-        self._send(identity, wire.Welcome(wire.PROTOCOL, __version__, self._ring.address), None)
+            # One that lost its link and comes back holds nothing any more.
+            self._course.again(self._crew.lose(identity))
+            inline = message.inline or bool(remote)
+            self._crew.join(identity, pid=message.pid, inline=inline, remote=remote or "")
+        welcome = wire.Welcome(
+            wire.PROTOCOL, __version__, self._ring.address, self._settings.policy
+        )
+        self._send(identity, welcome, None)
+
+    def _make_room(self) -> None:
+        """Forget who asked something once and left without a word."""
+        idle = [who for who, (role, _) in self._roles.items() if role in ("control", "view")]
+        if not idle:
+            raise TransportError(f"{MAX_PEERS} peers are connected; close some")
+        longest = min(idle, key=lambda who: self._heard.get(who, 0.0))
+        for books in (self._roles, self._heard, self._looks):
+            books.pop(longest, None)
 
     def _on_source(
         self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
     ) -> None:
         if isinstance(message, wire.Open):
-            if self._desk.stopping:
+            if self._course.stopping:
                 raise TransportError("the daemon is stopping")
-            self._desk.open(identity, message, resume=trusted)
+            self._desk.open(identity, message, trusted=trusted)
         elif isinstance(message, wire.Submit):
             self._desk.submit(identity, message, part)
         elif isinstance(message, wire.Miss):
             self._desk.miss(identity, message)
+        elif isinstance(message, wire.Behind):
+            self._desk.behind(identity, message)
         elif isinstance(message, wire.Close):
             self._desk.close(identity, message)
         else:
@@ -233,64 +256,115 @@ class Broker:
     def _on_worker(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
         if isinstance(message, wire.Ready):
             self._crew.set_ready(identity, message)
-            self._workers.was_ready(identity.decode())
-            self._desk.engine_ready(message.engine)
-            log.info(
-                "%s: %s, ready in %.1f s",
-                identity.decode(),
-                describe(message.engine),
-                message.seconds,
-            )
+            name = identity.decode(errors="replace")
+            self._workers.was_ready(name)
+            first = not self.ready.is_set()
+            self._course.engine_ready(message.engine)
+            log.info("%s: %s, ready in %.1f s", name, describe(message.engine), message.seconds)
             self.ready.set()
+            if first and self._settings.pick_up:
+                self._pick_up()
         elif isinstance(message, wire.Result):
             # An answer that nobody waits for any more (its worker was taken for hung) is dropped.
             if task := self._crew.take_back(identity, message.task):
                 try:
                     self._crew.fill(identity, task, part)
                 except TransportError as error:
-                    self._desk.fail(task, str(error))
+                    self._course.fail(task, str(error))
                 else:
-                    self._desk.write(task, message)
+                    self._course.write(task, message, self._crew.engine_of(identity))
         elif isinstance(message, wire.Failure):
             if task := self._crew.take_back(identity, message.task):
-                self._desk.fail(task, message.reason)
+                self._course.fail(task, message.reason)
         else:
             raise TransportError(f"a worker does not send {type(message).__name__}")
 
-    def _on_control(self, identity: bytes, message: wire.Message) -> None:
+    def _on_control(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
         if isinstance(message, wire.StatusRequest):
-            self._send(
-                identity,
-                wire.Status(
-                    version=__version__,
-                    pid=os.getpid(),
-                    workers=self._crew.ready,
-                    engine=self._crew.engine,
-                    acquisitions=self._desk.counts(),
-                    stopping=self._desk.stopping,
-                ),
-                None,
-            )
-        elif isinstance(message, wire.Stop):
+            self._send(identity, self._status(), None)
+        elif isinstance(message, wire.Look) and role == "view":
+            self._writer.preview.ask(message.max_side)
+            self._looks[identity] = message.after
+            self._show()
+        elif isinstance(message, wire.Pause):
+            log.info("paused" if message.paused else "going on")
+            self._course.queues.paused = message.paused
+        elif isinstance(message, wire.CatchUp):
+            self._course.catch_up_when_idle = message.on
+        elif isinstance(message, wire.Stop) and role == "control":
             self._begin_stop()
         else:
-            raise TransportError(f"a control peer does not send {type(message).__name__}")
+            raise TransportError(f"a {role} peer does not send {type(message).__name__}")
+
+    def _status(self) -> wire.Status:
+        course = self._course
+        return wire.Status(
+            version=__version__,
+            pid=os.getpid(),
+            workers=self._crew.ready,
+            engine=self._crew.engine,
+            acquisitions=course.counts(),
+            stopping=course.stopping,
+            details=course.details(),
+            crew=self._crew.overview(),
+            ring_nbytes=self._ring.address.nbytes,
+            ring_free=course.queues.free_nbytes,
+            paused=course.queues.paused,
+            frames=course.statistics.frames,
+            stages=course.statistics.stages,
+            raw_nbytes=course.statistics.raw_nbytes,
+            serial=self._writer.preview.serial,
+            uptime_s=course.statistics.uptime_s,
+        )
+
+    def _show(self) -> None:
+        """Answer the views that wait for the newest frame."""
+        for identity, after in list(self._looks.items()):
+            if newest := self._writer.preview.newest(after):
+                del self._looks[identity]
+                self._send(identity, newest[0], newest[1])  # type: ignore[arg-type]
+
+    def _pick_up(self) -> None:
+        """What an earlier daemon left unfinished, from the marks beside the ledgers."""
+        for mark in marked(self._settings.ledgers):
+            try:
+                left = msgspec.json.decode(mark.open_json, type=dict[str, object])
+                run = str(left.pop("run", ""))
+                message = msgspec.convert(left, wire.Open)
+            except msgspec.MsgspecError as error:
+                log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
+                continue
+            if not message.raw or not os.path.isdir(message.raw):  # noqa: PTH112
+                log.warning(
+                    "%s was left unfinished, but its raw data (%s) is not there any more",
+                    message.name,
+                    message.raw or "none was kept",
+                )
+                unmark(self._settings.ledgers, mark.acquisition)
+                continue
+            self._desk.pick_up(message, run)
 
     # -- events from other threads ------------------------------------------------------
 
     def _on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Written):
-            self._desk.written(event)
+            self._course.written(event)
         elif isinstance(event, events.SinkOpened):
-            self._desk.sink_opened(event)
+            self._course.sink_opened(event)
+        elif isinstance(event, events.GivenUp):
+            self._course.given_up(event)
+        elif isinstance(event, events.DiskFull):
+            self._course.disk_full(event)
+        elif isinstance(event, events.PreviewTaken):
+            self._show()
         elif isinstance(event, events.Finished):
-            self._desk.finished(event.acquisition)
+            self._course.finished(event.acquisition)
         elif isinstance(event, events.CatchUpFailed):
-            self._desk.catch_up_failed(event.acquisition, event.error)
+            self._course.catch_up_failed(event.acquisition, event.error)
         elif isinstance(event, events.WorkerGone):
             identity = event.identity.encode()
             self._roles.pop(identity, None)
-            self._desk.again(self._crew.lose(identity))
+            self._course.again(self._crew.lose(identity))
         elif isinstance(event, events.WorkersGaveUp):
             self.failure = event.reason
             self._begin_stop()
@@ -301,24 +375,40 @@ class Broker:
     def _begin_stop(self) -> None:
         if not self._stop_by:
             self._stop_by = time.monotonic() + self._settings.stop_timeout_s
-            self._desk.stop()
+            self._course.stop()
 
     def _dispatch(self) -> None:
-        while (worker := self._crew.free()) and (found := self._desk.next_task()):
+        while (worker := self._crew.free()) and (found := self._course.queues.next_task()):
             task, acquisition = found
             self._crew.assign(worker, task, acquisition)
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
         for identity in self._crew.hung(self._settings.task_timeout_s):
-            log.warning("%s holds one frame too long: replaced", identity.decode())
-            self._workers.kill(identity.decode())
+            self._replace(identity, "holds one frame too long")
         for identity in self._crew.silent(SILENCE_S):
-            log.warning("%s is silent: replaced", identity.decode())
-            self._workers.kill(identity.decode())
+            self._replace(identity, "is silent")
+        for identity, why in self._doors.gone():
+            log.warning("%s: %s; its frames go to others", identity.decode(errors="replace"), why)
+            self._forget_worker(identity)
         for identity, heard in list(self._heard.items()):
             if now - heard <= self._settings.source_timeout_s or self._crew.knows(identity):
                 continue
             del self._heard[identity]
             self._roles.pop(identity, None)
+            self._looks.pop(identity, None)
             self._desk.lost(identity)
+        self._course.look_at_the_clock(workers_idle=self._crew.idle)
+
+    def _replace(self, identity: bytes, why: str) -> None:
+        name = identity.decode(errors="replace")
+        if self._crew.is_remote(identity):
+            self._doors.cut(identity, why)  # `gone` names it at the next tick
+        else:
+            log.warning("%s %s: replaced", name, why)
+            self._workers.kill(name)
+
+    def _forget_worker(self, identity: bytes) -> None:
+        self._roles.pop(identity, None)
+        self._heard.pop(identity, None)
+        self._course.again(self._crew.lose(identity))

@@ -8,12 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 from refocusd.config import Settings
 from refocusd.daemon.mailbox import CatchUpFailed, Mailbox
 from refocusd.errors import InputError, RefocusdError, TransportError, WorkerError
-from refocusd.ledger import Ledger
+from refocusd.ledger import Ledger, ledger_path
 from refocusd.sources.recording.ndtiff import NDTiffReader
 from refocusd.transport.client import SILENCE_S, Connection, Upload
 from refocusd.transport.messages import Open
@@ -68,8 +67,8 @@ class CatchUps:
             self._mailbox.put(CatchUpFailed(open_.acquisition, reason))
 
     def _catch_up(self, open_: Open, run: str) -> None:
-        ledger_path = Path(self._settings.ledgers) / f"{open_.acquisition}.sqlite"
-        with Ledger(ledger_path, read_only=True) as ledger:
+        path = ledger_path(self._settings.ledgers, open_.acquisition)
+        with Ledger(path, read_only=True) as ledger:
             done = ledger.final_states(run, open_.acquisition)
         connection = Connection(self._endpoint, "source", token=self._token)
         try:

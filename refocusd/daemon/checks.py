@@ -9,7 +9,7 @@ from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
 
-__all__ = ["check_frame", "check_open"]
+__all__ = ["check_frame", "check_open", "check_same"]
 
 MAX_AXES_CHARS = 4096
 
@@ -27,6 +27,20 @@ def check_open(message: wire.Open) -> None:
         raise InputError("an acquisition without raw data needs an output folder")
     if len(message.summary) > MAX_METADATA_CHARS:
         raise InputError("the summary metadata is larger than 1 MiB")
+
+
+def check_same(known: wire.Open, message: wire.Open) -> None:
+    """Refuse a source that comes back to an acquisition with another one.
+
+    Raises
+    ------
+    InputError
+    """
+    for name in ("height", "width", "dtype", "raw", "output"):
+        if getattr(known, name) != getattr(message, name):
+            raise InputError(
+                f"acquisition {message.acquisition} is open already, with another {name}"
+            )
 
 
 def check_frame(message: wire.Submit) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from refocusd.daemon.books import Acquisition, Task, WorkerPeer
+from refocusd.daemon.overview import describe_worker
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
+from refocusd.transport.messages import EngineInfo, WorkerStatus
 from refocusd.transport.ring import SharedRing
 
 __all__ = ["Crew", "Send"]
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 Send = Callable[[bytes, wire.Message, Pixels | None], None]
 #: Frames a worker holds: one at work, one at hand, so that it never waits for the wire.
 AT_HAND = 2
+#: A worker is taken for hung after so many times its slowest pixel of late, but not before ...
+HUNG_FACTOR = 10.0
+HUNG_AT_LEAST_S = 5.0
 
 
 class Crew:
@@ -47,13 +52,26 @@ class Crew:
         """Workers that take frames."""
         return sum(worker.ready for worker in self._workers.values())
 
+    @property
+    def idle(self) -> bool:
+        """Whether no worker holds a frame, and at least one could."""
+        return self.ready > 0 and not any(worker.tasks for worker in self._workers.values())
+
+    def overview(self) -> list[WorkerStatus]:
+        """Every worker, as `Status` tells it."""
+        return [describe_worker(worker) for worker in self._workers.values()]
+
     def knows(self, identity: bytes) -> bool:
         """Whether this peer is a worker."""
         return identity in self._workers
 
-    def join(self, identity: bytes, *, inline: bool) -> None:
+    def is_remote(self, identity: bytes) -> bool:
+        """Whether this peer is a worker on another host."""
+        return identity in self._workers and bool(self._workers[identity].remote)
+
+    def join(self, identity: bytes, *, pid: int, inline: bool, remote: str = "") -> None:
         """A worker process said hello."""
-        self._workers[identity] = WorkerPeer(identity, inline)
+        self._workers[identity] = WorkerPeer(identity, pid, inline, remote)
 
     def heard(self, identity: bytes) -> None:
         """Any message is a heartbeat."""
@@ -61,10 +79,31 @@ class Crew:
             worker.heard = time.monotonic()
 
     def set_ready(self, identity: bytes, message: wire.Ready) -> None:
-        """A worker has built and warmed its engine."""
+        """A worker has built and warmed its engine.
+
+        Raises
+        ------
+        TransportError
+            If it runs another model than the first: a run is of one model.
+        """
+        engine = message.engine
+        if self.engine is not None and _model(self.engine) != _model(engine):
+            raise TransportError(
+                f"this daemon's run is of model {self.engine.model_id or self.engine.backend} "
+                f"({self.engine.model_sha256[:12]}), the worker runs "
+                f"{engine.model_id or engine.backend} ({engine.model_sha256[:12]}): start it with "
+                "the same --model"
+            )
         if worker := self._workers.get(identity):
             worker.ready = True
-            self.engine = self.engine or message.engine
+            worker.engine = engine
+            self.engine = self.engine or engine
+
+    def engine_of(self, identity: bytes) -> EngineInfo:
+        """What a worker that is ready runs."""
+        engine = self._workers[identity].engine
+        assert engine is not None
+        return engine
 
     def free(self) -> WorkerPeer | None:
         """The ready worker with the fewest frames at hand, if any can take one more."""
@@ -79,6 +118,7 @@ class Crew:
             shape = (open_.height, open_.width)
             pixels = self._ring.view(submit.slot.offset, shape, open_.dtype)  # type: ignore[assignment]
         task.sent_at = time.monotonic()
+        task.waited_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
         worker.tasks.append(task)
         message = wire.Task(
             task=task.number,
@@ -97,8 +137,13 @@ class Crew:
             if task.number == number:
                 assert worker is not None
                 worker.tasks.remove(task)
+                now = time.monotonic()
+                pixels = max(1, task.submit.slot.nbytes)
+                worker.s_per_px = max(0.99 * worker.s_per_px, (now - task.sent_at) / pixels)
+                worker.answered += 1
+                worker.recent.append(now)
                 if worker.tasks:  # the next one begins only now
-                    worker.tasks[0].sent_at = time.monotonic()
+                    worker.tasks[0].sent_at = now
                 return task
         return None
 
@@ -133,12 +178,12 @@ class Crew:
         return tasks
 
     def hung(self, timeout_s: float) -> list[bytes]:
-        """Workers that hold one frame for longer than `timeout_s`."""
+        """Workers that hold one frame much longer than they did before, or than `timeout_s`."""
         now = time.monotonic()
         return [
             worker.identity
             for worker in self._workers.values()
-            if worker.tasks and now - worker.tasks[0].sent_at > timeout_s
+            if worker.tasks and now - worker.tasks[0].sent_at > _patience_s(worker, timeout_s)
         ]
 
     def silent(self, timeout_s: float) -> list[bytes]:
@@ -147,10 +192,23 @@ class Crew:
         return [
             worker.identity
             for worker in self._workers.values()
-            if not worker.tasks and worker.ready and now - worker.heard > timeout_s
+            if not worker.tasks
+            and (worker.ready or worker.remote)
+            and now - worker.heard > timeout_s
         ]
 
     def dismiss(self) -> None:
         """Tell every worker to stop."""
         for identity in self._workers:
             self._send(identity, wire.Stop(), None)
+
+
+def _model(engine: EngineInfo) -> str:
+    return engine.model_sha256 or engine.backend
+
+
+def _patience_s(worker: WorkerPeer, timeout_s: float) -> float:
+    if not worker.s_per_px:
+        return timeout_s
+    usual_s = worker.s_per_px * worker.tasks[0].submit.slot.nbytes
+    return min(timeout_s, max(HUNG_AT_LEAST_S, HUNG_FACTOR * usual_s))

@@ -19,8 +19,10 @@ from refocusd.daemon.mailbox import Mailbox, StopRequested
 from refocusd.daemon.supervisor import Supervisor
 from refocusd.daemon.writer import Writer
 from refocusd.engines.bundle import load_bundle
-from refocusd.errors import TransportError, WorkerError
+from refocusd.errors import RefocusdError, TransportError, WorkerError
 from refocusd.transport.client import MAX_MESSAGE, Connection
+from refocusd.transport.doors import Doors, RemoteDoor
+from refocusd.transport.keys import KeyStore
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
 
@@ -56,22 +58,21 @@ class Daemon:
             load_bundle(settings.model)  # a bad bundle is told here, not by a dying worker
         self._context = zmq.Context(io_threads=1)
         try:
-            socket = self._bind()
+            self._doors = self._open_doors(self._bind())
             self._ring = SharedRing.create(settings.ring_mib << 20)
-        except TransportError:
+        except RefocusdError:
             self._context.destroy(linger=0)
             raise
-        self.endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.endpoint = self._doors.local_endpoint
         token = secrets.token_hex(32)
         self._mailbox = Mailbox(self._context)
         self._writer = Writer(settings, self._ring, self._mailbox)
         self._catch_ups = CatchUps(settings, token, self._mailbox)
         self._catch_ups.listen_on(self.endpoint)
         self.supervisor = Supervisor(settings, self.endpoint, token, self._mailbox)
-        self._socket = socket
         self._broker = Broker(
             settings,
-            socket,
+            self._doors,
             self._ring,
             self._writer,
             self._mailbox,
@@ -83,6 +84,8 @@ class Daemon:
         self._broker.start()
         self.supervisor.start()
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
+        if self._doors.remote_endpoint:
+            log.info("workers on other hosts connect to %s", self._doors.remote_endpoint)
         return self
 
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:
@@ -102,6 +105,8 @@ class Daemon:
         while not self._broker.ready.wait(0.1):
             if asked_to_stop is not None and asked_to_stop.is_set():
                 return
+            if not self.settings.workers:
+                return  # one on another host may come at any time
             if time.monotonic() > deadline:
                 raise WorkerError(f"no worker was ready within {START_S:.0f} s; see the log")
         self.check()
@@ -154,9 +159,23 @@ class Daemon:
         self.supervisor.stop()
         self._writer.stop(self.settings.stop_timeout_s)
         self._mailbox.close()
-        self._socket.close(linger=500)
+        self._doors.close(linger=500)
         self._context.term()
         self._ring.close()
+
+    @property
+    def remote_endpoint(self) -> str:
+        """Where workers on other hosts connect; empty if nowhere."""
+        return self._doors.remote_endpoint
+
+    def _open_doors(self, local: zmq.Socket[bytes]) -> Doors:
+        settings = self.settings
+        remote = None
+        if settings.listen:
+            # A frame, before and after, must fit the ring anyway.
+            largest = (settings.ring_mib << 20) // 2
+            remote = RemoteDoor(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
+        return Doors(local, remote)
 
     def _bind(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import zmq
 
-from refocusd.transport.messages import EngineInfo, FinalState
+from refocusd.transport.messages import EngineInfo, FinalState, FrameFacts
 
 __all__ = [
     "CatchUpFailed",
+    "DiskFull",
     "Event",
     "Finished",
+    "GivenUp",
     "Mailbox",
+    "PreviewTaken",
     "SinkOpened",
     "StopRequested",
     "WorkerGone",
@@ -31,6 +35,8 @@ class SinkOpened:
     acquisition: str
     output: str
     error: str = ""
+    #: Frames of this run that the ledger has already, by final state.
+    before: Mapping[FinalState, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,29 @@ class Written:
     state: FinalState | None
     reason: str = ""
     replaces: FinalState | None = None
+    latency_ms: float = 0.0
+    facts: FrameFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A frame was not written, for the want of disk space; raw has it."""
+
+    task: int
+    acquisition: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFull:
+    """The disk of an acquisition is full, or (`full` is False) has room again."""
+
+    acquisition: str
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewTaken:
+    """The newest frame can be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +113,18 @@ class StopRequested:
     """The daemon shall end."""
 
 
-Event = SinkOpened | Written | Finished | CatchUpFailed | WorkerGone | WorkersGaveUp | StopRequested
+Event = (
+    SinkOpened
+    | Written
+    | GivenUp
+    | DiskFull
+    | PreviewTaken
+    | Finished
+    | CatchUpFailed
+    | WorkerGone
+    | WorkersGaveUp
+    | StopRequested
+)
 
 
 class Mailbox:

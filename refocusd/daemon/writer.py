@@ -5,45 +5,36 @@ from __future__ import annotations
 import json
 import logging
 import queue
-import shutil
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from refocusd import __version__
 from refocusd.config import Settings
-from refocusd.daemon.mailbox import Finished, Mailbox, SinkOpened, Written
-from refocusd.errors import InputError, OutputError, RefocusdError, TransportError
-from refocusd.ledger import Attempt, Ledger
-from refocusd.sinks.ndtiff import NDTiffSink
-from refocusd.sinks.sink import Sink
-from refocusd.sinks.space import check_free_space, free_space_needed
+from refocusd.daemon.mailbox import (
+    DiskFull,
+    Finished,
+    GivenUp,
+    Mailbox,
+    PreviewTaken,
+    SinkOpened,
+    Written,
+)
+from refocusd.daemon.place import LOOK_AT_DISK_S, Place
+from refocusd.daemon.preview import Preview
+from refocusd.errors import DiskFullError, OutputError, RefocusdError, TransportError
+from refocusd.frame import Pixels
+from refocusd.ledger import Attempt
 from refocusd.transport.messages import EngineInfo, FinalState, FrameFacts, Open, Submit
 from refocusd.transport.ring import SharedRing, checksum
 
-__all__ = ["LEDGER_COPY", "RUN_FILE", "Writer", "output_of"]
+__all__ = ["Writer"]
 
 log = logging.getLogger(__name__)
-
-#: Beside the refocused frames: the ledger's copy, and what made them.
-LEDGER_COPY = "refocusd-ledger.sqlite"
-RUN_FILE = "refocusd.json"
-#: How often the free disk space is looked at, and the ledger copied beside the output.
-LOOK_AT_DISK_S = 1.0
-COPY_LEDGER_S = 60.0
-
-
-def output_of(open_: Open) -> Path:
-    """Where an acquisition's refocused dataset goes: ``<raw>_refocused`` unless named."""
-    if open_.output:
-        return Path(open_.output)
-    raw = Path(open_.raw)
-    return raw.with_name(raw.name + "_refocused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +50,7 @@ class _WriteFrame:
     submit: Submit
     checksum: int
     facts: FrameFacts
+    engine: EngineInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +67,6 @@ class _RecordOnly:
 class _CloseSink:
     acquisition: str
     acquired: int | None
-
-
-@dataclass(slots=True)
-class _Place:
-    """An open acquisition on disk."""
-
-    open: Open
-    run: str
-    engine: EngineInfo
-    sink: Sink
-    ledger: Ledger
-    #: Frames whose latest attempt failed: a later one replaces it in the counts.
-    failed: set[str] = field(default_factory=set)
-    looked_at: float = 0.0
-    copied_at: float = field(default_factory=time.monotonic)
-    full: bool = False
 
 
 class Writer:
@@ -113,7 +89,11 @@ class Writer:
         self._orders: queue.Queue[_OpenSink | _WriteFrame | _RecordOnly | _CloseSink | None] = (
             queue.Queue(maxsize=100_000)
         )
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
+        #: Acquisitions whose disk is full.
+        self._full: set[str] = set()
+        #: The newest frame, for those who watch.
+        self.preview = Preview()
         self._thread = threading.Thread(target=self._run, name="writer")
 
     def start(self) -> None:
@@ -124,9 +104,11 @@ class Writer:
         """Make room for an acquisition; answered by `SinkOpened`."""
         self._orders.put(_OpenSink(open_, run, engine))
 
-    def write(self, task: int, submit: Submit, checksum_: int, facts: FrameFacts) -> None:
-        """Write the refocused half of the frame's slot; answered by `Written`."""
-        self._orders.put(_WriteFrame(task, submit, checksum_, facts))
+    def write(
+        self, task: int, submit: Submit, checksum_: int, facts: FrameFacts, engine: EngineInfo
+    ) -> None:
+        """Write the refocused half of the frame's slot; answered by `Written` or `GivenUp`."""
+        self._orders.put(_WriteFrame(task, submit, checksum_, facts, engine))
 
     def record(
         self,
@@ -155,7 +137,17 @@ class Writer:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while (order := self._orders.get()) is not None:
+        looked_at = time.monotonic()
+        while True:
+            if self._full and time.monotonic() - looked_at > LOOK_AT_DISK_S:
+                looked_at = time.monotonic()
+                self._look_for_room()
+            try:
+                order = self._orders.get(timeout=LOOK_AT_DISK_S if self._full else None)
+            except queue.Empty:
+                continue
+            if order is None:
+                break
             # Whatever is wrong with one order, the others are done: each answers by itself.
             if isinstance(order, _OpenSink):
                 self._open(order)
@@ -172,55 +164,17 @@ class Writer:
     def _open(self, order: _OpenSink) -> None:
         open_ = order.open
         try:
-            output = output_of(open_)
             with ExitStack() as undo:
-                self._places[open_.acquisition] = self._place(order, output, undo)
+                place = Place.make(self._settings, open_, order.run, order.engine, undo)
                 undo.pop_all()
         except Exception as error:  # noqa: BLE001 (told to the source; the others go on)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             self._mailbox.put(SinkOpened(open_.acquisition, "", error=reason))
             return
-        self._mailbox.put(SinkOpened(open_.acquisition, str(output)))
-
-    def _place(self, order: _OpenSink, output: Path, undo: ExitStack) -> _Place:
-        open_ = order.open
-        frame_nbytes = open_.height * open_.width * (2 if open_.dtype == "uint16" else 1)
-        check_free_space(
-            output,
-            free_space_needed(frame_nbytes, open_.expected),
-            self._settings.reserve_mib << 20,
-        )
-        summary = json.loads(open_.summary or "{}")
-        if not isinstance(summary, dict):
-            raise InputError("the summary metadata of an acquisition is a JSON object")
-        made_by = {
-            "version": __version__,
-            "run": order.run,
-            "acquisition": open_.acquisition,
-            "raw": open_.raw,
-            "engine": msgspec.to_builtins(order.engine),
-        }
-        ledger = undo.enter_context(
-            Ledger(Path(self._settings.ledgers) / f"{open_.acquisition}.sqlite")
-        )
-        ledger.begin_run(
-            order.run,
-            version=__version__,
-            engine=msgspec.json.encode(order.engine).decode(),
-            settings=msgspec.json.encode(self._settings).decode(),
-        )
-        ledger.open_acquisition(
-            open_.acquisition,
-            name=open_.name,
-            raw=open_.raw,
-            output=str(output),
-            shape=(open_.height, open_.width),
-            dtype=open_.dtype,
-        )
-        sink = undo.enter_context(NDTiffSink.create(output, {**summary, "refocusd": made_by}))
-        (output / RUN_FILE).write_text(json.dumps(made_by, indent=1), encoding="utf-8")
-        return _Place(open_, order.run, order.engine, sink, ledger)
+        self._places[open_.acquisition] = place
+        output = str(place.sink.path)
+        self._mailbox.put(SinkOpened(open_.acquisition, output, before=place.before))
 
     def _write(self, order: _WriteFrame) -> None:
         submit, facts = order.submit, order.facts
@@ -231,17 +185,21 @@ class Writer:
             return
         state: FinalState = "refocused" if facts.verdict == "refocused" else "passed_through"
         reason = "" if state == "refocused" else "already in focus"
-        if place.engine.backend == "identity":
+        if order.engine.backend == "identity":
             reason = "identity engine"
         try:
-            if self._is_full(place):
-                state = "skipped"
-                reason = f"disk reserve: less than {self._settings.reserve_mib} MiB left"
-            else:
-                self._write_pixels(place, order, state)
+            if place.is_full():
+                raise DiskFullError(  # the raw data needs what is left
+                    f"less than {self._settings.reserve_mib} MiB are free beside {place.sink.path}"
+                )
+            self._write_pixels(place, order, state, reason)
+        except DiskFullError as error:
+            self._put_off(place, order, str(error))
+            return
         except Exception as error:
             log.exception("frame %s of %s", submit.axes, place.open.name)
             state, reason = "failed", str(error) or type(error).__name__
+        latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
         attempt = Attempt(
             run=place.run,
             acquisition=submit.acquisition,
@@ -249,52 +207,99 @@ class Writer:
             state=state,
             reason=reason,
             live=submit.live,
-            latency_ms=(time.perf_counter_ns() - submit.taken_ns) / 1e6,
+            latency_ms=latency_ms,
             engine_ms=facts.engine_ms,
             facts=msgspec.to_builtins(facts),
+            checksum=order.checksum if state != "failed" else None,
+            raw_checksum=submit.checksum,
         )
         replaces = self._append(place, [attempt])
         self._mailbox.put(
-            Written(order.task, submit.acquisition, (submit.axes,), state, reason, replaces)
+            Written(
+                order.task,
+                submit.acquisition,
+                (submit.axes,),
+                state,
+                reason,
+                replaces,
+                latency_ms,
+                facts,
+            )
         )
+        if state != "failed" and self.preview.due():
+            self._show(place, order, state, latency_ms)
 
-    def _is_full(self, place: _Place) -> bool:
-        """Whether the disk's reserve is touched: what is left belongs to the raw data."""
-        now = time.monotonic()
-        if now - place.looked_at > LOOK_AT_DISK_S:
-            place.looked_at = now
-            free = shutil.disk_usage(place.sink.path).free
-            full = free < self._settings.reserve_mib << 20
-            if full and not place.full:
-                log.error(
-                    "less than %d MiB are free beside %s: frames are skipped until there is room",
-                    self._settings.reserve_mib,
-                    place.sink.path,
-                )
-            place.full = full
-        return place.full
+    def _put_off(self, place: Place, order: _WriteFrame, why: str) -> None:
+        """The disk is full: raw has the frame, and it is caught up once there is room."""
+        submit = order.submit
+        if not place.open.raw:
+            attempt = Attempt(
+                place.run, submit.acquisition, submit.axes, "skipped", f"no raw: {why}", submit.live
+            )
+            replaces = self._append(place, [attempt])
+            axes = (submit.axes,)
+            self._mailbox.put(
+                Written(order.task, submit.acquisition, axes, "skipped", attempt.reason, replaces)
+            )
+            return
+        if submit.acquisition not in self._full:
+            log.error("%s: %s is paused until there is room", why, place.open.name)
+            place.full = True
+            self._full.add(submit.acquisition)
+            self._mailbox.put(DiskFull(submit.acquisition, full=True))
+        self._mailbox.put(GivenUp(order.task, submit.acquisition))
 
-    def _write_pixels(self, place: _Place, order: _WriteFrame, state: FinalState) -> None:
-        submit, open_ = order.submit, place.open
-        shape = (open_.height, open_.width)
-        pixels = self._ring.view(submit.slot.refocused_offset, shape, open_.dtype)
+    def _look_for_room(self) -> None:
+        for acquisition in list(self._full):
+            place = self._places.get(acquisition)
+            if place is None or not place.is_full():
+                self._full.discard(acquisition)
+                self._mailbox.put(DiskFull(acquisition, full=False))
+                if place is not None:
+                    log.info("there is room again: %s goes on", place.open.name)
+
+    def _write_pixels(
+        self, place: Place, order: _WriteFrame, state: FinalState, reason: str
+    ) -> None:
+        submit, engine = order.submit, order.engine
+        pixels = self._pixels(place, submit.slot.refocused_offset)
         if checksum(pixels) != order.checksum:
             raise TransportError("the refocused pixels changed on their way (checksum)")
         metadata = _metadata(submit.metadata)
         metadata["refocusd"] = {
             "version": __version__,
             "run": place.run,
-            "model": place.engine.model_id,
-            "model_sha256": place.engine.model_sha256,
-            "engine": place.engine.key,
-            "precision": place.engine.precision,
+            "model": engine.model_id,
+            "model_sha256": engine.model_sha256,
+            "engine": engine.key,
+            "precision": engine.precision,
             "state": state,
+            "reason": reason,
             "live": submit.live,
             "latency_ms": round((time.perf_counter_ns() - submit.taken_ns) / 1e6, 3),
             "calibration": None,  # no profile: the documented defaults apply
+            "checksum": order.checksum,
+            "raw_checksum": submit.checksum,
             **_rounded(order.facts),
         }
-        place.sink.write(pixels, json.loads(submit.axes), metadata)  # type: ignore[arg-type]
+        place.sink.write(pixels, json.loads(submit.axes), metadata)
+
+    def _pixels(self, place: Place, offset: int) -> Pixels:
+        shape = (place.open.height, place.open.width)
+        return self._ring.view(offset, shape, place.open.dtype)  # type: ignore[return-value]
+
+    def _show(self, place: Place, order: _WriteFrame, state: FinalState, latency_ms: float) -> None:
+        slot = order.submit.slot
+        self.preview.take(
+            self._pixels(place, slot.offset),
+            self._pixels(place, slot.refocused_offset),
+            place.open,
+            order.submit,
+            state,
+            order.facts,
+            latency_ms,
+        )
+        self._mailbox.put(PreviewTaken())
 
     def _record(self, order: _RecordOnly) -> None:
         place = self._places[order.acquisition]
@@ -307,7 +312,7 @@ class Writer:
             Written(order.task, order.acquisition, order.axes, order.state, order.reason, replaces)
         )
 
-    def _append(self, place: _Place, attempts: list[Attempt]) -> FinalState | None:
+    def _append(self, place: Place, attempts: list[Attempt]) -> FinalState | None:
         """Record attempts; the state of the earlier attempt that a single one replaces."""
         replaces: FinalState | None = None
         for attempt in attempts:
@@ -319,28 +324,15 @@ class Writer:
                 place.failed.discard(attempt.axes)
         try:
             place.ledger.record(attempts)
-            now = time.monotonic()
-            if now - place.copied_at > COPY_LEDGER_S:
-                place.copied_at = now
-                place.ledger.copy_to(place.sink.path / LEDGER_COPY)
+            place.copy_ledger()
         except RefocusdError:
             # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
             log.exception("the ledger of %s", place.open.name)
         return replaces
 
     def _close(self, acquisition: str, acquired: int | None) -> None:
-        place = self._places.pop(acquisition, None)
-        if place is None:
-            return
-        try:
-            place.sink.close()
-            if acquired is not None:
-                place.ledger.close_acquisition(acquisition, acquired)
-            place.ledger.copy_to(place.sink.path / LEDGER_COPY)
-        except (RefocusdError, OSError):
-            log.exception("closing %s", place.sink.path)
-        finally:
-            place.ledger.close()
+        if place := self._places.pop(acquisition, None):
+            place.close(acquired)
 
 
 def _rounded(facts: FrameFacts) -> dict[str, Any]:

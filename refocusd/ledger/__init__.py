@@ -1,11 +1,35 @@
 """The durable record of every frame's fate.
 
-`ledger.Ledger` is the one class: SQLite on a local disk, attempts append-only,
-the latest decides.  May import `errors`, `frame`.
+=============  ================================================================
+`attempt`      what a ledger holds, as plain data
+`ledger`       SQLite on a local disk: attempts append-only, the latest decides
+`schema`       its tables, and how older ones become today's
+`open_marks`   which acquisitions were open when a daemon ended
+`restore`      a ledger that was lost or damaged, put back
+=============  ================================================================
+
+May import `errors`, `frame`.
 """
 
 from __future__ import annotations
 
-from refocusd.ledger.ledger import Attempt, Ledger
+from refocusd.ledger.attempt import AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.ledger import Ledger
+from refocusd.ledger.open_marks import OpenMark, is_marked, mark_open, marked, unmark
+from refocusd.ledger.restore import ledger_path, rebuild, restore_ledger
 
-__all__ = ["Attempt", "Ledger"]
+__all__ = [
+    "AcquisitionNote",
+    "Attempt",
+    "Fate",
+    "Ledger",
+    "OpenMark",
+    "RunNote",
+    "is_marked",
+    "ledger_path",
+    "mark_open",
+    "marked",
+    "rebuild",
+    "restore_ledger",
+    "unmark",
+]

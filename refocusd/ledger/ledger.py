@@ -6,74 +6,30 @@ does not, so it is right even when no daemon was there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 from refocusd.errors import LedgerError
+from refocusd.ledger.attempt import AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.schema import (
+    OLDEST,
+    SCHEMA,
+    checksum_columns,
+    connect,
+    prepare,
+    version_of,
+)
 
-__all__ = ["Attempt", "Ledger"]
+__all__ = ["Ledger"]
 
-#: Raised when a table changes; an older or newer file is refused, not guessed at.
-SCHEMA = 1
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS run (
-    id TEXT PRIMARY KEY,           -- model + settings + calibration
-    version TEXT NOT NULL, engine TEXT NOT NULL, settings TEXT NOT NULL, begun REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS acquisition (
-    id TEXT PRIMARY KEY, name TEXT NOT NULL, raw TEXT NOT NULL, output TEXT NOT NULL,
-    height INTEGER NOT NULL, width INTEGER NOT NULL, dtype TEXT NOT NULL,
-    opened REAL NOT NULL, closed REAL, acquired INTEGER);
-CREATE TABLE IF NOT EXISTS attempt (
-    id INTEGER PRIMARY KEY,
-    run TEXT NOT NULL, acquisition TEXT NOT NULL, axes TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('refocused', 'passed_through', 'skipped', 'failed')),
-    reason TEXT NOT NULL, live INTEGER NOT NULL, at REAL NOT NULL,
-    latency_ms REAL, engine_ms REAL, facts TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS attempt_of_frame ON attempt (run, acquisition, axes);
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt at one frame, ended.
-
-    Parameters
-    ----------
-    run, acquisition, axes : str
-        Together the frame's key; `axes` in canonical form.
-    state : {"refocused", "passed_through", "skipped", "failed"}
-    reason : str
-        The rule, the error, or empty.
-    live : bool
-        While acquiring, not caught up from raw.
-    latency_ms : float or None
-        From the hook to the refocused frame on disk.
-    engine_ms : float or None
-        Time inside the engine.
-    facts : dict
-        What else was found out (focus scores, flux ratio, ...).
-    """
-
-    run: str
-    acquisition: str
-    axes: str
-    state: str
-    reason: str = ""
-    live: bool = True
-    latency_ms: float | None = None
-    engine_ms: float | None = None
-    facts: dict[str, Any] | None = None
-    #: When it ended, seconds since 1970; set by the ledger.
-    at: float = 0.0
+_ATTEMPT = "run, acquisition, axes, state, reason, live, at, latency_ms, engine_ms, facts"
 
 
 class Ledger:
@@ -84,34 +40,28 @@ class Ledger:
     path : path
         SQLite file; its folder is made.  Must lie on a local disk: SQLite's
         write-ahead log does not work over network shares.
+    read_only : bool
+        Change nothing; a file of an older schema is then read as it is, and is
+        brought up to date otherwise.
 
     Raises
     ------
     LedgerError
-        If the file cannot be opened, is no ledger, or of another schema.
+        If the file cannot be opened, is no ledger, or of a newer schema.
     """
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
         try:
-            if read_only:
-                # Not `as_uri`: SQLite refuses the server name of a Windows share there.
-                name = self.path.resolve().as_posix()
-                root = "//" if name.startswith("//") else ""
-                uri = f"file:///{root}{quote(name.lstrip('/'))}?mode=ro"
-                self._db = sqlite3.connect(uri, uri=True)
-            else:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(self.path)
+            self._db = connect(self.path, read_only=read_only)
+            if not read_only:
                 # A killed process loses nothing that was committed; only a power cut
                 # can take the last instants, and those frames are then pending again.
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA busy_timeout = 5000")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and not read_only:
-                self._db.executescript(_TABLES + f"PRAGMA user_version = {SCHEMA};")
-                version = SCHEMA
+            version = version_of(self._db)
+            if not read_only:
+                version = prepare(self._db, version)
         except (OSError, sqlite3.Error) as error:
             if hasattr(self, "_db"):
                 self._db.close()
@@ -119,12 +69,13 @@ class Ledger:
                 f"the ledger {self.path} cannot be opened ({error}); name a folder on a local disk as "
                 "`ledgers` in the settings"
             ) from error
-        if version != SCHEMA:
+        if not OLDEST <= version <= SCHEMA:
             self._db.close()
             raise LedgerError(
                 f"the ledger {self.path} has schema {version}, this refocusd has {SCHEMA}; use the "
                 "refocusd that wrote it, or name another folder as `ledgers`"
             )
+        self._checksums = checksum_columns(version)
 
     def begin_run(self, run: str, *, version: str, engine: str, settings: str) -> None:
         """Note a run (model + settings + calibration); once for each id."""
@@ -156,10 +107,16 @@ class Ledger:
             (time.time(), acquired, acquisition),
         )
 
-    def record(self, attempts: list[Attempt]) -> None:
-        """Append attempts, durably against the end of this process."""
+    def record(self, attempts: Iterable[Attempt]) -> None:
+        """Append attempts, durably against the end of this process.
+
+        Raises
+        ------
+        LedgerError
+            If the file cannot be written; then none of them is recorded.
+        """
         now = time.time()
-        rows = [
+        rows = (
             (
                 a.run,
                 a.acquisition,
@@ -171,14 +128,16 @@ class Ledger:
                 a.latency_ms,
                 a.engine_ms,
                 json.dumps(a.facts or {}),
+                _signed(a.checksum),
+                _signed(a.raw_checksum),
             )
             for a in attempts
-        ]
+        )
         try:
             with self._db:
                 self._db.executemany(
-                    "INSERT INTO attempt (run, acquisition, axes, state, reason, live, at, latency_ms,"
-                    " engine_ms, facts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    f"INSERT INTO attempt ({_ATTEMPT}, checksum, raw_checksum)"  # noqa: S608
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     rows,
                 )
         except sqlite3.Error as error:
@@ -186,42 +145,157 @@ class Ledger:
 
     def attempts(self, acquisition: str) -> Iterator[Attempt]:
         """The latest attempt at each frame of an acquisition, oldest first."""
-        cursor = self._db.execute(
-            "SELECT run, acquisition, axes, state, reason, live, latency_ms, engine_ms, facts, at"
-            " FROM attempt WHERE id IN"
+        for row in self._rows(
+            f"SELECT {_ATTEMPT}, {self._checksums} FROM attempt WHERE id IN"  # noqa: S608
             " (SELECT max(id) FROM attempt WHERE acquisition = ? GROUP BY run, axes) ORDER BY id",
             (acquisition,),
-        )
-        for run, key, axes, state, reason, live, latency, engine, facts, at in cursor:
+        ):
+            run, key, axes, state, reason, live, at, latency, engine, facts, after, before = row
             yield Attempt(
-                run, key, axes, state, reason, bool(live), latency, engine, json.loads(facts), at
+                run=run,
+                acquisition=key,
+                axes=axes,
+                state=state,
+                reason=reason,
+                live=bool(live),
+                latency_ms=latency,
+                engine_ms=engine,
+                facts=json.loads(facts),
+                checksum=_unsigned(after),
+                raw_checksum=_unsigned(before),
+                at=at,
             )
+
+    def fates(self, run: str, acquisition: str) -> Iterator[Fate]:
+        """What the latest attempt of a run at each frame came to, oldest first."""
+        for axes, state, reason, after, before in self._rows(
+            f"SELECT axes, state, reason, {self._checksums} FROM attempt WHERE id IN"  # noqa: S608
+            " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
+            " ORDER BY id",
+            (run, acquisition),
+        ):
+            yield Fate(axes, state, reason, _unsigned(after), _unsigned(before))
 
     def acquisitions(self) -> list[str]:
         """Ids of the acquisitions in this ledger."""
-        return [row[0] for row in self._db.execute("SELECT id FROM acquisition ORDER BY opened")]
+        return [row[0] for row in self._rows("SELECT id FROM acquisition ORDER BY opened")]
 
     def final_states(self, run: str, acquisition: str) -> dict[str, str]:
         """Canonical axes → final state, for the frames of one run that have one."""
-        cursor = self._db.execute(
-            "SELECT axes, state FROM attempt WHERE run = ? AND acquisition = ? ORDER BY id",
-            (run, acquisition),
+        return dict(
+            self._rows(
+                "SELECT axes, state FROM attempt WHERE run = ? AND acquisition = ? ORDER BY id",
+                (run, acquisition),
+            )
         )
-        return dict(cursor.fetchall())
+
+    def run_note(self, run: str) -> RunNote | None:
+        """What was noted of a run; None if it is not in this ledger."""
+        rows = self._rows("SELECT version, engine, settings FROM run WHERE id = ?", (run,))
+        return next((RunNote(*row) for row in rows), None)
+
+    def acquisition_note(self, acquisition: str) -> AcquisitionNote | None:
+        """What was noted of an acquisition; None if it is not in this ledger."""
+        rows = self._rows(
+            "SELECT name, raw, output, closed IS NOT NULL, acquired FROM acquisition WHERE id = ?",
+            (acquisition,),
+        )
+        return next((AcquisitionNote(n, r, o, bool(c), a) for n, r, o, c, a in rows), None)
+
+    def __len__(self) -> int:
+        """Attempts in this ledger, of all runs and acquisitions."""
+        return int(next(self._rows("SELECT count(*) FROM attempt"))[0])
+
+    def merge(self, other: str | Path) -> int:
+        """Take over what another ledger of the same acquisition knows and this one does not.
+
+        Of a frame that both know, attempts after the last one here.
+
+        Returns
+        -------
+        int
+            Attempts taken over.
+
+        Raises
+        ------
+        LedgerError
+            If the other cannot be read, or this one not be written.
+        """
+        with Ledger(other, read_only=True) as ledger:
+            checksums = ledger._checksums
+        here = (
+            "SELECT 1 FROM attempt AS own WHERE own.run = theirs.run AND"
+            " own.acquisition = theirs.acquisition AND own.axes = theirs.axes AND own.at >= theirs.at"
+        )
+        try:
+            self._db.execute("ATTACH DATABASE ? AS other", (str(other),))
+            try:
+                with self._db:
+                    for table in ("run", "acquisition"):
+                        self._db.execute(
+                            f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"  # noqa: S608
+                        )
+                    taken = self._db.execute(
+                        f"INSERT INTO main.attempt ({_ATTEMPT}, checksum, raw_checksum)"  # noqa: S608
+                        f" SELECT {_ATTEMPT}, {checksums} FROM other.attempt AS theirs"
+                        f" WHERE NOT EXISTS ({here}) ORDER BY id"
+                    ).rowcount
+            finally:
+                self._db.execute("DETACH DATABASE other")
+        except sqlite3.Error as error:
+            raise LedgerError(f"{other} cannot be taken over into {self.path}: {error}") from error
+        return taken
+
+    def check(self) -> None:
+        """Look at every page of the file.
+
+        Raises
+        ------
+        LedgerError
+            If it is damaged.
+        """
+        said = [str(row[0]) for row in self._rows("PRAGMA quick_check(3)")]
+        if said != ["ok"]:
+            raise LedgerError(f"the ledger {self.path} is damaged ({'; '.join(said)})")
 
     def copy_to(self, path: str | Path) -> None:
-        """Write a consistent copy (SQLite's backup), safe while frames are recorded."""
+        """Write a consistent copy (SQLite's backup), safe while frames are recorded.
+
+        The copy takes its name when it is complete, so that a killed process
+        leaves the copy before it.
+
+        Raises
+        ------
+        LedgerError
+            If it cannot be written.
+        """
+        path = Path(path)
+        fresh = path.with_name(path.name + ".new")
         try:
-            with closing(sqlite3.connect(path)) as copy:
+            # What a killed process left is of no use.
+            fresh.unlink(missing_ok=True)
+            with closing(sqlite3.connect(fresh)) as copy:
                 self._db.backup(copy)
                 # The copy may be read from a network share: no write-ahead log there.
                 copy.execute("PRAGMA journal_mode = DELETE")
-        except sqlite3.Error as error:
+            fresh.replace(path)
+        except (OSError, sqlite3.Error) as error:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
             raise LedgerError(f"the ledger cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def _rows(self, query: str, values: tuple[object, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"the ledger {self.path} cannot be read ({error}); `refocusd resume` on its dataset "
+                "sets a damaged ledger aside and restores it"
+            ) from error
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         try:
@@ -240,3 +314,12 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _signed(checksum: int | None) -> int | None:
+    """SQLite's integers have a sign: the same 64 bits, read with one."""
+    return checksum - (1 << 64) if checksum is not None and checksum >= 1 << 63 else checksum
+
+
+def _unsigned(stored: int | None) -> int | None:
+    return stored + (1 << 64) if stored is not None and stored < 0 else stored

@@ -13,9 +13,7 @@ import math
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +21,30 @@ import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, RefocusdError, TransportError
-from refocusd.frame import Frame, Pixels, canonical_axes, checked_pixels
+from refocusd.frame import Frame, canonical_axes, checked_pixels
+from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
+from refocusd.sources.recording.ndtiff import NDTiffReader
 from refocusd.transport.client import SILENCE_S, Connection, Upload
-from refocusd.transport.messages import Counts, Open, Refused, Welcome
+from refocusd.transport.messages import Behind, Counts, Open, Refused, Welcome
 
 __all__ = ["Feed"]
 
 log = logging.getLogger(__name__)
 
-#: Frames known by axes only while they wait to be read from disk, at most.
-MAX_LATER = 100_000
 #: How long after the last frame its place on disk may become known.
 LAST_WORD_S = 2.0
 #: How long the end of the interpreter may be held up to say good-bye.
 EXIT_S = 2.0
+#: How often the daemon is told of frames that are left to the raw dataset.
+TELL_BEHIND_S = 1.0
+#: Before the next try where the daemon says "try again".
+AGAIN_S = 0.5
+#: How long after the acquisition's end a daemon that went away may come back.
+RETURN_S = 10.0
 
 
-@dataclass(slots=True)
-class _Held:
-    """A frame in the buffer, or (with `read`) one that is still on disk only."""
-
-    axes: str
-    taken_ns: int
-    metadata: dict[str, Any]
-    pixels: Pixels | None = None
-    read: Callable[[], Frame] | None = None
+class _GoneError(TransportError):
+    """The daemon is not there any more; another may come."""
 
 
 class Feed:
@@ -68,21 +65,24 @@ class Feed:
         self.output = output
         self._endpoint = endpoint
         self._expected = expected
-        self._room = buffer_nbytes
         self._name = ""
         self._has_raw = False
         self._raw = ""
         self._summary = "{}"
-        self._held: deque[_Held] = deque()
-        self._spare: list[Pixels] = []
-        self._missed: list[str] = []
+        self._buffer = FrameBuffer(buffer_nbytes)
+        self._changed = self._buffer.changed
         self._taken = 0
         self._listening = False
+        self._in_order = False
+        #: Axes of frames that are read from disk once they are saved, to keep the order.
+        self._awaited: set[str] = set()
+        self._from_disk = False
+        self._reader: NDTiffReader | None = None
+        self._told_behind_at = 0.0
         self._format: tuple[tuple[int, int], str] | None = None
         self._ended = False
         self._leaving = False
-        self._complained = False
-        self._changed = threading.Condition()
+        self._complained = ""
         self._done = threading.Event()
         self._counts: Counts | None = None
         self._thread: threading.Thread | None = None
@@ -93,6 +93,7 @@ class Feed:
         """Start the thread; connecting does not wait for a daemon."""
         self._name = name
         self._has_raw = has_raw
+        self._buffer.keep_missed = not has_raw
         if not has_raw and not self.output:
             self._done.set()
             return
@@ -117,17 +118,34 @@ class Feed:
         # Until a daemon listens a copy would be for nobody: raw has the frame, and the
         # daemon, if one comes, catches it up from there.
         wanted = self._listening or not self._has_raw
-        copy = self._buffer_like(pixels) if wanted else None
+        copy = None
+        if wanted and not self._takes_the_detour(axes):
+            in_order = self._in_order and self._has_raw
+            copy = self._buffer.array_like(pixels, displace=not in_order)
+            if copy is None and in_order:
+                self._from_disk = True
+                self._takes_the_detour(axes)
         if copy is not None:
             np.copyto(copy, pixels)
         with self._changed:
             self._taken += 1
             self._format = self._format or (pixels.shape, pixels.dtype.name)
-            if copy is None:
-                self._miss(axes)
-            else:
-                self._held.append(_Held(axes, taken_ns, dict(metadata), copy))
+            if copy is not None:
+                self._buffer.add(Held(axes, taken_ns, dict(metadata), copy))
+            elif axes not in self._awaited:
+                self._buffer.miss(axes)
             self._changed.notify()
+
+    def _takes_the_detour(self, axes: str) -> bool:
+        """Whether this frame is read from disk, as those before it are (policy ``complete``)."""
+        with self._changed:
+            if not self._from_disk or len(self._awaited) >= MAX_LATER:
+                return False
+            if not self._awaited and len(self._buffer) == 0:
+                self._from_disk = False
+                return False
+            self._awaited.add(axes)
+            return True
 
     def take_later(self, read: Callable[[], Frame], axes: Any, taken_ns: int) -> None:
         """Note a frame that lies on disk; the feed's thread reads it."""
@@ -136,24 +154,31 @@ class Feed:
             return
         with self._changed:
             self._taken += 1
-            if len(self._held) >= MAX_LATER:
-                self._miss(self._held.popleft().axes)
-            self._held.append(_Held(key, taken_ns, {}, read=read))
-            self._changed.notify()
+            self._buffer.add(Held(key, taken_ns, {}, read=read))
 
-    def saved(self, dataset: Any) -> None:
+    def saved(self, dataset: Any, axes: Any) -> None:
         """A frame is in the raw dataset: note where that is, and make its index durable."""
         # pycromanager's own writer keeps its index in memory: killed, no frame is readable.
         index = getattr(dataset, "_index_file", None)
         if index is not None and not index.closed:
             index.flush()
-        if self._raw or not self._has_raw:
-            return
-        summary = getattr(dataset, "_summary_metadata", None) or {}
-        with self._changed:
-            self._summary = json.dumps(summary, default=str)
-            self._raw = str(Path(dataset.path).resolve())
-            self._changed.notify()
+        if not self._raw and self._has_raw:
+            summary = getattr(dataset, "_summary_metadata", None) or {}
+            with self._changed:
+                self._summary = json.dumps(summary, default=str)
+                self._raw = str(Path(dataset.path).resolve())
+                self._changed.notify()
+        if self._awaited:
+            key = canonical_axes(axes)
+            with self._changed:
+                if key in self._awaited:
+                    self._awaited.remove(key)
+                    taken_ns = time.perf_counter_ns()
+                    self._buffer.add(Held(key, taken_ns, {}, read=lambda: self._read_raw(key)))
+
+    def _read_raw(self, key: str) -> Frame:
+        self._reader = self._reader or NDTiffReader(self._raw)
+        return self._reader.read(key)
 
     def end(self) -> None:
         """No more frames will come: raw is complete."""
@@ -166,45 +191,16 @@ class Feed:
         self._done.wait(timeout_s)
         return self._counts
 
-    # -- the buffer ---------------------------------------------------------------------
-
-    def _buffer_like(self, pixels: Pixels) -> Pixels | None:
-        """An array of that shape within the buffer's room: a spare, a new one, or the oldest's."""
-        with self._changed:
-            while self._spare:
-                spare = self._spare.pop()
-                if spare.shape == pixels.shape and spare.dtype == pixels.dtype:
-                    return spare
-                self._room += spare.nbytes
-            if pixels.nbytes <= self._room:
-                self._room -= pixels.nbytes
-                return np.empty_like(pixels)
-            # Live stays fresh: the oldest is left to the catch-up.
-            while self._held:
-                oldest = self._held.popleft()
-                self._miss(oldest.axes)
-                array = oldest.pixels
-                if array is None:
-                    continue
-                if array.shape == pixels.shape and array.dtype == pixels.dtype:
-                    return array
-                self._room += array.nbytes
-        return None
-
-    def _miss(self, axes: str) -> None:
-        """A frame goes by.  With raw data the daemon finds it there; without, it must be told."""
-        if not self._has_raw and len(self._missed) < MAX_LATER:
-            self._missed.append(axes)
-
     def _complain(self, text: str) -> None:
-        """Once an acquisition: a log line for every frame would slow it down."""
-        if not self._complained:
-            self._complained = True
+        """Once for each kind: a log line for every frame would slow the acquisition down."""
+        kind = text[:40]
+        if self._complained != kind:
+            self._complained = kind
             log.warning("%s: %s (raw data is not affected)", self._name, text)
 
     @property
     def _announceable(self) -> bool:
-        known = self._format is not None or bool(self._held)
+        known = self._format is not None or len(self._buffer) > 0
         return known and (bool(self._raw) or not self._has_raw)
 
     # -- the thread ---------------------------------------------------------------------
@@ -217,41 +213,70 @@ class Feed:
         finally:
             with self._changed:
                 self._thread = None
-                self._held.clear()
-                self._spare.clear()
+                self._listening = False
+            self._buffer.clear()
+            if self._reader is not None:
+                self._reader.close()
             self._done.set()
             atexit.unregister(self._leave)
 
     def _serve(self) -> None:
-        connection = self._connect()
-        if connection is None:
-            return
-        try:
-            open_ = self._await_first(connection)
-            if open_ is None:
+        open_: Open | None = None
+        gone: _GoneError | None = None
+        ended_at = 0.0
+        while True:
+            if self._ended:
+                ended_at = ended_at or time.monotonic()
+                if gone and (self._leaving or time.monotonic() - ended_at > RETURN_S):
+                    raise gone
+            connection = self._connect()
+            if connection is None:
+                if gone is None:
+                    return
+                continue
+            try:
+                open_ = open_ or self._await_first(connection)
+                if open_ is not None:
+                    self._converse(connection, Upload(connection, open_))
+            except _GoneError as error:
+                self._listening = False
+                gone = error
+                if self._leaving:
+                    raise
+                self._complain(str(gone))
+                # The next daemon picks the acquisition up, and we go on with it.
+                time.sleep(AGAIN_S)
+            else:
                 return
-            upload = Upload(connection, open_)
-            while not (self._ended and upload.opened and not self._held):
-                if self._leaving or self._over(connection, upload):
-                    break
-                self._pass_on(upload)
-            if upload.opened and not upload.closed:
-                self._say_closed(upload)
-                while not (self._leaving or self._over(connection, upload)):
-                    upload.pump(0.1)
-            if upload.closed:
-                self._counts = upload.closed.counts
-        finally:
-            connection.close(linger_s=1.0)
+            finally:
+                connection.close(linger_s=1.0)
+
+    def _converse(self, connection: Connection, upload: Upload) -> None:
+        while not (self._ended and upload.opened and not self._pending):
+            if self._leaving or self._over(connection, upload):
+                break
+            self._pass_on(connection, upload)
+        if upload.opened and not upload.closed:
+            self._say_closed(upload)
+            while not (self._leaving or self._over(connection, upload)):
+                upload.pump(0.1)
+        if upload.closed:
+            self._counts = upload.closed.counts
+
+    @property
+    def _pending(self) -> bool:
+        return len(self._buffer) > 0 or bool(self._awaited)
 
     def _over(self, connection: Connection, upload: Upload) -> bool:
         """Whether the daemon has closed the acquisition; an error if it has gone or refuses it."""
         if upload.refused:
+            if upload.again:
+                raise _GoneError(upload.refused)
             raise InputError(upload.refused)
         if upload.closed and not self._ended:
-            raise TransportError("the daemon was stopped; the rest can be refocused from raw later")
+            raise _GoneError("the daemon was stopped; the rest can be refocused from raw later")
         if connection.silent_s > SILENCE_S:
-            raise TransportError(
+            raise _GoneError(
                 f"the daemon at {self._endpoint} went away; the rest of the frames can be refocused "
                 "from raw later"
             )
@@ -270,6 +295,7 @@ class Feed:
                 raise TransportError(message.reason)
             if isinstance(message, Welcome):
                 connection.accept(message)
+                self._in_order = message.policy == "complete"
                 self._listening = True
                 return connection
             if last or time.monotonic() - begun > SILENCE_S:
@@ -288,7 +314,7 @@ class Feed:
             with self._changed:
                 self._changed.wait_for(lambda: self._announceable or self._ended, 0.25)
                 if self._announceable:
-                    first = self._held[0] if self._held else None
+                    first = self._buffer.first
                     break
                 # The hook that tells where raw lies runs in another thread: it may come last.
                 if self._ended:
@@ -317,16 +343,18 @@ class Feed:
             expected=self._expected,
         )
 
-    def _pass_on(self, upload: Upload) -> None:
+    def _pass_on(self, connection: Connection, upload: Upload) -> None:
         """Submit what is held, as far as there is credit; wait for more of either."""
         while upload.pump(0):
             pass
+        self._tell_behind(connection, upload)
+        buffer = self._buffer
         with self._changed:
-            if not self._held:
+            if not len(buffer):
                 self._changed.wait(0.05)
-            held = self._held.popleft() if self._held and upload.credit else None
+            held = buffer.pop() if len(buffer) and upload.credit else None
         if held is None:
-            if self._held:
+            if len(buffer):
                 upload.pump(0.05)  # no credit: the daemon is busy
             return
         submitted = False
@@ -336,12 +364,23 @@ class Feed:
             self._complain(f"frame {held.axes}: {error}")
         with self._changed:
             if not submitted:
-                self._miss(held.axes)
-            if held.pixels is not None:
-                self._spare.append(held.pixels)
+                buffer.miss(held.axes)
+        buffer.give_back(held)
+
+    def _tell_behind(self, connection: Connection, upload: Upload) -> None:
+        """Frames that went by: idle workers may catch them up while we go on."""
+        now = time.monotonic()
+        if upload.opened is None or now - self._told_behind_at < TELL_BEHIND_S:
+            return
+        with self._changed:
+            behind, self._buffer.behind = self._buffer.behind, 0
+            taken = self._taken
+        if behind:
+            self._told_behind_at = now
+            connection.send(Behind(upload.acquisition, behind, taken))
 
     @staticmethod
-    def _submit(upload: Upload, held: _Held) -> bool:
+    def _submit(upload: Upload, held: Held) -> bool:
         pixels, metadata = held.pixels, held.metadata
         if pixels is None:
             assert held.read is not None
@@ -352,7 +391,7 @@ class Feed:
 
     def _say_closed(self, upload: Upload) -> None:
         with self._changed:
-            missed = self._missed + [held.axes for held in self._held]
+            missed = self._buffer.missed + self._buffer.axes_left()
         if not self._raw:
             upload.miss(missed, "skipped", "no raw")
         upload.close(self._taken)

@@ -164,7 +164,7 @@ def _process_hook(feed: Feed, own: Hook | None) -> Hook:
 
 def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
     def ours(axes: Any, dataset: Any) -> None:
-        feed.safely(lambda: feed.saved(dataset))
+        feed.safely(lambda: feed.saved(dataset, axes))
         if read:
             taken_ns = time.perf_counter_ns()
             feed.safely(lambda: feed.take_later(lambda: read_saved(dataset, axes), axes, taken_ns))

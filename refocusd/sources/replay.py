@@ -1,24 +1,23 @@
-"""A recording, submitted frame by frame at a chosen rate, as if acquired now."""
+"""Frames on disk, submitted to a daemon: as if acquired now, or as fast as it takes them."""
 
 from __future__ import annotations
 
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.frame import canonical_axes
+from refocusd.sources.raw_frames import RawFrames, RecordingFrames
 from refocusd.sources.recording.recording import Recording, RecordingPlan
 from refocusd.transport.client import SILENCE_S, Connection, Upload
-from refocusd.transport.messages import Counts, Open, Outcome
+from refocusd.transport.messages import Closed, Counts, Open, Opened, Outcome
 
-__all__ = ["recorded_times_s", "replay"]
+__all__ = ["recorded_times_s", "replay", "submit_frames"]
 
 
 def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
@@ -44,6 +43,7 @@ def replay(
     *,
     times_s: list[float] | None,
     on_outcome: Callable[[Outcome], None] | None = None,
+    on_opened: Callable[[Opened], None] | None = None,
 ) -> Counts:
     """Submit every frame of a recording and wait until all have a final state.
 
@@ -54,12 +54,8 @@ def replay(
         The daemon's address.
     output : Path
         Folder of the refocused dataset; must not exist.
-    times_s : list of float or None
-        When to submit each frame, from the first; None is as fast as possible.
-        A frame whose time has come while the daemon is busy waits for it:
-        unlike an acquisition, a recording can.
-    on_outcome : callable, optional
-        Told every frame's final state.
+    times_s, on_outcome, on_opened
+        As in `submit_frames`.
 
     Returns
     -------
@@ -72,41 +68,106 @@ def replay(
     InputError
         If the daemon refuses the recording.
     """
-    plan = recording.plan()
+    frames = RecordingFrames(recording)
+    (height, width), dtype = frames.format()
+    keys = frames.keys()
     open_ = Open(
         acquisition=str(uuid.uuid4()),
         name=recording.name,
-        height=plan.height,
-        width=plan.width,
-        dtype="uint8" if plan.dtype == np.uint8 else "uint16",
+        height=height,
+        width=width,
+        dtype=dtype,
         raw="",
         output=str(output.resolve()),
-        summary=json.dumps(dict(plan.summary), default=str),
-        expected=len(plan),
+        summary=json.dumps(dict(frames.summary), default=str),
+        expected=len(keys),
         report=True,
     )
+    closed = submit_frames(
+        frames,
+        keys,
+        endpoint,
+        open_,
+        acquired=len(keys),
+        live=True,
+        times_s=times_s,
+        on_outcome=on_outcome,
+        on_opened=on_opened,
+    )
+    return closed.counts
+
+
+def submit_frames(
+    frames: RawFrames,
+    keys: Sequence[str],
+    endpoint: str,
+    open_: Open,
+    *,
+    acquired: int,
+    live: bool,
+    times_s: Sequence[float] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    on_opened: Callable[[Opened], None] | None = None,
+) -> Closed:
+    """Submit some of the frames of an acquisition, and wait until they have a final state.
+
+    Parameters
+    ----------
+    frames : RawFrames
+    keys : sequence of str
+        Which of them, by canonical axes, in the order of submission.
+    endpoint : str
+        The daemon's address.
+    open_ : Open
+        The announcement.
+    acquired : int
+        Frames of the whole acquisition.
+    live : bool
+        Whether they count as frames that come from the microscope.
+    times_s : sequence of float, optional
+        When to submit each frame, from the first; otherwise as fast as possible.
+        A frame whose time has come while the daemon is busy waits for it:
+        unlike an acquisition, a recording can.
+    on_outcome : callable, optional
+        Told every frame's final state, if `open_` asks for reports.
+    on_opened : callable, optional
+        Told where the frames go and in which run, before the first is sent.
+
+    Returns
+    -------
+    Closed
+
+    Raises
+    ------
+    TransportError
+        If there is no daemon, or it goes away.
+    InputError
+        If the daemon refuses the acquisition.
+    """
     with Connection(endpoint, "source", version=__version__) as connection:
         connection.welcome(timeout_s=10.0)
         upload = Upload(connection, open_, on_outcome)
         _until(connection, upload, lambda: upload.opened is not None)
+        assert upload.opened is not None
+        if on_opened is not None:
+            on_opened(upload.opened)
         begun = time.perf_counter()
-        for index, axes in enumerate(plan.axes):
+        for number, key in enumerate(keys):
             if times_s is not None:
-                due = begun + times_s[index]
+                due = begun + times_s[number]
                 while (left := due - time.perf_counter()) > 0:
                     upload.pump(left)
             _until(connection, upload, lambda: upload.credit > 0)
-            key = canonical_axes(axes)
             try:
-                frame = recording.read(index)
-                metadata = json.dumps(_with_axes(frame.metadata, plan), default=str)
-                upload.submit(frame.pixels, key, metadata, time.perf_counter_ns())
-            except InputError as error:
-                upload.miss([key], "failed", str(error))
-        upload.close(len(plan))
+                frame = frames.read(key)
+                metadata = json.dumps(dict(frame.metadata), default=str)
+                upload.submit(frame.pixels, key, metadata, time.perf_counter_ns(), live=live)
+            except (InputError, OSError, ValueError) as error:
+                upload.miss([key], "failed", f"raw cannot be used: {error}")
+        upload.close(acquired)
         _until(connection, upload, lambda: upload.closed is not None)
     assert upload.closed is not None
-    return upload.closed.counts
+    return upload.closed
 
 
 def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
@@ -116,17 +177,11 @@ def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> 
             raise InputError(upload.refused)
         if connection.silent_s > SILENCE_S:
             raise TransportError(
-                f"the daemon at {connection.endpoint} went away; what it had written stays, start it "
-                "again and replay into another --output"
+                f"the daemon at {connection.endpoint} went away; what it had written stays, and "
+                "`refocusd resume` on the refocused dataset does the rest"
             )
         if upload.closed and not done():
             raise TransportError(
-                f"the daemon at {connection.endpoint} was stopped; what it had written stays"
+                f"the daemon at {connection.endpoint} was stopped; what it had written stays, and "
+                "`refocusd resume` on the refocused dataset does the rest"
             )
-
-
-def _with_axes(metadata: Any, plan: RecordingPlan) -> dict[str, Any]:
-    known = dict(metadata)
-    if plan.pixel_um is not None:
-        known.setdefault("PixelSizeUm", plan.pixel_um)
-    return known

@@ -1,0 +1,190 @@
+"""``refocusd resume``: finishes what is pending or failed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from refocusd.cli.console import console, messages, write_json
+from refocusd.cli.settings import add_setting_flags, settings_of
+from refocusd.cli.work import (
+    Done,
+    OwnDaemon,
+    check_quickly,
+    feed,
+    held_elsewhere,
+    own_settings,
+    quietly,
+    summary,
+)
+from refocusd.config import Settings
+from refocusd.daemon.dataset import Dataset, Output, find_dataset
+from refocusd.daemon.verification import RunCheck
+from refocusd.engines.bundle import load_bundle, shipped_bundles
+from refocusd.errors import BundleError, InputError, RefocusdError, TransportError, WorkerError
+from refocusd.sources.raw_frames import open_raw
+
+__all__ = ["register"]
+
+#: What opening the run repairs, frames apart.
+_REPAIRED = ("not in the ledger", "state differs")
+
+EPILOG = """\
+examples:
+  refocusd resume data/run_1                  every run of this acquisition
+  refocusd resume data/run_1_refocused        this run only
+  refocusd resume data/* --no-retry-failed    leave alone what failed before
+
+It goes on with the model and the settings that the run was begun with.  Doing it twice does
+no harm, nor does stopping it at any moment.
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "resume",
+        help="finish what is pending or failed in a dataset",
+        description="Refocuses, from raw, the frames of a dataset that have no final state yet or "
+        "failed, and repairs its ledger.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "datasets",
+        nargs="+",
+        type=Path,
+        metavar="DATASET",
+        help="raw dataset or recording, or a refocused dataset of it",
+    )
+    parser.add_argument(
+        "--retry-failed",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="attempt failed frames once more",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write what was done as JSON")
+    add_setting_flags(parser)
+    parser.set_defaults(command=_resume)
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    all_done: list[Done] = []
+    with quietly(), OwnDaemon() as daemon:
+        for path in arguments.datasets:
+            try:
+                dataset = find_dataset(path, settings.ledgers)
+                if not dataset.outputs:
+                    raise InputError(
+                        f"nothing of {path} was refocused yet, so there is nothing to resume; "
+                        f"`refocusd process {path}` does all of it"
+                    )
+            except (RefocusdError, OSError) as error:
+                all_done.append(Done(path, said=str(error), error=True))
+                continue
+            all_done += [
+                _finish(path, dataset, output, settings, daemon, arguments.retry_failed)
+                for output in dataset.outputs
+            ]
+    return tell(all_done, arguments.json)
+
+
+def tell(all_done: list[Done], json_file: str | None) -> int:
+    """Show what was done; the exit status."""
+    for done in all_done:
+        if done.error:
+            messages.print(f"refocusd: error: {done.said}", markup=False, highlight=False)
+        elif done.said:
+            console.print(done.said, markup=False, highlight=False)
+    if any(done.attempted for done in all_done):
+        console.print(summary(all_done))
+    for done in all_done:
+        if done.check is not None and not done.check.clean:
+            console.print(
+                f"{done.output}: not all is well; `refocusd verify {done.output}` says what is off",
+                markup=False,
+            )
+    write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
+    if all_done and all(done.error for done in all_done):
+        return 2
+    return 0 if all(done.fine for done in all_done) else 1
+
+
+def _finish(
+    path: Path,
+    dataset: Dataset,
+    output: Output,
+    settings: Settings,
+    daemon: OwnDaemon,
+    retry_failed: bool,
+) -> Done:
+    try:
+        if said := held_elsewhere(output, settings):
+            return Done(path, output.path, said=said)
+        check = check_quickly(dataset, output, settings)
+        for note in check.notes:
+            messages.print(note, markup=False)
+        keys = check.report.to_do()
+        if not retry_failed:
+            failed = {p.axes for p in check.report.problems if p.kind == "failed"}
+            keys = [key for key in keys if key not in failed]
+        if not keys and not _needs_repair(check):
+            return Done(path, output.path, check=check, said=f"{output.path}: nothing to do")
+        if dataset.raw is None:
+            lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
+            raise InputError(
+                f"{output.path} is not complete, and its raw data are not there{lost}: put them beside it"
+            )
+        endpoint = daemon.start(settings_of_run(output, settings))
+        if daemon.run != output.run:
+            raise BundleError(
+                f"{output.path} is of run {output.run}, but its model and settings make run "
+                f"{daemon.run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
+                "refocuses the raw data anew, beside it"
+            )
+        with open_raw(dataset.raw) as frames:
+            _, seconds = feed(frames, keys, endpoint, output.acquisition, output.path, output.run)
+        after = check_quickly(dataset, output, settings)
+    except (TransportError, WorkerError):
+        raise  # of our own daemon: the next dataset would fare no better
+    except (RefocusdError, OSError) as error:
+        return Done(path, output.path, said=str(error), error=True)
+    said = "" if keys else f"{output.path}: the ledger was put right"
+    return Done(path, output.path, len(keys), seconds, after, said)
+
+
+def _needs_repair(check: RunCheck) -> bool:
+    """Whether the ledger, or its local file, must be put right."""
+    # A ledger that had to be replaced by its copy is noted; one that is nowhere is a fault.
+    return any(p.kind in _REPAIRED for p in check.report.problems) or check.ledger_off
+
+
+def settings_of_run(output: Output, settings: Settings) -> Settings:
+    """The settings in force, but for those that decide the pixels: they are the run's.
+
+    Raises
+    ------
+    BundleError
+        If the model that made the run is not at hand.
+    """
+    pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
+    if output.engine.get("backend") == "identity":
+        return own_settings(settings, backend="identity", pass_in_focus=pass_in_focus)
+    wanted = output.engine.get("model_sha256")
+    recorded = str(output.settings.get("model") or settings.model)
+    backend = "auto" if settings.backend == "identity" else settings.backend
+    for name in dict.fromkeys([recorded, settings.model, *shipped_bundles()]):
+        try:
+            if load_bundle(name).sha256 == wanted:
+                return own_settings(
+                    settings, model=name, backend=backend, pass_in_focus=pass_in_focus
+                )
+        except BundleError:
+            continue
+    raise BundleError(
+        f"{output.path} was made with the model {output.model} (sha256 {str(wanted)[:12]}…), which is "
+        f"not at hand ({recorded} is missing or another); name its folder with --model, or refocus "
+        "the raw data with another model by `refocusd process`: that makes a second dataset beside it"
+    )

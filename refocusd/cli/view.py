@@ -1,0 +1,41 @@
+"""``refocusd view``: the live view beside a running daemon, as a page or in napari."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from refocusd.view.command import add_view_flags, run_view, view_options
+
+__all__ = ["register"]
+
+EPILOG = """\
+examples:
+  refocusd view                             http://127.0.0.1:8750/
+  refocusd view --endpoint tcp://127.0.0.1:8751 --port 9000
+  refocusd view --napari                    two linked layers (pip install "refocusd[napari]")
+  refocusd view --host 10.0.0.5 --token-file token.txt --cert cert.pem --key key.pem
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "view",
+        help="watch raw and refocused frames live, in a browser or in napari",
+        description="Serves the live view of a running daemon; needs nothing from the network.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_view_flags(parser)
+    parser.add_argument("--napari", action="store_true", help="two linked layers of napari instead")
+    parser.set_defaults(command=_view)
+
+
+def _view(arguments: argparse.Namespace) -> int:
+    if arguments.napari:
+        # Seconds to import, and an optional part.
+        from refocusd.view.napari_layers import show_in_napari
+
+        return show_in_napari(view_options(arguments).endpoint)
+    return run_view(arguments)

@@ -1,0 +1,94 @@
+"""The newest refocused frame, reduced, for those who watch.
+
+The writer takes it, the broker sends it.  Nobody watching costs one small copy
+a second; watching costs at most 30.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.frame import Pixels
+from refocusd.transport.messages import FinalState, FrameFacts, Open, Shown, Submit
+
+__all__ = ["Preview"]
+
+#: Previews a second at most, while somebody watches and while nobody does.
+WATCHED_S = 1 / 30
+UNWATCHED_S = 1.0
+#: Nobody has asked for so long: nobody watches.
+ASKED_S = 3.0
+
+
+class Preview:
+    """One frame, the latest; safe to use from the writer's and the broker's threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken_at = 0.0
+        self._asked_at = -ASKED_S
+        self._max_side = 1024
+        self._serial = 0
+        self._shown: Shown | None = None
+        self._pixels: NDArray[np.generic] | None = None
+
+    @property
+    def serial(self) -> int:
+        """Of the newest frame."""
+        return self._serial
+
+    def ask(self, max_side: int) -> None:
+        """Somebody watches, at that size."""
+        with self._lock:
+            self._asked_at = time.monotonic()
+            self._max_side = max_side
+
+    def due(self) -> bool:
+        """Whether the next frame shall be taken."""
+        now = time.monotonic()
+        watched = now - self._asked_at < ASKED_S
+        return now - self._taken_at >= (WATCHED_S if watched else UNWATCHED_S)
+
+    def take(
+        self,
+        raw: Pixels,
+        refocused: Pixels,
+        open_: Open,
+        submit: Submit,
+        state: FinalState,
+        facts: FrameFacts,
+        latency_ms: float,
+    ) -> None:
+        """Keep a reduced copy of a frame, raw above refocused."""
+        step = max(1, -(-max(raw.shape) // self._max_side))
+        pixels = np.stack([raw[::step, ::step], refocused[::step, ::step]])
+        with self._lock:
+            self._taken_at = time.monotonic()
+            self._serial += 1
+            self._pixels = pixels
+            self._shown = Shown(
+                serial=self._serial,
+                acquisition=open_.acquisition,
+                name=open_.name,
+                axes=submit.axes,
+                state=state,
+                height=open_.height,
+                width=open_.width,
+                dtype=open_.dtype,
+                step=step,
+                metadata=submit.metadata,
+                facts=facts,
+                latency_ms=latency_ms,
+                live=submit.live,
+            )
+
+    def newest(self, after: int) -> tuple[Shown, NDArray[np.generic]] | None:
+        """The newest frame, if it is later than serial `after`."""
+        with self._lock:
+            if self._shown is None or self._pixels is None or self._serial <= after:
+                return None
+            return self._shown, self._pixels

@@ -1,0 +1,262 @@
+"""Raw frames, ledger and refocused frames, held against each other.
+
+A pure function of what the three say; nothing is opened or changed here.  What
+is kept of a frame is its key and the end of its latest attempt, so that 100 000
+frames take some tens of megabytes, whatever their size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from refocusd.errors import InputError
+from refocusd.ledger import Fate
+
+__all__ = ["WRITTEN", "Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
+
+ProblemKind = Literal[
+    "failed",
+    "missing from the dataset",
+    "not in the ledger",
+    "state differs",
+    "not in raw",
+    "written twice",
+    "raw incomplete",
+    "unreadable",
+    "raw changed since",
+    "refocused pixels changed",
+]
+#: 64-bit XXH3 of the pixels of the frame with these canonical axes.
+Checksum = Callable[[str], int]
+#: Begin of the reason of frames that were skipped as they could not be caught up later.
+NO_RAW = "no raw"
+#: States of frames whose pixels are in the refocused dataset.
+WRITTEN = frozenset({"refocused", "passed_through"})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is off with one frame: what, which frame, and more of it."""
+
+    kind: ProblemKind
+    axes: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a reconciliation came to.
+
+    Parameters
+    ----------
+    frames : int
+        Raw frames; without raw data, the frames that went by.
+    states : dict of str to int
+        Frames by final state.
+    pending : tuple of str
+        Canonical axes of the raw frames without a final state, in raw order.
+    unnamed : int
+        Pending frames whose axes nobody knows: there is no raw data to name them.
+    problems : tuple of Problem
+        In raw order.
+    compared, raw_compared : int
+        Frames whose refocused, and whose raw, pixels were compared with the
+        checksum taken when they were written.
+    without_checksum : int
+        Written frames that the ledger has no checksum of (of an older
+        refocusd, or restored from the dataset itself).
+    """
+
+    frames: int
+    states: dict[str, int]
+    pending: tuple[str, ...]
+    unnamed: int
+    problems: tuple[Problem, ...]
+    compared: int
+    raw_compared: int
+    without_checksum: int
+
+    @property
+    def clean(self) -> bool:
+        """Whether every frame has exactly one final state, none failed, and all matches."""
+        return not (self.pending or self.unnamed or self.problems)
+
+    def to_do(self) -> list[str]:
+        """Frames of raw that another attempt can help: pending, failed, or lost from the dataset."""
+        again = [p.axes for p in self.problems if p.kind in ("failed", "missing from the dataset")]
+        return list(dict.fromkeys([*self.pending, *again]))
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        return {
+            "frames": self.frames,
+            "states": self.states,
+            "pending": list(self.pending),
+            "pending_without_axes": self.unnamed,
+            "problems": [
+                {"kind": p.kind, "axes": p.axes, "detail": p.detail} for p in self.problems
+            ],
+            "refocused_pixels_compared": self.compared,
+            "raw_pixels_compared": self.raw_compared,
+            "without_checksum": self.without_checksum,
+            "clean": self.clean,
+        }
+
+
+def reconcile(
+    raw: Iterable[str] | None,
+    fates: Iterable[Fate],
+    refocused: Iterable[str],
+    *,
+    raw_incomplete: Iterable[str] = (),
+    acquired: int | None = None,
+    raw_checksum: Checksum | None = None,
+    refocused_checksum: Checksum | None = None,
+    running: bool = False,
+    looked_at: Callable[[], object] = lambda: None,
+) -> Report:
+    """Hold raw, ledger and refocused frames against each other.
+
+    Parameters
+    ----------
+    raw : iterable of str or None
+        Canonical axes of the raw frames; None for an acquisition without raw data.
+    fates : iterable of Fate
+        The latest attempt of one run at each frame.  To be read before
+        `refocused`, and that before `raw`, while the acquisition runs.
+    refocused : iterable of str
+        Canonical axes of the frames in the refocused dataset, one written
+        twice named twice.
+    raw_incomplete : iterable of str
+        Frames that raw names, but whose pixels are not there.
+    acquired : int, optional
+        Frames that went by; counts where there is no raw data.
+    raw_checksum, refocused_checksum : callable, optional
+        Read a frame; not given, pixels are not compared.
+    running : bool
+        Frames are being written meanwhile: one that is in the dataset and not
+        yet in the ledger, or not yet in raw, is pending and no problem.
+    looked_at : callable
+        Called once for each raw frame, for a progress bar.
+
+    Returns
+    -------
+    Report
+    """
+    compare = _Comparison(raw_checksum, refocused_checksum)
+    ends = {fate.axes: fate for fate in fates}
+    times = Counter(refocused)
+    states: Counter[str] = Counter()
+    pending: list[str] = []
+    problems: list[Problem] = []
+    left = dict.fromkeys([*ends, *times])
+    frames = 0
+    for axes in left.copy() if raw is None else raw:
+        frames += 1
+        left.pop(axes, None)
+        fate, written = ends.get(axes), times[axes]
+        if raw is not None and fate is not None and _for_want_of_raw(fate):
+            fate = None  # the raw frame is there: it can be done after all
+        if fate is not None:
+            states[fate.state] += 1
+        if fate is None and (running or not written):
+            pending.append(axes)
+        problems += _off(axes, fate, written, running=running)
+        if written and not (running and fate is None):
+            problems += compare.frame(axes, fate, has_raw=raw is not None)
+        looked_at()
+    if not running:
+        # What is named but not there cannot be refocused; what has an end is in the list already.
+        problems += [
+            Problem("raw incomplete", axes, "raw names it, but its pixels are not in the file")
+            for axes in raw_incomplete
+        ]
+        problems += [Problem("not in raw", axes, _whose(axes, ends, times)) for axes in left]
+    unnamed = max(0, acquired - frames) if raw is None and acquired is not None else 0
+    return Report(
+        frames=max(frames, acquired or 0) if raw is None else frames,
+        states=dict(sorted(states.items())),
+        pending=tuple(pending),
+        unnamed=unnamed,
+        problems=tuple(problems),
+        compared=compare.compared,
+        raw_compared=compare.raw_compared,
+        without_checksum=compare.without,
+    )
+
+
+def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:
+    """What is off with a frame, its pixels aside."""
+    if written > 1:
+        yield Problem("written twice", axes, f"{written} times in the refocused dataset")
+    if fate is None:
+        if written and not running:
+            yield Problem("not in the ledger", axes, "in the refocused dataset, without an attempt")
+    elif fate.state in WRITTEN:
+        if not written:
+            yield Problem("missing from the dataset", axes, f"{fate.state}, says the ledger")
+    elif written and not running:
+        detail = f"{fate.state} ({fate.reason}), says the ledger, but it is in the dataset"
+        yield Problem("state differs", axes, detail)
+    elif fate.state == "failed":
+        yield Problem("failed", axes, fate.reason)
+
+
+def _for_want_of_raw(fate: Fate) -> bool:
+    return fate.state == "skipped" and fate.reason.startswith(NO_RAW)
+
+
+def _whose(axes: str, ends: dict[str, Fate], times: Counter[str]) -> str:
+    fate = ends.get(axes)
+    said = [f"{fate.state}, says the ledger"] if fate else []
+    return "; ".join([*said, *(["in the refocused dataset"] if times[axes] else [])])
+
+
+class _Comparison:
+    """Pixels, compared with what was noted when they were written."""
+
+    def __init__(self, raw: Checksum | None, refocused: Checksum | None) -> None:
+        self._raw = raw
+        self._refocused = refocused
+        self.compared = 0
+        self.raw_compared = 0
+        self.without = 0
+
+    def frame(self, axes: str, fate: Fate | None, *, has_raw: bool) -> Iterator[Problem]:
+        """What is off with the pixels of a frame that is in the dataset."""
+        expected = fate.checksum if fate else None
+        self.without += expected is None
+        try:
+            found = self._refocused(axes) if self._refocused else None
+        except (InputError, OSError, ValueError) as error:
+            yield Problem("unreadable", axes, f"refocused: {error}")
+            found = None
+        if found is not None and expected is not None:
+            self.compared += 1
+            if found != expected:
+                yield _changed("refocused pixels changed", axes, found, expected)
+        if not (has_raw and self._raw):
+            return
+        passed = fate is not None and fate.state == "passed_through"
+        before = fate.raw_checksum if fate else None
+        if before is None and not passed:
+            return
+        try:
+            raw = self._raw(axes)
+        except (InputError, OSError, ValueError) as error:
+            yield Problem("unreadable", axes, f"raw: {error}")
+            return
+        if before is not None:
+            self.raw_compared += 1
+            if raw != before:
+                yield _changed("raw changed since", axes, raw, before)
+        elif expected is None and found is not None and raw != found:
+            # Passed through means: the very pixels of raw.
+            yield _changed("refocused pixels changed", axes, found, raw)
+
+
+def _changed(kind: ProblemKind, axes: str, found: int, expected: int) -> Problem:
+    return Problem(kind, axes, f"XXH3 {found:016x}, was {expected:016x}")

@@ -1,0 +1,245 @@
+"""A ledger that was lost or damaged: put back from its copy and from the refocused frames."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import LedgerError
+from refocusd.ledger.attempt import Attempt
+from refocusd.ledger.ledger import Ledger
+from refocusd.ledger.schema import SCHEMA, connect, version_of
+
+__all__ = ["ledger_path", "rebuild", "restore_ledger"]
+
+log = logging.getLogger(__name__)
+
+#: Attempts recorded at once.
+BATCH = 1000
+_ID = re.compile(r"[0-9a-f-]{36}")
+#: What SQLite keeps beside a file: it belongs to that file and goes with it.
+_SIDE_FILES = ("-wal", "-shm", "-journal")
+#: Parts of a frame's ``refocusd`` object that have a column of their own, or are the run's.
+_NOT_FACTS = {
+    "version", "run", "model", "model_sha256", "engine", "precision", "state", "reason", "live",
+    "latency_ms", "calibration", "checksum", "raw_checksum",
+}  # fmt: skip
+
+
+def ledger_path(ledgers: str | Path, acquisition: str) -> Path:
+    """Where the ledger of an acquisition is: one SQLite file each.
+
+    Raises
+    ------
+    LedgerError
+        If `acquisition` is no UUID: it names a file.
+    """
+    if not _ID.fullmatch(acquisition):
+        raise LedgerError(f"{acquisition!r} is no UUID: it cannot name a ledger")
+    return Path(ledgers) / f"{acquisition}.sqlite"
+
+
+def restore_ledger(ledgers: str | Path, acquisition: str, copy: str | Path) -> list[str]:
+    """See that the local ledger of an acquisition can be used.
+
+    A damaged file is set aside (never deleted), and the copy beside the output
+    is put in the place of one that is damaged or missing (another computer, a
+    fresh installation).  Where there is no usable copy either, nothing is there
+    afterwards: `rebuild` makes a new one.  A copy that knows more (the dataset
+    was continued on another computer) is taken over.  Nobody else may be
+    writing the ledger.
+
+    Parameters
+    ----------
+    ledgers : path
+        Folder of the local ledgers.
+    acquisition : str
+        UUID.
+    copy : path
+        The copy beside the output; need not exist.
+
+    Returns
+    -------
+    list of str
+        What was done, in sentences; empty if nothing was to do.
+
+    Raises
+    ------
+    LedgerError
+        If a file cannot be moved or copied, or is of a newer schema.
+    """
+    path, copy = ledger_path(ledgers, acquisition), Path(copy)
+    done: list[str] = []
+    if path.exists():
+        damage = _damage(path)
+        if not damage:
+            return _take_over(path, copy)
+        aside = _set_aside(path)
+        done.append(f"the ledger {path} is damaged ({damage}): it was set aside as {aside.name}")
+    if not copy.exists():
+        done.append(f"no ledger and no copy of {acquisition}: made anew from the refocused frames")
+        return done
+    if damage := _damage(copy):
+        done.append(f"the ledger's copy {copy} is damaged too ({damage}): not used")
+        return done
+    fresh = path.with_name(path.name + ".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(copy, fresh)
+        fresh.replace(path)
+    except OSError as error:
+        raise LedgerError(
+            f"the ledger's copy {copy} cannot be put back as {path} ({error.strerror or error}): "
+            "name a folder on a local disk as `ledgers`"
+        ) from error
+    done.append(f"the ledger was put back from its copy {copy}")
+    return done
+
+
+def _take_over(path: Path, copy: Path) -> list[str]:
+    """What a copy knows and the local ledger does not."""
+    if not copy.exists() or _damage(copy):
+        return []
+    with Ledger(copy, read_only=True) as ledger:
+        there = len(ledger)
+    with Ledger(path) as ledger:
+        if there <= len(ledger) or not (taken := ledger.merge(copy)):
+            return []
+    return [f"{taken} attempts were taken over from the ledger's copy {copy}"]
+
+
+def rebuild(
+    ledger: Ledger,
+    run: str,
+    acquisition: str,
+    frames: Iterable[tuple[str, Mapping[str, Any]]],
+) -> int:
+    """Record frames that are in the refocused dataset but not in the ledger.
+
+    A process that is killed between the two leaves such frames, as does a
+    ledger that was lost.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Open for writing.
+    run, acquisition : str
+        Of the dataset.
+    frames : iterable of (str, mapping)
+        Canonical axes and metadata of each frame of the dataset; the metadata's
+        ``refocusd`` object says what became of it.  Read one by one.
+
+    Returns
+    -------
+    int
+        Frames recorded.
+
+    Raises
+    ------
+    LedgerError
+        If the ledger cannot be written.
+    """
+    # Where an attempt failed, the frame in the dataset is that of a later one.
+    known = {
+        fate.axes
+        for fate in ledger.fates(run, acquisition)
+        if fate.state in ("refocused", "passed_through")
+    }
+    recorded = 0
+    attempts = _attempts(run, acquisition, known, frames)
+    while batch := list(itertools.islice(attempts, BATCH)):
+        ledger.record(batch)
+        recorded += len(batch)
+    return recorded
+
+
+def _attempts(
+    run: str,
+    acquisition: str,
+    known: set[str],
+    frames: Iterable[tuple[str, Mapping[str, Any]]],
+) -> Iterator[Attempt]:
+    for axes, metadata in frames:
+        if axes in known:
+            continue
+        ours = metadata.get("refocusd")
+        if not isinstance(ours, Mapping) or ours.get("run") != run:
+            log.warning("frame %s does not say that run %s made it: not recorded", axes, run)
+            continue
+        state = ours.get("state")
+        if state not in ("refocused", "passed_through"):
+            log.warning("frame %s has the state %r: not recorded", axes, state)
+            continue
+        yield Attempt(
+            run=run,
+            acquisition=acquisition,
+            axes=axes,
+            state=state,
+            reason=str(ours.get("reason") or ""),
+            live=bool(ours.get("live", False)),
+            latency_ms=_number(ours.get("latency_ms")),
+            engine_ms=_number(ours.get("engine_ms")),
+            facts={name: value for name, value in ours.items() if name not in _NOT_FACTS},
+            checksum=_checksum(ours.get("checksum")),
+            raw_checksum=_checksum(ours.get("raw_checksum")),
+        )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _checksum(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < 1 << 64 else None
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a ledger, or nothing; it is read through once.
+
+    Raises
+    ------
+    LedgerError
+        If it is of a newer schema: that is no damage.
+    """
+    try:
+        with closing(connect(path, read_only=True)) as db:
+            newer = version_of(db) > SCHEMA
+    except (OSError, sqlite3.Error) as error:
+        return str(error)
+    try:
+        with Ledger(path, read_only=True) as ledger:
+            ledger.check()
+            len(ledger)  # its tables are there
+    except LedgerError as error:
+        if newer:
+            raise
+        return str(error.__cause__ or error)
+    return ""
+
+
+def _set_aside(path: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in itertools.count():
+        aside = path.with_name(f"{path.name}.damaged-{stamp}" + (f"-{number}" if number else ""))
+        if not aside.exists():
+            break
+    try:
+        for suffix in _SIDE_FILES:
+            side = path.with_name(path.name + suffix)
+            if side.exists():
+                side.replace(aside.with_name(aside.name + suffix))
+        path.replace(aside)
+    except OSError as error:
+        raise LedgerError(
+            f"the damaged ledger {path} cannot be set aside ({error.strerror or error}): close the "
+            "program that holds it open"
+        ) from error
+    return aside

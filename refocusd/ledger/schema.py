@@ -1,0 +1,95 @@
+"""The ledger's tables, and how those of an older refocusd become today's."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+__all__ = ["OLDEST", "SCHEMA", "checksum_columns", "connect", "prepare", "version_of"]
+
+#: Raised when a table changes; a newer file is refused, not guessed at.
+SCHEMA = 2
+#: The oldest that is still read, and upgraded on opening for writing.
+OLDEST = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS run (
+    id TEXT PRIMARY KEY,           -- model + settings + calibration
+    version TEXT NOT NULL, engine TEXT NOT NULL, settings TEXT NOT NULL, begun REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS acquisition (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, raw TEXT NOT NULL, output TEXT NOT NULL,
+    height INTEGER NOT NULL, width INTEGER NOT NULL, dtype TEXT NOT NULL,
+    opened REAL NOT NULL, closed REAL, acquired INTEGER);
+CREATE TABLE IF NOT EXISTS attempt (
+    id INTEGER PRIMARY KEY,
+    run TEXT NOT NULL, acquisition TEXT NOT NULL, axes TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('refocused', 'passed_through', 'skipped', 'failed')),
+    reason TEXT NOT NULL, live INTEGER NOT NULL, at REAL NOT NULL,
+    latency_ms REAL, engine_ms REAL, facts TEXT NOT NULL,
+    checksum INTEGER, raw_checksum INTEGER);  -- XXH3 of the pixels, as signed 64-bit numbers
+CREATE INDEX IF NOT EXISTS attempt_of_frame ON attempt (run, acquisition, axes);
+"""
+#: Columns of `attempt` that schema 1 does not have.
+_SINCE_2 = ("checksum", "raw_checksum")
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a file, for reading only or made where it is not there.
+
+    Raises
+    ------
+    OSError, sqlite3.Error
+    """
+    if read_only:
+        # Not `as_uri`: SQLite refuses the server name of a Windows share there.
+        name = path.resolve().as_posix()
+        root = "//" if name.startswith("//") else ""
+        db = sqlite3.connect(f"file:///{root}{quote(name.lstrip('/'))}?mode=ro", uri=True)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(path)
+    # Before anything else: whoever upgrades the file may hold it for a moment.
+    db.execute("PRAGMA busy_timeout = 5000")
+    return db
+
+
+def version_of(db: sqlite3.Connection) -> int:
+    """The schema of an open file; 0 of an empty one."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def prepare(db: sqlite3.Connection, version: int) -> int:
+    """Make the tables of an empty file, or bring those of an older schema up to date.
+
+    Nothing is lost when the process is killed meanwhile: each step is one
+    transaction, and is done again where it had not been committed.
+
+    Returns
+    -------
+    int
+        The schema that the file has now.
+    """
+    if version == 0:
+        db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        return SCHEMA
+    if version == 1:
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            # Somebody else may have upgraded it while we waited for the lock.
+            there = {row[1] for row in db.execute("PRAGMA table_info(attempt)")}
+            for column in _SINCE_2:
+                if column not in there:
+                    db.execute(f"ALTER TABLE attempt ADD COLUMN {column} INTEGER")
+            db.execute("PRAGMA user_version = 2")
+        except sqlite3.Error:
+            db.rollback()
+            raise
+        db.commit()
+        return 2
+    return version
+
+
+def checksum_columns(version: int) -> str:
+    """The checksums' columns in a query; NULL where the file is older than they are."""
+    return ", ".join(_SINCE_2 if version >= 2 else ["NULL"] * len(_SINCE_2))

@@ -1,0 +1,130 @@
+"""Frames between the hook and the feed's thread: bounded, and each copied once."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from refocusd.frame import Frame, Pixels
+
+__all__ = ["MAX_LATER", "FrameBuffer", "Held"]
+
+#: Frames known by axes only while they wait to be read from disk, at most.
+MAX_LATER = 100_000
+
+
+@dataclass(slots=True)
+class Held:
+    """A frame in the buffer, or (with `read`) one that is still on disk only."""
+
+    axes: str
+    taken_ns: int
+    metadata: dict[str, Any]
+    pixels: Pixels | None = None
+    read: Callable[[], Frame] | None = None
+
+
+class FrameBuffer:
+    """A queue of frames whose pixels take at most `nbytes`.
+
+    When it is full the oldest frames make room: live stays fresh, and what goes
+    is left to the raw dataset, or (without one) named as missed.
+
+    Parameters
+    ----------
+    nbytes : int
+        Pixels held at most.
+
+    Attributes
+    ----------
+    changed : threading.Condition
+        Held while any attribute is used from outside; notified when frames come.
+    keep_missed : bool
+        Remember the axes of frames that went by: there is no raw dataset.
+    missed : list of str
+        Those axes.
+    behind : int
+        Frames that went by and are in the raw dataset, not told to the daemon yet.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.changed = threading.Condition()
+        self.keep_missed = False
+        self.missed: list[str] = []
+        self.behind = 0
+        self._room = nbytes
+        self._held: deque[Held] = deque()
+        self._spare: list[Pixels] = []
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def first(self) -> Held | None:
+        """The oldest frame."""
+        return self._held[0] if self._held else None
+
+    def array_like(self, pixels: Pixels, *, displace: bool = True) -> Pixels | None:
+        """An array of that shape within the room: a spare, a new one, or the oldest's.
+
+        Without `displace` the oldest frames stay, and None means that it is full.
+        """
+        with self.changed:
+            while self._spare:
+                spare = self._spare.pop()
+                if spare.shape == pixels.shape and spare.dtype == pixels.dtype:
+                    return spare
+                self._room += spare.nbytes
+            if pixels.nbytes <= self._room:
+                self._room -= pixels.nbytes
+                return np.empty_like(pixels)
+            while displace and self._held:
+                oldest = self._held.popleft()
+                self.miss(oldest.axes)
+                array = oldest.pixels
+                if array is None:
+                    continue
+                if array.shape == pixels.shape and array.dtype == pixels.dtype:
+                    return array
+                self._room += array.nbytes
+        return None
+
+    def add(self, held: Held) -> None:
+        """Queue a frame; the oldest goes where too many wait for the disk."""
+        with self.changed:
+            if len(self._held) >= MAX_LATER:
+                self.miss(self._held.popleft().axes)
+            self._held.append(held)
+            self.changed.notify()
+
+    def pop(self) -> Held:
+        """Take the oldest frame."""
+        return self._held.popleft()
+
+    def give_back(self, held: Held) -> None:
+        """The frame's pixels are copied elsewhere: its array may be used again."""
+        if held.pixels is not None:
+            with self.changed:
+                self._spare.append(held.pixels)
+
+    def miss(self, axes: str) -> None:
+        """A frame goes by.  With raw data the daemon finds it there; without, it must be told."""
+        if not self.keep_missed:
+            self.behind += 1
+        elif len(self.missed) < MAX_LATER:
+            self.missed.append(axes)
+
+    def axes_left(self) -> list[str]:
+        """Axes of what is still held."""
+        return [held.axes for held in self._held]
+
+    def clear(self) -> None:
+        """Forget everything; the memory is free."""
+        with self.changed:
+            self._held.clear()
+            self._spare.clear()

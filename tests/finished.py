@@ -1,0 +1,129 @@
+"""What the tests of `verify`, `resume` and `process` share: datasets, commands, damage."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+from recordings_on_disk import write_ndtiff
+from scipy.ndimage import gaussian_filter
+
+from refocusd.cli.main import main
+from refocusd.sources.recording.ndtiff import NDTiffReader
+
+__all__ = [
+    "command",
+    "flip_a_pixel",
+    "ledger_of",
+    "raw_dataset",
+    "refocusd",
+    "snapshot",
+    "told",
+    "verify",
+]
+
+
+def blurred(frames: int, side: int = 64, seed: int = 0) -> NDArray[np.uint16]:
+    """Frames of out-of-focus blobs, all different: something to refocus."""
+    rng = np.random.default_rng(seed)
+    spots = (rng.random((frames, side, side)) < 0.004) * 60_000.0
+    glow = np.stack([gaussian_filter(plane, 3.0) for plane in spots])
+    return (200 + glow + rng.normal(0, 3, glow.shape)).clip(0, 65535).astype(np.uint16)
+
+
+def raw_dataset(folder: Path, frames: int = 12, side: int = 64, seed: int = 0) -> Path:
+    """A finished raw NDTiff dataset by ndstorage."""
+    pixels = blurred(frames, side, seed)
+    return write_ndtiff(
+        folder, [({"time": n, "channel": "DAPI"}, p, {"Exposure": n}) for n, p in enumerate(pixels)]
+    )
+
+
+def key(number: int) -> str:
+    """Canonical axes of a frame of `raw_dataset`."""
+    return f'{{"channel":"DAPI","time":{number}}}'
+
+
+def environment(place: Path, **more: str) -> dict[str, str]:
+    """The settings of these tests, as environment: an identity engine, ledgers in `place`."""
+    ours = {
+        "REFOCUSD_LEDGERS": str(place / "ledgers"),
+        "REFOCUSD_BACKEND": "identity",
+        "REFOCUSD_RESERVE_MIB": "1",
+        "REFOCUSD_RING_MIB": "64",
+        # Where nothing listens: a daemon of the person who runs the tests is not asked.
+        "REFOCUSD_ENDPOINT": "tcp://127.0.0.1:9",
+        "COLUMNS": "80",
+        **more,
+    }
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("REFOCUSD_")}
+    return inherited | ours
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "refocusd", *map(str, arguments)]
+
+
+def refocusd(*arguments: object, place: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=environment(place, **more),
+        timeout=90,
+    )
+
+
+def told(*arguments: object, place: Path, **more: str) -> tuple[int, str]:
+    """Exit status and standard error of a command that starts no engine; here, to be quick."""
+    said = io.StringIO()
+    with mock.patch.dict(os.environ, environment(place, **more), clear=True), redirect_stderr(said):
+        status = main([str(argument) for argument in arguments])
+    return status, said.getvalue()
+
+
+def verify(dataset: Path, *flags: str, place: Path, **more: str) -> tuple[int, Any]:
+    """Exit status and JSON of ``refocusd verify``, or what it said without one."""
+    report = place / "verified.json"
+    report.unlink(missing_ok=True)
+    status, said = told("verify", dataset, *flags, "--json", report, place=place, **more)
+    if not report.exists():
+        return status, said
+    return status, json.loads(report.read_text(encoding="utf-8"))
+
+
+def flip_a_pixel(dataset: Path, axes: str) -> None:
+    """Change one bit of one pixel of a frame in an NDTiff dataset."""
+    entry = NDTiffReader(dataset)._entry(axes)[1]
+    with (dataset / entry.file).open("rb+") as file:
+        file.seek(entry.offset + entry.format.nbytes // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def ledger_of(place: Path) -> Path:
+    """The one local ledger there."""
+    (path,) = (place / "ledgers").glob("*.sqlite")
+    return path
+
+
+def snapshot(*folders: Path) -> dict[str, bytes]:
+    """Every file's bytes."""
+    return {
+        str(path): path.read_bytes()
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,125 @@
+"""Raw, ledger and refocused frames held against each other: every trouble has its name."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from finished import key
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refocusd.daemon.reconcile import Report, reconcile
+from refocusd.ledger import Fate
+
+
+def kinds(report: Report) -> dict[str, str]:
+    return {problem.axes: problem.kind for problem in report.problems}
+
+
+def test_every_kind_of_trouble_has_its_name() -> None:
+    fates = [
+        Fate("well", "refocused", "", 1, 2),
+        Fate("failed", "failed", "why"),
+        Fate("skipped", "skipped", "a rule"),
+        Fate("lost", "refocused"),
+        Fate("both", "failed", "first, then written"),
+        Fate("twice", "passed_through", "", 1, 2),
+        Fate("altered", "refocused", "", 9, 2),
+        Fate("raw altered", "refocused", "", 1, 9),
+        Fate("torn", "refocused", "", 1, 2),
+        Fate("stranger", "refocused"),
+    ]
+    raw = ["well", "failed", "skipped", "lost", "both", "twice", "altered", "raw altered", "torn"]
+    raw += ["pending", "unrecorded"]
+    written = ["well", "both", "twice", "twice", "altered", "raw altered", "torn", "unrecorded"]
+
+    def after(axes: str) -> int:
+        if axes == "torn":
+            raise OSError("input/output error")
+        return 1
+
+    report = reconcile(
+        raw,
+        fates,
+        [*written, "foreign"],
+        raw_incomplete=["cut"],
+        raw_checksum=lambda _: 2,
+        refocused_checksum=after,
+    )
+    assert kinds(report) == {
+        "failed": "failed",
+        "lost": "missing from the dataset",
+        "both": "state differs",
+        "twice": "written twice",
+        "altered": "refocused pixels changed",
+        "raw altered": "raw changed since",
+        "torn": "unreadable",
+        "unrecorded": "not in the ledger",
+        "cut": "raw incomplete",
+        "stranger": "not in raw",
+        "foreign": "not in raw",
+    }
+    assert report.pending == ("pending",)
+    assert report.to_do() == ["pending", "failed", "lost"]
+    assert report.frames == 11
+    assert not report.clean
+
+
+def test_without_raw_what_went_by_must_be_accounted_for() -> None:
+    fates = [Fate("a", "refocused"), Fate("b", "skipped", "no raw")]
+    assert reconcile(None, fates, ["a"], acquired=2).clean
+    short = reconcile(None, fates, ["a"], acquired=5)
+    assert (short.unnamed, short.frames, short.clean) == (3, 5, False)
+
+
+def test_a_frame_skipped_for_want_of_raw_is_pending_where_there_is_raw() -> None:
+    report = reconcile(["a"], [Fate("a", "skipped", "no raw: the disk is full")], [])
+    assert report.pending == ("a",)
+    assert report.states == {}
+
+
+states = st.sampled_from(["refocused", "passed_through", "skipped", "failed"])
+
+
+@given(
+    raw=st.sets(st.integers(0, 9)),
+    ends=st.dictionaries(st.integers(0, 9), states),
+    written=st.lists(st.integers(0, 9), max_size=12),
+    running=st.booleans(),
+)
+def test_every_raw_frame_is_in_one_place_and_clean_means_equal(
+    raw: set[int], ends: dict[int, str], written: list[int], running: bool
+) -> None:
+    fates = [Fate(str(axes), state) for axes, state in ends.items()]
+    report = reconcile(map(str, sorted(raw)), fates, map(str, written), running=running)
+    unrecorded = [p.axes for p in report.problems if p.kind == "not in the ledger"]
+    assert report.frames == len(raw)
+    assert sum(report.states.values()) + len(report.pending) + len(unrecorded) == len(raw)
+    exact = (
+        set(ends) == raw
+        and "failed" not in ends.values()
+        and sorted(written) == sorted(a for a, s in ends.items() if s != "skipped")
+    )
+    if not running:
+        assert report.clean == exact
+    elif exact:
+        assert report.clean
+
+
+def test_memory_does_not_depend_on_the_pixels_and_little_on_the_frames() -> None:
+    frames = 20_000
+    tracemalloc.start()
+    try:
+        report = reconcile(
+            (key(n) for n in range(frames)),
+            (Fate(key(n), "refocused", "", n, n) for n in range(frames)),
+            (key(n) for n in range(frames)),
+            raw_checksum=lambda _: 0,
+            refocused_checksum=lambda _: 0,
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(report.problems) == 2 * (frames - 1)
+    # Two problems a frame are most of it.
+    assert peak / frames < 2048
