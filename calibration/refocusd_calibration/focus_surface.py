@@ -1,0 +1,245 @@
+"""The focal surface over the field: tilt and curvature from the best z of each tile.
+
+``z = c + a x + b y`` or, curved, ``z = c + a x + b y + q (x² + y²)``; x to the right and
+y down from the centre of the field, all in um.  Tiles are weighted by their uncertainty
+together with the scatter of the specimen itself (cells do not lie at one height), which
+is estimated from the residuals; tiles beyond four robust deviations are left out.  A
+step from flat to plane to paraboloid is taken if the Bayesian information criterion
+asks for it and the F-test finds it significant (`P_STEP`); a needless curvature would
+cost certainty at the centre.  Neighbouring tiles share specimen and stray light, so the
+uncertainties are at least those of a jackknife over blocks of neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["MIN_TILES", "FocalSurface", "fit_surface"]
+
+Floats = NDArray[np.float64]
+Kind = Literal["flat", "plane", "paraboloid"]
+
+#: Fewer tiles than this say nothing of a tilt, or of a curvature.
+MIN_TILES = 6
+MIN_TILES_CURVED = 9
+#: Tiles farther from the surface than this many deviations are outliers ...
+OUTLIER = 4.0
+#: ... but no more than this share of them.
+OUTLIER_SHARE = 0.25
+#: Chance of a step to the next surface without reason.
+P_STEP = 0.01
+#: Blocks along each side of the field for the jackknife.
+BLOCKS = 4
+_TERMS: dict[Kind, int] = {"flat": 1, "plane": 3, "paraboloid": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class FocalSurface:
+    """A fitted focal surface.
+
+    Parameters
+    ----------
+    kind : {"flat", "plane", "paraboloid"}
+        What the criterion chose.
+    coefficients : tuple of float
+        c, a, b, and q for a paraboloid: of the plane where flat was chosen.
+    uncertainties : tuple of float
+        Standard, of each.
+    centre_um, centre_uncertainty_um : float
+        Best z at the centre, averaged over the three kinds by their Akaike weights: a
+        curvature too small to be chosen still moves it (Burnham and Anderson 2002,
+        Model Selection and Multimodel Inference, section 4.3).
+    curvature : (float, float) or None
+        q and its uncertainty, chosen or not; None with too few tiles.
+    p_plane, p_paraboloid : float
+        F-tests: chance of such an improvement if there were no tilt, no curvature.
+    scatter_um : float
+        Of the specimen's height about the surface.
+    used : ndarray of bool
+        Tiles that were not outliers.
+    """
+
+    kind: Kind
+    coefficients: tuple[float, ...]
+    uncertainties: tuple[float, ...]
+    centre_um: float
+    centre_uncertainty_um: float
+    curvature: tuple[float, float] | None
+    p_plane: float
+    p_paraboloid: float
+    scatter_um: float
+    used: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    coefficients: Floats
+    covariance: Floats
+    chi2: float
+
+
+def fit_surface(
+    x_um: Floats, y_um: Floats, z_um: Floats, uncertainty_um: Floats
+) -> FocalSurface | None:
+    """Fit the best z of tiles; None if there are fewer than `MIN_TILES` of them.
+
+    Parameters
+    ----------
+    x_um, y_um, z_um, uncertainty_um : ndarray of float, shape (tiles,)
+    """
+    count = len(z_um)
+    # Tiles in one row have no second direction.
+    if count < MIN_TILES or np.linalg.matrix_rank(_design(x_um, y_um, 3)) < 3:
+        return None
+    most: Kind = "paraboloid" if count >= MIN_TILES_CURVED else "plane"
+    design = _design(x_um, y_um, _TERMS[most])
+    used = _inliers(design, z_um)
+    x, y, z, u = x_um[used], y_um[used], z_um[used], uncertainty_um[used]
+    n = len(z)
+    design = _design(x, y, _TERMS[most])
+    scatter = _scatter(design, z, u)
+    weight = 1 / (u**2 + scatter**2)
+    fits: dict[Kind, _Fit] = {
+        kind: _fit(design[:, :terms], z, weight)
+        for kind, terms in _TERMS.items()
+        if terms <= design.shape[1]
+    }
+    curved = fits.get("paraboloid")
+    p_plane = _f_test(fits["flat"], fits["plane"], 2, n - 3)
+    p_curved = 1.0 if curved is None else _f_test(fits["plane"], curved, 1, n - 4)
+
+    def criterion(name: Kind) -> float:
+        return fits[name].chi2 + _TERMS[name] * math.log(n)
+
+    kind: Kind = "flat"
+    if p_plane < P_STEP and criterion("plane") < criterion("flat"):
+        kind = "plane"
+    if p_curved < P_STEP and criterion("paraboloid") < min(criterion("plane"), criterion("flat")):
+        kind = "paraboloid"
+    shown: Kind = "plane" if kind == "flat" else kind
+    blocks = _blocks(x, y)
+    sigma = {
+        name: _sigma(fits[name], design[:, : _TERMS[name]], z, weight, blocks) for name in fits
+    }
+    akaike = np.array([fits[name].chi2 + 2 * _TERMS[name] for name in fits])
+    share = np.exp((akaike.min() - akaike) / 2)
+    share /= share.sum()
+    centres = np.array([fits[name].coefficients[0] for name in fits])
+    centre = float(share @ centres)
+    variances = np.array([sigma[name][0] ** 2 for name in fits]) + (centres - centre) ** 2
+    centre_uncertainty = math.sqrt(float(share @ variances))
+    return FocalSurface(
+        kind=kind,
+        coefficients=tuple(float(value) for value in fits[shown].coefficients),
+        uncertainties=tuple(float(value) for value in sigma[shown]),
+        centre_um=centre,
+        centre_uncertainty_um=centre_uncertainty,
+        curvature=None
+        if curved is None
+        else (float(curved.coefficients[3]), float(sigma["paraboloid"][3])),
+        p_plane=p_plane,
+        p_paraboloid=p_curved,
+        scatter_um=scatter,
+        used=used,
+    )
+
+
+def _blocks(x: Floats, y: Floats) -> NDArray[np.int_]:
+    """Number of the block of neighbours that each tile belongs to."""
+
+    def band(values: Floats) -> NDArray[np.int_]:
+        span = float(np.ptp(values)) or 1.0
+        return np.asarray(
+            np.minimum((values - values.min()) / span * BLOCKS, BLOCKS - 1), dtype=int
+        )
+
+    return np.asarray(band(y) * BLOCKS + band(x))
+
+
+def _sigma(
+    fit: _Fit, design: Floats, z: Floats, weight: Floats, blocks: NDArray[np.int_]
+) -> Floats:
+    """Standard uncertainties: of the fit, or of the jackknife where that is larger."""
+    analytic = np.sqrt(np.diag(fit.covariance))
+    names = np.unique(blocks)
+    replicates = []
+    for name in names:
+        stay = blocks != name
+        if np.linalg.matrix_rank(design[stay] / np.abs(design).max(axis=0)) < design.shape[1]:
+            return analytic
+        replicates.append(_fit(design[stay], z[stay], weight[stay]).coefficients)
+    count = len(names)
+    if count < 2 * design.shape[1]:
+        return analytic
+    spread = np.array(replicates) - np.mean(replicates, axis=0)
+    jackknife = np.sqrt((count - 1) / count * (spread**2).sum(axis=0))
+    return np.asarray(np.maximum(analytic, jackknife))
+
+
+def _design(x: Floats, y: Floats, terms: int) -> Floats:
+    return np.stack([np.ones_like(x), x, y, x**2 + y**2], axis=1)[:, :terms]
+
+
+def _fit(design: Floats, z: Floats, weight: Floats) -> _Fit:
+    # Micrometres squared and ones differ by six orders: scale the columns.
+    scale = np.abs(design).max(axis=0)
+    scale[scale == 0] = 1
+    scaled = design / scale
+    gram = scaled.T @ (scaled * weight[:, None])
+    covariance = np.linalg.inv(gram)
+    coefficients = covariance @ (scaled.T @ (weight * z))
+    residual = z - scaled @ coefficients
+    return _Fit(
+        coefficients / scale,
+        covariance / np.outer(scale, scale),
+        float((weight * residual**2).sum()),
+    )
+
+
+def _inliers(design: Floats, z: Floats) -> NDArray[np.bool_]:
+    """Iteratively re-weighted least squares with Tukey's weights, then a cut."""
+    weight = np.ones(len(z))
+    residual = z - np.median(z)
+    spread = _spread(residual)
+    for _ in range(20):
+        residual = z - design @ _fit(design, z, np.maximum(weight, 1e-6)).coefficients
+        spread = _spread(residual)
+        if spread <= 0:
+            break
+        weight = np.maximum(1 - (residual / (6 * spread)) ** 2, 0) ** 2
+    far = np.abs(residual) > OUTLIER * max(spread, 1e-9)
+    if far.mean() > OUTLIER_SHARE:
+        far = np.abs(residual) > np.quantile(np.abs(residual), 1 - OUTLIER_SHARE)
+    return ~far
+
+
+def _spread(residual: Floats) -> float:
+    return float(1.4826 * np.median(np.abs(residual)))
+
+
+def _scatter(design: Floats, z: Floats, u: Floats) -> float:
+    """Standard deviation beyond `u` that makes chi² equal its degrees of freedom."""
+    free = len(z) - design.shape[1]
+    low, high = 0.0, float(np.ptp(z))
+    if free < 1 or _fit(design, z, 1 / u**2).chi2 <= free:
+        return 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _fit(design, z, 1 / (u**2 + middle**2)).chi2 > free:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _f_test(less: _Fit, more: _Fit, terms: int, free: int) -> float:
+    if free < 1 or more.chi2 <= 0:
+        return 1.0
+    ratio = (less.chi2 - more.chi2) / terms / (more.chi2 / free)
+    return float(stats.f.sf(max(ratio, 0.0), terms, free))

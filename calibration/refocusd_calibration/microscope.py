@@ -1,0 +1,182 @@
+"""The microscope that a measurement runs on: found, or started, and left as it was."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import ConfigError
+
+__all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored"]
+
+#: Where Micro-Manager's pycromanager server listens.
+JAVA_PORT = 4827
+
+
+def microscope_core() -> Any:
+    """The running core: of this process, or Micro-Manager's over its server.
+
+    Raises
+    ------
+    ConfigError
+        If there is neither.
+    """
+    # Seconds to import, and only needed with a microscope.
+    from mmpycorex.launcher import is_pymmcore_active
+    from pycromanager import Core
+
+    if not is_pymmcore_active() and not _listens(JAVA_PORT):
+        raise ConfigError(
+            f"no microscope was found: nothing listens on port {JAVA_PORT}. Start Micro-Manager and "
+            "tick Tools > Options > Run server on port 4827, or give --mm-config and --adapters, or "
+            "measure from recordings with --from-recording"
+        )
+    try:
+        return Core()
+    except Exception as error:
+        raise ConfigError(f"Micro-Manager does not answer ({error}): restart it") from error
+
+
+def _listens(port: int) -> bool:
+    # Its clients wait for ever or fail obscurely where nothing answers: look first.
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def open_microscope(
+    mm_config: str | Path | None = None, adapters: str | Path | None = None
+) -> Iterator[Any]:
+    """Give a core: the running one, or one started in this process.
+
+    Parameters
+    ----------
+    mm_config : Path, optional
+        Hardware configuration to start; a plain name is looked for among `adapters`.
+        None takes the core that runs.
+    adapters : Path, optional
+        Folder of Micro-Manager's device adapters; by default those of the package
+        `mm-test-adapters`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no microscope, or the configuration does not load.
+    """
+    if mm_config is None:
+        yield microscope_core()
+        return
+    from mmpycorex.launcher import is_java_active, is_pymmcore_active
+    from pycromanager import start_headless, stop_headless
+
+    if is_pymmcore_active() or is_java_active():
+        raise ConfigError("a Micro-Manager core runs in this process already: use it as it is")
+    folder = str(adapters or _test_adapters())
+    try:
+        start_headless(mm_app_path=folder, config_file=str(mm_config), python_backend=True)
+    except Exception as error:
+        with suppress(Exception):
+            stop_headless()
+        raise ConfigError(
+            f"the configuration {mm_config} does not load with the adapters in {folder}: {error}"
+        ) from error
+    try:
+        yield microscope_core()
+    finally:
+        stop_headless()
+        _forget_engine()
+
+
+def _forget_engine() -> None:
+    """Drop the engine that pycromanager 1.0.2 keeps, on which the next core of the process would fail."""
+    from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
+
+    if hasattr(Engine, "singleton"):
+        del Engine.singleton
+
+
+def _test_adapters() -> str:
+    try:
+        from mm_test_adapters import device_adapter_path
+    except ImportError as error:
+        raise ConfigError(
+            "no device adapters: give --adapters with Micro-Manager's folder, or install the demo "
+            'devices: pip install "refocusd[demo]"'
+        ) from error
+    return str(device_adapter_path())
+
+
+@contextmanager
+def restored(core: Any) -> Iterator[None]:
+    """Leave stage, exposure, shutter and channel afterwards as they are now."""
+    stage, shutter, group = (
+        core.get_focus_device(),
+        core.get_shutter_device(),
+        core.get_channel_group(),
+    )
+    exposure = core.get_exposure()
+    z = core.get_position(stage) if stage else None
+    automatic = core.get_auto_shutter() if shutter else None
+    is_open = core.get_shutter_open() if shutter else None
+    preset = core.get_current_config(group) if group else ""
+    try:
+        yield
+    finally:
+        # One device that refuses must not keep the others from going back.
+        if preset:
+            with suppress(Exception):
+                core.set_config(group, preset)
+        with suppress(Exception):
+            core.set_exposure(exposure)
+        if shutter:
+            with suppress(Exception):
+                core.set_shutter_open(is_open)
+                core.set_auto_shutter(automatic)
+        if z is not None:
+            with suppress(Exception):
+                core.set_position(stage, z)
+                core.wait_for_device(stage)
+
+
+@contextmanager
+def quiet_stage(core: Any) -> Iterator[None]:
+    """Continuous focus off while a stage is stepped through focus, and on again afterwards."""
+    device = core.get_auto_focus_device()
+    on = bool(device) and bool(core.is_continuous_focus_enabled())
+    if on:
+        core.enable_continuous_focus(False)
+    try:
+        yield
+    finally:
+        if on:
+            core.enable_continuous_focus(True)
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Wait until the person at the microscope agrees.
+
+    Parameters
+    ----------
+    question : str
+        What was done, or is about to be.
+    yes : bool
+        ``--yes``: nobody is asked.
+
+    Raises
+    ------
+    ConfigError
+        If the answer is no, or nobody can be asked.
+    """
+    if yes:
+        return
+    if not sys.stdin or not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody can be asked here: give --yes once it is so")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfigError("stopped: nothing more was moved")

@@ -1,0 +1,179 @@
+"""Moves of a microscope, as a plan: what is checked and printed before anything moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from refocusd.errors import ConfigError
+from refocusd.frame import AxisValue, canonical_axes
+
+__all__ = [
+    "LONGEST_EXPOSURE_MS",
+    "Move",
+    "MoveLimits",
+    "Shutter",
+    "check_axes",
+    "check_moves",
+    "frame_axes",
+    "plane_moves",
+    "print_moves",
+]
+
+#: What the shutter does: `as is` leaves it to the user and to Micro-Manager.
+Shutter = Literal["open", "closed", "as is"]
+
+#: Longest exposure that is taken for meant, in milliseconds.
+LONGEST_EXPOSURE_MS = 10_000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One place and exposure, and the frames taken there.
+
+    Parameters
+    ----------
+    exposure_ms : float
+    z_um : float or None
+        Where the focus stage goes; None leaves it.
+    frames : int
+        Taken one after the other.
+    shutter : {"open", "closed", "as is"}
+    channel : str or None
+        Preset of Micro-Manager's channel group; None leaves it.
+    axes : tuple of (str, int)
+        Of its frames beside `time` (the number of the frame here), e.g. ``(("z", 3),)``.
+    """
+
+    exposure_ms: float
+    z_um: float | None = None
+    frames: int = 1
+    shutter: Shutter = "as is"
+    channel: str | None = None
+    axes: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MoveLimits:
+    """What no move may leave.
+
+    Parameters
+    ----------
+    low_um, high_um : float
+        Of the focus stage, in its own coordinates.
+    longest_exposure_ms : float
+    """
+
+    low_um: float = -math.inf
+    high_um: float = math.inf
+    longest_exposure_ms: float = LONGEST_EXPOSURE_MS
+
+
+def check_moves(moves: Sequence[Move], limits: MoveLimits) -> None:
+    """Refuse a series that leaves the limits, before any of it is run.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first move that is outside, or if there is none at all.
+    """
+    if not moves:
+        raise ConfigError("there is nothing to measure: the series has no move")
+    if not limits.low_um <= limits.high_um:
+        raise ConfigError(
+            f"the stage limits {limits.low_um:g} to {limits.high_um:g} um are no range: give the "
+            "lower one first"
+        )
+    for number, move in enumerate(moves, 1):
+        if not 0 < move.exposure_ms <= limits.longest_exposure_ms:
+            raise ConfigError(
+                f"move {number} exposes for {move.exposure_ms:g} ms; allowed is up to "
+                f"{limits.longest_exposure_ms:g} ms: change the exposures or the limit"
+            )
+        if move.frames < 1:
+            raise ConfigError(f"move {number} takes {move.frames} frames; it must take one or more")
+        if move.z_um is None:
+            continue
+        if not (math.isfinite(limits.low_um) and math.isfinite(limits.high_um)):
+            raise ConfigError(
+                "the stage is to move, but no limits are set for it: give the lowest and the "
+                "highest z that are safe for objective and specimen"
+            )
+        if not limits.low_um <= move.z_um <= limits.high_um:
+            raise ConfigError(
+                f"move {number} goes to z = {move.z_um:g} um, outside the limits "
+                f"{limits.low_um:g} to {limits.high_um:g} um: nothing was moved"
+            )
+
+
+def check_axes(moves: Sequence[Move]) -> None:
+    """Refuse a series of which two frames would have the same axes.
+
+    Raises
+    ------
+    ConfigError
+    """
+    keys = [canonical_axes(axes) for move in moves for axes in frame_axes(move)]
+    if len(set(keys)) < len(keys):
+        raise ConfigError("two moves of the series have the same axes: tell them apart")
+
+
+def print_moves(
+    moves: Sequence[Move], limits: MoveLimits, *, console: Console | None = None
+) -> None:
+    """Print every move and exposure of a series, and what it takes."""
+    table = Table(title=f"{len(moves)} moves, {sum(move.frames for move in moves)} frames")
+    for heading in ("move", "z um", "exposure ms", "frames", "shutter", "channel"):
+        table.add_column(heading, justify="left" if heading in ("shutter", "channel") else "right")
+    for number, move in enumerate(moves, 1):
+        table.add_row(
+            str(number),
+            "-" if move.z_um is None else f"{move.z_um:.3f}",
+            f"{move.exposure_ms:g}",
+            str(move.frames),
+            move.shutter,
+            move.channel or "-",
+        )
+    console = console or Console(soft_wrap=True)
+    console.print(table)
+    if any(move.z_um is not None for move in moves):
+        console.print(f"stage limits: {limits.low_um:g} to {limits.high_um:g} um")
+    console.print(f"longest exposure allowed: {limits.longest_exposure_ms:g} ms")
+    total = sum(move.exposure_ms * move.frames for move in moves) / 1000
+    console.print(f"exposures add up to {total:.1f} s")
+
+
+def plane_moves(
+    z_um: Sequence[float],
+    *,
+    exposure_ms: float,
+    repeats: int = 1,
+    channel: str | None = None,
+    shutter: Shutter = "as is",
+) -> list[Move]:
+    """Moves of a z series in the order given; axis `z` is the number of the plane in it.
+
+    A plane may come again, as in a series up and down.
+    """
+    return [
+        Move(
+            exposure_ms=exposure_ms,
+            z_um=float(z),
+            frames=repeats,
+            channel=channel,
+            shutter=shutter,
+            axes=(("z", index),),
+        )
+        for index, z in enumerate(z_um)
+    ]
+
+
+def frame_axes(move: Move) -> list[dict[str, AxisValue]]:
+    """Axes of each frame of a move."""
+    channel = {} if move.channel is None else {"channel": move.channel}
+    return [{**dict(move.axes), **channel, "time": frame} for frame in range(move.frames)]

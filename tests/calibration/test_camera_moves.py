@@ -1,0 +1,187 @@
+"""Moves on a real Micro-Manager core: planned, limited, verified, recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refocusd_calibration.microscope import ask
+from refocusd_calibration.moves import (
+    Move,
+    MoveLimits,
+    acquire_planes,
+    check_moves,
+    plane_moves,
+    print_moves,
+    run_series,
+)
+from rich.console import Console
+
+from refocusd.demo.microscope import DemoMicroscope
+from refocusd.errors import ConfigError, InputError
+from refocusd.sources.recording import open_recording
+
+LIMITS = MoveLimits(-10, 10, longest_exposure_ms=100)
+
+
+@pytest.fixture
+def core(demo_microscope: DemoMicroscope) -> Any:
+    """Give the demo's core, at z = 0 and dark."""
+    core = demo_microscope.core
+    # It starts with either state.
+    core.set_shutter_open(False)
+    core.set_position(0.0)
+    core.wait_for_device(core.get_focus_device())
+    return core
+
+
+def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: Path) -> None:
+    core.set_position(2.5)
+    core.set_exposure(33.0)
+    # Up and down again: planes may come twice.
+    z_um = [-4.0, 0.0, 4.0, 0.0, -4.0]
+    path = acquire_planes(
+        z_um,
+        tmp_path,
+        "planes",
+        exposure_ms=5,
+        limits_um=(-5, 5),
+        repeats=2,
+        channel="DAPI",
+        settle_ms=0,
+    )
+    with open_recording(path) as recording:
+        plan = recording.plan()
+        assert sorted((int(axes["z"]), int(axes["time"])) for axes in plan.axes) == [
+            (plane, time) for plane in range(5) for time in range(2)
+        ]
+        for index, axes in enumerate(plan.axes):
+            said = recording.read(index).metadata
+            assert said["ZPosition_um_Intended"] == z_um[int(axes["z"])]
+            assert said["Exposure"] == 5.0
+            assert axes["channel"] == "DAPI"
+    # As it was before.
+    assert core.get_position() == pytest.approx(2.5)
+    assert core.get_exposure() == pytest.approx(33.0)
+
+
+def test_a_second_series_does_not_touch_the_first(core: Any, tmp_path: Path) -> None:
+    taken = [
+        acquire_planes([0.0, 1.0], tmp_path, "planes", exposure_ms=5, limits_um=LIMITS, settle_ms=0)
+        for _ in range(2)
+    ]
+    assert taken[0] != taken[1]
+    for path in taken:
+        with open_recording(path) as recording:
+            assert len(recording.plan()) == 2
+
+
+def test_shutter_and_exposure_are_set_for_each_move_and_put_back(core: Any, tmp_path: Path) -> None:
+    seen = []
+    core.set_auto_shutter(True)
+    moves = [
+        Move(5.0, frames=2, shutter="closed", axes=(("exposure", 0),)),
+        Move(20.0, frames=1, shutter="open", axes=(("exposure", 1),)),
+    ]
+    path = run_series(
+        moves,
+        tmp_path,
+        "series",
+        limits=LIMITS,
+        settle_ms=0,
+        on_frame=lambda: seen.append((core.get_exposure(), core.get_shutter_open())),
+    )
+    assert seen == [(5.0, False), (5.0, False), (20.0, True)]
+    with open_recording(path) as recording:
+        said = [recording.read(index).metadata["Exposure"] for index in range(3)]
+    assert said == [5.0, 5.0, 20.0]
+    assert core.get_auto_shutter()
+    assert not core.get_shutter_open()
+
+
+@pytest.mark.parametrize(
+    ("moves", "limits", "message"),
+    [
+        (
+            plane_moves([0, 11], exposure_ms=5),
+            LIMITS,
+            r"move 2 goes to z = 11 um, outside .*nothing",
+        ),
+        (plane_moves([0, 1], exposure_ms=200), LIMITS, "move 1 exposes for 200 ms; allowed"),
+        (plane_moves([0, 1], exposure_ms=0), LIMITS, "exposes for 0 ms"),
+        (plane_moves([0, 1], exposure_ms=5), MoveLimits(), "no limits are set"),
+        (plane_moves([0, 1], exposure_ms=5, repeats=0), LIMITS, "takes 0 frames"),
+        (plane_moves([0, float("nan")], exposure_ms=5), LIMITS, "outside the limits"),
+        ([], LIMITS, "no move"),
+        (plane_moves([0], exposure_ms=5), MoveLimits(3, -3), "are no range"),
+    ],
+)
+def test_a_series_beyond_its_limits_moves_nothing(
+    core: Any, tmp_path: Path, moves: list[Move], limits: MoveLimits, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_moves(moves, limits)
+    with pytest.raises(ConfigError, match=message):
+        run_series(moves, tmp_path, "series", limits=limits)
+    assert core.get_position() == 0.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_moves_with_equal_axes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="same axes"):
+        run_series([Move(5.0), Move(9.0)], tmp_path, "series", limits=LIMITS)
+
+
+def test_a_stage_that_refuses_is_an_error(
+    core: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The demo stage ends at 300 um; the engine prints its refusal and carries on.
+    with pytest.raises(InputError, match=r"move 2 to z = 400 um.*kept in"):
+        acquire_planes(
+            [0.0, 400.0, 1.0], tmp_path, "far", exposure_ms=5, limits_um=(-1, 1000), settle_ms=0
+        )
+    capfd.readouterr()
+    assert core.get_position() == 0.0
+
+
+def test_a_stage_that_stops_short_is_an_error(
+    core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Goals above 5 um are ignored without an error, as by a stage that a focus drive has locked.
+    move = core.set_position
+
+    def stuck(stage: str, z_um: float) -> None:
+        if z_um < 5:
+            move(stage, z_um)
+
+    monkeypatch.setattr(core, "set_position", stuck)
+    with pytest.raises(InputError, match=r"sent to 6\.000 um and stopped at 3\.000 um"):
+        acquire_planes(
+            [0.0, 3.0, 6.0], tmp_path, "stuck", exposure_ms=5, limits_um=LIMITS, settle_ms=0
+        )
+    # What was taken is kept.
+    with open_recording(tmp_path / "stuck_1") as recording:
+        assert len(recording.plan()) == 2
+
+
+def test_a_channel_that_does_not_exist_is_refused(core: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no channel 'Infrared'.*DAPI"):
+        acquire_planes(
+            [0.0], tmp_path, "planes", exposure_ms=5, limits_um=LIMITS, channel="Infrared"
+        )
+
+
+def test_every_move_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    moves = plane_moves([-1.5, 2.25], exposure_ms=40, repeats=3, channel="DAPI", shutter="open")
+    print_moves(moves, LIMITS, console=Console(width=120))
+    printed = capsys.readouterr().out
+    assert "2 moves, 6 frames" in printed
+    for word in ("-1.500", "2.250", "40", "open", "DAPI", "-10 to 10 um", "100 ms", "0.2 s"):
+        assert word in printed
+
+
+def test_nobody_to_ask_is_an_error_and_yes_is_an_answer() -> None:
+    ask("Is the light off?", yes=True)
+    with pytest.raises(ConfigError, match=r"Is the light off\? .*--yes"):
+        ask("Is the light off?", yes=False)

@@ -1,0 +1,240 @@
+"""`refocusd calibrate focus`: on the real demo camera, and from recordings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from recordings_on_disk import write_ndtiff
+from refocusd_calibration import focus_command
+from refocusd_calibration.focus_command import sweep_positions
+from refocusd_calibration.simulate_focus import FocusScene, depth_of_field_um
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.optics import Optics
+from refocusd.profile import load_profile
+
+TWENTY = Optics(0.45, 0.52)
+DEPTH = depth_of_field_um(TWENTY)
+Z_UM = np.arange(-8, 9) * 0.45 * DEPTH
+
+#: Runs in a process of its own, as a process takes one core.  The beads lie at z = 0 (the
+#: demo stage has no other zero); neither series has a plane there, and the second has it
+#: far from its middle.
+ON_THE_DEMO_CAMERA = """
+import argparse, sys
+from pathlib import Path
+from mm_test_adapters import device_adapter_path
+from pycromanager import Core, start_headless, stop_headless
+from refocusd_calibration import focus_command
+
+def main():
+    folder = Path(sys.argv[1])
+    start_headless(mm_app_path=str(device_adapter_path()), config_file="MMConfig_demo.cfg",
+                   python_backend=True)
+    core = Core()
+    core.set_property("Camera", "Mode", "Fluorescent Beads")
+    core.set_property("Camera", "PixelType", "16bit")
+    parser = argparse.ArgumentParser()
+    focus_command.register(parser.add_subparsers())
+
+    def calibrate(name, low, *more):
+        arguments = parser.parse_args(
+            ["focus", "--z-from", str(low), "--z-to", str(low + 13), "--z-step", "1",
+             "--z-limits", "-20", "20", "--sweeps", "3", "--exposure-ms", "2", "--settle-ms", "0",
+             "--output", str(folder / (name + ".json")), "--json", str(folder / (name + "_figures.json")),
+             "--pixel-um", "1", *more])
+        return arguments.command(arguments)
+
+    assert calibrate("dry", -6.3, "--dry-run") == 0
+    assert not (folder / "dry_raw").exists()
+    assert core.get_position() == 0
+    assert calibrate("zero", -6.3) == 0
+    assert core.get_position() == 0
+    assert calibrate("away", -2.9) == 0
+    stop_headless()
+
+main()
+"""
+
+
+def calibrate(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    focus_command.register(parser.add_subparsers())
+    parsed = parser.parse_args(["focus", *(str(argument) for argument in arguments)])
+    status: int = parsed.command(parsed)
+    return status
+
+
+def recorded(folder: Path, focus_um: float = 0.4, **metadata: Any) -> Path:
+    """Write an NDTiff dataset of a through-focus series, as the acquisition engine says it."""
+    scene = FocusScene(TWENTY, (160, 160), surface_um=(focus_um, 0, 0, 0))
+    planes = scene.stack(Z_UM.tolist())
+    return write_ndtiff(
+        folder,
+        [
+            (
+                {"z": index, "channel": "DAPI"},
+                plane,
+                {
+                    "ZPosition_um_Intended": float(z),
+                    "Camera": "Zyla",
+                    "ElapsedTime-ms": 50.0 * index,
+                    **metadata,
+                },
+            )
+            for index, (plane, z) in enumerate(zip(planes, Z_UM, strict=True))
+        ],
+        {"PixelSize_um": 0.645},
+    )
+
+
+@pytest.mark.timeout(300)
+def test_the_focus_of_the_demo_camera_is_found_by_a_real_stage(tmp_path: Path) -> None:
+    pytest.importorskip("mm_test_adapters", reason="the demo camera is not installed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_THE_DEMO_CAMERA, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**environment, "PYTHONIOENCODING": "utf-8"},
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "dry run: nothing was moved" in done.stdout
+    for name in ("zero", "away"):
+        profile = load_profile(tmp_path / f"{name}.json")
+        focus = profile.focus
+        assert focus is not None
+        assert focus.best_um.value == pytest.approx(0, abs=0.05)
+        assert abs(focus.best_um.value) < 4 * focus.best_um.uncertainty
+        assert focus.backlash_um is not None
+        assert abs(focus.backlash_um.value) < 0.05
+        assert focus.depth_of_field_um is not None
+        assert focus.depth_of_field_um.value < 5
+        assert profile.microscope.camera == "Camera"
+        assert len(focus.z_um) == 14 + 13 + 13
+        assert len(profile.raw) == 1
+        assert Path(profile.raw[0].path).is_dir()
+
+
+def test_a_profile_is_written_from_a_recording(tmp_path: Path) -> None:
+    path, output, figures = recorded(tmp_path / "up"), tmp_path / "scope.json", tmp_path / "f.json"
+    flags = ("--na", 0.45, "--wavelength-um", 0.52)
+    assert calibrate("--from-recording", path, "--output", output, "--json", figures, *flags) == 0
+    profile = load_profile(output)
+    assert profile.focus is not None
+    assert profile.focus.best_um.value == pytest.approx(0.4, abs=0.1 * DEPTH)
+    assert profile.microscope.camera == "Zyla"
+    assert profile.microscope.channel == "DAPI"
+    assert profile.microscope.pixel_um == pytest.approx(0.645)
+    assert profile.raw[0].what == "focus: series 1"
+    assert all(check.passed for check in profile.checks)
+    told = json.loads(figures.read_text(encoding="utf-8"))
+    assert {item["metric"] for item in told["metrics"]} == set(profile.focus.curves)
+
+
+def test_several_recordings_are_sweeps_of_one_field(tmp_path: Path) -> None:
+    paths = [recorded(tmp_path / f"series_{index}", 0.2 * index) for index in range(3)]
+    figures = tmp_path / "f.json"
+    assert calibrate("--from-recording", *paths, "--json", figures) == 0
+    told = json.loads(figures.read_text(encoding="utf-8"))
+    assert told["focus"]["repeatability_um"]["value"] == pytest.approx(0.2, abs=0.05)
+    assert told["focus"]["best_um"]["value"] == pytest.approx(0.2, abs=0.1)
+    # They differ more than each is uncertain: that counts.
+    assert told["focus"]["best_um"]["uncertainty"] > 0.08
+    assert any("clock" in note for note in told["notes"])
+
+
+def test_a_failed_check_keeps_the_profile_from_being_written(tmp_path: Path) -> None:
+    path, output = recorded(tmp_path / "edge", focus_um=9.0), tmp_path / "scope.json"
+    with pytest.raises(InputError, match=r"focus inside the range.*--insist"):
+        calibrate("--from-recording", path, "--output", output)
+    assert not output.exists()
+    assert calibrate("--from-recording", path) == 1
+    assert calibrate("--from-recording", path, "--output", output, "--insist") == 0
+    assert load_profile(output).insisted
+
+
+def test_what_a_recording_does_not_say_must_be_given(tmp_path: Path) -> None:
+    stack = FocusScene(TWENTY, (96, 96), surface_um=(9.0, 0, 0, 0)).stack(Z_UM + 9.0)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, stack, metadata={"axes": "ZYX"})
+    with pytest.raises(InputError, match="--z-step"):
+        calibrate("--from-recording", path)
+    with pytest.raises(InputError, match="--pixel-um"):
+        calibrate("--from-recording", path, "--z-step", 0.45 * DEPTH)
+    assert calibrate("--from-recording", path, "--z-step", 0.45 * DEPTH, "--pixel-um", 0.645) == 0
+
+
+def test_a_recording_at_one_stage_position_is_refused(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "still", ZPosition_um_Intended=3.0)
+    with pytest.raises(InputError, match="one stage position"):
+        calibrate("--from-recording", path)
+
+
+def test_several_channels_ask_for_a_choice(tmp_path: Path) -> None:
+    scene = FocusScene(TWENTY, (96, 96))
+    planes = scene.stack(Z_UM.tolist())
+    path = write_ndtiff(
+        tmp_path / "two",
+        [
+            ({"z": z, "channel": channel}, plane, {"ZPosition_um_Intended": float(Z_UM[z])})
+            for channel in ("DAPI", "FITC")
+            for z, plane in enumerate(planes)
+        ],
+    )
+    with pytest.raises(InputError, match="--channel"):
+        calibrate("--from-recording", path)
+    with pytest.raises(InputError, match="no channel 'Cy5'"):
+        calibrate("--from-recording", path, "--channel", "Cy5")
+    assert calibrate("--from-recording", path, "--channel", "FITC") == 0
+
+
+def test_sweeps_go_up_and_down_and_turn_once() -> None:
+    assert sweep_positions(0, 5, 1, 3) == [0, 1, 2, 3, 4, 5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((5, 0, 1, 1), "lower end first"),
+        ((0, 5, -1, 1), "above zero"),
+        ((0, 5, math.nan, 1), "no range"),
+        ((0, 3, 1, 1), "take 6"),
+        ((0, 9000, 1, 1), "another --z-step"),
+        ((0, 9, 1, 0), "one or more"),
+    ],
+)
+def test_a_series_that_shows_no_focus_is_refused(
+    arguments: tuple[float, float, float, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep_positions(*arguments)
+
+
+def test_a_stage_needs_limits_and_stays_within(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = ("--z-from", -4, "--z-to", 4, "--z-step", 1)
+    with pytest.raises(ConfigError, match="--z-limits"):
+        calibrate(*sweep, "--dry-run")
+    with pytest.raises(ConfigError, match="outside the limits"):
+        calibrate(*sweep, "--z-limits", -3, 10, "--dry-run")
+    assert calibrate(*sweep, "--z-limits", -5, 5, "--sweeps", 1, "--dry-run") == 0
+    assert "9 moves" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_recordings_reads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibrate("--from-recording", "nowhere", "--dry-run") == 0
+    assert "nowhere" in capsys.readouterr().out
