@@ -66,6 +66,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         (``refocusd keys new``).  Empty: nowhere.
     keys : str
         Folder of the keys for `listen`.
+    view : bool
+        Serve the live view, a web page of this computer.
+    view_port : int
+        Where: ``http://127.0.0.1:8750/``.
     ring_mib : int
         Shared memory for frames in flight, MiB.  The cap of all acquisitions together.
     source_mib : int
@@ -97,6 +101,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pick_up: bool = True
     listen: str = ""
     keys: str = msgspec.field(default_factory=_user_keys)
+    view: bool = True
+    view_port: int = 8750
     ring_mib: int = 512
     source_mib: int = 0
     inline: bool = False
@@ -112,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         limits: tuple[tuple[str, float, float, float], ...] = (
             ("threads", self.threads, 0, 256),
             ("workers", self.workers, 0 if self.listen else 1, 64),
+            ("view_port", self.view_port, 0, 65535),
             ("ring_mib", self.ring_mib, 1, 1 << 16),
             ("source_mib", self.source_mib, 0, self.ring_mib),
             ("reserve_mib", self.reserve_mib, 0, 1 << 30),

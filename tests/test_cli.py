@@ -206,7 +206,16 @@ def test_the_daemon_runs_is_stopped_over_its_socket_and_tells_its_counts(tmp_pat
         f'endpoint = "tcp://127.0.0.1:0"\nbackend = "identity"\nreserve_mib = 1\n'
         f"ledgers = {json.dumps(str(tmp_path / 'ledgers'))}\n"
     )
-    command = [sys.executable, "-m", "refocusd", "run", "--config", config, "--announce"]
+    command = [
+        sys.executable,
+        "-m",
+        "refocusd",
+        "run",
+        "--no-view",
+        "--config",
+        config,
+        "--announce",
+    ]
     command += ["--json", figures]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout is not None
@@ -229,7 +238,16 @@ def test_the_daemon_runs_is_stopped_over_its_socket_and_tells_its_counts(tmp_pat
 def test_a_signal_stops_the_daemon_cleanly(tmp_path: Path, name: str) -> None:
     import signal
 
-    command = [sys.executable, "-m", "refocusd", "run", "--announce", "--backend", "identity"]
+    command = [
+        sys.executable,
+        "-m",
+        "refocusd",
+        "run",
+        "--no-view",
+        "--announce",
+        "--backend",
+        "identity",
+    ]
     command += ["--endpoint", "tcp://127.0.0.1:0", "--ledgers", str(tmp_path / "ledgers")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout is not None

@@ -330,7 +330,7 @@ def ends(pid: int, timeout_s: float = 10.0) -> bool:
 
 def test_what_a_killed_daemon_had_written_is_readable(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "refocusd", "run", "--announce", "--with-parent"]
+    command = [sys.executable, "-m", "refocusd", "run", "--no-view", "--announce", "--with-parent"]
     command += ["--endpoint", "tcp://127.0.0.1:0", "--backend", "identity"]
     command += ["--ledgers", str(tmp_path / "ledgers")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -153,7 +153,16 @@ def test_without_a_daemon_raw_is_saved_as_ever(
 def test_a_daemon_that_dies_does_not_disturb_the_acquisition(
     demo_microscope: DemoMicroscope, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "refocusd", "run", "--announce", "--backend", "identity"]
+    command = [
+        sys.executable,
+        "-m",
+        "refocusd",
+        "run",
+        "--no-view",
+        "--announce",
+        "--backend",
+        "identity",
+    ]
     command += ["--endpoint", "tcp://127.0.0.1:0", "--ledgers", str(tmp_path / "ledgers")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -8,14 +8,17 @@ import os
 import signal
 import sys
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
 
 from refocusd.cli.console import write_json
 from refocusd.cli.settings import add_setting_flags, settings_of
+from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.daemon.process import Announcement
+from refocusd.view.process import ViewProcess
 from refocusd.worker.lifeline import watch_stdin
 from refocusd.worker.priority import yield_to_acquisition
 
@@ -55,6 +58,13 @@ def register(commands: Any) -> None:
     parser.set_defaults(command=_run)
 
 
+def _view(settings: Settings, daemon: Daemon) -> AbstractContextManager[object]:
+    """The live view as a process of its own: it can neither slow nor end the daemon."""
+    if not settings.view:
+        return nullcontext()
+    return ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
+
+
 def _run(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     if arguments.stop:
@@ -68,7 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
             signal.signal(getattr(signal, name), lambda *_: asked.set())
     if arguments.with_parent:
         watch_stdin(asked.set)
-    with Daemon(settings) as daemon:
+    with Daemon(settings) as daemon, _view(settings, daemon):
         daemon.wait_ready(asked)
         if arguments.announce and not asked.is_set():
             line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))

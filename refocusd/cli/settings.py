@@ -22,6 +22,8 @@ _FLAGS = (
     "listen",
     "keys",
     "pick_up",
+    "view",
+    "view_port",
     "ring_mib",
     "ledgers",
 )
@@ -52,6 +54,15 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="finish what an earlier daemon left unfinished",
+    )
+    group.add_argument(
+        "--view",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="serve the live view (default: http://127.0.0.1:8750/)",
+    )
+    group.add_argument(
+        "--view-port", type=int, dest="view_port", help="its port; 0 takes a free one"
     )
     group.add_argument(
         "--ring-mib", type=int, dest="ring_mib", help="shared memory for frames, MiB"

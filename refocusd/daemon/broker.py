@@ -283,9 +283,10 @@ class Broker:
         if isinstance(message, wire.StatusRequest):
             self._send(identity, self._status(), None)
         elif isinstance(message, wire.Look) and role == "view":
-            self._writer.preview.ask(message.max_side)
             self._looks[identity] = message.after
             self._show()
+            if identity in self._looks:
+                self._writer.preview.ask(message.max_side)
         elif isinstance(message, wire.Pause):
             log.info("paused" if message.paused else "going on")
             self._course.queues.paused = message.paused
@@ -310,6 +311,7 @@ class Broker:
             ring_nbytes=self._ring.address.nbytes,
             ring_free=course.queues.free_nbytes,
             paused=course.queues.paused,
+            catch_up=course.catch_up_when_idle,
             frames=course.statistics.frames,
             stages=course.statistics.stages,
             raw_nbytes=course.statistics.raw_nbytes,

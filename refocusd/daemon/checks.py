@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from refocusd.errors import InputError, TransportError
@@ -23,8 +25,16 @@ def check_open(message: wire.Open) -> None:
     """
     if min(message.height, message.width) < MIN_SIDE:
         raise InputError(f"frames of {message.width}×{message.height} px are too small")
-    if not (message.raw or message.output):
+    if message.preview and (message.raw or message.output):
+        raise InputError("a preview is written nowhere: it has neither raw data nor an output")
+    if not (message.raw or message.output or message.preview):
         raise InputError("an acquisition without raw data needs an output folder")
+    for what, path in (("raw", message.raw), ("output", message.output)):
+        # Relative to whose folder?  The source and the daemon need not share one.
+        if path and not Path(path).is_absolute():
+            raise InputError(f"the {what} folder {path!r} of an acquisition is no absolute path")
+    if message.raw and message.output and Path(message.output).is_relative_to(message.raw):
+        raise InputError(f"{message.output} lies in the raw dataset: choose a folder beside it")
     if len(message.summary) > MAX_METADATA_CHARS:
         raise InputError("the summary metadata is larger than 1 MiB")
 

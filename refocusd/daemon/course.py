@@ -142,7 +142,7 @@ class Course:
         acquisition.output = event.output
         acquisition.states = dict(event.before)
         acquisition.submitted = sum(event.before.values())
-        log.info("acquisition %s → %s", acquisition.open.name, event.output)
+        log.info("acquisition %s → %s", acquisition.open.name, event.output or "preview only")
         if acquisition.closing:
             self.settle(acquisition)
         else:

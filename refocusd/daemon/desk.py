@@ -89,7 +89,8 @@ class Desk:
         self._enter(acquisition)
 
     def _enter(self, acquisition: Acquisition) -> None:
-        if not acquisition.open.raw and acquisition.source:
+        about = acquisition.open
+        if not (about.raw or about.preview) and acquisition.source:
             acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
             log.warning("%s: %s", acquisition.open.name, acquisition.warnings[-1])
         self._course.enter(acquisition)

@@ -20,8 +20,6 @@ __all__ = ["Preview"]
 #: Previews a second at most, while somebody watches and while nobody does.
 WATCHED_S = 1 / 30
 UNWATCHED_S = 1.0
-#: Nobody has asked for so long: nobody watches.
-ASKED_S = 3.0
 
 
 class Preview:
@@ -30,7 +28,7 @@ class Preview:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken_at = 0.0
-        self._asked_at = -ASKED_S
+        self._wanted = False
         self._max_side = 1024
         self._serial = 0
         self._shown: Shown | None = None
@@ -42,16 +40,15 @@ class Preview:
         return self._serial
 
     def ask(self, max_side: int) -> None:
-        """Somebody watches, at that size."""
+        """Somebody waits for the next frame, at that size."""
         with self._lock:
-            self._asked_at = time.monotonic()
+            self._wanted = True
             self._max_side = max_side
 
     def due(self) -> bool:
         """Whether the next frame shall be taken."""
-        now = time.monotonic()
-        watched = now - self._asked_at < ASKED_S
-        return now - self._taken_at >= (WATCHED_S if watched else UNWATCHED_S)
+        interval_s = WATCHED_S if self._wanted else UNWATCHED_S
+        return time.monotonic() - self._taken_at >= interval_s
 
     def take(
         self,
@@ -68,6 +65,7 @@ class Preview:
         pixels = np.stack([raw[::step, ::step], refocused[::step, ::step]])
         with self._lock:
             self._taken_at = time.monotonic()
+            self._wanted = False
             self._serial += 1
             self._pixels = pixels
             self._shown = Shown(

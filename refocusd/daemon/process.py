@@ -58,7 +58,8 @@ class DaemonProcess:
         command = [sys.executable, "-m", "refocusd", "run", "--announce", "--with-parent"]
         # A free port unless the caller names one.
         # A daemon for one purpose does not take up what another left.
-        command += ["--endpoint", "tcp://127.0.0.1:0", "--no-pick-up", *self._flags]
+        command += ["--endpoint", "tcp://127.0.0.1:0", "--no-pick-up", "--no-view"]
+        command += self._flags
         with log:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log

@@ -90,6 +90,8 @@ class Writer:
             queue.Queue(maxsize=100_000)
         )
         self._places: dict[str, Place] = {}
+        #: Acquisitions that are shown and written nowhere.
+        self._previews: dict[str, Open] = {}
         #: Acquisitions whose disk is full.
         self._full: set[str] = set()
         #: The newest frame, for those who watch.
@@ -163,6 +165,10 @@ class Writer:
 
     def _open(self, order: _OpenSink) -> None:
         open_ = order.open
+        if open_.preview:
+            self._previews[open_.acquisition] = open_
+            self._mailbox.put(SinkOpened(open_.acquisition, ""))
+            return
         try:
             with ExitStack() as undo:
                 place = Place.make(self._settings, open_, order.run, order.engine, undo)
@@ -178,15 +184,15 @@ class Writer:
 
     def _write(self, order: _WriteFrame) -> None:
         submit, facts = order.submit, order.facts
+        if preview := self._previews.get(submit.acquisition):
+            self._only_show(preview, order)
+            return
         place = self._places[submit.acquisition]
         if submit.axes in place.sink:
             # Retried after its first answer had got lost: written once is enough.
             self._mailbox.put(Written(order.task, submit.acquisition, (submit.axes,), None))
             return
-        state: FinalState = "refocused" if facts.verdict == "refocused" else "passed_through"
-        reason = "" if state == "refocused" else "already in focus"
-        if order.engine.backend == "identity":
-            reason = "identity engine"
+        state, reason = _state_of(order)
         try:
             if place.is_full():
                 raise DiskFullError(  # the raw data needs what is left
@@ -227,7 +233,19 @@ class Writer:
             )
         )
         if state != "failed" and self.preview.due():
-            self._show(place, order, state, latency_ms)
+            self._show(place.open, order, state, latency_ms)
+
+    def _only_show(self, open_: Open, order: _WriteFrame) -> None:
+        """A frame of a preview: for those who watch, not for the disk."""
+        submit = order.submit
+        state, reason = _state_of(order)
+        latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
+        if self.preview.due():
+            self._show(open_, order, state, latency_ms)
+        axes, facts = (submit.axes,), order.facts
+        self._mailbox.put(
+            Written(order.task, submit.acquisition, axes, state, reason, None, latency_ms, facts)
+        )
 
     def _put_off(self, place: Place, order: _WriteFrame, why: str) -> None:
         """The disk is full: raw has the frame, and it is caught up once there is room."""
@@ -262,7 +280,7 @@ class Writer:
         self, place: Place, order: _WriteFrame, state: FinalState, reason: str
     ) -> None:
         submit, engine = order.submit, order.engine
-        pixels = self._pixels(place, submit.slot.refocused_offset)
+        pixels = self._pixels(place.open, submit.slot.refocused_offset)
         if checksum(pixels) != order.checksum:
             raise TransportError("the refocused pixels changed on their way (checksum)")
         metadata = _metadata(submit.metadata)
@@ -284,16 +302,16 @@ class Writer:
         }
         place.sink.write(pixels, json.loads(submit.axes), metadata)
 
-    def _pixels(self, place: Place, offset: int) -> Pixels:
-        shape = (place.open.height, place.open.width)
-        return self._ring.view(offset, shape, place.open.dtype)  # type: ignore[return-value]
+    def _pixels(self, open_: Open, offset: int) -> Pixels:
+        shape = (open_.height, open_.width)
+        return self._ring.view(offset, shape, open_.dtype)  # type: ignore[return-value]
 
-    def _show(self, place: Place, order: _WriteFrame, state: FinalState, latency_ms: float) -> None:
+    def _show(self, open_: Open, order: _WriteFrame, state: FinalState, latency_ms: float) -> None:
         slot = order.submit.slot
         self.preview.take(
-            self._pixels(place, slot.offset),
-            self._pixels(place, slot.refocused_offset),
-            place.open,
+            self._pixels(open_, slot.offset),
+            self._pixels(open_, slot.refocused_offset),
+            open_,
             order.submit,
             state,
             order.facts,
@@ -302,6 +320,11 @@ class Writer:
         self._mailbox.put(PreviewTaken())
 
     def _record(self, order: _RecordOnly) -> None:
+        if order.acquisition in self._previews:
+            self._mailbox.put(
+                Written(order.task, order.acquisition, order.axes, order.state, order.reason)
+            )
+            return
         place = self._places[order.acquisition]
         attempts = [
             Attempt(place.run, order.acquisition, axes, order.state, order.reason, order.live)
@@ -331,8 +354,17 @@ class Writer:
         return replaces
 
     def _close(self, acquisition: str, acquired: int | None) -> None:
+        self._previews.pop(acquisition, None)
         if place := self._places.pop(acquisition, None):
             place.close(acquired)
+
+
+def _state_of(order: _WriteFrame) -> tuple[FinalState, str]:
+    """The final state of a frame that a worker has done, and why."""
+    refocused = order.facts.verdict == "refocused"
+    if order.engine.backend == "identity":
+        return "refocused" if refocused else "passed_through", "identity engine"
+    return ("refocused", "") if refocused else ("passed_through", "already in focus")
 
 
 def _rounded(facts: FrameFacts) -> dict[str, Any]:

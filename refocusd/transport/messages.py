@@ -82,7 +82,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 2
+PROTOCOL = 3
 
 Role = Literal["source", "worker", "control", "view"]
 #: A UUID: it names files of ours, so nothing else is taken.
@@ -147,6 +147,8 @@ class Open(Message, frozen=True):
     expected: int = 0
     #: Whether the daemon tells this source every frame's outcome.
     report: bool = False
+    #: Frames are shown to those who watch, and written nowhere: the live camera.
+    preview: bool = False
 
 
 class Opened(Message, frozen=True):
@@ -275,6 +277,8 @@ class Status(Message, frozen=True):
         Shared memory for frames in flight.
     paused : bool
         No frame is sent to workers; acquisitions go on.
+    catch_up : bool
+        Idle workers catch up while acquisitions go on.
     frames : dict of str to int
         Frames since the start, by ``state`` or ``state: reason``.
     stages : dict of str to Histogram
@@ -298,6 +302,7 @@ class Status(Message, frozen=True):
     ring_nbytes: int = 0
     ring_free: int = 0
     paused: bool = False
+    catch_up: bool = True
     frames: dict[str, int] = {}
     stages: dict[str, Histogram] = {}
     raw_nbytes: int = 0

@@ -1,0 +1,93 @@
+"""The flags of the view, and what they make it do: for the command line and the daemon's child."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+
+from refocusd.errors import ConfigError
+from refocusd.transport.client import default_endpoint
+from refocusd.view.options import DEFAULT_PORT, ViewOptions
+from refocusd.view.serve import announce, serving, until_asked
+from refocusd.worker.lifeline import end_with_parent
+from refocusd.worker.priority import yield_to_acquisition
+
+__all__ = ["add_view_flags", "run_view", "view_options"]
+
+#: Below the daemon and its workers: looking can wait, frames cannot.
+NICENESS = 10
+
+
+def add_view_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the view listens, and how."""
+    parser.add_argument("--endpoint", help="address of the daemon (default: REFOCUSD_ENDPOINT)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    group = parser.add_argument_group("to be reached from other computers")
+    group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
+    group.add_argument("--token-file", type=Path, help="file whose first line is the token")
+    group.add_argument("--cert", type=Path, help="TLS certificate, PEM")
+    group.add_argument("--key", type=Path, help="its key, PEM")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which browsers may ask for the page",
+    )
+    hidden = argparse.SUPPRESS
+    parser.add_argument("--announce", action="store_true", help=hidden)
+    parser.add_argument("--with-parent", action="store_true", help=hidden)
+
+
+def view_options(arguments: argparse.Namespace) -> ViewOptions:
+    """The options that the flags give.
+
+    Raises
+    ------
+    ConfigError
+        If they are unsafe or cannot be used.
+    """
+    token = ""
+    if arguments.token_file is not None:
+        try:
+            lines = arguments.token_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the token in {arguments.token_file} cannot be read: {error}"
+            ) from error
+        token = lines[0].strip() if lines else ""
+        if not token or not token.isascii() or not token.isprintable() or set(token) & set(' ";,'):
+            raise ConfigError(
+                f"{arguments.token_file} has no token in its first line: letters, digits, - and _"
+            )
+    return ViewOptions(
+        endpoint=arguments.endpoint or default_endpoint(),
+        host=arguments.host,
+        port=arguments.port,
+        token=token,
+        certificate=arguments.cert,
+        key=arguments.key,
+        hosts=tuple(arguments.allow_host),
+    )
+
+
+def run_view(arguments: argparse.Namespace) -> int:
+    """Serve the page until a signal, or the parent's end."""
+    options = view_options(arguments)
+    yield_to_acquisition(NICENESS)
+    asked = threading.Event()
+    if arguments.with_parent:
+        # Signals of the terminal reach the parent; its end is ours.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent()
+    else:
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: asked.set())
+    with serving(options) as server:
+        if arguments.announce:
+            announce(server)
+        until_asked(asked)
+    return 0

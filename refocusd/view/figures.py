@@ -1,0 +1,136 @@
+"""Rates and percentiles of the last seconds, from one status of the daemon to the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from refocusd.transport.messages import Histogram, Status
+
+__all__ = ["Figures", "StageFigures", "StatusHistory", "percentile_ms"]
+
+#: Rates are of the last seconds, latencies of somewhat more: there are few in a slow run.
+RATE_WINDOW_S = 3.0
+LATENCY_WINDOW_S = 15.0
+#: States in which a frame was written.
+_WRITTEN = ("refocused", "passed_through")
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """Durations of one stage, in milliseconds; `frames` is of how many.
+
+    With none in the last seconds they are those since the daemon's start.
+    """
+
+    p50_ms: float
+    p95_ms: float
+    frames: int
+    recent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What happened in the last seconds.
+
+    Parameters
+    ----------
+    fps : float
+        Frames written a second, refocused or passed through.
+    raw_mb_s : float
+        Raw pixels taken, in MB a second.
+    stages : mapping of str to StageFigures
+    """
+
+    fps: float
+    raw_mb_s: float
+    stages: Mapping[str, StageFigures]
+
+
+class StatusHistory:
+    """The last statuses of one daemon, as far as figures need them; bounded in time and number."""
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[float, Status]] = deque(maxlen=256)
+
+    def add(self, at: float, status: Status) -> None:
+        """Take in a status that came at `at` (monotonic seconds)."""
+        if self._entries and self._entries[-1][1].pid != status.pid:
+            self._entries.clear()  # another daemon counts from zero
+        self._entries.append((at, status))
+        while at - self._entries[0][0] > LATENCY_WINDOW_S and len(self._entries) > 2:
+            self._entries.popleft()
+
+    def figures(self) -> Figures:
+        """The figures up to the newest status."""
+        if not self._entries:
+            return Figures(0.0, 0.0, {})
+        at, status = self._entries[-1]
+        begun, before = next(
+            (entry for entry in self._entries if at - entry[0] <= RATE_WINDOW_S), self._entries[-1]
+        )
+        seconds = at - begun
+        fps = raw_mb_s = 0.0
+        if seconds > 0:
+            fps = max(0, written(status.frames) - written(before.frames)) / seconds
+            raw_mb_s = max(0, status.raw_nbytes - before.raw_nbytes) / 1e6 / seconds
+        oldest = self._entries[0][1]
+        stages = {
+            name: _stage(histogram, oldest.stages.get(name))
+            for name, histogram in status.stages.items()
+            if sum(histogram.counts)
+        }
+        return Figures(fps, raw_mb_s, stages)
+
+
+def written(frames: Mapping[str, int]) -> int:
+    """Frames on disk, of a status' counts by ``state`` or ``state: reason``."""
+    return sum(n for name, n in frames.items() if name.partition(":")[0] in _WRITTEN)
+
+
+def _stage(now: Histogram, before: Histogram | None) -> StageFigures:
+    recent = now.counts
+    if before is not None and len(before.counts) == len(now.counts):
+        recent = [max(0, new - old) for new, old in zip(now.counts, before.counts, strict=True)]
+    is_recent = bool(sum(recent))
+    counts = recent if is_recent else now.counts
+    return StageFigures(
+        percentile_ms(now.bounds_ms, counts, 0.50),
+        percentile_ms(now.bounds_ms, counts, 0.95),
+        sum(counts),
+        is_recent,
+    )
+
+
+def percentile_ms(bounds_ms: list[float], counts: list[int], share: float) -> float:
+    """Percentile of a histogram, interpolated within its bucket as Prometheus does.
+
+    Parameters
+    ----------
+    bounds_ms : list of float
+        Upper bounds, without the infinite one.
+    counts : list of int
+        In each bucket; one more than `bounds_ms`.
+    share : float
+        Between 0 and 1.
+
+    Returns
+    -------
+    float
+        In milliseconds.  Of the last bucket only its lower bound is known.
+
+    Examples
+    --------
+    >>> percentile_ms([10.0, 20.0], [0, 100, 0], 0.5)
+    15.0
+    """
+    wanted = share * sum(counts)
+    passed = 0
+    lower = 0.0
+    for bound, count in zip(bounds_ms, counts, strict=False):
+        if count and passed + count >= wanted:
+            return lower + (bound - lower) * max(0.0, wanted - passed) / count
+        passed += count
+        lower = bound
+    return lower

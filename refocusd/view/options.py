@@ -1,0 +1,100 @@
+"""Where the view listens, and what it needs to listen beyond this computer."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.errors import ConfigError
+
+__all__ = ["DEFAULT_PORT", "LOOPBACK", "ViewOptions"]
+
+DEFAULT_PORT = 8750
+#: Names under which a browser on this computer reaches it.
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+#: Anything shorter can be guessed.
+MIN_TOKEN_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOptions:
+    """Settings of the view.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the daemon, e.g. ``tcp://127.0.0.1:8751``.
+    host, port : str, int
+        Where to listen; port 0 takes a free one.
+    token : str
+        Pages and programs must show it, where it is set.
+    certificate, key : Path or None
+        TLS, as PEM files.
+    hosts : tuple of str
+        Further names under which browsers may ask for the page (checked against
+        DNS rebinding), e.g. ``scope-3.lab.example``.
+
+    Raises
+    ------
+    ConfigError
+        For another address than loopback without token and TLS, half a pair of
+        TLS files, a short token, or a port out of range.
+    """
+
+    endpoint: str
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    token: str = ""
+    certificate: Path | None = None
+    key: Path | None = None
+    hosts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what would be unsafe or cannot work."""
+        if not 0 <= self.port < 65536:
+            raise ConfigError(f"port {self.port}: it must lie between 0 and 65535")
+        if (self.certificate is None) != (self.key is None):
+            raise ConfigError("TLS takes both a certificate and its key (--cert and --key)")
+        if self.token and len(self.token) < MIN_TOKEN_CHARS:
+            raise ConfigError(
+                f"the token has {len(self.token)} characters; use at least {MIN_TOKEN_CHARS}, for "
+                'example from: python -c "import secrets; print(secrets.token_urlsafe(24))"'
+            )
+        if not self.is_loopback and not (self.token and self.certificate):
+            raise ConfigError(
+                f"the view would listen on {self.host}, where others can reach it: give a token "
+                "(--token-file) and TLS (--cert and --key), or forward the port, e.g. with "
+                f"`ssh -L {self.port}:127.0.0.1:{self.port} this-computer`"
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this computer can reach it."""
+        return self.host in LOOPBACK
+
+    @property
+    def scheme(self) -> str:
+        """``https`` with a certificate."""
+        return "https" if self.certificate else "http"
+
+    def tls(self) -> ssl.SSLContext | None:
+        """The server's TLS settings; None without a certificate.
+
+        Raises
+        ------
+        ConfigError
+            If the files cannot be read or do not belong together.
+        """
+        if self.certificate is None or self.key is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"{self.certificate} and {self.key} are no certificate and key ({error}): give PEM "
+                "files that belong together"
+            ) from error
+        return context

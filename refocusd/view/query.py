@@ -1,0 +1,79 @@
+"""What a request asks, checked: nothing else of it is believed."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import parse_qs
+
+from refocusd.errors import InputError
+from refocusd.frame import AxisValue, canonical_axes, plain_axes
+
+__all__ = ["Query"]
+
+MAX_FIELDS = 16
+MAX_AXES_CHARS = 2048
+
+
+class Query:
+    """The part of an address behind ``?``.
+
+    Raises
+    ------
+    InputError
+        If it cannot be understood; so do the methods, each naming the field.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            fields = parse_qs(
+                text,
+                keep_blank_values=True,
+                strict_parsing=bool(text),
+                max_num_fields=MAX_FIELDS,
+                errors="strict",
+            )
+        except (ValueError, UnicodeDecodeError) as error:
+            raise InputError(f"the address cannot be understood: {error}") from error
+        repeated = [name for name, values in fields.items() if len(values) > 1]
+        if repeated:
+            raise InputError(f"{repeated[0]!r} is given twice")
+        self._fields = {name: values[0] for name, values in fields.items()}
+
+    def text(self, name: str, default: str = "") -> str:
+        """A short text."""
+        value = self._fields.get(name, default)
+        if len(value) > MAX_AXES_CHARS:
+            raise InputError(f"{name!r} is too long")
+        return value
+
+    def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
+        """A whole number from `low` to `high`."""
+        text = self._fields.get(name)
+        if text is None and default is not None:
+            return default
+        digits = (text or "").removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 12):
+            raise InputError(f"{name!r} must be a whole number")
+        value = int(text or "")
+        if not low <= value <= high:
+            raise InputError(f"{name} = {value}: it must lie between {low} and {high}")
+        return value
+
+    def has(self, name: str) -> bool:
+        """Whether a field is given."""
+        return name in self._fields
+
+    def axes(self, name: str = "axes") -> dict[str, AxisValue]:
+        """Axes as a JSON object, for example ``{"channel":"DAPI","z":3}``."""
+        text = self.text(name, "{}")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name!r} is not JSON") from error
+        if not isinstance(value, dict) or len(value) > MAX_FIELDS:
+            raise InputError(f"{name!r} must be a JSON object of axes")
+        return plain_axes(value)
+
+    def key(self, name: str = "axes") -> str:
+        """Canonical axes."""
+        return canonical_axes(self.axes(name))

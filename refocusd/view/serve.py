@@ -1,0 +1,64 @@
+"""The view, put together: link, datasets, server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+import msgspec
+
+from refocusd.view.board import Board
+from refocusd.view.datasets import Datasets
+from refocusd.view.gpu import GpuMonitor
+from refocusd.view.link import DaemonLink
+from refocusd.view.options import ViewOptions
+from refocusd.view.routes import Routes
+from refocusd.view.server import ViewServer
+
+__all__ = ["Announcement", "announce", "serving", "until_asked"]
+
+log = logging.getLogger(__name__)
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """The line that ``python -m refocusd.view --announce`` prints once it listens."""
+
+    url: str
+    port: int
+    pid: int
+
+
+@contextmanager
+def serving(options: ViewOptions) -> Iterator[ViewServer]:
+    """A view that answers, for as long as the `with` statement lasts.
+
+    Raises
+    ------
+    TransportError
+        If the port is taken.
+    ConfigError
+        If the TLS files cannot be used.
+    """
+    board = Board(options.endpoint)
+    with closing(Datasets(board)) as datasets, DaemonLink(board) as link:
+        routes = Routes(board, link, datasets, GpuMonitor())
+        with ViewServer(options, board, routes) as server:
+            log.info("live view: %s", server.url)
+            yield server
+
+
+def announce(server: ViewServer) -> None:
+    """Tell the parent, on standard output, where the view listens."""
+    line = msgspec.json.encode(Announcement(server.url, server.port, os.getpid()))
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def until_asked(asked: threading.Event) -> None:
+    """Wait; in small steps, so that an interrupt is heard on Windows too."""
+    while not asked.wait(0.5):
+        pass

@@ -1,0 +1,103 @@
+// What comes from the view's process: state and notices as events, frames one at a time.
+//
+// A notice has no pixels.  The newest frame is asked for when the last one has arrived, so a slow
+// page sees fewer frames, never late ones.  A hidden page listens to nothing.
+
+import { decodeFrame } from "./frame.js";
+
+const RETRY_MS = 1000;
+const FETCH_MS = 8000;
+
+export class Feed extends EventTarget {
+  constructor() {
+    super();
+    this.state = "connecting";
+    this.busy = false;
+    this.waiting = null;
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.start()));
+    addEventListener("pagehide", () => this.stop());
+    addEventListener("pageshow", () => this.start());
+  }
+
+  start() {
+    if (this.source || document.hidden) return;
+    const source = (this.source = new EventSource("/api/events"));
+    source.addEventListener("status", (event) => {
+      this.become("open");
+      this.tell("status", JSON.parse(event.data));
+    });
+    source.addEventListener("frame", (event) => this.tell("notice", JSON.parse(event.data)));
+    source.addEventListener("error", () => {
+      if (this.source !== source) return;
+      // Tried anew by ourselves: browsers give up after some answers, and wait long after others.
+      this.stop();
+      this.become("lost");
+      this.retry = setTimeout(() => this.start(), RETRY_MS);
+    });
+  }
+
+  stop() {
+    clearTimeout(this.retry);
+    this.source?.close();
+    this.source = null;
+  }
+
+  become(state) {
+    if (state === this.state) return;
+    this.state = state;
+    this.tell("state", state);
+  }
+
+  tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  // Ask for a frame; of several that are asked for meanwhile, only the last is got.
+  want(path, parameters, take) {
+    this.waiting = { path, parameters, take };
+    if (!this.busy) this.next();
+  }
+
+  async next() {
+    const wish = this.waiting;
+    this.waiting = null;
+    if (!wish) return;
+    this.busy = true;
+    try {
+      const answer = await get(wish.path, wish.parameters);
+      if (answer.status === 200) wish.take(decodeFrame(await answer.arrayBuffer()), null);
+      else if (answer.status !== 204) wish.take(null, (await answer.json()).error);
+    } catch (error) {
+      wish.take(null, error.name === "TimeoutError" ? "the frame did not come in time" : null);
+    } finally {
+      this.busy = false;
+      this.next();
+    }
+  }
+}
+
+export function get(path, parameters = {}) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value === undefined || value === null || value === "") continue;
+    query.set(name, typeof value === "object" ? JSON.stringify(value) : value);
+  }
+  return fetch(`${path}?${query}`, { signal: AbortSignal.timeout(FETCH_MS), cache: "no-store" });
+}
+
+export async function getJson(path, parameters) {
+  const answer = await get(path, parameters);
+  const value = await answer.json();
+  if (!answer.ok) throw new Error(value.error);
+  return value;
+}
+
+export async function order(path, on) {
+  const answer = await fetch(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-Refocusd-View": "1" },
+    body: JSON.stringify({ on }),
+    signal: AbortSignal.timeout(FETCH_MS),
+  });
+  if (!answer.ok) throw new Error((await answer.json()).error);
+}

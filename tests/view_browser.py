@@ -1,0 +1,79 @@
+"""A real headless Chromium for the tests of the page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+__all__ = ["chromium", "dataset", "eventually", "open_page"]
+
+#: Chromium of the system (Debian: `apt-get install chromium-headless-shell`), if playwright has
+#: none of its own (`playwright install chromium`).
+SYSTEM_BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+DESK, PHONE = (1280, 800), (390, 844)
+
+
+@contextmanager
+def chromium(**options: Any) -> Iterator[Browser]:
+    """A browser; without one the tests fail where they must run (CI), and are skipped elsewhere."""
+    with sync_playwright() as playwright:
+        own = Path(playwright.chromium.executable_path)
+        path = own if own.exists() else next(filter(None, map(shutil.which, SYSTEM_BROWSERS)), None)
+        why = (
+            "no Chromium: run `playwright install chromium`, or install the system's (Debian: "
+            "apt-get install chromium-headless-shell)"
+        )
+        if path is None:
+            if os.environ.get("CI"):
+                pytest.fail(why)
+            pytest.skip(why)
+        try:
+            browser = playwright.chromium.launch(executable_path=path, **options)
+        except Error as error:
+            pytest.fail(f"{path} does not start: {error}")
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def open_page(
+    browser: Browser, url: str, size: tuple[int, int] = DESK, **context: Any
+) -> Iterator[Page]:
+    """A page of its own context; what it complains of fails the test."""
+    complaints: list[str] = []
+    made = browser.new_context(viewport={"width": size[0], "height": size[1]}, **context)
+    page = made.new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(url)
+    try:
+        yield page
+    finally:
+        made.close()
+    assert not complaints, complaints
+
+
+def dataset(page: Page, selector: str = "#stage") -> dict[str, str]:
+    """The ``data-`` attributes of an element."""
+    found: dict[str, str] = page.locator(selector).evaluate("e => ({...e.dataset})")
+    return found
+
+
+def eventually(look: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
+    """What `look` returns once it is true; fails when it never is."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.03)

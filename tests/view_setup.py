@@ -1,0 +1,56 @@
+"""A stand-in daemon with datasets, a view of it, and requests, for the tests of its HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from view_browser import eventually
+from view_process import Reply, ask, view_of
+from view_standin import Scene, StandIn, written_datasets
+
+__all__ = ["HOST", "ORDER", "Setup", "raw_request", "setting_up"]
+
+#: What an order of the page carries.
+ORDER = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
+HOST = b"Host: 127.0.0.1\r\n"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A stand-in daemon with datasets, and a view of it."""
+
+    daemon: StandIn
+    port: int
+    scene: Scene
+
+    def get(self, path: str, **query: Any) -> Reply:
+        fields = {k: json.dumps(v) if isinstance(v, dict) else str(v) for k, v in query.items()}
+        return ask(self.port, f"{path}?{urllib.parse.urlencode(fields)}" if fields else path)
+
+
+@contextmanager
+def setting_up(scene: Scene, folder: Path) -> Iterator[Setup]:
+    """A view that is ready, of a stand-in whose datasets lie in `folder`."""
+    raw = written_datasets(folder, scene)
+    with StandIn(scene, raw=raw) as daemon, view_of(daemon.endpoint) as port:
+        here = Setup(daemon, port, scene)
+        eventually(lambda: here.get("/health").status == 200, "ready")
+        yield here
+
+
+def raw_request(port: int, data: bytes, timeout_s: float = 10.0) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout_s) as connection:
+        connection.sendall(data)
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := connection.recv(65536):
+                answer += chunk
+        return answer
