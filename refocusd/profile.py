@@ -201,11 +201,14 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     na, spherical_waves, pixel_um : Measured or None
         Fitted; None for the fallback models, or where they were held fixed.
     focus_um : Measured
-        Stage z of the fitted focus.
+        Stage z of the fitted focus; of the wave law the paraxial one, as `Optics` counts
+        spherical aberration from it, which need not be the sharpest plane.
     defocus_um : list of float
         Signed distance from `focus_um` of each kernel measured (stage z less focus).
     sigma_um : list of float
-        Root-mean-square radius over √2 of each kernel (σ of the Gaussian of equal width).
+        Width of each kernel, camera pixel included: ``σ = 1 / (2 π f)`` at the lowest spatial
+        frequency f at which the transfer function falls to exp(-1/2).  That is σ of a Gaussian
+        and 0.522 R of a disc; a second moment does not exist for diffraction tails.
     sigma_uncertainty_um : list of float
     sigma_model_um : list of float
         The same of the fitted model.

@@ -1,7 +1,7 @@
 """The newest refocused frame, reduced, for those who watch.
 
 The writer takes it, the broker sends it.  Nobody watching costs one small copy
-a second; watching costs at most 30.
+a second; a view that waits for the next frame costs at most 30.
 """
 
 from __future__ import annotations

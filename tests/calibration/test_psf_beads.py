@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from refocusd_calibration.psf import PsfMeasurement, Stated, measure_beads
 from refocusd_calibration.psf_model import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf_simulate import scattered, simulate_beads
@@ -35,7 +36,9 @@ def near_series(
     return in_order(list(Z_NEAR), frames, PIXEL)
 
 
-def truth_um(z_um: np.ndarray, na: float, spherical: float, focus_um: float) -> np.ndarray:
+def truth_um(
+    z_um: NDArray[np.float64], na: float, spherical: float, focus_um: float
+) -> NDArray[np.float64]:
     """Widths of the true kernels, by the definition of the profile."""
     law = WaveLaw(
         na, WAVELENGTH, 1.0, PIXEL, focus_um, (-50.0, 50.0), reach_um=10.0, defocus_um=40.0
@@ -52,7 +55,7 @@ def check(measured: PsfMeasurement, name: str) -> bool:
     return next(item.passed for item in measured.checks if item.name == name)
 
 
-@pytest.mark.parametrize("electrons", [100000.0, 10000.0, 3000.0])
+@pytest.mark.parametrize("electrons", [100000.0, 3000.0])
 @pytest.mark.parametrize(("na", "spherical"), [(0.45, 0.0), (0.3, 0.3)])
 def test_optics_are_recovered_over_32_um_of_defocus(
     electrons: float, na: float, spherical: float
@@ -78,7 +81,7 @@ def test_optics_are_recovered_over_32_um_of_defocus(
 def test_stated_uncertainties_cover_the_truth_at_the_claimed_rate() -> None:
     off: list[float] = []
     widths: list[float] = []
-    for seed in range(14):
+    for seed in range(10):
         measured = measure_beads(near_series(3000.0, 0.2, seed), STATED)
         section = measured.section
         off += [
@@ -89,7 +92,7 @@ def test_stated_uncertainties_cover_the_truth_at_the_claimed_rate() -> None:
         truth = truth_um(measured.observed.z_um, 0.45, 0.2, 1.3)
         apart = np.abs(np.array(section.sigma_um) - truth)
         widths += list(apart / np.array(section.sigma_uncertainty_um))
-    # 68 and 95 % are claimed; of 42 and of 126 values, correlated within a series.
+    # 68 and 95 % are claimed; of 30 and of 90 values, correlated within a series.
     assert np.mean(np.array(off) < 1) >= 0.5
     assert np.mean(np.array(off) < 2) >= 0.85
     assert np.mean(np.array(widths) < 1) >= 0.55
@@ -187,7 +190,7 @@ def test_a_real_bead_is_measured_and_its_aberrations_are_not_hidden(test_data: P
     assert any("brightness" in note for note in measured.notes)
 
 
-def noise(planes: int = 9) -> np.ndarray:
+def noise(planes: int = 9) -> NDArray[np.uint16]:
     return np.random.default_rng(0).normal(100, 5, (planes, 200, 200)).astype(np.uint16)
 
 
@@ -199,7 +202,7 @@ def test_fields_without_beads_are_refused() -> None:
 def test_a_stage_that_did_not_move_is_refused() -> None:
     frame = near_series(20000.0).pixels[4].astype(np.uint16)
     same = np.stack([frame] * 9)
-    with pytest.raises(InputError, match="did the stage move|stage did not move"):
+    with pytest.raises(InputError, match="stage did not move"):
         measure_beads(in_order(list(Z_NEAR), same, PIXEL), STATED)
 
 
@@ -220,8 +223,9 @@ def test_crowded_beads_are_refused() -> None:
 
 def test_a_focus_outside_the_series_is_refused() -> None:
     series = near_series(20000.0)
+    half = in_order(list(Z_NEAR[4:]), series.pixels[4:], PIXEL, saturation=65535)
     with pytest.raises(InputError, match="focus lies outside the series"):
-        measure_beads(in_order(list(Z_NEAR[5:9]) + [20.0], np.concatenate([series.pixels[5:9], series.pixels[8:9] * 0.9]), PIXEL, saturation=65535), STATED)
+        measure_beads(half, STATED)
 
 
 def test_too_few_planes_are_refused() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 from refocusd_calibration.psf import Stated, measure_planes
 from refocusd_calibration.psf_model import WaveLaw, kernel_sigma_um
@@ -23,9 +24,7 @@ STATED = Stated(0.45, WAVELENGTH)
 Z_NEAR = np.linspace(-16, 16, 9)
 
 
-def series(
-    electrons: float, spherical: float = 0.0, seed: int = 0, side: int = 192
-) -> PlaneStack:
+def series(electrons: float, spherical: float = 0.0, seed: int = 0, side: int = 192) -> PlaneStack:
     optics = Optics(0.45, WAVELENGTH, 1.0, PIXEL, spherical)
     frames = simulate_planes(
         optics,
@@ -39,7 +38,9 @@ def series(
     return in_order(list(Z_NEAR), frames, PIXEL)
 
 
-def truth_um(z_um: np.ndarray, na: float, spherical: float, focus_um: float) -> np.ndarray:
+def truth_um(
+    z_um: NDArray[np.float64], na: float, spherical: float, focus_um: float
+) -> NDArray[np.float64]:
     law = WaveLaw(
         na, WAVELENGTH, 1.0, PIXEL, focus_um, (-50.0, 50.0), reach_um=10.0, defocus_um=40.0
     )
@@ -141,17 +142,13 @@ def test_frames_of_another_size_are_refused() -> None:
 
 def test_an_empty_field_is_refused() -> None:
     empty = np.random.default_rng(0).poisson(200, (9, 192, 192)).astype(np.uint16)
-    with pytest.raises(InputError, match="nothing but noise|does not show the field"):
+    with pytest.raises(InputError, match=r"nothing but noise|does not show the field"):
         measure_planes(in_order(list(Z_NEAR), empty, PIXEL), 4, STATED)
 
 
-def test_a_field_that_is_too_small_for_the_blur_is_flagged() -> None:
+def test_a_field_that_is_too_small_for_the_blur_is_refused() -> None:
     z = np.linspace(-32, 32, 9)
     optics = Optics(0.45, WAVELENGTH, 1.0, PIXEL)
     frames = simulate_planes(optics, list(z), 100, electrons=500.0)
-    try:
-        measured = measure_planes(in_order(list(z), frames, PIXEL), None, STATED)
-    except InputError as error:
-        assert "does not show the field" in str(error)  # noqa: PT017 - either is right
-    else:
-        assert not measured.passed
+    with pytest.raises(InputError, match="a larger field"):
+        measure_planes(in_order(list(z), frames, PIXEL), None, STATED)
