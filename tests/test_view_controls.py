@@ -177,10 +177,10 @@ def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
     assert shown.daemon.paused
     shown.press("p")
     eventually(lambda: page.locator("#pause").inner_text() == "Pause", "goes on")
-    page.locator("#catch-up").click()
-    eventually(lambda: wire.CatchUp(True) in shown.daemon.orders, "caught up")
-    page.locator("#catch-up").click()
+    page.locator("#catch-up").click()  # as it begins, idle workers catch up
     eventually(lambda: wire.CatchUp(False) in shown.daemon.orders, "not any more")
+    page.locator("#catch-up").click()
+    eventually(lambda: wire.CatchUp(True) in shown.daemon.orders, "again")
 
 
 # -- faults ---------------------------------------------------------------------------------

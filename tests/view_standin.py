@@ -128,7 +128,7 @@ class StandIn:
     address: str = "tcp://127.0.0.1:0"
     crew: list[wire.WorkerStatus] = field(default_factory=list)
     paused: bool = False
-    catching_up: bool | None = None
+    catching_up: bool = True
     shown: int = 0
     looks: int = 0
     orders: list[wire.Message] = field(default_factory=list)
@@ -303,6 +303,7 @@ class StandIn:
             "ring_nbytes": 512 << 20,
             "ring_free": 470 << 20,
             "paused": self.paused,
+            "catch_up": self.catching_up,
             "frames": {
                 "refocused": done - done // 7,
                 "passed_through: already in focus": done // 7,

@@ -8,7 +8,8 @@ before a byte reaches a runtime: sizes are bounded, names are bare, sums match.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +22,9 @@ __all__ = ["SCHEMA", "ModelBundle", "load_bundle", "shipped_bundles"]
 
 #: Version of ``config.refocusd``.
 SCHEMA = 1
-MAX_RDF_BYTES = 1 << 20
+MAX_RDF_BYTES = 1 << 16
 MAX_FILE_BYTES = 2 << 30
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})$")
 _MODELS = Path(__file__).parent / "models"
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -40,6 +42,7 @@ class _Config(msgspec.Struct, frozen=True):
     size_multiple: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     receptive_field_px: Annotated[int, msgspec.Meta(ge=0, le=8192)]
     files: dict[str, Sha256]
+    optics: dict[str, tuple[float, float]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,9 @@ class ModelBundle:
         Height and width given to the network are multiples of this, in px.
     receptive_field_px : int
         Radius beyond which a pixel does not matter to the output, as measured.
+    trained : dict of str to (low, high)
+        Ranges that the model was trained for, as far as the bundle tells: ``na``,
+        ``wavelength_um``, ``pixel_um``, ``spherical_waves``, ``defocus_um``.
     """
 
     folder: Path
@@ -68,6 +74,7 @@ class ModelBundle:
     high_percentile: float
     size_multiple: int
     receptive_field_px: int
+    trained: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def onnx(self) -> Path:
@@ -96,6 +103,8 @@ def load_bundle(name: str | Path) -> ModelBundle:
     folder = _MODELS / name if str(name) in shipped_bundles() else Path(name)
     rdf = folder / "rdf.yaml"
     try:
+        if rdf.exists() and not rdf.is_file():
+            raise BundleError(f"{rdf} is no file")
         if rdf.stat().st_size > MAX_RDF_BYTES:
             raise BundleError(
                 f"{rdf} is larger than {MAX_RDF_BYTES} bytes: not a model description"
@@ -111,6 +120,13 @@ def load_bundle(name: str | Path) -> ModelBundle:
         raise BundleError(f"the bundle {folder} lists no model.onnx; export it again")
     for file, expected in config.files.items():
         _check_file(folder, file, expected)
+    # A network can name further files beside it as its weights: none unchecked.
+    unlisted = {path.name for path in folder.iterdir()} - set(config.files) - {"rdf.yaml"}
+    if unlisted:
+        raise BundleError(
+            f"the bundle {folder} holds files that its rdf.yaml does not list "
+            f"({', '.join(sorted(unlisted)[:5])}); move them away"
+        )
     return ModelBundle(
         folder=folder,
         model_id=config.id,
@@ -119,13 +135,35 @@ def load_bundle(name: str | Path) -> ModelBundle:
         high_percentile=config.normalisation.high_percentile,
         size_multiple=config.size_multiple,
         receptive_field_px=config.receptive_field_px,
+        trained=config.optics,
     )
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without references: a few bytes of them can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a model description has no references (*name)")
+        return super().compose_node(parent, index)
+
+
+# Not needed in a model description, and slow to build: 1:2:3 as a number in base 60.
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    + [
+        ("tag:yaml.org,2002:int", _INTEGER)
+        for tag, _ in resolvers
+        if tag == "tag:yaml.org,2002:int"
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _read_config(rdf: Path, text: bytes) -> _Config:
     try:
-        description: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        description: Any = yaml.load(text, _PlainLoader)  # noqa: S506 (a SafeLoader)
+    except Exception as error:
         raise BundleError(f"{rdf} is not YAML: {error}") from error
     try:
         config = msgspec.convert(description["config"]["refocusd"], _Config)
@@ -133,7 +171,7 @@ def _read_config(rdf: Path, text: bytes) -> _Config:
         raise BundleError(
             f"{rdf} has no config.refocusd part: it is not a bundle that refocusd made"
         ) from error
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise BundleError(f"{rdf}: config.refocusd: {error}; export the bundle again") from error
     if config.schema != SCHEMA:
         raise BundleError(
@@ -146,9 +184,12 @@ def _read_config(rdf: Path, text: bytes) -> _Config:
 
 def _check_file(folder: Path, file: str, expected: str) -> None:
     path = folder / file
-    if Path(file).name != file or file in ("", ".", ".."):
+    bare = Path(file).name == file and file.isprintable() and file not in ("", ".", "..")
+    if not bare:
         raise BundleError(f"the bundle {folder} names {file!r}, which is not a bare file name")
     try:
+        if not path.is_file():
+            raise BundleError(f"the bundle {folder} is incomplete: {file} is no file there")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BundleError(f"{path} is larger than {MAX_FILE_BYTES >> 30} GiB")
         with path.open("rb") as stream:

@@ -77,7 +77,7 @@ class OpenVinoEngine:
         try:
             compiled = core.compile_model(str(bundle.onnx), "CPU", options)
             self._request: Any = compiled.create_infer_request()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise EngineError(f"OpenVINO cannot compile {bundle.onnx}: {error}") from error
         version = openvino.__version__
         self.description = EngineDescription(

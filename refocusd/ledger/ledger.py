@@ -160,11 +160,20 @@ class Ledger:
                 live=bool(live),
                 latency_ms=latency,
                 engine_ms=engine,
-                facts=json.loads(facts),
+                facts=self._facts(facts),
                 checksum=_unsigned(after),
                 raw_checksum=_unsigned(before),
                 at=at,
             )
+
+    def _facts(self, text: object) -> dict[str, Any]:
+        try:
+            facts = json.loads(text)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise LedgerError(f"the ledger {self.path} is damaged: {error}") from error
+        if not isinstance(facts, dict):
+            raise LedgerError(f"the ledger {self.path} is damaged: facts are {facts!r}")
+        return facts
 
     def fates(self, run: str, acquisition: str) -> Iterator[Fate]:
         """What the latest attempt of a run at each frame came to, oldest first."""

@@ -129,9 +129,24 @@ def read_contents(path: Path) -> Contents:
         file.seek(legible)
         # A power failure may leave zeros, where the system had promised a block.
         torn = file.read().strip(b"\0")
-    if len(torn) > 2 * ndtiff.MAX_RECORD_BYTES:
+    if torn and not _is_one_torn_record(torn):
         raise _damaged(index, legible, size)
     return contents
+
+
+def _is_one_torn_record(rest: bytes) -> bool:
+    """Whether this can be the beginning of the one record that a killed writer was writing.
+
+    Anything else is damage, and there may be frames behind it.
+    """
+    if len(rest) > 2 * ndtiff.MAX_RECORD_BYTES or rest.count(b"NDTiffStack") > 1:
+        return False
+    length = int.from_bytes(rest[:4], "little")
+    begins = length <= ndtiff.MAX_RECORD_BYTES and rest[4:5] in (b"{", b"")
+    # A record that is complete in length, but illegible, was not cut off.
+    name_at = 4 + length
+    name_length = int.from_bytes(rest[name_at : name_at + 4], "little")
+    return begins and len(rest) < name_at + 4 + name_length + 32
 
 
 def _damaged(index: Path, legible: int, size: int) -> OutputError:

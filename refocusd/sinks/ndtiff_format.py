@@ -163,6 +163,10 @@ def read_header(file: BinaryIO) -> bytes:
         SUMMARY_MAGIC,
     ):
         raise ValueError("the file's header is not that of NDTiff 3")
+    here = file.tell()
+    if length > file.seek(0, 2) - here:
+        raise ValueError("the file ends within its summary metadata")
+    file.seek(here)
     summary = file.read(length)
     if len(summary) < length:
         raise ValueError("the file ends within its summary metadata")

@@ -23,7 +23,7 @@ import sys
 import threading
 from bisect import insort
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
 import msgspec
 import numpy as np
@@ -55,8 +55,8 @@ class RingAddress(msgspec.Struct, frozen=True):
 
     pid: int
     handle: int
-    tag: str
-    nbytes: int
+    tag: Annotated[str, msgspec.Meta(pattern="^[0-9A-Za-z-]{0,64}$")]
+    nbytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 46)]
 
 
 class Slot(msgspec.Struct, frozen=True, array_like=True):
@@ -140,7 +140,7 @@ class SharedRing:
                     block = mmap.mmap(handle, address.nbytes)
                 finally:
                     os.close(handle)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             raise TransportError(
                 f"the daemon's ring (process {address.pid}) cannot be attached: {error}; "
                 "a peer must run on the same host and as the same user"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,18 @@ LIMITS = MoveLimits(-10, 10, longest_exposure_ms=100)
 
 
 @pytest.fixture
-def core(demo_microscope: DemoMicroscope) -> Any:
-    """Give the demo's core, at z = 0 and dark."""
+def core(demo_microscope: DemoMicroscope) -> Iterator[Any]:
+    """Give the demo's core, at z = 0 and dark; others go on with it as it was."""
     core = demo_microscope.core
+    exposure_ms, z_um, shutter = core.get_exposure(), core.get_position(), core.get_shutter_open()
     # It starts with either state.
     core.set_shutter_open(False)
     core.set_position(0.0)
     core.wait_for_device(core.get_focus_device())
-    return core
+    yield core
+    core.set_exposure(exposure_ms)
+    core.set_position(z_um)
+    core.set_shutter_open(shutter)
 
 
 def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: Path) -> None:

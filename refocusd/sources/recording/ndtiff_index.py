@@ -197,6 +197,8 @@ class NDTiffIndex:
             )
         if metadata_length > _MAX_METADATA_BYTES:
             raise self._damaged(f"frame {key} has metadata of {metadata_length} bytes")
+        if offset < metadata_offset + metadata_length and metadata_offset < offset + form.nbytes:
+            raise self._damaged(f"frame {key} overlaps its own metadata")
         return key, IndexEntry(file, offset, form, metadata_offset, metadata_length)
 
     def _damaged(self, what: str) -> InputError:

@@ -1,0 +1,129 @@
+"""A user's script in a process of its own: what it acquired, as far as it could tell."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+from rig import until
+
+__all__ = ["MicroscopeProcess"]
+
+_SCRIPT = Path(__file__).with_name("microscope_process.py")
+
+
+class MicroscopeProcess:
+    """A real MMCore with the demo specimen; three seconds to start, then one acquisition after another.
+
+    Attributes
+    ----------
+    saved : dict of str to int
+        Canonical axes → checksum of the pixels, of the frames of the current
+        acquisition that pycromanager reported as saved.
+    raw : Path
+        Its dataset, once a frame is saved.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name="microscope")
+        self._reader.start()
+        self.saved: dict[str, int] = {}
+        self.raw = Path()
+        self.acquired = False
+        self.done = False
+        self.counts: dict[str, int] | None = None
+        self._ready = False
+
+    def __enter__(self) -> Self:
+        until(lambda: self._look() or self._ready, "the microscope's start", 60.0)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10.0 if error is None else 1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def acquire(self, endpoint: str, directory: Path, name: str, **more: Any) -> None:
+        """Begin an acquisition (`microscope_process.Order`); does not wait for anything."""
+        self.saved, self.raw = {}, Path()
+        self.acquired = self.done = False
+        self.counts = None
+        order = {"endpoint": endpoint, "directory": str(directory), "name": name, **more}
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(order).decode() + "\n")
+        self._process.stdin.flush()
+
+    def wait_saved(self, frames: int, timeout_s: float = 30.0) -> None:
+        """Wait until so many frames of the acquisition are saved."""
+        until(lambda: self._look() or len(self.saved) >= frames, f"frame {frames}", timeout_s)
+
+    def wait_acquired(self, timeout_s: float = 60.0) -> None:
+        """Wait for the acquisition's own end, whatever the daemon does."""
+        until(lambda: self._look() or self.acquired, "the acquisition's end", timeout_s)
+
+    def wait_done(self, timeout_s: float = 60.0) -> None:
+        """Wait until the source has waited for the daemon."""
+        until(lambda: self._look() or self.done, "the source's end", timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL; `saved` holds all that it had told."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        self._look()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            # A line that a kill cut short is no report.
+            with contextlib.suppress(msgspec.DecodeError):
+                self._said.put(msgspec.json.decode(line))
+
+    def _look(self) -> Literal[False]:
+        """Take in what was said; false, so that it can stand before what is waited for."""
+        while not self._said.empty():
+            said = self._said.get()
+            match said["said"]:
+                case "ready":
+                    self._ready = True
+                case "saved":
+                    self.saved[said["axes"]] = said["checksum"]
+                    self.raw = Path(said["raw"])
+                case "acquired":
+                    self.acquired = True
+                case "done":
+                    self.done = True
+                    self.counts = said["counts"]
+        return False

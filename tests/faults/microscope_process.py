@@ -1,0 +1,96 @@
+"""A user's script: a real MMCore that acquires what it is told to, hooked; `acquisition.py` runs it.
+
+One JSON object a line on standard input, one acquisition each (see `Order`);
+every saved frame is told on standard output, with the checksum that its pixels
+had when they were handed to pycromanager's writer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from typing import Any
+
+import msgspec
+import numpy as np
+from pycromanager import Acquisition
+
+import refocusd
+from refocusd.demo.microscope import DemoMicroscope
+from refocusd.transport.ring import checksum
+
+__all__ = ["Order"]
+
+
+class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One acquisition.
+
+    Parameters
+    ----------
+    endpoint, directory, name : str
+    frames : int
+    exposure_ms : float
+        Sets the rate: 10 ms are about 95 frames a second.
+    buffer_mib : int
+        Of the source.
+    wait_s : float
+        How long to wait for the daemon's counts at the end.
+    hooked : bool
+        Without, the acquisition runs as if refocusd were not installed.
+    """
+
+    endpoint: str
+    directory: str
+    name: str
+    frames: int = 100
+    exposure_ms: float = 10.0
+    buffer_mib: int = 16
+    wait_s: float = 0.0
+    hooked: bool = True
+
+
+def main() -> None:
+    """Acquire until standard input ends."""
+    said = threading.Lock()
+
+    def say(**what: Any) -> None:
+        with said:  # hooks run in threads of their own
+            sys.stdout.write(json.dumps(what) + "\n")
+            sys.stdout.flush()
+
+    with DemoMicroscope() as microscope:
+        say(said="ready")
+        for line in sys.stdin:
+            _acquire(microscope, msgspec.json.decode(line, type=Order), say)
+
+
+def _acquire(microscope: DemoMicroscope, order: Order, say: Any) -> None:
+    checksums: dict[str, int] = {}
+
+    def process(image: Any, metadata: Any) -> Any:
+        key = refocusd.frame.canonical_axes(metadata["Axes"])
+        checksums[key] = checksum(np.ascontiguousarray(image))
+        return image, metadata
+
+    def saved(axes: Any, dataset: Any) -> None:
+        key = refocusd.frame.canonical_axes(axes)
+        say(said="saved", axes=key, checksum=checksums[key], raw=str(dataset.path))
+
+    microscope.core.set_exposure(order.exposure_ms)
+    events = microscope.events_sequenced(order.frames, [0.0])
+    arguments: dict[str, Any] = {"directory": order.directory, "name": order.name}
+    arguments |= {"image_process_fn": process, "image_saved_fn": saved}
+    source = None
+    if order.hooked:
+        source = refocusd.Source(order.endpoint, buffer_mib=order.buffer_mib)
+        arguments = source.hooks(**arguments)
+    with Acquisition(show_display=False, **arguments) as acquisition:
+        acquisition.acquire(events)
+    say(said="acquired")
+    counts = source.wait(order.wait_s) if source is not None and order.wait_s else None
+    say(said="done", counts=msgspec.to_builtins(counts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""A real daemon in a process of its own, and what can be done to it and its workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Self
+
+import psutil
+import pytest
+
+from refocusd.daemon.daemon import daemon_status
+from refocusd.daemon.process import DaemonProcess
+from refocusd.errors import TransportError
+from refocusd.transport.messages import Status
+
+__all__ = ["POSIX", "ROUNDS", "FaultyDaemon", "kill", "moment", "slowed", "stopped", "until"]
+
+#: Rounds of each fault; more with the variable of the fuzz tests.
+ROUNDS = max(1, int(os.environ.get("REFOCUSD_FUZZ_ROUNDS", "60")) // 60)
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
+
+
+def until(done: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    """Wait for something that happens in another process.
+
+    Raises
+    ------
+    AssertionError
+        With `what`, if it does not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
+        time.sleep(0.02)
+
+
+def moment(rng: Random, longest_s: float) -> None:
+    """Let a random time go by: short ones as likely as long ones, down to 0.1 ms."""
+    time.sleep(min(longest_s, 1e-4 * 10 ** rng.uniform(0, 4)))
+
+
+def kill(pid: int) -> None:
+    """SIGKILL (or what Windows has), and wait until it is dead."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.kill()
+        # Of a process that is not our child, being a zombie is being dead.
+        until(lambda: not process.is_running() or process.status() == "zombie", f"death of {pid}")
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """SIGSTOP while inside; SIGCONT at the end, if it still lives."""
+    assert sys.platform != "win32"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def slowed(pid: int, stop_s: float = 0.05, run_s: float = 0.01) -> Iterator[None]:
+    """Let a process run only a part of the time, as one that waits for a slow disk."""
+    assert sys.platform != "win32"
+    over = threading.Event()
+
+    def pulse() -> None:
+        while not over.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                over.wait(stop_s)
+                os.kill(pid, signal.SIGCONT)
+            over.wait(run_s)
+
+    thread = threading.Thread(target=pulse, name="slow disk")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class FaultyDaemon:
+    """``refocusd run`` as a child, killed and started again at the same address as often as wanted.
+
+    Parameters
+    ----------
+    place : Path
+        For its ledgers and its log (``refocusd.log``).
+    flags : str
+        Further flags of ``refocusd run``.
+    environment : dict, optional
+        Added to ours, for the daemon and its workers.
+    """
+
+    def __init__(self, place: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+        self.place = place
+        self.log = place / "refocusd.log"
+        self._flags = ["--backend", "identity", "--ledgers", str(place / "ledgers")]
+        self._flags += ["--ring-mib", "32", *flags]
+        self._environment = environment or {}
+        self._running: DaemonProcess | None = None
+        self.endpoint = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, at the address it had before if there was one; it is ready afterwards."""
+        flags = [*self._flags, *(["--endpoint", self.endpoint] if self.endpoint else [])]
+        ours = {"REFOCUSD_RESERVE_MIB": "1", **self._environment}
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        try:
+            self._running = DaemonProcess(flags, self.log)
+            self._running.__enter__()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+        self.endpoint = self._running.endpoint
+
+    def stop(self) -> None:
+        """Stop it cleanly; what is left of a killed one is cleared away."""
+        if self._running is not None:
+            self._running.__exit__(None, None, None)
+            self._running = None
+
+    def kill(self, *, with_workers: bool = False) -> None:
+        """SIGKILL; its workers follow by themselves, unless they are to die at the same moment."""
+        workers = self.workers()
+        processes = [psutil.Process(pid) for pid in workers] if with_workers else []
+        for process in [*processes, psutil.Process(self.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        kill(self.pid)
+        until(lambda: not any(map(psutil.pid_exists, workers)), "the workers' end")
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the daemon."""
+        assert self._running is not None
+        return self._running.process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._running is not None and self._running.process.poll() is None
+
+    def workers(self) -> list[int]:
+        """Process ids of its workers, as the system knows them."""
+        try:
+            children = psutil.Process(self.pid).children()
+            return [c.pid for c in children if "refocusd.worker" in " ".join(c.cmdline())]
+        except psutil.NoSuchProcess:
+            return []
+
+    def status(self) -> Status:
+        """What it says of itself."""
+        return daemon_status(self.endpoint)
+
+    def ready(self) -> bool:
+        """Whether it answers, and a worker takes frames."""
+        try:
+            return self.status().workers > 0
+        except TransportError:
+            return False
+
+    def idle(self) -> bool:
+        """Whether no acquisition is open."""
+        return all(about.state == "ended" for about in self.status().details)

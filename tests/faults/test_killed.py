@@ -1,0 +1,159 @@
+"""Processes that are killed or stopped at random moments of real acquisitions; nothing is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from acquisition import MicroscopeProcess
+from aftermath import assert_whole
+from bad_workers import slow_disk
+from rig import POSIX, ROUNDS, FaultyDaemon, kill, moment, stopped, until
+
+from refocusd.transport.client import SILENCE_S
+from refocusd.transport.messages import WorkerStatus
+
+#: DESIGN.md: worker killed to next frame refocused, on a CPU engine.
+NEXT_FRAME_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def microscope() -> Iterator[MicroscopeProcess]:
+    """One real MMCore for all tests that leave it alive."""
+    with MicroscopeProcess() as microscope:
+        yield microscope
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("victim", ["worker", "daemon", "both"])
+def test_killed_at_random_moments(
+    microscope: MicroscopeProcess, tmp_path: Path, victim: str, number: int
+) -> None:
+    """The daemon comes back now and then, picks up or not, and is killed again."""
+    rng = Random(f"{victim} {number}")
+    with FaultyDaemon(tmp_path, *rng.choice([["--pick-up"], []]), "--workers", "2") as daemon:
+        microscope.acquire(daemon.endpoint, tmp_path, victim, frames=120)
+        for frames in sorted(rng.sample(range(1, 110), 2)):
+            microscope.wait_saved(frames)
+            moment(rng, 0.3)
+            if not daemon.alive:
+                daemon.start()
+            if victim == "worker":
+                for worker in daemon.workers()[: rng.choice([1, 2])]:
+                    kill(worker)
+            else:
+                daemon.kill(with_workers=victim == "both")
+        microscope.wait_acquired()
+        microscope.wait_done()
+    assert len(microscope.saved) == 120
+    assert assert_whole(microscope.raw, tmp_path, microscope.saved) == 120
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+def test_a_daemon_killed_in_the_middle_of_a_frame(
+    microscope: MicroscopeProcess, tmp_path: Path, number: int
+) -> None:
+    """Between the two halves of a frame's pixels, nearly always: the disk is that slow."""
+    rng = Random(f"half {number}")
+    with FaultyDaemon(tmp_path, environment=slow_disk(0.1)) as daemon:
+        microscope.acquire(daemon.endpoint, tmp_path, "half", frames=30)
+        until(lambda: _frames_done(daemon) > 1, "a refocused frame")
+        moment(rng, 0.5)
+        daemon.kill()
+        microscope.wait_acquired()
+        microscope.wait_done()
+    assert assert_whole(microscope.raw, tmp_path, microscope.saved) == 30
+
+
+@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize("daemon_too", [False, True], ids=["script", "script and daemon"])
+def test_a_script_killed_at_a_random_moment(tmp_path: Path, daemon_too: bool, number: int) -> None:
+    rng = Random(f"script {daemon_too} {number}")
+    with FaultyDaemon(tmp_path) as daemon, MicroscopeProcess() as microscope:
+        microscope.acquire(daemon.endpoint, tmp_path, "script", frames=400)
+        microscope.wait_saved(rng.randint(1, 60))
+        moment(rng, 0.5)
+        if daemon_too and rng.random() < 0.5:
+            daemon.kill(with_workers=True)
+            moment(rng, 0.1)
+            microscope.kill()
+        else:
+            microscope.kill()
+            if daemon_too:
+                moment(rng, 0.1)
+                daemon.kill()
+        saved, raw = microscope.saved, microscope.raw
+    assert assert_whole(raw, tmp_path, saved) >= len(saved) > 0
+
+
+@POSIX
+def test_a_hung_worker_is_replaced_while_the_acquisition_goes_on(
+    microscope: MicroscopeProcess, tmp_path: Path
+) -> None:
+    """It has refocused frames already, so that five seconds for one are too many."""
+    with FaultyDaemon(tmp_path) as daemon:
+        microscope.acquire(daemon.endpoint, tmp_path, "hung", frames=60, wait_s=30.0)
+        until(lambda: _frames_done(daemon) > 5, "refocused frames")
+        (hung,) = daemon.workers()
+        with stopped(hung):
+            microscope.wait_done()
+            assert daemon.workers() != [hung]
+        until(daemon.idle, "the daemon's end of the acquisition")
+    assert assert_whole(microscope.raw, tmp_path, microscope.saved, resumed=False) == 60
+
+
+@POSIX
+def test_a_stopped_daemon_does_not_stop_the_acquisition(
+    microscope: MicroscopeProcess, tmp_path: Path
+) -> None:
+    """It is stopped for longer than its workers and the source bear silence."""
+    with FaultyDaemon(tmp_path) as daemon:
+        microscope.acquire(daemon.endpoint, tmp_path, "stopped", frames=80, wait_s=30.0)
+        microscope.wait_saved(20)
+        with stopped(daemon.pid):
+            until_s = time.monotonic() + SILENCE_S + 1.0
+            microscope.wait_acquired(SILENCE_S)
+            assert len(microscope.saved) == 80
+            until(lambda: time.monotonic() > until_s, "the end of all patience")
+        microscope.wait_done()
+        until(daemon.ready, "the daemon's first breath")
+        until(daemon.idle, "the daemon's end of the acquisition")
+    assert assert_whole(microscope.raw, tmp_path, microscope.saved) == 80
+
+
+def test_after_a_killed_worker_the_next_frame_is_refocused_within_five_seconds(
+    microscope: MicroscopeProcess, tmp_path: Path
+) -> None:
+    """The real engine on the CPU, loaded again by the new worker while frames keep coming."""
+    with FaultyDaemon(tmp_path, "--backend", "openvino") as daemon:
+        microscope.acquire(
+            daemon.endpoint, tmp_path, "engine", frames=80, exposure_ms=100.0, wait_s=60.0
+        )
+        until(lambda: _frames_done(daemon) > 5, "refocused frames")
+        (old,) = daemon.workers()
+        begun = time.monotonic()
+        kill(old)
+        until(
+            lambda: any(w.frames for w in _crew(daemon) if w.pid != old),
+            "the next frame",
+            20.0,
+        )
+        took_s = time.monotonic() - begun
+        assert not microscope.acquired, "the frames must still be coming"
+        microscope.wait_done(90.0)
+        until(daemon.idle, "the daemon's end of the acquisition", 60.0)
+    whole = assert_whole(microscope.raw, tmp_path, microscope.saved, resumed=False, unchanged=False)
+    assert whole == 80
+    assert took_s <= NEXT_FRAME_S, f"{took_s:.1f} s to the next refocused frame"
+
+
+def _crew(daemon: FaultyDaemon) -> list[WorkerStatus]:
+    return daemon.status().crew
+
+
+def _frames_done(daemon: FaultyDaemon) -> int:
+    """Frames that the workers of now have answered."""
+    return sum(worker.frames for worker in _crew(daemon))
