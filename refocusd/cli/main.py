@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
@@ -11,6 +10,7 @@ from importlib.metadata import entry_points
 from refocusd import __version__
 from refocusd.cli import (
     demo,
+    doctor,
     export,
     keys,
     models,
@@ -23,6 +23,7 @@ from refocusd.cli import (
     view,
     worker,
 )
+from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 
 __all__ = ["main"]
@@ -31,6 +32,7 @@ EPILOG = """\
 examples:
   refocusd demo --output demo            see it work on a simulated microscope
   refocusd run                           start the daemon beside Micro-Manager
+  refocusd doctor                        look at this computer, and say what to do
   refocusd process data/cells_1          refocus a finished dataset
   refocusd verify data/cells_1           prove that every frame is accounted for
   refocusd replay stack.tif --output out --reference z=16
@@ -47,10 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"refocusd {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_log_flags(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
     for module in (
         run,
         view,
+        doctor,
         demo,
         replay,
         process,
@@ -78,13 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 for an error that is told in one line, 130 when interrupted.
     """
     parsed = build_parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if parsed.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
     try:
-        status: int = parsed.command(parsed)
+        with logged(
+            parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file
+        ):
+            status: int = parsed.command(parsed)
     except RefocusdError as error:
         sys.stderr.write(f"refocusd: error: {error}\n")
         return error.exit_status

@@ -1,0 +1,109 @@
+"""``refocusd doctor``: what works here, and what to do about the rest."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from refocusd import __version__
+from refocusd.cli.console import console, write_json
+from refocusd.cli.settings import add_setting_flags, settings_of
+from refocusd.config import Settings
+from refocusd.doctor import Case, Finding, examine, parse_plan
+from refocusd.doctor.finding import broken, fine
+from refocusd.errors import ConfigError
+
+__all__ = ["register"]
+
+EPILOG = """\
+examples:
+  refocusd doctor
+  refocusd doctor --folder data --plan 2048x2048x16,1000   has the disk room for it?
+  refocusd doctor --json                                   for programs
+
+OK: fine.  !!: not as it should be; the line after it says what to do.  --: not there, not needed.
+exit status: 0 unless something is broken without which nothing can be refocused
+"""
+
+_STYLES = {"OK": "green", "!!": "bold red", "--": "dim"}
+_NAME_WIDTH = 15
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "doctor",
+        help="look at this computer, and say what to do",
+        description="Looks at everything a run needs, with the settings in force.  Changes nothing.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(),
+        help="where acquisitions are saved (default: this folder)",
+    )
+    parser.add_argument(
+        "--plan",
+        metavar="WxHxBITS,FRAMES",
+        help="a planned acquisition: its room on disk, and the engine at its frame size",
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write the findings as JSON; without FILE print it and nothing else",
+    )
+    add_setting_flags(parser)
+    parser.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    plan = parse_plan(arguments.plan) if arguments.plan else None
+    quiet = arguments.json == "-"
+    # A terminal that lacks a letter of a folder's name must not end the report.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    settings, found = _settings(arguments)
+    case = Case(settings, arguments.folder, plan)
+    findings = []
+    for finding in (found, *(() if found.blocks else examine(case))):
+        findings.append(finding)
+        if not quiet:
+            _print(finding)
+    blocked = any(finding.blocks for finding in findings)
+    report = {
+        "version": __version__,
+        "usable": not blocked,
+        "findings": [asdict(finding) for finding in findings],
+    }
+    if quiet:
+        console.print(json.dumps(report, indent=1), markup=False, highlight=False)
+    else:
+        write_json(arguments.json, report)
+    return 1 if blocked else 0
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, Finding]:
+    """The settings in force; a wrong one is the first finding, and the last: all else hangs on it."""
+    try:
+        settings = settings_of(arguments)
+    except ConfigError as error:
+        return Settings(), broken("settings", str(error), "put it right; all else depends on it")
+    source = arguments.config or "defaults, environment and flags"
+    return settings, fine("settings", f"from {source}")
+
+
+def _print(finding: Finding) -> None:
+    console.print(f"[{_STYLES[finding.mark]}]{finding.mark}[/]  ", end="")
+    console.print(f"{finding.name:{_NAME_WIDTH}} {finding.says}", markup=False, highlight=False)
+    if finding.advice:
+        indent = " " * (_NAME_WIDTH + 5)
+        console.print(f"{indent}-> {finding.advice}", markup=False, highlight=False)

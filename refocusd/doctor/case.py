@@ -1,0 +1,85 @@
+"""What is looked at."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.config import Settings
+from refocusd.errors import ConfigError
+from refocusd.sinks.space import free_space_needed
+
+__all__ = ["Case", "Plan", "parse_plan"]
+
+_PLAN = re.compile(r"(\d{1,6})x(\d{1,6})x(\d{1,2}),(\d{1,12})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A planned acquisition.
+
+    Parameters
+    ----------
+    width, height : int
+        Of a frame, in pixels.
+    bits : int
+        8 or 16 on disk; cameras of 9 to 15 bits are stored in 16.
+    frames : int
+        Of all channels, planes, positions and times.
+    """
+
+    width: int
+    height: int
+    bits: int
+    frames: int
+
+    @property
+    def frame_nbytes(self) -> int:
+        """Bytes of one frame's pixels."""
+        return self.width * self.height * (1 if self.bits <= 8 else 2)
+
+    @property
+    def nbytes(self) -> int:
+        """What the disk must take: the raw dataset, and the refocused one of the same size."""
+        return 2 * free_space_needed(self.frame_nbytes, self.frames)
+
+
+def parse_plan(text: str) -> Plan:
+    """Read ``WIDTHxHEIGHTxBITS,FRAMES``, e.g. ``2048x2048x16,1000``.
+
+    Raises
+    ------
+    ConfigError
+        If it is written otherwise, or a number is out of range.
+    """
+    match = _PLAN.fullmatch(text.strip().lower())
+    if match is None:
+        raise ConfigError(
+            f"--plan {text!r}: write WIDTHxHEIGHTxBITS,FRAMES, for example 2048x2048x16,1000"
+        )
+    plan = Plan(*(int(number) for number in match.groups()))
+    if not (plan.width and plan.height and plan.frames and 1 <= plan.bits <= 16):
+        raise ConfigError(
+            f"--plan {text!r}: width, height and frames are at least 1, bits between 1 and 16"
+        )
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Parameters of an examination.
+
+    Parameters
+    ----------
+    settings : Settings
+        In force.
+    folder : Path
+        Where acquisitions are saved.
+    plan : Plan, optional
+        The acquisition that the disk must have room for.
+    """
+
+    settings: Settings
+    folder: Path
+    plan: Plan | None = None

@@ -1,0 +1,172 @@
+"""Ledgers, output folder, speed, and room for a planned acquisition.
+
+What is written for a trial has no name or goes with its temporary folder: nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from refocusd.doctor.case import Case
+from refocusd.doctor.file_system import nearest, network_kind
+from refocusd.doctor.finding import Finding, broken, doubtful, fine
+
+__all__ = ["SPEED_S", "ledgers", "output", "room", "speed"]
+
+MIB, GIB = 1 << 20, 1 << 30
+#: The speed trial writes for so long or so much, and never more than a tenth of what is free.
+SPEED_S = 2.0
+SPEED_NBYTES = 256 * MIB
+BLOCK_NBYTES = 8 * MIB
+#: 2048² of 16 bits at 10 frames/s, raw and refocused.
+SLOW_MB_S = 170.0
+#: A file server's clock that differs more puts datasets in the wrong order.
+SKEW_S = 5.0
+
+
+def ledgers(case: Case) -> Iterator[Finding]:
+    """Local, writable, and good for SQLite with a write-ahead log."""
+    folder = Path(case.settings.ledgers)
+    there = nearest(folder)
+    if kind := network_kind(there):
+        yield broken(
+            "ledgers",
+            f"{folder} lies on a network share ({kind})",
+            "set ledgers to a folder on a local disk: SQLite's write-ahead log needs one",
+        )
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix="refocusd-doctor-", dir=there) as trial:
+            mode, count = _write_ahead(Path(trial) / "trial.sqlite")
+    except (OSError, sqlite3.Error) as error:
+        yield broken(
+            "ledgers",
+            f"nothing can be written in {there}: {error}",
+            "set ledgers to another folder",
+        )
+        return
+    if mode != "wal" or count != 1:
+        yield broken(
+            "ledgers",
+            f"SQLite keeps no write-ahead log in {there} (journal mode {mode})",
+            "set ledgers to a folder on a local disk",
+        )
+        return
+    yield fine("ledgers", f"{folder}, local, write-ahead log works")
+
+
+def output(case: Case) -> Iterator[Finding]:
+    """Whether datasets can be made there, and whether its clock is ours."""
+    folder, there = case.folder, nearest(case.folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="refocusd-doctor-", dir=there) as trial:
+            file = Path(trial) / "trial"
+            before = time.time()
+            file.write_bytes(b"refocusd")
+            skew = file.stat().st_mtime - before
+            file.replace(file.with_name("renamed"))
+    except OSError as error:
+        yield broken(
+            "output folder",
+            f"nothing can be written in {there}: {error.strerror or error}",
+            "change its permissions, or save elsewhere (--folder looks at another one)",
+        )
+        return
+    if abs(skew) > SKEW_S:
+        yield doubtful(
+            "output folder",
+            f"{folder}: the clock of its disk is {skew:+.0f} s from this computer's",
+            "set both by the same time server",
+        )
+        return
+    kind = network_kind(there)
+    where = f", on a network share ({kind})" if kind else ""
+    made = "" if folder.exists() else " (to be made)"
+    yield fine(
+        "output folder", f"{folder.absolute()}{made}: files can be made, renamed and deleted{where}"
+    )
+
+
+def speed(case: Case) -> Iterator[Finding]:
+    """Write for at most two seconds, bring it to the disk, read it again."""
+    there = nearest(case.folder)
+    size = min(SPEED_NBYTES, shutil.disk_usage(there).free // 10)
+    if size < BLOCK_NBYTES:
+        yield doubtful("disk speed", f"{there} is too full for a trial", "free some space")
+        return
+    block = os.urandom(BLOCK_NBYTES)  # nothing that a disk could compress
+    # Without a name (or deleted by the system at its end): it cannot be left behind.
+    with tempfile.TemporaryFile(dir=there, buffering=0) as file:
+        written, begun = 0, time.perf_counter()
+        while written + BLOCK_NBYTES <= size and time.perf_counter() - begun < SPEED_S:
+            written += file.write(block)
+        os.fsync(file.fileno())
+        write_mb_s = written / 1e6 / (time.perf_counter() - begun)
+        cached = _forget(file.fileno())
+        file.seek(0)
+        read, begun = 0, time.perf_counter()
+        while (part := file.read(BLOCK_NBYTES)) and time.perf_counter() - begun < SPEED_S:
+            read += len(part)
+        read_mb_s = read / 1e6 / max(time.perf_counter() - begun, 1e-6)
+    frame = case.plan.frame_nbytes if case.plan is not None else 2048 * 2048 * 2
+    name = f"{case.plan.width}x{case.plan.height}" if case.plan is not None else "2048x2048 16-bit"
+    says = (
+        f"write {write_mb_s:.0f} MB/s, read {read_mb_s:.0f} MB/s{' (from memory)' if cached else ''}: "
+        f"{name} raw and refocused at up to {write_mb_s * 1e6 / (2 * frame):.0f} frames/s"
+    )
+    if write_mb_s < SLOW_MB_S:
+        yield doubtful(
+            "disk speed", says, "save to a faster (SSD, local) disk, or acquire more slowly"
+        )
+    else:
+        yield fine("disk speed", says)
+
+
+def room(case: Case) -> Iterator[Finding]:
+    """What is free, and what the planned acquisition needs: twice its raw data."""
+    free = shutil.disk_usage(nearest(case.folder)).free
+    reserve = case.settings.reserve_mib * MIB
+    if case.plan is None:
+        says = f"{free / GIB:.1f} GiB free in {case.folder.absolute()}"
+        if free < 2 * reserve:
+            yield doubtful("room", says, "free some space: refocused frames double what raw takes")
+        else:
+            yield fine("room", says, "--plan 2048x2048x16,1000 tells what an acquisition needs")
+        return
+    needed = case.plan.nbytes
+    says = (
+        f"{free / GIB:.1f} GiB free in {case.folder.absolute()}; {case.plan.frames} frames take "
+        f"{needed / GIB:.1f} GiB (raw and refocused), {reserve / GIB:.1f} GiB stay in reserve"
+    )
+    missing = needed + reserve - free
+    if missing > 0:
+        yield broken("room", says, f"free {missing / GIB:.1f} GiB more, or save elsewhere")
+    else:
+        yield fine("room", says)
+
+
+def _write_ahead(path: Path) -> tuple[str, int]:
+    """Journal mode, and the rows that a second connection sees while the first is open."""
+    with closing(sqlite3.connect(path, timeout=2.0)) as one:
+        mode = str(one.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        one.execute("CREATE TABLE trial (x)")
+        one.execute("INSERT INTO trial VALUES (1)")
+        one.commit()
+        with closing(sqlite3.connect(path, timeout=2.0)) as two:
+            return mode, int(two.execute("SELECT count(*) FROM trial").fetchone()[0])
+
+
+def _forget(file: int) -> bool:
+    """Drop what the system keeps of a file in memory; True where it cannot be asked to."""
+    if sys.platform == "win32" or not hasattr(os, "posix_fadvise"):
+        return True
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    return False

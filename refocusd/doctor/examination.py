@@ -1,0 +1,103 @@
+"""The checks in order, each with its time limit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from refocusd.doctor import disk, engine, graphics, machine, memory_ring, network
+from refocusd.doctor.case import Case
+from refocusd.doctor.finding import Finding, broken, doubtful
+
+__all__ = ["CHECKS", "Check", "examine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing to look at.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the report where it cannot say more itself.
+    look : callable
+        Gives what it found.
+    limit_s : float
+        After so long it is left alone.
+    needed : bool
+        Nothing can be refocused where it cannot be carried out.
+    """
+
+    name: str
+    look: Callable[[Case], Iterable[Finding]]
+    limit_s: float = 10.0
+    needed: bool = False
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("Python", machine.python, needed=True),
+    Check("packages", machine.packages, needed=True),
+    Check("memory", machine.memory),
+    Check("clock", machine.clock),
+    Check("anti-virus", machine.anti_virus),
+    Check("GPU", graphics.devices),
+    Check("GPU packages", graphics.packages),
+    Check("engine", engine.engine, limit_s=engine.TRIAL_S + 5, needed=True),
+    Check("ring", memory_ring.ring, limit_s=memory_ring.TRIAL_S + 5, needed=True),
+    Check("daemon", network.daemon),
+    Check("view", network.view_port),
+    Check("remote workers", network.listen),
+    Check("Micro-Manager", network.bridge),
+    Check("ledgers", disk.ledgers, limit_s=20, needed=True),
+    Check("output folder", disk.output, limit_s=20, needed=True),
+    Check("disk speed", disk.speed, limit_s=disk.SPEED_S * 4 + 10),
+    Check("room", disk.room),
+)
+
+
+def examine(case: Case, checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
+    """Carry the checks out, one after the other.
+
+    Parameters
+    ----------
+    case : Case
+    checks : iterable of Check
+
+    Yields
+    ------
+    Finding
+        As soon as each is found.  A check that raises or takes too long gives one as well.
+    """
+    for check in checks:
+        yield from _carry_out(check, case)
+
+
+def _carry_out(check: Check, case: Case) -> list[Finding]:
+    found: list[Finding] = []
+    cannot = broken if check.needed else doubtful
+
+    def look() -> None:
+        try:
+            found.extend(check.look(case))
+        except Exception as error:  # noqa: BLE001 (a check that fails is a finding, never an end)
+            found.append(
+                cannot(
+                    check.name,
+                    f"cannot be looked at: {type(error).__name__}: {error}",
+                    "please report this line",
+                )
+            )
+
+    # A thread that hangs in a dead network share cannot be ended; as a daemon it is left behind.
+    thread = threading.Thread(target=look, name=f"doctor-{check.name}", daemon=True)
+    thread.start()
+    thread.join(check.limit_s)
+    if not thread.is_alive():
+        return found
+    late = cannot(
+        check.name,
+        f"no answer within {check.limit_s:g} s",
+        "a disk, a network share or a driver does not answer: try it outside refocusd",
+    )
+    return [*tuple(found), late]

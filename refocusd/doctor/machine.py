@@ -1,0 +1,167 @@
+"""Python, packages, memory, clock, anti-virus."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from refocusd import __version__
+from refocusd.doctor.case import Case
+from refocusd.doctor.finding import Finding, broken, doubtful, fine, not_applicable
+
+__all__ = ["anti_virus", "available_memory", "clock", "memory", "packages", "python"]
+
+MIB = 1 << 20
+#: Versions that are tested.
+OLDEST, NEWEST = (3, 11), (3, 13)
+#: An engine with its library, a view and the daemon, beside the ring.
+PROCESSES_MIB = 1024
+#: Before this version was made (2025-01-01), in seconds since 1970: a clock that was never set.
+NEVER_SET = 1_735_689_600
+#: Latencies are told in milliseconds.
+COARSE_S = 1e-3
+
+
+def python(_case: Case) -> Iterator[Finding]:
+    """Version and word size of the interpreter."""
+    bits = 8 * struct.calcsize("P")
+    says = f"{platform.python_version()}, {bits} bit, {platform.system()} {platform.machine()}"
+    if bits != 64:
+        yield broken("Python", says, "install a 64-bit Python 3.11-3.13 from python.org")
+    elif not OLDEST <= sys.version_info[:2] <= NEWEST:
+        yield broken("Python", says, "refocusd runs on Python 3.11, 3.12 and 3.13: install one")
+    else:
+        yield fine("Python", says)
+
+
+def packages(_case: Case) -> Iterator[Finding]:
+    """Whether what refocusd requires is installed."""
+    try:
+        needed = [line for line in requires("refocusd") or [] if "extra ==" not in line]
+    except PackageNotFoundError:
+        yield doubtful(
+            "packages",
+            "refocusd runs from a checkout that is not installed",
+            f'"{sys.executable}" -m pip install . in the checkout',
+        )
+        return
+    there, missing = [f"refocusd {__version__}"], []
+    for line in needed:
+        found = re.match(r"[A-Za-z0-9._-]+", line)
+        if found is None:
+            continue
+        try:
+            there.append(f"{found[0]} {version(found[0])}")
+        except PackageNotFoundError:
+            missing.append(line)
+    if missing:
+        quoted = " ".join(f'"{line}"' for line in missing)
+        yield broken(
+            "packages",
+            f"not installed: {', '.join(missing)}",
+            f'"{sys.executable}" -m pip install {quoted}',
+        )
+    else:
+        yield fine("packages", ", ".join(there))
+
+
+def memory(case: Case) -> Iterator[Finding]:
+    """Whether ring and engine fit into what is free."""
+    free = available_memory()
+    if free is None:
+        yield not_applicable("memory", "this system does not say how much is free")
+        return
+    ring_mib = case.settings.ring_mib
+    wanted = ring_mib + PROCESSES_MIB * max(1, case.settings.workers)
+    says = f"{free / MIB:.0f} MiB available; ring and workers may take {wanted} MiB"
+    if free < ring_mib * MIB:
+        yield broken("memory", says, "close other programs, or set a smaller ring_mib")
+    elif free < wanted * MIB:
+        yield doubtful("memory", says, "close other programs, or set a smaller ring_mib")
+    else:
+        yield fine("memory", says)
+
+
+def clock(_case: Case) -> Iterator[Finding]:
+    """Whether the time of day is set, and intervals can be measured."""
+    resolution_s = max(
+        time.get_clock_info("perf_counter").resolution, time.get_clock_info("monotonic").resolution
+    )
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    if time.time() < NEVER_SET:
+        yield doubtful("clock", f"says {now}", "set date and time: they go into every dataset")
+    elif resolution_s > 20 * COARSE_S:
+        yield doubtful(
+            "clock", f"{now}, in steps of {resolution_s * 1e3:.0f} ms", "latencies will be coarse"
+        )
+    else:
+        yield fine("clock", now)
+
+
+def anti_virus(case: Case) -> Iterator[Finding]:
+    """What to exclude: on Windows a scanner reads every frame that is written."""
+    if sys.platform == "win32":
+        folders = ",".join(f"'{one}'" for one in (case.folder.absolute(), case.settings.ledgers))
+        yield not_applicable(
+            "anti-virus",
+            "not looked at; a scanner that reads every frame slows writing",
+            f"once, in an administrator's PowerShell: Add-MpPreference -ExclusionPath {folders}",
+        )
+    else:
+        yield not_applicable("anti-virus", "nothing to exclude on this system")
+
+
+def available_memory() -> int | None:
+    """Bytes that programs can still have; None where the system does not say."""
+    if sys.platform == "win32":
+        return _windows_memory()
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+    free = int(found[1]) * 1024 if found else None
+    return _within_container(free)
+
+
+def _within_container(free: int | None) -> int | None:
+    """A container's own limit, where there is one (control groups, version 2)."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # none, or "max"
+        return free
+    left = max(0, limit - used)
+    return left if free is None else min(free, left)
+
+
+class _MemoryStatus(ctypes.Structure):
+    # MEMORYSTATUSEX of sysinfoapi.h
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("total", ctypes.c_uint64),
+        ("available", ctypes.c_uint64),
+        ("total_page_file", ctypes.c_uint64),
+        ("available_page_file", ctypes.c_uint64),
+        ("total_virtual", ctypes.c_uint64),
+        ("available_virtual", ctypes.c_uint64),
+        ("available_extended", ctypes.c_uint64),
+    )
+
+
+def _windows_memory() -> int | None:
+    if sys.platform == "win32":
+        status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+        kernel = ctypes.WinDLL("kernel32")
+        if kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
+            return int(status.available)
+    return None

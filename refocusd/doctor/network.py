@@ -1,0 +1,143 @@
+"""Micro-Manager's bridge, the daemon, and the ports of this computer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Iterator
+
+from refocusd import __version__
+from refocusd.attach.bridge_probe import probe
+from refocusd.doctor.case import Case
+from refocusd.doctor.finding import Finding, broken, doubtful, fine, not_applicable
+from refocusd.errors import TransportError
+from refocusd.transport.client import Connection
+
+__all__ = ["bridge", "daemon", "is_free", "listen", "view_port"]
+
+LOCAL = "127.0.0.1"
+ANSWER_S = 1.5
+HEALTH_S = 1.5
+_MAX_HEALTH = 1 << 16
+
+
+def bridge(case: Case) -> Iterator[Finding]:
+    """Who answers where Micro-Manager would."""
+    answer = probe(LOCAL, case.settings.bridge_port)
+    wanted = case.settings.studio == "on"
+    if answer.state == "ready":
+        yield fine("Micro-Manager", answer.says)
+    elif answer.state == "nothing" and not wanted:
+        yield not_applicable(
+            "Micro-Manager",
+            f"nobody at {LOCAL}:{case.settings.bridge_port}",
+            "for acquisitions of its GUI: start it, and tick Tools > Options > Run pycro-manager "
+            "server; scripts and --follow do without",
+        )
+    else:
+        yield doubtful("Micro-Manager", *_split(answer.says))
+
+
+def daemon(case: Case) -> Iterator[Finding]:
+    """Whether one runs, of this version; if not, whether its port is free."""
+    endpoint = case.settings.endpoint
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if is_free(host, int(port)):
+        yield fine("daemon", f"not running; its port {port} is free", "refocusd run starts it")
+        return
+    try:
+        with Connection(endpoint, "control", inline=True, version=__version__) as connection:
+            theirs = connection.welcome(ANSWER_S).version
+    except TransportError as error:
+        yield broken(
+            "daemon",
+            f"port {port} is taken, and what listens there is no daemon of this version ({error})",
+            "end that program (or the older daemon), or set another endpoint",
+        )
+        return
+    if theirs != __version__:
+        yield doubtful(
+            "daemon",
+            f"version {theirs} runs at {endpoint}, this is {__version__}",
+            "refocusd run --stop, then refocusd run",
+        )
+    else:
+        yield fine("daemon", f"version {theirs} runs at {endpoint}")
+
+
+def view_port(case: Case) -> Iterator[Finding]:
+    """Whether the live view can have its port, or has it."""
+    port = case.settings.view_port
+    if not case.settings.view:
+        yield not_applicable("view", "switched off (view = false)")
+    elif port == 0:
+        yield fine("view", "takes any free port")
+    elif is_free(LOCAL, port):
+        yield fine("view", f"its port {port} is free")
+    elif _is_view(port):
+        yield fine("view", f"http://{LOCAL}:{port}/")
+    else:
+        yield doubtful(
+            "view",
+            f"port {port} is taken by another program: there will be no live view",
+            "end that program, or set another view_port",
+        )
+
+
+def listen(case: Case) -> Iterator[Finding]:
+    """Whether the address for workers on other hosts can be had."""
+    address = case.settings.listen
+    if not address:
+        yield not_applicable("remote workers", "none wanted (listen is not set)")
+        return
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        yield broken("remote workers", f"{address} is no address", "write tcp://HOST:PORT")
+    elif int(port) == 0 or is_free("" if host in ("*", "0.0.0.0") else host, int(port)):  # noqa: S104
+        yield fine("remote workers", f"{address} can be had")
+    else:
+        yield doubtful(
+            "remote workers",
+            f"{address} is taken (perhaps by the daemon), or no address of this computer",
+            "compare it with the addresses that ipconfig or ip address show",
+        )
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a program could listen there now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+        if sys.platform == "win32":
+            # Without it Windows gives the same port to two programs.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # As ZeroMQ does: connections that have ended do not count.
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+            trial.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _is_view(port: int) -> bool:
+    connection = http.client.HTTPConnection(LOCAL, port, timeout=HEALTH_S)
+    try:
+        connection.request("GET", "/health")
+        said = json.loads(connection.getresponse().read(_MAX_HEALTH))
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+    return isinstance(said, dict) and "ready" in said
+
+
+def _split(says: str) -> tuple[str, str]:
+    """The probe tells what is and what to do in one sentence, parted by a colon or semicolon."""
+    for sign in ("; ", ": "):
+        head, found, tail = says.partition(sign)
+        if found:
+            return head, tail
+    return says, "start Micro-Manager, and look into its log"
