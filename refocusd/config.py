@@ -17,23 +17,32 @@ import platformdirs
 
 from refocusd.errors import ConfigError
 
-__all__ = ["Backend", "Policy", "Precision", "Settings", "SinkKind", "load_settings"]
+__all__ = ["Attach", "Backend", "Policy", "Precision", "Settings", "SinkKind", "load_settings"]
 
 Backend = Literal["auto", "openvino", "identity"]
 Precision = Literal["auto", "f32", "bf16"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
+Attach = Literal["auto", "on", "off"]
 
 #: Variables that share the prefix but are not settings.
-NOT_SETTINGS = {"REFOCUSD_TEST_DATA", "REFOCUSD_FUZZ_ROUNDS"}
+NOT_SETTINGS = {"REFOCUSD_TEST_BRIDGE", "REFOCUSD_TEST_DATA", "REFOCUSD_FUZZ_ROUNDS"}
 
 
 def _user_ledgers() -> str:
     return str(Path(platformdirs.user_data_dir("refocusd", appauthor=False)) / "ledgers")
 
 
+def _user_output() -> str:
+    return str(Path.home() / "refocusd")
+
+
 def _user_keys() -> str:
     return str(Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "keys")
+
+
+def _user_calibrations() -> str:
+    return str(Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "calibrations")
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,10 +75,27 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         (``refocusd keys new``).  Empty: nowhere.
     keys : str
         Folder of the keys for `listen`.
+    calibrations : str
+        Folder of the calibration profiles (``*.json``); which one is a frame's its metadata say.
     view : bool
         Serve the live view, a web page of this computer.
     view_port : int
         Where: ``http://127.0.0.1:8750/``.
+    advise_focus : bool
+        Tell how far, and in which direction, the stage is from focus.
+    correct_focus : bool
+        Let sources that allow it move the stage by that advice.  Both sides must want it.
+    follow : list of str
+        Folders where datasets appear that nobody hooked; they are followed while they grow.
+    studio : {"auto", "on", "off"}
+        Acquisitions started in Micro-Manager's GUI.  ``auto``: attach when its bridge answers;
+        ``on``: say so as long as it does not.
+    live : bool
+        Show Micro-Manager's live mode and snaps, refocused, in the view.
+    bridge_port : int
+        Where Micro-Manager's bridge listens on this computer.
+    studio_output : str
+        Folder for the refocused frames of acquisitions that Micro-Manager does not save.
     ring_mib : int
         Shared memory for frames in flight, MiB.  The cap of all acquisitions together.
     source_mib : int
@@ -101,8 +127,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pick_up: bool = True
     listen: str = ""
     keys: str = msgspec.field(default_factory=_user_keys)
+    calibrations: str = msgspec.field(default_factory=_user_calibrations)
     view: bool = True
     view_port: int = 8750
+    advise_focus: bool = False
+    correct_focus: bool = False
+    follow: list[str] = []
+    studio: Attach = "auto"
+    live: bool = True
+    bridge_port: int = 4827
+    studio_output: str = msgspec.field(default_factory=_user_output)
     ring_mib: int = 512
     source_mib: int = 0
     inline: bool = False
@@ -119,6 +153,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             ("threads", self.threads, 0, 256),
             ("workers", self.workers, 0 if self.listen else 1, 64),
             ("view_port", self.view_port, 0, 65535),
+            ("bridge_port", self.bridge_port, 1, 65535),
             ("ring_mib", self.ring_mib, 1, 1 << 16),
             ("source_mib", self.source_mib, 0, self.ring_mib),
             ("reserve_mib", self.reserve_mib, 0, 1 << 30),

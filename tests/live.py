@@ -40,6 +40,7 @@ def quick_settings(tmp_path: Path, **changes: Any) -> Settings:
         "endpoint": "tcp://127.0.0.1:0",
         "backend": "identity",
         "ledgers": str(tmp_path / "ledgers"),
+        "calibrations": str(tmp_path / "calibrations"),
         "ring_mib": 64,
         "reserve_mib": 1,
         **changes,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.profile import Microscope
+from refocusd.profiles.identity import binning_of, camera_of, objective_of, pixel_um_of
 
 __all__ = ["add_microscope_flags", "core_metadata", "microscope_of"]
 
@@ -56,11 +56,11 @@ def microscope_of(
     """
     flags = {k: v for k, v in vars(arguments).items() if v is not None} if arguments else {}
     microscope = Microscope(
-        camera=str(flags.get("camera", _camera(metadata))),
-        objective=str(flags.get("objective", _objective(metadata))),
+        camera=str(flags.get("camera", camera_of(metadata))),
+        objective=str(flags.get("objective", objective_of(metadata))),
         channel=str(flags.get("channel", channel or metadata.get("Channel") or "")),
-        binning=int(flags.get("binning", _binning(metadata))),
-        pixel_um=flags.get("pixel_um", pixel_um or _pixel_um(metadata)),
+        binning=int(flags.get("binning", binning_of(metadata) or 1)),
+        pixel_um=flags.get("pixel_um", pixel_um or pixel_um_of(metadata)),
         na=flags.get("na"),
         wavelength_um=flags.get("wavelength_um"),
         refractive_index=float(flags.get("refractive_index", 1.0)),
@@ -84,37 +84,6 @@ def _check(microscope: Microscope) -> None:
         value = getattr(microscope, name)
         if value is not None and not 0 < value < 1000:
             raise ConfigError(f"--{name.replace('_', '-')} {value:g} makes no sense")
-
-
-def _camera(metadata: Mapping[str, Any]) -> str:
-    return str(metadata.get("Camera") or metadata.get("Core-Camera") or "")
-
-
-def _objective(metadata: Mapping[str, Any]) -> str:
-    # Micro-Manager names a property <device>-<property>: "TIObjective-Label".
-    for key in sorted(metadata):
-        device, _, name = key.rpartition("-")
-        if name == "Label" and "objective" in device.lower():
-            return str(metadata[key])
-    return ""
-
-
-def _binning(metadata: Mapping[str, Any]) -> int:
-    value = metadata.get("Binning", metadata.get(f"{_camera(metadata)}-Binning", 1))
-    # "2", "2x2" and 2 are all seen.
-    match = re.match(r"\d+", str(value))
-    return int(match.group()) if match else 1
-
-
-def _pixel_um(metadata: Mapping[str, Any]) -> float | None:
-    for key in ("PixelSizeUm", "PixelSize_um"):
-        try:
-            size = float(metadata[key])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if 0 < size < 1000:
-            return size
-    return None
 
 
 def core_metadata(core: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from refocusd.daemon.dataset import (
     refuse_refocused,
 )
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.identity import first_of
 from refocusd.sources.raw_frames import RawFrames, open_raw
 
 __all__ = ["register"]
@@ -86,7 +89,11 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
         _warn_of(frames)
         endpoint = daemon.start(own_settings(settings))
         there = (o for o in outputs if folder is None or o.path.parent == target.parent)
-        ours = (acquisition, daemon.run)
+        known = next((o.first for o in outputs if o.acquisition == acquisition and o.first), None)
+        first = known or _first(frames)
+        chosen, _ = Catalogue(settings.calibrations).choose(first, frames.format()[0])
+        run = daemon.run_of(chosen.ids)
+        ours = (acquisition, run)
         if output := next((o for o in there if (o.acquisition, o.run) == ours), None):
             if said := held_elsewhere(output, settings):
                 return Done(path, output.path, said=said)
@@ -94,12 +101,19 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
             keys, target = check.report.to_do(), output.path
             if check.clean:
                 return Done(path, output.path, check=check, said=f"{output.path}: nothing to do")
-        place, seconds = feed(frames, keys, endpoint, acquisition, target, daemon.run)
+        place, seconds = feed(frames, keys, endpoint, acquisition, target, run, first, chosen.ids)
         made = Output.at(place)
         if made is None:
             raise OutputError(f"{place} was moved while it was written")
         check = check_quickly(_dataset(frames, made), made, settings)
     return Done(path, place, len(keys), seconds, check)
+
+
+def _first(frames: RawFrames) -> dict[str, Any]:
+    """What the first frame tells of the microscope."""
+    frame = frames.read(frames.keys()[0])
+    said: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
+    return said
 
 
 def _dataset(frames: RawFrames, output: Output) -> Dataset:

@@ -23,6 +23,7 @@ from refocusd.daemon.dataset import Dataset, Output, find_dataset
 from refocusd.daemon.verification import RunCheck
 from refocusd.engines.bundle import load_bundle, shipped_bundles
 from refocusd.errors import BundleError, InputError, RefocusdError, TransportError, WorkerError
+from refocusd.profiles.catalogue import Catalogue
 from refocusd.sources.raw_frames import open_raw
 
 __all__ = ["register"]
@@ -137,15 +138,25 @@ def _finish(
             raise InputError(
                 f"{output.path} is not complete, and its raw data are not there{lost}: put them beside it"
             )
+        _check_profiles(output, dataset.raw, settings)
         endpoint = daemon.start(settings_of_run(output, settings))
-        if daemon.run != output.run:
+        if (run := daemon.run_of(output.profiles)) != output.run:
             raise BundleError(
                 f"{output.path} is of run {output.run}, but its model and settings make run "
-                f"{daemon.run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
+                f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
                 "refocuses the raw data anew, beside it"
             )
         with open_raw(dataset.raw) as frames:
-            _, seconds = feed(frames, keys, endpoint, output.acquisition, output.path, output.run)
+            _, seconds = feed(
+                frames,
+                keys,
+                endpoint,
+                output.acquisition,
+                output.path,
+                output.run,
+                output.first,
+                output.profiles,
+            )
         after = check_quickly(dataset, output, settings)
     except (TransportError, WorkerError):
         raise  # of our own daemon: the next dataset would fare no better
@@ -153,6 +164,22 @@ def _finish(
         return Done(path, output.path, said=str(error), error=True)
     said = "" if keys else f"{output.path}: the ledger was put right"
     return Done(path, output.path, len(keys), seconds, after, said)
+
+
+def _check_profiles(output: Output, raw: Path, settings: Settings) -> None:
+    """Refuse a run whose calibration profiles are not there any more, before an engine starts.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        Catalogue(settings.calibrations).named(output.profiles, output.first)
+    except InputError as error:
+        raise InputError(
+            f"{output.path} cannot be finished: {error}; or refocus the raw data anew, beside it, "
+            f"with `refocusd process {raw}`"
+        ) from error
 
 
 def _needs_repair(check: RunCheck) -> bool:

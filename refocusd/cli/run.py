@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from refocusd.attach.process import AttachProcess
 from refocusd.cli.console import write_json
 from refocusd.cli.settings import add_setting_flags, settings_of
 from refocusd.config import Settings
@@ -33,6 +34,7 @@ EPILOG = """\
 examples:
   refocusd run
   refocusd run --config refocusd.toml
+  refocusd run --follow D:\\data   refocus datasets that appear there
   refocusd run --stop          ask the running daemon to end, everything written
 """
 
@@ -42,7 +44,8 @@ def register(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "run",
         help="start the daemon beside Micro-Manager",
-        description="Takes frames from pycromanager hooks (refocusd.Source) and refocuses them.",
+        description="Takes frames from pycromanager hooks (refocusd.Source), from folders where "
+        "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,8 +81,13 @@ def _run(arguments: argparse.Namespace) -> int:
             signal.signal(getattr(signal, name), lambda *_: asked.set())
     if arguments.with_parent:
         watch_stdin(asked.set)
-    with Daemon(settings) as daemon, _view(settings, daemon):
+    with (
+        Daemon(settings) as daemon,
+        _view(settings, daemon),
+        AttachProcess(daemon.endpoint, settings) as attached,
+    ):
         daemon.wait_ready(asked)
+        log.info("sources: %s", ", ".join(["hook", *attached.sources]))
         if arguments.announce and not asked.is_set():
             line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))
             sys.stdout.buffer.write(line + b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
-from refocusd.config import Backend, Policy, Precision, Settings, SinkKind, load_settings
+from refocusd.config import Attach, Backend, Policy, Precision, Settings, SinkKind, load_settings
 
 __all__ = ["add_setting_flags", "daemon_flags", "settings_of"]
 
@@ -21,9 +21,17 @@ _FLAGS = (
     "sink",
     "listen",
     "keys",
+    "calibrations",
     "pick_up",
     "view",
     "view_port",
+    "follow",
+    "studio",
+    "live",
+    "bridge_port",
+    "studio_output",
+    "advise_focus",
+    "correct_focus",
     "ring_mib",
     "ledgers",
 )
@@ -50,6 +58,9 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--keys", metavar="FOLDER", help="keys of workers on other hosts")
     group.add_argument(
+        "--calibrations", metavar="FOLDER", help="calibration profiles, chosen by frames' metadata"
+    )
+    group.add_argument(
         "--pick-up",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -63,6 +74,44 @@ def add_setting_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--view-port", type=int, dest="view_port", help="its port; 0 takes a free one"
+    )
+    group.add_argument(
+        "--advise-focus",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="tell how far, and which way, the stage is from focus",
+    )
+    group.add_argument(
+        "--correct-focus",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let sources move the stage by that advice, within the limits that they set",
+    )
+    group.add_argument(
+        "--follow",
+        metavar="FOLDER",
+        action="append",
+        help="refocus datasets that appear there, while they grow; may be repeated",
+    )
+    group.add_argument(
+        "--studio",
+        choices=get_args(Attach),
+        help="acquisitions started in Micro-Manager's GUI (auto: whenever it is there)",
+    )
+    group.add_argument(
+        "--live",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show Micro-Manager's live mode and snaps in the view",
+    )
+    group.add_argument(
+        "--bridge-port", type=int, dest="bridge_port", help="of Micro-Manager's bridge (4827)"
+    )
+    group.add_argument(
+        "--studio-output",
+        metavar="FOLDER",
+        dest="studio_output",
+        help="for acquisitions that Micro-Manager does not save",
     )
     group.add_argument(
         "--ring-mib", type=int, dest="ring_mib", help="shared memory for frames, MiB"
@@ -90,6 +139,8 @@ def daemon_flags(arguments: argparse.Namespace) -> list[str]:
         value = getattr(arguments, name, None)
         if isinstance(value, bool):
             flags.append("--" + ("" if value else "no-") + name.replace("_", "-"))
+        elif isinstance(value, list):
+            flags += [word for one in value for word in ("--" + name.replace("_", "-"), one)]
         elif value is not None and name != "endpoint":
             flags += ["--" + name.replace("_", "-"), str(value)]
     return flags

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,11 @@ from refocusd.daemon.dataset import Dataset, Output, is_being_written, note_reco
 from refocusd.daemon.runs import run_id
 from refocusd.daemon.verification import RunCheck, check_run
 from refocusd.errors import OutputError, TransportError, WorkerError
+from refocusd.profiles.catalogue import selection_id
+from refocusd.profiles.identity import first_of
 from refocusd.sources.raw_frames import RawFrames
 from refocusd.sources.replay import submit_frames
-from refocusd.transport.messages import Open, Opened
+from refocusd.transport.messages import EngineInfo, Open, Opened
 from refocusd.worker.priority import yield_to_acquisition
 
 __all__ = [
@@ -173,10 +175,16 @@ class OwnDaemon:
         self._running: Daemon | None = None
         self._stack = ExitStack()
         self._yields = False
-        self.run = ""
+        self._engine: EngineInfo | None = None
+
+    def run_of(self, profiles: Sequence[str]) -> str:
+        """Name of what it makes, once it was started, with these calibration profiles."""
+        assert self._running is not None
+        assert self._engine is not None
+        return run_id(self._engine, self._running.settings, selection_id(profiles))
 
     def start(self, settings: Settings) -> str:
-        """Its address, once its engine is ready; `run` then names what it makes.
+        """Its address, once its engine is ready.
 
         Raises
         ------
@@ -190,9 +198,8 @@ class OwnDaemon:
             daemon = self._stack.enter_context(Daemon(settings))
             self._running = daemon
             daemon.wait_ready()
-            engine = daemon_status(daemon.endpoint, timeout_s=10.0).engine
-            assert engine is not None
-            self.run = run_id(engine, settings)
+            self._engine = daemon_status(daemon.endpoint, timeout_s=10.0).engine
+            assert self._engine is not None
         return self._running.endpoint
 
     def close(self) -> None:
@@ -248,6 +255,8 @@ def feed(
     acquisition: str,
     output: Path,
     run: str,
+    first: Mapping[str, Any],
+    profiles: Sequence[str],
 ) -> tuple[Path, float]:
     """Have frames refocused, with a progress bar.
 
@@ -262,6 +271,10 @@ def feed(
         Where the first run's frames are.
     run : str
         What must make them.
+    first : mapping
+        Metadata of the acquisition's first frame.
+    profiles : sequence of str
+        Ids of the run's calibration profiles.
 
     Returns
     -------
@@ -303,6 +316,8 @@ def feed(
                 summary=json.dumps(dict(frames.summary), default=str),
                 expected=len(keys),
                 report=True,
+                first=first_of(first),
+                profiles=list(profiles),
             ),
             acquired=len(frames.keys()),
             live=False,

@@ -72,7 +72,6 @@ def _worker(arguments: argparse.Namespace) -> int:
             arguments.connect,
             keys,
             prepared,
-            pass_in_focus=settings.pass_in_focus,
             once=arguments.once,
             asked=asked,
         )

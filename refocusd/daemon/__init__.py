@@ -6,6 +6,7 @@
 `books`        what the broker knows of acquisitions, workers and tasks
 `desk`         acquisitions: opened, credited, closed, caught up
 `crew`         workers: who is ready, who holds which frame
+`focus_watch`  which frames are looked at for their focus, and what that says
 `checks`       what is refused before it is believed
 `writer`       one thread: sinks and ledgers
 `supervisor`   worker processes, kept alive

@@ -6,7 +6,16 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from refocusd.transport.messages import Counts, EngineInfo, FinalState, Open, Submit
+from refocusd.profiles.applied import Applied
+from refocusd.transport.messages import (
+    MAX_CALIBRATIONS,
+    Counts,
+    EngineInfo,
+    FinalState,
+    FocusAdvice,
+    Open,
+    Submit,
+)
 from refocusd.transport.ring import Slot
 
 __all__ = ["Acquisition", "Lane", "Task", "WorkerPeer"]
@@ -20,7 +29,9 @@ class Task:
     acquisition: str
     submit: Submit
     lane: Lane
+    #: Workers that died, and links to workers that were lost, while they were at it.
     deaths: int = 0
+    cuts: int = 0
     #: When a worker began with it (`time.monotonic`), and how long it had waited until then.
     sent_at: float = 0.0
     waited_ms: float = 0.0
@@ -64,6 +75,9 @@ class Acquisition:
     #: While frames are read from the raw dataset, by a thread that `catching` tells of.
     catch_up: Lane | None = None
     catching: bool = False
+    #: The calibration profiles that apply to it; the name of its run, once an engine is ready.
+    applied: Applied = field(default_factory=Applied)
+    run: str = ""
     #: Where its frames are written, once the writer has said so.
     output: str = ""
     opened: bool = False
@@ -86,8 +100,12 @@ class Acquisition:
     missed: int = 0
     #: Frames that went by at least, once the source or the raw dataset has said so.
     acquired: int = 0
+    #: Whether that is the end: its source has closed it, or raw was read to the end since.
+    told_end: bool = False
     states: dict[FinalState, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    #: The newest, of any of its fields.
+    focus: FocusAdvice | None = None
 
     @property
     def id(self) -> str:
@@ -158,5 +176,7 @@ class WorkerPeer:
     #: Frames answered, and when: for its rate.
     answered: int = 0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    #: Keys of the calibrations that it knows, the oldest first.
+    calibrations: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_CALIBRATIONS))
     #: Seconds that a pixel took at most, of late; 0 before its first answer.
     s_per_px: float = 0.0

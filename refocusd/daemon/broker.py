@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -24,13 +25,13 @@ from refocusd.daemon.crew import Crew
 from refocusd.daemon.desk import Desk
 from refocusd.daemon.mailbox import Mailbox, describe
 from refocusd.daemon.writer import Writer
-from refocusd.errors import TransportError
+from refocusd.errors import LedgerError, RefocusdError, TransportError
 from refocusd.frame import Pixels
 from refocusd.ledger import marked, unmark
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
 from refocusd.transport.doors import Doors, allowed_roles
-from refocusd.transport.ring import SharedRing
+from refocusd.transport.ring import RingAddress, SharedRing
 
 __all__ = ["Broker"]
 
@@ -40,6 +41,12 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 #: Peers that may be connected at once.
 MAX_PEERS = 256
+#: The largest header is that of an acquisition, or of the axes of many frames.
+MAX_HEADER_NBYTES = 32 << 20
+#: Acquisitions of earlier daemons that are open at once.
+MAX_PICKED_UP = 8
+#: Of what peers do wrong, one line in so many seconds is logged.
+COMPLAIN_S = 0.2
 
 
 class WorkerControl(Protocol):
@@ -98,7 +105,10 @@ class Broker:
         self._heard: dict[bytes, float] = {}
         #: Views that wait for a frame later than the serial they have.
         self._looks: dict[bytes, int] = {}
+        #: What an earlier daemon left unfinished, and the run it was of.
+        self._left: deque[tuple[wire.Open, str]] = deque()
         self._stop_by = 0.0
+        self._complained_at = 0.0
         #: Set once a worker is ready, or the daemon cannot have one.
         self.ready = threading.Event()
         #: Why the daemon ended, if not because it was asked to.
@@ -108,6 +118,10 @@ class Broker:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def expect(self, model: str) -> None:
+        """Name the model (its sha256) that the daemon's own workers are about to run."""
+        self._crew.model = model
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end; False if it still runs."""
@@ -142,6 +156,7 @@ class Broker:
                 if time.monotonic() - tick > TICK_S:
                     tick = time.monotonic()
                     self._look_at_the_clock()
+            self._course.abandon()
         except Exception:
             log.exception("the broker failed; the daemon ends, what was written stays")
             self.failure = self.failure or "internal error, see the log"
@@ -160,21 +175,41 @@ class Broker:
         try:
             if len(parts) not in (1, 2):
                 raise TransportError("a message has one header, and pixels at most")
+            if len(parts[0]) > MAX_HEADER_NBYTES:
+                raise TransportError(
+                    f"a header of {len(parts[0])} bytes: pixels are a part of their own"
+                )
             message = wire.decode(parts[0].buffer)
             self._on_message(identity, message, parts[1].buffer if len(parts) == 2 else None)
         except TransportError as error:
-            log.warning("refused from a peer: %s", error)
+            self._complain(str(error))
             about = getattr(message, "acquisition", "")
-            # A peer of an earlier daemon says Hello, and may then ask the same again.
-            again = identity not in self._roles
+            # A peer of an earlier daemon says Hello, and may then ask the same again; what a
+            # daemon that stops does not take any more is for the next one.
+            again = identity not in self._roles or self._course.stopping
             self._send(identity, wire.Refused(str(error), about, again=again), None)
+        except Exception:
+            # No message may end the daemon: whoever sent this is answered by nobody.
+            log.exception("a message of %r failed", type(message).__name__)
+
+    def _complain(self, text: str) -> None:
+        """Log what a peer did wrong; one that does so without end fills no disk."""
+        now = time.monotonic()
+        if now - self._complained_at > COMPLAIN_S:
+            self._complained_at = now
+            log.warning("refused from a peer: %s", text[:1000])
 
     def _send(self, identity: bytes, message: wire.Message, pixels: Pixels | None) -> None:
-        parts: list[bytes | memoryview] = [wire.encode(message)]
+        try:
+            parts: list[bytes | memoryview] = [wire.encode(message)]
+        except (OverflowError, UnicodeError) as error:
+            log.error("a %s cannot be sent: %s", type(message).__name__, error)
+            return
         if pixels is not None:
             parts.append(pixels.data.cast("B"))
-        # Where the peer is gone or does not read, its time-out will tell.
-        self._doors.send(identity, parts)
+        # Where the peer is gone or does not read, its time-out will tell.  A task's slot is not
+        # used again before its answer, so on the way to another host it need not be copied.
+        self._doors.send(identity, parts, copy=self._doors.remote(identity) is None)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -222,7 +257,12 @@ class Broker:
             inline = message.inline or bool(remote)
             self._crew.join(identity, pid=message.pid, inline=inline, remote=remote or "")
         welcome = wire.Welcome(
-            wire.PROTOCOL, __version__, self._ring.address, self._settings.policy
+            wire.PROTOCOL,
+            __version__,
+            # Of no use on another host, and none of its business.
+            RingAddress(0, -1, "", 0) if remote else self._ring.address,
+            self._settings.policy,
+            self._settings.pass_in_focus,
         )
         self._send(identity, welcome, None)
 
@@ -289,7 +329,7 @@ class Broker:
                 self._writer.preview.ask(message.max_side)
         elif isinstance(message, wire.Pause):
             log.info("paused" if message.paused else "going on")
-            self._course.queues.paused = message.paused
+            self._course.queues.paused = message.paused and not self._course.stopping
         elif isinstance(message, wire.CatchUp):
             self._course.catch_up_when_idle = message.on
         elif isinstance(message, wire.Stop) and role == "control":
@@ -342,9 +382,21 @@ class Broker:
                     message.name,
                     message.raw or "none was kept",
                 )
-                unmark(self._settings.ledgers, mark.acquisition)
+                try:
+                    unmark(self._settings.ledgers, mark.acquisition)
+                except LedgerError as error:
+                    log.warning("%s", error)
                 continue
-            self._desk.pick_up(message, run)
+            self._left.append((message, run))
+        self._pick_up_more()
+
+    def _pick_up_more(self) -> None:
+        """A few at a time: each takes files, a thread and slots."""
+        while self._left and self._course.picked_up < MAX_PICKED_UP:
+            try:
+                self._desk.pick_up(*self._left.popleft())
+            except RefocusdError as error:
+                log.warning("an acquisition cannot be picked up: %s", error)
 
     # -- events from other threads ------------------------------------------------------
 
@@ -382,7 +434,8 @@ class Broker:
     def _dispatch(self) -> None:
         while (worker := self._crew.free()) and (found := self._course.queues.next_task()):
             task, acquisition = found
-            self._crew.assign(worker, task, acquisition)
+            focus = self._course.focus.ask(acquisition, task.submit)
+            self._crew.assign(worker, task, acquisition, focus)
 
     def _look_at_the_clock(self) -> None:
         now = time.monotonic()
@@ -401,6 +454,7 @@ class Broker:
             self._looks.pop(identity, None)
             self._desk.lost(identity)
         self._course.look_at_the_clock(workers_idle=self._crew.idle)
+        self._pick_up_more()
 
     def _replace(self, identity: bytes, why: str) -> None:
         name = identity.decode(errors="replace")
@@ -413,4 +467,4 @@ class Broker:
     def _forget_worker(self, identity: bytes) -> None:
         self._roles.pop(identity, None)
         self._heard.pop(identity, None)
-        self._course.again(self._crew.lose(identity))
+        self._course.again(self._crew.lose(identity, cut=True))

@@ -37,6 +37,16 @@ def check_open(message: wire.Open) -> None:
         raise InputError(f"{message.output} lies in the raw dataset: choose a folder beside it")
     if len(message.summary) > MAX_METADATA_CHARS:
         raise InputError("the summary metadata is larger than 1 MiB")
+    _check_first(message.first)
+
+
+def _check_first(first: str) -> None:
+    if len(first) > MAX_METADATA_CHARS:
+        raise InputError("the metadata of the first frame are larger than 1 MiB")
+    try:
+        msgspec.json.decode(first or "{}", type=dict[str, object])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InputError(f"the metadata of the first frame are no JSON object: {error}") from error
 
 
 def check_same(known: wire.Open, message: wire.Open) -> None:

@@ -14,14 +14,16 @@ from collections.abc import Callable
 from refocusd.config import Settings
 from refocusd.daemon.books import Acquisition, Lane, Task
 from refocusd.daemon.crew import Send
+from refocusd.daemon.focus_watch import FocusWatch
 from refocusd.daemon.mailbox import DiskFull, GivenUp, SinkOpened, Written
 from refocusd.daemon.overview import describe_acquisition
 from refocusd.daemon.queues import Queues
 from refocusd.daemon.runs import run_id
 from refocusd.daemon.statistics import Statistics
 from refocusd.daemon.writer import Writer
+from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
-from refocusd.transport.ring import SharedRing
+from refocusd.transport.ring import SharedRing, checksum
 
 __all__ = ["Course"]
 
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 REMEMBERED = 32
 #: So long without a live frame, and the workers may catch up meanwhile.
 IDLE_S = 1.0
+#: Workers that may die on one frame; and links that may be cut meanwhile, which tells less.
+MAX_DEATHS = 2
+MAX_CUTS = 10
 
 
 class Course:
@@ -68,6 +73,7 @@ class Course:
         catch_up: Callable[[wire.Open, str], None],
     ) -> None:
         self._settings = settings
+        self._ring = ring
         self._writer = writer
         self._send = send
         self._start_catch_up = catch_up
@@ -79,6 +85,7 @@ class Course:
         self.last_live = 0.0
         self.queues = Queues(settings, ring.address.nbytes, self.open, send)
         self.statistics = Statistics()
+        self.focus = FocusWatch(settings)
         self.catch_up_when_idle = True
         self.stopping = False
 
@@ -86,6 +93,11 @@ class Course:
     def empty(self) -> bool:
         """Whether no acquisition is open."""
         return not self.open
+
+    @property
+    def picked_up(self) -> int:
+        """Open acquisitions that no source has begun here."""
+        return sum(not acquisition.source for acquisition in self.open.values())
 
     @property
     def unfinished(self) -> int:
@@ -99,30 +111,38 @@ class Course:
 
     def details(self) -> list[wire.AcquisitionStatus]:
         """The open and the last ended acquisitions in full."""
-        return [*self._ended, *(describe_acquisition(a, self.run) for a in self.open.values())]
+        return [*self._ended, *(describe_acquisition(a, a.run) for a in self.open.values())]
 
-    @property
-    def run(self) -> str:
-        """Name of the run; empty before an engine is ready."""
-        return run_id(self.engine, self._settings) if self.engine else ""
+    def run_of(self, acquisition: Acquisition) -> str:
+        """Name of an acquisition's run; empty before an engine is ready."""
+        if self.engine is None:
+            return ""
+        return run_id(self.engine, self._settings, acquisition.applied.id)
 
     def enter(self, acquisition: Acquisition) -> None:
         """An acquisition begins; it is opened on disk once its run has a name."""
         self.open[acquisition.id] = acquisition
         self.queues.enter(acquisition)
         if self.engine is not None:
-            self._writer.open(acquisition.open, self.run, self.engine)
+            self._open_place(acquisition, self.engine)
 
     def engine_ready(self, engine: wire.EngineInfo) -> None:
         """The first worker is ready: what was waiting for it can be opened."""
         if self.engine is None:
             self.engine = engine
             for acquisition in self.open.values():
-                self._writer.open(acquisition.open, self.run, engine)
+                self._open_place(acquisition, engine)
+
+    def _open_place(self, acquisition: Acquisition, engine: wire.EngineInfo) -> None:
+        acquisition.run = self.run_of(acquisition)
+        applied = acquisition.applied
+        if applied.selection.profiles or applied.warnings:
+            self._writer.note_calibration(acquisition.id, applied)
+        self._writer.open(acquisition.open, acquisition.run, engine)
 
     def tell_opened(self, acquisition: Acquisition, peer: bytes) -> None:
         """Tell a peer where the refocused frames go."""
-        self._send(peer, wire.Opened(acquisition.id, self.run, acquisition.output), None)
+        self._send(peer, wire.Opened(acquisition.id, acquisition.run, acquisition.output), None)
 
     # -- what the writer and the catch-up say -------------------------------------------
 
@@ -157,6 +177,8 @@ class Course:
         task = self.tasks.pop(event.task, None)
         if task is None:
             acquisition.records -= 1
+            again = event.known + (event.replaced if event.replaces is not None else 0)
+            acquisition.missed = max(0, acquisition.missed - again)
         else:
             task.lane.in_flight -= 1
             acquisition.active.pop(task.submit.axes, None)
@@ -164,7 +186,7 @@ class Course:
             # A second attempt at a frame is no second frame.
             acquisition.submitted -= bool(task and task.submit.live)
         if event.replaces is not None:
-            acquisition.note(event.replaces, -len(event.axes))
+            acquisition.note(event.replaces, -event.replaced)
         if event.state is not None:
             acquisition.note(event.state, len(event.axes))
             live = task is not None and task.submit.live
@@ -183,6 +205,8 @@ class Course:
         task = self.tasks.get(event.task)
         if acquisition is not None and task is not None:
             task.lane.in_flight -= 1
+            # The same would fail the same again: what is left is for the next daemon.
+            acquisition.incomplete = acquisition.incomplete or event.error
             self.give_up(acquisition, task)
             self.settle(acquisition)
 
@@ -195,14 +219,18 @@ class Course:
                 acquisition.warnings.append(warning)
             elif warning in acquisition.warnings:
                 acquisition.warnings.remove(warning)
-            self.settle(acquisition)
+            if event.full and self.stopping:
+                self._drop(acquisition)
+            else:
+                self.settle(acquisition)
 
     def catch_up_failed(self, key: str, error: str) -> None:
         """A catch-up ended early: what it could not do stays pending."""
         acquisition = self.open.get(key)
         if acquisition is None:
             return
-        log.error("catching up %s: %s", acquisition.open.name, error)
+        level = logging.INFO if self.stopping else logging.ERROR
+        log.log(level, "catching up %s: %s", acquisition.open.name, error)
         if acquisition.closing:
             acquisition.incomplete = error
         if acquisition.catch_up is None:
@@ -217,7 +245,7 @@ class Course:
         if acquisition is None:
             return  # forgotten by a stop
         self._unfinished += acquisition.unfinished
-        about = describe_acquisition(acquisition, self.run, ended=True)
+        about = describe_acquisition(acquisition, acquisition.run, ended=True)
         self._forget(acquisition)
         self._ended.append(about)
         if acquisition.source:
@@ -236,19 +264,47 @@ class Course:
             acquisition = self.open.get(task.acquisition)
             if acquisition is None:
                 continue  # dropped by a stop: stays pending
-            if task.deaths >= 2:
+            if task.deaths >= MAX_DEATHS:
                 self.fail(task, "two workers died on this frame")
+            elif task.cuts >= MAX_CUTS:
+                self.fail(task, f"the link to its worker was lost {MAX_CUTS} times")
             else:
                 self.queues.put_back(acquisition, task)
 
     def write(self, task: Task, result: wire.Result, engine: wire.EngineInfo) -> None:
         """A worker filled the slot: have it written."""
-        self._writer.write(task.number, task.submit, result.checksum, result.facts, engine)
+        acquisition = self.open.get(task.acquisition)
+        if acquisition is None:
+            return  # dropped by a stop: stays pending
+        focus = None
+        if advice := self._advise(acquisition, task, result):
+            focus = acquisition.focus = advice.focus
+        self._writer.write(task.number, task.submit, result.checksum, result.facts, engine, focus)
+
+    def _advise(
+        self, acquisition: Acquisition, task: Task, result: wire.Result
+    ) -> wire.Advice | None:
+        """What this frame's estimate adds to what is known of the focus; told to the source."""
+        advice = self.focus.note(acquisition.open, task.submit, result.facts)
+        wanted = self._settings.correct_focus and acquisition.open.advise
+        # A pause by the user holds the stage as well.
+        if advice and wanted and acquisition.source and not self.queues.paused:
+            self._send(acquisition.source, advice, None)
+        return advice
 
     def fail(self, task: Task, reason: str) -> None:
         """Record that a frame could not be refocused."""
-        log.error("frame %s: %s", task.submit.axes, reason)
-        submit = task.submit
+        acquisition, submit = self.open.get(task.acquisition), task.submit
+        if acquisition is None:
+            return  # dropped by a stop: stays pending
+        if acquisition.open.raw and submit.live and self._overwritten(acquisition, submit):
+            # By a source that was taken for gone and still had the slot: raw has the frame.
+            log.warning("frame %s was overwritten in the ring: left to the catch-up", submit.axes)
+            task.lane.in_flight -= 1
+            self.give_up(acquisition, task)
+            self.settle(acquisition)
+            return
+        log.error("frame %s: %s", submit.axes, reason)
         self._writer.record(
             task.acquisition,
             (submit.axes,),
@@ -257,6 +313,14 @@ class Course:
             task=task.number,
             live=submit.live,
         )
+
+    def _overwritten(self, acquisition: Acquisition, submit: wire.Submit) -> bool:
+        about = acquisition.open
+        try:
+            pixels = self._ring.view(submit.slot.offset, (about.height, about.width), about.dtype)
+        except TransportError:
+            return False
+        return checksum(pixels) != submit.checksum
 
     # -- the course of an acquisition ---------------------------------------------------
 
@@ -273,7 +337,7 @@ class Course:
     def _begin_catch_up(self, acquisition: Acquisition) -> None:
         acquisition.catching = True
         acquisition.behind = 0
-        self._start_catch_up(acquisition.open, self.run)
+        self._start_catch_up(acquisition.open, acquisition.run)
 
     def settle(self, acquisition: Acquisition) -> None:
         """Once a closing acquisition is idle: catch up what is pending, then finish."""
@@ -295,6 +359,8 @@ class Course:
             return
         acquisition.finishing = True
         counts = acquisition.counts()
+        if not acquisition.told_end:
+            acquisition.incomplete = acquisition.incomplete or "nobody has told its end"
         complete = not (acquisition.incomplete or counts.pending)
         self._writer.finish(acquisition.id, counts.acquired if complete else None)
 
@@ -304,15 +370,33 @@ class Course:
         self.queues.paused = False
         for acquisition in list(self.open.values()):
             if not acquisition.opened or acquisition.stalled:
-                refused = wire.Refused("the daemon is stopping", acquisition.id)
-                self._send(acquisition.source, refused, None)
-                self._unfinished += max(acquisition.unfinished, 1)
-                self._writer.finish(acquisition.id, None)
-                self._forget(acquisition)
+                self._drop(acquisition)
                 continue
-            if not acquisition.closing:
-                acquisition.incomplete = "the daemon was stopped"
+            if not acquisition.told_end or acquisition.catching:
+                acquisition.incomplete = acquisition.incomplete or "the daemon was stopped"
+            # What a catch-up has not sent yet stays pending, too.
+            if acquisition.catch_up is not None:
+                self.close_lane(acquisition, acquisition.catch_up)
             self.close_lane(acquisition, acquisition.live)
+
+    def abandon(self) -> None:
+        """The time for a stop is over: what will never be done, for the want of raw, is named."""
+        for acquisition in self.open.values():
+            about = acquisition.open
+            if acquisition.opened and acquisition.active and not (about.raw or about.preview):
+                axes = tuple(acquisition.active)
+                self._writer.record(
+                    about.acquisition, axes, "skipped", "no raw: the daemon stopped"
+                )
+
+    def _drop(self, acquisition: Acquisition) -> None:
+        """The daemon stops, and nothing more can be done for this acquisition."""
+        if acquisition.source:
+            refused = wire.Refused("the daemon is stopping", acquisition.id, again=True)
+            self._send(acquisition.source, refused, None)
+        self._unfinished += max(acquisition.unfinished, 1)
+        self._writer.finish(acquisition.id, None)
+        self._forget(acquisition)
 
     # -- helpers ------------------------------------------------------------------------
 
@@ -333,6 +417,7 @@ class Course:
 
     def _forget(self, acquisition: Acquisition) -> None:
         del self.open[acquisition.id]
+        self.focus.forget(acquisition.id)
         for task in self.queues.leave(acquisition):
             self.tasks.pop(task.number, None)
         self.queues.top_up()

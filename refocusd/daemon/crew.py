@@ -46,6 +46,8 @@ class Crew:
         self._workers: dict[bytes, WorkerPeer] = {}
         #: What the workers run; None until the first is ready.
         self.engine: wire.EngineInfo | None = None
+        #: sha256 of the model that our own workers are about to run, if it is known.
+        self.model = ""
 
     @property
     def ready(self) -> int:
@@ -87,10 +89,12 @@ class Crew:
             If it runs another model than the first: a run is of one model.
         """
         engine = message.engine
-        if self.engine is not None and _model(self.engine) != _model(engine):
+        ours = _model(self.engine) if self.engine else self.model
+        if ours and ours != _model(engine):
+            first = self.engine
+            named = (first.model_id or first.backend) if first else "its settings"
             raise TransportError(
-                f"this daemon's run is of model {self.engine.model_id or self.engine.backend} "
-                f"({self.engine.model_sha256[:12]}), the worker runs "
+                f"this daemon's run is of model {named} ({ours[:12]}), the worker runs "
                 f"{engine.model_id or engine.backend} ({engine.model_sha256[:12]}): start it with "
                 "the same --model"
             )
@@ -110,8 +114,14 @@ class Crew:
         able = [w for w in self._workers.values() if w.ready and len(w.tasks) < AT_HAND]
         return min(able, key=lambda worker: len(worker.tasks), default=None)
 
-    def assign(self, worker: WorkerPeer, task: Task, acquisition: Acquisition) -> None:
-        """Send a frame to a worker."""
+    def assign(
+        self,
+        worker: WorkerPeer,
+        task: Task,
+        acquisition: Acquisition,
+        focus: wire.FocusOptics | None = None,
+    ) -> None:
+        """Send a frame to a worker; with `focus` it estimates the defocus as well."""
         open_, submit = acquisition.open, task.submit
         pixels: Pixels | None = None
         if worker.inline:
@@ -127,8 +137,25 @@ class Crew:
             width=open_.width,
             dtype=open_.dtype,
             checksum=submit.checksum,
+            focus=focus,
+            calibration=self._calibrate(worker, task, acquisition),
         )
         self._send(worker.identity, message, pixels)
+
+    def _calibrate(self, worker: WorkerPeer, task: Task, acquisition: Acquisition) -> str:
+        """Key of the frame's calibration, which the worker knows from then on; "" for none."""
+        height, width = acquisition.open.height, acquisition.open.width
+        submit = task.submit
+        found = acquisition.applied.of_frame(submit.axes, submit.metadata, (height, width))
+        if found is None:
+            return ""
+        if found.key not in worker.calibrations:
+            hot = list(found.hot_pixels)
+            message = wire.Calibration(found.key, found.profile, height, width, hot)
+            self._send(worker.identity, message, None)
+            # The worker forgets its oldest as well.
+            worker.calibrations.append(found.key)
+        return found.key
 
     def take_back(self, identity: bytes, number: int) -> Task | None:
         """The task that a worker answers, or None if it does not hold it (any more)."""
@@ -164,16 +191,19 @@ class Crew:
         view = self._ring.view(slot.refocused_offset, (1, slot.nbytes), "uint8")
         view[0] = np.frombuffer(part, np.uint8)
 
-    def lose(self, identity: bytes) -> list[Task]:
+    def lose(self, identity: bytes, *, cut: bool = False) -> list[Task]:
         """The tasks of a worker that is gone, oldest first.
 
-        Only the oldest was at work, so only it may be what killed the worker.
+        Only the oldest was at work, so only it may be what killed the worker.  With
+        `cut` nothing is known but that its link is lost, which proves little.
         """
         worker = self._workers.pop(identity, None)
         if worker is None:
             return []
         tasks = list(worker.tasks)
-        if tasks:
+        if tasks and cut:
+            tasks[0].cuts += 1
+        elif tasks:
             tasks[0].deaths += 1
         return tasks
 

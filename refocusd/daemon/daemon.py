@@ -13,7 +13,7 @@ import zmq
 
 from refocusd import __version__
 from refocusd.config import Settings
-from refocusd.daemon.broker import Broker
+from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
 from refocusd.daemon.catchup import CatchUps
 from refocusd.daemon.mailbox import Mailbox, StopRequested
 from refocusd.daemon.supervisor import Supervisor
@@ -54,12 +54,19 @@ class Daemon:
 
     def __enter__(self) -> Self:
         settings = self.settings
+        model = "identity"
         if settings.backend != "identity":
-            load_bundle(settings.model)  # a bad bundle is told here, not by a dying worker
+            # A bad bundle is told here, not by a dying worker.
+            model = load_bundle(settings.model).sha256
         self._context = zmq.Context(io_threads=1)
         try:
-            self._doors = self._open_doors(self._bind())
+            local = self._bind()
             self._ring = SharedRing.create(settings.ring_mib << 20)
+            try:
+                self._doors = self._open_doors(local)
+            except RefocusdError:
+                self._ring.close()
+                raise
         except RefocusdError:
             self._context.destroy(linger=0)
             raise
@@ -80,6 +87,8 @@ class Daemon:
             self._catch_ups.start,
             self.supervisor,
         )
+        if settings.workers:
+            self._broker.expect(model)
         self._writer.start()
         self._broker.start()
         self.supervisor.start()
@@ -179,7 +188,9 @@ class Daemon:
 
     def _bind(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        # Pixels of a peer that cannot map the ring, or a header.
+        largest = max(MAX_HEADER_NBYTES, self.settings.ring_mib << 20)
+        socket.setsockopt(zmq.MAXMSGSIZE, min(MAX_MESSAGE, largest))
         socket.setsockopt(zmq.SNDHWM, 10_000)
         socket.setsockopt(zmq.RCVHWM, 1000)
         endpoint = self.settings.endpoint

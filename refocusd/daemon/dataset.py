@@ -13,7 +13,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Output:
         As in `EngineInfo`.
     settings : mapping
         Those that decide the pixels.
+    profiles : tuple of str
+        Ids of the calibration profiles that it was begun with.
+    first : mapping
+        What its first frame told of the microscope.
     """
 
     path: Path
@@ -73,6 +77,8 @@ class Output:
     raw: str
     engine: dict[str, Any]
     settings: dict[str, Any]
+    profiles: tuple[str, ...] = ()
+    first: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def at(cls, folder: Path) -> Output | None:
@@ -82,6 +88,7 @@ class Output:
         if not isinstance(acquisition, str) or not isinstance(run, str):
             return None
         raw, engine, settings = said.get("raw"), said.get("engine"), said.get("settings")
+        profiles, first = said.get("profiles"), said.get("first")
         return cls(
             path=folder.resolve(),
             acquisition=acquisition,
@@ -89,6 +96,8 @@ class Output:
             raw=raw if isinstance(raw, str) and raw else _noted_recording(folder),
             engine=engine if isinstance(engine, dict) else {},
             settings=settings if isinstance(settings, dict) else {},
+            profiles=tuple(map(str, profiles)) if isinstance(profiles, list) else (),
+            first=first if isinstance(first, dict) else {},
         )
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import time
 
+import msgspec
 import numpy as np
 
 from refocusd.config import Settings
@@ -14,7 +16,11 @@ from refocusd.daemon.checks import check_frame, check_open, check_same
 from refocusd.daemon.course import Course
 from refocusd.daemon.crew import Send
 from refocusd.daemon.writer import Writer
+from refocusd.engines.bundle import load_bundle
 from refocusd.errors import InputError, TransportError
+from refocusd.profiles.applied import apply_profiles
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.identity import identity_metadata
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing
 
@@ -45,6 +51,10 @@ class Desk:
         self._writer = writer
         self._send = send
         self._course = course
+        self._catalogue = Catalogue(settings.calibrations)
+        #: Ranges that the model was trained for.
+        has_model = settings.backend != "identity"
+        self._trained = load_bundle(settings.model).trained if has_model else {}
         self._open = course.open
         self._queues = course.queues
         self._numbers = itertools.count(1)
@@ -53,7 +63,10 @@ class Desk:
         """A source announces an acquisition; a trusted one may be our own catch-up of it."""
         known = self._open.get(message.acquisition)
         try:
-            if known is not None and trusted and known.catching:
+            if trusted:
+                if known is None or not known.catching or known.catch_up is not None:
+                    # One that was taken for failed: it must not pass for the source.
+                    raise InputError("this catch-up comes too late")
                 self._join_catch_up(known, identity)
                 return
             if known is not None:
@@ -67,6 +80,7 @@ class Desk:
                     f"not fit into the ring of {self._settings.ring_mib} MiB; set a larger ring_mib "
                     "(and source_mib)"
                 )
+            self._calibrate(acquisition)
         except InputError as error:
             self._send(identity, wire.Refused(str(error), message.acquisition), None)
             return
@@ -76,7 +90,16 @@ class Desk:
         """An acquisition that an earlier daemon left: finish it from its raw dataset."""
         if message.acquisition in self._open or self._course.stopping:
             return
-        if run != self._course.run:
+        if message.profiles is None:
+            # Of a refocusd that knew no profiles.
+            message = msgspec.structs.replace(message, profiles=[])
+        acquisition = Acquisition(message, b"", Lane(b"", live=True, closed=True))
+        try:
+            self._calibrate(acquisition)
+        except InputError as error:
+            log.warning("%s was left unfinished: %s", message.name, error)
+            return
+        if run != self._course.run_of(acquisition):
             log.warning(
                 "%s was left unfinished by another model or other settings (run %s): finish it with "
                 "`refocusd resume`",
@@ -84,9 +107,49 @@ class Desk:
                 run,
             )
             return
+        if not self._queues.fits(acquisition):
+            log.warning(
+                "%s was left unfinished, and its frames do not fit into the ring of %d MiB: start "
+                "the daemon with a larger ring_mib (and source_mib)",
+                message.name,
+                self._settings.ring_mib,
+            )
+            return
         log.info("picking up %s, which an earlier daemon left unfinished", message.name)
-        acquisition = Acquisition(message, b"", Lane(b"", live=True, closed=True))
         self._enter(acquisition)
+
+    def _calibrate(self, acquisition: Acquisition) -> None:
+        """Find the profiles that apply to it, and keep their ids with its announcement.
+
+        Raises
+        ------
+        InputError
+            If it was begun with profiles that are not there any more, or its announcement is
+            damaged.
+        """
+        message = acquisition.open
+        try:
+            told = msgspec.json.decode(message.first or "{}", type=dict[str, object])
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise InputError(f"the metadata of the first frame are damaged: {error}") from error
+        first = identity_metadata(told)
+        applied = apply_profiles(
+            self._catalogue,
+            first,
+            (message.height, message.width),
+            named=message.profiles,
+            trained=self._trained,
+            model=self._settings.model,
+        )
+        acquisition.applied = applied
+        acquisition.open = msgspec.structs.replace(
+            message, first=json.dumps(first), profiles=applied.selection.ids
+        )
+        acquisition.warnings += applied.warnings
+        for warning in applied.warnings:
+            log.warning("%s: %s", message.name, warning)
+        for note in applied.notes:
+            log.info("%s: %s", message.name, note)
 
     def _enter(self, acquisition: Acquisition) -> None:
         about = acquisition.open
@@ -112,7 +175,7 @@ class Desk:
         self._queues.take_back_granted(lane)
         lane.peer = acquisition.source = identity
         lane.closed = False
-        acquisition.caught_up = False
+        acquisition.caught_up = acquisition.told_end = False
         acquisition.incomplete = ""
         if acquisition.opened:
             self._course.tell_opened(acquisition, identity)
@@ -168,6 +231,12 @@ class Desk:
         """No more frames come from this peer."""
         acquisition, lane = self._of(identity, message.acquisition)
         acquisition.acquired = max(acquisition.acquired, message.acquired)
+        # A catch-up that began before the last frame does not know the end.
+        acquisition.told_end |= lane.live or acquisition.caught_up
+        if acquisition.closing and acquisition.caught_up and not lane.live:
+            # Raw has been counted: what live counted, frames sent twice included, is superseded.
+            acquisition.acquired = message.acquired
+            acquisition.submitted = acquisition.missed = 0
         self._course.close_lane(acquisition, lane)
 
     def lost(self, identity: bytes) -> None:

@@ -44,8 +44,9 @@ class Written:
     """Frames of an acquisition have a final state on disk.
 
     `task` is 0 for frames that were never submitted; `state` is None for one
-    that had its final state before; `replaces` is the state of an earlier
-    attempt that this one ends.
+    that had its final state before; `replaces` is the state of earlier
+    attempts at `replaced` of the frames that these end.  `known` more frames were
+    named, and had their final state before.
     """
 
     task: int
@@ -56,14 +57,17 @@ class Written:
     replaces: FinalState | None = None
     latency_ms: float = 0.0
     facts: FrameFacts | None = None
+    replaced: int = 1
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """A frame was not written, for the want of disk space; raw has it."""
+    """A frame was not written, for the want of disk space (or by an `error` of ours); raw has it."""
 
     task: int
     acquisition: str
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

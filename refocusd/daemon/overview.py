@@ -42,6 +42,7 @@ def describe_acquisition(
         deferred=acquisition.deferred,
         warnings=acquisition.warnings
         + ([acquisition.incomplete] if acquisition.incomplete else []),
+        focus=acquisition.focus,
     )
 
 

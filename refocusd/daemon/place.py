@@ -26,6 +26,7 @@ from refocusd.ledger import (
     restore_ledger,
     unmark,
 )
+from refocusd.profiles.applied import Applied
 from refocusd.sinks import check_free_space, free_space_needed
 from refocusd.sinks.opening import append_sink, create_sink
 from refocusd.sinks.sink import Sink
@@ -81,13 +82,22 @@ class Place:
     before: dict[FinalState, int] = field(default_factory=dict)
     #: Frames whose latest attempt failed: a later one replaces it in the counts.
     failed: set[str] = field(default_factory=set)
+    skipped: set[str] = field(default_factory=set)
+    #: The ledger could not be written once: it is not complete.
+    unrecorded: bool = False
     looked_at: float = 0.0
     copied_at: float = field(default_factory=time.monotonic)
     full: bool = False
 
     @classmethod
     def make(
-        cls, settings: Settings, open_: Open, run: str, engine: EngineInfo, undo: ExitStack
+        cls,
+        settings: Settings,
+        open_: Open,
+        run: str,
+        engine: EngineInfo,
+        undo: ExitStack,
+        applied: Applied | None = None,
     ) -> Place:
         """Begin an acquisition's dataset, or go on with what exists of the same run.
 
@@ -97,6 +107,8 @@ class Place:
             What is refocused by what.
         undo : ExitStack
             Closes what was opened, if the rest fails.
+        applied : Applied, optional
+            Calibration profiles, and what to say of them.
 
         Raises
         ------
@@ -113,6 +125,10 @@ class Place:
             "raw": open_.raw,
             "engine": msgspec.to_builtins(engine),
             "settings": {"model": settings.model, "pass_in_focus": settings.pass_in_focus},
+            "calibration": applied.id if applied else None,
+            "profiles": applied.selection.ids if applied else [],
+            "first": json.loads(open_.first or "{}"),
+            "warnings": list(applied.warnings) if applied else [],
         }
         output, goes_on = _choose(settings, open_, run)
         mark = msgspec.json.encode({**msgspec.structs.asdict(open_), "run": run})
@@ -152,10 +168,11 @@ class Place:
         )
         place = cls(open_, run, sink, ledger, settings.reserve_mib << 20, settings.ledgers)
         if goes_on:
-            place._remember()
+            place._repair()
+        place._remember()
         return place
 
-    def _remember(self) -> None:
+    def _repair(self) -> None:
         """Compare the dataset with the ledger: a killed writer may have got between the two."""
         with closing(read_back(self.sink.path)) as frames:
             known = self.ledger.final_states(self.run, self.open.acquisition)
@@ -163,9 +180,16 @@ class Place:
             if lost:
                 named = ((key, frames.read(key).metadata) for key in lost)
                 rebuild(self.ledger, self.run, self.open.acquisition, named)
+
+    def _remember(self) -> None:
+        """Frames with a final state; those that went with a lost dataset or a power cut have none."""
         states = self.ledger.final_states(self.run, self.open.acquisition)
-        self.before = dict(Counter(states.values()))  # type: ignore[assignment]
         self.failed = {key for key, state in states.items() if state == "failed"}
+        self.skipped = {key for key, state in states.items() if state == "skipped"}
+        ended = {k: s for k, s in states.items() if s in ("failed", "skipped") or k in self.sink}
+        self.before = dict(Counter(ended.values()))  # type: ignore[assignment]
+        if gone := len(states) - len(ended):
+            log.warning("%s: %d frames are in the ledger only", self.sink.path, gone)
 
     def is_full(self) -> bool:
         """Whether the disk's reserve is touched: what is left belongs to the raw data."""

@@ -59,6 +59,8 @@ class DaemonProcess:
         # A free port unless the caller names one.
         # A daemon for one purpose does not take up what another left.
         command += ["--endpoint", "tcp://127.0.0.1:0", "--no-pick-up", "--no-view"]
+        # ... and does not look for work.
+        command += ["--studio", "off", "--no-live"]
         command += self._flags
         with log:
             self.process: subprocess.Popen[bytes] = subprocess.Popen(

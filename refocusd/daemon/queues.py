@@ -116,15 +116,19 @@ class Queues:
         lane.granted.clear()
 
     def top_up(self) -> None:
-        """Memory came free: lanes that had to do with less get more."""
-        for acquisition, lane in self._open_lanes():
+        """Memory came free: lanes that had to do with less get more, those with none first."""
+        for acquisition, lane in sorted(self._open_lanes(), key=lambda pair: pair[1].slots > 0):
             self.grant(acquisition, lane)
 
     def recycle(self, acquisition: Acquisition, lane: Lane, slot: Slot) -> None:
         """Give a slot back to its peer, unless that is done or another has none."""
-        starving = any(other.slots == 0 for _, other in self._open_lanes() if other is not lane)
+        starving = [
+            pair for pair in self._open_lanes() if pair[1] is not lane and not pair[1].slots
+        ]
         if lane.closed or starving:
             self._slots.give(slot)
+            for other, its in starving:
+                self.grant(other, its)
             self.top_up()
         else:
             lane.granted.add(slot)

@@ -50,6 +50,8 @@ class Supervisor:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._killed: set[str] = set()
         self._ready: set[str] = set()
+        #: A worker could start once: later failures are the machine's, and may pass.
+        self._proved = False
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._keep, args=(number,), name=f"supervisor-{number}")
@@ -71,7 +73,9 @@ class Supervisor:
     def was_ready(self, identity: str) -> None:
         """Note that a worker could start: its end is then no failed start."""
         with self._lock:
-            self._ready.add(identity)
+            if identity in self._running:
+                self._ready.add(identity)
+                self._proved = True
 
     def no_more(self) -> None:
         """Start no worker again."""
@@ -85,6 +89,11 @@ class Supervisor:
     def stop(self) -> None:
         """Wait for workers that were told to stop, kill those that do not, join the threads."""
         self._stopping.set()
+        with self._lock:
+            starting = set(self._running) - self._ready
+        for identity in starting:
+            # Nobody is there any more to tell it to stop, and it holds no frame.
+            self.kill(identity)
         deadline = time.monotonic() + STOP_S
         for thread in self._threads:
             if thread.ident is not None:
@@ -106,7 +115,16 @@ class Supervisor:
             generation += 1
             identity = f"worker-{number}.{generation}"
             begun = time.monotonic()
-            status = self._run_one(identity)
+            try:
+                status = self._run_one(identity)
+            except OSError as error:
+                # No memory, no more processes: what ended the worker before may well be that.
+                log.error(
+                    "%s cannot be started (%s); next try in %.1f s", identity, error, back_off
+                )
+                self._stopping.wait(back_off)
+                back_off = min(back_off * 2, MAX_BACK_OFF_S)
+                continue
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - begun
@@ -118,7 +136,7 @@ class Supervisor:
                     failed_starts += 1
                 self._killed.discard(identity)
                 self._ready.discard(identity)
-            if failed_starts >= MAX_FAILED_STARTS:
+            if failed_starts >= MAX_FAILED_STARTS and not self._proved:
                 self._mailbox.put(
                     WorkersGaveUp(
                         f"a worker ended {failed_starts} times with status {status} before it could "
@@ -142,7 +160,6 @@ class Supervisor:
             model=settings.model,
             precision=settings.precision,
             threads=settings.threads,
-            pass_in_focus=settings.pass_in_focus,
             inline=settings.inline,
         )
         # Standard output is ours (the parent may read it): a worker has nothing to say there.

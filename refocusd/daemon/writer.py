@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -29,7 +30,15 @@ from refocusd.daemon.preview import Preview
 from refocusd.errors import DiskFullError, OutputError, RefocusdError, TransportError
 from refocusd.frame import Pixels
 from refocusd.ledger import Attempt
-from refocusd.transport.messages import EngineInfo, FinalState, FrameFacts, Open, Submit
+from refocusd.profiles.applied import Applied
+from refocusd.transport.messages import (
+    EngineInfo,
+    FinalState,
+    FocusAdvice,
+    FrameFacts,
+    Open,
+    Submit,
+)
 from refocusd.transport.ring import SharedRing, checksum
 
 __all__ = ["Writer"]
@@ -45,12 +54,19 @@ class _OpenSink:
 
 
 @dataclass(frozen=True, slots=True)
+class _Note:
+    acquisition: str
+    applied: Applied
+
+
+@dataclass(frozen=True, slots=True)
 class _WriteFrame:
     task: int
     submit: Submit
     checksum: int
     facts: FrameFacts
     engine: EngineInfo
+    focus: FocusAdvice | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +102,11 @@ class Writer:
         self._ring = ring
         self._mailbox = mailbox
         # Bounded by the ring's slots in practice; the limit is a backstop.
-        self._orders: queue.Queue[_OpenSink | _WriteFrame | _RecordOnly | _CloseSink | None] = (
-            queue.Queue(maxsize=100_000)
-        )
+        self._orders: queue.Queue[
+            _OpenSink | _Note | _WriteFrame | _RecordOnly | _CloseSink | None
+        ] = queue.Queue(maxsize=100_000)
+        #: Of acquisitions that are about to be opened.
+        self._applied: dict[str, Applied] = {}
         self._places: dict[str, Place] = {}
         #: Acquisitions that are shown and written nowhere.
         self._previews: dict[str, Open] = {}
@@ -106,11 +124,21 @@ class Writer:
         """Make room for an acquisition; answered by `SinkOpened`."""
         self._orders.put(_OpenSink(open_, run, engine))
 
+    def note_calibration(self, acquisition: str, applied: Applied) -> None:
+        """Have the profiles of an acquisition noted beside its frames; said before `open`."""
+        self._orders.put(_Note(acquisition, applied))
+
     def write(
-        self, task: int, submit: Submit, checksum_: int, facts: FrameFacts, engine: EngineInfo
+        self,
+        task: int,
+        submit: Submit,
+        checksum_: int,
+        facts: FrameFacts,
+        engine: EngineInfo,
+        focus: FocusAdvice | None = None,
     ) -> None:
         """Write the refocused half of the frame's slot; answered by `Written` or `GivenUp`."""
-        self._orders.put(_WriteFrame(task, submit, checksum_, facts, engine))
+        self._orders.put(_WriteFrame(task, submit, checksum_, facts, engine, focus))
 
     def record(
         self,
@@ -151,27 +179,53 @@ class Writer:
             if order is None:
                 break
             # Whatever is wrong with one order, the others are done: each answers by itself.
-            if isinstance(order, _OpenSink):
-                self._open(order)
-            elif isinstance(order, _WriteFrame):
-                self._write(order)
-            elif isinstance(order, _RecordOnly):
-                self._record(order)
-            else:
-                self._close(order.acquisition, order.acquired)
-                self._mailbox.put(Finished(order.acquisition))
+            try:
+                self._do(order)
+            except Exception as error:
+                log.exception("the writer could not do %s", type(order).__name__)
+                self._answer_failed(order, f"{type(error).__name__}: {error}")
         for acquisition in list(self._places):
-            self._close(acquisition, None)
+            try:
+                self._close(acquisition, None)
+            except Exception:
+                log.exception("closing acquisition %s", acquisition)
+
+    def _do(self, order: _OpenSink | _Note | _WriteFrame | _RecordOnly | _CloseSink) -> None:
+        if isinstance(order, _OpenSink):
+            self._open(order)
+        elif isinstance(order, _Note):
+            self._applied[order.acquisition] = order.applied
+        elif isinstance(order, _WriteFrame):
+            self._write(order)
+        elif isinstance(order, _RecordOnly):
+            self._record(order)
+        else:
+            try:
+                self._close(order.acquisition, order.acquired)
+            finally:
+                self._mailbox.put(Finished(order.acquisition))
+
+    def _answer_failed(
+        self, order: _OpenSink | _Note | _WriteFrame | _RecordOnly | _CloseSink, error: str
+    ) -> None:
+        """Nobody shall wait for an answer for ever."""
+        if isinstance(order, _WriteFrame):
+            self._mailbox.put(GivenUp(order.task, order.submit.acquisition, error))
+        elif isinstance(order, _RecordOnly) and order.task:
+            self._mailbox.put(GivenUp(order.task, order.acquisition, error))
+        elif isinstance(order, _RecordOnly):
+            self._mailbox.put(Written(0, order.acquisition, order.axes, None))
 
     def _open(self, order: _OpenSink) -> None:
         open_ = order.open
+        applied = self._applied.pop(open_.acquisition, None)
         if open_.preview:
             self._previews[open_.acquisition] = open_
             self._mailbox.put(SinkOpened(open_.acquisition, ""))
             return
         try:
             with ExitStack() as undo:
-                place = Place.make(self._settings, open_, order.run, order.engine, undo)
+                place = Place.make(self._settings, open_, order.run, order.engine, undo, applied)
                 undo.pop_all()
         except Exception as error:  # noqa: BLE001 (told to the source; the others go on)
             known = isinstance(error, RefocusdError)
@@ -270,7 +324,12 @@ class Writer:
     def _look_for_room(self) -> None:
         for acquisition in list(self._full):
             place = self._places.get(acquisition)
-            if place is None or not place.is_full():
+            try:
+                full = place is not None and place.is_full()
+            except OSError as error:  # a disk that was taken away
+                log.error("%s: %s", acquisition, error)
+                continue
+            if not full:
                 self._full.discard(acquisition)
                 self._mailbox.put(DiskFull(acquisition, full=False))
                 if place is not None:
@@ -295,11 +354,13 @@ class Writer:
             "reason": reason,
             "live": submit.live,
             "latency_ms": round((time.perf_counter_ns() - submit.taken_ns) / 1e6, 3),
-            "calibration": None,  # no profile: the documented defaults apply
             "checksum": order.checksum,
             "raw_checksum": submit.checksum,
+            "calibration": None,  # unless a profile applied: the documented defaults do
             **_rounded(order.facts),
         }
+        if order.focus is not None:
+            metadata["refocusd"]["focus"] = _rounded(order.focus)
         place.sink.write(pixels, json.loads(submit.axes), metadata)
 
     def _pixels(self, open_: Open, offset: int) -> Pixels:
@@ -326,37 +387,62 @@ class Writer:
             )
             return
         place = self._places[order.acquisition]
+        # Named again after its first answer had got lost: what is done, stays done.
+        fresh = tuple(
+            axes
+            for axes in dict.fromkeys(order.axes)
+            if axes not in place.sink and axes not in place.skipped
+        )
         attempts = [
             Attempt(place.run, order.acquisition, axes, order.state, order.reason, order.live)
-            for axes in order.axes
+            for axes in fresh
         ]
+        replaced = sum(axes in place.failed for axes in fresh)
         replaces = self._append(place, attempts)
         self._mailbox.put(
-            Written(order.task, order.acquisition, order.axes, order.state, order.reason, replaces)
+            Written(
+                order.task,
+                order.acquisition,
+                fresh,
+                order.state if fresh else None,
+                order.reason,
+                replaces,
+                replaced=replaced,
+                known=len(order.axes) - len(fresh),
+            )
         )
 
     def _append(self, place: Place, attempts: list[Attempt]) -> FinalState | None:
         """Record attempts; the state of the earlier attempt that a single one replaces."""
         replaces: FinalState | None = None
         for attempt in attempts:
-            if attempt.axes in place.failed:
-                replaces = "failed"
-            if attempt.state == "failed":
-                place.failed.add(attempt.axes)
-            else:
-                place.failed.discard(attempt.axes)
+            unwritten: tuple[tuple[FinalState, set[str]], ...]
+            unwritten = (("failed", place.failed), ("skipped", place.skipped))
+            for state, known in unwritten:
+                if attempt.axes in known:
+                    replaces = state
+                    known.discard(attempt.axes)
+                if attempt.state == state:
+                    known.add(attempt.axes)
         try:
             place.ledger.record(attempts)
-            place.copy_ledger()
         except RefocusdError:
             # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
+            place.unrecorded = True
             log.exception("the ledger of %s", place.open.name)
+            return replaces
+        try:
+            place.copy_ledger()
+        except RefocusdError:
+            log.exception("the copy of the ledger of %s", place.open.name)
         return replaces
 
     def _close(self, acquisition: str, acquired: int | None) -> None:
         self._previews.pop(acquisition, None)
         if place := self._places.pop(acquisition, None):
-            place.close(acquired)
+            # What the ledger lacks, the next daemon puts right: the mark stays.
+            off = place.unrecorded and bool(place.open.raw)
+            place.close(None if off else acquired)
 
 
 def _state_of(order: _WriteFrame) -> tuple[FinalState, str]:
@@ -367,11 +453,13 @@ def _state_of(order: _WriteFrame) -> tuple[FinalState, str]:
     return ("refocused", "") if refocused else ("passed_through", "already in focus")
 
 
-def _rounded(facts: FrameFacts) -> dict[str, Any]:
-    """The facts as plain values, floats to six significant digits."""
+def _rounded(facts: FrameFacts | FocusAdvice) -> dict[str, Any]:
+    """What is known as plain values, floats to six significant digits."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in msgspec.structs.asdict(facts).items()
+        # JSON has no NaN; what is not known is left out.
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
     }
 
 

@@ -22,10 +22,11 @@ import numpy as np
 from refocusd import __version__
 from refocusd.errors import InputError, RefocusdError, TransportError
 from refocusd.frame import Frame, canonical_axes, checked_pixels
+from refocusd.profiles.identity import first_of
 from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
 from refocusd.sources.recording.ndtiff import NDTiffReader
 from refocusd.transport.client import SILENCE_S, Connection, Upload
-from refocusd.transport.messages import Behind, Counts, Open, Refused, Welcome
+from refocusd.transport.messages import Advice, Behind, Counts, Open, Outcome, Refused, Welcome
 
 __all__ = ["Feed"]
 
@@ -56,12 +57,25 @@ class Feed:
         As in `Source`.
     buffer_nbytes : int
         Pixels held at most.
+    on_advice : callable, optional
+        Told by the feed's thread how far the stage is from focus; asked for only if given.
+    on_gone : callable, optional
+        Told that no daemon says so any more.
 
     `take`, `saved` and `end` are called by hooks, always through `safely`; they
     copy and return.
     """
 
-    def __init__(self, endpoint: str, *, output: str, expected: int, buffer_nbytes: int) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        output: str,
+        expected: int,
+        buffer_nbytes: int,
+        on_advice: Callable[[Advice], None] | None = None,
+        on_gone: Callable[[], None] | None = None,
+    ) -> None:
         self.output = output
         self._endpoint = endpoint
         self._expected = expected
@@ -79,13 +93,20 @@ class Feed:
         self._from_disk = False
         self._reader: NDTiffReader | None = None
         self._told_behind_at = 0.0
+        self._ended_at = 0.0
+        #: Without raw: axes of frames that a daemon has and has not told the end of.
+        self._unanswered: dict[str, None] = {}
         self._format: tuple[tuple[int, int], str] | None = None
+        #: Metadata of the first frame, and its channel.
+        self._first: tuple[dict[str, Any], Any] | None = None
         self._ended = False
         self._leaving = False
         self._complained = ""
         self._done = threading.Event()
         self._counts: Counts | None = None
         self._thread: threading.Thread | None = None
+        self._on_advice = on_advice
+        self._on_gone = on_gone
 
     # -- called by hooks ----------------------------------------------------------------
 
@@ -130,6 +151,8 @@ class Feed:
         with self._changed:
             self._taken += 1
             self._format = self._format or (pixels.shape, pixels.dtype.name)
+            if self._first is None:
+                self._first = (dict(metadata), metadata["Axes"].get("channel", ""))
             if copy is not None:
                 self._buffer.add(Held(axes, taken_ns, dict(metadata), copy))
             elif axes not in self._awaited:
@@ -237,10 +260,15 @@ class Feed:
             try:
                 open_ = open_ or self._await_first(connection)
                 if open_ is not None:
-                    self._converse(connection, Upload(connection, open_))
+                    upload = Upload(connection, open_, self._answered, on_advice=self._on_advice)
+                    self._converse(connection, upload)
             except _GoneError as error:
                 self._listening = False
                 gone = error
+                with self._changed:
+                    # What became of these nobody knows; the next daemon does, where they are written.
+                    self._buffer.missed += self._unanswered
+                    self._unanswered.clear()
                 if self._leaving:
                     raise
                 self._complain(str(gone))
@@ -250,18 +278,31 @@ class Feed:
                 return
             finally:
                 connection.close(linger_s=1.0)
+                if self._on_gone is not None:
+                    self._on_gone()
 
     def _converse(self, connection: Connection, upload: Upload) -> None:
         while not (self._ended and upload.opened and not self._pending):
             if self._leaving or self._over(connection, upload):
                 break
             self._pass_on(connection, upload)
+            self._give_up_unsaved()
         if upload.opened and not upload.closed:
             self._say_closed(upload)
             while not (self._leaving or self._over(connection, upload)):
                 upload.pump(0.1)
         if upload.closed:
             self._counts = upload.closed.counts
+
+    def _give_up_unsaved(self) -> None:
+        """Frames that never came to disk (a run that was cut short) shall hold up nothing."""
+        with self._changed:
+            if not self._ended or not self._awaited:
+                return
+            self._ended_at = self._ended_at or time.monotonic()
+            if len(self._buffer) == 0 and time.monotonic() - self._ended_at > LAST_WORD_S:
+                self._buffer.behind += len(self._awaited)
+                self._awaited.clear()
 
     @property
     def _pending(self) -> bool:
@@ -324,12 +365,16 @@ class Feed:
             # Says Ping as well, so that the daemon does not forget us.
             message = connection.receive(0.05 if self._ended else 0)
             if isinstance(message, Refused):
+                # By a daemon that was started meanwhile: it does not know us yet.
+                if message.again:
+                    raise _GoneError(message.reason)
                 raise TransportError(message.reason)
         if self._format is None:
             assert first is not None
             assert first.read is not None
-            pixels = first.read().pixels
-            self._format = (pixels.shape, pixels.dtype.name)
+            frame = first.read()
+            self._format = (frame.pixels.shape, frame.pixels.dtype.name)
+            self._first = (dict(frame.metadata), frame.axes.get("channel", ""))
         (height, width), dtype = self._format
         return Open(
             acquisition=str(uuid.uuid4()),
@@ -341,6 +386,9 @@ class Feed:
             output=self.output,
             summary=self._summary,
             expected=self._expected,
+            report=not self._has_raw,
+            advise=self._on_advice is not None,
+            first=first_of(*self._first) if self._first else "",
         )
 
     def _pass_on(self, connection: Connection, upload: Upload) -> None:
@@ -360,6 +408,8 @@ class Feed:
         submitted = False
         try:
             submitted = self._submit(upload, held)
+            if submitted and not self._has_raw:
+                self._unanswered[held.axes] = None
         except Exception as error:  # noqa: BLE001 (one odd frame must not end the others)
             self._complain(f"frame {held.axes}: {error}")
         with self._changed:
@@ -388,6 +438,9 @@ class Feed:
             pixels, metadata = frame.pixels, dict(frame.metadata)
         text = json.dumps(metadata, default=_plain)
         return upload.submit(pixels, held.axes, text, held.taken_ns)
+
+    def _answered(self, outcome: Outcome) -> None:
+        self._unanswered.pop(outcome.axes, None)
 
     def _say_closed(self, upload: Upload) -> None:
         with self._changed:

@@ -26,6 +26,7 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.sources.feed import Feed
+from refocusd.sources.focus_hook import FocusHook, FocusLimits
 from refocusd.sources.raw_reader import read_saved
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
@@ -52,6 +53,9 @@ class Source:
     buffer_mib : int
         Frames held here while the daemon is busy, MiB.  When it is full the
         oldest are left to be caught up from raw.
+    correct_focus : FocusLimits, optional
+        Let the focus stage be moved by the daemon's advice, within these limits (Python
+        backend only; the daemon must have ``--correct-focus`` as well).
 
     Works without a daemon: the acquisition runs and raw is saved as ever.
     """
@@ -63,12 +67,16 @@ class Source:
         output: str = "",
         expected: int = 0,
         buffer_mib: int = 128,
+        correct_focus: FocusLimits | None = None,
     ) -> None:
+        self.focus = FocusHook(correct_focus) if correct_focus is not None else None
         self._feed = Feed(
             endpoint or default_endpoint(),
             output=output,
             expected=expected,
             buffer_nbytes=buffer_mib << 20,
+            on_advice=self.focus.advise if self.focus else None,
+            on_gone=self.focus.withdraw if self.focus else None,
         )
         self._used = False
 
@@ -124,10 +132,15 @@ class Source:
             "notification_callback_fn": _notification_hook(self._feed, notification_callback_fn),
         }
         if java:
+            if self.focus is not None:
+                log.warning("on the Java backend the focus is not corrected")
             if image_process_fn is not None:
                 arguments["image_process_fn"] = image_process_fn
         else:
-            arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn)
+            arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
+            if self.focus is not None:
+                own = others.get("post_hardware_hook_fn")
+                arguments["post_hardware_hook_fn"] = self.focus.around(own)
         return arguments
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
@@ -143,7 +156,7 @@ def _parameters(hook: Hook | None) -> int:
     return 2 if hook is None else len(signature(hook).parameters)
 
 
-def _process_hook(feed: Feed, own: Hook | None) -> Hook:
+def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None = None) -> Hook:
     """`image_process_fn` with as many parameters as the user's: pycromanager counts them."""
 
     def pass_on(result: Any) -> Any:
@@ -153,10 +166,14 @@ def _process_hook(feed: Feed, own: Hook | None) -> Hook:
         return result
 
     def process(image: Any, metadata: Any) -> Any:
+        if focus is not None:
+            focus.note(metadata)
         return pass_on((image, metadata) if own is None else own(image, metadata))
 
     def process_with_queue(image: Any, metadata: Any, event_queue: Any) -> Any:
         assert own is not None
+        if focus is not None:
+            focus.note(metadata)
         return pass_on(own(image, metadata, event_queue))
 
     return process_with_queue if _parameters(own) == 3 else process

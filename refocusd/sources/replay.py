@@ -12,6 +12,7 @@ import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
+from refocusd.profiles.identity import first_of
 from refocusd.sources.raw_frames import RawFrames, RecordingFrames
 from refocusd.sources.recording.recording import Recording, RecordingPlan
 from refocusd.transport.client import SILENCE_S, Connection, Upload
@@ -71,6 +72,7 @@ def replay(
     frames = RecordingFrames(recording)
     (height, width), dtype = frames.format()
     keys = frames.keys()
+    first = frames.read(keys[0])
     open_ = Open(
         acquisition=str(uuid.uuid4()),
         name=recording.name,
@@ -82,6 +84,7 @@ def replay(
         summary=json.dumps(dict(frames.summary), default=str),
         expected=len(keys),
         report=True,
+        first=first_of(first.metadata, first.axes.get("channel", "")),
     )
     closed = submit_frames(
         frames,

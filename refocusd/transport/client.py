@@ -24,6 +24,7 @@ from refocusd.transport.keys import ClientKeys
 from refocusd.transport.link import link_of
 from refocusd.transport.messages import (
     PROTOCOL,
+    Advice,
     Close,
     Closed,
     Credit,
@@ -283,6 +284,8 @@ class Upload:
         The announcement; sent at once.
     on_outcome : callable, optional
         Told every frame's final state, if `open` asks for reports.
+    on_advice : callable, optional
+        Told how far the stage is from focus, if `open` asks for it.
 
     Attributes
     ----------
@@ -301,6 +304,7 @@ class Upload:
         connection: Connection,
         open: Open,  # noqa: A002 (the message's name)
         on_outcome: Callable[[Outcome], None] | None = None,
+        on_advice: Callable[[Advice], None] | None = None,
     ) -> None:
         self.acquisition = open.acquisition
         self.opened: Opened | None = None
@@ -309,6 +313,7 @@ class Upload:
         self.again = False
         self._connection = connection
         self._on_outcome = on_outcome
+        self._on_advice = on_advice
         self._shape = (open.height, open.width)
         self._dtype = open.dtype
         self._slots: deque[Slot] = deque()
@@ -336,6 +341,8 @@ class Upload:
                 self.again = message.again
         elif isinstance(message, Outcome) and self._on_outcome is not None:
             self._on_outcome(message)
+        elif isinstance(message, Advice) and self._on_advice is not None:
+            self._on_advice(message)
         return True
 
     def submit(
@@ -369,7 +376,7 @@ class Upload:
             raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
         if not self._slots:
             return False
-        slot = self._slots.popleft()
+        slot = self._slots[0]
         ring = self._connection.ring
         inline: Pixels | None = pixels
         if ring is not None:
@@ -384,17 +391,25 @@ class Upload:
             taken_ns=taken_ns,
             live=live,
         )
+        # The slot is spent once the frame has left, and not by one that cannot be sent.
         if not self._connection.send(message, inline):
-            self._slots.appendleft(slot)
             return False
+        self._slots.popleft()
         return True
 
     def miss(self, axes: list[str], state: Literal["skipped", "failed"], reason: str) -> None:
         """Name frames that will not be submitted, and why."""
         for first in range(0, len(axes), MAX_MISSED):
             some = axes[first : first + MAX_MISSED]
-            self._connection.send(Miss(self.acquisition, some, state, reason))
+            # No credit bounds these: where the queue is full, they wait for the daemon.
+            while not self._connection.send(Miss(self.acquisition, some, state, reason)):
+                if self._connection.silent_s > SILENCE_S:
+                    return
+                self.pump(0.05)
 
     def close(self, acquired: int) -> None:
         """Say that no more frames will come; at least `acquired` went by."""
-        self._connection.send(Close(self.acquisition, acquired))
+        while not self._connection.send(Close(self.acquisition, acquired)):
+            if self._connection.silent_s > SILENCE_S:
+                return
+            self.pump(0.05)

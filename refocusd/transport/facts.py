@@ -6,12 +6,16 @@ from typing import Literal
 
 import msgspec
 
+from refocusd.trust.advice import FocusAdvice
+
 __all__ = [
     "AcquisitionStatus",
     "Counts",
     "DType",
     "EngineInfo",
     "FinalState",
+    "FocusAdvice",
+    "FocusOptics",
     "FrameFacts",
     "Histogram",
     "WorkerStatus",
@@ -58,6 +62,23 @@ class EngineInfo(msgspec.Struct, frozen=True):
     model_sha256: str
 
 
+class FocusOptics(msgspec.Struct, frozen=True):
+    """What an estimate of the defocus is made with, see `refocusd.optics.Optics`.
+
+    Parameters
+    ----------
+    measured : bool
+        They are those of a calibration profile, not nominal or assumed.
+    """
+
+    na: float
+    wavelength_um: float
+    refractive_index: float
+    pixel_um: float
+    spherical_waves: float = 0.0
+    measured: bool = False
+
+
 class FrameFacts(msgspec.Struct, frozen=True):
     """What the worker found out about one frame.
 
@@ -77,6 +98,13 @@ class FrameFacts(msgspec.Struct, frozen=True):
         Pixels cut at the ends of the counts scale.
     verdict : str
         ``refocused``, or ``in focus`` when the raw frame needs nothing.
+    defocus_um, defocus_uncertainty_um : float or None
+        Distance from focus, on either side, and its standard uncertainty; None where nobody
+        asked, or the frame does not tell.
+    defocus_confidence : float
+        Of it, 0 to 1.
+    calibration : str or None
+        Id of the calibration profile that applied.
     """
 
     offset: float
@@ -88,6 +116,10 @@ class FrameFacts(msgspec.Struct, frozen=True):
     flux_ratio: float
     clipped: int
     verdict: Literal["refocused", "in focus"]
+    defocus_um: float | None = None
+    defocus_uncertainty_um: float | None = None
+    defocus_confidence: float = 0.0
+    calibration: str | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -140,6 +172,8 @@ class AcquisitionStatus(msgspec.Struct, frozen=True):
         Frames in the daemon that no worker has yet.
     deferred : int
         Frames left to the catch-up so that live stays fresh.
+    focus : FocusAdvice or None
+        How far the stage is from focus, as of the newest estimate.
     """
 
     id: str
@@ -155,3 +189,4 @@ class AcquisitionStatus(msgspec.Struct, frozen=True):
     queued: int
     deferred: int
     warnings: list[str]
+    focus: FocusAdvice | None = None

@@ -9,8 +9,10 @@ depends on the role it named.
 role     sends                                receives
 ======== ==================================== ================================
 source   `Open`, `Submit`, `Miss`, `Behind`,  `Welcome`, `Opened`, `Credit`,
-         `Close`                              `Outcome`, `Closed`, `Refused`
-worker   `Ready`, `Result`, `Failure`         `Welcome`, `Task`, `Stop`
+         `Close`                              `Outcome`, `Advice`, `Closed`,
+                                              `Refused`
+worker   `Ready`, `Result`, `Failure`         `Welcome`, `Calibration`, `Task`,
+                                              `Stop`
 control  `StatusRequest`, `Pause`, `CatchUp`, `Welcome`, `Status`, `Refused`
          `Stop`
 view     `StatusRequest`, `Look`, `Pause`,    `Welcome`, `Status`, `Shown`,
@@ -35,6 +37,8 @@ from refocusd.transport.facts import (
     DType,
     EngineInfo,
     FinalState,
+    FocusAdvice,
+    FocusOptics,
     FrameFacts,
     Histogram,
     WorkerStatus,
@@ -42,9 +46,12 @@ from refocusd.transport.facts import (
 from refocusd.transport.ring import RingAddress, Slot
 
 __all__ = [
+    "MAX_CALIBRATIONS",
     "PROTOCOL",
     "AcquisitionStatus",
+    "Advice",
     "Behind",
+    "Calibration",
     "CatchUp",
     "Close",
     "Closed",
@@ -54,6 +61,8 @@ __all__ = [
     "EngineInfo",
     "Failure",
     "FinalState",
+    "FocusAdvice",
+    "FocusOptics",
     "FrameFacts",
     "Hello",
     "Histogram",
@@ -82,8 +91,12 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 3
+PROTOCOL = 4
 
+#: Frames of an acquisition at most: what is added up stays a number that messages can hold.
+MAX_FRAMES = 1 << 40
+#: Of calibrations a worker remembers so many; the daemon sends an older one again.
+MAX_CALIBRATIONS = 16
 Role = Literal["source", "worker", "control", "view"]
 #: A UUID: it names files of ours, so nothing else is taken.
 AcquisitionId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
@@ -114,6 +127,8 @@ class Welcome(Message, frozen=True):
     ring: RingAddress
     #: What is done with frames that an engine is too slow for, see `refocusd.config.Settings`.
     policy: Literal["defer", "complete"] = "defer"
+    #: Whether workers return frames that are in focus already as they are: one run, one rule.
+    pass_in_focus: bool = True
 
 
 class Refused(Message, frozen=True):
@@ -149,6 +164,12 @@ class Open(Message, frozen=True):
     report: bool = False
     #: Frames are shown to those who watch, and written nowhere: the live camera.
     preview: bool = False
+    #: Whether the source may move the stage, and wants every `Advice`.
+    advise: bool = False
+    #: What the metadata of the first frame tell of the microscope, as JSON; "" if not known.
+    first: str = ""
+    #: Ids of the calibration profiles that the run was begun with; None lets the daemon choose.
+    profiles: Annotated[list[str], msgspec.Meta(max_length=1000)] | None = None
 
 
 class Opened(Message, frozen=True):
@@ -195,8 +216,8 @@ class Behind(Message, frozen=True):
     """So many more frames went by that the source leaves to raw; `acquired` did so far in all."""
 
     acquisition: str
-    frames: Annotated[int, msgspec.Meta(ge=1)]
-    acquired: Annotated[int, msgspec.Meta(ge=1)]
+    frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)]
+    acquired: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)]
 
 
 class Close(Message, frozen=True):
@@ -206,7 +227,7 @@ class Close(Message, frozen=True):
     """
 
     acquisition: str
-    acquired: int
+    acquired: Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAMES)]
 
 
 class Closed(Message, frozen=True):
@@ -225,11 +246,37 @@ class Outcome(Message, frozen=True):
     reason: str = ""
 
 
+class Advice(Message, frozen=True):
+    """How far the stage is from focus, for a source that asked: it may move it."""
+
+    acquisition: str
+    position: str
+    channel: str
+    focus: FocusAdvice
+
+
 class Ready(Message, frozen=True):
     """The worker's engine is built and warmed up."""
 
     engine: EngineInfo
     seconds: float
+
+
+class Calibration(Message, frozen=True):
+    """What tasks that name `key` need of a calibration profile; sent before the first of them.
+
+    A worker keeps the last `MAX_CALIBRATIONS` of them.
+    """
+
+    key: str
+    #: The profile's id.
+    profile: str
+    height: int
+    width: int
+    #: Pixels that are replaced in what the engine sees, as ``y * width + x``.
+    hot_pixels: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=1 << 16)
+    ]
 
 
 class Task(Message, frozen=True):
@@ -241,6 +288,10 @@ class Task(Message, frozen=True):
     width: int
     dtype: DType
     checksum: int
+    #: Estimate how far out of focus the frame is, by these optics.
+    focus: FocusOptics | None = None
+    #: Key of a `Calibration`; "" where no profile applies.
+    calibration: str = ""
 
 
 class Result(Message, frozen=True):
@@ -373,7 +424,9 @@ _AnyMessage = (
     | Close
     | Closed
     | Outcome
+    | Advice
     | Ready
+    | Calibration
     | Task
     | Result
     | Failure

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from refocusd.transport.messages import Histogram, Status
+from refocusd.transport.messages import FocusAdvice, Histogram, Status
 from refocusd.view.board import Board
 from refocusd.view.gpu import Gpu
 from refocusd.view.report import health
@@ -108,6 +108,23 @@ def _work(text: _Text, status: Status) -> None:
         "Frames without a final state.",
         [({}, sum(counts.pending for counts in status.acquisitions.values()))],
     )
+    advised = [
+        ({"acquisition": detail.name, "direction": _direction(detail.focus)}, detail.focus)
+        for detail in open_
+        if detail.focus is not None
+    ]
+    text.family(
+        "focus_offset_um",
+        "gauge",
+        "Distance of the stage from focus, to be added to z where the direction is known.",
+        [(labels, focus.offset_um) for labels, focus in advised],
+    )
+    text.family(
+        "focus_uncertainty_um",
+        "gauge",
+        "Its standard uncertainty.",
+        [(labels, focus.uncertainty_um) for labels, focus in advised],
+    )
     states = Counter(worker.state for worker in status.crew)
     text.family(
         "workers",
@@ -121,6 +138,10 @@ def _work(text: _Text, status: Status) -> None:
         "Frames that a worker has answered.",
         [({"worker": worker.identity}, worker.frames) for worker in status.crew],
     )
+
+
+def _direction(focus: FocusAdvice) -> str:
+    return "known" if focus.direction_known else "unknown"
 
 
 def _frames(frames: Mapping[str, int]) -> list[Sample]:

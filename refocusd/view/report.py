@@ -114,6 +114,7 @@ def _acquisition(detail: AcquisitionStatus) -> dict[str, Any]:
         "queued": detail.queued,
         "deferred": detail.deferred,
         "warnings": detail.warnings[-MAX_WARNINGS:],
+        "focus": msgspec.to_builtins(detail.focus),
         "has_raw": bool(detail.raw),
     }
 

@@ -39,7 +39,7 @@ def main() -> int:
             inline=order.inline,
             version=__version__,
         )
-        hold_session(connection, prepared, pass_in_focus=order.pass_in_focus)
+        hold_session(connection, prepared)
         prepared.engine.close()
     except RefocusdError as error:
         log.error("%s", error)

@@ -22,8 +22,6 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         The daemon's address; the worker's name there, and its proof.
     backend, model, precision, threads
         As in `refocusd.config.Settings`.
-    pass_in_focus : bool
-        Return frames that are in focus already as they are.
     inline : bool
         Exchange pixels through the socket instead of the ring.
     """
@@ -35,5 +33,4 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: str
     precision: Precision
     threads: int
-    pass_in_focus: bool
     inline: bool = False

@@ -62,7 +62,6 @@ def work_remotely(
     keys: ClientKeys,
     prepared: Prepared,
     *,
-    pass_in_focus: bool,
     once: bool = False,
     asked: threading.Event,
 ) -> None:
@@ -75,8 +74,6 @@ def work_remotely(
     keys : ClientKeys
     prepared : Prepared
         The engine is kept from session to session.
-    pass_in_focus : bool
-        See `refocusd.worker.worker.refocus_frame`.
     once : bool
         End with the first session, or if there is none.
     asked : threading.Event
@@ -95,7 +92,7 @@ def work_remotely(
         log.info("connecting to %s as %s", endpoint, keys.name)
         connection = Connection(endpoint, "worker", inline=True, version=__version__, keys=keys)
         try:
-            ended = hold_session(connection, prepared, pass_in_focus=pass_in_focus, asked=asked)
+            ended = hold_session(connection, prepared, asked=asked)
         except TransportError as error:
             if asked.is_set():
                 return

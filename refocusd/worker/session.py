@@ -68,7 +68,6 @@ def hold_session(
     connection: Connection,
     prepared: Prepared,
     *,
-    pass_in_focus: bool,
     asked: threading.Event | None = None,
 ) -> Literal["stopped", "lost"]:
     """From the daemon's welcome to the end of the link, which is closed then.
@@ -78,7 +77,7 @@ def hold_session(
     connection : Connection
         Of the role ``worker``, new.
     prepared : Prepared
-    pass_in_focus, asked
+    asked
         See `refocusd.worker.worker.serve`.
 
     Returns
@@ -94,9 +93,9 @@ def hold_session(
         See there; the link is closed as well.
     """
     with connection:
-        connection.welcome(WELCOME_S, asked)
+        welcome = connection.welcome(WELCOME_S, asked)
         connection.send(prepared.ready)
         log.info("ready for the daemon at %s", connection.endpoint)
-        ended = serve(connection, prepared.engine, pass_in_focus=pass_in_focus, asked=asked)
+        ended = serve(connection, prepared.engine, pass_in_focus=welcome.pass_in_focus, asked=asked)
         connection.close(LINGER_S if ended == "stopped" else 0.0)
     return ended

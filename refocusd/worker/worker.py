@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import zmq
@@ -14,14 +15,37 @@ from refocusd.engines.engine import Engine
 from refocusd.engines.verdict import flux_ratio, verdict
 from refocusd.errors import RefocusdError, TransportError
 from refocusd.frame import Pixels
+from refocusd.optics import Optics
+from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.quality import focus_score
 from refocusd.transport.client import SILENCE_S, Connection
-from refocusd.transport.messages import Failure, FrameFacts, Refused, Result, Stop, Task
+from refocusd.transport.messages import (
+    MAX_CALIBRATIONS,
+    Calibration,
+    Failure,
+    FocusOptics,
+    FrameFacts,
+    Refused,
+    Result,
+    Stop,
+    Task,
+)
 from refocusd.transport.ring import checksum
 
-__all__ = ["refocus_frame", "serve"]
+if TYPE_CHECKING:
+    from refocusd.trust.defocus import DefocusEstimate
+
+__all__ = ["Calibrated", "refocus_frame", "serve"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What applies to a frame of its calibration profile: the profile's id, and its hot pixels."""
+
+    profile: str
+    hot_pixels: HotPixels
 
 
 def serve(
@@ -59,6 +83,7 @@ def serve(
         known state, so another has to take its place.
     """
     lent = _Lent()
+    calibrations = _Calibrations()
     while asked is None or not asked.is_set():
         received = connection.receive_parts(0.5)
         if received is None:
@@ -74,8 +99,10 @@ def serve(
             return "stopped"
         if isinstance(message, Refused):
             raise TransportError(f"the daemon refuses this worker: {message.reason}")
-        if isinstance(message, Task):
-            _do(connection, engine, message, part, pass_in_focus, lent)
+        if isinstance(message, Calibration):
+            calibrations.add(message)
+        elif isinstance(message, Task):
+            _do(connection, engine, message, part, pass_in_focus, lent, calibrations)
     return "stopped"
 
 
@@ -103,6 +130,35 @@ class _Lent:
         self._buffers = [*self._buffers[-3:], (pixels, tracker)]
 
 
+class _Calibrations:
+    """What the daemon told of calibration profiles, the last few of them."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, Calibrated] = {}
+
+    def add(self, message: Calibration) -> None:
+        """Keep one; the oldest goes."""
+        if len(self._told) >= MAX_CALIBRATIONS:
+            del self._told[next(iter(self._told))]
+        hot = HotPixels(message.hot_pixels, (message.height, message.width))
+        self._told[message.key] = Calibrated(message.profile, hot)
+
+    def of(self, task: Task) -> Calibrated | None:
+        """What a task needs; None where no profile applies.
+
+        Raises
+        ------
+        TransportError
+            If the daemon did not tell it.
+        """
+        if not task.calibration:
+            return None
+        found = self._told.get(task.calibration)
+        if found is None or found.hot_pixels.shape != (task.height, task.width):
+            raise TransportError(f"the daemon did not tell what calibration {task.calibration} is")
+        return found
+
+
 def _do(
     connection: Connection,
     engine: Engine,
@@ -110,6 +166,7 @@ def _do(
     part: memoryview | None,
     pass_in_focus: bool,
     lent: _Lent,
+    calibrations: _Calibrations,
 ) -> None:
     shape = (task.height, task.width)
     raw: Pixels
@@ -125,7 +182,14 @@ def _do(
             raise TransportError(f"task {task.task} came without its pixels")
         if checksum(raw) != task.checksum:
             raise TransportError("the raw pixels changed on their way (checksum)")
-        facts = refocus_frame(engine, raw, out, pass_in_focus=pass_in_focus)
+        facts = refocus_frame(
+            engine,
+            raw,
+            out,
+            pass_in_focus=pass_in_focus,
+            focus=task.focus,
+            calibrated=calibrations.of(task),
+        )
     except MemoryError:
         raise
     except RefocusdError as error:
@@ -142,7 +206,13 @@ def _do(
 
 
 def refocus_frame(
-    engine: Engine, raw: Pixels, out: Pixels, *, pass_in_focus: bool = True
+    engine: Engine,
+    raw: Pixels,
+    out: Pixels,
+    *,
+    pass_in_focus: bool = True,
+    focus: FocusOptics | None = None,
+    calibrated: Calibrated | None = None,
 ) -> FrameFacts:
     """Refocus one frame and say what happened to it.
 
@@ -153,18 +223,34 @@ def refocus_frame(
     out : ndarray, same shape and dtype
         Filled with the refocused frame; with the raw one if that is in focus
         already and `pass_in_focus` is set.
+    focus : FocusOptics, optional
+        Estimate the defocus as well, by these optics.
+    calibrated : Calibrated, optional
+        Its hot pixels are replaced in what the engine sees, and so in the percentiles that
+        the frame is normalised by.  The camera's offset is no lower bound of these: networks
+        are trained on frames whose darkest percent lies below it, by their noise.
 
     Returns
     -------
     FrameFacts
     """
     begun = time.perf_counter()
-    refocused = engine.refocus(raw, out)
+    profile = calibrated.profile if calibrated else None
+    seen = raw
+    if calibrated and calibrated.hot_pixels and engine.description.backend != "identity":
+        seen = calibrated.hot_pixels.repaired(raw)
+    refocused = engine.refocus(seen, out)
     if engine.description.backend == "identity":
         # Measures the path alone: nothing is said of the picture.
         worker_ms = (time.perf_counter() - begun) * 1e3
-        return FrameFacts(0.0, 1.0, refocused.engine_ms, worker_ms, 0.0, 0.0, 1.0, 0, "in focus")
-    focus_before, focus_after = focus_score(raw), focus_score(out)
+        ms = refocused.engine_ms
+        return FrameFacts(
+            0.0, 1.0, ms, worker_ms, 0.0, 0.0, 1.0, 0, "in focus", calibration=profile
+        )
+    # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
+    focus_before, focus_after = focus_score(seen), focus_score(out)
+    # Before a frame in focus takes the place of what the network made of it.
+    defocus = _defocus(seen, out, focus) if focus is not None else None
     said = verdict(focus_before, focus_after) if pass_in_focus else "refocused"
     if said == "in focus":
         np.copyto(out, raw)
@@ -175,7 +261,31 @@ def refocus_frame(
         worker_ms=(time.perf_counter() - begun) * 1e3,
         focus_before=focus_before,
         focus_after=focus_before if said == "in focus" else focus_after,
-        flux_ratio=1.0 if said == "in focus" else flux_ratio(raw, out, refocused.counts.offset),
+        flux_ratio=1.0 if said == "in focus" else flux_ratio(seen, out, refocused.counts.offset),
         clipped=0 if said == "in focus" else refocused.clipped,
         verdict=said,
+        defocus_um=defocus.distance_um if defocus else None,
+        defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
+        defocus_confidence=defocus.confidence if defocus else 0.0,
+        calibration=profile,
     )
+
+
+def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | None:
+    """The defocus, where the frame tells it.  An estimate is a help, and never costs a frame."""
+    # SciPy's transforms, which only this needs.
+    from refocusd.trust.defocus import estimate_defocus
+
+    try:
+        optics = Optics(
+            about.na,
+            about.wavelength_um,
+            about.refractive_index,
+            about.pixel_um,
+            about.spherical_waves,
+        )
+        estimate = estimate_defocus(raw, out, optics, measured=about.measured)
+    except (RefocusdError, ArithmeticError, ValueError) as error:
+        log.warning("no estimate of the defocus: %s", error)
+        return None
+    return estimate if estimate.confidence > 0 else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refocusd_training.simulate import ranges
-from refocusd_training.simulate.ranges import HELD_OUT
+from refocusd_training.simulate.ranges import DEFAULT_RANGES, HELD_OUT, Ranges
 
 __all__ = ["model_card"]
 
@@ -58,7 +58,11 @@ def _microscopes() -> str:
 
 
 def model_card(
-    model_id: str, record: Mapping[str, Any], radius: int, metrics: Mapping[str, Any] | None
+    model_id: str,
+    record: Mapping[str, Any],
+    radius: int,
+    metrics: Mapping[str, Any] | None,
+    trained: Ranges = DEFAULT_RANGES,
 ) -> str:
     """Markdown: use, limits, figures and provenance of a bundle.
 
@@ -71,6 +75,8 @@ def model_card(
         Effective receptive field in pixels.
     metrics : mapping, optional
         Summary of the evaluation.
+    trained : Ranges
+        What optics were drawn from.
     """
     measured = "Not evaluated yet."
     if metrics:
@@ -93,8 +99,8 @@ fast enough for a CPU beside a running acquisition.
 ## Intended use
 
 Live previews, focus-tolerant time-lapses and screening of cultured cells with a nuclear stain, 10×
-to 20× air objectives. Trained range: NA {_span(ranges.TRAINED_NA)}, emission
-{_span(ranges.TRAINED_WAVELENGTH_UM)} µm, {_span(ranges.TRAINED_PIXEL_UM)} µm a pixel, defocus up to
+to 20× air objectives. Trained range: NA {_span(trained.na)}, emission
+{_span(trained.wavelength_um)} µm, {_span(trained.pixel_um)} µm a pixel, defocus up to
 {ranges.TRAINED_DEFOCUS_UM[1]:g} µm on either side of focus.
 
 ## Limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -58,6 +59,9 @@ class TrainingConfig:
         Steps.
     threads : int
         Of torch on a CPU; 0 leaves torch's choice.
+    profile : str
+        Calibration profile (JSON) of the microscope to train for, relative to the
+        configuration's folder: its optics and camera replace the ranges.  "" for none.
     network : NetworkSettings
     """
 
@@ -76,6 +80,7 @@ class TrainingConfig:
     ema: float = 0.998
     checkpoint_every: int = 500
     threads: int = 0
+    profile: str = ""
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
     def __post_init__(self) -> None:
@@ -85,6 +90,8 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.size % 32:
             raise ConfigError(f"size is {self.size}; give a multiple of 32 px")
+        if not isinstance(self.profile, str):
+            raise ConfigError(f"profile is {self.profile}; give the path of a calibration profile")
 
 
 def _checked(table: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
@@ -109,16 +116,23 @@ def load_config(path: Path) -> TrainingConfig:
     network = NetworkSettings(
         **_checked(table.pop("network", {}), NetworkSettings, f"[network] of {path}")
     )
+    if isinstance(table.get("profile"), str) and table["profile"]:
+        table["profile"] = str(path.parent / table["profile"])
     try:
         return TrainingConfig(network=network, **_checked(table, TrainingConfig, str(path)))
     except TypeError as error:
         raise ConfigError(f"{path} has a value of the wrong type ({error})") from error
 
 
+def _toml(value: object) -> str:
+    # A JSON string is a TOML one as well.
+    return json.dumps(value) if isinstance(value, str) else str(value)
+
+
 def write_config(config: TrainingConfig, path: Path) -> None:
     """Write every setting, defaults included, as TOML that `load_config` reads."""
     lines = [
-        f"{item.name} = {getattr(config, item.name)}"
+        f"{item.name} = {_toml(getattr(config, item.name))}"
         for item in fields(config)
         if item.name != "network"
     ]

@@ -33,10 +33,10 @@ from refocusd_training.networks import SIZE_MULTIPLE, LiveUNet
 from refocusd_training.simulate import ranges
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
-from refocusd_training.simulate.ranges import Setting
+from refocusd_training.simulate.ranges import Ranges, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
-from refocusd_training.train import network_of
+from refocusd_training.train import network_of, ranges_of_run
 
 __all__ = ["export_bundle", "export_onnx", "receptive_field_px"]
 
@@ -191,6 +191,7 @@ def _description(
     radius: int,
     record: Mapping[str, Any],
     metrics: Mapping[str, Any] | None,
+    trained: Ranges,
 ) -> dict[str, Any]:
     scale_range = {
         "id": "scale_range",
@@ -256,10 +257,10 @@ def _description(
                 "receptive_field_px": radius,
                 "tolerance": dict(TOLERANCE),
                 "optics": {
-                    "na": list(ranges.TRAINED_NA),
-                    "wavelength_um": list(ranges.TRAINED_WAVELENGTH_UM),
-                    "pixel_um": list(ranges.TRAINED_PIXEL_UM),
-                    "spherical_waves": list(ranges.TRAINED_SPHERICAL_WAVES),
+                    "na": list(trained.na),
+                    "wavelength_um": list(trained.wavelength_um),
+                    "pixel_um": list(trained.pixel_um),
+                    "spherical_waves": list(trained.spherical_waves),
                     "defocus_um": list(ranges.TRAINED_DEFOCUS_UM),
                 },
                 "files": dict(sorted(sums.items())),
@@ -336,11 +337,12 @@ def export_bundle(
             "onnx": onnx.__version__,
             "openvino": openvino.__version__.split("-")[0],
         }
-        card = model_card(model_id, record, radius, measured)
+        trained, _ = ranges_of_run(run)
+        card = model_card(model_id, record, radius, measured, trained)
         (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
         sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         text = yaml.safe_dump(
-            _description(model_id, sums, radius, record, measured),
+            _description(model_id, sums, radius, record, measured, trained),
             sort_keys=False,
             allow_unicode=True,
             width=100,

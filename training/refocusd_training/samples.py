@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 
 from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from refocusd_training.simulate.camera import Camera
-from refocusd_training.simulate.ranges import draw_camera, draw_defocus, draw_optics, draw_peak
+from refocusd_training.simulate.ranges import (
+    DEFAULT_RANGES,
+    Ranges,
+    draw_camera,
+    draw_defocus,
+    draw_optics,
+    draw_peak,
+)
 from refocusd_training.simulate.scene import Scene, expose_scene
 from refocusd_training.simulate.specimen import window
 
@@ -66,6 +73,8 @@ class SampleStream:
     bank : int
         Transfer functions kept; one is renewed with each batch.
     seed : int
+    ranges : Ranges
+        Of optics and cameras.
     """
 
     def __init__(
@@ -76,7 +85,9 @@ class SampleStream:
         batch: int,
         bank: int,
         seed: int,
+        ranges: Ranges = DEFAULT_RANGES,
     ) -> None:
+        self._ranges = ranges
         self._specimens = specimens
         self._size = size
         self._batch = batch
@@ -111,7 +122,7 @@ class SampleStream:
         self, number: int, side: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rng = np.random.default_rng([self._seed, _TRANSFERS, number])
-        optics, defocus = draw_optics(rng), draw_defocus(rng)
+        optics, defocus = draw_optics(rng, self._ranges), draw_defocus(rng)
         focus = Defocus(0.0, defocus.thickness_um)
         in_focus = transfer(optics, focus, (side, side))
         if defocus.um == 0:
@@ -124,8 +135,8 @@ class SampleStream:
         bank: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
         side: int,
     ) -> Scene:
-        camera, peak = draw_camera(rng), draw_peak(rng)
-        if rng.random() < 0.1:
+        camera, peak = draw_camera(rng, self._ranges), draw_peak(rng)
+        if rng.random() < 0.1 and self._ranges.bits is None:
             camera = Camera(
                 camera.offset, camera.gain, camera.read_noise, camera.hot_fraction, bits=8
             )

@@ -3,7 +3,7 @@
 A run folder holds ``config.toml`` (every setting), ``log.csv`` (loss over
 steps), ``step_NNNNNN.safetensors`` (averaged weights, every checkpoint),
 ``weights.safetensors`` (the latest), ``state.pt`` (to resume from) and
-``run.json`` (provenance).
+``run.json`` (provenance); ``profile.json`` where it was trained for a microscope.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +25,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from refocusd.errors import InputError, OutputError
+from refocusd.profile import load_profile, save_profile
 from refocusd_training.config import TrainingConfig, write_config
 from refocusd_training.data import find_images, read_image
 from refocusd_training.losses import refocus_loss
 from refocusd_training.networks import LiveUNet, LiveUNetConfig
 from refocusd_training.samples import Batch, Prefetched, SampleStream
+from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges, ranges_of
 from refocusd_training.simulate.specimen import flux_of
 from refocusd_training.split import Side, load_split, split_digest
 
-__all__ = ["RunRecord", "network_of", "specimens_of", "train"]
+__all__ = ["RunRecord", "network_of", "ranges_of_run", "specimens_of", "train"]
 
 #: Steps after which the log is readable from outside.
 LOG_FLUSH = 25
+PROFILE_FILE = "profile.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,17 @@ class RunRecord:
     final_loss: float
     device: str
     versions: dict[str, str]
+    #: Id of the calibration profile that it was trained for.
+    profile: str | None = None
+
+
+def ranges_of_run(run: Path) -> tuple[Ranges, str | None]:
+    """What a run draws optics and cameras from, and the id of the profile behind it."""
+    path = run / PROFILE_FILE
+    if not path.exists():
+        return DEFAULT_RANGES, None
+    profile = load_profile(path)
+    return ranges_of(profile), profile.id()
 
 
 def network_of(config: TrainingConfig) -> LiveUNet:
@@ -144,7 +158,12 @@ def train(
         raise OutputError(
             f"{output} is not empty: give a new folder for this run, or resume the one it holds"
         )
+    profile = load_profile(config.profile) if config.profile and not resume else None
     output.mkdir(parents=True, exist_ok=True)
+    if profile is not None:
+        # A copy: the run is resumed and exported with what it was begun with.
+        save_profile(profile, output / PROFILE_FILE)
+    ranges, profile_id = ranges_of_run(output)
     write_config(config, output / "config.toml")
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -156,7 +175,12 @@ def train(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     stream = SampleStream(
-        specimens, size=config.size, batch=config.batch, bank=config.bank, seed=config.seed
+        specimens,
+        size=config.size,
+        batch=config.batch,
+        bank=config.bank,
+        seed=config.seed,
+        ranges=ranges,
     )
     done, spent, smoothed = 0, 0.0, math.nan
     if resume:
@@ -196,8 +220,10 @@ def train(
                 log.flush()
             if step % config.checkpoint_every == 0 or step == config.steps:
                 record = _record(config, len(specimens), step, elapsed, smoothed, target)
+                record = replace(record, profile=profile_id)
                 _checkpoint(output, network, optimiser, average, record)
-    return _record(config, len(specimens), step, time.monotonic() - started, smoothed, target)
+    record = _record(config, len(specimens), step, time.monotonic() - started, smoothed, target)
+    return replace(record, profile=profile_id)
 
 
 def learning_rate_at(config: TrainingConfig, step: int) -> float:

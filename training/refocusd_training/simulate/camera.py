@@ -32,6 +32,8 @@ class Camera:
     hot_fraction : float
         Share of pixels that are hot: they add an exponentially distributed
         amount with a mean of a quarter of the brightest expectation.
+    hot_pixels : tuple of (y, x)
+        Pixels that are hot in every exposure, in the same way.
     bits : int
         8 gives uint8; anything else up to 16 gives uint16.
     """
@@ -41,6 +43,7 @@ class Camera:
     read_noise: float = 3.0
     hot_fraction: float = 0.0
     bits: int = 12
+    hot_pixels: tuple[tuple[int, int], ...] = ()
 
     @property
     def full_scale(self) -> int:
@@ -65,6 +68,11 @@ class Camera:
             heat = rng.exponential(0.25 * float(signal.max()) + 10.0, int(hot.sum()))
             signal = signal.copy()
             signal[hot] += heat.astype(np.float32)
+        if self.hot_pixels:
+            heat = rng.exponential(0.25 * float(signal.max()) + 10.0, len(self.hot_pixels))
+            signal = signal.copy()
+            rows, columns = np.array(self.hot_pixels).T
+            signal[rows, columns] += heat.astype(np.float32)
         electrons = rng.poisson(signal * self.gain).astype(np.float32)
         electrons += self.read_noise * rng.standard_normal(signal.shape, dtype=np.float32)
         counts = np.rint(electrons / self.gain + self.offset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,9 +68,7 @@ def expose_scene(
     offset = camera.offset
     if camera.bits == 8:
         # An 8-bit camera sees the same light on 1/16 of the counts.
-        camera = Camera(
-            camera.offset / 16, camera.gain * 16, camera.read_noise, camera.hot_fraction, 8
-        )
+        camera = replace(camera, offset=camera.offset / 16, gain=camera.gain * 16)
         scale, offset = peak / 16, camera.offset
     raw = camera.expose(np.asarray((unfocused + haze) * scale, dtype=np.float32), rng)
     truth = np.minimum((in_focus + haze) * scale + offset, camera.full_scale)

@@ -1,0 +1,188 @@
+"""What of the catalogue applies to one acquisition: its profiles, and what to say of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from refocusd.profile import Profile
+from refocusd.profiles.catalogue import Catalogue, Selection, selection_id
+from refocusd.profiles.conformity import against_profile, against_training, stale
+from refocusd.profiles.hot_pixels import hot_indices
+from refocusd.profiles.identity import camera_of, identity_metadata, roi_of
+
+__all__ = ["Applied", "FrameCalibration", "apply_profiles"]
+
+#: Regions of the chip whose lists are remembered: more than one acquisition has.
+MAX_LISTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCalibration:
+    """What a worker needs to know of a frame's profile.
+
+    Parameters
+    ----------
+    key : str
+        Names profile and region of the chip.
+    profile : str
+        The profile's id.
+    hot_pixels : tuple of int
+        ``y * width + x`` in the frame, hottest first.
+    """
+
+    key: str
+    profile: str
+    hot_pixels: tuple[int, ...] = ()
+
+
+class _Told(msgspec.Struct):
+    """Of a frame's metadata; whatever else is there is passed over, which is quick."""
+
+    camera: Any = msgspec.field(default=None, name="Camera")
+    core_camera: Any = msgspec.field(default=None, name="Core-Camera")
+    roi: Any = msgspec.field(default=None, name="ROI")
+
+
+def _told(metadata: str) -> _Told:
+    try:
+        return msgspec.json.decode(metadata or "{}", type=_Told)
+    except (msgspec.MsgspecError, ValueError):
+        pass
+    try:
+        # Python writes NaN and Infinity, which are no JSON.
+        said = json.loads(metadata)
+        return _Told(said.get("Camera"), said.get("Core-Camera"), said.get("ROI"))
+    except (ValueError, AttributeError, RecursionError):
+        return _Told()  # no metadata at all: as the first frame's
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The profiles of an acquisition; empty where none applies.
+
+    Parameters
+    ----------
+    selection : Selection
+    warnings : tuple of str
+        Where acquisition, profiles and model do not go together.
+    notes : tuple of str
+        Worth a line in the log.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    _lists: dict[str, FrameCalibration] = field(default_factory=dict, repr=False)
+
+    @property
+    def id(self) -> str | None:
+        """Content key of the set of profiles; None for none."""
+        return selection_id(self.selection.ids)
+
+    def of_frame(self, axes: str, metadata: str, shape: tuple[int, int]) -> FrameCalibration | None:
+        """What a worker needs for a frame; None if no profile applies to it.
+
+        Parameters
+        ----------
+        axes, metadata : str
+            JSON, of the frame.
+        shape : (height, width)
+        """
+        if not self.selection.profiles:
+            return None
+        told = _told(metadata)
+        channel = json.loads(axes).get("channel", "")
+        first = self.selection.metadata
+        camera = str(told.camera or told.core_camera or "")
+        profile = self.selection.of(
+            str(channel or first.get("Channel") or ""), "" if camera == camera_of(first) else camera
+        )
+        if profile is None:
+            return None
+        roi = roi_of({"ROI": told.roi}) or roi_of(first)
+        return self._listed(profile, roi, shape)
+
+    def _listed(
+        self, profile: Profile, roi: tuple[int, int, int, int] | None, shape: tuple[int, int]
+    ) -> FrameCalibration:
+        name = f"{profile.id()}@{roi}"
+        found = self._lists.get(name)
+        if found is None:
+            camera = profile.camera
+            hot = hot_indices(camera.hot_pixels, camera.shape, shape, roi) if camera else None
+            key = f"{profile.id()}@{roi[0]},{roi[1]}" if roi else profile.id()
+            # Two acquisitions may differ in their frames' shape.
+            key = f"{key}/{shape[1]}x{shape[0]}"
+            if len(self._lists) >= MAX_LISTS:
+                self._lists.clear()
+            found = self._lists[name] = FrameCalibration(key, profile.id(), tuple(hot or ()))
+        return found
+
+
+def apply_profiles(
+    catalogue: Catalogue,
+    first: Mapping[str, Any],
+    shape: tuple[int, int],
+    *,
+    named: Sequence[str] | None = None,
+    trained: Mapping[str, tuple[float, float]] | None = None,
+    model: str = "",
+) -> Applied:
+    """Choose the profiles of an acquisition, and compare them with it and with the model.
+
+    Parameters
+    ----------
+    catalogue : Catalogue
+    first : mapping
+        Metadata of its first frame.
+    shape : (height, width)
+    named : sequence of str, optional
+        Ids of the profiles that it was begun with, instead of a choice.
+    trained : mapping, optional
+        The model's trained ranges.
+    model : str
+
+    Raises
+    ------
+    InputError
+        If a profile in `named` is not there.
+    """
+    first = identity_metadata(first)
+    reasons: tuple[str, ...] = ()
+    if named is None:
+        selection, reasons = catalogue.choose(first, shape)
+    else:
+        selection = catalogue.named(named, first, shape)
+    ambiguous = [reason for reason in reasons if "none of these" in reason]
+    notes = [reason for reason in reasons if reason not in ambiguous]
+    warnings = list(ambiguous)
+    if not selection.profiles:
+        notes.append("no calibration profile applies: the documented defaults do")
+    for profile in selection.profiles:
+        warnings += stale(profile)
+        warnings += against_profile(first, profile)
+        warnings += _misplaced(profile, first, shape)
+    chosen: tuple[Profile | None, ...] = selection.profiles or (None,)
+    for one in chosen:
+        warnings += against_training(first, one, trained or {}, model)
+    return Applied(selection, tuple(dict.fromkeys(warnings)), tuple(notes))
+
+
+def _misplaced(profile: Profile, first: Mapping[str, Any], shape: tuple[int, int]) -> list[str]:
+    """Whether the profile's hot pixels cannot be found in the frames."""
+    camera, roi = profile.camera, roi_of(first)
+    if camera is None or not camera.hot_pixels:
+        return []
+    if hot_indices(camera.hot_pixels, camera.shape, shape, roi) is not None:
+        return []
+    said = (
+        f"frames of {shape[1]}×{shape[0]} px are not of the chip of {camera.shape[1]}×"
+        f"{camera.shape[0]} px that calibration profile {profile.id()} was measured on, and their "
+        "metadata do not place them in it: its hot pixels are not replaced"
+    )
+    return [said]

@@ -1,0 +1,283 @@
+"""The folder of calibration profiles, and the one that is closest to a frame."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.frame import AxisValue
+from refocusd.profile import Microscope, Profile, load_profile
+from refocusd.profiles.identity import binning_of, camera_of, objective_of
+
+__all__ = ["Catalogue", "Match", "Selection", "selection_id"]
+
+log = logging.getLogger(__name__)
+
+#: Profiles of one folder, at most: one of each objective and channel is some dozen.
+MAX_PROFILES = 512
+#: Channels (and cameras) of one acquisition whose profile is remembered.
+MAX_PICKS = 256
+#: A channel that no profile names.
+_ANOTHER = "\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The profile of a frame, if there is one.
+
+    Parameters
+    ----------
+    profile : Profile or None
+    reasons : tuple of str
+        What its owner should know of the choice, in sentences.
+    """
+
+    profile: Profile | None
+    reasons: tuple[str, ...] = ()
+
+
+def selection_id(profiles: Iterable[str]) -> str | None:
+    """Content key of a set of profiles, by their ids; None for no profile at all."""
+    ids = sorted(set(profiles))
+    if not ids:
+        return None
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The profiles that apply to one acquisition, for whatever channel.
+
+    Parameters
+    ----------
+    profiles : tuple of Profile
+    metadata : mapping
+        Of the acquisition's first frame.
+    frame_shape : (height, width) or None
+        Decides where the metadata leave several profiles equally close.
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    frame_shape: tuple[int, int] | None = None
+    _picks: dict[tuple[str, str], Profile | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the profiles, sorted."""
+        return sorted(profile.id() for profile in self.profiles)
+
+    def of(self, channel: str = "", camera: str = "") -> Profile | None:
+        """The profile of a frame; `camera` where it is not that of the first frame."""
+        if not self.profiles:
+            return None
+        asked = (channel, camera)
+        if asked not in self._picks:
+            if len(self._picks) >= MAX_PICKS:
+                self._picks.clear()
+            said = {**self.metadata, "Camera": camera} if camera else self.metadata
+            self._picks[asked] = _closest(self.profiles, said, channel, self.frame_shape).profile
+        return self._picks[asked]
+
+
+class Catalogue:
+    """The profiles (``*.json``) of a folder; read again when they have changed.
+
+    A profile matches a frame unless it differs from it: a field that the profile leaves
+    empty matches anything, and one that the frame does not tell matches as well, except
+    the camera's label.  Of several the closest wins, the field that is told in both
+    counting most; of two of one microscope the newer.
+
+    Parameters
+    ----------
+    folder : path
+        Need not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._read: dict[Path, tuple[tuple[int, int], Profile | None]] = {}
+
+    def profiles(self) -> list[Profile]:
+        """Every usable profile there is now; a bad file is named in the log, once."""
+        try:
+            paths = sorted(self.folder.glob("*.json"))
+        except OSError as error:
+            log.warning("the calibration profiles in %s cannot be read: %s", self.folder, error)
+            return []
+        if len(paths) > MAX_PROFILES:
+            log.warning(
+                "%s holds %d profiles: the first %d count", self.folder, len(paths), MAX_PROFILES
+            )
+        read: dict[Path, tuple[tuple[int, int], Profile | None]] = {}
+        for path in paths[:MAX_PROFILES]:
+            try:
+                about = path.stat()
+            except OSError:
+                continue  # removed in this moment
+            state = (about.st_mtime_ns, about.st_size)
+            known = self._read.get(path)
+            read[path] = known if known and known[0] == state else (state, _load(path))
+        self._read = read
+        return [profile for _, profile in read.values() if profile is not None]
+
+    def match(
+        self,
+        metadata: Mapping[str, Any],
+        axes: Mapping[str, AxisValue],
+        frame_shape: tuple[int, int] | None = None,
+    ) -> Match:
+        """The profile that is closest to a frame.
+
+        Parameters
+        ----------
+        metadata : mapping
+            Of the frame, as Micro-Manager wrote it.
+        axes : mapping
+            Of the frame; names the channel, if any.
+        frame_shape : (height, width), optional
+            Decides where several are equally close.
+        """
+        channel = str(axes.get("channel") or metadata.get("Channel") or "")
+        return _closest(self.profiles(), metadata, channel, frame_shape)
+
+    def choose(
+        self, metadata: Mapping[str, Any], frame_shape: tuple[int, int] | None = None
+    ) -> tuple[Selection, tuple[str, ...]]:
+        """The profiles that apply to an acquisition, and what to say of the choice.
+
+        Parameters
+        ----------
+        metadata : mapping
+            Of its first frame.  Its channel does not count: others may follow.
+        frame_shape : (height, width), optional
+        """
+        profiles = self.profiles()
+        channels = {profile.microscope.channel for profile in profiles} | {"", _ANOTHER}
+        chosen: dict[str, Profile] = {}
+        reasons: dict[str, None] = {}
+        for channel in sorted(channels):
+            match = _closest(profiles, metadata, channel, frame_shape)
+            if channel or not metadata.get("Channel"):
+                reasons.update(dict.fromkeys(match.reasons))
+            if match.profile is not None:
+                chosen[match.profile.id()] = match.profile
+        ordered = tuple(chosen[key] for key in sorted(chosen))
+        return Selection(ordered, dict(metadata), frame_shape), tuple(reasons)
+
+    def named(
+        self,
+        ids: Sequence[str],
+        metadata: Mapping[str, Any],
+        frame_shape: tuple[int, int] | None = None,
+    ) -> Selection:
+        """The profiles of these ids: those that an acquisition was begun with.
+
+        Raises
+        ------
+        InputError
+            If one is not there (any more), or was changed.
+        """
+        wanted = set(ids)
+        there = {p.id(): p for p in self.profiles()} if wanted else {}
+        if missing := sorted(wanted - set(there)):
+            raise InputError(
+                f"the run was begun with calibration profile {', '.join(missing)}, which is not in "
+                f"{self.folder} (any more, or it was changed): put that file back, or name its folder "
+                "with --calibrations"
+            )
+        ordered = tuple(there[key] for key in sorted(wanted))
+        return Selection(ordered, dict(metadata), frame_shape)
+
+
+def _load(path: Path) -> Profile | None:
+    try:
+        return load_profile(path)
+    except InputError as error:
+        log.warning("left out: %s", error)
+        return None
+
+
+def _score(
+    microscope: Microscope, metadata: Mapping[str, Any], channel: str
+) -> tuple[int, ...] | None:
+    """How close a profile is, its sum first; None if it differs."""
+    binning = binning_of(metadata)
+    fields = (
+        (microscope.camera, camera_of(metadata)),
+        (microscope.objective, objective_of(metadata)),
+        (str(microscope.binning), "" if binning is None else str(binning)),
+        (microscope.channel, channel),
+    )
+    points = []
+    for number, (named, told) in enumerate(fields):
+        if not named:
+            points.append(1)
+        elif named == told:
+            points.append(2)
+        elif told or number == 0:
+            # Pixels are those of one camera: where its name is not told it is not this one.
+            return None
+        else:
+            points.append(0)
+    return (sum(points), *points)
+
+
+def _closest(
+    profiles: Iterable[Profile],
+    metadata: Mapping[str, Any],
+    channel: str,
+    frame_shape: tuple[int, int] | None,
+) -> Match:
+    scored = [
+        (score, profile)
+        for profile in profiles
+        if (score := _score(profile.microscope, metadata, channel)) is not None
+    ]
+    scored.sort(key=lambda pair: pair[0], reverse=True)
+    reasons: list[str] = []
+    for _, group in groupby(scored, key=lambda pair: pair[0]):
+        alike = [profile for _, profile in group]
+        if len({_who(p) for p in alike}) > 1:
+            alike = [p for p in alike if p.camera is not None and p.camera.shape == frame_shape]
+        who = {_who(p) for p in alike}
+        if len(who) == 1:
+            # Newest first; the id makes it the same each time.
+            profile = max(alike, key=lambda p: (p.created, p.id()))
+            return Match(profile, (*reasons, *_trusted(profile, metadata)))
+        named = ", ".join(sorted(_name(p) for _, p in scored))
+        reasons.append(
+            f"the frames do not tell which calibration profile is theirs ({named}): none of these is "
+            "used; record the objective's label and the binning in the metadata"
+        )
+    return Match(None, tuple(reasons))
+
+
+def _who(profile: Profile) -> tuple[str, str, int, str]:
+    microscope = profile.microscope
+    return (microscope.camera, microscope.objective, microscope.binning, microscope.channel)
+
+
+def _name(profile: Profile) -> str:
+    camera, objective, binning, channel = _who(profile)
+    said = [camera, objective, f"binning {binning}", channel]
+    return f"{profile.id()}: {' '.join(part for part in said if part)}"
+
+
+def _trusted(profile: Profile, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the frames do not tell, and is believed of the profile."""
+    wanted = profile.microscope.objective
+    if not wanted or objective_of(metadata):
+        return ()
+    said = (
+        f"the frames do not name their objective: calibration profile {profile.id()} (of {wanted}) is "
+        "taken on trust"
+    )
+    return (said,)

@@ -1,0 +1,137 @@
+"""Whether an acquisition, its calibration profile and the model go together, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from refocusd.profile import Measured, Profile
+from refocusd.profiles.identity import bit_depth_of, magnification_of, na_of, pixel_um_of
+
+__all__ = ["against_profile", "against_training", "stale"]
+
+#: After this long a measurement is called stale: cameras age, stages are serviced.
+STALE_AFTER = timedelta(days=180)
+SECTIONS = ("camera", "focus", "psf")
+#: Values of one microscope agree within this share.
+SAME = 0.02
+#: Measured values within so many standard uncertainties of a range are not called outside of it.
+SIGMAS = 2.0
+#: What the model's card calls its ranges, and how a person does.
+_RANGES = {
+    "pixel_um": ("a pixel of {} um", "um"),
+    "na": ("an NA of {}", ""),
+    "wavelength_um": ("an emission wavelength of {} um", "um"),
+    "spherical_waves": ("a spherical aberration of {} waves", "waves"),
+}
+
+
+def stale(profile: Profile, now: datetime | None = None) -> list[str]:
+    """Which measurements of a profile are too old to be relied on."""
+    now = now or datetime.now(UTC)
+    said = []
+    for name in SECTIONS:
+        if getattr(profile, name) is None:
+            continue
+        text = profile.measured.get(name, profile.created)
+        try:
+            age = now - datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            said.append(
+                f"calibration profile {profile.id()} is stale: the date {text!r} of its {name} section "
+                "cannot be read; measure again"
+            )
+            continue
+        if age > STALE_AFTER:
+            said.append(
+                f"calibration profile {profile.id()} is stale: its {name} section was measured "
+                f"{age.days} days ago; measure again"
+            )
+    return said
+
+
+def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
+    """Where a frame's metadata and the profile chosen for it say different things."""
+    microscope = profile.microscope
+    psf = profile.psf
+    pixel = _measured(psf.pixel_um if psf else None) or _nominal(microscope.pixel_um)
+    na = _measured(psf.na if psf else None) or _nominal(microscope.na)
+    pairs = (
+        ("pixel size", pixel_um_of(metadata), pixel, " um"),
+        ("NA", na_of(metadata), na, ""),
+        ("magnification", magnification_of(metadata), _nominal(microscope.magnification), ""),
+    )
+    said = [
+        f"the acquisition's {what} ({told:g}{unit}) is not that of calibration profile "
+        f"{profile.id()} ({value[0]:g}{unit}): correct the one that is wrong, or calibrate again"
+        for what, told, value, unit in pairs
+        if told is not None and value is not None and _differ(told, value)
+    ]
+    bits = bit_depth_of(metadata)
+    # 65535 is the schema's "not reached".
+    full = profile.camera.saturation_counts if profile.camera else None
+    if bits and full and full != 65535 and 2**bits - 1 < 0.9 * full:
+        said.append(
+            f"the acquisition's camera counts to {2**bits - 1} and calibration profile {profile.id()} "
+            f"was measured up to {full:g}: another gain or readout mode; calibrate that one"
+        )
+    return said
+
+
+def against_training(
+    metadata: Mapping[str, Any],
+    profile: Profile | None,
+    trained: Mapping[str, tuple[float, float]],
+    model: str,
+) -> list[str]:
+    """What of the optics, as far as they are known, the model was not trained for.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Of a frame.
+    profile : Profile or None
+        That of the frame: what was measured counts more than what metadata say.
+    trained : mapping of str to (low, high)
+        Ranges by name, of the model bundle.
+    model : str
+        Its name.
+    """
+    psf = profile.psf if profile else None
+    microscope = profile.microscope if profile else None
+    known = {
+        "pixel_um": _measured(psf.pixel_um if psf else None)
+        or _nominal(pixel_um_of(metadata))
+        or _nominal(microscope.pixel_um if microscope else None),
+        "na": _measured(psf.na if psf else None)
+        or _nominal(na_of(metadata))
+        or _nominal(microscope.na if microscope else None),
+        "wavelength_um": _nominal(psf.wavelength_um if psf else None)
+        or _nominal(microscope.wavelength_um if microscope else None),
+        "spherical_waves": _measured(psf.spherical_waves if psf else None),
+    }
+    said = []
+    for name, value in known.items():
+        if value is None or name not in trained:
+            continue
+        (low, high), (words, unit) = trained[name], _RANGES[name]
+        spread = SIGMAS * value[1]
+        if not low - spread <= value[0] <= high + spread:
+            said.append(
+                f"{words.format(f'{value[0]:g}')} lies outside of what the model {model} was trained "
+                f"for ({low:g} to {high:g}{' ' + unit if unit else ''}): refocused frames may be wrong"
+            )
+    return said
+
+
+def _measured(value: Measured | None) -> tuple[float, float] | None:
+    return None if value is None else (value.value, max(value.uncertainty, 0.0))
+
+
+def _nominal(value: float | None) -> tuple[float, float] | None:
+    return None if value is None else (value, 0.0)
+
+
+def _differ(told: float, value: tuple[float, float]) -> bool:
+    return abs(told - value[0]) > max(SAME * abs(value[0]), SIGMAS * value[1])

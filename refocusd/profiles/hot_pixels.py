@@ -1,0 +1,125 @@
+"""Defective pixels, replaced in the copy of a frame that an engine sees.
+
+A hot pixel is a point of light to a network, and it answers with a disc or a
+sharp spot that nobody imaged.  The raw file is never touched, nor is a frame
+that is passed through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.frame import Pixels
+
+__all__ = ["MAX_HOT_PIXELS", "HotPixels", "hot_indices"]
+
+#: Of one profile that are replaced, at most: the first, which are the hottest.
+MAX_HOT_PIXELS = 1 << 16
+#: Neighbours are looked for in squares of this radius, px, one after the other ...
+RADII = (1, 2, 4)
+#: ... until so many of them are good.
+ENOUGH = 3
+
+
+def hot_indices(
+    hot: Sequence[tuple[int, int]],
+    shape: tuple[int, int],
+    frame: tuple[int, int],
+    roi: tuple[int, int, int, int] | None,
+) -> list[int] | None:
+    """Where a profile's pixels lie in a frame.
+
+    Parameters
+    ----------
+    hot : sequence of (y, x)
+        In frames of `shape`.
+    shape : (height, width)
+        Of the frames that the profile was measured on.
+    frame : (height, width)
+        Of the frames to correct.
+    roi : (x, y, width, height) or None
+        Region that these were read out of, as their metadata say.
+
+    Returns
+    -------
+    list of int or None
+        ``y * width + x`` in the frame, in the order of `hot`; None if nobody can say where
+        the frame lies on the chip.
+    """
+    x0 = y0 = 0
+    if roi is not None and (roi[3], roi[2]) == frame:
+        x0, y0 = roi[0], roi[1]
+    elif frame != shape:
+        return None
+    # Of the profile's own shape, yet not at its corner: it was measured in another region.
+    if y0 + frame[0] > shape[0] or x0 + frame[1] > shape[1]:
+        return None
+    inside = ((y - y0, x - x0) for y, x in hot)
+    found = (y * frame[1] + x for y, x in inside if 0 <= y < frame[0] and 0 <= x < frame[1])
+    return list(dict.fromkeys(found))[:MAX_HOT_PIXELS]
+
+
+class HotPixels:
+    """Which pixels of a frame are replaced, and by which neighbours.
+
+    Parameters
+    ----------
+    indices : sequence of int
+        ``y * width + x``; those outside the frame are left out.
+    shape : (height, width)
+    """
+
+    def __init__(self, indices: Sequence[int], shape: tuple[int, int]) -> None:
+        self.shape = shape
+        height, width = shape
+        hot = np.unique(np.asarray(indices, dtype=np.int64).reshape(-1))
+        hot = hot[(hot >= 0) & (hot < height * width)]
+        bad = np.zeros(height * width, dtype=bool)
+        bad[hot] = True
+        #: For each radius: pixels, their neighbours (good ones first), how many are good.
+        self._groups: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+        left = hot
+        for radius in RADII:
+            offsets = np.arange(-radius, radius + 1)
+            y = (left // width)[:, None, None] + offsets[None, :, None]
+            x = (left % width)[:, None, None] + offsets[None, None, :]
+            there = ((y >= 0) & (y < height) & (x >= 0) & (x < width)).reshape(
+                len(left), offsets.size**2
+            )
+            at = np.where(there, (y * width + x).reshape(len(left), offsets.size**2), 0)
+            good = there & ~bad[at]
+            count = good.sum(axis=1)
+            done = count >= (ENOUGH if radius < RADII[-1] else 1)
+            order = np.argsort(~good[done], axis=1, kind="stable")
+            most = int(count[done].max(initial=0))
+            nearest = np.take_along_axis(at[done], order, axis=1)[:, :most]
+            self._groups.append((left[done], nearest, count[done]))
+            left = left[~done]
+
+    def __bool__(self) -> bool:
+        return any(len(pixels) for pixels, _, _ in self._groups)
+
+    def repaired(self, raw: Pixels) -> Pixels:
+        """A copy with every hot pixel replaced by the median of its good neighbours.
+
+        Parameters
+        ----------
+        raw : ndarray of uint8 or uint16, shape as given
+            Left as it is.  A pixel without a good neighbour keeps its counts.
+        """
+        out = raw.copy()
+        flat, source = out.reshape(-1), raw.reshape(-1)
+        for pixels, neighbours, count in self._groups:
+            if not len(pixels):
+                continue
+            values = source[neighbours].astype(np.int32)
+            beyond = np.arange(values.shape[1])[None, :] >= count[:, None]
+            values[beyond] = np.iinfo(np.int32).max
+            values.sort(axis=1)
+            rows = np.arange(len(pixels))
+            middle = values[rows, (count - 1) // 2] + values[rows, count // 2]
+            flat[pixels] = (middle // 2).astype(raw.dtype)
+        return out

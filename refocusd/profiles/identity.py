@@ -1,0 +1,134 @@
+"""What a frame's metadata tell of its microscope: Micro-Manager's keys, in one place."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "binning_of",
+    "bit_depth_of",
+    "camera_of",
+    "first_of",
+    "identity_metadata",
+    "magnification_of",
+    "na_of",
+    "objective_of",
+    "pixel_um_of",
+    "roi_of",
+]
+
+#: Keys of one frame that say what took it.  OME names the aperture and the magnification.
+_NA = ("NumericalAperture", "LensNA", "NA")
+_MAGNIFICATION = ("NominalMagnification", "Magnification")
+_PIXEL = ("PixelSizeUm", "PixelSize_um")
+_KEYS = frozenset(
+    {"Camera", "Core-Camera", "Binning", "Channel", "ROI", "BitDepth"}
+    | {*_NA, *_MAGNIFICATION, *_PIXEL}
+)
+#: A label is a name; anything longer is not one.
+_MAX_CHARS = 256
+
+
+def camera_of(metadata: Mapping[str, Any]) -> str:
+    """Label of the camera; "" where the frame does not tell."""
+    return str(metadata.get("Camera") or metadata.get("Core-Camera") or "")
+
+
+def objective_of(metadata: Mapping[str, Any]) -> str:
+    """Label of the objective; "" where the frame does not tell."""
+    for key in sorted(metadata):
+        if _names_objective(key):
+            return str(metadata[key])
+    return ""
+
+
+def binning_of(metadata: Mapping[str, Any]) -> int | None:
+    """Pixels binned along one side; None where the frame does not tell."""
+    value = metadata.get("Binning", metadata.get(f"{camera_of(metadata)}-Binning"))
+    # "2", "2x2" and 2 are all seen.
+    match = re.match(r"\d{1,3}", str(value))
+    return int(match.group()) if match else None
+
+
+def pixel_um_of(metadata: Mapping[str, Any]) -> float | None:
+    """Camera pixel in the specimen plane, in um; None where it is not set (or 0, as unset is)."""
+    return _number(metadata, _PIXEL, 1000.0)
+
+
+def na_of(metadata: Mapping[str, Any]) -> float | None:
+    """Numerical aperture; None where the frame does not tell."""
+    return _number(metadata, _NA, 2.0)
+
+
+def magnification_of(metadata: Mapping[str, Any]) -> float | None:
+    """Magnification; None where the frame does not tell."""
+    return _number(metadata, _MAGNIFICATION, 1000.0)
+
+
+def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:
+    """Bits of a count; None where the frame does not tell."""
+    bits = _number(metadata, ("BitDepth",), 33.0)
+    return round(bits) if bits else None
+
+
+def roi_of(metadata: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+    """Region of the chip as (x, y, width, height), in pixels as read out; None if not told."""
+    value = metadata.get("ROI")
+    parts = re.findall(r"\d+", value) if isinstance(value, str) else value
+    try:
+        x, y, width, height = (int(part) for part in parts)  # type: ignore[union-attr]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (x, y, width, height) if min(x, y) >= 0 and min(width, height) > 0 else None
+
+
+def identity_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a frame's metadata that says what took it: a few short values."""
+    wanted = _KEYS | {f"{camera_of(metadata)}-Binning"}
+    return {
+        str(key): value
+        for key, value in metadata.items()
+        if (key in wanted or _names_objective(key)) and _is_short(value)
+    }
+
+
+def first_of(metadata: Mapping[str, Any], channel: object = "") -> str:
+    """What a source tells of an acquisition's first frame, as JSON."""
+    said = identity_metadata(metadata)
+    if channel and "Channel" not in said:
+        said["Channel"] = str(channel)[:_MAX_CHARS]
+    text = json.dumps(said, default=str)
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError):
+        return "{}"  # numbers or characters that no JSON holds: an odd driver costs no frame
+    return text
+
+
+def _names_objective(key: Any) -> bool:
+    # Micro-Manager names a property <device>-<property>: "TIObjective-Label".
+    device, _, name = str(key).rpartition("-")
+    return name == "Label" and "objective" in device.lower()
+
+
+def _is_short(value: Any) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return len(str(value)) <= _MAX_CHARS
+
+
+def _number(metadata: Mapping[str, Any], keys: tuple[str, ...], below: float) -> float | None:
+    for key in keys:
+        try:
+            value = float(metadata[key])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            continue
+        if math.isfinite(value) and 0 < value < below:
+            return value
+    return None
