@@ -23,7 +23,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.overhead_machine import machine, scratch
+from benchmarks.overhead_machine import file_system, machine, scratch
 from benchmarks.overhead_statistics import percentiles
 from refocusd import __version__
 from refocusd.attach.follow import Follower
@@ -87,6 +87,7 @@ def _measure(folder: Path, frames: int, side: int, fps: float) -> dict[str, Any]
     data = folder / "data"
     data.mkdir()
     flags = ["--backend", "identity", "--ledgers", str(folder / "ledgers")]
+    flags += ["--no-view", "--studio", "off", "--no-live"]  # the follower is what is measured
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     with DaemonProcess(flags, folder / "daemon.log") as daemon:
@@ -152,6 +153,7 @@ def main() -> int:
     try:
         with scratch(arguments.folder) as folder:
             result = _measure(folder, frames, arguments.side, arguments.fps)
+            result["file_system"] = file_system(folder)
     except RefocusdError as error:
         messages.print(f"error: {error}", markup=False)
         return error.exit_status

@@ -7,14 +7,12 @@ frame without one, so nothing here grows with the length of an acquisition.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
 import zmq
 
 from refocusd import __version__
@@ -23,11 +21,12 @@ from refocusd.daemon import mailbox as events
 from refocusd.daemon.course import Course
 from refocusd.daemon.crew import Crew
 from refocusd.daemon.desk import Desk
+from refocusd.daemon.leftovers import left_unfinished
 from refocusd.daemon.mailbox import Mailbox, describe
+from refocusd.daemon.reception import Reception
 from refocusd.daemon.writer import Writer
-from refocusd.errors import LedgerError, RefocusdError, TransportError
+from refocusd.errors import RefocusdError, TransportError
 from refocusd.frame import Pixels
-from refocusd.ledger import marked, unmark
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
 from refocusd.transport.doors import Doors, allowed_roles
@@ -101,10 +100,9 @@ class Broker:
         self._crew = Crew(self._send, ring)
         self._course = Course(settings, ring, writer, self._send, catch_up)
         self._desk = Desk(settings, ring, writer, self._send, self._course)
+        self._reception = Reception(self._course, self._crew, ring, writer.preview, self._send)
         self._roles: dict[bytes, tuple[wire.Role, bool]] = {}
         self._heard: dict[bytes, float] = {}
-        #: Views that wait for a frame later than the serial they have.
-        self._looks: dict[bytes, int] = {}
         #: What an earlier daemon left unfinished, and the run it was of.
         self._left: deque[tuple[wire.Open, str]] = deque()
         self._stop_by = 0.0
@@ -272,7 +270,7 @@ class Broker:
         if not idle:
             raise TransportError(f"{MAX_PEERS} peers are connected; close some")
         longest = min(idle, key=lambda who: self._heard.get(who, 0.0))
-        for books in (self._roles, self._heard, self._looks):
+        for books in (self._roles, self._heard, self._reception.looks):
             books.pop(longest, None)
 
     def _on_source(
@@ -303,7 +301,8 @@ class Broker:
             log.info("%s: %s, ready in %.1f s", name, describe(message.engine), message.seconds)
             self.ready.set()
             if first and self._settings.pick_up:
-                self._pick_up()
+                self._left.extend(left_unfinished(self._settings.ledgers))
+                self._pick_up_more()
         elif isinstance(message, wire.Result):
             # An answer that nobody waits for any more (its worker was taken for hung) is dropped.
             if task := self._crew.take_back(identity, message.task):
@@ -320,75 +319,10 @@ class Broker:
             raise TransportError(f"a worker does not send {type(message).__name__}")
 
     def _on_control(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
-        if isinstance(message, wire.StatusRequest):
-            self._send(identity, self._status(), None)
-        elif isinstance(message, wire.Look) and role == "view":
-            self._looks[identity] = message.after
-            self._show()
-            if identity in self._looks:
-                self._writer.preview.ask(message.max_side)
-        elif isinstance(message, wire.Pause):
-            log.info("paused" if message.paused else "going on")
-            self._course.queues.paused = message.paused and not self._course.stopping
-        elif isinstance(message, wire.CatchUp):
-            self._course.catch_up_when_idle = message.on
-        elif isinstance(message, wire.Stop) and role == "control":
+        if isinstance(message, wire.Stop) and role == "control":
             self._begin_stop()
         else:
-            raise TransportError(f"a {role} peer does not send {type(message).__name__}")
-
-    def _status(self) -> wire.Status:
-        course = self._course
-        return wire.Status(
-            version=__version__,
-            pid=os.getpid(),
-            workers=self._crew.ready,
-            engine=self._crew.engine,
-            acquisitions=course.counts(),
-            stopping=course.stopping,
-            details=course.details(),
-            crew=self._crew.overview(),
-            ring_nbytes=self._ring.address.nbytes,
-            ring_free=course.queues.free_nbytes,
-            paused=course.queues.paused,
-            catch_up=course.catch_up_when_idle,
-            frames=course.statistics.frames,
-            stages=course.statistics.stages,
-            raw_nbytes=course.statistics.raw_nbytes,
-            serial=self._writer.preview.serial,
-            uptime_s=course.statistics.uptime_s,
-        )
-
-    def _show(self) -> None:
-        """Answer the views that wait for the newest frame."""
-        for identity, after in list(self._looks.items()):
-            if newest := self._writer.preview.newest(after):
-                del self._looks[identity]
-                self._send(identity, newest[0], newest[1])  # type: ignore[arg-type]
-
-    def _pick_up(self) -> None:
-        """What an earlier daemon left unfinished, from the marks beside the ledgers."""
-        for mark in marked(self._settings.ledgers):
-            try:
-                left = msgspec.json.decode(mark.open_json, type=dict[str, object])
-                run = str(left.pop("run", ""))
-                message = msgspec.convert(left, wire.Open)
-            except msgspec.MsgspecError as error:
-                log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
-                continue
-            if not message.raw or not os.path.isdir(message.raw):  # noqa: PTH112
-                log.warning(
-                    "%s was left unfinished, but its raw data (%s) is not there any more",
-                    message.name,
-                    message.raw or "none was kept",
-                )
-                try:
-                    unmark(self._settings.ledgers, mark.acquisition)
-                except LedgerError as error:
-                    log.warning("%s", error)
-                continue
-            self._left.append((message, run))
-        self._pick_up_more()
+            self._reception.asked(identity, role, message)
 
     def _pick_up_more(self) -> None:
         """A few at a time: each takes files, a thread and slots."""
@@ -410,7 +344,7 @@ class Broker:
         elif isinstance(event, events.DiskFull):
             self._course.disk_full(event)
         elif isinstance(event, events.PreviewTaken):
-            self._show()
+            self._reception.show()
         elif isinstance(event, events.Finished):
             self._course.finished(event.acquisition)
         elif isinstance(event, events.CatchUpFailed):
@@ -451,7 +385,7 @@ class Broker:
                 continue
             del self._heard[identity]
             self._roles.pop(identity, None)
-            self._looks.pop(identity, None)
+            self._reception.looks.pop(identity, None)
             self._desk.lost(identity)
         self._course.look_at_the_clock(workers_idle=self._crew.idle)
         self._pick_up_more()

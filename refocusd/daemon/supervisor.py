@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 FIRST_BACK_OFF_S = 0.1
 MAX_BACK_OFF_S = 30.0
+#: After one that could start: with the start itself, five seconds to the next frame are promised.
+MAX_BACK_OFF_READY_S = 2.0
 #: A worker that lived this long was healthy: the next one is started at once again.
 HEALTHY_S = 10.0
 #: So many ends in a row before a worker took a frame are not chance.
@@ -130,7 +132,8 @@ class Supervisor:
             lived = time.monotonic() - begun
             self._mailbox.put(WorkerGone(identity))
             with self._lock:
-                if identity in self._ready:
+                was_ready = identity in self._ready
+                if was_ready:
                     failed_starts = 0
                 elif identity not in self._killed:
                     failed_starts += 1
@@ -146,6 +149,8 @@ class Supervisor:
                 return
             if lived > HEALTHY_S:
                 back_off = FIRST_BACK_OFF_S
+            elif was_ready:
+                back_off = min(back_off, MAX_BACK_OFF_READY_S)
             log.warning("%s ended (status %d); next in %.1f s", identity, status, back_off)
             self._stopping.wait(back_off)
             back_off = min(back_off * 2, MAX_BACK_OFF_S)

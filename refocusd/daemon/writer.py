@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import queue
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
-from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon.mailbox import (
     DiskFull,
@@ -25,9 +21,19 @@ from refocusd.daemon.mailbox import (
     SinkOpened,
     Written,
 )
+from refocusd.daemon.orders import (
+    CloseSink,
+    NoteProfiles,
+    OpenSink,
+    Order,
+    RecordOnly,
+    WriteFrame,
+    frame_metadata,
+    state_of,
+)
 from refocusd.daemon.place import LOOK_AT_DISK_S, Place
 from refocusd.daemon.preview import Preview
-from refocusd.errors import DiskFullError, OutputError, RefocusdError, TransportError
+from refocusd.errors import DiskFullError, RefocusdError, TransportError
 from refocusd.frame import Pixels
 from refocusd.ledger import Attempt
 from refocusd.profiles.applied import Applied
@@ -44,45 +50,6 @@ from refocusd.transport.ring import SharedRing, checksum
 __all__ = ["Writer"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _OpenSink:
-    open: Open
-    run: str
-    engine: EngineInfo
-
-
-@dataclass(frozen=True, slots=True)
-class _Note:
-    acquisition: str
-    applied: Applied
-
-
-@dataclass(frozen=True, slots=True)
-class _WriteFrame:
-    task: int
-    submit: Submit
-    checksum: int
-    facts: FrameFacts
-    engine: EngineInfo
-    focus: FocusAdvice | None
-
-
-@dataclass(frozen=True, slots=True)
-class _RecordOnly:
-    task: int
-    acquisition: str
-    axes: tuple[str, ...]
-    state: FinalState
-    reason: str
-    live: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _CloseSink:
-    acquisition: str
-    acquired: int | None
 
 
 class Writer:
@@ -102,9 +69,7 @@ class Writer:
         self._ring = ring
         self._mailbox = mailbox
         # Bounded by the ring's slots in practice; the limit is a backstop.
-        self._orders: queue.Queue[
-            _OpenSink | _Note | _WriteFrame | _RecordOnly | _CloseSink | None
-        ] = queue.Queue(maxsize=100_000)
+        self._orders: queue.Queue[Order | None] = queue.Queue(maxsize=100_000)
         #: Of acquisitions that are about to be opened.
         self._applied: dict[str, Applied] = {}
         self._places: dict[str, Place] = {}
@@ -122,11 +87,11 @@ class Writer:
 
     def open(self, open_: Open, run: str, engine: EngineInfo) -> None:
         """Make room for an acquisition; answered by `SinkOpened`."""
-        self._orders.put(_OpenSink(open_, run, engine))
+        self._orders.put(OpenSink(open_, run, engine))
 
     def note_calibration(self, acquisition: str, applied: Applied) -> None:
         """Have the profiles of an acquisition noted beside its frames; said before `open`."""
-        self._orders.put(_Note(acquisition, applied))
+        self._orders.put(NoteProfiles(acquisition, applied))
 
     def write(
         self,
@@ -138,7 +103,7 @@ class Writer:
         focus: FocusAdvice | None = None,
     ) -> None:
         """Write the refocused half of the frame's slot; answered by `Written` or `GivenUp`."""
-        self._orders.put(_WriteFrame(task, submit, checksum_, facts, engine, focus))
+        self._orders.put(WriteFrame(task, submit, checksum_, facts, engine, focus))
 
     def record(
         self,
@@ -151,14 +116,14 @@ class Writer:
         live: bool = True,
     ) -> None:
         """Record frames that have no pixels to write; answered by one `Written`."""
-        self._orders.put(_RecordOnly(task, acquisition, axes, state, reason, live))
+        self._orders.put(RecordOnly(task, acquisition, axes, state, reason, live))
 
     def finish(self, acquisition: str, acquired: int | None) -> None:
         """Close an acquisition's sink and ledger; answered by `Finished`.
 
         `acquired` is None for an acquisition that is not complete.
         """
-        self._orders.put(_CloseSink(acquisition, acquired))
+        self._orders.put(CloseSink(acquisition, acquired))
 
     def stop(self, timeout_s: float) -> None:
         """Do what was ordered, close everything, end the thread."""
@@ -190,14 +155,14 @@ class Writer:
             except Exception:
                 log.exception("closing acquisition %s", acquisition)
 
-    def _do(self, order: _OpenSink | _Note | _WriteFrame | _RecordOnly | _CloseSink) -> None:
-        if isinstance(order, _OpenSink):
+    def _do(self, order: Order) -> None:
+        if isinstance(order, OpenSink):
             self._open(order)
-        elif isinstance(order, _Note):
+        elif isinstance(order, NoteProfiles):
             self._applied[order.acquisition] = order.applied
-        elif isinstance(order, _WriteFrame):
+        elif isinstance(order, WriteFrame):
             self._write(order)
-        elif isinstance(order, _RecordOnly):
+        elif isinstance(order, RecordOnly):
             self._record(order)
         else:
             try:
@@ -205,18 +170,16 @@ class Writer:
             finally:
                 self._mailbox.put(Finished(order.acquisition))
 
-    def _answer_failed(
-        self, order: _OpenSink | _Note | _WriteFrame | _RecordOnly | _CloseSink, error: str
-    ) -> None:
+    def _answer_failed(self, order: Order, error: str) -> None:
         """Nobody shall wait for an answer for ever."""
-        if isinstance(order, _WriteFrame):
+        if isinstance(order, WriteFrame):
             self._mailbox.put(GivenUp(order.task, order.submit.acquisition, error))
-        elif isinstance(order, _RecordOnly) and order.task:
+        elif isinstance(order, RecordOnly) and order.task:
             self._mailbox.put(GivenUp(order.task, order.acquisition, error))
-        elif isinstance(order, _RecordOnly):
+        elif isinstance(order, RecordOnly):
             self._mailbox.put(Written(0, order.acquisition, order.axes, None))
 
-    def _open(self, order: _OpenSink) -> None:
+    def _open(self, order: OpenSink) -> None:
         open_ = order.open
         applied = self._applied.pop(open_.acquisition, None)
         if open_.preview:
@@ -236,7 +199,7 @@ class Writer:
         output = str(place.sink.path)
         self._mailbox.put(SinkOpened(open_.acquisition, output, before=place.before))
 
-    def _write(self, order: _WriteFrame) -> None:
+    def _write(self, order: WriteFrame) -> None:
         submit, facts = order.submit, order.facts
         if preview := self._previews.get(submit.acquisition):
             self._only_show(preview, order)
@@ -246,7 +209,7 @@ class Writer:
             # Retried after its first answer had got lost: written once is enough.
             self._mailbox.put(Written(order.task, submit.acquisition, (submit.axes,), None))
             return
-        state, reason = _state_of(order)
+        state, reason = state_of(order)
         try:
             if place.is_full():
                 raise DiskFullError(  # the raw data needs what is left
@@ -289,10 +252,10 @@ class Writer:
         if state != "failed" and self.preview.due():
             self._show(place.open, order, state, latency_ms)
 
-    def _only_show(self, open_: Open, order: _WriteFrame) -> None:
+    def _only_show(self, open_: Open, order: WriteFrame) -> None:
         """A frame of a preview: for those who watch, not for the disk."""
         submit = order.submit
-        state, reason = _state_of(order)
+        state, reason = state_of(order)
         latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
         if self.preview.due():
             self._show(open_, order, state, latency_ms)
@@ -301,7 +264,7 @@ class Writer:
             Written(order.task, submit.acquisition, axes, state, reason, None, latency_ms, facts)
         )
 
-    def _put_off(self, place: Place, order: _WriteFrame, why: str) -> None:
+    def _put_off(self, place: Place, order: WriteFrame, why: str) -> None:
         """The disk is full: raw has the frame, and it is caught up once there is room."""
         submit = order.submit
         if not place.open.raw:
@@ -336,38 +299,20 @@ class Writer:
                     log.info("there is room again: %s goes on", place.open.name)
 
     def _write_pixels(
-        self, place: Place, order: _WriteFrame, state: FinalState, reason: str
+        self, place: Place, order: WriteFrame, state: FinalState, reason: str
     ) -> None:
-        submit, engine = order.submit, order.engine
+        submit = order.submit
         pixels = self._pixels(place.open, submit.slot.refocused_offset)
         if checksum(pixels) != order.checksum:
             raise TransportError("the refocused pixels changed on their way (checksum)")
-        metadata = _metadata(submit.metadata)
-        metadata["refocusd"] = {
-            "version": __version__,
-            "run": place.run,
-            "model": engine.model_id,
-            "model_sha256": engine.model_sha256,
-            "engine": engine.key,
-            "precision": engine.precision,
-            "state": state,
-            "reason": reason,
-            "live": submit.live,
-            "latency_ms": round((time.perf_counter_ns() - submit.taken_ns) / 1e6, 3),
-            "checksum": order.checksum,
-            "raw_checksum": submit.checksum,
-            "calibration": None,  # unless a profile applied: the documented defaults do
-            **_rounded(order.facts),
-        }
-        if order.focus is not None:
-            metadata["refocusd"]["focus"] = _rounded(order.focus)
+        metadata = frame_metadata(place.run, order, state, reason)
         place.sink.write(pixels, json.loads(submit.axes), metadata)
 
     def _pixels(self, open_: Open, offset: int) -> Pixels:
         shape = (open_.height, open_.width)
         return self._ring.view(offset, shape, open_.dtype)  # type: ignore[return-value]
 
-    def _show(self, open_: Open, order: _WriteFrame, state: FinalState, latency_ms: float) -> None:
+    def _show(self, open_: Open, order: WriteFrame, state: FinalState, latency_ms: float) -> None:
         slot = order.submit.slot
         self.preview.take(
             self._pixels(open_, slot.offset),
@@ -380,7 +325,7 @@ class Writer:
         )
         self._mailbox.put(PreviewTaken())
 
-    def _record(self, order: _RecordOnly) -> None:
+    def _record(self, order: RecordOnly) -> None:
         if order.acquisition in self._previews:
             self._mailbox.put(
                 Written(order.task, order.acquisition, order.axes, order.state, order.reason)
@@ -443,29 +388,3 @@ class Writer:
             # What the ledger lacks, the next daemon puts right: the mark stays.
             off = place.unrecorded and bool(place.open.raw)
             place.close(None if off else acquired)
-
-
-def _state_of(order: _WriteFrame) -> tuple[FinalState, str]:
-    """The final state of a frame that a worker has done, and why."""
-    refocused = order.facts.verdict == "refocused"
-    if order.engine.backend == "identity":
-        return "refocused" if refocused else "passed_through", "identity engine"
-    return ("refocused", "") if refocused else ("passed_through", "already in focus")
-
-
-def _rounded(facts: FrameFacts | FocusAdvice) -> dict[str, Any]:
-    """What is known as plain values, floats to six significant digits."""
-    return {
-        name: float(f"{value:.6g}") if isinstance(value, float) else value
-        for name, value in msgspec.structs.asdict(facts).items()
-        # JSON has no NaN; what is not known is left out.
-        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
-    }
-
-
-def _metadata(text: str) -> dict[str, Any]:
-    try:
-        metadata = json.loads(text or "{}")
-    except ValueError as error:
-        raise OutputError(f"the frame's metadata is not JSON: {error}") from error
-    return metadata if isinstance(metadata, dict) else {"metadata": metadata}

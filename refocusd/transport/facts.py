@@ -18,11 +18,16 @@ __all__ = [
     "FocusOptics",
     "FrameFacts",
     "Histogram",
+    "Message",
     "WorkerStatus",
 ]
 
 FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
 DType = Literal["uint8", "uint16"]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages; the tag is the class name."""
 
 
 class Counts(msgspec.Struct, frozen=True):

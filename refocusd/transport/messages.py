@@ -41,9 +41,11 @@ from refocusd.transport.facts import (
     FocusOptics,
     FrameFacts,
     Histogram,
+    Message,
     WorkerStatus,
 )
 from refocusd.transport.ring import RingAddress, Slot
+from refocusd.transport.watching import CatchUp, Look, Pause, Shown, Status, StatusRequest
 
 __all__ = [
     "MAX_CALIBRATIONS",
@@ -100,10 +102,6 @@ MAX_CALIBRATIONS = 16
 Role = Literal["source", "worker", "control", "view"]
 #: A UUID: it names files of ours, so nothing else is taken.
 AcquisitionId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
-
-
-class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Base of all messages; the tag is the class name."""
 
 
 class Hello(Message, frozen=True):
@@ -307,103 +305,6 @@ class Failure(Message, frozen=True):
 
     task: int
     reason: str
-
-
-class StatusRequest(Message, frozen=True):
-    """Ask the daemon how it is."""
-
-
-class Status(Message, frozen=True):
-    """State of the daemon.
-
-    Parameters
-    ----------
-    workers : int
-        Workers that take frames.
-    acquisitions : dict of str to Counts
-        By id; open ones and the last that ended.
-    details : list of AcquisitionStatus
-        The same in full, oldest first.
-    ring_nbytes, ring_free : int
-        Shared memory for frames in flight.
-    paused : bool
-        No frame is sent to workers; acquisitions go on.
-    catch_up : bool
-        Idle workers catch up while acquisitions go on.
-    frames : dict of str to int
-        Frames since the start, by ``state`` or ``state: reason``.
-    stages : dict of str to Histogram
-        ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
-        ``total`` (hook to disk); live frames only.
-    raw_nbytes : int
-        Bytes of raw pixels taken since the start.
-    serial : int
-        Of the newest frame written, for `Look`.
-    uptime_s : float
-    """
-
-    version: str
-    pid: int
-    workers: int
-    engine: EngineInfo | None
-    acquisitions: dict[str, Counts]
-    stopping: bool
-    details: list[AcquisitionStatus] = []
-    crew: list[WorkerStatus] = []
-    ring_nbytes: int = 0
-    ring_free: int = 0
-    paused: bool = False
-    catch_up: bool = True
-    frames: dict[str, int] = {}
-    stages: dict[str, Histogram] = {}
-    raw_nbytes: int = 0
-    serial: int = 0
-    uptime_s: float = 0.0
-
-
-class Look(Message, frozen=True):
-    """Show me the newest frame, as soon as there is one later than serial `after`.
-
-    One answer for one `Look`, so that a slow view gets the latest only.
-    """
-
-    after: int
-    #: Both sides are reduced by a whole step until they are no longer.
-    max_side: Annotated[int, msgspec.Meta(ge=64, le=4096)] = 1024
-
-
-class Shown(Message, frozen=True):
-    """The newest frame, for a view: raw then refocused pixels follow as one part.
-
-    Each is ``ceil(height / step) × ceil(width / step)``, every `step`-th pixel.
-    """
-
-    serial: int
-    acquisition: str
-    name: str
-    axes: str
-    state: FinalState
-    height: int
-    width: int
-    dtype: DType
-    step: int
-    metadata: str
-    facts: FrameFacts
-    #: From the hook to the disk.
-    latency_ms: float
-    live: bool
-
-
-class Pause(Message, frozen=True):
-    """Send no more frames to workers, or go on; acquisitions are not affected."""
-
-    paused: bool
-
-
-class CatchUp(Message, frozen=True):
-    """Let the daemon catch up what was deferred while it is idle, or only after acquisitions."""
-
-    on: bool
 
 
 class Stop(Message, frozen=True):

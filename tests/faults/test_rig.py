@@ -70,7 +70,7 @@ def test_a_full_disk_for_what_is_refocused(microscope: MicroscopeProcess, tmp_pa
 def test_a_worker_that_goes_wrong(
     microscope: MicroscopeProcess, tmp_path: Path, fault: Fault
 ) -> None:
-    with FaultyDaemon(tmp_path, environment=environment(fault)) as daemon:
+    with FaultyDaemon(tmp_path, environment=environment(fault, every=13)) as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, fault, frames=40)
         microscope.wait_acquired()
         until(daemon.idle, "the daemon's end of the acquisition", 60.0)

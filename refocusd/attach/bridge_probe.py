@@ -1,0 +1,117 @@
+"""Who answers on the bridge's port: asked before pyjavaz is let near it.
+
+pyjavaz waits for ever for an answer that does not come, and takes anything that answers for
+Micro-Manager.  So the first message of its protocol is sent here, over a socket of our own with
+a time limit.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+import zmq
+
+__all__ = ["EXPECTED_VERSION", "BridgeAnswer", "is_listening", "probe"]
+
+#: Of Micro-Manager's side, as pyjavaz 1.2 expects it.
+EXPECTED_VERSION = "5.1.0"
+#: A bridge answers this message from its own thread, whatever Micro-Manager does.
+ANSWER_S = 2.0
+CONNECT_S = 0.5
+#: No answer to this message is larger; a program that sends more is another one.
+MAX_ANSWER = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeAnswer:
+    """Who is there: ``nothing``, another program (``stranger``), an ``old`` bridge, or ``ready``.
+
+    `says` tells it in words, with what to do about it.
+    """
+
+    state: Literal["nothing", "stranger", "old", "ready"]
+    version: str
+    says: str
+
+
+def is_listening(host: str, port: int) -> bool:
+    """Whether any program listens on that port."""
+    try:
+        socket.create_connection((host, port), CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
+    """Find out who listens at a bridge's address.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+        Micro-Manager's is 4827.
+    timeout_s : float
+        For an answer, where something listens.
+    """
+    if not is_listening(host, port):
+        return BridgeAnswer(
+            "nothing",
+            "",
+            f"no Micro-Manager at {host}:{port}: start it, and tick Tools > Options > "
+            '"Run pycro-manager server on port 4827"',
+        )
+    reply = _ask(host, port, timeout_s)
+    if reply is None:
+        return BridgeAnswer(
+            "stranger",
+            "",
+            f"another program than Micro-Manager listens on port {port}; close it, or set bridge_port "
+            "to the port that Micro-Manager's log names",
+        )
+    # Before versions were told it was 2.0.0 at most.
+    version = str(reply.get("version", "2.0.0"))
+    if _major(version) < _major(EXPECTED_VERSION):
+        return BridgeAnswer(
+            "old",
+            version,
+            f"Micro-Manager's bridge on port {port} has version {version}, refocusd needs "
+            f"{EXPECTED_VERSION}: update Micro-Manager to a recent nightly build",
+        )
+    also = (
+        "" if version == EXPECTED_VERSION else f" (made for {EXPECTED_VERSION}, which may matter)"
+    )
+    return BridgeAnswer("ready", version, f"Micro-Manager's bridge {version} on port {port}{also}")
+
+
+def _ask(host: str, port: int, timeout_s: float) -> dict[str, object] | None:
+    # A context of our own: the global one belongs to pyjavaz.
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with closing(context.socket(zmq.REQ)) as request:
+            request.setsockopt(zmq.LINGER, 0)
+            request.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER)
+            # A program that hangs up at once leaves nobody to send to.
+            request.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
+            request.setsockopt(zmq.RCVTIMEO, round(timeout_s * 1000))
+            request.connect(f"tcp://{host}:{port}")
+            request.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
+            parts = request.recv_multipart()
+    except zmq.Again:
+        return None
+    finally:
+        context.term()
+    try:
+        reply = json.loads(parts[0].decode("iso-8859-1"))
+    except ValueError:
+        return None
+    return reply if isinstance(reply, dict) and "type" in reply else None
+
+
+def _major(version: str) -> int:
+    first = version.partition(".")[0]
+    return int(first) if first.isascii() and first.isdigit() else 0

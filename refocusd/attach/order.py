@@ -1,0 +1,85 @@
+"""What the parent tells a new attach process, as one JSON line on its standard input."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from refocusd.config import Settings
+
+__all__ = ["AGAIN", "AttachOrder", "orders"]
+
+#: Exit status of a process that asks for a successor: Micro-Manager was restarted.
+AGAIN = 75
+#: Micro-Manager's bridge listens on the loopback interface only.
+BRIDGE_HOST = "127.0.0.1"
+
+
+class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which sources one process hosts.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the daemon.
+    follow : list of str
+        Folders where datasets appear.
+    studio : {"auto", "on", "off"}
+        Acquisitions started in Micro-Manager's GUI.
+    live : bool
+        Live mode and snaps.
+    bridge_host, bridge_port
+        Of Micro-Manager's bridge.
+    covered : list of str
+        Folders that another process follows: acquisitions saved there are its.
+    studio_output : str
+        Folder for refocused datasets of acquisitions that Micro-Manager does not save.
+    """
+
+    endpoint: str
+    follow: list[str] = []
+    studio: Literal["auto", "on", "off"] = "off"
+    live: bool = False
+    bridge_host: str = BRIDGE_HOST
+    bridge_port: int = 4827
+    covered: list[str] = []
+    studio_output: str = ""
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources, for the log."""
+        there = {
+            f"follow ({', '.join(self.follow)})": bool(self.follow),
+            f"studio ({self.studio})": self.studio != "off",
+            "live": self.live,
+        }
+        return [name for name, wanted in there.items() if wanted]
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        return "follow" if self.follow else "bridge"
+
+
+def orders(settings: Settings, endpoint: str) -> list[AttachOrder]:
+    """The processes that these settings want.
+
+    The bridge has one of its own: when Micro-Manager goes, its client hangs and is replaced,
+    and a dataset that is followed must not suffer for it.
+    """
+    wanted: list[AttachOrder] = []
+    if settings.follow:
+        wanted.append(AttachOrder(endpoint, follow=settings.follow))
+    if settings.studio != "off" or settings.live:
+        wanted.append(
+            AttachOrder(
+                endpoint,
+                studio=settings.studio,
+                live=settings.live,
+                bridge_port=settings.bridge_port,
+                covered=settings.follow,
+                studio_output=settings.studio_output,
+            )
+        )
+    return wanted

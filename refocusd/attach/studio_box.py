@@ -1,0 +1,70 @@
+"""Which images a growing acquisition may have: its axes' lengths, and what was not found yet."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import product
+
+__all__ = ["GrowingBox"]
+
+#: Slowest first, as acquisitions usually run; other axes come before them.
+USUAL_ORDER = ("time", "position", "z", "channel")
+
+
+class GrowingBox:
+    """Coordinates within axes that grow, each named until it is found.
+
+    Micro-Manager tells how many images there are and how far each axis goes, not
+    which images came last.
+    """
+
+    def __init__(self) -> None:
+        self._lengths: dict[str, int] = {}
+        self._waiting: deque[dict[str, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def grow(self, lengths: Mapping[str, int]) -> None:
+        """The axes are so long now; what is new is waited for.
+
+        An axis that was not there before begins anew: images without it are
+        other images.
+        """
+        # No image has an axis of length 0; one of length 1 is told as 1 too.
+        new = {axis: lengths[axis] for axis in sorted(lengths, key=_rank) if lengths[axis] > 0}
+        if set(new) != set(self._lengths):
+            self._lengths = dict.fromkeys(new, 0)
+            self._waiting.clear()
+        grown = {axis: max(length, self._lengths[axis]) for axis, length in new.items()}
+        self._waiting.extend(_between(self._lengths, grown))
+        self._lengths = grown
+
+    def next(self) -> dict[str, int] | None:
+        """The first that is waited for; it is waited for no more."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def put_back(self, coordinates: dict[str, int], *, first: bool = False) -> None:
+        """Wait for it again: it was not there yet, or could not be handed on."""
+        if first:
+            self._waiting.appendleft(coordinates)
+        else:
+            self._waiting.append(coordinates)
+
+
+def _rank(axis: str) -> tuple[int, str]:
+    return (USUAL_ORDER.index(axis) if axis in USUAL_ORDER else -1, axis)
+
+
+def _between(old: Mapping[str, int], new: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Coordinates in the box `new` and not in `old`, each once."""
+    axes = list(new)
+    for i, axis in enumerate(axes):
+        ranges = [
+            *(range(old[before]) for before in axes[:i]),
+            range(old[axis], new[axis]),
+            *(range(new[after]) for after in axes[i + 1 :]),
+        ]
+        for values in product(*ranges):
+            yield dict(zip(axes, values, strict=True))

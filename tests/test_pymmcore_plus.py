@@ -1,0 +1,160 @@
+"""Frames of pymmcore-plus's own acquisition runner, from a real core with demo devices."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from live import keys, quick_settings, read_all, running
+
+from refocusd.errors import ConfigError
+from refocusd.sources.pymmcore_plus import attach_mda
+
+pymmcore_plus = pytest.importorskip("pymmcore_plus", reason="pymmcore-plus is not installed")
+adapters = pytest.importorskip("mm_test_adapters", reason="mm-test-adapters is not installed")
+useq = pytest.importorskip("useq")
+
+Z_STACK = {
+    "axis_order": "tcz",
+    "time_plan": {"interval": 0, "loops": 2},
+    "channels": ["DAPI", "FITC"],
+    "z_plan": {"range": 4, "step": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def core() -> Iterator[Any]:
+    libs = Path(adapters.__file__).parent / "libs"
+    mmc = pymmcore_plus.CMMCorePlus(mm_path=str(libs))
+    mmc.loadSystemConfiguration(str(libs / "MMConfig_demo.cfg"))
+    mmc.setProperty("Camera", "PixelType", "16bit")
+    mmc.setProperty("Camera", "OnCameraCCDXSize", 64)
+    mmc.setProperty("Camera", "OnCameraCCDYSize", 48)
+    mmc.setExposure(2)
+    yield mmc
+    mmc.unloadAllDevices()
+
+
+def test_every_frame_of_an_mda_is_refocused(core: Any, tmp_path: Path) -> None:
+    seen: list[np.ndarray[Any, Any]] = []
+    with running(quick_settings(tmp_path)) as daemon:
+        attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+
+        def keep(image: np.ndarray[Any, Any]) -> None:
+            seen.append(image.copy())
+
+        core.mda.events.frameReady.connect(keep)
+        core.mda.run(useq.MDASequence(metadata={"name": "my cells"}, **Z_STACK))
+        counts = attached.wait(20)
+        core.mda.events.frameReady.disconnect(keep)
+        attached.detach()
+    assert counts is not None
+    assert counts.acquired == counts.passed_through == len(seen) == 12
+    [folder] = (tmp_path / "out").iterdir()
+    assert folder.name.startswith("my_cells_")
+    written = read_all(folder)
+    assert len(written) == 12
+    pixels, metadata = written['{"channel":"FITC","time":1,"z":2}']
+    assert np.array_equal(pixels, seen[-1])
+    assert metadata["camera_device"] == "Camera"
+    assert metadata["Exposure"] == metadata["exposure_ms"]
+    assert metadata["mda_event"]["channel"]["config"] == "FITC"
+
+
+def test_each_mda_gets_a_dataset_of_its_own(core: Any, tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+        for _ in range(2):
+            core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 3}))
+            assert attached.wait(20) is not None
+        attached.detach()
+        core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 3}))
+        assert len(daemon.counts()) <= 2
+    folders = sorted((tmp_path / "out").iterdir())
+    assert [len(keys(folder)) for folder in folders] == [3, 3]
+
+
+def test_events_without_an_index_are_counted(core: Any, tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+        core.mda.run([useq.MDAEvent(exposure=2), useq.MDAEvent(exposure=2)])
+        counts = attached.wait(20)
+        attached.detach()
+    assert counts is not None
+    assert counts.passed_through == 2
+    [folder] = (tmp_path / "out").iterdir()
+    assert sorted(keys(folder)) == ['{"time":0}', '{"time":1}']
+
+
+def test_without_a_daemon_the_acquisition_runs_as_ever(
+    core: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attached = attach_mda(core, tmp_path / "out", endpoint="tcp://127.0.0.1:9", buffer_mib=1)
+    images = 0
+
+    def count(image: object) -> None:
+        nonlocal images
+        images += 1
+
+    core.mda.events.frameReady.connect(count)
+    with caplog.at_level(logging.WARNING):
+        core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 20}))
+        assert attached.wait(20) is None
+    core.mda.events.frameReady.disconnect(count)
+    attached.detach()
+    assert images == 20
+    assert "no refocusd daemon answers" in caplog.text
+
+
+def test_frames_that_are_none_never_reach_the_runner_as_errors(
+    core: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+        signals = core.mda.events
+        sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 2})
+        signals.sequenceStarted.emit(sequence, {})
+        event = useq.MDAEvent(index={"t": 0})
+        with caplog.at_level(logging.WARNING):
+            signals.frameReady.emit(np.zeros((8, 8, 3), np.uint8), event, {})
+            signals.frameReady.emit(np.zeros((32, 32), np.float32), event, {})
+        signals.frameReady.emit(np.ones((32, 32), np.uint16), event, {"odd": object()})
+        signals.sequenceFinished.emit(sequence)
+        counts = attached.wait(20)
+        attached.detach()
+    assert counts is not None
+    assert counts.passed_through == 1
+    assert "RGB" in caplog.text
+
+
+def test_the_runner_is_not_held_up(core: Any, tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+        signals = core.mda.events
+        sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 200})
+        signals.sequenceStarted.emit(sequence, {})
+        image = np.ones((512, 512), np.uint16)
+        spent = []
+        for number in range(200):
+            begun = time.thread_time()
+            signals.frameReady.emit(image, useq.MDAEvent(index={"t": number}), {})
+            spent.append(time.thread_time() - begun)
+        signals.sequenceFinished.emit(sequence)
+        counts = attached.wait(30)
+        attached.detach()
+    assert counts is not None
+    assert counts.passed_through == 200
+    # Processor time of the runner's thread: a copy of half a MiB, and a little JSON.
+    assert np.median(spent) < 0.005
+    assert threading.active_count() < 50
+
+
+def test_a_core_without_a_runner_is_refused() -> None:
+    with pytest.raises(ConfigError, match="takes a CMMCorePlus"):
+        attach_mda(object(), "out")
