@@ -102,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         The cap of one acquisition, MiB; 0 for that of all.
     inline : bool
         Exchange pixels with workers through the socket instead of shared memory (slower).
+    skip_channels : list of str
+        Channels that are not refocused (brightfield, say), by name: their frames are ``skipped``.
     pass_in_focus : bool
         Write frames that are in focus already as they are.
     ledgers : str
@@ -140,6 +142,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ring_mib: int = 512
     source_mib: int = 0
     inline: bool = False
+    skip_channels: list[str] = []
     pass_in_focus: bool = True
     ledgers: str = msgspec.field(default_factory=_user_ledgers)
     reserve_mib: int = 512

@@ -354,3 +354,27 @@ def test_the_status_tells_workers_stages_and_states(tmp_path: Path, raw: Raw) ->
         upload.close(3)
         pump_until(upload, lambda: upload.closed)
         assert only(daemon).state == "ended"
+
+
+def test_channels_that_a_rule_names_are_skipped_by_name(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path, skip_channels=["BF"])
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        outcomes: list[wire.Outcome] = []
+        upload._on_outcome = outcomes.append
+        frame = stack(1, SIDE)[0]
+        for axes, metadata in (
+            ({"channel": "BF", "time": 0}, {}),
+            ({"channel": "DAPI", "time": 0}, {}),
+            ({"channel": 0, "time": 1}, {"Channel": "BF"}),
+        ):
+            key = json.dumps(axes, sort_keys=True, separators=(",", ":"))
+            pump_until(upload, lambda: upload.credit > 0)
+            assert upload.submit(frame, key, json.dumps(metadata), time.perf_counter_ns())
+        upload.close(3)
+        pump_until(upload, lambda: upload.closed)
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=3, passed_through=1, skipped=2)
+    assert keys(tmp_path / "out") == ['{"channel":"DAPI","time":0}']
+    skipped = {outcome.reason for outcome in outcomes if outcome.state == "skipped"}
+    assert skipped == {"channel BF is not refocused (skip_channels)"}

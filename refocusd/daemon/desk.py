@@ -12,7 +12,7 @@ import numpy as np
 
 from refocusd.config import Settings
 from refocusd.daemon.books import Acquisition, Lane, Task
-from refocusd.daemon.checks import check_frame, check_open, check_same
+from refocusd.daemon.checks import check_frame, check_open, check_same, skip_rule
 from refocusd.daemon.course import Course
 from refocusd.daemon.crew import Send
 from refocusd.daemon.writer import Writer
@@ -201,6 +201,12 @@ class Desk:
             # Sent twice it is still one frame; where the catch-up has it, it is not counted yet.
             acquisition.submitted += not acquisition.active.get(message.axes, False)
         if message.axes in acquisition.active:
+            self._queues.recycle(acquisition, lane, message.slot)
+            return
+        if rule := skip_rule(self._settings, message):
+            acquisition.records += 1
+            axes = (message.axes,)
+            self._writer.record(acquisition.id, axes, "skipped", rule, live=message.live)
             self._queues.recycle(acquisition, lane, message.slot)
             return
         task = Task(next(self._numbers), acquisition.id, message, lane)
