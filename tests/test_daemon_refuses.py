@@ -170,3 +170,15 @@ def test_pixels_that_changed_on_their_way_fail_by_name(tmp_path: Path) -> None:
     assert upload.closed is not None
     assert upload.closed.counts.failed == 1
     assert daemon.unfinished == 1
+
+
+def test_folders_of_an_acquisition_are_absolute_and_the_output_is_not_in_raw(
+    tmp_path: Path,
+) -> None:
+    raw = tmp_path / "raw"
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        relative = opened(connection, Path("somewhere"))
+        assert "is no absolute path" in relative.refused
+        within = opened(connection, raw / "refocused", raw=str(raw))
+        assert "lies in the raw dataset" in within.refused
+    assert not Path("somewhere").exists()
