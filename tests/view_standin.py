@@ -146,7 +146,7 @@ class StandIn:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(self.address)
+        self._bind()
         self.endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
         self._thread = threading.Thread(target=self._run, name="stand-in")
         self._thread.start()
@@ -163,6 +163,20 @@ class StandIn:
         self._thread.join()
         self._socket.close()
         self._context.term()
+
+    def _bind(self) -> None:
+        """Take the address; the one who had it before may not have let go of it yet."""
+        for left in reversed(range(100)):
+            try:
+                self._socket.bind(self.address)
+            except zmq.ZMQError:
+                if not left:
+                    self._socket.close()
+                    self._context.term()
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     @property
     def acquisition(self) -> str:

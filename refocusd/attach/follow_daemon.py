@@ -10,7 +10,7 @@ from refocusd import __version__
 from refocusd.attach.growing import GrowingDataset
 from refocusd.attach.growing_ndtiff import FULL_RESOLUTION
 from refocusd.attach.offers import acquisition_id, output_beside
-from refocusd.errors import TransportError
+from refocusd.errors import InputError, TransportError
 from refocusd.profiles.identity import first_of
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
 from refocusd.transport.messages import Open, Status, StatusRequest
@@ -29,7 +29,11 @@ def announcement(dataset: GrowingDataset, first: str) -> Open:
         If that frame cannot be read.
     """
     form = dataset.format_of(first)
-    frame = dataset.read(first)
+    try:
+        frame = dataset.read(first)
+        said = first_of(frame.metadata, frame.axes.get("channel", ""))
+    except (InputError, OSError):
+        said = ""  # a share that fails now and then: then no calibration profile is looked for
     pyramid = dataset.path.name == FULL_RESOLUTION
     return Open(
         acquisition=acquisition_id(dataset, first),
@@ -40,7 +44,7 @@ def announcement(dataset: GrowingDataset, first: str) -> Open:
         raw=str(dataset.path),
         output=str(output_beside(dataset.path)) if pyramid else "",
         summary=json.dumps(dict(dataset.summary), default=str),
-        first=first_of(frame.metadata, frame.axes.get("channel", "")),
+        first=said,
         report=True,
     )
 

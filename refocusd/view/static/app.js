@@ -80,7 +80,8 @@ function browse() {
   const wanted = axes.current;
   follow(false);
   feed.want("/api/frame", { acquisition, axes: keyOf(wanted), side: viewer.side }, (frame, problem) => {
-    if (!following) take(frame, problem);
+    // Where the selectors have moved on meanwhile, the next answer is on its way.
+    if (!following && keyOf(wanted) === keyOf(axes.current)) take(frame, problem);
   });
 }
 
