@@ -6,6 +6,8 @@ import json
 import time
 from typing import Literal
 
+import msgspec
+
 from refocusd import __version__
 from refocusd.attach.growing import GrowingDataset
 from refocusd.attach.growing_ndtiff import FULL_RESOLUTION
@@ -29,13 +31,8 @@ def announcement(dataset: GrowingDataset, first: str) -> Open:
         If that frame cannot be read.
     """
     form = dataset.format_of(first)
-    try:
-        frame = dataset.read(first)
-        said = first_of(frame.metadata, frame.axes.get("channel", ""))
-    except (InputError, OSError):
-        said = ""  # a share that fails now and then: then no calibration profile is looked for
     pyramid = dataset.path.name == FULL_RESOLUTION
-    return Open(
+    open_ = Open(
         acquisition=acquisition_id(dataset, first),
         name=dataset.name,
         height=form.height,
@@ -44,9 +41,14 @@ def announcement(dataset: GrowingDataset, first: str) -> Open:
         raw=str(dataset.path),
         output=str(output_beside(dataset.path)) if pyramid else "",
         summary=json.dumps(dict(dataset.summary), default=str),
-        first=said,
         report=True,
     )
+    try:
+        frame = dataset.read(first)
+    except (InputError, OSError):
+        return open_  # a share that fails now and then: no calibration profile is looked for
+    said = first_of(frame.metadata, frame.axes.get("channel", ""))
+    return msgspec.structs.replace(open_, first=said)
 
 
 def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:
