@@ -338,7 +338,9 @@ def test_damaged_files_are_closed_again(tmp_path: Path) -> None:
         for index in range(40):
             assert judge(target, target.draw(1, index))[0] != "defect"
         gc.collect()
-    assert [str(warning.message) for warning in caught] == []
+    # Garbage of earlier tests may be collected here as well: it is not meant.
+    forgotten = [str(warning.message) for warning in caught]
+    assert [message for message in forgotten if str(tmp_path) in message] == []
 
 
 def test_a_frame_that_would_overlap_its_metadata_is_refused(tmp_path: Path) -> None:
