@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from refocusd.config import EngineOptions
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
@@ -74,7 +75,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int, default=16, help="specimens")
     arguments = parser.parse_args()
-    engine = OpenVinoEngine(load_bundle("live-nuclei"), "f32", 1)
+    engine = OpenVinoEngine(load_bundle("live-nuclei"), EngineOptions(precision="f32", threads=1))
     cases = held_out_cases(arguments.data, limit=arguments.limit)
     rows = list(estimates(engine, cases))
     table = summary(rows)

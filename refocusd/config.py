@@ -17,10 +17,19 @@ import platformdirs
 
 from refocusd.errors import ConfigError
 
-__all__ = ["Attach", "Backend", "Policy", "Precision", "Settings", "SinkKind", "load_settings"]
+__all__ = [
+    "Attach",
+    "Backend",
+    "EngineOptions",
+    "Policy",
+    "Precision",
+    "Settings",
+    "SinkKind",
+    "load_settings",
+]
 
-Backend = Literal["auto", "openvino", "identity"]
-Precision = Literal["auto", "f32", "bf16"]
+Backend = Literal["auto", "tensorrt", "cuda", "openvino", "identity"]
+Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
 Attach = Literal["auto", "on", "off"]
@@ -45,6 +54,23 @@ def _user_calibrations() -> str:
     return str(Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "calibrations")
 
 
+class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is compiled and run; the same for every model of a worker.
+
+    Parameters
+    ----------
+    backend, precision, threads, tile_px, tile_batch, engine_mib
+        As in `Settings`.
+    """
+
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+    threads: int = 0
+    tile_px: int = 0
+    tile_batch: int = 0
+    engine_mib: int = 0
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `refocusd run` does, and how much of the machine it may take.
 
@@ -54,12 +80,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Where the daemon listens.  Loopback only.
     model : str
         Name of a shipped bundle, or the path of a bundle's folder.
-    backend : {"auto", "openvino", "identity"}
-        What runs the model; ``identity`` returns frames as they are (to measure the path).
-    precision : {"auto", "f32", "bf16"}
-        ``auto`` is bf16 where the processor has it, else f32.
+    backend : {"auto", "tensorrt", "cuda", "openvino", "identity"}
+        What runs the model; ``auto`` takes the best that is installed and works; ``identity``
+        returns frames as they are (to measure the path).
+    precision : {"auto", "f32", "f16", "bf16", "int8"}
+        ``auto`` is f16 on a GPU; on a CPU bf16 where the processor has it, else f32.
     threads : int
         Threads of a CPU engine; 0 leaves one core to the acquisition where there are more than two.
+    tile_px : int
+        Side of the tiles that larger frames are cut into; 0: as measured best on this machine.
+    tile_batch : int
+        Tiles that go through the network at once; 0: as measured best.
+    engine_mib : int
+        Cap of the memory that an engine works in, MiB; 0: as the backend deems safe.
     workers : int
         Worker processes; 0 where only workers on other hosts are to be used.
     policy : {"defer", "complete"}
@@ -123,6 +156,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     backend: Backend = "auto"
     precision: Precision = "auto"
     threads: int = 0
+    tile_px: int = 0
+    tile_batch: int = 0
+    engine_mib: int = 0
     workers: int = 1
     policy: Policy = "defer"
     sink: SinkKind = "ndtiff"
@@ -154,6 +190,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Refuse what cannot work, by name."""
         limits: tuple[tuple[str, float, float, float], ...] = (
             ("threads", self.threads, 0, 256),
+            ("tile_px", self.tile_px, 0, 1 << 14),
+            ("tile_batch", self.tile_batch, 0, 64),
+            ("engine_mib", self.engine_mib, 0, 1 << 20),
             ("workers", self.workers, 0 if self.listen else 1, 64),
             ("view_port", self.view_port, 0, 65535),
             ("bridge_port", self.bridge_port, 1, 65535),
@@ -175,6 +214,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"endpoint = {self.endpoint!r}: the daemon listens on the loopback interface only, "
                 'for example "tcp://127.0.0.1:8751"'
             )
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        """The part that concerns engines."""
+        return EngineOptions(
+            self.backend,
+            self.precision,
+            self.threads,
+            self.tile_px,
+            self.tile_batch,
+            self.engine_mib,
+        )
 
 
 def load_settings(

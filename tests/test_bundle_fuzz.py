@@ -19,6 +19,7 @@ import pytest
 import yaml
 from fuzzing import ROUNDS, Target, changed_tree, damaged, fuzz, judge
 
+from refocusd.config import EngineOptions
 from refocusd.engines.bundle import MAX_RDF_BYTES, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import BundleError, EngineError
@@ -54,6 +55,9 @@ SIDE = 32
 
 
 # -- good bundles ------------------------------------------------------------------------
+
+
+CAREFUL = EngineOptions(precision="f32", threads=1)
 
 
 @cache
@@ -175,7 +179,7 @@ def _network_target(folder: Path) -> Target:
     weak = list(range(120))
 
     def feed(data: bytes) -> str:
-        engine = OpenVinoEngine(load_bundle(write_bundle(bundle, {"model.onnx": data})), "f32", 1)
+        engine = OpenVinoEngine(load_bundle(write_bundle(bundle, {"model.onnx": data})), CAREFUL)
         out = np.empty_like(frame)
         engine.refocus(frame, out)
         engine.close()
@@ -377,4 +381,4 @@ def test_a_network_takes_no_weights_but_its_bundles(tmp_path: Path, location: st
     bundle = write_bundle(tmp_path / "bundle", {"model.onnx": network})
     (bundle / "beside.bin").write_bytes(secret.read_bytes())
     with pytest.raises((BundleError, EngineError)):
-        OpenVinoEngine(load_bundle(bundle), "f32", 1)
+        OpenVinoEngine(load_bundle(bundle), CAREFUL)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
@@ -30,7 +31,7 @@ from refocusd.trust.defocus import (
 @pytest.fixture(scope="module")
 def engine() -> Iterator[OpenVinoEngine]:
     """The engine that ships, at the precision that is the same everywhere."""
-    engine = OpenVinoEngine(load_bundle("live-nuclei"), "f32", 1)
+    engine = OpenVinoEngine(load_bundle("live-nuclei"), EngineOptions(precision="f32", threads=1))
     yield engine
     engine.close()
 

@@ -17,7 +17,7 @@ import pytest
 from live import quick_settings
 
 from refocusd import __version__
-from refocusd.config import Settings
+from refocusd.config import EngineOptions, Settings
 from refocusd.daemon.daemon import Daemon
 from refocusd.doctor import (
     CHECKS,
@@ -272,7 +272,7 @@ def test_a_missing_model_blocks_and_is_named(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_takes_too_long_is_ended() -> None:
-    order = EngineOrder("openvino", "live-nuclei", "f32", 1, (64, 64))
+    order = EngineOrder("live-nuclei", EngineOptions(threads=1), (64, 64))
     with pytest.raises(TrialError, match=r"not done after 0\.01 s"):
         attempt(order, EngineReport, 0.01)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines import openvino
 from refocusd.engines.bundle import ModelBundle, load_bundle, shipped_bundles
@@ -31,7 +32,7 @@ def bundle() -> ModelBundle:
 
 @pytest.fixture(scope="module")
 def engine(bundle: ModelBundle) -> Iterator[Engine]:
-    engine = OpenVinoEngine(bundle, "f32")
+    engine = OpenVinoEngine(bundle, EngineOptions(precision="f32"))
     yield engine
     engine.close()
 
@@ -190,7 +191,7 @@ def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
     from refocusd.quality import psnr
 
     try:
-        half = OpenVinoEngine(bundle, "bf16")
+        half = OpenVinoEngine(bundle, EngineOptions(precision="bf16"))
     except EngineError as error:
         pytest.skip(str(error))
     truth = Specimen().truth("DAPI")
@@ -207,7 +208,7 @@ def test_the_key_tells_model_runtime_and_precision(engine: Engine, bundle: Model
 
 
 def test_the_identity_changes_nothing(blurred: Pixels) -> None:
-    engine = build_engine("identity", "", "auto", 0)
+    engine = build_engine("", EngineOptions(backend="identity"))
     out = np.empty_like(blurred)
     facts = refocus_frame(engine, blurred, out)
     np.testing.assert_array_equal(out, blurred)

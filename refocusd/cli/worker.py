@@ -66,7 +66,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: asked.set())
     yield_to_acquisition(NICENESS)
-    prepared = prepare(settings.backend, settings.model, settings.precision, settings.threads)
+    prepared = prepare(settings.model, settings.engine_options)
     try:
         work_remotely(
             arguments.connect,

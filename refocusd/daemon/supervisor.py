@@ -161,10 +161,8 @@ class Supervisor:
             endpoint=self._endpoint,
             identity=identity,
             token=self._token,
-            backend=settings.backend,
             model=settings.model,
-            precision=settings.precision,
-            threads=settings.threads,
+            options=settings.engine_options,
             inline=settings.inline,
         )
         # Standard output is ours (the parent may read it): a worker has nothing to say there.

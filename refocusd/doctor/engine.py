@@ -23,9 +23,7 @@ def engine(case: Case) -> Iterator[Finding]:
     shape = (SIDE, SIDE)
     if case.plan is not None:
         shape = (min(case.plan.height, MAX_SIDE), min(case.plan.width, MAX_SIDE))
-    order = EngineOrder(
-        settings.backend, settings.model, settings.precision, settings.threads, shape
-    )
+    order = EngineOrder(settings.model, settings.engine_options, shape)
     try:
         report = attempt(order, EngineReport, TRIAL_S)
     except TrialError as error:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from refocusd.config import Backend, Precision
+from refocusd.config import EngineOptions
 from refocusd.errors import RefocusdError
 from refocusd.transport.ring import RingAddress, SharedRing, checksum
 
@@ -26,10 +26,8 @@ _LAST_CHARS = 300
 class EngineOrder(msgspec.Struct, frozen=True, tag=True):
     """Build this engine and refocus a frame of `shape` (height, width)."""
 
-    backend: Backend
     model: str
-    precision: Precision
-    threads: int
+    options: EngineOptions
     shape: tuple[int, int]
 
 
@@ -97,7 +95,7 @@ def _engine(order: EngineOrder) -> EngineReport:
     from refocusd.engines.choose import build_engine
 
     begun = time.perf_counter()
-    engine = build_engine(order.backend, order.model, order.precision, order.threads)
+    engine = build_engine(order.model, order.options)
     engine.warm_up(order.shape)
     ready_s = time.perf_counter() - begun
     raw = np.random.default_rng(0).integers(100, 4000, order.shape, dtype=np.uint16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refocusd.config import Backend, Precision
+from refocusd.config import EngineOptions
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
@@ -11,22 +11,19 @@ from refocusd.engines.openvino import OpenVinoEngine
 __all__ = ["build_engine"]
 
 
-def build_engine(backend: Backend, model: str, precision: Precision, threads: int) -> Engine:
+def build_engine(model: str, options: EngineOptions) -> Engine:
     """Build an engine on this machine.
 
     Parameters
     ----------
-    backend : {"auto", "openvino", "identity"}
     model : str
-        Name of a shipped bundle, or a bundle's folder.
-    precision : {"auto", "f32", "bf16"}
-    threads : int
-        Of a CPU engine; 0 chooses.
+        Name of a bundle that refocusd knows, or a bundle's folder.
+    options : EngineOptions
 
     Raises
     ------
     BundleError, EngineError
     """
-    if backend == "identity":
+    if options.backend == "identity":
         return IdentityEngine()
-    return OpenVinoEngine(load_bundle(model), precision, threads)
+    return OpenVinoEngine(load_bundle(model), options)

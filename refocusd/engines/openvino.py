@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refocusd.config import EngineOptions
 from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.engines.normalise import counts_range
@@ -20,6 +21,7 @@ __all__ = ["OpenVinoEngine", "engine_threads"]
 #: Largest frame inferred whole, in pixels; larger ones go in overlapping tiles.
 MAX_WHOLE_PIXELS = 4096 * 4096
 TILE = 2048
+DEFAULTS = EngineOptions()
 
 
 def engine_threads(wanted: int = 0) -> int:
@@ -39,11 +41,10 @@ class OpenVinoEngine:
     Parameters
     ----------
     bundle : ModelBundle
-    precision : {"auto", "f32", "bf16"}
-        ``auto`` is bf16 where the processor computes in it, else f32.  Always
-        set explicitly: left alone, OpenVINO picks bf16 silently.
-    threads : int
-        0: see `engine_threads`.
+    options : EngineOptions
+        Precision ``auto`` is bf16 where the processor computes in it, else f32.  Always
+        set explicitly: left alone, OpenVINO picks bf16 silently.  Threads: see
+        `engine_threads`.
 
     Raises
     ------
@@ -52,14 +53,15 @@ class OpenVinoEngine:
         precision asked for.
     """
 
-    def __init__(
-        self,
-        bundle: ModelBundle,
-        precision: Literal["auto", "f32", "bf16"] = "auto",
-        threads: int = 0,
-    ) -> None:
+    def __init__(self, bundle: ModelBundle, options: EngineOptions = DEFAULTS) -> None:
         import openvino
 
+        precision = options.precision
+        if precision not in ("auto", "f32", "bf16"):
+            raise EngineError(
+                f"the openvino backend does not compute in {precision}; set precision to f32, "
+                "bf16 or auto"
+            )
         self._bundle = bundle
         core = openvino.Core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -68,14 +70,14 @@ class OpenVinoEngine:
                 "this processor does not compute in bf16; set precision to f32 or auto"
             )
         chosen = "bf16" if precision != "f32" and has_bf16 else "f32"
-        options = {
+        how = {
             "INFERENCE_PRECISION_HINT": chosen,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": str(engine_threads(threads)),
+            "INFERENCE_NUM_THREADS": str(engine_threads(options.threads)),
             "ENABLE_CPU_PINNING": "NO",  # the acquisition may sit on any core
         }
         try:
-            compiled = core.compile_model(str(bundle.onnx), "CPU", options)
+            compiled = core.compile_model(str(bundle.onnx), "CPU", how)
             self._request: Any = compiled.create_infer_request()
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"OpenVINO cannot compile {bundle.onnx}: {error}") from error

@@ -30,7 +30,7 @@ def main() -> int:
     )
     yield_to_acquisition(NICENESS)
     try:
-        prepared = prepare(order.backend, order.model, order.precision, order.threads)
+        prepared = prepare(order.model, order.options)
         connection = Connection(
             order.endpoint,
             "worker",

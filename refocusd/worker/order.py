@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from refocusd.config import Backend, Precision
+from refocusd.config import EngineOptions
 
 __all__ = ["WorkerOrder"]
 
@@ -20,8 +20,9 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     endpoint, identity, token : str
         The daemon's address; the worker's name there, and its proof.
-    backend, model, precision, threads
+    model : str
         As in `refocusd.config.Settings`.
+    options : EngineOptions
     inline : bool
         Exchange pixels through the socket instead of the ring.
     """
@@ -29,8 +30,6 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str
     identity: str
     token: str
-    backend: Backend
     model: str
-    precision: Precision
-    threads: int
+    options: EngineOptions
     inline: bool = False

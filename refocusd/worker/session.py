@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from refocusd.config import Backend, Precision
+from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
 from refocusd.transport.client import Connection
@@ -37,20 +37,21 @@ class Prepared:
     ready: Ready
 
 
-def prepare(backend: Backend, model: str, precision: Precision, threads: int) -> Prepared:
+def prepare(model: str, options: EngineOptions) -> Prepared:
     """Build an engine and warm it up.
 
     Parameters
     ----------
-    backend, model, precision, threads
+    model : str
         As in `refocusd.config.Settings`.
+    options : EngineOptions
 
     Raises
     ------
     BundleError, EngineError
     """
     begun = time.perf_counter()
-    engine = build_engine(backend, model, precision, threads)
+    engine = build_engine(model, options)
     engine.warm_up(WARM_UP_SHAPE)
     about = engine.description
     info = EngineInfo(

@@ -21,6 +21,7 @@ from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.split import load_split, split_digest
 from safetensors.numpy import load_file
 
+from refocusd.config import EngineOptions
 from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
@@ -43,7 +44,7 @@ def rdf(bundle: ModelBundle) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def engine(bundle: ModelBundle) -> OpenVinoEngine:
-    return OpenVinoEngine(bundle, "f32")
+    return OpenVinoEngine(bundle, EngineOptions(precision="f32"))
 
 
 def refocused(engine: OpenVinoEngine, raw: Pixels) -> Pixels:
@@ -99,7 +100,7 @@ def test_onnx_and_safetensors_hold_the_same_weights(bundle: ModelBundle) -> None
 def test_engines_reproduce_the_validation_tensors(
     bundle: ModelBundle, rdf: dict[str, Any], precision: Any
 ) -> None:
-    chosen = OpenVinoEngine(bundle, precision)
+    chosen = OpenVinoEngine(bundle, EngineOptions(precision=precision))
     raws = np.load(bundle.folder / "validation_raw.npy")
     expected = np.load(bundle.folder / "validation_refocused.npy")
     tolerance = rdf["config"]["refocusd"]["tolerance"][chosen.description.precision]

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from refocusd.config import EngineOptions
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.engines.verdict import verdict
@@ -189,8 +190,8 @@ def evaluate(
         Also run Richardson-Lucy, which takes most of the time.
     """
     loaded = load_bundle(bundle)
-    f32 = OpenVinoEngine(loaded, "f32")
-    auto = OpenVinoEngine(loaded, "auto")
+    f32 = OpenVinoEngine(loaded, EngineOptions(precision="f32"))
+    auto = OpenVinoEngine(loaded)
     results = []
     frames = [(case, level) for level in levels for case in cases]
     for case, level in track(frames, "evaluating", console=Console(stderr=True)):
