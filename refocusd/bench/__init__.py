@@ -1,0 +1,1 @@
+"""Measures engines: speed, memory and quality, against what the machine can do."""

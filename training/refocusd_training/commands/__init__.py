@@ -1,0 +1,43 @@
+"""`refocusd train ...`: the training package's part of the command line.
+
+One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
+a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from refocusd_training.commands import evaluate, export, fetch, run, simulate
+
+__all__ = ["register"]
+
+EXAMPLES = """examples:
+  refocusd train fetch-bbbc038 --output bbbc038
+  refocusd train run --config training/configs/live-nuclei.toml --data bbbc038 \\
+      --output runs/live --bundle models/live-nuclei
+  refocusd train evaluate --bundle models/live-nuclei --data bbbc038 --json quality.json
+  refocusd train simulate nuclei.tif --defocus-um 8 --output defocused.tif
+  refocusd train simulate nuclei.tif --defocus-um 8 --profile zyla.json --output defocused.tif
+"""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``train`` and its sub-commands to a parser.
+
+    Each sets ``command`` to a callable that takes the parsed arguments and
+    returns the exit status.
+    """
+    train = subparsers.add_parser(
+        "train",
+        help="train, export and evaluate networks",
+        description="Train, export and evaluate networks on simulated defocus.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inner = train.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run.register(inner)
+    export.register(inner)
+    evaluate.register(inner)
+    fetch.register(inner)
+    simulate.register(inner)

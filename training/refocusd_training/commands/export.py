@@ -1,0 +1,38 @@
+"""`refocusd train export`: a run becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from refocusd_training.commands.torch_at_hand import needs_torch
+
+__all__ = ["register"]
+
+
+def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-command."""
+    parser = inner.add_parser("export", help="turn a run into a model bundle")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--weights", type=Path, help="an earlier checkpoint of the run")
+    parser.add_argument("--metrics", type=Path, help="JSON of 'evaluate' to quote in the bundle")
+    parser.add_argument("--id", default="live-nuclei-1", help="model id (default: %(default)s)")
+    parser.set_defaults(command=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    needs_torch()
+    from refocusd_training.export import export_bundle
+
+    export_bundle(
+        arguments.run,
+        arguments.output,
+        model_id=arguments.id,
+        weights=arguments.weights,
+        metrics=arguments.metrics,
+    )
+    Console().print(f"wrote {arguments.output}")
+    return 0

@@ -1,0 +1,48 @@
+"""`refocusd train run`: train a network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from refocusd_training.commands.torch_at_hand import needs_torch
+
+__all__ = ["register"]
+
+
+def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the sub-command."""
+    parser = inner.add_parser("run", help="train a network; optionally export and evaluate it")
+    parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the BBBC038 images")
+    parser.add_argument("--output", type=Path, required=True, help="new folder of the run")
+    parser.add_argument("--bundle", type=Path, help="also export, evaluate and write a bundle here")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --output")
+    parser.add_argument("--device", help="a torch device; by default CUDA if there is one")
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    needs_torch()
+    from refocusd_training.config import load_config
+    from refocusd_training.train import specimens_of, train
+
+    config = load_config(arguments.config)
+    specimens = list(specimens_of(arguments.data, "train").values())
+    record = train(
+        config, specimens, arguments.output, device=arguments.device, resume=arguments.resume
+    )
+    Console().print(f"{record.steps} steps in {record.seconds:.0f} s, loss {record.final_loss:.3f}")
+    if arguments.bundle:
+        from refocusd_training.evaluate import evaluate, held_out_cases, print_table, write_json
+        from refocusd_training.export import export_bundle
+
+        figures = arguments.output / "evaluation.json"
+        export_bundle(arguments.output, arguments.bundle)
+        results = evaluate(arguments.bundle, held_out_cases(arguments.data))
+        write_json(figures, arguments.bundle, results)
+        export_bundle(arguments.output, arguments.bundle, metrics=figures)
+        print_table(results)
+    return 0
