@@ -35,7 +35,13 @@ SinkKind = Literal["ndtiff", "ome-zarr"]
 Attach = Literal["auto", "on", "off"]
 
 #: Variables that share the prefix but are not settings.
-NOT_SETTINGS = {"REFOCUSD_TEST_BRIDGE", "REFOCUSD_TEST_DATA", "REFOCUSD_FUZZ_ROUNDS"}
+NOT_SETTINGS = {
+    "REFOCUSD_CACHE",  # folder of compiled engines
+    "REFOCUSD_FUZZ_ROUNDS",
+    "REFOCUSD_MODELS",  # folder of added model bundles
+    "REFOCUSD_TEST_BRIDGE",
+    "REFOCUSD_TEST_DATA",
+}
 
 
 def _user_ledgers() -> str:
@@ -80,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Where the daemon listens.  Loopback only.
     model : str
         Name of a shipped bundle, or the path of a bundle's folder.
+    channel_models : dict of str to str
+        Channels that have a model of their own, by name; all others take `model`.
     backend : {"auto", "tensorrt", "cuda", "openvino", "identity"}
         What runs the model; ``auto`` takes the best that is installed and works; ``identity``
         returns frames as they are (to measure the path).
@@ -153,6 +161,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     endpoint: str = "tcp://127.0.0.1:8751"
     model: str = "live-nuclei"
+    channel_models: dict[str, str] = {}
     backend: Backend = "auto"
     precision: Precision = "auto"
     threads: int = 0
@@ -206,6 +215,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         for name, value, low, high in limits:
             if not low <= value <= high:
                 raise ConfigError(f"{name} = {value}: it must lie between {low} and {high}")
+        if both := sorted(set(self.channel_models) & set(self.skip_channels)):
+            raise ConfigError(
+                f"channel {both[0]} has a model (channel_models) and is skipped (skip_channels): "
+                "take it out of one of them"
+            )
         host, _, port = self.endpoint.removeprefix("tcp://").rpartition(":")
         valid_port = port.isascii() and port.isdigit() and int(port) < 65536
         loopback = host in ("127.0.0.1", "localhost")
@@ -214,6 +228,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 f"endpoint = {self.endpoint!r}: the daemon listens on the loopback interface only, "
                 'for example "tcp://127.0.0.1:8751"'
             )
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Name of the model of each channel that has one of its own; "" is for all others.
+
+        None but "" for the identity, which is of no model.
+        """
+        own = {} if self.backend == "identity" else self.channel_models
+        return {"": self.model, **own}
 
     @property
     def engine_options(self) -> EngineOptions:

@@ -20,7 +20,7 @@ from refocusd.transport.ring import SharedRing, Slot, checksum
 __all__ = ["ENGINE", "MAX_FRAMES", "ModelWriter", "Peer", "PlayedBroker", "Reading", "Story"]
 
 RING_MIB = 1
-ENGINE = wire.EngineInfo("identity", "exact", "CPU", "identity", "", "")
+ENGINE = wire.Engines("identity", "exact", "CPU", "identity", "", "")
 FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "refocused")
 #: Frames of one acquisition at most: more finds nothing else, and takes longer to settle.
 MAX_FRAMES = 40
@@ -77,7 +77,7 @@ class ModelWriter:
         self.full: set[str] = set()
         self.told_full: set[str] = set()
 
-    def open(self, open_: wire.Open, run: str, engine: wire.EngineInfo) -> None:
+    def open(self, open_: wire.Open, run: str, engine: wire.Engines) -> None:
         self.orders.append(("open", open_))
 
     def write(self, task: int, submit: wire.Submit, *_: Any) -> None:
@@ -236,7 +236,7 @@ class PlayedBroker:
         if task := self.crew.take_back(identity, number):
             if well:
                 result = wire.Result(number, 1, FACTS)
-                self.course.write(task, result, self.crew.engine_of(identity))
+                self.course.write(task, result, self.crew.engine_of(identity, task.channel))
             else:
                 self.course.fail(task, "the worker said so")
 

@@ -19,6 +19,7 @@ from refocusd.errors import InputError
 from refocusd.profile import CameraSection, Measured, Microscope, Profile, PsfSection, save_profile
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id
+from refocusd.profiles.conformity import Trained
 from refocusd.profiles.hot_pixels import HotPixels, hot_indices
 from refocusd.profiles.identity import first_of, identity_metadata, roi_of
 
@@ -233,7 +234,7 @@ def test_what_the_model_was_not_trained_for_is_warned_of(
     tmp_path: Path, first: dict[str, Any], of: dict[str, Any], outside: list[str]
 ) -> None:
     catalogue = folder(tmp_path, profile(**of))
-    found = said(catalogue, {**FRAME, **first}, trained=TRAINED, model="live").splitlines()
+    found = said(catalogue, {**FRAME, **first}, trained={"": Trained("live", TRAINED)}).splitlines()
     about = [line for line in found if "the model live was trained for" in line]
     assert len(about) == len(outside)
     assert all(words in line for words, line in zip(outside, about, strict=True))

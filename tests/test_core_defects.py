@@ -455,8 +455,8 @@ def test_a_slot_that_somebody_overwrites_costs_no_frame_that_raw_has(
 
 def test_a_worker_with_another_model_cannot_come_before_ours(desk: Desk) -> None:
     crew = Crew(desk.send, desk.ring)
-    crew.model = "aaaa"
-    other = wire.EngineInfo("openvino", "f32", "CPU", "k", "m", "bbbb")
+    crew.models = "aaaa"
+    other = wire.Engines("openvino", "f32", "CPU", "k", "m", "bbbb")
     with pytest.raises(TransportError, match="same --model"):
         crew.set_ready(b"w", wire.Ready(other, 1.0))
     assert crew.engine is None

@@ -119,7 +119,7 @@ def test_a_peer_of_another_protocol_is_told_which_side_to_upgrade(tmp_path: Path
     [
         wire.Submit("nobody", '{"z":0}', Slot(4096, 8192), 0, "{}", 0),
         wire.Close("nobody", 1),
-        wire.Ready(wire.EngineInfo("x", "x", "x", "x", "x", "x"), 0.0),
+        wire.Ready(wire.Engines("x", "x", "x", "x", "x", "x"), 0.0),
         wire.Stop(),
         wire.Open(NOBODY, "n", 2, 2, "uint16", "", "/tmp/x", "{}"),
         wire.Open(NOBODY, "n", 64, 64, "uint16", "", "", "{}"),

@@ -327,7 +327,7 @@ def test_running_out_of_memory_ends_the_worker_and_is_no_failure_of_the_frame(
         one.welcome(5)
         host.house.doors.send(identity, task(1, frame(1)))
         with pytest.raises(MemoryError):
-            serve(one, OutOfMemory(), pass_in_focus=True)
+            serve(one, {"": OutOfMemory()}, pass_in_focus=True)
     host.until(lambda: identity in host.house.gone)
     assert host.answers == {}
 

@@ -47,11 +47,13 @@ def written(dataset: Path) -> int:
         return 0
 
 
-def stop_midway(arguments: list[str], dataset: Path, place: Path, how: int, after: int) -> int:
+def stop_midway(
+    arguments: list[str], dataset: Path, place: Path, how: int, after: int, **more: str
+) -> int:
     """Run a command until so many frames are written, then signal it; its exit status."""
     process = subprocess.Popen(
         command(*arguments),
-        env=environment(place),
+        env=environment(place, **more),
         cwd=place,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -18,7 +18,7 @@ from refocusd.transport import messages as wire
 from refocusd.transport.ring import PAGE, SharedRing, Slot, SlotAllocator, checksum
 
 FACTS = wire.FrameFacts(100.0, 900.0, 3.0, 4.0, 0.1, 0.2, 1.01, 0, "refocused")
-ENGINE = wire.EngineInfo("openvino", "f32", "CPU", "key", "model", "0" * 64)
+ENGINE = wire.Engines("openvino", "f32", "CPU", "key", "model", "0" * 64)
 SLOT = Slot(PAGE, 512)
 MESSAGES: list[wire.Message] = [
     wire.Hello(wire.PROTOCOL, "1.0", "source", 7, "token", inline=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,19 +200,48 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
     pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
     if output.engine.get("backend") == "identity":
         return own_settings(settings, backend="identity", pass_in_focus=pass_in_focus)
-    wanted = output.engine.get("model_sha256")
-    recorded = str(output.settings.get("model") or settings.model)
-    backend = "auto" if settings.backend == "identity" else settings.backend
-    for name in dict.fromkeys([recorded, settings.model, *shipped_bundles()]):
+    recorded = _by_name(output.settings.get("channel_models"))
+    channels = {
+        channel: _at_hand(
+            output, about, [recorded.get(channel), settings.channel_models.get(channel)]
+        )
+        for channel, about in _by_name(output.engine.get("channels")).items()
+    }
+    return own_settings(
+        settings,
+        model=_at_hand(output, output.engine, [output.settings.get("model"), settings.model]),
+        channel_models=channels,
+        # Frames that a rule skipped have their final state.
+        skip_channels=[name for name in settings.skip_channels if name not in channels],
+        backend="auto" if settings.backend == "identity" else settings.backend,
+        pass_in_focus=pass_in_focus,
+    )
+
+
+def _by_name(said: object) -> dict[str, Any]:
+    return said if isinstance(said, dict) else {}
+
+
+def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
+    """Which of these bundles, or of the shipped ones, is that of an engine of the run.
+
+    Raises
+    ------
+    BundleError
+        If none is.
+    """
+    about = _by_name(engine)
+    wanted = about.get("model_sha256")
+    named = [name for name in names if isinstance(name, str) and name]
+    for name in dict.fromkeys([*named, *shipped_bundles()]):
         try:
             if load_bundle(name).sha256 == wanted:
-                return own_settings(
-                    settings, model=name, backend=backend, pass_in_focus=pass_in_focus
-                )
+                return name
         except BundleError:
             continue
     raise BundleError(
-        f"{output.path} was made with the model {output.model} (sha256 {str(wanted)[:12]}…), which is "
-        f"not at hand ({recorded} is missing or another); name its folder with --model, or refocus "
-        "the raw data with another model by `refocusd process`: that makes a second dataset beside it"
+        f"{output.path} was made with the model {about.get('model_id') or output.model} (sha256 "
+        f"{str(wanted)[:12]}…), which is not at hand ({', '.join(named) or 'it'} is missing or "
+        "another); name its folder with --model (or in channel_models), or refocus the raw data with "
+        "another model by `refocusd process`: that makes a second dataset beside it"
     )

@@ -29,7 +29,7 @@ from refocusd.profiles.catalogue import selection_id
 from refocusd.profiles.identity import first_of
 from refocusd.sources.raw_frames import RawFrames
 from refocusd.sources.replay import submit_frames
-from refocusd.transport.messages import EngineInfo, Open, Opened
+from refocusd.transport.messages import Engines, Open, Opened
 from refocusd.worker.priority import yield_to_acquisition
 
 __all__ = [
@@ -175,7 +175,7 @@ class OwnDaemon:
         self._running: Daemon | None = None
         self._stack = ExitStack()
         self._yields = False
-        self._engine: EngineInfo | None = None
+        self._engine: Engines | None = None
 
     def run_of(self, profiles: Sequence[str]) -> str:
         """Name of what it makes, once it was started, with these calibration profiles."""

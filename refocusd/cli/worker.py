@@ -66,7 +66,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: asked.set())
     yield_to_acquisition(NICENESS)
-    prepared = prepare(settings.model, settings.engine_options)
+    prepared = prepare(settings.models, settings.engine_options)
     try:
         work_remotely(
             arguments.connect,
@@ -80,6 +80,6 @@ def _worker(arguments: argparse.Namespace) -> int:
             "a frame took more memory than there is; start the worker again, with fewer --threads or "
             "on a host with more"
         ) from error
-    prepared.engine.close()
+    prepared.close()
     log.info("worker ended")
     return 0

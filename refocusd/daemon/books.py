@@ -10,7 +10,7 @@ from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import (
     MAX_CALIBRATIONS,
     Counts,
-    EngineInfo,
+    Engines,
     FinalState,
     FocusAdvice,
     Open,
@@ -29,6 +29,8 @@ class Task:
     acquisition: str
     submit: Submit
     lane: Lane
+    #: A channel that has a model of its own; "" for any other.
+    channel: str = ""
     #: Workers that died, and links to workers that were lost, while they were at it.
     deaths: int = 0
     cuts: int = 0
@@ -170,7 +172,7 @@ class WorkerPeer:
     #: Name of its key, for one on another host; "" for the daemon's own.
     remote: str = ""
     ready: bool = False
-    engine: EngineInfo | None = None
+    engine: Engines | None = None
     tasks: deque[Task] = field(default_factory=deque)
     heard: float = field(default_factory=time.monotonic)
     #: Frames answered, and when: for its rate.

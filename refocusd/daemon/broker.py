@@ -117,9 +117,9 @@ class Broker:
         """Start the thread."""
         self._thread.start()
 
-    def expect(self, model: str) -> None:
-        """Name the model (its sha256) that the daemon's own workers are about to run."""
-        self._crew.model = model
+    def expect(self, models: str) -> None:
+        """Name the models (`models_named`) that the daemon's own workers are about to run."""
+        self._crew.models = models
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end; False if it still runs."""
@@ -311,7 +311,7 @@ class Broker:
                 except TransportError as error:
                     self._course.fail(task, str(error))
                 else:
-                    self._course.write(task, message, self._crew.engine_of(identity))
+                    self._course.write(task, message, self._crew.engine_of(identity, task.channel))
         elif isinstance(message, wire.Failure):
             if task := self._crew.take_back(identity, message.task):
                 self._course.fail(task, message.reason)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from refocusd.config import Settings
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
 
-__all__ = ["check_frame", "check_open", "check_same", "skip_rule"]
+__all__ = ["channels_of", "check_frame", "check_open", "check_same"]
 
 MAX_AXES_CHARS = 4096
 
@@ -81,19 +80,12 @@ def check_frame(message: wire.Submit) -> None:
         raise TransportError(f"axes {message.axes!r} are not in canonical form")
 
 
-def skip_rule(settings: Settings, message: wire.Submit) -> str:
-    """The rule by which a frame is skipped; empty if none does.
-
-    A channel is known by the frame's axes, or (where these only count) by the
-    ``Channel`` of its metadata.
-    """
-    if not settings.skip_channels:
-        return ""
+def channels_of(message: wire.Submit) -> list[str]:
+    """Names of a frame's channel: that of its axes, and (where these only count) its metadata's."""
     named = [msgspec.json.decode(message.axes, type=dict[str, int | str]).get("channel")]
     try:
         metadata = msgspec.json.decode(message.metadata)
         named.append(metadata.get("Channel"))
     except (msgspec.MsgspecError, ValueError, AttributeError):
         pass  # odd metadata are told where they are written
-    found = next((name for name in named if name in settings.skip_channels), None)
-    return f"channel {found} is not refocused (skip_channels)" if found else ""
+    return [name for name in named if isinstance(name, str)]

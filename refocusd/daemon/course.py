@@ -56,7 +56,7 @@ class Course:
     open : dict of str to Acquisition
     tasks : dict of int to Task
         Frames between their submission and their final state.
-    engine : EngineInfo or None
+    engine : Engines or None
         Of the first worker that was ready.
     last_live : float
         When a live frame last came (`time.monotonic`).
@@ -81,7 +81,7 @@ class Course:
         self._unfinished = 0
         self.open: dict[str, Acquisition] = {}
         self.tasks: dict[int, Task] = {}
-        self.engine: wire.EngineInfo | None = None
+        self.engine: wire.Engines | None = None
         self.last_live = 0.0
         self.queues = Queues(settings, ring.address.nbytes, self.open, send)
         self.statistics = Statistics()
@@ -126,14 +126,14 @@ class Course:
         if self.engine is not None:
             self._open_place(acquisition, self.engine)
 
-    def engine_ready(self, engine: wire.EngineInfo) -> None:
+    def engine_ready(self, engine: wire.Engines) -> None:
         """The first worker is ready: what was waiting for it can be opened."""
         if self.engine is None:
             self.engine = engine
             for acquisition in self.open.values():
                 self._open_place(acquisition, engine)
 
-    def _open_place(self, acquisition: Acquisition, engine: wire.EngineInfo) -> None:
+    def _open_place(self, acquisition: Acquisition, engine: wire.Engines) -> None:
         acquisition.run = self.run_of(acquisition)
         applied = acquisition.applied
         if applied.selection.profiles or applied.warnings:

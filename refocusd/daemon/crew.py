@@ -10,6 +10,7 @@ import numpy as np
 
 from refocusd.daemon.books import Acquisition, Task, WorkerPeer
 from refocusd.daemon.overview import describe_worker
+from refocusd.daemon.runs import models_of
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
@@ -45,9 +46,9 @@ class Crew:
         self._ring = ring
         self._workers: dict[bytes, WorkerPeer] = {}
         #: What the workers run; None until the first is ready.
-        self.engine: wire.EngineInfo | None = None
-        #: sha256 of the model that our own workers are about to run, if it is known.
-        self.model = ""
+        self.engine: wire.Engines | None = None
+        #: Models that our own workers are about to run (`models_named`), if they are known.
+        self.models = ""
 
     @property
     def ready(self) -> int:
@@ -86,28 +87,28 @@ class Crew:
         Raises
         ------
         TransportError
-            If it runs another model than the first: a run is of one model.
+            If it runs other models than the first: all frames of a channel are of one model.
         """
         engine = message.engine
-        ours = _model(self.engine) if self.engine else self.model
-        if ours and ours != _model(engine):
+        ours = models_of(self.engine) if self.engine else self.models
+        if ours and ours != models_of(engine):
             first = self.engine
             named = (first.model_id or first.backend) if first else "its settings"
             raise TransportError(
                 f"this daemon's run is of model {named} ({ours[:12]}), the worker runs "
                 f"{engine.model_id or engine.backend} ({engine.model_sha256[:12]}): start it with "
-                "the same --model"
+                "the same --model and the same channel_models"
             )
         if worker := self._workers.get(identity):
             worker.ready = True
             worker.engine = engine
             self.engine = self.engine or engine
 
-    def engine_of(self, identity: bytes) -> EngineInfo:
-        """What a worker that is ready runs."""
+    def engine_of(self, identity: bytes, channel: str) -> EngineInfo:
+        """What a worker that is ready refocuses a channel with (`Task.channel`)."""
         engine = self._workers[identity].engine
         assert engine is not None
-        return engine
+        return engine.of_channel(channel)
 
     def free(self) -> WorkerPeer | None:
         """The ready worker with the fewest frames at hand, if any can take one more."""
@@ -139,6 +140,7 @@ class Crew:
             checksum=submit.checksum,
             focus=focus,
             calibration=self._calibrate(worker, task, acquisition),
+            channel=task.channel,
         )
         self._send(worker.identity, message, pixels)
 
@@ -231,10 +233,6 @@ class Crew:
         """Tell every worker to stop."""
         for identity in self._workers:
             self._send(identity, wire.Stop(), None)
-
-
-def _model(engine: EngineInfo) -> str:
-    return engine.model_sha256 or engine.backend
 
 
 def _patience_s(worker: WorkerPeer, timeout_s: float) -> float:

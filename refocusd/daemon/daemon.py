@@ -16,6 +16,7 @@ from refocusd.config import Settings
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
 from refocusd.daemon.catchup import CatchUps
 from refocusd.daemon.mailbox import Mailbox, StopRequested
+from refocusd.daemon.runs import models_named
 from refocusd.daemon.supervisor import Supervisor
 from refocusd.daemon.writer import Writer
 from refocusd.engines.bundle import load_bundle
@@ -54,10 +55,10 @@ class Daemon:
 
     def __enter__(self) -> Self:
         settings = self.settings
-        model = "identity"
+        sums = {"": "identity"}
         if settings.backend != "identity":
             # A bad bundle is told here, not by a dying worker.
-            model = load_bundle(settings.model).sha256
+            sums = {name: load_bundle(model).sha256 for name, model in settings.models.items()}
         self._context = zmq.Context(io_threads=1)
         try:
             local = self._bind()
@@ -88,7 +89,7 @@ class Daemon:
             self.supervisor,
         )
         if settings.workers:
-            self._broker.expect(model)
+            self._broker.expect(models_named(sums))
         self._writer.start()
         self._broker.start()
         self.supervisor.start()

@@ -12,7 +12,7 @@ import numpy as np
 
 from refocusd.config import Settings
 from refocusd.daemon.books import Acquisition, Lane, Task
-from refocusd.daemon.checks import check_frame, check_open, check_same, skip_rule
+from refocusd.daemon.checks import channels_of, check_frame, check_open, check_same
 from refocusd.daemon.course import Course
 from refocusd.daemon.crew import Send
 from refocusd.daemon.writer import Writer
@@ -20,6 +20,7 @@ from refocusd.engines.bundle import load_bundle
 from refocusd.errors import InputError, TransportError
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.conformity import Trained
 from refocusd.profiles.identity import identity_metadata
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing
@@ -52,9 +53,13 @@ class Desk:
         self._send = send
         self._course = course
         self._catalogue = Catalogue(settings.calibrations)
-        #: Ranges that the model was trained for.
-        has_model = settings.backend != "identity"
-        self._trained = load_bundle(settings.model).trained if has_model else {}
+        #: What the models were trained for, by channel.
+        self._trained: dict[str, Trained] = {}
+        if settings.backend != "identity":
+            self._trained = {
+                channel: Trained(name, load_bundle(name).trained)
+                for channel, name in settings.models.items()
+            }
         self._open = course.open
         self._queues = course.queues
         self._numbers = itertools.count(1)
@@ -139,7 +144,6 @@ class Desk:
             (message.height, message.width),
             named=message.profiles,
             trained=self._trained,
-            model=self._settings.model,
         )
         acquisition.applied = applied
         acquisition.open = msgspec.structs.replace(
@@ -203,17 +207,29 @@ class Desk:
         if message.axes in acquisition.active:
             self._queues.recycle(acquisition, lane, message.slot)
             return
-        if rule := skip_rule(self._settings, message):
+        channel, rule = self._of_channel(message)
+        if rule:
             acquisition.records += 1
             axes = (message.axes,)
             self._writer.record(acquisition.id, axes, "skipped", rule, live=message.live)
             self._queues.recycle(acquisition, lane, message.slot)
             return
-        task = Task(next(self._numbers), acquisition.id, message, lane)
+        task = Task(next(self._numbers), acquisition.id, message, lane, channel)
         self._course.tasks[task.number] = task
         acquisition.active[message.axes] = message.live
         if oldest := self._queues.put(acquisition, task):
             self._course.give_up(acquisition, oldest)
+
+    def _of_channel(self, message: wire.Submit) -> tuple[str, str]:
+        """A frame's channel, if it has a model of its own, and the rule by which it is skipped."""
+        settings = self._settings
+        if not (settings.skip_channels or settings.channel_models):
+            return "", ""
+        named = channels_of(message)
+        skipped = next((name for name in named if name in settings.skip_channels), "")
+        if skipped:
+            return "", f"channel {skipped} is not refocused (skip_channels)"
+        return next((name for name in named if name in settings.models), ""), ""
 
     def behind(self, identity: bytes, message: wire.Behind) -> None:
         """Frames that the source itself leaves to the catch-up."""

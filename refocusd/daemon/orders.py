@@ -15,6 +15,7 @@ from refocusd.errors import OutputError
 from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import (
     EngineInfo,
+    Engines,
     FinalState,
     FocusAdvice,
     FrameFacts,
@@ -40,7 +41,7 @@ class OpenSink:
 
     open: Open
     run: str
-    engine: EngineInfo
+    engine: Engines
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from refocusd.sinks import check_free_space, free_space_needed
 from refocusd.sinks.opening import append_sink, create_sink
 from refocusd.sinks.sink import Sink
 from refocusd.sources.refocused import read_back
-from refocusd.transport.messages import EngineInfo, FinalState, Open
+from refocusd.transport.messages import Engines, FinalState, Open
 
 __all__ = ["LEDGER_COPY", "RUN_FILE", "Place", "made_by", "notes_of", "output_of"]
 
@@ -95,7 +95,7 @@ class Place:
         settings: Settings,
         open_: Open,
         run: str,
-        engine: EngineInfo,
+        engine: Engines,
         undo: ExitStack,
         applied: Applied | None = None,
     ) -> Place:
@@ -124,7 +124,11 @@ class Place:
             "name": open_.name,
             "raw": open_.raw,
             "engine": msgspec.to_builtins(engine),
-            "settings": {"model": settings.model, "pass_in_focus": settings.pass_in_focus},
+            "settings": {
+                "model": settings.model,
+                "channel_models": settings.channel_models,
+                "pass_in_focus": settings.pass_in_focus,
+            },
             "calibration": applied.id if applied else None,
             "profiles": applied.selection.ids if applied else [],
             "first": json.loads(open_.first or "{}"),

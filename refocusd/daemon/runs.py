@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 from refocusd.config import Settings
-from refocusd.transport.messages import EngineInfo
+from refocusd.transport.messages import Engines
 
-__all__ = ["run_id"]
+__all__ = ["models_named", "models_of", "run_id"]
 
 
-def run_id(engine: EngineInfo, settings: Settings, calibration: str | None = None) -> str:
+def models_of(engine: Engines) -> str:
+    """What tells the models of a run from those of another: the sha256 of each."""
+    channels = {name: about.model_sha256 for name, about in engine.channels.items()}
+    return models_named({"": engine.model_sha256 or engine.backend, **channels})
+
+
+def models_named(sums: Mapping[str, str]) -> str:
+    """The same, from the sha256 of each channel's model; "" is for all other channels."""
+    channels = sorted(item for item in sums.items() if item[0])
+    return sums[""] + (json.dumps(channels) if channels else "")
+
+
+def run_id(engine: Engines, settings: Settings, calibration: str | None = None) -> str:
     """Name of a run: model, settings that change pixels, calibration.
 
     Not the device or the precision: a run begun on one machine is finished on
@@ -19,7 +32,7 @@ def run_id(engine: EngineInfo, settings: Settings, calibration: str | None = Non
 
     Parameters
     ----------
-    engine : EngineInfo
+    engine : Engines
         Of any worker of the run.
     settings : Settings
     calibration : str, optional
@@ -30,6 +43,5 @@ def run_id(engine: EngineInfo, settings: Settings, calibration: str | None = Non
     str
         16 hexadecimal digits.
     """
-    model = engine.model_sha256 or engine.backend
-    made_by = [model, settings.pass_in_focus, calibration]
+    made_by = [models_of(engine), settings.pass_in_focus, calibration]
     return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]

@@ -161,7 +161,7 @@ class Supervisor:
             endpoint=self._endpoint,
             identity=identity,
             token=self._token,
-            model=settings.model,
+            models=settings.models,
             options=settings.engine_options,
             inline=settings.inline,
         )

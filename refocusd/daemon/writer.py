@@ -39,6 +39,7 @@ from refocusd.ledger import Attempt
 from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import (
     EngineInfo,
+    Engines,
     FinalState,
     FocusAdvice,
     FrameFacts,
@@ -85,7 +86,7 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def open(self, open_: Open, run: str, engine: EngineInfo) -> None:
+    def open(self, open_: Open, run: str, engine: Engines) -> None:
         """Make room for an acquisition; answered by `SinkOpened`."""
         self._orders.put(OpenSink(open_, run, engine))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from refocusd.config import Settings
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, fine
 from refocusd.doctor.trial import EngineOrder, EngineReport, TrialError, attempt
@@ -19,24 +20,27 @@ MAX_SIDE = 4096
 
 def engine(case: Case) -> Iterator[Finding]:
     """Build it as a worker would, in a process of its own, and time a frame."""
-    settings = case.settings
     shape = (SIDE, SIDE)
     if case.plan is not None:
         shape = (min(case.plan.height, MAX_SIDE), min(case.plan.width, MAX_SIDE))
-    order = EngineOrder(settings.model, settings.engine_options, shape)
+    for model in dict.fromkeys(case.settings.models.values()):
+        yield _tried(case.settings, model, shape)
+
+
+def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
+    order = EngineOrder(model, settings.engine_options, shape)
     try:
         report = attempt(order, EngineReport, TRIAL_S)
     except TrialError as error:
-        yield broken(
+        return broken(
             "engine",
-            f"{settings.backend}, model {settings.model}: {error}",
+            f"{settings.backend}, model {model}: {error}",
             "refocusd models checks the models; --backend openvino --precision f32 runs on every "
             "CPU; install openvino again where it cannot be loaded",
         )
-        return
-    yield fine(
+    return fine(
         "engine",
-        f"{report.backend} {report.precision} on {report.device}, model {settings.model}: "
+        f"{report.backend} {report.precision} on {report.device}, model {model}: "
         f"{shape[1]}x{shape[0]} px in {report.frame_ms:.0f} ms "
         f"(about {1e3 / max(report.frame_ms, 1e-3):.0f} frames/s), ready after "
         f"{report.ready_s:.1f} s; bf16 {'yes' if report.bf16 else 'no'}",

@@ -11,7 +11,7 @@ import msgspec
 
 from refocusd.profile import Profile
 from refocusd.profiles.catalogue import Catalogue, Selection, selection_id
-from refocusd.profiles.conformity import against_profile, against_training, stale
+from refocusd.profiles.conformity import Trained, against_profile, against_training, stale
 from refocusd.profiles.hot_pixels import hot_indices
 from refocusd.profiles.identity import camera_of, identity_metadata, roi_of
 
@@ -130,8 +130,7 @@ def apply_profiles(
     shape: tuple[int, int],
     *,
     named: Sequence[str] | None = None,
-    trained: Mapping[str, tuple[float, float]] | None = None,
-    model: str = "",
+    trained: Mapping[str, Trained] | None = None,
 ) -> Applied:
     """Choose the profiles of an acquisition, and compare them with it and with the model.
 
@@ -143,9 +142,8 @@ def apply_profiles(
     shape : (height, width)
     named : sequence of str, optional
         Ids of the profiles that it was begun with, instead of a choice.
-    trained : mapping, optional
-        The model's trained ranges.
-    model : str
+    trained : mapping of str to Trained, optional
+        What the models were trained for, by channel; "" is for all others.
 
     Raises
     ------
@@ -168,8 +166,10 @@ def apply_profiles(
         warnings += against_profile(first, profile)
         warnings += _misplaced(profile, first, shape)
     chosen: tuple[Profile | None, ...] = selection.profiles or (None,)
-    for one in chosen:
-        warnings += against_training(first, one, trained or {}, model)
+    for one in chosen if trained else ():
+        assert trained is not None
+        channel = (one.microscope.channel if one else "") or str(first.get("Channel") or "")
+        warnings += against_training(first, one, trained.get(channel, trained[""]))
     return Applied(selection, tuple(dict.fromkeys(warnings)), tuple(notes))
 
 

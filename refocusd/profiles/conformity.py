@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from refocusd.profile import Measured, Profile
 from refocusd.profiles.identity import bit_depth_of, magnification_of, na_of, pixel_um_of
 
-__all__ = ["against_profile", "against_training", "stale"]
+__all__ = ["Trained", "against_profile", "against_training", "stale"]
 
 #: After this long a measurement is called stale: cameras age, stages are serviced.
 STALE_AFTER = timedelta(days=180)
@@ -79,11 +80,24 @@ def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
     return said
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a model was trained for.
+
+    Parameters
+    ----------
+    model : str
+        Its name.
+    ranges : mapping of str to (low, high)
+        By name, of the model bundle.
+    """
+
+    model: str
+    ranges: Mapping[str, tuple[float, float]]
+
+
 def against_training(
-    metadata: Mapping[str, Any],
-    profile: Profile | None,
-    trained: Mapping[str, tuple[float, float]],
-    model: str,
+    metadata: Mapping[str, Any], profile: Profile | None, trained: Trained
 ) -> list[str]:
     """What of the optics, as far as they are known, the model was not trained for.
 
@@ -93,10 +107,7 @@ def against_training(
         Of a frame.
     profile : Profile or None
         That of the frame: what was measured counts more than what metadata say.
-    trained : mapping of str to (low, high)
-        Ranges by name, of the model bundle.
-    model : str
-        Its name.
+    trained : Trained
     """
     psf = profile.psf if profile else None
     microscope = profile.microscope if profile else None
@@ -113,13 +124,13 @@ def against_training(
     }
     said = []
     for name, value in known.items():
-        if value is None or name not in trained:
+        if value is None or name not in trained.ranges:
             continue
-        (low, high), (words, unit) = trained[name], _RANGES[name]
+        (low, high), (words, unit) = trained.ranges[name], _RANGES[name]
         spread = SIGMAS * value[1]
         if not low - spread <= value[0] <= high + spread:
             said.append(
-                f"{words.format(f'{value[0]:g}')} lies outside of what the model {model} was trained "
+                f"{words.format(f'{value[0]:g}')} lies outside of what the model {trained.model} was trained "
                 f"for ({low:g} to {high:g}{' ' + unit if unit else ''}): refocused frames may be wrong"
             )
     return said

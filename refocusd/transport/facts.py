@@ -13,6 +13,7 @@ __all__ = [
     "Counts",
     "DType",
     "EngineInfo",
+    "Engines",
     "FinalState",
     "FocusAdvice",
     "FocusOptics",
@@ -47,7 +48,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
-    """What a worker runs: enough to repeat it.
+    """What a model runs as: enough to repeat it.
 
     Parameters
     ----------
@@ -65,6 +66,22 @@ class EngineInfo(msgspec.Struct, frozen=True):
     key: str
     model_id: str
     model_sha256: str
+
+
+class Engines(EngineInfo, frozen=True):
+    """All that a worker runs: the engine of most frames, and those of single channels.
+
+    Parameters
+    ----------
+    channels : dict of str to EngineInfo
+        Of channels that have a model of their own, by name.
+    """
+
+    channels: dict[str, EngineInfo] = {}
+
+    def of_channel(self, channel: str) -> EngineInfo:
+        """What made a frame: `channel` is one of `channels`, or empty for any other."""
+        return self.channels[channel] if channel else self
 
 
 class FocusOptics(msgspec.Struct, frozen=True):
@@ -164,7 +181,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     remote: bool
     frames: int
     rate: float
-    engine: EngineInfo | None
+    engine: Engines | None
 
 
 class AcquisitionStatus(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ from refocusd.transport.facts import (
     Counts,
     DType,
     EngineInfo,
+    Engines,
     FinalState,
     FocusAdvice,
     FocusOptics,
@@ -61,6 +62,7 @@ __all__ = [
     "Credit",
     "DType",
     "EngineInfo",
+    "Engines",
     "Failure",
     "FinalState",
     "FocusAdvice",
@@ -93,7 +95,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 4
+PROTOCOL = 5
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -256,7 +258,7 @@ class Advice(Message, frozen=True):
 class Ready(Message, frozen=True):
     """The worker's engine is built and warmed up."""
 
-    engine: EngineInfo
+    engine: Engines
     seconds: float
 
 
@@ -290,6 +292,8 @@ class Task(Message, frozen=True):
     focus: FocusOptics | None = None
     #: Key of a `Calibration`; "" where no profile applies.
     calibration: str = ""
+    #: A channel that has a model of its own; "" for any other.
+    channel: str = ""
 
 
 class Result(Message, frozen=True):

@@ -10,7 +10,7 @@ from refocusd.transport.facts import (
     AcquisitionStatus,
     Counts,
     DType,
-    EngineInfo,
+    Engines,
     FinalState,
     FrameFacts,
     Histogram,
@@ -57,7 +57,7 @@ class Status(Message, frozen=True):
     version: str
     pid: int
     workers: int
-    engine: EngineInfo | None
+    engine: Engines | None
     acquisitions: dict[str, Counts]
     stopping: bool
     details: list[AcquisitionStatus] = msgspec.field(default_factory=list)

@@ -30,7 +30,7 @@ def main() -> int:
     )
     yield_to_acquisition(NICENESS)
     try:
-        prepared = prepare(order.model, order.options)
+        prepared = prepare(order.models, order.options)
         connection = Connection(
             order.endpoint,
             "worker",
@@ -40,7 +40,7 @@ def main() -> int:
             version=__version__,
         )
         hold_session(connection, prepared)
-        prepared.engine.close()
+        prepared.close()
     except RefocusdError as error:
         log.error("%s", error)
         return error.exit_status

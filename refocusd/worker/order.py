@@ -20,8 +20,8 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     endpoint, identity, token : str
         The daemon's address; the worker's name there, and its proof.
-    model : str
-        As in `refocusd.config.Settings`.
+    models : dict of str to str
+        By channel, "" for all others; as in `refocusd.config.Settings`.
     options : EngineOptions
     inline : bool
         Exchange pixels through the socket instead of the ring.
@@ -30,6 +30,6 @@ class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str
     identity: str
     token: str
-    model: str
+    models: dict[str, str]
     options: EngineOptions
     inline: bool = False

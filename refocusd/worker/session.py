@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
-from refocusd.engines.engine import Engine
+from refocusd.engines.engine import Engine, EngineDescription
 from refocusd.transport.client import Connection
-from refocusd.transport.messages import EngineInfo, Ready
+from refocusd.transport.messages import EngineInfo, Engines, Ready
 from refocusd.worker.worker import serve
 
 __all__ = ["OUT_OF_MEMORY", "WELCOME_S", "Prepared", "hold_session", "prepare"]
@@ -31,19 +34,31 @@ OUT_OF_MEMORY = 12
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An engine, and what the daemon is told of it."""
-
-    engine: Engine
-    ready: Ready
-
-
-def prepare(model: str, options: EngineOptions) -> Prepared:
-    """Build an engine and warm it up.
+    """Engines, and what the daemon is told of them.
 
     Parameters
     ----------
-    model : str
-        As in `refocusd.config.Settings`.
+    engines : mapping of str to Engine
+        By channel; "" is for all that are not named.  Channels of one model share its engine.
+    ready : Ready
+    """
+
+    engines: Mapping[str, Engine]
+    ready: Ready
+
+    def close(self) -> None:
+        """Free the device."""
+        for engine in {id(engine): engine for engine in self.engines.values()}.values():
+            engine.close()
+
+
+def prepare(models: Mapping[str, str], options: EngineOptions) -> Prepared:
+    """Build the engines and warm them up.
+
+    Parameters
+    ----------
+    models : mapping of str to str
+        `refocusd.config.Settings.models`.
     options : EngineOptions
 
     Raises
@@ -51,10 +66,22 @@ def prepare(model: str, options: EngineOptions) -> Prepared:
     BundleError, EngineError
     """
     begun = time.perf_counter()
-    engine = build_engine(model, options)
-    engine.warm_up(WARM_UP_SHAPE)
-    about = engine.description
-    info = EngineInfo(
+    built: dict[str, Engine] = {}
+    for model in models.values():
+        if model not in built:
+            built[model] = build_engine(model, options)
+            built[model].warm_up(WARM_UP_SHAPE)
+    engines = {channel: built[model] for channel, model in models.items()}
+    told = {channel: _info(engine.description) for channel, engine in engines.items()}
+    channels = {name: info for name, info in told.items() if name}
+    ready = Ready(
+        Engines(**msgspec.structs.asdict(told[""]), channels=channels), time.perf_counter() - begun
+    )
+    return Prepared(engines, ready)
+
+
+def _info(about: EngineDescription) -> EngineInfo:
+    return EngineInfo(
         backend=about.backend,
         precision=about.precision,
         device=about.device,
@@ -62,7 +89,6 @@ def prepare(model: str, options: EngineOptions) -> Prepared:
         model_id=about.model_id,
         model_sha256=about.model_sha256,
     )
-    return Prepared(engine, Ready(info, time.perf_counter() - begun))
 
 
 def hold_session(
@@ -97,6 +123,8 @@ def hold_session(
         welcome = connection.welcome(WELCOME_S, asked)
         connection.send(prepared.ready)
         log.info("ready for the daemon at %s", connection.endpoint)
-        ended = serve(connection, prepared.engine, pass_in_focus=welcome.pass_in_focus, asked=asked)
+        ended = serve(
+            connection, prepared.engines, pass_in_focus=welcome.pass_in_focus, asked=asked
+        )
         connection.close(LINGER_S if ended == "stopped" else 0.0)
     return ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -50,7 +51,7 @@ class Calibrated:
 
 def serve(
     connection: Connection,
-    engine: Engine,
+    engines: Mapping[str, Engine],
     *,
     pass_in_focus: bool,
     asked: threading.Event | None = None,
@@ -61,8 +62,8 @@ def serve(
     ----------
     connection : Connection
         Of the role ``worker``, welcomed, after `Ready` was sent.
-    engine : Engine
-        Warmed up.
+    engines : mapping of str to Engine
+        By channel, "" for all that are not named; warmed up.
     pass_in_focus : bool
         See `refocus_frame`.
     asked : threading.Event, optional
@@ -102,7 +103,7 @@ def serve(
         if isinstance(message, Calibration):
             calibrations.add(message)
         elif isinstance(message, Task):
-            _do(connection, engine, message, part, pass_in_focus, lent, calibrations)
+            _do(connection, engines, message, part, pass_in_focus, lent, calibrations)
     return "stopped"
 
 
@@ -161,7 +162,7 @@ class _Calibrations:
 
 def _do(
     connection: Connection,
-    engine: Engine,
+    engines: Mapping[str, Engine],
     task: Task,
     part: memoryview | None,
     pass_in_focus: bool,
@@ -182,6 +183,8 @@ def _do(
             raise TransportError(f"task {task.task} came without its pixels")
         if checksum(raw) != task.checksum:
             raise TransportError("the raw pixels changed on their way (checksum)")
+        if (engine := engines.get(task.channel)) is None:
+            raise TransportError(f"this worker has no model of its own for channel {task.channel}")
         facts = refocus_frame(
             engine,
             raw,
