@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from refocusd.attach.process import AttachProcess
 from refocusd.daemon.daemon import daemon_status
 from refocusd.daemon.process import DaemonProcess
 from refocusd.ledger import Ledger, ledger_path
+from refocusd.profile import Microscope, Profile, save_profile
 
 STUDIO_ONLY = {"live": False}
 
@@ -44,6 +46,20 @@ def test_an_acquisition_in_memory_is_refocused_while_it_runs(tmp_path: Path) -> 
     assert metadata["Camera"] == "Camera"
     assert metadata["Channel"] == "Cy5"
     assert metadata["PixelSizeUm"] == 0.645
+
+
+def test_the_calibration_of_its_camera_is_found(tmp_path: Path) -> None:
+    microscope = Microscope(camera="Camera", pixel_um=0.645)
+    profile = Profile(created=datetime.now(UTC).isoformat(), version="1", microscope=microscope)
+    save_profile(profile, tmp_path / "calibrations" / "camera.json")
+    with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, _):
+        store = standin.microscope.begin("calibrated")
+        store.put({"time": 0, "channel": 0}, frame(0))
+        until(lambda: any(a.counts.passed_through for a in acquisitions(daemon)), "frame")
+        standin.microscope.end(store)
+        [about] = until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
+    [(_, metadata)] = read_all(Path(about.output)).values()
+    assert metadata["refocusd"]["calibration"] == profile.id()
 
 
 def test_images_that_come_in_an_odd_order_are_all_found(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from refocusd.attach.bridge_delivery import Delivery
 from refocusd.attach.bridge_values import image_of
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels, canonical_axes
+from refocusd.profiles.identity import first_of
 from refocusd.transport.messages import Open
 
 __all__ = ["Live"]
@@ -189,7 +190,7 @@ class Live:
         if delivery is None or not _same_format(delivery.open, pixels):
             self.close()
             self._delivery = delivery = Delivery(
-                self._endpoint, self._open(name, pixels), most=MOST_OUT
+                self._endpoint, self._open(name, pixels, tags), most=MOST_OUT
             )
             self._greet(delivery)
         self._number += 1
@@ -211,7 +212,7 @@ class Live:
             self._bridge.beat()
 
     @staticmethod
-    def _open(name: str, pixels: Pixels) -> Open:
+    def _open(name: str, pixels: Pixels, tags: Mapping[str, Any]) -> Open:
         height, width = pixels.shape
         return Open(
             acquisition=str(uuid.uuid4()),
@@ -224,6 +225,7 @@ class Live:
             summary="{}",
             report=True,
             preview=True,
+            first=first_of(tags),
         )
 
 

@@ -12,6 +12,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from refocusd.attach.bridge_values import image_of
 from refocusd.attach.studio_box import GrowingBox
 from refocusd.errors import InputError, RefocusdError, TransportError
 from refocusd.frame import Pixels, canonical_axes
+from refocusd.profiles.identity import first_of
 from refocusd.transport.messages import Open
 
 __all__ = ["FramesInMemory"]
@@ -184,7 +186,7 @@ class FramesInMemory:
         try:
             pixels = self._pixels(image, f"image {text} of {self.name}")
             if self._delivery is None:
-                self._delivery = self._announce(pixels)
+                self._delivery = self._announce(pixels, metadata)
                 # Its pixels are fetched again once the daemon has room: the first frame only.
                 return True
             self._delivery.submit(pixels, key, metadata, taken_ns)
@@ -204,7 +206,7 @@ class FramesInMemory:
             self._sizes = (int(width), int(height), nbytes)
         return image_of(flat, *self._sizes[:2], what)
 
-    def _announce(self, pixels: Pixels) -> Delivery:
+    def _announce(self, pixels: Pixels, first: Mapping[str, Any]) -> Delivery:
         height, width = pixels.shape
         self._output.parent.mkdir(parents=True, exist_ok=True)
         open_ = Open(
@@ -217,6 +219,7 @@ class FramesInMemory:
             output=str(self._output),
             summary=json.dumps(self._summary, default=str),
             report=True,
+            first=first_of(first),
         )
         log.info("%s is in Micro-Manager's memory only: refocused into %s", self.name, self._output)
         return Delivery(self._endpoint, open_, most=MOST_OUT, remember=True)
