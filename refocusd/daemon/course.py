@@ -111,7 +111,7 @@ class Course:
 
     def details(self) -> list[wire.AcquisitionStatus]:
         """The open and the last ended acquisitions in full."""
-        return [*self._ended, *(describe_acquisition(a, a.run) for a in self.open.values())]
+        return [*self._ended, *(describe_acquisition(a) for a in self.open.values())]
 
     def run_of(self, acquisition: Acquisition) -> str:
         """Name of an acquisition's run; empty before an engine is ready."""
@@ -245,7 +245,7 @@ class Course:
         if acquisition is None:
             return  # forgotten by a stop
         self._unfinished += acquisition.unfinished
-        about = describe_acquisition(acquisition, acquisition.run, ended=True)
+        about = describe_acquisition(acquisition, ended=True)
         self._forget(acquisition)
         self._ended.append(about)
         if acquisition.source:

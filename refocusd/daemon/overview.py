@@ -13,9 +13,7 @@ __all__ = ["describe_acquisition", "describe_worker"]
 RATE_S = 10.0
 
 
-def describe_acquisition(
-    acquisition: Acquisition, run: str, *, ended: bool = False
-) -> AcquisitionStatus:
+def describe_acquisition(acquisition: Acquisition, *, ended: bool = False) -> AcquisitionStatus:
     """One acquisition in full."""
     open_ = acquisition.open
     state: str = "live"
@@ -32,7 +30,7 @@ def describe_acquisition(
         name=open_.name,
         raw=open_.raw,
         output=acquisition.output,
-        run=run,
+        run=acquisition.run,
         state=state,  # type: ignore[arg-type]
         height=open_.height,
         width=open_.width,
