@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
+import urllib.parse
 from pathlib import Path
 
-from live import quick_settings, running
+import numpy as np
+from live import opened, pump_until, quick_settings, running, source, stack
 from pycromanager import Acquisition
 from view_browser import chromium, dataset, eventually, open_page
-from view_process import ask, view_process
+from view_process import ask, view_of, view_process
 
 import refocusd
 from refocusd.demo.microscope import DemoMicroscope
@@ -28,8 +32,8 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
         open_page(browser, f"http://127.0.0.1:{port}/") as page,
     ):
         eventually(lambda: page.locator("#link").inner_text() == "ready", "the daemon is ready")
-        source = refocusd.Source(daemon.endpoint, expected=len(events))
-        hooks = source.hooks(directory=str(tmp_path), name="cells", show_display=False)
+        hooked = refocusd.Source(daemon.endpoint, expected=len(events))
+        hooks = hooked.hooks(directory=str(tmp_path), name="cells", show_display=False)
         with Acquisition(**hooks) as acquisition:
             acquisition.acquire(events)
             eventually(lambda: int(dataset(page).get("drawn", 0)) >= 5, "live frames")
@@ -43,7 +47,7 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
             eventually(lambda: page.locator("#workers [data-state=ready]").count(), "the next one")
             drawn = int(dataset(page)["drawn"])
             eventually(lambda: int(dataset(page)["drawn"]) > drawn + 3, "frames go on")
-        counts = source.wait(60.0)
+        counts = hooked.wait(60.0)
         assert counts is not None
         assert (counts.final, counts.failed) == (len(events), 0)
         # Afterwards any frame can be looked at, from disk.
@@ -57,3 +61,28 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
         written = f'refocusd_frames_total{{state="passed_through",reason="identity engine"}} {len(events)}'
         # The view asks the daemon a few times a second.
         eventually(lambda: written in ask(port, "/metrics").body.decode(), "all are counted")
+
+
+def test_frames_of_an_ome_zarr_are_read_from_disk_as_well(tmp_path: Path) -> None:
+    frame = stack(1)[0]
+    output = tmp_path / "run_refocused"
+    settings = quick_settings(tmp_path, sink="ome-zarr")
+    with (
+        running(settings) as daemon,
+        source(daemon) as connection,
+        view_of(daemon.endpoint) as port,
+    ):
+        upload = opened(connection, output)
+        assert upload.submit(frame, '{"channel":"DAPI","time":3}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+        asked = f"/api/axes?acquisition={upload.acquisition}"
+        axes = {"channel": ["DAPI"], "time": [3]}
+        eventually(lambda: ask(port, asked).json().get("axes") == axes, "its frame can be chosen")
+        query = urllib.parse.urlencode({"axes": '{"channel":"DAPI","time":3}'})
+        answer = ask(port, f"/api/frame?{query}")
+    length = int.from_bytes(answer.body[:4], "little")
+    header = json.loads(answer.body[4 : 4 + length])
+    assert header["missing"] == ["raw"]
+    shown = np.frombuffer(answer.body, header["dtype"], offset=4 + length)
+    np.testing.assert_array_equal(shown.reshape(frame.shape), frame)

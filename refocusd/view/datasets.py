@@ -18,10 +18,11 @@ from typing import Any, Protocol
 
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue, Frame, Pixels, canonical_axes
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.sinks.omezarr_format import is_omezarr
 from refocusd.sources.recording.ndtiff_index import INDEX_NAME
 from refocusd.sources.recording.opening import open_recording
 from refocusd.sources.recording.recording import Recording
+from refocusd.sources.refocused import read_back
 from refocusd.transport.messages import AcquisitionStatus
 from refocusd.view.board import Board
 
@@ -167,8 +168,8 @@ class _Open:
 
 
 def _open(path: Path) -> FrameReader:
-    if (path / INDEX_NAME).exists():
-        return NDTiffReader(path)
+    if (path / INDEX_NAME).exists() or is_omezarr(path):
+        return read_back(path)
     return _RecordingReader(open_recording(path))
 
 
