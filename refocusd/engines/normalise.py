@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 
-__all__ = ["CountsRange", "counts_range"]
+__all__ = ["CountsRange", "check_frame", "counts_range"]
 
 #: Above this many pixels a regular grid of them is used: 1/512 of the range is
 #: all that percentiles of a quarter million samples can be off by.
@@ -38,12 +39,77 @@ class CountsRange:
     offset: float
     scale: float
 
-    def normalise(self, pixels: Pixels) -> NDArray[np.float32]:
-        """(counts - offset) / scale as float32, same shape."""
-        out = pixels.astype(np.float32)
-        out -= np.float32(self.offset)
+    def normalise(
+        self, pixels: Pixels, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """(counts - offset) / scale as float32, same shape; in `out` if that is given."""
+        out = np.subtract(pixels, np.float32(self.offset), out=out, dtype=np.float32)
         out *= np.float32(1.0 / self.scale)
         return out
+
+    def restore(self, values: NDArray[np.float32], out: Pixels) -> int:
+        """Undo `normalise`: round to counts, cut at the ends of the counts scale.
+
+        Parameters
+        ----------
+        values : ndarray of float32, shape (height, width)
+            What an engine returned, in normalised units.  Overwritten.
+        out : ndarray of uint8 or uint16, same shape
+            Filled with counts.
+
+        Returns
+        -------
+        int
+            Pixels that were cut.
+
+        Raises
+        ------
+        EngineError
+            If a value is not finite; what `out` holds is then undefined.
+        """
+        values *= np.float32(self.scale)
+        values += np.float32(self.offset)
+        np.rint(values, out=values)
+        # Both tell of NaN and infinity too, and usually that nothing is to be cut.
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise EngineError(
+                "the network returned pixels that are not finite; set precision to f32, or use "
+                "another model"
+            )
+        top = np.iinfo(out.dtype).max
+        clipped = 0
+        if low < 0 or high > top:
+            clipped = int(np.count_nonzero((values < 0) | (values > top)))
+            np.clip(values, 0, top, out=values)
+        np.copyto(out, values, casting="unsafe")
+        return clipped
+
+
+def check_frame(raw: Pixels, out: Pixels) -> None:
+    """Refuse what an engine cannot take, before anything is computed.
+
+    Parameters
+    ----------
+    raw, out : ndarray
+        Of a call of `Engine.refocus`.
+
+    Raises
+    ------
+    EngineError
+        If `raw` is not a 2-D frame of uint8 or uint16 with pixels in it, or `out` is of
+        another shape or type.
+    """
+    if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16) or raw.size == 0:
+        raise EngineError(
+            f"an engine takes 2-D frames of uint8 or uint16, not {raw.dtype} of shape {raw.shape}; "
+            "give it the camera's counts, one channel a frame"
+        )
+    if out.shape != raw.shape or out.dtype != raw.dtype:
+        raise EngineError(
+            f"a frame of {raw.dtype} {raw.shape} cannot be refocused into {out.dtype} {out.shape}; "
+            "give an output of the same shape and type"
+        )
 
 
 def counts_range(pixels: Pixels, low: float = 1.0, high: float = 99.9) -> CountsRange:

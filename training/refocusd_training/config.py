@@ -1,26 +1,29 @@
-"""Settings of one training run, read from TOML; an unknown key is an error."""
+"""Settings of one training run, read from TOML; an unknown key is an error.
+
+The loop's own settings stand at the top of the file; the tables ``[network]``,
+``[loss]``, ``[final_loss]`` and ``[data]`` belong to the packages of those names.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tomllib
+import types
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
-from refocusd.errors import ConfigError
+import msgspec
 
-__all__ = ["NetworkSettings", "TrainingConfig", "load_config", "write_config"]
+from refocusd.errors import ConfigError, OutputError
+from refocusd_training.data.config import DataConfig
+from refocusd_training._pending import LossConfig, NetworkConfig
 
+__all__ = ["TrainingConfig", "load_config", "write_config"]
 
-@dataclass(frozen=True, slots=True)
-class NetworkSettings:
-    """Widths and depths of `LiveUNet`; see `LiveUNetConfig`."""
-
-    widths: tuple[int, int, int] = (32, 80, 128)
-    blocks: tuple[int, int, int] = (1, 1, 3)
-    half: int = 24
-    fine: int = 8
+#: Of files; relative to the folder of the configuration.
+PATHS = ("profile", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,75 +33,135 @@ class TrainingConfig:
     Parameters
     ----------
     seed : int
-        Of weights and simulation.
+        Of weights and of what is drawn.
     steps : int
         Optimiser steps.
     batch : int
-        Frames a step.
+        Frames a step and device.
     size : int
         Side of a training frame in pixels, a multiple of 32.
-    bank : int
-        Transfer functions kept at a time.
+    schedule : str
+        ``constant``: linear up, constant, linear down to 0; ``one-cycle``: Smith and Topin
+        2018 (arXiv:1708.07120), cosine up and down, momentum the other way round.
     learning_rate : float
-        Of AdamW, after the warm-up and before the decay.
+        Highest rate of AdamW.
     warm_up, decay : int
-        Steps over which the rate rises at the start and falls to 0 at the end.
-        What lies between does not depend on `steps`: a run may be stopped, given
-        more steps and resumed.
-    logarithm, final_logarithm : float
-        Weight of the loss's logarithm before the decay, and during it: frames
-        that are sharp and clean already get their last tenths of a decibel when
-        the rest is learned.
+        Of ``constant``: steps over which the rate rises at the start and falls to 0 at the
+        end.  What lies between does not depend on `steps`: a run may be stopped, given more
+        steps and resumed.
+    rise : float
+        Of ``one-cycle``: share of the steps over which the rate rises.
+    frozen_steps : int
+        First steps, in which a pre-trained encoder's convolutions stay as they are (its
+        normalisations learn); with ``one-cycle`` they are a cycle of their own.
+    unfrozen_rate : float
+        Highest rate of the cycle after the frozen one; 0 for `learning_rate`.
+    encoder_rate : float
+        Rate of the encoder once it is unfrozen, as a share of the others'.
     weight_decay : float
         Of AdamW.
     clip : float
         Largest norm of the gradient.
     ema : float
-        Decay of the weights' moving average, which is what is exported.
+        Decay of the weights' moving average, which is what is validated and exported.
+    precision : str
+        ``bf16``, ``f16`` (both mixed) or ``f32``.
+    defocus_weight : float
+        Weight of the defocus head's loss, where the network has the head.
     checkpoint_every : int
         Steps.
+    snapshots : bool
+        Keep the averaged weights of every checkpoint, not only of the latest.
+    validate_every : int
+        Steps; 0 for never.
+    patience : int
+        Validations without a new best after which the run ends, with the best weights; 0 for
+        never.
+    minutes : float
+        The run ends after so long; 0 for no limit.
     threads : int
         Of torch on a CPU; 0 leaves torch's choice.
     profile : str
         Calibration profile (JSON) of the microscope to train for, relative to the
         configuration's folder: its optics and camera replace the ranges.  "" for none.
-    network : NetworkSettings
+    weights : str
+        Weights (safetensors) to start from, relative to the configuration's folder.  "" for
+        none.
+    network : NetworkConfig
+    loss : LossConfig
+    final_loss : LossConfig, optional
+        In the place of `loss` during the last `decay` steps: frames that are sharp and clean
+        already get their last tenths of a decibel when the rest is learned.
+    data : DataConfig
     """
 
     seed: int = 2
     steps: int = 1000
     batch: int = 6
     size: int = 320
-    bank: int = 384
+    schedule: Literal["constant", "one-cycle"] = "constant"
     learning_rate: float = 1.2e-3
     warm_up: int = 200
     decay: int = 400
-    logarithm: float = 0.01
-    final_logarithm: float = 0.03
+    rise: float = 0.25
+    frozen_steps: int = 0
+    unfrozen_rate: float = 0.0
+    encoder_rate: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.998
+    precision: Literal["bf16", "f16", "f32"] = "bf16"
+    defocus_weight: float = 0.1
     checkpoint_every: int = 500
+    snapshots: bool = False
+    validate_every: int = 0
+    patience: int = 0
+    minutes: float = 0.0
     threads: int = 0
     profile: str = ""
-    network: NetworkSettings = field(default_factory=NetworkSettings)
+    weights: str = ""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    final_loss: LossConfig | None = None
+    data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("steps", "batch", "size", "bank", "checkpoint_every"):
+        for name in ("steps", "batch", "size", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
+        for name in ("warm_up", "decay", "frozen_steps", "validate_every", "patience", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.size % 32:
             raise ConfigError(f"size is {self.size}; give a multiple of 32 px")
-        if not isinstance(self.profile, str):
-            raise ConfigError(f"profile is {self.profile}; give the path of a calibration profile")
+        if not self.learning_rate > 0 or not self.clip > 0:
+            raise ConfigError(
+                f"learning_rate is {self.learning_rate} and clip is {self.clip}; give more than 0"
+            )
+        if not 0 < self.rise < 1 or not 0 <= self.ema < 1:
+            raise ConfigError(
+                f"rise is {self.rise} and ema is {self.ema}; give shares between 0 and 1"
+            )
+        if self.frozen_steps >= self.steps:
+            raise ConfigError(
+                f"frozen_steps is {self.frozen_steps} of {self.steps} steps; leave some unfrozen"
+            )
+        if self.patience and not self.validate_every:
+            raise ConfigError("patience counts validations; give validate_every as well")
 
 
-def _checked(table: dict[str, Any], kind: type, where: str) -> dict[str, Any]:
+def _refuse_unknown(table: dict[str, Any], kind: type, where: str) -> None:
+    """Refuse keys that no field takes, here and in the tables below."""
     known = {item.name for item in fields(kind)}
     if unknown := sorted(set(table) - known):
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; known: {sorted(known)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    for name, hint in get_type_hints(kind).items():
+        options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        for option in options:
+            if dataclasses.is_dataclass(option) and isinstance(table.get(name), dict):
+                assert isinstance(option, type)
+                _refuse_unknown(table[name], option, f"[{name}] of {where}")
 
 
 def load_config(path: Path) -> TrainingConfig:
@@ -113,31 +176,51 @@ def load_config(path: Path) -> TrainingConfig:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML ({error})") from error
-    network = NetworkSettings(
-        **_checked(table.pop("network", {}), NetworkSettings, f"[network] of {path}")
-    )
-    if isinstance(table.get("profile"), str) and table["profile"]:
-        table["profile"] = str(path.parent / table["profile"])
+    _refuse_unknown(table, TrainingConfig, str(path))
+    for name in PATHS:
+        if isinstance(table.get(name), str) and table[name]:
+            table[name] = str(path.parent / table[name])
     try:
-        return TrainingConfig(network=network, **_checked(table, TrainingConfig, str(path)))
-    except TypeError as error:
-        raise ConfigError(f"{path} has a value of the wrong type ({error})") from error
+        return msgspec.convert(table, TrainingConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path} has a value that cannot be ({error})") from error
 
 
 def _toml(value: object) -> str:
-    # A JSON string is a TOML one as well.
-    return json.dumps(value) if isinstance(value, str) else str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # A JSON string is a TOML one as well.
+        return json.dumps(value)
+    if isinstance(value, dict):
+        inner = (f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items())
+        return "{" + ", ".join(inner) + "}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value)
+
+
+def _lines(settings: Any, name: str = "") -> list[str]:
+    """One dataclass as TOML: its values, then the tables within it."""
+    values, tables = [f"[{name}]"] if name else [], []
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            tables += ["", *_lines(value, f"{name}.{item.name}" if name else item.name)]
+        elif value is not None:
+            values.append(f"{item.name} = {_toml(value)}")
+    return values + tables
 
 
 def write_config(config: TrainingConfig, path: Path) -> None:
-    """Write every setting, defaults included, as TOML that `load_config` reads."""
-    lines = [
-        f"{item.name} = {_toml(getattr(config, item.name))}"
-        for item in fields(config)
-        if item.name != "network"
-    ]
-    lines += ["", "[network]"]
-    for item in fields(config.network):
-        value = getattr(config.network, item.name)
-        lines.append(f"{item.name} = {list(value) if isinstance(value, tuple) else value}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """Write every setting, defaults included, as TOML that `load_config` reads.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    try:
+        path.write_text("\n".join(_lines(config)) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror})") from error

@@ -9,11 +9,12 @@ seed alone, whatever the timing.
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -22,8 +23,15 @@ from numpy.typing import NDArray
 
 from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from refocusd_training.simulate.camera import Camera
+from refocusd_training.simulate.depth import (
+    blurred_layers,
+    depths_um,
+    layer_transfers,
+    layers_of,
+)
 from refocusd_training.simulate.ranges import (
     DEFAULT_RANGES,
+    TRAINED_DEPTH_UM,
     Ranges,
     draw_camera,
     draw_defocus,
@@ -33,7 +41,7 @@ from refocusd_training.simulate.ranges import (
 from refocusd_training.simulate.scene import Scene, expose_scene
 from refocusd_training.simulate.specimen import window
 
-__all__ = ["Batch", "Prefetched", "SampleStream"]
+__all__ = ["Batch", "Prefetched", "SampleStream", "collate"]
 
 #: Reflected or real surroundings of a training frame: wider than the widest
 #: trained disc (36 µm at NA 0.5: 35 px) and its rings.
@@ -53,11 +61,32 @@ _FRAMES, _TRANSFERS = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Network input and truth, float32, shape (batch, 1, size, size); span, shape (batch,)."""
+    """A step's frames, in network units.
+
+    Parameters
+    ----------
+    raw, truth : ndarray of float32, shape (batch, 1, size, size)
+        Network input, and what it should give.
+    span : ndarray of float32, shape (batch,)
+        Range of each truth.
+    defocus_um : ndarray of float32, shape (batch,)
+        Distance of each raw frame from focus in um, signed; NaN where it is unknown, or where
+        the frame shows nothing.
+    """
 
     raw: NDArray[np.float32]
     truth: NDArray[np.float32]
     span: NDArray[np.float32]
+    defocus_um: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Transfers:
+    """One drawn microscope; transfer functions (height, width // 2 + 1), or one a layer."""
+
+    unfocused: NDArray[np.float32]
+    in_focus: NDArray[np.float32]
+    defocus_um: float
 
 
 class SampleStream:
@@ -75,6 +104,12 @@ class SampleStream:
     seed : int
     ranges : Ranges
         Of optics and cameras.
+    channels : sequence of int, optional
+        Number of each specimen's channel; channels are drawn evenly.
+    layers : int
+        Layers of a specimen; 1 is a plane, which may have a thickness.
+    depth_um : pair of float
+        What the depth of several layers is drawn from, in um.
     """
 
     def __init__(
@@ -86,8 +121,13 @@ class SampleStream:
         bank: int,
         seed: int,
         ranges: Ranges = DEFAULT_RANGES,
+        channels: Sequence[int] | None = None,
+        layers: int = 1,
+        depth_um: tuple[float, float] = TRAINED_DEPTH_UM,
     ) -> None:
         self._ranges = ranges
+        self._layers = layers
+        self._depth_um = depth_um
         self._specimens = specimens
         self._size = size
         self._batch = batch
@@ -95,6 +135,10 @@ class SampleStream:
         self._seed = seed
         areas = np.array([flux.size for flux in specimens], dtype=np.float64)
         weights = np.clip(areas / 256**2, 1.0, 4.0)
+        if channels is not None:
+            numbers, index = np.unique(np.asarray(channels), return_inverse=True)
+            for number in range(len(numbers)):
+                weights[index == number] /= weights[index == number].sum()
         self._probabilities = weights / weights.sum()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -115,26 +159,29 @@ class SampleStream:
         for step in itertools.count(first):
             rng = np.random.default_rng([self._seed, _FRAMES, step])
             frames = [self._frame(rng, bank, side) for _ in range(self._batch)]
-            yield _collate(frames, rng)
+            yield collate(frames, rng)
             bank.append(self._drawn_transfers(step + self._bank_size, side))
 
-    def _drawn_transfers(
-        self, number: int, side: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _drawn_transfers(self, number: int, side: int) -> _Transfers:
         rng = np.random.default_rng([self._seed, _TRANSFERS, number])
         optics, defocus = draw_optics(rng, self._ranges), draw_defocus(rng)
-        focus = Defocus(0.0, defocus.thickness_um)
-        in_focus = transfer(optics, focus, (side, side))
+        if self._layers > 1:
+            depths = depths_um(float(rng.uniform(*self._depth_um)), self._layers)
+            in_focus = layer_transfers(optics, Defocus(0.0), depths, (side, side))
+            defocus = replace(defocus, thickness_um=0.0)
+            if defocus.um == 0:
+                return _Transfers(in_focus, in_focus, 0.0)
+            unfocused = layer_transfers(optics, defocus, depths, (side, side))
+            return _Transfers(unfocused, in_focus, defocus.um)
+        in_focus = transfer(optics, Defocus(0.0, defocus.thickness_um), (side, side))
         if defocus.um == 0:
-            return in_focus, in_focus
-        return transfer(optics, defocus, (side, side)), in_focus
+            return _Transfers(in_focus, in_focus, 0.0)
+        return _Transfers(transfer(optics, defocus, (side, side)), in_focus, defocus.um)
 
     def _frame(
-        self,
-        rng: np.random.Generator,
-        bank: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],
-        side: int,
-    ) -> Scene:
+        self, rng: np.random.Generator, bank: Sequence[_Transfers], side: int
+    ) -> tuple[Scene, float]:
+        """A frame, and how far out of focus it is in um."""
         camera, peak = draw_camera(rng, self._ranges), draw_peak(rng)
         if rng.random() < 0.1 and self._ranges.bits is None:
             camera = Camera(
@@ -143,7 +190,7 @@ class SampleStream:
         haze = float(rng.uniform(0.0, 0.1))
         if rng.random() < EMPTY_SHARE:
             empty = np.zeros((self._size, self._size), np.float32)
-            return expose_scene(empty, empty, camera, peak=peak, haze=haze, rng=rng)
+            return expose_scene(empty, empty, camera, peak=peak, haze=haze, rng=rng), math.nan
         chosen = self._specimens[int(rng.choice(len(self._specimens), p=self._probabilities))]
         zoom = float(rng.uniform(0.8, 1.6)) if rng.random() < 0.5 else 1.0
         flux = window(chosen, side, zoom, rng)
@@ -155,16 +202,31 @@ class SampleStream:
             flux = flux + np.float32(rng.uniform(0, 0.3)) * np.kron(
                 glow, np.ones((8, 8), np.float32)
             )
-        unfocused, in_focus = blurred(flux, *bank[int(rng.integers(len(bank)))])
+        drawn = bank[int(rng.integers(len(bank)))]
+        if self._layers > 1:
+            parts = layers_of(flux, self._layers, rng)
+            unfocused, in_focus = blurred_layers(parts, drawn.unfocused, drawn.in_focus)
+        else:
+            unfocused, in_focus = blurred(flux, drawn.unfocused, drawn.in_focus)
         inner = (slice(MARGIN, MARGIN + self._size),) * 2
-        return expose_scene(
+        scene = expose_scene(
             unfocused[inner], in_focus[inner], camera, peak=peak, haze=haze, rng=rng
         )
+        return scene, drawn.defocus_um
 
 
-def _collate(scenes: Sequence[Scene], rng: np.random.Generator) -> Batch:
+def collate(frames: Sequence[tuple[Scene, float]], rng: np.random.Generator) -> Batch:
+    """Frames, each with its defocus in um, as a step's batch.
+
+    Parameters
+    ----------
+    frames : sequence of (Scene, float)
+        All of one size.
+    rng : numpy.random.Generator
+        Draws which frames are normalised as part of a larger, brighter one.
+    """
     raw, truth, span = [], [], []
-    for scene in scenes:
+    for scene, _ in frames:
         counts = scene.range
         dim = float(rng.uniform(1.0, 2.5)) if rng.random() < DIMMED_SHARE else 1.0
         scale = np.float32(counts.scale * dim)
@@ -172,7 +234,12 @@ def _collate(scenes: Sequence[Scene], rng: np.random.Generator) -> Batch:
         truth.append((scene.truth - np.float32(counts.offset)) / scale)
         low, high = np.percentile(truth[-1][::2, ::2], [0.1, 99.9])
         span.append(max(float(high - low), MIN_SPAN))
-    return Batch(np.stack(raw)[:, None], np.stack(truth)[:, None], np.array(span, np.float32))
+    return Batch(
+        np.stack(raw)[:, None],
+        np.stack(truth)[:, None],
+        np.array(span, np.float32),
+        np.array([um for _, um in frames], np.float32),
+    )
 
 
 class Prefetched:

@@ -28,7 +28,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd_training.data import pixels_digest
+from refocusd_training.data.images import pixels_digest
 
 __all__ = [
     "Entry",

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 
-from refocusd_training.commands import evaluate, export, fetch, run, simulate
+from refocusd_training.commands import evaluate, export, fetch, fetch_bbbc006, fine_tune, run, simulate
 
 __all__ = ["register"]
 
 EXAMPLES = """examples:
   refocusd train fetch-bbbc038 --output bbbc038
+  refocusd train fetch-bbbc006 --planes 1 5 10 16 32 --output bbbc006
   refocusd train run --config training/configs/live-nuclei.toml --data bbbc038 \\
       --output runs/live --bundle models/live-nuclei
   refocusd train evaluate --bundle models/live-nuclei --data bbbc038 --json quality.json
+  refocusd train fine-tune --bundle live-nuclei --data stacks --output runs/ours --to models/ours
   refocusd train simulate nuclei.tif --defocus-um 8 --output defocused.tif
   refocusd train simulate nuclei.tif --defocus-um 8 --profile zyla.json --output defocused.tif
 """
@@ -37,7 +39,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     inner = train.add_subparsers(title="commands", required=True, metavar="COMMAND")
     run.register(inner)
+    fine_tune.register(inner)
     export.register(inner)
     evaluate.register(inner)
     fetch.register(inner)
+    fetch_bbbc006.register(inner)
     simulate.register(inner)

@@ -5,30 +5,131 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from refocusd.errors import ConfigError
+
 __all__ = ["register"]
+
+EXAMPLES = """examples:
+  refocusd train evaluate --bundle models/live --data bbbc038 --json quality.json --page quality
+  refocusd train evaluate --bundle models/live --data bbbc038 --rival CARE=care.onnx --csv q.csv
+  refocusd train evaluate --bundle models/live --data bbbc006 --protocol bbbc006 --json q.json
+  refocusd train evaluate --bundle models/live --input blurred.tif --truth sharp.tif
+"""
 
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     parser = inner.add_parser(
-        "evaluate", help="a bundle on held-out specimens and optics, beside Richardson-Lucy"
+        "evaluate",
+        help="a bundle on held-out specimens and optics, beside deconvolution and rivals",
+        description="How good a bundle is: on specimens and microscopes that training never saw, "
+        "on a published protocol, or on a pair of your own.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--bundle", default="live-nuclei", help="folder, or a shipped bundle's name"
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the test images")
+    parser.add_argument("--data", type=Path, help="folder of the test images, or of a plate")
+    parser.add_argument(
+        "--protocol",
+        choices=("held-out", "bbbc006"),
+        default="held-out",
+        help="held-out: simulated from the test images (default); bbbc006: planes 2, 6 and 10 of a "
+        "plate against plane 16",
+    )
+    parser.add_argument("--input", type=Path, help="an image out of focus of your own")
+    parser.add_argument("--truth", type=Path, help="the same field in focus")
+    parser.add_argument(
+        "--pixel-um", type=float, default=0.645, help="of --input (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--stain",
+        default="nuclei",
+        help="of --input; nuclei are counted where it is 'nuclei' (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="also sharp images of another channel, which the bundle was not trained on",
+    )
+    parser.add_argument(
+        "--rival",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="another network as a column: ONNX that takes and gives frames in network units",
+    )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    parser.add_argument("--limit", type=int, help="at most so many specimens")
-    parser.add_argument("--no-deconvolution", action="store_true", help="leave out Richardson-Lucy")
+    parser.add_argument("--csv", type=Path, help="write a row a frame and method to this file")
+    parser.add_argument("--page", type=Path, help="write curves and pictures to this folder")
+    parser.add_argument("--limit", type=int, help="at most so many specimens or fields")
+    parser.add_argument("--no-deconvolution", action="store_true", help="leave out deconvolution")
     parser.set_defaults(command=_evaluate)
 
 
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from refocusd_training.evaluate import evaluate, held_out_cases, print_table, write_json
+def _named(text: str, flag: str, what: str) -> tuple[str, Path]:
+    name, _, place = text.partition("=")
+    if not name or not place:
+        raise ConfigError(f"{flag} is {text!r}; give NAME={what}")
+    return name, Path(place)
 
-    cases = held_out_cases(arguments.data, limit=arguments.limit)
-    results = evaluate(arguments.bundle, cases, deconvolve=not arguments.no_deconvolution)
-    print_table(results)
-    if arguments.json:
-        write_json(arguments.json, arguments.bundle, results)
+
+def _check(arguments: argparse.Namespace) -> None:
+    if (arguments.input is None) != (arguments.truth is None):
+        raise ConfigError("--input and --truth are a pair; give both")
+    if (arguments.data is None) == (arguments.input is None):
+        raise ConfigError("give --data FOLDER, or --input FILE and --truth FILE of your own")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConfigError(f"--limit is {arguments.limit}; give at least 1")
+    if not 0 < arguments.pixel_um < 100:
+        raise ConfigError(f"--pixel-um is {arguments.pixel_um}; give a pixel's side in um")
+    if arguments.channel and (arguments.protocol != "held-out" or arguments.input):
+        raise ConfigError("--channel goes with the held-out protocol only; leave it out")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    from refocusd_training.evaluation.run import (
+        Outputs,
+        run_held_out,
+        run_own_pair,
+        run_protocol,
+    )
+
+    rivals = [_named(text, "--rival", "FILE") for text in arguments.rival]
+    outputs = Outputs(arguments.json, arguments.csv, arguments.page)
+    deconvolve = not arguments.no_deconvolution
+    if arguments.input is not None:
+        run_own_pair(
+            arguments.bundle,
+            arguments.input,
+            arguments.truth,
+            outputs,
+            stain=arguments.stain,
+            pixel_um=arguments.pixel_um,
+            rivals=rivals,
+            deconvolve=deconvolve,
+        )
+    elif arguments.protocol == "bbbc006":
+        run_protocol(
+            arguments.bundle,
+            arguments.data,
+            outputs,
+            rivals=rivals,
+            limit=arguments.limit,
+            deconvolve=deconvolve,
+        )
+    else:
+        run_held_out(
+            arguments.bundle,
+            arguments.data,
+            outputs,
+            channels=[_named(text, "--channel", "FOLDER") for text in arguments.channel],
+            rivals=rivals,
+            limit=arguments.limit,
+            deconvolve=deconvolve,
+        )
     return 0

@@ -16,25 +16,41 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the sub-command."""
     parser = inner.add_parser("run", help="train a network; optionally export and evaluate it")
     parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the BBBC038 images")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of what its [data] describes"
+    )
     parser.add_argument("--output", type=Path, required=True, help="new folder of the run")
     parser.add_argument("--bundle", type=Path, help="also export, evaluate and write a bundle here")
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--device", help="a torch device; by default CUDA if there is one")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="GPUs (or processes on the CPU), a batch each (default: %(default)s)",
+    )
     parser.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     needs_torch()
     from refocusd_training.config import load_config
-    from refocusd_training.train import specimens_of, train
+    from refocusd_training.loop.run import run_training
 
-    config = load_config(arguments.config)
-    specimens = list(specimens_of(arguments.data, "train").values())
-    record = train(
-        config, specimens, arguments.output, device=arguments.device, resume=arguments.resume
+    record = run_training(
+        load_config(arguments.config),
+        arguments.data,
+        arguments.output,
+        device=arguments.device,
+        resume=arguments.resume,
+        devices=arguments.devices,
     )
-    Console().print(f"{record.steps} steps in {record.seconds:.0f} s, loss {record.final_loss:.3f}")
+    said = f"{record.steps} steps in {record.seconds:.0f} s, loss {record.final_loss:.3f}"
+    if record.validation_loss is not None:
+        said += f", validation loss {record.validation_loss:.3f}"
+    if record.ended in {"patience", "minutes"}:
+        said += f"; ended by {record.ended}"
+    Console().print(said)
     if arguments.bundle:
         from refocusd_training.evaluate import evaluate, held_out_cases, print_table, write_json
         from refocusd_training.export import export_bundle

@@ -27,6 +27,12 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--wavelength-um", type=float, help="default: the profile's, or 0.461")
     parser.add_argument("--pixel-um", type=float, help="default: the profile's, or 0.645")
     parser.add_argument("--peak", type=float, default=900.0, help="counts of bright structures")
+    parser.add_argument(
+        "--layers", type=int, default=1, help="layers of the specimen (default: 1, a plane)"
+    )
+    parser.add_argument(
+        "--depth-um", type=float, default=0.0, help="what several layers are spread over"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the camera's noise")
     parser.set_defaults(command=_simulate)
 
@@ -47,13 +53,25 @@ def _simulate(arguments: argparse.Namespace) -> int:
         raise OutputError(f"{arguments.output} exists already: name another file")
     if not 0 < arguments.peak < 60000:
         raise InputError(f"a peak of {arguments.peak} counts does not fit 16 bits; give 1 to 60000")
+    if not 1 <= arguments.layers <= 16 or not 0 <= arguments.depth_um <= 1000:
+        raise InputError(
+            f"{arguments.layers} layers over {arguments.depth_um:g} um cannot be simulated: give "
+            "1 to 16 layers, and a depth of up to 1000 um"
+        )
     flux = flux_of(read_image(arguments.image))
     optics, camera = Optics(0.45, 0.461, pixel_um=0.645), Camera(bits=16)
     if arguments.profile:
         optics, camera = measured(load_profile(arguments.profile), (flux.shape[0], flux.shape[1]))
     given = {name: getattr(arguments, name) for name in ("na", "wavelength_um", "pixel_um")}
     optics = replace(optics, **{name: value for name, value in given.items() if value is not None})
-    setting = Setting("command line", optics, camera, arguments.peak)
+    setting = Setting(
+        "command line",
+        optics,
+        camera,
+        arguments.peak,
+        layers=arguments.layers,
+        depth_um=arguments.depth_um,
+    )
     scene = simulate_frame(
         flux,
         setting,

@@ -22,7 +22,9 @@ from refocusd_training.simulate.camera import Camera
 __all__ = [
     "DEFAULT_RANGES",
     "HELD_OUT",
+    "HELD_OUT_DEEP",
     "TRAINED_DEFOCUS_UM",
+    "TRAINED_DEPTH_UM",
     "TRAINED_NA",
     "TRAINED_PIXEL_UM",
     "TRAINED_SPHERICAL_WAVES",
@@ -42,6 +44,8 @@ TRAINED_WAVELENGTH_UM = (0.44, 0.48)
 TRAINED_PIXEL_UM = (0.60, 0.70)
 TRAINED_SPHERICAL_WAVES = (-0.15, 0.15)
 TRAINED_DEFOCUS_UM = (0.0, 36.0)
+#: Depth of specimens of several layers; one layer may be up to 4 um thick.
+TRAINED_DEPTH_UM = (0.0, 8.0)
 #: Share of training frames that are in focus: the network must leave them alone.
 IN_FOCUS_SHARE = 0.14
 #: A measured value is drawn within so many of its standard uncertainties: 95 % of what it may be.
@@ -202,6 +206,10 @@ class Setting:
         Counts above background of the in-focus frame's bright structures.
     haze : float
         Even background light, as a share of `peak`.
+    layers : int
+        Layers of the specimen; 1 is a plane.
+    depth_um : float
+        What several layers are spread over, in um.
     """
 
     name: str
@@ -209,6 +217,8 @@ class Setting:
     camera: Camera
     peak: float = 1000.0
     haze: float = 0.02
+    layers: int = 1
+    depth_um: float = 0.0
 
 
 #: Microscopes that training never draws.
@@ -220,6 +230,25 @@ HELD_OUT: tuple[Setting, ...] = (
     Setting("0.60 um", Optics(0.45, 0.60), Camera(100, 5.0, 12.0), 2500.0),
     Setting("+0.4 waves", Optics(0.45, 0.461, spherical_waves=0.4), Camera(105, 0.22, 9.0), 800.0),
     Setting("-0.4 waves", Optics(0.45, 0.461, spherical_waves=-0.4), Camera(105, 4.5, 9.0), 800.0),
+)
+
+#: Specimens deeper than training ever draws, in microscopes that it does not draw either.
+HELD_OUT_DEEP: tuple[Setting, ...] = (
+    Setting(
+        "NA 0.35, 12 um deep", Optics(0.35, 0.461), Camera(120, 0.25, 9.0), 900.0, 0.02, 3, 12.0
+    ),
+    Setting(
+        "NA 0.55, 10 um deep", Optics(0.55, 0.461), Camera(90, 4.6, 10.0), 700.0, 0.02, 4, 10.0
+    ),
+    Setting(
+        "+0.4 waves, 16 um deep",
+        Optics(0.45, 0.461, spherical_waves=0.4),
+        Camera(105, 0.22, 9.0),
+        800.0,
+        0.02,
+        4,
+        16.0,
+    ),
 )
 
 

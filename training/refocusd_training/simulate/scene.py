@@ -12,6 +12,12 @@ from refocusd.frame import Pixels
 from refocusd.optics import Optics
 from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from refocusd_training.simulate.camera import Camera
+from refocusd_training.simulate.depth import (
+    blurred_layers,
+    depths_um,
+    layer_transfers,
+    layers_of,
+)
 from refocusd_training.simulate.ranges import Setting
 from refocusd_training.simulate.specimen import reflected
 
@@ -87,7 +93,7 @@ def simulate_frame(
     setting : Setting
     defocus : Defocus
     rng : numpy.random.Generator
-        Draws the camera's noise.
+        Draws the camera's noise, and before it which structures of several layers lie where.
 
     Returns
     -------
@@ -96,10 +102,18 @@ def simulate_frame(
     """
     padded = reflected(flux, FRAME_MARGIN)
     optics: Optics = setting.optics
-    focus = Defocus(0.0, defocus.thickness_um)
-    unfocused, in_focus = blurred(
-        padded, transfer(optics, defocus, padded.shape), transfer(optics, focus, padded.shape)
-    )
+    if setting.layers > 1:
+        depths = depths_um(setting.depth_um, setting.layers)
+        unfocused, in_focus = blurred_layers(
+            layers_of(padded, setting.layers, rng),
+            layer_transfers(optics, defocus, depths, padded.shape),
+            layer_transfers(optics, Defocus(0.0, defocus.thickness_um), depths, padded.shape),
+        )
+    else:
+        focus = Defocus(0.0, defocus.thickness_um)
+        unfocused, in_focus = blurred(
+            padded, transfer(optics, defocus, padded.shape), transfer(optics, focus, padded.shape)
+        )
     inner = (slice(FRAME_MARGIN, -FRAME_MARGIN),) * 2
     return expose_scene(
         unfocused[inner],
