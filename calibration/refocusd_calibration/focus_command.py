@@ -6,8 +6,8 @@ Only what parses is imported here: every `refocusd` command loads this file.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +21,10 @@ from refocusd_calibration.flags import (
     console,
     number,
     print_outcome,
-    raw_folder,
     write_json,
 )
-from refocusd_calibration.identity import core_metadata, microscope_of
-from refocusd_calibration.microscope import open_microscope, quiet_stage
-from refocusd_calibration.moves import (
-    MoveLimits,
-    acquire_planes,
-    check_moves,
-    plane_moves,
-    print_moves,
-)
+from refocusd_calibration.identity import microscope_of
+from refocusd_calibration.z_series import add_z_flags, plane_positions, take_series
 
 if TYPE_CHECKING:
     from refocusd_calibration.focus import FocusMeasurement
@@ -53,9 +45,6 @@ Take a field that is covered by thin specimen, with focus near the middle of the
 steps of about half the depth of field (wavelength n / NA^2).
 """
 
-#: Planes of a sweep that nobody meant to ask for.
-MAX_PLANES = 1000
-
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
@@ -73,27 +62,10 @@ def register(subparsers: Any) -> None:
         metavar="PATH",
         help="through-focus series of one field in the order taken, instead of the microscope",
     )
-    parser.add_argument(
-        "--z-step",
-        type=float,
-        metavar="UM",
-        help="from plane to plane; of a recording only where it does not say, or says wrongly",
-    )
-    parser.add_argument("--position", help="which stage position, of a recording with several")
-    group = parser.add_argument_group("the sweeps, on the microscope")
-    group.add_argument("--z-from", type=float, metavar="UM", help="lower end, stage position")
-    group.add_argument("--z-to", type=float, metavar="UM", help="upper end, stage position")
-    group.add_argument(
-        "--z-limits",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="stage positions that are safe for objective and specimen",
-    )
+    group = add_z_flags(parser)
     group.add_argument(
         "--sweeps", type=int, default=4, help="up, down, up, ... (default: %(default)s)"
     )
-    group.add_argument("--exposure-ms", type=float, default=20.0, help="default: %(default)g")
     add_output_flags(parser)
     add_hardware_flags(parser)
     parser.set_defaults(command=_calibrate)
@@ -105,25 +77,12 @@ def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) 
     Raises
     ------
     ConfigError
-        If the range is none, or holds fewer than five planes or far too many.
+        If the range is none, or holds fewer than six planes or far too many.
     """
-    if not (
-        all(map(math.isfinite, (low_um, high_um, step_um))) and low_um < high_um and step_um > 0
-    ):
-        raise ConfigError(
-            f"--z-from {low_um:g}, --z-to {high_um:g} and --z-step {step_um:g} make no range: give "
-            "the lower end first, and a step above zero"
-        )
-    count = math.floor((high_um - low_um) / step_um + 1e-6) + 1
-    # A sweep less its turning plane must still show a focus.
-    if not 6 <= count <= MAX_PLANES:
-        raise ConfigError(
-            f"{count} planes from {low_um:g} to {high_um:g} um: take 6 to {MAX_PLANES}, better 20 to "
-            "40, by another --z-step"
-        )
     if sweeps < 1:
         raise ConfigError(f"--sweeps {sweeps}: take one or more, better 4")
-    up = [low_um + index * step_um for index in range(count)]
+    # A sweep less its turning plane must still show a focus.
+    up = plane_positions(low_um, high_um, step_um, least=6, better="20 to 40")
     planes = list(up)
     for sweep in range(1, sweeps):
         planes.extend((up[::-1] if sweep % 2 else up)[1:])
@@ -137,42 +96,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             console.print(f"would read the series {listed}")
             return 0
         return _measure(arguments, arguments.from_recording, None)
-    taken = _acquire(arguments)
+    taken = take_series(arguments, "focus", partial(sweep_positions, sweeps=arguments.sweeps))
     return 0 if taken is None else _measure(arguments, [taken[0]], taken[1])
-
-
-def _acquire(arguments: argparse.Namespace) -> tuple[Path, Microscope] | None:
-    ends = (arguments.z_from, arguments.z_to, arguments.z_step)
-    if None in ends or arguments.z_limits is None:
-        raise ConfigError(
-            "give --z-from, --z-to, --z-step and --z-limits for the stage; or measure from "
-            "recordings with --from-recording"
-        )
-    z_um = sweep_positions(*ends, arguments.sweeps)
-    low, high = arguments.z_limits
-    limits = MoveLimits(low, high, arguments.longest_exposure_ms)
-    moves = plane_moves(z_um, exposure_ms=arguments.exposure_ms, channel=arguments.channel)
-    check_moves(moves, limits)
-    print_moves(moves, limits, console=console)
-    if arguments.dry_run:
-        console.print("dry run: nothing was moved")
-        return None
-    folder = raw_folder(arguments)
-    with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
-        group = core.get_channel_group()
-        now = str(core.get_current_config(group) or "") if group else ""
-        microscope = microscope_of(arguments, core_metadata(core), channel=now)
-        path = acquire_planes(
-            z_um,
-            folder,
-            "focus",
-            exposure_ms=arguments.exposure_ms,
-            limits_um=limits,
-            channel=arguments.channel,
-            settle_ms=arguments.settle_ms,
-            core=core,
-        )
-    return path, microscope
 
 
 def _measure(

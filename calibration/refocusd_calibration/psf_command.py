@@ -6,11 +6,11 @@ Only what parses is imported here: every `refocusd` command loads this file.
 from __future__ import annotations
 
 import argparse
-import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refocusd.errors import ConfigError, InputError
+from refocusd.errors import InputError
 from refocusd.profile import Microscope
 from refocusd_calibration.flags import (
     add_hardware_flags,
@@ -18,18 +18,10 @@ from refocusd_calibration.flags import (
     console,
     number,
     print_outcome,
-    raw_folder,
     write_json,
 )
-from refocusd_calibration.identity import core_metadata, microscope_of
-from refocusd_calibration.microscope import open_microscope, quiet_stage
-from refocusd_calibration.moves import (
-    MoveLimits,
-    acquire_planes,
-    check_moves,
-    plane_moves,
-    print_moves,
-)
+from refocusd_calibration.identity import microscope_of
+from refocusd_calibration.z_series import add_z_flags, plane_positions, take_series
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,9 +46,6 @@ Beads smaller than half the wavelength over 2 NA, on one plane, further apart th
 kernel.  With --in-focus any thin specimen serves: planes of one field, nothing moving.
 """
 
-#: Planes that nobody meant to ask for.
-MAX_PLANES = 1000
-
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
@@ -76,13 +65,6 @@ def register(subparsers: Any) -> None:
         help="measure without beads: an in-focus frame of the same field, or which plane it is "
         "(counted from 0 in order of z)",
     )
-    parser.add_argument(
-        "--z-step",
-        type=float,
-        metavar="UM",
-        help="from plane to plane; of a recording only where it does not say, or says wrongly",
-    )
-    parser.add_argument("--position", help="which stage position, of a recording with several")
     parser.add_argument("--bead-um", type=float, default=0.0, help="diameter (default: a point)")
     parser.add_argument(
         "--radius-um", type=float, help="of the widest kernel (default: by NA, or found)"
@@ -90,17 +72,7 @@ def register(subparsers: Any) -> None:
     parser.add_argument(
         "--saturation", type=float, metavar="COUNTS", help="default: end of the camera's scale"
     )
-    group = parser.add_argument_group("the series, on the microscope")
-    group.add_argument("--z-from", type=float, metavar="UM", help="lower end, stage position")
-    group.add_argument("--z-to", type=float, metavar="UM", help="upper end, stage position")
-    group.add_argument(
-        "--z-limits",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="stage positions that are safe for objective and specimen",
-    )
-    group.add_argument("--exposure-ms", type=float, default=20.0, help="default: %(default)g")
+    group = add_z_flags(parser)
     group.add_argument(
         "--frames", type=int, default=1, help="averaged at each plane (default: %(default)s)"
     )
@@ -115,63 +87,13 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             console.print(f"would read the series {arguments.from_recording}")
             return 0
         return _measure(arguments, arguments.from_recording, None)
-    taken = _acquire(arguments)
-    return 0 if taken is None else _measure(arguments, *taken)
-
-
-def _positions(low: float, high: float, step: float) -> list[float]:
-    if not (all(map(math.isfinite, (low, high, step))) and low < high and step > 0):
-        raise ConfigError(
-            f"--z-from {low:g}, --z-to {high:g} and --z-step {step:g} make no range: give the lower "
-            "end first, and a step above zero"
-        )
-    count = math.floor((high - low) / step + 1e-6) + 1
-    if not 5 <= count <= MAX_PLANES:
-        raise ConfigError(
-            f"{count} planes from {low:g} to {high:g} um: take 5 to {MAX_PLANES}, better 15 to 40, "
-            "by another --z-step"
-        )
-    return [low + index * step for index in range(count)]
-
-
-def _acquire(arguments: argparse.Namespace) -> tuple[Path, Microscope] | None:
-    ends = (arguments.z_from, arguments.z_to, arguments.z_step)
-    if None in ends or arguments.z_limits is None:
-        raise ConfigError(
-            "give --z-from, --z-to, --z-step and --z-limits for the stage; or measure from a "
-            "recording with --from-recording"
-        )
-    z_um = _positions(*ends)
-    low, high = arguments.z_limits
-    limits = MoveLimits(low, high, arguments.longest_exposure_ms)
-    moves = plane_moves(
-        z_um,
-        exposure_ms=arguments.exposure_ms,
+    taken = take_series(
+        arguments,
+        "psf",
+        partial(plane_positions, least=5, better="15 to 40"),
         repeats=arguments.frames,
-        channel=arguments.channel,
     )
-    check_moves(moves, limits)
-    print_moves(moves, limits, console=console)
-    if arguments.dry_run:
-        console.print("dry run: nothing was moved")
-        return None
-    folder = raw_folder(arguments)
-    with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
-        group = core.get_channel_group()
-        now = str(core.get_current_config(group) or "") if group else ""
-        microscope = microscope_of(arguments, core_metadata(core), channel=now)
-        path = acquire_planes(
-            z_um,
-            folder,
-            "psf",
-            exposure_ms=arguments.exposure_ms,
-            repeats=arguments.frames,
-            limits_um=limits,
-            channel=arguments.channel,
-            settle_ms=arguments.settle_ms,
-            core=core,
-        )
-    return path, microscope
+    return 0 if taken is None else _measure(arguments, *taken)
 
 
 def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope | None) -> int:
