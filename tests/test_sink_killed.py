@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_writer import write_until_killed
 from test_sinks import (
     assert_readers_find,
     assert_same,
@@ -53,35 +51,6 @@ def frame_of(number: int, shape: tuple[int, int]) -> Frame:
     return Frame(numbered_frame(number, shape).pixels, axes, metadata)
 
 
-def write_until_killed(
-    path: Path, shape: tuple[int, int], limit: int, done: set[int], rng: np.random.Generator
-) -> set[int]:
-    """Let a process write frames, kill it, and return the numbers that it reported."""
-    arguments = [str(value) for value in (path, *shape, limit, rng.integers(1 << 30))]
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as writer:
-        assert writer.stdin is not None
-        assert writer.stdout is not None
-        writer.stdin.write("\n".join(map(str, done)))
-        writer.stdin.close()
-        reported = []
-        for _ in range(int(rng.integers(1, 12))):
-            began = time.perf_counter()
-            reported.append(writer.stdout.readline())
-        # A moment within the next frames, wherever that is.
-        until = time.perf_counter() + rng.uniform(0, 3) * (time.perf_counter() - began)
-        while time.perf_counter() < until:
-            pass
-        writer.kill()
-        reported += writer.stdout.readlines()
-    # A line that the kill cut short is no report.
-    return {int(line) for line in reported if line.endswith("\n")}
-
-
 @pytest.mark.parametrize(
     ("shape", "limit", "seed"),
     [
@@ -97,7 +66,7 @@ def test_a_killed_writer_loses_at_most_the_frame_in_flight(
     path = tmp_path / "d"
     done: set[int] = set()
     for _ in range(8):
-        reported = write_until_killed(path, shape, limit, done, rng)
+        reported = write_until_killed(WRITER, (path, *shape, limit), done, rng)
         assert reported
         found = read_by_ndstorage(path)
         numbers = {frame.metadata["Number"] for frame in found.values()}

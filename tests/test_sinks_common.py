@@ -9,9 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_writer import write_until_killed
 from test_sinks import SUMMARY, assert_same, numbered_frame, refusal, write_all
 
 from refocusd.errors import ConfigError, InputError, OutputError
@@ -278,26 +278,6 @@ def test_a_frame_that_the_disk_refuses_is_undone(tmp_path: Path, kind: SinkKind,
     assert_holds(path, frames)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root on Linux can mount a small tmpfs")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
 @pytest.mark.parametrize("shape", [(100, 120), (16, 20)])
 def test_a_full_disk_stops_writing_until_there_is_room(
     small_disk: Path, kind: SinkKind, shape: tuple[int, int]
@@ -405,35 +385,6 @@ def frame_of(number: int, shape: tuple[int, int]) -> Frame:
     return Frame(numbered_frame(number, shape).pixels, axes, metadata)
 
 
-def write_until_killed(
-    kind: SinkKind, path: Path, shape: tuple[int, int], done: set[int], rng: np.random.Generator
-) -> set[int]:
-    """Let a process write frames, kill it, and return the numbers that it reported."""
-    arguments = [str(value) for value in (kind, path, *shape, rng.integers(1 << 30))]
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as writer:
-        assert writer.stdin is not None
-        assert writer.stdout is not None
-        writer.stdin.write("\n".join(map(str, done)))
-        writer.stdin.close()
-        reported = []
-        for _ in range(int(rng.integers(1, 12))):
-            began = time.perf_counter()
-            reported.append(writer.stdout.readline())
-        # A moment within the next frames, wherever that is.
-        until = time.perf_counter() + rng.uniform(0, 3) * (time.perf_counter() - began)
-        while time.perf_counter() < until:
-            pass
-        writer.kill()
-        reported += writer.stdout.readlines()
-    # A line that the kill cut short is no report.
-    return {int(line) for line in reported if line.endswith("\n")}
-
-
 @pytest.mark.parametrize(
     ("shape", "seed"),
     [pytest.param((16, 20), 1, id="small frames"), pytest.param((512, 640), 2, id="large frames")],
@@ -445,7 +396,7 @@ def test_a_killed_writer_loses_at_most_the_frame_in_flight(
     path = tmp_path / "d"
     done: set[int] = set()
     for _ in range(6):
-        reported = write_until_killed(kind, path, shape, done, rng)
+        reported = write_until_killed(WRITER, (kind, path, *shape), done, rng)
         assert reported
         found = found_in(path)
         numbers = {frame.metadata["Number"] for frame in found.values()}

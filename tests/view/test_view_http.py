@@ -234,7 +234,7 @@ def test_a_dataset_that_is_deleted_meanwhile_is_said_to_be_gone(
 
 
 def test_the_dashboard_asks_for_metrics_that_exist(setup: Setup) -> None:
-    dashboard = (Path(__file__).parent.parent / "docs" / "grafana-dashboard.json").read_text(
+    dashboard = (Path(__file__).parents[2] / "docs" / "grafana-dashboard.json").read_text(
         encoding="utf-8"
     )
     asked = set(re.findall(r"refocusd_[a-z_]+", dashboard))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,45 +13,12 @@ import tifffile
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from view_browser import PHONE, dataset, eventually, open_page
-from view_pages import Bench, Shown, bench
+from view_pages import Shown
 from view_process import ask, view_of, view_process
 from view_standin import Scene, StandIn
 
 from refocusd.transport import messages as wire
 from refocusd.view import link, stream
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench(tmp_path_factory.mktemp("data")) as tools:
-        yield tools
-
-
-@pytest.fixture
-def browser(tools: Bench) -> Browser:
-    return tools.browser
-
-
-@pytest.fixture
-def daemon(tools: Bench) -> StandIn:
-    return tools.daemon
-
-
-@pytest.fixture
-def port(tools: Bench) -> int:
-    return tools.port
-
-
-@pytest.fixture
-def scene(tools: Bench) -> Scene:
-    return tools.scene
-
-
-@pytest.fixture
-def shown(tools: Bench) -> Iterator[Shown]:
-    with tools.shown() as shown:
-        yield shown
-
 
 # -- keyboard and controls ------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,41 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser
 from view_browser import dataset, eventually, open_page
-from view_pages import DRAWN, Bench, Shown, bench
+from view_pages import DRAWN, Shown
 from view_standin import PIXEL_UM, Scene, StandIn
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with bench(tmp_path_factory.mktemp("data")) as tools:
-        yield tools
-
-
-@pytest.fixture
-def browser(tools: Bench) -> Browser:
-    return tools.browser
-
-
-@pytest.fixture
-def daemon(tools: Bench) -> StandIn:
-    return tools.daemon
-
-
-@pytest.fixture
-def port(tools: Bench) -> int:
-    return tools.port
-
-
-@pytest.fixture
-def scene(tools: Bench) -> Scene:
-    return tools.scene
-
-
-@pytest.fixture
-def shown(tools: Bench) -> Iterator[Shown]:
-    with tools.shown() as shown:
-        yield shown
-
 
 # -- frames ---------------------------------------------------------------------------------
 

@@ -1,0 +1,42 @@
+"""A stand-in daemon, a view of it and a page in a browser, for the tests of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+from view_pages import Bench, Shown, bench
+from view_standin import Scene, StandIn
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with bench(tmp_path_factory.mktemp("data")) as tools:
+        yield tools
+
+
+@pytest.fixture
+def browser(tools: Bench) -> Browser:
+    return tools.browser
+
+
+@pytest.fixture
+def daemon(tools: Bench) -> StandIn:
+    return tools.daemon
+
+
+@pytest.fixture
+def port(tools: Bench) -> int:
+    return tools.port
+
+
+@pytest.fixture
+def scene(tools: Bench) -> Scene:
+    return tools.scene
+
+
+@pytest.fixture
+def shown(tools: Bench) -> Iterator[Shown]:
+    with tools.shown() as shown:
+        yield shown
