@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
+from refocusd_training.commands import register
 from refocusd_training.simulate import ranges
 from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from refocusd_training.simulate.camera import Camera
-from refocusd_training.simulate.ranges import HELD_OUT, Setting
+from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, TRAINED_DEPTH_UM, Setting
 from refocusd_training.simulate.scene import simulate_frame
 from refocusd_training.simulate.specimen import flux_of, window
 
 from refocusd.errors import InputError
 from refocusd.optics import Optics
+from refocusd.quality import focus_score
 
 TWENTY = Optics(0.45, 0.461)
 
@@ -89,9 +96,49 @@ def test_training_never_draws_a_held_out_microscope() -> None:
         assert not min(d.gain for d in cameras) <= c.gain <= max(d.gain for d in cameras)
 
 
+def test_evaluation_has_specimens_deeper_than_training_draws() -> None:
+    assert all(setting.depth_um > TRAINED_DEPTH_UM[1] for setting in HELD_OUT_DEEP)
+    assert all(setting.layers > 1 for setting in HELD_OUT_DEEP)
+    cameras = [ranges.draw_camera(np.random.default_rng(i)).gain for i in range(200)]
+    assert not any(min(cameras) <= s.camera.gain <= max(cameras) for s in HELD_OUT_DEEP)
+
+
+def test_depth_changes_the_in_focus_frame_and_keeps_its_light(flux: NDArray[np.float32]) -> None:
+    deep = HELD_OUT_DEEP[0]
+    plane = replace(deep, layers=1, depth_um=0.0)
+    part = flux[:200, :200]
+    thin, thick = (
+        simulate_frame(part, setting, Defocus(0.0), np.random.default_rng(4)).truth
+        for setting in (plane, deep)
+    )
+    assert thick.mean() == pytest.approx(float(thin.mean()), rel=0.02)
+    assert np.abs(np.diff(thick, axis=0)).mean() < 0.95 * np.abs(np.diff(thin, axis=0)).mean()
+
+
 def test_a_tenth_or_more_of_training_is_in_focus_and_both_sides_occur() -> None:
     rng = np.random.default_rng(6)
     drawn = np.array([ranges.draw_defocus(rng).um for _ in range(2000)])
     assert 0.10 < np.mean(drawn == 0) < 0.18
     assert 0.45 < np.mean(drawn[drawn != 0] > 0) < 0.55
     assert 34 < np.abs(drawn).max() <= 36
+
+
+def test_the_command_simulates_depth_and_refuses_nonsense(
+    sample: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    parser = argparse.ArgumentParser()
+    register(parser.add_subparsers(required=True))
+    tifffile.imwrite(tmp_path / "sharp.tif", sample[:200, :200])
+
+    def simulated(name: str, *flags: str) -> NDArray[np.uint16]:
+        target = tmp_path / f"{name}.tif"
+        command = ["train", "simulate", str(tmp_path / "sharp.tif"), "--defocus-um", "0"]
+        arguments = parser.parse_args([*command, "--output", str(target), *flags])
+        assert arguments.command(arguments) == 0
+        return np.asarray(tifffile.imread(target))
+
+    thin = simulated("thin")
+    deep = simulated("deep", "--layers", "4", "--depth-um", "60")
+    assert focus_score(deep) < 0.9 * focus_score(thin)
+    with pytest.raises(InputError, match="1 to 16 layers"):
+        simulated("none", "--layers", "0")

@@ -41,7 +41,7 @@ from refocusd_training.simulate.ranges import (
 from refocusd_training.simulate.scene import Scene, expose_scene
 from refocusd_training.simulate.specimen import window
 
-__all__ = ["Batch", "Prefetched", "SampleStream", "collate"]
+__all__ = ["MARGIN", "Batch", "Exposure", "Prefetched", "SampleStream", "collate"]
 
 #: Reflected or real surroundings of a training frame: wider than the widest
 #: trained disc (36 µm at NA 0.5: 35 px) and its rings.
@@ -82,10 +82,36 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Transfers:
-    """One drawn microscope; transfer functions (height, width // 2 + 1), or one a layer."""
+    """One drawn microscope; transfer functions of shape (layers, height, width // 2 + 1)."""
 
     unfocused: NDArray[np.float32]
     in_focus: NDArray[np.float32]
+    defocus_um: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A frame before its light falls on the camera: all that is drawn but the noise.
+
+    Parameters
+    ----------
+    layers : ndarray of float32, shape (layers, height, width)
+        Light of the specimen, with `MARGIN` px around the frame.
+    unfocused, in_focus : ndarray of float32, shape (layers, height, width // 2 + 1)
+        Transfer function of each layer.
+    camera : Camera
+    peak, haze : float
+        As `expose_scene` takes them.
+    defocus_um : float
+        NaN for a frame that shows nothing.
+    """
+
+    layers: NDArray[np.float32]
+    unfocused: NDArray[np.float32]
+    in_focus: NDArray[np.float32]
+    camera: Camera
+    peak: float
+    haze: float
     defocus_um: float
 
 
@@ -151,15 +177,33 @@ class SampleStream:
         A batch depends on the seed and its step alone, so that a resumed run
         sees what an uninterrupted one does.
         """
+        for rng, bank in self._steps(first):
+            frames = [self._frame(rng, bank) for _ in range(self._batch)]
+            yield collate(frames, rng)
+
+    def exposures(self, first: int) -> Iterator[tuple[list[Exposure], NDArray[np.float32]]]:
+        """Yield what a device exposes itself (`simulate.torch_exposure`), from step `first` on.
+
+        Yields
+        ------
+        list of Exposure
+            A step's; equal to those of `batches` in distribution, not one by one.
+        ndarray of float32, shape (batch,)
+            Factor on each frame's range; see `collate`.
+        """
+        for rng, bank in self._steps(first):
+            drawn = [self._exposure(rng, bank) for _ in range(self._batch)]
+            yield drawn, np.array([_dimming(rng) for _ in drawn], np.float32)
+
+    def _steps(self, first: int) -> Iterator[tuple[np.random.Generator, Sequence[_Transfers]]]:
+        """Random numbers of each step, and the transfer functions to draw from."""
         side = self._size + 2 * MARGIN
         bank = deque(
             (self._drawn_transfers(first + i, side) for i in range(self._bank_size)),
             maxlen=self._bank_size,
         )
         for step in itertools.count(first):
-            rng = np.random.default_rng([self._seed, _FRAMES, step])
-            frames = [self._frame(rng, bank, side) for _ in range(self._batch)]
-            yield collate(frames, rng)
+            yield np.random.default_rng([self._seed, _FRAMES, step]), bank
             bank.append(self._drawn_transfers(step + self._bank_size, side))
 
     def _drawn_transfers(self, number: int, side: int) -> _Transfers:
@@ -173,15 +217,34 @@ class SampleStream:
                 return _Transfers(in_focus, in_focus, 0.0)
             unfocused = layer_transfers(optics, defocus, depths, (side, side))
             return _Transfers(unfocused, in_focus, defocus.um)
-        in_focus = transfer(optics, Defocus(0.0, defocus.thickness_um), (side, side))
+        in_focus = transfer(optics, Defocus(0.0, defocus.thickness_um), (side, side))[np.newaxis]
         if defocus.um == 0:
             return _Transfers(in_focus, in_focus, 0.0)
-        return _Transfers(transfer(optics, defocus, (side, side)), in_focus, defocus.um)
+        unfocused = transfer(optics, defocus, (side, side))[np.newaxis]
+        return _Transfers(unfocused, in_focus, defocus.um)
 
-    def _frame(
-        self, rng: np.random.Generator, bank: Sequence[_Transfers], side: int
-    ) -> tuple[Scene, float]:
+    def _frame(self, rng: np.random.Generator, bank: Sequence[_Transfers]) -> tuple[Scene, float]:
         """A frame, and how far out of focus it is in um."""
+        drawn = self._exposure(rng, bank)
+        inner = (slice(MARGIN, MARGIN + self._size),) * 2
+        if math.isnan(drawn.defocus_um):
+            unfocused = in_focus = drawn.layers[0]
+        elif len(drawn.layers) > 1:
+            unfocused, in_focus = blurred_layers(drawn.layers, drawn.unfocused, drawn.in_focus)
+        else:
+            unfocused, in_focus = blurred(drawn.layers[0], drawn.unfocused[0], drawn.in_focus[0])
+        scene = expose_scene(
+            unfocused[inner],
+            in_focus[inner],
+            drawn.camera,
+            peak=drawn.peak,
+            haze=drawn.haze,
+            rng=rng,
+        )
+        return scene, drawn.defocus_um
+
+    def _exposure(self, rng: np.random.Generator, bank: Sequence[_Transfers]) -> Exposure:
+        side = self._size + 2 * MARGIN
         camera, peak = draw_camera(rng, self._ranges), draw_peak(rng)
         if rng.random() < 0.1 and self._ranges.bits is None:
             camera = Camera(
@@ -189,8 +252,9 @@ class SampleStream:
             )
         haze = float(rng.uniform(0.0, 0.1))
         if rng.random() < EMPTY_SHARE:
-            empty = np.zeros((self._size, self._size), np.float32)
-            return expose_scene(empty, empty, camera, peak=peak, haze=haze, rng=rng), math.nan
+            empty = np.zeros((self._layers, side, side), np.float32)
+            nothing = np.zeros((self._layers, side, side // 2 + 1), np.float32)
+            return Exposure(empty, nothing, nothing, camera, peak, haze, math.nan)
         chosen = self._specimens[int(rng.choice(len(self._specimens), p=self._probabilities))]
         zoom = float(rng.uniform(0.8, 1.6)) if rng.random() < 0.5 else 1.0
         flux = window(chosen, side, zoom, rng)
@@ -203,16 +267,15 @@ class SampleStream:
                 glow, np.ones((8, 8), np.float32)
             )
         drawn = bank[int(rng.integers(len(bank)))]
-        if self._layers > 1:
-            parts = layers_of(flux, self._layers, rng)
-            unfocused, in_focus = blurred_layers(parts, drawn.unfocused, drawn.in_focus)
-        else:
-            unfocused, in_focus = blurred(flux, drawn.unfocused, drawn.in_focus)
-        inner = (slice(MARGIN, MARGIN + self._size),) * 2
-        scene = expose_scene(
-            unfocused[inner], in_focus[inner], camera, peak=peak, haze=haze, rng=rng
+        layers = layers_of(flux, self._layers, rng) if self._layers > 1 else flux[np.newaxis]
+        return Exposure(
+            layers, drawn.unfocused, drawn.in_focus, camera, peak, haze, drawn.defocus_um
         )
-        return scene, drawn.defocus_um
+
+
+def _dimming(rng: np.random.Generator) -> float:
+    """How much brighter the frame is that this one is a part of."""
+    return float(rng.uniform(1.0, 2.5)) if rng.random() < DIMMED_SHARE else 1.0
 
 
 def collate(frames: Sequence[tuple[Scene, float]], rng: np.random.Generator) -> Batch:
@@ -228,8 +291,7 @@ def collate(frames: Sequence[tuple[Scene, float]], rng: np.random.Generator) -> 
     raw, truth, span = [], [], []
     for scene, _ in frames:
         counts = scene.range
-        dim = float(rng.uniform(1.0, 2.5)) if rng.random() < DIMMED_SHARE else 1.0
-        scale = np.float32(counts.scale * dim)
+        scale = np.float32(counts.scale * _dimming(rng))
         raw.append((scene.raw.astype(np.float32) - np.float32(counts.offset)) / scale)
         truth.append((scene.truth - np.float32(counts.offset)) / scale)
         low, high = np.percentile(truth[-1][::2, ::2], [0.1, 99.9])

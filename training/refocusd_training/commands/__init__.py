@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import argparse
 
-from refocusd_training.commands import evaluate, export, fetch, fetch_bbbc006, fine_tune, run, simulate
+from refocusd_training.commands import (
+    evaluate,
+    export,
+    fetch,
+    fetch_bbbc006,
+    fine_tune,
+    run,
+    simulate,
+)
 
 __all__ = ["register"]
 

@@ -19,6 +19,12 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--weights", type=Path, help="an earlier checkpoint of the run")
     parser.add_argument("--metrics", type=Path, help="JSON of 'evaluate' to quote in the bundle")
+    parser.add_argument("--int8", action="store_true", help="add an int8 network for CPUs")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="the run's data, to calibrate int8 on (default: the demo's sample)",
+    )
     parser.add_argument("--id", default="live-nuclei-1", help="model id (default: %(default)s)")
     parser.set_defaults(command=_export)
 
@@ -33,6 +39,8 @@ def _export(arguments: argparse.Namespace) -> int:
         model_id=arguments.id,
         weights=arguments.weights,
         metrics=arguments.metrics,
+        int8=arguments.int8,
+        data=arguments.data,
     )
     Console().print(f"wrote {arguments.output}")
     return 0

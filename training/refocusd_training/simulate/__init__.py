@@ -7,7 +7,9 @@
 `camera`      counts: offset, gain, shot noise, read noise, hot pixels, saturation
 `ranges`      what training draws from, and what evaluation uses instead
 `scene`       all of it together: a raw frame and the truth behind it
+`plate`       the microscope of BBBC006, fitted to its fields
+`statistics`  what simulated and real frames are compared by
 ============  =============================================================
 
-numpy and scipy only: no torch.
+numpy and scipy only; `torch_exposure` does the same on the device that trains.
 """

@@ -1,0 +1,119 @@
+"""The images of one archived plane, taken out with care.
+
+A zip is somebody else's: only members with a published name are taken, under that name alone,
+each up to a size that no field exceeds, and counted while they are written, as what a directory
+promises need not be true.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from refocusd.errors import InputError
+from refocusd_training.data.bbbc006 import FILE_NAME, MOST_BYTES
+
+__all__ = ["extract_plane", "plane_bytes"]
+
+#: A plane has 1536 files; whatever has many times more is no such archive.
+MOST_FILES = 8192
+CHUNK = 1 << 20
+
+
+def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
+    """The images by file name."""
+    found: dict[str, zipfile.ZipInfo] = {}
+    for entry in archive.infolist():
+        name = PurePosixPath(entry.filename.replace("\\", "/"))
+        if entry.is_dir() or "__MACOSX" in name.parts or not FILE_NAME.fullmatch(name.name):
+            continue
+        if name.name in found:
+            raise InputError(f"{path} has two files named {name.name}: get the archive again")
+        if entry.file_size > MOST_BYTES or entry.flag_bits & 1:
+            raise InputError(
+                f"{entry.filename} in {path} is encrypted, or larger than a BBBC006 field: this is "
+                "not the published archive"
+            )
+        found[name.name] = entry
+    if not found:
+        raise InputError(f"{path} has no file with a published name: it is not a BBBC006 plane")
+    if len(found) > MOST_FILES:
+        raise InputError(f"{path} has {len(found)} images, and a BBBC006 plane has 1536")
+    return found
+
+
+def plane_bytes(path: Path) -> int:
+    """What the images of an archive take on disk.
+
+    Raises
+    ------
+    InputError
+        If it is no archive of a BBBC006 plane.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in _members(archive, path).values())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def extract_plane(path: Path, output: Path) -> dict[str, str]:
+    """Take the images of an archive out into a folder, which appears when it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        Archive of one plane.
+    output : Path
+        Folder; an earlier one of that name is replaced.
+
+    Returns
+    -------
+    dict of str to str
+        File name to SHA-256.
+
+    Raises
+    ------
+    InputError
+        If the archive is damaged or is no plane.
+    OSError
+        If the folder cannot be written.
+    """
+    draft = output.with_name(f"{output.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    digests: dict[str, str] = {}
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+    with archive:
+        for name, entry in sorted(_members(archive, path).items()):
+            digests[name] = _extract(archive, entry, draft / name, path)
+    shutil.rmtree(output, ignore_errors=True)
+    draft.replace(output)
+    return digests
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, path: Path) -> str:
+    digest = hashlib.sha256()
+    left = MOST_BYTES
+    with target.open("wb") as file:
+        try:
+            with archive.open(entry) as member:
+                while chunk := member.read(CHUNK):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise InputError(f"{entry.filename} in {path} unpacks to more than it says")
+                    digest.update(chunk)
+                    file.write(chunk)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise _damaged(path, error) from error
+    return digest.hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is damaged, or no zip archive ({error}): delete it and get it again")

@@ -1,0 +1,115 @@
+"""What a training run learns from: the ``[data]`` table of its configuration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from refocusd.errors import ConfigError
+from refocusd_training.simulate.ranges import TRAINED_DEPTH_UM
+
+__all__ = ["DataConfig", "DataKind"]
+
+DataKind = Literal["sharp", "bbbc006", "stacks"]
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Training data and how they are drawn.
+
+    Parameters
+    ----------
+    kind : str
+        ``sharp``: sharp images, put out of focus by the simulator; ``bbbc006``: plates of that
+        set; ``stacks``: through-focus stacks of one's own microscope.
+    channels : tuple of str
+        Of ``sharp``: ``NAME=FOLDER``, the folder relative to that of the data; drawn evenly.
+        Empty: one channel, BBBC038's images of the shipped split.  Of ``bbbc006``: ``w1`` and
+        ``w2``; empty: those that are there.  Of ``stacks``: names of the channel axis; empty: all.
+    validate, test : float
+        Shares of the wells or fields that are held out.  Of images that the shipped split
+        names, that split decides.
+    split_seed : int
+        Of the drawing of the sides, and of the validation frames: other than a run's seed, so
+        that runs with different seeds are compared on the same frames.
+    validation_batches : int
+        Batches of the fixed validation set.
+    bank : int
+        Transfer functions that the simulator keeps at a time (``sharp``).
+    layers : int
+        Layers of a specimen's depth (``sharp``), 1 to 4: 1 is a plane (its PSF may be averaged
+        over a thickness), more lie at depths of their own, sharp and blurred mixed.
+    depth_um : pair of float
+        What the depth of a specimen of several layers is drawn from, in um.
+    planes : tuple of int
+        Planes of ``bbbc006`` that are trained and validated on.
+    focus_plane : int
+        Its plane in focus.
+    test_planes : tuple of int
+        Its planes on the side of focus that training does not see.
+    defocus_um : pair of float
+        Distances from focus that pairs of ``stacks`` may have, in um, on either side.
+    z_axis : str
+        Axis of ``stacks`` along which they go through focus.
+    z_step_um : float
+        Distance of their planes in um; 0 for what the recordings say.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range.
+    """
+
+    kind: DataKind = "sharp"
+    channels: tuple[str, ...] = ()
+    validate: float = 0.1
+    test: float = 0.1
+    split_seed: int = 0
+    validation_batches: int = 4
+    bank: int = 384
+    layers: int = 1
+    depth_um: tuple[float, float] = TRAINED_DEPTH_UM
+    planes: tuple[int, ...] = (1, 5, 10)
+    focus_plane: int = 16
+    test_planes: tuple[int, ...] = (32,)
+    defocus_um: tuple[float, float] = (0.0, 36.0)
+    z_axis: str = "z"
+    z_step_um: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.kind not in get_args(DataKind):
+            raise ConfigError(
+                f"data.kind is {self.kind!r}; give one of {', '.join(get_args(DataKind))}"
+            )
+        for name in ("validate", "test"):
+            if not 0 <= getattr(self, name) < 0.5:
+                raise ConfigError(
+                    f"data.{name} is {getattr(self, name)}; give a share from 0 to below 0.5"
+                )
+        for name in ("validation_batches", "bank"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"data.{name} is {getattr(self, name)}; give at least 1")
+        if not 1 <= self.layers <= 4:
+            raise ConfigError(f"data.layers is {self.layers}; give 1 to 4")
+        if not 0 <= self.z_step_um < math.inf:
+            raise ConfigError(f"data.z_step_um is {self.z_step_um}; give um, or 0 if recorded")
+        for name in ("depth_um", "defocus_um"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or not 0 <= pair[0] <= pair[1] < math.inf:
+                raise ConfigError(f"data.{name} is {pair}; give [lowest, highest] in um")
+        if self.kind == "bbbc006":
+            self._check_planes()
+        if self.kind == "sharp":
+            for channel in self.channels:
+                name, _, folder = channel.partition("=")
+                if not name or not folder:
+                    raise ConfigError(f"data.channels has {channel!r}; give NAME=FOLDER")
+
+    def _check_planes(self) -> None:
+        every = (*self.planes, self.focus_plane, *self.test_planes)
+        if not self.planes or not all(0 <= plane <= 33 for plane in every):
+            raise ConfigError(f"data.planes are {every}; BBBC006 has the planes 0 to 33")
+        if both := sorted(set(self.planes) & set(self.test_planes)):
+            raise ConfigError(f"plane {both[0]} is in data.planes and in data.test_planes")

@@ -1,0 +1,185 @@
+"""One large file over HTTP: resumed where it stopped, never taken for whole when it is not."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.errors import InputError
+
+__all__ = ["download", "remote_bytes", "sha256_of"]
+
+CHUNK = 1 << 20
+#: Attempts that bring nothing new before it is given up; any byte starts the count again.
+FRUITLESS_ATTEMPTS = 3
+
+_NETWORK = (OSError, http.client.HTTPException)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What tells two versions of a remote file apart."""
+
+    etag: str | None
+    modified: str | None
+    total: int | None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remote_bytes(url: str, *, timeout_s: float = 60.0) -> int | None:
+    """Size of a remote file; None if the server does not say.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or the network fails.
+    """
+    try:
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - checked by `download`
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+            length = answer.headers.get("Content-Length")
+            return int(length) if length else None
+    except (*_NETWORK, ValueError) as error:
+        raise _failed(url, error) from error
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    advance: Callable[[int, int | None], None],
+    timeout_s: float = 60.0,
+) -> None:
+    """Download to a new file; what an earlier, interrupted call brought is kept.
+
+    Until it is whole the file is called ``NAME.part``, with ``NAME.part.json`` beside it that
+    says of which version of the remote file it is a part.
+
+    Parameters
+    ----------
+    url : str
+        http or https.
+    target : Path
+    advance : callable
+        Called with the bytes that are there and those that there will be.
+    timeout_s : float
+        Of one network operation.
+
+    Raises
+    ------
+    InputError
+        If the network fails, or the remote file changes while it is fetched.
+    OSError
+        If the file cannot be written.
+    """
+    part = target.with_name(f"{target.name}.part")
+    note = part.with_name(f"{part.name}.json")
+    fruitless = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            total = _continue(url, part, note, advance, timeout_s)
+            problem: Exception | None = None
+        except urllib.error.HTTPError as error:
+            # What the server refuses, it refuses again.
+            raise _failed(url, error) from error
+        except _NetworkError as error:
+            total, problem = None, error
+        done = part.stat().st_size if part.exists() else 0
+        if problem is None and (total is None or done == total):
+            break
+        if done > (total or done):
+            part.unlink()
+            raise InputError(f"{url} gave more than it announced: try again")
+        fruitless = fruitless + 1 if done <= before else 0
+        if fruitless >= FRUITLESS_ATTEMPTS:
+            raise _failed(url, problem or ConnectionError("the connection ends early")) from problem
+    part.replace(target)
+    note.unlink(missing_ok=True)
+
+
+class _NetworkError(Exception):
+    """The connection failed, not the disk."""
+
+
+def _continue(
+    url: str,
+    part: Path,
+    note: Path,
+    advance: Callable[[int, int | None], None],
+    timeout_s: float,
+) -> int | None:
+    """Fetch what is missing in one connection; the size the whole should have."""
+    known = _read_note(note)
+    have = part.stat().st_size if part.exists() and known is not None else 0
+    if known is not None and have and have == known.total:
+        return known.total
+    headers = {}
+    if have and known is not None:
+        headers["Range"] = f"bytes={have}-"
+        if condition := known.etag or known.modified:
+            headers["If-Range"] = condition
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - checked by the caller
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            # Another version, shorter than what is here: from the start.
+            error.close()
+            note.unlink(missing_ok=True)
+            raise _NetworkError("the part does not fit the remote file") from error
+        raise
+    except _NETWORK as error:
+        raise _NetworkError(str(error)) from error
+    with answer:
+        partial = answer.status == http.HTTPStatus.PARTIAL_CONTENT and have > 0
+        start = have if partial else 0
+        length = answer.headers.get("Content-Length")
+        total = start + int(length) if length and length.isdecimal() else None
+        said = _Version(answer.headers.get("ETag"), answer.headers.get("Last-Modified"), total)
+        if partial and known is not None and known.total not in (None, total):
+            note.unlink(missing_ok=True)
+            raise _NetworkError("the remote file has changed")
+        note.write_text(json.dumps([said.etag, said.modified, said.total]), encoding="utf-8")
+        with part.open("r+b" if partial else "wb") as file:
+            file.seek(start)
+            done = start
+            while True:
+                try:
+                    chunk = answer.read(CHUNK)
+                except http.client.IncompleteRead as error:
+                    file.write(error.partial)
+                    raise _NetworkError("the connection ends early") from error
+                except _NETWORK as error:
+                    raise _NetworkError(str(error)) from error
+                if not chunk:
+                    return total
+                file.write(chunk)
+                done += len(chunk)
+                advance(done, total)
+
+
+def _read_note(note: Path) -> _Version | None:
+    try:
+        etag, modified, total = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return None
+    return _Version(etag, modified, total)
+
+
+def _failed(url: str, error: Exception) -> InputError:
+    return InputError(
+        f"{url} could not be fetched ({error}): check the network and run the command again, it "
+        "goes on where it stopped; or download the file elsewhere and use --from"
+    )

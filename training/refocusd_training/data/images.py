@@ -1,0 +1,103 @@
+"""Grey images on disk: read, found by name, and told apart by their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from refocusd.errors import InputError
+
+__all__ = ["SUFFIXES", "find_images", "pixels_digest", "read_image"]
+
+#: Files that are taken for images.
+SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+
+
+def read_image(path: Path) -> NDArray[np.generic]:
+    """One grey image as it is stored.
+
+    Parameters
+    ----------
+    path : Path
+        PNG or TIFF; RGB(A) whose channels are equal counts as grey.
+
+    Returns
+    -------
+    ndarray of uint8 or uint16, shape (height, width)
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is not grey.
+    """
+    try:
+        if path.suffix.lower() in {".tif", ".tiff"}:
+            import tifffile
+
+            array = np.asarray(tifffile.imread(path))
+        else:
+            with Image.open(path) as image:
+                array = np.asarray(image)
+    except (OSError, ValueError, UnidentifiedImageError) as error:
+        raise InputError(f"{path} cannot be read as an image ({error}): replace it") from error
+    return _grey(array, str(path))
+
+
+def _grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:
+    if array.ndim == 3 and array.shape[-1] in (3, 4):
+        first = array[..., 0]
+        if not all(np.array_equal(first, array[..., i]) for i in (1, 2)):
+            raise InputError(f"{what} is a colour image; give grey fluorescence images")
+        array = first
+    if array.dtype == np.int32:  # how pillow reads 16-bit PNG in some versions
+        array = array.astype(np.uint16)
+    if array.ndim != 2 or array.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"{what} has shape {array.shape} and type {array.dtype}; "
+            "give two-dimensional uint8 or uint16 images"
+        )
+    return array
+
+
+def pixels_digest(image: NDArray[np.generic]) -> str:
+    """SHA-256 of shape, type and pixels: the same however the file is compressed."""
+    digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def find_images(root: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Where the named images lie below a folder, at any depth.
+
+    Parameters
+    ----------
+    root : Path
+    names : iterable of str
+        File names, unique within the folder.
+
+    Returns
+    -------
+    dict of str to Path
+        In the order of `names`.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or lacks some of them.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; run 'refocusd train fetch-bbbc038' first")
+    known = {path.name: path for path in sorted(root.rglob("*")) if path.suffix in SUFFIXES}
+    wanted = list(names)
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise InputError(
+            f"{root} lacks {len(missing)} of {len(wanted)} images, e.g. {missing[0]}: "
+            "run 'refocusd train fetch-bbbc038' to get them"
+        )
+    return {name: known[name] for name in wanted}

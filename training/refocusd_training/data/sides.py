@@ -1,0 +1,64 @@
+"""Which well or field trains, validates and tests: a function of its name.
+
+A hash, not a shuffle: a plate that lacks a well, or gets one more, leaves every other well where
+it was.  Whatever shares a name is on one side as a whole: sites, channels, planes and crops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from refocusd_training.split import Side
+
+__all__ = ["TEST_WELLS", "side_of", "sides_of"]
+
+#: Wells of BBBC006 whose fields every bundle is evaluated on.
+TEST_WELLS = frozenset({"a02", "a03", "a04", "a05", "a06"})
+
+
+def side_of(name: str, *, seed: int, validate: float, test: float) -> Side:
+    """Side of one well or field.
+
+    Parameters
+    ----------
+    name : str
+    seed : int
+    validate, test : float
+        Shares, met on average.
+    """
+    digest = hashlib.sha256(f"{seed} {name.lower()}".encode()).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    if place < test:
+        return "test"
+    return "validate" if place < test + validate else "train"
+
+
+def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -> dict[str, Side]:
+    """Sides of all fields of a small set, of which the hash may leave a side empty.
+
+    Parameters
+    ----------
+    names : iterable of str
+    seed : int
+    validate, test : float
+        A share above 0 gives its side at least one of three or more fields.
+
+    Returns
+    -------
+    dict of str to str
+        By name, in their sorted order.
+    """
+    ordered = sorted(set(names))
+    sides = {name: side_of(name, seed=seed, validate=validate, test=test) for name in ordered}
+    if len(ordered) < 3:
+        return sides
+    by_hash = sorted(ordered, key=lambda n: hashlib.sha256(f"{seed} {n.lower()}".encode()).digest())
+    # The fields nearest to the side that lacks one: validation lies above test.
+    if test > 0 and "test" not in sides.values():
+        sides[by_hash[0]] = "test"
+    if validate > 0 and "validate" not in sides.values():
+        sides[next(name for name in by_hash if sides[name] != "test")] = "validate"
+    if "train" not in sides.values():
+        sides[by_hash[-1]] = "train"
+    return sides

@@ -1,0 +1,98 @@
+"""Where training batches come from, whatever the kind of data.
+
+==========  ===================  =========================================================
+kind        file                 truth
+==========  ===================  =========================================================
+`sharp`     `data.sharp`         the simulator's in-focus frame, without noise
+`bbbc006`   `data.bbbc006`       plane 16 of the same field
+`stacks`    `data.stacks`        the sharpest plane of the same field
+==========  ===================  =========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd_training.data.config import DataConfig
+from refocusd_training.samples import Batch, Exposure
+from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges
+
+__all__ = ["ExposureSource", "SampleSource", "open_samples"]
+
+
+class SampleSource(Protocol):
+    """Training and validation batches of one data set."""
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What data: images, split, channels, what was skipped and why; plain JSON."""
+        ...
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Yield the batches of step `first` and all later ones, without end.
+
+        A batch depends on the seed and its step alone.
+        """
+        ...
+
+    def validation(self) -> list[Batch]:
+        """Fixed batches of specimens that training does not show; the same whatever the seed."""
+        ...
+
+
+@runtime_checkable
+class ExposureSource(SampleSource, Protocol):
+    """A source whose frames a device can expose itself, by `simulate.torch_exposure`."""
+
+    def exposures(self, first: int) -> Iterator[tuple[list[Exposure], NDArray[np.float32]]]:
+        """Yield what is drawn for step `first` and all later ones; see `SampleStream.exposures`."""
+        ...
+
+
+def open_samples(
+    config: DataConfig,
+    folder: Path,
+    *,
+    size: int,
+    batch: int,
+    seed: int,
+    ranges: Ranges = DEFAULT_RANGES,
+) -> SampleSource:
+    """Open the training data that a configuration describes.
+
+    Parameters
+    ----------
+    config : DataConfig
+    folder : Path
+        Of the data.
+    size : int
+        Side of a training frame, in pixels.
+    batch : int
+        Frames a step.
+    seed : int
+        Of what is drawn, not of the split.
+    ranges : Ranges
+        Of optics and cameras, for the simulator.
+
+    Raises
+    ------
+    InputError
+        If the folder holds nothing to train on.
+    """
+    # Each kind imports what only it needs.
+    if config.kind == "sharp":
+        from refocusd_training.data.sharp import open_sharp
+
+        return open_sharp(config, folder, size=size, batch=batch, seed=seed, ranges=ranges)
+    if config.kind == "bbbc006":
+        from refocusd_training.data.bbbc006 import open_bbbc006
+
+        return open_bbbc006(config, folder, size=size, batch=batch, seed=seed)
+    from refocusd_training.data.stacks import open_stacks
+
+    return open_stacks(config, folder, size=size, batch=batch, seed=seed)

@@ -1,0 +1,339 @@
+"""Through-focus stacks of one's own microscope: pairs with the sharpest plane of each field.
+
+Of each stack (one position, time and channel) every plane is scored; the in-focus plane is the
+sharpest, and the focus lies at the vertex of the parabola through it and its neighbours, which is
+what defocus is counted from.  What cannot serve is left out and counted: a stack that is too
+short, whose sharpest plane is its last, or in which none stands out, and planes that have drifted.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from refocusd.errors import InputError
+from refocusd.frame import AxisValue, Pixels
+from refocusd.quality import best_focus, focus_score, register
+from refocusd.sources.recording import Recording, open_recording
+from refocusd_training.data.config import DataConfig
+from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
+from refocusd_training.data.pairs import Frames, Pair, PairSource
+from refocusd_training.data.sides import sides_of
+from refocusd_training.data.z_step import z_step_um
+from refocusd_training.split import Side
+
+__all__ = ["Stack", "Stacks", "find_stacks", "focus_of", "open_stacks", "pairs_of"]
+
+LEAST_PLANES = 3
+#: The sharpest plane scores at least so many times what the least sharp one does.
+LEAST_CONTRAST = 1.25
+#: Planes that are further off than this are left out, in px; within it the cut follows them.
+MOST_DRIFT_PX = 8.0
+#: Drift is looked for up to this, in the middle of the frame.
+SEARCHED_PX = 32.0
+REGISTERED_SIDE = 512
+_TIFFS = frozenset({".tif", ".tiff", ".btf"})
+#: In the name of refocusd's own output, which lies beside the raw data: a network must not learn
+#: from what a network made.
+_REFOCUSED = "_refocused"
+#: Problems that are told in full.
+TOLD = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The planes of one field at one time in one channel.
+
+    Parameters
+    ----------
+    recording : str
+        Key of its recording in `Stacks`.
+    field, channel : str
+        A field is a position of a recording, whatever time and channel.
+    planes : tuple of int
+        Numbers of its frames in the recording, in order of z.
+    best : int
+        Which of them is the sharpest.
+    focus : float
+        Where the focus lies, in planes.
+    step_um : float
+        Between two planes; NaN where it is not known.
+    """
+
+    recording: str
+    field: str
+    channel: str
+    planes: tuple[int, ...]
+    best: int
+    focus: float
+    step_um: float
+
+    def defocus_um(self, plane: int) -> float:
+        """Distance of a plane from the focus, in um."""
+        return (plane - self.focus) * self.step_um
+
+
+@dataclass(slots=True)
+class Stacks:
+    """All usable stacks of a folder, and the recordings that they are read from."""
+
+    recordings: dict[str, Recording] = field(default_factory=dict)
+    stacks: list[Stack] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, place: tuple[str, int]) -> Pixels:
+        """Pixels of one frame; a recording is read by one thread at a time."""
+        with self._lock:
+            return self.recordings[place[0]].read(place[1]).pixels
+
+    def read_once(self, place: tuple[str, int]) -> Pixels:
+        """As `read`; no file stays open, as nobody says when a training has read its last frame."""
+        with self._lock:
+            recording = self.recordings[place[0]]
+            try:
+                return recording.read(place[1]).pixels
+            finally:
+                recording.close()
+
+    def skip(self, reason: str, problem: object = None) -> None:
+        """Count what is left out."""
+        self.skipped[reason] += 1
+        if problem is not None and len(self.problems) < TOLD:
+            self.problems.append(str(problem))
+
+    def close(self) -> None:
+        """Close all recordings."""
+        for recording in self.recordings.values():
+            recording.close()
+
+
+def focus_of(scores: Sequence[float]) -> tuple[int, float]:
+    """The sharpest plane, and where between the planes the focus lies.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        `focus_score` of each plane.
+
+    Returns
+    -------
+    (int, float)
+        Index, and the vertex of the parabola through it and its neighbours, in planes; the index
+        itself at an end.
+    """
+    best = best_focus(scores)
+    if not 0 < best < len(scores) - 1:
+        return best, float(best)
+    below, top, above = scores[best - 1 : best + 2]
+    curvature = below - 2 * top + above
+    return best, best + (0.5 * (below - above) / curvature if curvature < 0 else 0.0)
+
+
+def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stacks:
+    """Find and judge the stacks of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        A recording (NDTiff, OME-Zarr, files of single planes), or a folder of such, and of TIFF
+        or OME-TIFF stacks.
+    config : DataConfig
+        Its `channels`, `z_axis` and `z_step_um`.
+    smallest : int
+        Stacks with a shorter side are left out, in pixels.
+
+    Raises
+    ------
+    InputError
+        If no stack can be used.
+    """
+    found = Stacks()
+    for recording in _recordings(folder, found):
+        key = str(len(found.recordings))
+        found.recordings[key] = recording
+        plan = recording.plan()
+        if min(plan.height, plan.width) < smallest + 2 * math.ceil(MOST_DRIFT_PX):
+            found.skip("recording with too small frames")
+            recording.close()
+            continue
+        place = recording.path.relative_to(folder).as_posix()
+        for position, channel, planes in _grouped(recording, config.z_axis):
+            stack_field = f"{place} position {position}"
+            if config.channels and channel not in config.channels:
+                continue
+            try:
+                _judge(found, key, stack_field, channel, planes, config)
+            except InputError as error:
+                found.skip("stack that cannot be read", error)
+        recording.close()
+    if not found.stacks:
+        reasons = ", ".join(f"{n} x {reason}" for reason, n in found.skipped.items())
+        found.close()
+        raise InputError(
+            f"{folder} has no through-focus stack that can be used "
+            f"({reasons or 'no recording in it'}{'; ' if found.problems else ''}"
+            f"{'; '.join(found.problems)}): give OME-TIFF, NDTiff or OME-Zarr stacks of at least "
+            f"{LEAST_PLANES} planes with the focus inside"
+        )
+    return found
+
+
+def _recordings(folder: Path, found: Stacks) -> Iterator[Recording]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give the one that holds the stacks")
+    if images := ome_zarr_images(folder):
+        for image in images:
+            yield from _opened(image, found, zarr=True)
+        return
+    if (folder / "NDTiff.index").is_file():
+        yield from _opened(folder, found)
+        return
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    files = [path for path in entries if path.is_file() and path.suffix.lower() in _TIFFS]
+    stacks = [recording for path in files for recording in _opened(path, found)]
+    if stacks and all(len(recording.plan()) == 1 for recording in stacks):
+        # One plane a file: their names say which is which.
+        for recording in stacks:
+            recording.close()
+        yield from _opened(folder, found)
+    else:
+        yield from stacks
+    for entry in entries:
+        if not entry.is_dir():
+            continue
+        if images := ome_zarr_images(entry):
+            for image in images:
+                yield from _opened(image, found, zarr=True)
+        else:
+            yield from _opened(entry, found)
+
+
+def _opened(path: Path, found: Stacks, *, zarr: bool = False) -> Iterator[Recording]:
+    if _REFOCUSED in path.name:
+        found.skip("recording that refocusd has written")
+        return
+    try:
+        yield OmeZarrImage(path) if zarr else open_recording(path)
+    except InputError as error:
+        found.skip("recording that cannot be read", error)
+
+
+def _grouped(recording: Recording, z_axis: str) -> Iterator[tuple[str, str, list[int]]]:
+    """Position, channel and frames in order of z of each stack."""
+    groups: dict[tuple[tuple[str, AxisValue], ...], list[tuple[int, int]]] = {}
+    for index, axes in enumerate(recording.plan().axes):
+        z = axes.get(z_axis)
+        rest = tuple(sorted((name, value) for name, value in axes.items() if name != z_axis))
+        groups.setdefault(rest, []).append((z if isinstance(z, int) else 0, index))
+    for rest, frames in groups.items():
+        at = dict(rest)
+        yield (
+            str(at.get("position", 0)),
+            str(at.get("channel", "")),
+            [index for _, index in sorted(frames)],
+        )
+
+
+def _judge(
+    found: Stacks,
+    key: str,
+    name: str,
+    channel: str,
+    planes: Sequence[int],
+    config: DataConfig,
+) -> None:
+    if len(planes) < LEAST_PLANES:
+        found.skip(f"stack with fewer than {LEAST_PLANES} planes along {config.z_axis!r}")
+        return
+    scores = [focus_score(found.read((key, plane))) for plane in planes]
+    best, focus = focus_of(scores)
+    if not 0 < best < len(planes) - 1:
+        found.skip("stack whose sharpest plane is at its end: the focus may lie outside")
+        return
+    if scores[best] < LEAST_CONTRAST * min(scores):
+        found.skip("stack in which no plane stands out as sharp")
+        return
+    step = config.z_step_um or z_step_um(found.recordings[key], planes) or math.nan
+    found.stacks.append(Stack(key, name, channel, tuple(planes), best, focus, step))
+
+
+def pairs_of(found: Stacks, stack: Stack, defocus_um: tuple[float, float]) -> list[Pair]:
+    """Pairs of the planes of a stack with its in-focus plane; those that drifted are left out."""
+    truth = (stack.recording, stack.planes[stack.best])
+    sharp = _middle(found.read(truth))
+    pairs = []
+    for number, plane in enumerate(stack.planes):
+        um = stack.defocus_um(number)
+        if number == stack.best or (
+            math.isfinite(um) and not defocus_um[0] <= abs(um) <= defocus_um[1]
+        ):
+            continue
+        raw = (stack.recording, plane)
+        down, right = register(_middle(found.read(raw)), sharp, max_shift=SEARCHED_PX)
+        if max(abs(down), abs(right)) > MOST_DRIFT_PX:
+            found.skip(f"plane that drifted by more than {MOST_DRIFT_PX:g} px")
+            continue
+        shift = (round(down), round(right))
+        pairs.append(Pair(stack.field, stack.channel, um, raw, truth, shift))
+    return pairs
+
+
+def _middle(pixels: Pixels) -> Pixels:
+    top, left = (max(0, (side - REGISTERED_SIDE) // 2) for side in pixels.shape)
+    return pixels[top : top + REGISTERED_SIDE, left : left + REGISTERED_SIDE]
+
+
+def open_stacks(
+    config: DataConfig, folder: Path, *, size: int, batch: int, seed: int
+) -> PairSource:
+    """Training and validation pairs of a folder of stacks.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to train on.
+    """
+    found = find_stacks(folder, config, smallest=size)
+    sides = sides_of(
+        {stack.field for stack in found.stacks},
+        seed=config.split_seed,
+        validate=config.validate,
+        test=config.test,
+    )
+    pairs: dict[Side, list[Pair]] = {"train": [], "validate": [], "test": []}
+    for stack in found.stacks:
+        # Of what is tested on, nothing is read here.
+        if sides[stack.field] != "test":
+            pairs[sides[stack.field]] += pairs_of(found, stack, config.defocus_um)
+            found.recordings[stack.recording].close()
+    return PairSource(
+        pairs["train"],
+        pairs["validate"],
+        Frames(found.read_once),
+        {
+            "kind": "stacks",
+            "data": "through-focus stacks",
+            "stacks": len(found.stacks),
+            "fields": {
+                side: sorted(name for name in sides if sides[name] == side) for side in pairs
+            },
+            "pairs": {side: len(pairs[side]) for side in ("train", "validate")},
+            "channels": sorted({stack.channel for stack in found.stacks}),
+            "step_um": sorted({s.step_um for s in found.stacks if math.isfinite(s.step_um)}),
+            "stacks_without_step": sum(math.isnan(stack.step_um) for stack in found.stacks),
+            "split": f"by field, seed {config.split_seed}",
+            "skipped": dict(found.skipped),
+            "problems": found.problems,
+        },
+        size=size,
+        batch=batch,
+        seed=seed,
+        validation_seed=config.split_seed,
+        validation_batches=config.validation_batches,
+    )
