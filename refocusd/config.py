@@ -85,7 +85,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     endpoint : str
         Where the daemon listens.  Loopback only.
     model : str
-        Name of a shipped bundle, or the path of a bundle's folder.
+        Name of a shipped bundle, or of one in the user's model folder (`refocusd models add`), or
+        the path of a bundle's folder.
     channel_models : dict of str to str
         Channels that have a model of their own, by name; all others take `model`.
     backend : {"auto", "tensorrt", "cuda", "openvino", "identity"}

@@ -99,6 +99,10 @@ def description(files: dict[str, str]) -> dict[str, Any]:
                 "size_multiple": 32,
                 "receptive_field_px": 8,
                 "files": files,
+                "variants": {},
+                "network": {"name": "tiny", "widths": [4, 1]},
+                "channels": ["DAPI"],
+                "tolerance": {"f32": 0.001},
             }
         },
     }

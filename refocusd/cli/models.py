@@ -87,11 +87,12 @@ def register(commands: Any) -> None:
 
 def _list(arguments: argparse.Namespace) -> int:
     names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
-    # A model of one's own that is named like a shipped one is never reached.
     listed = [_listed(name) for name in dict.fromkeys(names)]
-    table = Table("model", "id", "trained for", "refocused", "from", "state")
+    table = Table("model", "meant for", "refocused", "from", "state")
+    table.columns[0].no_wrap = True
     for item in listed:
-        table.add_row(item.name, item.id, item.optics, item.quality, item.origin, item.state)
+        name = item.name if item.id in ("", item.name) else f"{item.name}\n({item.id})"
+        table.add_row(name, item.meant_for, item.quality, item.origin, item.state)
     console.print(table)
     for item in listed:
         if item.error:
@@ -102,9 +103,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _listed(name: str) -> Listed:
-    origin = "shipped" if name in shipped_bundles() else str(models_folder() / name)
-    if name not in shipped_bundles() and name not in user_bundles():
-        origin = name
+    origin = "shipped" if name in shipped_bundles() else "given"
+    if name in user_bundles():
+        origin = "yours"
     try:
         bundle = load_bundle(name)
         return Listed.of(name, bundle, origin)
@@ -115,7 +116,7 @@ def _listed(name: str) -> Listed:
 def _show(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(arguments.model)
     figures = facts(bundle)
-    for line in told(bundle, figures):
+    for line in told(bundle):
         _say(line)
     if quality(figures["metrics"]):
         _say(f"  refocused  {quality(figures['metrics'])} (PSNR, mean over defocus)")

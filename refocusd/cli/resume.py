@@ -23,6 +23,7 @@ from refocusd.config import Settings
 from refocusd.daemon.dataset import Dataset, Output, find_dataset
 from refocusd.daemon.verification import RunCheck
 from refocusd.engines.bundle import load_bundle, shipped_bundles
+from refocusd.engines.library import user_bundles
 from refocusd.errors import BundleError, InputError, RefocusdError, TransportError, WorkerError
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.sources.raw_frames import open_raw
@@ -223,7 +224,7 @@ def _by_name(said: object) -> dict[str, Any]:
 
 
 def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
-    """Which of these bundles, or of the shipped ones, is that of an engine of the run.
+    """Which of these bundles, or of those that are installed, is that of an engine of the run.
 
     Raises
     ------
@@ -233,7 +234,7 @@ def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
     about = _by_name(engine)
     wanted = about.get("model_sha256")
     named = [name for name in names if isinstance(name, str) and name]
-    for name in dict.fromkeys([*named, *shipped_bundles()]):
+    for name in dict.fromkeys([*named, *shipped_bundles(), *user_bundles()]):
         try:
             if load_bundle(name).sha256 == wanted:
                 return name

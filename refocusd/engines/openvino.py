@@ -264,9 +264,10 @@ class OpenVinoEngine:
         """Compile the network; returns what it was read into."""
         try:
             model = self._core.read_model(str(self._onnx))
-            (entry,) = model.inputs
+            if len(model.inputs) != 1:
+                raise ValueError(f"it takes {len(model.inputs)} inputs, a refocusing network one")
             # Ours are dynamic; foreign ones may say how large frames are that they were made with.
-            model.reshape({entry: [-1, 1, -1, -1]})
+            model.reshape([-1, 1, -1, -1])
             compiled = self._core.compile_model(model, "CPU", self._how)
             self._request = compiled.create_infer_request()
         except (RuntimeError, ValueError) as error:
@@ -361,7 +362,13 @@ def _bytes_per_pixel(model: Any, step: int, size: int) -> float:
         Bytes of a number.
     """
     side = -(-512 // step) * step
-    model.reshape([1, 1, side, side])
+    try:
+        model.reshape([1, 1, side, side])
+    except RuntimeError as error:
+        raise EngineError(
+            f"the network takes no frames of {side}×{side} px ({error}); refocusd needs one that "
+            f"takes any multiple of {step}"
+        ) from error
     nodes = model.get_ordered_ops()
     order = {node.get_friendly_name(): index for index, node in enumerate(nodes)}
     dying = [0] * len(nodes)

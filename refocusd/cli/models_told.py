@@ -1,0 +1,125 @@
+"""What is said of a model bundle, in a table's cells and in JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from refocusd.engines.bundle import SIDECAR, ModelBundle
+from refocusd.engines.bundle_description import read_yaml
+
+__all__ = ["Listed", "facts", "quality", "told"]
+
+_UNITS = {"na": "NA", "wavelength_um": "µm light", "pixel_um": "µm/px", "defocus_um": "µm defocus"}
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One line of the list; `error` is empty for a good bundle."""
+
+    name: str
+    id: str
+    sha256: str
+    channels: tuple[str, ...]
+    optics: str
+    quality: str
+    origin: str
+    state: str
+    error: str
+
+    @property
+    def meant_for(self) -> str:
+        """Channels and optics in one cell."""
+        said = "; ".join(part for part in (", ".join(self.channels), self.optics) if part)
+        return said or ("" if self.error else "not stated")
+
+    @classmethod
+    def of(cls, name: str, bundle: ModelBundle, origin: str) -> Listed:
+        """The line of a bundle that was checked."""
+        state = "good, made elsewhere" if bundle.foreign else "good"
+        spoken = quality(_stated(bundle, "metrics"))
+        optics = ", ".join(_optics(bundle))
+        return cls(
+            name, bundle.model_id, bundle.sha256, bundle.channels, optics, spoken, origin, state, ""
+        )
+
+    @classmethod
+    def broken(cls, name: str, origin: str, error: str) -> Listed:
+        """The line of one that cannot be used."""
+        return cls(name, "", "", (), "", "", origin, "BROKEN", error)
+
+
+def quality(metrics: Any) -> str:
+    """Mean PSNR before and after, as the bundle states it; empty where it does not."""
+    try:
+        mean = metrics["mean_4_8_16_32_um"]
+        before, after = (float(mean[what]["psnr_db"]) for what in ("input", "refocused"))
+    except (TypeError, KeyError, ValueError):
+        return ""
+    return f"{before:.1f} → {after:.1f} dB"
+
+
+def facts(bundle: ModelBundle) -> dict[str, Any]:
+    """All that a bundle says, for JSON."""
+    files = _stated(bundle, "files") or {}
+    return {
+        "id": bundle.model_id,
+        "title": bundle.title,
+        "sha256": bundle.sha256,
+        "folder": str(bundle.folder),
+        "made_elsewhere": bundle.foreign,
+        "normalisation": bundle.normalisation,
+        "low_percentile": bundle.low_percentile,
+        "high_percentile": bundle.high_percentile,
+        "size_multiple": bundle.size_multiple,
+        "receptive_field_px": bundle.receptive_field_px,
+        "channels": list(bundle.channels),
+        "optics": {name: list(span) for name, span in bundle.trained.items()},
+        "variants": sorted(bundle.variants),
+        "network": bundle.network,
+        "tolerance": bundle.tolerance,
+        "metrics": _stated(bundle, "metrics"),
+        "training": _stated(bundle, "training"),
+        "files": [
+            {"name": name, "bytes": (bundle.folder / name).stat().st_size, "sha256": sha256}
+            for name, sha256 in sorted(files.items())
+        ],
+    }
+
+
+def told(bundle: ModelBundle) -> list[str]:
+    """The same in a few lines."""
+    how = {
+        "percentiles": f"percentiles {bundle.low_percentile:g} and {bundle.high_percentile:g} of a frame",
+        "mean_std": "mean and standard deviation of a frame",
+        "fixed": f"(counts - {bundle.fixed_range.offset:g}) / {bundle.fixed_range.scale:g}",
+    }[bundle.normalisation]
+    lines = [
+        f"{bundle.title or bundle.model_id} ({bundle.model_id})",
+        f"  sha256     {bundle.sha256}",
+        f"  folder     {bundle.folder}",
+        f"  made       {'elsewhere' if bundle.foreign else 'by refocusd'}",
+        f"  normalised {how}",
+        f"  sides      multiples of {bundle.size_multiple} px, looks {bundle.receptive_field_px} px far",
+    ]
+    if bundle.trained:
+        lines.append(f"  trained    {', '.join(_optics(bundle))}")
+    if bundle.channels:
+        lines.append(f"  channels   {', '.join(bundle.channels)}")
+    if bundle.variants:
+        lines.append(f"  variants   {', '.join(sorted(bundle.variants))}")
+    return lines
+
+
+def _optics(bundle: ModelBundle) -> list[str]:
+    return [
+        f"{span[0]:g}-{span[1]:g} {_UNITS[name]}"
+        for name, span in bundle.trained.items()
+        if name in _UNITS
+    ]
+
+
+def _stated(bundle: ModelBundle, key: str) -> Any:
+    """A part of ``config.refocusd`` that refocusd only quotes."""
+    path = bundle.folder / (SIDECAR if bundle.foreign else "rdf.yaml")
+    return read_yaml(path)[1]["config"]["refocusd"].get(key)

@@ -1,0 +1,174 @@
+"""A model as it arrives: a folder or a zip, copied into an empty folder with bounds.
+
+Only ordinary files directly in it are taken (in a zip also where all lie in one
+folder); nothing is written anywhere but into the folder given.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from refocusd.errors import BundleError, OutputError
+
+__all__ = ["Package", "open_package"]
+
+MAX_ENTRIES = 1024
+MAX_FILE_BYTES = 2 << 30
+MAX_TOTAL_BYTES = 4 << 30
+#: Networks do not compress a hundredfold; an archive made to fill the disk does.
+MAX_RATIO = 100
+_CHUNK = 1 << 20
+#: Left free on the disk.
+RESERVE_BYTES = 64 << 20
+#: What `zipfile` raises for what is no zip, or a broken one.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+class Package(Protocol):
+    """Files beside each other."""
+
+    def sizes(self) -> dict[str, int]:
+        """Name and size of each file, bytes."""
+        ...
+
+    def open(self, name: str) -> IO[bytes]:
+        """Read one."""
+        ...
+
+    def copy(self, names: list[str], folder: Path) -> None:
+        """Copy some into a folder."""
+        ...
+
+
+class _Copies:
+    _where: str
+
+    def sizes(self) -> dict[str, int]:
+        raise NotImplementedError
+
+    def open(self, name: str) -> IO[bytes]:
+        raise NotImplementedError
+
+    def copy(self, names: list[str], folder: Path) -> None:
+        sizes = self.sizes()
+        if missing := sorted(set(names) - set(sizes)):
+            raise BundleError(f"{self._where} holds no {missing[0]}: download the package again")
+        total = sum(sizes[name] for name in names)
+        if total > MAX_TOTAL_BYTES or any(sizes[name] > MAX_FILE_BYTES for name in names):
+            raise BundleError(
+                f"{self._where} holds {total >> 20} MiB; a model has files of at most "
+                f"{MAX_FILE_BYTES >> 30} GiB, {MAX_TOTAL_BYTES >> 30} GiB together"
+            )
+        if shutil.disk_usage(folder).free < total + RESERVE_BYTES:
+            raise OutputError(f"{folder} has no room for {total >> 20} MiB; make some")
+        for name in names:
+            self._copy(name, sizes[name], folder / name)
+
+    def _copy(self, name: str, size: int, target: Path) -> None:
+        try:
+            with self.open(name) as source, target.open("xb") as copy:
+                while chunk := source.read(min(_CHUNK, size + 1)):
+                    size -= len(chunk)
+                    if size < 0:
+                        raise BundleError(f"{self._where}: {name} is larger than it says")
+                    copy.write(chunk)
+        except OSError as error:
+            raise OutputError(f"{name} of {self._where} cannot be copied: {error}") from error
+        except _DAMAGED as error:
+            raise BundleError(f"{self._where} is damaged at {name} ({error})") from error
+
+
+class _Folder(_Copies):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._where = str(folder)
+
+    def sizes(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for entry in self._folder.iterdir():
+            if len(found) >= MAX_ENTRIES:
+                raise BundleError(f"{self._where} holds more than {MAX_ENTRIES} files: no model")
+            if entry.is_file() and not entry.is_symlink():
+                found[entry.name] = entry.stat().st_size
+        return found
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self._folder / name).open("rb")
+
+
+class _Zip(_Copies):
+    def __init__(self, archive: zipfile.ZipFile, where: Path) -> None:
+        self._archive = archive
+        self._where = str(where)
+        self._files = self._looked_at()
+
+    def _looked_at(self) -> dict[str, zipfile.ZipInfo]:
+        entries = self._archive.infolist()
+        if len(entries) > MAX_ENTRIES:
+            raise BundleError(f"{self._where} holds more than {MAX_ENTRIES} files: no model")
+        paths = {}
+        for entry in entries:
+            self._check(entry)
+            if not entry.is_dir():
+                paths[PurePosixPath(entry.filename)] = entry
+        tops = {path.parts[0] for path in paths}
+        if len(tops) == 1 and all(len(path.parts) > 1 for path in paths):
+            top = tops.pop()
+            paths = {path.relative_to(top): entry for path, entry in paths.items()}
+        return {str(path): entry for path, entry in paths.items() if len(path.parts) == 1}
+
+    def _check(self, entry: zipfile.ZipInfo) -> None:
+        name = entry.filename
+        parts = name.removesuffix("/").split("/")
+        bad_name = (
+            not name.isprintable()
+            or any(sign in name for sign in "\\:")
+            or any(part in ("", ".", "..") for part in parts)
+        )
+        kind = stat.S_IFMT(entry.external_attr >> 16)
+        if bad_name or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise BundleError(f"{self._where} holds {name[:100]!r}, which is no plain file in it")
+        if entry.flag_bits & 1:
+            raise BundleError(f"{self._where} is encrypted: unpack it, and add the folder")
+        if entry.file_size > _CHUNK and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
+            raise BundleError(
+                f"{self._where}: {name[:100]} would grow more than {MAX_RATIO}-fold: not unpacked"
+            )
+
+    def sizes(self) -> dict[str, int]:
+        return {name: entry.file_size for name, entry in self._files.items()}
+
+    def open(self, name: str) -> IO[bytes]:
+        return self._archive.open(self._files[name])
+
+
+@contextmanager
+def open_package(path: Path) -> Iterator[Package]:
+    """The files of a folder or a zip.
+
+    Raises
+    ------
+    BundleError
+        If it is neither, is damaged, or holds what a model does not.
+    """
+    if path.is_dir():
+        yield _Folder(path)
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}; name a folder or a zip") from error
+    except _DAMAGED as error:
+        raise BundleError(f"{path} is neither a folder nor a whole zip ({error})") from error
+    with archive:
+        names = [entry.filename.casefold() for entry in archive.infolist()]
+        if len(set(names)) < len(names):
+            raise BundleError(f"{path} holds two files of one name: not unpacked")
+        yield _Zip(archive, path)

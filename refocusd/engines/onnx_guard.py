@@ -1,0 +1,118 @@
+"""An ONNX file must hold its weights itself: looked at before any runtime opens it.
+
+A network may name other files as its weights, anywhere on the disk.  The base
+install has no ``onnx`` package, so the few messages of its protobuf schema that
+lead to a tensor are walked here (field numbers: onnx.proto, IR version 3 to 13).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+from refocusd.errors import BundleError
+
+__all__ = ["refuse_outside_weights"]
+
+#: More fields than any network has; a file made to be slow to walk ends here.
+MAX_FIELDS = 2_000_000
+MAX_DEPTH = 32
+
+#: message -> field number -> message in it.
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "function": {7: "node", 11: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_VARINT, _FIXED64, _BYTES, _GROUP, _FIXED32 = 0, 1, 2, 3, 5
+
+
+class _NoProtobufError(Exception):
+    """No protobuf from here on: no runtime reads such a file either."""
+
+
+def refuse_outside_weights(path: Path) -> None:
+    """Check that a network keeps all of its weights in its own file.
+
+    What is no protobuf at all passes: the runtime refuses it.
+
+    Raises
+    ------
+    BundleError
+        If it names other files, cannot be read, or is built to be slow to read.
+    """
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            _Walk(path, stream).message("model", size, 0)
+    except _NoProtobufError:
+        return
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+
+
+class _Walk:
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        self._path = path
+        self._stream = stream
+        self._left = MAX_FIELDS
+
+    def message(self, kind: str, end: int, depth: int) -> None:
+        """Walk one message up to the offset `end`."""
+        if depth > MAX_DEPTH:
+            raise BundleError(f"{self._path}: graphs within graphs, {MAX_DEPTH} deep: not taken")
+        inner = _FIELDS[kind]
+        while (at := self._stream.tell()) < end:
+            self._left -= 1
+            if self._left < 0:
+                raise BundleError(f"{self._path} has more than {MAX_FIELDS} fields: not taken")
+            tag = self._varint()
+            number, wire = tag >> 3, tag & 7
+            if kind == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION):
+                self._tensor_field(number, wire)
+                continue
+            if wire == _VARINT:
+                self._varint()
+            elif wire in (_FIXED64, _FIXED32):
+                self._stream.seek(8 if wire == _FIXED64 else 4, 1)
+            elif wire == _BYTES:
+                length = self._varint()
+                stop = self._stream.tell() + length
+                if stop > end:
+                    raise _NoProtobufError
+                if number in inner:
+                    self.message(inner[number], stop, depth + 1)
+                self._stream.seek(stop)
+            elif wire == _GROUP:
+                # Groups: nothing writes them, and what they hide is not looked for.
+                raise BundleError(f"{self._path} has an obsolete field at byte {at}: not taken")
+            else:
+                raise _NoProtobufError
+        if self._stream.tell() != end:
+            raise _NoProtobufError
+
+    def _tensor_field(self, number: int, wire: int) -> None:
+        if number == _DATA_LOCATION and wire == _VARINT and self._varint() == 0:
+            return
+        raise BundleError(
+            f"{self._path} keeps weights in other files (ONNX external data): not taken; save the "
+            "network as one file (onnx.save with save_as_external_data=False)"
+        )
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while shift < 70:
+            byte = self._stream.read(1)
+            if not byte:
+                raise _NoProtobufError
+            value |= (byte[0] & 127) << shift
+            if byte[0] < 128:
+                return value
+            shift += 7
+        raise _NoProtobufError

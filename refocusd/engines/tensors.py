@@ -1,0 +1,63 @@
+"""A bundle's tensors (``.npy``): looked at before they are loaded."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import BundleError
+
+__all__ = ["read_frames"]
+
+#: Pixels of all frames of one tensor.
+MAX_PIXELS = 1 << 26
+
+
+def read_frames(path: Path) -> NDArray[np.float32]:
+    """Frames of one tensor of a bundle.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npy`` of real numbers, shape (n, 1, height, width).
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 1, height, width)
+
+    Raises
+    ------
+    BundleError
+        If it is no such file, larger than 64 Mpx, or not finite.
+    """
+    try:
+        with path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = header(stream)
+            pixels = math.prod(shape)
+            if len(shape) != 4 or shape[1] != 1 or not 0 < pixels <= MAX_PIXELS:
+                raise BundleError(f"{path} has shape {shape}: frames are (n, 1, height, width)")
+            if dtype.hasobject or dtype.kind not in "fiu":
+                raise BundleError(f"{path} holds {dtype}: frames are real numbers")
+            if path.stat().st_size != stream.tell() + pixels * dtype.itemsize:
+                raise BundleError(f"{path} is not as long as its header says")
+            data = np.fromfile(stream, dtype, pixels)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    except BundleError:
+        raise
+    except Exception as error:
+        # numpy's reader of headers raises what its parser raises.
+        raise BundleError(f"{path} is no .npy file ({error})") from error
+    frames = data.reshape(shape, order="F" if fortran else "C").astype(np.float32)
+    if not np.isfinite(frames).all():
+        raise BundleError(f"{path} holds values that are not finite")
+    return np.ascontiguousarray(frames)
