@@ -239,6 +239,26 @@ def test_a_network_that_returns_another_size_is_refused(
         refocused(half, blurred)
 
 
+def test_a_network_for_one_size_only_is_refused_or_taken_at_any(
+    bundle: ModelBundle, blurred: Pixels, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(
+        write_network(tmp_path / "any.onnx", [helper.make_node("Identity", ["raw"], ["refocused"])])
+    )
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for axis, length in zip(value.type.tensor_type.shape.dim, (1, 1, 64, 64), strict=True):
+            axis.dim_value = length
+    onnx.save(model, tmp_path / "fixed.onnx")
+    with closing(engine_of(bundle, tmp_path / "fixed.onnx")) as fixed:
+        np.testing.assert_array_equal(refocused(fixed, blurred), blurred)
+    nodes = [helper.make_node("Reshape", ["raw", "to"], ["refocused"])]
+    network = write_network(tmp_path / "one.onnx", nodes, integers={"to": [1, 1, 64, 64]})
+    with pytest.raises(EngineError, match=r"takes no frames of|no refocusing network"):
+        refocused(engine_of(bundle, network), blurred)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -354,7 +374,7 @@ def test_what_lies_beyond_the_counts_scale_is_cut_and_counted() -> None:
     values = np.array([[-1.0, 0.0, 0.5, 255.0, 256.0, 1e9]], np.float32)
     out = np.empty(values.shape, np.uint8)
     assert CountsRange(0.0, 1.0).restore(values, out) == 3
-    assert out.tolist() == [[0, 0, 0, 255, 255, 255]]
+    np.testing.assert_array_equal(out, [[0, 0, 0, 255, 255, 255]])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

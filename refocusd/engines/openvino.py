@@ -186,7 +186,6 @@ class OpenVinoEngine:
         answer: NDArray[np.float32] = self._run(batch)[0][tile.crop].copy()
         return answer
 
-    _infer = infer
 
     def close(self) -> None:
         """Free the compiled network."""

@@ -105,7 +105,7 @@ def test_engines_reproduce_the_validation_tensors(
     expected = np.load(bundle.folder / "validation_refocused.npy")
     tolerance = rdf["config"]["refocusd"]["tolerance"][chosen.description.precision]
     for raw, wanted in zip(raws, expected, strict=True):
-        np.testing.assert_allclose(chosen._infer(raw[0]), wanted[0], atol=tolerance)
+        np.testing.assert_allclose(chosen.infer(raw[0]), wanted[0], atol=tolerance)
 
 
 @pytest.mark.parametrize("setting", HELD_OUT[::2], ids=lambda setting: setting.name)
@@ -232,5 +232,5 @@ def test_the_receptive_field_is_what_the_bundle_says(
     part = slice(max(start, 0), start + 2 * halo + 64)
     tile = np.ascontiguousarray(whole[part, part])
     core = slice(halo, halo + 64)
-    expected = engine._infer(whole)[part, part][core, core]
-    assert np.abs(engine._infer(tile)[core, core] - expected).max() < 3e-3
+    expected = engine.infer(whole)[part, part][core, core]
+    assert np.abs(engine.infer(tile)[core, core] - expected).max() < 3e-3
