@@ -15,7 +15,9 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
-from refocusd_training.config import NetworkSettings, TrainingConfig, load_config, write_config
+from refocusd_training.config import TrainingConfig, load_config, write_config
+from refocusd_training.data.config import DataConfig
+from refocusd_training.networks import NetworkConfig
 from refocusd_training.samples import SampleStream
 from refocusd_training.simulate.ranges import (
     DEFAULT_RANGES,
@@ -41,12 +43,12 @@ TINY = TrainingConfig(
     steps=2,
     batch=2,
     size=96,
-    bank=2,
     warm_up=1,
     decay=1,
     checkpoint_every=1,
     threads=1,
-    network=NetworkSettings(widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4),
+    network=NetworkConfig(widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4),
+    data=DataConfig(bank=2),
 )
 
 
@@ -200,7 +202,7 @@ def test_a_configuration_names_the_profile_beside_it(tmp_path: Path) -> None:
     # Written as an absolute path, where the tests' folder is one.
     assert Path(load_config(tmp_path / "again" / "run.toml").profile) == tmp_path / "zyla.json"
     (tmp_path / "run.toml").write_text("profile = 3\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="path of a calibration profile"):
+    with pytest.raises(ConfigError, match=r"Expected `str`, got `int` - at `\$.profile`"):
         load_config(tmp_path / "run.toml")
 
 

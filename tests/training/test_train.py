@@ -11,21 +11,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from refocusd_training.config import TrainingConfig, load_config, write_config
-from refocusd_training.losses import refocus_loss
 from refocusd_training.loop.run import run_training
 from refocusd_training.loop.schedule import rates_at
+from refocusd_training.losses import refocus_loss
+from refocusd_training.networks import NetworkConfig
 from refocusd_training.samples import Prefetched, SampleStream
 from refocusd_training.train import network_of, train
 from safetensors.torch import load_file
-from tiny_run import TINY, column, same_weights, write_images
+from tiny_training import TINY, column, same_weights, write_images
 from torch import nn
 
 from refocusd.errors import ConfigError, InputError, OutputError
 
 #: Losses of the first steps by the loop that trained the shipped bundle, before Lightning.
-FIRST_LOSSES = (0.17621, 0.28766, 0.20666, 0.09988, 0.21100, 0.14097, 0.25728, 0.04226, 0.25755)
-FIRST_LOSSES += (0.15406, 0.10948, 0.34659, 0.14590, 0.16438, 0.24661, 0.13539, 0.38040, 0.14453)
-FIRST_LOSSES += (0.12747, 0.05884)
+FIRST_LOSSES = [
+    *(0.17621, 0.28766, 0.20666, 0.09988, 0.21100, 0.14097, 0.25728, 0.04226, 0.25755, 0.15406),
+    *(0.10948, 0.34659, 0.14590, 0.16438, 0.24661, 0.13539, 0.38040, 0.14453, 0.12747, 0.05884),
+]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,9 @@ def test_a_loss_that_diverges_ends_the_run_with_its_last_checkpoint(
     # The rate is beyond what float32 holds after a few steps.
     spoiled = tmp_path / "run" / "config.toml"
     spoiled.write_text(
-        spoiled.read_text(encoding="utf-8").replace("learning_rate = 0.004", "learning_rate = 1e30"),
+        spoiled.read_text(encoding="utf-8").replace(
+            "learning_rate = 0.004", "learning_rate = 1e30"
+        ),
         encoding="utf-8",
     )
     wild = replace(config, steps=50, learning_rate=1e30)
@@ -182,6 +186,34 @@ def test_a_frozen_encoder_has_a_cycle_of_its_own() -> None:
     assert max(r.rest for r in rates[:40]) == pytest.approx(config.learning_rate, rel=1e-2)
     assert max(r.rest for r in rates[40:]) == pytest.approx(1e-3, rel=1e-2)
     assert rates[60].encoder == pytest.approx(rates[60].rest * config.encoder_rate)
+
+
+def test_a_frozen_encoder_stays_and_its_normalisations_and_the_defocus_head_learn(
+    images: Path, tmp_path: Path
+) -> None:
+    config = replace(
+        TINY,
+        schedule="one-cycle",
+        steps=6,
+        frozen_steps=3,
+        ema=0.0,
+        decay=0,
+        checkpoint_every=1,
+        snapshots=True,
+        network=NetworkConfig(
+            "resnet34", stages=(8, 8, 16, 16), depths=(1, 1, 1, 1), defocus_head=True
+        ),
+    )
+    run_training(config, images, tmp_path / "run", device="cpu")
+    early, frozen, after = (
+        load_file(tmp_path / "run" / f"step_{step:06d}.safetensors") for step in (1, 2, 6)
+    )
+    network = network_of(config)
+    inside = {id(parameter) for parameter in network.encoder_parameters()}
+    for name, parameter in network.named_parameters():
+        convolution = id(parameter) in inside and parameter.ndim == 4
+        assert torch.equal(early[name], frozen[name]) == convolution, name
+        assert not torch.equal(frozen[name], after[name]), name
 
 
 def test_settings_survive_their_file(tmp_path: Path) -> None:

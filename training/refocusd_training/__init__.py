@@ -8,7 +8,9 @@ The way from images to a bundle, one module a step:
 `simulate`      specimen, optics and camera: a sharp image becomes raw frames
 `networks`      the live network
 `losses`        what training minimises
-`train`         the loop, its settings and its checkpoints
+`config`        all settings of a run
+`loop`          the loop and its checkpoints (`train`: its public names)
+`fine_tune`     a bundle trained on for a lab's own microscope
 `export`        checkpoint → model bundle (bioimage.io 0.5, ONNX, safetensors)
 `evaluate`      a bundle against held-out specimens, optics and Richardson-Lucy
 `commands`      `refocusd train ...`

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from refocusd_training.export_rdf import Facts
 from refocusd_training.simulate import ranges
-from refocusd_training.simulate.ranges import DEFAULT_RANGES, HELD_OUT, Ranges
+from refocusd_training.simulate.ranges import HELD_OUT
 
 __all__ = ["model_card"]
 
@@ -57,88 +58,159 @@ def _microscopes() -> str:
     )
 
 
-def model_card(
-    model_id: str,
-    record: Mapping[str, Any],
-    radius: int,
-    metrics: Mapping[str, Any] | None,
-    trained: Ranges = DEFAULT_RANGES,
-) -> str:
-    """Markdown: use, limits, figures and provenance of a bundle.
-
-    Parameters
-    ----------
-    model_id : str
-    record : mapping
-        ``run.json`` of the run.
-    radius : int
-        Effective receptive field in pixels.
-    metrics : mapping, optional
-        Summary of the evaluation.
-    trained : Ranges
-        What optics were drawn from.
-    """
-    measured = "Not evaluated yet."
-    if metrics:
-        measured = (
-            f"{metrics['frames_per_level']} frames a level, specimens and microscopes that training "
-            f"never saw. Each cell: PSNR in dB as is / after the affine fit. {metrics['definition']}. "
-            "`RL 12 um PSF`: Richardson-Lucy as a user would run it, one PSF for 12 µm at NA 0.45, 30 "
-            "iterations. `RL true PSF`: given the true PSF, the best of 10 to 100 iterations chosen "
-            "by an oracle.\n\n"
-            + _table(metrics)
-            + "\n\nThe same by microscope, PSNR in dB as is:\n\n"
-            + _by_microscope(metrics)
-        )
+def model_card(facts: Facts) -> str:
+    """Markdown: use, limits, figures and provenance of a bundle."""
+    record = facts.record
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"""# refocusd live nuclei ({model_id})
+    what = "stained nuclei" if facts.nuclei else _listed(facts.channels) or "stained specimens"
+    return f"""# {facts.name} ({facts.model_id})
 
-Estimates the in-focus frame from one out-of-focus widefield fluorescence frame of stained nuclei,
-fast enough for a CPU beside a running acquisition.
+Estimates the in-focus frame from one out-of-focus widefield fluorescence frame of {what}.
 
 ## Intended use
 
-Live previews, focus-tolerant time-lapses and screening of cultured cells with a nuclear stain, 10×
-to 20× air objectives. Trained range: NA {_span(trained.na)}, emission
-{_span(trained.wavelength_um)} µm, {_span(trained.pixel_um)} µm a pixel, defocus up to
-{ranges.TRAINED_DEFOCUS_UM[1]:g} µm on either side of focus.
+Live previews, focus-tolerant time-lapses and screening of cultured cells like those it learned
+from: {record["data"]}. {_trained(facts)}
 
 ## Limits
 
 - The result is an estimate, not a measurement. Keep the raw frames; do not measure texture inside
-  nuclei, spot counts or intensities of single structures on refocused frames.
-- Detail that defocus removed is not brought back: at 32 µm nuclei separate, but their texture is a
-  guess towards smooth. Rare shapes are drawn towards common ones.
-- Discs wider than trained (NA 0.55 or more at 32 µm: 30 to 40 px) are only partly undone: large nuclei stay
-  too wide and blotches appear in them. Piled-up nuclei at 32 µm can show bright spots that are not there.
-- A frame in focus gains from the noise that is removed; one in focus *and* nearly free of noise
-  (above about 40 dB) comes back a little smoother than it was, or a little sharper than its own
-  optics would show it. Pass frames that are in focus through, as refocusd does.
-- Trained on simulated defocus of thin specimens in widefield; thick tissue, confocal frames, phase
-  contrast, other stains and saturated frames are outside of it.
+  objects, spot counts or intensities of single structures on refocused frames.
+- Detail that defocus removed is not brought back: far from focus objects separate, but their
+  texture is a guess towards smooth. Rare shapes are drawn towards common ones.
+{_limits(facts)}
 - Frames are normalised by their own percentiles 1 and 99.9: a single very bright object dims the rest.
 
 ## Figures
 
-{measured}
-
-Microscopes of the evaluation:
-
-{_microscopes()}
+{_figures(facts)}
 
 ## How it was made
 
-Network: pixel-unshuffle ×4 U-net without normalisation layers, residual; effective receptive field
-{radius} px (radius beyond which replacing every pixel changes the output by less than 0.001 in
-normalised units). Frames and truths are simulated: {record["data"]} ({record["images"]} images),
-scalar wave optics, camera noise; the truth is the noise-free frame of the same optics at defocus 0.
-Split sha256 `{record["split_sha256"]}`, seed {record["seed"]}, {record["steps"]} steps in
-{record["seconds"]:.0f} s on {record["device"]}; {versions}.
+Network: {_network(facts)}; effective receptive field {facts.radius} px (radius beyond which replacing
+every pixel changes the output by less than 0.001 in normalised units). {_data(facts)}
+{_split(record)}Seed {record["seed"]}, {record["steps"]} of {record["planned_steps"]} planned steps
+{_batch(record)}in {record["seconds"]:.0f} s on {record["device"]}; weights
+{record.get("initialised", "from the seed")}; {versions}.
 
-Weights: BSD-3-Clause. Training images: BBBC038v1, CC0 (Caicedo et al. 2019). Test tensors: simulated
-from the sample image that refocusd ships, which is on the test side of the split.
+Weights: BSD-3-Clause. Test tensors: simulated from the sample image that refocusd ships, which is on
+the test side of its split.
 
 `test_input.npy` holds camera counts, `test_output.npy` the network's output for them in normalised
 units; `validation_*.npy` are pairs in normalised units, for checking an engine: tolerance in
-`rdf.yaml` under `config.refocusd.tolerance`.
+`rdf.yaml` under `config.refocusd.tolerance`.{_int8(facts)}
 """
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+def _trained(facts: Facts) -> str:
+    trained = facts.trained
+    if not facts.simulated:
+        return (
+            "It knows the microscope of those data only: other magnifications, apertures and "
+            "cameras are outside of what it learned."
+        )
+    return (
+        f"Trained range: NA {_span(trained.na)}, emission {_span(trained.wavelength_um)} µm, "
+        f"{_span(trained.pixel_um)} µm a pixel, spherical aberration "
+        f"{_span(trained.spherical_waves)} waves, defocus up to {ranges.TRAINED_DEFOCUS_UM[1]:g} µm "
+        "on either side of focus."
+    )
+
+
+def _limits(facts: Facts) -> str:
+    lines = []
+    if facts.simulated:
+        low, high = facts.trained.na
+        lines += [
+            (
+                f"- Objectives below NA {low:g} or above NA {high:g}, immersion where air was trained, and "
+                "discs of blur wider than trained are only partly undone: objects stay too wide and "
+                "blotches appear in them."
+            ),
+            (
+                "- Trained on simulated defocus of thin specimens in widefield: thick tissue, confocal "
+                "frames, phase contrast and saturated frames are outside of it. Piled-up objects far "
+                "from focus can show bright spots that are not there."
+            ),
+            (
+                "- A frame in focus gains from the noise that is removed; one in focus *and* nearly free "
+                "of noise (above about 40 dB) comes back a little smoother than it was, or a little "
+                "sharper than its own optics would show it. Pass frames that are in focus through, as "
+                "refocusd does."
+            ),
+        ]
+    else:
+        lines.append(
+            "- Learned from real pairs of one kind of microscope: what was in those frames besides "
+            "defocus (noise, dirt, bleaching) is learned with it. Confocal frames, phase contrast and "
+            "saturated frames are outside of it."
+        )
+    stains = "nuclear stains" if facts.nuclei else _listed(facts.channels)
+    if stains:
+        lines.append(f"- Stains it has seen: {stains}. It is not for others.")
+    return "\n".join(lines)
+
+
+def _figures(facts: Facts) -> str:
+    metrics = facts.metrics
+    if not metrics:
+        return "Not evaluated yet."
+    return (
+        f"{metrics['frames_per_level']} frames a level, specimens and microscopes that training "
+        f"never saw. Each cell: PSNR in dB as is / after the affine fit. {metrics['definition']}. "
+        "`RL 12 um PSF`: Richardson-Lucy as a user would run it, one PSF for 12 µm at NA 0.45, 30 "
+        "iterations. `RL true PSF`: given the true PSF, the best of 10 to 100 iterations chosen "
+        "by an oracle.\n\n"
+        + _table(metrics)
+        + "\n\nThe same by microscope, PSNR in dB as is:\n\n"
+        + _by_microscope(metrics)
+        + "\n\nMicroscopes of the evaluation:\n\n"
+        + _microscopes()
+    )
+
+
+def _network(facts: Facts) -> str:
+    kinds = {
+        "live": "pixel-unshuffle ×4 U-net without normalisation layers, residual",
+        "resnet34": "U-net on ResNet-34 (pixel-shuffle up-sampling with ICNR and blur)",
+        "resnet34-96": "U-net on ResNet-34, 96 channels at full resolution",
+    }
+    name = str(facts.network["name"])
+    head = ", with a head for the distance from focus" if facts.network["defocus_head"] else ""
+    count = facts.record.get("parameters")
+    size = f", {count / 1e6:.2f} million weights" if count else ""
+    return f"{kinds.get(name, name)}{head}{size}"
+
+
+def _data(facts: Facts) -> str:
+    source = f"{facts.record['data']} ({facts.record['images']} images)"
+    if facts.simulated:
+        return (
+            f"Frames and truths are simulated: {source}, scalar wave optics, camera noise; the truth is "
+            "the noise-free frame of the same optics at defocus 0."
+        )
+    return f"Frames and truths are real pairs: {source}; the truth is the plane in focus."
+
+
+def _split(record: Mapping[str, Any]) -> str:
+    digest = record.get("split_sha256")
+    skipped = (record.get("samples") or {}).get("skipped")
+    left = f"Left out: {skipped}. " if skipped else ""
+    return (f"Split sha256 `{digest}`. " if digest else "") + left
+
+
+def _batch(record: Mapping[str, Any]) -> str:
+    return f"of {record['batch']} frames " if record.get("batch") else ""
+
+
+def _int8(facts: Facts) -> str:
+    if facts.int8_cost_db is None:
+        return ""
+    return (
+        f" `{facts.variants['int8']}` is the same network in 8 bits for CPUs; it costs "
+        f"{facts.int8_cost_db:.3f} dB on the validation frames."
+    )

@@ -18,7 +18,8 @@ import msgspec
 
 from refocusd.errors import ConfigError, OutputError
 from refocusd_training.data.config import DataConfig
-from refocusd_training._pending import LossConfig, NetworkConfig
+from refocusd_training.losses.config import LossConfig
+from refocusd_training.networks.config import NetworkConfig
 
 __all__ = ["TrainingConfig", "load_config", "write_config"]
 
@@ -66,6 +67,9 @@ class TrainingConfig:
         Decay of the weights' moving average, which is what is validated and exported.
     precision : str
         ``bf16``, ``f16`` (both mixed) or ``f32``.
+    simulation : str
+        Where frames of ``sharp`` data are exposed: ``device``, the one that trains; ``cpu``;
+        ``auto``: on the device where that is a GPU.  Equal in distribution, not frame by frame.
     defocus_weight : float
         Weight of the defocus head's loss, where the network has the head.
     checkpoint_every : int
@@ -111,6 +115,7 @@ class TrainingConfig:
     clip: float = 1.0
     ema: float = 0.998
     precision: Literal["bf16", "f16", "f32"] = "bf16"
+    simulation: Literal["auto", "cpu", "device"] = "auto"
     defocus_weight: float = 0.1
     checkpoint_every: int = 500
     snapshots: bool = False

@@ -7,10 +7,11 @@ sample image that refocusd ships, which is on the test side of the split.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,95 +23,99 @@ import tifffile
 import torch
 import yaml
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from refocusd.engines.normalise import counts_range
+from refocusd.engines.receptive_field import measured_field_px
 from refocusd.errors import InputError, OutputError
 from refocusd.optics import Optics
 from refocusd_training.card import model_card
-from refocusd_training.config import load_config
-from refocusd_training.networks import SIZE_MULTIPLE, LiveUNet
-from refocusd_training.simulate import ranges
+from refocusd_training.config import TrainingConfig, load_config
+from refocusd_training.data.source import open_samples
+from refocusd_training.export_onnx import export_onnx
+from refocusd_training.export_rdf import HIGH_PERCENTILE, LOW_PERCENTILE, Facts, rdf
+from refocusd_training.loop.run import ranges_of_run
+from refocusd_training.networks import RefocusNetwork, build_network, description_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.ranges import Ranges, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
-from refocusd_training.train import network_of, ranges_of_run
 
 __all__ = ["export_bundle", "export_onnx", "receptive_field_px"]
 
-OPSET = 18
-LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.9
-#: How far engines may be from the tensors of a bundle, in network units.
-TOLERANCE = {"f32": 1e-3, "bf16": 5e-2}
-#: The effective receptive field is where everything beyond changes a pixel by
-#: less than this, in network units.
-NEGLIGIBLE = 1e-3
 #: Defocus of the validation tensors.
 VALIDATION_UM = (0.0, 8.0, 16.0, 32.0)
 TYPICAL = Setting("typical", Optics(0.45, 0.461), Camera(110.0, 1.0, 4.0), 900.0)
 
 
-def _loaded(run: Path, path: Path) -> LiveUNet:
-    network = network_of(load_config(run / "config.toml"))
+def _record(run: Path) -> dict[str, Any]:
+    path = run / "run.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record["versions"] = {
+            **record["versions"],
+            "onnx": onnx.__version__,
+            "openvino": openvino.__version__.split("-")[0],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no record of a run ({error}): name the folder of a run that has come to a "
+            "checkpoint"
+        ) from error
+    return record
+
+
+def _loaded(config: TrainingConfig, path: Path) -> RefocusNetwork:
+    network = build_network(config.network, config.seed, pretrained=False)
     try:
         network.load_state_dict(load_file(path))
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path} does not fit {run / 'config.toml'} ({error})") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{path} does not fit the network of the run's config.toml ({error})"
+        ) from error
     return network.eval()
 
 
-def export_onnx(network: LiveUNet, path: Path) -> None:
-    """Write the network as one ONNX file: input ``raw``, output ``refocused``.
+def _with_int8(
+    facts: Facts, folder: Path, config: TrainingConfig, data: Path | None, trained: Ranges
+) -> Facts:
+    """Add the int8 network to the folder."""
+    from refocusd_training.quantise import INT8_FILE, add_int8, calibration
 
-    Batch, height and width are dynamic; height and width multiples of
-    `SIZE_MULTIPLE`.
-    """
-    batch = torch.export.Dim("batch", min=1, max=64)
-    high = torch.export.Dim("high", min=1, max=512)
-    wide = torch.export.Dim("wide", min=1, max=512)
-    shapes = {"raw": {0: batch, 2: SIZE_MULTIPLE * high, 3: SIZE_MULTIPLE * wide}}
-    example = (torch.zeros(2, 1, 4 * SIZE_MULTIPLE, 6 * SIZE_MULTIPLE),)
-    program = torch.onnx.export(
-        network,
-        example,
-        dynamo=True,
-        input_names=["raw"],
-        output_names=["refocused"],
-        dynamic_shapes=shapes,
-        opset_version=OPSET,
-        verbose=False,
-    )
-    assert program is not None
-    model = program.model_proto
-    # The exporter notes source paths of the machine it ran on at every node.
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
-        del value.metadata_props[:]
-        value.doc_string = ""
-    del model.graph.metadata_props[:]
-    del model.metadata_props[:]
-    model.doc_string = model.graph.doc_string = ""
-    for function in model.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    if data is None:
+        batches = calibration([_sample_flux()])
+    else:
+        source = open_samples(
+            config.data, data, size=256, batch=4, seed=config.seed + 1, ranges=trained
+        )
+        batches = list(itertools.islice(source.batches(0), 12))
+    truth = np.stack(
+        [(s.truth - s.range.offset) / s.range.scale for s in _validation_scenes()]
+    ).astype(np.float32)[:, None]
+    outcome = add_int8(folder, batches, truth)
+    return replace(facts, int8_cost_db=outcome.cost_db, variants={"int8": INT8_FILE})
 
 
-def _refocused(network: LiveUNet, normalised: NDArray[np.float32]) -> NDArray[np.float32]:
+def _refocused(network: RefocusNetwork, normalised: NDArray[np.float32]) -> NDArray[np.float32]:
     with torch.inference_mode():
         output: NDArray[np.float32] = network(torch.from_numpy(normalised)).numpy()
     return output
 
 
-def _sample_scenes(size: int, levels: tuple[float, ...]) -> list[Scene]:
+def _sample_flux() -> NDArray[np.float32]:
     source = resources.files("refocusd").joinpath("demo/sample/nuclei.tif")
     with resources.as_file(source) as path:
-        flux = flux_of(tifffile.imread(path))
+        return flux_of(tifffile.imread(path))
+
+
+def _validation_scenes() -> list[Scene]:
+    return _sample_scenes(128, VALIDATION_UM)
+
+
+def _sample_scenes(size: int, levels: tuple[float, ...]) -> list[Scene]:
+    flux = _sample_flux()
     rng = np.random.default_rng(32)
     scenes = []
     for level in levels:
@@ -121,154 +126,56 @@ def _sample_scenes(size: int, levels: tuple[float, ...]) -> list[Scene]:
     return scenes
 
 
-def receptive_field_px(network: LiveUNet, *, size: int = 512) -> int:
+def receptive_field_px(network: RefocusNetwork, *, size: int = 512) -> int:
     """Radius beyond which pixels do not matter to the output, as measured.
 
-    The smallest radius (a multiple of 16 px, in the maximum norm) such that
-    replacing every pixel farther away by another frame changes the output at
-    the centre by less than 1e-3 in network units, on all frames tried.  What
-    is replaced is the worst a tile's border can do.
+    See `refocusd.engines.receptive_field.measured_field_px`.  Where `size` does not hold it,
+    twice that is tried once; a field that even that does not hold is taken as half of it.
+
+    Parameters
+    ----------
+    network : RefocusNetwork
+        In inference mode.
+    size : int
+        Side of the frames tried, px.
     """
     scenes = _sample_scenes(384, VALIDATION_UM)
     frames = [scene.range.normalise(scene.raw) for scene in scenes]
-    frames = [np.pad(f, (size - f.shape[0]) // 2, mode="symmetric") for f in frames]
-    others = [np.ascontiguousarray(frame[::-1, ::-1]) for frame in frames[1:] + frames[:1]]
-    middle = size // 2
-    # The 16 pixels of the centre lie at every phase of the network's grids.
-    centre = (slice(middle - 8, middle + 8),) * 2
-    whole = [_refocused(network, frame[None, None])[0, 0][centre] for frame in frames]
-    for radius in range(16, middle, 16):
-        inside = (slice(middle - radius - 8, middle + radius + 8),) * 2
-        worst = 0.0
-        for frame, other, expected in zip(frames, others, whole, strict=True):
-            mixed = other.copy()
-            mixed[inside] = frame[inside]
-            found = _refocused(network, mixed[None, None])[0, 0][centre]
-            worst = max(worst, float(np.abs(found - expected).max()))
-        if worst < NEGLIGIBLE:
-            return radius
-    return middle
+    for side, tried in ((size, frames), (2 * size, frames[::2])):
+        found = measured_field_px(
+            lambda frame: _refocused(network, frame),
+            tried,
+            multiple=network.size_multiple,
+            size=side,
+        )
+        if found is not None:
+            return found
+    return size
 
 
-def _tensors(network: LiveUNet) -> dict[str, NDArray[np.generic]]:
+def _tensors(network: RefocusNetwork) -> dict[str, NDArray[np.generic]]:
     scene = _sample_scenes(256, (12.0,))[0]
     counts = scene.raw.astype(np.float32)
     # bioimage.io's scale_range, which interpolates percentiles where ours takes a count.
     low, high = np.percentile(counts, [LOW_PERCENTILE, HIGH_PERCENTILE])
     normalised = ((counts - low) / (high - low + 1e-6)).astype(np.float32)
-    scenes = _sample_scenes(128, VALIDATION_UM)
+    scenes = _validation_scenes()
     raws = np.stack([s.range.normalise(s.raw) for s in scenes])[:, None]
-    return {
+    tensors: dict[str, NDArray[np.generic]] = {
         "test_input.npy": counts[None, None],
         "test_output.npy": _refocused(network, normalised[None, None]),
         "validation_raw.npy": raws,
         "validation_refocused.npy": _refocused(network, raws),
     }
+    if network.defocus is not None:
+        with torch.inference_mode():
+            seen = network.forward_with_defocus(torch.from_numpy(normalised[None, None]))[1]
+        tensors["test_defocus.npy"] = seen.numpy()
+    return tensors
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _axes(reference: str | None) -> list[dict[str, Any]]:
-    def side(name: str) -> dict[str, Any]:
-        size: dict[str, Any] = {"min": 2 * SIZE_MULTIPLE, "step": SIZE_MULTIPLE}
-        if reference is not None:
-            size = {"tensor_id": reference, "axis_id": name}
-        return {"type": "space", "id": name, "size": size}
-
-    return [
-        {"type": "batch"},
-        {"type": "channel", "channel_names": ["fluorescence"]},
-        side("y"),
-        side("x"),
-    ]
-
-
-def _description(
-    model_id: str,
-    sums: Mapping[str, str],
-    radius: int,
-    record: Mapping[str, Any],
-    metrics: Mapping[str, Any] | None,
-    trained: Ranges,
-) -> dict[str, Any]:
-    scale_range = {
-        "id": "scale_range",
-        "kwargs": {
-            "axes": ["channel", "y", "x"],
-            "min_percentile": LOW_PERCENTILE,
-            "max_percentile": HIGH_PERCENTILE,
-        },
-    }
-
-    def source(name: str) -> dict[str, str]:
-        return {"source": name, "sha256": sums[name]}
-
-    return {
-        "format_version": "0.5.4",
-        "type": "model",
-        "name": "refocusd live nuclei",
-        "description": "Estimates the in-focus frame of out-of-focus fluorescent nuclei, live, on a CPU.",
-        "authors": [{"name": "refocusd developers"}],
-        "license": "BSD-3-Clause",
-        "documentation": {"source": "README.md", "sha256": sums["README.md"]},
-        "tags": ["fluorescence-light-microscopy", "nuclei", "refocusing", "deblurring", "2d"],
-        "cite": [
-            {
-                "text": "Caicedo et al., Nucleus segmentation across imaging experiments: the 2018 Data "
-                "Science Bowl. Nature Methods 16, 1247 (2019). Training images: BBBC038v1, CC0.",
-                "doi": "10.1038/s41592-019-0612-7",
-            }
-        ],
-        "inputs": [
-            {
-                "id": "raw",
-                "description": "Camera counts, normalised by percentiles of the whole frame.",
-                "axes": _axes(None),
-                "data": {"type": "float32"},
-                "test_tensor": source("test_input.npy"),
-                "preprocessing": [scale_range],
-            }
-        ],
-        "outputs": [
-            {
-                "id": "refocused",
-                "description": "In-focus estimate in the input's normalised units.",
-                "axes": _axes("raw"),
-                "data": {"type": "float32"},
-                "test_tensor": source("test_output.npy"),
-            }
-        ],
-        "weights": {"onnx": {**source("model.onnx"), "opset_version": OPSET}},
-        "attachments": [
-            source(name)
-            for name in ("weights.safetensors", "validation_raw.npy", "validation_refocused.npy")
-        ],
-        "config": {
-            "refocusd": {
-                "schema": 1,
-                "id": model_id,
-                "normalisation": {
-                    "low_percentile": LOW_PERCENTILE,
-                    "high_percentile": HIGH_PERCENTILE,
-                },
-                "size_multiple": SIZE_MULTIPLE,
-                "receptive_field_px": radius,
-                "tolerance": dict(TOLERANCE),
-                "optics": {
-                    "na": list(trained.na),
-                    "wavelength_um": list(trained.wavelength_um),
-                    "pixel_um": list(trained.pixel_um),
-                    "spherical_waves": list(trained.spherical_waves),
-                    "defocus_um": list(ranges.TRAINED_DEFOCUS_UM),
-                },
-                "files": dict(sorted(sums.items())),
-                "training": dict(record),
-                "metrics": dict(metrics or {}),
-            }
-        },
-    }
 
 
 def _short_metrics(path: Path, onnx_sha256: str) -> dict[str, Any]:
@@ -294,6 +201,8 @@ def export_bundle(
     model_id: str = "live-nuclei-1",
     weights: Path | None = None,
     metrics: Path | None = None,
+    int8: bool = False,
+    data: Path | None = None,
 ) -> None:
     """Write a bundle; an existing one at the same place is replaced as a whole.
 
@@ -308,45 +217,50 @@ def export_bundle(
         An earlier checkpoint of the run instead of the latest.
     metrics : Path, optional
         JSON of `evaluate` on this model, quoted in description and card.
+    int8 : bool
+        Add an int8 network for CPUs, if it is as good.
+    data : Path, optional
+        The run's data, which int8 is calibrated on; without them on the simulated frames of
+        the sample image that refocusd ships.
 
     Raises
     ------
-    InputError
-        If the run is incomplete or the metrics are of other weights.
+    ConfigError, InputError
+        If the run is incomplete or damaged, or the metrics are of other weights.
+    EngineError
+        If int8 was asked for and costs too much.
     OutputError
         If `output` holds something that is not a bundle.
     """
     if output.exists() and not (output / "rdf.yaml").is_file() and any(output.iterdir()):
         raise OutputError(f"{output} holds files that are no bundle: name another folder")
-    record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record = _record(run)
+    config = load_config(run / "config.toml")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         # Copied first: a run in progress replaces its own.
         stored = folder / "weights.safetensors"
         shutil.copyfile(weights or run / "weights.safetensors", stored)
-        network = _loaded(run, stored)
+        network = _loaded(config, stored)
         export_onnx(network, folder / "model.onnx")
         for name, array in _tensors(network).items():
             np.save(folder / name, array)
-        radius = receptive_field_px(network)
-        onnx_sha256 = _sha256(folder / "model.onnx")
-        measured = _short_metrics(metrics, onnx_sha256) if metrics else None
-        record["versions"] = {
-            **record["versions"],
-            "onnx": onnx.__version__,
-            "openvino": openvino.__version__.split("-")[0],
-        }
         trained, _ = ranges_of_run(run)
-        card = model_card(model_id, record, radius, measured, trained)
-        (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
-        sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        text = yaml.safe_dump(
-            _description(model_id, sums, radius, record, measured, trained),
-            sort_keys=False,
-            allow_unicode=True,
-            width=100,
+        facts = Facts(
+            model_id,
+            record,
+            description_of(config.network),
+            network.size_multiple,
+            receptive_field_px(network),
+            trained,
+            _short_metrics(metrics, _sha256(folder / "model.onnx")) if metrics else None,
         )
+        if int8:
+            facts = _with_int8(facts, folder, config, data, trained)
+        (folder / "README.md").write_text(model_card(facts), encoding="utf-8", newline="\n")
+        sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        text = yaml.safe_dump(rdf(facts, sums), sort_keys=False, allow_unicode=True, width=100)
         (folder / "rdf.yaml").write_text(text, encoding="utf-8", newline="\n")
         if output.exists():
             shutil.rmtree(output)

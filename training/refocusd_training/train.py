@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from refocusd.errors import InputError
-from refocusd_training._pending import build_network
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.sharp import specimens_of
 from refocusd_training.loop.record import RunRecord
 from refocusd_training.loop.run import network_of_run, ranges_of_run, run_training, train_on
+from refocusd_training.networks import RefocusNetwork, build_network
 from refocusd_training.samples import Batch, SampleStream
 from refocusd_training.simulate.ranges import Ranges
 
@@ -29,7 +28,7 @@ __all__ = [
 ]
 
 
-def network_of(config: TrainingConfig) -> nn.Module:
+def network_of(config: TrainingConfig) -> RefocusNetwork:
     """The network that a configuration describes, newly initialised from its seed."""
     return build_network(config.network, config.seed)
 

@@ -21,11 +21,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["SIZE_MULTIPLE", "LiveUNet", "LiveUNetConfig", "icnr_"]
+from refocusd_training.networks.base import RefocusNetwork
+from refocusd_training.networks.defocus import DefocusHead
+from refocusd_training.networks.upsample import icnr_, shuffled_up
+
+__all__ = ["SIZE_MULTIPLE", "LiveUNet", "LiveUNetConfig"]
 
 #: Height and width of what the network takes: 4 px unshuffled, halved twice,
 #: rounded up to a power of two that leaves engines room to tile.
@@ -55,20 +58,6 @@ class LiveUNetConfig:
     fine: int = 8
 
 
-def icnr_(weight: Tensor, scale: int = 2) -> None:
-    """Initialise a convolution before a pixel shuffle to nearest-neighbour up-sampling.
-
-    Parameters
-    ----------
-    weight : Tensor, shape (out * scale**2, in, kh, kw)
-        Changed in place: the ``scale**2`` kernels of one output channel are equal.
-    """
-    kernel = torch.empty(weight.shape[0] // scale**2, *weight.shape[1:])
-    nn.init.kaiming_normal_(kernel, nonlinearity="relu")
-    with torch.no_grad():
-        weight.copy_(kernel.repeat_interleave(scale**2, dim=0))
-
-
 class _Block(nn.Module):
     """Two 3×3 convolutions added to their input; the second starts at zero."""
 
@@ -92,22 +81,22 @@ class _Up(nn.Module):
         icnr_(self.expand.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        shuffled = functional.pixel_shuffle(self.expand(x), 2)
-        padded = functional.pad(shuffled, (1, 0, 1, 0), mode="replicate")
-        return functional.avg_pool2d(padded, 2, stride=1)
+        return shuffled_up(self.expand(x))
 
 
 def _blocks(channels: int, count: int) -> nn.Sequential:
     return nn.Sequential(*(_Block(channels) for _ in range(count)))
 
 
-class LiveUNet(nn.Module):
+class LiveUNet(RefocusNetwork):
     """Refocuses normalised frames; input and output float, shape (batch, 1, height, width).
 
     Height and width are multiples of `SIZE_MULTIPLE`.
     """
 
-    def __init__(self, config: LiveUNetConfig | None = None) -> None:
+    size_multiple = SIZE_MULTIPLE
+
+    def __init__(self, config: LiveUNetConfig | None = None, *, defocus_head: bool = False) -> None:
         super().__init__()
         self.config = config or LiveUNetConfig()
         fine4, fine8, fine16 = self.config.widths
@@ -129,9 +118,10 @@ class LiveUNet(nn.Module):
         self.from_input1 = nn.Conv2d(1, self.config.fine, 3, padding=1)
         self.out = nn.Conv2d(self.config.fine, 1, 3, padding=1)
         nn.init.normal_(self.out.weight, std=0.1 / math.sqrt(9 * self.config.fine))
+        self.defocus = DefocusHead(fine16, grid=16) if defocus_head else None
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """Return the refocused frames, same shape, same normalised units."""
+    def decode(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Refocused frames, and the features at 16 px."""
         x4 = functional.relu(self.stem(functional.pixel_unshuffle(raw, 4)))
         x4 = self.down4(x4)
         x8 = self.down8(functional.relu(self.to8(x4)))
@@ -142,4 +132,4 @@ class LiveUNet(nn.Module):
         x2 = functional.relu(self.up2(functional.relu(x2)))
         x1 = functional.relu(self.to_up1(x2) + self.from_input1(raw))
         correction: Tensor = self.out(x1)
-        return raw + correction
+        return raw + correction, x16

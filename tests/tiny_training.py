@@ -1,0 +1,56 @@
+"""A training small enough for tests, and frames for it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from refocusd_training.config import TrainingConfig
+from refocusd_training.data.config import DataConfig
+from refocusd_training.losses import LossConfig
+from refocusd_training.networks import NetworkConfig
+from safetensors.torch import load_file
+
+__all__ = ["TINY", "column", "same_weights", "write_images"]
+
+TINY = TrainingConfig(
+    seed=7,
+    steps=40,
+    batch=2,
+    size=96,
+    learning_rate=4e-3,
+    warm_up=5,
+    decay=10,
+    ema=0.9,
+    checkpoint_every=20,
+    threads=1,
+    network=NetworkConfig(widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4),
+    loss=LossConfig(logarithm=0.01),
+    final_loss=LossConfig(logarithm=0.03),
+    data=DataConfig(channels=("DNA=.",), bank=12, validate=0.4, test=0.0, validation_batches=2),
+)
+
+
+def write_images(folder: Path, sample: NDArray[np.uint8], side: int = 128) -> Path:
+    """Cut the sample into images of a lab; some of them are validated on."""
+    folder.mkdir(exist_ok=True)
+    for top in range(0, 512, side):
+        for left in range(0, 512, side):
+            cut = sample[top : top + side, left : left + side]
+            Image.fromarray(cut).save(folder / f"field_{top}_{left}.png")
+    return folder
+
+
+def column(run: Path, name: str, file: str = "log.csv") -> list[float]:
+    with (run / file).open(encoding="utf-8") as rows:
+        return [float(row[name]) for row in csv.DictReader(rows)]
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    """Whether the averaged weights of two runs are the same, bit for bit."""
+    a, b = (load_file(run / "weights.safetensors") for run in (one, two))
+    return set(a) == set(b) and all(torch.equal(a[key], b[key]) for key in a)

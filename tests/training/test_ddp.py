@@ -1,0 +1,102 @@
+"""Two processes train one network, over gloo on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from refocusd_training.data.source import open_samples
+from refocusd_training.loop.average import averaged
+from refocusd_training.loop.feed import seed_of, tensors
+from refocusd_training.loop.module import Refocusing
+from refocusd_training.loop.run import run_training
+from refocusd_training.loop.schedule import rates_at
+from refocusd_training.train import network_of
+from safetensors.torch import load_file
+from tiny_training import TINY, write_images
+from torch.nn.utils import clip_grad_norm_
+
+from refocusd.errors import ConfigError, InputError
+
+SHORT = replace(
+    TINY, steps=4, decay=0, warm_up=1, final_loss=None, precision="f32", checkpoint_every=2
+)
+
+
+def trained_by_hand(images: Path, alone: int) -> torch.nn.Module:
+    """The same steps without Lightning or DDP: the mean of both processes' gradients.
+
+    The first process takes the first `alone` steps alone.
+    """
+    network = network_of(SHORT)
+    module = Refocusing(SHORT, network)
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=SHORT.weight_decay)
+    average = averaged(network, SHORT.ema)
+    sources = [
+        open_samples(
+            SHORT.data, images, size=SHORT.size, batch=SHORT.batch, seed=seed_of(SHORT.seed, rank)
+        )
+        for rank in range(2)
+    ]
+    streams = [sources[0].batches(0), sources[1].batches(alone)]
+    for step in range(1, SHORT.steps + 1):
+        taking = streams[:1] if step <= alone else streams
+        optimiser.param_groups[0]["lr"] = rates_at(SHORT, step).rest
+        optimiser.zero_grad()
+        for stream in taking:
+            loss = module.loss_of(network, tensors(next(stream)), module.loss)
+            (loss / len(taking)).backward()  # type: ignore[no-untyped-call]
+        clip_grad_norm_(network.parameters(), SHORT.clip)
+        optimiser.step()
+        average.update_parameters(network)
+    found: torch.nn.Module = average.module
+    return found
+
+
+@pytest.mark.timeout(100)
+def test_a_run_goes_on_in_two_processes_by_the_mean_of_their_gradients(
+    sample: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    images = write_images(tmp_path / "images", sample)
+    run = tmp_path / "run"
+    run_training(replace(SHORT, steps=2), images, run, device="cpu")
+    record = run_training(SHORT, images, run, device="cpu", devices=2, resume=True)
+    assert (record.steps, record.devices, record.batch) == (4, 2, 4)
+    found = load_file(run / "weights.safetensors")
+    for name, expected in trained_by_hand(images, alone=2).state_dict().items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.timeout(100)
+def test_what_fails_in_a_process_is_told_by_the_parent(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        run_training(SHORT, tmp_path / "nowhere", tmp_path / "run", device="cpu", devices=2)
+
+
+def test_processes_draw_other_frames_and_the_first_one_the_runs_own() -> None:
+    assert seed_of(5, 0) == 5
+    assert len({seed_of(seed, rank) for seed in (1, 2) for rank in range(8)}) == 16
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "precision", "said"),
+    [
+        ("cuda", 99, "f32", "99 devices of kind cuda"),
+        ("cuda:99", 1, "f32", "GPUs are there"),
+        ("tpu", 1, "f32", "no device to train on"),
+        ("cpu", 0, "f32", "cannot be used"),
+        ("cpu", 1, "f16", "needs a GPU"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    device: str, devices: int, precision: Literal["f32", "f16"], said: str, tmp_path: Path
+) -> None:
+    config = replace(SHORT, precision=precision)
+    with pytest.raises(ConfigError, match=said):
+        run_training(config, tmp_path, tmp_path / "run", device=device, devices=devices)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,125 @@
+"""Every figure of one frame against the truth, beside `refocusd.quality.Quality`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.engines.verdict import flux_ratio
+from refocusd.quality import BORDER
+from refocusd_training.evaluation.fourier_rings import ring_resolution_um
+from refocusd_training.evaluation.segmentation import Agreement, Labels, agreement, nuclei_of
+
+__all__ = ["DEFINITIONS", "Figures", "Truth", "ms_ssim"]
+
+#: Of five scales with a window of 11 px: the coarsest holds one.
+MS_SSIM_SIDE = 176
+
+DEFINITIONS = {
+    "psnr_db": "20 log10(range / RMS difference), range = 0.1-99.9 percentile of the truth",
+    "psnr_affine_db": "the same after the least-squares offset and gain, as CARE does",
+    "ssim": "mean structural similarity, Gaussian window of 1.5 px, same range (Wang et al. 2004)",
+    "ms_ssim": "multi-scale structural similarity, five scales, same range, counts above the truth's "
+    "0.1st percentile (Wang et al. 2003); none for frames below 208 px",
+    "pearson": "correlation coefficient",
+    "frc_um": "period at which the Fourier-ring correlation with the truth falls below 1/7, um",
+    "flux_ratio": "light above the truth's 1st percentile, restored over true",
+    "f1": "2 matched / (true + found) nuclei; Otsu and watershed on both frames, matched at an "
+    "intersection over union of 0.5",
+    "count_error": "(found - true) / true nuclei",
+    "area_ratio": "area of all nuclei, restored over true",
+    "invented": "restored nuclei that match no true one, per true nucleus",
+    "lost": "true nuclei that no restored one matches, per true nucleus",
+    "phantoms": "restored nuclei of which less than 10 % lies on a true one, per true nucleus",
+    "vanished": "true nuclei of which less than 10 % lies on a restored one, per true nucleus",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One restored frame against the truth; see `DEFINITIONS`.
+
+    Parameters
+    ----------
+    ms_ssim, frc_um, flux_ratio : float
+        NaN where the frame is too small.
+    nuclei : Agreement or None
+        None for channels without nuclei.
+    """
+
+    ms_ssim: float
+    frc_um: float
+    flux_ratio: float
+    nuclei: Agreement | None
+
+
+class Truth:
+    """A true frame; what is computed of it once serves every method.
+
+    Parameters
+    ----------
+    frame : ndarray of real numbers, shape (height, width)
+        Counts.
+    pixel_um : float
+    nuclear : bool
+        Whether nuclei are to be segmented.
+    """
+
+    def __init__(self, frame: NDArray[Any], pixel_um: float, *, nuclear: bool) -> None:
+        self._inner = _inner(frame)
+        self._pixel_um = pixel_um
+        low, high = np.percentile(self._inner, (0.1, 99.9))
+        self._low, self._range = float(low), float(high - low) or 1.0
+        self._background = float(np.percentile(self._inner, 1))
+        self.nuclei: Labels | None = nuclei_of(self._inner, pixel_um) if nuclear else None
+
+    def compare(self, image: NDArray[Any]) -> Figures:
+        """Every figure of a restored frame of the same shape, without its border."""
+        inner = _inner(image)
+        return Figures(
+            ms_ssim=ms_ssim(inner - self._low, self._inner - self._low, self._range),
+            frc_um=ring_resolution_um(inner, self._inner, self._pixel_um),
+            flux_ratio=flux_ratio(self._inner, inner, self._background),  # type: ignore[arg-type]
+            nuclei=None
+            if self.nuclei is None
+            else agreement(nuclei_of(inner, self._pixel_um), self.nuclei),
+        )
+
+
+def ms_ssim(image: NDArray[Any], truth: NDArray[Any], span: float) -> float:
+    """Multi-scale structural similarity (Wang et al. 2003, Asilomar 37:1398).
+
+    torchmetrics' implementation; single precision is enough once frames are scaled to the range.
+
+    Parameters
+    ----------
+    image, truth : ndarray of real numbers, shape (height, width)
+        Without the camera's offset, which would make any two frames alike.
+    span : float
+        Range of the truth.
+
+    Returns
+    -------
+    float
+        At most 1; NaN where a side is below 176 px.
+    """
+    if min(truth.shape) < MS_SSIM_SIDE:
+        return math.nan
+    import torch
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as similarity,
+    )
+
+    a, b = (
+        torch.from_numpy(np.asarray(frame / span, dtype=np.float32))[None, None]
+        for frame in (image, truth)
+    )
+    return float(similarity(a, b, data_range=1.0, sigma=1.5, kernel_size=11))
+
+
+def _inner(frame: NDArray[Any]) -> NDArray[np.float64]:
+    return frame[BORDER:-BORDER, BORDER:-BORDER].astype(np.float64)

@@ -1,0 +1,301 @@
+"""What can turn an out-of-focus frame into an in-focus one, each behind the same Protocol.
+
+======================  =====================================================================
+method                  what it is told
+======================  =====================================================================
+`EngineMethod`          the frame; a bundle through the engine that ships
+`OnnxMethod`            the frame; any network in network units, as a rival's ONNX
+`user_methods`          the frame and one mid-range PSF, as a user would run them
+`oracle_methods`        the frame, its true PSF, and the truth to choose by: the best they can
+======================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.config import EngineOptions, Precision
+from refocusd.engines.bundle import ModelBundle
+from refocusd.engines.engine import Engine
+from refocusd.engines.normalise import CountsRange
+from refocusd.engines.openvino import OpenVinoEngine, engine_threads
+from refocusd.errors import EngineError, InputError
+from refocusd.frame import Pixels
+from refocusd.optics import Optics
+from refocusd.quality import psnr
+from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener
+from refocusd_training.simulate.blur import Defocus
+
+__all__ = [
+    "INPUT",
+    "ORACLE_RL",
+    "REFOCUSED",
+    "USER_RL",
+    "EngineMethod",
+    "Exposure",
+    "Method",
+    "OnnxMethod",
+    "OnnxNetwork",
+    "bundle_methods",
+    "oracle_methods",
+    "user_methods",
+]
+
+INPUT, REFOCUSED = "input", "refocused"
+#: Names that figures of earlier bundles have.
+USER_RL, ORACLE_RL = "RL 12 um PSF", "RL true PSF"
+USER_WIENER, ORACLE_WIENER = "Wiener 12 um PSF", "Wiener true PSF"
+ORACLE_TV = "RL-TV true PSF"
+
+#: As a user would run it: nominal optics, one PSF in the middle of the range.
+USER_OPTICS = Optics(0.45, 0.461)
+USER_DEFOCUS = Defocus(12.0)
+USER_ITERATIONS = 30
+BEST_OF_ITERATIONS = frozenset(range(10, 101, 10))
+#: Weights of the total variation that the oracle chooses from; Dey et al. use 0.002.
+BEST_OF_VARIATIONS = (0.002, 0.01, 0.04)
+BEST_OF_RATIOS = tuple(float(ratio) for ratio in np.logspace(-6, 0, 13))
+#: Side, in px, that frames are padded to a multiple of for a rival.
+RIVAL_MULTIPLE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """One frame out of focus, and what is known of it.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8 or uint16, shape (height, width)
+    truth : ndarray of float32, same shape
+        The in-focus frame in counts.
+    range : CountsRange
+        Of `raw`, as the engines compute it.
+    pixel_um : float
+    optics : Optics or None
+        The true ones; None of a frame whose microscope is not known.
+    defocus_um : float or None
+        The true one.
+    """
+
+    raw: Pixels
+    truth: NDArray[np.float32]
+    range: CountsRange
+    pixel_um: float
+    optics: Optics | None = None
+    defocus_um: float | None = None
+
+
+class Method(Protocol):
+    """Estimates the in-focus frame.  Only oracles look at more than the raw frame."""
+
+    @property
+    def name(self) -> str:
+        """Its column."""
+        ...
+
+    def refocus(self, exposure: Exposure) -> NDArray[Any]:
+        """Counts, same shape as the raw frame."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A function as a `Method`."""
+
+    name: str
+    function: Callable[[Exposure], NDArray[Any]]
+
+    def refocus(self, exposure: Exposure) -> NDArray[Any]:
+        return self.function(exposure)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineMethod:
+    """A bundle through an engine: what a user gets."""
+
+    name: str
+    engine: Engine
+
+    def refocus(self, exposure: Exposure) -> Pixels:
+        """Frame by the engine."""
+        out = np.empty_like(exposure.raw)
+        self.engine.refocus(exposure.raw, out)
+        return out
+
+
+class OnnxNetwork:
+    """A network in network units (see `refocusd.engines.normalise`) on the CPU, in f32.
+
+    Parameters
+    ----------
+    path : Path
+        One input of shape (batch, 1, height, width).
+    multiple : int
+        Frames are padded by reflection to sides that are multiples of this.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be compiled, or takes something else.
+    """
+
+    def __init__(self, path: Path, multiple: int) -> None:
+        import openvino
+
+        how = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(engine_threads())}
+        try:
+            compiled = openvino.Core().compile_model(str(path), "CPU", how)
+            rank = len(compiled.input(0).partial_shape)
+        except RuntimeError as error:
+            raise InputError(f"{path} cannot be compiled as ONNX: {error}") from error
+        if len(compiled.inputs) != 1 or rank != 4:
+            raise InputError(
+                f"{path} takes {len(compiled.inputs)} inputs of rank {rank}: give a network with one "
+                "input of shape (batch, 1, height, width)"
+            )
+        self._names = [sorted(output.get_names()) for output in compiled.outputs]
+        self._request: Any = compiled.create_infer_request()
+        self._multiple = multiple
+        self._path = path
+
+    def outputs(self) -> list[str]:
+        """Names of its outputs, in order."""
+        return [names[0] if names else "" for names in self._names]
+
+    def run(self, normalised: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """All outputs for one frame, without cropping what was padded.
+
+        Parameters
+        ----------
+        normalised : ndarray of float32, shape (height, width)
+        """
+        bottom, right = (-side % self._multiple for side in normalised.shape)
+        padded = np.pad(normalised, ((0, bottom), (0, right)), mode="reflect")
+        try:
+            output = self._request.infer([padded[None, None]])
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._path} failed on a frame of {normalised.shape}: {error}"
+            ) from error
+        return [np.asarray(value, dtype=np.float32) for value in output.values()]
+
+
+class OnnxMethod:
+    """Any network in network units as a column.
+
+    Parameters
+    ----------
+    name : str
+    path : Path
+        Its first output is the refocused frame.
+    multiple : int
+        Sides of frames are padded to multiples of this.
+
+    Raises
+    ------
+    InputError
+        As `OnnxNetwork`.
+    """
+
+    def __init__(self, name: str, path: Path, multiple: int = RIVAL_MULTIPLE) -> None:
+        self.name = name
+        self._network = OnnxNetwork(path, multiple)
+        self._path = path
+
+    def refocus(self, exposure: Exposure) -> NDArray[np.float32]:
+        """Frame by the network, not rounded."""
+        counts = exposure.range
+        height, width = exposure.raw.shape
+        output = self._network.run(counts.normalise(exposure.raw))[0]
+        if output.ndim != 4 or output.shape[2] < height or output.shape[3] < width:
+            raise InputError(f"{self._path} returned {output.shape} for {height}×{width} px")
+        sharp = output[0, 0, :height, :width]
+        return np.asarray(
+            sharp * np.float32(counts.scale) + np.float32(counts.offset), dtype=np.float32
+        )
+
+
+def bundle_methods(bundle: ModelBundle) -> list[Method]:
+    """A bundle in f32, and in bf16 and int8 where this machine and the bundle have them."""
+    methods: list[Method] = [
+        EngineMethod(REFOCUSED, OpenVinoEngine(bundle, EngineOptions(precision="f32")))
+    ]
+    lower: tuple[Precision, ...] = ("bf16", "int8") if "int8" in bundle.variants else ("bf16",)
+    for precision in lower:
+        # A processor may lack either.
+        with contextlib.suppress(EngineError):
+            engine = OpenVinoEngine(bundle, EngineOptions(precision=precision))
+            methods.append(EngineMethod(f"{REFOCUSED} {precision}", engine))
+    return methods
+
+
+def user_methods() -> list[Method]:
+    """Richardson-Lucy and Wiener with nominal optics and one PSF for 12 um."""
+    return [_Plain(USER_RL, _user_richardson_lucy), _Plain(USER_WIENER, _user_wiener)]
+
+
+def oracle_methods() -> list[Method]:
+    """Deconvolution with the true PSF, its parameters chosen by the truth (affine PSNR)."""
+    return [
+        _Plain(ORACLE_RL, lambda exposure: _best(exposure, _iterations(exposure, 0.0))),
+        _Plain(
+            ORACLE_TV,
+            lambda exposure: _best(
+                exposure,
+                (e for weight in BEST_OF_VARIATIONS for e in _iterations(exposure, weight)),
+            ),
+        ),
+        _Plain(ORACLE_WIENER, _oracle_wiener),
+    ]
+
+
+def _light(exposure: Exposure) -> NDArray[np.float32]:
+    return np.asarray(exposure.raw - np.float32(exposure.range.offset), dtype=np.float32)
+
+
+def _user_richardson_lucy(exposure: Exposure) -> NDArray[np.float32]:
+    light = _light(exposure)
+    *_, estimate = richardson_lucy(light, USER_OPTICS, USER_DEFOCUS, USER_ITERATIONS)
+    return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
+
+
+def _user_wiener(exposure: Exposure) -> NDArray[np.float32]:
+    light = _light(exposure)
+    [estimate] = wiener(light, USER_OPTICS, USER_DEFOCUS, [noise_to_signal(light)])
+    return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
+
+
+def _oracle_wiener(exposure: Exposure) -> NDArray[np.float32]:
+    optics, defocus = _known(exposure)
+    return _best(exposure, wiener(_light(exposure), optics, defocus, BEST_OF_RATIOS))
+
+
+def _iterations(exposure: Exposure, variation: float) -> Iterable[NDArray[np.float32]]:
+    optics, defocus = _known(exposure)
+    last = max(BEST_OF_ITERATIONS)
+    estimates = richardson_lucy(_light(exposure), optics, defocus, last, total_variation=variation)
+    for number, estimate in enumerate(estimates, start=1):
+        if number in BEST_OF_ITERATIONS:
+            yield estimate
+
+
+def _known(exposure: Exposure) -> tuple[Optics, Defocus]:
+    if exposure.optics is None or exposure.defocus_um is None:
+        raise InputError("an oracle needs the true optics and defocus of a frame")
+    return exposure.optics, Defocus(exposure.defocus_um)
+
+
+def _best(exposure: Exposure, estimates: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Choose by the truth."""
+    offset = np.float32(exposure.range.offset)
+    return max(
+        (np.asarray(estimate + offset, dtype=np.float32) for estimate in estimates),
+        key=lambda estimate: psnr(estimate, exposure.truth, affine=True),
+    )

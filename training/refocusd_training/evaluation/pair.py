@@ -1,0 +1,125 @@
+"""Frames that were taken, not simulated: one's own pair, and the published protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from refocusd.engines.normalise import counts_range
+from refocusd.errors import InputError
+from refocusd.frame import Pixels
+from refocusd.optics import Optics
+from refocusd_training.data import read_image
+from refocusd_training.evaluation.methods import Exposure, Method
+from refocusd_training.evaluation.results import Result, measure
+
+__all__ = ["REAL_DEFINITION", "Pair", "evaluate_pairs", "pair_of_files"]
+
+REAL_DEFINITION = (
+    "PSNR in dB over the whole frame less a 16 px border; range = 0.1-99.9 percentile of the truth; "
+    "truth = the frame taken in focus, with its noise, onto which every result is registered; "
+    "'affine' after the least-squares offset and gain"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A frame out of focus and the frame in focus of the same field.
+
+    Parameters
+    ----------
+    specimen, group : str
+        Field, and where it is from.
+    raw, truth : ndarray of uint8 or uint16, shape (height, width)
+    channel : str
+    pixel_um : float
+    defocus_um : float or None
+        Magnitude; None where it is not known.
+    optics : Optics or None
+        Nominal ones, with which the oracles deconvolve.
+    """
+
+    specimen: str
+    group: str
+    raw: Pixels
+    truth: Pixels
+    channel: str
+    pixel_um: float
+    defocus_um: float | None = None
+    optics: Optics | None = None
+
+    @property
+    def exposure(self) -> Exposure:
+        """As a method takes it."""
+        return Exposure(
+            self.raw,
+            self.truth.astype(np.float32),
+            counts_range(self.raw),
+            self.pixel_um,
+            self.optics,
+            self.defocus_um,
+        )
+
+
+def pair_of_files(raw: Path, truth: Path, *, channel: str, pixel_um: float) -> Pair:
+    """One's own pair.
+
+    Parameters
+    ----------
+    raw, truth : Path
+        Grey PNG or TIFF images of the same field, uint8 or uint16.
+    channel : str
+    pixel_um : float
+
+    Raises
+    ------
+    InputError
+        If one cannot be read, or they differ in shape or type.
+    """
+    frames = [np.ascontiguousarray(read_image(path)) for path in (raw, truth)]
+    if frames[0].shape != frames[1].shape or frames[0].dtype != frames[1].dtype:
+        raise InputError(
+            f"{raw} has shape {frames[0].shape} and type {frames[0].dtype}, {truth} has "
+            f"{frames[1].shape} and {frames[1].dtype}: give two frames of one camera and field"
+        )
+    if min(frames[0].shape) < 64:
+        raise InputError(f"{raw} has shape {frames[0].shape}: give frames of at least 64 px a side")
+    return Pair(raw.name, "own", frames[0], frames[1], channel, pixel_um)
+
+
+def evaluate_pairs(pairs: Sequence[Pair], methods: Sequence[Method]) -> list[Result]:
+    """Every method on every pair; results are registered onto the truth.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    methods : sequence of Method
+        With oracles only where the pairs have optics and defocus.
+    """
+    results = []
+    for pair in pairs:
+        found = measure(
+            pair.exposure,
+            methods,
+            channel=pair.channel,
+            registered=False,
+        )
+        results += [
+            Result(
+                specimen=pair.specimen,
+                group=pair.group,
+                setting="as taken",
+                defocus_um=math.nan if pair.defocus_um is None else abs(pair.defocus_um),
+                method=method,
+                quality=one.quality,
+                figures=one.figures,
+                seconds=one.seconds,
+                channel=pair.channel,
+            )
+            for method, one in found.items()
+        ]
+    return results

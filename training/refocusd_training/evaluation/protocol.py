@@ -1,0 +1,75 @@
+"""BBBC006 as it is published on: planes 2, 6 and 10 against plane 16, real frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from refocusd.errors import InputError
+from refocusd.optics import Optics
+from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, read_plane
+from refocusd_training.evaluation.pair import Pair
+
+__all__ = ["PLANES", "PROTOCOL_DEFINITION", "bbbc006_pairs"]
+
+#: 28, 20 and 12 um out of focus.
+PLANES = (2, 6, 10)
+#: The set's objective, at the emission maxima of Hoechst and of the phalloidin's dye.
+NOMINAL = {
+    "w1": Optics(0.45, 0.461, pixel_um=PIXEL_UM),
+    "w2": Optics(0.45, 0.603, pixel_um=PIXEL_UM),
+}
+
+PROTOCOL_DEFINITION = (
+    "BBBC006, planes 2, 6 and 10 against plane 16, wells that are on the test side; PSNR in dB over "
+    "the whole frame less a 16 px border; range = 0.1-99.9 percentile of plane 16, which has its "
+    "noise and onto which every result is registered; 'affine' after the least-squares offset and "
+    "gain; 'true PSF' = nominal optics at the plane's nominal distance"
+)
+
+
+def bbbc006_pairs(
+    folder: Path, *, channels: Sequence[str] = (), limit: int | None = None, split_seed: int = 0
+) -> list[Pair]:
+    """Every usable field of the test wells at every plane of the protocol.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a plate, as `refocusd_training.data.bbbc006.open_plate` takes it.
+    channels : sequence of str
+        ``w1``, ``w2``; empty: those that are there.
+    limit : int, optional
+        At most so many fields, spread evenly.
+    split_seed : int
+        Of the wells' split, as in the training of the bundle.
+
+    Raises
+    ------
+    InputError
+        If planes are missing, or no field is on the test side.
+    """
+    plate = open_plate(folder, planes=PLANES, channels=channels, seed=split_seed)
+    placed = plate.pairs("test", PLANES)
+    if not placed:
+        raise InputError(
+            f"{folder} has {len(plate.fields)} fields with planes of the protocol, but none in a well "
+            "of the test side: add wells"
+        )
+    fields = sorted({pair.field for pair in placed})
+    if limit is not None and limit < len(fields):
+        fields = [fields[round(i * (len(fields) - 1) / max(limit - 1, 1))] for i in range(limit)]
+    return [
+        Pair(
+            specimen=placed_pair.field,
+            group="BBBC006",
+            raw=read_plane(placed_pair.raw[0]),
+            truth=read_plane(placed_pair.truth[0]),
+            channel=placed_pair.channel,
+            pixel_um=PIXEL_UM,
+            defocus_um=placed_pair.defocus_um,
+            optics=NOMINAL[placed_pair.channel],
+        )
+        for placed_pair in placed
+        if placed_pair.field in fields
+    ]

@@ -1,0 +1,216 @@
+"""An evaluation as JSON, as CSV and as tables on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from refocusd.engines.bundle import load_bundle
+from refocusd.engines.openvino import engine_threads
+from refocusd.errors import OutputError
+from refocusd_training.evaluation.cases import AVERAGED_UM
+from refocusd_training.evaluation.figures import DEFINITIONS
+from refocusd_training.evaluation.held_out import held_out
+from refocusd_training.evaluation.results import Result
+from refocusd_training.evaluation.summary import (
+    DEEP,
+    DEFINITION,
+    by_level,
+    level_name,
+    means,
+    ordered,
+    plain,
+    summary,
+    values,
+)
+from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP
+
+__all__ = ["print_table", "write_csv", "write_json"]
+
+#: Columns of the second table: name, heading, format.
+_COLUMNS = (
+    ("ssim", "SSIM", "{:.3f}"),
+    ("ms_ssim", "MS-SSIM", "{:.3f}"),
+    ("pearson", "Pearson", "{:.3f}"),
+    ("frc_um", "FRC (um)", "{:.2f}"),
+    ("flux_ratio", "flux", "{:.3f}"),
+    ("f1", "F1", "{:.3f}"),
+    ("count_error", "count", "{:+.1%}"),
+    ("area_ratio", "area", "{:.2f}"),
+    ("invented", "invented", "{:.1%}"),
+    ("lost", "lost", "{:.1%}"),
+    ("phantoms", "phantoms", "{:.1%}"),
+    ("vanished", "vanished", "{:.1%}"),
+    ("ms_per_frame", "ms", "{:.1f}"),
+)
+
+
+def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in figures.items()
+    }
+
+
+def write_json(
+    path: Path,
+    bundle: Path | str,
+    results: Sequence[Result],
+    *,
+    further: Mapping[str, object] | None = None,
+    simulated: bool = True,
+) -> None:
+    """Summary and every single figure, with what was measured, as JSON.
+
+    Parameters
+    ----------
+    path : Path
+    bundle : Path or str
+        Folder, or the name of a shipped bundle.
+    results : sequence of Result
+    further : mapping, optional
+        Written beside the summary.
+    simulated : bool
+        Whether the frames are of the held-out microscopes, which are then listed.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    loaded = load_bundle(bundle)
+    document: dict[str, object] = {
+        "model_id": loaded.model_id,
+        "onnx_sha256": hashlib.sha256(loaded.onnx.read_bytes()).hexdigest(),
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": engine_threads(),
+        },
+    }
+    if simulated:
+        document["microscopes"] = [asdict(setting) for setting in (*HELD_OUT, *HELD_OUT_DEEP)]
+        document["held_out"] = held_out()
+    document |= summary(results)
+    document |= further or {}
+    document["frames"] = [
+        {
+            **asdict(result),
+            "seconds": round(result.seconds, 5),
+            "quality": _rounded(asdict(result.quality)),
+            "figures": _rounded(asdict(result.figures)),
+        }
+        for result in results
+    ]
+    text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+
+    def write() -> None:
+        path.write_text(text, encoding="utf-8")
+
+    _written(path, write)
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """One row a method and frame, every figure a column; empty where there is none.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+
+    def write() -> None:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(
+                [
+                    *("specimen", "group", "channel", "setting", "defocus_um", "method"),
+                    *(*DEFINITIONS, "seconds", "true_nuclei", "found_nuclei"),
+                ]
+            )
+            for result in results:
+                figures = values(result)
+                nuclei = result.figures.nuclei
+                writer.writerow(
+                    [
+                        *(result.specimen, result.group, result.channel, result.setting),
+                        *(level_name(result), result.method),
+                        *(_cell(figures[name]) for name in DEFINITIONS),
+                        f"{result.seconds:.5f}",
+                        *(("", "") if nuclei is None else (nuclei.true, nuclei.found)),
+                    ]
+                )
+
+    _written(path, write)
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else ""
+
+
+def _written(path: Path, write: Callable[[], None]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}): name a place that can"
+        ) from error
+
+
+def print_table(
+    results: Sequence[Result], console: Console | None = None, *, definition: str = DEFINITION
+) -> None:
+    """PSNR by level and method, as is and after the affine fit; then every other figure."""
+    console = console or Console()
+    methods = ordered(results)
+    table = Table(title="PSNR in dB, as is | after affine fit")
+    table.add_column("defocus (um)", justify="right")
+    for method in methods:
+        table.add_column(method, justify="right")
+    flat = [r for r in results if r.setting not in DEEP]
+    rows = list(by_level(flat).items())
+    averaged = [r for r in flat if r.defocus_um in AVERAGED_UM]
+    if len({r.defocus_um for r in averaged}) > 1:
+        rows.append(("mean 4-32", averaged))
+    channels = sorted({r.channel for r in flat})
+    if len(channels) > 1:
+        rows += [(f"{name}, mean", [r for r in averaged if r.channel == name]) for name in channels]
+    if deep := [r for r in results if r.setting in DEEP and r.defocus_um in AVERAGED_UM]:
+        rows.append(("deep, mean", deep))
+    for name, part in rows:
+        found = means(part)
+        cells = (
+            f"{found[m]['psnr_db']:.2f} | {found[m]['psnr_affine_db']:.2f}" if m in found else ""
+            for m in methods
+        )
+        table.add_row(name, *cells)
+    console.print(table)
+    _print_figures(averaged or flat, methods, console)
+    console.print(definition, style="dim")
+
+
+def _print_figures(results: Sequence[Result], methods: Sequence[str], console: Console) -> None:
+    table = Table(title=f"mean of {', '.join(by_level(results))} um; nuclei per true nucleus")
+    table.add_column("method")
+    for _, heading, _ in _COLUMNS:
+        table.add_column(heading, justify="right")
+    found = means(results)
+    for method in (name for name in methods if name in found):
+        row = found[method]
+        cells = (
+            form.format(row[name]) if math.isfinite(row[name]) else "" for name, _, form in _COLUMNS
+        )
+        table.add_row(method, *cells)
+    console.print(table)

@@ -1,0 +1,203 @@
+"""Run every method on every frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from refocusd.engines.bundle import load_bundle
+from refocusd.engines.openvino import engine_threads
+from refocusd.engines.verdict import verdict
+from refocusd.frame import Pixels
+from refocusd.quality import Quality, compare, focus_score, register, shifted
+from refocusd_training.evaluation.cases import LEVELS_UM, NUCLEI, Case, scene_of
+from refocusd_training.evaluation.figures import Figures, Truth
+from refocusd_training.evaluation.methods import (
+    INPUT,
+    REFOCUSED,
+    Exposure,
+    Method,
+    bundle_methods,
+    oracle_methods,
+    user_methods,
+)
+
+__all__ = ["AS_WRITTEN", "Measured", "Result", "evaluate", "exposure_of", "measure", "methods_of"]
+
+#: What a user gets: the worker passes frames through that are in focus already.
+AS_WRITTEN = "as written"
+#: Channels whose frames show nuclei to be counted.
+NUCLEAR_CHANNELS = frozenset({NUCLEI, "w1", "hoechst", "dapi"})
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One method on one frame, measured.
+
+    Parameters
+    ----------
+    quality : Quality
+    figures : Figures
+    seconds : float
+        Wall time of the method.
+    """
+
+    quality: Quality
+    figures: Figures
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One method on one frame, and which.
+
+    Parameters
+    ----------
+    specimen, group, setting : str
+        Image, where it is from, microscope.
+    defocus_um : float
+        Magnitude; NaN where it is not known.
+    method : str
+    quality : Quality
+    figures : Figures
+    seconds : float
+        Wall time of the method.
+    channel : str
+    """
+
+    specimen: str
+    group: str
+    setting: str
+    defocus_um: float
+    method: str
+    quality: Quality
+    figures: Figures
+    seconds: float
+    channel: str = NUCLEI
+
+
+def methods_of(
+    bundle: Path | str, *, deconvolve: bool, oracles: bool, rivals: Sequence[Method] = ()
+) -> list[Method]:
+    """All columns of an evaluation, in order, without the input and what is written.
+
+    Parameters
+    ----------
+    bundle : Path or str
+        Folder, or the name of a shipped bundle.
+    deconvolve : bool
+        Also deconvolve, which takes most of the time.
+    oracles : bool
+        Also with the true PSF, where it is known.
+    rivals : sequence of Method
+    """
+    methods = [*bundle_methods(load_bundle(bundle)), *rivals]
+    if deconvolve:
+        methods += user_methods()
+        if oracles:
+            methods += oracle_methods()
+    return methods
+
+
+def measure(
+    exposure: Exposure,
+    methods: Iterable[Method],
+    *,
+    channel: str,
+    registered: bool = True,
+) -> dict[str, Measured]:
+    """Every method on one frame, by name; the frame itself first.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    methods : iterable of Method
+    channel : str
+        Nuclei are counted in those of a nuclear stain.
+    registered : bool
+        Whether truth and frame lie on each other already; if not, each result is shifted onto
+        the truth first (`refocusd.quality.register`).
+    """
+    truth = Truth(exposure.truth, exposure.pixel_um, nuclear=channel.lower() in NUCLEAR_CHANNELS)
+
+    def judged(image: NDArray[Any], seconds: float) -> Measured:
+        if not registered:
+            image = shifted(image, register(image, exposure.truth))
+        quality = compare(image, exposure.truth, register=False)
+        return Measured(quality, truth.compare(image), seconds)
+
+    found = {INPUT: judged(exposure.raw, 0.0)}
+    for method in methods:
+        begun = time.perf_counter()
+        # As many threads as the engine takes: times are compared.
+        with scipy.fft.set_workers(engine_threads()):
+            image = method.refocus(exposure)
+        found[method.name] = judged(image, time.perf_counter() - begun)
+        if method.name == REFOCUSED:
+            passed = _in_focus(exposure.raw, np.asarray(image))
+            found[AS_WRITTEN] = found[INPUT if passed else REFOCUSED]
+    return found
+
+
+def _in_focus(raw: Pixels, refocused: Pixels) -> bool:
+    return verdict(focus_score(raw), focus_score(refocused)) == "in focus"
+
+
+def exposure_of(case: Case, defocus_um: float) -> Exposure:
+    """The simulated frame of a case at a level, with its true optics."""
+    scene = scene_of(case, defocus_um)
+    optics = case.setting.optics
+    return Exposure(scene.raw, scene.truth, scene.range, optics.pixel_um, optics, defocus_um)
+
+
+def evaluate(
+    bundle: Path | str,
+    cases: Sequence[Case],
+    *,
+    levels: Iterable[float] = LEVELS_UM,
+    deconvolve: bool = True,
+    rivals: Sequence[Method] = (),
+) -> list[Result]:
+    """Every method on every case at every level.
+
+    Parameters
+    ----------
+    bundle : Path or str
+        Folder, or the name of a shipped bundle.
+    cases : sequence of Case
+    levels : iterable of float
+        Defocus in micrometres.
+    deconvolve : bool
+        Also deconvolve, which takes most of the time.
+    rivals : sequence of Method
+        Further columns.
+    """
+    methods = methods_of(bundle, deconvolve=deconvolve, oracles=True, rivals=rivals)
+    results: list[Result] = []
+    frames = [(case, level) for level in levels for case in cases]
+    for case, level in track(frames, "evaluating", console=Console(stderr=True)):
+        found = measure(exposure_of(case, level), methods, channel=case.channel)
+        results += [
+            Result(
+                specimen=case.specimen,
+                group=case.group,
+                setting=case.setting.name,
+                defocus_um=level,
+                method=method,
+                quality=one.quality,
+                figures=one.figures,
+                seconds=one.seconds,
+                channel=case.channel,
+            )
+            for method, one in found.items()
+        ]
+    return results

@@ -1,0 +1,241 @@
+"""Means of an evaluation by level, microscope, specimen and channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, median
+
+import numpy as np
+
+from refocusd_training.evaluation.cases import AVERAGED_UM
+from refocusd_training.evaluation.figures import DEFINITIONS
+from refocusd_training.evaluation.methods import INPUT, ORACLE_RL, REFOCUSED, USER_RL
+from refocusd_training.evaluation.results import AS_WRITTEN, Result
+from refocusd_training.evaluation.segmentation import Agreement
+from refocusd_training.simulate.ranges import HELD_OUT_DEEP
+
+__all__ = [
+    "DEEP",
+    "DEFINITION",
+    "QUALITY",
+    "by_level",
+    "differences",
+    "level_name",
+    "means",
+    "ordered",
+    "plain",
+    "summary",
+    "values",
+]
+
+DEFINITION = (
+    "PSNR in dB over the whole frame less a 16 px border; range = 0.1-99.9 percentile of the truth; "
+    "truth = noise-free expectation of the in-focus frame, same optics and camera; 'affine' after "
+    "the least-squares offset and gain"
+)
+QUALITY = ("psnr_db", "psnr_affine_db", "ssim", "pearson")
+#: Microscopes with deep specimens.
+DEEP = frozenset(setting.name for setting in HELD_OUT_DEEP)
+#: Draws of the bootstrap, and its seed.
+DRAWS, SEED = 2000, 0
+
+
+def values(result: Result) -> dict[str, float]:
+    """Every figure of one result by the names of `DEFINITIONS`; NaN where there is none."""
+    nuclei = result.figures.nuclei
+    return {
+        **{name: float(getattr(result.quality, name)) for name in QUALITY},
+        "ms_ssim": result.figures.ms_ssim,
+        "frc_um": result.figures.frc_um,
+        "flux_ratio": result.figures.flux_ratio,
+        **_ratios([] if nuclei is None else [nuclei]),
+    }
+
+
+def _ratios(nuclei: Sequence[Agreement]) -> dict[str, float]:
+    """Of all frames together: a frame with few nuclei weighs little."""
+    true = sum(one.true for one in nuclei)
+    found = sum(one.found for one in nuclei)
+
+    def per_true(total: float) -> float:
+        return total / true if true else math.nan
+
+    matched = sum(one.matched for one in nuclei)
+    area = sum(one.true_area for one in nuclei)
+    return {
+        "f1": 2 * matched / (true + found) if true + found else math.nan,
+        "count_error": per_true(found - true),
+        "area_ratio": sum(one.found_area for one in nuclei) / area if area else math.nan,
+        "invented": per_true(found - matched),
+        "lost": per_true(true - matched),
+        "phantoms": per_true(sum(one.phantoms for one in nuclei)),
+        "vanished": per_true(sum(one.vanished for one in nuclei)),
+    }
+
+
+def means(results: Iterable[Result]) -> dict[str, dict[str, float]]:
+    """All figures by method: means over frames, ratios of nuclei over all nuclei."""
+    found: dict[str, dict[str, float]] = {}
+    for method, part in _by_method(results).items():
+        nuclei = [r.figures.nuclei for r in part if r.figures.nuclei is not None]
+        each = [values(result) for result in part]
+        row = {name: _mean([one[name] for one in each]) for name in DEFINITIONS}
+        row |= _ratios(nuclei)
+        row["ms_per_frame"] = 1e3 * median(result.seconds for result in part)
+        found[method] = {name: round(value, 4) for name, value in row.items()}
+    return found
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    known = [number for number in numbers if not math.isnan(number)]
+    return fmean(known) if known else math.nan
+
+
+def _by_method(results: Iterable[Result]) -> dict[str, list[Result]]:
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.method, []).append(result)
+    return found
+
+
+def _qualities(results: Iterable[Result]) -> dict[str, dict[str, float]]:
+    return {method: {name: row[name] for name in QUALITY} for method, row in means(results).items()}
+
+
+def level_name(result: Result) -> str:
+    """Defocus in um as a key; of frames that were taken, it may not be known."""
+    return "unknown" if math.isnan(result.defocus_um) else f"{result.defocus_um:g}"
+
+
+def by_level(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Results by `level_name`, from in focus outwards."""
+    found: dict[str, list[Result]] = {}
+    for result in sorted(results, key=lambda r: r.defocus_um):
+        found.setdefault(level_name(result), []).append(result)
+    return found
+
+
+def ordered(results: Iterable[Result]) -> list[str]:
+    """Methods in the order of their columns: the input, what is written, all others."""
+    names = list(dict.fromkeys(result.method for result in results))
+    return sorted(names, key=lambda name: name != INPUT)
+
+
+def differences(results: Sequence[Result], to: str) -> dict[str, dict[str, float]]:
+    """Paired differences in affine PSNR of every method to one, over the out-of-focus levels.
+
+    With a 95 % interval from a bootstrap over specimens (B. Efron, Ann. Stat. 7, 1 (1979)):
+    frames of one specimen are not independent.
+
+    Parameters
+    ----------
+    results : sequence of Result
+    to : str
+        Name of the method that is subtracted from.
+
+    Returns
+    -------
+    dict of str to dict
+        By the other method: ``mean_db``, ``low_db``, ``high_db``.
+    """
+    averaged = [r for r in results if r.defocus_um in AVERAGED_UM]
+    figures = {
+        method: {(r.specimen, r.setting, r.defocus_um): r.quality.psnr_affine_db for r in part}
+        for method, part in _by_method(averaged).items()
+    }
+    base = figures.pop(to, {})
+    rng = np.random.default_rng(SEED)
+    found = {}
+    for method, other in figures.items():
+        by_specimen: dict[str, list[float]] = {}
+        for key, value in base.items():
+            if key in other and math.isfinite(value - other[key]):
+                by_specimen.setdefault(key[0], []).append(value - other[key])
+        each = np.array([fmean(part) for part in by_specimen.values()])
+        if each.size == 0:
+            continue
+        drawn = each[rng.integers(each.size, size=(DRAWS, each.size))].mean(axis=1)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        found[method] = {
+            "mean_db": round(float(each.mean()), 3),
+            "low_db": round(float(low), 3),
+            "high_db": round(float(high), 3),
+        }
+    return found
+
+
+def summary(results: Sequence[Result]) -> dict[str, object]:
+    """Means by level, over the out-of-focus levels, by microscope and by specimen group.
+
+    ``by_*`` and ``mean_*`` hold PSNR, SSIM and Pearson's coefficient; ``figures_*`` hold every
+    figure, over all channels unless they are named; ``deep`` holds them for deep specimens, which
+    are in no other mean.  ``ms_per_frame`` is the median wall time of each method, and
+    ``speed_over`` how many times as fast it is as Richardson-Lucy as a user runs it, and with the
+    oracle's search.
+    """
+    every = results
+    results = [result for result in every if result.setting not in DEEP]
+    levels = by_level(results)
+    averaged = [result for result in results if result.defocus_um in AVERAGED_UM]
+    settings = sorted({result.setting for result in results})
+    groups = sorted({result.group for result in results})
+    channels = sorted({result.channel for result in results})
+    times = {
+        method: 1e3 * median(result.seconds for result in part)
+        for method, part in _by_method(results).items()
+        if method not in (INPUT, AS_WRITTEN)
+    }
+    return {
+        "definition": DEFINITION,
+        "frames_per_level": len({(r.specimen, r.setting) for r in results}),
+        "by_defocus_um": {level: _qualities(part) for level, part in levels.items()},
+        "mean_4_8_16_32_um": _qualities(averaged),
+        "by_microscope": {
+            name: _qualities(r for r in averaged if r.setting == name) for name in settings
+        },
+        "in_focus_by_microscope": {
+            name: _qualities(r for r in results if r.setting == name and r.defocus_um == 0)
+            for name in settings
+        },
+        "by_specimens": {
+            name: _qualities(r for r in averaged if r.group == name) for name in groups
+        },
+        "definitions": dict(DEFINITIONS),
+        "figures_by_defocus_um": {level: means(part) for level, part in levels.items()},
+        "figures_mean_4_8_16_32_um": means(averaged),
+        "figures_by_channel": {
+            name: {
+                level: means(part)
+                for level, part in by_level(r for r in results if r.channel == name).items()
+            }
+            for name in channels
+        },
+        "deep": {
+            "figures_by_defocus_um": {
+                level: means(part)
+                for level, part in by_level(r for r in every if r.setting in DEEP).items()
+            },
+            "figures_mean_4_8_16_32_um": means(
+                r for r in every if r.setting in DEEP and r.defocus_um in AVERAGED_UM
+            ),
+        },
+        "refocused_less_others_affine_db": differences(results, REFOCUSED),
+        "ms_per_frame": {name: round(value, 3) for name, value in times.items()},
+        "speed_over": {
+            slow: {name: round(times[slow] / value, 2) for name, value in times.items() if value}
+            for slow in (USER_RL, ORACLE_RL)
+            if slow in times
+        },
+    }
+
+
+def plain(value: object) -> object:
+    """The same for JSON, which has no NaN and no infinity: None instead."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    return value

@@ -1,0 +1,73 @@
+"""Any network of the registry as one ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from refocusd_training.networks import RefocusNetwork
+
+__all__ = ["OPSET", "export_onnx"]
+
+OPSET = 18
+
+
+class _WithDefocus(nn.Module):
+    """The network with both of its outputs."""
+
+    def __init__(self, network: RefocusNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.forward_with_defocus(raw)
+
+
+def export_onnx(network: RefocusNetwork, path: Path) -> None:
+    """Write the network as one ONNX file.
+
+    Input ``raw``, output ``refocused``, and ``defocus`` where the network has that head.
+    Batch, height and width are dynamic; height and width multiples of the network's
+    `size_multiple`.
+
+    Parameters
+    ----------
+    network : RefocusNetwork
+        In inference mode.
+    path : Path
+    """
+    batch = torch.export.Dim("batch", min=1, max=64)
+    high = torch.export.Dim("high", min=1, max=512)
+    wide = torch.export.Dim("wide", min=1, max=512)
+    step = network.size_multiple
+    headed = network.defocus is not None
+    program = torch.onnx.export(
+        _WithDefocus(network).eval() if headed else network,
+        (torch.zeros(2, 1, 4 * step, 6 * step),),
+        dynamo=True,
+        input_names=["raw"],
+        output_names=["refocused", "defocus"] if headed else ["refocused"],
+        dynamic_shapes={"raw": {0: batch, 2: step * high, 3: step * wide}},
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    # The exporter notes source paths of the machine it ran on at every node.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,37 @@
+"""The moving average of the weights: what is validated, kept and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["averaged"]
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the network that follows it.
+
+    Parameters
+    ----------
+    network : nn.Module
+    decay : float
+        Of the exponential moving average; shorter at the start, where the weights that it
+        would remember are those of no training: ``min(decay, (2 + n) / (11 + n))`` after `n`
+        updates.
+
+    Returns
+    -------
+    AveragedModel
+        `update_parameters` is called after each step.  Running statistics of normalisations
+        are the network's own.
+    """
+
+    def follow(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        keep = min(decay, (2 + int(count)) / (11 + int(count)))
+        # All tensors at once, as torch's own averages do it.
+        torch._foreach_lerp_(list(average), list(current), 1 - keep)
+
+    return AveragedModel(network, multi_avg_fn=follow)

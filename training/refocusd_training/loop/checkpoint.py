@@ -1,0 +1,72 @@
+"""Checkpoints every so many steps, from which a run goes on exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from refocusd_training.loop.files import (
+    STATE_FILE,
+    WEIGHTS_FILE,
+    write_record,
+    write_state,
+    write_weights,
+)
+from refocusd_training.loop.log import Log
+from refocusd_training.loop.module import Refocusing
+from refocusd_training.loop.record import RunRecord
+from refocusd_training.loop.validation import Validation
+
+__all__ = ["Checkpoints"]
+
+
+class Checkpoints(pl.Callback):
+    """Writes state, averaged weights and record; only of the first process.
+
+    Lightning's own checkpoint is a pickle of its loops and callbacks.  This one is tensors and
+    numbers, read with nothing executed; the loops' state is the step alone, because batches and
+    rates are functions of it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    log : Log
+    validation : Validation
+    recorded : callable
+        Makes the record of the module's present step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        log: Log,
+        validation: Validation,
+        recorded: Callable[[Refocusing], RunRecord],
+    ) -> None:
+        self._folder, self._log, self._validation = folder, log, validation
+        self._recorded = recorded
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        """Write, where it is time, and at the end."""
+        assert isinstance(pl_module, Refocusing)
+        step, config = pl_module.step, pl_module.config
+        due = step % config.checkpoint_every == 0 or step == config.steps
+        if trainer.is_global_zero and (due or trainer.should_stop):
+            self._write(pl_module)
+
+    def _write(self, module: Refocusing) -> None:
+        # The log must not end before the state does, from which it is continued.
+        self._log.flush()
+        # The state first: weights and record are made again from it.
+        state = module.state() | {"seconds": self._log.seconds}
+        write_state(self._folder / STATE_FILE, state | {"validation": self._validation.state()})
+        weights = module.average.state_dict()
+        if module.config.snapshots:
+            write_weights(self._folder / f"step_{module.step:06d}.safetensors", weights)
+        write_weights(self._folder / WEIGHTS_FILE, weights)
+        write_record(self._folder, self._recorded(module))

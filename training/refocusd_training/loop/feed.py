@@ -1,0 +1,111 @@
+"""Batches on their way to the network: drawn ahead in a thread, then tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from refocusd_training.samples import Batch, Exposure, Prefetched
+from refocusd_training.simulate.torch_exposure import expose_on
+
+__all__ = ["ExposingFeed", "Feed", "TensorBatch", "seed_of", "tensors"]
+
+
+class Drawn(Protocol):
+    """Gives what is drawn of one step after the other; `Prefetched` does."""
+
+    def take(self) -> tuple[list[Exposure], NDArray[np.float32]]:
+        """Exposures of the next step, and how much each is dimmed."""
+        ...
+
+
+class TensorBatch(TypedDict):
+    """A `Batch` as tensors; ``defocus_um`` is NaN where it is unknown."""
+
+    raw: Tensor
+    truth: Tensor
+    span: Tensor
+    defocus_um: Tensor
+
+
+def seed_of(seed: int, rank: int) -> int:
+    """Seed of what one of several processes draws; the first one's is the run's own."""
+    if rank == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+
+
+def tensors(batch: Batch, *, pinned: bool = False) -> TensorBatch:
+    """A batch as tensors, in page-locked memory where a GPU will fetch them."""
+    found: TensorBatch = {
+        "raw": torch.from_numpy(batch.raw),
+        "truth": torch.from_numpy(batch.truth),
+        "span": torch.from_numpy(batch.span),
+        "defocus_um": torch.from_numpy(batch.defocus_um),
+    }
+    if pinned:
+        return {name: value.pin_memory() for name, value in found.items()}  # type: ignore[return-value, attr-defined]
+    return found
+
+
+class Feed(Iterable[TensorBatch]):
+    """Tensors of `count` batches, taken as they are asked for.
+
+    Parameters
+    ----------
+    batches : Prefetched
+    count : int
+    pinned : bool
+        Into page-locked memory, where a GPU will fetch them.
+    """
+
+    def __init__(self, batches: Prefetched, count: int, *, pinned: bool = False) -> None:
+        self._batches, self._count, self._pinned = batches, count, pinned
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        """Yield each batch once."""
+        return (tensors(self._batches.take(), pinned=self._pinned) for _ in range(self._count))
+
+
+class ExposingFeed(Iterable[TensorBatch]):
+    """Batches whose frames are exposed on the device that trains.
+
+    Parameters
+    ----------
+    drawn : Drawn
+        Exposures without their noise, from step `first` on.
+    first, count : int
+    device : torch.device
+    seed : int
+        Of this process; the noise of a step is a function of it and the step.
+    """
+
+    def __init__(
+        self, drawn: Drawn, first: int, count: int, *, device: torch.device, seed: int
+    ) -> None:
+        self._drawn, self._first, self._count = drawn, first, count
+        self._device, self._seed = device, seed
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        """Yield each batch once."""
+        for step in range(self._first, self._first + self._count):
+            exposures, dimming = self._drawn.take()
+            seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
+            batch = expose_on(exposures, dimming, device=self._device, seed=seed)
+            yield {
+                "raw": batch.raw,
+                "truth": batch.truth,
+                "span": batch.span,
+                "defocus_um": batch.defocus_um,
+            }

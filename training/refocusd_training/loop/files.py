@@ -1,0 +1,180 @@
+"""The files of a run folder: each is there as a whole, or as it was before.
+
+=========================  ========================================================
+``config.toml``            every setting
+``profile.json``           where it was trained for a microscope
+``log.csv``                loss, rate and time of every step
+``validation.csv``         where it was validated
+``tensorboard/``           the same for TensorBoard
+``state.pt``               to resume from
+``weights.safetensors``    the averaged weights of the latest checkpoint
+``best.safetensors``       those of the lowest validation loss
+``step_NNNNNN.safetensors``  those of every checkpoint, where they are asked for
+``run.json``               provenance
+=========================  ========================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from refocusd.errors import DiskFullError, InputError, OutputError
+from refocusd_training.loop.record import RunRecord
+
+__all__ = [
+    "BEST_FILE",
+    "CONFIG_FILE",
+    "PROFILE_FILE",
+    "STATE_FILE",
+    "WEIGHTS_FILE",
+    "not_written",
+    "read_record",
+    "read_state",
+    "read_weights",
+    "start_table",
+    "write_record",
+    "write_state",
+    "write_weights",
+    "write_whole",
+]
+
+CONFIG_FILE = "config.toml"
+PROFILE_FILE = "profile.json"
+STATE_FILE = "state.pt"
+WEIGHTS_FILE = "weights.safetensors"
+BEST_FILE = "best.safetensors"
+RECORD_FILE = "run.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def not_written(path: Path, error: OSError) -> OutputError:
+    """What to raise where a file of a run cannot be written."""
+    if error.errno in FULL:
+        return DiskFullError(
+            f"{path} cannot be written: {error.strerror}. The checkpoint before it is whole: make "
+            "room, then go on with --resume"
+        )
+    return OutputError(f"{path} cannot be written ({error.strerror or error})")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in its place once all of it is on the disk.
+
+    Raises
+    ------
+    DiskFullError, OutputError
+        If it cannot be written; what was there before still is.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise not_written(path, error) from error
+
+
+def start_table(path: Path, columns: Sequence[str], done: int) -> None:
+    """Write the head of a table of steps, or take away its lines after step `done`.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    kept: list[Sequence[str]] = [columns]
+    if done and path.exists():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        # The last line of a killed run may be half a line.
+        whole = (row for row in rows if len(row) == len(columns) and row[0].isdigit())
+        kept += [row for row in whole if int(row[0]) <= done]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(kept)
+    write_whole(path, text.getvalue().encode())
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write weights as safetensors."""
+    write_whole(path, save({name: value.cpu().contiguous() for name, value in weights.items()}))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read weights; nothing in the file is executed.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        weights: dict[str, Tensor] = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as weights ({error})") from error
+    return weights
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write what a run is resumed from: tensors, numbers and text, nothing else."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what a run is resumed from; nothing in the file is executed.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or holds more than tensors, numbers and text.
+    """
+    try:
+        # On the CPU: a run may be resumed on another device than it was begun on.
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path} does not continue this run ({error}): start it anew in another folder"
+        ) from error
+    return state
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write ``run.json``."""
+    text = json.dumps(asdict(record), indent=2) + "\n"
+    write_whole(folder / RECORD_FILE, text.encode())
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read ``run.json``.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is damaged.
+    """
+    path = folder / RECORD_FILE
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunRecord)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} is no record of a run ({error})") from error

@@ -1,0 +1,118 @@
+"""The run folder: made, checked before it is resumed, and read."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from torch import nn
+
+from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.profile import load_profile, save_profile
+from refocusd_training.config import TrainingConfig, load_config, write_config
+from refocusd_training.loop.files import (
+    CONFIG_FILE,
+    PROFILE_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    not_written,
+    read_weights,
+)
+from refocusd_training.networks import RefocusNetwork, build_network
+from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges, ranges_of
+
+__all__ = ["load_weights", "network_of_run", "prepare", "ranges_of_run"]
+
+#: What a resumed run may change; anything else would make it another run.
+MAY_CHANGE = frozenset(
+    {
+        "steps",
+        "decay",
+        "checkpoint_every",
+        "snapshots",
+        "validate_every",
+        "patience",
+        "minutes",
+        "threads",
+        "profile",
+        "weights",
+    }
+)
+
+
+def ranges_of_run(run: Path) -> tuple[Ranges, str | None]:
+    """What a run draws optics and cameras from, and the id of the profile behind it."""
+    path = run / PROFILE_FILE
+    if not path.exists():
+        return DEFAULT_RANGES, None
+    profile = load_profile(path)
+    return ranges_of(profile), profile.id()
+
+
+def network_of_run(run: Path, weights: Path | None = None) -> RefocusNetwork:
+    """The network of a run with its averaged weights, for inference.
+
+    Raises
+    ------
+    InputError
+        If the weights are missing or do not fit the configuration.
+    """
+    config = load_config(run / CONFIG_FILE)
+    network = build_network(config.network, config.seed, pretrained=False)
+    load_weights(network, weights or run / WEIGHTS_FILE)
+    return network.eval()
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load weights that are to fit.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read or do not fit.
+    """
+    try:
+        network.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not fit the network of the configuration ({error})"
+        ) from error
+
+
+def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
+    """Make the run folder, with its configuration and profile, or check the one to resume.
+
+    Raises
+    ------
+    ConfigError, InputError, OutputError
+        As `run_training`.
+    """
+    if resume:
+        if not (output / STATE_FILE).is_file():
+            raise InputError(f"{output} has no checkpoint to resume from: start the run anew")
+        _refuse_other_run(config, load_config(output / CONFIG_FILE), output)
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(
+            f"{output} is not empty: give a new folder for this run, or resume the one it holds"
+        )
+    profile = load_profile(config.profile) if config.profile and not resume else None
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(output, error) from error
+    if profile is not None:
+        # A copy: the run is resumed and exported with what it was begun with.
+        save_profile(profile, output / PROFILE_FILE)
+    write_config(config, output / CONFIG_FILE)
+
+
+def _refuse_other_run(config: TrainingConfig, before: TrainingConfig, output: Path) -> None:
+    for item in fields(config):
+        if item.name in MAY_CHANGE:
+            continue
+        old, new = getattr(before, item.name), getattr(config, item.name)
+        if old != new:
+            raise ConfigError(
+                f"{item.name} is {new}, but the run in {output} was begun with {old}: resume it "
+                f"with its own {CONFIG_FILE}, or start another run"
+            )

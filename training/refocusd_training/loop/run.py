@@ -1,0 +1,361 @@
+"""A run from its configuration to its record."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+
+from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd_training.config import TrainingConfig
+from refocusd_training.data.source import ExposureSource, SampleSource, open_samples
+from refocusd_training.loop.checkpoint import Checkpoints
+from refocusd_training.loop.feed import ExposingFeed, Feed, seed_of
+from refocusd_training.loop.files import (
+    BEST_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    not_written,
+    read_record,
+    read_state,
+    write_record,
+    write_whole,
+)
+from refocusd_training.loop.folder import load_weights, network_of_run, prepare, ranges_of_run
+from refocusd_training.loop.log import Log
+from refocusd_training.loop.module import Refocusing
+from refocusd_training.loop.processes import train_in_processes
+from refocusd_training.loop.record import RunRecord, described_device, versions
+from refocusd_training.loop.validation import Validation
+from refocusd_training.networks import build_network
+from refocusd_training.samples import Prefetched
+from refocusd_training.simulate.ranges import Ranges
+
+__all__ = [
+    "network_of_run",
+    "ranges_of_run",
+    "run_training",
+    "train_as_rank",
+    "train_on",
+]
+
+PRECISIONS: dict[str, Any] = {"bf16": "bf16-mixed", "f16": "16-mixed", "f32": "32-true"}
+#: Opens the data of a process: its seed, and what optics and cameras are drawn from.
+Opener = Callable[[int, Ranges], SampleSource]
+
+
+def run_training(
+    config: TrainingConfig,
+    data: Path,
+    output: Path,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    devices: int = 1,
+) -> RunRecord:
+    """Train a network and leave its checkpoints in a new folder.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+    data : Path
+        Folder of the data that ``config.data`` describes.
+    output : Path
+        Run folder; must not exist, or be empty, unless resumed.
+    device : str, optional
+        ``cpu``, ``cuda`` or ``cuda:1``; by default CUDA where there is one.
+    resume : bool
+        Continue from the folder's latest checkpoint.  The configuration may give more steps
+        than before, another decay, and other intervals; nothing else.
+    devices : int
+        GPUs, or processes on the CPU; `config.batch` is what each of them takes.
+
+    Returns
+    -------
+    RunRecord
+
+    Raises
+    ------
+    ConfigError
+        If it does not continue the run, or asks for devices that are not there.
+    InputError
+        If the data cannot be used, or the loss diverged.
+    OutputError
+        If the folder holds something already, or cannot be written.
+    """
+    target = _chosen_device(config, device, devices)
+    if devices == 1:
+        return train_on(config, _opener(config, data), output, device=target, resume=resume)
+    prepare(config, output, resume=resume)
+    train_in_processes(config, data, output, device=target, resume=resume, devices=devices)
+    return read_record(output)
+
+
+def train_as_rank(
+    config: TrainingConfig,
+    data: Path,
+    output: Path,
+    *,
+    device: str,
+    resume: bool,
+    devices: int,
+    rank: int,
+) -> None:
+    """Train as one of several processes; the folder is prepared."""
+    _train(
+        config,
+        _opener(config, data),
+        output,
+        device=device,
+        resume=resume,
+        devices=devices,
+        rank=rank,
+    )
+
+
+def _opener(config: TrainingConfig, data: Path) -> Opener:
+    def opened(seed: int, ranges: Ranges) -> SampleSource:
+        return open_samples(
+            config.data, data, size=config.size, batch=config.batch, seed=seed, ranges=ranges
+        )
+
+    return opened
+
+
+def train_on(
+    config: TrainingConfig,
+    opener: Opener,
+    output: Path,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+) -> RunRecord:
+    """Train on any source of samples, in this process; otherwise as `run_training`."""
+    target = _chosen_device(config, device, 1)
+    prepare(config, output, resume=resume)
+    return _train(config, opener, output, device=target, resume=resume)
+
+
+def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> str:
+    """A device that is there; by default CUDA where there is one."""
+    gpus = torch.cuda.device_count()
+    chosen = device or ("cuda" if gpus else "cpu")
+    kind, _, index = chosen.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
+        raise ConfigError(f"{chosen} is no device to train on; give cpu, cuda, cuda:1 or mps")
+    if devices < 1 or (kind != "cpu" and index and devices > 1):
+        raise ConfigError(f"{devices} devices of kind {chosen} cannot be used; give a kind alone")
+    if kind == "cuda" and max(devices, int(index or 0) + 1) > gpus:
+        raise ConfigError(
+            f"{devices} devices of kind {chosen} were asked for, and {gpus} GPUs are there"
+        )
+    if config.precision == "f16" and kind != "cuda":
+        raise ConfigError(f"precision f16 needs a GPU, not {chosen}; give bf16 or f32")
+    return chosen
+
+
+def _train(
+    config: TrainingConfig,
+    opener: Opener,
+    output: Path,
+    *,
+    device: str,
+    resume: bool,
+    devices: int = 1,
+    rank: int = 0,
+) -> RunRecord:
+    state = read_state(output / STATE_FILE) if resume else None
+    if state is not None and state["step"] >= config.steps:
+        return read_record(output)
+    ranges, profile = ranges_of_run(output)
+    threads = config.threads or (max((os.cpu_count() or 1) // devices, 1) if devices > 1 else 0)
+    if threads:
+        torch.set_num_threads(threads)
+    # What is loaded below or was before needs no pre-trained encoder.
+    fresh = state is None and not config.weights
+    network = build_network(config.network, config.seed, pretrained=fresh)
+    if config.weights and state is None:
+        load_weights(network, Path(config.weights))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    source = opener(seed_of(config.seed, rank), ranges)
+    held_out = source.validation() if config.validate_every else []
+    if config.validate_every and len(held_out) < devices:
+        raise InputError(
+            f"the data have {len(held_out)} validation batches for {devices} devices: hold more "
+            "out (data.validate), or set validate_every to 0"
+        )
+    try:
+        module = Refocusing(config, network, state)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{output / STATE_FILE} does not continue this run ({error}): start it anew"
+        ) from error
+    log = Log(output, spent=float(state["seconds"]) if state else 0.0, minutes=config.minutes)
+    validation = Validation(
+        held_out,
+        output,
+        every=config.validate_every,
+        patience=config.patience,
+        state=state["validation"] if state else None,
+    )
+
+    def recorded(module: Refocusing) -> RunRecord:
+        return _record(module, log, validation, source.description, devices, profile)
+
+    # Checkpoints last: what the others decide at a step is in the state.
+    callbacks = [log, validation, Checkpoints(output, log, validation, recorded)]
+    trainer = _trainer(config, output, device, devices, callbacks, steps=config.steps - module.step)
+    try:
+        with _fed(config, source, module.step, device, rank) as feed, _lightning_of_another_torch():
+            trainer.fit(module, train_dataloaders=feed)
+    except OSError as error:
+        raise not_written(output, error) from error
+    finally:
+        # Lightning tears its callbacks down only where nothing was raised.
+        with suppress(OutputError):
+            log.close()
+    if validation.ended and rank == 0:
+        _keep_best(output)
+    record = recorded(module)
+    if rank == 0:
+        write_record(output, record)
+    return record
+
+
+@contextmanager
+def _fed(
+    config: TrainingConfig, source: SampleSource, done: int, device: str, rank: int
+) -> Iterator[Feed | ExposingFeed]:
+    """The rest of a run's batches, drawn ahead in a thread."""
+    gpu = device.startswith("cuda")
+    wanted = config.simulation == "device" or (config.simulation == "auto" and gpu)
+    count = config.steps - done
+    if not wanted or not isinstance(source, ExposureSource):
+        with Prefetched(source.batches(done)) as batches:
+            yield Feed(batches, count, pinned=gpu)
+        return
+    place = torch.device(f"cuda:{rank}" if device == "cuda" else device)
+    with Prefetched(source.exposures(done)) as drawn:  # type: ignore[arg-type]
+        seed = seed_of(config.seed, rank)
+        yield ExposingFeed(drawn, done, count, device=place, seed=seed)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _lightning_of_another_torch() -> Iterator[None]:
+    """Keep quiet about what Lightning 2.6 uses of torch that torch 2.13 would rather not have."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        yield
+
+
+def _keep_best(output: Path) -> None:
+    """Take the best weights for the run's: the later ones were found worse."""
+    write_whole(output / WEIGHTS_FILE, (output / BEST_FILE).read_bytes())
+
+
+def _trainer(
+    config: TrainingConfig,
+    output: Path,
+    device: str,
+    devices: int,
+    callbacks: list[pl.Callback],
+    *,
+    steps: int,
+) -> pl.Trainer:
+    # What it says of devices and tips is for its own developers.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    kind, _, index = device.partition(":")
+    chosen: int | list[int] = [int(index)] if index and kind == "cuda" else devices
+    strategy: Any = "auto"
+    if devices > 1:
+        # While the encoder is frozen, its gradients do not come.
+        strategy = DDPStrategy(find_unused_parameters=config.frozen_steps > 0)
+    return pl.Trainer(
+        accelerator="gpu" if kind == "cuda" else kind,
+        devices=chosen,
+        strategy=strategy,
+        precision=PRECISIONS[config.precision],
+        max_epochs=1,
+        max_steps=steps,
+        callbacks=callbacks,
+        logger=TensorBoardLogger(output, name="tensorboard", version=""),
+        default_root_dir=output,
+        plugins=[LightningEnvironment()],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        enable_autolog_hparams=False,
+    )
+
+
+def _record(
+    module: Refocusing,
+    log: Log,
+    validation: Validation,
+    samples: Mapping[str, object],
+    devices: int,
+    profile: str | None,
+) -> RunRecord:
+    config = module.config
+    ended = "patience" if validation.ended else "minutes" if log.ended else ""
+    if not ended and module.step >= config.steps:
+        ended = "steps"
+    latest = validation.latest
+    record = RunRecord(
+        data=str(samples.get("data", "")),
+        images=_training_images(samples.get("images", 0)),
+        split_sha256=str(samples.get("split_sha256", "")),
+        seed=config.seed,
+        steps=module.step,
+        planned_steps=config.steps,
+        seconds=round(log.seconds, 1),
+        final_loss=round(module.smoothed, 5),
+        device=described_device(module.device),
+        versions=versions(),
+        profile=profile,
+        devices=devices,
+        batch=devices * config.batch,
+        precision=config.precision,
+        parameters=sum(p.numel() for p in module.network.parameters()),
+        initialised=_initialised(config),
+        validation_loss=round(latest.loss, 5) if latest else None,
+        validation_psnr=round(latest.psnr, 3) if latest else None,
+        best_step=validation.best_step if latest else None,
+        ended=ended,
+        samples=dict(samples),
+    )
+    if validation.ended:
+        return replace(record, validation_loss=round(validation.best, 5), validation_psnr=None)
+    return record
+
+
+def _initialised(config: TrainingConfig) -> str:
+    if config.weights:
+        return f"from {Path(config.weights).name}"
+    if config.network.encoder_weights:
+        name = Path(config.network.encoder_weights).name
+        return f"encoder from {name}, the rest from the seed"
+    return "from the seed"
+
+
+def _training_images(images: object) -> int:
+    """How many images train, of what a source says: a number, or one a channel and side."""
+    if isinstance(images, Mapping):
+        if "train" in images:
+            return _training_images(images["train"])
+        return sum(_training_images(value) for value in images.values())
+    return images if isinstance(images, int) else 0

@@ -1,0 +1,71 @@
+"""Which loss: the ``[loss]`` table of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from refocusd.errors import ConfigError
+
+__all__ = ["LossConfig", "LossName"]
+
+LossName = Literal["refocus", "l1", "charbonnier", "ms-ssim", "frequency", "feature", "sum"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """One of the losses.
+
+    Parameters
+    ----------
+    name : str
+        ``refocus``: root mean square, its logarithm and Charbonnier; ``l1``; ``charbonnier``;
+        ``ms-ssim``: one less multi-scale structural similarity; ``frequency``: absolute
+        difference of the spectra; ``feature``: pixels, VGG-16's activations and their Gram
+        matrices; ``sum``: `parts`.
+    parts : dict of str to float
+        Of ``sum``: weights of the others by name.
+    logarithm : float
+        Of ``refocus``: weight of the logarithm.
+    feature_weights : str
+        Of ``feature``: ``imagenet`` for torchvision's official VGG-16, downloaded, or a path.
+    blocks : (float, float, float)
+        Of ``feature``: weights of the activations before the third, fourth and fifth pooling,
+        each taken in units of its mean on fluorescence frames.  With the default the blocks of a
+        blurred frame weigh about twice what its pixels do, the Gram matrices half.
+    gram : float
+        Of ``feature``: weight of the Gram matrices, times each block's weight; 0 leaves them
+        out (they compare textures, and can reward texture that is not there).
+    pixels : float
+        Of ``feature``: weight of the absolute difference of the pixels.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range.
+    """
+
+    name: LossName = "refocus"
+    parts: dict[str, float] = field(default_factory=dict)
+    logarithm: float = 0.01
+    feature_weights: str = "imagenet"
+    blocks: tuple[float, float, float] = (0.01, 0.01, 0.01)
+    gram: float = 0.1
+    pixels: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        known = get_args(LossName)
+        if self.name not in known:
+            raise ConfigError(f"loss.name is {self.name!r}; give one of {', '.join(known)}")
+        single = set(known) - {"sum"}
+        if (self.name == "sum") != bool(self.parts) or not set(self.parts) <= single:
+            raise ConfigError(
+                f"loss.name is {self.name!r} and loss.parts is {self.parts}; give parts for 'sum' "
+                f"only, with names out of {', '.join(sorted(single))}"
+            )
+        if len(self.blocks) != 3:
+            raise ConfigError(f"loss.blocks is {self.blocks}; give 3 numbers")
+        weights = (self.logarithm, *self.parts.values(), *self.blocks, self.gram, self.pixels)
+        if not all(0 <= weight < 1e9 for weight in weights):
+            raise ConfigError("a weight of the loss is negative or too large; give 0 or more")

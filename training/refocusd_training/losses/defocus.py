@@ -1,0 +1,33 @@
+"""The loss of the defocus head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["defocus_loss"]
+
+
+def defocus_loss(defocus: Tensor, defocus_um: Tensor) -> Tensor:
+    r"""Negative log likelihood of \|defocus\| under the head's Gaussians, less its constant.
+
+    Parameters
+    ----------
+    defocus : Tensor, shape (batch, 2, height / 32, width / 32)
+        Mean in um and log of the standard deviation in um.
+    defocus_um : Tensor, shape (batch,)
+        The frames' distances from focus, signed or not; NaN where unknown: such frames do
+        not count.
+
+    Returns
+    -------
+    Tensor
+        Scalar; 0, with gradients of 0, where no frame counts.
+    """
+    known = torch.isfinite(defocus_um)
+    # Not NaN times 0, whose gradient is NaN as well.
+    wanted = torch.where(known, defocus_um.abs(), 0.0).to(defocus)[:, None, None]
+    mean, log_sigma = defocus[:, 0], defocus[:, 1]
+    each = log_sigma + 0.5 * ((mean - wanted) * torch.exp(-log_sigma)).square()
+    share = known.to(defocus)[:, None, None]
+    return (each * share).sum() / (share.sum() * each[0].numel()).clamp(min=1)

@@ -1,0 +1,100 @@
+"""The losses of pixels, in units of the truth's range.
+
+`refocus_loss` is the shipped network's.  The root of each frame's mean squared error gives
+every frame a gradient of the same size, whatever its defocus: the squared error alone would
+serve the frames that are 32 µm out.  A little of its logarithm (the loss of NAFNet, Chen et
+al. 2022, arXiv:2204.04676) is added for those in focus, whose errors are small and which
+must not lose.  The Charbonnier term (Charbonnier et al., ICIP 1994), an absolute value
+smooth at zero, holds edges.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["charbonnier_loss", "frequency_loss", "l1_loss", "ms_ssim_loss", "refocus_loss"]
+
+#: Root mean squared error below which nothing is gained: 50 dB.
+FLOOR = 3e-3
+#: Error below which Charbonnier's is a square.
+CHARBONNIER = 1e-3
+#: Scales of MS-SSIM and their weights (Wang et al. 2003).
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+#: Side of its Gaussian window, px.
+WINDOW = 11
+
+
+def refocus_loss(refocused: Tensor, truth: Tensor, span: Tensor, logarithm: float) -> Tensor:
+    """Mean loss of a batch.
+
+    Parameters
+    ----------
+    refocused, truth : Tensor of float32, shape (batch, 1, height, width)
+        Network units.
+    span : Tensor of float32, shape (batch,)
+        Range of each truth in network units, positive.
+    logarithm : float
+        Weight of the logarithm; it outweighs the root where a frame's relative
+        error is smaller than twice the weight.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    error = _relative(refocused, truth, span)
+    squared = error.square()
+    charbonnier = torch.sqrt(squared + CHARBONNIER**2).mean()
+    mean = squared.mean(dim=(1, 2, 3)) + FLOOR**2
+    return torch.sqrt(mean).mean() + logarithm * torch.log(mean).mean() + charbonnier
+
+
+def l1_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
+    """Mean absolute error."""
+    return _relative(refocused, truth, span).abs().mean()
+
+
+def charbonnier_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
+    """Mean of an absolute error that is smooth at zero."""
+    return torch.sqrt(_relative(refocused, truth, span).square() + CHARBONNIER**2).mean()
+
+
+def frequency_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
+    """Mean absolute difference of the spectra (Cho et al. 2021, arXiv:2108.05054).
+
+    The transform is orthonormal: white errors cost what they cost as pixels, and low
+    frequencies, in which defocus leaves the most, no more than high ones.
+    """
+    spectrum = torch.fft.rfft2(_relative(refocused, truth, span), norm="ortho")
+    return torch.view_as_real(spectrum).abs().mean()
+
+
+def ms_ssim_loss(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
+    """One less the multi-scale structural similarity (Wang et al. 2003).
+
+    Similarities are mapped from -1 to 1 onto 0 to 1, as their fractional powers have no
+    slope otherwise.  Frames below 176 px take the first of the five scales only, as many as
+    fit.
+    """
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as ms_ssim,
+    )
+
+    low = truth.amin(dim=(1, 2, 3), keepdim=True)
+    wide = span[:, None, None, None]
+    side = min(truth.shape[-2:])
+    count = max(n for n in range(1, 6) if n == 1 or side // (n - 1) ** 2 >= WINDOW)
+    weights = SCALES[:count]
+    similarity: Tensor = ms_ssim(
+        (refocused - low) / wide,
+        (truth - low) / wide,
+        data_range=1.0,
+        betas=tuple(weight / sum(weights) for weight in weights),
+        normalize="simple",
+    )
+    return 1 - similarity
+
+
+def _relative(refocused: Tensor, truth: Tensor, span: Tensor) -> Tensor:
+    return (refocused - truth) / span[:, None, None, None]

@@ -1,0 +1,92 @@
+"""From a configuration, or a bundle's description, to a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import msgspec
+import torch
+from torch import nn
+
+from refocusd.errors import BundleError, ConfigError
+from refocusd_training.networks.base import RefocusNetwork
+from refocusd_training.networks.config import NetworkConfig
+from refocusd_training.networks.live import LiveUNet, LiveUNetConfig
+from refocusd_training.networks.resnet_unet import ResNetUNet
+from refocusd_training.weights import load_encoder
+
+__all__ = ["build_described", "build_network", "description_of"]
+
+#: What a bundle says of a network of each family, beside its name.
+OF_FAMILY = {
+    "live": ("widths", "blocks", "half", "fine"),
+    "resnet34": ("stages", "depths"),
+    "resnet34-96": ("stages", "depths"),
+}
+
+
+def build_network(
+    config: NetworkConfig, seed: int = 0, *, pretrained: bool = True
+) -> RefocusNetwork:
+    """Make a network, initialised from a seed and, where so configured, a pre-trained encoder.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    seed : int
+        Of torch's generator, which is set.
+    pretrained : bool
+        False leaves ``encoder_weights`` alone: all weights are going to be loaded.
+
+    Raises
+    ------
+    InputError
+        If the encoder's weights cannot be had or do not fit.
+    """
+    torch.manual_seed(seed)
+    network: RefocusNetwork
+    if config.name == "live":
+        widths = LiveUNetConfig(
+            tuple(config.widths),  # type: ignore[arg-type]
+            tuple(config.blocks),  # type: ignore[arg-type]
+            config.half,
+            config.fine,
+        )
+        network = LiveUNet(widths, defocus_head=config.defocus_head)
+    else:
+        network = ResNetUNet(
+            config.stages,
+            config.depths,
+            beside=config.name == "resnet34",
+            defocus_head=config.defocus_head,
+        )
+        if config.encoder_weights and pretrained:
+            name = load_encoder(network.encoder, config.encoder_weights)
+            network.initialised = f"encoder from {name}, the rest from the seed"
+    return network
+
+
+def description_of(config: NetworkConfig) -> dict[str, object]:
+    """What `build_described` needs to make this network again; plain numbers and words."""
+    known = asdict(config)
+    keys = ("name", *OF_FAMILY[config.name], "defocus_head")
+    return {k: list(known[k]) if isinstance(known[k], tuple) else known[k] for k in keys}
+
+
+def build_described(description: Mapping[str, object]) -> nn.Module:
+    """Make the network that a bundle describes; its weights are loaded by the caller.
+
+    Raises
+    ------
+    BundleError
+        If the description is of no network that is known here.
+    """
+    try:
+        config = msgspec.convert(dict(description), NetworkConfig)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise BundleError(
+            f"the bundle describes a network that this version cannot build ({error}); use a "
+            "matching version, or a backend that takes its ONNX"
+        ) from error
+    return build_network(replace(config, encoder_weights=""))
