@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killed_writer import write_until_killed
 from test_sinks import SUMMARY, numbered_frame, write_all
-from test_sinks_common import assert_holds, content, frame_of, write_until_killed
+from test_sinks_common import WRITER, assert_holds, content, frame_of
 
 from refocusd.errors import InputError, OutputError
 from refocusd.frame import Axes, AxisValue, Frame
@@ -383,7 +384,7 @@ def test_a_killed_writer_leaves_a_valid_store(tmp_path: Path) -> None:
     path = tmp_path / "d"
     done: set[int] = set()
     for _ in range(4):
-        done |= write_until_killed("ome-zarr", path, (64, 64), done, rng)
+        done |= write_until_killed(WRITER, ("ome-zarr", path, 64, 64), done, rng)
         assert_valid(path)
         reader = read_back(path)
         done |= {reader.metadata(key)["Number"] for key in reader.axes_keys()}

@@ -46,13 +46,12 @@ def layers_of(
     ndarray of float32, shape (layers, height, width)
         Their sum is `flux`; neighbouring layers share the light where they meet.
     """
-    coarse = [-(-side // SAME_LAYER_PX) + 3 for side in flux.shape]
+    rows, columns = (-(-side // SAME_LAYER_PX) + 3 for side in flux.shape)
     heights = scipy.interpolate.RectBivariateSpline(
-        *(np.arange(n) for n in coarse), rng.random(coarse)
+        np.arange(rows), np.arange(columns), rng.random((rows, columns))
     )
-    smooth = heights(
-        *(np.linspace(1, n - 2, side) for n, side in zip(coarse, flux.shape, strict=True))
-    )
+    height, width = flux.shape
+    smooth = heights(np.linspace(1, rows - 2, height), np.linspace(1, columns - 2, width))
     low, high = np.percentile(smooth, [5, 95])
     place = np.clip((smooth - low) / max(high - low, 1e-6), 0.0, 1.0) * (layers - 1)
     # 0 and 1 within a layer, a ramp of a fifth of the map's range where two meet.
