@@ -30,7 +30,7 @@ from statistics import fmean
 
 import numpy as np
 from refocusd_calibration.focus_curve import FocusCurve
-from refocusd_training.evaluate import Case, held_out_cases
+from refocusd_training.evaluation import Case, held_out_cases
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.ranges import Setting

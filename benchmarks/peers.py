@@ -4,6 +4,8 @@
 
 Frames are simulated at 4, 8, 16 and 32 um of defocus with optics and a camera that
 training never draws, from the shipped sample picture or the sharp images in FOLDER.
+The sample is of the image set that the shipped model was trained on: its PSNR says that
+the runtimes agree; for how good the model is, give held-out images with --data.
 Writes benchmarks/results/peers.json and peers.png.  What is not installed, or needs a
 GPU that is not there, is listed with the reason.
 """
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.fft
@@ -61,6 +63,7 @@ class Peer:
     psnr_affine_db: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
+        """What the JSON says of it."""
         means = {} if self.speed_only else {
             "psnr_db": statistics.mean(self.psnr_db),
             "psnr_affine_db": statistics.mean(self.psnr_affine_db),
@@ -91,16 +94,19 @@ def network_peer(
         raw = exposure.raw
         counts = bundle.counts_range(raw)
         step = bundle.size_multiple
-        padded = np.pad(raw, [(0, -side % step) for side in raw.shape], mode="reflect")
+        padded: Image = np.pad(
+            raw.astype(np.float32), [(0, -side % step) for side in raw.shape], mode="reflect"
+        )
         normalised = ((padded - np.float32(counts.offset)) / np.float32(counts.scale))[None, None]
         answer = infer(np.ascontiguousarray(normalised, np.float32))[0, 0]
         answer = answer[: raw.shape[0], : raw.shape[1]] * counts.scale + counts.offset
-        return np.clip(np.rint(answer), 0, np.iinfo(raw.dtype).max).astype(raw.dtype)
+        limit = np.iinfo(raw.dtype).max
+        return np.asarray(np.clip(np.rint(answer), 0, limit), raw.dtype)
 
     return Peer(name, refocus, speed_only)
 
 
-def torch_peer(bundle: ModelBundle, name: str) -> Peer:
+def torch_peer(bundle: ModelBundle, name: Literal["live", "resnet34"]) -> Peer:
     """Eager torch: the bundle's own network, or the reference method's with random weights."""
     import torch
     from refocusd_training.networks import NetworkConfig, build_described, build_network
@@ -173,7 +179,9 @@ def inner(estimate: Image, exposure: Exposure) -> Image:
 
 
 def richardson_lucy_peer(*, true: bool) -> Peer:
-    from skimage.restoration import richardson_lucy
+    from skimage import restoration
+
+    richardson_lucy: Any = restoration.richardson_lucy
 
     def refocus(exposure: Exposure) -> Image:
         image = observed(exposure)
@@ -263,7 +271,7 @@ def draw(path: Path, found: list[Peer], raw_db: float) -> None:
             axes.axvline(fps, color=f"C{index}", linestyle=":", label=peer.name)
         else:
             decibel = statistics.mean(peer.psnr_affine_db)
-            axes.plot(fps, decibel, "o", color=f"C{index % 10}", marker="osD^v"[index // 3 % 5],
+            axes.plot(fps, decibel, color=f"C{index % 10}", marker="osD^v"[index // 3 % 5],
                       linestyle="none", label=peer.name)  # fmt: skip
     axes.axhline(raw_db, color="0.5", linestyle="--", label="as acquired")
     axes.set(xscale="log", xlabel="frames per second", ylabel="PSNR after the affine fit (dB)")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refocusd_training.evaluate import evaluate, held_out_cases, print_table, write_json
+from refocusd_training.evaluation import evaluate, held_out_cases, print_table, write_json
 
 RESULTS = Path(__file__).parent / "results" / "refocus_quality.json"
 

@@ -14,7 +14,7 @@ import scipy.ndimage
 import tifffile
 import yaml
 from numpy.typing import NDArray
-from refocusd_training.evaluate import held_out_cases, scene_of
+from refocusd_training.evaluation import held_out_cases, scene_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import Scene, simulate_frame

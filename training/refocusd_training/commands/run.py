@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> int:
         said += f"; ended by {record.ended}"
     Console().print(said)
     if arguments.bundle:
-        from refocusd_training.evaluate import evaluate, held_out_cases, print_table, write_json
+        from refocusd_training.evaluation import evaluate, held_out_cases, print_table, write_json
         from refocusd_training.export import export_bundle
 
         figures = arguments.output / "evaluation.json"
