@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 from refocusd import __version__
 from refocusd.cli import (
+    bench,
     demo,
     doctor,
     export,
@@ -55,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         run,
         view,
         doctor,
+        bench,
         demo,
         replay,
         process,

@@ -1,0 +1,201 @@
+"""What is measured, and what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from refocusd.config import EngineOptions
+
+__all__ = ["Combination", "Order", "Quality", "Rates", "Report", "Result", "median_interval"]
+
+
+class Combination(msgspec.Struct, frozen=True):
+    """One engine at one frame size.
+
+    Parameters
+    ----------
+    model : str
+        A bundle's name or folder.
+    options : EngineOptions
+    shape : (int, int)
+        Height and width, px.
+    """
+
+    model: str
+    options: EngineOptions
+    shape: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        height, width = self.shape
+        tiles = f" tiles {self.options.tile_px or 'auto'}×{self.options.tile_batch or 'auto'}"
+        tiled = bool(self.options.tile_px or self.options.tile_batch)
+        return f"{self.model} {self.options.backend} {self.options.precision} {width}x{height}" + (
+            tiles if tiled else ""
+        )
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a measuring process is to do.
+
+    Parameters
+    ----------
+    combination : Combination
+    frames : int
+        How many are timed.
+    sample : str
+        File that the refocused sample frame is written to (npy); empty for none.
+    rates : bool
+        Measure the device instead of the engine.
+    """
+
+    combination: Combination
+    frames: int
+    sample: str = ""
+    rates: bool = False
+
+
+class Rates(msgspec.Struct, frozen=True):
+    """What a device can do at best.
+
+    Parameters
+    ----------
+    flops : float
+        Floating-point (or integer) operations a second of a large matrix product.
+    copied : float
+        Bytes a second that a large copy reads and writes.
+    by : str
+        What measured it.
+    """
+
+    flops: float
+    copied: float
+    by: str
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a measuring process found.
+
+    Parameters
+    ----------
+    refused : str
+        Why it cannot be measured here; empty where it was.
+    engine_ms, worker_ms : list of float
+        Of every frame: the network alone, and the worker's whole job.
+    built_s : float
+        Until the engine was there and warm.
+    peak_mib : float
+        The process's peak, MiB; NaN where the system does not tell.
+    precision, device, key : str
+        What really ran.
+    rates : Rates, optional
+    """
+
+    refused: str = ""
+    engine_ms: list[float] = []
+    worker_ms: list[float] = []
+    built_s: float = 0.0
+    peak_mib: float | None = None
+    precision: str = ""
+    device: str = ""
+    key: str = ""
+    rates: Rates | None = None
+
+
+class Quality(msgspec.Struct, frozen=True):
+    """How far an engine is from the f32 engine on the sample frame.
+
+    Parameters
+    ----------
+    max_counts, p999_counts : float
+        Largest absolute difference and its 99.9th percentile.
+    psnr_db : float or None
+        Of `refocusd.quality.psnr`; None where the frames are equal.
+    """
+
+    max_counts: float
+    p999_counts: float
+    psnr_db: float | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """All that is known of one combination.
+
+    Parameters
+    ----------
+    combination : Combination
+    refused : str
+        Why there are no figures; empty where there are.
+    rounds : list of Report
+        One a fresh process.
+    flops, bytes : float
+        Of one whole frame: arithmetic, and the least that goes through memory.
+    rates : Rates, optional
+    quality : Quality, optional
+    """
+
+    combination: Combination
+    refused: str = ""
+    rounds: list[Report] = []
+    flops: float = 0.0
+    bytes: float = 0.0
+    rates: Rates | None = None
+    quality: Quality | None = None
+
+    @property
+    def engine_ms(self) -> list[float]:
+        """Of all rounds, sorted."""
+        return sorted(ms for found in self.rounds for ms in found.engine_ms)
+
+    @property
+    def worker_ms(self) -> list[float]:
+        """Of all rounds, sorted."""
+        return sorted(ms for found in self.rounds for ms in found.worker_ms)
+
+    @property
+    def fps(self) -> float:
+        """Frames that one worker does in a second, by its median."""
+        return 1e3 / percentile(self.worker_ms, 50)
+
+    @property
+    def roofline_ms(self) -> float | None:
+        """The least time that this device could take; None where its rates are not known.
+
+        max(FLOPs / matmul rate, bytes / copy rate): S. Williams et al. 2009, Commun. ACM 52:65.
+        """
+        if self.rates is None or not self.flops:
+            return None
+        return 1e3 * max(self.flops / self.rates.flops, self.bytes / self.rates.copied)
+
+    @property
+    def of_roofline(self) -> float | None:
+        """Share of the limit that the network alone reaches; 1 is the limit."""
+        limit = self.roofline_ms
+        return None if limit is None else limit / percentile(self.engine_ms, 50)
+
+    @property
+    def peak_mib(self) -> float | None:
+        """The largest peak of all rounds."""
+        peaks = [found.peak_mib for found in self.rounds if found.peak_mib is not None]
+        return max(peaks, default=None)
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Nearest rank of sorted values: one that really occurred."""
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+
+
+def median_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median of sorted values, without assuming a distribution.
+
+    By order statistics (H. A. David and H. N. Nagaraja, Order Statistics, section 7.1),
+    in the normal approximation of the binomial; the whole range where values are few.
+    """
+    half = 1.96 * math.sqrt(len(ordered)) / 2
+    middle = len(ordered) / 2
+    low, high = math.floor(middle - half), math.ceil(middle + half)
+    return ordered[max(0, low)], ordered[min(len(ordered) - 1, high)]

@@ -1,0 +1,162 @@
+"""All combinations, in interleaved rounds; each round of each in a fresh process.
+
+A fresh process has a memory peak of its own, and no round can inherit what another
+left in a cache, a thread pool or a heap.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import numpy as np
+
+from refocusd.bench.combination import Combination, Order, Quality, Rates, Report, Result
+from refocusd.bench.work import Work, count_work
+from refocusd.config import EngineOptions
+from refocusd.engines.bundle import load_bundle
+from refocusd.errors import RefocusdError
+from refocusd.frame import Pixels
+from refocusd.quality import psnr
+
+__all__ = ["PROCESS_S", "run_session"]
+
+#: The longest that one process may take.
+PROCESS_S = 600.0
+_REFERENCE = EngineOptions("openvino", "f32")
+
+
+def run_session(
+    combinations: Sequence[Combination],
+    *,
+    frames: int,
+    rounds: int,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> list[Result]:
+    """Measure every combination.
+
+    Parameters
+    ----------
+    combinations : sequence of Combination
+    frames : int
+        Timed in each round.
+    rounds : int
+    on_step : callable
+        Told what is measured next.
+
+    Returns
+    -------
+    list of Result
+        In the same order; what is not available here says why.
+    """
+    with TemporaryDirectory(prefix="refocusd-bench-") as name:
+        return _Session(Path(name), frames, rounds, on_step).run(combinations)
+
+
+class _Session:
+    def __init__(
+        self, folder: Path, frames: int, rounds: int, on_step: Callable[[str], None]
+    ) -> None:
+        self._folder = folder
+        self._frames = frames
+        self._rounds = rounds
+        self._on_step = on_step
+        self._rates: dict[tuple[str, str, int], Rates | None] = {}
+        self._references: dict[str, Pixels | None] = {}
+
+    def run(self, combinations: Sequence[Combination]) -> list[Result]:
+        found: list[list[Report]] = [[] for _ in combinations]
+        refused = [""] * len(combinations)
+        for turn in range(self._rounds):
+            for index, combination in enumerate(combinations):
+                if refused[index]:
+                    continue
+                self._on_step(combination.name)
+                sample = str(self._folder / f"{index}.npy") if turn == 0 else ""
+                report = self._ask(Order(combination, self._frames, sample))
+                refused[index] = report.refused
+                found[index].append(report)
+        return [
+            Result(combination, reason) if reason else self._result(index, combination, reports)
+            for index, (combination, reason, reports) in enumerate(
+                zip(combinations, refused, found, strict=True)
+            )
+        ]
+
+    def _result(self, index: int, combination: Combination, reports: list[Report]) -> Result:
+        if combination.options.backend == "identity":
+            return Result(combination, rounds=reports)
+        precision = reports[0].precision
+        work = _work(combination)
+        return Result(
+            combination,
+            rounds=reports,
+            flops=work.flops if work else 0.0,
+            bytes=work.least_bytes(precision) if work else 0.0,
+            rates=self._rates_of(combination, reports[0]),
+            quality=self._quality(combination.model, self._folder / f"{index}.npy"),
+        )
+
+    def _rates_of(self, combination: Combination, report: Report) -> Rates | None:
+        backend = "openvino" if report.device == "CPU" else "cuda"
+        key = (backend, report.precision, combination.options.threads)
+        if key not in self._rates:
+            self._on_step(f"rates of the device in {report.precision}")
+            options = EngineOptions(*key)  # type: ignore[arg-type]
+            order = Order(Combination(combination.model, options, (1, 1)), 0, rates=True)
+            self._rates[key] = self._ask(order).rates
+        return self._rates[key]
+
+    def _quality(self, model: str, file: Path) -> Quality | None:
+        if model not in self._references:
+            self._on_step(f"{model}, f32 reference")
+            path = self._folder / f"reference-{len(self._references)}.npy"
+            self._ask(Order(Combination(model, _REFERENCE, (64, 64)), 0, str(path)))
+            self._references[model] = np.load(path) if path.exists() else None
+        reference = self._references[model]
+        if reference is None or not file.exists():
+            return None
+        refocused = np.load(file)
+        difference = np.abs(refocused.astype(np.int32) - reference.astype(np.int32))
+        decibel = psnr(refocused, reference)
+        return Quality(
+            float(difference.max()),
+            float(np.percentile(difference, 99.9)),
+            decibel if np.isfinite(decibel) else None,
+        )
+
+    def _ask(self, order: Order) -> Report:
+        """One process; whatever becomes of it is a report."""
+        asked, answered = self._folder / "order.json", self._folder / "report.json"
+        asked.write_bytes(msgspec.json.encode(order))
+        answered.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "refocusd.bench", str(asked), str(answered)]
+        try:
+            done = subprocess.run(
+                command,
+                timeout=PROCESS_S,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Report(refused=f"took more than {PROCESS_S:.0f} s")
+        try:
+            return msgspec.json.decode(answered.read_bytes(), type=Report)
+        except (OSError, msgspec.DecodeError):
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+            why = said[0] if said else "it may have run out of memory"
+            return Report(refused=f"the process ended with status {done.returncode}: {why}")
+
+
+def _work(combination: Combination) -> Work | None:
+    try:
+        bundle = load_bundle(combination.model)
+        return count_work(bundle.onnx, combination.shape, bundle.size_multiple)
+    except RefocusdError:
+        return None
