@@ -93,7 +93,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         What runs the model; ``auto`` takes the best that is installed and works; ``identity``
         returns frames as they are (to measure the path).
     precision : {"auto", "f32", "f16", "bf16", "int8"}
-        ``auto`` is f16 on a GPU; on a CPU bf16 where the processor has it, else f32.
+        ``auto`` is f16 on a GPU; on a CPU bf16 where the processor has it, else int8 where the
+        model ships it, else f32.
     threads : int
         Threads of a CPU engine; 0 leaves one core to the acquisition where there are more than two.
     tile_px : int

@@ -64,6 +64,10 @@ class EngineError(RefocusdError):
     """An engine cannot be built, or returned something that is not a frame."""
 
 
+class DeviceLostError(EngineError):
+    """The card fails every call from now on: only a new process gets it back."""
+
+
 class TransportError(RefocusdError):
     """A socket cannot be bound or reached, or the peer speaks another protocol."""
 

@@ -23,7 +23,8 @@ from refocusd.profiles.conformity import Trained
 from refocusd.profiles.hot_pixels import HotPixels, hot_indices
 from refocusd.profiles.identity import first_of, identity_metadata, roi_of
 
-NOW = datetime.now(UTC)
+#: To the day: processes that share the tests must name them alike.
+NOW = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 FRAME = {"Camera": "Zyla", "TIObjective-Label": "20x", "Binning": "2", "PixelSizeUm": 0.65}
 SHAPE = (64, 64)
 

@@ -1,8 +1,9 @@
-"""A training small enough for tests, and frames for it."""
+"""A training small enough for tests, and frames and specimens for it."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.config import DataConfig
+from refocusd_training.loop.record import RunRecord
+from refocusd_training.loop.run import train_on
 from refocusd_training.losses import LossConfig
-from refocusd_training.networks import NetworkConfig
+from refocusd_training.networks import NetworkConfig, RefocusNetwork, build_network
+from refocusd_training.samples import Batch, SampleStream
+from refocusd_training.simulate.ranges import Ranges
 from safetensors.torch import load_file
 
-__all__ = ["TINY", "column", "same_weights", "write_images"]
+__all__ = ["TINY", "column", "network_of", "same_weights", "train", "write_images"]
 
 TINY = TrainingConfig(
     seed=7,
@@ -33,6 +38,48 @@ TINY = TrainingConfig(
     final_loss=LossConfig(logarithm=0.03),
     data=DataConfig(channels=("DNA=.",), bank=12, validate=0.4, test=0.0, validation_batches=2),
 )
+
+
+def network_of(config: TrainingConfig) -> RefocusNetwork:
+    """The network that a configuration describes, newly initialised from its seed."""
+    return build_network(config.network, config.seed)
+
+
+class Specimens:
+    """Specimens at hand as a source; none is held out."""
+
+    def __init__(self, stream: SampleStream, images: int) -> None:
+        self._stream = stream
+        self.description: dict[str, object] = {"data": "specimens at hand", "images": images}
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        return self._stream.batches(first)
+
+    def validation(self) -> list[Batch]:
+        return []
+
+
+def train(
+    config: TrainingConfig,
+    specimens: Sequence[NDArray[np.float32]],
+    output: Path,
+    *,
+    resume: bool = False,
+) -> RunRecord:
+    """Train on specimens at hand, through the simulator, on the CPU."""
+
+    def opened(seed: int, ranges: Ranges) -> Specimens:
+        stream = SampleStream(
+            specimens,
+            size=config.size,
+            batch=config.batch,
+            bank=config.data.bank,
+            seed=seed,
+            ranges=ranges,
+        )
+        return Specimens(stream, len(specimens))
+
+    return train_on(config, opened, output, device="cpu", resume=resume)
 
 
 def write_images(folder: Path, sample: NDArray[np.uint8], side: int = 128) -> Path:

@@ -9,7 +9,7 @@ Each check is a function of a `Case` that gives `Finding` objects.  None raises 
 `case`          what is looked at: settings, folder, planned acquisition
 `examination`   the checks in order, each with its time limit
 `machine`       Python, packages, memory, clock, anti-virus
-`graphics`      NVIDIA devices, driver, packages
+`graphics`      NVIDIA devices, driver, backends
 `engine`        which engine would be taken, and a frame through it
 `memory_ring`   the shared ring, attached from another process
 `network`       Micro-Manager's bridge, the daemon, ports

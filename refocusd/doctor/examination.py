@@ -42,7 +42,7 @@ CHECKS: tuple[Check, ...] = (
     Check("clock", machine.clock),
     Check("anti-virus", machine.anti_virus),
     Check("GPU", graphics.devices),
-    Check("GPU packages", graphics.packages),
+    Check("backends", graphics.backends),
     Check("engine", engine.engine, limit_s=engine.TRIAL_S + 5, needed=True),
     Check("ring", memory_ring.ring, limit_s=memory_ring.TRIAL_S + 5, needed=True),
     Check("daemon", network.daemon),

@@ -1,22 +1,19 @@
-"""NVIDIA devices, their driver, and packages that run networks on them."""
+"""NVIDIA devices, their driver, and the backends that run networks on them."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, doubtful, fine, not_applicable
+from refocusd.engines.choose import available_backends, count_cards
 from refocusd.view.gpu import GpuMonitor
 
-__all__ = ["devices", "driver_version", "packages"]
+__all__ = ["backends", "devices", "driver_version"]
 
 GIB = 1 << 30
-#: TensorRT for RTX cards on acquisition PCs, and what calls it from Python.
-PACKAGES = ("tensorrt-rtx", "cuda-python")
-NOT_YET = "this version refocuses on the CPU: GPU engines are not in it yet"
 
 
 def devices(_case: Case) -> Iterator[Finding]:
@@ -36,30 +33,21 @@ def devices(_case: Case) -> Iterator[Finding]:
         free = (gpu.total_nbytes - gpu.used_nbytes) / GIB
         yield fine(
             "GPU",
-            f"{gpu.name}, {free:.1f} of {gpu.total_nbytes / GIB:.1f} GiB free, driver {driver}; "
-            + NOT_YET,
+            f"{gpu.name}, {free:.1f} of {gpu.total_nbytes / GIB:.1f} GiB free, driver {driver}",
         )
 
 
-def packages(_case: Case) -> Iterator[Finding]:
-    """Whether the packages are there that GPU engines will need."""
-    there, missing = [], []
-    for name in PACKAGES:
-        try:
-            there.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            missing.append(name)
-    if not missing:
-        yield not_applicable("GPU packages", f"{', '.join(there)}; {NOT_YET}")
-        return
-    python = "py" if sys.platform == "win32" else "python3"
-    yield not_applicable(
-        "GPU packages",
-        f"{', '.join(missing)} not installed, nor needed: {NOT_YET}",
-        f"for a version that has them: {python} -m pip install {' '.join(missing)}"
-        if driver_version() is not None
-        else "",
-    )
+def backends(_case: Case) -> Iterator[Finding]:
+    """Which backends work on a card, and what installs those that do not."""
+    has_card = count_cards() > 0
+    for status in available_backends():
+        name = f"backend {status.name}"
+        if status.works:
+            yield fine(name, "works here")
+        elif has_card:
+            yield doubtful(name, "not used", status.why_not)
+        else:
+            yield not_applicable(name, status.why_not)
 
 
 def driver_version() -> str | None:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import platformdirs
 
 from refocusd.config import EngineOptions
+from refocusd.engines.cache import cache_folder
 from refocusd.engines.engine import Engine
 from refocusd.engines.tiling import plan_tiles, smallest_tile
 from refocusd.errors import EngineError
@@ -47,9 +47,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def autotune_folder() -> Path:
     """Where measurements are kept: in ``REFOCUSD_CACHE``, else in the user's cache."""
-    named = os.environ.get("REFOCUSD_CACHE")
-    folder = Path(named) if named else Path(platformdirs.user_cache_dir("refocusd", False))
-    return folder / "autotune"
+    return cache_folder() / "autotune"
 
 
 def tuned(

@@ -1,14 +1,56 @@
-"""The engine that the settings ask for."""
+"""The engine that the settings ask for, or the best that works here."""
 
 from __future__ import annotations
 
-from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
+import ctypes
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from refocusd.config import Backend, EngineOptions
+from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.errors import EngineError
 
-__all__ = ["build_engine"]
+__all__ = ["BackendStatus", "available_backends", "best_engine", "build_engine", "count_cards"]
+
+log = logging.getLogger(__name__)
+
+NO_CARD = "there is no NVIDIA card, or no driver for it"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStatus:
+    """Whether a backend works on this machine.
+
+    Parameters
+    ----------
+    name : str
+    why_not : str
+        What is missing, and what installs it; empty where it works.
+    """
+
+    name: Backend
+    why_not: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether an engine can be built."""
+        return not self.why_not
+
+
+def available_backends() -> list[BackendStatus]:
+    """Every backend that runs networks, best first.
+
+    Looking for a card asks the driver alone; torch is loaded only where there is one.
+    """
+    return [
+        BackendStatus("tensorrt", _why_no_tensorrt()),
+        BackendStatus("cuda", _why_no_cuda()),
+        BackendStatus("openvino"),
+    ]
 
 
 def build_engine(model: str, options: EngineOptions) -> Engine:
@@ -19,6 +61,8 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     model : str
         Name of a bundle that refocusd knows, or a bundle's folder.
     options : EngineOptions
+        With backend ``auto`` the best one that works is taken; the log says which, and why
+        none of the better ones.
 
     Raises
     ------
@@ -26,4 +70,80 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     """
     if options.backend == "identity":
         return IdentityEngine()
-    return OpenVinoEngine(load_bundle(model), options)
+    bundle = load_bundle(model)
+    if options.backend != "auto":
+        return _BUILDERS[options.backend](bundle, options)
+    return best_engine(bundle, options, available_backends())
+
+
+def best_engine(
+    bundle: ModelBundle, options: EngineOptions, backends: Sequence[BackendStatus]
+) -> Engine:
+    """Build the first of these that works and takes the bundle.
+
+    Raises
+    ------
+    EngineError
+        That of the last, if none does.
+    """
+    for status in backends[:-1]:
+        if not status.works:
+            log.info("backend %s: %s", status.name, status.why_not)
+            continue
+        try:
+            engine = _BUILDERS[status.name](bundle, options)
+        except EngineError as error:
+            log.warning("backend %s: %s", status.name, error)
+            continue
+        log.info("backend %s on %s", status.name, engine.description.device)
+        return engine
+    return _BUILDERS[backends[-1].name](bundle, options)
+
+
+def _openvino(bundle: ModelBundle, options: EngineOptions) -> Engine:
+    from refocusd.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(bundle, options)
+
+
+def _tensorrt(bundle: ModelBundle, options: EngineOptions) -> Engine:
+    from refocusd.engines.tensorrt import TensorRtEngine
+
+    return TensorRtEngine(bundle, options)
+
+
+def _cuda(bundle: ModelBundle, options: EngineOptions) -> Engine:
+    from refocusd.engines.cuda import TorchEngine
+
+    return TorchEngine(bundle, options)
+
+
+_BUILDERS: dict[str, Callable[[ModelBundle, EngineOptions], Engine]] = {
+    "openvino": _openvino,
+    "tensorrt": _tensorrt,
+    "cuda": _cuda,
+}
+
+
+def count_cards() -> int:
+    """How many NVIDIA cards the driver names; 0 where there is no driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value
+
+
+def _why_no_tensorrt() -> str:
+    from refocusd.engines.tensorrt import probe
+
+    return probe() if count_cards() else NO_CARD
+
+
+def _why_no_cuda() -> str:
+    from refocusd.engines.cuda import probe
+
+    return probe() if count_cards() else NO_CARD

@@ -4,6 +4,8 @@
 engine            runs                        builds from
 ================  ==========================  =============================
 `OpenVinoEngine`  any x86-64 or Arm CPU       ``model.onnx`` of a bundle
+`TensorRtEngine`  an NVIDIA card              ``model.onnx`` of a bundle
+`TorchEngine`     an NVIDIA card              weights of a bundle of ours
 `IdentityEngine`  nothing (for measurements)  nothing
 ================  ==========================  =============================
 """

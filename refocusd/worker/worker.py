@@ -14,7 +14,7 @@ import zmq
 
 from refocusd.engines.engine import Engine
 from refocusd.engines.verdict import flux_ratio, verdict
-from refocusd.errors import RefocusdError, TransportError
+from refocusd.errors import DeviceLostError, RefocusdError, TransportError
 from refocusd.frame import Pixels
 from refocusd.optics import Optics
 from refocusd.profiles.hot_pixels import HotPixels
@@ -79,9 +79,9 @@ def serve(
     ------
     TransportError
         If the daemon refuses this worker, or does not know it any more.
-    MemoryError
-        If a frame takes more memory than there is: what is left of the process is in no
-        known state, so another has to take its place.
+    MemoryError, DeviceLostError
+        If a frame takes more memory than there is, or the graphics card is gone: what is
+        left of the process is in no known state, so another has to take its place.
     """
     lent = _Lent()
     calibrations = _Calibrations()
@@ -193,7 +193,7 @@ def _do(
             focus=task.focus,
             calibrated=calibrations.of(task),
         )
-    except MemoryError:
+    except (MemoryError, DeviceLostError):
         raise
     except RefocusdError as error:
         connection.send(Failure(task.task, str(error)))

@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 from refocusd_training.simulate.specimen import flux_of
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Leave the machine's other cores alone: networks this small gain nothing from them."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Give the folder of real images, or skip."""

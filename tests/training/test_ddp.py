@@ -16,9 +16,8 @@ from refocusd_training.loop.feed import seed_of, tensors
 from refocusd_training.loop.module import Refocusing
 from refocusd_training.loop.run import run_training
 from refocusd_training.loop.schedule import rates_at
-from refocusd_training.train import network_of
 from safetensors.torch import load_file
-from tiny_training import TINY, write_images
+from tiny_training import TINY, network_of, write_images
 from torch.nn.utils import clip_grad_norm_
 
 from refocusd.errors import ConfigError, InputError

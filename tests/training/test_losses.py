@@ -165,5 +165,5 @@ def test_what_cannot_be_meant_is_refused(changes: dict[str, object], said: str) 
 
 
 def test_a_feature_loss_without_weights_says_where_they_should_be(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.npz cannot be read"):
+    with pytest.raises(InputError, match=r"none\.npz is not there"):
         build_loss(LossConfig(name="feature", feature_weights=str(tmp_path / "none.npz")))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from refocusd_training.commands import register
 from refocusd_training.config import TrainingConfig, load_config, write_config
 from refocusd_training.data.config import DataConfig
+from refocusd_training.loop.run import ranges_of_run
 from refocusd_training.networks import NetworkConfig
 from refocusd_training.samples import SampleStream
 from refocusd_training.simulate.ranges import (
@@ -26,7 +27,7 @@ from refocusd_training.simulate.ranges import (
     measured,
     ranges_of,
 )
-from refocusd_training.train import ranges_of_run, train
+from tiny_training import train
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.profile import (
@@ -211,14 +212,14 @@ def test_a_run_keeps_the_profile_that_it_was_trained_for(
 ) -> None:
     save_profile(PROFILE, tmp_path / "zyla.json")
     config = replace(TINY, profile=str(tmp_path / "zyla.json"))
-    record = train(config, [flux], tmp_path / "run", device="cpu")
+    record = train(config, [flux], tmp_path / "run")
     assert record.profile == PROFILE.id()
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["profile"]
     assert load_profile(tmp_path / "run" / "profile.json") == PROFILE
     assert ranges_of_run(tmp_path / "run") == (ranges_of(PROFILE), PROFILE.id())
     (tmp_path / "zyla.json").unlink()
     longer = replace(config, steps=3)
-    assert train(longer, [flux], tmp_path / "run", device="cpu", resume=True).steps == 3
+    assert train(longer, [flux], tmp_path / "run", resume=True).steps == 3
     with pytest.raises(InputError, match="cannot be read"):
-        train(config, [flux], tmp_path / "other", device="cpu")
+        train(config, [flux], tmp_path / "other")
     assert not (tmp_path / "other").exists()

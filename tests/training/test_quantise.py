@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 from refocusd_training.quantise import (
     INT8_FILE,
     Quantised,
@@ -31,6 +31,7 @@ from refocusd.config import EngineOptions
 from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
+from refocusd.quality import psnr
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -103,7 +104,7 @@ def test_convolutions_are_quantised_but_those_at_the_ends(
     assert made[graph.output[0].name].input[0] == "raw"
 
 
-def test_it_runs_at_any_size_near_the_float_one_and_is_what_auto_takes(
+def test_it_runs_at_any_size_near_the_float_one_and_auto_takes_it_or_bf16(
     small: Path, bundle: ModelBundle, batches: list[Batch], judged: Any, tmp_path: Path
 ) -> None:
     output = tmp_path / "int8.onnx"
@@ -113,14 +114,15 @@ def test_it_runs_at_any_size_near_the_float_one_and_is_what_auto_takes(
     with (
         closing(OpenVinoEngine(both, EngineOptions(precision="f32"))) as exact,
         closing(OpenVinoEngine(both)) as automatic,
+        closing(OpenVinoEngine(both, EngineOptions(precision="int8"))) as eight_bits,
     ):
-        assert automatic.description.precision == "int8"
-        assert automatic.description.key.endswith("int8")
+        # Where the processor has bf16, int8 is not worth what it costs.
+        assert automatic.description.precision in ("int8", "bf16")
         for shape in ((64, 64), (101, 333)):
             raw = rng.poisson(500, shape).astype(np.uint16)
             expected, out = np.empty_like(raw), np.empty_like(raw)
             exact.refocus(raw, expected)
-            automatic.refocus(raw, out)
+            eight_bits.refocus(raw, out)
             difference = np.abs(out.astype(float) - expected)
             assert 0 < difference.mean() < 0.02 * np.ptp(expected)
 
@@ -156,19 +158,41 @@ def test_frames_that_show_nothing_are_refused(small: Path, judged: Any, tmp_path
         quantise_onnx(small, tmp_path / "int8.onnx", [batch], *judged)
 
 
-@pytest.mark.slow
-def test_the_shipped_network_loses_next_to_nothing_in_8_bits(
-    bundle: ModelBundle, batches: list[Batch], judged: Any, tmp_path: Path
+def test_a_bundle_in_the_making_gains_an_int8_network_that_costs_next_to_nothing(
+    small: Path, batches: list[Batch], judged: Any, tmp_path: Path
 ) -> None:
     raw, truth = judged
-    (tmp_path / "model.onnx").write_bytes(bundle.onnx.read_bytes())
+    network = onnx.load(small)
+    # A network that changes its frames little, as trained ones do.
+    for tensor in network.graph.initializer:
+        if tensor.name == "w3":
+            faint = 0.01 * numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(faint, "w3"))
+    onnx.save(network, tmp_path / "model.onnx")
     np.save(tmp_path / "validation_raw.npy", raw)
     found = add_int8(tmp_path, batches, truth)
-    print(found)  # noqa: T201
     assert isinstance(found, Quantised)
     assert found.cost_db <= MAXIMUM_DB
-    assert found.quantised >= found.convolutions // 3
+    assert found.quantised >= 1
     quantised = (tmp_path / INT8_FILE).read_bytes()
-    assert len(quantised) < 0.8 * bundle.onnx.stat().st_size
     for trace in (b"site-packages", b"/home/", str(tmp_path).encode()):
         assert trace not in quantised
+
+
+def test_the_shipped_network_loses_next_to_nothing_in_8_bits(
+    bundle: ModelBundle, judged: Any
+) -> None:
+    int8 = bundle.variants["int8"]
+    kept_in_float, in_int8 = float_and_int8_convolutions(int8)
+    assert len(in_int8) >= (len(kept_in_float) + len(in_int8)) // 3
+    assert int8.stat().st_size < 0.5 * bundle.onnx.stat().st_size
+    costs = []
+    with (
+        closing(OpenVinoEngine(bundle, EngineOptions(precision="f32"))) as exact,
+        closing(OpenVinoEngine(bundle, EngineOptions(precision="int8"))) as rounded,
+    ):
+        for frame, truth in zip(*judged, strict=True):
+            answers = (engine.infer(frame[0]) for engine in (exact, rounded))
+            better, other = (psnr(answer, truth[0]) for answer in answers)
+            costs.append(better - other)
+    assert np.mean(costs) <= MAXIMUM_DB, costs

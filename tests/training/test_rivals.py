@@ -28,7 +28,7 @@ from refocusd.errors import ConfigError, InputError
 #: The rivals with fewer channels.
 SMALLER: dict[str, Callable[[], nn.Module]] = {
     "care": lambda: CareUNet(first=4),
-    "nafnet": lambda: NafNet(4, (1, 1), 1, (1, 1)),
+    "nafnet": lambda: NafNet(4, (1,), 1, (1,)),
 }
 
 

@@ -16,9 +16,8 @@ from refocusd_training.loop.schedule import rates_at
 from refocusd_training.losses import refocus_loss
 from refocusd_training.networks import NetworkConfig
 from refocusd_training.samples import Prefetched, SampleStream
-from refocusd_training.train import network_of, train
 from safetensors.torch import load_file
-from tiny_training import TINY, column, same_weights, write_images
+from tiny_training import TINY, column, network_of, same_weights, train, write_images
 from torch import nn
 
 from refocusd.errors import ConfigError, InputError, OutputError
@@ -49,7 +48,7 @@ def held_back_loss(network: nn.Module, flux: NDArray[np.float32]) -> float:
 
 def test_a_training_learns_and_says_what_it_did(flux: NDArray[np.float32], tmp_path: Path) -> None:
     run = tmp_path / "one"
-    record = train(TINY, [flux], run, device="cpu")
+    record = train(TINY, [flux], run)
     trained = network_of(TINY)
     trained.load_state_dict(load_file(run / "weights.safetensors"))
     assert held_back_loss(trained, flux) < held_back_loss(network_of(TINY), flux) - 0.02
@@ -67,7 +66,7 @@ def test_a_training_learns_and_says_what_it_did(flux: NDArray[np.float32], tmp_p
 def test_the_same_seed_gives_the_same_weights(flux: NDArray[np.float32], tmp_path: Path) -> None:
     short = replace(TINY, steps=6, checkpoint_every=6)
     for name, config in (("a", short), ("b", short), ("c", replace(short, seed=8))):
-        train(config, [flux], tmp_path / name, device="cpu")
+        train(config, [flux], tmp_path / name)
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert not same_weights(tmp_path / "a", tmp_path / "c")
 
@@ -103,7 +102,7 @@ def test_a_run_that_gets_no_better_ends_with_its_best_weights(images: Path, tmp_
 
 def test_a_run_ends_in_time(flux: NDArray[np.float32], tmp_path: Path) -> None:
     config = replace(TINY, steps=100_000, minutes=0.01)
-    record = train(config, [flux], tmp_path / "run", device="cpu")
+    record = train(config, [flux], tmp_path / "run")
     assert record.ended == "minutes"
     assert 0 < record.steps < 100_000
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["steps"] > 0
@@ -113,7 +112,7 @@ def test_a_loss_that_diverges_ends_the_run_with_its_last_checkpoint(
     flux: NDArray[np.float32], tmp_path: Path
 ) -> None:
     config = replace(TINY, steps=5, checkpoint_every=5, warm_up=1, decay=0)
-    train(config, [flux], tmp_path / "run", device="cpu")
+    train(config, [flux], tmp_path / "run")
     good = (tmp_path / "run" / "weights.safetensors").read_bytes()
     # The rate is beyond what float32 holds after a few steps.
     spoiled = tmp_path / "run" / "config.toml"
@@ -125,7 +124,7 @@ def test_a_loss_that_diverges_ends_the_run_with_its_last_checkpoint(
     )
     wild = replace(config, steps=50, learning_rate=1e30)
     with pytest.raises(InputError, match=r"diverged at step \d+: its gradient is (nan|inf)"):
-        train(wild, [flux], tmp_path / "run", device="cpu", resume=True)
+        train(wild, [flux], tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "weights.safetensors").read_bytes() == good
     weights = load_file(tmp_path / "run" / "weights.safetensors")
     assert all(bool(value.isfinite().all()) for value in weights.values())
@@ -255,11 +254,7 @@ def test_the_shipped_configurations_can_be_read(path: Path) -> None:
     assert load_config(path).steps > 0
 
 
-def test_a_run_overwrites_nothing_and_needs_specimens(
-    flux: NDArray[np.float32], tmp_path: Path
-) -> None:
+def test_a_run_overwrites_nothing(flux: NDArray[np.float32], tmp_path: Path) -> None:
     (tmp_path / "results.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="not empty"):
         train(TINY, [flux], tmp_path)
-    with pytest.raises(InputError, match="no specimens"):
-        train(TINY, [], tmp_path / "new")

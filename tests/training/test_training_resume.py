@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from refocusd_training.config import write_config
 from refocusd_training.loop.files import read_record, read_state, write_whole
 from refocusd_training.loop.run import run_training
-from refocusd_training.train import train
-from tiny_training import TINY, column, same_weights, write_images
+from tiny_training import TINY, column, same_weights, train, write_images
 
 from refocusd.errors import ConfigError, DiskFullError, InputError
 
@@ -30,13 +29,13 @@ def test_a_run_with_more_steps_ends_as_one_that_was_not_stopped(
     flux: NDArray[np.float32], tmp_path: Path
 ) -> None:
     one, stopped = tmp_path / "one", tmp_path / "stopped"
-    train(TINY, [flux], one, device="cpu")
-    train(replace(TINY, steps=20, decay=0), [flux], stopped, device="cpu")
-    train(TINY, [flux], stopped, device="cpu", resume=True)
+    train(TINY, [flux], one)
+    train(replace(TINY, steps=20, decay=0), [flux], stopped)
+    train(TINY, [flux], stopped, resume=True)
     assert column(stopped, "loss") == column(one, "loss")
     assert same_weights(one, stopped)
     # Nothing is left to do: it says what it did.
-    assert train(TINY, [flux], stopped, device="cpu", resume=True) == read_record(stopped)
+    assert train(TINY, [flux], stopped, resume=True) == read_record(stopped)
 
 
 def test_frames_exposed_by_the_device_depend_on_seed_and_step_alone(
@@ -130,34 +129,34 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
     longer = replace(short, steps=10)
     # Room for one state of 450 kB and its weights, not for a second beside them.
     with little_disk(run.parent, free=800_000):
-        train(short, [flux], run, device="cpu")
+        train(short, [flux], run)
         before = (run / "state.pt").read_bytes()
         with pytest.raises(DiskFullError, match=r"state\.pt cannot be written.*--resume"):
-            train(longer, [flux], run, device="cpu", resume=True)
+            train(longer, [flux], run, resume=True)
         assert (run / "state.pt").read_bytes() == before
         assert not list(run.glob("*.part"))
         (run.parent / "ballast").unlink()
-        assert train(longer, [flux], run, device="cpu", resume=True).steps == 10
-        train(longer, [flux], tmp_path / "whole", device="cpu")
+        assert train(longer, [flux], run, resume=True).steps == 10
+        train(longer, [flux], tmp_path / "whole")
         assert same_weights(tmp_path / "whole", run)
 
 
 def test_a_quota_leaves_the_checkpoint_before_it(flux: NDArray[np.float32], tmp_path: Path) -> None:
     short = replace(TINY, steps=5, decay=0, final_loss=None, checkpoint_every=5)
-    train(short, [flux], tmp_path / "run", device="cpu")
+    train(short, [flux], tmp_path / "run")
     before = (tmp_path / "run" / "state.pt").read_bytes()
     with (
         small_files(len(before) // 2),
         pytest.raises(DiskFullError, match=r"state\.pt cannot be written"),
     ):
-        train(replace(short, steps=10), [flux], tmp_path / "run", device="cpu", resume=True)
+        train(replace(short, steps=10), [flux], tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "state.pt").read_bytes() == before
     assert not list((tmp_path / "run").glob("*.part"))
 
 
 def test_a_state_executes_nothing(flux: NDArray[np.float32], tmp_path: Path) -> None:
     short = replace(TINY, steps=2, checkpoint_every=2)
-    train(short, [flux], tmp_path / "run", device="cpu")
+    train(short, [flux], tmp_path / "run")
     done = tmp_path / "executed"
 
     class Bomb:
@@ -166,10 +165,10 @@ def test_a_state_executes_nothing(flux: NDArray[np.float32], tmp_path: Path) -> 
 
     torch.save({"step": Bomb()}, tmp_path / "run" / "state.pt")
     with pytest.raises(InputError, match="does not continue this run"):
-        train(TINY, [flux], tmp_path / "run", device="cpu", resume=True)
+        train(TINY, [flux], tmp_path / "run", resume=True)
     (tmp_path / "run" / "state.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     with pytest.raises(InputError, match="does not continue this run"):
-        train(TINY, [flux], tmp_path / "run", device="cpu", resume=True)
+        train(TINY, [flux], tmp_path / "run", resume=True)
     assert not done.exists()
 
 
@@ -182,11 +181,11 @@ def test_a_damaged_state_is_refused(content: bytes, tmp_path: Path) -> None:
 
 def test_another_run_is_not_continued(flux: NDArray[np.float32], tmp_path: Path) -> None:
     short = replace(TINY, steps=2, checkpoint_every=2)
-    train(short, [flux], tmp_path / "run", device="cpu")
+    train(short, [flux], tmp_path / "run")
     with pytest.raises(ConfigError, match=r"batch is 3, but the run .* was begun with 2"):
-        train(replace(TINY, batch=3), [flux], tmp_path / "run", device="cpu", resume=True)
+        train(replace(TINY, batch=3), [flux], tmp_path / "run", resume=True)
     with pytest.raises(InputError, match="no checkpoint to resume from"):
-        train(TINY, [flux], tmp_path / "nothing", device="cpu", resume=True)
+        train(TINY, [flux], tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
 
 

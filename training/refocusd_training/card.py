@@ -49,6 +49,54 @@ def _by_microscope(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _nuclei(metrics: Mapping[str, Any]) -> str:
+    """What becomes of nuclei and of light, and how it is on deep specimens; as far as measured."""
+    parts = []
+    deep: Mapping[str, Any] = metrics.get("deep") or {}
+    for place, title in (
+        (metrics, "Nuclei and light, all frames of 4 to 32 µm together"),
+        (
+            deep,
+            "The same on specimens deeper than any in training, the truth focused on the middle",
+        ),
+    ):
+        table: Mapping[str, Any] = place.get("figures_mean_4_8_16_32_um") or {}
+        columns = [key for key in _COLUMNS if any(key in row for row in table.values())]
+        if not columns:
+            continue
+        lines = [
+            f"{title}:\n",
+            "| method | " + " | ".join(_COLUMNS[key][0] for key in columns) + " |",
+            "|---" * (len(columns) + 1) + "|",
+        ]
+        for method, row in table.items():
+            cells = [_COLUMNS[key][1].format(row[key]) if key in row else "" for key in columns]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    if not parts:
+        return ""
+    return (
+        "\n\n"
+        + "\n\n".join(parts)
+        + "\n\nInvented: restored nuclei that match no true one at an intersection over union of 0.5; "
+        "lost: true ones that no restored one matches; phantoms, vanished: those of them that overlap "
+        "next to nothing; each per true nucleus. Flux: light restored over true."
+    )
+
+
+#: Figures of the second table: heading, and how a number is written.
+_COLUMNS = {
+    "psnr_db": ("PSNR (dB)", "{:.2f}"),
+    "f1": ("F1", "{:.3f}"),
+    "invented": ("invented", "{:.1%}"),
+    "lost": ("lost", "{:.1%}"),
+    "phantoms": ("phantoms", "{:.1%}"),
+    "vanished": ("vanished", "{:.1%}"),
+    "flux_ratio": ("flux", "{:.3f}"),
+    "frc_um": ("resolution (µm)", "{:.2f}"),
+}
+
+
 def _microscopes() -> str:
     return "\n".join(
         f"- {s.name}: NA {s.optics.na:g}, {s.optics.wavelength_um:g} µm, "
@@ -91,7 +139,7 @@ Network: {_network(facts)}; effective receptive field {facts.radius} px (radius 
 every pixel changes the output by less than 0.001 in normalised units). {_data(facts)}
 {_split(record)}Seed {record["seed"]}, {record["steps"]} of {record["planned_steps"]} planned steps
 {_batch(record)}in {record["seconds"]:.0f} s on {record["device"]}; weights
-{record.get("initialised", "from the seed")}; {versions}.
+{record.get("initialised", "from the seed")}{_taught(record)}; {versions}.
 
 Weights: BSD-3-Clause. Test tensors: simulated from the sample image that refocusd ships, which is on
 the test side of its split.
@@ -117,8 +165,12 @@ def _trained(facts: Facts) -> str:
         f"Trained range: NA {_span(trained.na)}, emission {_span(trained.wavelength_um)} µm, "
         f"{_span(trained.pixel_um)} µm a pixel, spherical aberration "
         f"{_span(trained.spherical_waves)} waves, defocus up to {ranges.TRAINED_DEFOCUS_UM[1]:g} µm "
-        "on either side of focus."
+        f"on either side of focus{_depth(facts)}."
     )
+
+
+def _depth(facts: Facts) -> str:
+    return f", specimens {_span(facts.depth_um)} µm deep" if facts.depth_um else ""
 
 
 def _limits(facts: Facts) -> str:
@@ -128,13 +180,11 @@ def _limits(facts: Facts) -> str:
         lines += [
             (
                 f"- Objectives below NA {low:g} or above NA {high:g}, immersion where air was trained, and "
-                "discs of blur wider than trained are only partly undone: objects stay too wide and "
-                "blotches appear in them."
+                "discs of blur wider than trained are outside of it: defocus is only partly undone."
             ),
             (
-                "- Trained on simulated defocus of thin specimens in widefield: thick tissue, confocal "
-                "frames, phase contrast and saturated frames are outside of it. Piled-up objects far "
-                "from focus can show bright spots that are not there."
+                f"- Trained on simulated defocus of {_specimens(facts)} in widefield: thick tissue, "
+                "confocal frames, phase contrast and saturated frames are outside of it."
             ),
             (
                 "- A frame in focus gains from the noise that is removed; one in focus *and* nearly free "
@@ -151,8 +201,19 @@ def _limits(facts: Facts) -> str:
         )
     stains = "nuclear stains" if facts.nuclei else _listed(facts.channels)
     if stains:
-        lines.append(f"- Stains it has seen: {stains}. It is not for others.")
+        lines.append(f"- Stains it has seen: {stains}. It is not for others{_drawn(facts)}.")
+    lines += [f"- {limit}" for limit in facts.record.get("limits", ())]
     return "\n".join(lines)
+
+
+def _specimens(facts: Facts) -> str:
+    return f"specimens of up to {facts.depth_um[1]:g} µm" if facts.depth_um else "thin specimens"
+
+
+def _drawn(facts: Facts) -> str:
+    if not facts.nuclei:
+        return ""
+    return ": into other stains, actin for one, it draws nucleus-like blobs that are not there"
 
 
 def _figures(facts: Facts) -> str:
@@ -166,6 +227,7 @@ def _figures(facts: Facts) -> str:
         "iterations. `RL true PSF`: given the true PSF, the best of 10 to 100 iterations chosen "
         "by an oracle.\n\n"
         + _table(metrics)
+        + _nuclei(metrics)
         + "\n\nThe same by microscope, PSNR in dB as is:\n\n"
         + _by_microscope(metrics)
         + "\n\nMicroscopes of the evaluation:\n\n"
@@ -207,10 +269,14 @@ def _batch(record: Mapping[str, Any]) -> str:
     return f"of {record['batch']} frames " if record.get("batch") else ""
 
 
+def _taught(record: Mapping[str, Any]) -> str:
+    return f", taught by {record['teacher']}" if record.get("teacher") else ""
+
+
 def _int8(facts: Facts) -> str:
     if facts.int8_cost_db is None:
         return ""
     return (
-        f" `{facts.variants['int8']}` is the same network in 8 bits for CPUs; it costs "
-        f"{facts.int8_cost_db:.3f} dB on the validation frames."
+        f" `{facts.variants['int8']}` is the same network in 8 bits for CPUs; PSNR of the "
+        f"validation frames with it: {-facts.int8_cost_db:+.3f} dB."
     )

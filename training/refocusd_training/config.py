@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tomllib
 import types
 from dataclasses import dataclass, field, fields
@@ -20,11 +21,19 @@ from refocusd.errors import ConfigError, OutputError
 from refocusd_training.data.config import DataConfig
 from refocusd_training.losses.config import LossConfig
 from refocusd_training.networks.config import NetworkConfig
+from refocusd_training.weights import IMAGENET
 
 __all__ = ["TrainingConfig", "load_config", "write_config"]
 
-#: Of files; relative to the folder of the configuration.
-PATHS = ("profile", "weights")
+#: Settings that name files or folders; relative to the folder of the configuration.
+PATHS = (
+    ("profile",),
+    ("weights",),
+    ("teacher",),
+    ("network", "encoder_weights"),
+    ("loss", "feature_weights"),
+    ("final_loss", "feature_weights"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +100,12 @@ class TrainingConfig:
     weights : str
         Weights (safetensors) to start from, relative to the configuration's folder.  "" for
         none.
+    teacher : str
+        Folder of a bundle or of a run, relative to the configuration's, whose network's answers
+        are learned beside the truth (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).  "" for
+        none.
+    teacher_weight : float
+        Weight of the loss against those answers; that against the truth weighs 1.
     network : NetworkConfig
     loss : LossConfig
     final_loss : LossConfig, optional
@@ -125,6 +140,8 @@ class TrainingConfig:
     threads: int = 0
     profile: str = ""
     weights: str = ""
+    teacher: str = ""
+    teacher_weight: float = 1.0
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     final_loss: LossConfig | None = None
@@ -140,6 +157,9 @@ class TrainingConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
         if self.size % 32:
             raise ConfigError(f"size is {self.size}; give a multiple of 32 px")
+        for name in ("defocus_weight", "teacher_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
         if not self.learning_rate > 0 or not self.clip > 0:
             raise ConfigError(
                 f"learning_rate is {self.learning_rate} and clip is {self.clip}; give more than 0"
@@ -182,9 +202,14 @@ def load_config(path: Path) -> TrainingConfig:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as TOML ({error})") from error
     _refuse_unknown(table, TrainingConfig, str(path))
-    for name in PATHS:
-        if isinstance(table.get(name), str) and table[name]:
-            table[name] = str(path.parent / table[name])
+    for *outer, name in PATHS:
+        within = table.get(outer[0]) if outer else table
+        if not isinstance(within, dict):
+            continue
+        given = within.get(name)
+        if isinstance(given, str) and given not in {"", IMAGENET}:
+            # Absolute, because it is written into the run's folder, which is another one.
+            within[name] = str((path.parent / given).absolute())
     try:
         return msgspec.convert(table, TrainingConfig)
     except msgspec.ValidationError as error:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from refocusd.engines.bundle import load_bundle
 from refocusd.engines.normalise import counts_range
 from refocusd.engines.receptive_field import measured_field_px
 from refocusd.errors import InputError, OutputError
@@ -44,6 +45,24 @@ from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
 
 __all__ = ["export_bundle", "export_onnx", "receptive_field_px"]
+
+#: Of an evaluation: the table of every figure, out of focus, and those of it that a card quotes.
+FIGURES = "figures_mean_4_8_16_32_um"
+QUOTED = (
+    "psnr_db",
+    "psnr_affine_db",
+    "f1",
+    "invented",
+    "lost",
+    "phantoms",
+    "vanished",
+    "flux_ratio",
+    "frc_um",
+)
+#: A description holds 64 KiB in all.
+MAX_METRICS_BYTES = 40 << 10
+#: Methods that are the bundle's own.
+OWN = ("input", "refocused", "as written", "refocused bf16", "refocused int8")
 
 #: Defocus of the validation tensors.
 VALIDATION_UM = (0.0, 8.0, 16.0, 32.0)
@@ -191,7 +210,30 @@ def _short_metrics(path: Path, onnx_sha256: str) -> dict[str, Any]:
         "by_microscope",
         "in_focus_by_microscope",
     )
-    return {key: document[key] for key in keys}
+    short = {key: document[key] for key in keys}
+    short |= _quoted(document)
+    if deep := _quoted(document.get("deep") or {}):
+        short["deep"] = deep
+    if len(yaml.safe_dump(short)) > MAX_METRICS_BYTES:
+        # By microscope the bundle alone: that is what grows with methods.
+        for key in ("by_microscope", "in_focus_by_microscope"):
+            short[key] = {
+                name: {method: row for method, row in means.items() if method in OWN}
+                for name, means in short[key].items()
+            }
+    return short
+
+
+def _quoted(part: dict[str, Any]) -> dict[str, Any]:
+    table = part.get(FIGURES)
+    if not table:
+        return {}
+    return {
+        FIGURES: {
+            method: {name: row[name] for name in QUOTED if row.get(name) is not None}
+            for method, row in table.items()
+        }
+    }
 
 
 def export_bundle(
@@ -227,6 +269,8 @@ def export_bundle(
     ------
     ConfigError, InputError
         If the run is incomplete or damaged, or the metrics are of other weights.
+    BundleError
+        If the description becomes larger than one may be.
     EngineError
         If int8 was asked for and costs too much.
     OutputError
@@ -255,6 +299,7 @@ def export_bundle(
             receptive_field_px(network),
             trained,
             _short_metrics(metrics, _sha256(folder / "model.onnx")) if metrics else None,
+            depth_um=config.data.depth_um if config.data.layers > 1 else None,
         )
         if int8:
             facts = _with_int8(facts, folder, config, data, trained)
@@ -262,6 +307,8 @@ def export_bundle(
         sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
         text = yaml.safe_dump(rdf(facts, sums), sort_keys=False, allow_unicode=True, width=100)
         (folder / "rdf.yaml").write_text(text, encoding="utf-8", newline="\n")
+        # What cannot be read back is not given away.
+        load_bundle(folder)
         if output.exists():
             shutil.rmtree(output)
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,10 @@ class Facts:
         Summary of the evaluation.
     int8_cost_db : float, optional
         Where the bundle holds an int8 network: what it costs.
+    variants : mapping of precision to file name
+        Networks prepared for other precisions.
+    depth_um : (float, float), optional
+        What the depth of the specimens was drawn from, where they had any.
     """
 
     model_id: str
@@ -67,6 +71,7 @@ class Facts:
     metrics: Mapping[str, Any] | None = None
     int8_cost_db: float | None = None
     variants: Mapping[str, str] = field(default_factory=dict)
+    depth_um: tuple[float, float] | None = None
 
     @property
     def simulated(self) -> bool:
@@ -202,6 +207,8 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
         "spherical_waves": list(trained.spherical_waves),
         "defocus_um": list(ranges.TRAINED_DEFOCUS_UM),
     }
+    if facts.depth_um:
+        optics["depth_um"] = list(facts.depth_um)
     training = dict(facts.record)
     if _entries(facts.samples) > MAX_SAMPLES:
         training["samples"] = {"left out": f"{_entries(facts.samples)} entries, see run.json"}

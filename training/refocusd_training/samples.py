@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Generic, TypeVar
 
 import numpy as np
 import scipy.ndimage
@@ -304,23 +305,27 @@ def collate(frames: Sequence[tuple[Scene, float]], rng: np.random.Generator) -> 
     )
 
 
-class Prefetched:
+Item = TypeVar("Item")
+
+
+class Prefetched(Generic[Item]):
     """Runs an endless iterator in one thread, a few items ahead; a context manager.
 
     Parameters
     ----------
-    stream : iterator of Batch
+    stream : iterator
+        Of batches, or of what a device makes them of.
     ahead : int
-        Batches simulated but not yet taken, at most.
+        Items drawn but not yet taken, at most.
     """
 
-    def __init__(self, stream: Iterator[Batch], ahead: int = 4) -> None:
+    def __init__(self, stream: Iterator[Item], ahead: int = 4) -> None:
         self._stream = stream
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+        self._queue: queue.Queue[Item | BaseException] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="simulator", daemon=True)
 
-    def __enter__(self) -> Prefetched:
+    def __enter__(self) -> Prefetched[Item]:
         self._thread.start()
         return self
 
@@ -339,8 +344,8 @@ class Prefetched:
                 continue
         self._thread.join()
 
-    def take(self) -> Batch:
-        """The next batch; raises what the simulation raised."""
+    def take(self) -> Item:
+        """The next item; raises what the simulation raised."""
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item

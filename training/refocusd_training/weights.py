@@ -54,7 +54,7 @@ def load_encoder(encoder: nn.Module, source: str) -> str:
     InputError
         If the file cannot be had, its checksum is wrong, or it is of another network.
     """
-    path, state = _state_of(source, RESNET34_URL)
+    path, state = _state_of(source, RESNET34_URL, 'set network.encoder_weights to "": from scratch')
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3:
         state["conv1.weight"] = first.sum(dim=1, keepdim=True)
@@ -81,7 +81,7 @@ def vgg16_features(source: str) -> list[tuple[Tensor, Tensor]]:
     InputError
         If the file cannot be had, its checksum is wrong, or it is of another network.
     """
-    path, state = _state_of(source, VGG16_URL)
+    path, state = _state_of(source, VGG16_URL, "choose a loss.name other than 'feature'")
     layers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     widths = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
     wanted = {}
@@ -129,12 +129,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _state_of(source: str, url: str) -> tuple[Path, dict[str, Tensor]]:
-    path = _downloaded(url) if source == IMAGENET else Path(source)
+def _state_of(source: str, url: str, without: str) -> tuple[Path, dict[str, Tensor]]:
+    """The file and its tensors; `without` says how to do without them."""
+    path = _downloaded(url, without) if source == IMAGENET else Path(source)
+    if not path.is_file():
+        raise InputError(
+            f"{path} is not there: give the path of {url.rsplit('/', 1)[1]}, or {without}"
+        )
     return path, read_state(path)
 
 
-def _downloaded(url: str) -> Path:
+def _downloaded(url: str, without: str) -> Path:
     """The file in torch's own cache, fetched where it is not there."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / url.rsplit("/", 1)[1]
@@ -148,7 +153,7 @@ def _downloaded(url: str) -> Path:
     except (URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"{url} could not be fetched ({error}): check the network, or download the file "
-            f"elsewhere and give its path instead of {IMAGENET!r}"
+            f"elsewhere and give its path instead of {IMAGENET!r}, or {without}"
         ) from error
     return path
 

@@ -25,6 +25,17 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         type=Path,
         help="the run's data, to calibrate int8 on (default: the demo's sample)",
     )
+    parser.add_argument(
+        "--engine",
+        metavar="FILE|cache",
+        help="build the TensorRT engine too: into a file, or where 'refocusd run' looks for it",
+    )
+    parser.add_argument(
+        "--engine-builder",
+        choices=("onnx", "torch"),
+        default="onnx",
+        help="what builds it: TensorRT from ONNX, or torch-tensorrt (default: %(default)s)",
+    )
     parser.add_argument("--id", default="live-nuclei-1", help="model id (default: %(default)s)")
     parser.set_defaults(command=_export)
 
@@ -43,4 +54,12 @@ def _export(arguments: argparse.Namespace) -> int:
         data=arguments.data,
     )
     Console().print(f"wrote {arguments.output}")
+    if arguments.engine:
+        from refocusd_training.tensorrt import export_engine
+
+        key = export_engine(arguments.output, arguments.engine, builder=arguments.engine_builder)
+        Console().print(
+            f"built the engine by {key.runtime} for {key.target} in {key.precision}: "
+            f"{arguments.engine}"
+        )
     return 0

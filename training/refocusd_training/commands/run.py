@@ -52,12 +52,19 @@ def _run(arguments: argparse.Namespace) -> int:
         said += f"; ended by {record.ended}"
     Console().print(said)
     if arguments.bundle:
-        from refocusd_training.evaluation import evaluate, held_out_cases, print_table, write_json
+        from refocusd_training.evaluation import (
+            deep_cases,
+            evaluate,
+            held_out_cases,
+            print_table,
+            write_json,
+        )
         from refocusd_training.export import export_bundle
 
         figures = arguments.output / "evaluation.json"
         export_bundle(arguments.output, arguments.bundle)
-        results = evaluate(arguments.bundle, held_out_cases(arguments.data))
+        cases = held_out_cases(arguments.data)
+        results = evaluate(arguments.bundle, cases + deep_cases(cases))
         write_json(figures, arguments.bundle, results)
         export_bundle(arguments.output, arguments.bundle, metrics=figures)
         print_table(results)

@@ -64,7 +64,7 @@ class Feed(Iterable[TensorBatch]):
         Into page-locked memory, where a GPU will fetch them.
     """
 
-    def __init__(self, batches: Prefetched, count: int, *, pinned: bool = False) -> None:
+    def __init__(self, batches: Prefetched[Batch], count: int, *, pinned: bool = False) -> None:
         self._batches, self._count, self._pinned = batches, count, pinned
 
     def __len__(self) -> int:

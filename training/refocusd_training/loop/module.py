@@ -43,6 +43,8 @@ class Refocusing(pl.LightningModule):
     network : RefocusNetwork
     state : mapping, optional
         What `state` gave when the run was interrupted.
+    teacher : RefocusNetwork, optional
+        Whose answers are learned beside the truth.
 
     Attributes
     ----------
@@ -55,7 +57,11 @@ class Refocusing(pl.LightningModule):
     """
 
     def __init__(
-        self, config: TrainingConfig, network: RefocusNetwork, state: dict[str, Any] | None = None
+        self,
+        config: TrainingConfig,
+        network: RefocusNetwork,
+        state: dict[str, Any] | None = None,
+        teacher: RefocusNetwork | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -66,12 +72,14 @@ class Refocusing(pl.LightningModule):
         self._resumed = state
         # In a list: its weights are not among this module's, which DDP would synchronise.
         self._average: list[AveragedModel] = []
+        self._teacher = [teacher] if teacher else []
         self._skipped = 0
         self.step = int(state["step"]) if state else 0
         self.smoothed = float(state["loss"]) if state else math.nan
         self.rate = 0.0
         if state:
             network.load_state_dict(state["network"])
+            network.initialised = str(state["initialised"])
 
     @property
     def average(self) -> RefocusNetwork:
@@ -93,6 +101,8 @@ class Refocusing(pl.LightningModule):
     def on_train_start(self) -> None:
         """Start the average, and go on from where the run was, now that both are in place."""
         self._average = [averaged(self.network, self.config.ema)]
+        for teacher in self._teacher:
+            teacher.to(self.device)
         if self._resumed is None:
             return
         state, self._resumed = self._resumed, None
@@ -107,10 +117,22 @@ class Refocusing(pl.LightningModule):
         # A layer that draws does so by the step alone, as the batches are.
         torch.manual_seed((self.config.seed << 32) + self.step * 1024 + self.global_rank)
         last = self.step > self.config.steps - self.config.decay
-        return self.loss_of(self.network, batch, self.final_loss if last else self.loss)
+        criterion = self.final_loss if last else self.loss
+        return self.loss_of(self.network, batch, criterion, taught=True)
 
-    def loss_of(self, network: RefocusNetwork, batch: TensorBatch, criterion: nn.Module) -> Tensor:
-        """Loss of a network on a batch, computed in float32 whatever the network's precision."""
+    def loss_of(
+        self,
+        network: RefocusNetwork,
+        batch: TensorBatch,
+        criterion: nn.Module,
+        *,
+        taught: bool = False,
+    ) -> Tensor:
+        """Loss of a network on a batch, computed in float32 whatever the network's precision.
+
+        Where it is `taught`, what the teacher answers counts as a second truth; what is validated
+        is not, or runs with and without a teacher would not compare.
+        """
         raw = batch["raw"].contiguous(memory_format=torch.channels_last)
         if self.config.network.defocus_head:
             refocused, defocus = network.forward_with_defocus(raw)
@@ -121,6 +143,12 @@ class Refocusing(pl.LightningModule):
             if defocus is not None:
                 term: Tensor = defocus_loss(defocus.float(), batch["defocus_um"])
                 loss = loss + self.config.defocus_weight * term
+        for teacher in self._teacher if taught else []:
+            with torch.no_grad():
+                answer = teacher(raw)
+            with torch.autocast(raw.device.type, enabled=False):
+                term = criterion(refocused.float(), answer.float(), batch["span"])
+                loss = loss + self.config.teacher_weight * term
         return loss
 
     def _set_rates(self) -> None:
@@ -174,6 +202,7 @@ class Refocusing(pl.LightningModule):
             "precision": self.trainer.precision_plugin.state_dict(),
             "step": self.step,
             "loss": self.smoothed,
+            "initialised": self.network.initialised,
         }
 
 

@@ -42,6 +42,10 @@ class RunRecord:
         Weights of the network.
     initialised : str
         Where the weights came from before the first step.
+    teacher : str
+        Name of the bundle's or run's folder whose answers were learned as well; "" for none.
+    limits : tuple of str
+        What was found of the finished network, for its card: sentences that a reader adds.
     validation_loss, validation_psnr : float, optional
         Of the averaged weights: the latest, or the best where the run stopped by it.
     best_step : int, optional
@@ -68,6 +72,8 @@ class RunRecord:
     precision: str = ""
     parameters: int = 0
     initialised: str = "from the seed"
+    teacher: str = ""
+    limits: tuple[str, ...] = ()
     validation_loss: float | None = None
     validation_psnr: float | None = None
     best_step: int | None = None

@@ -37,6 +37,7 @@ from refocusd_training.loop.log import Log
 from refocusd_training.loop.module import Refocusing
 from refocusd_training.loop.processes import train_in_processes
 from refocusd_training.loop.record import RunRecord, described_device, versions
+from refocusd_training.loop.teacher import load_teacher
 from refocusd_training.loop.validation import Validation
 from refocusd_training.networks import build_network
 from refocusd_training.samples import Prefetched
@@ -187,6 +188,9 @@ def _train(
     network = build_network(config.network, config.seed, pretrained=fresh)
     if config.weights and state is None:
         load_weights(network, Path(config.weights))
+        network.initialised = f"from {Path(config.weights).name}"
+    # After the network, which is drawn from the seed that its making sets.
+    teacher = load_teacher(config.teacher) if config.teacher else None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = opener(seed_of(config.seed, rank), ranges)
     held_out = source.validation() if config.validate_every else []
@@ -196,7 +200,7 @@ def _train(
             "out (data.validate), or set validate_every to 0"
         )
     try:
-        module = Refocusing(config, network, state)
+        module = Refocusing(config, network, state, teacher)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{output / STATE_FILE} does not continue this run ({error}): start it anew"
@@ -246,9 +250,9 @@ def _fed(
             yield Feed(batches, count, pinned=gpu)
         return
     place = torch.device(f"cuda:{rank}" if device == "cuda" else device)
-    with Prefetched(source.exposures(done)) as drawn:  # type: ignore[arg-type]
+    with Prefetched(source.exposures(done)) as drawn:
         seed = seed_of(config.seed, rank)
-        yield ExposingFeed(drawn, done, count, device=place, seed=seed)  # type: ignore[arg-type]
+        yield ExposingFeed(drawn, done, count, device=place, seed=seed)
 
 
 @contextmanager
@@ -331,7 +335,8 @@ def _record(
         batch=devices * config.batch,
         precision=config.precision,
         parameters=sum(p.numel() for p in module.network.parameters()),
-        initialised=_initialised(config),
+        initialised=module.network.initialised,
+        teacher=Path(config.teacher).name,
         validation_loss=round(latest.loss, 5) if latest else None,
         validation_psnr=round(latest.psnr, 3) if latest else None,
         best_step=validation.best_step if latest else None,
@@ -341,15 +346,6 @@ def _record(
     if validation.ended:
         return replace(record, validation_loss=round(validation.best, 5), validation_psnr=None)
     return record
-
-
-def _initialised(config: TrainingConfig) -> str:
-    if config.weights:
-        return f"from {Path(config.weights).name}"
-    if config.network.encoder_weights:
-        name = Path(config.network.encoder_weights).name
-        return f"encoder from {name}, the rest from the seed"
-    return "from the seed"
 
 
 def _training_images(images: object) -> int:

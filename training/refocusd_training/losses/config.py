@@ -28,7 +28,8 @@ class LossConfig:
     logarithm : float
         Of ``refocus``: weight of the logarithm.
     feature_weights : str
-        Of ``feature``: ``imagenet`` for torchvision's official VGG-16, downloaded, or a path.
+        Of ``feature``: ``imagenet`` for torchvision's official VGG-16, downloaded, or a path,
+        relative to the configuration's folder.
     blocks : (float, float, float)
         Of ``feature``: weights of the activations before the third, fourth and fifth pooling,
         each taken in units of its mean on fluorescence frames.  With the default the blocks of a

@@ -34,7 +34,8 @@ class NetworkConfig:
         Of ``resnet34``: channels and blocks of the encoder's stages (4, 8, 16 and 32 px).
     encoder_weights : str
         Of ``resnet34``: what its encoder starts from.  ``imagenet``: torchvision's official
-        file, downloaded; a path: that file, of the same kind; "" for none: from scratch.
+        file, downloaded; a path, relative to the configuration's folder: that file, of the same
+        kind; "" for none: from scratch.
     defocus_head : bool
         Whether defocus is predicted as well.
 

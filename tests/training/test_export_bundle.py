@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +21,49 @@ from bioimageio.spec import ValidationContext, load_description
 from bioimageio.spec.model.v0_5 import ModelDescr
 from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
+from refocusd_training import export
+from refocusd_training.card import model_card
 from refocusd_training.config import TrainingConfig, write_config
 from refocusd_training.data.config import DataConfig
 from refocusd_training.export import export_bundle, receptive_field_px
 from refocusd_training.export_onnx import export_onnx
+from refocusd_training.export_rdf import Facts, rdf
 from refocusd_training.loop.record import RunRecord
+from refocusd_training.loop.run import network_of_run
 from refocusd_training.networks import (
     NetworkConfig,
     RefocusNetwork,
     build_described,
     build_network,
 )
+from refocusd_training.simulate.ranges import DEFAULT_RANGES
 from safetensors.torch import load_file, save_file
 
-from refocusd.engines.bundle import load_bundle
+from refocusd.engines.bundle import MAX_RDF_BYTES, load_bundle
 from refocusd.errors import InputError, OutputError
 
 SMALL = NetworkConfig(
     widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4, stages=(8, 8, 12, 16), depths=(1, 1, 1, 1)
 )
+#: Configuration and record of runs.
+RUNS: dict[str, tuple[TrainingConfig, dict[str, Any]]] = {
+    "resnet34": (
+        TrainingConfig(
+            network=replace(SMALL, name="resnet34", defocus_head=True), data=DataConfig(layers=3)
+        ),
+        {
+            "samples": {"kind": "sharp", "channels": ["DNA", "actin"]},
+            "limits": ("Bubbles become objects.",),
+        },
+    ),
+    "live": (
+        TrainingConfig(network=SMALL, data=DataConfig(kind="bbbc006")),
+        {
+            "data": "BBBC006v1 (CC0)",
+            "samples": {"kind": "bbbc006", "channels": ["w1"], "skipped": {"corrupt": 2}},
+        },
+    ),
+}
 # torch's exporter uses what torch deprecates, and misses an optional torchvision.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
@@ -63,11 +90,61 @@ def answers(path: Path, frame: NDArray[np.float32]) -> list[list[NDArray[np.floa
     ]
 
 
+def run_folder(folder: Path, config: TrainingConfig, **record: Any) -> Path:
+    """Files that a run leaves, of a network that learned nothing."""
+    folder.mkdir()
+    write_config(config, folder / "config.toml")
+    weights = settled(config.network).state_dict()
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
+    said: dict[str, Any] = {
+        "data": "sharp images of mine",
+        "images": 7,
+        "split_sha256": "",
+        "seed": 3,
+        "steps": 5,
+        "planned_steps": 10,
+        "seconds": 12.5,
+        "final_loss": 0.5,
+        "device": "cpu",
+        "versions": {"torch": "2"},
+    }
+    record = asdict(RunRecord(**{**said, **record}))
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Give run and bundle of a network by name, exported once: that takes seconds."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def give(name: str) -> tuple[Path, Path]:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            config, record = RUNS[name]
+            run = run_folder(folder / "run", config, **record)
+            with pytest.MonkeyPatch.context() as patch:
+                # As far as these networks see fits into a smaller frame than is tried otherwise.
+                patch.setattr(export, "receptive_field_px", partial(receptive_field_px, size=256))
+                export_bundle(run, folder / "bundle", model_id=f"{name}-1")
+            made[name] = run, folder / "bundle"
+        return made[name]
+
+    return give
+
+
 @pytest.mark.parametrize("name", ["live", "resnet34", "resnet34-96"])
-def test_onnx_gives_the_same_numbers_at_other_sizes(name: Any, tmp_path: Path) -> None:
-    network = settled(replace(SMALL, name=name, defocus_head=name != "resnet34-96"))
+def test_onnx_gives_the_same_numbers_at_other_sizes(
+    name: str, bundles: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
     path = tmp_path / "model.onnx"
-    export_onnx(network, path)
+    if name in RUNS:
+        run, bundle = bundles(name)
+        network = network_of_run(run)
+        path.write_bytes((bundle / "model.onnx").read_bytes())
+    else:
+        network = settled(replace(SMALL, name="resnet34-96"))
+        export_onnx(network, path)
     assert b"site-packages" not in path.read_bytes(), "paths of this machine are in the file"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"], "weights outside the file"
     graph = onnx.load(path).graph
@@ -104,36 +181,11 @@ def test_the_shipped_weights_export_to_the_shipped_function(tmp_path: Path) -> N
         np.testing.assert_allclose(found[0], expected, atol=1e-4)
 
 
-def run_folder(folder: Path, config: TrainingConfig, **record: Any) -> Path:
-    """Files that a run leaves, of a network that learned nothing."""
-    folder.mkdir()
-    write_config(config, folder / "config.toml")
-    weights = settled(config.network).state_dict()
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "weights.safetensors")
-    said: dict[str, Any] = {
-        "data": "sharp images of mine",
-        "images": 7,
-        "split_sha256": "",
-        "seed": 3,
-        "steps": 5,
-        "planned_steps": 10,
-        "seconds": 12.5,
-        "final_loss": 0.5,
-        "device": "cpu",
-        "versions": {"torch": "2"},
-    }
-    record = asdict(RunRecord(**{**said, **record}))
-    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    return folder
-
-
-def test_a_bundle_describes_its_network_so_that_it_can_be_made_again(tmp_path: Path) -> None:
-    config = TrainingConfig(network=replace(SMALL, name="resnet34", defocus_head=True))
-    run = run_folder(
-        tmp_path / "run", config, samples={"kind": "sharp", "channels": ["DNA", "actin"]}
-    )
-    export_bundle(run, tmp_path / "bundle", model_id="mine-1")
-    bundle = load_bundle(tmp_path / "bundle")
+def test_a_bundle_describes_its_network_so_that_it_can_be_made_again(
+    bundles: Callable[[str], tuple[Path, Path]],
+) -> None:
+    _, folder = bundles("resnet34")
+    bundle = load_bundle(folder)
     assert bundle.channels == ("DNA", "actin")
     assert bundle.network is not None
     assert bundle.weights is not None
@@ -146,20 +198,21 @@ def test_a_bundle_describes_its_network_so_that_it_can_be_made_again(tmp_path: P
         again, np.load(bundle.folder / "validation_refocused.npy"), atol=1e-5
     )
     with ValidationContext(perform_io_checks=True):
-        described = load_description(tmp_path / "bundle" / "rdf.yaml")
+        described = load_description(folder / "rdf.yaml")
     assert isinstance(described, ModelDescr), described.validation_summary.format()
     card = bundle.card
     for said in ("sharp images of mine (7 images)", "DNA, actin", "5 of 10 planned", "NA 0.4"):
         assert said in card
+    assert "specimens 0 to 8 µm deep" in card
+    assert "- Bubbles become objects." in card
+    assert bundle.trained["depth_um"] == (0.0, 8.0)
     assert "nuclei" not in card.replace("nuclei.tif", "")
 
 
-def test_a_card_of_real_pairs_promises_no_optics(tmp_path: Path) -> None:
-    config = TrainingConfig(network=SMALL, data=DataConfig(kind="bbbc006"))
-    samples = {"kind": "bbbc006", "channels": ["w1"], "skipped": {"corrupt": 2}}
-    run = run_folder(tmp_path / "run", config, data="BBBC006v1 (CC0)", samples=samples)
-    export_bundle(run, tmp_path / "bundle", model_id="pairs-1")
-    bundle = load_bundle(tmp_path / "bundle")
+def test_a_card_of_real_pairs_promises_no_optics(
+    bundles: Callable[[str], tuple[Path, Path]],
+) -> None:
+    bundle = load_bundle(bundles("live")[1])
     assert bundle.trained == {}
     assert "real pairs" in bundle.card
     assert "corrupt" in bundle.card
@@ -190,3 +243,52 @@ def test_what_is_no_run_or_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no bundle"):
         export_bundle(run, run)
     assert not (tmp_path / "bundle").exists()
+
+
+def figures(methods: int) -> dict[str, Any]:
+    """An evaluation's document with so many methods beside the bundle's own."""
+    names = ["input", "refocused", "as written", *(f"rival {i}" for i in range(methods))]
+    quality = {"psnr_db": 30.1234, "psnr_affine_db": 31.5, "ssim": 0.9, "pearson": 0.99}
+    every = {"f1": 0.9, "invented": 0.0123, "lost": 0.0345, "flux_ratio": 0.987, "frc_um": None}
+    means = dict.fromkeys(names, quality)
+    scopes = [f"microscope {i}" for i in range(9)]
+    quoted = {name: {**quality, **every} for name in names}
+    return {
+        "onnx_sha256": "0" * 64,
+        "definition": "as ever",
+        "frames_per_level": 3,
+        "by_defocus_um": dict.fromkeys(("0", "4", "8", "16", "32"), means),
+        "mean_4_8_16_32_um": means,
+        "by_microscope": dict.fromkeys(scopes, means),
+        "in_focus_by_microscope": dict.fromkeys(scopes, means),
+        "figures_mean_4_8_16_32_um": quoted,
+        "deep": {"figures_mean_4_8_16_32_um": quoted, "figures_by_defocus_um": {}},
+    }
+
+
+@pytest.mark.parametrize("methods", [1, 20])
+def test_a_card_quotes_nuclei_flux_and_deep_specimens_within_what_a_description_holds(
+    methods: int, bundles: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    run, folder = bundles("resnet34")
+    shared = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+    document = {**figures(methods), "onnx_sha256": shared["model.onnx"]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(document), encoding="utf-8")
+    short = export._short_metrics(tmp_path / "evaluation.json", shared["model.onnx"])
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    described = load_bundle(folder)
+    facts = Facts("mine-1", record, dict(described.network or {}), 32, 64, DEFAULT_RANGES, short)
+    shared.pop("rdf.yaml")
+    text = yaml.safe_dump(rdf(facts, shared), sort_keys=False, allow_unicode=True)
+    assert len(text.encode()) < MAX_RDF_BYTES
+    kept = set(short["by_microscope"]["microscope 0"])
+    assert {"input", "refocused"} <= kept
+    assert ("rival 0" in kept) == (methods == 1), (
+        "what is left out is more than there is no room for"
+    )
+    card = model_card(facts)
+    assert card.count("| refocused | 30.12 | 0.900 | 1.2% | 3.5% | 0.987 |") == 2
+    assert "deeper than any in training" in card
+    assert "resolution" not in card, "a figure that there is not"
+    with pytest.raises(InputError, match="other weights"):
+        export._short_metrics(tmp_path / "evaluation.json", "1" * 64)

@@ -1,0 +1,132 @@
+"""The torch engine: on a CPU here, where it equals OpenVINO's; on a card where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from refocusd.config import EngineOptions
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.bundle import ModelBundle, load_bundle
+from refocusd.engines.cuda import TorchEngine, probe
+from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.tiling import tiling_error
+from refocusd.errors import EngineError
+from refocusd.frame import Pixels
+
+F32 = EngineOptions(precision="f32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModelBundle:
+    return load_bundle("live-nuclei")
+
+
+@pytest.fixture(scope="module")
+def engine(bundle: ModelBundle) -> TorchEngine:
+    torch.set_num_threads(1)
+    return TorchEngine(bundle, F32, device="cpu")
+
+
+def frame(height: int, width: int, dtype: type = np.uint16) -> Pixels:
+    """Sharp nuclei, repeated where they do not suffice."""
+    counts = np.resize(Specimen().truth("DAPI"), (height, width))
+    return (counts / (1 if dtype is np.uint16 else 16)).clip(0, np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("shape", [(128, 160), (97, 131)])
+def test_it_gives_what_openvino_gives(
+    engine: TorchEngine, bundle: ModelBundle, shape: tuple[int, int]
+) -> None:
+    raw = frame(*shape)
+    ours, theirs = np.empty_like(raw), np.empty_like(raw)
+    ran = engine.refocus(raw, ours)
+    other = OpenVinoEngine(bundle, F32)
+    assert ran.counts == other.refocus(raw, theirs).counts
+    other.close()
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert not np.array_equal(ours, raw)
+
+
+def test_counts_above_32767_and_8_bits_keep_their_scale(engine: TorchEngine) -> None:
+    bright = (frame(64, 64).astype(np.uint32) + 50_000).clip(0, 65535).astype(np.uint16)
+    out = np.empty_like(bright)
+    engine.refocus(bright, out)
+    assert abs(float(out.mean()) - float(bright.mean())) < 500
+    small = frame(64, 64, np.uint8)
+    out8 = np.empty_like(small)
+    engine.refocus(small, out8)
+    assert abs(float(out8.mean()) - float(small.mean())) < 5
+
+
+def test_tiles_equal_the_whole_frame(bundle: ModelBundle, engine: TorchEngine) -> None:
+    options = replace_options(tile_px=384, tile_batch=2)
+    tiled = TorchEngine(bundle, options, device="cpu")
+    raw = frame(400, 500)
+    assert len(tiled.tiles((400, 500))) > 1
+    error = tiling_error(engine, tiled, raw)
+    assert error.p999_counts <= 1
+
+
+def replace_options(**changes: int) -> EngineOptions:
+    return msgspec.structs.replace(F32, **changes)
+
+
+def test_pixels_that_are_not_finite_are_an_error(bundle: ModelBundle) -> None:
+    broken = TorchEngine(bundle, F32, device="cpu")
+    with torch.no_grad():
+        next(iter(broken._network.parameters())).fill_(float("nan"))
+    raw = frame(64, 64)
+    with pytest.raises(EngineError, match="not finite"):
+        broken.refocus(raw, np.empty_like(raw))
+
+
+def test_a_bundle_that_does_not_describe_its_network_is_refused(bundle: ModelBundle) -> None:
+    with pytest.raises(EngineError, match="does not describe its network"):
+        TorchEngine(replace(bundle, network=None), F32, device="cpu")
+
+
+def test_weights_of_another_network_are_refused(bundle: ModelBundle) -> None:
+    assert bundle.network is not None
+    other = {**bundle.network, "widths": [8, 16, 24]}
+    with pytest.raises(EngineError, match="do not fit the network"):
+        TorchEngine(replace(bundle, network=other), F32, device="cpu")
+
+
+def test_tiles_below_the_receptive_field_are_refused(bundle: ModelBundle) -> None:
+    with pytest.raises(EngineError, match="tile_px = 64"):
+        TorchEngine(bundle, replace_options(tile_px=64), device="cpu")
+
+
+def test_a_closed_engine_says_so(bundle: ModelBundle) -> None:
+    engine = TorchEngine(bundle, F32, device="cpu")
+    engine.close()
+    raw = frame(64, 64)
+    with pytest.raises(EngineError, match="closed"):
+        engine.refocus(raw, np.empty_like(raw))
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch knows CUDA")
+def test_a_torch_without_cuda_says_what_installs_one(bundle: ModelBundle) -> None:
+    assert "CPU only" in probe()
+    with pytest.raises(EngineError, match="pip install torch"):
+        TorchEngine(bundle)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("shape", [(512, 512), (2048, 2048), (520, 696)])
+def test_a_card_gives_what_the_cpu_gives(
+    engine: TorchEngine, bundle: ModelBundle, shape: tuple[int, int]
+) -> None:
+    card = TorchEngine(bundle)
+    raw = frame(*shape)
+    ours, theirs = np.empty_like(raw), np.empty_like(raw)
+    card.warm_up(shape)
+    card.refocus(raw, ours)
+    engine.refocus(raw, theirs)
+    assert np.percentile(np.abs(ours.astype(int) - theirs), 99.9) <= 0.05 * int(np.ptp(theirs))
