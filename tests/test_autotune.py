@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refocusd.bench.combination import Combination
+from refocusd.bench.tuning import tune
 from refocusd.config import EngineOptions
-from refocusd.engines.autotune import CANDIDATES, autotune_folder, tuned
+from refocusd.engines.autotune import CANDIDATES, autotune_folder, recalled, tuned
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.engine import Engine, EngineDescription, Refocused
 from refocusd.engines.normalise import CountsRange
@@ -188,3 +190,24 @@ def test_the_shipped_model_is_tuned() -> None:
     assert found.tile_px % bundle.size_multiple == 0
     assert found.tile_batch >= 1
     assert found.precision == "f32"
+
+
+def test_an_engine_takes_the_tiles_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of frames that do not go whole, and where nobody set others."""
+    bundle = load_bundle("live-nuclei")
+    options = EngineOptions("openvino", "f32", 1, engine_mib=300)
+    shape = (1500, 1400)
+    engine = OpenVinoEngine(bundle, options)
+    before = engine.tiles(shape)[0].shape
+    assert len(engine.tiles(shape)) > 1
+    engine.close()
+    monkeypatch.setattr("refocusd.engines.autotune.CANDIDATES", ((704, 1),))
+    tune(Combination("live-nuclei", options, shape))
+    engine = OpenVinoEngine(bundle, options)
+    assert recalled(engine.description.key, shape, options).tile_px == 704
+    assert max(engine.tiles(shape)[0].shape) <= 704 < max(before)
+    assert len(engine.tiles((704, 704))) == 1
+    chosen = OpenVinoEngine(bundle, EngineOptions("openvino", "f32", 1, 832, 1, 300))
+    assert max(chosen.tiles(shape)[0].shape) > 704
+    engine.close()
+    chosen.close()

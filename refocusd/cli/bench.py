@@ -16,6 +16,7 @@ from refocusd.bench.combination import Combination, Result, median_interval, per
 from refocusd.bench.machine import BUSY, busy_share, machine
 from refocusd.bench.plot import require_matplotlib, write_plot
 from refocusd.bench.session import run_session
+from refocusd.bench.tuning import tune
 from refocusd.cli.console import console, messages, progress, write_json
 from refocusd.config import Backend, EngineOptions, Precision
 from refocusd.engines.bundle import load_bundle
@@ -59,6 +60,11 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--tile", nargs="+", type=int, default=[0], help="tiles, px; 0: by itself")
     parser.add_argument("--batch", nargs="+", type=int, default=[0], help="tiles at once")
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="first find the best tiles for frames that do not go whole; `refocusd run` uses them",
+    )
     parser.add_argument("--threads", type=int, default=0, help="of a CPU engine; 0 chooses")
     parser.add_argument("--frames", type=int, default=20, help="timed in each round")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a combination")
@@ -79,6 +85,9 @@ def _bench(arguments: argparse.Namespace) -> int:
         )
     with progress() as bar:
         task = bar.add_task("measuring")
+        for combination in combinations if arguments.tune else ():
+            bar.update(task, description=f"tuning {combination.name}")
+            tune(combination)
         results = run_session(
             combinations,
             frames=arguments.frames,

@@ -1,7 +1,7 @@
 """Best tile and batch for an engine and a frame size, measured once on this computer.
 
-Measured while a worker warms up, never while frames come, and kept in the user's
-cache.  Whoever finds no entry that is whole and its own measures again.
+`refocusd bench --tune` measures; engines only look up what it found, so that nothing is
+measured while frames come.  An entry that is not whole, or another's, is none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from refocusd.engines.engine import Engine
 from refocusd.engines.tiling import plan_tiles, smallest_tile
 from refocusd.errors import EngineError
 
-__all__ = ["BUDGET_S", "autotune_folder", "tuned"]
+__all__ = ["BUDGET_S", "autotune_folder", "recalled", "tuned"]
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def tuned(
     if options.tile_px and options.tile_batch:
         return options
     identity = _identity(key, shape, options)
-    path = autotune_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    path = _path(identity)
     entry = _read(path, identity)
     if entry is None:
         entry = _measured(
@@ -102,6 +102,36 @@ def tuned(
             return options
         _write(path, entry)
     return msgspec.structs.replace(options, tile_px=entry.tile_px, tile_batch=entry.tile_batch)
+
+
+def recalled(key: str, shape: tuple[int, int], options: EngineOptions) -> EngineOptions:
+    """Options with the tile and batch that `tuned` found for frames of one size.
+
+    Parameters
+    ----------
+    key : str
+        `EngineDescription.key` of the engine.
+    shape : (int, int)
+        Height and width of the frames, px.
+    options : EngineOptions
+        As given to the engine.
+
+    Returns
+    -------
+    EngineOptions
+        As given where nothing was measured.
+    """
+    if options.tile_px and options.tile_batch:
+        return options
+    identity = _identity(key, shape, options)
+    entry = _read(_path(identity), identity)
+    if entry is None:
+        return options
+    return msgspec.structs.replace(options, tile_px=entry.tile_px, tile_batch=entry.tile_batch)
+
+
+def _path(identity: str) -> Path:
+    return autotune_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
 
 
 def _measured(
@@ -185,7 +215,9 @@ def _identity(key: str, shape: tuple[int, int], options: EngineOptions) -> str:
     """What a measurement belongs to; anything else and it says nothing."""
     height, width = shape
     computer = f"{platform.node()} {platform.machine()} {os.cpu_count()}"
-    return f"1 {key} {width}x{height} {options} {computer}"
+    # The key names backend, model and precision.
+    asked = f"{options.threads} {options.tile_px} {options.tile_batch} {options.engine_mib}"
+    return f"1 {key} {width}x{height} {asked} {computer}"
 
 
 def _read(path: Path, identity: str) -> _Entry | None:

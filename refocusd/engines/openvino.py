@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
+from refocusd.engines.autotune import recalled
 from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.engines.normalise import CountsRange, check_frame
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Memory that one frame may take in the engine where the settings do not say.
 DEFAULT_ENGINE_MIB = 2048
+#: Frame shapes whose measured tiles are remembered.
+MAX_SHAPES = 16
 #: Name of the output that is the refocused frame; the first where none is named so.
 OUTPUT = "refocused"
 DEFAULTS = EngineOptions()
@@ -110,8 +113,11 @@ class OpenVinoEngine:
         self._output: Any = None
         self._closed = False
         self._buffer: NDArray[np.float32] | None = None
+        self._options = options
         self._tile_batch = options.tile_batch or 1
         self._tile_px = options.tile_px
+        #: What was measured on this computer, by shape of the frame: tile and batch.
+        self._measured: dict[tuple[int, int], tuple[int, int]] = {}
         step, field = bundle.size_multiple, bundle.receptive_field_px
         least = smallest_tile(field, step)
         if 0 < self._tile_px < least:
@@ -141,14 +147,32 @@ class OpenVinoEngine:
 
     def tiles(self, shape: tuple[int, int]) -> list[Tile]:
         """How a frame of `shape` (height, width) goes through the network."""
-        step = self._bundle.size_multiple
+        return self._plan(shape)[0]
+
+    def _plan(self, shape: tuple[int, int]) -> tuple[list[Tile], int]:
+        """Tiles of a frame, and how many go through the network at once."""
+        step, batch = self._bundle.size_multiple, self._tile_batch
         height, width = (-(-side // step) * step for side in shape)
         largest = self._tile_px // step * step
         if height * width > self._tile_pixels:
             short = min(height, width)
             side = max(math.isqrt(self._tile_pixels), self._tile_pixels // short)
             largest = min(largest or side, side // step * step)
-        return plan_tiles(shape, largest, self._bundle.receptive_field_px, step)
+            tile, together = self._best(shape)
+            if tile and tile * tile * together <= self._tile_pixels * self._tile_batch:
+                largest, batch = tile, together
+        return plan_tiles(shape, largest, self._bundle.receptive_field_px, step), batch
+
+    def _best(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Tile and batch as `autotune` measured them; zeros where it did not, or others are set."""
+        if self._tile_px or self._options.tile_batch:
+            return 0, 0
+        if shape not in self._measured:
+            while len(self._measured) >= MAX_SHAPES:
+                del self._measured[next(iter(self._measured))]
+            found = recalled(self.description.key, shape, self._options)
+            self._measured[shape] = (found.tile_px, found.tile_batch)
+        return self._measured[shape]
 
     def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
         """Estimate the in-focus frame into `out`; see `Engine.refocus`."""
@@ -156,9 +180,9 @@ class OpenVinoEngine:
         counts = self._bundle.counts_range(raw)
         self._make_ready()
         while True:
-            plan = self.tiles(raw.shape)
+            plan, together = self._plan(raw.shape)
             try:
-                return self._refocus(raw, out, counts, plan)
+                return self._refocus(raw, out, counts, plan, together)
             except MemoryError as error:
                 self._shrink(plan[0].shape, error)
 
@@ -192,11 +216,11 @@ class OpenVinoEngine:
         self._request = self._output = self._buffer = None
 
     def _refocus(
-        self, raw: Pixels, out: Pixels, counts: CountsRange, plan: list[Tile]
+        self, raw: Pixels, out: Pixels, counts: CountsRange, plan: list[Tile], together: int
     ) -> Refocused:
         engine_ms, clipped = 0.0, 0
-        for first in range(0, len(plan), self._tile_batch):
-            tiles = plan[first : first + self._tile_batch]
+        for first in range(0, len(plan), together):
+            tiles = plan[first : first + together]
             batch = self._input(len(tiles), tiles[0].shape)
             for tile, into in zip(tiles, batch[:, 0], strict=True):
                 part = raw[tile.read]
