@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from refocusd.bench.combination import Combination
 from refocusd.bench.tuning import tune
-from refocusd.config import EngineOptions
+from refocusd.cli.main import main
+from refocusd.config import EngineOptions, Settings
 from refocusd.engines.autotune import CANDIDATES, autotune_folder, recalled, tuned
 from refocusd.engines.bundle import load_bundle
 from refocusd.engines.engine import Engine, EngineDescription, Refocused
@@ -190,6 +192,42 @@ def test_the_shipped_model_is_tuned() -> None:
     assert found.tile_px % bundle.size_multiple == 0
     assert found.tile_batch >= 1
     assert found.precision == "f32"
+
+
+def test_tiles_that_no_model_could_take_are_not_taken() -> None:
+    """Of a damaged cache, or of an older refocusd's."""
+    options = EngineOptions("openvino", "f32", 1, engine_mib=300)
+    shape = (1500, 1400)
+    engine = OpenVinoEngine(load_bundle("live-nuclei"), options)
+    expected = engine.tiles(shape)
+    tuned(
+        Bench({}).build,
+        shape,
+        options,
+        key=engine.description.key,
+        receptive_field_px=0,
+        size_multiple=1,
+    )
+    (entry,) = autotune_folder().iterdir()
+    found = json.loads(entry.read_text(encoding="utf-8"))
+    entry.write_text(json.dumps(found | {"tile_px": 64, "tile_batch": 1}), encoding="utf-8")
+    fresh = OpenVinoEngine(load_bundle("live-nuclei"), options)
+    assert fresh.tiles(shape) == expected
+    engine.close()
+    fresh.close()
+
+
+def test_bench_measures_tiles_for_the_memory_that_a_run_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An entry counts for one `engine_mib`: bench must be able to say which."""
+    tried: list[Combination] = []
+    monkeypatch.setattr("refocusd.cli.bench.tune", tried.append)
+    monkeypatch.setattr("refocusd.cli.bench.run_session", lambda *_, **__: [])
+    flags = ["--backend", "openvino", "--precision", "f32", "--size", "1500", "--tune"]
+    main(["bench", *flags, "--engine-mib", "300"])
+    settings = Settings(backend="openvino", precision="f32", engine_mib=300)
+    assert [combination.options for combination in tried] == [settings.engine_options]
 
 
 def test_an_engine_takes_the_tiles_that_were_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,16 +11,26 @@ import openvino
 import pytest
 from openvino import opset13 as ops
 
-from refocusd.bench import plot
-from refocusd.bench.combination import Combination, Order, Rates, Result, median_interval
+from refocusd.bench import plot, session
+from refocusd.bench.combination import (
+    Combination,
+    Order,
+    Rates,
+    Report,
+    Result,
+    median_interval,
+)
 from refocusd.bench.machine import busy_share, machine
 from refocusd.bench.measure import measure, sample_frame
 from refocusd.bench.memory import peak_mib
 from refocusd.bench.session import run_session
 from refocusd.bench.work import count_work
+from refocusd.cli.bench import _limits, _times
+from refocusd.cli.console import console
 from refocusd.cli.main import main
 from refocusd.config import EngineOptions
 from refocusd.engines.bundle import load_bundle
+from refocusd.engines.choose import BackendStatus
 from refocusd.errors import ConfigError, EngineError
 
 CPU = EngineOptions("openvino", "f32", threads=1)
@@ -122,6 +132,30 @@ def test_a_combination_that_cannot_be_had_says_why() -> None:
     assert "f16" in report.refused
     report = measure(Order(Combination("no-such-model", CPU, (64, 64)), 1))
     assert "no-such-model" in report.refused
+
+
+def test_a_backend_that_does_not_work_here_starts_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = BackendStatus("tensorrt", "there is no card; put one in")
+    monkeypatch.setattr(session, "available_backends", lambda: [missing], raising=False)
+    told: list[str] = []
+    wanted = Combination("live-nuclei", EngineOptions("tensorrt", "f16"), (64, 64))
+    (result,) = run_session([wanted], frames=1, rounds=2, on_step=told.append)
+    assert result.refused == "there is no card; put one in"
+    assert not result.rounds
+    assert not told
+
+
+def test_tables_show_a_models_folder_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    wanted = Combination("/models/[/red]", CPU, (64, 64))
+    report = Report(engine_ms=[1.0], worker_ms=[2.0], precision="f32", device="CPU")
+    for table in (_times, _limits):
+        console.print(table([Result(wanted, rounds=[report])]))
+        assert "[/red]" in "".join(capsys.readouterr().out.split())
 
 
 def test_a_session_measures_and_lists_what_it_cannot() -> None:

@@ -278,6 +278,14 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "long hexadecimal": lambda: b"a: 0x" + b"f" * (MAX_RDF_BYTES - 5),
     "deep list": lambda: b"[" * (MAX_RDF_BYTES // 4),
     "too large": lambda: b"#" * (MAX_RDF_BYTES + 1),
+    "long number": lambda: (
+        b"config: {refocusd: {schema: 1, id: a, normalisation: {}, size_multiple: 1, "
+        b"receptive_field_px: 0, files: {model.onnx: "
+        + b"0" * 64
+        + b"}, network: {a: !!int '"
+        + b"9" * 400
+        + b"'}}}"
+    ),
     "empty number": lambda: b"a: !!int ''",
     "no such truth": lambda: b"a: !!bool maybe",
     "code": lambda: b"a: !!python/object/apply:os.system ['true']",

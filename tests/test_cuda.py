@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu import COUNTED_PX, bound_ms, counted
+from refocusd.bench.combination import Rates
+from refocusd.bench.work import count_work
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.cuda import TorchEngine, probe
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.engines.tiling import tiling_error
-from refocusd.errors import EngineError
+from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 
+ROOT = Path(__file__).resolve().parent.parent
 F32 = EngineOptions(precision="f32", threads=1)
 
 
@@ -115,6 +123,77 @@ def test_a_torch_without_cuda_says_what_installs_one(bundle: ModelBundle) -> Non
     assert "CPU only" in probe()
     with pytest.raises(EngineError, match="pip install torch"):
         TorchEngine(bundle)
+
+
+def test_a_frame_that_torch_fails_on_is_an_error_and_the_next_one_is_not(
+    bundle: ModelBundle,
+) -> None:
+    engine = TorchEngine(bundle, F32, device="cpu")
+    whole, engine._network = engine._network, torch.nn.Conv2d(3, 1, 1)
+    raw = frame(64, 64)
+    with pytest.raises(EngineError, match="torch failed on a frame of 64×64 px") as raised:
+        engine.refocus(raw, np.empty_like(raw))
+    assert not isinstance(raised.value, DeviceLostError)
+    engine._network = whole
+    engine.refocus(raw, np.empty_like(raw))
+
+
+def test_f32_is_not_tf32(engine: TorchEngine) -> None:
+    assert engine.description.precision == "f32"
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_the_benchmark_counts_the_work_that_the_onnx_graph_has(bundle: ModelBundle) -> None:
+    theirs = count_work(bundle.onnx, (COUNTED_PX, COUNTED_PX), bundle.size_multiple)
+    ours = counted(bundle)
+    assert ours.flops == theirs.flops
+    assert ours.weights == pytest.approx(theirs.weights, rel=0.01)
+    # By hand: four times the pixels, and arithmetic is the limit.
+    rates = Rates(ours.flops, 1e15, "by hand")
+    shape = (2 * COUNTED_PX, 2 * COUNTED_PX)
+    assert bound_ms(ours, bundle, shape, "f16", rates) == pytest.approx(4000)
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
+    file = tmp_path / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--json", str(file)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["rehearsal"]
+    by_torch = [row for row in found["engines"] if row["backend"] == "torch-cpu"]
+    assert {row["model"] for row in by_torch} == {"live-nuclei-1", "resnet34-random"}
+    assert all(0 < row["network_p50_ms"] <= row["p99_ms"] for row in by_torch)
+    others = [row for row in found["engines"] if row not in by_torch]
+    assert others
+    assert all(row.get("refused") or row["p50_ms"] > 0 for row in others)
+
+
+LOST = """
+import numpy as np, torch
+from refocusd.engines.bundle import load_bundle
+from refocusd.engines.cuda import TorchEngine
+from refocusd.errors import DeviceLostError
+engine = TorchEngine(load_bundle("live-nuclei"))
+raw = np.zeros((64, 64), np.uint16)
+engine.warm_up(raw.shape)
+# An index out of range stops the card for this process.
+torch.zeros(1, device="cuda")[torch.tensor([5], device="cuda")]
+try:
+    engine.refocus(raw, raw.copy())
+except DeviceLostError:
+    print("lost")
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_card_that_fails_every_call_is_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, check=False)
+    assert b"lost" in done.stdout, done.stderr
 
 
 @pytest.mark.gpu

@@ -235,6 +235,14 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         ),
         "tools differ",
     ),
+    "no spread": (
+        lambda r: r["inputs"][0].update(
+            preprocessing=[
+                {"id": "fixed_zero_mean_unit_variance", "kwargs": {"mean": 100.0, "std": 0.0}}
+            ]
+        ),
+        "not that of a bioimage.io model",
+    ),
     "a segmentation": (
         lambda r: r["outputs"][0].update(postprocessing=[{"id": "sigmoid"}]),
         "counts scale",

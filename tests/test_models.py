@@ -186,7 +186,9 @@ def test_a_broken_model_is_listed_as_such(
     assert "is not the file that the bundle was made with" in said
 
 
-@pytest.mark.parametrize("name", [MODEL, "../up", ".hidden", "a/b", ""])
+@pytest.mark.parametrize(
+    "name", [MODEL, "../up", ".hidden", "a/b", "", "ends.", "nul", "Con.1", "lpt1"]
+)
 def test_names_that_are_taken_or_leave_the_folder_are_refused(
     tiny: Path, library: Path, name: str
 ) -> None:
@@ -194,6 +196,33 @@ def test_names_that_are_taken_or_leave_the_folder_are_refused(
     assert models("remove", name) == 2
     assert not library.exists() or list(library.iterdir()) == []
     assert MODEL in shipped_bundles()
+
+
+def test_what_others_clear_away_meanwhile_is_no_matter(tiny: Path, library: Path) -> None:
+    library.mkdir()
+    try:
+        (library / ".adding-gone").symlink_to(library / "nowhere")
+    except OSError as error:
+        pytest.skip(f"no links can be made here: {error}")
+    assert models("add", tiny) == 0
+
+
+@pytest.mark.parametrize("channel", ["[/DAPI]", "[bold]", "\x1b[2J"])
+def test_what_a_model_says_is_shown_as_it_is(
+    tmp_path: Path,
+    channel: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is no markup, and it does not command the terminal."""
+    monkeypatch.setenv("COLUMNS", "400")
+    folder = described(tmp_path, channels=[channel], title=f"a {channel}")
+    shown = channel.replace("\x1b", "\N{REPLACEMENT CHARACTER}")
+    for action in ("list", "show"):
+        assert models(action, folder) == 0
+        said = capsys.readouterr().out
+        assert "\x1b" not in said
+        assert shown in said
 
 
 def test_what_is_damaged_leaves_nothing_behind(tiny: Path, library: Path, tmp_path: Path) -> None:

@@ -94,6 +94,17 @@ def test_a_full_disk_is_said_before_it_is_full(
     assert list(library.iterdir()) == []
 
 
+@pytest.mark.parametrize("how", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_packed_in_an_uncommon_way_is_refused(
+    tmp_path: Path, library: Path, how: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w", how) as file:
+        file.writestr("rdf.yaml", b"a: 1\n" * 100)
+    assert models("add", tmp_path / "odd.zip") == 2
+    assert "pack it again" in capsys.readouterr().err
+    assert list(library.iterdir()) == []
+
+
 def test_damaged_archives_are_refused_or_whole(tiny: Path, tmp_path: Path, library: Path) -> None:
     good = zipped(tiny, tmp_path / "good").read_bytes()
     whole = load_bundle(tiny).sha256
@@ -150,6 +161,33 @@ def test_weights_in_other_files_are_seen_wherever_they_hide(tmp_path: Path, wher
     refuse_outside_weights(path)
 
 
+def _varint(value: int) -> bytes:
+    data = b""
+    while value > 127:
+        data += bytes([value & 127 | 128])
+        value >>= 7
+    return data + bytes([value])
+
+
+def _field(number: int, content: bytes, *, beyond: int = 0) -> bytes:
+    """A field of bytes; `beyond` is added to its tag."""
+    return _varint((number << 3 | 2) + beyond) + _varint(len(content)) + content
+
+
+def test_a_tag_that_runtimes_cut_to_32_bits_hides_no_weights(tmp_path: Path) -> None:
+    """OpenVINO reads on, and would take weights from any address in its memory."""
+    model = onnx.load_from_string(tiny_onnx())
+    hidden = onnx.TensorProto(name="away", dims=[36], data_type=1).SerializeToString()
+    entry = _field(1, b"location") + _field(2, b"*/_ORT_MEM_ADDR_/*")
+    hidden += _field(13, entry, beyond=1 << 32) + _varint((14 << 3) + (1 << 32)) + b"\1"
+    graph = model.graph.SerializeToString() + _field(5, hidden)
+    model.ClearField("graph")
+    path = tmp_path / "n.onnx"
+    path.write_bytes(model.SerializeToString() + _field(7, graph))
+    with pytest.raises(BundleError, match="not taken"):
+        refuse_outside_weights(path)
+
+
 def test_a_listed_file_of_weights_is_refused_too(tmp_path: Path) -> None:
     files = {"model.onnx": _outside("graph"), "away.bin": bytes(144)}
     with pytest.raises(BundleError, match="external data"):
@@ -191,6 +229,13 @@ def test_tensors_that_are_no_frames_are_refused(
 ) -> None:
     with pytest.raises(BundleError, match=word):
         read_frames(_saved(tmp_path / "t.npy", array))
+
+
+def test_a_tensor_with_sides_below_zero_is_refused(tmp_path: Path) -> None:
+    path = _saved(tmp_path / "t.npy", np.zeros((2, 1, 3, 5), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"(2, 1, 3, 5), }  ", b"(-2, 1, -3, 5), }"))
+    with pytest.raises(BundleError, match="shape"):
+        read_frames(path)
 
 
 def test_a_tensor_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:

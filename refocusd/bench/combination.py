@@ -88,8 +88,8 @@ class Report(msgspec.Struct, frozen=True):
         Of every frame: the network alone, and the worker's whole job.
     built_s : float
         Until the engine was there and warm.
-    peak_mib : float
-        The process's peak, MiB; NaN where the system does not tell.
+    peak_mib : float or None
+        The process's peak, MiB; None where the system does not tell.
     precision, device, key : str
         What really ran.
     rates : Rates, optional

@@ -19,6 +19,7 @@ from refocusd.bench.combination import Combination, Order, Quality, Rates, Repor
 from refocusd.bench.work import Work, count_work
 from refocusd.config import EngineOptions
 from refocusd.engines.bundle import load_bundle
+from refocusd.engines.choose import available_backends
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.quality import psnr
@@ -70,7 +71,8 @@ class _Session:
 
     def run(self, combinations: Sequence[Combination]) -> list[Result]:
         found: list[list[Report]] = [[] for _ in combinations]
-        refused = [""] * len(combinations)
+        why_not = {status.name: status.why_not for status in available_backends()}
+        refused = [why_not.get(wanted.options.backend, "") for wanted in combinations]
         for turn in range(self._rounds):
             for index, combination in enumerate(combinations):
                 if refused[index]:

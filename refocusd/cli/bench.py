@@ -17,7 +17,7 @@ from refocusd.bench.machine import BUSY, busy_share, machine
 from refocusd.bench.plot import require_matplotlib, write_plot
 from refocusd.bench.session import run_session
 from refocusd.bench.tuning import tune
-from refocusd.cli.console import console, messages, progress, write_json
+from refocusd.cli.console import console, messages, plain, printable, progress, write_json
 from refocusd.config import Backend, EngineOptions, Precision
 from refocusd.engines.bundle import load_bundle
 from refocusd.errors import ConfigError
@@ -66,6 +66,12 @@ def register(commands: Any) -> None:
         help="first find the best tiles for frames that do not go whole; `refocusd run` uses them",
     )
     parser.add_argument("--threads", type=int, default=0, help="of a CPU engine; 0 chooses")
+    parser.add_argument(
+        "--engine-mib",
+        type=int,
+        default=0,
+        help="memory of an engine, as in the settings; 0 chooses",
+    )
     parser.add_argument("--frames", type=int, default=20, help="timed in each round")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a combination")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
@@ -86,13 +92,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     with progress() as bar:
         task = bar.add_task("measuring")
         for combination in combinations if arguments.tune else ():
-            bar.update(task, description=f"tuning {combination.name}")
+            bar.update(task, description=plain(f"tuning {combination.name}"))
             tune(combination)
         results = run_session(
             combinations,
             frames=arguments.frames,
             rounds=arguments.rounds,
-            on_step=lambda name: bar.update(task, description=name),
+            on_step=lambda name: bar.update(task, description=plain(name)),
         )
     measured = [result for result in results if not result.refused]
     if measured:
@@ -100,7 +106,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         console.print(_limits(measured))
     refused = [result for result in results if result.refused]
     for result in refused:
-        console.print(f"-- {result.combination.name}: {result.refused}", markup=False)
+        console.print(printable(f"-- {result.combination.name}: {result.refused}"), markup=False)
     write_json(arguments.json, _figures(results, busy))
     if arguments.plot:
         write_plot(Path(arguments.plot), results)
@@ -114,6 +120,7 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
         ("tile", arguments.tile, 0, 1 << 14),
         ("batch", arguments.batch, 0, 64),
         ("threads", [arguments.threads], 0, 256),
+        ("engine-mib", [arguments.engine_mib], 0, 1 << 20),
     ):
         for value in values:
             if not low <= value <= high:
@@ -128,7 +135,11 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
         for precision in (arguments.precision or _PRECISIONS.get(backend, ("auto",)))
     ]
     return [
-        Combination(model, EngineOptions(backend, precision, arguments.threads, tile, batch), shape)
+        Combination(
+            model,
+            EngineOptions(backend, precision, arguments.threads, tile, batch, arguments.engine_mib),
+            shape,
+        )
         for model, (backend, precision), shape, tile, batch in itertools.product(
             arguments.model, engines, shapes, arguments.tile, arguments.batch
         )
@@ -152,7 +163,7 @@ def _engine(result: Result) -> tuple[str, str]:
     name = f"{made.model} {made.options.backend} {result.rounds[0].precision}"
     if made.options.tile_px or made.options.tile_batch:
         name += f" {made.options.tile_px or 'auto'}×{made.options.tile_batch or 'auto'}"
-    return name, f"{made.shape[1]}×{made.shape[0]}"
+    return plain(name), f"{made.shape[1]}×{made.shape[0]}"
 
 
 def _times(results: Sequence[Result]) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,12 +20,25 @@ from rich.progress import (
 
 from refocusd.errors import OutputError
 
-__all__ = ["console", "messages", "progress", "write_json"]
+__all__ = ["console", "messages", "plain", "printable", "progress", "write_json"]
 
 #: Results: may be redirected to a file.
 console = Console(soft_wrap=True)
 #: Progress and remarks.
 messages = Console(stderr=True, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text that others wrote, as it is: no markup, and nothing that commands the terminal."""
+    return escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """The same where markup is off."""
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for sign in text
+    )
 
 
 def progress() -> Progress:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from refocusd.cli.console import console, write_json
+from refocusd.cli.console import console, plain, printable, write_json
 from refocusd.cli.models_told import Listed, facts, quality, told
 from refocusd.config import EngineOptions, load_settings
 from refocusd.demo.specimen import Specimen
@@ -89,10 +89,13 @@ def _list(arguments: argparse.Namespace) -> int:
     names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
     listed = [_listed(name) for name in dict.fromkeys(names)]
     table = Table("model", "meant for", "refocused", "from", "state")
-    table.columns[0].no_wrap = True
+    # A long path folds, and leaves the others their room.
+    table.columns[0].overflow = "fold"
+    table.columns[0].min_width = max(map(len, shipped_bundles()))
     for item in listed:
         name = item.name if item.id in ("", item.name) else f"{item.name}\n({item.id})"
-        table.add_row(name, item.meant_for, item.quality, item.origin, item.state)
+        cells = (name, item.meant_for, item.quality, item.origin, item.state)
+        table.add_row(*map(plain, cells))
     console.print(table)
     for item in listed:
         if item.error:
@@ -122,7 +125,7 @@ def _show(arguments: argparse.Namespace) -> int:
         _say(f"  refocused  {quality(figures['metrics'])} (PSNR, mean over defocus)")
     table = Table("file", "KiB", "sha256")
     for file in figures["files"]:
-        table.add_row(file["name"], f"{file['bytes'] / 1024:.0f}", file["sha256"])
+        table.add_row(plain(file["name"]), f"{file['bytes'] / 1024:.0f}", file["sha256"])
     console.print(table)
     if bundle.card:
         _say(bundle.card)
@@ -228,4 +231,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False)
+    console.print(printable(text), markup=False, highlight=False)

@@ -27,6 +27,8 @@ MAX_RATIO = 100
 _CHUNK = 1 << 20
 #: Left free on the disk.
 RESERVE_BYTES = 64 << 20
+#: Ways of packing that every zip tool has, and whose damage `_DAMAGED` covers.
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 #: What `zipfile` raises for what is no zip, or a broken one.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
@@ -137,6 +139,11 @@ class _Zip(_Copies):
             raise BundleError(f"{self._where} holds {name[:100]!r}, which is no plain file in it")
         if entry.flag_bits & 1:
             raise BundleError(f"{self._where} is encrypted: unpack it, and add the folder")
+        if entry.compress_type not in _PACKED:
+            raise BundleError(
+                f"{self._where} is packed in an uncommon way: unpack it, and pack it again as an "
+                "ordinary zip (deflate), or add the folder"
+            )
         if entry.file_size > _CHUNK and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
             raise BundleError(
                 f"{self._where}: {name[:100]} would grow more than {MAX_RATIO}-fold: not unpacked"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ def available_backends() -> list[BackendStatus]:
     return [
         BackendStatus("tensorrt", _why_no_tensorrt()),
         BackendStatus("cuda", _why_no_cuda()),
-        BackendStatus("openvino"),
+        BackendStatus("openvino", _why_no_openvino()),
     ]
 
 
@@ -135,6 +136,12 @@ def count_cards() -> int:
     except (OSError, AttributeError):
         return 0
     return count.value
+
+
+def _why_no_openvino() -> str:
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed; install it with: pip install openvino"
+    return ""
 
 
 def _why_no_tensorrt() -> str:

@@ -20,7 +20,7 @@ from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.engines.normalise import CountsRange, check_frame
 from refocusd.engines.tiling import Tile, plan_tiles, smallest_tile
-from refocusd.errors import EngineError
+from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ class TorchEngine:
                 f"the cuda backend does not compute in {precision}; set precision to f16, bf16, f32 "
                 "or auto"
             )
+        if precision == "f32":
+            # Left alone, convolutions on a card round to 10 bits of mantissa (TF32).
+            torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._bundle = bundle
         self._device = torch.device(device)
@@ -147,9 +150,7 @@ class TorchEngine:
             except torch.cuda.OutOfMemoryError as error:
                 self._shrink(raw.shape, error)
             except RuntimeError as error:
-                raise EngineError(
-                    f"torch failed on a frame of {raw.shape[1]}×{raw.shape[0]} px: {error}"
-                ) from error
+                raise self._failure(raw.shape, error) from error
 
     def close(self) -> None:
         """Free the device."""
@@ -221,6 +222,17 @@ class TorchEngine:
             graph = self._graphs[shape] = _Graph(torch, self._network, given)
         sharp: Tensor = graph.run(given).float()
         return sharp
+
+    def _failure(self, shape: tuple[int, ...], error: Exception) -> EngineError:
+        """What to say of it; a card that is lost fails the next call as well."""
+        try:
+            self._wait()
+        except RuntimeError:
+            return DeviceLostError(
+                f"the NVIDIA card failed ({error}); the worker must start again, and if this comes "
+                "back, look at the card's driver and temperature"
+            )
+        return EngineError(f"torch failed on a frame of {shape[1]}×{shape[0]} px: {error}")
 
     def _wait(self) -> None:
         if self._device.type == "cuda":

@@ -78,7 +78,7 @@ def read_foreign(content: Any) -> ForeignModel:
     """
     try:
         return _read(content)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, ArithmeticError) as error:
         raise BundleError(
             "the description is not that of a bioimage.io model "
             f"({type(error).__name__}: {error}); check it with `bioimageio validate-format`"

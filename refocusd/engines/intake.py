@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,8 @@ def _listed(content: Any) -> list[str]:
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise BundleError(
-            f"{name!r} is no name for a model; take letters, digits, '.', '_' and '-'"
+            f"{name!r} is no name for a model; give one with --name, of letters, digits, '.', '_' "
+            "and '-', not ending in '.', and none of Windows' devices (con, nul, ...)"
         )
     if name in shipped_bundles():
         raise BundleError(
@@ -205,5 +207,10 @@ def _aside(target: Path) -> Path:
 
 def _clear(library: Path) -> None:
     for entry in library.iterdir():
-        if entry.name.startswith((_STAGE, _OLD)) and time.time() - entry.stat().st_mtime > _STALE_S:
-            shutil.rmtree(entry, ignore_errors=True)
+        # Another process may clear the same away.
+        with suppress(FileNotFoundError):
+            if (
+                entry.name.startswith((_STAGE, _OLD))
+                and time.time() - entry.stat().st_mtime > _STALE_S
+            ):
+                shutil.rmtree(entry, ignore_errors=True)

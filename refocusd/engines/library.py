@@ -12,8 +12,11 @@ __all__ = ["ENVIRONMENT", "NAME", "find_bundle", "models_folder", "shipped_bundl
 
 #: Names another folder for the user's models.
 ENVIRONMENT = "REFOCUSD_MODELS"
-#: Names of models in the user's folder: bare on every system.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: Names of models in the user's folder: bare on every system (Windows drops a point at the end,
+#: and keeps some names for devices).
+NAME = re.compile(
+    r"(?!(?i:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
+)
 _SHIPPED = Path(__file__).parent / "models"
 _DESCRIPTIONS = ("rdf.yaml", "refocusd.yaml")
 

@@ -17,6 +17,7 @@ __all__ = ["refuse_outside_weights"]
 #: More fields than any network has; a file made to be slow to walk ends here.
 MAX_FIELDS = 2_000_000
 MAX_DEPTH = 32
+MAX_TAG = 1 << 32
 
 #: message -> field number -> message in it.
 _FIELDS: dict[str, dict[int, str]] = {
@@ -73,6 +74,9 @@ class _Walk:
             if self._left < 0:
                 raise BundleError(f"{self._path} has more than {MAX_FIELDS} fields: not taken")
             tag = self._varint()
+            if tag >= MAX_TAG:
+                # Runtimes cut it to 32 bits, and see another field than this walk does.
+                raise BundleError(f"{self._path} has an oversized tag at byte {at}: not taken")
             number, wire = tag >> 3, tag & 7
             if kind == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION):
                 self._tensor_field(number, wire)

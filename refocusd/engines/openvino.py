@@ -159,7 +159,8 @@ class OpenVinoEngine:
             side = max(math.isqrt(self._tile_pixels), self._tile_pixels // short)
             largest = min(largest or side, side // step * step)
             tile, together = self._best(shape)
-            if tile and tile * tile * together <= self._tile_pixels * self._tile_batch:
+            least = smallest_tile(self._bundle.receptive_field_px, step)
+            if tile >= least and tile * tile * together <= self._tile_pixels * self._tile_batch:
                 largest, batch = tile, together
         return plan_tiles(shape, largest, self._bundle.receptive_field_px, step), batch
 

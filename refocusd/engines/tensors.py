@@ -43,7 +43,7 @@ def read_frames(path: Path) -> NDArray[np.float32]:
             )
             shape, fortran, dtype = header(stream)
             pixels = math.prod(shape)
-            if len(shape) != 4 or shape[1] != 1 or not 0 < pixels <= MAX_PIXELS:
+            if len(shape) != 4 or shape[1] != 1 or min(shape) < 1 or pixels > MAX_PIXELS:
                 raise BundleError(f"{path} has shape {shape}: frames are (n, 1, height, width)")
             if dtype.hasobject or dtype.kind not in "fiu":
                 raise BundleError(f"{path} holds {dtype}: frames are real numbers")

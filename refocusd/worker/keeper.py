@@ -131,8 +131,8 @@ class Keeper:
             self._process = process
         assert process.stdin is not None
         if self._order:
-            # Where it is gone already, its status says so.
-            with contextlib.suppress(OSError):
+            # Where it is gone already, its status says so; closed, we were asked to stop meanwhile.
+            with contextlib.suppress(OSError, ValueError):
                 process.stdin.write(self._order)
                 process.stdin.flush()
         if self._on_line is not None:
