@@ -3,9 +3,10 @@
     python benchmarks/refocus_quality.py --data FOLDER [--json FILE] [--limit N]
 
 FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if there
-are any, BBBC006 in-focus fields.  Prints PSNR by defocus for the raw frame, the
-network in f32 and bf16, and Richardson-Lucy with one PSF and with the true one.
-A few minutes on two cores; Richardson-Lucy takes most of them.
+are any, BBBC006 in-focus fields.  Prints PSNR by defocus, nuclei and light for the raw
+frame, the network, and deconvolution with one PSF and with the true one, and how well
+the network tells the defocus; on plane and on deep specimens.
+It is `refocusd train evaluate` with its result kept here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refocusd_training.evaluation import evaluate, held_out_cases, print_table, write_json
+from refocusd_training.evaluation.run import Outputs, run_held_out
 
 RESULTS = Path(__file__).parent / "results" / "refocus_quality.json"
 
@@ -25,10 +26,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
-    results = evaluate(arguments.bundle, held_out_cases(arguments.data, limit=arguments.limit))
-    print_table(results)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.json, arguments.bundle, results)
+    outputs = Outputs(json=arguments.json)
+    run_held_out(arguments.bundle, arguments.data, outputs, limit=arguments.limit)
     return 0
 
 

@@ -39,7 +39,7 @@ def brighter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(load_bundle("live-nuclei").folder, folder)
     network = onnx.load(folder / "model.onnx")
     for tensor in network.graph.initializer:
-        if tensor.name == "out.bias":
+        if tensor.name.removeprefix("network.") == "out.bias":
             tensor.CopyFrom(
                 numpy_helper.from_array(
                     numpy_helper.to_array(tensor) + np.float32(BRIGHTER), tensor.name
@@ -88,7 +88,7 @@ def check(output: Path, frames: int) -> None:
     for number in range(frames):
         dapi, said = found[f'{{"channel":"DAPI","time":{number}}}']
         gfp, of_gfp = found[f'{{"channel":"GFP","time":{number}}}']
-        assert said["refocusd"]["model"] == "live-nuclei-1"
+        assert said["refocusd"]["model"] == "live-nuclei-2"
         assert of_gfp["refocusd"]["model"] == "brighter-1"
         assert of_gfp["refocusd"]["engine"] != said["refocusd"]["engine"]
         # Where neither is cut at 0 counts.
@@ -151,7 +151,7 @@ def test_channels_of_one_model_share_its_engine() -> None:
     options = EngineOptions("openvino", "f32", 1)
     prepared = prepare({"": "live-nuclei", "GFP": "live-nuclei"}, options)
     assert prepared.engines["GFP"] is prepared.engines[""]
-    assert prepared.ready.engine.of_channel("GFP").model_id == "live-nuclei-1"
+    assert prepared.ready.engine.of_channel("GFP").model_id == "live-nuclei-2"
     prepared.close()
 
 

@@ -146,7 +146,9 @@ def test_f32_is_not_tf32(engine: TorchEngine) -> None:
 def test_the_benchmark_counts_the_work_that_the_onnx_graph_has(bundle: ModelBundle) -> None:
     theirs = count_work(bundle.onnx, (COUNTED_PX, COUNTED_PX), bundle.size_multiple)
     ours = counted(bundle)
-    assert ours.flops == theirs.flops
+    # The graph has the defocus head as well, which torch does not run.
+    assert ours.flops <= theirs.flops
+    assert ours.flops == pytest.approx(theirs.flops, rel=0.01)
     assert ours.weights == pytest.approx(theirs.weights, rel=0.01)
     # By hand: four times the pixels, and arithmetic is the limit.
     rates = Rates(ours.flops, 1e15, "by hand")
@@ -165,7 +167,7 @@ def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["rehearsal"]
     by_torch = [row for row in found["engines"] if row["backend"] == "torch-cpu"]
-    assert {row["model"] for row in by_torch} == {"live-nuclei-1", "resnet34-random"}
+    assert {row["model"] for row in by_torch} == {"live-nuclei-2", "resnet34-random"}
     assert all(0 < row["network_p50_ms"] <= row["p99_ms"] for row in by_torch)
     others = [row for row in found["engines"] if row not in by_torch]
     assert others

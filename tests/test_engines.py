@@ -220,7 +220,7 @@ def test_pixels_that_are_not_finite_are_one_error_and_the_next_frame_is_taken(
     network = write_network(tmp_path / "nan.onnx", nodes)
     ramp = np.linspace(100, 4000, 128 * 128).astype(np.uint16).reshape(128, 128)
     with closing(engine_of(bundle, network)) as broken:
-        with pytest.raises(EngineError, match=r"live-nuclei-1.*not finite"):
+        with pytest.raises(EngineError, match=r"live-nuclei-2.*not finite"):
             refocused(broken, ramp)
         # At and above the offset the answers are finite: it is the frame that failed.
         if operator == "Sqrt":

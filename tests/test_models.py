@@ -119,7 +119,7 @@ def test_a_name_means_the_shipped_model_then_the_users_then_a_path(
     assert user_bundles() == []
     shutil.copytree(tiny, library / MODEL)
     shutil.copytree(tiny, library / "mine")
-    assert load_bundle(MODEL).model_id == "live-nuclei-1"
+    assert load_bundle(MODEL).model_id == "live-nuclei-2"
     assert load_bundle("mine").folder == library / "mine"
     monkeypatch.chdir(tiny.parent)
     assert load_bundle("source").folder == Path("source")
@@ -256,10 +256,11 @@ def test_a_model_that_does_otherwise_fails_its_tensors(
     folder = Path(shutil.copytree(load_bundle(MODEL).folder, tmp_path / "other"))
     old = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
     network = onnx.load(folder / "model.onnx")
-    last = network.graph.node[-1].output[0]
-    network.graph.node[-1].output[0] = "almost"
+    refocused = network.graph.output[0].name
+    (last,) = (node for node in network.graph.node if refocused in node.output)
+    last.output[0] = "almost"
     network.graph.initializer.append(onnx.helper.make_tensor("gain", 1, [], [1.01]))
-    network.graph.node.append(onnx.helper.make_node("Mul", ["almost", "gain"], [last]))
+    network.graph.node.append(onnx.helper.make_node("Mul", ["almost", "gain"], [refocused]))
     onnx.save(network, folder / "model.onnx")
     new = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
     rdf = folder / "rdf.yaml"

@@ -309,5 +309,5 @@ def test_a_frame_that_memory_is_too_short_for_is_done_in_smaller_tiles() -> None
 @on_linux
 def test_where_no_tile_fits_one_clear_error_says_so() -> None:
     said = run(SHORT, -200)
-    assert "refused: the memory ran out for model live-nuclei-1" in said
+    assert "refused: the memory ran out for model live-nuclei-2" in said
     assert "close other programs" in said

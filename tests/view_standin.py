@@ -33,7 +33,7 @@ __all__ = ["Scene", "StandIn", "scene_of_nuclei", "written_datasets"]
 CHANNELS = ("DAPI", "Cy5")
 DEFOCUS_UM = (-12.0, -8.0, -4.0, 0.0, 4.0, 8.0, 12.0)
 PIXEL_UM = 0.645
-ENGINE = wire.Engines("openvino", "bf16", "CPU", "engine-key", "live-nuclei-1", "0" * 64)
+ENGINE = wire.Engines("openvino", "bf16", "CPU", "engine-key", "live-nuclei-2", "0" * 64)
 BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
 
 
@@ -290,7 +290,7 @@ class StandIn:
             name="cells_1",
             raw=str(self.raw) if self.raw else "",
             output=f"{self.raw}_refocused" if self.raw else "",
-            run="live-nuclei-1",
+            run="live-nuclei-2",
             state="live",
             height=height,
             width=width,

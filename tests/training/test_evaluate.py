@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tifffile
 from numpy.typing import NDArray
@@ -233,7 +234,7 @@ def test_an_own_pair_gives_a_page(flux: NDArray[np.float32], tmp_path: Path) -> 
     assert "RL true PSF" not in found
     assert "microscopes" not in document
     text = (page / "index.html").read_text(encoding="utf-8")
-    assert "live-nuclei-1" in text
+    assert "live-nuclei-2" in text
     for picture in ("curves.png", "typical.png", "worst.png"):
         assert picture in text
         assert (page / picture).stat().st_size > 10_000
@@ -318,13 +319,26 @@ def test_defocus_accuracy_counts_classes_and_micrometres() -> None:
         defocus_accuracy(np.array([]), np.array([]))
 
 
-def test_a_bundle_without_a_defocus_head_has_no_defocus_figures(cases: list[Case]) -> None:
-    assert evaluate_defocus(load_bundle(BUNDLE), cases[:1], (4.0,)) is None
+def test_a_bundle_without_a_defocus_head_has_no_defocus_figures(
+    cases: list[Case], tmp_path: Path
+) -> None:
+    with_defocus_head(tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    del model.graph.output[1]
+    onnx.save(model, tmp_path / "model.onnx")
+    bundle = replace(load_bundle(BUNDLE), onnx=tmp_path / "model.onnx")
+    assert evaluate_defocus(bundle, cases[:1], (4.0,)) is None
+
+
+def test_the_shipped_bundle_tells_near_from_far(cases: list[Case]) -> None:
+    found = evaluate_defocus(load_bundle(BUNDLE), cases[1:], (4.0, 24.0))
+    assert found is not None
+    near, far = (level + found.by_level[level][2] for level in (4.0, 24.0))
+    assert near < 12 < 16 < far < 32
 
 
 def with_defocus_head(folder: Path) -> None:
     """A network that returns frames as they are, and says 4 um wherever it sees light."""
-    import onnx
     from onnx import TensorProto, helper
 
     tile: dict[str, Any] = {"kernel_shape": [32, 32], "strides": [32, 32]}

@@ -215,6 +215,32 @@ def test_a_frozen_encoder_stays_and_its_normalisations_and_the_defocus_head_lear
         assert not torch.equal(frozen[name], after[name]), name
 
 
+def test_a_run_may_add_a_defocus_head_to_weights_without_one(images: Path, tmp_path: Path) -> None:
+    run_training(replace(TINY, steps=1), images, tmp_path / "first", device="cpu")
+    start = tmp_path / "first" / "weights.safetensors"
+    headed = replace(
+        TINY,
+        steps=1,
+        ema=0.0,
+        learning_rate=1e-9,
+        weights=str(start),
+        network=replace(TINY.network, defocus_head=True),
+    )
+    run_training(headed, images, tmp_path / "second", device="cpu")
+    before, after = load_file(start), load_file(tmp_path / "second" / "weights.safetensors")
+    assert {name for name in after if name not in before} == {
+        f"defocus.{name}" for name in ("inner.weight", "inner.bias", "out.weight", "out.bias")
+    }
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-7, rtol=0)
+    # The other way round something would be lost silently, and other shapes do not fit.
+    with_head = str(tmp_path / "second" / "weights.safetensors")
+    for change in ({"defocus_head": False}, {"half": 4}):
+        other = replace(headed, weights=with_head, network=replace(headed.network, **change))
+        with pytest.raises(InputError, match="does not fit"):
+            run_training(other, images, tmp_path / next(iter(change)), device="cpu")
+
+
 def test_settings_survive_their_file(tmp_path: Path) -> None:
     write_config(TINY, tmp_path / "config.toml")
     assert load_config(tmp_path / "config.toml") == TINY

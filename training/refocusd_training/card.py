@@ -261,7 +261,8 @@ def _data(facts: Facts) -> str:
 def _split(record: Mapping[str, Any]) -> str:
     digest = record.get("split_sha256")
     skipped = (record.get("samples") or {}).get("skipped")
-    left = f"Left out: {skipped}. " if skipped else ""
+    left = ", ".join(f"{count} ({why})" for why, count in (skipped or {}).items())
+    left = f"Images left out: {left}. " if left else ""
     return (f"Split sha256 `{digest}`. " if digest else "") + left
 
 

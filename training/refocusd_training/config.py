@@ -98,8 +98,8 @@ class TrainingConfig:
         Calibration profile (JSON) of the microscope to train for, relative to the
         configuration's folder: its optics and camera replace the ranges.  "" for none.
     weights : str
-        Weights (safetensors) to start from, relative to the configuration's folder.  "" for
-        none.
+        Weights (safetensors) to start from, relative to the configuration's folder; a defocus
+        head that they lack starts from the seed.  "" for none.
     teacher : str
         Folder of a bundle or of a run, relative to the configuration's, whose network's answers
         are learned beside the truth (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).  "" for

@@ -240,7 +240,7 @@ def export_bundle(
     run: Path,
     output: Path,
     *,
-    model_id: str = "live-nuclei-1",
+    model_id: str = "",
     weights: Path | None = None,
     metrics: Path | None = None,
     int8: bool = False,
@@ -255,6 +255,7 @@ def export_bundle(
     output : Path
         Folder of the bundle.
     model_id : str
+        What datasets say they were refocused with; "" for the name of `output`.
     weights : Path, optional
         An earlier checkpoint of the run instead of the latest.
     metrics : Path, optional
@@ -292,7 +293,7 @@ def export_bundle(
             np.save(folder / name, array)
         trained, _ = ranges_of_run(run)
         facts = Facts(
-            model_id,
+            model_id or output.absolute().name,
             record,
             description_of(config.network),
             network.size_multiple,

@@ -36,7 +36,9 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         default="onnx",
         help="what builds it: TensorRT from ONNX, or torch-tensorrt (default: %(default)s)",
     )
-    parser.add_argument("--id", default="live-nuclei-1", help="model id (default: %(default)s)")
+    parser.add_argument(
+        "--id", default="", help="model id (default: the name of the --output folder)"
+    )
     parser.set_defaults(command=_export)
 
 

@@ -21,6 +21,9 @@ from refocusd_training.loop.files import (
 from refocusd_training.networks import RefocusNetwork, build_network
 from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges, ranges_of
 
+#: Prefix of the defocus head's weights.
+HEAD = "defocus."
+
 __all__ = ["load_weights", "network_of_run", "prepare", "ranges_of_run"]
 
 #: What a resumed run may change; anything else would make it another run.
@@ -63,16 +66,28 @@ def network_of_run(run: Path, weights: Path | None = None) -> RefocusNetwork:
     return network.eval()
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> None:
     """Load weights that are to fit.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    path : Path
+    new_head : bool
+        Whether a defocus head that the file lacks may stay as it was drawn.
 
     Raises
     ------
     InputError
         If they cannot be read or do not fit.
     """
+    weights = read_weights(path)
+    if new_head and not any(name.startswith(HEAD) for name in weights):
+        weights |= {
+            name: value for name, value in network.state_dict().items() if name.startswith(HEAD)
+        }
     try:
-        network.load_state_dict(read_weights(path))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(
             f"{path} does not fit the network of the configuration ({error})"

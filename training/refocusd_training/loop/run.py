@@ -187,7 +187,7 @@ def _train(
     fresh = state is None and not config.weights
     network = build_network(config.network, config.seed, pretrained=fresh)
     if config.weights and state is None:
-        load_weights(network, Path(config.weights))
+        load_weights(network, Path(config.weights), new_head=True)
         network.initialised = f"from {Path(config.weights).name}"
     # After the network, which is drawn from the seed that its making sets.
     teacher = load_teacher(config.teacher) if config.teacher else None
