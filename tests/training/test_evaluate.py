@@ -172,9 +172,11 @@ def test_json_csv_and_table_hold_every_frame(results: list[Result], tmp_path: Pa
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(results)
     assert float(rows[0]["psnr_db"]) == pytest.approx(results[0].quality.psnr_db, rel=1e-5)
-    console = Console(record=True, width=250)
+    console = Console(record=True, width=80)
     print_table(results, console)
     text = console.export_text()
+    # In the usual terminal nothing is cut.
+    assert "…" not in text
     assert "RL-TV true PSF" in text
     assert "phantoms" in text
     with pytest.raises(OutputError, match="cannot be written"):

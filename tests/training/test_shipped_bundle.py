@@ -82,6 +82,7 @@ def test_the_description_names_its_training(rdf: dict[str, Any]) -> None:
     assert training["steps"] == training["planned_steps"]
     metrics = rdf["config"]["refocusd"]["metrics"]
     assert set(metrics["by_defocus_um"]) == {"0", "4", "8", "16", "32"}
+    assert f"{metrics['defocus']['mae_um']:.1f} µm off on average" in card
 
 
 def test_nothing_of_the_machine_it_was_made_on_is_inside(bundle: ModelBundle) -> None:

@@ -49,6 +49,19 @@ def _by_microscope(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _defocus(metrics: Mapping[str, Any]) -> str:
+    """How well the head tells the distance from focus, if there is one."""
+    told: Mapping[str, Any] | None = metrics.get("defocus")
+    if not told:
+        return ""
+    classes = told["classes_um"]
+    return (
+        f"\n\nDistance from focus ({classes[0]:g} to {classes[-1]:g} µm, the optics unknown to the "
+        f"network): {told['mae_um']:.1f} µm off on average; {told['accuracy']:.0%} of the frames in the "
+        f"right one of {len(classes)} classes, {told['within_one_class']:.0%} in it or one beside it."
+    )
+
+
 def _nuclei(metrics: Mapping[str, Any]) -> str:
     """What becomes of nuclei and of light, and how it is on deep specimens; as far as measured."""
     parts = []
@@ -228,6 +241,7 @@ def _figures(facts: Facts) -> str:
         "by an oracle.\n\n"
         + _table(metrics)
         + _nuclei(metrics)
+        + _defocus(metrics)
         + "\n\nThe same by microscope, PSNR in dB as is:\n\n"
         + _by_microscope(metrics)
         + "\n\nMicroscopes of the evaluation:\n\n"

@@ -214,6 +214,10 @@ def _short_metrics(path: Path, onnx_sha256: str) -> dict[str, Any]:
     short |= _quoted(document)
     if deep := _quoted(document.get("deep") or {}):
         short["deep"] = deep
+    if told := document.get("defocus"):
+        short["defocus"] = {
+            key: told[key] for key in ("classes_um", "accuracy", "within_one_class", "mae_um")
+        }
     if len(yaml.safe_dump(short)) > MAX_METRICS_BYTES:
         # By microscope the bundle alone: that is what grows with methods.
         for key in ("by_microscope", "in_focus_by_microscope"):

@@ -38,13 +38,17 @@ from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP
 
 __all__ = ["print_table", "write_csv", "write_json"]
 
-#: Columns of the second table: name, heading, format.
-_COLUMNS = (
+#: Columns of the tables of further figures: name, heading, format.
+_IMAGES = (
     ("ssim", "SSIM", "{:.3f}"),
     ("ms_ssim", "MS-SSIM", "{:.3f}"),
     ("pearson", "Pearson", "{:.3f}"),
     ("frc_um", "FRC (um)", "{:.2f}"),
     ("flux_ratio", "flux", "{:.3f}"),
+    ("ms_per_frame", "ms", "{:.1f}"),
+)
+_PSNR = ("psnr_db", "psnr_affine_db")
+_NUCLEI = (
     ("f1", "F1", "{:.3f}"),
     ("count_error", "count", "{:+.1%}"),
     ("area_ratio", "area", "{:.2f}"),
@@ -52,7 +56,6 @@ _COLUMNS = (
     ("lost", "lost", "{:.1%}"),
     ("phantoms", "phantoms", "{:.1%}"),
     ("vanished", "vanished", "{:.1%}"),
-    ("ms_per_frame", "ms", "{:.1f}"),
 )
 
 
@@ -175,42 +178,48 @@ def print_table(
     """PSNR by level and method, as is and after the affine fit; then every other figure."""
     console = console or Console()
     methods = ordered(results)
-    table = Table(title="PSNR in dB, as is | after affine fit")
-    table.add_column("defocus (um)", justify="right")
-    for method in methods:
-        table.add_column(method, justify="right")
     flat = [r for r in results if r.setting not in DEEP]
     rows = list(by_level(flat).items())
     averaged = [r for r in flat if r.defocus_um in AVERAGED_UM]
     if len({r.defocus_um for r in averaged}) > 1:
-        rows.append(("mean 4-32", averaged))
+        rows.append(("4-32", averaged))
     channels = sorted({r.channel for r in flat})
     if len(channels) > 1:
-        rows += [(f"{name}, mean", [r for r in averaged if r.channel == name]) for name in channels]
+        rows += [(name, [r for r in averaged if r.channel == name]) for name in channels]
     if deep := [r for r in results if r.setting in DEEP and r.defocus_um in AVERAGED_UM]:
-        rows.append(("deep, mean", deep))
-    for name, part in rows:
-        found = means(part)
-        cells = (
-            f"{found[m]['psnr_db']:.2f} | {found[m]['psnr_affine_db']:.2f}" if m in found else ""
-            for m in methods
+        rows.append(("deep", deep))
+    # Methods are rows: their number grows, and tables are to fit into 80 columns.
+    table = Table(title="PSNR in dB by defocus (um), as is and after the affine fit", padding=(0, 0))
+    table.add_column("method")
+    for name, _ in rows:
+        table.add_column(name, justify="right")
+    found = [means(part) for _, part in rows]
+    for method in methods:
+        both = (
+            "\n".join(f"{row[method][key]:.2f}" for key in _PSNR) if method in row else ""
+            for row in found
         )
-        table.add_row(name, *cells)
+        table.add_row(method, *both)
     console.print(table)
     _print_figures(averaged or flat, methods, console)
     console.print(definition, style="dim")
 
 
 def _print_figures(results: Sequence[Result], methods: Sequence[str], console: Console) -> None:
-    table = Table(title=f"mean of {', '.join(by_level(results))} um; nuclei per true nucleus")
-    table.add_column("method")
-    for _, heading, _ in _COLUMNS:
-        table.add_column(heading, justify="right")
-    found = means(results)
-    for method in (name for name in methods if name in found):
-        row = found[method]
-        cells = (
-            form.format(row[name]) if math.isfinite(row[name]) else "" for name, _, form in _COLUMNS
-        )
-        table.add_row(method, *cells)
-    console.print(table)
+    levels, found = ", ".join(by_level(results)), means(results)
+    for title, columns in (
+        (f"mean of {levels} um", _IMAGES),
+        (f"nuclei per true nucleus, mean of {levels} um", _NUCLEI),
+    ):
+        table = Table(title=title, padding=(0, 0))
+        table.add_column("method")
+        for _, heading, _ in columns:
+            table.add_column(heading, justify="right")
+        for method in (name for name in methods if name in found):
+            row = found[method]
+            cells = (
+                form.format(row[name]) if math.isfinite(row[name]) else ""
+                for name, _, form in columns
+            )
+            table.add_row(method, *cells)
+        console.print(table)
