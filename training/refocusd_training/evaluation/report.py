@@ -189,7 +189,9 @@ def print_table(
     if deep := [r for r in results if r.setting in DEEP and r.defocus_um in AVERAGED_UM]:
         rows.append(("deep", deep))
     # Methods are rows: their number grows, and tables are to fit into 80 columns.
-    table = Table(title="PSNR in dB by defocus (um), as is and after the affine fit", padding=(0, 0))
+    table = Table(
+        title="PSNR in dB by defocus (um), as is and after the affine fit", padding=(0, 0)
+    )
     table.add_column("method")
     for name, _ in rows:
         table.add_column(name, justify="right")
