@@ -16,8 +16,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from refocusd_training.config import TrainingConfig, load_config
+from refocusd_training.config import PATHS, TrainingConfig, load_config
 from refocusd_training.evaluation.cases import AVERAGED_UM, Case, held_out_cases
 from refocusd_training.evaluation.methods import INPUT, REFOCUSED
 from refocusd_training.evaluation.results import Result, evaluate
@@ -42,7 +43,7 @@ COLUMNS = (
     ("vanished", "vanished", "{:.1%}"),
 )
 #: What the runs of one ablation have in common.
-SHARED = ("seed", "steps", "batch", "size", "minutes", "data", "profile")
+SHARED = ("seed", "steps", "batch", "size", "minutes", "data", "profile", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def document(found: Sequence[Ablated]) -> dict[str, object]:
         "frames_per_level": len({(r.specimen, r.setting) for r in found[0].results}),
         "runs": {
             one.name: {
-                "config": asdict(one.config),
+                "config": _without_folders(asdict(one.config)),
                 "seconds": one.seconds,
                 "mean_4_8_16_32_um": _row(one.results, averaged=True),
                 "by_defocus_um": {
@@ -107,6 +108,15 @@ def document(found: Sequence[Ablated]) -> dict[str, object]:
             for one in found
         },
     }
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with names instead of the paths of this machine."""
+    for *outer, name in PATHS:
+        within = config[outer[0]] if outer else config
+        if within and within[name]:
+            within[name] = Path(within[name]).name
+    return config
 
 
 def _row(

@@ -77,11 +77,12 @@ def test_a_seed_and_a_description_make_the_same_network(config: NetworkConfig) -
 
 
 def test_the_shipped_weights_fit_the_live_network() -> None:
-    weights = load_bundle("live-nuclei").weights
-    assert weights is not None
-    network = build_network(NetworkConfig())
-    network.load_state_dict(load_file(weights))
-    assert sum(p.numel() for p in network.parameters()) * 4 < 5.5e6  # twice within 12 MB
+    bundle = load_bundle("live-nuclei")
+    assert bundle.weights is not None
+    assert bundle.network is not None
+    network = build_described(bundle.network)
+    network.load_state_dict(load_file(bundle.weights))
+    assert sum(p.numel() for p in network.parameters()) * 4 < 6e6  # twice within 15 MB
 
 
 def test_only_a_pretrained_encoder_is_called_one() -> None:
