@@ -30,10 +30,10 @@ from rich.table import Table
 
 from refocusd.errors import ConfigError
 
-#: Columns: figure, heading, format.
-COLUMNS = (
-    ("psnr_db", "PSNR", "{:.2f}"),
-    ("psnr_affine_db", "affine", "{:.2f}"),
+#: Figure, what it is called, format.
+FIGURES = (
+    ("psnr_db", "PSNR, dB", "{:.2f}"),
+    ("psnr_affine_db", "PSNR after affine fit, dB", "{:.2f}"),
     ("ms_ssim", "MS-SSIM", "{:.3f}"),
     ("flux_ratio", "flux", "{:.3f}"),
     ("f1", "F1", "{:.3f}"),
@@ -128,14 +128,16 @@ def _row(
 
 
 def table(found: Sequence[Ablated]) -> Table:
-    """Means of the out-of-focus levels, a row a run; the input first."""
+    """Means of the out-of-focus levels, a column a run; the input first."""
     drawn = Table(title="mean of 4, 8, 16, 32 um; nuclei per true nucleus")
-    for heading in ("run", "loss", *(heading for _, heading, _ in COLUMNS)):
-        drawn.add_column(heading, justify="left" if heading in ("run", "loss") else "right")
-    rows = [(INPUT, "", _row(found[0].results, averaged=True, method=INPUT))]
-    rows += [(one.name, one.config.loss.name, _row(one.results, averaged=True)) for one in found]
-    for name, loss, row in rows:
-        drawn.add_row(name, loss, *(form.format(row[key]) for key, _, form in COLUMNS))
+    drawn.add_column("")
+    shown = [_row(found[0].results, averaged=True, method=INPUT)]
+    shown += [_row(one.results, averaged=True) for one in found]
+    for name in (INPUT, *(one.name for one in found)):
+        drawn.add_column(name, justify="right")
+    drawn.add_row("loss", "", *(one.config.loss.name for one in found))
+    for key, heading, form in FIGURES:
+        drawn.add_row(heading, *(form.format(row[key]) for row in shown))
     return drawn
 
 
