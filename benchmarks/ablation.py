@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,8 @@ FIGURES = (
     ("lost", "lost", "{:.1%}"),
     ("vanished", "vanished", "{:.1%}"),
 )
-#: What the runs of one ablation have in common.
-SHARED = ("seed", "steps", "batch", "size", "minutes", "data", "profile", "weights")
+#: What the runs of one ablation may differ in.
+ABLATED = frozenset({"loss", "final_loss"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class Ablated:
 
 
 def checked(configs: dict[str, TrainingConfig]) -> None:
-    """Refuse configurations that differ in what they are trained on or for how long."""
+    """Refuse configurations that differ in more than the loss."""
     (first, reference), *others = configs.items()
     for name, config in others:
-        for key in SHARED:
+        for key in sorted({item.name for item in fields(config)} - ABLATED):
             if getattr(config, key) != getattr(reference, key):
                 raise ConfigError(
                     f"{name} has {key} = {getattr(config, key)}, {first} has "

@@ -13,7 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
 
-from refocusd.errors import OutputError
+from refocusd.errors import InputError, OutputError
 from refocusd.quality import focus_score
 
 
@@ -70,3 +70,32 @@ def test_simulate_writes_a_frame_that_is_out_of_focus(
     assert focus_score(frames["12"]) < 0.6 * focus_score(frames["0"])
     with pytest.raises(OutputError, match="exists already"):
         arguments.command(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--depth-um", "8"), "are a plane"),
+        (("--layers", "3"), "are a plane"),
+        (("--seed", "-1"), "cannot be simulated"),
+        (("--defocus-um", "1e6"), "cannot be simulated"),
+        (("--defocus-um", "nan"), "cannot be simulated"),
+    ],
+)
+def test_simulate_refuses_what_it_would_leave_out_or_could_not_hold(
+    arguments: tuple[str, str], said: str, sample: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "sharp.tif", sample)
+    target = tmp_path / "out.tif"
+    given = parsed(
+        "simulate",
+        str(tmp_path / "sharp.tif"),
+        "--output",
+        str(target),
+        "--defocus-um",
+        "8",
+        *arguments,
+    )
+    with pytest.raises(InputError, match=said):
+        given.command(given)
+    assert not target.exists()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from refocusd_training.data import fetch_bbbc038, find_images, pixels_digest, read_image
 
@@ -74,3 +75,25 @@ def test_colour_and_broken_images_are_refused(tmp_path: Path) -> None:
         read_image(broken)
     with pytest.raises(InputError, match="cannot be read"):
         read_image(tmp_path / "absent.tif")
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_damaged_tiff_is_read_or_refused_and_nothing_else(
+    compression: str | None, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(7)
+    path = tmp_path / "frame.tif"
+    tifffile.imwrite(path, rng.integers(0, 900, (40, 50), dtype=np.uint16), compression=compression)
+    whole = bytearray(path.read_bytes())
+    said = []
+    for _ in range(300):
+        damaged = whole.copy()
+        for at in rng.integers(8, 360, 3):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_image(path)
+        except InputError as error:
+            said.append(str(error))
+    assert len(said) > 50
+    assert all(str(path) in line for line in said)

@@ -32,6 +32,7 @@ from refocusd_training.evaluation import (
 from refocusd_training.evaluation.defocus import CLASSES_UM, evaluate_defocus
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
+from refocusd_training.evaluation.methods import user_methods
 from refocusd_training.evaluation.page import chosen_frames
 from refocusd_training.evaluation.protocol import bbbc006_pairs
 from refocusd_training.evaluation.results import exposure_of
@@ -385,3 +386,11 @@ def test_an_exposure_knows_its_optics(cases: list[Case]) -> None:
     assert exposure.optics == cases[1].setting.optics
     assert exposure.pixel_um == cases[1].setting.optics.pixel_um
     assert exposure.defocus_um == 8.0
+
+
+def test_a_user_knows_the_size_of_the_pixels(flux: NDArray[np.float32]) -> None:
+    scene = exposure_of(Case("sample", "sample", flux[:256, :256], HELD_OUT[0]), 12.0)
+    for method in user_methods():
+        nominal = method.refocus(scene)
+        finer = method.refocus(replace(scene, pixel_um=scene.pixel_um / 2))
+        assert np.abs(nominal - finer).max() > 1, method.name

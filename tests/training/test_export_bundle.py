@@ -292,3 +292,7 @@ def test_a_card_quotes_nuclei_flux_and_deep_specimens_within_what_a_description_
     assert "resolution" not in card, "a figure that there is not"
     with pytest.raises(InputError, match="other weights"):
         export._short_metrics(tmp_path / "evaluation.json", "1" * 64)
+    for other in ("[]", "{}", '{"onnx_sha256": 3}', "no JSON"):
+        (tmp_path / "evaluation.json").write_text(other, encoding="utf-8")
+        with pytest.raises(InputError, match=r"is no evaluation of held-out|other weights"):
+            export._short_metrics(tmp_path / "evaluation.json", "1" * 64)

@@ -14,7 +14,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from refocusd_training.data.config import DataConfig
-from refocusd_training.fine_tune import FineTuning, fine_tune
+from refocusd_training.fine_tune import FineTuned, FineTuning, fine_tune
 from refocusd_training.loop.run import network_of_run
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
@@ -91,7 +91,7 @@ def test_a_bundle_learns_and_is_exported(images: Path, tmp_path: Path) -> None:
     page = tuned.page.read_text(encoding="utf-8")
     assert page.count("<img") == 4 * 8
     assert page.count("<tr>") == 1 + len(tuned.frames)
-    assert "better by" in page
+    assert "<b class='better'>" in page
     with pytest.raises(ConfigError, match="exists already"):
         fine_tune(JOB, images, tmp_path / "again", to=tmp_path / "bundle")
     assert not (tmp_path / "again").exists()
@@ -106,6 +106,13 @@ def test_through_focus_stacks_are_learned_from(stacks: Path, tmp_path: Path) -> 
     assert all(abs(frame.defocus_um) < 18 for frame in tuned.frames)
 
 
+def test_light_that_is_lost_is_worse_however_good_the_structure(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert not FineTuned((), 20.0, 20.5, 18.0, 18.0, page).worse
+    assert FineTuned((), 20.0, 20.5, 18.0, 1.7, page).worse
+    assert FineTuned((), 20.0, 19.9, 18.0, 18.4, page).worse
+
+
 def test_what_got_worse_is_shown_and_not_exported(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,7 +124,9 @@ def test_what_got_worse_is_shown_and_not_exported(
     said = capsys.readouterr().err.replace("\n", " ")
     assert "held-out frames worse" in said
     assert not (tmp_path / "bundle").exists()
-    assert "worse by" in (tmp_path / "run" / "before-after.html").read_text(encoding="utf-8")
+    assert "<b class='worse'>" in (tmp_path / "run" / "before-after.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_bundle_without_weights_cannot_be_tuned(images: Path, tmp_path: Path) -> None:

@@ -9,7 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener
 from refocusd_training.evaluation.figures import DEFINITIONS, Truth, ms_ssim
-from refocusd_training.evaluation.fourier_rings import ring_correlation, ring_resolution_um
+from refocusd_training.evaluation.fourier_rings import (
+    BETWEEN_NOISY,
+    TO_NOISE_FREE,
+    ring_correlation,
+    ring_resolution_um,
+)
 from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from scipy import ndimage
 
@@ -136,3 +141,21 @@ def test_noise_to_signal_finds_the_noise_that_was_added(frame: NDArray[np.float3
     noisy = smooth + rng.normal(0, 20, frame.shape).astype(np.float32)
     expected = 20**2 / float(smooth.var())
     assert noise_to_signal(noisy) == pytest.approx(expected, rel=0.2)
+
+
+def test_a_truth_without_noise_is_held_to_more_than_a_second_noisy_frame() -> None:
+    """One frame against the truth ends where two frames end against each other."""
+    rng = np.random.default_rng(5)
+    side = 512
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None, :])
+    fall = np.exp(-((frequency / 0.12) ** 2))
+    truth = np.fft.ifft2(np.fft.fft2(rng.standard_normal((side, side))) * fall).real
+    first, second = truth + 0.1 * rng.standard_normal((2, side, side))
+    between = ring_resolution_um(first, second, PIXEL_UM, threshold=BETWEEN_NOISY)
+    to_truth = ring_resolution_um(first, truth, PIXEL_UM, threshold=TO_NOISE_FREE)
+    assert to_truth == pytest.approx(between, rel=0.06)
+    assert Truth(truth, PIXEL_UM, nuclear=False).compare(first).frc_um == pytest.approx(
+        to_truth, rel=0.06
+    )
+    noisy = Truth(truth, PIXEL_UM, nuclear=False, noisy=True)
+    assert noisy.compare(first).frc_um < 0.95 * to_truth

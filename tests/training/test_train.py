@@ -11,15 +11,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from refocusd_training.config import TrainingConfig, load_config, write_config
+from refocusd_training.loop.folder import origin_of
 from refocusd_training.loop.run import run_training
 from refocusd_training.loop.schedule import rates_at
 from refocusd_training.losses import refocus_loss
-from refocusd_training.networks import NetworkConfig
+from refocusd_training.networks import NetworkConfig, build_network
 from refocusd_training.samples import Prefetched, SampleStream
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_training import TINY, column, network_of, same_weights, train, write_images
 from torch import nn
 
+from refocusd.cli.main import main
+from refocusd.engines.bundle import load_bundle
 from refocusd.errors import ConfigError, InputError, OutputError
 
 #: Losses of the first steps by the loop that trained the shipped bundle, before Lightning.
@@ -178,7 +181,13 @@ def test_one_cycle_is_torchs() -> None:
 
 def test_a_frozen_encoder_has_a_cycle_of_its_own() -> None:
     config = replace(
-        TINY, schedule="one-cycle", steps=100, frozen_steps=40, unfrozen_rate=1e-3, rise=0.25
+        TINY,
+        schedule="one-cycle",
+        steps=100,
+        frozen_steps=40,
+        unfrozen_rate=1e-3,
+        rise=0.25,
+        weights="w.safetensors",
     )
     rates = [rates_at(config, step) for step in range(1, 101)]
     assert [r.frozen for r in rates] == [True] * 40 + [False] * 60
@@ -190,18 +199,21 @@ def test_a_frozen_encoder_has_a_cycle_of_its_own() -> None:
 def test_a_frozen_encoder_stays_and_its_normalisations_and_the_defocus_head_learn(
     images: Path, tmp_path: Path
 ) -> None:
+    described = NetworkConfig(
+        "resnet34", stages=(8, 8, 16, 16), depths=(1, 1, 1, 1), defocus_head=True
+    )
+    save_file(build_network(described).state_dict(), tmp_path / "start.safetensors")
     config = replace(
         TINY,
         schedule="one-cycle",
         steps=6,
         frozen_steps=3,
+        weights=str(tmp_path / "start.safetensors"),
         ema=0.0,
         decay=0,
         checkpoint_every=1,
         snapshots=True,
-        network=NetworkConfig(
-            "resnet34", stages=(8, 8, 16, 16), depths=(1, 1, 1, 1), defocus_head=True
-        ),
+        network=described,
     )
     run_training(config, images, tmp_path / "run", device="cpu")
     early, frozen, after = (
@@ -262,6 +274,7 @@ def test_settings_survive_their_file(tmp_path: Path) -> None:
         ('learning_rate = "high"', "float"),
         ('schedule = "cosine"', "cosine"),
         ("steps = 10\nfrozen_steps = 10", "leave some unfrozen"),
+        ("frozen_steps = 3", "would never learn to see"),
         ("patience = 3", "validate_every"),
         ("steps = ", "TOML"),
     ],
@@ -284,3 +297,45 @@ def test_a_run_overwrites_nothing(flux: NDArray[np.float32], tmp_path: Path) -> 
     (tmp_path / "results.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="not empty"):
         train(TINY, [flux], tmp_path)
+
+
+def test_a_run_says_where_its_weights_are_from(images: Path, tmp_path: Path) -> None:
+    shipped = load_bundle("live-nuclei")
+    assert shipped.weights is not None
+    assert origin_of(shipped.weights) == f"from the bundle {shipped.model_id}"
+    run_training(replace(TINY, steps=1), images, tmp_path / "first", device="cpu")
+    told = origin_of(tmp_path / "first" / "weights.safetensors")
+    assert "weights.safetensors of the run first (1 steps of " in told
+    assert told.endswith("weights from the seed)")
+    assert str(tmp_path) not in told
+    (tmp_path / "first" / "run.json").write_text("{}", encoding="utf-8")
+    for stem in ("first/weights", "elsewhere/mine"):
+        path = tmp_path / f"{stem}.safetensors"
+        assert origin_of(path) == f"from {path.name}"
+
+
+def test_a_resumed_run_keeps_what_it_was_begun_with(images: Path, tmp_path: Path) -> None:
+    run_training(TINY, images, tmp_path / "run", device="cpu")
+    again = replace(TINY, weights=str(tmp_path / "others.safetensors"))
+    run_training(again, images, tmp_path / "run", device="cpu", resume=True)
+    assert load_config(tmp_path / "run" / "config.toml").weights == ""
+
+
+# What torch 2.13's exporter says of itself.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
+def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_said_first(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def trained(config: TrainingConfig, name: str) -> int:
+        write_config(config, tmp_path / f"{name}.toml")
+        arguments = ["--config", str(tmp_path / f"{name}.toml"), "--data", str(images)]
+        arguments += ["--output", str(tmp_path / name), "--bundle", str(tmp_path / f"{name}-1")]
+        return main(["train", "run", *arguments, "--device", "cpu"])
+
+    own = replace(TINY, steps=1, data=replace(TINY.data, channels=("DNA=.",)))
+    assert trained(own, "own") == 0
+    assert "not evaluated" in " ".join(capsys.readouterr().out.split())
+    assert load_bundle(tmp_path / "own-1").model_id == "own-1"
+    assert trained(replace(own, data=replace(own.data, channels=())), "shipped") != 0
+    assert "fetch-bbbc038" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "shipped").exists()

@@ -69,6 +69,14 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
         weights.read_state(path)
 
 
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    state = official()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "mine.pth")
+    with pytest.raises(InputError, match=r"layer1\.0\.conv1\.weight.* no numbers"):
+        build_network(replace(SMALL, encoder_weights=str(tmp_path / "mine.pth")))
+
+
 def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, official())
     whole = path.read_bytes()

@@ -172,6 +172,11 @@ class TrainingConfig:
             raise ConfigError(
                 f"frozen_steps is {self.frozen_steps} of {self.steps} steps; leave some unfrozen"
             )
+        if self.frozen_steps and not (self.network.encoder_weights or self.weights):
+            raise ConfigError(
+                f"frozen_steps is {self.frozen_steps}, and the encoder has random weights: frozen, it "
+                "would never learn to see. Set frozen_steps to 0, or give network.encoder_weights"
+            )
         if self.patience and not self.validate_every:
             raise ConfigError("patience counts validations; give validate_every as well")
 

@@ -199,7 +199,17 @@ def _sha256(path: Path) -> str:
 
 def _short_metrics(path: Path, onnx_sha256: str) -> dict[str, Any]:
     """The part of an evaluation that belongs into the bundle."""
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return _shortened(document, path, onnx_sha256)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no evaluation of held-out specimens ({type(error).__name__}: {error}); give what "
+            "'refocusd train evaluate --bundle DIR --data DIR --json FILE' wrote"
+        ) from error
+
+
+def _shortened(document: dict[str, Any], path: Path, onnx_sha256: str) -> dict[str, Any]:
     if document["onnx_sha256"] != onnx_sha256:
         raise InputError(f"{path} was measured with other weights: evaluate this run again")
     keys = (

@@ -69,7 +69,10 @@ class FineTuning:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One held-out frame in network units, and how good it is before and after (dB, 0 to 1)."""
+    """One held-out frame in network units, and how good it is before and after (dB, 0 to 1).
+
+    PSNR and SSIM after the best offset and gain; ``plain`` PSNR without.
+    """
 
     raw: Image
     truth: Image
@@ -78,18 +81,30 @@ class Frame:
     defocus_um: float
     psnr_before: float
     psnr_after: float
+    plain_before: float
+    plain_after: float
     ssim_before: float
     ssim_after: float
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """What came of it: mean PSNR over the held-out frames in dB, after an affine fit."""
+    """What came of it: mean PSNR over the held-out frames in dB.
+
+    After an affine fit, and ``plain``, as the frames are: offset and gain count as well.
+    """
 
     frames: tuple[Frame, ...]
     before_db: float
     after_db: float
+    plain_before_db: float
+    plain_after_db: float
     page: Path
+
+    @property
+    def worse(self) -> bool:
+        """Whether structure or light is further from the truth than before."""
+        return self.after_db < self.before_db or self.plain_after_db < self.plain_before_db
 
 
 def fine_tune(
@@ -145,14 +160,17 @@ def fine_tune(
         frames,
         fmean(frame.psnr_before for frame in frames),
         fmean(frame.psnr_after for frame in frames),
+        fmean(frame.plain_before for frame in frames),
+        fmean(frame.plain_after for frame in frames),
         output / PAGE_FILE,
     )
     write_page(tuned, tuned.page, title=f"{bundle.model_id}, fine-tuned")
-    if tuned.after_db < tuned.before_db:
+    if tuned.worse:
         raise InputError(
             f"fine-tuning made the {len(frames)} held-out frames worse: PSNR {tuned.after_db:.2f} dB "
-            f"after, {tuned.before_db:.2f} dB before (see {tuned.page}). No bundle was written: "
-            "give more fields, a lower --learning-rate or fewer --steps"
+            f"after, {tuned.before_db:.2f} dB before; offset and gain included, "
+            f"{tuned.plain_after_db:.2f} after, {tuned.plain_before_db:.2f} before (see {tuned.page}). "
+            "No bundle was written: give more fields, a lower --learning-rate or fewer --steps"
         )
     if to is not None:
         from refocusd_training.export import export_bundle
@@ -215,6 +233,8 @@ def _frames(source: SampleSource, before: nn.Module, after: nn.Module) -> tuple[
                     defocus_um=float(um),
                     psnr_before=psnr(first, truth, affine=True),
                     psnr_after=psnr(second, truth, affine=True),
+                    plain_before=psnr(first, truth),
+                    plain_after=psnr(second, truth),
                     ssim_before=ssim(first, truth),
                     ssim_after=ssim(second, truth),
                 )

@@ -46,12 +46,14 @@ def write_page(tuned: FineTuned, path: Path, *, title: str) -> None:
     """
     ordered = sorted(tuned.frames, key=lambda frame: frame.psnr_after - frame.psnr_before)
     chosen = np.unique(np.linspace(0, len(ordered) - 1, min(SHOWN, len(ordered))).round())
-    verdict = "better" if tuned.after_db >= tuned.before_db else "worse"
+    verdict = "worse" if tuned.worse else "better"
     change = tuned.after_db - tuned.before_db
+    plain = tuned.plain_after_db - tuned.plain_before_db
     summary = (
         f"<p>{len(ordered)} held-out frames: PSNR {tuned.before_db:.2f} dB before, "
-        f"{tuned.after_db:.2f} dB after, <b class='{verdict}'>{verdict} by {abs(change):.2f} "
-        "dB</b>. PSNR against the frame in focus after an affine fit, less a 16 px border; all "
+        f"{tuned.after_db:.2f} dB after, <b class='{verdict}'>{verdict}: {change:+.2f} "
+        f"dB</b>, and {plain:+.2f} dB where offset and gain count (one that falls is enough to refuse). "
+        "PSNR against the frame in focus after an affine fit, less a 16 px border; all "
         "pictures of a row have the range of the frame in focus.</p>"
     )
     head = (

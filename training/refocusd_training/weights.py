@@ -26,6 +26,7 @@ __all__ = ["IMAGENET", "RESNET34_URL", "VGG16_URL", "load_encoder", "read_state"
 IMAGENET = "imagenet"
 RESNET34_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+NO_ENCODER = 'set network.encoder_weights to "" and frozen_steps to 0: from scratch'
 _SUM_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.pth$")
 #: What tells batches apart in training, no weight.
 _COUNTER = "num_batches_tracked"
@@ -54,7 +55,7 @@ def load_encoder(encoder: nn.Module, source: str) -> str:
     InputError
         If the file cannot be had, its checksum is wrong, or it is of another network.
     """
-    path, state = _state_of(source, RESNET34_URL, 'set network.encoder_weights to "": from scratch')
+    path, state = _state_of(source, RESNET34_URL, NO_ENCODER)
     first = state.get("conv1.weight")
     if first is not None and first.ndim == 4 and first.shape[1] == 3:
         state["conv1.weight"] = first.sum(dim=1, keepdim=True)
@@ -175,6 +176,11 @@ def _check_sum(path: Path) -> None:
 
 
 def _refuse_misfit(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    bad = [k for k in wanted if k in found and not torch.isfinite(found[k]).all()]
+    if bad:
+        raise InputError(
+            f"{path} holds values in {bad[0]!r} that are no numbers: download the file again"
+        )
     missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     other = [k for k in wanted if k in found and wanted[k].shape != found[k].shape]
     for what, keys in (

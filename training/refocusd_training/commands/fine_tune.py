@@ -15,7 +15,7 @@ EPILOG = """examples:
   refocusd train fine-tune --bundle live-nuclei --data stacks --output runs/ours \\
       --to models/ours
   refocusd train fine-tune --bundle live-nuclei --data sharp --kind sharp \\
-      --profile zyla.json --minutes 480 --output runs/ours --to models/ours
+      --profile zyla.json --stain DNA --steps 20000 --minutes 480 --output runs/ours --to models/ours
 
 Ten through-focus stacks of different fields are enough to begin with; some of the fields are
 held out, and decide.  Exits with an error, and writes no bundle, when they got worse.
@@ -45,9 +45,16 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--z-step-um", type=float, default=0.0, help="of stacks that do not say (in um)"
     )
+    parser.add_argument(
+        "--stain",
+        default="specimens",
+        help="what --kind sharp shows, for the model card (default: %(default)s)",
+    )
     parser.add_argument("--profile", default="", help="calibration profile, for --kind sharp")
     parser.add_argument("--steps", type=int, default=600, help="(default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="at most so long")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="at most so long, however many --steps"
+    )
     parser.add_argument(
         "--learning-rate", type=float, default=1e-4, help="highest rate (default: %(default)s)"
     )
@@ -62,7 +69,7 @@ def _fine_tune(arguments: argparse.Namespace) -> int:
     from refocusd_training.data.config import DataConfig
     from refocusd_training.fine_tune import FineTuning, fine_tune
 
-    channels = ("images=.",) if arguments.kind == "sharp" else ()
+    channels = (f"{arguments.stain}=.",) if arguments.kind == "sharp" else ()
     job = FineTuning(
         bundle=arguments.bundle,
         data=DataConfig(

@@ -20,7 +20,11 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--data", type=Path, required=True, help="folder of what its [data] describes"
     )
     parser.add_argument("--output", type=Path, required=True, help="new folder of the run")
-    parser.add_argument("--bundle", type=Path, help="also export, evaluate and write a bundle here")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        help="also export a bundle here, with its figures where data are BBBC038",
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--device", help="a torch device; by default CUDA if there is one")
     parser.add_argument(
@@ -37,8 +41,16 @@ def _run(arguments: argparse.Namespace) -> int:
     from refocusd_training.config import load_config
     from refocusd_training.loop.run import run_training
 
+    config = load_config(arguments.config)
+    shipped = config.data.kind == "sharp" and not config.data.channels
+    if arguments.bundle and shipped:
+        from refocusd_training.evaluation import held_out_cases
+
+        held_out_cases(
+            arguments.data
+        )  # What is missing for the figures is said before the training.
     record = run_training(
-        load_config(arguments.config),
+        config,
         arguments.data,
         arguments.output,
         device=arguments.device,
@@ -52,20 +64,18 @@ def _run(arguments: argparse.Namespace) -> int:
         said += f"; ended by {record.ended}"
     Console().print(said)
     if arguments.bundle:
-        from refocusd_training.evaluation import (
-            deep_cases,
-            evaluate,
-            held_out_cases,
-            print_table,
-            write_json,
-        )
         from refocusd_training.export import export_bundle
 
-        figures = arguments.output / "evaluation.json"
         export_bundle(arguments.output, arguments.bundle)
-        cases = held_out_cases(arguments.data)
-        results = evaluate(arguments.bundle, cases + deep_cases(cases))
-        write_json(figures, arguments.bundle, results)
+        if not shipped:
+            Console().print(
+                f"wrote {arguments.bundle}, not evaluated: 'refocusd train evaluate' does that, with "
+                "--protocol bbbc006 or with --input and --truth, a pair of your own"
+            )
+            return 0
+        from refocusd_training.evaluation.run import Outputs, run_held_out
+
+        figures = arguments.output / "evaluation.json"
+        run_held_out(str(arguments.bundle), arguments.data, Outputs(json=figures))
         export_bundle(arguments.output, arguments.bundle, metrics=figures)
-        print_table(results)
     return 0

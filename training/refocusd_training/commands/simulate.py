@@ -58,6 +58,16 @@ def _simulate(arguments: argparse.Namespace) -> int:
             f"{arguments.layers} layers over {arguments.depth_um:g} um cannot be simulated: give "
             "1 to 16 layers, and a depth of up to 1000 um"
         )
+    if (arguments.layers > 1) != (arguments.depth_um > 0):
+        raise InputError(
+            f"{arguments.layers} layers over {arguments.depth_um:g} um are a plane: give --layers of 2 "
+            "or more together with --depth-um"
+        )
+    if not abs(arguments.defocus_um) <= 1000 or arguments.seed < 0:
+        raise InputError(
+            f"a defocus of {arguments.defocus_um:g} um with seed {arguments.seed} cannot be simulated: "
+            "give up to 1000 um on either side of focus, and a seed of 0 or more"
+        )
     flux = flux_of(read_image(arguments.image))
     optics, camera = Optics(0.45, 0.461, pixel_um=0.645), Camera(bits=16)
     if arguments.profile:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from refocusd.errors import InputError
 
@@ -16,6 +16,8 @@ __all__ = ["SUFFIXES", "find_images", "pixels_digest", "read_image"]
 
 #: Files that are taken for images.
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+#: A TIFF that claims more is no frame.
+MOST_BYTES = 1 << 30
 
 
 def read_image(path: Path) -> NDArray[np.generic]:
@@ -37,15 +39,30 @@ def read_image(path: Path) -> NDArray[np.generic]:
     """
     try:
         if path.suffix.lower() in {".tif", ".tiff"}:
-            import tifffile
-
-            array = np.asarray(tifffile.imread(path))
+            array = _tiff(path)
         else:
             with Image.open(path) as image:
                 array = np.asarray(image)
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} cannot be read as an image ({error}): replace it") from error
+    except InputError:
+        raise
+    # Of a damaged TIFF, tifffile and the decoders below it raise whatever they run into.
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be read as an image ({type(error).__name__}: {error}): replace it"
+        ) from error
     return _grey(array, str(path))
+
+
+def _tiff(path: Path) -> NDArray[np.generic]:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        # Before it is decoded: a damaged header may claim any size.
+        if (claimed := file.series[0].nbytes) > MOST_BYTES:
+            raise InputError(
+                f"{path} claims {claimed} bytes of pixels, more than {MOST_BYTES}: give single frames"
+            )
+        return np.asarray(file.asarray())
 
 
 def _grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:

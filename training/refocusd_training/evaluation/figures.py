@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from refocusd.engines.verdict import flux_ratio
 from refocusd.quality import BORDER
-from refocusd_training.evaluation.fourier_rings import ring_resolution_um
+from refocusd_training.evaluation.fourier_rings import (
+    BETWEEN_NOISY,
+    TO_NOISE_FREE,
+    ring_resolution_um,
+)
 from refocusd_training.evaluation.segmentation import Agreement, Labels, agreement, nuclei_of
 
 __all__ = ["DEFINITIONS", "Figures", "Truth", "ms_ssim"]
@@ -26,7 +30,8 @@ DEFINITIONS = {
     "ms_ssim": "multi-scale structural similarity, five scales, same range, counts above the truth's "
     "0.1st percentile (Wang et al. 2003); none for frames below 208 px",
     "pearson": "correlation coefficient",
-    "frc_um": "period at which the Fourier-ring correlation with the truth falls below 1/7, um",
+    "frc_um": "period at which the Fourier-ring correlation with the truth falls below 1/2, um; below "
+    "1/7 where the truth is a frame with noise of its own (Rosenthal and Henderson 2003)",
     "flux_ratio": "light above the truth's 1st percentile, restored over true",
     "f1": "2 matched / (true + found) nuclei; Otsu and watershed on both frames, matched at an "
     "intersection over union of 0.5",
@@ -67,9 +72,14 @@ class Truth:
     pixel_um : float
     nuclear : bool
         Whether nuclei are to be segmented.
+    noisy : bool
+        Whether it is a camera's frame, not the noise-free one of a simulation.
     """
 
-    def __init__(self, frame: NDArray[Any], pixel_um: float, *, nuclear: bool) -> None:
+    def __init__(
+        self, frame: NDArray[Any], pixel_um: float, *, nuclear: bool, noisy: bool = False
+    ) -> None:
+        self._threshold = BETWEEN_NOISY if noisy else TO_NOISE_FREE
         self._inner = _inner(frame)
         self._pixel_um = pixel_um
         low, high = np.percentile(self._inner, (0.1, 99.9))
@@ -82,7 +92,9 @@ class Truth:
         inner = _inner(image)
         return Figures(
             ms_ssim=ms_ssim(inner - self._low, self._inner - self._low, self._range),
-            frc_um=ring_resolution_um(inner, self._inner, self._pixel_um),
+            frc_um=ring_resolution_um(
+                inner, self._inner, self._pixel_um, threshold=self._threshold
+            ),
             flux_ratio=flux_ratio(self._inner, inner, self._background),  # type: ignore[arg-type]
             nuclei=None
             if self.nuclei is None

@@ -1,8 +1,8 @@
 """Fourier-ring correlation: down to which size a frame shows what the truth shows.
 
-W. O. Saxton and W. Baumeister, J. Microsc. 127, 127 (1982); the threshold of 1/7:
-P. B. Rosenthal and R. Henderson, J. Mol. Biol. 333, 721 (2003); in light microscopy:
-R. P. J. Nieuwenhuizen et al., Nat. Methods 10, 557 (2013).
+W. O. Saxton and W. Baumeister, J. Microsc. 127, 127 (1982); the thresholds: P. B. Rosenthal
+and R. Henderson, J. Mol. Biol. 333, 721 (2003); in light microscopy: R. P. J. Nieuwenhuizen
+et al., Nat. Methods 10, 557 (2013).
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from scipy.signal import windows
 
 from refocusd.errors import InputError
 
-__all__ = ["THRESHOLD", "ring_correlation", "ring_resolution_um"]
+__all__ = ["BETWEEN_NOISY", "TO_NOISE_FREE", "ring_correlation", "ring_resolution_um"]
 
-THRESHOLD = 1 / 7
+#: Between two frames that have noise of their own.
+BETWEEN_NOISY = 1 / 7
+#: To a truth without noise: the same signal to noise, sqrt(2 c / (1 + c)) for c = 1/7.
+TO_NOISE_FREE = 0.5
 #: Rings that are averaged: one alone is noisy where it holds few frequencies.
 SMOOTHED = 3
 
@@ -59,15 +62,23 @@ def ring_correlation(image: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.flo
     return np.asarray(summed((a * b.conj()).real) / np.maximum(norm, 1e-300))
 
 
-def ring_resolution_um(image: NDArray[Any], truth: NDArray[Any], pixel_um: float) -> float:
+def ring_resolution_um(
+    image: NDArray[Any],
+    truth: NDArray[Any],
+    pixel_um: float,
+    *,
+    threshold: float = TO_NOISE_FREE,
+) -> float:
     """Size of the finest structure, as a period, that both frames show.
 
-    The period at which the correlation, averaged over three rings, first falls below 1/7.
+    The period at which the correlation, averaged over three rings, first falls below the threshold.
 
     Parameters
     ----------
     image, truth : ndarray of real numbers, shape (height, width)
     pixel_um : float
+    threshold : float
+        `TO_NOISE_FREE` or `BETWEEN_NOISY`.
 
     Returns
     -------
@@ -79,14 +90,14 @@ def ring_resolution_um(image: NDArray[Any], truth: NDArray[Any], pixel_um: float
     padded = np.concatenate([curve[:1], curve, curve[-1:]])
     smooth = np.convolve(padded, np.full(SMOOTHED, 1 / SMOOTHED), mode="valid")
     # Ring 0 is the mean, which the subtraction of it left without meaning.
-    below = np.flatnonzero(smooth[1:] < THRESHOLD) + 1
+    below = np.flatnonzero(smooth[1:] < threshold) + 1
     if below.size == 0:
         return 2 * pixel_um
     ring = int(below[0])
     if ring == 1:
         return side * pixel_um
     before, after = smooth[ring - 1], smooth[ring]
-    crossed = ring - 1 + (before - THRESHOLD) / (before - after)
+    crossed = ring - 1 + (before - threshold) / (before - after)
     # The middle of ring k is at k + 1/2.
     return float(side * pixel_um / min(crossed + 0.5, side / 2))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -260,15 +260,20 @@ def _light(exposure: Exposure) -> NDArray[np.float32]:
     return np.asarray(exposure.raw - np.float32(exposure.range.offset), dtype=np.float32)
 
 
+def _user_optics(exposure: Exposure) -> Optics:
+    """Nominal ones; everyone knows the size of their pixels."""
+    return replace(USER_OPTICS, pixel_um=exposure.pixel_um)
+
+
 def _user_richardson_lucy(exposure: Exposure) -> NDArray[np.float32]:
     light = _light(exposure)
-    *_, estimate = richardson_lucy(light, USER_OPTICS, USER_DEFOCUS, USER_ITERATIONS)
+    *_, estimate = richardson_lucy(light, _user_optics(exposure), USER_DEFOCUS, USER_ITERATIONS)
     return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
 
 
 def _user_wiener(exposure: Exposure) -> NDArray[np.float32]:
     light = _light(exposure)
-    [estimate] = wiener(light, USER_OPTICS, USER_DEFOCUS, [noise_to_signal(light)])
+    [estimate] = wiener(light, _user_optics(exposure), USER_DEFOCUS, [noise_to_signal(light)])
     return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
 
 

@@ -106,7 +106,7 @@ def evaluate_pairs(pairs: Sequence[Pair], methods: Sequence[Method]) -> list[Res
             pair.exposure,
             methods,
             channel=pair.channel,
-            registered=False,
+            simulated=False,
         )
         results += [
             Result(

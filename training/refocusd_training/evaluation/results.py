@@ -113,7 +113,7 @@ def measure(
     methods: Iterable[Method],
     *,
     channel: str,
-    registered: bool = True,
+    simulated: bool = True,
 ) -> dict[str, Measured]:
     """Every method on one frame, by name; the frame itself first.
 
@@ -123,14 +123,19 @@ def measure(
     methods : iterable of Method
     channel : str
         Nuclei are counted in those of a nuclear stain.
-    registered : bool
-        Whether truth and frame lie on each other already; if not, each result is shifted onto
-        the truth first (`refocusd.quality.register`).
+    simulated : bool
+        Whether the truth is the noise-free frame of the same scene.  A camera's has noise of its
+        own, and each result is shifted onto it first (`refocusd.quality.register`).
     """
-    truth = Truth(exposure.truth, exposure.pixel_um, nuclear=channel.lower() in NUCLEAR_CHANNELS)
+    truth = Truth(
+        exposure.truth,
+        exposure.pixel_um,
+        nuclear=channel.lower() in NUCLEAR_CHANNELS,
+        noisy=not simulated,
+    )
 
     def judged(image: NDArray[Any], seconds: float) -> Measured:
-        if not registered:
+        if not simulated:
             image = shifted(image, register(image, exposure.truth))
         quality = compare(image, exposure.truth, register=False)
         return Measured(quality, truth.compare(image), seconds)

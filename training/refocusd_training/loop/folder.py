@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 from torch import nn
 
-from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.engines.bundle import load_bundle
+from refocusd.errors import ConfigError, InputError, OutputError, RefocusdError
 from refocusd.profile import load_profile, save_profile
 from refocusd_training.config import TrainingConfig, load_config, write_config
 from refocusd_training.loop.files import (
     CONFIG_FILE,
     PROFILE_FILE,
+    RECORD_FILE,
     STATE_FILE,
     WEIGHTS_FILE,
     not_written,
@@ -24,7 +27,7 @@ from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges, ranges_of
 #: Prefix of the defocus head's weights.
 HEAD = "defocus."
 
-__all__ = ["load_weights", "network_of_run", "prepare", "ranges_of_run"]
+__all__ = ["load_weights", "network_of_run", "origin_of", "prepare", "ranges_of_run"]
 
 #: What a resumed run may change; anything else would make it another run.
 MAY_CHANGE = frozenset(
@@ -94,6 +97,25 @@ def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> N
         ) from error
 
 
+def origin_of(path: Path) -> str:
+    """What to call weights that a run starts from: their bundle or run, as far as it is told.
+
+    Never more than names and numbers: the paths of a machine are nobody else's business.
+    """
+    try:
+        if (path.parent / "rdf.yaml").is_file():
+            bundle = load_bundle(path.parent)
+            return f"from the bundle {bundle.model_id}"
+        told = json.loads((path.parent / RECORD_FILE).read_text(encoding="utf-8"))
+        return (
+            f"from {path.name} of the run {path.parent.name} ({told['steps']} steps of "
+            f"{told['batch']} frames in {told['seconds']:.0f} s on {told['device']}, weights "
+            f"{told['initialised']})"
+        )
+    except (RefocusdError, OSError, ValueError, KeyError, TypeError):
+        return f"from {path.name}"
+
+
 def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
     """Make the run folder, with its configuration and profile, or check the one to resume.
 
@@ -105,7 +127,10 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
     if resume:
         if not (output / STATE_FILE).is_file():
             raise InputError(f"{output} has no checkpoint to resume from: start the run anew")
-        _refuse_other_run(config, load_config(output / CONFIG_FILE), output)
+        before = load_config(output / CONFIG_FILE)
+        _refuse_other_run(config, before, output)
+        # What it was begun with; elsewhere the same files have other paths.
+        config = replace(config, profile=before.profile, weights=before.weights)
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(
             f"{output} is not empty: give a new folder for this run, or resume the one it holds"

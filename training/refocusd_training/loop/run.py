@@ -32,7 +32,13 @@ from refocusd_training.loop.files import (
     write_record,
     write_whole,
 )
-from refocusd_training.loop.folder import load_weights, network_of_run, prepare, ranges_of_run
+from refocusd_training.loop.folder import (
+    load_weights,
+    network_of_run,
+    origin_of,
+    prepare,
+    ranges_of_run,
+)
 from refocusd_training.loop.log import Log
 from refocusd_training.loop.module import Refocusing
 from refocusd_training.loop.processes import train_in_processes
@@ -188,7 +194,7 @@ def _train(
     network = build_network(config.network, config.seed, pretrained=fresh)
     if config.weights and state is None:
         load_weights(network, Path(config.weights), new_head=True)
-        network.initialised = f"from {Path(config.weights).name}"
+        network.initialised = origin_of(Path(config.weights))
     # After the network, which is drawn from the seed that its making sets.
     teacher = load_teacher(config.teacher) if config.teacher else None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
