@@ -336,6 +336,18 @@ def test_a_wells_side_depends_on_its_name_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("count", [3, 4, 10, 29])
+def test_of_a_few_fields_shares_are_met_to_the_nearest(count: int) -> None:
+    for seed in range(40):
+        names = [f"field{number}" for number in range(count)]
+        sides = list(sides_of(names, seed=seed, validate=0.2, test=0.1).values())
+        assert sides.count("validate") == max(1, round(0.2 * count))
+        assert sides.count("test") == max(1, round(0.1 * count))
+        assert sides == list(sides_of(reversed(names), seed=seed, validate=0.2, test=0.1).values())
+    greedy = list(sides_of(names, seed=0, validate=0.8, test=0.9).values())
+    assert {"train", "validate", "test"} == set(greedy)
+
+
 def test_what_a_plate_lacks_is_left_out_and_counted(plate: Path) -> None:
     (plate / folder_of(16) / name_of("b07", 1, 16)).unlink()
     (plate / folder_of(5) / name_of("c11", 1, 5)).unlink()

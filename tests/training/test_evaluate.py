@@ -34,7 +34,7 @@ from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
 from refocusd_training.evaluation.methods import user_methods
 from refocusd_training.evaluation.page import chosen_frames
-from refocusd_training.evaluation.protocol import bbbc006_pairs
+from refocusd_training.evaluation.protocol import bbbc006_pairs, training_of
 from refocusd_training.evaluation.results import exposure_of
 from refocusd_training.evaluation.summary import differences, means
 from refocusd_training.simulate.blur import Defocus
@@ -275,6 +275,24 @@ def test_the_published_protocol_is_one_flag(plate: Path) -> None:
     assert means_12["refocused"]["psnr_db"] > means_12["input"]["psnr_db"]
 
 
+def test_no_well_that_a_bundle_was_trained_on_is_in_its_evaluation(plate: Path) -> None:
+    trained = {"split_seed": 3, "validate": 0.4, "test": 0.5, "wells": {"train": ["p24"]}}
+    assert {p.specimen.split()[0] for p in bbbc006_pairs(plate, trained=trained)} == {"a02"}
+    with pytest.raises(InputError, match="was not trained on"):
+        bbbc006_pairs(plate, trained={"wells": {"train": ["p24"], "validate": ["a02"]}})
+    assert training_of(load_bundle(BUNDLE)) == {}
+
+
+def test_other_planes_are_one_option(plate: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = plate / "q.json"
+    arguments = ("--data", str(plate), "--protocol", "bbbc006", "--json", str(output))
+    assert run(*arguments, "--no-deconvolution", "--limit", "1", "--planes", "10") == 0
+    document = json.loads(output.read_text(encoding="utf-8"))
+    assert set(document["figures_by_defocus_um"]) == {"12"}
+    assert "plane 10 against plane 16" in document["definition"]
+    capsys.readouterr()
+
+
 def test_a_plate_without_the_planes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fetch-bbbc006"):
         run("--data", str(tmp_path), "--protocol", "bbbc006")
@@ -288,6 +306,8 @@ def test_a_plate_without_the_planes_is_refused(tmp_path: Path) -> None:
         (("--data", "d", "--input", "a.tif", "--truth", "b.tif"), "give --data FOLDER, or"),
         (("--data", "d", "--limit", "0"), "at least 1"),
         (("--data", "d", "--rival", "care.onnx"), "NAME=FILE"),
+        (("--data", "d", "--planes", "32"), "goes with --protocol bbbc006"),
+        (("--data", "d", "--protocol", "bbbc006", "--planes", "16"), "16, the truth"),
         (("--data", "d", "--channel", "w2=f", "--protocol", "bbbc006"), "held-out protocol only"),
         (("--input", "a.tif", "--truth", "b.tif", "--pixel-um", "0"), "pixel's side in um"),
     ],

@@ -84,6 +84,18 @@ def test_the_best_weights_are_those_of_the_lowest_validation_loss(
     assert record.best_step == 10 * (1 + int(np.argmin(found)))
     assert record.validation_loss == pytest.approx(found[-1])
     assert found[-1] < found[0]
+    told = (tmp_path / "run" / "validation_by_defocus.csv").read_text(encoding="utf-8")
+    head, *rows = (line.split(",") for line in told.splitlines())
+    assert head == ["step", "defocus_um", "frames", "validation_psnr_db"]
+    assert {row[0] for row in rows} == {"10", "20", "30"}
+    last = [(float(um), int(n), float(db)) for step, um, n, db in rows if step == "30" and um]
+    unknown = [(int(n), float(db)) for step, um, n, db in rows if step == "30" and not um]
+    assert [um for um, _, _ in last] == sorted({um for um, _, _ in last})
+    assert len(last) > 1
+    every = [(n, db) for _, n, db in last] + unknown
+    mean = sum(n * db for n, db in every) / sum(n for n, _ in every)
+    whole = column(tmp_path / "run", "validation_psnr_db", "validation.csv")
+    assert mean == pytest.approx(whole[-1], abs=2e-3)
     assert record.images > 0
     assert record.samples["kind"] == "sharp"
 

@@ -211,7 +211,11 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
         optics["depth_um"] = list(facts.depth_um)
     training = dict(facts.record)
     if _entries(facts.samples) > MAX_SAMPLES:
-        training["samples"] = {"left out": f"{_entries(facts.samples)} entries, see run.json"}
+        kept = {k: v for k, v in facts.samples.items() if not isinstance(v, dict | list | tuple)}
+        training["samples"] = {
+            **kept,
+            "left out": f"{_entries(facts.samples)} entries, see run.json",
+        }
     return {
         "schema": 1,
         "id": facts.model_id,

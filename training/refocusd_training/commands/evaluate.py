@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   refocusd train evaluate --bundle models/live --data bbbc038 --json quality.json --page quality
   refocusd train evaluate --bundle models/live --data bbbc038 --rival CARE=care.onnx --csv q.csv
   refocusd train evaluate --bundle models/live --data bbbc006 --protocol bbbc006 --json q.json
+  refocusd train evaluate --bundle models/live --data bbbc006 --protocol bbbc006 --planes 32
   refocusd train evaluate --bundle models/live --input blurred.tif --truth sharp.tif
 """
 
@@ -35,8 +36,14 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--protocol",
         choices=("held-out", "bbbc006"),
         default="held-out",
-        help="held-out: simulated from the test images (default); bbbc006: planes 2, 6 and 10 of a "
-        "plate against plane 16",
+        help="held-out: simulated from the test images (default); bbbc006: planes of a plate "
+        "against plane 16",
+    )
+    parser.add_argument(
+        "--planes",
+        type=int,
+        nargs="+",
+        help="of --protocol bbbc006 (default: 2 6 10, the published one; 32 is beyond the focus)",
     )
     parser.add_argument("--input", type=Path, help="an image out of focus of your own")
     parser.add_argument("--truth", type=Path, help="the same field in focus")
@@ -86,6 +93,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--limit is {arguments.limit}; give at least 1")
     if not 0 < arguments.pixel_um < 100:
         raise ConfigError(f"--pixel-um is {arguments.pixel_um}; give a pixel's side in um")
+    if arguments.planes and arguments.protocol != "bbbc006":
+        raise ConfigError("--planes goes with --protocol bbbc006 only; leave it out")
+    if any(not 0 <= plane <= 33 or plane == 16 for plane in arguments.planes or ()):
+        raise ConfigError(
+            f"--planes is {arguments.planes}; give planes of 0 to 33 but 16, the truth"
+        )
     if arguments.channel and (arguments.protocol != "held-out" or arguments.input):
         raise ConfigError("--channel goes with the held-out protocol only; leave it out")
 
@@ -118,6 +131,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             arguments.bundle,
             arguments.data,
             outputs,
+            planes=arguments.planes,
             rivals=rivals,
             limit=arguments.limit,
             deconvolve=deconvolve,

@@ -1,7 +1,8 @@
 """Which well or field trains, validates and tests: a function of its name.
 
 A hash, not a shuffle: a plate that lacks a well, or gets one more, leaves every other well where
-it was.  Whatever shares a name is on one side as a whole: sites, channels, planes and crops.
+it was.  Of a small set the hash gives the order alone, or it would hold out six of ten.
+Whatever shares a name is on one side as a whole: sites, channels, planes and crops.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from refocusd_training.split import Side
 
 __all__ = ["TEST_WELLS", "side_of", "sides_of"]
 
+#: Fewer names than these are cut at the shares, not at the hash.
+FEW = 30
 #: Wells of BBBC006 whose fields every bundle is evaluated on.
 TEST_WELLS = frozenset({"a02", "a03", "a04", "a05", "a06"})
 
@@ -35,14 +38,15 @@ def side_of(name: str, *, seed: int, validate: float, test: float) -> Side:
 
 
 def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -> dict[str, Side]:
-    """Sides of all fields of a small set, of which the hash may leave a side empty.
+    """Sides of all wells or fields.
 
     Parameters
     ----------
     names : iterable of str
     seed : int
     validate, test : float
-        A share above 0 gives its side at least one of three or more fields.
+        Shares; of fewer than `FEW` names they are met to the nearest field, and a share above 0
+        gives its side at least one of three or more.
 
     Returns
     -------
@@ -50,15 +54,16 @@ def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -
         By name, in their sorted order.
     """
     ordered = sorted(set(names))
-    sides = {name: side_of(name, seed=seed, validate=validate, test=test) for name in ordered}
-    if len(ordered) < 3:
-        return sides
+    if len(ordered) < 3 or len(ordered) >= FEW:
+        return {name: side_of(name, seed=seed, validate=validate, test=test) for name in ordered}
+    tested, validated = (
+        max(round(share * len(ordered)), 1) if share > 0 else 0 for share in (test, validate)
+    )
+    # At least one is trained on.
+    validated = min(validated, len(ordered) - 1 - min(tested, len(ordered) - 2))
+    tested = min(tested, len(ordered) - 1 - validated)
     by_hash = sorted(ordered, key=lambda n: hashlib.sha256(f"{seed} {n.lower()}".encode()).digest())
-    # The fields nearest to the side that lacks one: validation lies above test.
-    if test > 0 and "test" not in sides.values():
-        sides[by_hash[0]] = "test"
-    if validate > 0 and "validate" not in sides.values():
-        sides[next(name for name in by_hash if sides[name] != "test")] = "validate"
-    if "train" not in sides.values():
-        sides[by_hash[-1]] = "train"
-    return sides
+    sides: dict[str, Side] = dict.fromkeys(by_hash, "train")
+    sides |= dict.fromkeys(by_hash[: tested + validated], "validate")
+    sides |= dict.fromkeys(by_hash[:tested], "test")
+    return {name: sides[name] for name in ordered}

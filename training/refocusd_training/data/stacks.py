@@ -9,6 +9,7 @@ short, whose sharpest plane is its last, or in which none stands out, and planes
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,13 @@ _TIFFS = frozenset({".tif", ".tiff", ".btf"})
 #: In the name of refocusd's own output, which lies beside the raw data: a network must not learn
 #: from what a network made.
 _REFOCUSED = "_refocused"
+#: What names the channel where each is a file of its own: ``_w1``, ``_ch00``, ``_channel001``,
+#: ``C1-`` in front (ImageJ), or a common dye after a separator.
+_CHANNEL_IN_NAME = re.compile(
+    r"(?:^C\d-)|[_\-. ](?:w\d|ch\d{1,3}|channel\d{1,3}|dapi|hoechst|e?[gyrc]fp|mcherry|fitc|tritc|"
+    r"cy[357]|(?:alexa|af)\d{3})(?=[_\-. ]|$)",
+    re.IGNORECASE,
+)
 #: Problems that are told in full.
 TOLD = 5
 
@@ -164,8 +172,10 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
             continue
         place = recording.path.relative_to(folder).as_posix()
         for position, channel, planes in _grouped(recording, config.z_axis):
-            stack_field = f"{place} position {position}"
+            # One file a channel is one field: its channels may not be on two sides.
+            stack_field = f"{_CHANNEL_IN_NAME.sub('', place)} position {position}"
             if config.channels and channel not in config.channels:
+                found.skip(f"stack of channel {channel!r}, which data.channels does not name")
                 continue
             try:
                 _judge(found, key, stack_field, channel, planes, config)
@@ -324,7 +334,7 @@ def open_stacks(
                 side: sorted(name for name in sides if sides[name] == side) for side in pairs
             },
             "pairs": {side: len(pairs[side]) for side in ("train", "validate")},
-            "channels": sorted({stack.channel for stack in found.stacks}),
+            "channels": sorted({stack.channel for stack in found.stacks if stack.channel}),
             "step_um": sorted({s.step_um for s in found.stacks if math.isfinite(s.step_um)}),
             "stacks_without_step": sum(math.isnan(stack.step_um) for stack in found.stacks),
             "split": f"by field, seed {config.split_seed}",

@@ -1,16 +1,20 @@
-"""BBBC006 as it is published on: planes 2, 6 and 10 against plane 16, real frames."""
+"""BBBC006 as it is published on: planes 2, 6 and 10 against plane 16, or others; real frames."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from refocusd.engines.bundle import ModelBundle
 from refocusd.errors import InputError
 from refocusd.optics import Optics
 from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, read_plane
 from refocusd_training.evaluation.pair import Pair
 
-__all__ = ["PLANES", "PROTOCOL_DEFINITION", "bbbc006_pairs"]
+__all__ = ["PLANES", "bbbc006_pairs", "protocol_definition", "training_of"]
 
 #: 28, 20 and 12 um out of focus.
 PLANES = (2, 6, 10)
@@ -20,16 +24,36 @@ NOMINAL = {
     "w2": Optics(0.45, 0.603, pixel_um=PIXEL_UM),
 }
 
-PROTOCOL_DEFINITION = (
-    "BBBC006, planes 2, 6 and 10 against plane 16, wells that are on the test side; PSNR in dB over "
-    "the whole frame less a 16 px border; range = 0.1-99.9 percentile of plane 16, which has its "
-    "noise and onto which every result is registered; 'affine' after the least-squares offset and "
-    "gain; 'true PSF' = nominal optics at the plane's nominal distance"
-)
+
+def protocol_definition(planes: Sequence[int]) -> str:
+    """What was compared with what, and how."""
+    *others, last = map(str, planes)
+    named = f"planes {', '.join(others)} and {last}" if others else f"plane {last}"
+    return (
+        f"BBBC006, {named} against plane 16, wells that are on the test side; PSNR in dB over "
+        "the whole frame less a 16 px border; range = 0.1-99.9 percentile of plane 16, which has "
+        "its noise and onto which every result is registered; 'affine' after the least-squares "
+        "offset and gain; 'true PSF' = nominal optics at the plane's nominal distance"
+    )
+
+
+def training_of(bundle: ModelBundle) -> dict[str, Any]:
+    """What a bundle says of the plate it was trained on; empty where it was another set."""
+    if bundle.foreign:
+        return {}
+    described = yaml.safe_load((bundle.folder / "rdf.yaml").read_text(encoding="utf-8"))
+    training = described["config"]["refocusd"].get("training") or {}
+    samples = training.get("samples") or {}
+    return dict(samples) if samples.get("kind") == "bbbc006" else {}
 
 
 def bbbc006_pairs(
-    folder: Path, *, channels: Sequence[str] = (), limit: int | None = None, split_seed: int = 0
+    folder: Path,
+    *,
+    planes: Sequence[int] = PLANES,
+    channels: Sequence[str] = (),
+    limit: int | None = None,
+    trained: Mapping[str, Any] | None = None,
 ) -> list[Pair]:
     """Every usable field of the test wells at every plane of the protocol.
 
@@ -37,24 +61,37 @@ def bbbc006_pairs(
     ----------
     folder : Path
         Of a plate, as `refocusd_training.data.bbbc006.open_plate` takes it.
+    planes : sequence of int
     channels : sequence of str
         ``w1``, ``w2``; empty: those that are there.
     limit : int, optional
         At most so many fields, spread evenly.
-    split_seed : int
-        Of the wells' split, as in the training of the bundle.
+    trained : mapping, optional
+        What `training_of` gave: the split is the training's, and none of its wells is used.
 
     Raises
     ------
     InputError
         If planes are missing, or no field is on the test side.
     """
-    plate = open_plate(folder, planes=PLANES, channels=channels, seed=split_seed)
-    placed = plate.pairs("test", PLANES)
+    trained = trained or {}
+    wells = trained.get("wells") or {}
+    seen = {*wells.get("train", ()), *wells.get("validate", ())}
+    plate = open_plate(
+        folder,
+        planes=planes,
+        channels=channels,
+        seed=int(trained.get("split_seed", 0)),
+        validate=float(trained.get("validate", 0.1)),
+        test=float(trained.get("test", 0.1)),
+    )
+    placed = [
+        pair for pair in plate.pairs("test", planes) if not seen & set(pair.field.lower().split())
+    ]
     if not placed:
         raise InputError(
             f"{folder} has {len(plate.fields)} fields with planes of the protocol, but none in a well "
-            "of the test side: add wells"
+            "of the test side that the bundle was not trained on: add wells"
         )
     fields = sorted({pair.field for pair in placed})
     if limit is not None and limit < len(fields):

@@ -112,16 +112,25 @@ def run_protocol(
     data: Path,
     outputs: Outputs,
     *,
+    planes: Sequence[int] | None = None,
     rivals: Sequence[Named] = (),
     limit: int | None = None,
     deconvolve: bool = True,
 ) -> list[Result]:
     """BBBC006 as it is published on; see `refocusd_training.evaluation.protocol`."""
-    from refocusd_training.evaluation.protocol import PROTOCOL_DEFINITION, bbbc006_pairs
+    from refocusd_training.evaluation.protocol import (
+        PLANES,
+        bbbc006_pairs,
+        protocol_definition,
+        training_of,
+    )
 
-    pairs = bbbc006_pairs(data, limit=limit)
+    planes = tuple(planes or PLANES)
+    pairs = bbbc006_pairs(
+        data, planes=planes, limit=limit, trained=training_of(load_bundle(bundle))
+    )
     methods = _columns(bundle, rivals, deconvolve=deconvolve, oracles=True)
-    return _give_pairs(bundle, pairs, methods, outputs, PROTOCOL_DEFINITION)
+    return _give_pairs(bundle, pairs, methods, outputs, protocol_definition(planes))
 
 
 def run_own_pair(

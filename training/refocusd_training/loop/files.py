@@ -5,6 +5,7 @@
 ``profile.json``           where it was trained for a microscope
 ``log.csv``                loss, rate and time of every step
 ``validation.csv``         where it was validated
+``validation_by_defocus.csv``  the same by distance from focus
 ``tensorboard/``           the same for TensorBoard
 ``state.pt``               to resume from
 ``weights.safetensors``    the averaged weights of the latest checkpoint

@@ -22,6 +22,10 @@ __all__ = ["Validated", "Validation"]
 
 TABLE_FILE = "validation.csv"
 COLUMNS = ("step", "validation_loss", "validation_psnr_db")
+LEVELS_FILE = "validation_by_defocus.csv"
+LEVEL_COLUMNS = ("step", "defocus_um", "frames", "validation_psnr_db")
+#: Distances from focus are told apart by this, in um: the step between the planes of BBBC006.
+LEVEL_UM = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Validation(pl.Callback):
         self.best = float(state.get("best", math.inf))
         self.best_step = int(state.get("best_step", 0))
         self._since = int(state.get("since", 0))
+        # The same in every process, each of which sees a part of the batches.
+        self._levels = sorted({level for batch in batches for level in _levels(batch)})
         self.latest: Validated | None = None
         if "latest" in state:
             self.latest = Validated(*state["latest"])
@@ -83,6 +89,7 @@ class Validation(pl.Callback):
         assert isinstance(pl_module, Refocusing)
         if self._every and trainer.is_global_zero:
             start_table(self._folder / TABLE_FILE, COLUMNS, pl_module.step)
+            start_table(self._folder / LEVELS_FILE, LEVEL_COLUMNS, pl_module.step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
@@ -92,7 +99,7 @@ class Validation(pl.Callback):
         last = pl_module.step == pl_module.config.steps
         if not self._every or (pl_module.step % self._every and not last):
             return
-        self.latest = self._validated(trainer, pl_module)
+        self.latest, by_level = self._validated(trainer, pl_module)
         if self.latest.loss < self.best:
             self.best, self.best_step, self._since = self.latest.loss, pl_module.step, 0
             if trainer.is_global_zero:
@@ -101,45 +108,80 @@ class Validation(pl.Callback):
             self._since += 1
         if trainer.is_global_zero:
             self._write(trainer, pl_module.step)
+            self._write_levels(pl_module.step, by_level)
         if self._patience and self._since >= self._patience:
             self.ended = trainer.should_stop = True
 
-    def _validated(self, trainer: pl.Trainer, module: Refocusing) -> Validated:
+    def _validated(
+        self, trainer: pl.Trainer, module: Refocusing
+    ) -> tuple[Validated, list[list[float]]]:
+        """The means, and for each level the number of frames and the sum of their PSNR."""
         network = module.average
         training = network.training
         network.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=module.device)
+        sums = torch.zeros(3 + 2 * len(self._levels), dtype=torch.float64, device=module.device)
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for batch in self._batches[trainer.global_rank :: trainer.world_size]:
                 on_device: TensorBatch = {  # type: ignore[assignment]
                     name: value.to(module.device)  # type: ignore[attr-defined]
                     for name, value in tensors(batch).items()
                 }
-                sums += _sums(module, network, on_device)
+                loss, psnr = _judged(module, network, on_device)
+                sums[:3] += torch.stack([loss * len(psnr), psnr.sum(), loss.new_tensor(len(psnr))])
+                for level, decibel in zip(_levels(batch), psnr, strict=True):
+                    at = 3 + 2 * self._levels.index(level)
+                    sums[at] += 1
+                    sums[at + 1] += decibel
         network.train(training)
         total = trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, psnr, frames = total.tolist()
-        return Validated(loss / frames, psnr / frames)
+        summed, decibels, frames, *rest = total.tolist()
+        by_level = [rest[i : i + 2] for i in range(0, len(rest), 2)]
+        return Validated(summed / frames, decibels / frames), by_level
 
     def _write(self, trainer: pl.Trainer, step: int) -> None:
         assert self.latest is not None
         figures = dict(zip(COLUMNS[1:], (self.latest.loss, self.latest.psnr), strict=True))
         if trainer.logger:
             trainer.logger.log_metrics(figures, step)
-        path = self._folder / TABLE_FILE
-        try:
-            with path.open("a", encoding="utf-8", newline="") as file:
-                row = [step, *(f"{value:.5f}" for value in figures.values())]
-                csv.writer(file, lineterminator="\n").writerow(row)
-        except OSError as error:
-            raise not_written(path, error) from error
+        row = [step, *(f"{value:.5f}" for value in figures.values())]
+        _append(self._folder / TABLE_FILE, [row])
+
+    def _write_levels(self, step: int, by_level: list[list[float]]) -> None:
+        rows = [
+            [
+                step,
+                "" if math.isinf(level) else f"{level:g}",
+                f"{frames:.0f}",
+                f"{psnr / frames:.3f}",
+            ]
+            for level, (frames, psnr) in zip(self._levels, by_level, strict=True)
+            if frames
+        ]
+        _append(self._folder / LEVELS_FILE, rows)
 
 
-def _sums(module: Refocusing, network: RefocusNetwork, batch: TensorBatch) -> torch.Tensor:
-    """Sums over a batch's frames: loss, PSNR, and how many they are."""
-    frames = len(batch["raw"])
+def _append(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    except OSError as error:
+        raise not_written(path, error) from error
+
+
+def _levels(batch: Batch) -> list[float]:
+    """Distance from focus of each frame, on either side, in steps; infinite where unknown."""
+    return [
+        LEVEL_UM * round(abs(float(um)) / LEVEL_UM) if math.isfinite(um) else math.inf
+        for um in batch.defocus_um
+    ]
+
+
+def _judged(
+    module: Refocusing, network: RefocusNetwork, batch: TensorBatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss of a batch, and the PSNR of each of its frames."""
     loss = module.loss_of(network, batch, module.loss)
     refocused = network(batch["raw"].contiguous(memory_format=torch.channels_last))
     error = (refocused.float() - batch["truth"]) / batch["span"][:, None, None, None]
     psnr = -10 * torch.log10(error.square().mean(dim=(1, 2, 3)).clamp(min=1e-12))
-    return torch.stack([loss.double() * frames, psnr.double().sum(), loss.new_tensor(frames)])
+    return loss.double(), psnr.double()
