@@ -201,7 +201,7 @@ def _limits(facts: Facts) -> str:
             ),
             (
                 "- A frame in focus gains from the noise that is removed; one in focus *and* nearly free "
-                "of noise (above about 40 dB) comes back a little smoother than it was, or a little "
+                "of noise (above about 40 dB) loses several dB: it comes back smoother than it was, or "
                 "sharper than its own optics would show it. Pass frames that are in focus through, as "
                 "refocusd does."
             ),
