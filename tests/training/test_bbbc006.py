@@ -348,6 +348,14 @@ def test_of_a_few_fields_shares_are_met_to_the_nearest(count: int) -> None:
     assert {"train", "validate", "test"} == set(greedy)
 
 
+@pytest.mark.parametrize("count", [30, 32])
+def test_of_many_fields_too_no_side_is_empty(count: int) -> None:
+    names = [f"f{number}" for number in range(count)]
+    # The hash alone puts none of them on the test side.
+    assert "test" not in {side_of(name, seed=17, validate=0.1, test=0.1) for name in names}
+    assert "test" in sides_of(names, seed=17, validate=0.1, test=0.1).values()
+
+
 def test_what_a_plate_lacks_is_left_out_and_counted(plate: Path) -> None:
     (plate / folder_of(16) / name_of("b07", 1, 16)).unlink()
     (plate / folder_of(5) / name_of("c11", 1, 5)).unlink()

@@ -34,7 +34,7 @@ from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
 from refocusd_training.evaluation.methods import user_methods
 from refocusd_training.evaluation.page import chosen_frames
-from refocusd_training.evaluation.protocol import bbbc006_pairs, training_of
+from refocusd_training.evaluation.protocol import bbbc006_pairs, planes_of, training_of
 from refocusd_training.evaluation.results import exposure_of
 from refocusd_training.evaluation.summary import differences, means
 from refocusd_training.simulate.blur import Defocus
@@ -276,10 +276,15 @@ def test_the_published_protocol_is_one_flag(plate: Path) -> None:
 
 
 def test_no_well_that_a_bundle_was_trained_on_is_in_its_evaluation(plate: Path) -> None:
-    trained = {"split_seed": 3, "validate": 0.4, "test": 0.5, "wells": {"train": ["p24"]}}
+    trained = {"split_seed": 3, "validate": 0.4, "test": 0.5, "wells": {"train": "p24 p23"}}
     assert {p.specimen.split()[0] for p in bbbc006_pairs(plate, trained=trained)} == {"a02"}
+    # What it was not trained on is known, whatever the split of this part of the plate is.
+    both = {"wells": {"train": "p23", "test": "p24"}}
+    assert {p.specimen.split()[0] for p in bbbc006_pairs(plate, trained=both)} == {"a02", "p24"}
     with pytest.raises(InputError, match="was not trained on"):
-        bbbc006_pairs(plate, trained={"wells": {"train": ["p24"], "validate": ["a02"]}})
+        bbbc006_pairs(plate, trained={"wells": {"train": "p24", "validate": "a02"}})
+    with pytest.raises(InputError, match="export it again from its run"):
+        bbbc006_pairs(plate, trained={"kind": "bbbc006"})
     assert training_of(load_bundle(BUNDLE)) == {}
 
 
@@ -291,6 +296,14 @@ def test_other_planes_are_one_option(plate: Path, capsys: pytest.CaptureFixture[
     assert set(document["figures_by_defocus_um"]) == {"12"}
     assert "plane 10 against plane 16" in document["definition"]
     capsys.readouterr()
+
+
+def test_the_planes_that_a_training_set_apart_are_the_default() -> None:
+    assert planes_of(None, {}) == (2, 6, 10)
+    assert planes_of(None, {"test_planes": [32]}) == (32,)
+    assert planes_of([2, 6], {"test_planes": [32]}) == (2, 6)
+    with pytest.raises(ConfigError, match="one side of focus at a time"):
+        planes_of([0, 32], {})
 
 
 def test_a_plate_without_the_planes_is_refused(tmp_path: Path) -> None:
@@ -308,6 +321,7 @@ def test_a_plate_without_the_planes_is_refused(tmp_path: Path) -> None:
         (("--data", "d", "--rival", "care.onnx"), "NAME=FILE"),
         (("--data", "d", "--planes", "32"), "goes with --protocol bbbc006"),
         (("--data", "d", "--protocol", "bbbc006", "--planes", "16"), "16, the truth"),
+        (("--input", "a", "--truth", "b", "--protocol", "bbbc006", "--planes", "2"), "goes with"),
         (("--data", "d", "--channel", "w2=f", "--protocol", "bbbc006"), "held-out protocol only"),
         (("--input", "a.tif", "--truth", "b.tif", "--pixel-um", "0"), "pixel's side in um"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -243,6 +244,20 @@ def test_what_is_no_run_or_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no bundle"):
         export_bundle(run, run)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_bundle_of_a_whole_plate_says_which_wells_it_saw() -> None:
+    wells = [f"{row}{column:02d}" for row in "abcdefghijklmnop" for column in range(1, 25)]
+    samples = {
+        "kind": "bbbc006",
+        "wells": {"train": wells[:300], "validate": wells[300:340], "test": wells[340:]},
+        "test_planes": [32],
+    }
+    facts = Facts("plate-1", {"data": "", "samples": samples}, {}, 32, 64, DEFAULT_RANGES)
+    described = rdf(facts, defaultdict(str))["config"]["refocusd"]["training"]["samples"]
+    assert described["test_planes"] == [32]
+    assert described["wells"]["train"].split() == wells[:300]
+    assert described["wells"]["validate"].split() == wells[300:340]
 
 
 def figures(methods: int) -> dict[str, Any]:

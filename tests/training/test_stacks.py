@@ -278,11 +278,25 @@ def test_a_real_series_is_in_focus_where_its_authors_say(test_data: Path, tmp_pa
     assert found.stacks[0].focus == pytest.approx(18.0, abs=0.5)
 
 
-def test_one_file_a_channel_is_one_field_on_one_side(tmp_path: Path, stacks: list[Stack]) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("{}_w1", "{}_w2"),
+        ("{}_w1DAPI_t1", "{}_w2GFP_t1"),
+        ("{}_DAPI", "{}_GFP"),
+        ("DAPI_{}", "mCherry_{}"),
+        ("{}_ch0", "{}_ch1"),
+        ("{}_C0", "{}_C1"),
+        ("C1-{}", "C2-{}"),
+    ],
+)
+def test_one_file_a_channel_is_one_field_on_one_side(
+    tmp_path: Path, stacks: list[Stack], names: tuple[str, str]
+) -> None:
     for number, stack in enumerate(stacks):
-        for channel in ("w1", "w2"):
+        for name in names:
             tifffile.imwrite(
-                tmp_path / f"plate_w{number + 1}0_s{number}_{channel}.ome.tif",
+                tmp_path / f"{name.format(f'plate_w{number + 1}0_s{number}')}.ome.tif",
                 stack,
                 ome=True,
                 photometric="minisblack",

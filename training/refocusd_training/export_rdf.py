@@ -209,13 +209,14 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
     }
     if facts.depth_um:
         optics["depth_um"] = list(facts.depth_um)
-    training = dict(facts.record)
-    if _entries(facts.samples) > MAX_SAMPLES:
-        kept = {k: v for k, v in facts.samples.items() if not isinstance(v, dict | list | tuple)}
-        training["samples"] = {
-            **kept,
-            "left out": f"{_entries(facts.samples)} entries, see run.json",
-        }
+    samples = dict(facts.samples)
+    if wells := samples.get("wells"):
+        # A line a side: those of a whole plate must fit, or it is evaluated on what it has seen.
+        samples["wells"] = {side: " ".join(names) for side, names in wells.items()}
+    if _entries(samples) > MAX_SAMPLES:
+        kept = {k: v for k, v in samples.items() if not isinstance(v, dict | list | tuple)}
+        samples = {**kept, "left out": f"{_entries(samples)} entries, see run.json"}
+    training = {**facts.record, "samples": samples}
     return {
         "schema": 1,
         "id": facts.model_id,

@@ -43,7 +43,8 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--planes",
         type=int,
         nargs="+",
-        help="of --protocol bbbc006 (default: 2 6 10, the published one; 32 is beyond the focus)",
+        help="of --protocol bbbc006 (default: those that the bundle's training set apart, else the "
+        "published 2 6 10; 32 is beyond the focus)",
     )
     parser.add_argument("--input", type=Path, help="an image out of focus of your own")
     parser.add_argument("--truth", type=Path, help="the same field in focus")
@@ -93,7 +94,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--limit is {arguments.limit}; give at least 1")
     if not 0 < arguments.pixel_um < 100:
         raise ConfigError(f"--pixel-um is {arguments.pixel_um}; give a pixel's side in um")
-    if arguments.planes and arguments.protocol != "bbbc006":
+    if arguments.planes and (arguments.protocol != "bbbc006" or arguments.input):
         raise ConfigError("--planes goes with --protocol bbbc006 only; leave it out")
     if any(not 0 <= plane <= 33 or plane == 16 for plane in arguments.planes or ()):
         raise ConfigError(

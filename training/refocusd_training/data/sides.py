@@ -8,7 +8,7 @@ Whatever shares a name is on one side as a whole: sites, channels, planes and cr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from refocusd_training.split import Side
 
@@ -45,7 +45,7 @@ def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -
     names : iterable of str
     seed : int
     validate, test : float
-        Shares; of fewer than `FEW` names they are met to the nearest field, and a share above 0
+        Shares; of fewer than `FEW` names they are met to the nearest field.  A share above 0
         gives its side at least one of three or more.
 
     Returns
@@ -54,16 +54,31 @@ def sides_of(names: Iterable[str], *, seed: int, validate: float, test: float) -
         By name, in their sorted order.
     """
     ordered = sorted(set(names))
-    if len(ordered) < 3 or len(ordered) >= FEW:
-        return {name: side_of(name, seed=seed, validate=validate, test=test) for name in ordered}
+    by_hash = sorted(ordered, key=lambda n: hashlib.sha256(f"{seed} {n.lower()}".encode()).digest())
+    if 3 <= len(ordered) < FEW:
+        return dict(sorted(_at_shares(by_hash, validate, test).items()))
+    sides = {name: side_of(name, seed=seed, validate=validate, test=test) for name in ordered}
+    if len(ordered) < 3:
+        return sides
+    # The fields nearest to the side that lacks one: validation lies above test.
+    if test > 0 and "test" not in sides.values():
+        sides[by_hash[0]] = "test"
+    if validate > 0 and "validate" not in sides.values():
+        sides[next(name for name in by_hash if sides[name] != "test")] = "validate"
+    if "train" not in sides.values():
+        sides[by_hash[-1]] = "train"
+    return sides
+
+
+def _at_shares(names: Sequence[str], validate: float, test: float) -> dict[str, Side]:
+    """Sides of names in a drawn order, cut at the shares."""
     tested, validated = (
-        max(round(share * len(ordered)), 1) if share > 0 else 0 for share in (test, validate)
+        max(round(share * len(names)), 1) if share > 0 else 0 for share in (test, validate)
     )
     # At least one is trained on.
-    validated = min(validated, len(ordered) - 1 - min(tested, len(ordered) - 2))
-    tested = min(tested, len(ordered) - 1 - validated)
-    by_hash = sorted(ordered, key=lambda n: hashlib.sha256(f"{seed} {n.lower()}".encode()).digest())
-    sides: dict[str, Side] = dict.fromkeys(by_hash, "train")
-    sides |= dict.fromkeys(by_hash[: tested + validated], "validate")
-    sides |= dict.fromkeys(by_hash[:tested], "test")
-    return {name: sides[name] for name in ordered}
+    validated = min(validated, len(names) - 1 - min(tested, len(names) - 2))
+    tested = min(tested, len(names) - 1 - validated)
+    sides: dict[str, Side] = dict.fromkeys(names, "train")
+    sides |= dict.fromkeys(names[: tested + validated], "validate")
+    sides |= dict.fromkeys(names[:tested], "test")
+    return sides

@@ -41,11 +41,13 @@ _TIFFS = frozenset({".tif", ".tiff", ".btf"})
 #: In the name of refocusd's own output, which lies beside the raw data: a network must not learn
 #: from what a network made.
 _REFOCUSED = "_refocused"
-#: What names the channel where each is a file of its own: ``_w1``, ``_ch00``, ``_channel001``,
-#: ``C1-`` in front (ImageJ), or a common dye after a separator.
+#: What names the channel where each is a file of its own: ``C1-`` in front (ImageJ), ``_C1``,
+#: ``_w1`` and ``_w1DAPI`` (MetaMorph), ``_ch00``, ``_channel001``, or a common dye.  A well of
+#: three characters, ``_C01``, is none.
 _CHANNEL_IN_NAME = re.compile(
-    r"(?:^C\d-)|[_\-. ](?:w\d|ch\d{1,3}|channel\d{1,3}|dapi|hoechst|e?[gyrc]fp|mcherry|fitc|tritc|"
-    r"cy[357]|(?:alexa|af)\d{3})(?=[_\-. ]|$)",
+    r"^c\d-|[_\-. ](?:c\d|w\d(?:[a-z][a-z\d]*)?)(?=[_\-. ]|$)|"
+    r"(?:^|[_\-. ])(?:ch\d{1,3}|channel\d{1,3}|dapi|hoechst|e?[gyrcb]fp|mcherry|fitc|tritc|cy[357]|"
+    r"(?:alexa|af)\d{3})(?=[_\-. ]|$)",
     re.IGNORECASE,
 )
 #: Problems that are told in full.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from refocusd.engines.bundle import ModelBundle
-from refocusd.errors import InputError
+from refocusd.errors import ConfigError, InputError
 from refocusd.optics import Optics
-from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, read_plane
+from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, plane_defocus_um, read_plane
 from refocusd_training.evaluation.pair import Pair
 
-__all__ = ["PLANES", "bbbc006_pairs", "protocol_definition", "training_of"]
+__all__ = ["PLANES", "bbbc006_pairs", "planes_of", "protocol_definition", "training_of"]
 
 #: 28, 20 and 12 um out of focus.
 PLANES = (2, 6, 10)
@@ -23,6 +25,27 @@ NOMINAL = {
     "w1": Optics(0.45, 0.461, pixel_um=PIXEL_UM),
     "w2": Optics(0.45, 0.603, pixel_um=PIXEL_UM),
 }
+
+
+#: In what a bundle says of its training: one line a side, or a list.
+_WELL = re.compile(r"[a-p]\d\d")
+
+
+def planes_of(given: Sequence[int] | None, trained: Mapping[str, Any]) -> tuple[int, ...]:
+    """The planes asked for, else those that the training set apart, else the published ones.
+
+    Raises
+    ------
+    ConfigError
+        If two are equally far from the focus: figures are told apart by that distance.
+    """
+    planes = tuple(given or trained.get("test_planes") or PLANES)
+    if len({abs(plane_defocus_um(plane)) for plane in planes}) < len(planes):
+        raise ConfigError(
+            f"two of the planes {', '.join(map(str, planes))} are equally far from plane 16: "
+            "evaluate each plane once, and one side of focus at a time (--planes)"
+        )
+    return planes
 
 
 def protocol_definition(planes: Sequence[int]) -> str:
@@ -75,8 +98,13 @@ def bbbc006_pairs(
         If planes are missing, or no field is on the test side.
     """
     trained = trained or {}
-    wells = trained.get("wells") or {}
-    seen = {*wells.get("train", ()), *wells.get("validate", ())}
+    if trained and "wells" not in trained:
+        raise InputError(
+            "the bundle was trained on BBBC006 and does not say on which wells, which must not be "
+            "evaluated: export it again from its run"
+        )
+    wells = {side: set(_WELL.findall(str(at))) for side, at in trained.get("wells", {}).items()}
+    seen = wells.get("train", set()) | wells.get("validate", set())
     plate = open_plate(
         folder,
         planes=planes,
@@ -85,9 +113,13 @@ def bbbc006_pairs(
         validate=float(trained.get("validate", 0.1)),
         test=float(trained.get("test", 0.1)),
     )
-    placed = [
-        pair for pair in plate.pairs("test", planes) if not seen & set(pair.field.lower().split())
-    ]
+    # Of a part of the plate the split is another one: what the training says goes first.
+    tested = tuple(
+        replace(field, side="test")
+        for field in plate.fields
+        if field.well not in seen and (field.side == "test" or field.well in wells.get("test", ()))
+    )
+    placed = replace(plate, fields=tested).pairs("test", planes)
     if not placed:
         raise InputError(
             f"{folder} has {len(plate.fields)} fields with planes of the protocol, but none in a well "

@@ -119,16 +119,15 @@ def run_protocol(
 ) -> list[Result]:
     """BBBC006 as it is published on; see `refocusd_training.evaluation.protocol`."""
     from refocusd_training.evaluation.protocol import (
-        PLANES,
         bbbc006_pairs,
+        planes_of,
         protocol_definition,
         training_of,
     )
 
-    planes = tuple(planes or PLANES)
-    pairs = bbbc006_pairs(
-        data, planes=planes, limit=limit, trained=training_of(load_bundle(bundle))
-    )
+    trained = training_of(load_bundle(bundle))
+    planes = planes_of(planes, trained)
+    pairs = bbbc006_pairs(data, planes=planes, limit=limit, trained=trained)
     methods = _columns(bundle, rivals, deconvolve=deconvolve, oracles=True)
     return _give_pairs(bundle, pairs, methods, outputs, protocol_definition(planes))
 
