@@ -28,10 +28,10 @@ from scipy.stats import t as student_t
 from benchmarks.overhead_machine import machine
 from refocusd.config import EngineOptions, Precision
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine, engine_threads
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.worker.worker import refocus_frame
 
 RESULTS = Path(__file__).parent / "results" / "cpu_engine.json"

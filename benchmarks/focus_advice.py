@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from refocusd_calibration.focus_curve import FocusCurve
+from refocusd_calibration.focus.curve import FocusCurve
 from refocusd_training.evaluation import Case, held_out_cases
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
@@ -40,13 +40,13 @@ from rich.progress import track
 from rich.table import Table
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
-from refocusd.profile import FocusSection, Measured
-from refocusd.quality import focus_score
-from refocusd.trust.defocus import DEFAULT_OPTICS, DefocusEstimate, estimate_defocus
+from refocusd.imaging.defocus import DEFAULT_OPTICS, DefocusEstimate, estimate_defocus
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import focus_score
+from refocusd.models.bundle import load_bundle
+from refocusd.profiles.profile import FocusSection, Measured
 
 RESULTS = Path(__file__).parent / "results" / "focus_advice.json"
 LEVELS_UM = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 40.0, 48.0)

@@ -26,11 +26,11 @@ if __package__ in (None, ""):  # run as a file: the helpers are found from the f
 from benchmarks.overhead_machine import file_system, machine, scratch
 from benchmarks.overhead_statistics import percentiles
 from refocusd import __version__
-from refocusd.attach.follow import Follower
 from refocusd.cli.console import console, messages, write_json
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import RefocusdError, TransportError
+from refocusd.processes.daemon_process import DaemonProcess
+from refocusd.sources.folders.watcher import Follower
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import Look, Shown
 

@@ -40,12 +40,12 @@ from refocusd.bench.measure import sample_frame
 from refocusd.bench.rates import measured_rates
 from refocusd.bench.work import Work
 from refocusd.config import EngineOptions, Precision
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.choose import available_backends
 from refocusd.engines.cuda import TorchEngine
 from refocusd.engines.engine import Engine
 from refocusd.engines.tensorrt import TensorRtEngine, probe
 from refocusd.errors import EngineError, RefocusdError
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"

@@ -37,8 +37,8 @@ from benchmarks.overhead_tables import (
 )
 from benchmarks.overhead_transport import measure_sustained, measure_transport
 from refocusd.cli.console import console, messages, progress, write_json
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import BundleError, RefocusdError
+from refocusd.models.bundle import load_bundle
 
 __all__ = ["main"]
 

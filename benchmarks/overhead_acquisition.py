@@ -14,10 +14,10 @@ from benchmarks.overhead_camera import Burst, BurstCamera
 from benchmarks.overhead_machine import scratch, settle
 from benchmarks.overhead_statistics import Pair, percentiles, slow_down
 from refocusd.cli.report import read_attempts
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import WorkerError
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
-from refocusd.sources.recording.ndtiff import NDTiffReader
 
 __all__ = ["Condition", "EngineChoice", "Pace", "measure_acquisition"]
 

@@ -16,8 +16,8 @@ import psutil
 from benchmarks.overhead_machine import Medium, file_system, scratch, settle
 from benchmarks.overhead_statistics import percentiles
 from benchmarks.overhead_stream import Streamed, sample_frames, stream
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import OutputError
+from refocusd.processes.daemon_process import DaemonProcess
 
 __all__ = ["measure_sustained", "measure_transport"]
 

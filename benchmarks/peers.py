@@ -36,12 +36,12 @@ from rich.table import Table
 from refocusd.bench.machine import busy_share, machine
 from refocusd.bench.measure import sample_frame
 from refocusd.config import EngineOptions, Precision
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.choose import build_engine
 from refocusd.engines.openvino import engine_threads
 from refocusd.errors import RefocusdError
-from refocusd.optics import Optics
-from refocusd.quality import psnr
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import psnr
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 RESULTS = Path(__file__).parent / "results"
 PSF_SIDE = 127

@@ -36,10 +36,10 @@ from benchmarks.overhead_machine import file_system, machine, scratch
 from benchmarks.overhead_stream import Streamed, sample_frames, stream
 from refocusd.cli.console import console, messages, progress, write_json
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import RefocusdError
+from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import Pixels
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.processes.daemon_process import DaemonProcess
 
 __all__ = ["main", "soak"]
 

@@ -40,8 +40,8 @@ from benchmarks.overhead_machine import machine, scratch
 from benchmarks.overhead_statistics import percentiles
 from benchmarks.overhead_stream import sample_frames, stream
 from refocusd.cli.console import console, messages, write_json
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import RefocusdError
+from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.view.process import ViewProcess
 
 __all__ = ["main"]

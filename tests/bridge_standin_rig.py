@@ -12,8 +12,8 @@ import numpy as np
 from live import quick_settings, running
 from numpy.typing import NDArray
 
-from refocusd.attach.process import AttachProcess
 from refocusd.daemon.daemon import Daemon, daemon_status
+from refocusd.sources.attached.process import AttachProcess
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 

@@ -14,7 +14,7 @@ import numpy as np
 from bridge_standin import Standin
 from bridge_standin_microscope import Microscope
 
-from refocusd.attach.bridge import Bridge
+from refocusd.sources.micromanager.bridge import Bridge
 
 __all__ = ["SESSION", "play"]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.config import Settings
-from refocusd.daemon.books import Task
-from refocusd.daemon.course import Course
-from refocusd.daemon.crew import AT_HAND, Crew
-from refocusd.daemon.desk import Desk
-from refocusd.daemon.mailbox import DiskFull, Finished, GivenUp, SinkOpened, Written
+from refocusd.daemon.acquisitions.intake import Desk
+from refocusd.daemon.acquisitions.lifecycle import Course
+from refocusd.daemon.acquisitions.state import Task
+from refocusd.daemon.events import DiskFull, Finished, GivenUp, SinkOpened, Written
+from refocusd.daemon.workers.pool import AT_HAND, Crew
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing, Slot, checksum

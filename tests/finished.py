@@ -18,7 +18,7 @@ from recordings_on_disk import write_ndtiff
 from scipy.ndimage import gaussian_filter
 
 from refocusd.cli.main import main
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.formats.ndtiff.reader import NDTiffReader
 
 __all__ = [
     "command",

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.tensorrt.device import Argument
 from refocusd.engines.tensorrt.kernels import SOURCE
+from refocusd.models.bundle import ModelBundle
 
 __all__ = ["HostDevice", "HostNetwork", "kernels_for_host", "small_bundle"]
 

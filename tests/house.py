@@ -13,9 +13,9 @@ import zmq
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
-from refocusd.transport.doors import Doors, RemoteDoor
-from refocusd.transport.keys import ClientKeys, KeyStore
 from refocusd.transport.ring import RingAddress
+from refocusd.transport.secure.endpoints import Doors, RemoteDoor
+from refocusd.transport.secure.keys import ClientKeys, KeyStore
 
 __all__ = ["FRAME_NBYTES", "House", "Received", "in_background", "open_house"]
 

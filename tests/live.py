@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
 

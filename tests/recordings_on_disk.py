@@ -13,8 +13,8 @@ import tifffile
 from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
 
+from refocusd.formats.recording import Recording
 from refocusd.frame import canonical_axes
-from refocusd.sources.recording import Recording
 
 Frames = NDArray[Any]
 

@@ -13,12 +13,12 @@ from refocusd.bench.tuning import tune
 from refocusd.cli.main import main
 from refocusd.config import EngineOptions, Settings
 from refocusd.engines.autotune import CANDIDATES, autotune_folder, recalled, tuned
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.engine import Engine, EngineDescription, Refocused
-from refocusd.engines.normalise import CountsRange
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange
+from refocusd.models.bundle import load_bundle
 
 SHAPE = (4096, 4096)
 
@@ -222,8 +222,8 @@ def test_bench_measures_tiles_for_the_memory_that_a_run_may_take(
 ) -> None:
     """An entry counts for one `engine_mib`: bench must be able to say which."""
     tried: list[Combination] = []
-    monkeypatch.setattr("refocusd.cli.bench.tune", tried.append)
-    monkeypatch.setattr("refocusd.cli.bench.run_session", lambda *_, **__: [])
+    monkeypatch.setattr("refocusd.cli.commands.bench.tune", tried.append)
+    monkeypatch.setattr("refocusd.cli.commands.bench.run_session", lambda *_, **__: [])
     flags = ["--backend", "openvino", "--precision", "f32", "--size", "1500", "--tune"]
     main(["bench", *flags, "--engine-mib", "300"])
     settings = Settings(backend="openvino", precision="f32", engine_mib=300)

@@ -25,13 +25,13 @@ from refocusd.bench.measure import measure, sample_frame
 from refocusd.bench.memory import peak_mib
 from refocusd.bench.session import run_session
 from refocusd.bench.work import count_work
-from refocusd.cli.bench import _limits, _times
+from refocusd.cli.commands.bench import _limits, _times
 from refocusd.cli.console import console
 from refocusd.cli.main import main
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.choose import BackendStatus
 from refocusd.errors import ConfigError, EngineError
+from refocusd.models.bundle import load_bundle
 
 CPU = EngineOptions("openvino", "f32", threads=1)
 

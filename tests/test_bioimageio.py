@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from test_foreign_bundles import CASES, made
 
-from refocusd.engines.bundle import load_bundle, shipped_bundles
+from refocusd.models.bundle import load_bundle, shipped_bundles
 
 #: Every connection of the process fails: nothing is fetched.
 CHILD = """

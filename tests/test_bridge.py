@@ -17,15 +17,15 @@ import zmq
 from bridge_standin import Standin, stranger
 from bridge_standin_session import SESSION, play
 
-from refocusd.attach.bridge import Bridge
-from refocusd.attach.bridge_pace import Pace
-from refocusd.attach.bridge_probe import probe
-from refocusd.attach.bridge_values import flat_properties, image_of
-from refocusd.attach.order import orders
-from refocusd.attach.studio_box import GrowingBox
 from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
 from refocusd.config import Settings, load_settings
 from refocusd.errors import ConfigError, InputError, TransportError
+from refocusd.sources.attached.order import orders
+from refocusd.sources.micromanager.bridge import Bridge
+from refocusd.sources.micromanager.coordinates import GrowingBox
+from refocusd.sources.micromanager.probe import probe
+from refocusd.sources.micromanager.rate_limit import Pace
+from refocusd.sources.micromanager.values import flat_properties, image_of
 
 HOST = "127.0.0.1"
 #: pyjavaz drops its socket without closing it.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bridge_standin_rig import acquisitions, attached, look, until
 
-from refocusd.attach.bridge_probe import probe
+from refocusd.sources.micromanager.probe import probe
 from refocusd.transport.client import Connection
 
 ADDRESS = os.environ.get("REFOCUSD_TEST_BRIDGE", "")

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from refocusd.daemon.mailbox import DiskFull
+from refocusd.daemon.events import DiskFull
 from refocusd.transport import messages as wire
 
 

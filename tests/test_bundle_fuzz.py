@@ -20,9 +20,9 @@ import yaml
 from fuzzing import ROUNDS, Target, changed_tree, damaged, fuzz, judge
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import MAX_RDF_BYTES, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import BundleError, EngineError
+from refocusd.models.bundle import MAX_RDF_BYTES, load_bundle
 
 #: Words of YAML that PyYAML's constructors act on.
 YAML_WORDS = [
@@ -353,7 +353,7 @@ def test_what_is_no_ordinary_file_is_refused(tmp_path: Path, what: str) -> None:
     script = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
-        "from refocusd.engines.bundle import load_bundle\n"
+        "from refocusd.models.bundle import load_bundle\n"
         "from refocusd.errors import BundleError\n"
         "try:\n    load_bundle(sys.argv[1])\n"
         "except BundleError as error:\n    print(error)\n"

@@ -22,11 +22,11 @@ from recordings_on_disk import write_ndtiff
 from scipy.ndimage import gaussian_filter
 
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.place import made_by
-from refocusd.profile import CameraSection, Measured, Microscope, Profile, save_profile
-from refocusd.profiles.identity import first_of
+from refocusd.daemon.output.dataset import made_by
+from refocusd.formats.open_recording import open_recording
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.profiles.profile import CameraSection, Measured, Microscope, Profile, save_profile
 from refocusd.sources.feed import Feed
-from refocusd.sources.recording.opening import open_recording
 from refocusd.sources.replay import replay
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import checksum

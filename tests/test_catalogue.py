@@ -14,14 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import InputError
-from refocusd.profile import CameraSection, Measured, Microscope, Profile, PsfSection, save_profile
+from refocusd.models.bundle import load_bundle
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id
 from refocusd.profiles.conformity import Trained
 from refocusd.profiles.hot_pixels import HotPixels, hot_indices
-from refocusd.profiles.identity import first_of, identity_metadata, roi_of
+from refocusd.profiles.microscope_metadata import first_of, identity_metadata, roi_of
+from refocusd.profiles.profile import (
+    CameraSection,
+    Measured,
+    Microscope,
+    Profile,
+    PsfSection,
+    save_profile,
+)
 
 #: To the day: processes that share the tests must name them alike.
 NOW = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

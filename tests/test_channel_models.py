@@ -20,11 +20,11 @@ from recordings_on_disk import write_ndtiff
 from test_resume import stop_midway
 
 from refocusd.config import EngineOptions, Settings
+from refocusd.daemon.acquisitions.run_id import models_named, run_id
 from refocusd.daemon.daemon import Daemon
-from refocusd.daemon.dataset import find_dataset
-from refocusd.daemon.runs import models_named, run_id
-from refocusd.engines.bundle import load_bundle
+from refocusd.datasets.dataset import find_dataset
 from refocusd.errors import BundleError, ConfigError
+from refocusd.models.bundle import load_bundle
 from refocusd.transport import messages as wire
 from refocusd.worker.session import prepare
 

@@ -10,11 +10,11 @@ import pytest
 
 from refocusd.config import EngineOptions
 from refocusd.engines import choose
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.choose import BackendStatus, available_backends, best_engine, build_engine
 from refocusd.engines.engine import Engine
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 QUICK = EngineOptions(threads=1, precision="f32")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from refocusd.cli.commands.config import example_settings, toml_value
 from refocusd.cli.main import main
-from refocusd.cli.show import example_settings, toml_value
 from refocusd.config import Settings, load_settings
 from refocusd.errors import ConfigError
 

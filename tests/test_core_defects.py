@@ -23,19 +23,19 @@ from ndstorage import NDTiffDataset
 
 from refocusd.config import Settings
 from refocusd.daemon.broker import MAX_PICKED_UP
-from refocusd.daemon.crew import Crew
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.mailbox import GivenUp
-from refocusd.daemon.process import DaemonProcess
-from refocusd.daemon.supervisor import MAX_FAILED_STARTS, Supervisor
-from refocusd.daemon.writer import Writer
+from refocusd.daemon.events import GivenUp
+from refocusd.daemon.output.writer import Writer
+from refocusd.daemon.workers.pool import Crew
+from refocusd.daemon.workers.supervisor import MAX_FAILED_STARTS, Supervisor
 from refocusd.errors import TransportError
 from refocusd.ledger import Ledger, is_marked, ledger_path
+from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.feed import Feed
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
-from refocusd.transport.keys import KeyStore, load_client_keys
 from refocusd.transport.ring import checksum
+from refocusd.transport.secure.keys import KeyStore, load_client_keys
 
 SIDE = 64
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process so")

@@ -18,12 +18,12 @@ from refocusd.bench.combination import Rates
 from refocusd.bench.work import count_work
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.cuda import TorchEngine, probe
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.engines.tiling import tiling_error
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 F32 = EngineOptions(precision="f32", threads=1)
@@ -176,7 +176,7 @@ def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path
 
 LOST = """
 import numpy as np, torch
-from refocusd.engines.bundle import load_bundle
+from refocusd.models.bundle import load_bundle
 from refocusd.engines.cuda import TorchEngine
 from refocusd.errors import DeviceLostError
 engine = TorchEngine(load_bundle("live-nuclei"))

@@ -28,9 +28,9 @@ from live import (
 )
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
-from refocusd.daemon.place import LEDGER_COPY, RUN_FILE
+from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE
+from refocusd.formats.open_recording import open_recording
 from refocusd.ledger import Ledger
-from refocusd.sources.recording import open_recording
 from refocusd.sources.replay import replay
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload

@@ -10,13 +10,10 @@ import pytest
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import ConfigError, InputError
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
-from refocusd.profile import Measured, Microscope, Profile, PsfSection
-from refocusd.trust.defocus import (
+from refocusd.imaging.defocus import (
     DEFAULT_OPTICS,
     LIMIT_UM,
     DefocusEstimate,
@@ -26,6 +23,9 @@ from refocusd.trust.defocus import (
     limit_um,
     optics_of,
 )
+from refocusd.imaging.optics import Optics
+from refocusd.models.bundle import load_bundle
+from refocusd.profiles.profile import Measured, Microscope, Profile, PsfSection
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from scipy.signal import fftconvolve
 from refocusd.demo.microscope import DemoMicroscope, Event
 from refocusd.demo.specimen import SAMPLE, Camera, FocalPlane, Specimen
 from refocusd.errors import ConfigError, InputError
-from refocusd.optics import defocus_psf
+from refocusd.imaging.optics import defocus_psf
 
 Z_UM = [0.0, 4.0, -8.0, 16.0, 32.0]
 

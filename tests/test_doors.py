@@ -16,9 +16,14 @@ from house import FRAME_NBYTES, House, in_background, open_house
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
-from refocusd.transport.doors import Doors, RemoteDoor, allowed_roles, check_listen_address
-from refocusd.transport.keys import ClientKeys, KeyStore
-from refocusd.transport.link import SecureLink
+from refocusd.transport.secure.endpoints import (
+    Doors,
+    RemoteDoor,
+    allowed_roles,
+    check_listen_address,
+)
+from refocusd.transport.secure.keys import ClientKeys, KeyStore
+from refocusd.transport.secure.link import SecureLink
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from house import FRAME_NBYTES, House, in_background, open_house
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
-from refocusd.transport.keys import ClientKeys, KeyStore
+from refocusd.transport.secure.keys import ClientKeys, KeyStore
 
 
 @pytest.fixture

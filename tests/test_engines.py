@@ -19,14 +19,14 @@ from small_networks import FRAME, write_network
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.bundle import ModelBundle, load_bundle, shipped_bundles
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
-from refocusd.engines.normalise import MIN_SCALE, CountsRange, counts_range
 from refocusd.engines.openvino import OpenVinoEngine, engine_threads
 from refocusd.engines.verdict import flux_ratio
 from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
+from refocusd.models.bundle import ModelBundle, load_bundle, shipped_bundles
 from refocusd.worker.worker import refocus_frame
 
 MODEL = "live-nuclei"
@@ -127,7 +127,7 @@ def test_a_missing_bundle_names_the_shipped_ones(tmp_path: Path) -> None:
 
 
 def test_an_engine_makes_a_blurred_frame_sharper(engine: Engine, blurred: Pixels) -> None:
-    from refocusd.quality import psnr
+    from refocusd.imaging.quality import psnr
 
     truth = Specimen().truth("DAPI")
     assert psnr(refocused(engine, blurred), truth) > psnr(blurred, truth) + 1.0
@@ -182,7 +182,7 @@ def test_an_empty_field_stays_empty(engine: Engine) -> None:
 def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
     bundle: ModelBundle, engine: Engine, blurred: Pixels
 ) -> None:
-    from refocusd.quality import psnr
+    from refocusd.imaging.quality import psnr
 
     try:
         half = OpenVinoEngine(bundle, EngineOptions(precision="bf16"))
@@ -300,9 +300,9 @@ import os
 from pathlib import Path
 import numpy as np
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
+from refocusd.models.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine, engine_threads
-from refocusd.worker.priority import yield_to_acquisition
+from refocusd.processes.priority import yield_to_acquisition
 
 before = {task.name for task in Path("/proc/self/task").iterdir()}
 start = os.getpriority(os.PRIO_PROCESS, 0)

@@ -21,14 +21,14 @@ import tifffile
 from recordings_on_disk import assert_reads, frames, write_ndtiff, write_tiff
 from test_sinks import numbered_frame, opened_by_tifffile, write_all
 
-from refocusd.cli import export as command
+from refocusd.cli.commands import export as command
 from refocusd.errors import ConfigError, InputError, OutputError, RefocusdError
+from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_sink import SinkKind, create_sink
+from refocusd.formats.read_back import read_back
+from refocusd.formats.tiff.ome_export import export
+from refocusd.formats.tiff.ome_export_plan import plan_export
 from refocusd.frame import Axes, Frame
-from refocusd.sinks import SinkKind, create_sink
-from refocusd.sinks.export import export
-from refocusd.sinks.export_plan import plan_export
-from refocusd.sources.recording import open_recording
-from refocusd.sources.refocused import read_back
 
 SUMMARY = {"PixelSize_um": 0.645, "z-step_um": 2.0, "Interval_ms": 500, "ChNames": ["DAPI", "GFP"]}
 

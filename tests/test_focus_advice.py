@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import opened, pump_until, quick_settings, read_all, running, source
 
-from refocusd.daemon.books import Acquisition, Lane
+from refocusd.daemon.acquisitions.focus_monitor import FocusWatch, stage_um
+from refocusd.daemon.acquisitions.state import Acquisition, Lane
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.focus_watch import FocusWatch, stage_um
 from refocusd.demo.specimen import Specimen
-from refocusd.profile import Measured, Microscope, Profile, PsfSection
+from refocusd.imaging.defocus import LIMIT_UM, DefocusEstimate
+from refocusd.imaging.focus_tracker import FocusTracker
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Selection
+from refocusd.profiles.profile import Measured, Microscope, Profile, PsfSection
 from refocusd.transport import messages as wire
-from refocusd.trust.advice import FocusTracker
-from refocusd.trust.defocus import LIMIT_UM, DefocusEstimate
 
 DEPTH_UM = 3.7
 SIGMA_UM = 0.8

@@ -21,9 +21,9 @@ from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, read_all, running
 
 import refocusd
-from refocusd.attach.follow import Follower
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.demo.microscope import DemoMicroscope
+from refocusd.sources.folders.watcher import Follower
 from refocusd.transport import messages as wire
 
 SIDE = 64
@@ -237,7 +237,7 @@ def test_a_finished_dataset_is_offered_with_its_command_and_not_taken(
     (data / "done_1_refocused" / "refocusd.json").write_text(
         json.dumps({"acquisition": "00000000-0000-4000-8000-000000000001"}), encoding="utf-8"
     )
-    caplog.set_level(logging.INFO, "refocusd.attach")
+    caplog.set_level(logging.INFO, "refocusd.sources")
     with following(data, daemon.endpoint, recent_s=0.0) as follower:
         offers = until(follower.offers)
         assert [offer.path for offer in offers] == [data / "day 1" / "old_1"]

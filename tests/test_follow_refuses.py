@@ -20,18 +20,18 @@ from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, running
 from test_follow import SIDE, axes, ended, following, key, live_frames, put, until
 
-from refocusd.attach.follow_dataset import Following
-from refocusd.attach.follow_scan import MAX_DEPTH, Scanner
-from refocusd.attach.growing_file import open_file
-from refocusd.attach.growing_ndtiff import GrowingNDTiff
-from refocusd.attach.growing_opening import open_growing
-from refocusd.attach.growing_stack import GrowingStacks
-from refocusd.attach.offers import acquisition_id
 from refocusd.daemon.daemon import Daemon
-from refocusd.daemon.dataset import acquisition_of
+from refocusd.datasets.dataset import acquisition_of
 from refocusd.errors import InputError
+from refocusd.formats.ndtiff.growing import GrowingNDTiff
+from refocusd.formats.open_growing import open_growing
+from refocusd.formats.raw_frames import open_raw
+from refocusd.formats.tiff.growing_file import open_file
+from refocusd.formats.tiff.growing_stacks import GrowingStacks
 from refocusd.ledger import Ledger
-from refocusd.sources.raw_frames import open_raw
+from refocusd.sources.folders.dataset import Following
+from refocusd.sources.folders.offers import acquisition_id
+from refocusd.sources.folders.scanner import MAX_DEPTH, Scanner
 from refocusd.transport import messages as wire
 
 
@@ -170,7 +170,7 @@ def test_a_deleted_dataset_is_let_go_and_others_are_followed(
     daemon: Daemon, tmp_path: Path, caplog: Any
 ) -> None:
     data = tmp_path / "data"
-    caplog.set_level(logging.INFO, "refocusd.attach")
+    caplog.set_level(logging.INFO, "refocusd.sources")
     with following(data, daemon.endpoint):
         dataset = JavaNDTiff(data / "run_1")
         put(dataset, 0, 1)
@@ -212,7 +212,7 @@ def test_a_share_that_goes_away_and_returns_costs_no_frame(
     """The watched folder is a mount point: what it shows goes, and comes back."""
     if os.name == "nt":
         pytest.skip("Windows does not let a folder be moved while files in it are open")
-    caplog.set_level(logging.INFO, "refocusd.attach")
+    caplog.set_level(logging.INFO, "refocusd.sources")
     data = tmp_path / "mount" / "share" / "data"
     data.mkdir(parents=True)
     with following(data, daemon.endpoint):
@@ -333,7 +333,7 @@ def test_an_unreadable_folder_is_named_once_and_the_others_are_seen(
 
 def test_a_scan_of_a_thousand_datasets_is_cheap(tmp_path: Path, monkeypatch: Any) -> None:
     """The second scan lists no folder again, and looks at a bounded number of datasets."""
-    from refocusd.attach import follow_scan
+    from refocusd.sources.folders import scanner as follow_scan
 
     for n in range(1000):
         folder = tmp_path / f"day_{n % 10}" / f"run_{n}"

@@ -16,15 +16,15 @@ from foreign_models import COUNTS, blurred, modern, network, older, run_onnx
 from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
-from refocusd.engines.bundle_check import check_engine
 from refocusd.engines.choose import build_engine
-from refocusd.engines.foreign_rdf import read_foreign
-from refocusd.engines.intake import Added, add_bundle
-from refocusd.engines.network import ReferenceNetwork
-from refocusd.engines.receptive_field import measured_field_px
+from refocusd.engines.self_test import check_engine
 from refocusd.errors import BundleError
 from refocusd.frame import Pixels
+from refocusd.models.bioimageio_rdf import read_foreign
+from refocusd.models.bundle import load_bundle
+from refocusd.models.install import Added, add_bundle
+from refocusd.models.receptive_field import measured_field_px
+from refocusd.models.reference_network import ReferenceNetwork
 
 AXES = [v0_5.AxisId(name) for name in ("channel", "y", "x")]
 CAREFUL = EngineOptions(backend="openvino", precision="f32", threads=1)

@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     made = build_parser()
     (commands,) = (a for a in made._actions if isinstance(a, argparse._SubParsersAction))
     if "calibrate" not in commands.choices:  # installed before it was there
-        from refocusd_calibration.commands import register
+        from refocusd_calibration.cli.commands import register
 
         register(commands)
     return made

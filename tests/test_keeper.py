@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from refocusd.worker.keeper import Keeper
+from refocusd.processes.keeper import Keeper
 
 #: Ends with its standard input.
 CHILD = [sys.executable, "-c", "import sys; sys.stdin.read()"]

@@ -13,7 +13,7 @@ import pytest
 
 from refocusd.cli.main import main
 from refocusd.errors import ConfigError, OutputError
-from refocusd.transport.keys import AllowList, KeyStore, load_client_keys
+from refocusd.transport.secure.keys import AllowList, KeyStore, load_client_keys
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file modes")
 

@@ -14,9 +14,9 @@ import yaml
 from test_bundle_fuzz import description, tiny_onnx, write_bundle
 
 from refocusd.cli.main import main
-from refocusd.engines.bundle import load_bundle, shipped_bundles
-from refocusd.engines.library import models_folder, user_bundles
 from refocusd.errors import BundleError
+from refocusd.models.bundle import load_bundle, shipped_bundles
+from refocusd.models.library import models_folder, user_bundles
 
 MODEL = "live-nuclei"
 

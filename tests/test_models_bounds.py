@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from test_bundle_fuzz import tiny_onnx, write_bundle
 from test_models import library, models, tiny, zipped
 
-from refocusd.engines import archive
-from refocusd.engines.bundle import load_bundle
-from refocusd.engines.intake import add_bundle
-from refocusd.engines.library import user_bundles
-from refocusd.engines.onnx_guard import refuse_outside_weights
-from refocusd.engines.tensors import read_frames
 from refocusd.errors import BundleError, OutputError
+from refocusd.models import archive
+from refocusd.models.bundle import load_bundle
+from refocusd.models.install import add_bundle
+from refocusd.models.library import user_bundles
+from refocusd.models.onnx_guard import refuse_outside_weights
+from refocusd.models.tensors import read_frames
 
 __all__ = ["library", "tiny"]
 

@@ -14,9 +14,9 @@ from fuzzing import ROUNDS, Target, damaged, fuzz, weak_places
 from recordings_on_disk import frames
 
 from refocusd.errors import RefocusdError
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.ledger import Attempt, Ledger
-from refocusd.sinks import NDTiffSink
-from refocusd.sources.recording import NDTiffReader
 
 SIDE = (24, 32)
 

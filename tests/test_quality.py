@@ -17,8 +17,8 @@ from PIL import Image
 from scipy import ndimage
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics, defocus_otf
-from refocusd.quality import (
+from refocusd.imaging.optics import Optics, defocus_otf
+from refocusd.imaging.quality import (
     best_focus,
     compare,
     focus_score,

@@ -8,7 +8,7 @@ from finished import key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refocusd.daemon.reconcile import Report, reconcile
+from refocusd.datasets.reconcile import Report, reconcile
 from refocusd.ledger import Fate
 
 

@@ -31,8 +31,9 @@ from recordings_on_disk import (
 )
 
 from refocusd.errors import InputError
-from refocusd.sources.recording import NDTiffReader, open_recording
-from refocusd.sources.recording.ome import from_ome
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.open_recording import open_recording
+from refocusd.formats.tiff.ome_xml import from_ome
 
 SIDE = (24, 32)
 NDTIFF_SUMMARY = {"PixelSize_um": 0.65, "Prefix": "run"}

@@ -19,8 +19,8 @@ from recordings_on_disk import (
 )
 
 from refocusd.errors import InputError
+from refocusd.formats.open_recording import open_recording
 from refocusd.frame import canonical_axes
-from refocusd.sources.recording import open_recording
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,9 @@ from recordings_on_disk import (
 )
 
 from refocusd.errors import InputError
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.open_recording import open_recording
 from refocusd.frame import canonical_axes
-from refocusd.sources.recording import NDTiffReader, open_recording
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

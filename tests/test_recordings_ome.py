@@ -8,8 +8,8 @@ import pytest
 from recordings_on_disk import Frames, assert_reads, frames, write_tiff
 
 from refocusd.errors import InputError
+from refocusd.formats.open_recording import open_recording
 from refocusd.frame import canonical_axes
-from refocusd.sources.recording import open_recording
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 

@@ -22,7 +22,7 @@ from recordings_on_disk import (
 )
 
 from refocusd.errors import InputError
-from refocusd.sources.recording import open_recording
+from refocusd.formats.open_recording import open_recording
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
-from refocusd.transport.keys import load_client_keys
 from refocusd.transport.ring import Slot, checksum
+from refocusd.transport.secure.keys import load_client_keys
 from refocusd.worker.remote import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, BackOff
 from refocusd.worker.worker import serve
 

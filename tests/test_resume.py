@@ -29,12 +29,12 @@ from live import keys, opened, pump_until, quick_settings, read_all, running, so
 from recordings_on_disk import write_ndtiff
 
 import refocusd as package
-from refocusd.daemon.place import LEDGER_COPY, RUN_FILE
+from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE
 from refocusd.demo.microscope import DemoMicroscope
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import InputError
+from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.ledger import Attempt, Ledger, marked
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.models.bundle import load_bundle
 
 MANY = 250
 

@@ -16,8 +16,8 @@ from test_sinks import (
     write_all,
 )
 
+from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.frame import Axes, Frame
-from refocusd.sinks import NDTiffSink
 
 #: Writes frames of given numbers in a given order, and reports each on its standard output.
 WRITER = """
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refocusd.sinks import NDTiffSink
+from refocusd.formats.ndtiff.writer import NDTiffSink
 
 path, height, width, limit, seed = Path(sys.argv[1]), *map(int, sys.argv[2:])
 rows, columns = np.indices((height, width), dtype=np.uint32)

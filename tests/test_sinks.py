@@ -24,10 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refocusd.errors import InputError, OutputError
+from refocusd.formats.disk_space import check_free_space, free_space_needed
+from refocusd.formats.ndtiff.layout import pack_header
+from refocusd.formats.ndtiff.writer import NDTiffSink
+from refocusd.formats.sink import Sink
+from refocusd.formats.written_keys import WrittenKeys
 from refocusd.frame import Axes, Frame, canonical_axes
-from refocusd.sinks import NDTiffSink, Sink, check_free_space, free_space_needed
-from refocusd.sinks.ndtiff_format import pack_header
-from refocusd.sinks.written_keys import WrittenKeys
 
 SUMMARY = {"Prefix": "cells", "PixelSize_um": 0.645, "Comment": "20× Öl"}
 
@@ -391,7 +393,7 @@ def test_nothing_is_appended_to_a_dataset_of_others(tmp_path: Path) -> None:
 
 def test_a_second_writer_is_kept_out(tmp_path: Path) -> None:
     path = tmp_path / "d"
-    code = f"from refocusd.sinks import NDTiffSink; NDTiffSink.append({str(path)!r}).close()"
+    code = f"from refocusd.formats.ndtiff.writer import NDTiffSink; NDTiffSink.append({str(path)!r}).close()"
     with NDTiffSink.create(path) as sink:
         write_all(sink, [numbered_frame(0)])
         with pytest.raises(OutputError, match="another process"):

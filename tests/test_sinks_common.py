@@ -22,9 +22,11 @@ from killed_writer import write_until_killed
 from test_sinks import SUMMARY, assert_same, numbered_frame, refusal, write_all
 
 from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.formats.ndtiff.writer import NDTiffSink
+from refocusd.formats.ome_zarr.writer import OmeZarrSink
+from refocusd.formats.open_sink import SinkKind, append_sink, create_sink
+from refocusd.formats.read_back import read_back
 from refocusd.frame import Axes, Frame, canonical_axes
-from refocusd.sinks import NDTiffSink, OmeZarrSink, SinkKind, append_sink, create_sink
-from refocusd.sources.refocused import read_back
 
 KINDS: tuple[SinkKind, ...] = ("ndtiff", "ome-zarr")
 
@@ -231,7 +233,7 @@ def test_a_summary_without_json_form_is_refused_before_anything_is_made(
 
 def test_a_second_writer_is_kept_out(tmp_path: Path, kind: SinkKind) -> None:
     path = tmp_path / "d"
-    code = f"from refocusd.sinks import append_sink; append_sink({str(path)!r}).close()"
+    code = f"from refocusd.formats.open_sink import append_sink; append_sink({str(path)!r}).close()"
     with create_sink(kind, path) as sink:
         write_all(sink, [numbered_frame(0)])
         with pytest.raises(OutputError, match="another process"):
@@ -362,7 +364,8 @@ from pathlib import Path
 
 import numpy as np
 
-from refocusd.sinks import append_sink, create_sink
+from refocusd.formats.open_sink import append_sink
+from refocusd.formats.open_sink import create_sink
 
 kind, path, height, width, seed = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
 rows, columns = np.indices((height, width), dtype=np.uint32)
@@ -415,7 +418,7 @@ def test_a_writer_killed_at_its_start_leaves_nothing_in_the_way(
 ) -> None:
     path = tmp_path / "d"
     code = (
-        "import os, signal, sys; from pathlib import Path; from refocusd.sinks import create_sink\n"
+        "import os, signal, sys; from pathlib import Path; from refocusd.formats.open_sink import create_sink\n"
         "import threading; threading.Timer(float(sys.argv[3]), os._exit, [9]).start()\n"
         "create_sink(sys.argv[1], Path(sys.argv[2])); os._exit(0)"
     )

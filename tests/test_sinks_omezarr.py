@@ -21,10 +21,10 @@ from test_sinks import SUMMARY, numbered_frame, write_all
 from test_sinks_common import WRITER, assert_holds, content, frame_of
 
 from refocusd.errors import InputError, OutputError
+from refocusd.formats.ome_zarr.contents import Slots
+from refocusd.formats.ome_zarr.writer import OmeZarrSink
+from refocusd.formats.read_back import OmeZarrReader, read_back
 from refocusd.frame import Axes, AxisValue, Frame
-from refocusd.sinks import OmeZarrSink
-from refocusd.sinks.omezarr_contents import Slots
-from refocusd.sources.refocused import OmeZarrReader, read_back
 
 zarr = pytest.importorskip("zarr", reason="the extra `zarr` is not installed")
 yaozarrs = pytest.importorskip("yaozarrs", reason="yaozarrs is not installed")
@@ -336,7 +336,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refocusd.sinks import OmeZarrSink
+from refocusd.formats.ome_zarr.writer import OmeZarrSink
 
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -571,7 +571,7 @@ def test_without_the_zarr_library_there_is_one_clear_error(tmp_path: Path) -> No
     code = (
         "import sys; sys.modules['zarr'] = None\n"
         "from pathlib import Path; from refocusd.errors import ConfigError\n"
-        "from refocusd.sinks import create_sink\n"
+        "from refocusd.formats.open_sink import create_sink\n"
         "try: create_sink('ome-zarr', Path(sys.argv[1]))\n"
         "except ConfigError as error: print(error)"
     )
@@ -586,6 +586,6 @@ def test_without_the_zarr_library_there_is_one_clear_error(tmp_path: Path) -> No
 
 
 def test_zarr_is_imported_only_when_it_is_used() -> None:
-    code = "import sys, refocusd.sinks, refocusd.sources.refocused; print('zarr' in sys.modules)"
+    code = "import sys, refocusd.formats.open_sink, refocusd.formats.read_back; print('zarr' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -17,9 +17,9 @@ from test_source import acquire, refocused
 
 import refocusd
 from refocusd.daemon.daemon import Daemon
-from refocusd.daemon.process import DaemonProcess
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import RefocusdError
+from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.transport import messages as wire
 
 

@@ -16,11 +16,11 @@ from live import keys, quick_settings, read_all, running
 from msgspec import structs
 from ndstorage.ndtiff_dataset import NDTiffDataset
 
-from refocusd.attach.process import AttachProcess
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.process import DaemonProcess
 from refocusd.ledger import Ledger, ledger_path
-from refocusd.profile import Microscope, Profile, save_profile
+from refocusd.processes.daemon_process import DaemonProcess
+from refocusd.profiles.profile import Microscope, Profile, save_profile
+from refocusd.sources.attached.process import AttachProcess
 
 STUDIO_ONLY = {"live": False}
 

@@ -20,9 +20,8 @@ from onnx import helper
 from small_networks import blur_network, write_network
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle, shipped_bundles
-from refocusd.engines.bundle_check import check_engine
 from refocusd.engines.cache import EngineCache
+from refocusd.engines.self_test import check_engine
 from refocusd.engines.tensorrt import TensorRtEngine, probe
 from refocusd.engines.tensorrt.builder import compiled, engine_key, parsed, shape_range
 from refocusd.engines.tensorrt.card import Card
@@ -31,6 +30,7 @@ from refocusd.engines.tensorrt.half import float_tensors
 from refocusd.engines.tensorrt.kernels import compiled_kernels
 from refocusd.engines.tensorrt.log import engine_log
 from refocusd.errors import DeviceLostError, EngineError
+from refocusd.models.bundle import load_bundle, shipped_bundles
 
 ADA = Card("NVIDIA RTX 4000", (8, 9), 13000, True)
 TURING = Card("NVIDIA RTX 2080", (7, 5), 13000, True)

@@ -16,11 +16,11 @@ from host_device import HostDevice, HostNetwork, kernels_for_host, small_bundle
 from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import ModelBundle
-from refocusd.engines.normalise import CountsRange
 from refocusd.engines.tensorrt.engine import TiledEngine
 from refocusd.engines.tiling import plan_tiles
 from refocusd.errors import EngineError
+from refocusd.imaging.normalise import CountsRange
+from refocusd.models.bundle import ModelBundle
 
 
 @pytest.fixture(scope="module")

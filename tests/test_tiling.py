@@ -18,7 +18,6 @@ from small_networks import blur_network
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.engines.tiling import (
     TilingError,
@@ -29,6 +28,7 @@ from refocusd.engines.tiling import (
 )
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 MODEL = "live-nuclei"
 
@@ -215,7 +215,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
+from refocusd.models.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 
 def status(key):
@@ -272,7 +272,7 @@ from pathlib import Path
 import numpy as np
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.bundle import load_bundle
+from refocusd.models.bundle import load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
 

@@ -21,9 +21,9 @@ from finished import (
 )
 from live import opened, pump_until, quick_settings, running, source, stack
 
-from refocusd.daemon.place import LEDGER_COPY, RUN_FILE
+from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE
+from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.ledger import Ledger, mark_open
-from refocusd.sinks.ndtiff import NDTiffSink
 
 FRAMES = 12
 

@@ -24,8 +24,8 @@ from live import opened, pump_until, quick_settings, running, source, stack
 
 from refocusd import __version__
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import RefocusdError, TransportError
+from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
 from refocusd.transport.ring import PAGE, SharedRing, Slot

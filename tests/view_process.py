@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from refocusd.view.options import ViewOptions
+from refocusd.view.http.options import ViewOptions
 from refocusd.view.serve import serving
 
 __all__ = ["Reply", "ask", "view_of", "view_process"]

@@ -23,8 +23,8 @@ import zmq
 from numpy.typing import NDArray
 
 from refocusd.demo.specimen import Specimen
-from refocusd.quality import focus_score
-from refocusd.sinks.ndtiff import NDTiffSink
+from refocusd.formats.ndtiff.writer import NDTiffSink
+from refocusd.imaging.quality import focus_score
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import RingAddress
 

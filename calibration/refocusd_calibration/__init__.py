@@ -1,6 +1,6 @@
 """Measures the microscope: camera, through-focus response, point spread function.
 
-Writes the calibration profile (`refocusd.profile`) that training, normalisation and
+Writes the calibration profile (`refocusd.profiles.profile`) that training, normalisation and
 verdicts read.
 
 ====================  =============================================================

@@ -114,7 +114,7 @@ class Quality(msgspec.Struct, frozen=True):
     max_counts, p999_counts : float
         Largest absolute difference and its 99.9th percentile.
     psnr_db : float or None
-        Of `refocusd.quality.psnr`; None where the frames are equal.
+        Of `refocusd.imaging.quality.psnr`; None where the frames are equal.
     """
 
     max_counts: float

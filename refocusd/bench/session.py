@@ -18,11 +18,11 @@ import numpy as np
 from refocusd.bench.combination import Combination, Order, Quality, Rates, Report, Result
 from refocusd.bench.work import Work, count_work
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.choose import available_backends
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
-from refocusd.quality import psnr
+from refocusd.imaging.quality import psnr
+from refocusd.models.bundle import load_bundle
 
 __all__ = ["PROCESS_S", "run_session"]
 

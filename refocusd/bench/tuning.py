@@ -6,10 +6,10 @@ import logging
 
 from refocusd.bench.combination import Combination
 from refocusd.engines.autotune import tuned
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.choose import build_engine
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
+from refocusd.models.bundle import load_bundle
 
 __all__ = ["tune"]
 

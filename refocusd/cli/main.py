@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from refocusd import __version__
-from refocusd.cli import (
+from refocusd.cli.commands import (
     bench,
+    config,
     demo,
     doctor,
     export,
@@ -19,7 +20,6 @@ from refocusd.cli import (
     replay,
     resume,
     run,
-    show,
     verify,
     view,
     worker,
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         worker,
         keys,
         models,
-        show,
+        config,
     ):
         module.register(commands)
     for entry in entry_points(group="refocusd.commands"):

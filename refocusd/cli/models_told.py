@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from refocusd.engines.bundle import SIDECAR, ModelBundle
-from refocusd.engines.bundle_description import read_yaml
+from refocusd.models.bundle import SIDECAR, ModelBundle
+from refocusd.models.description import read_yaml
 
 __all__ = ["Listed", "facts", "quality", "told"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from refocusd.daemon.place import LEDGER_COPY
+from refocusd.daemon.output.dataset import LEDGER_COPY
 from refocusd.frame import Pixels
+from refocusd.imaging.quality import Quality, compare, focus_score
 from refocusd.ledger import Attempt, Ledger
-from refocusd.quality import Quality, compare, focus_score
 from refocusd.transport.messages import Counts
 
 __all__ = ["Comparison", "LevelQuality", "RunFigures", "by_level", "read_attempts", "run_figures"]

@@ -17,20 +17,20 @@ from rich.progress import Progress, ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
+from refocusd.cli.commands.verify import held_by_daemon
 from refocusd.cli.console import messages, progress
-from refocusd.cli.verify import held_by_daemon
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.dataset import Dataset, Output, is_being_written, note_recording
-from refocusd.daemon.runs import run_id
-from refocusd.daemon.verification import RunCheck, check_run
+from refocusd.datasets.dataset import Dataset, Output, is_being_written, note_recording
+from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.errors import OutputError, TransportError, WorkerError
+from refocusd.formats.raw_frames import RawFrames
+from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import selection_id
-from refocusd.profiles.identity import first_of
-from refocusd.sources.raw_frames import RawFrames
+from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.replay import submit_frames
 from refocusd.transport.messages import Engines, Open, Opened
-from refocusd.worker.priority import yield_to_acquisition
 
 __all__ = [
     "Done",
@@ -138,7 +138,7 @@ def quietly() -> Iterator[None]:
     levels = {
         "refocusd": logging.WARNING,
         # It warns of acquisitions that it cannot catch up from raw: what we feed lies on disk.
-        "refocusd.daemon.desk": logging.ERROR,
+        "refocusd.daemon.acquisitions.intake": logging.ERROR,
     }
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = {logger: logger.level for logger in loggers}

@@ -17,20 +17,20 @@ import zmq
 
 from refocusd import __version__
 from refocusd.config import Settings
-from refocusd.daemon import mailbox as events
-from refocusd.daemon.course import Course
-from refocusd.daemon.crew import Crew
-from refocusd.daemon.desk import Desk
-from refocusd.daemon.leftovers import left_unfinished
-from refocusd.daemon.mailbox import Mailbox, describe
-from refocusd.daemon.reception import Reception
-from refocusd.daemon.writer import Writer
+from refocusd.daemon import events
+from refocusd.daemon.acquisitions.intake import Desk
+from refocusd.daemon.acquisitions.lifecycle import Course
+from refocusd.daemon.acquisitions.unfinished import left_unfinished
+from refocusd.daemon.control import Reception
+from refocusd.daemon.events import Mailbox, describe
+from refocusd.daemon.output.writer import Writer
+from refocusd.daemon.workers.pool import Crew
 from refocusd.errors import RefocusdError, TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
-from refocusd.transport.doors import Doors, allowed_roles
 from refocusd.transport.ring import RingAddress, SharedRing
+from refocusd.transport.secure.endpoints import Doors, allowed_roles
 
 __all__ = ["Broker"]
 

@@ -13,19 +13,19 @@ import zmq
 
 from refocusd import __version__
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.catch_up import CatchUps
+from refocusd.daemon.acquisitions.run_id import models_named
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
-from refocusd.daemon.catchup import CatchUps
-from refocusd.daemon.mailbox import Mailbox, StopRequested
-from refocusd.daemon.runs import models_named
-from refocusd.daemon.supervisor import Supervisor
-from refocusd.daemon.writer import Writer
-from refocusd.engines.bundle import load_bundle
+from refocusd.daemon.events import Mailbox, StopRequested
+from refocusd.daemon.output.writer import Writer
+from refocusd.daemon.workers.supervisor import Supervisor
 from refocusd.errors import RefocusdError, TransportError, WorkerError
+from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
-from refocusd.transport.doors import Doors, RemoteDoor
-from refocusd.transport.keys import KeyStore
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
+from refocusd.transport.secure.endpoints import Doors, RemoteDoor
+from refocusd.transport.secure.keys import KeyStore
 
 __all__ = ["Daemon", "daemon_status", "stop_daemon"]
 

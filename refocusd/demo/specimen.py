@@ -1,7 +1,7 @@
 """The demo's specimen: real nuclei on a slide, imaged through focus by a small simulator.
 
 The picture is real (`sample/PROVENANCE.md`); everything else is simulated and
-said so here: the defocus (`refocusd.optics`), the camera, the channels.
+said so here: the defocus (`refocusd.imaging.optics`), the camera, the channels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.optics import Optics, defocus_otf
+from refocusd.imaging.optics import Optics, defocus_otf
 
 __all__ = ["CHANNELS", "Camera", "FocalPlane", "Specimen", "Stain"]
 

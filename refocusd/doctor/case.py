@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refocusd.config import Settings
 from refocusd.errors import ConfigError
-from refocusd.sinks.space import free_space_needed
+from refocusd.formats.disk_space import free_space_needed
 
 __all__ = ["Case", "Plan", "parse_plan"]
 

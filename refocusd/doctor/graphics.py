@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, doubtful, fine, not_applicable
 from refocusd.engines.choose import available_backends, count_cards
-from refocusd.view.gpu import GpuMonitor
+from refocusd.view.state.gpu import GpuMonitor
 
 __all__ = ["backends", "devices", "driver_version"]
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator
 
 from refocusd import __version__
-from refocusd.attach.bridge_probe import probe
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, doubtful, fine, not_applicable
 from refocusd.errors import TransportError
+from refocusd.sources.micromanager.probe import probe
 from refocusd.transport.client import Connection
 
 __all__ = ["bridge", "daemon", "is_free", "listen", "view_port"]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from refocusd.config import Backend, EngineOptions
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
 from refocusd.errors import EngineError
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 __all__ = ["BackendStatus", "available_backends", "best_engine", "build_engine", "count_cards"]
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.engines.normalise import CountsRange, check_frame
 from refocusd.engines.tiling import Tile, plan_tiles, smallest_tile
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange, check_frame
+from refocusd.models.bundle import ModelBundle
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from refocusd.engines.normalise import CountsRange
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange
 
 __all__ = ["Engine", "EngineDescription", "Refocused"]
 

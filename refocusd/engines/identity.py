@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.engines.normalise import CountsRange
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange
 
 __all__ = ["IdentityEngine"]
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
 from refocusd.engines.autotune import recalled
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.engines.normalise import CountsRange, check_frame
 from refocusd.engines.tiling import Tile, plan_tiles, reflect_into, smallest_tile
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange, check_frame
+from refocusd.models.bundle import ModelBundle
 
 __all__ = ["DEFAULT_ENGINE_MIB", "OpenVinoEngine", "engine_threads"]
 

@@ -24,7 +24,7 @@ def verdict(focus_before: float, focus_after: float) -> Literal["refocused", "in
     Parameters
     ----------
     focus_before, focus_after : float
-        `refocusd.quality.focus_score` of the raw and the refocused frame.
+        `refocusd.imaging.quality.focus_score` of the raw and the refocused frame.
     """
     if focus_before > 0 and focus_before >= IN_FOCUS_RATIO * focus_after:
         return "in focus"

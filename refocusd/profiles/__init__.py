@@ -8,5 +8,5 @@
 `hot_pixels`     defective pixels, replaced in the copy that an engine sees
 ===============  =========================================================
 
-May import `refocusd.profile`, `refocusd.frame` and `refocusd.errors`.
+May import `refocusd.profiles.profile`, `refocusd.frame` and `refocusd.errors`.
 """

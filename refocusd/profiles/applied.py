@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from refocusd.profile import Profile
 from refocusd.profiles.catalogue import Catalogue, Selection, selection_id
 from refocusd.profiles.conformity import Trained, against_profile, against_training, stale
 from refocusd.profiles.hot_pixels import hot_indices
-from refocusd.profiles.identity import camera_of, identity_metadata, roi_of
+from refocusd.profiles.microscope_metadata import camera_of, identity_metadata, roi_of
+from refocusd.profiles.profile import Profile
 
 __all__ = ["Applied", "FrameCalibration", "apply_profiles"]
 

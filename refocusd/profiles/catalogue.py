@@ -13,8 +13,8 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue
-from refocusd.profile import Microscope, Profile, load_profile
-from refocusd.profiles.identity import binning_of, camera_of, objective_of
+from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of
+from refocusd.profiles.profile import Microscope, Profile, load_profile
 
 __all__ = ["Catalogue", "Match", "Selection", "selection_id"]
 

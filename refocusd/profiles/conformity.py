@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from refocusd.profile import Measured, Profile
-from refocusd.profiles.identity import bit_depth_of, magnification_of, na_of, pixel_um_of
+from refocusd.profiles.microscope_metadata import bit_depth_of, magnification_of, na_of, pixel_um_of
+from refocusd.profiles.profile import Measured, Profile
 
 __all__ = ["Trained", "against_profile", "against_training", "stale"]
 

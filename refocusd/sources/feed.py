@@ -21,10 +21,10 @@ import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, RefocusdError, TransportError
+from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import Frame, canonical_axes, checked_pixels
-from refocusd.profiles.identity import first_of
+from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
-from refocusd.sources.recording.ndtiff import NDTiffReader
 from refocusd.transport.client import SILENCE_S, Connection, Upload
 from refocusd.transport.messages import Advice, Behind, Counts, Open, Outcome, Refused, Welcome
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.profiles.identity import first_of
-from refocusd.sources.raw_frames import RawFrames, RecordingFrames
-from refocusd.sources.recording.recording import Recording, RecordingPlan
+from refocusd.formats.raw_frames import RawFrames, RecordingFrames
+from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.profiles.microscope_metadata import first_of
 from refocusd.transport.client import SILENCE_S, Connection, Upload
 from refocusd.transport.messages import Closed, Counts, Open, Opened, Outcome
 

@@ -20,8 +20,6 @@ import zmq
 
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels
-from refocusd.transport.keys import ClientKeys
-from refocusd.transport.link import link_of
 from refocusd.transport.messages import (
     PROTOCOL,
     Advice,
@@ -43,6 +41,8 @@ from refocusd.transport.messages import (
     encode,
 )
 from refocusd.transport.ring import SharedRing, Slot, checksum
+from refocusd.transport.secure.keys import ClientKeys
+from refocusd.transport.secure.link import link_of
 
 __all__ = ["DEFAULT_ENDPOINT", "Connection", "Upload", "default_endpoint"]
 

@@ -31,7 +31,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from refocusd.errors import TransportError
-from refocusd.transport.facts import (
+from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
     DType,

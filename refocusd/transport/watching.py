@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from refocusd.transport.facts import (
+from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
     DType,

@@ -8,11 +8,11 @@ import threading
 from pathlib import Path
 
 from refocusd.errors import ConfigError
+from refocusd.processes.lifeline import end_with_parent
+from refocusd.processes.priority import yield_to_acquisition
 from refocusd.transport.client import default_endpoint
-from refocusd.view.options import DEFAULT_PORT, ViewOptions
+from refocusd.view.http.options import DEFAULT_PORT, ViewOptions
 from refocusd.view.serve import announce, serving, until_asked
-from refocusd.worker.lifeline import end_with_parent
-from refocusd.worker.priority import yield_to_acquisition
 
 __all__ = ["add_view_flags", "run_view", "view_options"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.frame import Pixels
-from refocusd.view.board import Board, Preview
-from refocusd.view.link import DaemonLink
-from refocusd.view.picture import pixel_um
-from refocusd.view.snapshot import auto_window
+from refocusd.view.frames.encode import pixel_um
+from refocusd.view.frames.snapshot import auto_window
+from refocusd.view.state.board import Board, Preview
+from refocusd.view.state.link import DaemonLink
 
 __all__ = ["LayerImage", "layer_images", "show_in_napari"]
 

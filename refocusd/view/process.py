@@ -10,8 +10,8 @@ from typing import Self
 
 import msgspec
 
+from refocusd.processes.keeper import Keeper
 from refocusd.view.serve import Announcement
-from refocusd.worker.keeper import Keeper
 
 __all__ = ["ViewProcess"]
 

@@ -11,13 +11,13 @@ from contextlib import closing, contextmanager
 
 import msgspec
 
-from refocusd.view.board import Board
-from refocusd.view.datasets import Datasets
-from refocusd.view.gpu import GpuMonitor
-from refocusd.view.link import DaemonLink
-from refocusd.view.options import ViewOptions
-from refocusd.view.routes import Routes
-from refocusd.view.server import ViewServer
+from refocusd.view.frames.datasets import Datasets
+from refocusd.view.http.options import ViewOptions
+from refocusd.view.http.routes import Routes
+from refocusd.view.http.server import ViewServer
+from refocusd.view.state.board import Board
+from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.link import DaemonLink
 
 __all__ = ["Announcement", "announce", "serving", "until_asked"]
 

@@ -9,10 +9,10 @@ import msgspec
 
 from refocusd import __version__
 from refocusd.errors import RefocusdError
+from refocusd.processes.lifeline import end_with_parent
+from refocusd.processes.priority import yield_to_acquisition
 from refocusd.transport.client import Connection
-from refocusd.worker.lifeline import end_with_parent
 from refocusd.worker.order import WorkerOrder
-from refocusd.worker.priority import yield_to_acquisition
 from refocusd.worker.session import OUT_OF_MEMORY, hold_session, prepare
 
 #: Over that of the daemon, which runs below the acquisition itself.

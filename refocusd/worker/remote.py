@@ -10,7 +10,7 @@ import time
 from refocusd import __version__
 from refocusd.errors import TransportError
 from refocusd.transport.client import Connection
-from refocusd.transport.keys import ClientKeys
+from refocusd.transport.secure.keys import ClientKeys
 from refocusd.worker.session import WELCOME_S, Prepared, hold_session
 
 __all__ = ["BackOff", "work_remotely"]

@@ -16,9 +16,9 @@ from refocusd.engines.engine import Engine
 from refocusd.engines.verdict import flux_ratio, verdict
 from refocusd.errors import DeviceLostError, RefocusdError, TransportError
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import focus_score
 from refocusd.profiles.hot_pixels import HotPixels
-from refocusd.quality import focus_score
 from refocusd.transport.client import SILENCE_S, Connection
 from refocusd.transport.messages import (
     MAX_CALIBRATIONS,
@@ -34,7 +34,7 @@ from refocusd.transport.messages import (
 from refocusd.transport.ring import checksum
 
 if TYPE_CHECKING:
-    from refocusd.trust.defocus import DefocusEstimate
+    from refocusd.imaging.defocus import DefocusEstimate
 
 __all__ = ["Calibrated", "refocus_frame", "serve"]
 
@@ -277,7 +277,7 @@ def refocus_frame(
 def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | None:
     """The defocus, where the frame tells it.  An estimate is a help, and never costs a frame."""
     # SciPy's transforms, which only this needs.
-    from refocusd.trust.defocus import estimate_defocus
+    from refocusd.imaging.defocus import estimate_defocus
 
     try:
         optics = Optics(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refocusd.profile import CameraSection, Measured, Microscope
+from refocusd.profiles.profile import CameraSection, Measured, Microscope
 
 
 @pytest.fixture(scope="session")

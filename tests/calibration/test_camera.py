@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from refocusd_calibration.camera import CameraMeasurement, measure_camera
-from refocusd_calibration.camera_series import Level, Series
-from refocusd_calibration.simulate_camera import SimulatedCamera
+from refocusd_calibration.camera.measure import CameraMeasurement, measure_camera
+from refocusd_calibration.camera.series import Level, Series
+from refocusd_calibration.camera.simulate import SimulatedCamera
 
-from refocusd.profile import Measured
+from refocusd.profiles.profile import Measured
 
 DARK_MS = (1.0, 100.0, 400.0)
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import tifffile
 from recordings_on_disk import write_ndtiff
-from refocusd_calibration.camera import CameraMeasurement, measure_camera
-from refocusd_calibration.camera_series import (
+from refocusd_calibration.camera.measure import CameraMeasurement, measure_camera
+from refocusd_calibration.camera.series import (
     Level,
     Series,
     series_of_frames,
     series_of_recording,
 )
-from refocusd_calibration.simulate_camera import SimulatedCamera
+from refocusd_calibration.camera.simulate import SimulatedCamera
 
 from refocusd.errors import InputError
+from refocusd.formats.open_recording import open_recording
 from refocusd.frame import Pixels
-from refocusd.sources.recording import open_recording
 
 CAMERA = SimulatedCamera(gain=1.0, read_noise=3.0, bits=12)
 DARK_MS = (1.0, 100.0, 400.0)

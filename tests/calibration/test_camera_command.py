@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import tifffile
 from recordings_on_disk import write_ndtiff
-from refocusd_calibration import commands
-from refocusd_calibration.camera_command import register
-from refocusd_calibration.profiles import raw_data, read_map
-from refocusd_calibration.simulate_camera import SimulatedCamera
+from refocusd_calibration.camera.command import register
+from refocusd_calibration.camera.simulate import SimulatedCamera
+from refocusd_calibration.cli import commands
+from refocusd_calibration.profile.write import raw_data, read_map
 
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError, InputError
-from refocusd.profile import load_profile
+from refocusd.profiles.profile import load_profile
 
 CAMERA = SimulatedCamera(gain=0.5, read_noise=2.0, bits=12, hot_fraction=1e-3, shading=0.2)
 DARK_MS = (5.0, 50.0, 200.0)
@@ -185,7 +185,7 @@ def test_the_real_core_measures_a_camera(
 
 def test_a_microscope_that_is_not_there_is_said(tmp_path: Path) -> None:
     code = (
-        "from refocusd_calibration.microscope import microscope_core, JAVA_PORT, _listens\n"
+        "from refocusd_calibration.stage.microscope import microscope_core, JAVA_PORT, _listens\n"
         "from refocusd.errors import ConfigError\n"
         "if _listens(JAVA_PORT): raise SystemExit(77)\n"
         "try: microscope_core()\n"
@@ -206,8 +206,8 @@ def test_a_microscope_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_a_hardware_configuration_is_started_and_stopped_here(tmp_path: Path) -> None:
     code = (
-        "from refocusd_calibration.microscope import open_microscope\n"
-        "from refocusd_calibration.moves import acquire_planes\n"
+        "from refocusd_calibration.stage.microscope import open_microscope\n"
+        "from refocusd_calibration.stage.moves import acquire_planes\n"
         "from refocusd.errors import ConfigError\n"
         "for number in range(2):\n"
         "    with open_microscope('MMConfig_demo.cfg') as core:\n"
@@ -251,7 +251,7 @@ def test_every_measurement_joins_the_command_line(arguments: tuple[str, ...]) ->
 def test_the_commands_are_known_without_loading_what_it_computes_with() -> None:
     search = [path for path in sys.path if path]
     code = (
-        "import refocusd_calibration.commands; "
+        "import refocusd_calibration.cli.commands; "
         "heavy = {'scipy', 'matplotlib', 'tifffile', 'pycromanager', 'skimage'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from refocusd_calibration.microscope import ask
-from refocusd_calibration.moves import (
+from refocusd_calibration.stage.microscope import ask
+from refocusd_calibration.stage.moves import (
     Move,
     MoveLimits,
     acquire_planes,
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError, InputError
-from refocusd.sources.recording import open_recording
+from refocusd.formats.open_recording import open_recording
 
 LIMITS = MoveLimits(-10, 10, longest_exposure_ms=100)
 

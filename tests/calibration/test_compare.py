@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from refocusd_calibration.compare import DEFAULT_LIMITS, compare_profiles, load_limits
-from refocusd_calibration.show_command import register
+from refocusd_calibration.profile.compare import DEFAULT_LIMITS, compare_profiles, load_limits
+from refocusd_calibration.profile.show_command import register
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.profile import (
+from refocusd.profiles.profile import (
     CameraSection,
     FocusSection,
     Measured,

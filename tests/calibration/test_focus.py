@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import ArrayLike, NDArray
-from refocusd_calibration.focus import FocusMeasurement, measure_focus
-from refocusd_calibration.focus_curve import FocusCurve
-from refocusd_calibration.focus_series import open_series, series_of_stack
-from refocusd_calibration.simulate_focus import FocusScene, depth_of_field_um
+from refocusd_calibration.focus.curve import FocusCurve
+from refocusd_calibration.focus.measure import FocusMeasurement, measure_focus
+from refocusd_calibration.focus.series import open_series, series_of_stack
+from refocusd_calibration.focus.simulate import FocusScene, depth_of_field_um
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics
-from refocusd.profile import FocusSection, Measured
+from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import FocusSection, Measured
 
 TWENTY = Optics(0.45, 0.52)
 DEPTH = depth_of_field_um(TWENTY)

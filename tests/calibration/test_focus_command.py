@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import tifffile
 from recordings_on_disk import write_ndtiff
-from refocusd_calibration import focus_command
-from refocusd_calibration.focus_command import sweep_positions
-from refocusd_calibration.simulate_focus import FocusScene, depth_of_field_um
+from refocusd_calibration.focus import command as focus_command
+from refocusd_calibration.focus.command import sweep_positions
+from refocusd_calibration.focus.simulate import FocusScene, depth_of_field_um
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.optics import Optics
-from refocusd.profile import load_profile
+from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import load_profile
 
 TWENTY = Optics(0.45, 0.52)
 DEPTH = depth_of_field_um(TWENTY)
@@ -35,7 +35,7 @@ import argparse, sys
 from pathlib import Path
 from mm_test_adapters import device_adapter_path
 from pycromanager import Core, start_headless, stop_headless
-from refocusd_calibration import focus_command
+from refocusd_calibration.focus import command as focus_command
 
 def main():
     folder = Path(sys.argv[1])

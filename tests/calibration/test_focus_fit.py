@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from refocusd_calibration.focus_choice import MetricFigures, choose_metric, judge_metric
-from refocusd_calibration.focus_fit import count_peaks, fit_peak, noise_of
-from refocusd_calibration.focus_metrics import (
+from refocusd_calibration.focus.choose_metric import MetricFigures, choose_metric, judge_metric
+from refocusd_calibration.focus.metrics import (
     METRICS,
     Grid,
     find_hot_pixels,
     measure_frame,
     without_hot_pixels,
 )
-from refocusd_calibration.focus_motion import Passage, fit_motion
-from refocusd_calibration.focus_surface import fit_surface
-from refocusd_calibration.simulate_focus import FocusScene
+from refocusd_calibration.focus.peak import count_peaks, fit_peak, noise_of
+from refocusd_calibration.focus.simulate import FocusScene
+from refocusd_calibration.focus.stage_motion import Passage, fit_motion
+from refocusd_calibration.focus.surface import fit_surface
 
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
 
 TWENTY = Optics(0.45, 0.52)
 

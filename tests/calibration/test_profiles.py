@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from refocusd_calibration.identity import microscope_of
-from refocusd_calibration.profiles import (
+from refocusd_calibration.profile.identity import microscope_of
+from refocusd_calibration.profile.write import (
     Map,
     check,
     raw_data,
@@ -20,7 +20,7 @@ from refocusd_calibration.profiles import (
 )
 
 from refocusd.errors import ConfigError, InputError, OutputError
-from refocusd.profile import (
+from refocusd.profiles.profile import (
     CameraSection,
     FocusSection,
     Measured,

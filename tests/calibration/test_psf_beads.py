@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from refocusd_calibration.psf import PsfMeasurement, Stated, measure_beads
-from refocusd_calibration.psf_model import WaveLaw, kernel_sigma_um
-from refocusd_calibration.psf_simulate import scattered, simulate_beads
-from refocusd_calibration.psf_stack import PlaneStack, in_order
+from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
+from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_beads
+from refocusd_calibration.psf.simulate import scattered, simulate_beads
+from refocusd_calibration.psf.stack import PlaneStack, in_order
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.optics import Optics
-from refocusd.profile import Measured
+from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import Measured
 
 PIXEL = 0.645
 WAVELENGTH = 0.52

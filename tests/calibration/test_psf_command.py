@@ -15,12 +15,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from recordings_on_disk import write_ndtiff
-from refocusd_calibration import psf_command
-from refocusd_calibration.psf_simulate import scattered, simulate_beads, simulate_planes
+from refocusd_calibration.psf import command as psf_command
+from refocusd_calibration.psf.simulate import scattered, simulate_beads, simulate_planes
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.optics import Optics
-from refocusd.profile import load_profile
+from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import load_profile
 
 OPTICS = Optics(0.45, 0.52, 1.0, 0.645)
 Z_UM = np.linspace(-16, 16, 9)
@@ -30,8 +30,8 @@ Z_UM = np.linspace(-16, 16, 9)
 ON_THE_DEMO_CAMERA = """
 import argparse, sys
 from pathlib import Path
-from refocusd_calibration import psf_command
-from refocusd_calibration.microscope import open_microscope
+from refocusd_calibration.psf import command as psf_command
+from refocusd_calibration.stage.microscope import open_microscope
 
 def main():
     folder = Path(sys.argv[1])

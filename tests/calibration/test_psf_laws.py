@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from refocusd_calibration.psf_model import (
+from refocusd_calibration.psf.laws import (
     BlurLaw,
     DiscLaw,
     Floats,
@@ -14,7 +14,7 @@ from refocusd_calibration.psf_model import (
 )
 
 from refocusd.errors import ConfigError
-from refocusd.optics import Optics, defocus_psf
+from refocusd.imaging.optics import Optics, defocus_psf
 
 SPAN = (-40.0, 40.0)
 

@@ -9,14 +9,14 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
-from refocusd_calibration.psf import Stated, measure_planes
-from refocusd_calibration.psf_model import WaveLaw, kernel_sigma_um
-from refocusd_calibration.psf_simulate import simulate_planes
-from refocusd_calibration.psf_stack import PlaneStack, in_order
+from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
+from refocusd_calibration.psf.measure import Stated, measure_planes
+from refocusd_calibration.psf.simulate import simulate_planes
+from refocusd_calibration.psf.stack import PlaneStack, in_order
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics
-from refocusd.profile import Measured
+from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import Measured
 
 PIXEL = 0.645
 WAVELENGTH = 0.52

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from refocusd_calibration.camera import measure_camera
-from refocusd_calibration.profiles import check, write_section
-from refocusd_calibration.report import write_report
-from refocusd_calibration.show_command import register
-from refocusd_calibration.simulate_camera import SimulatedCamera
+from refocusd_calibration.camera.measure import measure_camera
+from refocusd_calibration.camera.simulate import SimulatedCamera
+from refocusd_calibration.profile.report import write_report
+from refocusd_calibration.profile.show_command import register
+from refocusd_calibration.profile.write import check, write_section
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.profile import (
+from refocusd.profiles.profile import (
     FocusSection,
     Measured,
     Microscope,

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.transport.ring import checksum
 
 __all__ = ["assert_raw_is_as_acquired", "assert_whole", "refocused_of", "resume", "verify"]

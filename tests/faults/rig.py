@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.process import DaemonProcess
 from refocusd.errors import TransportError
+from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.transport.messages import Status
 
 __all__ = ["POSIX", "ROUNDS", "FaultyDaemon", "kill", "moment", "slowed", "stopped", "until"]

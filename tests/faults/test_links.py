@@ -18,7 +18,7 @@ from bad_workers import environment
 from proxy import Proxy
 from rig import ROUNDS, FaultyDaemon, moment, until
 
-from refocusd.transport.keys import KeyStore
+from refocusd.transport.secure.keys import KeyStore
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from live import opened, pump_until, stack
 from rig import ROUNDS, FaultyDaemon, until
 from test_flow import Raw
 
-from refocusd.sources.recording.ndtiff import NDTiffReader
+from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
 from refocusd.transport.ring import checksum

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from refocusd_training.commands import register
 
 from refocusd.errors import InputError, OutputError
-from refocusd.quality import focus_score
+from refocusd.imaging.quality import focus_score
 
 
 def parsed(*arguments: str) -> argparse.Namespace:

@@ -42,9 +42,9 @@ from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting
 from refocusd_training.simulate.scene import simulate_frame
 from rich.console import Console
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import ConfigError, InputError, OutputError
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
+from refocusd.models.bundle import load_bundle
 
 BUNDLE = "live-nuclei"
 

@@ -24,8 +24,8 @@ from scipy import ndimage
 from tiny_training import write_images
 
 from refocusd.cli.main import main
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import BundleError, ConfigError
+from refocusd.models.bundle import load_bundle
 
 JOB = FineTuning(
     "live-nuclei",

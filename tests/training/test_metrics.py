@@ -19,8 +19,8 @@ from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from scipy import ndimage
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics
-from refocusd.quality import psnr
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import psnr
 
 PIXEL_UM = 0.645
 

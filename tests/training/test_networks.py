@@ -18,8 +18,8 @@ from refocusd_training.networks import (
 )
 from safetensors.torch import load_file
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import BundleError, ConfigError
+from refocusd.models.bundle import load_bundle
 
 SMALL = NetworkConfig(
     widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4, stages=(8, 8, 12, 16), depths=(1, 1, 1, 1)

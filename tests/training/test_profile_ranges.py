@@ -30,7 +30,7 @@ from refocusd_training.simulate.ranges import (
 from tiny_training import train
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.profile import (
+from refocusd.profiles.profile import (
     CameraSection,
     Measured,
     Microscope,

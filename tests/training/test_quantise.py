@@ -28,10 +28,10 @@ from refocusd_training.simulate.scene import Scene, simulate_frame
 from small_networks import write_network
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
-from refocusd.quality import psnr
+from refocusd.imaging.quality import psnr
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -16,7 +16,7 @@ from refocusd_training.samples import Batch, Prefetched, SampleStream
 from refocusd_training.simulate.depth import blurred_layers, depths_um, layer_transfers, layers_of
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
 
 
 def stream_of(flux: NDArray[np.float32], **options: object) -> SampleStream:

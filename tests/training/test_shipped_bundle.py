@@ -22,10 +22,10 @@ from refocusd_training.split import load_split, split_digest
 from safetensors.numpy import load_file
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
-from refocusd.quality import psnr
+from refocusd.imaging.quality import psnr
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 NAME = "live-nuclei"
 

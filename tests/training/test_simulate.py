@@ -19,8 +19,8 @@ from refocusd_training.simulate.scene import simulate_frame
 from refocusd_training.simulate.specimen import flux_of, window
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics
-from refocusd.quality import focus_score
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import focus_score
 
 TWENTY = Optics(0.45, 0.461)
 

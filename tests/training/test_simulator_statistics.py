@@ -19,7 +19,7 @@ from refocusd_training.simulate.statistics import (
 )
 
 from refocusd.frame import Pixels, checked_pixels
-from refocusd.optics import Optics, defocus_psf
+from refocusd.imaging.optics import Optics, defocus_psf
 
 EDGES = spectrum_bands()
 FREQUENCY = np.sqrt(EDGES[1:] * EDGES[:-1])

@@ -19,7 +19,7 @@ from refocusd_training.simulate.ranges import Setting
 from refocusd_training.simulate.scene import simulate_frame
 
 from refocusd.errors import InputError
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
 
 STEP_UM = 4.0
 PLANES = 9

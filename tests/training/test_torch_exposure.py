@@ -15,7 +15,7 @@ from refocusd_training.simulate.depth import blurred_layers
 from refocusd_training.simulate.scene import expose_scene
 from refocusd_training.simulate.torch_exposure import expose_on
 
-from refocusd.engines.normalise import counts_range
+from refocusd.imaging.normalise import counts_range
 
 CAMERAS = {
     "12 bits": Camera(110.0, 1.5, 4.0, bits=12),

@@ -22,8 +22,8 @@ from tiny_training import TINY, column, network_of, same_weights, train, write_i
 from torch import nn
 
 from refocusd.cli.main import main
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.models.bundle import load_bundle
 
 #: Losses of the first steps by the loop that trained the shipped bundle, before Lightning.
 FIRST_LOSSES = [

@@ -9,7 +9,7 @@ import pytest
 import scipy.fft
 
 from refocusd.errors import ConfigError
-from refocusd.optics import Optics, defocus_otf, defocus_psf, geometric_radius_um
+from refocusd.imaging.optics import Optics, defocus_otf, defocus_psf, geometric_radius_um
 
 TWENTY = Optics(0.45, 0.461)
 

@@ -18,7 +18,8 @@ from view_process import ask, view_of, view_process
 from view_standin import Scene, StandIn
 
 from refocusd.transport import messages as wire
-from refocusd.view import link, stream
+from refocusd.view.http import stream
+from refocusd.view.state import link
 
 # -- keyboard and controls ------------------------------------------------------------------
 

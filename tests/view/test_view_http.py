@@ -21,9 +21,9 @@ from view_setup import ORDER, Setup, setting_up
 from view_standin import PIXEL_UM, Scene, StandIn, scene_of_nuclei, written_datasets
 
 from refocusd.transport import messages as wire
-from refocusd.view.board import Board
-from refocusd.view.gpu import Gpu
-from refocusd.view.metrics import metrics_text
+from refocusd.view.http.metrics import metrics_text
+from refocusd.view.state.board import Board
+from refocusd.view.state.gpu import Gpu
 
 
 @pytest.fixture(scope="module")

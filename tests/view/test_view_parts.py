@@ -24,15 +24,15 @@ from view_standin import ENGINE, StandIn, scene_of_nuclei
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.view import napari_layers
-from refocusd.view.board import MAX_PREVIEWS, Board, News
 from refocusd.view.command import add_view_flags, view_options
-from refocusd.view.figures import StatusHistory, percentile_ms
-from refocusd.view.gpu import GpuMonitor
-from refocusd.view.link import _halves
-from refocusd.view.options import ViewOptions
+from refocusd.view.frames.snapshot import scale_bar_um
+from refocusd.view.http.options import ViewOptions
 from refocusd.view.process import ViewProcess
 from refocusd.view.serve import serving
-from refocusd.view.snapshot import scale_bar_um
+from refocusd.view.state.board import MAX_PREVIEWS, Board, News
+from refocusd.view.state.figures import StatusHistory, percentile_ms
+from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.link import _halves
 
 TOKEN = "a-token-of-enough-characters"
 ENDPOINT = "tcp://127.0.0.1:9"

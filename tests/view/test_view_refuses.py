@@ -14,8 +14,8 @@ from view_process import ask, view_of
 from view_setup import HOST, ORDER, Setup, raw_request, setting_up
 from view_standin import Scene, StandIn, scene_of_nuclei
 
-from refocusd.view import server as server_module
-from refocusd.view.server import MAX_CONNECTIONS, MAX_STREAMS
+from refocusd.view.http import server as server_module
+from refocusd.view.http.server import MAX_CONNECTIONS, MAX_STREAMS
 
 
 @pytest.fixture(scope="module")

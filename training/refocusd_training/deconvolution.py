@@ -20,7 +20,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus, transfer
 
 __all__ = ["noise_to_signal", "richardson_lucy", "wiener"]

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from refocusd.engines.bundle import load_bundle
-from refocusd.engines.normalise import counts_range
-from refocusd.engines.receptive_field import measured_field_px
 from refocusd.errors import InputError, OutputError
-from refocusd.optics import Optics
+from refocusd.imaging.normalise import counts_range
+from refocusd.imaging.optics import Optics
+from refocusd.models.bundle import load_bundle
+from refocusd.models.receptive_field import measured_field_px
 from refocusd_training.card import model_card
 from refocusd_training.config import TrainingConfig, load_config
 from refocusd_training.data.source import open_samples
@@ -148,7 +148,7 @@ def _sample_scenes(size: int, levels: tuple[float, ...]) -> list[Scene]:
 def receptive_field_px(network: RefocusNetwork, *, size: int = 512) -> int:
     """Radius beyond which pixels do not matter to the output, as measured.
 
-    See `refocusd.engines.receptive_field.measured_field_px`.  Where `size` does not hold it,
+    See `refocusd.models.receptive_field.measured_field_px`.  Where `size` does not hold it,
     twice that is tried once; a field that even that does not hold is taken as half of it.
 
     Parameters

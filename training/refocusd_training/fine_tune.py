@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.errors import BundleError, ConfigError, InputError
-from refocusd.quality import psnr, ssim
+from refocusd.imaging.quality import psnr, ssim
+from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.source import SampleSource, open_samples

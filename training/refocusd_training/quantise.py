@@ -24,10 +24,10 @@ import onnx
 from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
-from refocusd.quality import psnr
+from refocusd.imaging.quality import psnr
+from refocusd.models.bundle import ModelBundle
 from refocusd_training.samples import MIN_SPAN, Batch, SampleStream
 
 __all__ = ["INT8_FILE", "MAX_COST_DB", "Quantised", "add_int8", "calibration", "quantise_onnx"]

@@ -11,12 +11,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from refocusd.engines.bundle import ModelBundle, load_bundle
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.engines.tensorrt.builder import INPUT, compiled, engine_key, shape_range
 from refocusd.engines.tensorrt.card import Card, find_card
 from refocusd.engines.tensorrt.edition import Edition, load_edition
 from refocusd.errors import EngineError, OutputError
+from refocusd.models.bundle import ModelBundle, load_bundle
 
 if TYPE_CHECKING:
     from torch import nn

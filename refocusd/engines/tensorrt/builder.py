@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.engines.tensorrt.card import Card
 from refocusd.engines.tensorrt.edition import Edition
 from refocusd.engines.tensorrt.half import Kept, halve
 from refocusd.errors import EngineError
+from refocusd.models.bundle import ModelBundle
 
 __all__ = ["INPUT", "OUTPUT", "ShapeRange", "compiled", "engine_key", "parsed", "shape_range"]
 

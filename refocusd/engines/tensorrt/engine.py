@@ -7,10 +7,8 @@ import logging
 import numpy as np
 
 from refocusd.config import EngineOptions
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.engines.normalise import check_frame
 from refocusd.engines.tensorrt.builder import compiled, shape_range
 from refocusd.engines.tensorrt.card import Card, find_card
 from refocusd.engines.tensorrt.context import CompiledNetwork
@@ -21,6 +19,8 @@ from refocusd.engines.tensorrt.runner import FrameRunner, Network, needed_bytes
 from refocusd.engines.tiling import Tile, plan_tiles, smallest_tile
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import check_frame
+from refocusd.models.bundle import ModelBundle
 
 __all__ = ["TensorRtEngine", "TiledEngine"]
 

@@ -1,6 +1,6 @@
 """Counts to network units and back, in kernels on the card.
 
-Both round exactly as `refocusd.engines.normalise.CountsRange` does on the CPU, and the
+Both round exactly as `refocusd.imaging.normalise.CountsRange` does on the CPU, and the
 first fills a tile's rest by reflection as `refocusd.engines.tiling.reflect_into` does.
 """
 

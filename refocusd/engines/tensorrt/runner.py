@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.engines.normalise import CountsRange
 from refocusd.engines.tensorrt.device import Device
 from refocusd.engines.tensorrt.kernels import kernel_name
 from refocusd.engines.tiling import Tile
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange
 
 __all__ = ["BatchShape", "FrameRunner", "Network", "Session", "needed_bytes"]
 

@@ -84,7 +84,7 @@ def _bend_clock(offset: Path) -> None:
 
 
 def _bend_disk(write_s: float) -> None:
-    from refocusd.sinks import ndtiff_stack
+    from refocusd.formats.ndtiff import stack as ndtiff_stack
 
     write_all = ndtiff_stack.write_all
 

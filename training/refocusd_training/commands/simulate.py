@@ -40,8 +40,8 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _simulate(arguments: argparse.Namespace) -> int:
     import tifffile
 
-    from refocusd.optics import Optics
-    from refocusd.profile import load_profile
+    from refocusd.imaging.optics import Optics
+    from refocusd.profiles.profile import load_profile
     from refocusd_training.data import read_image
     from refocusd_training.simulate.blur import Defocus
     from refocusd_training.simulate.camera import Camera

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.formats.tiff.reader import TiffImageFile
 from refocusd.frame import Pixels
-from refocusd.sources.recording.tiff import TiffImageFile
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import TEST_WELLS, sides_of

@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 
 from refocusd.errors import ConfigError, InputError
+from refocusd.formats.recording import RecordingPlan
 from refocusd.frame import AxisValue, Frame, checked_pixels
-from refocusd.sources.recording.recording import RecordingPlan
 
 __all__ = ["OmeZarrImage", "ome_zarr_images"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.engines.normalise import CountsRange, counts_range
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
+from refocusd.imaging.normalise import CountsRange, counts_range
 from refocusd_training.samples import MIN_SPAN, Batch
 
 __all__ = ["Frames", "Pair", "PairSource", "Place"]

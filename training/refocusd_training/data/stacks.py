@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.formats.open_recording import open_recording
+from refocusd.formats.recording import Recording
 from refocusd.frame import AxisValue, Pixels
-from refocusd.quality import best_focus, focus_score, register
-from refocusd.sources.recording import Recording, open_recording
+from refocusd.imaging.quality import best_focus, focus_score, register
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
 from refocusd_training.data.pairs import Frames, Pair, PairSource

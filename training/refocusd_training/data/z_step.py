@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refocusd.sources.recording.recording import Recording
+from refocusd.formats.recording import Recording
 
 __all__ = ["z_step_um"]
 

@@ -4,7 +4,7 @@
 `cases`              specimens of the test side before microscopes never drawn
 `held_out`           which of their optics and noise training did not see
 `methods`            the bundle, deconvolution and rivals behind one Protocol
-`figures`            MS-SSIM, Fourier rings, flux, nuclei; PSNR: `refocusd.quality`
+`figures`            MS-SSIM, Fourier rings, flux, nuclei; PSNR: `refocusd.imaging.quality`
 `fourier_rings`      down to which size the truth is shown
 `segmentation`       nuclei by Otsu and watershed, invented and lost
 `results`            every method on every frame

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.engines.bundle import ModelBundle
 from refocusd.errors import InputError
+from refocusd.models.bundle import ModelBundle
 from refocusd_training.evaluation.cases import Case
 from refocusd_training.evaluation.methods import OnnxNetwork
 from refocusd_training.evaluation.results import exposure_of

@@ -1,4 +1,4 @@
-"""Every figure of one frame against the truth, beside `refocusd.quality.Quality`."""
+"""Every figure of one frame against the truth, beside `refocusd.imaging.quality.Quality`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.engines.verdict import flux_ratio
-from refocusd.quality import BORDER
+from refocusd.imaging.quality import BORDER
 from refocusd_training.evaluation.fourier_rings import (
     BETWEEN_NOISY,
     TO_NOISE_FREE,

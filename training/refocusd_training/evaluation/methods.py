@@ -22,14 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions, Precision
-from refocusd.engines.bundle import ModelBundle
 from refocusd.engines.engine import Engine
-from refocusd.engines.normalise import CountsRange
 from refocusd.engines.openvino import OpenVinoEngine, engine_threads
 from refocusd.errors import EngineError, InputError
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
-from refocusd.quality import psnr
+from refocusd.imaging.normalise import CountsRange
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import psnr
+from refocusd.models.bundle import ModelBundle
 from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener
 from refocusd_training.simulate.blur import Defocus
 
@@ -131,7 +131,7 @@ class EngineMethod:
 
 
 class OnnxNetwork:
-    """A network in network units (see `refocusd.engines.normalise`) on the CPU, in f32.
+    """A network in network units (see `refocusd.imaging.normalise`) on the CPU, in f32.
 
     Parameters
     ----------

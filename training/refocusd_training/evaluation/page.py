@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import ConfigError, OutputError
-from refocusd.quality import BORDER
+from refocusd.imaging.quality import BORDER
 from refocusd_training.evaluation.cases import AVERAGED_UM
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.methods import (

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from refocusd.engines.normalise import counts_range
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
+from refocusd.imaging.normalise import counts_range
+from refocusd.imaging.optics import Optics
 from refocusd_training.data import read_image
 from refocusd_training.evaluation.methods import Exposure, Method
 from refocusd_training.evaluation.results import Result, measure

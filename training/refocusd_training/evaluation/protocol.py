@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from refocusd.engines.bundle import ModelBundle
 from refocusd.errors import ConfigError, InputError
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
+from refocusd.models.bundle import ModelBundle
 from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, plane_defocus_um, read_plane
 from refocusd_training.evaluation.pair import Pair
 

@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import engine_threads
 from refocusd.errors import OutputError
+from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import AVERAGED_UM
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out

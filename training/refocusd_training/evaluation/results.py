@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.engines.openvino import engine_threads
 from refocusd.engines.verdict import verdict
 from refocusd.frame import Pixels
-from refocusd.quality import Quality, compare, focus_score, register, shifted
+from refocusd.imaging.quality import Quality, compare, focus_score, register, shifted
+from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import LEVELS_UM, NUCLEI, Case, scene_of
 from refocusd_training.evaluation.figures import Figures, Truth
 from refocusd_training.evaluation.methods import (
@@ -125,7 +125,7 @@ def measure(
         Nuclei are counted in those of a nuclear stain.
     simulated : bool
         Whether the truth is the noise-free frame of the same scene.  A camera's has noise of its
-        own, and each result is shifted onto it first (`refocusd.quality.register`).
+        own, and each result is shifted onto it first (`refocusd.imaging.quality.register`).
     """
     truth = Truth(
         exposure.truth,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from refocusd.engines.bundle import load_bundle
+from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import channel_cases, deep_cases, held_out_cases
 from refocusd_training.evaluation.defocus import evaluate_defocus
 from refocusd_training.evaluation.methods import Method, OnnxMethod

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import ConfigError, InputError, OutputError, RefocusdError
-from refocusd.profile import load_profile, save_profile
+from refocusd.models.bundle import load_bundle
+from refocusd.profiles.profile import load_profile, save_profile
 from refocusd_training.config import TrainingConfig, load_config, write_config
 from refocusd_training.loop.files import (
     CONFIG_FILE,

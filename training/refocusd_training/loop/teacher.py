@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refocusd.engines.bundle import load_bundle
 from refocusd.errors import BundleError
+from refocusd.models.bundle import load_bundle
 from refocusd_training.loop.files import CONFIG_FILE, WEIGHTS_FILE
 from refocusd_training.loop.folder import load_weights, network_of_run
 from refocusd_training.networks import RefocusNetwork, build_described

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from refocusd.optics import Optics, defocus_otf, geometric_radius_um
+from refocusd.imaging.optics import Optics, defocus_otf, geometric_radius_um
 
 __all__ = ["Defocus", "blurred", "transfer"]
 

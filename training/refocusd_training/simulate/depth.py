@@ -15,7 +15,7 @@ import scipy.fft
 import scipy.interpolate
 from numpy.typing import NDArray
 
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus, transfer
 
 __all__ = ["blurred_layers", "depths_um", "layer_transfers", "layers_of"]

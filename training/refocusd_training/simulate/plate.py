@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
+from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.ranges import Setting

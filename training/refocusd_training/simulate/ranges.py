@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import ConfigError
-from refocusd.optics import Optics
-from refocusd.profile import Measured, Profile
+from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import Measured, Profile
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 

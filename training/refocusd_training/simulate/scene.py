@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.engines.normalise import CountsRange, counts_range
 from refocusd.frame import Pixels
-from refocusd.optics import Optics
+from refocusd.imaging.normalise import CountsRange, counts_range
+from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus, blurred, transfer
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.depth import (

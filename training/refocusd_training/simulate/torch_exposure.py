@@ -1,6 +1,6 @@
 """Exposures on the device that trains: blur, camera and normalisation as torch operations.
 
-The same law as `blur`, `camera` and `refocusd.engines.normalise` give with numpy, on a batch at
+The same law as `blur`, `camera` and `refocusd.imaging.normalise` give with numpy, on a batch at
 once; where numpy draws a frame's noise from its own stream, a device draws from one of its own, so
 that frames are equal in distribution and a run repeats itself on one kind of device.
 """
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refocusd.engines.normalise import MAX_SAMPLES, MIN_SCALE
+from refocusd.imaging.normalise import MAX_SAMPLES, MIN_SCALE
 from refocusd_training.samples import MARGIN, MIN_SPAN, Exposure
 
 __all__ = ["DeviceBatch", "expose_on"]

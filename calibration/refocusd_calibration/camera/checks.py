@@ -1,0 +1,252 @@
+"""What makes a camera series unfit, each as one check that says what to do about it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from refocusd.profiles.profile import CameraSection, Check, Measured
+from refocusd_calibration.camera.levels import LevelStatistics
+from refocusd_calibration.camera.maps import FlatField
+from refocusd_calibration.camera.photon_transfer import Line, Saturation, read_noise
+from refocusd_calibration.profile.write import check
+
+__all__ = ["Findings", "camera_checks"]
+
+#: Dark signal above this is light, or a sensor that is far too warm (electrons per second).
+MOST_DARK_E_PER_S = 100.0
+#: ... and so is a dark signal above this share of the flat light's.
+MOST_DARK_SHARE = 0.005
+#: The light of the flat series may vary by this much at one exposure, relative.
+MOST_LIGHT_CHANGE = 0.02
+#: Correlation of neighbours in the difference of two frames.
+MOST_STRUCTURE = 0.1
+#: Deviation from linearity, percent, and of the photon-transfer curve from its line.
+MOST_NONLINEARITY = 2.0
+MOST_CURVATURE = 0.05
+#: Share of defective pixels, and spread of the pixels' response.
+MOST_DEFECTS = 0.01
+MOST_PRNU = 0.05
+#: Share of dark pixels at zero counts.
+MOST_CLIPPED = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that is judged."""
+
+    section: CameraSection
+    dark: tuple[LevelStatistics, ...]
+    lit: tuple[LevelStatistics, ...]
+    fitted: tuple[LevelStatistics, ...]
+    line: Line
+    saturation: Saturation
+    dark_rate: Measured | None
+    field: FlatField
+    shortest_dark: LevelStatistics
+
+
+def camera_checks(findings: Findings) -> list[Check]:
+    """Judge a measurement."""
+    return [
+        _dark_clipping(findings),
+        _light_leak(findings),
+        _dark_drift(findings),
+        _light(findings),
+        _specimen(findings),
+        _response(findings),
+        _range(findings),
+        _linearity(findings),
+        _curvature(findings),
+        _defects(findings),
+        _read_noise(findings),
+    ]
+
+
+def _dark_clipping(f: Findings) -> Check:
+    share = max(1 - level.share_at_or_above(1) for level in f.dark)
+    return check(
+        "dark clipping",
+        share <= MOST_CLIPPED,
+        f"{100 * share:.3g} % of the dark pixels are at zero counts"
+        + ("" if share <= MOST_CLIPPED else ": raise the camera's offset, the noise is cut off"),
+    )
+
+
+def _light_leak(f: Findings) -> Check:
+    advice = ": close the shutter, cover the camera, switch the room light off"
+    offset = f.section.offset_counts.value
+    if f.dark_rate is None:
+        # One exposure: nothing tells its light from its offset but their size.
+        share = offset / f.saturation.counts
+        passed = share < 0.25
+        detail = f"one dark exposure, at {100 * share:.1f} % of the scale; take several to be sure"
+        return check("light leak", passed, detail + ("" if passed else advice))
+    gain = f.section.gain_e_per_count.value
+    rate, error = f.dark_rate.value * gain * 1000, f.dark_rate.uncertainty * gain * 1000
+    brightest = max(f.fitted, key=lambda level: level.mean)
+    of_flat = (brightest.mean - offset) / brightest.exposure_ms * gain * 1000
+    low = rate - 2 * error
+    uneven = _uneven(f)
+    passed = low <= MOST_DARK_E_PER_S and low <= MOST_DARK_SHARE * of_flat and not uneven
+    detail = f"dark signal {rate:.3g} e-/s, {100 * rate / of_flat:.2g} % of the flat light's" + (
+        ", and it is brighter in one part of the field than in another" if uneven else ""
+    )
+    return check("light leak", passed, detail + ("" if passed else advice))
+
+
+def _uneven(f: Findings) -> bool:
+    """Whether the dark signal, longest less shortest exposure, has a shape."""
+    longest = max(f.dark, key=lambda level: level.exposure_ms)
+    if longest is f.shortest_dark:
+        return False
+    signal = longest.mean_map - f.shortest_dark.mean_map
+    parts = 4
+    height, width = (side // parts * parts for side in signal.shape)
+    tiles = signal[:height, :width].reshape(parts, height // parts, parts, width // parts)
+    # Medians: hot pixels have no say.
+    centres = np.median(tiles.transpose(0, 2, 1, 3).reshape(parts * parts, -1), axis=1)
+    per_tile = height * width / parts**2
+    error = 1.25 * math.sqrt(
+        (longest.variance / longest.frames + f.shortest_dark.variance / f.shortest_dark.frames)
+        / per_tile
+    )
+    spread = float(np.ptp(centres))
+    # Rounding moves medians by up to a count where the noise is small.
+    return spread > max(0.5 * abs(float(centres.mean())), 12 * error, 2.0)
+
+
+def _dark_drift(f: Findings) -> Check:
+    noise = math.sqrt(f.shortest_dark.variance)
+    worst = max(float(np.ptp(level.frame_means)) for level in f.dark)
+    limit = max(0.5 * noise, 1.0)
+    return check(
+        "dark drift",
+        worst <= limit,
+        f"the mean of dark frames varies by {worst:.2g} counts at one exposure"
+        + (
+            ""
+            if worst <= limit
+            else ": a changing light leaks in, or the camera is warming up; wait, cover it, repeat"
+        ),
+    )
+
+
+def _light(f: Findings) -> Check:
+    offset = f.section.offset_counts.value
+    worst = 0.0
+    for level in f.fitted:
+        signal = level.mean - offset
+        chance = 6 * math.sqrt(level.variance / level.pixels)
+        worst = max(worst, (float(np.ptp(level.frame_means)) - chance) / signal)
+    return check(
+        "light",
+        worst <= MOST_LIGHT_CHANGE,
+        f"the flat light varies by {100 * max(worst, 0):.2g} % at one exposure"
+        + (
+            ""
+            if worst <= MOST_LIGHT_CHANGE
+            else ": let the lamp warm up, use a steady (LED) one, keep out other light"
+        ),
+    )
+
+
+def _specimen(f: Findings) -> Check:
+    worst = max(f.fitted, key=lambda level: level.structure - 5 * level.structure_error)
+    passed = worst.structure <= max(MOST_STRUCTURE, 5 * worst.structure_error)
+    return check(
+        "movement",
+        passed,
+        f"frames of one exposure differ with a neighbour correlation of {worst.structure:.2f}"
+        + ("" if passed else ": something moves in the flat field; take it without a specimen"),
+    )
+
+
+def _response(f: Findings) -> Check:
+    passed = f.field.prnu <= MOST_PRNU
+    return check(
+        "response",
+        passed,
+        f"pixels respond alike within {100 * f.field.prnu:.2f} %"
+        + ("" if passed else ": the flat field shows a specimen or dirt; defocus or remove it"),
+    )
+
+
+def _range(f: Findings) -> Check:
+    shot = max(level.variance for level in f.fitted) - f.line.intercept.value
+    passed = shot >= 3 * f.line.intercept.value
+    top = max(level.mean for level in f.fitted)
+    return check(
+        "range",
+        passed,
+        f"{len(f.fitted)} flat exposures fitted, up to {top:.0f} counts; saturation at "
+        f"{f.saturation.counts:.0f} counts is {'reached' if f.saturation.reached else 'not reached'}"
+        + (
+            ""
+            if passed
+            else ": the flats are too dim for their noise to be the light's; expose longer"
+        ),
+    )
+
+
+def _linearity(f: Findings) -> Check:
+    error = f.section.linearity_error_percent
+    if error is None:
+        return check("linearity", True, "too few exposures between 5 and 95 % to tell")
+    passed = error <= MOST_NONLINEARITY
+    return check(
+        "linearity",
+        passed,
+        f"mean against exposure deviates by {error:.2f} % from a line"
+        + (
+            ""
+            if passed
+            else ": the camera is not linear in this mode, or the light changed between exposures"
+        ),
+    )
+
+
+def _curvature(f: Findings) -> Check:
+    offset = f.section.offset_counts.value
+    worst = 0.0
+    for level in f.fitted:
+        expected = float(f.line.at(np.array([level.mean - offset]))[0])
+        chance = 3 * math.sqrt(2 / ((level.frames - 1) * level.pixels))
+        worst = max(worst, abs(level.variance - expected) / expected - chance)
+    passed = worst <= MOST_CURVATURE
+    return check(
+        "photon transfer",
+        passed,
+        f"variances deviate by up to {100 * max(worst, 0):.1f} % from the line"
+        + (
+            ""
+            if passed
+            else ": the camera is not linear (a high-dynamic-range mode, a gamma, a filter), or the "
+            "frames at one exposure do not belong together"
+        ),
+    )
+
+
+def _defects(f: Findings) -> Check:
+    height, width = f.section.shape
+    share = f.section.hot_pixel_count / (height * width)
+    passed = share <= MOST_DEFECTS
+    return check(
+        "defects",
+        passed,
+        f"{f.section.hot_pixel_count} defective pixels ({100 * share:.3f} %)"
+        + ("" if passed else ": cool the camera, and see that no light leaks in"),
+    )
+
+
+def _read_noise(f: Findings) -> Check:
+    _, resolved = read_noise(f.line)
+    return check(
+        "read noise",
+        True,
+        "above the rounding"
+        if resolved
+        else "hidden by the rounding to counts: an upper limit only",
+    )

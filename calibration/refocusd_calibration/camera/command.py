@@ -1,0 +1,261 @@
+"""`refocusd calibrate camera`: dark and flat series, taken now or recorded before.
+
+Only what parses is imported here: every `refocusd` command loads this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import Progress
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.profiles.profile import Microscope, RawData
+from refocusd_calibration.cli.flags import (
+    add_hardware_flags,
+    add_output_flags,
+    console,
+    numbers,
+    print_outcome,
+    raw_folder,
+    write_json,
+)
+from refocusd_calibration.profile.identity import core_metadata, microscope_of
+from refocusd_calibration.stage.microscope import ask, open_microscope
+from refocusd_calibration.stage.moves import (
+    Move,
+    MoveLimits,
+    Shutter,
+    check_moves,
+    print_moves,
+    run_series,
+)
+
+if TYPE_CHECKING:
+    from refocusd_calibration.camera.measure import CameraMeasurement
+    from refocusd_calibration.camera.series import Series
+
+__all__ = ["camera_moves", "register"]
+
+EPILOG = """\
+examples:
+  refocusd calibrate camera --dry-run                              what it would do
+  refocusd calibrate camera --output scope.json                    on the microscope
+  refocusd calibrate camera --from-recording dark flat --output scope.json
+
+Dark series: no light at all. Flat series: an even, steady light and no specimen, such that
+the longest exposure is just saturated.
+"""
+
+#: Exposures of a series unless others are asked for, milliseconds.
+DARK_MS = (10.0, 100.0, 500.0)
+FLAT_MS = (1.0, 2.0, 4.0, *(float(ms) for ms in range(8, 97, 8)))
+
+
+def register(subparsers: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "camera",
+        help="gain, read noise, offset, dark current, linearity, flat field, hot pixels",
+        description="Measures a camera from dark and flat series, by EMVA 1288.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--from-recording",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="the dark recording, then the flat one, instead of the microscope",
+    )
+    parser.add_argument(
+        "--dark-exposures-ms",
+        type=numbers,
+        metavar="LIST",
+        help="of the dark series, e.g. 10,100,500",
+    )
+    parser.add_argument(
+        "--flat-exposures-ms",
+        type=numbers,
+        metavar="LIST",
+        help="of the flat series, in the order taken",
+    )
+    parser.add_argument(
+        "--dark-frames", type=int, default=16, help="at each dark exposure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--flat-frames", type=int, default=4, help="at each flat exposure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--user-light",
+        action="store_true",
+        help="there is no shutter: the light is changed by hand",
+    )
+    add_output_flags(parser)
+    add_hardware_flags(parser)
+    parser.set_defaults(command=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    if arguments.from_recording:
+        paths: Sequence[Path] = arguments.from_recording
+        if len(paths) != 2:
+            raise InputError(
+                f"--from-recording was given {len(paths)} paths: give the dark recording and then the "
+                "flat one; dark frames alone tell offset and noise in counts, but no gain"
+            )
+        if arguments.dry_run:
+            console.print(f"would read the dark series {paths[0]} and the flat series {paths[1]}")
+            return 0
+        microscope = None
+    else:
+        taken = _acquire(arguments)
+        if taken is None:
+            return 0
+        *paths, microscope = taken
+    return _measure(arguments, paths[0], paths[1], microscope)
+
+
+def camera_moves(arguments: argparse.Namespace) -> tuple[list[Move], list[Move]]:
+    """Moves of the dark and of the flat series.
+
+    The flat exposures are taken upwards and then downwards again, so that a drifting
+    lamp shows as a difference at one exposure.
+    """
+    closed: Shutter = "as is" if arguments.user_light else "closed"
+    opened: Shutter = "as is" if arguments.user_light else "open"
+    dark_ms = arguments.dark_exposures_ms or list(DARK_MS)
+    flat_ms = arguments.flat_exposures_ms or list(FLAT_MS)
+    half = arguments.flat_frames // 2
+    if arguments.dark_frames < 2 or half < 1:
+        raise ConfigError("--dark-frames and --flat-frames: two or more frames are needed")
+    dark = [
+        Move(ms, frames=arguments.dark_frames, shutter=closed, axes=(("exposure", index),))
+        for index, ms in enumerate(dark_ms)
+    ]
+    flat = [
+        Move(ms, frames=frames, shutter=opened, axes=(("exposure", index),))
+        for index, (ms, frames) in enumerate(
+            [(ms, arguments.flat_frames - half) for ms in flat_ms]
+            + [(ms, half) for ms in reversed(flat_ms)]
+        )
+    ]
+    return dark, flat
+
+
+def _acquire(arguments: argparse.Namespace) -> tuple[Path, Path, Microscope] | None:
+    dark, flat = camera_moves(arguments)
+    limits = MoveLimits(longest_exposure_ms=arguments.longest_exposure_ms)
+    for what, moves in (("dark", dark), ("flat", flat)):
+        check_moves(moves, limits)
+        console.print(f"[bold]{what} series[/]")
+        print_moves(moves, limits, console=console)
+    if arguments.dry_run:
+        console.print("dry run: nothing was moved")
+        return None
+    folder = raw_folder(arguments)
+    with open_microscope(arguments.mm_config, arguments.adapters) as core:
+        microscope = microscope_of(arguments, core_metadata(core), channel=_channel(core))
+        ask("The dark series is next. Is all light off, or the camera covered?", yes=arguments.yes)
+        dark_path = _run(dark, folder, "camera_dark", limits, arguments, core)
+        ask(
+            "The flat series is next. Is the light on, even and steady, and no specimen in the field?",
+            yes=arguments.yes,
+        )
+        flat_path = _run(flat, folder, "camera_flat", limits, arguments, core)
+    return dark_path, flat_path, microscope
+
+
+def _channel(core: Any) -> str:
+    group = core.get_channel_group()
+    return str(core.get_current_config(group) or "") if group else ""
+
+
+def _run(
+    moves: Sequence[Move],
+    folder: Path,
+    name: str,
+    limits: MoveLimits,
+    arguments: argparse.Namespace,
+    core: Any,
+) -> Path:
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(name, total=sum(move.frames for move in moves))
+        return run_series(
+            moves,
+            folder,
+            name,
+            limits=limits,
+            settle_ms=arguments.settle_ms,
+            core=core,
+            on_frame=lambda: bar.advance(task),
+        )
+
+
+def _measure(
+    arguments: argparse.Namespace, dark_path: Path, flat_path: Path, microscope: Microscope | None
+) -> int:
+    from refocusd.formats.open_recording import open_recording
+    from refocusd_calibration.camera.measure import measure_camera
+    from refocusd_calibration.camera.series import series_of_recording
+    from refocusd_calibration.profile.camera_rows import camera_rows
+    from refocusd_calibration.profile.write import raw_data
+
+    recorded = arguments.from_recording is not None
+    with open_recording(dark_path) as dark, open_recording(flat_path) as flat:
+        dark_series = series_of_recording(dark, arguments.dark_exposures_ms if recorded else None)
+        flat_series = series_of_recording(flat, arguments.flat_exposures_ms if recorded else None)
+        measured = measure_camera(dark_series, flat_series)
+    if microscope is None:
+        microscope = _microscope(arguments, flat_series)
+    rows = camera_rows(measured.section)
+    print_outcome(f"{microscope.camera or 'camera'}, {flat_path}", rows, list(measured.checks))
+    raw = [raw_data("camera: dark series", dark_path), raw_data("camera: flat series", flat_path)]
+    return _write(arguments, microscope, measured, raw)
+
+
+def _microscope(arguments: argparse.Namespace, series: Series) -> Microscope:
+    return microscope_of(
+        arguments, series.metadata or {}, channel=series.channel, pixel_um=series.pixel_um
+    )
+
+
+def _write(
+    arguments: argparse.Namespace,
+    microscope: Microscope,
+    measured: CameraMeasurement,
+    raw: Sequence[RawData],
+) -> int:
+    from refocusd_calibration.profile.write import write_section
+
+    # The figures are told even where the profile is refused.
+    write_json(
+        arguments.json,
+        {
+            "microscope": microscope,
+            "camera": measured.section,
+            "checks": list(measured.checks),
+            "maps": sorted(measured.maps),
+            "raw": list(raw),
+        },
+    )
+    if arguments.output is None:
+        console.print("no --output PROFILE was given: no profile was written")
+        return 0 if all(item.passed for item in measured.checks) else 1
+    profile = write_section(
+        arguments.output,
+        microscope,
+        camera=measured.section,
+        raw=raw,
+        checks=measured.checks,
+        insist=arguments.insist,
+        replace=arguments.replace,
+        maps=measured.maps,
+    )
+    if profile.insisted:
+        console.print("[bold red]written although checks failed, because you insisted[/]")
+    console.print(f"wrote {arguments.output}, profile {profile.id()}")
+    return 0

@@ -1,0 +1,184 @@
+"""Statistics of one level (frames at one exposure), in one pass over its frames.
+
+The temporal variance of each pixel is Welford's, over frames brought to one brightness
+first: dark frames by subtracting their mean, lit frames by scaling their signal.  So
+neither a drifting baseline nor a flickering lamp counts as noise of the camera; with two
+frames this is the pair difference of EMVA 1288 (release 4.0, section 6.6).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import InputError
+from refocusd_calibration.camera.series import Level
+
+__all__ = ["LevelStatistics", "level_statistics", "pattern_correlation"]
+
+Map = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class LevelStatistics:
+    """What was found of the frames at one exposure.
+
+    Parameters
+    ----------
+    exposure_ms : float
+    frames : int
+    mean : float
+        Counts, over good pixels and all frames.
+    mean_error : float
+        Standard error of `mean`, from the spread of the frames' means.
+    variance : float
+        Temporal, counts², mean over good pixels.
+    pixels : int
+        Good pixels.
+    frame_means : tuple of float
+        Counts, in the order taken.
+    structure : float
+        Correlation of neighbours in the difference of the first and last frame; near 0
+        for noise, larger where something moved.
+    structure_error : float
+        What chance gives.
+    histogram : ndarray of int64
+        Of the counts of good pixels, in all frames.
+    mean_map, variance_map : ndarray of float64, shape (height, width)
+    """
+
+    exposure_ms: float
+    frames: int
+    mean: float
+    mean_error: float
+    variance: float
+    pixels: int
+    frame_means: tuple[float, ...]
+    structure: float
+    structure_error: float
+    histogram: NDArray[np.int64]
+    mean_map: Map
+    variance_map: Map
+
+    @property
+    def largest(self) -> int:
+        """The largest count that any good pixel had."""
+        return int(np.flatnonzero(self.histogram)[-1])
+
+    def share_at_or_above(self, count: float) -> float:
+        """Share of good pixels, in all frames, with at least so many counts."""
+        first = max(0, math.ceil(count))
+        return float(self.histogram[first:].sum() / self.histogram.sum())
+
+
+def level_statistics(
+    level: Level, *, offset: float | None = None, bad: Mask | None = None
+) -> LevelStatistics:
+    """Read a level once.
+
+    Parameters
+    ----------
+    level : Level
+        Of two frames or more.
+    offset : float, optional
+        Counts without light; None for dark frames.
+    bad : ndarray of bool, shape (height, width), optional
+        Pixels to leave out of all but the maps.
+    """
+    first = level.read(0)
+    good = np.ones(first.shape, np.bool_) if bad is None else ~bad
+    mean = np.zeros(first.shape, np.float64)
+    squares = np.zeros(first.shape, np.float64)
+    bins = 256 if first.dtype == np.uint8 else 65536
+    histogram = np.zeros(bins, np.int64)
+    means: list[float] = []
+    ratios: list[float] = []
+    frame = first
+    for number, frame in enumerate(level.frames(), 1):
+        if frame.shape != first.shape:
+            raise InputError(
+                f"frames of {first.shape[1]}×{first.shape[0]} px and of {frame.shape[1]}×"
+                f"{frame.shape[0]} px are mixed at {level.exposure_ms:g} ms: take all with one region"
+            )
+        chosen = frame[good]
+        histogram += np.bincount(chosen, minlength=bins)
+        means.append(float(chosen.mean(dtype=np.float64)))
+        values, ratio = _levelled(frame, means[-1], means[0], offset)
+        ratios.append(ratio)
+        delta = values - mean
+        mean += delta / number
+        values -= mean
+        values *= delta
+        squares += values
+    squares /= level.count - 1
+    # Shot noise scales with the light, its square with the square: one power is left over.
+    squares /= float(np.mean(ratios))
+    average = float(np.mean(means))
+    spread = float(np.std(means, ddof=1)) / math.sqrt(level.count)
+    variance = float(squares[good].mean())
+    chance = math.sqrt(variance / (level.count * int(good.sum())))
+    structure, structure_error = pattern_correlation(
+        _levelled(first, means[0], means[0], offset)[0],
+        _levelled(frame, means[-1], means[0], offset)[0],
+        bad,
+    )
+    # The maps are brought to the average brightness, as the first frame is not special.
+    if offset is None:
+        mean += average - means[0]
+    elif means[0] > offset:
+        mean = offset + (mean - offset) * ((average - offset) / (means[0] - offset))
+    return LevelStatistics(
+        exposure_ms=level.exposure_ms,
+        frames=level.count,
+        mean=average,
+        mean_error=max(spread, chance),
+        variance=variance,
+        pixels=int(good.sum()),
+        frame_means=tuple(means),
+        structure=structure,
+        structure_error=structure_error,
+        histogram=histogram,
+        mean_map=mean,
+        variance_map=squares,
+    )
+
+
+def _levelled(
+    frame: NDArray[np.uint8] | NDArray[np.uint16], mean: float, goal: float, offset: float | None
+) -> tuple[Map, float]:
+    values = frame.astype(np.float64)
+    # Next to no signal cannot be scaled to another: it is then as good as dark.
+    if offset is None or min(mean, goal) - offset < 1.0:
+        values += goal - mean
+        return values, 1.0
+    ratio = (goal - offset) / (mean - offset)
+    values -= offset
+    values *= ratio
+    values += offset
+    return values, ratio
+
+
+def pattern_correlation(first: Map, last: Map, bad: Mask | None) -> tuple[float, float]:
+    """Correlation of the difference of two frames with itself, a few pixels away.
+
+    Noise has none.  The neighbour is three 2×2 blocks down and to the right: rows and
+    columns of a camera have noise in common, but not their diagonals.
+
+    Returns
+    -------
+    (float, float)
+        The correlation, and its standard error under noise alone.
+    """
+    difference = last - first
+    if bad is not None:
+        difference[bad] = 0.0
+    height, width = (side // 2 * 2 for side in difference.shape)
+    blocks = difference[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+    blocks -= blocks.mean()
+    a, b = blocks[:-3, :-3], blocks[3:, 3:]
+    norm = math.sqrt(float(np.vdot(a, a)) * float(np.vdot(b, b)))
+    return (float(np.vdot(a, b)) / norm if norm > 0 else 0.0), 1 / math.sqrt(a.size)

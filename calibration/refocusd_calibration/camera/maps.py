@@ -1,0 +1,189 @@
+"""One value a pixel: offset, variance, gain, flat field; and the pixels that are defective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+from refocusd_calibration.camera.levels import LevelStatistics, level_statistics
+from refocusd_calibration.camera.photon_transfer import Line
+from refocusd_calibration.camera.series import Level
+
+__all__ = [
+    "FlatField",
+    "dead_pixels",
+    "dsnu_counts",
+    "flat_field",
+    "gain_map",
+    "hot_pixels",
+    "noisy_pixels",
+]
+
+Map = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: Frames for a map of the offset, and of the variance (14 % for each pixel).
+OFFSET_FRAMES = 8
+VARIANCE_FRAMES = 100
+#: Degrees of freedom of lit frames for a map of the gain (6 % for each pixel).
+GAIN_FREEDOM = 500
+
+
+@dataclass(frozen=True, slots=True)
+class FlatField:
+    """The relative response of each pixel to the light of the flat series.
+
+    Parameters
+    ----------
+    flat : ndarray of float64, shape (height, width)
+        Mean 1.
+    smooth : ndarray, same shape
+        Its large-scale part: the light's shading.
+    noise : float
+        Standard error of a pixel of `flat`.
+    prnu : float
+        Standard deviation of flat / smooth over good pixels, noise taken off.
+    """
+
+    flat: Map
+    smooth: Map
+    noise: float
+    prnu: float
+
+    @property
+    def is_smoothed(self) -> bool:
+        """Whether the frames are too few to tell the pixels' response from noise."""
+        return self.noise > 0.5 * self.prnu
+
+    @property
+    def stored(self) -> Map:
+        """What corrects best: the flat itself, or its smooth part where noise would be added."""
+        return self.smooth if self.is_smoothed else self.flat
+
+
+def hot_pixels(dark: LevelStatistics) -> Mask:
+    """Pixels whose dark signal stands out at the longest exposure; bool (height, width).
+
+    Above six robust standard deviations of the pixels' means, and above twice the noise of
+    a frame: less is harmless.
+    """
+    excess = dark.mean_map - np.median(dark.mean_map)
+    spread = 1.4826 * float(np.median(np.abs(excess)))
+    noise = math.sqrt(float(np.median(dark.variance_map)))
+    limit = max(6 * spread, 6 * noise / math.sqrt(dark.frames), 2 * noise, 1.0)
+    return np.asarray(excess > limit)
+
+
+def noisy_pixels(dark: LevelStatistics) -> Mask:
+    """Pixels with ten times the usual variance, beyond chance; none below 16 frames."""
+    if dark.frames < 16:
+        return np.zeros(dark.variance_map.shape, np.bool_)
+    freedom = dark.frames - 1
+    by_chance = stats.chi2.isf(1e-9, freedom) / freedom
+    return np.asarray(dark.variance_map > max(10.0, by_chance) * np.median(dark.variance_map))
+
+
+def dead_pixels(field: FlatField) -> Mask:
+    """Pixels that respond with less than half or more than one and a half of their neighbours."""
+    relative = field.flat / field.smooth
+    return np.asarray(np.abs(relative - 1) > max(0.5, 6 * field.noise))
+
+
+def dsnu_counts(dark: LevelStatistics, bad: Mask) -> float:
+    """Spread of the good pixels' dark means, counts, the noise of the means taken off."""
+    spread = float(np.var(dark.mean_map[~bad], ddof=1))
+    return math.sqrt(max(spread - dark.variance / dark.frames, 0.0))
+
+
+def smoothed(values: Map, bad: Mask, sigma: float) -> Map:
+    """Gaussian mean of the good pixels around each one."""
+    weights = ndimage.gaussian_filter((~bad).astype(np.float64), sigma, mode="nearest")
+    sums = ndimage.gaussian_filter(np.where(bad, 0.0, values), sigma, mode="nearest")
+    return np.asarray(sums / np.maximum(weights, 1e-9))
+
+
+def flat_field(
+    levels: Sequence[Level],
+    means: Sequence[LevelStatistics],
+    dark: LevelStatistics,
+    offset: float,
+    bad: Mask,
+) -> FlatField:
+    """Average the brightest fitted levels, each divided by its mean.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+        All lit ones: their frames are read again.
+    means : sequence of LevelStatistics
+        Of the levels that the photon-transfer line was fitted to.
+    dark : LevelStatistics
+        Whose mean map is taken off.
+    offset : float
+        Counts without light.
+    bad : ndarray of bool, shape (height, width)
+    """
+    brightest = max(level.mean for level in means) - offset
+    chosen = {level.exposure_ms for level in means if level.mean - offset >= 0.4 * brightest}
+    total = np.zeros(bad.shape, np.float64)
+    frames, noise = 0, 0.0
+    dark_signal = dark.mean_map - dark.mean
+    for level in levels:
+        if level.exposure_ms not in chosen:
+            continue
+        found = level_statistics(level, offset=offset, bad=bad)
+        signal = found.mean - offset
+        total += found.frames * (found.mean_map - offset - dark_signal) / signal
+        noise += found.frames * found.variance / signal**2
+        frames += found.frames
+    flat = total / frames
+    noise = math.sqrt(noise) / frames
+    noise = math.hypot(noise, math.sqrt(dark.variance / dark.frames) / brightest)
+    flat /= float(flat[~bad].mean())
+    sigma = max(3.0, min(bad.shape) / 48)
+    smooth = smoothed(flat, bad, sigma)
+    relative = (flat / smooth)[~bad]
+    # A spread by percentiles: a speck of dust is not the pixels' response.
+    low, high = np.percentile(relative, (15.865, 84.135))
+    prnu = math.sqrt(max(((high - low) / 2) ** 2 - noise**2, 0.0))
+    flat = np.where(bad, smooth, flat)
+    return FlatField(flat=flat / flat.mean(), smooth=smooth / smooth.mean(), noise=noise, prnu=prnu)
+
+
+def gain_map(
+    levels: Sequence[Level],
+    means: Sequence[LevelStatistics],
+    dark: LevelStatistics,
+    line: Line,
+    offset: float,
+    bad: Mask,
+) -> Map | None:
+    """Electrons per count of each pixel; None where the frames are too few.
+
+    The slope of each pixel's variance against its mean, through its own dark point, by
+    least squares with the weights of the common line (Huang et al. 2013, Nat. Methods
+    10:653, supplementary note).
+    """
+    if sum(level.frames - 1 for level in means) < GAIN_FREEDOM or dark.frames < VARIANCE_FRAMES:
+        return None
+    chosen = {level.exposure_ms: level for level in means}
+    above = np.zeros(bad.shape, np.float64)
+    below = np.zeros(bad.shape, np.float64)
+    for level in levels:
+        if level.exposure_ms not in chosen:
+            continue
+        found = level_statistics(level, offset=offset, bad=bad)
+        weight = (found.frames - 1) / float(line.at(np.array([found.mean - offset]))[0]) ** 2
+        signal = found.mean_map - dark.mean_map
+        above += weight * signal * (found.variance_map - dark.variance_map)
+        below += weight * signal**2
+    slope = above / np.maximum(below, 1e-12)
+    usable = ~bad & (slope > 0.1 * line.slope.value)
+    gains = np.full(bad.shape, 1 / line.slope.value)
+    gains[usable] = 1 / slope[usable]
+    return gains

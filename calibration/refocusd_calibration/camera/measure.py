@@ -1,0 +1,282 @@
+"""A camera, measured from dark and lit (flat) frames by the definitions of EMVA 1288.
+
+======================  ========================================================
+`camera_series`         frames grouped by exposure, read one at a time
+`camera_levels`         means, temporal variances and histograms, in one pass
+`camera_transfer`       photon-transfer line, read noise, saturation, linearity
+`camera_maps`           offset, variance, gain and flat field of each pixel; defects
+`camera_checks`         what makes a series unfit
+`simulate_camera`       a camera whose every number is known
+======================  ========================================================
+
+What departs from the standard, on purpose: frames are brought to one brightness before
+their variance is taken (a flickering lamp is not the camera's noise); the variance of
+more than two frames is used where there are more; defective pixels are left out of all
+averages; dark levels join the line that is fitted; saturation is the value on which
+pixels stay, not the maximum of the variance a little below it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import InputError
+from refocusd.profiles.profile import CameraSection, Check, Measured
+from refocusd_calibration.camera.checks import Findings, camera_checks
+from refocusd_calibration.camera.levels import LevelStatistics, level_statistics
+from refocusd_calibration.camera.maps import (
+    OFFSET_FRAMES,
+    VARIANCE_FRAMES,
+    FlatField,
+    dead_pixels,
+    dsnu_counts,
+    flat_field,
+    gain_map,
+    hot_pixels,
+    noisy_pixels,
+)
+from refocusd_calibration.camera.photon_transfer import (
+    Line,
+    Saturation,
+    dark_line,
+    find_saturation,
+    fit_transfer,
+    fitted_levels,
+    linearity_error_percent,
+    read_noise,
+)
+from refocusd_calibration.camera.series import Series
+from refocusd_calibration.profile.write import Map
+
+__all__ = ["CameraMeasurement", "measure_camera"]
+
+#: Fewest lit levels that make a line and leave something to judge it by.
+FEWEST_LEVELS = 4
+#: A profile names no more defective pixels than this, the hottest first; maps hold all.
+LISTED_PIXELS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class CameraMeasurement:
+    """What `measure_camera` found.
+
+    Parameters
+    ----------
+    section : CameraSection
+    checks : tuple of Check
+    maps : dict of str to Map
+        ``offset``, ``variance``, ``gain``, ``flat``, as far as the frames suffice.
+    """
+
+    section: CameraSection
+    checks: tuple[Check, ...]
+    maps: dict[str, Map]
+
+
+def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
+    """Measure a camera.
+
+    Memory does not grow with the frames: about ten maps of the camera's size are held.
+
+    Parameters
+    ----------
+    dark : Series
+        Without light; two frames or more at each exposure, several exposures for the
+        dark current.
+    flat : Series
+        Under steady, even light; two frames or more at each of four or more exposures
+        up to saturation.
+
+    Returns
+    -------
+    CameraMeasurement
+
+    Raises
+    ------
+    InputError
+        If no measurement is possible at all: series swapped, sizes mixed, too few
+        frames or levels, all saturated, or no light.
+    """
+    _check_series(dark, flat)
+    bad, dark_levels = _dark(dark)
+    shortest = min(dark_levels, key=lambda level: level.exposure_ms)
+    offset, dark_rate = dark_line(dark_levels)
+    lit = _lit(flat, offset.value, bad)
+    _check_light(lit, shortest)
+    saturation = find_saturation(lit, offset.value, flat.bits, flat.largest_count)
+    fitted = fitted_levels(lit, offset.value, saturation)
+    if len(fitted) < FEWEST_LEVELS:
+        raise InputError(
+            f"{len(lit) - len(fitted)} of {len(lit)} flat exposures are saturated (near "
+            f"{saturation.counts:.0f} counts), and {len(fitted)} are left; {FEWEST_LEVELS} are needed "
+            "below 70 % of saturation: take shorter exposures or less light"
+        )
+    line = fit_transfer([*dark_levels, *fitted], offset.value)
+    if line.slope.value <= 3 * line.slope.uncertainty:
+        raise InputError(
+            "the noise of the flat frames does not grow with the light, so the gain cannot be "
+            "measured: are they averaged, denoised, compressed or of no more light than the dark ones?"
+        )
+    field = flat_field(flat.levels, fitted, shortest, offset.value, bad)
+    gains = gain_map(flat.levels, fitted, shortest, line, offset.value, bad)
+    defects = bad | dead_pixels(field)
+    section = _section(dark_levels, lit, fitted, line, offset, dark_rate, saturation)
+    section = _with_patterns(section, shortest, field, defects)
+    findings = Findings(
+        section=section,
+        dark=tuple(dark_levels),
+        lit=tuple(lit),
+        fitted=tuple(fitted),
+        line=line,
+        saturation=saturation,
+        dark_rate=dark_rate,
+        field=field,
+        shortest_dark=shortest,
+    )
+    return CameraMeasurement(
+        section=section,
+        checks=tuple(camera_checks(findings)),
+        maps=_maps(shortest, offset.value, field, gains),
+    )
+
+
+def _check_series(dark: Series, flat: Series) -> None:
+    if dark.shape != flat.shape or dark.largest_count != flat.largest_count:
+        raise InputError(
+            f"the dark frames are {dark.shape[1]}×{dark.shape[0]} px and the flat ones "
+            f"{flat.shape[1]}×{flat.shape[0]} px, or their types differ: take both with one camera "
+            "region, binning and pixel type"
+        )
+    for what, series in (("dark", dark), ("flat", flat)):
+        few = [level for level in series.levels if level.count < 2]
+        if few:
+            raise InputError(
+                f"the {what} series has one frame at {few[0].exposure_ms:g} ms: the noise needs two or "
+                "more at each exposure"
+            )
+    if len(flat.levels) < FEWEST_LEVELS:
+        raise InputError(
+            f"the flat series has {len(flat.levels)} exposures; the photon-transfer curve needs "
+            f"{FEWEST_LEVELS} or more, from dim to nearly saturated"
+        )
+
+
+def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
+    """Defective pixels, by the longest exposure, and the statistics of all others."""
+    longest = level_statistics(dark.levels[-1])
+    bad = hot_pixels(longest) | noisy_pixels(longest)
+    if bad.mean() > 0.5:
+        raise InputError("more than half of the pixels are hot: these are no dark frames")
+    levels: list[LevelStatistics] = []
+    for level in dark.levels:
+        # Maps are needed of the shortest exposure and of the longest.
+        levels[1:] = map(_without_maps, levels[1:])
+        levels.append(level_statistics(level, bad=bad))
+    return bad, levels
+
+
+def _lit(flat: Series, offset: float, bad: NDArray[np.bool_]) -> list[LevelStatistics]:
+    """Statistics of the lit levels; of the brightest alone with its maps."""
+    found: list[LevelStatistics] = []
+    for level in flat.levels:
+        found.append(level_statistics(level, offset=offset, bad=bad))
+        brightest = max(found, key=lambda level: level.mean)
+        found = [item if item is brightest else _without_maps(item) for item in found]
+    return found
+
+
+def _without_maps(level: LevelStatistics) -> LevelStatistics:
+    nothing = np.zeros((0, 0))
+    return replace(level, mean_map=nothing, variance_map=nothing)
+
+
+def _check_light(lit: list[LevelStatistics], dark: LevelStatistics) -> None:
+    brightest = max(level.mean for level in lit)
+    noise = math.sqrt(dark.variance)
+    if brightest - dark.mean < 3 * noise + 2:
+        raise InputError(
+            f"the flat frames are as dark as the dark ones ({brightest:.1f} and {dark.mean:.1f} counts): "
+            "open the shutter, switch the light on, or give the dark series first and the flat second"
+        )
+
+
+def _section(
+    dark: list[LevelStatistics],
+    lit: list[LevelStatistics],
+    fitted: list[LevelStatistics],
+    line: Line,
+    offset: Measured,
+    dark_rate: Measured | None,
+    saturation: Saturation,
+) -> CameraSection:
+    slope = line.slope
+    gain = Measured(value=1 / slope.value, uncertainty=slope.uncertainty / slope.value**2)
+    noise, _ = read_noise(line)
+    used = {id(level) for level in (*dark, *fitted)}
+    points = sorted((*dark, *lit), key=lambda level: level.mean)
+    return CameraSection(
+        offset_counts=offset,
+        gain_e_per_count=gain,
+        read_noise_e=noise,
+        dark_current_e_per_s=_product(dark_rate, gain, 1000.0) if dark_rate else None,
+        full_well_e=_product(
+            Measured(
+                value=saturation.counts - offset.value,
+                uncertainty=math.hypot(saturation.uncertainty, offset.uncertainty),
+            ),
+            gain,
+        )
+        if saturation.reached
+        else None,
+        saturation_counts=saturation.counts,
+        linearity_error_percent=linearity_error_percent(lit, offset.value, saturation),
+        ptc_mean_counts=[level.mean - offset.value for level in points],
+        ptc_variance_counts2=[level.variance for level in points],
+        ptc_fitted=[id(level) in used for level in points],
+    )
+
+
+def _product(a: Measured, b: Measured, scale: float = 1.0) -> Measured:
+    return Measured(
+        value=a.value * b.value * scale,
+        uncertainty=math.hypot(a.uncertainty * b.value, a.value * b.uncertainty) * scale,
+    )
+
+
+def _with_patterns(
+    section: CameraSection, dark: LevelStatistics, field: FlatField, defects: NDArray[np.bool_]
+) -> CameraSection:
+    found = np.argwhere(defects)
+    heat = dark.mean_map[defects]
+    hottest = found[np.argsort(-heat, kind="stable")][:LISTED_PIXELS]
+    return msgspec.structs.replace(
+        section,
+        prnu_percent=100 * field.prnu,
+        dsnu_e=dsnu_counts(dark, defects) * section.gain_e_per_count.value,
+        hot_pixels=[(int(y), int(x)) for y, x in hottest],
+        hot_pixel_count=len(found),
+        shape=(defects.shape[0], defects.shape[1]),
+    )
+
+
+def _maps(
+    dark: LevelStatistics,
+    offset: float,
+    field: FlatField,
+    gains: NDArray[np.float64] | None,
+) -> dict[str, Map]:
+    maps = {"flat": Map(field.stored.astype(np.float32), "1")}
+    if dark.frames >= OFFSET_FRAMES:
+        # What the shortest exposure's dark current adds is taken off as a whole.
+        values = dark.mean_map - dark.mean + offset
+        maps["offset"] = Map(values.astype(np.float32), "counts")
+    if dark.frames >= VARIANCE_FRAMES:
+        maps["variance"] = Map(dark.variance_map.astype(np.float32), "counts^2")
+    if gains is not None:
+        maps["gain"] = Map(gains.astype(np.float32), "e-/count")
+    return maps

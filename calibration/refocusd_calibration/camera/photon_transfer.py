@@ -1,0 +1,276 @@
+"""The photon-transfer curve: gain, read noise, saturation and linearity (EMVA 1288).
+
+Temporal variance against mean is a straight line, ``variance = v0 + K * mean``, for any
+camera that is linear, because the only other noise is the photons' own (Janesick, Photon
+Transfer, 2007; EMVA 1288 release 4.0, section 6).  K is counts per electron, v0 the read
+noise and that of the rounding.  Dark frames lie on the same line, dark current included:
+its electrons make shot noise like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from refocusd.profiles.profile import Measured
+from refocusd_calibration.camera.levels import LevelStatistics
+
+__all__ = [
+    "QUANTISATION",
+    "Line",
+    "Saturation",
+    "dark_line",
+    "find_saturation",
+    "fit_transfer",
+    "linearity_error_percent",
+    "read_noise",
+]
+
+#: Variance of rounding to whole counts.
+QUANTISATION = 1 / 12
+#: The line is fitted up to this share of saturation (EMVA 1288: 70 %).
+FITTED_SHARE = 0.7
+#: ... and without levels that have more than this share of pixels near saturation.
+NEAR_SHARE = 1e-4
+NEAR = 0.95
+#: Rounds of re-weighting; the third changes nothing that matters.
+ROUNDS = 6
+#: Bits of the counts that cameras give.
+BITS = (8, 10, 11, 12, 14, 16)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A straight line ``y = intercept + slope * x`` with its uncertainties (k = 1).
+
+    Parameters
+    ----------
+    intercept, slope : Measured
+    covariance : float
+        Of intercept and slope.
+    birge : float
+        Square root of the reduced chi²; above 1 the uncertainties were widened by it.
+    """
+
+    intercept: Measured
+    slope: Measured
+    covariance: float
+    birge: float
+
+    def at(self, x: Floats) -> Floats:
+        """The line's y at each x."""
+        return np.asarray(self.intercept.value + self.slope.value * x)
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """Where the counts end.
+
+    Parameters
+    ----------
+    counts : float
+        The level at which pixels stay; the end of the scale where no frame reaches it.
+    reached : bool
+        Whether the series reaches it.
+    uncertainty : float
+        Standard uncertainty of `counts`.
+    """
+
+    counts: float
+    reached: bool
+    uncertainty: float
+
+
+def weighted_line(x: Floats, y: Floats, variances: Floats) -> Line:
+    """Fit a straight line by weighted least squares.
+
+    Where the residuals are larger than the stated variances explain, the uncertainties
+    are widened by the Birge ratio.
+    """
+    weights = 1 / variances
+    design = np.stack([np.ones_like(x), x], axis=1)
+    normal = design.T @ (design * weights[:, None])
+    covariance = np.linalg.inv(normal)
+    intercept, slope = covariance @ (design.T @ (weights * y))
+    residuals = y - intercept - slope * x
+    freedom = len(x) - 2
+    birge = math.sqrt(float(np.sum(weights * residuals**2)) / freedom) if freedom > 0 else 1.0
+    covariance = covariance * max(1.0, birge) ** 2
+    return Line(
+        intercept=Measured(value=float(intercept), uncertainty=math.sqrt(float(covariance[0, 0]))),
+        slope=Measured(value=float(slope), uncertainty=math.sqrt(float(covariance[1, 1]))),
+        covariance=float(covariance[0, 1]),
+        birge=birge,
+    )
+
+
+def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:
+    """Fit the photon-transfer line to dark and lit levels.
+
+    Weights come from the fitted line, not from the measured variances: low readings
+    would else count for more, which biases the slope downward.  The variance of a
+    level's variance is that of a normal distribution, ``2 v^2 / (N - 1)`` for each
+    pixel, with the excess of the Poisson distribution; the error of the mean is
+    carried over by the slope.
+
+    Parameters
+    ----------
+    levels : sequence of LevelStatistics
+        Two or more, of different brightness.
+    offset : float
+        Counts without light.
+
+    Returns
+    -------
+    Line
+        Counts² against counts above the offset.
+    """
+    x = np.array([level.mean - offset for level in levels])
+    y = np.array([level.variance for level in levels])
+    frames = np.array([level.frames for level in levels], np.float64)
+    pixels = np.array([level.pixels for level in levels], np.float64)
+    predicted = np.maximum(y, QUANTISATION)
+    slope, floor = 0.0, float(y.min())
+    line: Line | None = None
+    for _ in range(ROUNDS):
+        shot = np.maximum(predicted - floor, 0.0)
+        of_variance = 2 * predicted**2 / (frames - 1) + slope**2 * shot / frames
+        of_mean = slope**2 * predicted / frames
+        line = weighted_line(x, y, (of_variance + of_mean) / pixels)
+        slope, floor = max(line.slope.value, 0.0), max(line.intercept.value, 0.0)
+        predicted = np.maximum(line.at(x), QUANTISATION)
+    assert line is not None
+    return line
+
+
+def dark_line(levels: Sequence[LevelStatistics]) -> tuple[Measured, Measured | None]:
+    """Offset without exposure, counts, and dark signal, counts per millisecond.
+
+    The dark signal is None where there is one exposure only; the offset is then that
+    exposure's mean.
+    """
+    if len(levels) == 1:
+        return Measured(value=levels[0].mean, uncertainty=levels[0].mean_error), None
+    x = np.array([level.exposure_ms for level in levels])
+    y = np.array([level.mean for level in levels])
+    line = weighted_line(x, y, np.array([max(level.mean_error, 1e-9) ** 2 for level in levels]))
+    return line.intercept, line.slope
+
+
+def read_noise(line: Line) -> tuple[Measured, bool]:
+    """Read noise, electrons, and whether it stands out of the rounding.
+
+    Below 0.24 counts of dark noise the rounding hides it (EMVA 1288 release 4.0, section
+    6.7): 0.4 counts then bound it from above, and the value says so by its uncertainty.
+    """
+    slope, variance = line.slope.value, line.intercept.value - QUANTISATION
+    if line.intercept.value < 0.24**2 or variance <= 0:
+        return Measured(value=0.2 / slope, uncertainty=0.2 / slope / math.sqrt(3)), False
+    counts = math.sqrt(variance)
+    # Relative variances: of the root of v0, of K, and what they have in common.
+    relative = (
+        (line.intercept.uncertainty / (2 * variance)) ** 2
+        + (line.slope.uncertainty / slope) ** 2
+        - line.covariance / (variance * slope)
+    )
+    value = counts / slope
+    return Measured(value=value, uncertainty=value * math.sqrt(max(relative, 0.0))), True
+
+
+def find_saturation(
+    lit: Sequence[LevelStatistics], offset: float, bits: int | None, largest_count: int
+) -> Saturation:
+    """Where the counts end: at a value on which pixels pile up, or where the variance collapses.
+
+    Parameters
+    ----------
+    lit : sequence of LevelStatistics
+    offset : float
+        Counts without light.
+    bits : int or None
+        Of the counts, if known; else the fewest that hold the largest count.
+    largest_count : int
+        Of the pixels' type.
+    """
+    brightest = max(lit, key=lambda level: level.mean)
+    top = max(level.largest for level in lit)
+    if _piles_up(brightest):
+        return Saturation(float(brightest.largest), reached=True, uncertainty=0.5 / math.sqrt(3))
+    lower = [level for level in lit if level.mean - offset <= 0.5 * (brightest.mean - offset)]
+    if len(lower) >= 2:
+        plateau = _plateau(brightest, fit_transfer(lower, offset), offset)
+        if plateau is not None:
+            return plateau
+    bits = bits or next((b for b in BITS if top < 2**b), 16)
+    end = min(2**bits - 1, largest_count)
+    return Saturation(float(max(end, top)), reached=False, uncertainty=0.0)
+
+
+def _plateau(level: LevelStatistics, line: Line, offset: float) -> Saturation | None:
+    """Full wells: pixels that are all but silent for their brightness, and their level."""
+    # A few frames give a pixel's variance badly; its neighbours are as bright as itself.
+    variance = ndimage.uniform_filter(level.variance_map, 5, mode="nearest")
+    full = variance < 0.5 * line.at(level.mean_map - offset)
+    if full.mean() < 0.05:
+        return None
+    counts = level.mean_map[full]
+    centre = float(np.median(counts))
+    spread = 1.4826 * float(np.median(np.abs(counts - centre)))
+    # Twice over, as neighbours that were just not full lie below.
+    error = math.hypot(0.5, 2 * spread / math.sqrt(counts.size / 25))
+    return Saturation(centre, reached=True, uncertainty=error)
+
+
+def _piles_up(level: LevelStatistics) -> bool:
+    counts = np.flatnonzero(level.histogram)
+    at_top = int(level.histogram[counts[-1]])
+    below = int(level.histogram[counts[-2]]) if len(counts) > 1 else 0
+    # The tail of noise thins out towards the top; a wall does the opposite.
+    return at_top > 2 * below and at_top > 0.005 * int(level.histogram.sum())
+
+
+def fitted_levels(
+    lit: Sequence[LevelStatistics], offset: float, saturation: Saturation
+) -> list[LevelStatistics]:
+    """Levels below 70 % of saturation, with next to no pixel near it."""
+    span = saturation.counts - offset
+    return [
+        level
+        for level in lit
+        if level.mean - offset <= FITTED_SHARE * span
+        and level.share_at_or_above(offset + NEAR * span) <= NEAR_SHARE
+    ]
+
+
+def linearity_error_percent(
+    lit: Sequence[LevelStatistics], offset: float, saturation: Saturation
+) -> float | None:
+    """Largest deviation of mean from a straight line of exposure, percent.
+
+    Between 5 and 95 % of saturation (of the brightest level, if it is not reached); the
+    line minimises relative deviations (EMVA 1288 release 4.0, section 6.6).  None with
+    fewer than four exposures there.
+    """
+    top = saturation.counts - offset
+    if not saturation.reached:
+        top = max(level.mean - offset for level in lit) / 0.95
+    used = [
+        level
+        for level in lit
+        if 0.05 * top <= level.mean - offset <= 0.95 * top
+        and level.share_at_or_above(saturation.counts) <= NEAR_SHARE
+    ]
+    if len(used) < 4:
+        return None
+    x = np.array([level.exposure_ms for level in used])
+    y = np.array([level.mean - offset for level in used])
+    line = weighted_line(x, y, y**2)
+    fitted = line.at(x)
+    return float(100 * np.max(np.abs(y - fitted) / np.abs(fitted)))

@@ -1,0 +1,227 @@
+"""Series of frames at known exposures, read one frame at a time.
+
+A series is read more than once and never held in memory: 1000 frames of 2048² are 8 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.formats.recording import Recording
+from refocusd.frame import Metadata, Pixels, canonical_axes, checked_pixels
+
+__all__ = ["Level", "Series", "series_of_frames", "series_of_recording"]
+
+#: Keys under which an exposure in milliseconds is found in a frame's metadata.
+_EXPOSURE_KEYS = ("Exposure", "Exposure-ms")
+#: Bits of the counts that cameras give.
+_BITS = (8, 10, 11, 12, 14, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Frames taken at one exposure.
+
+    Parameters
+    ----------
+    exposure_ms : float
+    count : int
+        Frames.
+    read : callable
+        ``read(index)`` gives frame number `index`: uint8 or uint16, shape (height, width).
+    """
+
+    exposure_ms: float
+    count: int
+    read: Callable[[int], Pixels]
+
+    @classmethod
+    def of(cls, exposure_ms: float, frames: Sequence[Pixels]) -> Level:
+        """Make a level of frames in memory."""
+        return cls(float(exposure_ms), len(frames), lambda index: frames[index])
+
+    def frames(self) -> Iterator[Pixels]:
+        """Each frame, one at a time."""
+        for index in range(self.count):
+            yield self.read(index)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Levels of one camera under one light (or none), shortest exposure first.
+
+    Parameters
+    ----------
+    levels : tuple of Level
+    shape : (int, int)
+        Height and width of every frame.
+    largest_count : int
+        End of the scale of the pixels' type: 255 or 65535.
+    bits : int or None
+        Of the counts, where the metadata say so.
+    metadata : mapping
+        Of the first frame.
+    channel : str
+    pixel_um : float or None
+    """
+
+    levels: tuple[Level, ...]
+    shape: tuple[int, int]
+    largest_count: int
+    bits: int | None = None
+    metadata: Metadata | None = None
+    channel: str = ""
+    pixel_um: float | None = None
+
+    @property
+    def frames(self) -> int:
+        """Frames in all."""
+        return sum(level.count for level in self.levels)
+
+
+def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Series:
+    """Make a series of levels; levels of equal exposure become one.
+
+    Raises
+    ------
+    InputError
+        If there is no frame, a frame is no frame, sizes or types are mixed, or an
+        exposure is not positive.
+    """
+    merged: dict[float, list[Level]] = {}
+    shape: tuple[int, ...] | None = None
+    kind: Any = None
+    for level in levels:
+        if not level.exposure_ms > 0:
+            raise InputError(
+                f"{what} has an exposure of {level.exposure_ms:g} ms: it must be positive"
+            )
+        for index in (0, level.count - 1) if level.count else ():
+            frame = checked_pixels(level.read(index), what=f"a frame of {what}")
+            if shape is None:
+                shape, kind = frame.shape, frame.dtype
+            elif frame.shape != shape or frame.dtype != kind:
+                raise InputError(
+                    f"{what} mixes frames of {shape[1]}×{shape[0]} px ({kind}) with frames of "
+                    f"{frame.shape[1]}×{frame.shape[0]} px ({frame.dtype}): take all with one camera "
+                    "region, binning and pixel type"
+                )
+        merged.setdefault(level.exposure_ms, []).append(level)
+    if shape is None:
+        raise InputError(f"{what} has no frame")
+    return Series(
+        levels=tuple(_joined(merged[exposure]) for exposure in sorted(merged)),
+        shape=(shape[0], shape[1]),
+        largest_count=255 if kind.itemsize == 1 else 65535,
+    )
+
+
+def _joined(levels: Sequence[Level]) -> Level:
+    if len(levels) == 1:
+        return levels[0]
+    places = [(level, index) for level in levels for index in range(level.count)]
+
+    def read(index: int) -> Pixels:
+        level, inner = places[index]
+        return level.read(inner)
+
+    return Level(levels[0].exposure_ms, len(places), read)
+
+
+def series_of_recording(
+    recording: Recording, exposures_ms: Sequence[float] | None = None
+) -> Series:
+    """Group the frames of a recording by exposure.
+
+    The exposure is read from each frame's metadata; frames that differ in `time` only
+    are taken to have one exposure.
+
+    Parameters
+    ----------
+    recording : Recording
+    exposures_ms : sequence of float, optional
+        Of each level, in the order taken; for recordings whose metadata do not tell.
+        The frames are divided among them equally.
+
+    Raises
+    ------
+    InputError
+        If exposures are not known, or as `series_of_frames`.
+    """
+    plan = recording.plan()
+    first = recording.read(0)
+    groups = (
+        _by_list(recording, exposures_ms, len(plan)) if exposures_ms else _by_metadata(recording)
+    )
+    levels = [_level(recording, exposure, indices) for exposure, indices in groups.items()]
+    series = series_of_frames(levels, str(recording.path))
+    return Series(
+        levels=series.levels,
+        shape=series.shape,
+        largest_count=series.largest_count,
+        bits=_bits(first.metadata),
+        metadata=first.metadata,
+        channel=str(plan.axes[0].get("channel", "")),
+        pixel_um=plan.pixel_um,
+    )
+
+
+def _level(recording: Recording, exposure: float, indices: Sequence[int]) -> Level:
+    return Level(exposure, len(indices), lambda index: recording.read(indices[index]).pixels)
+
+
+def _by_list(
+    recording: Recording, exposures_ms: Sequence[float], frames: int
+) -> dict[float, list[int]]:
+    each, rest = divmod(frames, len(exposures_ms))
+    if rest or each == 0:
+        raise InputError(
+            f"{recording.path} has {frames} frames, which cannot be {len(exposures_ms)} exposures of "
+            "equally many: give one value of --exposures-ms for each exposure, in the order taken"
+        )
+    groups: dict[float, list[int]] = {}
+    for number, exposure in enumerate(exposures_ms):
+        groups.setdefault(float(exposure), []).extend(range(number * each, (number + 1) * each))
+    return groups
+
+
+def _by_metadata(recording: Recording) -> dict[float, list[int]]:
+    plan = recording.plan()
+    together: dict[str, list[int]] = {}
+    for index, axes in enumerate(plan.axes):
+        others = {name: value for name, value in axes.items() if name != "time"}
+        # Without another axis nothing says that neighbours have one exposure.
+        together.setdefault(canonical_axes(others) if others else str(index), []).append(index)
+    groups: dict[float, list[int]] = {}
+    for indices in together.values():
+        exposure = exposure_ms(recording.read(indices[0]).metadata)
+        if exposure is None:
+            raise InputError(
+                f"the frames of {recording.path} do not tell their exposure: give --dark-exposures-ms "
+                "and --flat-exposures-ms, one value for each exposure in the order taken"
+            )
+        groups.setdefault(exposure, []).extend(indices)
+    return groups
+
+
+def exposure_ms(metadata: Mapping[str, Any]) -> float | None:
+    """Exposure of a frame in milliseconds, if its metadata tell."""
+    for key in _EXPOSURE_KEYS:
+        try:
+            value = float(metadata[key])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if value > 0:
+            return value
+    return None
+
+
+def _bits(metadata: Mapping[str, Any]) -> int | None:
+    try:
+        bits = int(metadata["BitDepth"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return bits if bits in _BITS else None

@@ -1,0 +1,154 @@
+"""Flags that the measurements share, and what is done with them at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from refocusd.errors import ConfigError, OutputError
+from refocusd.profiles.profile import Check, Measured, Profile
+from refocusd_calibration.profile.identity import add_microscope_flags
+from refocusd_calibration.stage.moves import LONGEST_EXPOSURE_MS
+
+__all__ = [
+    "add_hardware_flags",
+    "add_output_flags",
+    "console",
+    "number",
+    "numbers",
+    "print_outcome",
+    "raw_folder",
+    "write_json",
+]
+
+console = Console(soft_wrap=True)
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--output``, ``--json``, ``--insist``, ``--replace`` and the microscope's flags."""
+    parser.add_argument(
+        "--output", type=Path, metavar="PROFILE", help="profile (.json) to write or to add to"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--insist", action="store_true", help="write the profile although a check failed"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="begin a profile of another microscope anew"
+    )
+    add_microscope_flags(parser)
+
+
+def add_hardware_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a measurement on the microscope itself."""
+    group = parser.add_argument_group("on the microscope")
+    group.add_argument(
+        "--dry-run", action="store_true", help="print every move and exposure, and do nothing"
+    )
+    group.add_argument("--yes", action="store_true", help="ask nothing before light changes")
+    group.add_argument(
+        "--data", type=Path, help="folder for the recordings (default: <profile>_raw)"
+    )
+    group.add_argument("--settle-ms", type=float, default=50.0, help="waited after each move")
+    group.add_argument(
+        "--longest-exposure-ms",
+        type=float,
+        default=LONGEST_EXPOSURE_MS,
+        help="no exposure may be longer (default: %(default)g)",
+    )
+    group.add_argument(
+        "--mm-config",
+        metavar="FILE",
+        help="start this hardware configuration here (default: use the Micro-Manager that runs)",
+    )
+    group.add_argument(
+        "--adapters", type=Path, help="folder of Micro-Manager's device adapters, with --mm-config"
+    )
+
+
+def numbers(text: str) -> list[float]:
+    """Parse ``1,2,5`` (for argparse)."""
+    try:
+        values = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = []
+    if not values or not all(math.isfinite(value) for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1,2,5")
+    return values
+
+
+def raw_folder(arguments: argparse.Namespace) -> Path:
+    """Folder for the recordings of a measurement: ``--data``, or beside the profile.
+
+    Raises
+    ------
+    ConfigError
+        If neither is given.
+    """
+    if arguments.data is not None:
+        return Path(arguments.data)
+    if arguments.output is None:
+        raise ConfigError(
+            "give --output PROFILE (or --data DIR), so that the recordings have a place"
+        )
+    output: Path = arguments.output
+    return output.with_name(f"{output.stem}_raw")
+
+
+def number(value: Measured | float | None, unit: str = "", digits: int = 4) -> str:
+    """A number with its standard uncertainty, as people read it: ``1.003 ± 0.004 e-``."""
+    if value is None:
+        return "not measured"
+    if isinstance(value, Measured):
+        error = value.uncertainty
+        if not math.isfinite(error) or error <= 0:
+            text = f"{value.value:.{digits}g}"
+        else:
+            places = max(0, 1 - math.floor(math.log10(error)))
+            text = f"{value.value:.{places}f} ± {error:.{places}f}"
+    else:
+        text = f"{value:.{digits}g}"
+    return f"{text} {unit}".rstrip()
+
+
+def print_outcome(title: str, rows: list[tuple[str, str]], checks: list[Check]) -> None:
+    """Print a table of numbers and one of checks."""
+    table = Table(title=title)
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
+    verdicts = Table(title="checks")
+    for heading in ("check", "", "what was found"):
+        verdicts.add_column(heading)
+    for item in checks:
+        verdicts.add_row(item.name, "passed" if item.passed else "[bold red]FAILED[/]", item.detail)
+    console.print(verdicts)
+
+
+def write_json(path: Path | None, figures: Profile | dict[str, Any]) -> None:
+    """Write a command's figures to the file given with ``--json``, if it was given.
+
+    Infinity and NaN become null.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    if path is None:
+        return
+    plain = json.loads(msgspec.json.encode(figures))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"the figures cannot be written to {path}: {error.strerror}") from error

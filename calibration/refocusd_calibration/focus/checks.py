@@ -1,0 +1,266 @@
+"""What must hold for a through-focus measurement to be believed, and what to do if not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import InputError
+from refocusd.profiles.profile import Check, Measured
+from refocusd_calibration.focus.choose_metric import CONTRAST, MetricFigures
+from refocusd_calibration.focus.metrics import METRICS
+from refocusd_calibration.focus.peak import Peak
+from refocusd_calibration.focus.table import FocusTable, SweepTable
+
+__all__ = ["FocusFacts", "check_focus", "refuse_still"]
+
+#: Lateral excursion over a sweep that is believed to be optics and stage, px.
+MAX_EXCURSION_PX = 4.0
+#: Neighbouring planes are alike; one that is less so by this, and by this many robust
+#: deviations, shows something else.
+JUMP = 0.15
+JUMP_SIGMAS = 8.0
+#: Light may change by this share during the series.
+MAX_LIGHT_CHANGE = 0.2
+#: Share of saturated pixels from which a curve is bent.
+MAX_SATURATED = 1e-3
+#: A plane is off its place if its value is off the fit by so many standard deviations ...
+PLANE_SIGMAS = 6.0
+#: ... and by this share of the peak.
+PLANE_SHARE = 0.15
+#: Planes within the depth of field, at least: the step is then below it.
+MIN_STEPS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FocusFacts:
+    """What the checks look at.
+
+    Parameters
+    ----------
+    table : FocusTable
+    figures : sequence of MetricFigures
+    chosen : MetricFigures
+    peak : Peak or None
+        Of the deciding metric, all sweeps together.
+    failed_sweeps : int
+        Sweeps without a peak.
+    inside : bool
+        Focus lies within the planes of every other sweep.
+    best : mapping of str to Measured
+        By metric.
+    """
+
+    table: FocusTable
+    figures: Sequence[MetricFigures]
+    chosen: MetricFigures
+    peak: Peak | None
+    failed_sweeps: int
+    inside: bool
+    best: Mapping[str, Measured]
+
+
+def refuse_still(table: FocusTable, figures: Sequence[MetricFigures]) -> None:
+    """Refuse planes that do not differ: nothing can be said of any focus.
+
+    Raises
+    ------
+    InputError
+    """
+    for sweep in table.sweeps:
+        if sweep.repeated > len(sweep.z_um) // 2:
+            raise InputError(
+                f"{sweep.repeated} of {len(sweep.z_um)} planes equal the one before pixel by pixel: "
+                "the stage did not move, or the camera gave one frame again and again; move the "
+                "stage by hand in Micro-Manager and see whether the picture changes"
+            )
+    if all(item.contrast < CONTRAST for item in figures):
+        raise InputError(
+            "no plane is sharper than another: the stage did not move, the range is much smaller "
+            "than the depth of field, or focus is far outside it; check the stage, widen the range"
+        )
+
+
+def check_focus(facts: FocusFacts) -> tuple[Check, ...]:
+    """Every check, passed or not."""
+    sweeps = facts.table.sweeps
+    return (
+        _inside(facts),
+        _one_peak(facts),
+        _sampled(facts),
+        _agree(facts),
+        _arrived(facts),
+        _still(sweeps),
+        _light(sweeps, facts.peak.z_um if facts.peak else None),
+        _saturated(sweeps),
+    )
+
+
+def _inside(facts: FocusFacts) -> Check:
+    z = np.concatenate([sweep.z_um for sweep in facts.table.sweeps])
+    where = f"{z.min():g} to {z.max():g} um"
+    passed = facts.inside and facts.peak is not None and not facts.failed_sweeps
+    chosen = METRICS.index(facts.chosen.metric)
+    # A metric that decides only because better ones rise up to the last plane decides
+    # nothing: those may be right.
+    beyond = [
+        item.metric
+        for item in facts.figures
+        if METRICS.index(item.metric) < chosen
+        and item.peaks == 1
+        and item.contrast >= CONTRAST
+        and not item.inside
+    ]
+    if passed and not beyond:
+        detail = f"planes lie on both sides of focus, within {where}"
+    else:
+        whose = f"by {' and '.join(beyond)} " if beyond else ""
+        detail = (
+            f"{whose}focus is at the edge of the range or outside it ({where}): move the range "
+            "towards the sharper end and take the series again"
+        )
+    passed = passed and not beyond
+    return Check(name="focus inside the range", passed=passed, detail=detail)
+
+
+def _one_peak(facts: FocusFacts) -> Check:
+    chosen = facts.chosen
+    detail = (
+        f"{chosen.metric} has one peak, {chosen.contrast:.0f} times its noise"
+        if chosen.fit_to_decide
+        else "no metric has one clear peak within the planes "
+        f"({', '.join(f'{item.metric}: {item.peaks}' for item in facts.figures)}): take a thinner "
+        "specimen, a range around one focus, or more light"
+    )
+    return Check(name="one peak", passed=chosen.fit_to_decide, detail=detail)
+
+
+def _sampled(facts: FocusFacts) -> Check:
+    name = "planes close enough"
+    if facts.peak is None:
+        return Check(name=name, passed=False, detail="there is no peak to sample")
+    steps = [float(np.median(np.abs(np.diff(sweep.z_um)))) for sweep in facts.table.sweeps]
+    step, depth = max(steps), 2 * facts.peak.half_depth_um
+    passed = step <= depth / MIN_STEPS
+    detail = f"steps of {step:g} um, depth of field {depth:.3g} um"
+    if not passed:
+        detail += f": take planes {depth / 2:.2g} um apart"
+    return Check(name=name, passed=passed, detail=detail)
+
+
+def _agree(facts: FocusFacts) -> Check:
+    """Metrics fit to decide put focus within one depth of field of each other."""
+    name = "metrics agree"
+    fit = {item.metric for item in facts.figures if item.fit_to_decide}
+    places = {metric: facts.best[metric].value for metric in fit if metric in facts.best}
+    if facts.peak is None or len(places) < 2:
+        return Check(name=name, passed=True, detail="fewer than two metrics to compare")
+    spread = max(places.values()) - min(places.values())
+    passed = spread <= 2 * facts.peak.half_depth_um
+    detail = f"{len(places)} metrics within {spread:.3g} um"
+    if not passed:
+        listed = ", ".join(f"{metric} {z:.3g}" for metric, z in sorted(places.items()))
+        detail += (
+            f" ({listed} um): structures lie at several heights, or the objective is aberrated "
+            "(correction collar, cover glass)"
+        )
+    return Check(name=name, passed=passed, detail=detail)
+
+
+def _arrived(facts: FocusFacts) -> Check:
+    """A plane far off the curve through its neighbours was not where it says."""
+    name = "stage arrived"
+    worst, place, share = 0.0, 0.0, 0.0
+    for sweep in facts.table.sweeps:
+        order = np.argsort(sweep.z_um)
+        z = sweep.z_um[order]
+        y = sweep.curve(facts.chosen.metric, facts.table.content)[order]
+        if len(y) < 7:
+            continue
+        residual = _against_neighbours(y)
+        sigma = 1.4826 * float(np.median(np.abs(residual))) or 1e-12
+        span = float(np.ptp(y)) or 1.0
+        at = int(np.argmax(np.abs(residual)))
+        if abs(residual[at]) / span > PLANE_SHARE and abs(residual[at]) / sigma > worst:
+            worst, place, share = abs(residual[at]) / sigma, float(z[at]), abs(residual[at]) / span
+    passed = worst <= PLANE_SIGMAS
+    detail = (
+        "every plane fits in with its neighbours"
+        if passed
+        else f"the plane at {place:g} um is off its neighbours by {100 * share:.0f} % of the peak: "
+        "the stage was not there, or something passed; take the series again, slower"
+    )
+    return Check(name=name, passed=passed, detail=detail)
+
+
+def _against_neighbours(y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each value less the cubic through two neighbours on each side; 0 at the ends."""
+    residual = np.zeros_like(y)
+    residual[2:-2] = y[2:-2] - (4 * (y[1:-3] + y[3:-1]) - (y[:-4] + y[4:])) / 6
+    return residual
+
+
+def _still(sweeps: Sequence[SweepTable]) -> Check:
+    """Nothing moved sideways, and no plane shows another scene."""
+    excursion, jump = 0.0, False
+    for sweep in sweeps:
+        if not len(sweep.shifts_px):
+            continue
+        path = np.concatenate([np.zeros((1, 2)), np.cumsum(sweep.shifts_px, axis=0)])
+        excursion = max(excursion, float(np.hypot(*np.ptp(path, axis=0))))
+        usual = float(np.median(sweep.alike))
+        spread = 1.4826 * float(np.median(np.abs(sweep.alike - usual)))
+        lowest = float(sweep.alike.min())
+        jump |= usual - lowest > max(JUMP, JUMP_SIGMAS * spread)
+    passed = excursion <= MAX_EXCURSION_PX and not jump
+    detail = f"planes shift sideways by {excursion:.1f} px at most"
+    if jump:
+        detail += (
+            "; one plane shows another scene than the one before: something moved; take the "
+            "series again with a fixed specimen"
+        )
+    elif not passed:
+        detail += (
+            ": the specimen moves or drifts, or the stage does not travel along the optical axis; "
+            "wait until it is still, use a fixed specimen"
+        )
+    return Check(name="specimen still", passed=passed, detail=detail)
+
+
+def _light(sweeps: Sequence[SweepTable], focus_um: float | None) -> Check:
+    """Light changes with time; that it changes with defocus alike on both sides is optics."""
+    middle = float(np.median(np.concatenate([sweep.light for sweep in sweeps])))
+    changes = [0.0]
+    curves = []
+    for sweep in sweeps:
+        order = np.argsort(sweep.z_um)
+        z, light = sweep.z_um[order], sweep.light[order]
+        curves.append((z, light))
+        if focus_um is None:
+            changes.append(float(abs(light[-1] - light[0])))
+            continue
+        reach = min(focus_um - z[0], z[-1] - focus_um)
+        if reach > 0:
+            away = np.linspace(0, reach, 9)
+            sides = [np.interp(focus_um + side * away, z, light) for side in (1, -1)]
+            changes.append(float(np.abs(sides[0] - sides[1]).max()))
+    for z, light in curves[1:]:
+        changes.append(float(np.abs(np.interp(z, *curves[0]) - light).max()))
+    change = max(changes) / middle if middle > 0 else float("inf")
+    passed = change <= MAX_LIGHT_CHANGE
+    detail = f"mean light changes by {100 * change:.1f} % during the series"
+    if not passed:
+        detail += ": the specimen bleaches or the lamp drifts; use less light or a steadier lamp"
+    return Check(name="light steady", passed=passed, detail=detail)
+
+
+def _saturated(sweeps: Sequence[SweepTable]) -> Check:
+    share = max(float(sweep.saturated.max()) for sweep in sweeps)
+    passed = share <= MAX_SATURATED
+    detail = f"at most {100 * share:.2g} % of a plane's pixels at the end of the scale"
+    if not passed:
+        detail += ": shorten the exposure"
+    return Check(name="not saturated", passed=passed, detail=detail)

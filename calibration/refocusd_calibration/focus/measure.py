@@ -1,0 +1,396 @@
+"""Through-focus measurement: from sweeps to a profile's focus section and its checks.
+
+How the numbers come about
+--------------------------
+- A sweep's curve is the mean of a metric over the tiles with content.
+- One metric decides (`focus_choice`); its peak is fitted between planes (`focus_fit`).
+- Sweeps are put on top of each other by their own best focus; what remains between
+  them is backlash, drift and repeatability of the stage (`focus_motion`).
+- All planes together give best focus by each metric, and that of each tile, hence the
+  focal surface (`focus_surface`).
+
+Uncertainty of best focus: the larger of the jackknife over groups of tiles (noise and
+specimen) and of the fit's own (planes that are not where they should be), together with
+the spread over models and the scatter between sweeps.
+
+Depth of field is the full width within which the deciding metric keeps 80 % of its
+peak.  A quarter wave of defocus, wavelength · n / (2 NA²), takes 19 % from a point's
+peak intensity, so for point-like content and a metric that follows intensity it is
+wavelength · n / NA²; metrics quadratic in contrast of fine structure give less, coarse
+structure and large pixels give more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import InputError
+from refocusd.profiles.profile import CameraSection, Check, FocusSection, Measured
+from refocusd_calibration.focus.checks import FocusFacts, check_focus, refuse_still
+from refocusd_calibration.focus.choose_metric import (
+    MetricFigures,
+    choose_metric,
+    is_inside,
+    judge_metric,
+)
+from refocusd_calibration.focus.metrics import METRICS
+from refocusd_calibration.focus.peak import Peak, fit_peak
+from refocusd_calibration.focus.series import FocusSeries
+from refocusd_calibration.focus.stage_motion import Passage, StageMotion, fit_motion
+from refocusd_calibration.focus.surface import FocalSurface, fit_surface
+from refocusd_calibration.focus.table import FocusTable, SweepTable, measure_series
+
+__all__ = ["FocusMeasurement", "measure_focus"]
+
+Floats = NDArray[np.float64]
+
+#: Groups of tiles that the jackknife leaves out in turn.
+GROUPS = 16
+#: Fewer tiles with content than this give no jackknife.
+MIN_GROUPS = 4
+#: A tile's peak counts if it stands so far out of its own scatter.
+TILE_CONTRAST = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class FocusMeasurement:
+    """What was measured, and whether to believe it.
+
+    Parameters
+    ----------
+    section : FocusSection
+        For the profile.
+    checks : tuple of Check
+    figures : tuple of MetricFigures
+        Why this metric decided.
+    surface : FocalSurface or None
+    power : float
+        Model of the deciding peak (see `focus_fit`).
+    notes : tuple of str
+        What could not be measured, and what would.
+    """
+
+    section: FocusSection
+    checks: tuple[Check, ...]
+    figures: tuple[MetricFigures, ...]
+    surface: FocalSurface | None
+    power: float
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check did."""
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A sweep's peak and its jackknife replicates."""
+
+    peak: Peak
+    replicates: Floats
+
+
+def measure_focus(
+    series: FocusSeries,
+    *,
+    pixel_um: float,
+    camera: CameraSection | None = None,
+    on_plane: Callable[[], None] | None = None,
+) -> FocusMeasurement:
+    """Measure the through-focus response of one field.
+
+    Parameters
+    ----------
+    series : FocusSeries
+    pixel_um : float
+        Camera pixel in the specimen, um.
+    camera : CameraSection, optional
+        Gives offset, saturation and hot pixels; otherwise they are estimated.
+    on_plane : callable, optional
+        Called after each plane is read.
+
+    Raises
+    ------
+    InputError
+        If the field is empty, no plane is sharper than the others (the stage did not
+        move), or a frame cannot be read.
+    """
+    if not (math.isfinite(pixel_um) and pixel_um > 0):
+        raise InputError(f"a pixel of {pixel_um} um is none: give its size in the specimen")
+    matching = camera is not None and tuple(camera.shape) in ((0, 0), series.shape)
+    table = measure_series(
+        series,
+        offset=camera.offset_counts.value if camera else None,
+        hot_pixels=camera.hot_pixels if camera and matching else (),
+        full_scale=camera.saturation_counts if camera else None,
+        on_plane=on_plane,
+    )
+    curves = {
+        name: [_ordered(sweep, sweep.curve(name, table.content)) for sweep in table.sweeps]
+        for name in METRICS
+    }
+    figures = tuple(judge_metric(name, curves[name]) for name in METRICS)
+    refuse_still(table, figures)
+    chosen = choose_metric(figures)
+    groups = _groups(table.content)
+    fitted = [_fit_sweep(sweep, chosen.metric, table.content, groups) for sweep in table.sweeps]
+    good = [index for index, item in enumerate(fitted) if item is not None]
+    notes = list(series.notes)
+    if not good:
+        return _at_the_edge(table, chosen, figures, tuple(notes))
+    kept = [item for item in fitted if item is not None]
+    sweeps = [table.sweeps[index] for index in good]
+    motion = fit_motion(_passages(sweeps, kept))
+    notes.extend(motion.notes)
+    shifts = [item.peak.z_um - motion.centre_um for item in kept]
+    z = np.concatenate([sweep.z_um - shift for sweep, shift in zip(sweeps, shifts, strict=True)])
+    best: dict[str, Measured] = {}
+    pooled: _Fitted | None = None
+    for name in METRICS:
+        values = np.concatenate([sweep.values[name] for sweep in sweeps])
+        item = _fit_pooled(z, values, table.content, groups)
+        if item is None:
+            continue
+        best[name] = Measured(value=item.peak.z_um, uncertainty=_uncertainty(item, motion))
+        if name == chosen.metric:
+            pooled = item
+    if pooled is None:
+        return _at_the_edge(table, chosen, figures, tuple(notes))
+    values = np.concatenate([sweep.values[chosen.metric] for sweep in sweeps])
+    tiles = _tiles(z, values, table, pooled.peak, pixel_um)
+    surface = (
+        fit_surface(*(np.array(column) for column in zip(*tiles, strict=True))) if tiles else None
+    )
+    if surface is None:
+        notes.append(
+            f"{len(tiles)} tiles with content: too few for tilt and curvature; use a field that is "
+            "covered by specimen"
+        )
+    centre = best[chosen.metric]
+    if surface is not None and surface.kind != "flat":
+        # The curve of the whole field says where focus is amid its content, not at its
+        # centre; what all tiles share does not show in their scatter.
+        own = math.hypot(surface.centre_uncertainty_um, _common(pooled.peak, motion))
+        centre = Measured(value=surface.centre_um, uncertainty=own)
+    if table.hot:
+        notes.append(f"{table.hot} hot pixels were replaced by their neighbours' median")
+    section = FocusSection(
+        metric=chosen.metric,
+        best_um=centre,
+        best_by_metric_um=best,
+        z_um=_taken_z(table),
+        curves=_taken_curves(table),
+        depth_of_field_um=_depth(pooled, z, values, groups),
+        tiles_um=tiles,
+        backlash_um=motion.backlash_um,
+        repeatability_um=motion.repeatability_um,
+        drift_um_per_min=motion.drift_um_per_min,
+    )
+    facts = FocusFacts(
+        table=table,
+        figures=figures,
+        chosen=chosen,
+        peak=pooled.peak,
+        failed_sweeps=len(fitted) - len(good),
+        inside=all(
+            is_inside(item.peak, sweep.z_um) for item, sweep in zip(kept, sweeps, strict=True)
+        ),
+        best=best,
+    )
+    return FocusMeasurement(
+        _with_surface(section, surface),
+        check_focus(facts),
+        figures,
+        surface,
+        pooled.peak.power,
+        tuple(notes),
+    )
+
+
+def _ordered(sweep: SweepTable, curve: Floats) -> tuple[Floats, Floats]:
+    order = np.argsort(sweep.z_um)
+    return sweep.z_um[order], curve[order]
+
+
+def _groups(content: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
+    """For each jackknife replicate, the tiles that stay in."""
+    tiles = np.flatnonzero(content)
+    count = min(GROUPS, len(tiles))
+    if count < MIN_GROUPS:
+        return []
+    kept = []
+    for group in range(count):
+        mask = content.copy()
+        mask[tiles[group::count]] = False
+        kept.append(mask)
+    return kept
+
+
+def _fit_pooled(
+    z: Floats, values: Floats, content: NDArray[np.bool_], groups: list[NDArray[np.bool_]]
+) -> _Fitted | None:
+    peak = fit_peak(z, values[:, content].mean(axis=1))
+    if peak is None:
+        return None
+    window = (peak.low_um, peak.high_um)
+    replicates = []
+    for mask in groups:
+        # The same model over the same planes: what changes is the content alone.
+        again = fit_peak(z, values[:, mask].mean(axis=1), power=peak.power, window=window)
+        replicates.append(again.z_um if again else peak.z_um)
+    return _Fitted(peak, np.array(replicates))
+
+
+def _fit_sweep(
+    sweep: SweepTable,
+    metric: str,
+    content: NDArray[np.bool_],
+    groups: list[NDArray[np.bool_]],
+) -> _Fitted | None:
+    return _fit_pooled(sweep.z_um, sweep.values[metric], content, groups)
+
+
+def _jackknife(replicates: Floats) -> float:
+    """Standard uncertainty from leave-one-group-out replicates (Efron 1982)."""
+    count = len(replicates)
+    if count < MIN_GROUPS:
+        return 0.0
+    return math.sqrt((count - 1) / count * float(((replicates - replicates.mean()) ** 2).sum()))
+
+
+def _common(peak: Peak, motion: StageMotion) -> float:
+    """What all tiles share: planes off their place, the model, sweeps that disagree."""
+    return math.hypot(max(peak.uncertainty_um, motion.centre_uncertainty_um), peak.model_um)
+
+
+def _uncertainty(item: _Fitted, motion: StageMotion) -> float:
+    return max(
+        _common(item.peak, motion), math.hypot(_jackknife(item.replicates), item.peak.model_um)
+    )
+
+
+def _passages(sweeps: Sequence[SweepTable], fitted: Sequence[_Fitted]) -> list[Passage]:
+    mean = np.mean([item.replicates for item in fitted], axis=0)
+    passages = []
+    for sweep, item in zip(sweeps, fitted, strict=True):
+        # Against the mean of all sweeps the specimen cancels.
+        own = _jackknife(item.replicates - mean) if len(fitted) > 1 else 0.0
+        time = None
+        if sweep.time_s is not None:
+            order = np.argsort(sweep.z_um)
+            time = float(np.interp(item.peak.z_um, sweep.z_um[order], sweep.time_s[order]))
+        passages.append(
+            Passage(sweep.direction, item.peak.z_um, max(item.peak.uncertainty_um, own), time)
+        )
+    return passages
+
+
+def _tiles(
+    z: Floats, values: Floats, table: FocusTable, peak: Peak, pixel_um: float
+) -> list[tuple[float, float, float, float]]:
+    """x, y, best z and its uncertainty of each tile whose own peak stands out, um."""
+    found = []
+    centres = table.grid.centres_px() * pixel_um
+    for tile in np.flatnonzero(table.content):
+        own = fit_peak(z, values[:, tile], power=peak.power)
+        if own is None or not is_inside(own, z):
+            continue
+        if own.height < TILE_CONTRAST * own.residual or own.uncertainty_um > 2 * peak.half_depth_um:
+            continue
+        # A perfect fit (no noise) is not infinitely certain.
+        least = 1e-3 * peak.half_depth_um
+        found.append(
+            (
+                float(centres[tile, 0]),
+                float(centres[tile, 1]),
+                own.z_um,
+                max(own.uncertainty_um, least),
+            )
+        )
+    return found
+
+
+def _depth(
+    pooled: _Fitted,
+    z: Floats,
+    values: Floats,
+    groups: list[NDArray[np.bool_]],
+) -> Measured:
+    peak = pooled.peak
+    window = (peak.low_um, peak.high_um)
+    widths = []
+    for mask in groups:
+        again = fit_peak(z, values[:, mask].mean(axis=1), power=peak.power, window=window)
+        widths.append(2 * (again.half_depth_um if again else peak.half_depth_um))
+    # The width follows from curvature and height, each about as certain as the place.
+    own = 2 * peak.uncertainty_um
+    return Measured(
+        value=2 * peak.half_depth_um, uncertainty=max(_jackknife(np.array(widths)), own)
+    )
+
+
+def _with_surface(section: FocusSection, surface: FocalSurface | None) -> FocusSection:
+    if surface is None:
+        return section
+    (a, b), (ua, ub) = surface.coefficients[1:3], surface.uncertainties[1:3]
+    curvature = None
+    if surface.curvature is not None:
+        q, uq = surface.curvature
+        curvature = Measured(value=2e6 * q, uncertainty=2e6 * uq)
+    return msgspec.structs.replace(
+        section,
+        surface_um=list(surface.coefficients),
+        surface_uncertainty_um=list(surface.uncertainties),
+        tilt_mrad=(
+            Measured(value=1e3 * a, uncertainty=1e3 * ua),
+            Measured(value=1e3 * b, uncertainty=1e3 * ub),
+        ),
+        curvature_per_m=curvature,
+    )
+
+
+def _at_the_edge(
+    table: FocusTable,
+    chosen: MetricFigures,
+    figures: tuple[MetricFigures, ...],
+    notes: tuple[str, ...],
+) -> FocusMeasurement:
+    """No maximum within the planes: the sharpest plane, for what it is worth."""
+    sweep = table.sweeps[0]
+    z, y = _ordered(sweep, sweep.curve(chosen.metric, table.content))
+    sharpest = float(z[int(np.argmax(y))])
+    section = FocusSection(
+        metric=chosen.metric,
+        # Anywhere beyond: the range itself is the least that can be said.
+        best_um=Measured(value=sharpest, uncertainty=float(np.ptp(z))),
+        z_um=_taken_z(table),
+        curves=_taken_curves(table),
+    )
+    facts = FocusFacts(
+        table=table,
+        figures=figures,
+        chosen=chosen,
+        peak=None,
+        failed_sweeps=len(table.sweeps),
+        inside=False,
+        best={},
+    )
+    return FocusMeasurement(section, check_focus(facts), figures, None, math.nan, notes)
+
+
+def _taken_z(table: FocusTable) -> list[float]:
+    return [float(z) for sweep in table.sweeps for z in sweep.z_um]
+
+
+def _taken_curves(table: FocusTable) -> dict[str, list[float]]:
+    return {
+        name: [float(y) for sweep in table.sweeps for y in sweep.curve(name, table.content)]
+        for name in METRICS
+    }

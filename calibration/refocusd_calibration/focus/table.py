@@ -1,0 +1,196 @@
+"""All planes of a series measured: metrics by tile, light, shifts, what is suspicious.
+
+Frames are read one at a time: memory holds two, and numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import InputError
+from refocusd.frame import Pixels
+from refocusd_calibration.focus.metrics import (
+    METRICS,
+    Grid,
+    find_hot_pixels,
+    measure_frame,
+    without_hot_pixels,
+)
+from refocusd_calibration.focus.series import FocusSeries, Sweep
+from refocusd_calibration.focus.shift import Look, compare_looks, look_at
+
+__all__ = ["FocusTable", "SweepTable", "measure_series"]
+
+Floats = NDArray[np.float64]
+
+#: Planes looked at for offset and hot pixels.
+PROBES = 5
+#: A tile has content where its noise-free score is positive in so many planes.
+CONTENT_PLANES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SweepTable:
+    """What was measured of one sweep of P planes with T tiles.
+
+    Parameters
+    ----------
+    direction : int
+        1 from below, -1 from above, 0 for neither.
+    z_um : ndarray, shape (P,)
+        In the order taken.
+    time_s : ndarray, shape (P,), or None
+    values : dict of str to ndarray, shape (P, T)
+        By metric.
+    light, saturated : ndarray, shape (P,)
+        Mean counts above the offset; share of pixels at the end of the scale.
+    shifts_px : ndarray, shape (P - 1, 2)
+        Down and right, of each plane against the one before.
+    alike : ndarray, shape (P - 1,)
+        Correlation of each plane with the one before, that shift undone.
+    repeated : int
+        Planes that equal the one before pixel by pixel.
+    """
+
+    direction: int
+    z_um: Floats
+    time_s: Floats | None
+    values: dict[str, Floats]
+    light: Floats
+    saturated: Floats
+    shifts_px: Floats
+    alike: Floats
+    repeated: int
+
+    def curve(self, metric: str, tiles: NDArray[np.bool_]) -> Floats:
+        """The metric's mean over some tiles, shape (P,)."""
+        return np.asarray(self.values[metric][:, tiles].mean(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class FocusTable:
+    """All sweeps of one field.
+
+    Parameters
+    ----------
+    grid : Grid
+    sweeps : tuple of SweepTable
+    content : ndarray of bool, shape (tiles,)
+        Tiles with structure above the noise.
+    offset : float
+        Counts, as given or estimated.
+    hot : int
+        Hot pixels left out.
+    """
+
+    grid: Grid
+    sweeps: tuple[SweepTable, ...]
+    content: NDArray[np.bool_]
+    offset: float
+    hot: int
+
+
+def measure_series(
+    series: FocusSeries,
+    *,
+    offset: float | None = None,
+    hot_pixels: Sequence[tuple[int, int]] = (),
+    full_scale: float | None = None,
+    on_plane: Callable[[], None] | None = None,
+) -> FocusTable:
+    """Every metric of every tile of every plane.
+
+    Parameters
+    ----------
+    series : FocusSeries
+    offset : float, optional
+        Of the camera, counts; by default the darkest first percentile of some planes.
+    hot_pixels : sequence of (y, x)
+        Known ones, beside those that are found.
+    full_scale : float, optional
+        Counts of saturation; by default the end of the pixels' type.
+    on_plane : callable, optional
+        Called after each plane, for a progress bar.
+
+    Raises
+    ------
+    InputError
+        If a frame cannot be read, or no tile has content.
+    """
+    grid = Grid.over(series.shape)
+    probes = _probes(series.sweeps[0])
+    if offset is None:
+        offset = float(min(np.percentile(pixels, 1) for pixels in probes))
+    height, width = series.shape
+    found = {(int(y), int(x)) for y, x in np.argwhere(find_hot_pixels(probes))}
+    found |= {(y, x) for y, x in hot_pixels if 0 <= y < height and 0 <= x < width}
+    hot = sorted(found)
+    top = full_scale if full_scale is not None else float(np.iinfo(probes[0].dtype).max)
+    sweeps = tuple(
+        _measure(sweep, grid, offset, hot, top, on_plane or _nothing) for sweep in series.sweeps
+    )
+    scores = np.concatenate([sweep.values["focus_score"] for sweep in sweeps])
+    content = (scores > 0).sum(axis=0) >= CONTENT_PLANES
+    if not content.any():
+        raise InputError(
+            "the field is empty: no part of any plane has structure above the noise; move to a "
+            "place with specimen, focus roughly, and give it more light or exposure"
+        )
+    return FocusTable(grid, sweeps, content, offset, len(hot))
+
+
+def _probes(sweep: Sweep) -> list[Pixels]:
+    places = np.unique(np.linspace(0, len(sweep.planes) - 1, PROBES).round().astype(int))
+    return [sweep.planes[int(place)].reads[0]() for place in places]
+
+
+def _measure(
+    sweep: Sweep,
+    grid: Grid,
+    offset: float,
+    hot: list[tuple[int, int]],
+    top: float,
+    on_plane: Callable[[], None],
+) -> SweepTable:
+    rows: dict[str, list[Floats]] = {name: [] for name in METRICS}
+    light, saturated, shifts, alike = [], [], [], []
+    before: Look | None = None
+    repeated = 0
+    for plane in sweep.planes:
+        frames = [read() for read in plane.reads]
+        if any(frame.shape != grid.shape for frame in frames):
+            raise InputError(f"{plane.name} has another size than the first plane: record anew")
+        measured = [measure_frame(without_hot_pixels(frame, hot), grid, offset) for frame in frames]
+        for name in METRICS:
+            rows[name].append(np.mean([values[name] for values, _ in measured], axis=0))
+        light.append(float(np.mean([amount for _, amount in measured])))
+        saturated.append(float(np.mean([(frame >= top).mean() for frame in frames])))
+        look = look_at(without_hot_pixels(frames[0], hot))
+        if before is not None:
+            repeated += int(np.array_equal(before.pixels, look.pixels))
+            shift, likeness = compare_looks(look, before)
+            shifts.append(shift)
+            alike.append(likeness)
+        before = look
+        on_plane()
+    times = [plane.time_s for plane in sweep.planes]
+    known = [time for time in times if time is not None]
+    return SweepTable(
+        sweep.direction,
+        sweep.z_um,
+        np.array(known) if len(known) == len(times) else None,
+        {name: np.array(values) for name, values in rows.items()},
+        np.array(light),
+        np.array(saturated),
+        np.array(shifts).reshape(-1, 2),
+        np.array(alike),
+        repeated,
+    )
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,104 @@
+"""Which microscope was measured: from flags, from frames' metadata, or from the core."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from refocusd.errors import ConfigError
+from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of, pixel_um_of
+from refocusd.profiles.profile import Microscope
+
+__all__ = ["add_microscope_flags", "core_metadata", "microscope_of"]
+
+
+def add_microscope_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what the metadata do not."""
+    group = parser.add_argument_group(
+        "microscope", "what the recording's metadata do not tell, or tell wrongly"
+    )
+    group.add_argument("--camera", help="label of the camera device")
+    group.add_argument("--objective", help="label of the objective")
+    group.add_argument("--channel", help="channel preset")
+    group.add_argument("--binning", type=int)
+    group.add_argument("--pixel-um", type=float, help="camera pixel in the specimen plane")
+    group.add_argument("--na", type=float, help="numerical aperture")
+    group.add_argument("--wavelength-um", type=float, help="emission wavelength")
+    group.add_argument("--refractive-index", type=float, help="of the immersion (default: 1)")
+    group.add_argument("--magnification", type=float)
+
+
+def microscope_of(
+    arguments: argparse.Namespace | None,
+    metadata: Mapping[str, Any],
+    *,
+    channel: str = "",
+    pixel_um: float | None = None,
+) -> Microscope:
+    """Say which microscope frames are of; flags override what the frames say.
+
+    Parameters
+    ----------
+    arguments : Namespace or None
+        With the flags of `add_microscope_flags`, as far as a command has them.
+    metadata : mapping
+        Of a frame, as Micro-Manager wrote it, or of the core (`core_metadata`).
+    channel : str
+        From the frame's axes.
+    pixel_um : float, optional
+        From the recording's plan.
+
+    Raises
+    ------
+    ConfigError
+        If a flag makes no sense.
+    """
+    flags = {k: v for k, v in vars(arguments).items() if v is not None} if arguments else {}
+    microscope = Microscope(
+        camera=str(flags.get("camera", camera_of(metadata))),
+        objective=str(flags.get("objective", objective_of(metadata))),
+        channel=str(flags.get("channel", channel or metadata.get("Channel") or "")),
+        binning=int(flags.get("binning", binning_of(metadata) or 1)),
+        pixel_um=flags.get("pixel_um", pixel_um or pixel_um_of(metadata)),
+        na=flags.get("na"),
+        wavelength_um=flags.get("wavelength_um"),
+        refractive_index=float(flags.get("refractive_index", 1.0)),
+        magnification=flags.get("magnification"),
+    )
+    _check(microscope)
+    return microscope
+
+
+def _check(microscope: Microscope) -> None:
+    if not 1 <= microscope.binning <= 16:
+        raise ConfigError(f"a binning of {microscope.binning} is none: it is 1 to 16")
+    if not 1 <= microscope.refractive_index < 2.5:
+        raise ConfigError(f"no medium has a refractive index of {microscope.refractive_index:g}")
+    if microscope.na is not None and not 0 < microscope.na < microscope.refractive_index:
+        raise ConfigError(
+            f"an NA of {microscope.na:g} does not go with a refractive index of "
+            f"{microscope.refractive_index:g}: it must be below it; give --refractive-index"
+        )
+    for name in ("pixel_um", "wavelength_um", "magnification"):
+        value = getattr(microscope, name)
+        if value is not None and not 0 < value < 1000:
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g} makes no sense")
+
+
+def core_metadata(core: Any) -> dict[str, Any]:
+    """What a running core says of itself, in the keys of a frame's metadata."""
+    camera = core.get_camera_device()
+    metadata: dict[str, Any] = {"Camera": camera, "PixelSizeUm": core.get_pixel_size_um()}
+    if camera and core.has_property(camera, "Binning"):
+        metadata["Binning"] = core.get_property(camera, "Binning")
+    devices = core.get_loaded_devices()
+    names = (
+        [devices.get(index) for index in range(devices.size())]
+        if hasattr(devices, "size")
+        else devices
+    )
+    for device in names:
+        if "objective" in device.lower() and core.has_property(device, "Label"):
+            metadata[f"{device}-Label"] = core.get_property(device, "Label")
+    return metadata

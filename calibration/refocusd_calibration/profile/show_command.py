@@ -1,0 +1,131 @@
+"""`refocusd calibrate show` and `compare`: what a profile says, and whether two differ."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from refocusd.profiles.profile import load_profile
+from refocusd_calibration.cli.flags import console, print_outcome, write_json
+
+__all__ = ["register"]
+
+
+def register(subparsers: Any) -> None:
+    """Add both sub-commands."""
+    show: argparse.ArgumentParser = subparsers.add_parser(
+        "show",
+        help="print a profile, and draw it",
+        description="Prints a profile; says which measurements are stale.",
+    )
+    show.add_argument("profile", type=Path)
+    show.add_argument("--report", type=Path, metavar="FILE", help="write FILE.html or FILE.png")
+    _add_json(show)
+    show.set_defaults(command=_show)
+    compare: argparse.ArgumentParser = subparsers.add_parser(
+        "compare",
+        help="has the microscope drifted?",
+        description="Compares two profiles of one microscope. Exit status: 0 no drift beyond the "
+        "limits, 1 drifted, 2 error.",
+    )
+    compare.add_argument("before", type=Path)
+    compare.add_argument("after", type=Path)
+    compare.add_argument(
+        "--limits",
+        type=Path,
+        metavar="FILE",
+        help='TOML: a table for each number, ["camera.gain_e_per_count"] with percent, absolute or both',
+    )
+    _add_json(compare)
+    compare.set_defaults(command=_compare)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write JSON to FILE, or print it and nothing else",
+    )
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from refocusd_calibration.profile.report import profile_rows, write_report
+    from refocusd_calibration.profile.write import stale
+
+    profile = load_profile(arguments.profile)
+    remarks = stale(profile)
+    figures = {
+        "id": profile.id(),
+        "stale": remarks,
+        "profile": msgspec.to_builtins(profile),
+    }
+    if arguments.report:
+        write_report(arguments.profile, arguments.report)
+    if _as_json(arguments, figures):
+        return 0
+    for section, rows in profile_rows(profile).items():
+        checks = [item for item in profile.checks if item.name.startswith(f"{section}:")]
+        print_outcome(f"{section} {profile.measured.get(section, '')[:10]}".rstrip(), rows, checks)
+    console.print(
+        f"profile {profile.id()}, written {profile.created} by refocusd {profile.version}"
+    )
+    if profile.insisted:
+        console.print("[bold red]written although checks failed, because the user insisted[/]")
+    for remark in remarks:
+        console.print(f"[bold yellow]stale[/] {remark}")
+    if arguments.report:
+        console.print(f"wrote {arguments.report}")
+    return 0
+
+
+def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
+    """Write or print JSON; whether nothing else is to be printed."""
+    if arguments.json is None:
+        return False
+    if arguments.json == "-":
+        text = msgspec.json.format(msgspec.json.encode(figures), indent=1).decode()
+        console.print(text, markup=False, highlight=False)
+        return True
+    write_json(Path(arguments.json), figures)
+    return False
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from refocusd_calibration.profile.compare import compare_profiles, load_limits
+
+    before, after = load_profile(arguments.before), load_profile(arguments.after)
+    limits = load_limits(arguments.limits) if arguments.limits else None
+    found = compare_profiles(before, after, limits)
+    drifted = [difference.name for difference in found if difference.drifted]
+    figures = {
+        "before": before.id(),
+        "after": after.id(),
+        "drifted": drifted,
+        "differences": [difference.as_json() for difference in found],
+    }
+    status = 1 if drifted else 0
+    if _as_json(arguments, figures):
+        return status
+    table = Table(title=f"{arguments.before} → {arguments.after}")
+    for heading in ("number", "before", "after", "change", "allowed", ""):
+        table.add_column(heading, justify="left" if heading in ("number", "") else "right")
+    for item in found:
+        change = f"{item.after - item.before:+.3g} ± {item.uncertainty:.2g}"
+        verdict = "[bold red]DRIFTED[/]" if item.drifted else "same"
+        table.add_row(
+            item.name,
+            f"{item.before:.5g}",
+            f"{item.after:.5g}",
+            change,
+            f"{item.allowed:.3g}",
+            verdict,
+        )
+    console.print(table)
+    console.print("the microscope has drifted" if drifted else "no drift beyond the limits")
+    return status

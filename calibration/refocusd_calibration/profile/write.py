@@ -1,0 +1,314 @@
+"""Writing profiles: one section joins those that are there, and only if its checks pass.
+
+A profile belongs to one microscope (camera, objective, binning, channel); a section of
+another one is refused.  Raw data and checks carry the name of their section in front
+(``camera: dark series``), so that measuring a section again replaces what belongs to it
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from refocusd import __version__
+from refocusd.errors import InputError, OutputError
+from refocusd.profiles.profile import (
+    CameraSection,
+    Check,
+    FocusSection,
+    Microscope,
+    Profile,
+    PsfSection,
+    RawData,
+    StoredMap,
+    load_profile,
+    save_profile,
+)
+
+__all__ = ["SECTIONS", "Map", "check", "raw_data", "read_map", "stale", "write_section"]
+
+SECTIONS = ("camera", "focus", "psf")
+#: After this long a measurement is called stale: cameras age, stages are serviced.
+STALE_AFTER = timedelta(days=180)
+#: Nominal values of one microscope agree within this.
+_SAME = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A map to be stored beside the profile.
+
+    Parameters
+    ----------
+    values : ndarray of float32, shape (height, width)
+    unit : str
+    """
+
+    values: NDArray[np.float32]
+    unit: str
+
+
+def check(name: str, passed: bool, detail: str) -> Check:
+    """One condition that a measurement must meet to be believed."""
+    return Check(name=name, passed=bool(passed), detail=detail)
+
+
+def write_section(
+    profile_path: str | Path,
+    microscope: Microscope,
+    *,
+    camera: CameraSection | None = None,
+    focus: FocusSection | None = None,
+    psf: PsfSection | None = None,
+    raw: Sequence[RawData],
+    checks: Sequence[Check],
+    insist: bool = False,
+    replace: bool = False,
+    maps: Mapping[str, Map] | None = None,
+) -> Profile:
+    """Write one or more measured sections into a profile; the others are kept.
+
+    Parameters
+    ----------
+    profile_path : Path
+        A new file, or a profile of the same microscope.
+    microscope : Microscope
+        What is not known of it is taken from the profile that is there.
+    camera, focus, psf : sections
+        At least one.
+    raw : sequence of RawData
+        Of these sections; see `raw_data`.
+    checks : sequence of Check
+        Of these sections.
+    insist : bool
+        Write although checks failed; the profile then says so.
+    replace : bool
+        Begin a new profile where there is one of another microscope.
+    maps : mapping of str to Map
+        Stored beside the profile as ``<name of the profile>.<map>.<sha256>.tif`` and
+        named in the camera section.
+
+    Returns
+    -------
+    Profile
+        As written.
+
+    Raises
+    ------
+    InputError
+        If a check failed and nobody insists, or the file there is no profile.
+    OutputError
+        If the profile there is another microscope's, or cannot be written.
+    """
+    sections = {"camera": camera, "focus": focus, "psf": psf}
+    written = [name for name, section in sections.items() if section is not None]
+    if not written:
+        raise ValueError("write_section was called without a section")
+    failed = [check for check in checks if not check.passed]
+    if failed and not insist:
+        raise InputError(
+            f"the {' and '.join(written)} calibration is not to be trusted, and no profile was "
+            "written: "
+            + "; ".join(f"{check.name}: {check.detail}" for check in failed)
+            + ". Measure again, or give --insist to write it with these remarks"
+        )
+    path = Path(profile_path)
+    former = load_profile(path) if path.exists() else None
+    if former is not None:
+        differing = differences(former.microscope, microscope)
+        if differing and not replace:
+            raise OutputError(
+                f"{path} is the profile of another microscope ({'; '.join(differing)}): name another "
+                "file, or give --replace to begin it anew"
+            )
+        if differing:
+            former = None
+    if camera is not None and maps:
+        stored = {name: _store_map(path, name, item) for name, item in maps.items()}
+        camera = msgspec.structs.replace(camera, maps={**camera.maps, **stored})
+        sections["camera"] = camera
+    profile = _merged(former, microscope, sections, written, raw, checks)
+    save_profile(profile, path)
+    if former is not None and former.camera is not None:
+        _remove_maps(path.parent, former.camera, profile.camera)
+    return profile
+
+
+def _merged(
+    former: Profile | None,
+    microscope: Microscope,
+    sections: Mapping[str, CameraSection | FocusSection | PsfSection | None],
+    written: Sequence[str],
+    raw: Sequence[RawData],
+    checks: Sequence[Check],
+) -> Profile:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    label = written[0]
+    kept_raw = [] if former is None else [r for r in former.raw if _section(r.what) not in written]
+    kept = [] if former is None else [c for c in former.checks if _section(c.name) not in written]
+    new_raw = [msgspec.structs.replace(r, what=_labelled(r.what, label)) for r in raw]
+    new = [msgspec.structs.replace(c, name=_labelled(c.name, label)) for c in checks]
+    all_checks = [*kept, *new]
+    values = {
+        name: section if section is not None else getattr(former, name, None)
+        for name, section in sections.items()
+    }
+    return Profile(
+        created=now,
+        version=__version__,
+        microscope=microscope if former is None else _completed(microscope, former.microscope),
+        measured={**(former.measured if former else {}), **dict.fromkeys(written, now)},
+        raw=[*kept_raw, *new_raw],
+        checks=all_checks,
+        insisted=any(not check.passed for check in all_checks),
+        **values,  # type: ignore[arg-type]
+    )
+
+
+def _section(text: str) -> str:
+    return text.partition(":")[0]
+
+
+def _labelled(text: str, section: str) -> str:
+    return text if _section(text) in SECTIONS else f"{section}: {text}"
+
+
+def differences(one: Microscope, other: Microscope) -> list[str]:
+    """What tells two microscopes apart, as phrases; fields that one does not know are equal."""
+    found = []
+    for name in ("camera", "objective", "channel"):
+        a, b = getattr(one, name), getattr(other, name)
+        if a and b and a != b:
+            found.append(f"{name} {a!r} there, {b!r} now")
+    if one.binning != other.binning:
+        found.append(f"binning {one.binning} there, {other.binning} now")
+    for name in ("pixel_um", "na", "wavelength_um", "magnification"):
+        a, b = getattr(one, name), getattr(other, name)
+        if a is not None and b is not None and abs(a - b) > _SAME * abs(a):
+            found.append(f"{name} {a:g} there, {b:g} now")
+    return found
+
+
+def _completed(microscope: Microscope, former: Microscope) -> Microscope:
+    known = {
+        name: getattr(former, name)
+        for name in microscope.__struct_fields__
+        if getattr(microscope, name) in ("", None)
+    }
+    return msgspec.structs.replace(microscope, **known)
+
+
+def raw_data(what: str, path: str | Path) -> RawData:
+    """Name a recording and its sha256.
+
+    Of a folder: of the names and contents of all files in it, in the order of their
+    names; of a file: of its contents, as `sha256sum` prints it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    try:
+        if path.is_dir():
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                digest.update(file.relative_to(path).as_posix().encode())
+                _hash_file(file, digest)
+        else:
+            _hash_file(path, digest)
+    except OSError as error:
+        raise InputError(f"the recording {path} cannot be read: {error.strerror}") from error
+    return RawData(what=what, path=str(path.resolve()), sha256=digest.hexdigest())
+
+
+def _hash_file(file: Path, digest: hashlib._Hash) -> None:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+
+
+def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:
+    values = np.ascontiguousarray(item.values, np.float32)
+    folder, new = profile_path.parent, profile_path.with_name(f"{profile_path.stem}.{name}.new")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(new, values, metadata=None, description=f"{name}, {item.unit}")
+        digest = hashlib.sha256(new.read_bytes()).hexdigest()
+        # Named by its contents: the profile that is there stays right until it is replaced.
+        file = f"{profile_path.stem}.{name}.{digest[:8]}.tif"
+        new.replace(folder / file)
+    except OSError as error:
+        raise OutputError(
+            f"the map {name} cannot be written beside {profile_path}: {error.strerror}"
+        ) from error
+    return StoredMap(file=file, sha256=digest, unit=item.unit)
+
+
+def _remove_maps(folder: Path, former: CameraSection, camera: CameraSection | None) -> None:
+    kept = {stored.file for stored in camera.maps.values()} if camera else set()
+    for stored in former.maps.values():
+        if stored.file not in kept and Path(stored.file).name == stored.file:
+            (folder / stored.file).unlink(missing_ok=True)
+
+
+def read_map(profile_path: str | Path, stored: StoredMap) -> NDArray[np.float32]:
+    """Read a map that a profile names.
+
+    Returns
+    -------
+    ndarray of float32, shape (height, width)
+
+    Raises
+    ------
+    InputError
+        If the file is missing, was altered or is no such map.
+    """
+    if Path(stored.file).name != stored.file:
+        raise InputError(f"{profile_path} names a map outside its folder: {stored.file!r}")
+    path = Path(profile_path).parent / stored.file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the map {path} cannot be read ({error.strerror}): keep a profile's maps beside it"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != stored.sha256:
+        raise InputError(f"the map {path} was altered since {profile_path} was written")
+    values = np.asarray(tifffile.imread(path))
+    if values.ndim != 2 or values.dtype != np.float32:
+        raise InputError(f"{path} is no map: its pixels are {values.dtype} of shape {values.shape}")
+    return values
+
+
+def stale(profile: Profile, *, now: datetime | None = None) -> list[str]:
+    """Say which measurements are too old to be relied on, as sentences."""
+    now = now or datetime.now(UTC)
+    remarks = []
+    for name in SECTIONS:
+        if getattr(profile, name) is None:
+            continue
+        text = profile.measured.get(name, profile.created)
+        try:
+            age = now - datetime.fromisoformat(text)
+        except (TypeError, ValueError):
+            remarks.append(f"{name}: its date {text!r} cannot be read; measure again")
+            continue
+        if age > STALE_AFTER:
+            remarks.append(
+                f"{name}: measured {age.days} days ago, on {text[:10]}; measure again (stale after "
+                f"{STALE_AFTER.days} days)"
+            )
+        elif age < timedelta(days=-1):
+            remarks.append(f"{name}: measured in the future ({text}); check this computer's clock")
+    return remarks

@@ -1,0 +1,223 @@
+"""Beads averaged to one kernel a plane: registered to a fraction of a pixel, as radial profiles.
+
+Nothing is interpolated for the measurement: each pixel counts at its true distance from
+its bead's centre, so that many beads sample a kernel finer than the camera does.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from refocusd_calibration.psf.beads import Beads
+from refocusd_calibration.psf.laws import Floats
+from refocusd_calibration.psf.observed import Observed
+from refocusd_calibration.psf.stack import PlaneStack
+
+__all__ = ["average_beads", "plane_shifts"]
+
+#: Share of a plane's peak that a law is not believed to describe better than.
+_MODEL_ERROR = 0.003
+#: Radii per pixel at which laws are evaluated.
+_FINE = 5
+
+
+def average_beads(stack: PlaneStack, beads: Beads) -> Observed:
+    """Average the beads of a series.
+
+    Parameters
+    ----------
+    stack : PlaneStack
+    beads : Beads
+
+    Returns
+    -------
+    Observed
+        Replicates are the beads; values are counts of the mean bead above its
+        surroundings.
+    """
+    radius = beads.radius_px
+    edges = _edges(radius)
+    cut = _cut(stack, beads)
+    shifts = plane_shifts(cut, beads)
+    planes, count = len(stack.z_um), len(beads.centres)
+    moved = bool(np.any(shifts))
+
+    fine = np.arange(0, radius + 1 + 1 / _FINE, 1 / _FINE)
+    sums = np.zeros((count, planes, len(edges) - 1))
+    pixels = np.zeros((count, planes, len(edges) - 1))
+    squares = np.zeros((planes, len(edges) - 1))
+    operator = np.zeros((planes if moved else 1, len(edges) - 1, len(fine)))
+    scale = _brightness(cut, beads)
+    places: list[list[tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]]] = []
+    for bead in range(count):
+        row = []
+        for plane in range(planes):
+            if plane == 0 or moved:
+                far, inside = _distances(beads.centres[bead], radius, edges[-1], shifts[plane])
+                bins = np.searchsorted(edges, far[inside], side="right") - 1
+                _accumulate(operator[plane if moved else 0], bins, far[inside], scale[bead])
+            values = cut[bead, plane][inside]
+            sums[bead, plane] = np.bincount(bins, values, len(edges) - 1)
+            pixels[bead, plane] = np.bincount(bins, minlength=len(edges) - 1)
+            row.append((bins, far[inside], inside))
+        places.append(row)
+    # Bright beads say more: beads are summed as they are, a bead being its brightness
+    # times the mean one.
+    norm = (scale[:, None, None] * pixels).sum(0)
+    values = sums.sum(0) / norm
+    operator /= operator.sum(2, keepdims=True)
+    middles = (operator @ fine).mean(0)
+    # Beads lie differently on the pixels: each is held against the mean one at its own radii.
+    expected = np.zeros_like(sums)
+    for bead, row in enumerate(places):
+        for plane, (bins, far, _) in enumerate(row):
+            light = scale[bead] * np.interp(far, middles, values[plane])
+            expected[bead, plane] = np.bincount(bins, light, len(edges) - 1)
+    deviations = (sums - expected) / norm
+    deviations -= deviations.mean(0)
+    background, per_count = _noise(cut, places, values, middles, scale, radius)
+    for plane in range(planes):
+        squares[plane] = background[plane] + per_count * np.maximum(values[plane], 0)
+    peak = np.maximum(np.abs(values).max(1, keepdims=True), 1e-9)
+    variances = squares * pixels.sum(0) / norm**2 + (_MODEL_ERROR * peak) ** 2
+    step = stack.pixel_um
+    return Observed(
+        method="beads",
+        z_um=stack.z_um,
+        bins=middles * step,
+        values=values,
+        variances=variances,
+        deviations=deviations,
+        pixel_um=step,
+        radius_um=fine * step,
+        operator=operator,
+        area_um2=np.pi * np.diff(edges**2) * step**2,
+        kernels=_mean_images(cut, beads, shifts),
+    )
+
+
+def plane_shifts(cut: Floats, beads: Beads) -> Floats:
+    """How far all beads lie together from where they are in focus, px, shape (planes, 2).
+
+    A stage that wobbles, or an optical axis that is tilted against it, moves the
+    planes sideways.  By linear least squares of the mean bead's odd part on the
+    gradient of its radial mean; 0 where that is not significant or below 0.05 px.
+    """
+    radius = beads.radius_px
+    offsets = np.arange(-radius, radius + 1)
+    y, x = np.meshgrid(offsets, offsets, indexing="ij")
+    images = _mean_images(cut, beads, np.zeros((cut.shape[1], 2))).astype(np.float64)
+    far = np.hypot(y, x)
+    inside = far < radius - 1
+    shifts = np.zeros((len(images), 2))
+    for plane, image in enumerate(images):
+        # Twice, as the radial mean about a wrong centre is too wide.
+        for _ in range(3):
+            moved = ndimage.shift(image, -shifts[plane], order=3, mode="nearest")
+            even = (moved + moved[::-1, ::-1]) / 2
+            odd = moved - even
+            slopes = [
+                ndimage.gaussian_filter(even, 0.7, order=order)[inside]
+                for order in ((1, 0), (0, 1))
+            ]
+            noise = float(np.std(odd[inside & (far > 0.8 * radius)])) + 1e-12
+            for axis, slope in enumerate(slopes):
+                power = float(slope @ slope)
+                if power > 0:
+                    step = -float(odd[inside] @ slope) / power
+                    if abs(step) > 4 * noise / math.sqrt(power) and abs(step) < 2:
+                        shifts[plane, axis] += step
+    shifts[np.hypot(*shifts.T) < 0.05] = 0.0
+    return shifts
+
+
+def _edges(radius: int) -> Floats:
+    """Edges of the bins: half pixels at the core, whole ones outside."""
+    inner = np.arange(0.75, 4.0, 0.5)
+    return np.concatenate([[0.0], inner, np.arange(inner[-1] + 1, radius + 0.01, 1.0)])
+
+
+def _cut(stack: PlaneStack, beads: Beads) -> Floats:
+    """Surroundings of each bead, its own background subtracted; (beads, planes, side, side)."""
+    radius = beads.radius_px
+    offsets = np.arange(-radius, radius + 1)
+    rim = np.hypot(offsets[:, None], offsets[None, :])
+    rim_pixels = (rim > 0.85 * radius) & (rim <= radius)
+    side = 2 * radius + 1
+    cut = np.empty((len(beads.centres), len(stack.z_um), side, side))
+    for bead, (y, x) in enumerate(np.rint(beads.centres).astype(int)):
+        cut[bead] = stack.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
+        cut[bead] -= cut[bead][:, rim_pixels].mean(1)[:, None, None]
+    return cut
+
+
+def _distances(
+    centre: Floats, radius: int, end: float, shift: Floats
+) -> tuple[Floats, NDArray[np.bool_]]:
+    offsets = np.arange(-radius, radius + 1)
+    y, x = np.rint(centre) - centre - shift
+    far = np.hypot(offsets[:, None] + y, offsets[None, :] + x)
+    return far, far < end
+
+
+def _accumulate(operator: Floats, bins: NDArray[np.intp], far: Floats, weight: float) -> None:
+    """Add the pixels of one bead: each takes its value between two radii of the fine grid."""
+    place = far * _FINE
+    low = place.astype(int)
+    share = place - low
+    np.add.at(operator, (bins, low), weight * (1 - share))
+    np.add.at(operator, (bins, low + 1), weight * share)
+
+
+def _brightness(cut: Floats, beads: Beads) -> Floats:
+    """Brightness of each bead, mean 1: least squares on the mean bead near focus."""
+    near = cut[:, max(0, beads.plane - 2) : beads.plane + 3].reshape(len(cut), -1)
+    mean = near.mean(0)
+    scale = near @ mean / (mean @ mean)
+    return np.asarray(np.maximum(scale, 0.05) / np.maximum(scale, 0.05).mean(), np.float64)
+
+
+def _noise(
+    cut: Floats,
+    places: list[list[tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]]],
+    values: Floats,
+    middles: Floats,
+    scale: Floats,
+    radius: int,
+) -> tuple[Floats, float]:
+    """Variance of a pixel: that of the surroundings at each plane, and the rise per count."""
+    planes = values.shape[0]
+    background = np.zeros(planes)
+    rises: list[float] = []
+    for plane in range(planes):
+        squares, expected, rims = [], [], []
+        for bead, row in enumerate(places):
+            _, far, inside = row[plane]
+            model = scale[bead] * np.interp(far, middles, values[plane])
+            residual = cut[bead, plane][inside] - model
+            rim = far > 0.85 * radius
+            rims.append(residual[rim])
+            squares.append(residual[~rim] ** 2)
+            expected.append(model[~rim])
+        background[plane] = float(np.var(np.concatenate(rims)))
+        square, expect = np.concatenate(squares), np.concatenate(expected)
+        light = np.maximum(expect, 0)
+        if (power := float(light @ light)) > 0:
+            rises.append(float(light @ (square - background[plane])) / power)
+    # Quantisation is the least noise there is.
+    return np.maximum(background, 1 / 12), max(0.0, float(np.median(rises)) if rises else 0.0)
+
+
+def _mean_images(cut: Floats, beads: Beads, shifts: Floats) -> NDArray[np.float32]:
+    """Mean bead at each plane, centred by cubic splines: for pictures, not for fits."""
+    total = np.zeros(cut.shape[1:])
+    for bead, centre in enumerate(beads.centres):
+        offset = np.rint(centre) - centre
+        for plane in range(cut.shape[1]):
+            move = tuple(offset - shifts[plane])
+            total[plane] += ndimage.shift(cut[bead, plane], move, order=3, mode="nearest")
+    return np.asarray(total / len(cut), np.float32)

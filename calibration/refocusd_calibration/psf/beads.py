@@ -1,0 +1,315 @@
+"""Finds beads that can be measured: single, in the series' focus, whole and not saturated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, optimize, spatial
+
+from refocusd.errors import InputError
+from refocusd_calibration.psf.laws import Floats
+from refocusd_calibration.psf.stack import PlaneStack
+
+__all__ = ["Beads", "find_beads", "sharpest_plane", "sharpness"]
+
+#: Sizes (px) at which spots are looked for: from undersampled to a few pixels wide.
+_SCALES = (1.0, 1.6, 2.6, 4.0)
+#: A spot is a bead above this many robust standard deviations of the filtered noise,
+#: and at this share of a bright spot; as a neighbour it disturbs from less on.
+_DETECT, _DETECT_SHARE = 8.0, 0.1
+_DISTURB, _DISTURB_SHARE = 6.0, 0.04
+#: Fainter maxima so near to a bead are its own diffraction rings.
+_RING_PX, _RING_SHARE = 12.0, 0.15
+#: Radii below this (px) hold no background; so many beads are looked for at the widest.
+_SMALLEST_RADIUS, _ENOUGH = 8, 8
+#: Beads this many times brighter than the median are clumps.
+_CLUMP = 4.0
+#: A sharp series differs in sharpness from plane to plane by more than this factor.
+_FLAT = 1.03
+
+
+@dataclass(frozen=True, slots=True)
+class Beads:
+    """Beads that can be measured.
+
+    Parameters
+    ----------
+    centres : ndarray of float64, shape (beads, 2)
+        y and x in px, at the sharpest plane.
+    plane : int
+        The sharpest plane.
+    radius_px : int
+        Around each centre nothing but the bead is within this radius.
+    found : int
+        Spots found in all.
+    dropped : dict of str to int
+        How many were left out, and why.
+    """
+
+    centres: Floats
+    plane: int
+    radius_px: int
+    found: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def sharpness(stack: PlaneStack) -> Floats:
+    """Energy of each plane's fine structure above its noise, shape (planes,).
+
+    Mean square of the Laplacian of Gaussian, less that of its noise by the robust width.
+    """
+    scores = []
+    for plane in stack.pixels:
+        smooth = ndimage.gaussian_laplace(plane, 1.0)
+        # Of the filtered noise the robust width is subtracted: most of a bead
+        # sample is background.
+        noise = _robust(smooth)
+        scores.append(max(0.0, float(np.mean(smooth**2)) - noise**2))
+    return np.asarray(scores)
+
+
+def sharpest_plane(stack: PlaneStack) -> int:
+    """Index of the sharpest plane, which must not be the first or the last.
+
+    Raises
+    ------
+    InputError
+        If the planes do not differ in sharpness, or the sharpest is the first or last.
+    """
+    scores = sharpness(stack)
+    best = int(np.argmax(scores))
+    if scores.max() <= _FLAT * scores.min():
+        raise InputError(
+            "all planes are equally sharp: either the stage did not move, or nothing is in view; "
+            "watch the stage while it moves, and look at the planes"
+        )
+    if best in (0, len(scores) - 1):
+        raise InputError(
+            f"the sharpest plane is the {'first' if best == 0 else 'last'} (z = "
+            f"{stack.z_um[best]:g} um): the focus lies outside the series; move it so that the "
+            "focus is in its middle"
+        )
+    return best
+
+
+def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: int = 1) -> Beads:
+    """Find the beads of a series that can be measured.
+
+    Spots are maxima of the Laplacian of Gaussian over several sizes, in the sharpest
+    plane.  Left out are spots at the frame's edge, near another spot, saturated in any
+    plane, sharpest at another plane than most, and much brighter than most (clumps).
+
+    Parameters
+    ----------
+    stack : PlaneStack
+    reach_um : float, optional
+        Radius of the widest kernel.  Not given, it is found: what the beads' light
+        takes at the first and at the last plane.
+    at_least : int
+        Fewer are refused.
+
+    Raises
+    ------
+    InputError
+        If there are too few, saying what became of the others.
+    """
+    plane = sharpest_plane(stack)
+    spots, strengths, others = _spots(stack.pixels[plane])
+    if not len(spots):
+        raise InputError(
+            f"no beads were found in the sharpest plane (z = {stack.z_um[plane]:g} um): expose "
+            "longer, look whether beads are in view, or measure without beads (--in-focus)"
+        )
+    if reach_um is not None:
+        radius = max(6, math.ceil(reach_um / stack.pixel_um))
+        beads = _measurable(stack, plane, spots, strengths, others, radius)
+    else:
+        beads = _widest(stack, plane, spots, strengths, others, at_least)
+        if len(beads.centres) >= at_least:
+            radius = _radius_needed(stack, beads)
+            beads = _measurable(stack, plane, spots, strengths, others, radius)
+    if len(beads.centres) < at_least:
+        lost = ", ".join(f"{count} {why}" for why, count in beads.dropped.items() if count)
+        raise InputError(
+            f"{len(beads.centres)} of {beads.found} beads can be measured within a radius of "
+            f"{beads.radius_px * stack.pixel_um:.1f} um, {at_least} are needed; left out: "
+            f"{lost or 'none'}. {_advice(beads.dropped)}"
+        )
+    return beads
+
+
+def _advice(dropped: dict[str, int]) -> str:
+    worst = max(dropped, key=lambda why: dropped[why]) if any(dropped.values()) else ""
+    return {
+        "saturated": "Expose shorter or lower the light",
+        "too near to another": "Dilute the beads, take a smaller range of z, or measure without "
+        "single beads (--in-focus)",
+        "at the edge of the frame": "Take a larger field, or a smaller range of z",
+    }.get(worst, "Give a field with more single beads on one plane")
+
+
+def _robust(values: NDArray[np.float32]) -> float:
+    """Standard deviation from the median absolute deviation."""
+    middle = np.median(values)
+    return 1.4826 * float(np.median(np.abs(values - middle)))
+
+
+def _spots(image: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+    """Bead candidates, their strengths, and all spots that may disturb them."""
+    # Normalised by the scale: the answer to a spot is largest at its own size.
+    layers = np.stack([-(s**2) * ndimage.gaussian_laplace(image, s) for s in _SCALES])
+    noise = np.array([_robust(layer) for layer in layers])[:, None, None]
+    answer = layers.max(0)
+    significance = (layers / np.maximum(noise, 1e-6 * max(float(answer.max()), 1e-12))).max(0)
+    top = (ndimage.maximum_filter(answer, 5) == answer) & (answer > 0)
+    places = np.argwhere(top & (significance > _DISTURB))
+    if not len(places):
+        empty = np.empty((0, 2))
+        return empty, np.empty(0), empty
+    strengths = answer[tuple(places.T)]
+    bright = float(np.percentile(strengths[strengths >= np.median(strengths)], 75))
+    disturbing = strengths > _DISTURB_SHARE * bright
+    # Rings of a bright bead are maxima as well.
+    for index in np.argsort(strengths)[::-1]:
+        near = np.hypot(*(places - places[index]).T) < _RING_PX
+        disturbing &= ~(near & (strengths < _RING_SHARE * strengths[index]))
+    beads = disturbing & (strengths > _DETECT_SHARE * bright)
+    beads &= significance[tuple(places.T)] > _DETECT
+    return (
+        places[beads].astype(np.float64),
+        strengths[beads].astype(np.float64),
+        places[disturbing].astype(np.float64),
+    )
+
+
+def _measurable(
+    stack: PlaneStack, plane: int, spots: Floats, strengths: Floats, others: Floats, radius: int
+) -> Beads:
+    height, width = stack.pixels.shape[1:]
+    keep = np.ones(len(spots), bool)
+    dropped: dict[str, int] = {}
+
+    def drop(why: str, bad: NDArray[np.bool_]) -> None:
+        dropped[why] = int((keep & bad).sum())
+        keep[bad] = False
+
+    margin = radius + 2
+    inside = (spots >= margin).all(1) & (spots < np.array([height, width]) - margin).all(1)
+    drop("at the edge of the frame", np.asarray(~inside, bool))
+    # A neighbour's light must not reach into the radius: its own kernel is as wide, but
+    # mostly well within.
+    distance = np.asarray(spatial.KDTree(others).query(spots, k=2)[0])
+    drop("too near to another", distance[:, 1] < 1.6 * radius)
+    drop("saturated", _saturated(stack, spots, keep, radius))
+    drop("sharpest elsewhere", _elsewhere(stack, plane, spots, keep))
+    typical = float(np.median(strengths[keep])) if keep.any() else 1.0
+    drop("clumped", strengths > _CLUMP * typical)
+    centres = np.array([_centre(stack.pixels[plane], spot) for spot in spots[keep]])
+    return Beads(centres.reshape(-1, 2), plane, radius, len(spots), dropped)
+
+
+def _saturated(
+    stack: PlaneStack, spots: Floats, keep: NDArray[np.bool_], radius: int
+) -> NDArray[np.bool_]:
+    bad = np.zeros(len(spots), bool)
+    for index in np.flatnonzero(keep):
+        y, x = spots[index].astype(int)
+        near = stack.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
+        bad[index] = bool((near >= stack.saturation).any())
+    return bad
+
+
+def _elsewhere(
+    stack: PlaneStack, plane: int, spots: Floats, keep: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Spots whose sharpest plane is not that of most."""
+    bad = np.zeros(len(spots), bool)
+    chosen = np.flatnonzero(keep)
+    if not len(chosen):
+        return bad
+    y, x = spots[chosen].astype(int).T
+    first, last = max(0, plane - 4), min(len(stack.z_um), plane + 5)
+    answers = []
+    for image in stack.pixels[first:last]:
+        top = ndimage.maximum_filter(-ndimage.gaussian_laplace(image, _SCALES[0]), 3)
+        answers.append(top[y, x])
+    best = np.argmax(np.array(answers), 0)
+    bad[chosen] = np.abs(best - np.median(best)) > 2
+    return bad
+
+
+def _centre(image: NDArray[np.float32], spot: Floats) -> Floats:
+    """Sub-pixel centre: least squares of a Gaussian on the pixels around."""
+    y, x = spot.astype(int)
+    reach = 4
+    y0, x0 = max(0, y - reach), max(0, x - reach)
+    patch = image[y0 : y + reach + 1, x0 : x + reach + 1].astype(np.float64)
+    rows, columns = np.indices(patch.shape, dtype=np.float64)
+    floor = float(np.median(np.concatenate([patch[0], patch[-1], patch[:, 0], patch[:, -1]])))
+    peak = max(float(patch.max()) - floor, 1e-6)
+
+    def misfit(p: Floats) -> Floats:
+        spread = 2 * p[4] ** 2
+        bell = np.exp(-((rows - p[0]) ** 2 + (columns - p[1]) ** 2) / spread)
+        return np.asarray((peak * p[2] * bell + floor + peak * p[3] - patch).ravel() / peak)
+
+    start = np.array([y - y0, x - x0, 1.0, 0.0, 1.2])
+    low = [start[0] - 2, start[1] - 2, 0.1, -1.0, 0.3]
+    high = [start[0] + 2, start[1] + 2, 10.0, 1.0, 4.0]
+    fit = optimize.least_squares(misfit, start, bounds=(low, high), max_nfev=60)
+    return np.array([y0 + fit.x[0], x0 + fit.x[1]])
+
+
+def _widest(
+    stack: PlaneStack, plane: int, spots: Floats, strengths: Floats, others: Floats, at_least: int
+) -> Beads:
+    """Beads with as much room around them as `_ENOUGH` of them have; or `at_least`."""
+    radius = min(stack.pixels.shape[1:]) // 4
+    fewer: Beads | None = None
+    while radius >= _SMALLEST_RADIUS:
+        beads = _measurable(stack, plane, spots, strengths, others, radius)
+        if len(beads.centres) >= _ENOUGH:
+            return beads
+        if fewer is None and len(beads.centres) >= at_least:
+            fewer = beads
+        radius = int(radius / 1.15)
+    return fewer or _measurable(stack, plane, spots, strengths, others, _SMALLEST_RADIUS)
+
+
+def _radius_needed(stack: PlaneStack, beads: Beads) -> int:
+    """Radius that holds the beads' light at both ends of the series, and some background."""
+    planes = len(stack.pixels)
+    ends = [
+        _end_of_light(stack, beads, order) for order in (range(planes), range(planes - 1, -1, -1))
+    ]
+    radius = math.ceil(max(ends) / 0.7) + 2
+    if radius > beads.radius_px + 2:
+        raise InputError(
+            f"at the ends of the series the beads' light reaches further than the "
+            f"{beads.radius_px * stack.pixel_um:.1f} um that single beads have around them: dilute "
+            "the beads, take a smaller range of z, or measure without single beads (--in-focus)"
+        )
+    return max(_SMALLEST_RADIUS, min(radius, beads.radius_px))
+
+
+def _end_of_light(stack: PlaneStack, beads: Beads, order: range) -> int:
+    """Radius of 95 % of the light at the first plane, in this order, that shows the beads."""
+    radius = beads.radius_px
+    offsets = np.arange(-radius, radius + 1)
+    far = np.hypot(offsets[:, None], offsets[None, :])
+    for plane in order:
+        mean = np.zeros_like(far)
+        for y, x in np.rint(beads.centres).astype(int):
+            near = stack.pixels[plane, y - radius : y + radius + 1, x - radius : x + radius + 1]
+            mean += near / len(beads.centres)
+        rim = mean[(far > 0.85 * radius) & (far < radius)]
+        bins = np.clip(far.astype(int), 0, radius)
+        pixels = np.bincount(bins.ravel())[:radius]
+        profile = np.bincount(bins.ravel(), mean.ravel())[:radius] / pixels - rim.mean()
+        if (profile > 6 * rim.std() / np.sqrt(pixels))[: radius // 2].any():
+            light = np.cumsum(profile * pixels)
+            return int(np.argmax(light >= 0.95 * light.max())) + 1
+    return 0

@@ -1,0 +1,230 @@
+"""`refocusd calibrate psf`: beads or matched planes, taken now or recorded before.
+
+Only what parses is imported here: every `refocusd` command loads this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refocusd.errors import InputError
+from refocusd.profiles.profile import Microscope
+from refocusd_calibration.cli.flags import (
+    add_hardware_flags,
+    add_output_flags,
+    console,
+    number,
+    print_outcome,
+    write_json,
+)
+from refocusd_calibration.profile.identity import microscope_of
+from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from refocusd_calibration.psf.measure import PsfMeasurement, Stated
+    from refocusd_calibration.psf.stack import PlaneStack
+
+__all__ = ["register"]
+
+EPILOG = """\
+examples:
+  refocusd calibrate psf --z-from -32 --z-to 32 --z-step 2 --z-limits -40 40 --dry-run
+  refocusd calibrate psf --z-from -32 --z-to 32 --z-step 2 --z-limits -40 40 \\
+      --na 0.45 --wavelength-um 0.46 --output scope.json
+  refocusd calibrate psf --from-recording beads_1 --na 0.45 --wavelength-um 0.46 \\
+      --output scope.json
+  refocusd calibrate psf --from-recording cells_1 --in-focus 16 --na 0.45 \\
+      --wavelength-um 0.46 --output scope.json
+
+Beads smaller than half the wavelength over 2 NA, on one plane, further apart than the widest
+kernel.  With --in-focus any thin specimen serves: planes of one field, nothing moving.
+"""
+
+
+def register(subparsers: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "psf",
+        help="defocus kernel per micrometre, NA, spherical aberration, both sides of focus",
+        description="Measures how a point blurs with defocus, and fits wave optics to it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--from-recording", type=Path, metavar="PATH", help="z series, instead of the microscope"
+    )
+    parser.add_argument(
+        "--in-focus",
+        metavar="PATH|INDEX|sharpest",
+        help="measure without beads: an in-focus frame of the same field, or which plane it is "
+        "(counted from 0 in order of z)",
+    )
+    parser.add_argument("--bead-um", type=float, default=0.0, help="diameter (default: a point)")
+    parser.add_argument(
+        "--radius-um", type=float, help="of the widest kernel (default: by NA, or found)"
+    )
+    parser.add_argument(
+        "--saturation", type=float, metavar="COUNTS", help="default: end of the camera's scale"
+    )
+    group = add_z_flags(parser)
+    group.add_argument(
+        "--frames", type=int, default=1, help="averaged at each plane (default: %(default)s)"
+    )
+    add_output_flags(parser)
+    add_hardware_flags(parser)
+    parser.set_defaults(command=_calibrate)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    if arguments.from_recording is not None:
+        if arguments.dry_run:
+            console.print(f"would read the series {arguments.from_recording}")
+            return 0
+        return _measure(arguments, arguments.from_recording, None)
+    taken = take_series(
+        arguments,
+        "psf",
+        partial(plane_positions, least=5, better="15 to 40"),
+        repeats=arguments.frames,
+    )
+    return 0 if taken is None else _measure(arguments, *taken)
+
+
+def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope | None) -> int:
+    from refocusd_calibration.psf.measure import Stated, measure_beads, measure_planes
+    from refocusd_calibration.psf.stack import read_planes
+
+    recorded = microscope is None
+    with console.status("reading the planes"):
+        stack = read_planes(
+            path,
+            pixel_um=arguments.pixel_um or (microscope.pixel_um if microscope else None),
+            z_step_um=arguments.z_step if recorded else None,
+            channel=arguments.channel if recorded else None,
+            position=arguments.position,
+            saturation=arguments.saturation,
+        )
+    if microscope is None:
+        microscope = microscope_of(
+            arguments, stack.metadata, channel=stack.channel, pixel_um=stack.pixel_um
+        )
+    stated = Stated(
+        na=microscope.na,
+        wavelength_um=microscope.wavelength_um,
+        refractive_index=microscope.refractive_index,
+        bead_um=arguments.bead_um,
+    )
+    with console.status("fitting the laws of blur"):
+        if arguments.in_focus is None:
+            measured = measure_beads(stack, stated, reach_um=arguments.radius_um)
+        else:
+            measured = measure_planes(stack, _in_focus(arguments.in_focus), stated)
+    print_outcome(f"PSF, {path}", _rows(measured, stated), list(measured.checks))
+    for note in measured.notes:
+        console.print(f"note: {note}")
+    return _write(arguments, microscope, measured, path, stack)
+
+
+def _in_focus(text: str) -> int | NDArray[np.float32] | None:
+    """What ``--in-focus`` names: a plane, the sharpest one, or a frame of its own."""
+    import numpy as np
+
+    from refocusd.formats.open_recording import open_recording
+
+    if text == "sharpest":
+        return None
+    if _is_plane(text):
+        return int(text)
+    with open_recording(text) as recording:
+        if len(recording.plan()) != 1:
+            raise InputError(
+                f"{text} holds {len(recording.plan())} frames; --in-focus takes one frame, or the "
+                "index of a plane of the series"
+            )
+        return recording.read(0).pixels.astype(np.float32)
+
+
+def _is_plane(text: str) -> bool:
+    return text == "sharpest" or text.isdigit()
+
+
+def _rows(measured: PsfMeasurement, stated: Stated) -> list[tuple[str, str]]:
+    section = measured.section
+    rows = [
+        ("method", section.method),
+        ("law that describes it best", section.model),
+        ("focus", number(section.focus_um, "um")),
+    ]
+    if section.model == "wave":
+        rows += [
+            ("NA", number(section.na)),
+            ("spherical aberration", number(section.spherical_waves, "waves")),
+            ("pixel, fitted", number(section.pixel_um, "um")),
+            ("wavelength, held", number(stated.wavelength_um, "um")),
+            ("refractive index, held", number(stated.refractive_index)),
+        ]
+    rows += [
+        ("Gaussian law: blur in focus", number(section.blur_focus_um, "um")),
+        ("Gaussian law: blur per um", number(section.blur_um_per_um, "um/um")),
+        ("asymmetry of width, above less below", number(section.asymmetry)),
+        ("residual (rms)", number(section.residual_rms)),
+    ]
+    if section.method == "beads":
+        rows.append(("beads", str(section.beads)))
+    return rows
+
+
+def _write(
+    arguments: argparse.Namespace,
+    microscope: Microscope,
+    measured: PsfMeasurement,
+    path: Path,
+    stack: PlaneStack,
+) -> int:
+    from refocusd_calibration.profile.write import raw_data, write_section
+
+    raw = [raw_data("psf: series", path)]
+    if arguments.in_focus is not None and not _is_plane(arguments.in_focus):
+        raw.append(raw_data("psf: in focus", arguments.in_focus))
+    # The figures are told even where the profile is refused.
+    write_json(
+        arguments.json,
+        {
+            "microscope": microscope,
+            "psf": measured.section,
+            "checks": list(measured.checks),
+            "notes": list(measured.notes),
+            "laws": {
+                name: {
+                    **{parameter: fit.measured(parameter) for parameter in fit.law.parameters},
+                    "chi2_per_freedom": fit.chi2 / fit.freedom,
+                    "residual_rms": fit.residual_rms,
+                }
+                for name, fit in measured.fits.items()
+            },
+            "frames_averaged": stack.averaged,
+            "raw": raw,
+        },
+    )
+    if arguments.output is None:
+        console.print("no --output PROFILE was given: no profile was written")
+        return 0 if measured.passed else 1
+    profile = write_section(
+        arguments.output,
+        microscope,
+        psf=measured.section,
+        raw=raw,
+        checks=measured.checks,
+        insist=arguments.insist,
+        replace=arguments.replace,
+    )
+    if profile.insisted:
+        console.print("[bold red]written although checks failed, because you insisted[/]")
+    console.print(f"wrote {arguments.output}, profile {profile.id()}")
+    return 0

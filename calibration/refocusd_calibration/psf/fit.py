@@ -1,0 +1,191 @@
+"""Fits a law of blur to what was observed, with uncertainties from the replicates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+from refocusd.profiles.profile import Measured
+from refocusd_calibration.psf.laws import BlurLaw, Floats
+from refocusd_calibration.psf.observed import Observed, Weighted
+
+__all__ = ["LawFit", "fit_law"]
+
+Misfit = Callable[[Floats], Floats]
+
+#: Fewer replicates say too little about their own spread.
+_ENOUGH_REPLICATES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LawFit:
+    """A law fitted.
+
+    Parameters
+    ----------
+    law : BlurLaw
+    values : ndarray of float64, shape (parameters,)
+    influence : ndarray of float64, shape (replicates, parameters)
+        What each replicate adds to the error of the values.
+    covariance : ndarray of float64, shape (parameters, parameters)
+        Of the values; from the replicates where there are enough.
+    replicates_decide : bool
+        False where there are too few, and the covariance is that of the weights.
+    chi2 : float
+        Weighted sum of squares.
+    freedom : int
+        Values less parameters, amplitudes and backgrounds.
+    residual_rms : float
+        Root of the residuals' over the fitted values' energy, by area.
+    shown : Weighted
+    at_bound : tuple of str
+        Parameters that ended at a bound: not to be believed.
+    """
+
+    law: BlurLaw
+    values: Floats
+    influence: Floats
+    covariance: Floats
+    replicates_decide: bool
+    chi2: float
+    freedom: int
+    residual_rms: float
+    shown: Weighted
+    at_bound: tuple[str, ...]
+
+    @property
+    def uncertainty(self) -> Floats:
+        """Standard uncertainty of each value."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
+
+    def measured(self, parameter: str) -> Measured | None:
+        """One parameter with its uncertainty; None if the law does not have it."""
+        if parameter not in self.law.parameters:
+            return None
+        place = self.law.parameters.index(parameter)
+        return Measured(value=float(self.values[place]), uncertainty=float(self.uncertainty[place]))
+
+    def spread(self, errors: Floats) -> Floats:
+        """Standard uncertainty of quantities from their error in each replicate (first axis)."""
+        return np.asarray(_student(len(errors)) * np.sqrt(_bessel(errors)), np.float64)
+
+
+def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> LawFit:
+    """Weighted least squares of a law, amplitudes and backgrounds eliminated at each step.
+
+    The uncertainty is the infinitesimal jackknife over the replicates (beads, or sectors
+    of the spectrum): it holds what varies between them, correlated from plane to plane
+    or not, whether or not the weights are right (White 1982, Econometrica 50:1; Efron
+    1982, The Jackknife).  It is widened by Student's t for their number.
+
+    Parameters
+    ----------
+    observed : Observed
+    law : BlurLaw
+    starts : sequence of ndarray, shape (parameters,)
+        Further places to begin; the best of all is refined.
+
+    Returns
+    -------
+    LawFit
+    """
+    low, high = law.bounds()
+    scale = np.maximum(0.05 * np.abs(law.start()), 0.02 * (high - low))
+    root = 1 / np.sqrt(observed.variances)
+
+    def misfit(values: Floats) -> Floats:
+        shown = observed.fitted(observed.shape_of(law, values))
+        rest = (shown.residual * root).ravel()
+        if observed.method == "planes":
+            rest = np.append(rest, (shown.amplitude - 1) / observed.amplitude_spread)
+        return np.asarray(rest, np.float64)
+
+    def cost(values: Floats) -> float:
+        return float(np.sum(misfit(values) ** 2))
+
+    span = high - low
+    begins = [
+        np.clip(start, low + 1e-6 * span, high - 1e-6 * span) for start in (law.start(), *starts)
+    ]
+    if len(begins) > 1:
+        begins.sort(key=cost)
+        # The sides of focus have minima of their own: two are followed.
+        begins = [_solve(misfit, begin, low, high, scale, 6) for begin in begins[:2]]
+        begins.sort(key=cost)
+    values = _solve(misfit, begins[0], low, high, scale, 60)
+
+    rest = misfit(values)
+    jacobian = _jacobian(misfit, values, scale, low, high)
+    normal = np.asarray(np.linalg.pinv(jacobian.T @ jacobian), np.float64)
+    shown = observed.fitted(observed.shape_of(law, values))
+    table = observed.values.size
+    weighted = observed.unexplained(shown.shape, observed.deviations) * root
+    count = len(observed.deviations)
+    influence = -(weighted.reshape(count, -1) @ jacobian[:table]) @ normal
+    influence *= observed.spread_factor
+    chi2 = float(rest @ rest)
+    nuisance = len(observed.z_um) * (2 if observed.method == "beads" else 0)
+    freedom = max(1, table - nuisance - len(values))
+    enough = count >= _ENOUGH_REPLICATES
+    if enough:
+        covariance = _student(count) ** 2 * influence.T @ influence * count / (count - 1)
+    else:
+        covariance = normal * max(1.0, chi2 / freedom)
+    near = (values - low < 1e-3 * span) | (high - values < 1e-3 * span)
+    area = observed.area_um2 if observed.method == "beads" else observed.bins
+    fit_values = shown.amplitude[:, None] * shown.shape
+    return LawFit(
+        law=law,
+        values=values,
+        influence=influence,
+        covariance=covariance,
+        replicates_decide=enough,
+        chi2=chi2,
+        freedom=freedom,
+        residual_rms=math.sqrt(
+            float((area * shown.residual**2).sum()) / float((area * fit_values**2).sum())
+        ),
+        shown=shown,
+        at_bound=tuple(name for name, bad in zip(law.parameters, near, strict=True) if bool(bad)),
+    )
+
+
+def _solve(
+    misfit: Misfit, begin: Floats, low: Floats, high: Floats, scale: Floats, evaluations: int
+) -> Floats:
+    result = optimize.least_squares(
+        misfit,
+        begin,
+        bounds=(low, high),
+        x_scale=scale,
+        diff_step=np.full(len(begin), 1e-4),
+        max_nfev=evaluations,
+        xtol=1e-6,
+        ftol=1e-7,
+    )
+    return np.asarray(result.x, np.float64)
+
+
+def _jacobian(misfit: Misfit, values: Floats, scale: Floats, low: Floats, high: Floats) -> Floats:
+    """Central differences."""
+    columns = []
+    for place, step in enumerate(1e-2 * scale):
+        up, down = values.copy(), values.copy()
+        up[place] = min(values[place] + step, high[place])
+        down[place] = max(values[place] - step, low[place])
+        columns.append((misfit(up) - misfit(down)) / (up[place] - down[place]))
+    return np.stack(columns, axis=1)
+
+
+def _student(count: int) -> float:
+    """What widens a standard uncertainty from `count` replicates."""
+    return float(stats.t.ppf(stats.norm.cdf(1.0), max(1, count - 1)))
+
+
+def _bessel(errors: Floats) -> Floats:
+    count = len(errors)
+    return np.asarray((errors**2).sum(0) * count / max(1, count - 1), np.float64)

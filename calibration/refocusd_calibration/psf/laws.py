@@ -1,0 +1,390 @@
+"""How a point blurs with defocus: three laws, as radial functions that can be fitted.
+
+| law | parameters | where it serves |
+|---|---|---|
+| `WaveLaw` | NA, spherical aberration | a widefield microscope: `refocusd.imaging.optics` in radial form |
+| `GaussianLaw` | blur in focus, blur per um | simulators, strongly aberrated or scattering specimens |
+| `DiscLaw` | blur in focus, disc radius per um | coarse pixels, broad spectrum: rays without diffraction |
+
+`refocusd.imaging.optics` gives the same kernels on the camera's grid.  A fit evaluates them a
+hundred times at all planes, so the wave law is written here as Hankel transforms by
+Gauss-Legendre quadrature: milliseconds for a whole series, smooth in every parameter
+and without a grid's periodic borders.
+
+The refractive index is held, not fitted: for all but the largest apertures defocus
+depends on ``NA^2 / n`` and the focused spot on NA alone, so that n trades against
+the pixel size and the stage's scale, which are what a user can check.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import j0, j1
+
+from refocusd.errors import ConfigError
+
+__all__ = ["WIDTH_LEVEL", "BlurLaw", "DiscLaw", "GaussianLaw", "WaveLaw", "kernel_sigma_um"]
+
+Floats = NDArray[np.float64]
+
+#: Transfer at the frequency that defines a kernel's width (see `kernel_sigma_um`).
+WIDTH_LEVEL = math.exp(-0.5)
+#: Nodes a cycle of the integrand; Gauss-Legendre quadrature converges from pi on.
+_NODES_PER_CYCLE = 3.2
+#: Nodes of a panel: ten cycles at a time.
+_PANEL = 32
+
+
+class BlurLaw(Protocol):
+    """A kernel for each stage position, as a function of a few parameters.
+
+    The last parameter is the stage position of focus; `transfer` and `kernel` take
+    stage positions, not defocus.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the law."""
+        ...
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are fitted."""
+        ...
+
+    def start(self) -> Floats:
+        """Where a fit begins, shape (parameters,)."""
+        ...
+
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Lowest and highest values, each of shape (parameters,)."""
+        ...
+
+    def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
+        """Transfer function, shape (planes, frequencies); `frequency` in cycles per um."""
+        ...
+
+    def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
+        """Kernel of unit flux, per um^2, shape (planes, radii)."""
+        ...
+
+
+class GaussianLaw:
+    """Gaussian of ``sigma^2 = blur_focus_um^2 + (blur_um_per_um * defocus)^2``.
+
+    Pixel and bead are part of the blur in focus.
+
+    Parameters
+    ----------
+    focus_um : float
+        Where the fit starts.
+    blur_focus_um, blur_um_per_um : float
+        Where the fit starts.
+    hold_focus_blur : bool
+        Keep `blur_focus_um`: a ratio of spectra does not show it.
+    span_um : (float, float)
+        Stage positions between which the focus lies.
+    """
+
+    name = "gaussian"
+
+    def __init__(
+        self,
+        focus_um: float,
+        blur_focus_um: float,
+        blur_um_per_um: float,
+        span_um: tuple[float, float],
+        *,
+        hold_focus_blur: bool = False,
+    ) -> None:
+        self.held = blur_focus_um if hold_focus_blur else None
+        self._start = (blur_focus_um, blur_um_per_um, focus_um)
+        self._low = (0.3 * blur_focus_um, 1e-4, span_um[0])
+        self._high = (50 * blur_focus_um, 20.0, span_um[1])
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are fitted."""
+        return ("blur_focus_um", "blur_um_per_um", "focus_um")[self.held is not None :]
+
+    def start(self) -> Floats:
+        """See `BlurLaw`."""
+        return np.array(self._start[self.held is not None :])
+
+    def bounds(self) -> tuple[Floats, Floats]:
+        """See `BlurLaw`."""
+        first = self.held is not None
+        return np.array(self._low[first:]), np.array(self._high[first:])
+
+    def _full(self, values: Floats) -> tuple[float, float, float]:
+        blur, slope, focus = values if self.held is None else (self.held, *values)
+        return float(blur), float(slope), float(focus)
+
+    def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
+        """See `BlurLaw`."""
+        blur, slope, focus = self._full(values)
+        variance = blur**2 + (slope * (z_um - focus)) ** 2
+        return np.exp(-2 * np.pi**2 * variance[:, None] * frequency[None, :] ** 2)
+
+    def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
+        """See `BlurLaw`."""
+        blur, slope, focus = self._full(values)
+        variance = (blur**2 + (slope * (z_um - focus)) ** 2)[:, None]
+        density = np.exp(-(radius_um[None, :] ** 2) / (2 * variance)) / (2 * np.pi * variance)
+        return np.asarray(density, np.float64)
+
+
+class DiscLaw(GaussianLaw):
+    """Uniform disc of radius ``disc_um_per_um * |defocus|``, smoothed by the blur in focus.
+
+    Parameters as `GaussianLaw`, with the disc's radius per um of defocus (the tangent of
+    the half angle of the light cone) in place of the Gaussian's slope.
+    """
+
+    name = "disc"
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are fitted."""
+        return ("blur_focus_um", "disc_um_per_um", "focus_um")[self.held is not None :]
+
+    def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
+        """See `BlurLaw`."""
+        blur, slope, focus = self._full(values)
+        x = 2 * np.pi * slope * np.abs(z_um - focus)[:, None] * frequency[None, :]
+        # 2 J1(x) / x; its limit at 0 is 1.
+        small = x < 1e-6
+        airy = np.where(small, 1.0, 2 * j1(x) / np.where(small, 1.0, x))
+        return np.asarray(airy * np.exp(-2 * np.pi**2 * blur**2 * frequency**2), np.float64)
+
+    def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
+        """See `BlurLaw`."""
+        blur, slope, focus = self._full(values)
+        # exp(-2 (pi 0.85)^2) = 6e-7: nothing is left beyond.
+        highest = 0.85 / blur
+        reach = float(radius_um.max()) + slope * float(np.abs(z_um - focus).max())
+        nodes, weights = _legendre(40 + math.ceil(_NODES_PER_CYCLE * highest * reach), highest)
+        spectrum = self.transfer(values, z_um, nodes) * (2 * np.pi * nodes * weights)
+        return np.asarray(spectrum @ j0(2 * np.pi * np.outer(nodes, radius_um)), np.float64)
+
+
+class WaveLaw:
+    """Scalar wave optics with primary spherical aberration, as `refocusd.imaging.optics.Optics`.
+
+    Camera pixels integrate (their square's transfer function is averaged over angles),
+    and so does a bead that is not small: a sphere, evenly dyed.
+
+    Parameters
+    ----------
+    na, wavelength_um, refractive_index, pixel_um : float
+        `na` is where the fit starts; the others are held.
+    focus_um : float
+        Where the fit starts.
+    span_um : (float, float)
+        Stage positions between which the focus lies.
+    reach_um : float
+        Radius up to which kernels are asked for.
+    defocus_um : float
+        Largest distance from focus that is asked for.
+    bead_um : float
+        Diameter of the beads; 0 for points.
+    fit_pixel : bool
+        Also fit ``pixel_scale``, the true pixel size over `pixel_um`.
+    spherical_waves : float
+        Where the fit starts.
+
+    Raises
+    ------
+    ConfigError
+        If the NA is not below the refractive index.
+    """
+
+    name = "wave"
+
+    def __init__(
+        self,
+        na: float,
+        wavelength_um: float,
+        refractive_index: float,
+        pixel_um: float,
+        focus_um: float,
+        span_um: tuple[float, float],
+        *,
+        reach_um: float,
+        defocus_um: float,
+        bead_um: float = 0.0,
+        fit_pixel: bool = False,
+        spherical_waves: float = 0.0,
+    ) -> None:
+        if not 0 < na < refractive_index:
+            raise ConfigError(
+                f"NA {na:g} does not lie between 0 and the refractive index {refractive_index:g}: "
+                "give the immersion medium's index"
+            )
+        self.wavelength_um = wavelength_um
+        self.refractive_index = refractive_index
+        self.pixel_um = pixel_um
+        self.bead_um = bead_um
+        self.fit_pixel = fit_pixel
+        self._first = (na, spherical_waves, focus_um)
+        self._span = span_um
+        self._highest = min(1.4 * na, 0.995 * refractive_index)
+        angle = math.asin(min(1.15 * na, self._highest) / refractive_index)
+        # Rings lie outside the geometric disc, and aberrations throw light further.
+        self._extent = max(1.3 * reach_um, 1.5 * math.tan(angle) * defocus_um)
+        self._extent += 12 * wavelength_um / na
+        cycles = self._highest / wavelength_um * self._extent
+        path = defocus_um * refractive_index / wavelength_um * (1 - math.cos(angle))
+        per = _NODES_PER_CYCLE
+        self._pupil = _legendre(30 + math.ceil(per * (cycles + path)), 1.0)
+        self._radius, self._radius_weights = _legendre(
+            40 + math.ceil(4 * per * cycles), self._extent
+        )
+        self._cut_off = 2 * self._highest / wavelength_um
+        self._frequency, self._frequency_weights = _legendre(
+            30 + math.ceil(per * 2 * cycles), self._cut_off
+        )
+        #: Matrices that outlive one evaluation: of the last NA, and of each set of nodes.
+        self._of_na: tuple[float, Floats] = (math.nan, np.empty(0))
+        self._matrices: dict[bytes, Floats] = {}
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are fitted."""
+        scale = ("pixel_scale",) if self.fit_pixel else ()
+        return ("na", "spherical_waves", *scale, "focus_um")
+
+    def start(self) -> Floats:
+        """See `BlurLaw`."""
+        na, spherical, focus = self._first
+        return np.array([na, spherical, *([1.0] if self.fit_pixel else []), focus])
+
+    def bounds(self) -> tuple[Floats, Floats]:
+        """See `BlurLaw`."""
+        low = [0.3 * self._first[0], -4.0, *([0.5] if self.fit_pixel else []), self._span[0]]
+        high = [self._highest, 4.0, *([2.0] if self.fit_pixel else []), self._span[1]]
+        return np.array(low), np.array(high)
+
+    def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
+        """See `BlurLaw`.  Pixel integration included, the bead not."""
+        na, spherical, scale, focus = self._full(values)
+        otf = self._otf(na, spherical, z_um - focus, frequency / scale)
+        return np.asarray(otf * _pixel_transfer(frequency * self.pixel_um), np.float64)
+
+    def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
+        """See `BlurLaw`.  Pixel integration and the bead included."""
+        na, spherical, scale, focus = self._full(values)
+        nodes = self._frequency
+        spectrum = self._otf(na, spherical, z_um - focus, nodes)
+        spectrum = spectrum * _pixel_transfer(nodes * self.pixel_um * scale)
+        spectrum *= _sphere_transfer(nodes * self.bead_um)
+        spectrum *= 2 * np.pi * nodes * self._frequency_weights
+        back = (
+            j0(2 * np.pi * np.outer(nodes, radius_um * scale))
+            if self.fit_pixel
+            else self._bessel(nodes, radius_um)
+        )
+        return np.asarray(scale**2 * (spectrum @ back), np.float64)
+
+    def _full(self, values: Floats) -> tuple[float, float, float, float]:
+        na, spherical, *scale, focus = (float(value) for value in values)
+        return na, spherical, scale[0] if scale else 1.0, focus
+
+    def _otf(self, na: float, spherical: float, defocus: Floats, frequency: Floats) -> Floats:
+        weighted = self._intensity(na, spherical, defocus)
+        weighted = weighted * (2 * np.pi * self._radius * self._radius_weights)
+        back = (
+            j0(2 * np.pi * np.outer(self._radius, frequency))
+            if self.fit_pixel and frequency is not self._frequency
+            else self._bessel(self._radius, frequency)
+        )
+        return np.asarray(weighted @ back, np.float64)
+
+    def _intensity(self, na: float, spherical: float, defocus: Floats) -> Floats:
+        """Intensity at the radial nodes, unit flux by Parseval's theorem."""
+        s, weights = self._pupil
+        edge = na / self.wavelength_um
+        if self._of_na[0] != na:
+            self._of_na = (na, j0(2 * np.pi * edge * np.outer(s, self._radius)))
+        axial = np.sqrt((self.refractive_index / self.wavelength_um) ** 2 - (edge * s) ** 2)
+        axial -= axial[0]
+        waves = defocus[:, None] * axial[None, :] + spherical * s**4
+        amplitude = (2 * np.sqrt(np.pi) * edge * s * weights) * np.exp(2j * np.pi * waves)
+        real = amplitude.real @ self._of_na[1]
+        imaginary = amplitude.imag @ self._of_na[1]
+        return np.asarray(real**2 + imaginary**2, np.float64)
+
+    def _bessel(self, left: Floats, right: Floats) -> Floats:
+        key = np.concatenate([left, right]).tobytes()
+        if key not in self._matrices:
+            # Two sets in use at a time: frequencies and radii.
+            if len(self._matrices) > 6:
+                self._matrices.clear()
+            self._matrices[key] = j0(2 * np.pi * np.outer(left, right))
+        return self._matrices[key]
+
+
+def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
+    """Width of the kernel at each stage position: the equivalent Gaussian's sigma.
+
+    ``sigma = 1 / (2 pi f)`` at the lowest frequency f where the transfer function falls
+    to ``exp(-1/2)``: exactly sigma for a Gaussian, 0.522 R for a disc of radius R.
+    The second moment that one might take instead does not exist for a diffraction-limited
+    kernel (its tails fall as 1/r^3), and is unstable where they are cut.
+
+    Parameters
+    ----------
+    law : BlurLaw
+    values : ndarray, shape (parameters,)
+    z_um : ndarray, shape (planes,)
+        Stage positions.
+
+    Returns
+    -------
+    ndarray of float64, shape (planes,)
+        In um; NaN where the transfer function does not fall so far.
+    """
+    # Logarithmic: focus and far defocus differ in width by two orders of magnitude.
+    frequency = np.geomspace(1e-3, 20.0, 600)
+    otf = law.transfer(values, z_um, frequency)
+    sigma = np.full(len(z_um), np.nan)
+    for plane, row in enumerate(otf):
+        below = np.flatnonzero(row < WIDTH_LEVEL)
+        if below.size and below[0] > 0:
+            low, high = below[0] - 1, below[0]
+            share = (row[low] - WIDTH_LEVEL) / (row[low] - row[high])
+            crossing = frequency[low] * (frequency[high] / frequency[low]) ** share
+            sigma[plane] = 1 / (2 * np.pi * crossing)
+    return sigma
+
+
+def _legendre(count: int, end: float) -> tuple[Floats, Floats]:
+    """At least `count` nodes and weights of Gauss-Legendre quadrature on [0, end].
+
+    In panels: one rule of a thousand nodes takes seconds to compute.
+    """
+    panels = math.ceil(count / _PANEL)
+    nodes, weights = np.polynomial.legendre.leggauss(_PANEL)
+    width = end / panels
+    starts = width * np.arange(panels)[:, None]
+    return (starts + 0.5 * width * (nodes + 1)).ravel(), np.tile(0.5 * width * weights, panels)
+
+
+def _pixel_transfer(cycles: Floats) -> Floats:
+    """Transfer of a square pixel at frequencies in cycles a pixel, mean over all angles."""
+    angle = np.pi / 4 * (np.arange(8) + 0.5) / 8
+    across, along = np.cos(angle)[:, None] * cycles, np.sin(angle)[:, None] * cycles
+    mean: Any = np.mean(np.sinc(across) * np.sinc(along), axis=0)
+    return np.asarray(mean, np.float64)
+
+
+def _sphere_transfer(cycles: Floats) -> Floats:
+    """Transfer of a sphere's projection at frequencies in cycles a diameter."""
+    x = np.pi * cycles
+    small = x < 1e-2
+    safe = np.where(small, 1.0, x)
+    return np.where(small, 1 - x**2 / 10, 3 * (np.sin(safe) - safe * np.cos(safe)) / safe**3)

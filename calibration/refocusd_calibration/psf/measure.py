@@ -1,0 +1,377 @@
+"""The defocus kernel as a function of micrometres, from beads or from matched planes.
+
+| step | beads | planes |
+|---|---|---|
+| what is observed | `psf_beads`, `psf_average`: radial profiles | `psf_spectra`: ratios of spectra |
+| which law describes it | `psf_fit`: wave optics, Gaussian, disc; by BIC | the same |
+| widths, both sides of focus | `psf_width` | the same |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.profiles.profile import Check, Measured, PsfSection
+from refocusd_calibration.psf.average import average_beads
+from refocusd_calibration.psf.beads import find_beads, sharpest_plane, sharpness
+from refocusd_calibration.psf.checks import excess_misfit, psf_checks
+from refocusd_calibration.psf.fit import LawFit, fit_law
+from refocusd_calibration.psf.laws import DiscLaw, Floats, GaussianLaw, WaveLaw
+from refocusd_calibration.psf.observed import Observed
+from refocusd_calibration.psf.spectra import SpectraRatios
+from refocusd_calibration.psf.stack import PlaneStack
+from refocusd_calibration.psf.width import Widths, asymmetry, kernel_widths
+
+__all__ = ["PsfMeasurement", "Stated", "measure_beads", "measure_planes"]
+
+#: What the radial laws leave out, relative: square pixels, and of planes, that the
+#: camera undersamples the in-focus one.  Part of the uncertainty of the NA.
+_NA_FLOOR = {"beads": 0.001, "planes": 0.003}
+#: A pixel size fitted worse than this says nothing.
+_PIXEL_KNOWN = 0.02
+#: Largest misfit beyond noise at which it is asked for.
+_PIXEL_CLEAN = 0.05
+#: How often a ratio of spectra is corrected with the law fitted to it.
+_REFINEMENTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What is known of the objective beforehand.
+
+    Parameters
+    ----------
+    na : float or None
+        Nominal; where the fit starts, and what it is held against.
+    wavelength_um : float or None
+        Emission; without it there is no wave law.
+    refractive_index : float
+        Of the immersion.
+    bead_um : float
+        Diameter of the beads.
+    """
+
+    na: float | None = None
+    wavelength_um: float | None = None
+    refractive_index: float = 1.0
+    bead_um: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PsfMeasurement:
+    """All that was found.
+
+    Parameters
+    ----------
+    section : PsfSection
+    checks : tuple of Check
+    notes : tuple of str
+    observed : Observed
+    fits : dict of str to LawFit
+        By the law's name.
+    widths : Widths
+    """
+
+    section: PsfSection
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    observed: Observed
+    fits: dict[str, LawFit]
+    widths: Widths
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+def measure_beads(
+    stack: PlaneStack, stated: Stated, *, reach_um: float | None = None
+) -> PsfMeasurement:
+    """Measure the kernel from a series of single beads through focus.
+
+    Parameters
+    ----------
+    stack : PlaneStack
+    stated : Stated
+    reach_um : float, optional
+        Radius of the widest kernel; found from the NA or the beads where not given.
+
+    Raises
+    ------
+    ConfigError, InputError
+        If the series cannot be used, saying why and what to do.
+    """
+    _check_stated(stated)
+    if reach_um is None and stated.na is not None:
+        reach_um = _reach(stack, stated)
+    beads = find_beads(stack, reach_um=reach_um)
+    observed = average_beads(stack, beads)
+    sharpest = float(stack.z_um[beads.plane])
+    reach = beads.radius_px * stack.pixel_um
+    fits = _fit_laws(observed, stated, sharpest, reach)
+    best = _best(observed, fits)
+    left = ", ".join(f"{count} {why}" for why, count in beads.dropped.items() if count)
+    notes = [
+        f"{len(beads.centres)} of {beads.found} beads within {reach:.1f} um; left out: {left or 'none'}"
+    ]
+    return _measurement(observed, stated, fits, best, notes, beads=len(beads.centres))
+
+
+def measure_planes(
+    stack: PlaneStack,
+    in_focus: int | NDArray[np.float32] | None,
+    stated: Stated,
+) -> PsfMeasurement:
+    """Measure the kernel from defocused planes of any thin specimen and an in-focus one.
+
+    Parameters
+    ----------
+    stack : PlaneStack
+    in_focus : int, ndarray of float32 of shape (height, width), or None
+        Index of the in-focus plane in the series, in order of z, or a frame taken
+        apart, at focus; None takes the sharpest plane.
+    stated : Stated
+
+    Raises
+    ------
+    ConfigError, InputError
+        If the planes cannot be used, saying why and what to do.
+    """
+    _check_stated(stated)
+    reference: float | None = None
+    if isinstance(in_focus, np.ndarray):
+        frame, near = in_focus, _sharpest_um(stack)
+    else:
+        index = sharpest_plane(stack) if in_focus is None else in_focus
+        if not 0 <= index < len(stack.z_um):
+            raise InputError(
+                f"there is no plane {index} among the {len(stack.z_um)} planes; count from 0 in "
+                "order of z"
+            )
+        frame, near = stack.pixels[index], float(stack.z_um[index])
+        reference = near
+    cut_off = None
+    if stated.na is not None and stated.wavelength_um is not None:
+        cut_off = 2 * stated.na / stated.wavelength_um
+    spectra = SpectraRatios(stack, frame, reference_um=reference, cut_off=cut_off)
+    observed = spectra.observed()
+    reach = 0.5 * min(frame.shape) * stack.pixel_um
+    fits = _fit_laws(observed, stated, near, reach)
+    best = _best(observed, fits)
+    for _ in range(_REFINEMENTS):
+        observed = spectra.refined(fits[best].law, fits[best].values)
+        again = fit_law(observed, fits[best].law, [fits[best].values])
+        fits[best] = _with_floor(observed, again)
+    return _measurement(observed, stated, fits, best, [], field_um=2 * reach)
+
+
+def _check_stated(stated: Stated) -> None:
+    if stated.na is not None and not 0 < stated.na < stated.refractive_index:
+        raise ConfigError(
+            f"NA {stated.na:g} does not go with a refractive index of {stated.refractive_index:g}: "
+            "give --refractive-index of the immersion"
+        )
+
+
+def _reach(stack: PlaneStack, stated: Stated) -> float:
+    assert stated.na is not None
+    sharpest = float(stack.z_um[sharpest_plane(stack)])
+    defocus = float(np.abs(stack.z_um - sharpest).max())
+    disc = math.tan(math.asin(stated.na / stated.refractive_index)) * defocus
+    # A quarter for aberrations, diffraction rings, and some background around it.
+    return 1.25 * disc + 2 * (stated.wavelength_um or 0.6) / stated.na + 3 * stack.pixel_um
+
+
+def _sharpest_um(stack: PlaneStack) -> float:
+    """Stage position of the sharpest plane, where the in-focus frame was taken apart."""
+    return float(stack.z_um[int(np.argmax(sharpness(stack)))])
+
+
+def _fit_laws(
+    observed: Observed, stated: Stated, sharpest: float, reach_um: float
+) -> dict[str, LawFit]:
+    span = (float(observed.z_um.min()), float(observed.z_um.max()))
+    planes = observed.method == "planes"
+    blur = observed.pixel_um / math.sqrt(12)
+    if stated.na is not None and stated.wavelength_um is not None:
+        blur = math.hypot(blur, 0.21 * stated.wavelength_um / stated.na)
+    first = max(blur, 0.4 * observed.pixel_um)
+    starts = [sharpest + share * (span[1] - span[0]) for share in (-0.05, 0.05)]
+    fits: dict[str, LawFit] = {}
+    for kind, slope in ((GaussianLaw, 0.2), (DiscLaw, 0.4)):
+        law = kind(sharpest, first, slope, span, hold_focus_blur=planes)
+        more = [np.array([*law.start()[:-1], focus]) for focus in starts]
+        fits[law.name] = fit_law(observed, law, more)
+    if stated.wavelength_um is not None:
+        fits["wave"] = _fit_wave(observed, stated, sharpest, reach_um, fits["disc"])
+    return fits
+
+
+def _fit_wave(
+    observed: Observed, stated: Stated, sharpest: float, reach_um: float, disc: LawFit
+) -> LawFit:
+    index = stated.refractive_index
+    slope = float(disc.values[disc.law.parameters.index("disc_um_per_um")])
+    by_rays = index * math.sin(math.atan(slope))
+    na = stated.na if stated.na is not None else min(max(by_rays, 0.03), 0.97 * index)
+    span = (float(observed.z_um.min()), float(observed.z_um.max()))
+    # Spherical aberration moves the sharpest plane: the two are looked for together.
+    step = float(np.ptp(observed.z_um)) / (len(observed.z_um) - 1)
+    depth = max((stated.wavelength_um or 0.5) * index / na**2, 0.5 * step)
+    starts = [
+        np.array([na, waves, sharpest + shift * depth])
+        for waves in (-0.6, -0.3, 0.0, 0.3, 0.6)
+        for shift in (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
+    ]
+    starts.append(np.array([na, 0.0, float(disc.values[-1])]))
+    assert stated.wavelength_um is not None
+    law = WaveLaw(
+        na,
+        stated.wavelength_um,
+        index,
+        observed.pixel_um,
+        sharpest,
+        span,
+        reach_um=min(reach_um, _farthest(observed, na, stated.wavelength_um)),
+        defocus_um=float(np.abs(observed.z_um - sharpest).max()) * 1.1,
+        bead_um=stated.bead_um,
+    )
+    return _with_floor(observed, fit_law(observed, law, starts))
+
+
+def _with_floor(observed: Observed, fit: LawFit) -> LawFit:
+    if fit.law.name != "wave":
+        return fit
+    floor = np.zeros_like(fit.values)
+    floor[0] = _NA_FLOOR[observed.method] * fit.values[0]
+    return replace(fit, covariance=fit.covariance + np.diag(floor**2))
+
+
+def _farthest(observed: Observed, na: float, wavelength_um: float) -> float:
+    """Radius that kernels are asked for beyond what the law takes for its widest disc."""
+    if observed.method == "beads":
+        return float(observed.radius_um.max())
+    return 12 * wavelength_um / na
+
+
+def _best(observed: Observed, fits: dict[str, LawFit]) -> str:
+    """Law of the least Bayesian information criterion (Schwarz 1978), misfit scaled to the best's."""
+    scale = max(1.0, min(fit.chi2 / fit.freedom for fit in fits.values()))
+    count = math.log(observed.values.size)
+    return min(fits, key=lambda name: fits[name].chi2 / scale + count * len(fits[name].values))
+
+
+def _measurement(
+    observed: Observed,
+    stated: Stated,
+    fits: dict[str, LawFit],
+    best: str,
+    notes: Sequence[str],
+    *,
+    beads: int = 0,
+    field_um: float | None = None,
+) -> PsfMeasurement:
+    fit = fits[best]
+    widths = kernel_widths(observed, fit)
+    difference = asymmetry(observed, fit, widths)
+    scale = _pixel_scale(observed, fit, stated) if best == "wave" else None
+    focus = fit.measured("focus_um")
+    assert focus is not None
+    defocus = observed.z_um - focus.value
+    blur, slope = _gaussian_law(fits["gaussian"] if best == "gaussian" else None, defocus, widths)
+    pixel = None
+    if scale is not None:
+        pixel = Measured(
+            value=scale.value * observed.pixel_um, uncertainty=scale.uncertainty * observed.pixel_um
+        )
+    section = PsfSection(
+        method=observed.method,
+        model=best,  # type: ignore[arg-type]
+        focus_um=focus,
+        na=fit.measured("na"),
+        spherical_waves=fit.measured("spherical_waves"),
+        pixel_um=pixel,
+        refractive_index=stated.refractive_index,
+        wavelength_um=stated.wavelength_um,
+        defocus_um=[float(value) for value in defocus],
+        sigma_um=[float(value) for value in widths.sigma_um],
+        sigma_uncertainty_um=[float(value) for value in widths.uncertainty_um],
+        sigma_model_um=[float(value) for value in widths.model_um],
+        blur_um_per_um=slope,
+        blur_focus_um=blur,
+        asymmetry=difference,
+        residual_rms=fit.residual_rms,
+        beads=beads,
+    )
+    checks, more = psf_checks(
+        observed, fit, widths, section, stated_na=stated.na, field_um=field_um
+    )
+    laws = ", ".join(
+        f"{name} {found.chi2 / found.freedom:.3g}" for name, found in sorted(fits.items())
+    )
+    said = [*notes, *more, f"misfit (chi² per degree of freedom): {laws}"]
+    if stated.wavelength_um is None:
+        said.append("no wave optics without the wavelength: give --wavelength-um")
+    return PsfMeasurement(section, tuple(checks), tuple(said), observed, fits, widths)
+
+
+def _pixel_scale(observed: Observed, fit: LawFit, stated: Stated) -> Measured | None:
+    """Pixel size over the stated one, where disc and diffraction together show it."""
+    assert stated.wavelength_um is not None
+    na, waves, focus = (float(value) for value in fit.values)
+    law = WaveLaw(
+        na,
+        stated.wavelength_um,
+        stated.refractive_index,
+        observed.pixel_um,
+        focus,
+        (float(observed.z_um.min()), float(observed.z_um.max())),
+        reach_um=_farthest(observed, na, stated.wavelength_um),
+        defocus_um=float(np.abs(observed.z_um - focus).max()) * 1.05,
+        bead_um=stated.bead_um,
+        fit_pixel=True,
+        spherical_waves=waves,
+    )
+    fit = fit_law(observed, law)
+    found = fit.measured("pixel_scale")
+    # Aberrations that the law does not have are taken for a scale.
+    clean = fit.replicates_decide and excess_misfit(observed, fit) <= _PIXEL_CLEAN
+    if found is None or not clean:
+        return None
+    floor = 2 * _NA_FLOOR[observed.method]
+    found = msgspec.structs.replace(found, uncertainty=math.hypot(found.uncertainty, floor))
+    return found if found.uncertainty < _PIXEL_KNOWN else None
+
+
+def _gaussian_law(
+    fit: LawFit | None, defocus: Floats, widths: Widths
+) -> tuple[Measured | None, Measured | None]:
+    """Blur in focus and per um: as fitted, or of the widths by weighted least squares."""
+    if fit is not None and fit.measured("blur_focus_um") is not None:
+        return fit.measured("blur_focus_um"), fit.measured("blur_um_per_um")
+    good = np.isfinite(widths.sigma_um)
+    if good.sum() < 4:
+        return None, None
+    variance = widths.sigma_um[good] ** 2
+    # In relative terms: a law that is a few per cent off everywhere serves best.
+    design = np.stack([np.ones(int(good.sum())), defocus[good] ** 2], axis=1) / variance[:, None]
+    normal = np.linalg.inv(design.T @ design)
+    square = normal @ design.sum(0)
+    rest = 1 - design @ square
+    spread = np.sqrt(np.diag(normal) * float(rest @ rest) / (len(rest) - 2))
+    slope = math.sqrt(max(float(square[1]), 0.0))
+    if slope == 0:
+        return None, None
+    per_um = Measured(value=slope, uncertainty=float(spread[1]) / (2 * slope))
+    if square[0] <= 0:
+        return None, per_um
+    blur = math.sqrt(float(square[0]))
+    return Measured(value=blur, uncertainty=float(spread[0]) / (2 * blur)), per_um

@@ -1,0 +1,143 @@
+"""What was observed of the blur, in a form that any law can be fitted to.
+
+Beads give kernels as radial profiles; planes give ratios of spectra.  Either is a table
+of values by plane and radial bin, known to a law up to an amplitude (and, for beads, a
+background) for each plane, and each value is a mean over replicates: beads, or sectors
+of the spectrum.  How replicates differ gives the uncertainty of whatever is fitted,
+model errors included that vary from bead to bead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd_calibration.psf.laws import BlurLaw, Floats
+
+__all__ = ["Observed", "Weighted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A law's values beside the observed ones, its free amplitudes fitted.
+
+    Parameters
+    ----------
+    shape : ndarray of float64, shape (planes, bins)
+        The law's values.
+    amplitude, background : ndarray of float64, shape (planes,)
+        Least-squares scale and offset of `shape`; the background is 0 for planes.
+    residual : ndarray of float64, shape (planes, bins)
+        Observed less fitted.
+    """
+
+    shape: Floats
+    amplitude: Floats
+    background: Floats
+    residual: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A table of values by plane and radial bin.
+
+    Parameters
+    ----------
+    method : {"beads", "planes"}
+    z_um : ndarray of float64, shape (planes,)
+        Stage positions.
+    bins : ndarray of float64, shape (bins,)
+        Mean radius in um (beads), or frequency in cycles per um (planes).
+    values, variances : ndarray of float64, shape (planes, bins)
+        Counts (beads) or ratios (planes).
+    deviations : ndarray of float64, shape (replicates, planes, bins)
+        What each replicate adds to the error of the values; they sum to zero.
+    radius_um : ndarray of float64, shape (radii,)
+        Radii at which kernels are asked of a law; empty for planes.
+    operator : ndarray of float64, shape (planes or 1, bins, radii)
+        Mean over the pixels of each bin, at their true radii; empty for planes.
+    area_um2 : ndarray of float64, shape (bins,)
+        Area that each bin stands for in the plane; empty for planes.
+    reference_um : float or None
+        Stage position of the plane in the denominator; None where it is in focus.
+    amplitude_spread : float
+        Relative standard deviation of the planes' brightness, assumed for planes.
+    spread_factor : float
+        What the replicates' spread is multiplied with, as they are not quite independent.
+    pixel_um : float
+    kernels : ndarray of float32, shape (planes, side, side)
+        Mean image of a bead at each plane; empty for planes.
+    """
+
+    method: Literal["beads", "planes"]
+    z_um: Floats
+    bins: Floats
+    values: Floats
+    variances: Floats
+    deviations: Floats
+    pixel_um: float
+    radius_um: Floats
+    operator: Floats
+    area_um2: Floats
+    kernels: NDArray[np.float32]
+    reference_um: float | None = None
+    amplitude_spread: float = 0.05
+    spread_factor: float = 1.0
+
+    def shape_of(self, law: BlurLaw, values: Floats) -> Floats:
+        """What the law says of each value, for unit amplitude; shape (planes, bins)."""
+        if self.method == "beads":
+            kernel = law.kernel(values, self.z_um, self.radius_um)
+            return np.asarray(np.einsum("pbr,pr->pb", self._operators(), kernel), np.float64)
+        # Focus is the last parameter of every law.
+        reference = values[-1] if self.reference_um is None else self.reference_um
+        transfer = law.transfer(values, np.append(self.z_um, reference), self.bins)
+        below = transfer[-1]
+        # The in-focus spectrum may vanish beyond the cut-off: nothing is claimed there.
+        safe = np.where(np.abs(below) < 1e-3, np.copysign(1e-3, below), below)
+        return np.asarray(transfer[:-1] / safe, np.float64)
+
+    def fitted(self, shape: Floats) -> Weighted:
+        """Best amplitude and background of each plane."""
+        weight = 1 / self.variances
+        if self.method == "planes":
+            # Lamps drift by a few per cent: a free amplitude, held near 1.
+            prior = 1 / self.amplitude_spread**2
+            top = (weight * shape * self.values).sum(1) + prior
+            amplitude = top / ((weight * shape**2).sum(1) + prior)
+            background = np.zeros_like(amplitude)
+        else:
+            mean_shape = (weight * shape).sum(1) / weight.sum(1)
+            mean_value = (weight * self.values).sum(1) / weight.sum(1)
+            centred = shape - mean_shape[:, None]
+            amplitude = (weight * centred * self.values).sum(1) / (weight * centred**2).sum(1)
+            background = mean_value - amplitude * mean_shape
+        fit = amplitude[:, None] * shape + background[:, None]
+        return Weighted(shape, amplitude, background, self.values - fit)
+
+    def unexplained(self, shape: Floats, errors: Floats) -> Floats:
+        """What of errors of the values is left once each plane's amplitude is refitted.
+
+        Parameters
+        ----------
+        shape : ndarray, shape (planes, bins)
+        errors : ndarray, shape (replicates, planes, bins)
+        """
+        weight = 1 / self.variances
+        if self.method == "planes":
+            prior = 1 / self.amplitude_spread**2
+            gain = (weight * shape * errors).sum(2) / ((weight * shape**2).sum(1) + prior)
+            return np.asarray(errors - gain[:, :, None] * shape, np.float64)
+        total = weight.sum(1)
+        centred = shape - ((weight * shape).sum(1) / total)[:, None]
+        gain = (weight * centred * errors).sum(2) / (weight * centred**2).sum(1)
+        mean = (weight * errors).sum(2) / total
+        return np.asarray(errors - mean[:, :, None] - gain[:, :, None] * centred, np.float64)
+
+    def _operators(self) -> Floats:
+        if len(self.operator) == len(self.z_um):
+            return self.operator
+        return np.broadcast_to(self.operator, (len(self.z_um), *self.operator.shape[1:]))

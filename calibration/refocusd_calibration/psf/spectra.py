@@ -1,0 +1,295 @@
+"""The blur without beads: spectra of defocused planes over that of the in-focus plane.
+
+Of one field, the spectrum of a defocused plane is that of the in-focus plane times the
+ratio of their transfer functions.  The ratio is estimated as cross spectrum over power
+spectrum, summed over rings of equal frequency: least squares, so that each mode counts
+by the specimen's power there.
+
+A window keeps the frame's edges out of the spectra, and biases a ratio: light that left
+the window is missed.  Here the numerator's window (Hann, of the middle of the frame)
+lies well within the denominator's (flat almost to the edges), so that all light that
+the middle of a defocused plane received is there in the in-focus plane.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from scipy.signal import windows
+
+from refocusd.errors import InputError
+from refocusd.imaging.quality import register
+from refocusd_calibration.psf.laws import BlurLaw, Floats
+from refocusd_calibration.psf.observed import Observed
+from refocusd_calibration.psf.stack import PlaneStack
+
+__all__ = ["MARGIN_SHARE", "SpectraRatios"]
+
+#: What the inner window leaves out along each edge, as a share of the side: kernels
+#: must not reach further.
+MARGIN_SHARE = 0.17
+#: Smallest side of a field, px: with fewer there are too few modes.
+_SMALLEST = 96
+#: Sectors of the half plane of frequencies; they are taken for independent.
+_SECTORS = 8
+#: Modes next to each other are alike, through the window: the spread between sectors is
+#: too small by about this factor (found on simulated specimens of known blur).
+_ALIKE = 1.35
+#: Planes of one field are coherent at low frequency; of two fields, they are not.
+_COHERENT = 0.6
+#: Share of the Nyquist frequency that is looked at: what lies above is aliased.
+_HIGHEST = 0.85
+#: What a ratio is not believed to be better than.
+_MODEL_ERROR = 0.004
+
+
+class SpectraRatios:
+    """Spectra of the planes of one field over the in-focus plane's.
+
+    Planes that are shifted sideways against the in-focus one are shifted back.
+
+    Parameters
+    ----------
+    stack : PlaneStack
+    in_focus : ndarray of float32, shape (height, width)
+        Counts, of the same field.
+    reference_um : float or None
+        Stage position of the in-focus plane, which is left out of the series; None if
+        it was taken apart, at focus.
+    cut_off : float, optional
+        Highest frequency that the objective passes, cycles per um.
+
+    Raises
+    ------
+    InputError
+        If the frame is too small, shapes differ, the in-focus plane shows nothing, or
+        planes show another field.
+    """
+
+    def __init__(
+        self,
+        stack: PlaneStack,
+        in_focus: NDArray[np.float32],
+        *,
+        reference_um: float | None,
+        cut_off: float | None = None,
+    ) -> None:
+        _check_shapes(stack, in_focus)
+        keep = np.ones(len(stack.z_um), bool)
+        if reference_um is not None:
+            keep = np.abs(stack.z_um - reference_um) > 1e-6
+        self._reference_um = reference_um
+        self._z_um = stack.z_um[keep]
+        self._planes = stack.pixels[keep]
+        self._pixel_um = stack.pixel_um
+        self._field = _Field(in_focus, stack.pixel_um, cut_off)
+        self._field.take_noise(self._planes)
+        self._shifts = []
+        for z, plane in zip(self._z_um, self._planes, strict=True):
+            if np.array_equal(plane, in_focus):
+                raise InputError(
+                    f"the plane at {z:g} um equals the in-focus plane: the stage did not move, or "
+                    "the recording holds one frame twice"
+                )
+            shift = register(plane, in_focus)
+            coherence = self._field.coherence(plane, shift)
+            if coherence < _COHERENT:
+                raise InputError(
+                    f"the plane at {z:g} um does not show the field of the in-focus plane "
+                    f"(coherence {coherence:.2f}): give planes of one field, with nothing moving "
+                    "between them, or a larger field if the blur is wide against this one"
+                )
+            self._shifts.append(shift)
+
+    def observed(self) -> Observed:
+        """The ratios as they are; replicates are sectors of the spectrum."""
+        return self._table(None)
+
+    def refined(self, law: BlurLaw, values: Floats) -> Observed:
+        """The ratios, corrected for the window with the help of a fitted law.
+
+        The window is small, and a specimen is not the same everywhere: the ratio of one
+        field is then off by what both make of it together.  The same estimate of the
+        in-focus plane blurred by the law is off by as much.
+        """
+        return self._table((law, values))
+
+    def _table(self, fitted: tuple[BlurLaw, Floats] | None) -> Observed:
+        rows = []
+        ratios: Floats | None = None
+        if fitted is not None:
+            law, values = fitted
+            reference = values[-1] if self._reference_um is None else self._reference_um
+            nodes = np.linspace(0, 0.75 / self._pixel_um, 400)
+            transfer = law.transfer(values, np.append(self._z_um, reference), nodes)
+            # Where the in-focus plane has nothing, nothing can be said.
+            ratios = np.clip(transfer[:-1] / np.maximum(transfer[-1], 0.02), -1.5, 1.5)
+        for index, (plane, shift) in enumerate(zip(self._planes, self._shifts, strict=True)):
+            expected = None if ratios is None else (nodes, ratios[index])
+            rows.append(self._field.ratio(plane, shift, expected))
+        values_, variances, deviations = zip(*rows, strict=True)
+        return Observed(
+            method="planes",
+            z_um=self._z_um,
+            bins=self._field.frequency,
+            values=np.stack(values_),
+            variances=np.stack(variances),
+            deviations=np.stack(deviations, axis=1),
+            pixel_um=self._pixel_um,
+            radius_um=np.empty(0),
+            operator=np.empty((0, 0, 0)),
+            area_um2=np.empty(0),
+            kernels=np.empty((0, 0, 0), np.float32),
+            reference_um=self._reference_um,
+            spread_factor=_ALIKE,
+        )
+
+
+def _check_shapes(stack: PlaneStack, in_focus: NDArray[np.float32]) -> None:
+    height, width = in_focus.shape
+    if stack.pixels.shape[1:] != in_focus.shape:
+        raise InputError(
+            f"the in-focus frame is {width}×{height} px, the planes are "
+            f"{stack.pixels.shape[2]}×{stack.pixels.shape[1]}: give frames of one field and camera"
+        )
+    if min(height, width) < _SMALLEST:
+        raise InputError(
+            f"a field of {width}×{height} px is too small for spectra; give at least {_SMALLEST} px"
+        )
+
+
+class _Field:
+    """The in-focus plane's spectrum, its modes sorted into rings and sectors."""
+
+    def __init__(
+        self, in_focus: NDArray[np.float32], pixel_um: float, cut_off: float | None
+    ) -> None:
+        height, width = in_focus.shape
+        self._inner = np.outer(*(_inner_window(side) for side in (height, width)))
+        outer = np.outer(*(windows.tukey(side, 0.06) for side in (height, width)))
+        self._shape = in_focus.shape
+        rows = scipy.fft.fftfreq(height, pixel_um)[:, None]
+        columns = scipy.fft.rfftfreq(width, pixel_um)[None, :]
+        self._rows, self._columns = rows * pixel_um, columns * pixel_um
+        length = np.hypot(rows, columns)
+        self._length = length
+        # Both halves of the first column are there: one is enough.
+        half = (columns > 0) | (rows > 0)
+        highest = _HIGHEST * 0.5 / pixel_um
+        if cut_off is not None:
+            highest = min(highest, cut_off)
+        edges = _ring_edges(2.0 / (min(height, width) * pixel_um), highest)
+        rings = np.searchsorted(edges, length, side="right") - 1
+        self._used = half & (rings >= 0) & (rings < len(edges) - 1)
+        self._rings = rings[self._used]
+        angle = np.arctan2(rows + 0 * columns, columns + 0 * rows)[self._used]
+        sector = np.floor((angle + np.pi / 2) / np.pi * _SECTORS).astype(int) % _SECTORS
+        self._cells = sector * (len(edges) - 1) + self._rings
+        self._count = len(edges) - 1
+        self._high = half & (length > 0.8 * highest) & (length <= highest)
+        self.mean = float(np.average(in_focus, weights=self._inner))
+        centred = in_focus.astype(np.float64) - self.mean
+        self._in_inner = scipy.fft.rfft2(centred * self._inner)
+        self._in_outer = scipy.fft.rfft2(centred * outer)
+        self._overlap = float((self._inner * outer).sum())
+        self._inner_power = float((self._inner**2).sum())
+        self._denominator = (self._in_inner * self._in_outer.conj()).real[self._used]
+        # Specimens have most of their power at low frequency, within a ring as well.
+        power = np.abs(self._in_inner[self._used]) ** 2
+        self.frequency = self._summed(length[self._used] * power) / self._summed(power)
+
+    def take_noise(self, planes: NDArray[np.float32]) -> None:
+        """Subtract the in-focus plane's own noise from its power: it is in no other plane.
+
+        At the far planes nothing of the specimen is left at high frequency: it is noise.
+        """
+        least = min(
+            float(np.mean(np.abs(self._windowed(plane)[self._high]) ** 2)) for plane in planes
+        )
+        density = (
+            min(least, float(np.mean(np.abs(self._in_inner[self._high]) ** 2))) / self._inner_power
+        )
+        self._noise = density * self._overlap
+        self._denominator = self._denominator - density * self._overlap
+        total = self._summed(self._denominator)
+        noise = density * self._overlap * np.bincount(self._rings, minlength=self._count)
+        good = total > 0.5 * noise
+        if not good[:3].any():
+            raise InputError(
+                "the in-focus plane shows nothing but noise: expose longer, or give a field with "
+                "more in it"
+            )
+        # Rings without signal stay in the table, with no weight.
+        self._total = np.where(good, total, np.inf)
+
+    def coherence(self, plane: NDArray[np.float32], shift: tuple[float, float]) -> float:
+        """Of the plane with the in-focus one at the lowest frequencies; 1 if they agree."""
+        low = self._rings < 4
+        mine, other = self._spectrum(plane, shift)[low], self._in_inner[self._used][low]
+        powers = float(np.sum(np.abs(mine) ** 2)) * float(np.sum(np.abs(other) ** 2))
+        return float(np.sum((mine * other.conj()).real)) / float(np.sqrt(max(powers, 1e-300)))
+
+    def ratio(
+        self,
+        plane: NDArray[np.float32],
+        shift: tuple[float, float],
+        expected: tuple[Floats, Floats] | None,
+    ) -> tuple[Floats, Floats, Floats]:
+        """Values, variances, and deviations by sector.
+
+        `expected` is a law's ratio: frequencies in cycles per um, and its values there.
+        """
+        cross = self._spectrum(plane, shift) * self._in_outer[self._used].conj()
+        if expected is None:
+            value = self._summed(cross.real) / self._total
+            rest = cross - value[self._rings] * self._denominator
+        else:
+            ratio = np.interp(self._length, *expected)
+            blurred = scipy.fft.irfft2(self._in_outer * ratio, s=self._shape)
+            model = self._windowed(blurred)[self._used] * self._in_outer[self._used].conj()
+            rest = cross - model
+            # The in-focus plane's noise is in the model's cross spectrum, not in the plane's.
+            rest += self._noise * np.interp(self._length[self._used], *expected)
+            change = self._summed(rest.real) / self._total
+            value = np.interp(self.frequency, *expected) + change
+            rest = rest - change[self._rings] * self._denominator
+        variance = 0.5 * self._summed(np.abs(rest) ** 2) / self._total**2
+        cells = np.bincount(self._cells, rest.real, _SECTORS * self._count)
+        deviation = cells.reshape(_SECTORS, self._count) / self._total
+        bad = np.isinf(self._total)
+        value[bad], deviation[:, bad] = 0.0, 0.0
+        return value, np.where(bad, 1e12, variance + _MODEL_ERROR**2), deviation
+
+    def _spectrum(
+        self, plane: NDArray[np.float32], shift: tuple[float, float]
+    ) -> NDArray[np.complex128]:
+        # `shift` brings the plane onto the in-focus one, down and right.
+        turn = np.exp(-2j * np.pi * (shift[0] * self._rows + shift[1] * self._columns))
+        return np.asarray((self._windowed(plane) * turn)[self._used], np.complex128)
+
+    def _windowed(self, plane: NDArray[Any]) -> NDArray[np.complex128]:
+        centred = plane.astype(np.float64)
+        centred -= float(np.average(centred, weights=self._inner))
+        spectrum: NDArray[np.complex128] = scipy.fft.rfft2(centred * self._inner)
+        return spectrum
+
+    def _summed(self, modes: Floats) -> Floats:
+        return np.bincount(self._rings, modes, self._count).astype(np.float64)
+
+
+def _inner_window(side: int) -> Floats:
+    margin = round(MARGIN_SHARE * side)
+    window = np.zeros(side)
+    window[margin : side - margin] = windows.hann(side - 2 * margin, sym=True)
+    return window
+
+
+def _ring_edges(step: float, highest: float) -> Floats:
+    """Rings as narrow as the window resolves, growing by a tenth at high frequency."""
+    edges = [0.75 * step]
+    while edges[-1] < highest:
+        edges.append(edges[-1] + max(0.75 * step, 0.1 * edges[-1]))
+    return np.array(edges)

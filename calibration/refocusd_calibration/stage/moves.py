@@ -1,0 +1,331 @@
+"""Moves of a microscope for a measurement: planned, printed, checked, run, verified.
+
+A measurement is a list of `Move`: where the stage goes, how long the camera exposes,
+what the shutter does, how many frames are taken there.  The list exists before
+anything moves, so that a dry run prints it whole and limits are checked for all of it.
+`run_series` then lets pycromanager's acquisition engine run it and returns the folder
+of the recording, which nothing here ever deletes.
+
+Each event is handed to the engine by itself: it would merge frames at one place into
+a hardware sequence, whose frames say neither when nor with which exposure each was
+taken.  After each move the stage and the exposure are read back in the engine's
+hook, because a stage that stopped short reports no error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.formats.open_recording import open_recording
+from refocusd.frame import canonical_axes
+from refocusd_calibration.stage.microscope import microscope_core, quiet_stage, restored
+from refocusd_calibration.stage.plan import (
+    LONGEST_EXPOSURE_MS,
+    Move,
+    MoveLimits,
+    Shutter,
+    check_axes,
+    check_moves,
+    frame_axes,
+    plane_moves,
+    print_moves,
+)
+
+__all__ = [
+    "LONGEST_EXPOSURE_MS",
+    "Move",
+    "MoveLimits",
+    "Shutter",
+    "acquire_planes",
+    "check_moves",
+    "plane_moves",
+    "print_moves",
+    "run_series",
+]
+
+#: A stage is believed to have arrived within this many micrometres...
+ARRIVAL_UM = 0.02
+#: ... or within this share of the smallest step, whichever is more.
+ARRIVAL_STEPS = 0.25
+
+
+def acquire_planes(
+    z_um: Sequence[float],
+    directory: str | Path,
+    name: str,
+    *,
+    exposure_ms: float,
+    limits_um: MoveLimits | tuple[float, float],
+    repeats: int = 1,
+    channel: str | None = None,
+    settle_ms: float = 50.0,
+    core: Any = None,
+) -> Path:
+    """Take planes with the focus stage, in the order given.
+
+    Parameters
+    ----------
+    z_um : sequence of float
+        Stage positions, micrometres.
+    directory, name : Path, str
+        The recording lies in a new folder ``<directory>/<name>_N``.
+    exposure_ms : float
+    limits_um : MoveLimits or (float, float)
+        Lowest and highest stage position allowed.
+    repeats : int
+        Frames at each plane (axis `time`).
+    channel : str, optional
+    settle_ms : float
+        Waited at each plane after the stage arrived.
+    core : optional
+        The core of a running microscope; by default the one pycromanager finds.
+
+    Returns
+    -------
+    Path
+        Folder of the NDTiff dataset: axes `z` (place in `z_um`), `time`, `channel`;
+        ``ZPosition_um_Intended`` in each frame's metadata.
+
+    Raises
+    ------
+    ConfigError, InputError
+        As `run_series`.
+    """
+    limits = limits_um if isinstance(limits_um, MoveLimits) else MoveLimits(*limits_um)
+    moves = plane_moves(z_um, exposure_ms=exposure_ms, repeats=repeats, channel=channel)
+    return run_series(moves, directory, name, limits=limits, settle_ms=settle_ms, core=core)
+
+
+def run_series(
+    moves: Sequence[Move],
+    directory: str | Path,
+    name: str,
+    *,
+    limits: MoveLimits,
+    settle_ms: float = 50.0,
+    core: Any = None,
+    arrival_um: float | None = None,
+    on_frame: Callable[[], None] | None = None,
+) -> Path:
+    """Run a series through pycromanager's acquisition engine and keep its recording.
+
+    Afterwards stage, exposure, shutter and channel are as they were, also when it failed.
+
+    Parameters
+    ----------
+    moves : sequence of Move
+    directory, name : Path, str
+        The recording lies in a new folder ``<directory>/<name>_N``.
+    limits : MoveLimits
+        Checked for the whole series before anything moves.
+    settle_ms : float
+        Waited after each move of stage or shutter.
+    core : optional
+        The core of a running microscope; by default the one pycromanager finds.
+    arrival_um : float, optional
+        How far from its goal the stage may stop; by default a quarter of the
+        smallest step, at least 0.02 um.
+    on_frame : callable, optional
+        Called for each frame about to be taken.
+
+    Returns
+    -------
+    Path
+        Folder of the NDTiff dataset.
+
+    Raises
+    ------
+    ConfigError
+        If a move is outside the limits, or there is no microscope, focus stage,
+        shutter or channel that it names.
+    InputError
+        If the stage does not arrive, the camera does not take the exposure, or
+        frames are missing from the recording.
+    """
+    check_moves(moves, limits)
+    check_axes(moves)
+    core = core if core is not None else microscope_core()
+    _check_devices(core, moves)
+    watch = _Watch(moves, settle_ms, _arrival(moves, arrival_um), on_frame)
+    with restored(core), quiet_stage(core):
+        # The engine sets an exposure only where it differs from its last event's,
+        # which may have been another acquisition's.
+        core.set_exposure(moves[0].exposure_ms)
+        path = _acquire(core, moves, Path(directory), name, watch)
+    if watch.failure:
+        raise InputError(f"{watch.failure}; what was taken is kept in {path}")
+    _check_whole(path, moves)
+    return path
+
+
+def _check_whole(path: Path, moves: Sequence[Move]) -> None:
+    """The engine prints what a device refuses, and carries on without that frame."""
+    with open_recording(path) as recording:
+        taken = {canonical_axes(axes) for axes in recording.plan().axes}
+    for number, move in enumerate(moves, 1):
+        if any(canonical_axes(axes) not in taken for axes in frame_axes(move)):
+            where = "" if move.z_um is None else f" to z = {move.z_um:g} um"
+            raise InputError(
+                f"the microscope did not carry out move {number}{where}: see the messages of the "
+                f"acquisition engine above, and Micro-Manager's log; what was taken is kept in {path}"
+            )
+
+
+def _arrival(moves: Sequence[Move], arrival_um: float | None) -> float:
+    if arrival_um is not None:
+        return arrival_um
+    places = sorted({move.z_um for move in moves if move.z_um is not None})
+    steps = [b - a for a, b in pairwise(places)]
+    return max(ARRIVAL_UM, ARRIVAL_STEPS * min(steps, default=0.0))
+
+
+def _check_devices(core: Any, moves: Sequence[Move]) -> None:
+    if any(move.z_um is not None for move in moves) and not core.get_focus_device():
+        raise ConfigError(
+            "Micro-Manager has no focus stage: set the default focus device in its hardware "
+            "configuration"
+        )
+    if any(move.shutter != "as is" for move in moves) and not core.get_shutter_device():
+        raise ConfigError(
+            "Micro-Manager has no shutter: set the default shutter in its hardware configuration, "
+            "or block the light by hand and use --user-light"
+        )
+    channels = {move.channel for move in moves if move.channel is not None}
+    if not channels:
+        return
+    group = core.get_channel_group()
+    known = _strings(core.get_available_configs(group)) if group else []
+    for channel in sorted(channels):
+        if channel not in known:
+            raise ConfigError(
+                f"there is no channel {channel!r}; Micro-Manager's channel group {group!r} has "
+                f"{', '.join(known) or 'none'}"
+            )
+
+
+def _strings(vector: Any) -> list[str]:
+    """Micro-Manager's lists of names: a tuple in Python, a StrVector over the bridge."""
+    if hasattr(vector, "size"):
+        return [str(vector.get(index)) for index in range(vector.size())]
+    return [str(item) for item in vector]
+
+
+def _acquire(core: Any, moves: Sequence[Move], directory: Path, name: str, watch: _Watch) -> Path:
+    # Seconds to import, and only needed with a microscope.
+    from pycromanager import Acquisition
+
+    directory.mkdir(parents=True, exist_ok=True)
+    group = core.get_channel_group()
+    acquisition = Acquisition(
+        directory=str(directory),
+        name=name,
+        post_hardware_hook_fn=watch.arrived,
+        show_display=False,
+    )
+    dataset = acquisition.get_dataset()
+    path = Path(dataset.path)
+    try:
+        with acquisition:
+            for move in moves:
+                for event in _events(move, group):
+                    acquisition.acquire(event)
+    except Exception as error:
+        raise InputError(
+            f"the microscope could not carry out move {watch.number + 1} or the next ({error}): see the "
+            f"messages above and Micro-Manager's log; what was taken is kept in {path}"
+        ) from error
+    # ndstorage's dataset keeps the files open for reading.
+    with suppress(Exception):
+        dataset.close()
+    return path
+
+
+def _events(move: Move, group: str) -> Iterator[dict[str, Any]]:
+    for axes in frame_axes(move):
+        event: dict[str, Any] = {"axes": axes, "exposure": float(move.exposure_ms)}
+        if move.z_um is not None:
+            event["z"] = float(move.z_um)
+        if move.channel is not None:
+            event["config_group"] = [group, move.channel]
+        yield event
+
+
+class _Watch:
+    """Runs in the engine's thread before each exposure: sets the shutter, reads back, waits.
+
+    It never raises: the engine would print a traceback and hang on to the event.  A
+    failure is kept, and each later event is cancelled by returning None.
+    """
+
+    def __init__(
+        self,
+        moves: Sequence[Move],
+        settle_ms: float,
+        arrival_um: float,
+        on_frame: Callable[[], None] | None,
+    ) -> None:
+        self.failure = ""
+        # By axes: pycromanager 1.0.2's Python engine fails on events with tags.
+        self._numbers = {
+            canonical_axes(axes): number
+            for number, move in enumerate(moves)
+            for axes in frame_axes(move)
+        }
+        self._moves = moves
+        self._settle_s = settle_ms / 1000
+        self._arrival_um = arrival_um
+        self._on_frame = on_frame
+        self._last: int | None = None
+        self.number = 0
+        self._core: Any = None
+
+    def arrived(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        if self.failure:
+            return None
+        try:
+            self._core = self._core or microscope_core()
+            self.failure = self._check(event)
+        except Exception as error:  # noqa: BLE001 - the engine would swallow it
+            self.failure = f"the microscope failed at {event.get('axes')}: {error}"
+        if self.failure:
+            return None
+        if self._on_frame is not None:
+            self._on_frame()
+        return event
+
+    def _check(self, event: dict[str, Any]) -> str:
+        number = self._numbers[canonical_axes(event["axes"])]
+        self.number = number
+        move, core = self._moves[number], self._core
+        if number != self._last:
+            if move.shutter != "as is":
+                core.set_auto_shutter(False)
+                core.set_shutter_open(move.shutter == "open")
+                core.wait_for_device(core.get_shutter_device())
+            time.sleep(self._settle_s)
+            self._last = number
+        if move.shutter != "as is" and bool(core.get_shutter_open()) != (move.shutter == "open"):
+            return f"the shutter {core.get_shutter_device()!r} did not get {move.shutter}"
+        exposure = float(core.get_exposure())
+        # Cameras round to a line time; a tenth is another exposure.
+        if abs(exposure - move.exposure_ms) > 0.1 * move.exposure_ms:
+            return (
+                f"the camera was to expose for {move.exposure_ms:g} ms and is set to {exposure:g} ms: "
+                "choose exposures that it can take"
+            )
+        if move.z_um is None:
+            return ""
+        z = float(core.get_position(core.get_focus_device()))
+        if abs(z - move.z_um) > self._arrival_um:
+            return (
+                f"the focus stage {core.get_focus_device()!r} was sent to {move.z_um:.3f} um and "
+                f"stopped at {z:.3f} um: look for a limit switch, a lock (continuous focus) or a "
+                "step that is too small for it"
+            )
+        return ""

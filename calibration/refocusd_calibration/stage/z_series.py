@@ -1,0 +1,148 @@
+"""A z series on the microscope: its flags, its planes, and how it is taken."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from refocusd.errors import ConfigError
+from refocusd.profiles.profile import Microscope
+from refocusd_calibration.cli.flags import console, raw_folder
+from refocusd_calibration.profile.identity import core_metadata, microscope_of
+from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
+from refocusd_calibration.stage.moves import (
+    MoveLimits,
+    acquire_planes,
+    check_moves,
+    plane_moves,
+    print_moves,
+)
+
+__all__ = ["add_z_flags", "plane_positions", "take_series"]
+
+#: Planes that nobody meant to ask for.
+MAX_PLANES = 1000
+
+
+def add_z_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add ``--z-step``, ``--position`` and a group of flags for the stage, which is returned."""
+    parser.add_argument(
+        "--z-step",
+        type=float,
+        metavar="UM",
+        help="from plane to plane; of a recording only where it does not say, or says wrongly",
+    )
+    parser.add_argument("--position", help="which stage position, of a recording with several")
+    group = parser.add_argument_group("the series, on the microscope")
+    group.add_argument("--z-from", type=float, metavar="UM", help="lower end, stage position")
+    group.add_argument("--z-to", type=float, metavar="UM", help="upper end, stage position")
+    group.add_argument(
+        "--z-limits",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="stage positions that are safe for objective and specimen",
+    )
+    group.add_argument("--exposure-ms", type=float, default=20.0, help="default: %(default)g")
+    return group
+
+
+def plane_positions(
+    low_um: float, high_um: float, step_um: float, *, least: int, better: str
+) -> list[float]:
+    """Stage positions from the lower end up.
+
+    Parameters
+    ----------
+    low_um, high_um, step_um : float
+        In um.
+    least : int
+        Planes that the measurement needs.
+    better : str
+        How many are better, e.g. ``20 to 40``.
+
+    Raises
+    ------
+    ConfigError
+        If the range is none, or holds too few planes or far too many.
+    """
+    finite = all(map(math.isfinite, (low_um, high_um, step_um)))
+    if not (finite and low_um < high_um and step_um > 0):
+        raise ConfigError(
+            f"--z-from {low_um:g}, --z-to {high_um:g} and --z-step {step_um:g} make no range: give "
+            "the lower end first, and a step above zero"
+        )
+    count = math.floor((high_um - low_um) / step_um + 1e-6) + 1
+    if not least <= count <= MAX_PLANES:
+        raise ConfigError(
+            f"{count} planes from {low_um:g} to {high_um:g} um: take {least} to {MAX_PLANES}, better "
+            f"{better}, by another --z-step"
+        )
+    return [low_um + index * step_um for index in range(count)]
+
+
+def take_series(
+    arguments: argparse.Namespace,
+    name: str,
+    positions: Callable[[float, float, float], list[float]],
+    *,
+    repeats: int = 1,
+) -> tuple[Path, Microscope] | None:
+    """Print every move and, unless it is a dry run, take the planes.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        With the flags of `add_z_flags`, `add_hardware_flags` and `add_output_flags`.
+    name : str
+        Of the recording.
+    positions : callable
+        Stage positions in um from lower end, upper end and step.
+    repeats : int
+        Frames at each plane.
+
+    Returns
+    -------
+    (Path, Microscope) or None
+        The recording, and what took it; None for a dry run.
+
+    Raises
+    ------
+    ConfigError
+        If the flags are incomplete, or a move would leave the limits.
+    """
+    ends = (arguments.z_from, arguments.z_to, arguments.z_step)
+    if None in ends or arguments.z_limits is None:
+        raise ConfigError(
+            "give --z-from, --z-to, --z-step and --z-limits for the stage; or measure from "
+            "recordings with --from-recording"
+        )
+    z_um = positions(*ends)
+    low_um, high_um = arguments.z_limits
+    limits = MoveLimits(low_um, high_um, arguments.longest_exposure_ms)
+    exposure_ms, channel = arguments.exposure_ms, arguments.channel
+    moves = plane_moves(z_um, exposure_ms=exposure_ms, repeats=repeats, channel=channel)
+    check_moves(moves, limits)
+    print_moves(moves, limits, console=console)
+    if arguments.dry_run:
+        console.print("dry run: nothing was moved")
+        return None
+    folder = raw_folder(arguments)
+    with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
+        group = core.get_channel_group()
+        now = str(core.get_current_config(group) or "") if group else ""
+        microscope = microscope_of(arguments, core_metadata(core), channel=now)
+        path = acquire_planes(
+            z_um,
+            folder,
+            name,
+            exposure_ms=exposure_ms,
+            repeats=repeats,
+            limits_um=limits,
+            channel=channel,
+            settle_ms=arguments.settle_ms,
+            core=core,
+        )
+    return path, microscope

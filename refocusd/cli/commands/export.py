@@ -1,0 +1,88 @@
+"""``refocusd export``: a dataset as OME-TIFF."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from refocusd.cli.console import console, messages, progress, write_json
+from refocusd.formats.read_back import read_back
+from refocusd.formats.tiff.ome_export import Exported, export
+from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
+
+__all__ = ["register"]
+
+EPILOG = """\
+examples:
+  refocusd export cells_refocused --output cells.ome.tif
+  refocusd export cells_refocused --output cells.ome.tif --fill      zeros where a frame is missing
+  refocusd export raw/cells_1 --output raw.ome.tif --json raw.json   a raw NDTiff dataset
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "export",
+        help="write a dataset as OME-TIFF",
+        description=(
+            "Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
+            "one file, or one for each position."
+        ),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="the dataset's folder")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ends in .ome.tif; where there are several positions, their names are added to it",
+    )
+    parser.add_argument("--fill", action="store_true", help="write zeros where a frame is missing")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    parser.set_defaults(command=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    with closing(read_back(arguments.dataset)) as reader:
+        plan = plan_export(
+            reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
+        )
+        if plan.missing:
+            messages.print(f"{plan.missing} frames are missing: zeros are written there")
+        with progress() as bar:
+            task = bar.add_task(f"exporting {reader.path.name}", total=plan.steps)
+            done = export(plan, reader, lambda: bar.advance(task))
+    for file in plan.files:
+        t, c, z = file.sizes
+        console.print(
+            f"{file.path}: {t} times, {c} channels, {z} planes of {plan.width}×{plan.height} px "
+            f"{plan.dtype}",
+            markup=False,
+            highlight=False,
+        )
+    write_json(arguments.json, _figures(plan, done))
+    return 0
+
+
+def _figures(plan: ExportPlan, done: Exported) -> dict[str, Any]:
+    return {
+        "files": [
+            {"path": str(file.path), "axes": dict(file.axes), "sizes_tcz": list(file.sizes)}
+            for file in plan.files
+        ],
+        "frames": done.frames,
+        "frames_filled": done.filled,
+        "bytes": done.nbytes,
+        "height": plan.height,
+        "width": plan.width,
+        "dtype": str(plan.dtype),
+        "pixel_um": plan.scale.pixel_um,
+        "z_um": plan.scale.z_um,
+        "interval_s": plan.scale.interval_s,
+    }

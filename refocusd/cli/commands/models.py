@@ -1,0 +1,234 @@
+"""``refocusd models``: list, show, add, remove, test and build model bundles."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from refocusd.cli.console import console, plain, printable, write_json
+from refocusd.cli.models_told import Listed, facts, quality, told
+from refocusd.config import EngineOptions, load_settings
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.choose import build_engine
+from refocusd.engines.self_test import check_engine
+from refocusd.errors import RefocusdError
+from refocusd.frame import Pixels
+from refocusd.models.bundle import load_bundle, shipped_bundles
+from refocusd.models.install import add_bundle, remove_bundle
+from refocusd.models.library import models_folder, user_bundles
+
+__all__ = ["register"]
+
+EPILOG = """\
+examples:
+  refocusd models                              what is at hand; every file is checked
+  refocusd models show live-nuclei             what it is for, how good, which files
+  refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
+  refocusd models test live-nuclei             run its test tensors on this computer
+  refocusd models build live-nuclei --backend tensorrt --size 2048
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "models",
+        help="list, add, test and build the models",
+        description=(
+            "The models that refocusd can use: shipped ones, and those in your model folder "
+            "(REFOCUSD_MODELS). Nothing in a model is executed, every file is checked against its "
+            "sha256."
+        ),
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=_list, bundle=[], json=None)
+    actions = parser.add_subparsers(metavar="ACTION")
+    list_ = actions.add_parser("list", help="list the models, checked")
+    list_.add_argument("bundle", nargs="*", help="further bundles (folders) to check")
+    list_.set_defaults(command=_list)
+    show = actions.add_parser("show", help="card, optics, files and figures of one")
+    show.set_defaults(command=_show)
+    add = actions.add_parser("add", help="check a model and copy it into your model folder")
+    add.add_argument("path", type=Path, help="folder or zip of a bioimage.io model")
+    add.add_argument("--name", help="what to call it (default: its own id)")
+    add.add_argument("--replace", action="store_true", help="replace an older one of this name")
+    add.set_defaults(command=_add)
+    remove = actions.add_parser("remove", help="delete one from your model folder")
+    remove.add_argument("model", metavar="NAME")
+    remove.set_defaults(command=_remove)
+    test = actions.add_parser(
+        "test", help="run its test tensors through an engine; 1 if they differ"
+    )
+    test.set_defaults(command=_test)
+    build = actions.add_parser("build", help="build and warm up its engine now")
+    build.add_argument(
+        "--size",
+        default="512",
+        metavar="W[xH]",
+        type=_size,
+        help="frame size to warm up for, px (default: 512)",
+    )
+    build.set_defaults(command=_build)
+    for action in (show, test, build):
+        action.add_argument("model", metavar="NAME", help="name of a model, or a bundle's folder")
+    for action in (test, build):
+        action.add_argument("--backend", choices=["auto", "tensorrt", "cuda", "openvino"])
+        action.add_argument("--precision", choices=["auto", "f32", "f16", "bf16", "int8"])
+        action.add_argument("--config", metavar="FILE", help="settings file, TOML")
+    for action in (list_, show, test):
+        action.add_argument("--json", metavar="FILE", help="write it as JSON")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
+    listed = [_listed(name) for name in dict.fromkeys(names)]
+    table = Table("model", "meant for", "refocused", "from", "state")
+    # A long path folds, and leaves the others their room.
+    table.columns[0].overflow = "fold"
+    table.columns[0].min_width = max(map(len, shipped_bundles()))
+    for item in listed:
+        name = item.name if item.id in ("", item.name) else f"{item.name}\n({item.id})"
+        cells = (name, item.meant_for, item.quality, item.origin, item.state)
+        table.add_row(*map(plain, cells))
+    console.print(table)
+    for item in listed:
+        if item.error:
+            _say(f"{item.name}: {item.error}")
+    _say(f"your models: {models_folder()}")
+    write_json(arguments.json, {"models": [asdict(item) for item in listed]})
+    return 1 if any(item.error for item in listed) else 0
+
+
+def _listed(name: str) -> Listed:
+    origin = "shipped" if name in shipped_bundles() else "given"
+    if name in user_bundles():
+        origin = "yours"
+    try:
+        bundle = load_bundle(name)
+        return Listed.of(name, bundle, origin)
+    except RefocusdError as error:
+        return Listed.broken(name, origin, str(error))
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    bundle = load_bundle(arguments.model)
+    figures = facts(bundle)
+    for line in told(bundle):
+        _say(line)
+    if quality(figures["metrics"]):
+        _say(f"  refocused  {quality(figures['metrics'])} (PSNR, mean over defocus)")
+    table = Table("file", "KiB", "sha256")
+    for file in figures["files"]:
+        table.add_row(plain(file["name"]), f"{file['bytes'] / 1024:.0f}", file["sha256"])
+    console.print(table)
+    if bundle.card:
+        _say(bundle.card)
+    write_json(arguments.json, figures)
+    return 0
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    added = add_bundle(
+        arguments.path, frames=_typical, name=arguments.name, replace=arguments.replace
+    )
+    if added.adopted is not None:
+        _say(
+            "made elsewhere; measured here: its own test tensor comes out within "
+            f"{added.adopted.deviation:.1g}, sides are multiples of {added.adopted.size_multiple} px, it looks "
+            f"{added.adopted.receptive_field_px} px far"
+        )
+    _say(
+        f"{added.name} is in {added.bundle.folder}; use it with `refocusd run --model {added.name}`"
+    )
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    _say(f"{remove_bundle(arguments.model)} is deleted")
+    return 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    bundle = load_bundle(arguments.model)
+    engine = build_engine(arguments.model, _options(arguments))
+    try:
+        about = engine.description
+        checks = check_engine(bundle, engine)
+    finally:
+        engine.close()
+    table = Table("tensors", "frames", "largest", "p99.9", "tolerance", "")
+    for check in checks:
+        table.add_row(
+            check.name,
+            str(check.frames),
+            f"{check.largest:.2e}",
+            f"{check.p99_9:.2e}",
+            f"{check.tolerance:.2e}",
+            "good" if check.good else "OUT",
+        )
+    _say(f"{bundle.model_id} on {about.backend} in {about.precision} ({about.device})")
+    console.print(table)
+    _say("differences in network units (1: from the low to the high percentile of a frame)")
+    good = all(check.good for check in checks)
+    write_json(
+        arguments.json,
+        {
+            "model": bundle.model_id,
+            "sha256": bundle.sha256,
+            "engine": asdict(about),
+            "tensors": [{**asdict(check), "good": check.good} for check in checks],
+            "good": good,
+        },
+    )
+    return 0 if good else 1
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    begun = time.perf_counter()
+    engine = build_engine(arguments.model, _options(arguments))
+    built = time.perf_counter()
+    try:
+        engine.warm_up(arguments.size)
+        about = engine.description
+    finally:
+        engine.close()
+    height, width = arguments.size
+    _say(
+        f"{about.model_id}: {about.backend} in {about.precision} on {about.device}, built in "
+        f"{built - begun:.1f} s, warmed up for {width}×{height} px in {time.perf_counter() - built:.1f} s; "
+        f"key {about.key}"
+    )
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> EngineOptions:
+    flags = {"backend": arguments.backend, "precision": arguments.precision}
+    return load_settings(arguments.config, flags).engine_options
+
+
+def _typical() -> list[Pixels]:
+    """Frames on which a foreign network is measured: the demo's specimen, in and out of focus."""
+    import numpy as np
+
+    specimen = Specimen()
+    rng = np.random.default_rng(0)
+    return [specimen.frame("DAPI", defocus, 10.0, rng) for defocus in (0.0, 8.0, 16.0)]
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width of ``512`` or ``696x520`` (width first)."""
+    width, _, height = text.partition("x")
+    size = (int(height or width), int(width))
+    if not all(0 < side <= 16384 for side in size):
+        raise argparse.ArgumentTypeError(f"{text}: sides lie between 1 and 16384 px")
+    return size
+
+
+def _say(text: str) -> None:
+    console.print(printable(text), markup=False, highlight=False)

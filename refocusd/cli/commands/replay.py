@@ -1,0 +1,206 @@
+"""``refocusd replay``: recorded stacks through the same path as live frames."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from refocusd.cli.console import console, messages, progress, write_json
+from refocusd.cli.report import (
+    Comparison,
+    LevelQuality,
+    by_level,
+    compare_frames,
+    quality_table,
+    read_attempts,
+    run_figures,
+)
+from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.datasets.dataset import note_recording
+from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.open_recording import open_recording
+from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.frame import Axes, AxisValue, canonical_axes
+from refocusd.imaging.quality import best_focus, focus_score
+from refocusd.processes.daemon_process import DaemonProcess
+from refocusd.sources.replay import recorded_times_s, replay
+
+__all__ = ["register"]
+
+EPILOG = """\
+examples:
+  refocusd replay stack.ome.tif --output out                at the recorded rate
+  refocusd replay stack.tif --output out --fps 0            as fast as possible
+  refocusd replay BBBC006/ --output out --reference z=16    quality per defocus level
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "replay",
+        help="refocus a recorded stack as if it were acquired now",
+        description="Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, help="recording: a file or a folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        help="frames per second; 0 is as fast as possible (default: as recorded, where the file tells)",
+    )
+    parser.add_argument(
+        "--reference",
+        default="auto",
+        metavar="z=N",
+        help="in-focus plane to compare with: z=N, auto (found by focus score) or none",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
+    add_setting_flags(parser)
+    parser.set_defaults(command=_replay)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    settings_of(arguments)  # a wrong setting is told before any work
+    with open_recording(arguments.path) as recording:
+        plan = recording.plan()
+        output: Path = arguments.output / f"{recording.name}_refocused"
+        if output.exists():
+            raise OutputError(
+                f"{output} exists already; choose another --output, or move it away: nothing is "
+                "overwritten"
+            )
+        times = _times(arguments.fps, plan)
+        references = _references(arguments.reference, recording, plan)
+        if plan.missing:
+            messages.print(f"{plan.missing} frames are named but not on disk: they are left out")
+        log_file = arguments.output / "refocusd.log"
+        with _daemon(arguments, log_file) as endpoint, progress() as bar:
+            task = bar.add_task(f"refocusing {recording.name}", total=len(plan))
+            counts = replay(
+                recording,
+                endpoint,
+                output,
+                times_s=times,
+                on_outcome=lambda _: bar.advance(task),
+                on_opened=lambda opened: note_recording(Path(opened.output), recording.path),
+            )
+        figures = run_figures([counts], read_attempts([output]))
+        levels = _compare(recording, plan, output, references)
+    console.print(figures.table(f"{recording.name} → {output}"))
+    if levels:
+        console.print(quality_table(levels, "against the in-focus plane, raw → refocused"))
+    write_json(
+        arguments.json,
+        {
+            **figures.as_json(),
+            "output": str(output),
+            "reference": arguments.reference,
+            "levels": [level.as_json() for level in levels],
+        },
+    )
+    return 0 if counts.failed == 0 and counts.final == len(plan) else 1
+
+
+class _daemon:  # noqa: N801 (reads as the function it is)
+    """The address of the daemon to use: the one named by ``--endpoint``, or a new one."""
+
+    def __init__(self, arguments: argparse.Namespace, log_file: Path) -> None:
+        self._endpoint: str | None = arguments.endpoint
+        self._process = None if self._endpoint else DaemonProcess(daemon_flags(arguments), log_file)
+
+    def __enter__(self) -> str:
+        if self._process is None:
+            assert self._endpoint is not None
+            return self._endpoint
+        return self._process.__enter__().endpoint
+
+    def __exit__(self, *details: Any) -> None:
+        if self._process is not None:
+            self._process.__exit__(*details)
+
+
+def _times(fps: float | None, plan: RecordingPlan) -> list[float] | None:
+    if fps is None:
+        times = recorded_times_s(plan)
+        if times is None:
+            messages.print("the recording does not tell its rate: as fast as possible")
+        elif times[-1] > 60:
+            messages.print(
+                f"at the recorded rate this takes {times[-1] / 60:.1f} minutes; --fps 0 is as fast as "
+                "possible"
+            )
+        return times
+    if not 0 <= fps <= 1e5:
+        raise ConfigError(
+            f"--fps {fps:g}: it must be 0 (as fast as possible) or more, up to 100000"
+        )
+    return [index / fps for index in range(len(plan))] if fps > 0 else None
+
+
+def _group(axes: Axes) -> str:
+    """Frames that differ in z only show the same field."""
+    return canonical_axes({name: value for name, value in axes.items() if name != "z"})
+
+
+def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[str, AxisValue]:
+    """The in-focus plane's z for each field; empty when nothing is to be compared."""
+    stacks: dict[str, dict[AxisValue, int]] = {}
+    for index, axes in enumerate(plan.axes):
+        if "z" in axes:
+            stacks.setdefault(_group(axes), {})[axes["z"]] = index
+    if wanted == "none":
+        return {}
+    if wanted == "auto":
+        found: dict[str, AxisValue] = {}
+        for group, planes in stacks.items():
+            if len(planes) >= 3:
+                scores = [focus_score(recording.read(index).pixels) for index in planes.values()]
+                found[group] = list(planes)[best_focus(scores)]
+        return found
+    name, _, text = wanted.partition("=")
+    if name != "z" or not text.lstrip("-").isdigit():
+        raise ConfigError(f"--reference {wanted}: write z=N, auto or none")
+    plane = int(text)
+    having: dict[str, AxisValue] = {group: plane for group, p in stacks.items() if plane in p}
+    if not having:
+        planes_there = sorted({str(z) for p in stacks.values() for z in p}) or ["none"]
+        raise InputError(
+            f"no frame of {recording.path} has z={plane}; its planes are {', '.join(planes_there)}"
+        )
+    return having
+
+
+def _compare(
+    recording: Recording,
+    plan: RecordingPlan,
+    output: Path,
+    references: Mapping[str, AxisValue],
+) -> list[LevelQuality]:
+    if not references:
+        return []
+    comparisons: list[Comparison] = []
+    index_of = {canonical_axes(axes): index for index, axes in enumerate(plan.axes)}
+    with closing(NDTiffReader(output)) as refocused, progress() as bar:
+        written = set(refocused.axes_keys())
+        task = bar.add_task("comparing with the in-focus plane", total=len(plan))
+        for index, axes in enumerate(plan.axes):
+            bar.advance(task)
+            key = canonical_axes(axes)
+            reference = references.get(_group(axes))
+            if reference is None or key not in written:
+                continue
+            truth_key = canonical_axes({**axes, "z": reference})
+            truth = recording.read(index_of[truth_key]).pixels
+            raw = recording.read(index).pixels
+            level = float(int(axes["z"]) - int(reference))
+            comparisons.append(
+                compare_frames(level, raw, refocused.read(key).pixels, truth, register=True)
+            )
+    return by_level(comparisons, "planes")

@@ -1,0 +1,102 @@
+"""``refocusd run``: the daemon."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import msgspec
+
+from refocusd.cli.console import write_json
+from refocusd.cli.settings import add_setting_flags, settings_of
+from refocusd.config import Settings
+from refocusd.daemon.daemon import Daemon, stop_daemon
+from refocusd.processes.daemon_process import Announcement
+from refocusd.processes.lifeline import watch_stdin
+from refocusd.processes.priority import yield_to_acquisition
+from refocusd.sources.attached.process import AttachProcess
+from refocusd.view.process import ViewProcess
+
+__all__ = ["register"]
+
+log = logging.getLogger(__name__)
+
+#: The daemon can wait (its frames lie in the ring), an acquisition cannot.
+NICENESS = 5
+
+EPILOG = """\
+examples:
+  refocusd run
+  refocusd run --config refocusd.toml
+  refocusd run --follow D:\\data   refocus datasets that appear there
+  refocusd run --stop          ask the running daemon to end, everything written
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="start the daemon beside Micro-Manager",
+        description="Takes frames from pycromanager hooks (refocusd.Source), from folders where "
+        "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_setting_flags(parser)
+    parser.add_argument("--stop", action="store_true", help="ask the running daemon to stop")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the counts of all acquisitions at the end"
+    )
+    parser.add_argument(
+        "--announce", action="store_true", help="print one line of JSON (endpoint, pid) when ready"
+    )
+    parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
+    parser.set_defaults(command=_run)
+
+
+def _view(settings: Settings, daemon: Daemon) -> AbstractContextManager[object]:
+    """The live view as a process of its own: it can neither slow nor end the daemon."""
+    if not settings.view:
+        return nullcontext()
+    return ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    if arguments.stop:
+        stop_daemon(settings.endpoint)
+        return 0
+    yield_to_acquisition(NICENESS)
+    asked = threading.Event()
+    # Handlers only set a flag: a lock taken in one could be held by the thread it interrupts.
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: asked.set())
+    if arguments.with_parent:
+        watch_stdin(asked.set)
+    with (
+        Daemon(settings) as daemon,
+        _view(settings, daemon),
+        AttachProcess(daemon.endpoint, settings) as attached,
+    ):
+        daemon.wait_ready(asked)
+        log.info("sources: %s", ", ".join(["hook", *attached.sources]))
+        if arguments.announce and not asked.is_set():
+            line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.buffer.flush()
+        # Asked by a signal, by the parent's end, or (then the broker ends) over the socket.
+        while not asked.is_set() and not daemon.wait(0.2):
+            pass
+        log.info("stopping")
+    daemon.check()
+    counts = daemon.counts()
+    write_json(arguments.json, {key: msgspec.to_builtins(value) for key, value in counts.items()})
+    return 1 if daemon.unfinished else 0

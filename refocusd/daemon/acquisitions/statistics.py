@@ -1,0 +1,65 @@
+"""What the daemon has done since it began.  Nothing here grows with the frames."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+
+from refocusd.daemon.events import Written
+from refocusd.transport.messages import Histogram
+
+__all__ = ["Statistics"]
+
+#: Upper bounds of the latency buckets, ms.
+BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 6e4]
+STAGES = ("queue", "worker", "engine", "total")
+#: Reasons told apart; what comes after them is counted together.
+MAX_REASONS = 64
+
+
+class Statistics:
+    """Frames by final state and reason; durations by stage, of live frames."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._frames: Counter[str] = Counter()
+        self._counts = {stage: [0] * (len(BOUNDS_MS) + 1) for stage in STAGES}
+        self._sums = dict.fromkeys(STAGES, 0.0)
+        #: Bytes of raw pixels taken.
+        self.raw_nbytes = 0
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._begun
+
+    @property
+    def frames(self) -> dict[str, int]:
+        """Frames by ``state`` or ``state: reason``."""
+        return dict(self._frames)
+
+    @property
+    def stages(self) -> dict[str, Histogram]:
+        """Durations by stage."""
+        return {
+            stage: Histogram(BOUNDS_MS, list(self._counts[stage]), self._sums[stage])
+            for stage in STAGES
+        }
+
+    def note(self, event: Written, waited_ms: float | None) -> None:
+        """Count frames that reached a final state; `waited_ms` is None but for live frames."""
+        if event.state is None:
+            return
+        # A reason may name a frame or a file; what stands before the colon is the kind.
+        reason = event.reason.split(":")[0].split("(")[0].strip()[:60]
+        key = f"{event.state}: {reason}" if reason else event.state
+        if key not in self._frames and len(self._frames) >= MAX_REASONS:
+            key = f"{event.state}: other"
+        self._frames[key] += len(event.axes)
+        if waited_ms is None or event.facts is None:
+            return
+        spent = (waited_ms, event.facts.worker_ms, event.facts.engine_ms, event.latency_ms)
+        for stage, value in zip(STAGES, spent, strict=True):
+            self._counts[stage][bisect_left(BOUNDS_MS, value)] += 1
+            self._sums[stage] += value

@@ -1,0 +1,354 @@
+"""A dataset as its owner names it: where raw, refocused frames and ledger lie now.
+
+Folders are moved and copied, so what lies beside each other counts more than
+the paths that were written down.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE, made_by
+from refocusd.errors import InputError, LedgerError, OutputError
+from refocusd.formats.lock import lock_for_writing
+from refocusd.formats.raw_frames import RawFrames, open_raw
+from refocusd.ledger import Ledger, ledger_path, marked
+from refocusd.transport.messages import Open
+from refocusd.transport.ring import checksum
+
+__all__ = [
+    "Dataset",
+    "Output",
+    "acquisition_of",
+    "find_dataset",
+    "is_being_written",
+    "note_recording",
+    "open_ledger",
+    "output_for",
+    "outputs_of",
+    "refuse_refocused",
+]
+
+#: Beside refocused frames of a recording that is no NDTiff dataset: where that lies.
+RECORDING_FILE = "refocusd-recording.json"
+#: What is behind the name of the raw dataset: the mark, a second run's, a format's.
+_REFOCUSED = re.compile(r"_refocused(_[0-9a-f]{8})?(\.ome)?(\.zarr)?$")
+#: Files that the writer of a dataset holds locked: NDTiff's index; that of OME-Zarr.
+_LOCKS = ("NDTiff.index", "refocusd/frames.lock")
+#: For ids of acquisitions that refocusd did not see being acquired.
+_NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One run's refocused dataset, as the file beside its frames describes it.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder.
+    acquisition, run : str
+    raw : str
+        Where the raw frames were; empty for an acquisition without raw data.
+    engine : mapping
+        As in `EngineInfo`.
+    settings : mapping
+        Those that decide the pixels.
+    profiles : tuple of str
+        Ids of the calibration profiles that it was begun with.
+    first : mapping
+        What its first frame told of the microscope.
+    """
+
+    path: Path
+    acquisition: str
+    run: str
+    raw: str
+    engine: dict[str, Any]
+    settings: dict[str, Any]
+    profiles: tuple[str, ...] = ()
+    first: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, folder: Path) -> Output | None:
+        """The run whose frames are in a folder; None if it is no folder of ours."""
+        said = made_by(folder)
+        acquisition, run = said.get("acquisition"), said.get("run")
+        if not isinstance(acquisition, str) or not isinstance(run, str):
+            return None
+        raw, engine, settings = said.get("raw"), said.get("engine"), said.get("settings")
+        profiles, first = said.get("profiles"), said.get("first")
+        return cls(
+            path=folder.resolve(),
+            acquisition=acquisition,
+            run=run,
+            raw=raw if isinstance(raw, str) and raw else _noted_recording(folder),
+            engine=engine if isinstance(engine, dict) else {},
+            settings=settings if isinstance(settings, dict) else {},
+            profiles=tuple(map(str, profiles)) if isinstance(profiles, list) else (),
+            first=first if isinstance(first, dict) else {},
+        )
+
+    @property
+    def model(self) -> str:
+        """What made the frames, for a person: the model, or the backend without one."""
+        return str(self.engine.get("model_id") or self.engine.get("backend") or "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What belongs together.
+
+    Parameters
+    ----------
+    raw : Path or None
+        Where the raw frames are now; None if they are nowhere, or never were.
+    raw_lost : str
+        Where they should be, if they are not.
+    outputs : tuple of Output
+        One a run.
+    notes : tuple of str
+        What its owner should know of how it was found.
+    """
+
+    raw: Path | None
+    raw_lost: str
+    outputs: tuple[Output, ...]
+    notes: tuple[str, ...]
+
+
+def find_dataset(path: str | Path, ledgers: str | Path) -> Dataset:
+    """Find what belongs to a raw or a refocused dataset.
+
+    Parameters
+    ----------
+    path : path
+        Folder of the raw dataset, a recording's file or folder, or folder of
+        one run's refocused frames: then the other runs are left alone.
+    ledgers : path
+        Folder of the local ledgers.
+
+    Raises
+    ------
+    InputError
+        If there is nothing, or it is no dataset.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the path of the dataset")
+    folder = path.parent if path.is_file() else path
+    if output := Output.at(folder):
+        raw, lost, notes = _raw_of(output)
+        return Dataset(raw, lost, (output,), notes)
+    if (path / RUN_FILE).exists():
+        raise InputError(
+            f"{path / RUN_FILE} cannot be read, so nobody knows which run this is; restore that file, "
+            "or refocus the raw data once more with `refocusd process`"
+        )
+    with open_raw(path) as frames:
+        refuse_refocused(frames)
+        outputs = outputs_of(frames, ledgers)
+        return Dataset(frames.path, "", outputs, ())
+
+
+def refuse_refocused(frames: RawFrames) -> None:
+    """Refuse frames of ours where raw ones are meant.
+
+    Raises
+    ------
+    InputError
+    """
+    ours = frames.summary.get("refocusd")
+    if Output.at(frames.path) or (isinstance(ours, dict) and "sink" in ours):
+        raise InputError(
+            f"{frames.path} holds refocused frames; name the raw data they were made from (`refocusd "
+            "resume` on those continues them)"
+        )
+
+
+def output_for(frames: RawFrames, folder: Path | None = None) -> Path:
+    """Where the first run's refocused frames go: ``<name>_refocused`` beside raw, or in `folder`."""
+    return (folder or frames.place.parent).resolve() / f"{frames.name}_refocused"
+
+
+def outputs_of(
+    frames: RawFrames, ledgers: str | Path, folder: Path | None = None
+) -> tuple[Output, ...]:
+    """The refocused datasets of raw frames.
+
+    Looked for beside the raw frames, in `folder` (if given), and where open
+    acquisitions of them say.
+    """
+    first = {output_for(frames), output_for(frames, folder)}
+    # What the daemon itself calls it.
+    first.add(frames.path.with_name(frames.path.name + "_refocused"))
+    folders = [
+        beside
+        for place in sorted(first)
+        for beside in sorted(place.parent.glob(glob.escape(place.name) + "*"))
+        if _REFOCUSED.fullmatch("_refocused" + beside.name.removeprefix(place.name))
+    ]
+    folders += [Path(open_.output) for open_ in _open_acquisitions(frames, ledgers) if open_.output]
+    found: dict[Path, Output] = {}
+    for folder in folders:
+        output = Output.at(folder)
+        # Two recordings may differ in their ending only: the output says which one it is of.
+        if output and (not output.raw or _last_part(output.raw) == frames.path.name):
+            found[output.path] = output
+    return tuple(found.values())
+
+
+def acquisition_of(frames: RawFrames, outputs: tuple[Output, ...], ledgers: str | Path) -> str:
+    """The id of the acquisition that raw frames are of.
+
+    That of its refocused frames or of its mark, if refocusd saw it being
+    acquired; otherwise made of where the frames lie and of the first one, the
+    same each time.
+
+    Raises
+    ------
+    InputError
+        If there is no frame.
+    """
+    known = [output.acquisition for output in outputs]
+    known += [open_.acquisition for open_ in _open_acquisitions(frames, ledgers)]
+    if known:
+        return known[0]
+    shape, dtype = frames.format()
+    first = frames.keys()[0]
+    place = os.path.normcase(frames.path)
+    content = [place, first, shape, dtype, checksum(frames.read(first).pixels)]
+    return str(uuid.uuid5(_NAMESPACE, json.dumps(content)))
+
+
+def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, list[str]]:
+    """Open what is known of an output's frames, for reading.
+
+    The local ledger, or the copy beside the output where that knows more: on
+    another computer, or where the local one is lost or damaged.
+
+    Returns
+    -------
+    Ledger or None
+        None if there is neither.
+    list of str
+        What its owner should know of that, in sentences.
+    """
+    notes: list[str] = []
+    best: Ledger | None = None
+    local = ledger_path(ledgers, output.acquisition)
+    for path, what in ((local, "ledger"), (output.path / LEDGER_COPY, "copy of the ledger")):
+        if not path.exists():
+            continue
+        try:
+            ledger = Ledger(path, read_only=True)
+        except LedgerError as error:
+            notes.append(str(error))
+            continue
+        try:
+            ledger.check()
+            entries = len(ledger)
+        except LedgerError as error:
+            ledger.close()
+            notes.append(f"the {what} cannot be used: {error}")
+            continue
+        if best is not None and entries <= len(best):
+            ledger.close()
+            continue
+        if best is not None:
+            notes.append(f"{path} knows more than the local ledger: it is used")
+            best.close()
+        elif path != local:
+            notes.append(f"no usable ledger on this computer: {path} is used")
+        best = ledger
+    if best is None:
+        notes.append("there is no ledger of this dataset, nor a usable copy")
+    return best, notes
+
+
+def is_being_written(output: Path) -> bool:
+    """Whether a process is writing a refocused dataset now."""
+    for name in _LOCKS:
+        try:
+            with io.FileIO(output / name) as file:
+                lock_for_writing(file)  # and given back at once
+        except OutputError:
+            return True
+        except OSError:
+            continue  # not of this format
+    return False
+
+
+def note_recording(output: Path, recording: Path) -> None:
+    """Note beside refocused frames which recording they are of.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be written.
+    """
+    place = output / RECORDING_FILE
+    text = json.dumps({"recording": str(recording.resolve())}, indent=1) + "\n"
+    fresh = place.with_name(place.name + ".new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(place)
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
+
+
+def _noted_recording(folder: Path) -> str:
+    try:
+        said = json.loads((folder / RECORDING_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(said.get("recording", "")) if isinstance(said, dict) else ""
+
+
+def _raw_of(output: Output) -> tuple[Path | None, str, tuple[str, ...]]:
+    """Where the raw frames of an output are, where they should be, and what to say of it."""
+    if not output.raw:
+        return None, "", ()
+    recorded = Path(output.raw)
+    beside = output.path.parent
+    named_alike = _REFOCUSED.sub("", output.path.name)
+    for candidate in (beside / _last_part(output.raw), recorded, beside / named_alike):
+        if candidate == output.path or not candidate.exists():
+            continue
+        if candidate.resolve() == recorded.resolve():
+            return candidate, "", ()
+        note = f"the raw data are taken from {candidate}; they were recorded at {recorded}"
+        return candidate, "", (note,)
+    return None, output.raw, ()
+
+
+def _last_part(path: str) -> str:
+    """Name of a file or folder, also of one that was written down on another system."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def _open_acquisitions(frames: RawFrames, ledgers: str | Path) -> Iterator[Open]:
+    """Acquisitions of these raw frames that were open when their daemon ended."""
+    if not frames.catch_up_from:
+        return
+    for mark in marked(ledgers):
+        try:
+            # A mark says more than the announcement itself; that is ignored.
+            said = msgspec.json.decode(mark.open_json)
+            said.pop("run", None)
+            open_ = msgspec.convert(said, Open)
+        except (msgspec.MsgspecError, AttributeError):
+            continue
+        if open_.raw and Path(open_.raw).resolve() == frames.path:
+            yield open_

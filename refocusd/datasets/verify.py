@@ -1,0 +1,177 @@
+"""One run of a dataset, read from disk and reconciled; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refocusd.datasets.dataset import Dataset, Output, open_ledger
+from refocusd.datasets.reconcile import Report, reconcile
+from refocusd.errors import InputError
+from refocusd.formats.ndtiff.layout import INDEX_NAME, read_record
+from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr, read_lines
+from refocusd.formats.raw_frames import open_raw
+from refocusd.formats.read_back import read_back
+from refocusd.frame import canonical_axes
+from refocusd.ledger import Fate
+from refocusd.transport.ring import checksum
+
+__all__ = ["RunCheck", "check_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunCheck:
+    """What is right and what is off with one run.
+
+    Parameters
+    ----------
+    output : Output
+    report : Report
+        Frame by frame.
+    faults : tuple of str
+        What is off with the dataset as a whole.
+    notes : tuple of str
+        What is worth knowing, and no fault.
+    running : bool
+        It was being written meanwhile.
+    ledger_off : bool
+        The local ledger is lost, damaged or behind its copy.
+    """
+
+    output: Output
+    report: Report
+    faults: tuple[str, ...]
+    notes: tuple[str, ...]
+    running: bool
+    ledger_off: bool = False
+
+    @property
+    def clean(self) -> bool:
+        """Whether every frame is accounted for and everything matches."""
+        return self.report.clean and not self.faults
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        return {
+            "output": str(self.output.path),
+            "run": self.output.run,
+            "acquisition": self.output.acquisition,
+            "model": self.output.model,
+            "running": self.running,
+            "faults": list(self.faults),
+            "notes": list(self.notes),
+            **self.report.as_json(),
+            "clean": self.clean,
+        }
+
+
+def check_run(
+    dataset: Dataset,
+    output: Output,
+    ledgers: str | Path,
+    *,
+    pixels: bool,
+    running: bool,
+    begin: Callable[[int], object] = lambda _: None,
+    looked_at: Callable[[], object] = lambda: None,
+) -> RunCheck:
+    """Reconcile one run of a dataset.
+
+    Parameters
+    ----------
+    dataset, output
+        Of `find_dataset`.
+    ledgers : path
+        Folder of the local ledgers.
+    pixels : bool
+        Read every frame and compare checksums.
+    running : bool
+        Frames are being written meanwhile (see `reconcile`).
+    begin, looked_at : callable
+        Told how many frames there are, and each time one was looked at.
+
+    Raises
+    ------
+    InputError
+        If the raw data cannot be opened.
+    """
+    faults: list[str] = []
+    with ExitStack() as stack:
+        # In this order a frame that is written meanwhile is never one that was lost.
+        fates, acquired, notes = _ledger(ledgers, output)
+        ledger_off = bool(notes)
+        if fates is None:
+            faults.append(notes.pop())
+        refocused = None
+        written: list[str] = []
+        try:
+            refocused = stack.enter_context(closing(read_back(output.path)))
+            written = list(_written(output.path, refocused.axes_keys()))
+        except InputError as error:
+            faults.append(f"the refocused dataset cannot be read: {error}")
+        raw = stack.enter_context(open_raw(dataset.raw)) if dataset.raw is not None else None
+        keys = raw.keys() if raw is not None else None
+        if dataset.raw_lost:
+            faults.append(f"the raw data are not at {dataset.raw_lost}, nor beside the output")
+        elif raw is None and acquired is None and not running:
+            faults.append("no raw data, and the acquisition was never closed: nobody knows its end")
+        begin(len(keys) if keys is not None else len(written))
+        report = reconcile(
+            keys,
+            fates or [],
+            written,
+            raw_incomplete=raw.missing_keys() if raw is not None else (),
+            acquired=acquired,
+            raw_checksum=_checksums(raw) if pixels and raw is not None else None,
+            refocused_checksum=_checksums(refocused) if pixels and refocused is not None else None,
+            running=running,
+            looked_at=looked_at,
+        )
+    said = (*dataset.notes, *notes)
+    return RunCheck(output, report, tuple(faults), said, running, ledger_off)
+
+
+def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int | None, list[str]]:
+    """The ends of all frames, how many went by (if known), and notes; None without a ledger."""
+    ledger, notes = open_ledger(ledgers, output)
+    if ledger is None:
+        return None, None, notes
+    with ledger:
+        about = ledger.acquisition_note(output.acquisition)
+        fates = list(ledger.fates(output.run, output.acquisition))
+    return fates, about.acquired if about else None, notes
+
+
+def _written(output: Path, readable: list[str]) -> Iterator[str]:
+    """Keys of the frames in a refocused dataset; in NDTiff, one written twice is named twice."""
+    known = set(readable)
+    if (index := output / INDEX_NAME).is_file():
+        # A reader tells each frame once; the index tells every time it was written.
+        with index.open("rb") as file:
+            while record := read_record(file):
+                if (key := canonical_axes(record.axes)) in known:
+                    yield key
+    elif is_omezarr(output):
+        # The list of frames may outlive a frame's pixels; it is then written again.
+        whole: set[str] = set()
+        with frames_path(output).open("rb") as file:
+            for _, _, line in read_lines(file):
+                if _size(output / chunk_path(line)) == line.nbytes:
+                    whole.add(canonical_axes(line.axes))
+        yield from (key for key in readable if key in whole)
+    else:
+        yield from readable
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _checksums(frames: Any) -> Callable[[str], int]:
+    return lambda key: checksum(frames.read(key).pixels)

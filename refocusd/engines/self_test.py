@@ -1,0 +1,146 @@
+"""An engine held against the tensors of its bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.engines.engine import Engine
+from refocusd.errors import BundleError
+from refocusd.models.bioimageio import exactly_normalised
+from refocusd.models.bundle import ModelBundle
+from refocusd.models.tensors import read_frames
+
+__all__ = ["TensorCheck", "check_engine"]
+
+#: Where a bundle states no tolerance for a precision.
+DEFAULT_TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
+#: Frames are given to engines as counts on this part of the 16-bit scale.
+SPAN = 50000.0
+#: How much an engine may see a frame stretched or shifted against the tensor, in network
+#: units: its percentiles are counts, bioimage.io's lie between them.
+SAME = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCheck:
+    """What came of one pair of tensors.
+
+    Parameters
+    ----------
+    name : str
+        ``test`` or ``validation``.
+    frames : int
+    largest, p99_9 : float
+        Of the absolute differences, in network units.
+    tolerance : float
+        What the bundle allows the largest to be, and half a count.
+    """
+
+    name: str
+    frames: int
+    largest: float
+    p99_9: float
+    tolerance: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the largest difference is within the tolerance."""
+        return self.largest <= self.tolerance
+
+
+def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
+    """Run the bundle's tensors through an engine.
+
+    Engines take counts.  A tensor's frames become 16-bit counts, and what the engine
+    returns becomes network units again by the range it says it saw the frame in; a
+    frame seen a little stretched or shifted is compared with the tensor stretched and
+    shifted the same.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+    engine : Engine
+        Built from it.
+
+    Returns
+    -------
+    list of TensorCheck
+        One for each pair that the bundle has.
+
+    Raises
+    ------
+    BundleError
+        If it has none, or its tensors are damaged or do not fit its normalisation.
+    EngineError
+    """
+    precision = engine.description.precision
+    tolerance = bundle.tolerance.get(precision, DEFAULT_TOLERANCE.get(precision, 1e-3))
+    checks = []
+    if bundle.test is not None:
+        raw, expected = (read_frames(path) for path in bundle.test)
+        output = bundle.network_output
+        expected = (expected - np.float32(output.offset)) / np.float32(output.scale)
+        pair = exactly_normalised(bundle, raw), expected
+        checks.append(_check("test", bundle, engine, pair, tolerance))
+    if bundle.validation is not None:
+        raw, expected = (read_frames(path) for path in bundle.validation)
+        checks.append(_check("validation", bundle, engine, (raw, expected), tolerance))
+    if not checks:
+        raise BundleError(f"{bundle.folder} has no test tensors: nothing to hold an engine against")
+    return checks
+
+
+def _check(
+    name: str,
+    bundle: ModelBundle,
+    engine: Engine,
+    pair: tuple[NDArray[np.float32], NDArray[np.float32]],
+    tolerance: float,
+) -> TensorCheck:
+    raw, expected = pair
+    if raw.shape != expected.shape:
+        raise BundleError(
+            f"the {name} tensors of {bundle.folder} are {raw.shape}, {expected.shape}"
+        )
+    differences = []
+    half_count = 0.0
+    for frame, truth in zip(raw[:, 0], expected[:, 0], strict=True):
+        offset, scale = _counts(bundle, frame, truth)
+        counts = np.rint(frame * scale + offset).clip(0, 65535).astype(np.uint16)
+        out = np.empty_like(counts)
+        seen = engine.refocus(counts, out).counts
+        half_count = max(half_count, 0.5 / seen.scale)
+        # network saw: stretch * frame + shift
+        stretch, shift = scale / seen.scale, (offset - seen.offset) / seen.scale
+        if abs(stretch - 1) > SAME or abs(shift) > SAME:
+            raise BundleError(
+                f"the {name} tensors of {bundle.folder} are not normalised as its description says "
+                f"(stretched {stretch:.3f}, shifted {shift:.3f})"
+            )
+        # In counts, an image has a floor: what a tensor has below it cannot come out.
+        expected_counts = (truth * stretch + shift) * seen.scale + seen.offset
+        apart = out.astype(np.float64) - expected_counts.clip(0, 65535)
+        differences.append(np.abs(apart) / seen.scale)
+    all_differences = np.stack(differences)
+    return TensorCheck(
+        name=name,
+        frames=len(differences),
+        largest=float(all_differences.max()),
+        p99_9=float(np.percentile(all_differences, 99.9)),
+        tolerance=tolerance + 2 * half_count,
+    )
+
+
+def _counts(
+    bundle: ModelBundle, frame: NDArray[np.float32], truth: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Offset and scale with which a frame and its truth become 16-bit counts."""
+    if bundle.normalisation == "fixed":
+        return bundle.fixed_range.offset, bundle.fixed_range.scale
+    low = float(min(frame.min(), truth.min()))
+    high = float(max(frame.max(), truth.max()))
+    scale = SPAN / max(high - low, 1e-6)
+    return float(np.rint((65535 - SPAN) / 2 - low * scale)), scale

@@ -1,0 +1,205 @@
+"""NDTiff datasets while Micro-Manager (Java) or ndstorage (Python) writes them.
+
+Java pre-sizes the index to 25 MiB of zeros and adds a frame's entry once the frame is written;
+Python buffers its index, so that frames are in the stack long before they are in there.  So the
+index is read first, and behind the last frame that it names the chain of directories is walked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.formats.growing import GrowingFrames
+from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
+from refocusd.formats.recording import MAX_FRAME_BYTES
+from refocusd.formats.tiff.arrangement import json_object
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, Place, open_file
+from refocusd.frame import canonical_axes
+
+__all__ = ["GrowingNDTiff", "index_is_open"]
+
+log = logging.getLogger(__name__)
+
+#: Java's index until it is cut at the end (NDStorage, ``IndexWriter.java``).
+PRESIZED_INDEX = 25 << 20
+#: ``run_NDTiffStack.tif``, ``run_NDTiffStack_1.tif``, ...; Java's first has its prefix alone.
+_STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif$", re.IGNORECASE)
+_MAGIC, _SUMMARY_MAGIC = 483729, 2355492
+_MOST_SUMMARY = 1 << 26
+#: Between a directory's pointer to the next one and its pixels: two resolutions.
+_POINTER_BEFORE_PIXELS = 4 + 16
+#: Pages taken from the chain in one look; more follow at the next.
+_MOST_PAGES = 512
+FULL_RESOLUTION = "Full resolution"
+
+
+class GrowingNDTiff(GrowingFrames):
+    """A `GrowingDataset` of NDTiff.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of ``NDTiff.index``.
+    opener : callable
+        Opens the stacks.
+    """
+
+    def __init__(self, path: Path, opener: Opener = open_file) -> None:
+        super().__init__(path, opener)
+        if self.path.name == FULL_RESOLUTION:
+            self.name = self.path.parent.name
+        self._index = NDTiffIndex(self.path, MAX_FRAME_BYTES)
+        self._index_trouble = ""
+        #: Keys that the chain gave and the index does not have yet.
+        self._ahead: set[str] = set()
+        #: Where the next directory of each stack is or will be, and its last frame's place.
+        self._next: dict[str, int] = {}
+        self._last: dict[str, Place] = {}
+        self._summary: Mapping[str, Any] = {}
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What the first stack's header says; empty while there is none."""
+        if not self._summary and (stacks := self._stacks()):
+            self._summary = _summary_of(self._in(stacks[0]))
+        return self._summary
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last stack was cut behind its last frame, and its index is complete."""
+        try:
+            if index_is_open(self.path) or (self._ahead and not self._index_trouble):
+                return False
+            stacks = self._stacks()
+            last = self._last.get(stacks[-1]) if stacks else None
+            if last is None:
+                return False
+            end = last.metadata_offset + last.metadata_length
+            if os.stat(self.path / stacks[-1]).st_size > end + 1:  # noqa: PTH116
+                return False
+            pointer = self._in(stacks[-1]).words(last.offset - _POINTER_BEFORE_PIXELS, 1)
+        except OSError:
+            return False
+        return pointer == (0,)
+
+    def unlisted(self) -> set[str]:
+        """Frames that the dataset's own index does not name (yet)."""
+        return set(self._ahead)
+
+    def refresh(self) -> list[str]:
+        """Take up what was written since."""
+        # An index that cannot be reached is for the caller, who waits; one that is damaged is not.
+        os.stat(self.path / INDEX_NAME)  # noqa: PTH116
+        fresh = self._from_index()
+        # Earlier stacks are full: the index has them.
+        for stack in self._stacks()[-2:]:
+            fresh += self._from_chain(stack)
+        return fresh
+
+    def _from_index(self) -> list[str]:
+        found: dict[str, Any] = {}
+        try:
+            self._index.append_to(found)
+        except InputError as error:
+            if not (self.path / INDEX_NAME).exists():
+                raise OSError(str(error)) from error
+            if not self._index_trouble:
+                log.warning("%s: its frames are found without the index from here on", error)
+            self._index_trouble = str(error)
+        fresh = []
+        for key, entry in found.items():
+            place = Place(entry.offset, entry.format, entry.metadata_offset, entry.metadata_length)
+            if self._note(key, entry.file, place):
+                fresh.append(key)
+            self._ahead.discard(key)
+        return fresh
+
+    def _note(self, key: str, name: str, place: Place) -> bool:
+        """Whether the frame was not known."""
+        end = place.metadata_offset + place.metadata_length
+        if end + end % 2 > self._next.get(name, 0):
+            # Directories begin on a word.
+            self._next[name] = end + end % 2
+            self._last[name] = place
+        new = key not in self._frames
+        self._frames[key] = (name, place)
+        return new
+
+    def _from_chain(self, name: str) -> list[str]:
+        """Frames behind the last one that is known of a stack."""
+        file = self._in(name)
+        if name not in self._next:
+            order, first, magic = file.words(0, 3)
+            if order & 0xFFFF != 0x4949 or magic != _MAGIC or not first:
+                return []
+            self._next[name] = first
+        fresh: list[str] = []
+        for _ in range(_MOST_PAGES):
+            page = file.page(self._next[name])
+            if page is None:
+                break
+            self._take(page, name, fresh)
+            if page.following <= page.offset:
+                break  # 0 behind the last page of a stack that is full or done; else it is damaged
+            self._next[name] = max(self._next[name], page.following)
+        return fresh
+
+    def _take(self, page: Page, name: str, fresh: list[str]) -> None:
+        axes = page.metadata.get("Axes")
+        try:
+            key = canonical_axes(axes) if isinstance(axes, dict) and axes else ""
+        except InputError:
+            key = ""
+        if page.place is None:
+            self._unusable[key] = f"the frame {page.trouble}"
+            return
+        if not key:
+            return  # the index will say which frame it is
+        if self._note(key, name, page.place):
+            fresh.append(key)
+            self._ahead.add(key)
+
+    def _stacks(self) -> list[str]:
+        """The stacks by number; what the index names may be called otherwise.
+
+        Raises
+        ------
+        OSError
+        """
+        numbered = []
+        for entry in os.scandir(self.path):
+            match = _STACK.search(entry.name)
+            if match:
+                numbered.append((int(match[1] or 0), entry.name))
+        return [name for _, name in sorted(numbered)] or list(self._last)
+
+
+def index_is_open(folder: Path) -> bool:
+    """Whether the Java writer of a dataset has not cut its index yet.
+
+    Raises
+    ------
+    OSError
+    """
+    return os.stat(folder / INDEX_NAME).st_size == PRESIZED_INDEX  # noqa: PTH116
+
+
+def _summary_of(file: GrowingFile) -> Mapping[str, Any]:
+    try:
+        order, _, magic, _, minor, mark, length = file.words(0, 7)
+        if magic != _MAGIC:
+            return {}
+        # Version 2 has no minor version in front of the summary.
+        mark, length, start = (mark, length, 28) if mark == _SUMMARY_MAGIC else (minor, mark, 24)
+        if order & 0xFFFF != 0x4949 or mark != _SUMMARY_MAGIC or length > _MOST_SUMMARY:
+            return {}
+        text = file.bytes_at(start, length).rstrip(b"\0").decode("utf-8", "replace")
+    except OSError:
+        return {}
+    return json_object(text) or {}

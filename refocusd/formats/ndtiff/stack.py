@@ -1,0 +1,169 @@
+"""One TIFF of an NDTiff dataset, to which frames are appended."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.formats.ndtiff import layout as ndtiff
+from refocusd.frame import Pixels
+
+__all__ = ["FramePlace", "StackFile", "part_name", "stack_name", "write_all"]
+
+PART = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlace:
+    """Where a frame's pixels and metadata start in their file, in bytes."""
+
+    pixels: int
+    metadata: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """End of what is committed: its last byte and the pointer to link from."""
+
+    end: int
+    pointer: int
+
+
+def stack_name(number: int) -> str:
+    """File name of a dataset's n-th TIFF, as ndstorage names it."""
+    return f"NDTiffStack_{number}.tif" if number else "NDTiffStack.tif"
+
+
+def part_name(number: int) -> str:
+    """Name of that file as long as no frame is in it."""
+    return stack_name(number) + PART
+
+
+class StackFile:
+    """A TIFF that is whole at every moment, also without its writer.
+
+    Until its first frame is in it the file is called ``*.tif.part``: readers
+    open every ``*.tif`` of the folder, and a TIFF holds a page at least.
+
+    A frame is appended, then either committed or undone by `restore`; what was
+    committed is never touched.
+    """
+
+    def __init__(self, path: Path, where: Path, tail: _Tail, *, frames: bool) -> None:
+        self._path = path
+        self._where = where
+        self._committed = self._tail = tail
+        self._has_frames = frames
+        self._file = _open(where)
+
+    @classmethod
+    def create(cls, path: Path, header: bytes) -> StackFile:
+        """Start a file without frames; a ``.part`` that a killed writer left is replaced."""
+        part = _part(path)
+        with io.FileIO(part, "w") as file:
+            write_all(file, header)
+        return cls(path, part, _Tail(len(header), ndtiff.FIRST_IFD_POINTER), frames=False)
+
+    @classmethod
+    def after_header(cls, path: Path, header_bytes: int) -> StackFile:
+        """Open an existing file of which no frame counts."""
+        where = path if path.exists() else _part(path)
+        tail = _Tail(header_bytes, ndtiff.FIRST_IFD_POINTER)
+        return cls(path, where, tail, frames=False)
+
+    @classmethod
+    def after_frame(cls, path: Path, last: ndtiff.IndexRecord) -> StackFile:
+        """Open an existing file, to be continued behind its last indexed frame."""
+        tail = _Tail(last.end, last.ifd_offset + ndtiff.NEXT_IFD_POINTER)
+        return cls(path, path, tail, frames=True)
+
+    @staticmethod
+    def set_aside(path: Path) -> None:
+        """Hide a file of which no frame counts from readers, to be replaced later."""
+        if path.exists():
+            path.replace(_part(path))
+
+    @property
+    def name(self) -> str:
+        """Name of the file, once it has a frame."""
+        return self._path.name
+
+    def end_with(self, pixels: Pixels, metadata: bytes) -> int:
+        """Length that the file would have with one more frame, in bytes."""
+        return ndtiff.frame_end(self._committed.end, pixels, metadata)
+
+    def append(self, pixels: Pixels, metadata: bytes, pixel_size_um: float | None) -> FramePlace:
+        """Write a frame and link it into the chain of IFDs.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8 or uint16, shape (height, width)
+            C-contiguous, little-endian.
+        metadata : bytes
+            JSON.
+        pixel_size_um : float or None
+            Width of a pixel in the specimen in um.
+        """
+        start = ndtiff.ifd_offset_after(self._committed.end)
+        self._file.seek(start)
+        write_all(self._file, ndtiff.pack_ifd(start, pixels, len(metadata), pixel_size_um))
+        write_all(self._file, pixels.data.cast("B"))
+        write_all(self._file, metadata + b"\0")
+        end = self._file.tell()
+        # Only now is the frame complete: a reader that follows the chain may find it.
+        self._point(self._committed.pointer, start)
+        if self._where != self._path:
+            if self._path.exists():
+                raise FileExistsError(17, "it exists already", str(self._path))
+            self._move(self._path)
+        self._tail = _Tail(end, start + ndtiff.NEXT_IFD_POINTER)
+        first_pixel = start + ndtiff.IFD_BYTES
+        return FramePlace(first_pixel, first_pixel + pixels.nbytes)
+
+    def commit(self) -> None:
+        """Keep the frame that was appended."""
+        self._committed = self._tail
+        self._has_frames = True
+
+    def restore(self) -> None:
+        """Cut off everything behind the last committed frame."""
+        if self._file.closed:
+            self._file = _open(self._where)
+        if not self._has_frames and self._where == self._path:
+            self._move(_part(self._path))
+        self._point(self._committed.pointer, 0)
+        self._file.truncate(self._committed.end)
+        self._tail = self._committed
+
+    def close(self) -> None:
+        """Close the file; there is nothing to finish."""
+        self._file.close()
+
+    def _point(self, pointer: int, ifd_offset: int) -> None:
+        self._file.seek(pointer)
+        write_all(self._file, ifd_offset.to_bytes(4, "little"))
+
+    def _move(self, to: Path) -> None:
+        self._file.close()  # Windows renames no open file
+        try:
+            self._where.replace(to)
+            self._where = to
+        finally:
+            self._file = _open(self._where)
+
+
+def write_all(file: io.FileIO, data: bytes | memoryview) -> None:
+    """Write all of `data` where the file stands, in as few calls as the system takes."""
+    rest = memoryview(data)
+    while rest:
+        written = file.write(rest)
+        rest = rest[written:]
+
+
+def _open(path: Path) -> io.FileIO:
+    return io.FileIO(path, "r+")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + PART)

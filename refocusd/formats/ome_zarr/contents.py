@@ -1,0 +1,202 @@
+"""What an OME-Zarr dataset of ours holds, as its list of frames says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from refocusd.errors import OutputError
+from refocusd.formats.ome_zarr.documents import ChannelLook
+from refocusd.formats.ome_zarr.layout import (
+    GRID,
+    FrameLine,
+    chunk_path,
+    frames_path,
+    lines_behind,
+    read_lines,
+)
+from refocusd.formats.ome_zarr.scale import Scale
+from refocusd.formats.written_keys import WrittenKeys
+from refocusd.frame import Axes, AxisValue, canonical_axes
+
+__all__ = ["Contents", "Image", "Slots", "read_contents"]
+
+#: A number above this is not taken for a place in an array.
+MAX_SLOT = (1 << 24) - 1
+
+
+class Slots:
+    """Which place along one dimension belongs to which value of its axis.
+
+    A number from 0 has the place of that number.  Names, negative numbers and
+    the absence of the axis take the next place when they first come, and so
+    does a number whose place is taken.  Memory is needed for these only.
+    """
+
+    def __init__(self) -> None:
+        #: Length of the dimension.
+        self.size = 0
+        self._moved: dict[AxisValue | None, int] = {}
+        self._taken: dict[int, AxisValue | None] = {}
+
+    def place(self, value: AxisValue | None) -> int:
+        """Place of a value, also of one that was not added."""
+        moved = self._moved.get(value)
+        if moved is not None:
+            return moved
+        if isinstance(value, int) and 0 <= value <= MAX_SLOT and value not in self._taken:
+            return value
+        return self.size
+
+    def add(self, value: AxisValue | None, place: int) -> None:
+        """Give a value the place that `place` named."""
+        self.size = max(self.size, place + 1)
+        if value != place:
+            self._moved[value] = place
+            self._taken[place] = value
+
+    def value(self, place: int) -> AxisValue | None:
+        """Value that has a place; the place's number if none came yet."""
+        return self._taken.get(place, place)
+
+
+@dataclass(slots=True)
+class Image:
+    """The frames that differ in time, z and channel only.
+
+    Parameters
+    ----------
+    number : int
+        Name of its group.
+    axes : mapping of str to int or str
+        What its frames have in common: position, and all other axes.
+    scale : Scale
+        By the metadata of its first frame.
+    """
+
+    number: int
+    axes: Axes
+    slots: tuple[Slots, Slots, Slots] = field(default_factory=lambda: (Slots(), Slots(), Slots()))
+    #: Of the channels that have a frame, by their place.
+    looks: dict[int, ChannelLook] = field(default_factory=dict)
+    scale: Scale = field(default_factory=Scale)
+
+    @property
+    def name(self) -> str:
+        """``position 3``; ``refocused`` where frames have no such axes."""
+        return ", ".join(f"{name} {value}" for name, value in self.axes.items()) or "refocused"
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Length along t, c and z."""
+        t, c, z = self.slots
+        return t.size, c.size, z.size
+
+    def grid_with(self, at: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Length along t, c and z with one more frame."""
+        t, c, z = (max(size, place + 1) for size, place in zip(self.grid, at, strict=True))
+        return t, c, z
+
+    def place(self, axes: Axes) -> tuple[int, int, int]:
+        """Place (t, c, z) of a frame that may be new."""
+        t, c, z = (
+            slots.place(axes.get(name)) for name, slots in zip(GRID, self.slots, strict=True)
+        )
+        return t, c, z
+
+    def add(self, line: FrameLine) -> None:
+        """Take in a frame."""
+        for name, slots, place in zip(GRID, self.slots, line.at, strict=True):
+            slots.add(line.axes.get(name), place)
+
+
+@dataclass(slots=True)
+class Contents:
+    """The frames of a dataset, as far as a writer must know them."""
+
+    keys: WrittenKeys = field(default_factory=WrittenKeys)
+    #: By the canonical form of what their frames have in common.
+    images: dict[str, Image] = field(default_factory=dict)
+    #: Height, width and type of every frame.
+    layout: tuple[tuple[int, int], str] | None = None
+    #: First byte behind the last whole line of the list.
+    end: int = 0
+
+    def image_of(self, axes: Axes) -> Image:
+        """Image that a frame belongs to; a new one is not in `images` until `add`."""
+        common = common_axes(axes)
+        known = self.images.get(canonical_axes(common))
+        return known or Image(len(self.images), common)
+
+    def add(self, line: FrameLine, image: Image, end: int, *, whole: bool = True) -> None:
+        """Take in a frame whose line ends at byte `end`.
+
+        A frame that is not whole keeps its place, but may be written again.
+        """
+        if whole and (key := canonical_axes(line.axes)) not in self.keys:
+            self.keys.add(key)
+        self.images.setdefault(canonical_axes(image.axes), image).add(line)
+        self.layout = (line.shape, line.dtype)
+        self.end = end
+
+
+def common_axes(axes: Axes) -> dict[str, AxisValue]:
+    """Axes that tell a frame's image: all but time, z and channel."""
+    return {name: axes[name] for name in sorted(axes) if name not in GRID}
+
+
+def read_contents(path: Path, in_flight: str) -> tuple[Contents, bool]:
+    """Read the list of frames, up to where a killed writer left it.
+
+    A line whose pixels are not there (after a power failure) does not count:
+    the frame may be written again.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset's folder.
+    in_flight : str
+        Pixels that were being written last, as `chunk_path` names them.
+
+    Returns
+    -------
+    contents : Contents
+    landed : bool
+        Whether a frame with those pixels counts.
+
+    Raises
+    ------
+    OutputError
+        If more is illegible than the line that was being written.
+    OSError
+        If the files cannot be read.
+    """
+    name = frames_path(path)
+    contents, landed = Contents(), False
+    with name.open("rb") as file:
+        for start, length, line in read_lines(file):
+            image = contents.image_of(line.axes)
+            layout = (line.shape, line.dtype)
+            place = (image.number, image.place(line.axes))
+            if place != (line.image, line.at) or layout != (contents.layout or layout):
+                raise _damaged(name, start)
+            whole = _is_whole(path, line)
+            contents.add(line, image, start + length, whole=whole)
+            landed = landed or (whole and chunk_path(line) == in_flight)
+        if lines_behind(file, contents.end):
+            raise _damaged(name, contents.end)
+    return contents, landed
+
+
+def _is_whole(path: Path, line: FrameLine) -> bool:
+    try:
+        return (path / chunk_path(line)).stat().st_size == line.nbytes
+    except FileNotFoundError:
+        return False
+
+
+def _damaged(name: Path, at: int) -> OutputError:
+    return OutputError(
+        f"{name} is damaged at byte {at}; appending would lose the frames behind it: restore it "
+        "from a copy, or choose another --output"
+    )

@@ -1,0 +1,73 @@
+"""Starting and continuing a refocused dataset of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from refocusd.errors import ConfigError, OutputError
+from refocusd.formats.ndtiff.layout import INDEX_NAME
+from refocusd.formats.ndtiff.writer import NDTiffSink
+from refocusd.formats.ome_zarr.layout import is_omezarr
+from refocusd.formats.ome_zarr.writer import OmeZarrSink
+from refocusd.formats.sink import Sink
+
+__all__ = ["SinkKind", "append_sink", "create_sink", "sink_kind"]
+
+SinkKind = Literal["ndtiff", "ome-zarr"]
+
+
+def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = None) -> Sink:
+    """Start a dataset in a new folder.
+
+    Parameters
+    ----------
+    kind : {"ndtiff", "ome-zarr"}
+    path : Path
+        Folder that does not exist yet (or is empty), e.g. ``<raw>_refocused``.
+    summary : mapping, optional
+        Summary metadata of the raw dataset (JSON-serialisable).
+
+    Raises
+    ------
+    ConfigError
+        If there is no such kind, or its library is not installed.
+    OutputError
+        If the folder exists or cannot be made, or the summary is not JSON.
+    """
+    if kind == "ndtiff":
+        return NDTiffSink.create(path, summary)
+    if kind == "ome-zarr":
+        return OmeZarrSink.create(path, summary)
+    raise ConfigError(f"no output of the kind {kind!r}: choose {' or '.join(get_args(SinkKind))}")
+
+
+def append_sink(path: Path) -> Sink:
+    """Continue a dataset that `create_sink` started, whatever ended its writer.
+
+    Raises
+    ------
+    OutputError
+        If there is no dataset of ours, if its index is damaged, or if another
+        process is writing it.
+    ConfigError
+        If its library is not installed.
+    """
+    kind = sink_kind(path)
+    if kind == "ndtiff":
+        return NDTiffSink.append(path)
+    if kind == "ome-zarr":
+        return OmeZarrSink.append(path)
+    raise OutputError(
+        f"{path} holds neither an NDTiff nor an OME-Zarr dataset of refocusd: name the folder of "
+        "a refocused dataset, or start a new one"
+    )
+
+
+def sink_kind(path: Path) -> SinkKind | None:
+    """Find the kind of dataset in a folder; None if there is none."""
+    path = Path(path)
+    if (path / INDEX_NAME).is_file():
+        return "ndtiff"
+    return "ome-zarr" if is_omezarr(path) else None

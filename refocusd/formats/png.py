@@ -1,0 +1,100 @@
+"""A greyscale PNG as a frame."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refocusd.errors import InputError
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import MIN_SIDE, AxisValue, Pixels, checked_pixels
+
+__all__ = ["PngImageFile"]
+
+#: Start of a PNG up to its colour type (W3C PNG specification 11.2.2).
+_HEADER = struct.Struct(">8sI4sIIBB")
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class PngImageFile:
+    """An `ImageFile` of one frame; its header is checked when it is opened.
+
+    Parameters
+    ----------
+    path : Path
+    max_frame_bytes : int
+        An image that claims to be larger is an error.
+
+    Raises
+    ------
+    InputError
+        If the file is no PNG, or not greyscale of 8 or 16 bits.
+    """
+
+    def __init__(self, path: Path, max_frame_bytes: int) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                head = file.read(_HEADER.size)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}): check it") from error
+        if len(head) < _HEADER.size or head[:8] != _SIGNATURE:
+            raise InputError(f"{path} is not a PNG file: give a PNG or a TIFF")
+        _, _, _, width, height, bits, colour = _HEADER.unpack(head)
+        if colour != 0 or bits not in (8, 16):
+            raise InputError(
+                f"{path} is a PNG in colour or of {bits} bits; refocusd takes greyscale of 8 or 16 "
+                "bits: convert it without changing values"
+            )
+        self.format = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
+        if self.format.nbytes > max_frame_bytes or min(width, height) < MIN_SIDE:
+            raise InputError(
+                f"{path} promises a frame of {self.format}; taken are sides from {MIN_SIDE} px and "
+                f"up to {max_frame_bytes} bytes"
+            )
+        self.axes: Sequence[Mapping[str, AxisValue]] = ({},)
+        self.elapsed_ms: Sequence[float | None] = (None,)
+        self.pixel_um: float | None = None
+        self.summary: Mapping[str, Any] = {}
+
+    def read(self, index: int) -> tuple[Pixels, dict[str, Any]]:  # noqa: ARG002
+        """Pixels of the image; `index` is 0.
+
+        Raises
+        ------
+        InputError
+            If the image cannot be decoded, or has changed.
+        """
+        try:
+            with warnings.catch_warnings():
+                # Pillow warns of large images; how large they may be is checked above.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(self.path, formats=["PNG"]) as image:
+                    pixels = np.array(image)
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            IndexError,
+            struct.error,
+            zlib.error,
+            Image.DecompressionBombError,
+        ) as error:
+            raise InputError(f"{self.path} is damaged ({error}): copy it again") from error
+        if pixels.shape != (self.format.height, self.format.width):
+            raise InputError(f"{self.path} has changed since it was opened: open it again")
+        if pixels.dtype != self.format.dtype:
+            # Some versions of Pillow decode 16 bits into 32.
+            pixels = pixels.astype(self.format.dtype)
+        return checked_pixels(pixels, what=str(self.path)), {}
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while it is read."""

@@ -1,0 +1,232 @@
+"""A TIFF that another process is writing, read directory by directory.
+
+Micro-Manager and ndstorage give a stack its largest size at once (up to 4 GiB of zeros) and
+cut it when they are done, so its size says nothing.  A page is written in one go as directory,
+pixels, metadata; the metadata come last, so a page is whole once they are there and are JSON.
+The directory names the place of the next one before that is written: zeros there mean "not
+yet", and a next place of 0 means that the file is finished.
+
+Sources: micro-manager/NDStorage ``NDTiffWriter.java``; ndstorage 0.1.18 ``ndtiff_file.py``;
+micro-manager ``MultipageTiffWriter.java``.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refocusd.errors import InputError
+from refocusd.formats.recording import MAX_FRAME_BYTES
+from refocusd.formats.tiff.arrangement import json_object
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
+
+__all__ = ["GrowingFile", "Opener", "Page", "Place", "open_file"]
+
+_WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIP, _SAMPLES, _STRIP_BYTES = (
+    256,
+    257,
+    258,
+    270,
+    273,
+    277,
+    279,
+)
+_METADATA = 51123
+#: Micro-Manager writes 13 to 17 entries.
+_MOST_ENTRIES = 64
+_MOST_METADATA = 1 << 26
+
+#: Opens a file for unbuffered reads; tests put a slow or failing disk here.
+Opener = Callable[[Path], io.RawIOBase]
+
+
+def open_file(path: Path) -> io.RawIOBase:
+    """Open a file for ordinary, unbuffered reads."""
+    return io.FileIO(path, "r")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of one frame lie in its file.
+
+    Parameters
+    ----------
+    offset : int
+        Of the pixels, in bytes.
+    format : PageFormat
+    metadata_offset, metadata_length : int
+        Of its JSON, in bytes.
+    """
+
+    offset: int
+    format: PageFormat
+    metadata_offset: int
+    metadata_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One directory of a file that grows, and what it says.
+
+    Parameters
+    ----------
+    offset : int
+        Of the directory.
+    place : Place or None
+        None where `trouble` says why its pixels cannot be used.
+    metadata : mapping
+    following : int
+        Where the next directory is or will be; 0 if there will be none.
+    described : bool
+        The page has a description: of a first page, that its writer is done with the file.
+    trouble : str
+    """
+
+    offset: int
+    place: Place | None
+    metadata: Mapping[str, Any]
+    following: int
+    described: bool = False
+    trouble: str = ""
+
+
+class GrowingFile:
+    """One TIFF that may grow meanwhile; for one thread.
+
+    Parameters
+    ----------
+    path : Path
+    opener : callable
+    """
+
+    def __init__(self, path: Path, opener: Opener = open_file) -> None:
+        self.path = path
+        self._opener = opener
+        self._file: io.RawIOBase | None = None
+
+    def close(self) -> None:
+        """Close the file until the next read: an open one could not be deleted on Windows."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def bytes_at(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`; fewer where the file ends.
+
+        Raises
+        ------
+        OSError
+        """
+        buffer = bytearray(length)
+        return bytes(buffer[: self._fill(offset, memoryview(buffer))])
+
+    def words(self, offset: int, count: int) -> tuple[int, ...]:
+        """`count` little-endian 32-bit words; zeros behind the end of the file.
+
+        Raises
+        ------
+        OSError
+        """
+        return struct.unpack(f"<{count}I", self.bytes_at(offset, 4 * count).ljust(4 * count, b"\0"))
+
+    def page(self, offset: int) -> Page | None:
+        """The page whose directory is at `offset`; None while it is not whole.
+
+        Raises
+        ------
+        OSError
+        """
+        head = self.bytes_at(offset, 2 + 12 * _MOST_ENTRIES + 4)
+        count = int.from_bytes(head[:2], "little")
+        if not 0 < count <= _MOST_ENTRIES or len(head) < 6 + 12 * count:
+            return None
+        values: dict[int, tuple[int, int]] = {}
+        for entry in range(count):
+            tag, kind, number, value = struct.unpack_from("<HHII", head, 2 + 12 * entry)
+            # A short stands in the first half of its field.
+            plain = value & 0xFFFF if kind == 3 and number == 1 else value
+            if tag not in values:
+                values[tag] = (number, plain)
+        if not {_WIDTH, _HEIGHT, _BITS, _STRIP, _STRIP_BYTES, _METADATA} <= values.keys():
+            return None
+        (following,) = struct.unpack_from("<I", head, 2 + 12 * count)
+        length, where = values[_METADATA]
+        metadata = self.metadata(where, length)
+        if metadata is None:
+            return None
+        place, trouble = _placed(values)
+        described = values.get(_DESCRIPTION, (0, 0))[0] > 0
+        return Page(offset, place, metadata, following, described, trouble)
+
+    def metadata(self, offset: int, length: int) -> dict[str, Any] | None:
+        """The JSON at a place; None while it is not (wholly) there.
+
+        Raises
+        ------
+        OSError
+        """
+        if not 0 < length <= _MOST_METADATA:
+            return None
+        data = self.bytes_at(offset, length)
+        if len(data) < length or not data[0]:
+            return None
+        return json_object(data.rstrip(b"\0").decode("utf-8", "replace"))
+
+    def pixels(self, place: Place, what: str) -> Pixels:
+        """Pixels of one frame, shape (height, width).
+
+        Raises
+        ------
+        InputError
+            If the file ends before.
+        OSError
+        """
+        form = place.format
+        frame = np.empty((form.height, form.width), form.dtype.newbyteorder("<"))
+        buffer = frame.reshape(-1).view(np.uint8).data
+        if self._fill(place.offset, buffer) < len(buffer):
+            raise InputError(f"{self.path} ends within {what}: it was cut, or copied in part")
+        return checked_pixels(frame.astype(form.dtype, copy=False), what=what)
+
+    def _fill(self, offset: int, buffer: memoryview) -> int:
+        if self._file is None:
+            self._file = self._opener(self.path)
+        filled = 0
+        try:
+            self._file.seek(offset)
+            while filled < len(buffer):
+                # Over a network a read may return less than there is.
+                got = self._file.readinto(buffer[filled:])
+                if not got:
+                    break
+                filled += got
+        except OSError:
+            # After a share came back, its old handles stay broken.
+            self.close()
+            raise
+        return filled
+
+
+def _placed(values: Mapping[int, tuple[int, int]]) -> tuple[Place | None, str]:
+    width, height = values[_WIDTH][1], values[_HEIGHT][1]
+    count, bits = values[_BITS]
+    nbytes = values[_STRIP_BYTES][1]
+    if values.get(_SAMPLES, (1, 1))[1] != 1 or count != 1:
+        return None, "is RGB; refocusd takes one channel a frame"
+    if bits not in (8, 16):
+        return None, f"has {bits}-bit pixels; refocusd takes camera counts of 8 or 16 bits"
+    form = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
+    if height and width and nbytes == height * width and bits == 16:
+        # ndstorage 0.1.18 says 16 bits of every frame; the strip's length tells.
+        form = PageFormat(height, width, np.dtype(np.uint8))
+    if min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
+        return None, f"is {form} in {nbytes} bytes, which cannot be"
+    length, where = values[_METADATA]
+    return Place(values[_STRIP][1], form, where, length), ""

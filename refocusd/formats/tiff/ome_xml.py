@@ -1,0 +1,253 @@
+"""Which page of an OME-TIFF is which frame, by its OME-XML.
+
+Source: OME data model 2016-06, *Pixels*, *TiffData* and *Plane*
+(https://docs.openmicroscopy.org/ome-model/latest/).  Only this file's own pages
+are taken: of a set of files each is read for itself, and no path that stands in
+the XML is followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+from xml.etree import ElementTree
+
+from refocusd.errors import InputError
+from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, plausible_pixel_um
+from refocusd.frame import AxisValue
+
+__all__ = ["from_ome"]
+
+_AXES = {"T": "time", "Z": "z", "C": "channel"}
+_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "Å": 1e-4}
+_MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """One Image element, of which this file has pages."""
+
+    name: str | None
+    format: tuple[int, int, str]
+    frames: tuple[PlacedPage, ...]
+    pixel_um: float | None
+
+
+@dataclass(slots=True)
+class _Pages:
+    """The pages of this file, each of which is one frame at most."""
+
+    filename: str
+    uuid: str | None
+    count: int
+    taken: set[int] = field(default_factory=set)
+
+
+def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | None:
+    """Frames of an OME-TIFF; None if the text is not OME-XML.
+
+    Images of one size and type are positions of one recording; of several sizes
+    the largest in all is taken, and the names of the rest go into the summary.
+
+    Parameters
+    ----------
+    xml : str
+        ImageDescription of the first page.
+    pages : int
+        Pages in the file.
+    filename : str
+        Bare name of the file, to find its pages in a set.
+    what : str
+        The file, for errors.
+
+    Raises
+    ------
+    InputError
+        If the XML and the pages disagree.
+    """
+    if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
+        raise InputError(
+            f"{what} has OME-XML with a document type, which OME-XML has not: export it anew"
+        )
+    try:
+        # Without a document type there are no entities to expand.
+        root = ElementTree.fromstring(xml)  # noqa: S314
+    except (ElementTree.ParseError, ValueError, RecursionError) as error:
+        raise InputError(f"{what} has unreadable OME-XML ({error}): export it anew") from error
+    if _tag(root) != "OME":
+        return None
+    if (elsewhere := next(_children(root, "BinaryOnly"), None)) is not None:
+        raise InputError(
+            f"{what} holds pixels only; its axes are described in "
+            f"{elsewhere.get('MetadataFile')!r}: open that file, or export the set as one file"
+        )
+    mine = _Pages(filename.lower(), root.get("UUID"), pages)
+    images = [
+        image
+        for element in _children(root, "Image")
+        for image in _image(element, mine, what)
+        if image.frames
+    ]
+    if not images:
+        raise InputError(
+            f"{what} has OME-XML that describes none of its {pages} pages: export it anew"
+        )
+    formats = list(dict.fromkeys(image.format for image in images))
+    largest = max(
+        formats,
+        key=lambda form: form[0] * form[1] * sum(len(i.frames) for i in images if i.format == form),
+    )
+    chosen = [image for image in images if image.format == largest]
+    frames = [
+        replace(frame, axes={"position": position, **frame.axes}, position_name=image.name)
+        for position, image in enumerate(chosen)
+        for frame in image.frames
+    ]
+    summary: dict[str, Any] = {}
+    if ignored := [image.name for image in images if image.format != largest]:
+        summary["IgnoredImages"] = ignored
+    return Arrangement(
+        tuple(sorted(frames, key=lambda frame: frame.page)),
+        chosen[0].pixel_um,
+        summary,
+        promised=largest,
+    )
+
+
+def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_Image]:
+    for pixels in _children(element, "Pixels"):
+        sizes = {letter: _count(pixels, f"Size{letter}", what) for letter in "XYZCT"}
+        order = pixels.get("DimensionOrder", "XYCZT")
+        if sorted(order) != sorted("XYZCT") or order[:2] != "XY":
+            raise InputError(
+                f"{what} has OME-XML with the dimension order {order!r}: export it anew"
+            )
+        channels = [child.get("Name") for child in _children(pixels, "Channel")]
+        named = len(set(channels)) == len(channels) == sizes["C"] and all(channels)
+        elapsed = dict(_elapsed(pixels))
+        frames = []
+        for page, place in _places(pixels, order[2:], sizes, mine, what):
+            axes: dict[str, AxisValue] = {_AXES[letter]: place[letter] for letter in "TZC"}
+            if named:
+                axes["channel"] = channels[place["C"]] or ""
+            time = elapsed.get((place["Z"], place["C"], place["T"]))
+            frames.append(PlacedPage(page, axes, time))
+        um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
+        form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
+        yield _Image(element.get("Name"), form, tuple(frames), plausible_pixel_um(um))
+
+
+def _places(
+    pixels: ElementTree.Element, order: str, sizes: dict[str, int], mine: _Pages, what: str
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """Page and Z, C, T of each plane of one Pixels element that lies in this file."""
+    planes = math.prod(sizes[letter] for letter in order)
+    blocks = list(_children(pixels, "TiffData"))
+    whole = True
+    found = 0
+    for block in blocks:
+        files = list(_children(block, "UUID"))
+        if files and not _is_mine(files[0], mine):
+            whole = False
+            continue
+        first_page = _index(block, "IFD", what)
+        alone = "IFD" in block.attrib
+        length = _index(block, "PlaneCount", what, 1 if alone else min(planes, mine.count))
+        if alone and length == 1:
+            whole = False
+        start = {letter: _index(block, f"First{letter}", what) for letter in order}
+        if first_page + length > mine.count:
+            raise _mismatch(what, first_page + length, mine.count)
+        for step in range(length):
+            place = _advance(start, step, order, sizes)
+            if place is None or first_page + step in mine.taken:
+                raise InputError(
+                    f"{what} has OME-XML that gives a page twice, or one outside of its sizes: "
+                    "export it anew"
+                )
+            mine.taken.add(first_page + step)
+            found += 1
+            yield first_page + step, place
+    # A list of single planes may stop early, as an aborted acquisition does; a
+    # range or nothing at all describes the whole file.
+    if not blocks or (whole and found != planes):
+        raise _mismatch(what, planes, found)
+
+
+def _advance(
+    start: dict[str, int], step: int, order: str, sizes: dict[str, int]
+) -> dict[str, int] | None:
+    """Find the place `step` planes after `start`; None if it is outside."""
+    if any(start[letter] >= sizes[letter] for letter in order):
+        return None
+    linear, stride = step, 1
+    for letter in order:
+        linear += start[letter] * stride
+        stride *= sizes[letter]
+    place = {}
+    for letter in order:
+        linear, place[letter] = divmod(linear, sizes[letter])
+    return None if linear else place
+
+
+def _elapsed(pixels: ElementTree.Element) -> Iterator[tuple[tuple[int, int, int], float]]:
+    for plane in _children(pixels, "Plane"):
+        milliseconds = _quantity(plane, "DeltaT", _MS, "s")
+        try:
+            key = (int(plane.get("TheZ", 0)), int(plane.get("TheC", 0)), int(plane.get("TheT", 0)))
+        except ValueError:
+            continue
+        if milliseconds is not None and milliseconds >= 0:
+            yield key, milliseconds
+
+
+def _is_mine(uuid: ElementTree.Element, mine: _Pages) -> bool:
+    filename = uuid.get("FileName")
+    if filename is not None:
+        return filename.lower() == mine.filename
+    return mine.uuid is None or uuid.text == mine.uuid
+
+
+def _quantity(
+    element: ElementTree.Element, name: str, units: dict[str, float], default: str
+) -> float | None:
+    factor = units.get(element.get(f"{name}Unit", default))
+    try:
+        value = float(element.get(name, "nan"))
+    except ValueError:
+        return None
+    return value * factor if factor and math.isfinite(value) else None
+
+
+def _count(element: ElementTree.Element, name: str, what: str) -> int:
+    value = _index(element, name, what)
+    if not value:
+        raise InputError(f"{what} has OME-XML without {name}: export it anew")
+    return value
+
+
+def _index(element: ElementTree.Element, name: str, what: str, default: int = 0) -> int:
+    text = element.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise InputError(f"{what} has OME-XML in which {name} is {text!r}: export it anew")
+    return int(text)
+
+
+def _mismatch(what: str, promised: int, present: int) -> InputError:
+    return InputError(
+        f"{what} is damaged or incomplete: its OME-XML promises {promised} planes, and it has "
+        f"{present}; copy the file again, or export it anew"
+    )
+
+
+def _children(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
+    return (child for child in element if _tag(child) == name)
+
+
+def _tag(element: ElementTree.Element) -> str:
+    """Return the element's name without its namespace, of which there is one a year."""
+    return element.tag.rpartition("}")[2]

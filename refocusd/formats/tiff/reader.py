@@ -1,0 +1,278 @@
+"""The frames of one TIFF, OME-TIFF, ImageJ or Micro-Manager stack."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.formats.tiff.arrangement import (
+    MICROMANAGER_KEYS,
+    Arrangement,
+    PlacedPage,
+    from_imagej,
+    from_micromanager,
+    from_shaped,
+    json_object,
+    plain,
+    plausible_pixel_um,
+)
+from refocusd.formats.tiff.ifd import Directory, TiffStructure
+from refocusd.formats.tiff.ome_xml import from_ome
+from refocusd.formats.tiff.page import PageFormat, is_reduced, page_layout
+from refocusd.frame import AxisValue, Pixels
+
+__all__ = ["TiffImageFile"]
+
+_DESCRIPTION, _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _MICROMANAGER = (
+    270,
+    282,
+    296,
+    33629,
+    51123,
+)
+_UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
+#: Numbers that open the blocks of a Micro-Manager stack (micro-manager.org,
+#: "Micro-Manager File Formats").
+_MM_INDEX_MAP_OFFSET, _MM_INDEX_MAP, _MM_SUMMARY = 54773648, 3453623, 2355492
+#: Columns of the index map; the fifth is the offset of the frame's directory.
+_MM_INDEX_MAP_AXES = ("channel", "z", "time", "position")
+_NDTIFF = 483729
+
+
+class TiffImageFile:
+    """An `ImageFile`: every page is found and checked when the file is opened.
+
+    Of each page only its place and its axes are kept; what else it says is read
+    again with its pixels.
+
+    Parameters
+    ----------
+    path : Path
+    max_frame_bytes : int
+        A page that claims to be larger is an error.
+
+    Raises
+    ------
+    InputError
+        If the file is no TIFF, is damaged, or its frames cannot be used.
+    """
+
+    def __init__(self, path: Path, max_frame_bytes: int) -> None:
+        self.path = path
+        self._most_bytes = max_frame_bytes
+        self._file: TiffStructure | None = TiffStructure(path)
+        try:
+            self._open(self._file)
+        except RecursionError as error:
+            raise self._file.damaged("its metadata is nested too deeply") from error
+        finally:
+            self.close()
+
+    def read(self, index: int) -> tuple[Pixels, dict[str, Any]]:
+        """Pixels and metadata of one frame; opens the file if it is closed.
+
+        Raises
+        ------
+        InputError
+            If its pixels cannot be read or decoded, or the file has changed.
+        """
+        if self._file is None:
+            self._file = TiffStructure(self.path)
+        file, frame = self._file, self._frames[index]
+        directory = file.directory(self._offsets[frame.page])
+        layout = page_layout(file, directory, frame.page, self._most_bytes)
+        if layout.format != self.format:
+            raise InputError(f"{self.path} has changed since it was opened: open it again")
+        pixels = layout.read(file, index * self.format.nbytes if self._contiguous else 0)
+        return pixels, self._metadata(file, directory, frame)
+
+    def close(self) -> None:
+        """Close the file until the next `read`."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _metadata(
+        self, file: TiffStructure, directory: Directory, frame: PlacedPage
+    ) -> dict[str, Any]:
+        metadata = json_object(file.text(directory, _MICROMANAGER)) or {}
+        for key, value in (
+            ("ElapsedTime-ms", frame.elapsed_ms),
+            ("PixelSizeUm", self.pixel_um),
+            ("PositionName", frame.position_name),
+        ):
+            if value is not None:
+                metadata.setdefault(key, value)
+        return metadata
+
+    def _open(self, file: TiffStructure) -> None:
+        if file.size >= 12 and self._word(file, 8) == _NDTIFF:
+            raise InputError(
+                f"{self.path} is part of an NDTiff dataset, and NDTiff.index is not beside it: "
+                "copy the whole folder, and open that"
+            )
+        self._offsets = array("Q")
+        first: Directory | None = None
+        formats: list[PageFormat | InputError] = []
+        known: dict[PageFormat, PageFormat] = {}
+        described: list[dict[str, Any]] = []
+        for directory in file.directories():
+            if _STK_PLANES in directory.tags and directory.tags[_STK_PLANES].count > 1:
+                raise InputError(
+                    f"{self.path} is a MetaMorph stack, whose planes have no pages: export it as "
+                    "OME-TIFF"
+                )
+            if is_reduced(file, directory):
+                continue
+            page = len(self._offsets)
+            self._offsets.append(directory.offset)
+            first = first or directory
+            try:
+                form = page_layout(file, directory, page, self._most_bytes).format
+                formats.append(known.setdefault(form, form))
+            except InputError as error:
+                # It may be a label or an overview that is no part of the recording.
+                # Its traceback would keep all that was read alive.
+                formats.append(error.with_traceback(None))
+            # Micro-Manager says so on every page or on none.
+            if _MICROMANAGER in first.tags:
+                said = json_object(file.text(directory, _MICROMANAGER)) or {}
+                described.append({key: said[key] for key in MICROMANAGER_KEYS if key in said})
+        if first is None:
+            raise file.damaged("all of its pages are thumbnails")
+        arrangement = self._arranged(file, first, formats, described)
+        self._frames = arrangement.frames
+        self._contiguous = arrangement.contiguous
+        self.format = self._one_format(arrangement, formats)
+        if self._contiguous:
+            self._check_contiguous(file)
+        self.axes: Sequence[Mapping[str, AxisValue]] = tuple(f.axes for f in self._frames)
+        self.elapsed_ms: Sequence[float | None] = tuple(f.elapsed_ms for f in self._frames)
+        self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
+        self.summary: Mapping[str, Any] = arrangement.summary
+
+    def _check_contiguous(self, file: TiffStructure) -> None:
+        page, count = self._frames[0].page, len(self._frames)
+        directory = file.directory(self._offsets[page])
+        start = page_layout(file, directory, page, self._most_bytes).contiguous_offset
+        if start is None:
+            raise file.damaged(f"{count} frames are promised in one page, which is compressed")
+        end = start + self.format.nbytes * count
+        if end > file.size:
+            raise file.damaged(
+                f"{count} frames are promised, the last of which ends at byte {end} of a file of "
+                f"{file.size} bytes"
+            )
+
+    def _arranged(
+        self,
+        file: TiffStructure,
+        first: Directory,
+        formats: Sequence[PageFormat | InputError],
+        described: Sequence[dict[str, Any]],
+    ) -> Arrangement:
+        """Frames by what the file says of itself, in the order of trustworthiness."""
+        pages, what = len(self._offsets), str(self.path)
+        if described and (arrangement := self._micromanager(file, described)) is not None:
+            return arrangement
+        description = (file.text(first, _DESCRIPTION) or "").strip()
+        if "<OME" in description[:1000]:
+            arrangement = from_ome(description, pages, self.path.name, what)
+            if arrangement is not None:
+                return arrangement
+        if description.startswith("ImageJ="):
+            resolution = file.rational(first, _X_RESOLUTION)
+            return from_imagej(description, pages, resolution, what)
+        if description.startswith('{"shape"'):
+            return self._shaped(file, formats)
+        return plain(pages)
+
+    def _micromanager(
+        self, file: TiffStructure, described: Sequence[dict[str, Any]]
+    ) -> Arrangement | None:
+        summary: dict[str, Any] = {}
+        mapped: dict[int, dict[str, int]] = {}
+        if file.size >= 40 and self._word(file, 8) == _MM_INDEX_MAP_OFFSET:
+            if self._word(file, 32) == _MM_SUMMARY:
+                text = file.read_at(40, self._word(file, 36), "the summary metadata")
+                summary = json_object(text.decode("utf-8", "replace")) or {}
+            mapped = self._index_map(file, self._word(file, 12))
+        return from_micromanager(
+            described,
+            [mapped.get(offset) for offset in self._offsets],
+            summary,
+        )
+
+    def _index_map(self, file: TiffStructure, offset: int) -> dict[int, dict[str, int]]:
+        """Axes of each directory by its offset; empty if there is no index map."""
+        if offset + 8 > file.size or self._word(file, offset) != _MM_INDEX_MAP:
+            return {}
+        count = min(self._word(file, offset + 4), (file.size - offset - 8) // 20)
+        data = file.read_at(offset + 8, count * 20, "the index map")
+        return {
+            where: dict(zip(_MM_INDEX_MAP_AXES, places, strict=True))
+            for *places, where in struct.iter_unpack(f"{file.order}5I", data)
+            if where
+        }
+
+    def _shaped(
+        self, file: TiffStructure, formats: Sequence[PageFormat | InputError]
+    ) -> Arrangement:
+        """Frames of the largest series: tifffile appends further ones to a file."""
+        largest: tuple[int, int, Arrangement] | None = None
+        start, pages = 0, len(self._offsets)
+        while start < pages:
+            form = formats[start]
+            if isinstance(form, InputError):
+                raise form
+            text = file.text(file.directory(self._offsets[start]), _DESCRIPTION) or ""
+            arrangement, taken = from_shaped(
+                text, pages - start, (form.height, form.width), str(self.path)
+            )
+            size = form.nbytes * len(arrangement.frames)
+            if largest is None or size > largest[0]:
+                largest = (size, start, arrangement)
+            start += taken
+        assert largest is not None
+        _, start, arrangement = largest
+        if start == 0:
+            return arrangement
+        frames = tuple(PlacedPage(f.page + start, f.axes) for f in arrangement.frames)
+        return Arrangement(frames, contiguous=arrangement.contiguous)
+
+    def _one_format(
+        self, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
+    ) -> PageFormat:
+        first = formats[arrangement.frames[0].page]
+        for frame in arrangement.frames:
+            form = formats[frame.page]
+            if isinstance(form, InputError):
+                raise form
+            if form != first:
+                raise InputError(
+                    f"{self.path} has pages of different formats: page {frame.page} is {form}, and "
+                    f"page {arrangement.frames[0].page} is {first}; export one of them at a time"
+                )
+        assert isinstance(first, PageFormat)
+        said = (first.height, first.width, first.dtype.name)
+        if arrangement.promised not in (None, said):
+            raise InputError(
+                f"{self.path} has pages of {first}, and metadata that says {arrangement.promised}: "
+                "it is damaged, or was changed after it was written; export it anew"
+            )
+        return first
+
+    def _pixel_um_of_tags(self, file: TiffStructure, first: Directory) -> float | None:
+        """Pixel size by the resolution tags, where it is a microscope's and not a printer's."""
+        resolution = file.rational(first, _X_RESOLUTION)
+        unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
+        um = plausible_pixel_um(unit / resolution if unit and resolution else None)
+        return um if um is not None and um < 50 else None
+
+    def _word(self, file: TiffStructure, offset: int) -> int:
+        data = file.read_at(offset, 4, "a Micro-Manager header")
+        return int(struct.unpack(f"{file.order}I", data)[0])

@@ -1,0 +1,400 @@
+"""How far out of focus a frame was, from the frame and what the network made of it.
+
+A defocused frame is the in-focus one times the optical transfer function (OTF) of the
+defocus, plus noise.  The network estimates the in-focus frame, so the ratio of the spectra,
+averaged over rings of equal spatial frequency, ::
+
+    ratio(f) = <Re(raw · conj(refocused))> / <|refocused|²> · (1 - noise / <|raw|²>)
+
+is that OTF relative to focus.  (For an estimate of least mean square the first factor is the
+OTF but for the noise that it let through; the second takes that away, as in Wiener's filter.)
+The distance is that of the OTF nearest to it, in a family computed by wave optics
+(`refocusd.imaging.optics`); rings count by their coherence, and those without signal do not.
+
+What it can and cannot do, measured on simulated specimens and optics that the network
+`live-nuclei` never saw (``benchmarks/focus_advice.py`` repeats it):
+
+- 8 to 30 um: to better than 1 um on average, within what the network was trained on (NA
+  0.40-0.50, at most 0.15 waves of spherical aberration).
+- Other optics: it sharpens to its own idea of focus, so that frames in focus can seem 6 um
+  off, beyond what is stated for one in three.  Leave no correction to it then.
+- Under 6 um the network restores little of what was lost, so the ratio stays near one: the
+  distance is corrected by a measured table, and is good to some 1.5 um.
+- Beyond 36 um (less at higher NA, see `limit_um`) the network was not trained, and the ratio
+  turns back: 40 um still mostly reads as "farther than" (`saturated`), but 48 um as about
+  30 um.  The OTF fits worse there, so the confidence is low, but it is not nothing.
+- Of optics that are assumed, not measured, the distance is wrong by about as much as NA is.
+- **No sign**: the OTF of a defocused plane is the same above and below focus.  Spherical
+  aberration breaks that in theory, but the side that fits better was the right one in little
+  more than half of the frames with 0.4 waves of it, so it is not used.  The direction
+  comes from several frames: `refocusd.imaging.focus_tracker`.
+
+The other way to a distance, a profile's focus curve (`refocusd_calibration.focus.curve`) on
+the ratio of the focus scores before and after, was three to thirty times worse on the same
+frames from 3 um on (as good below that): it depends on the specimen.
+
+References
+----------
+J. W. Goodman, Introduction to Fourier Optics, chapter 6 (OTF of a defocused pupil).
+G. C. Carter, Proc. IEEE 75, 236 (1987) (variance of a transfer function by its coherence).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.frame import Pixels
+from refocusd.imaging.optics import Optics, defocus_otf, geometric_radius_um
+from refocusd.profiles.profile import Profile
+
+__all__ = [
+    "DEFAULT_OPTICS",
+    "LIMIT_UM",
+    "DefocusEstimate",
+    "check_optics",
+    "depth_of_field_um",
+    "estimate_defocus",
+    "limit_um",
+    "optics_error",
+    "optics_of",
+]
+
+Floats = NDArray[np.float64]
+
+#: What is assumed of a microscope without a profile: 20x/0.45 and DAPI, as BBBC006.
+DEFAULT_OPTICS = Optics(na=0.45, wavelength_um=0.461, pixel_um=0.645)
+#: Farther than this cannot be told apart.
+LIMIT_UM = 36.0
+#: Radius of the widest disc that the network was trained on, um (NA 0.475 at `LIMIT_UM`).
+_WIDEST_UM = LIMIT_UM * math.tan(math.asin(0.475))
+#: What the network was trained on; outside, a distance is off by so much more: um, and share.
+_TRAINED_NA = (0.395, 0.505)
+_TRAINED_WAVES = 0.16
+_UNTRAINED_UM = 3.0
+_UNTRAINED_CONFIDENCE = 0.6
+#: The same of optics that nobody measured: they may be such.
+_ASSUMED_UM = 1.0
+#: Side of a tile, px: wide enough for the disc of 36 um, small enough for 10 ms a frame.
+TILE = 256
+MIN_TILE = 64
+#: Tiles that are looked at, those with most structure.
+TILES = 4
+#: Rings whose power is under so many times the noise floor say nothing.
+ABOVE_NOISE = 3.0
+#: Fewest rings that an OTF is matched to; the first are the window's, and uneven light's.
+MIN_RINGS = 5
+SKIPPED_RINGS = 2
+#: No ring is known better than this: standard uncertainty of the network's spectrum.
+RING_ERROR = 0.05
+#: Misfit (rms of the ratio) at which an estimate is hardly to be believed.
+MISFIT = 0.04
+#: The same nearer than this, um, where high frequencies count.
+NEAR_UM = 8.0
+NEAR_MISFIT = 0.10
+#: From this share of the limit on an estimate is taken for "farther than".
+SATURATED = 0.97
+#: Largest grid, in samples a side, that the family is computed on: seconds, and 100 MiB.
+MAX_SAMPLES = 1024
+#: Relative uncertainty of the distance through that of the optics.
+MEASURED_OPTICS = 0.03
+ASSUMED_OPTICS = 0.20
+
+#: Distances of the family of OTFs, um.
+_FAMILY_UM: Floats = np.concatenate(
+    [np.arange(0, 6, 0.25), np.arange(6, 20, 0.5), np.arange(20, 60.1, 1.0)]
+)
+#: Fitted distance against the true one, and its scatter, um: simulated training specimens
+#: and optics within the trained ranges, through `live-nuclei`.
+_FITTED_UM = (0, 1.1, 1.9, 2.5, 3.1, 4.5, 6.0, 7.6, 9.9, 11.8, 15.4, 19.3, 24.3, 29.2, 31.4, 34.1)
+_TRUE_UM = (0, 1.3, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 16.0, 20.0, 25.0, 30.0, 33.0, 36.0)
+_SCATTER_UM = (1.2, 1.3, 1.3, 1.0, 0.9, 0.8, 0.9, 0.9, 0.6, 0.6, 0.5, 0.5, 0.6, 1.2, 2.0, 3.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DefocusEstimate:
+    """How far a frame was from focus; on which side is not known.
+
+    Parameters
+    ----------
+    distance_um : float
+        Never negative.
+    uncertainty_um : float
+        Standard uncertainty (k = 1): scatter of the tiles, of the network, and of the optics.
+    confidence : float
+        0 (nothing is known: no structure, or nothing fits) to 1.
+    relative : float
+        What part of `uncertainty_um` is in proportion to the distance, and common to all
+        frames of a microscope: that of the optics.
+    saturated : bool
+        The frame may have been any distance from `distance_um` on.
+    """
+
+    distance_um: float
+    uncertainty_um: float
+    confidence: float
+    relative: float = 0.0
+    saturated: bool = False
+
+
+#: Said of a frame without structure.
+_NOTHING = DefocusEstimate(0.0, LIMIT_UM, 0.0)
+
+
+def optics_of(profile: Profile, pixel_um: float | None = None) -> tuple[Optics, bool]:
+    """The optics of a profile, and whether they were measured (else nominal or assumed).
+
+    Parameters
+    ----------
+    profile : Profile
+    pixel_um : float, optional
+        Of the frames, where their metadata name it; goes before the profile's.
+
+    Raises
+    ------
+    ConfigError
+        If what the profile says is not physical.
+    """
+    psf, nominal, default = profile.psf, profile.microscope, DEFAULT_OPTICS
+    fitted = psf is not None and psf.na is not None
+    na = psf.na.value if psf is not None and psf.na is not None else nominal.na
+    waves = psf.spherical_waves if psf is not None else None
+    index = psf.refractive_index if psf is not None else nominal.refractive_index
+    wavelength = (psf.wavelength_um if psf is not None else None) or nominal.wavelength_um
+    return (
+        Optics(
+            na=na or default.na,
+            wavelength_um=wavelength or default.wavelength_um,
+            refractive_index=index,
+            pixel_um=pixel_um or nominal.pixel_um or default.pixel_um,
+            spherical_waves=waves.value if waves is not None else 0.0,
+        ),
+        fitted,
+    )
+
+
+def check_optics(optics: Optics) -> None:
+    """Refuse optics so far from the network's that a family of OTFs would be costly, and useless.
+
+    Raises
+    ------
+    ConfigError
+    """
+    widest_um = geometric_radius_um(optics, float(_FAMILY_UM[-1]))
+    finest_um = min(optics.pixel_um, optics.wavelength_um / (4 * optics.na))
+    if not 3 * widest_um / finest_um <= MAX_SAMPLES or optics.pixel_um > widest_um:
+        raise ConfigError(
+            f"defocus is estimated for NA 0.35-0.6 and pixels of about 0.2-2 um; these are NA "
+            f"{optics.na:g} and {optics.pixel_um:g} um: check the pixel size and the profile"
+        )
+
+
+def limit_um(optics: Optics) -> float:
+    """Distance from which on frames of these optics cannot be told apart, um."""
+    return min(LIMIT_UM, _WIDEST_UM / geometric_radius_um(optics, 1.0))
+
+
+def optics_error(*, measured: bool) -> float:
+    """Relative standard uncertainty of distances through that of the optics."""
+    return MEASURED_OPTICS if measured else ASSUMED_OPTICS
+
+
+def depth_of_field_um(optics: Optics) -> float:
+    """Depth of field, um, full width: ``n λ / NA² + n e / NA`` with the pixel e.
+
+    S. Inoué and K. R. Spring, Video Microscopy, 2nd ed. (1997), section 2.4.
+    """
+    index, na = optics.refractive_index, optics.na
+    return index * optics.wavelength_um / na**2 + index * optics.pixel_um / na
+
+
+def estimate_defocus(
+    raw: Pixels, refocused: Pixels, optics: Optics, *, measured: bool = False
+) -> DefocusEstimate:
+    """Distance from focus of one frame.
+
+    About 5 ms at 512×512 on one core; half a second more the first time with these optics.
+
+    Parameters
+    ----------
+    raw, refocused : ndarray of uint8 or uint16, shape (height, width)
+        The frame, and what the network made of it (not the copy of a frame that passed).
+    optics : Optics
+    measured : bool
+        Whether `optics` were measured; if not, the uncertainty grows with the distance.
+
+    Returns
+    -------
+    DefocusEstimate
+        Of confidence 0 where the frame shows no structure, or is under 64 px wide.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    ConfigError
+        If the optics are nothing like the network's, see `check_optics`.
+    """
+    if raw.shape != refocused.shape:
+        raise InputError(
+            f"a raw frame of {raw.shape} px and a refocused one of {refocused.shape} px are not "
+            "one frame: give the pair"
+        )
+    side = min(TILE, *raw.shape) & ~1
+    if side < MIN_TILE:
+        return _NOTHING
+    rings = _Rings.of(side)
+    spectra = np.array([rings.spectra(raw[at], refocused[at]) for at in _tiles(raw, side)])
+    family = _family(optics, side)
+    fit = _fit(spectra.mean(axis=0), family, rings.samples)
+    if fit is None:
+        return _NOTHING
+    # Each tile by itself says how much of the result is chance.
+    alone = [found.um for tile in spectra if (found := _fit(tile, family, rings.samples))]
+    scatter = float(np.std(alone, ddof=1)) / math.sqrt(len(alone)) if len(alone) > 1 else fit.um / 4
+    limit = limit_um(optics)
+    distance = min(limit, float(np.interp(fit.um, _FITTED_UM, _TRUE_UM)))
+    saturated = distance > SATURATED * limit
+    misfit = fit.misfit / (MISFIT if fit.um > NEAR_UM else NEAR_MISFIT)
+    confidence = math.exp(-(misfit**2)) * min(1.0, fit.rings / (2 * MIN_RINGS))
+    of_network = float(np.interp(fit.um, _FITTED_UM, _SCATTER_UM))
+    trained = _TRAINED_NA[0] < optics.na / optics.refractive_index < _TRAINED_NA[1]
+    if not (trained and abs(optics.spherical_waves) < _TRAINED_WAVES):
+        of_network = math.hypot(of_network, _UNTRAINED_UM)
+        confidence *= _UNTRAINED_CONFIDENCE
+    elif not measured:
+        of_network = math.hypot(of_network, _ASSUMED_UM)
+    relative = optics_error(measured=measured)
+    return DefocusEstimate(
+        distance_um=limit if saturated else distance,
+        uncertainty_um=math.hypot(scatter, of_network, relative * distance),
+        confidence=confidence,
+        relative=relative,
+        saturated=saturated,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The OTF nearest to a ratio: its distance, the misfit (rms), rings that had signal."""
+
+    um: float
+    misfit: float
+    rings: int
+
+
+def _fit(spectra: Floats, family: Floats, samples: Floats) -> _Fit | None:
+    """Match one ratio of spectra, shape (3, rings), to the family; None without signal."""
+    cross, refocused, raw = spectra
+    noise = float(np.median(raw[-len(raw) // 6 :]))
+    signal = (raw > ABOVE_NOISE * noise) & (refocused > 0)
+    signal[:SKIPPED_RINGS] = False
+    rings = int(signal.sum())
+    if noise < 0 or rings < MIN_RINGS:
+        return None
+    cross, refocused, raw, samples = (a[signal] for a in (cross, refocused, raw, samples))
+    # No defocus transfers more than focus: above one the network smoothed noise away.
+    ratio = np.minimum(cross / refocused * (1 - noise / raw), 1.0)
+    coherence = np.clip(cross**2 / (refocused * raw), 1e-3, 0.999)
+    variance = (1 - coherence) / coherence * ratio**2 / samples
+    weight = 1 / (variance + RING_ERROR**2)
+    weight /= weight.sum()
+    cost = ((ratio - family[:, signal]) ** 2) @ weight
+    best = int(cost.argmin())
+    return _Fit(_vertex(cost, best), math.sqrt(float(cost[best])), rings)
+
+
+def _vertex(cost: Floats, best: int) -> float:
+    """Where the parabola through the least cost and its neighbours is least."""
+    if best in (0, len(cost) - 1):
+        return float(_FAMILY_UM[best])
+    x, y = _FAMILY_UM[best - 1 : best + 2], cost[best - 1 : best + 2]
+    curve, slope, _ = np.polyfit(x - x[1], y, 2)
+    if curve <= 0:
+        return float(x[1])
+    return float(np.clip(x[1] - slope / (2 * curve), x[0], x[2]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rings:
+    """Rings of equal spatial frequency in the half-spectrum of a square tile."""
+
+    window: NDArray[np.float32]
+    index: NDArray[np.intp]
+    weight: Floats
+    samples: Floats
+
+    @staticmethod
+    @lru_cache(maxsize=8)
+    def of(side: int) -> _Rings:
+        """The rings of tiles of this side, one frequency step wide."""
+        rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
+        radius = np.rint(np.hypot(rows, columns) * side).astype(np.intp)
+        # Columns between the first and the last stand for their mirror images as well.
+        weight = np.full(radius.shape, 2.0)
+        weight[:, [0, -1]] = 1.0
+        within = radius < side // 2
+        index = np.where(within, radius, side // 2).ravel()
+        flat = weight.ravel()
+        samples = np.bincount(index, flat, side // 2 + 1)[: side // 2].astype(np.float64)
+        slope = np.hanning(side).astype(np.float32)
+        return _Rings(np.outer(slope, slope), index, flat, samples)
+
+    def mean(self, values: NDArray[np.floating]) -> Floats:
+        """Mean over each ring."""
+        length = len(self.samples)
+        sums = np.bincount(self.index, values.ravel() * self.weight, length + 1)[:length]
+        return np.asarray(sums / self.samples)
+
+    def spectra(self, raw: Pixels, refocused: Pixels) -> Floats:
+        """Cross-spectrum, power refocused, power raw by ring: shape (3, rings)."""
+        before, after = (scipy.fft.rfft2(self._windowed(tile)) for tile in (raw, refocused))
+        return np.stack(
+            [
+                self.mean(before.real * after.real + before.imag * after.imag),
+                self.mean(after.real**2 + after.imag**2),
+                self.mean(before.real**2 + before.imag**2),
+            ]
+        )
+
+    def _windowed(self, tile: Pixels) -> NDArray[np.float32]:
+        values = tile.astype(np.float32)
+        values -= values.mean()
+        values *= self.window
+        return values
+
+
+@lru_cache(maxsize=16)
+def _family(optics: Optics, side: int) -> Floats:
+    """OTFs relative to focus, by ring: shape (distances, rings)."""
+    check_optics(optics)
+    rings = _Rings.of(side)
+    sharp = rings.mean(defocus_otf(optics, 0.0, (side, side)))
+    otfs = np.array([rings.mean(defocus_otf(optics, um, (side, side))) for um in _FAMILY_UM])
+    return np.asarray(otfs / np.maximum(sharp, 1e-3))
+
+
+def _tiles(raw: Pixels, side: int) -> list[tuple[slice, slice]]:
+    """The tiles of a frame with most structure, spread over it."""
+    places = [
+        (slice(top, top + side), slice(left, left + side))
+        for top in _starts(raw.shape[0], side)
+        for left in _starts(raw.shape[1], side)
+    ]
+    if len(places) <= TILES:
+        return places
+    return sorted(places, key=lambda at: -float(np.std(raw[at][::4, ::4])))[:TILES]
+
+
+def _starts(length: int, side: int) -> list[int]:
+    count = min(4, length // side)
+    # Two tiles overlap where one would leave more than an eighth of the frame unseen.
+    if count == 1 and length > 1.125 * side:
+        count = 2
+    return [round(start) for start in np.linspace(0, length - side, count)]

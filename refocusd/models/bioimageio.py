@@ -1,0 +1,235 @@
+"""Takes in a bioimage.io model that somebody else made.
+
+Its files stay as they are; what refocusd needs beside them is derived, measured, and
+written into ``refocusd.yaml`` with the sha256 of everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from refocusd.errors import BundleError, EngineError
+from refocusd.frame import Pixels
+from refocusd.models.archive import Package
+from refocusd.models.bioimageio_rdf import ForeignModel, read_foreign
+from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle
+from refocusd.models.description import (
+    SCHEMA,
+    Description,
+    TensorNames,
+)
+from refocusd.models.onnx_guard import refuse_outside_weights
+from refocusd.models.receptive_field import STEP, measured_field_px
+from refocusd.models.reference_network import ReferenceNetwork
+from refocusd.models.tensors import read_frames
+
+__all__ = ["TOLERANCE", "Adopted", "adopt", "exactly_normalised"]
+
+#: How far engines may be from a foreign model's tensors, in network units.
+TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}
+#: How far our run of a model may be from its own test tensor, relative to its largest value.
+REPRODUCED = 2e-3
+VALIDATION_RAW, VALIDATION_REFOCUSED = "refocusd_raw.npy", "refocusd_refocused.npy"
+_SIDE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What was found out while a model was taken in.
+
+    Parameters
+    ----------
+    size_multiple, receptive_field_px : int
+    deviation : float
+        Largest difference from the model's own test tensor, in network units.
+    """
+
+    size_multiple: int
+    receptive_field_px: int
+    deviation: float
+
+
+def adopt(
+    package: Package, rdf: str, content: Any, folder: Path, frames: Sequence[Pixels]
+) -> Adopted:
+    """Copy what is needed of a foreign model into `folder`, and describe it.
+
+    Parameters
+    ----------
+    package : Package
+    rdf : str
+        Name of its description.
+    content : object
+        The description.
+    folder : Path
+        Empty.
+    frames : sequence of ndarray of uint16, shape (height, width)
+        At least two typical frames; the receptive field is measured on them.
+
+    Raises
+    ------
+    BundleError
+        If refocusd cannot use this model, saying why.
+    EngineError
+        If its network does not run.
+    """
+    model = read_foreign(content)
+    wanted = [model.onnx, model.test_input, model.test_output]
+    if model.documentation is not None and model.documentation.name in package.sizes():
+        wanted.append(model.documentation)
+    names = list(dict.fromkeys([rdf, *(file.name for file in wanted)]))
+    if SIDECAR in names or {VALIDATION_RAW, VALIDATION_REFOCUSED} & set(names):
+        raise BundleError("it holds files that are named like refocusd's own")
+    package.copy(names, folder)
+    for file in wanted:
+        if file.sha256 and _sha256(folder / file.name) != file.sha256:
+            raise BundleError(f"{file.name} is not the file that it was described as (sha256)")
+    # Before anything opens it.
+    refuse_outside_weights(folder / model.onnx.name)
+    network = ReferenceNetwork(folder / model.onnx.name)
+    multiple = _size_multiple(network, model)
+    deviation = _reproduced(network, model, folder)
+    bundle = _describe(model, folder, multiple, 0)
+    ready = [bundle.counts_range(frame).normalise(frame) for frame in frames]
+    measured = measured_field_px(network, ready, multiple=multiple)
+    if measured is None and model.halo_px == 0:
+        raise BundleError(
+            f"{model.onnx.name} looks farther than 240 px: what it makes of a pixel depends on the whole "
+            "frame, and frames that must be cut into tiles would show seams"
+        )
+    field = max(measured or 0, -(-model.halo_px // STEP) * STEP)
+    side = -(-max(_SIDE, model.least_px) // multiple) * multiple
+    crops = [_middle(frame, side) for frame in frames]
+    raw = np.stack([bundle.counts_range(crop).normalise(crop) for crop in crops])[:, None]
+    np.save(folder / VALIDATION_RAW, raw)
+    np.save(folder / VALIDATION_REFOCUSED, network(raw))
+    _describe(model, folder, multiple, field)
+    return Adopted(multiple, field, deviation)
+
+
+def exactly_normalised(bundle: ModelBundle, counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Test tensors as bioimage.io normalises them: percentiles between samples.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+    counts : ndarray of float32, shape (n, 1, height, width)
+
+    Returns
+    -------
+    ndarray of float32, same shape
+        Each frame by itself, in network units.
+    """
+    return np.stack([_normalised(bundle, frame) for frame in counts])
+
+
+def _normalised(bundle: ModelBundle, frame: NDArray[np.float32]) -> NDArray[np.float32]:
+    values = frame.astype(np.float64)
+    if bundle.normalisation == "fixed":
+        offset, scale = bundle.fixed_range.offset, bundle.fixed_range.scale
+    elif bundle.normalisation == "mean_std":
+        offset, scale = float(values.mean()), float(values.std()) + 1e-6
+    else:
+        ends = np.percentile(values, [bundle.low_percentile, bundle.high_percentile])
+        offset, scale = float(ends[0]), float(ends[1] - ends[0]) + 1e-6
+    return ((values - offset) / scale).astype(np.float32)
+
+
+def _middle(frame: Pixels, side: int) -> Pixels:
+    """A square of the frame's middle, mirrored on where the frame is too small."""
+    short = [(0, max(0, side - length)) for length in frame.shape]
+    padded = np.pad(frame, short, mode="symmetric")
+    top, left = ((length - side) // 2 for length in padded.shape)
+    return np.ascontiguousarray(padded[top : top + side, left : left + side])
+
+
+def _size_multiple(network: ReferenceNetwork, model: ForeignModel) -> int:
+    """Sides that the network takes are multiples of this: the step stated, where that works."""
+    at_least = -(-model.least_px // model.step_px) * model.step_px
+    refused: EngineError | None = None
+    for multiple in dict.fromkeys((model.step_px, at_least)):
+        try:
+            for height, width in ((1, 1), (1, 2), (3, 2)):
+                network(np.zeros((1, 1, height * multiple, width * multiple), np.float32))
+        except EngineError as error:
+            refused = error
+        else:
+            return multiple
+    raise BundleError(
+        f"{model.onnx.name} does not take the sizes that its description states: {refused}"
+    ) from refused
+
+
+def _reproduced(network: ReferenceNetwork, model: ForeignModel, folder: Path) -> float:
+    """Largest difference between our run and the model's test output, if small enough."""
+    bundle = _describe(model, folder, 1, 0)
+    assert bundle.test is not None
+    raw, expected = (read_frames(path) for path in bundle.test)
+    if raw.shape != expected.shape:
+        raise BundleError(f"its test tensors are of shapes {raw.shape} and {expected.shape}")
+    expected = (expected - model.output.offset) / np.float32(model.output.scale)
+    found = network(exactly_normalised(bundle, raw))
+    deviation = float(np.abs(found - expected).max())
+    allowed = REPRODUCED * max(1.0, float(np.abs(expected).max()))
+    if not deviation <= allowed:
+        raise BundleError(
+            f"its test tensor does not come out: {deviation:.2g} away in network units, {allowed:.2g} "
+            "allowed; its description and its network do not belong together"
+        )
+    return deviation
+
+
+def _describe(model: ForeignModel, folder: Path, multiple: int, field: int) -> ModelBundle:
+    """Write the sidecar for what lies in the folder now, and read it back."""
+    described = Description(
+        schema=SCHEMA,
+        id=identifier(model.title),
+        normalisation=model.normalisation,
+        size_multiple=multiple,
+        receptive_field_px=field,
+        files={
+            path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != SIDECAR
+        },
+        onnx=model.onnx.name,
+        weights="",
+        documentation=model.documentation.name if model.documentation else "",
+        tolerance=TOLERANCE,
+        title=model.title,
+        tensors=TensorNames(
+            test_input=model.test_input.name,
+            test_output=model.test_output.name,
+            validation_raw=VALIDATION_RAW,
+            validation_refocused=VALIDATION_REFOCUSED,
+            output_offset=model.output.offset,
+            output_scale=model.output.scale,
+        ),
+    )
+    content = {"config": {"refocusd": msgspec.to_builtins(described)}}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    (folder / SIDECAR).write_text(
+        "# Written by `refocusd models add`: what refocusd needs beside the model's own description.\n"
+        + text,
+        encoding="utf-8",
+        newline="\n",
+    )
+    return load_bundle(folder)
+
+
+def identifier(title: str) -> str:
+    """A name of letters, digits and hyphens made of a title."""
+    return re.sub(r"[^a-z0-9]+", "-", title.casefold()).strip("-")[:48].strip("-") or "model"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,261 @@
+"""Model bundles: a folder that is also a bioimage.io model (format 0.5).
+
+``rdf.yaml`` describes the model; its ``config.refocusd`` part names every other
+file with its sha256, and how frames are normalised.  All of it is checked
+before a byte reaches a runtime: sizes are bounded, names are bare, sums match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from refocusd.errors import BundleError
+from refocusd.frame import Pixels
+from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
+from refocusd.models.description import (
+    MAX_RDF_BYTES,
+    SCHEMA,
+    Description,
+    read_description,
+    read_yaml,
+)
+from refocusd.models.library import find_bundle, shipped_bundles, user_bundles
+from refocusd.models.onnx_guard import refuse_outside_weights
+
+__all__ = ["MAX_RDF_BYTES", "SCHEMA", "SIDECAR", "ModelBundle", "load_bundle", "shipped_bundles"]
+
+#: What refocusd says of a bundle that somebody else made lies beside its description.
+SIDECAR = "refocusd.yaml"
+MAX_FILE_BYTES = 2 << 30
+MAX_CARD_BYTES = 1 << 20
+#: A frame whose counts spread less than this is not stretched further: it is noise.  16 counts
+#: between percentiles 1 and 99.9 of Gaussian noise are a standard deviation of 3.
+MIN_STD = 3.0
+_COUNTS = CountsRange(0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBundle:
+    """A bundle whose files were all checked.
+
+    Parameters
+    ----------
+    folder : Path
+    model_id : str
+    sha256 : str
+        Of the description, which holds the sums of all other files: it names the
+        bundle's whole content.
+    low_percentile, high_percentile : float
+        Percentiles of a frame that become 0 and 1, where `normalisation` is ``percentiles``.
+    size_multiple : int
+        Height and width given to the network are multiples of this, in px.
+    receptive_field_px : int
+        Radius beyond which a pixel does not matter to the output, as measured.
+    trained : dict of str to (low, high)
+        Ranges that the model was trained for, as far as the bundle tells: ``na``,
+        ``wavelength_um``, ``pixel_um``, ``spherical_waves``, ``defocus_um``.
+    normalisation : {"percentiles", "mean_std", "fixed"}
+        How `counts_range` finds offset and scale of a frame.
+    fixed_range : CountsRange
+        For ``fixed``.
+    onnx : Path
+        The network as ONNX.
+    weights : Path, optional
+        The network's weights as safetensors.
+    variants : dict of precision to Path
+        The network prepared for other precisions, as ONNX, e.g. ``int8``.
+    network : dict of str to object, optional
+        The architecture: finite numbers, words, lists and tables of them.
+    channels : tuple of str
+        Channels that the model is meant for; empty for any.
+    tolerance : dict of precision to float
+        How far an engine may be from the bundle's tensors, in network units.
+    title : str
+        The model's name in words.
+    documentation : Path, optional
+        The model's card.
+    foreign : bool
+        Whether somebody else's bioimage.io model.
+    test : (Path, Path), optional
+        Tensors as bioimage.io means them: the network's input before normalisation, and its
+        output.
+    validation : (Path, Path), optional
+        Pairs in network units.
+    network_output : CountsRange
+        What the test tensor's values are in network units, where a postprocessing step
+        undoes the normalisation: (value - offset) / scale.
+    """
+
+    folder: Path
+    model_id: str
+    sha256: str
+    low_percentile: float
+    high_percentile: float
+    size_multiple: int
+    receptive_field_px: int
+    onnx: Path
+    trained: dict[str, tuple[float, float]] = field(default_factory=dict)
+    normalisation: Literal["percentiles", "mean_std", "fixed"] = "percentiles"
+    fixed_range: CountsRange = _COUNTS
+    weights: Path | None = None
+    variants: dict[str, Path] = field(default_factory=dict)
+    network: dict[str, object] | None = None
+    channels: tuple[str, ...] = ()
+    tolerance: dict[str, float] = field(default_factory=dict)
+    title: str = ""
+    documentation: Path | None = None
+    foreign: bool = False
+    test: tuple[Path, Path] | None = None
+    validation: tuple[Path, Path] | None = None
+    network_output: CountsRange = _COUNTS
+
+    def counts_range(self, pixels: Pixels) -> CountsRange:
+        """Offset and scale of a whole frame, as this model wants them.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8 or uint16, shape (height, width)
+        """
+        if self.normalisation == "fixed":
+            return self.fixed_range
+        if self.normalisation == "mean_std":
+            std = float(pixels.std(dtype=np.float64))
+            return CountsRange(float(pixels.mean(dtype=np.float64)), max(std, MIN_STD))
+        found = counts_range(pixels, self.low_percentile, self.high_percentile)
+        if self.low_percentile > 0 and self.high_percentile < 100:
+            return found
+        # The ends of a frame's histogram are no matter of samples: one pixel makes them.
+        low = float(pixels.min()) if self.low_percentile == 0 else found.offset
+        high = float(pixels.max()) if self.high_percentile == 100 else found.offset + found.scale
+        return CountsRange(low, max(high - low, MIN_SCALE))
+
+    @property
+    def card(self) -> str:
+        """The model's card, Markdown; empty where there is none.
+
+        Raises
+        ------
+        BundleError
+            If it cannot be read, or is larger than a card should be.
+        """
+        if self.documentation is None:
+            return ""
+        try:
+            if self.documentation.stat().st_size > MAX_CARD_BYTES:
+                raise BundleError(
+                    f"{self.documentation} is larger than {MAX_CARD_BYTES >> 20} MiB: no card"
+                )
+            return self.documentation.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise BundleError(f"{self.documentation}: {error.strerror}") from error
+
+
+def load_bundle(name: str | Path) -> ModelBundle:
+    """Check a bundle and describe it.
+
+    Parameters
+    ----------
+    name : str or path
+        A shipped bundle's name, the name of one in the user's model folder, or the folder
+        of a bundle; looked for in this order.
+
+    Raises
+    ------
+    BundleError
+        If it is missing, incomplete, altered (sha256) or of another kind.
+    """
+    folder = find_bundle(name)
+    foreign = (folder / SIDECAR).is_file()
+    path = folder / (SIDECAR if foreign else "rdf.yaml")
+    try:
+        text, content = read_yaml(path)
+    except OSError as error:
+        raise BundleError(
+            f"no model bundle at {folder} ({error.strerror}: {path.name}); name a folder that holds one, "
+            f"or one of the models at hand: {', '.join([*shipped_bundles(), *user_bundles()])}"
+        ) from error
+    described = read_description(path, content)
+    for file, expected in described.files.items():
+        _check_file(folder, file, expected)
+    # A network can name further files beside it as its weights: none unchecked.
+    unlisted = {entry.name for entry in folder.iterdir()} - set(described.files) - {path.name}
+    if unlisted:
+        raise BundleError(
+            f"the bundle {folder} holds files that its {path.name} does not list "
+            f"({', '.join(sorted(unlisted)[:5])}); move them away"
+        )
+    for file in (described.onnx, *described.variants.values()):
+        refuse_outside_weights(folder / file)
+    title = described.title or _title(content)
+    return _bundle(folder, described, hashlib.sha256(text).hexdigest(), title, foreign)
+
+
+def _bundle(
+    folder: Path, described: Description, sha256: str, title: str, foreign: bool
+) -> ModelBundle:
+    norm = described.normalisation
+
+    def listed(file: str) -> Path | None:
+        return folder / file if file in described.files else None
+
+    def pair(first: str, second: str) -> tuple[Path, Path] | None:
+        both = first in described.files and second in described.files
+        return (folder / first, folder / second) if both else None
+
+    tensors = described.tensors
+
+    return ModelBundle(
+        folder=folder,
+        model_id=described.id,
+        sha256=sha256,
+        low_percentile=norm.low_percentile,
+        high_percentile=norm.high_percentile,
+        size_multiple=described.size_multiple,
+        receptive_field_px=described.receptive_field_px,
+        onnx=folder / described.onnx,
+        trained=described.optics,
+        normalisation=norm.kind,
+        fixed_range=CountsRange(norm.offset, norm.scale),
+        weights=listed(described.weights),
+        variants={precision: folder / file for precision, file in described.variants.items()},
+        network=described.network,
+        channels=tuple(described.channels),
+        tolerance=described.tolerance,
+        title=title,
+        documentation=listed(described.documentation),
+        foreign=foreign,
+        test=pair(tensors.test_input, tensors.test_output),
+        validation=pair(tensors.validation_raw, tensors.validation_refocused),
+        network_output=CountsRange(tensors.output_offset, tensors.output_scale),
+    )
+
+
+def _title(content: object) -> str:
+    name = content.get("name") if isinstance(content, dict) else None
+    return name[:512] if isinstance(name, str) else ""
+
+
+def _check_file(folder: Path, file: str, expected: str) -> None:
+    path = folder / file
+    bare = Path(file).name == file and file.isprintable() and file not in ("", ".", "..")
+    if not bare:
+        raise BundleError(f"the bundle {folder} names {file!r}, which is not a bare file name")
+    try:
+        if not path.is_file():
+            raise BundleError(f"the bundle {folder} is incomplete: {file} is no file there")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BundleError(f"{path} is larger than {MAX_FILE_BYTES >> 30} GiB")
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"the bundle {folder} is incomplete: {file}: {error.strerror}") from error
+    if found != expected:
+        raise BundleError(
+            f"{path} is not the file that the bundle was made with (sha256 {found[:12]}…, expected "
+            f"{expected[:12]}…); copy the bundle again, or reinstall refocusd if it was shipped with it"
+        )

@@ -1,0 +1,96 @@
+"""``python -m refocusd.sources.attached``: the attached sources' process, started by ``refocusd run``."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from refocusd.processes.lifeline import watch_stdin
+from refocusd.processes.priority import yield_to_acquisition
+from refocusd.sources.attached.order import AGAIN, AttachOrder
+
+__all__ = ["main"]
+
+#: Over that of the daemon, which runs below the acquisition itself.
+NICENESS = 5
+#: How often the threads are looked after.
+LOOK_S = 0.5
+#: To close acquisitions at the daemon, together.
+END_S = 5.0
+FAILED = 1
+
+log = logging.getLogger("refocusd.sources.attached")
+
+
+class Attached(Protocol):
+    """An attached source: finds its work by itself, and never raises."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set."""
+
+
+def main() -> int:
+    """Host the sources of the order on standard input until that ends; the exit status."""
+    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=AttachOrder)
+    stop = threading.Event()
+    watch_stdin(stop.set)
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s {order.name} %(levelname)s %(message)s"
+    )
+    yield_to_acquisition(NICENESS)
+    threads: list[threading.Thread] = []
+
+    def follow(folder: Path) -> None:
+        from refocusd.sources.folders.watcher import Follower
+
+        host(Follower(folder, order.endpoint), f"follow {folder.name}")
+
+    def host(source: Attached, name: str) -> None:
+        thread = threading.Thread(target=source.run, args=(stop,), name=name, daemon=True)
+        threads[:] = [other for other in threads if other.is_alive()]
+        threads.append(thread)
+        thread.start()
+
+    for folder in order.follow:
+        log.info("source follow: %s", folder)
+        follow(Path(folder).expanduser())
+    if order.studio == "off" and not order.live:
+        stop.wait()
+        status = 0
+    else:
+        from refocusd.sources.micromanager.source import BridgeSource
+
+        # Java's objects are released by destructors, which must run in the bridge's thread.
+        gc.disable()
+        source = BridgeSource(order, follow)
+        host(source, "bridge")
+        while not (stop.is_set() or source.over):
+            source.look_after()
+            stop.wait(LOOK_S)
+        status = 0 if stop.is_set() else FAILED if source.failed else AGAIN
+        if source.over:
+            log.info("detached: %s", source.over)
+    stop.set()
+    deadline = time.monotonic() + END_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return status
+
+
+if __name__ == "__main__":
+    # Signals of the terminal reach the daemon, which tells us when to stop.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    status = main()
+    logging.shutdown()
+    # At once: the exit handlers of pyjavaz wait for a Micro-Manager that may be gone.
+    os._exit(status)

@@ -1,0 +1,69 @@
+"""The attached sources as children of the daemon: started, kept alive, never waited for."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from refocusd.config import Settings
+from refocusd.processes.keeper import Keeper
+from refocusd.sources.attached.order import AGAIN, orders
+
+__all__ = ["AttachProcess"]
+
+#: To close its acquisitions at the daemon.
+STOP_S = 8.0
+
+
+class AttachProcess:
+    """``python -m refocusd.sources.attached`` for as long as the `with` statement lasts.
+
+    One process for the folders that are followed and one for Micro-Manager's bridge, each only
+    where it is wanted.  Whatever happens to them, the daemon goes on.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the daemon.
+    settings : Settings
+        ``follow``, ``studio``, ``live``, ``bridge_port`` and ``studio_output`` say what is wanted.
+    """
+
+    def __init__(self, endpoint: str, settings: Settings) -> None:
+        wanted = orders(settings, endpoint)
+        #: Names of the sources that are wanted, for the log.
+        self.sources = [name for order in wanted for name in order.sources]
+        self._keepers = [
+            Keeper(
+                f"attached sources ({order.name})",
+                [sys.executable, "-m", "refocusd.sources.attached"],
+                msgspec.json.encode(order) + b"\n",
+                fresh=(AGAIN,),
+                stop_s=STOP_S,
+            )
+            for order in wanted
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the running processes."""
+        return [keeper.pid for keeper in self._keepers if keeper.pid is not None]
+
+    def __enter__(self) -> Self:
+        for keeper in self._keepers:
+            keeper.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for keeper in self._keepers:
+            keeper.ask_to_stop()
+        for keeper in self._keepers:
+            keeper.stop()

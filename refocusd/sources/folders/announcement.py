@@ -1,0 +1,91 @@
+"""What the daemon is told of a followed dataset, and what it says of it already."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Literal
+
+import msgspec
+
+from refocusd import __version__
+from refocusd.errors import InputError, TransportError
+from refocusd.formats.growing import GrowingDataset
+from refocusd.formats.ndtiff.growing import FULL_RESOLUTION
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.sources.folders.offers import acquisition_id, output_beside
+from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
+from refocusd.transport.messages import Open, Status, StatusRequest
+
+__all__ = ["Standing", "announcement", "standing"]
+
+Standing = Literal["open", "taken", "done"]
+
+
+def announcement(dataset: GrowingDataset, first: str) -> Open:
+    """The acquisition that a dataset is of; the frame `first` gives shape and type.
+
+    Raises
+    ------
+    InputError, OSError
+        If that frame cannot be read.
+    """
+    form = dataset.format_of(first)
+    pyramid = dataset.path.name == FULL_RESOLUTION
+    open_ = Open(
+        acquisition=acquisition_id(dataset, first),
+        name=dataset.name,
+        height=form.height,
+        width=form.width,
+        dtype="uint8" if form.dtype.itemsize == 1 else "uint16",
+        raw=str(dataset.path),
+        output=str(output_beside(dataset.path)) if pyramid else "",
+        summary=json.dumps(dict(dataset.summary), default=str),
+        report=True,
+    )
+    try:
+        frame = dataset.read(first)
+    except (InputError, OSError):
+        return open_  # a share that fails now and then: no calibration profile is looked for
+    said = first_of(frame.metadata, frame.axes.get("channel", ""))
+    return msgspec.structs.replace(open_, first=said)
+
+
+def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:
+    """How the daemon stands to a dataset.
+
+    Parameters
+    ----------
+    endpoint : str
+    open_ : Open
+    frames : int
+        That the dataset has now.
+    ours : str
+        The acquisition that this follower has opened itself; empty for none.
+
+    Returns
+    -------
+    {"open", "taken", "done"}
+        ``taken`` where another source hands its frames over, ``done`` where one has and all of
+        them have their final state.
+
+    Raises
+    ------
+    TransportError
+        If the daemon does not answer.
+    """
+    with Connection(endpoint, "view", version=__version__) as connection:
+        connection.welcome(SILENCE_S)
+        connection.send(StatusRequest())
+        deadline = time.monotonic() + SILENCE_S
+        while time.monotonic() < deadline:
+            said = connection.receive(HEARTBEAT_S)
+            if isinstance(said, Status):
+                known = [about for about in said.details if about.raw == open_.raw]
+                if any(a.state in ("waiting", "live") and a.id != ours for a in known):
+                    return "taken"
+                if known and known[-1].state == "ended":
+                    counts = known[-1].counts
+                    return "done" if not counts.pending and counts.acquired >= frames else "open"
+                return "open"
+    raise TransportError(f"the daemon at {endpoint} does not answer")

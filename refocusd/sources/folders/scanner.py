@@ -1,0 +1,203 @@
+"""Which datasets lie in a folder, and which of them change.
+
+Folders are listed again only when they changed, and of thousands of datasets some hundreds are
+looked at in turn, so that a scan is cheap on a network share too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from refocusd.formats.ndtiff.index import INDEX_NAME
+from refocusd.formats.open_growing import kind_of
+
+__all__ = ["Found", "Pulse", "Scanner", "pulse_of"]
+
+log = logging.getLogger(__name__)
+
+#: Folders below the watched one that are looked into.
+MAX_DEPTH = 6
+#: Known datasets looked at in one scan.
+MAX_PULSES = 256
+#: A folder is listed again for so long after it changed: its time stamp may be coarse.
+RESTLESS_S = 5.0
+#: Every folder is listed again so often: some shares do not date their folders.
+RELIST_S = 60.0
+_OURS = re.compile(r"_refocused(_[0-9a-f]{8})?(\.ome)?(\.zarr)?$|\.zarr$")
+_RUN_FILE = "refocusd.json"
+
+#: Sizes and times of the files that grow.
+Pulse = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A dataset that is new, or that has changed since the last look.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder.
+    pulse : tuple
+        See `pulse_of`.
+    new : bool
+        It was not known.
+    """
+
+    path: Path
+    pulse: Pulse
+    new: bool
+
+    @property
+    def changed_ns(self) -> int:
+        """When it last changed, by the clock of its disk."""
+        return max((when for _, _, when in self.pulse), default=0)
+
+
+@dataclass(slots=True)
+class _Folder:
+    depth: int
+    stamp: int = -1
+    listed_at: float = -RELIST_S
+    changed_at: float = 0.0
+    folders: list[Path] = field(default_factory=list)
+
+
+class Scanner:
+    """Looks through a folder again and again; for one thread.
+
+    Parameters
+    ----------
+    root : Path
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders: dict[Path, _Folder] = {root: _Folder(0)}
+        self._pulses: dict[Path, Pulse] = {}
+        self._round: deque[Path] = deque()
+        self._links: set[Path] = set()
+        self._silent: set[Path] = set()
+
+    def scan(self) -> list[Found]:
+        """Datasets that are new or have changed."""
+        found: list[Found] = []
+        waiting = [self.root]
+        while waiting:
+            folder = waiting.pop()
+            known = self._folders.get(folder)
+            if known is None:
+                continue
+            self._look_into(folder, known, found)
+            waiting += known.folders
+        for _ in range(min(MAX_PULSES, len(self._round))):
+            path = self._round[0]
+            self._round.rotate(-1)
+            if path not in self._pulses:
+                self._round.remove(path)
+                continue
+            pulse = pulse_of(path)
+            if pulse and pulse != self._pulses[path]:
+                self._pulses[path] = pulse
+                found.append(Found(path, pulse, new=False))
+        return found
+
+    def forget(self, path: Path) -> None:
+        """A dataset was deleted or moved: if one comes back there it is new."""
+        self._pulses.pop(path, None)
+
+    def _look_into(self, folder: Path, known: _Folder, found: list[Found]) -> None:
+        now = time.monotonic()
+        try:
+            stamp = folder.stat().st_mtime_ns
+            if stamp != known.stamp:
+                known.stamp, known.changed_at = stamp, now
+            elif now - known.changed_at > RESTLESS_S and now - known.listed_at < RELIST_S:
+                return
+            known.listed_at = now
+            with os.scandir(folder) as listing:
+                entries = list(listing)
+        except OSError as error:
+            self._complain(folder, error)
+            return
+        if folder in self._silent:
+            self._silent.remove(folder)
+            log.info("%s can be read again", folder)
+        names = [entry.name for entry in entries]
+        if kind_of(names):
+            known.folders = []
+            self._note(folder, names, found)
+            return
+        known.folders = [
+            Path(entry.path) for entry in entries if self._enters(entry, known.depth + 1)
+        ]
+        for inner in known.folders:
+            self._folders.setdefault(inner, _Folder(known.depth + 1))
+
+    def _note(self, folder: Path, names: list[str], found: list[Found]) -> None:
+        if folder in self._pulses or _RUN_FILE in names or _OURS.search(folder.name):
+            return
+        pulse = pulse_of(folder)
+        if pulse:
+            self._pulses[folder] = pulse
+            self._round.append(folder)
+            found.append(Found(folder, pulse, new=True))
+
+    def _enters(self, entry: os.DirEntry[str], depth: int) -> bool:
+        if depth > MAX_DEPTH or entry.name.startswith(".") or _OURS.search(entry.name):
+            return False
+        try:
+            if not entry.is_dir():
+                return False
+            if not (entry.is_symlink() or _is_junction(entry)):
+                return True
+            # A link may lead around in a circle, or to what is seen anyway.
+            target = Path(entry.path).resolve()
+        except OSError:
+            return False
+        root = self.root.resolve()
+        if root.is_relative_to(target) or target.is_relative_to(root):
+            return False
+        if Path(entry.path) not in self._folders:
+            if target in self._links:
+                return False
+            self._links.add(target)
+        return True
+
+    def _complain(self, folder: Path, error: OSError) -> None:
+        if folder not in self._silent:
+            self._silent.add(folder)
+            log.warning("%s cannot be read (%s): looked at again later", folder, error)
+
+
+def pulse_of(folder: Path) -> Pulse:
+    """Name, size and time of a dataset's index and of its newest stack; empty if it is gone."""
+    try:
+        with os.scandir(folder) as listing:
+            stacks = sorted(
+                entry.name for entry in listing if entry.name.lower().endswith((".tif", ".tiff"))
+            )
+        # Of NDTiff the newest; of image stacks each may grow.
+        names = [INDEX_NAME, *stacks[-64:]]
+        pulse = []
+        for name in names:
+            try:
+                status = os.stat(folder / name)  # noqa: PTH116 (listings are stale on Windows)
+            except FileNotFoundError:
+                continue
+            pulse.append((name, status.st_size, status.st_mtime_ns))
+    except OSError:
+        return ()
+    return tuple(pulse)
+
+
+def _is_junction(entry: os.DirEntry[str]) -> bool:
+    # Python 3.12 and later; before, Windows' junctions are followed to the bounded depth.
+    check = getattr(entry, "is_junction", None)
+    return bool(check and check())

@@ -1,0 +1,200 @@
+"""Folders where datasets appear: those that grow are followed, finished ones are offered.
+
+Needs nothing of the program that writes, and works over a network share: plain reads, at
+intervals.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.errors import InputError, RefocusdError
+from refocusd.formats.open_growing import open_growing
+from refocusd.sources.folders.dataset import AWAY_S, Following
+from refocusd.sources.folders.offers import Offer, refocused_as
+from refocusd.sources.folders.scanner import Found, Pulse, Scanner, pulse_of
+
+__all__ = ["Follower"]
+
+log = logging.getLogger(__name__)
+
+#: Scans take a tenth of the time at most, and come at most so often.
+SCAN_S = 0.25
+SCAN_SHARE = 0.1
+#: A dataset that changed within the last so many seconds before we came is growing.
+RECENT_S = 30.0
+#: A dataset that stopped growing without being closed by its writer is closed after so long.
+QUIET_S = 120.0
+#: Datasets followed at the same time; further ones wait.
+MAX_FOLLOWED = 8
+#: How long threads may take to end.
+STOP_S = 5.0
+
+
+@dataclass(slots=True)
+class _Followed:
+    path: Path
+    thread: threading.Thread
+    gone: bool = False
+    refused: bool = False
+
+
+class Follower:
+    """Follows the datasets that grow below a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Watched with the folders in it.
+    endpoint : str
+        The daemon's address.
+    poll_s : float
+        How often a dataset that grows is looked at.
+    quiet_s : float
+        A dataset that has not grown for so long is closed (and goes on if it grows again).
+    recent_s : float
+        A dataset that changed so recently, when watching begins, is growing.
+    away_s : float
+        How long the share of a followed dataset may be away.
+
+    Examples
+    --------
+    >>> stop = threading.Event()
+    >>> Follower("D:/data", "tcp://127.0.0.1:8751").run(stop)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        endpoint: str,
+        *,
+        poll_s: float = 0.05,
+        quiet_s: float = QUIET_S,
+        recent_s: float = RECENT_S,
+        away_s: float = AWAY_S,
+    ) -> None:
+        # Not resolved: a link may be made to lead elsewhere meanwhile, as a share's is.
+        self.folder = Path(folder).absolute()
+        self._endpoint = endpoint
+        self._poll_s = poll_s
+        self._quiet_s = quiet_s
+        self._recent_s = recent_s
+        self._away_s = away_s
+        self._scanner = Scanner(self.folder)
+        self._first_scan = True
+        self._followed: dict[Path, _Followed] = {}
+        self._waiting: list[Path] = []
+        self._refused: set[Path] = set()
+        #: How datasets were when they were closed: a scan may see their last change later.
+        self._ended: dict[Path, Pulse] = {}
+        self._offers: dict[Path, Offer] = {}
+        self._lock = threading.Lock()
+
+    def offers(self) -> list[Offer]:
+        """Finished datasets that were never refocused; may be asked from any thread."""
+        with self._lock:
+            return list(self._offers.values())
+
+    def run(self, stop: threading.Event) -> None:
+        """Watch until `stop` is set; never raises."""
+        log.info("watching %s for datasets", self.folder)
+        ended = threading.Event()
+        wait_s = 0.0
+        while not stop.wait(wait_s):
+            begun = time.monotonic()
+            try:
+                self._step(ended)
+            except Exception:
+                log.exception("watching %s: tried again", self.folder)
+            wait_s = max(SCAN_S, (time.monotonic() - begun) / SCAN_SHARE)
+        ended.set()
+        deadline = time.monotonic() + STOP_S
+        for followed in list(self._followed.values()):
+            # One that hangs in a read of a dead share is left to the end of the process.
+            followed.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _step(self, stop: threading.Event) -> None:
+        for path, followed in list(self._followed.items()):
+            if not followed.thread.is_alive():
+                del self._followed[path]
+                if followed.gone:
+                    self._scanner.forget(path)
+                if followed.refused:
+                    self._refused.add(path)
+        found = self._scanner.scan()
+        for one in sorted(found, key=lambda found: found.changed_ns):
+            self._consider(one)
+        if self.folder.exists():
+            self._first_scan = False
+        # The newest first: that is what the user looks at.
+        while self._waiting and len(self._followed) < MAX_FOLLOWED:
+            self._follow(self._waiting.pop(), stop)
+
+    def _consider(self, found: Found) -> None:
+        path = found.path
+        if path in self._followed or path in self._refused:
+            return
+        if self._ended.get(path) == found.pulse:
+            return
+        if found.new and self._first_scan and not self._is_growing(found):
+            self._offer(path)
+            return
+        if path not in self._waiting:
+            self._waiting.append(path)
+
+    def _is_growing(self, found: Found) -> bool:
+        if time.time() - found.changed_ns / 1e9 > self._recent_s:
+            return False
+        try:
+            dataset = open_growing(found.path)
+        except InputError:
+            return True  # it may have been made this moment
+        try:
+            return not dataset.finished
+        finally:
+            dataset.close()
+
+    def _offer(self, path: Path) -> None:
+        if refocused_as(path):
+            return
+        offer = Offer(path)
+        with self._lock:
+            self._offers[path] = offer
+        log.info("%s was never refocused; to do it: %s", path, offer.command)
+
+    def _follow(self, path: Path, stop: threading.Event) -> None:
+        with self._lock:
+            self._offers.pop(path, None)
+        thread = threading.Thread(
+            target=self._run_one, args=(path, stop), name=f"follow-{path.name}", daemon=True
+        )
+        self._followed[path] = _Followed(path, thread)
+        thread.start()
+
+    def _run_one(self, path: Path, stop: threading.Event) -> None:
+        followed = self._followed[path]
+        try:
+            following = Following(
+                open_growing(path),
+                self._endpoint,
+                poll_s=self._poll_s,
+                quiet_s=self._quiet_s,
+                away_s=self._away_s,
+            )
+            while not stop.is_set():
+                ending = following.run(stop)
+                followed.gone = ending == "gone"
+                followed.refused = ending == "refused"
+                # Taken first: a frame that comes between the two changes it.
+                pulse = pulse_of(path)
+                if ending != "closed" or not following.grows_again():
+                    self._ended[path] = pulse
+                    return
+        except RefocusdError as error:
+            log.warning("%s is not followed: %s", path, error)
+        except Exception:
+            log.exception("following %s", path)

@@ -1,0 +1,233 @@
+"""The live camera and snaps: the newest frame, shown in the view and written nowhere.
+
+In live mode the core's newest frame is asked for, at most 30 times a second and less often
+where the camera is slower; one that was seen (same `ImageNumber`) costs its tags only.  A snap
+does not pass the core's buffer: it is found in the Snap/Live window, looked at once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from refocusd.errors import InputError, TransportError
+from refocusd.frame import Pixels, canonical_axes
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.sources.micromanager.bridge import Bridge
+from refocusd.sources.micromanager.delivery import Delivery
+from refocusd.sources.micromanager.values import image_of
+from refocusd.transport.messages import Open
+
+__all__ = ["Live"]
+
+log = logging.getLogger(__name__)
+
+FASTEST_S, SLOWEST_S = 1 / 30, 0.25
+#: How often is asked whether live mode is on, and for a new snap, while nothing happens.
+LOOK_S, SNAP_S = 0.5, 1.0
+#: Frames without a new one after which live mode may be over.
+STILL = 3
+#: An acquisition's preview without a new frame is closed.
+IDLE_S = 10.0
+#: Frames at the daemon at a time: one in work, one to come; the view shows the latest anyway.
+MOST_OUT = 2
+BUSY_S = 0.005
+
+
+class Live:
+    """Shows what the camera sees; belongs to the bridge's thread.
+
+    Parameters
+    ----------
+    bridge : Bridge
+    endpoint : str
+        Of the daemon.
+    acquiring : callable
+        Whether an acquisition runs: its frames are not the live camera's.
+    """
+
+    def __init__(self, bridge: Bridge, endpoint: str, acquiring: Callable[[], bool]) -> None:
+        self._bridge = bridge
+        self._endpoint = endpoint
+        self._acquiring = acquiring
+        self._live = bridge.call(bridge.studio.live)
+        self._streaming = False
+        self._looked_at = self._snapped_at = -SNAP_S
+        self._next_at = 0.0
+        self._period_s = FASTEST_S
+        self._still = 0
+        self._seen: tuple[Any, Any] | None = None
+        self._snap_seen: tuple[Any, ...] | None = None
+        self._delivery: Delivery | None = None
+        self._shown_at = 0.0
+        self._number = 0
+        self._complained = ""
+        self._rest_until = 0.0
+
+    def step(self) -> float:
+        """Do what can be done now; seconds until there may be more.
+
+        Raises
+        ------
+        TransportError
+            If the bridge does not answer as it should: Micro-Manager was restarted.
+        """
+        now = time.monotonic()
+        if self._delivery is not None:
+            self._delivery.pump()
+            if self._delivery.refused:
+                self._complain(
+                    f"the daemon does not show the live camera: {self._delivery.refused}"
+                )
+                self._rest_until = now + IDLE_S
+            if self._delivery.over or now - self._shown_at > IDLE_S:
+                self.close()
+        if now < self._rest_until:
+            return LOOK_S
+        if self._acquiring():
+            self._streaming = False
+            self.close()
+            return LOOK_S
+        if not self._streaming and now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            self._streaming = bool(self._bridge.call(self._bridge.core.is_sequence_running))
+            if self._streaming:
+                self._period_s, self._still = FASTEST_S, 0
+                log.info("live mode is on")
+        if self._streaming:
+            return self._stream(now)
+        if now - self._snapped_at >= SNAP_S and self._has_room:
+            self._snapped_at = now
+            self._snap()
+        waits_for_daemon = self._delivery is not None and not self._delivery.idle
+        return BUSY_S if waits_for_daemon else LOOK_S / 2
+
+    def close(self) -> None:
+        """End what is shown."""
+        if self._delivery is not None:
+            self._delivery.close()
+            self._delivery = None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether a frame could be handed on; True before there is a delivery."""
+        return self._delivery is None or self._delivery.ready
+
+    def _stream(self, now: float) -> float:
+        if not self._has_room:
+            return BUSY_S
+        wait_s = max(self._next_at - now, self._bridge.pace.until_pixels_s())
+        if wait_s > 0:
+            return wait_s
+        self._next_at = now + self._period_s
+        new = self._newest()
+        if new:
+            self._still = 0
+            self._period_s = max(FASTEST_S, self._period_s * 0.7)
+        else:
+            self._still += 1
+            self._period_s = min(SLOWEST_S, self._period_s * 1.5)
+            if self._still >= STILL:
+                self._still = 0
+                self._streaming = bool(self._bridge.call(self._bridge.core.is_sequence_running))
+                self._looked_at = now
+                if not self._streaming:
+                    log.info("live mode is off")
+        return self._period_s
+
+    def _newest(self) -> bool:
+        """Fetch the core's newest frame, if it is a new one."""
+        bridge = self._bridge
+        try:
+            tagged = bridge.call(bridge.core.get_last_tagged_image)
+        except TransportError:
+            return False  # the buffer is empty: live mode has just begun, or ended
+        tags = dict(bridge.field(tagged, "tags") or {}) if tagged is not None else {}
+        seen = (tags.get("ImageNumber"), tags.get("ElapsedTime-ms"))
+        if not tags or seen == self._seen:
+            return False
+        self._seen = seen
+        flat = bridge.field(tagged, "pix")
+        bridge.pace.pixels(int(getattr(flat, "nbytes", 0)))
+        self._show("live", flat, tags.get("Width"), tags.get("Height"), tags)
+        return True
+
+    def _snap(self) -> None:
+        """Fetch the image of the Snap/Live window, if it is a new one."""
+        bridge = self._bridge
+        display = bridge.call(self._live.get_display)
+        provider = bridge.call(display.get_data_provider) if display is not None else None
+        image = bridge.call(provider.get_any_image) if provider is not None else None
+        if image is None:
+            return
+        tags = bridge.properties(bridge.call(image.get_metadata))
+        number = str(tags.get("ImageNumber"))
+        seen = (number, tags.get("UUID"), tags.get("ReceivedTime"), tags.get("ElapsedTimeMs"))
+        if seen == self._snap_seen:
+            return
+        self._snap_seen = seen
+        # When live mode ends, its last frame stays in the window.
+        if self._seen is not None and number == str(self._seen[0]):
+            self._seen = None
+            return
+        flat = bridge.call(image.get_raw_pixels)
+        bridge.pace.pixels(int(getattr(flat, "nbytes", 0)))
+        width, height = bridge.call(image.get_width), bridge.call(image.get_height)
+        self._show("snap", flat, width, height, tags)
+
+    def _show(self, name: str, flat: Any, width: Any, height: Any, tags: Mapping[str, Any]) -> None:
+        taken_ns = time.perf_counter_ns()
+        try:
+            pixels = image_of(flat, width, height, f"the {name} image")
+        except InputError as error:
+            self._complain(str(error))
+            return
+        self._shown_at = time.monotonic()
+        delivery = self._delivery
+        if delivery is None or not _same_format(delivery.open, pixels):
+            self.close()
+            self._delivery = delivery = Delivery(
+                self._endpoint, self._open(name, pixels, tags), most=MOST_OUT
+            )
+            self._greet(delivery)
+        self._number += 1
+        axes = {"time": self._number}
+        delivery.submit(pixels, canonical_axes(axes), {**tags, "Axes": axes}, taken_ns)
+
+    def _complain(self, text: str) -> None:
+        """Once: a line for every frame would fill the log."""
+        if self._complained != text:
+            self._complained = text
+            log.warning("%s", text)
+
+    def _greet(self, delivery: Delivery) -> None:
+        """Wait a moment for the daemon: a snap is not followed by another frame."""
+        until = time.monotonic() + 1.0
+        while not (delivery.ready or delivery.over) and time.monotonic() < until:
+            delivery.pump()
+            time.sleep(BUSY_S)
+            self._bridge.beat()
+
+    @staticmethod
+    def _open(name: str, pixels: Pixels, tags: Mapping[str, Any]) -> Open:
+        height, width = pixels.shape
+        return Open(
+            acquisition=str(uuid.uuid4()),
+            name=name,
+            height=height,
+            width=width,
+            dtype="uint8" if pixels.dtype.name == "uint8" else "uint16",
+            raw="",
+            output="",
+            summary="{}",
+            report=True,
+            preview=True,
+            first=first_of(tags),
+        )
+
+
+def _same_format(open_: Open, pixels: Pixels) -> bool:
+    return (open_.height, open_.width) == pixels.shape and open_.dtype == pixels.dtype.name

@@ -1,0 +1,138 @@
+"""The sources that live on Micro-Manager's bridge, in the one thread that owns it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from refocusd.errors import RefocusdError, TransportError
+from refocusd.sources.attached.order import AttachOrder
+from refocusd.sources.micromanager.acquisitions import Studio
+from refocusd.sources.micromanager.bridge import Bridge
+from refocusd.sources.micromanager.live import Live
+from refocusd.sources.micromanager.probe import BridgeAnswer, is_listening, probe
+
+__all__ = ["BridgeSource"]
+
+log = logging.getLogger(__name__)
+
+#: How often is looked for Micro-Manager while it is not there.
+LOOK_S = 3.0
+#: How often garbage is collected, by the only thread that may.
+COLLECT_S = 10.0
+#: A call without answer for so long: gone, if nothing listens any more, else after the longer time.
+SILENT_S, HANGING_S = 3.0, 30.0
+#: Longest sleep between two steps.
+NAP_S = 0.25
+
+
+class BridgeSource:
+    """Sources *studio* and *live*: attach when Micro-Manager is there, and say when it is gone.
+
+    Parameters
+    ----------
+    order : AttachOrder
+    follow : callable
+        Follows a dataset on disk, in a thread of its own.
+
+    Attributes
+    ----------
+    over : str
+        Why this process should make room for another one; empty while it need not.
+    failed : bool
+        Whether that is a mistake of ours.
+    """
+
+    def __init__(self, order: AttachOrder, follow: Callable[[Path], None]) -> None:
+        self._order = order
+        self._follow = follow
+        self._bridge: Bridge | None = None
+        self._attaching_since = 0.0
+        self._said = ""
+        self.over = ""
+        self.failed = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Attach and serve until `stop` is set or Micro-Manager is gone.  Never raises."""
+        try:
+            if self._await_bridge(stop):
+                self._serve(stop)
+        except TransportError as error:
+            self.over = str(error)
+        except Exception as error:
+            log.exception("the bridge's sources ended")
+            self.failed = True
+            self.over = f"{type(error).__name__}: {error}"
+
+    def look_after(self) -> None:
+        """Find out, from another thread, whether a call is left without an answer."""
+        order, silent_s = self._order, self._silent_s
+        if self.over or silent_s < SILENT_S:
+            return
+        if not is_listening(order.bridge_host, order.bridge_port):
+            self.over = "Micro-Manager is gone"
+        elif silent_s > HANGING_S:
+            self.over = f"Micro-Manager has not answered for {silent_s:.0f} s"
+
+    @property
+    def _silent_s(self) -> float:
+        bridge, since = self._bridge, self._attaching_since
+        if bridge is not None:
+            return bridge.silent_s
+        # The first calls can be left without an answer as well.
+        return time.monotonic() - since if since else 0.0
+
+    def _await_bridge(self, stop: threading.Event) -> bool:
+        order = self._order
+        while not stop.is_set():
+            answer = probe(order.bridge_host, order.bridge_port)
+            self._say(answer)
+            if answer.state == "ready":
+                return True
+            stop.wait(LOOK_S)
+        return False
+
+    def _say(self, answer: BridgeAnswer) -> None:
+        """Once for each answer; that nothing is there yet is no news unless it was expected."""
+        if answer.says == self._said:
+            return
+        self._said = answer.says
+        expected = self._order.studio == "on" or answer.state in ("stranger", "old")
+        wrong = answer.state != "ready"
+        log.log(logging.WARNING if wrong and expected else logging.INFO, "%s", answer.says)
+
+    def _serve(self, stop: threading.Event) -> None:
+        order = self._order
+        self._attaching_since = time.monotonic()
+        self._bridge = bridge = Bridge(order.bridge_host, order.bridge_port)
+        studio = None
+        if order.studio != "off":
+            output = Path(order.studio_output).expanduser()
+            covered = [Path(folder) for folder in order.covered]
+            studio = Studio(bridge, order.endpoint, output, self._follow, covered)
+        live = None
+        if order.live:
+            live = Live(bridge, order.endpoint, lambda: studio is not None and studio.busy)
+        parts = [part for part in (studio, live) if part is not None]
+        names = " and ".join(type(part).__name__.lower() for part in parts)
+        log.info("attached to Micro-Manager: %s", names)
+        collected_at = time.monotonic()
+        try:
+            while not stop.is_set():
+                nap_s = min(part.step() for part in parts)
+                if time.monotonic() - collected_at > COLLECT_S:
+                    collected_at = time.monotonic()
+                    bridge.collect()
+                if bridge.worn_out and not (studio is not None and studio.busy):
+                    raise TransportError("a fresh process takes over")
+                stop.wait(min(nap_s, NAP_S))
+                bridge.beat()
+        finally:
+            for part in parts:
+                try:
+                    part.close()
+                except RefocusdError as error:
+                    log.warning("%s", error)

@@ -1,0 +1,214 @@
+"""What messages say of frames, engines, workers and acquisitions.  Plain data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from refocusd.imaging.focus_tracker import FocusAdvice
+
+__all__ = [
+    "AcquisitionStatus",
+    "Counts",
+    "DType",
+    "EngineInfo",
+    "Engines",
+    "FinalState",
+    "FocusAdvice",
+    "FocusOptics",
+    "FrameFacts",
+    "Histogram",
+    "Message",
+    "WorkerStatus",
+]
+
+FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
+DType = Literal["uint8", "uint16"]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages; the tag is the class name."""
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Frames of one acquisition, by final state; `pending` have none yet."""
+
+    acquired: int = 0
+    refocused: int = 0
+    passed_through: int = 0
+    skipped: int = 0
+    failed: int = 0
+    pending: int = 0
+
+    @property
+    def final(self) -> int:
+        """Frames that reached a final state."""
+        return self.refocused + self.passed_through + self.skipped + self.failed
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What a model runs as: enough to repeat it.
+
+    Parameters
+    ----------
+    backend, precision, device : str
+        For example ``openvino``, ``bf16``, ``CPU``.
+    key : str
+        Content key of the compiled engine.
+    model_id, model_sha256 : str
+        Which bundle it was built from.
+    """
+
+    backend: str
+    precision: str
+    device: str
+    key: str
+    model_id: str
+    model_sha256: str
+
+
+class Engines(EngineInfo, frozen=True):
+    """All that a worker runs: the engine of most frames, and those of single channels.
+
+    Parameters
+    ----------
+    channels : dict of str to EngineInfo
+        Of channels that have a model of their own, by name.
+    """
+
+    channels: dict[str, EngineInfo] = {}
+
+    def of_channel(self, channel: str) -> EngineInfo:
+        """What made a frame: `channel` is one of `channels`, or empty for any other."""
+        return self.channels[channel] if channel else self
+
+
+class FocusOptics(msgspec.Struct, frozen=True):
+    """What an estimate of the defocus is made with, see `refocusd.imaging.optics.Optics`.
+
+    Parameters
+    ----------
+    measured : bool
+        They are those of a calibration profile, not nominal or assumed.
+    """
+
+    na: float
+    wavelength_um: float
+    refractive_index: float
+    pixel_um: float
+    spherical_waves: float = 0.0
+    measured: bool = False
+
+
+class FrameFacts(msgspec.Struct, frozen=True):
+    """What the worker found out about one frame.
+
+    Parameters
+    ----------
+    offset, scale : float
+        Counts; what the engine saw was (counts - offset) / scale.
+    engine_ms : float
+        Time inside the engine alone.
+    worker_ms : float
+        Time in the worker, copies and normalisation included.
+    focus_before, focus_after : float
+        Focus score of the raw and the refocused frame.
+    flux_ratio : float
+        Sum over background of the refocused frame over that of the raw one.
+    clipped : int
+        Pixels cut at the ends of the counts scale.
+    verdict : str
+        ``refocused``, or ``in focus`` when the raw frame needs nothing.
+    defocus_um, defocus_uncertainty_um : float or None
+        Distance from focus, on either side, and its standard uncertainty; None where nobody
+        asked, or the frame does not tell.
+    defocus_confidence : float
+        Of it, 0 to 1.
+    calibration : str or None
+        Id of the calibration profile that applied.
+    """
+
+    offset: float
+    scale: float
+    engine_ms: float
+    worker_ms: float
+    focus_before: float
+    focus_after: float
+    flux_ratio: float
+    clipped: int
+    verdict: Literal["refocused", "in focus"]
+    defocus_um: float | None = None
+    defocus_uncertainty_um: float | None = None
+    defocus_confidence: float = 0.0
+    calibration: str | None = None
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Durations of one stage: how many took at most each bound, as Prometheus counts them.
+
+    Parameters
+    ----------
+    bounds_ms : list of float
+        Upper bounds of the buckets, without the last (infinite) one.
+    counts : list of int
+        Durations in each bucket, not cumulated; one more than `bounds_ms`.
+    sum_ms : float
+    """
+
+    bounds_ms: list[float]
+    counts: list[int]
+    sum_ms: float
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker, as the broker sees it.
+
+    Parameters
+    ----------
+    state : {"starting", "ready", "busy"}
+    frames : int
+        Frames it has answered.
+    remote : bool
+        It runs on another host.
+    rate : float
+        Frames a second over the last ten seconds.
+    """
+
+    identity: str
+    pid: int
+    state: Literal["starting", "ready", "busy"]
+    remote: bool
+    frames: int
+    rate: float
+    engine: Engines | None
+
+
+class AcquisitionStatus(msgspec.Struct, frozen=True):
+    """One acquisition, open or among the last that ended.
+
+    Parameters
+    ----------
+    state : {"waiting", "live", "catching up", "closing", "ended"}
+    queued : int
+        Frames in the daemon that no worker has yet.
+    deferred : int
+        Frames left to the catch-up so that live stays fresh.
+    focus : FocusAdvice or None
+        How far the stage is from focus, as of the newest estimate.
+    """
+
+    id: str
+    name: str
+    raw: str
+    output: str
+    run: str
+    state: Literal["waiting", "live", "catching up", "closing", "ended"]
+    height: int
+    width: int
+    dtype: DType
+    counts: Counts
+    queued: int
+    deferred: int
+    warnings: list[str]
+    focus: FocusAdvice | None = None

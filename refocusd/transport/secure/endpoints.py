@@ -1,0 +1,340 @@
+"""The daemon's sockets: the local door, and one for workers on other hosts.
+
+============  ===============================  ==================================
+door          where                            who
+============  ===============================  ==================================
+local         loopback                         processes of this host, any role
+remote        any address, if one is set       good keys only (CURVE), `worker`
+============  ===============================  ==================================
+
+The remote door has a ZeroMQ context of its own: encrypting 8 MiB takes about
+10 ms of an I/O thread, for which no local frame shall wait.
+
+What can be caused from outside is bounded: connections by number and, until they
+have proved a key, by time; messages by size, and by number for each connection.
+A key is for hosts that are trusted, though: who has proved one can send the parts
+of one message without end (ZeroMQ has no limit for that), or abort this process
+with ZeroMQ's pings (libzmq#4364).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import zmq
+
+from refocusd.errors import ConfigError, TransportError
+from refocusd.transport.messages import Role
+from refocusd.transport.secure.authenticator import (
+    ZAP_DOMAIN,
+    Doorkeeper,
+    Ends,
+    connection_of,
+    shut,
+)
+from refocusd.transport.secure.keys import AllowList, KeyStore
+from refocusd.transport.secure.link import DEAD_PEERS
+
+__all__ = ["Doors", "RemoteDoor", "allowed_roles", "check_listen_address"]
+
+log = logging.getLogger(__name__)
+
+#: What a remote peer's identity starts with, and no local one's may.
+REMOTE = b"@"
+#: Room for a header; pixels are a part of their own.
+HEADER_NBYTES = 1 << 16
+#: Messages that wait for the broker, of one remote peer: it has a few frames at most.
+RECEIVE_AHEAD = 4
+#: Messages that wait for one remote peer.
+SEND_AHEAD = 64
+
+
+def allowed_roles(remote: str | None) -> frozenset[Role]:
+    """Roles that a peer may take.
+
+    Parameters
+    ----------
+    remote : str or None
+        As `Doors.remote` says: a key's name, or None for a process of this host.
+    """
+    return frozenset(get_args(Role)) if remote is None else frozenset({"worker"})
+
+
+def check_listen_address(address: str, *, keys: bool) -> None:
+    """Refuse to listen in the open.
+
+    Parameters
+    ----------
+    address : str
+        For example ``tcp://127.0.0.1:8751`` or ``tcp://0.0.0.0:8752``.
+    keys : bool
+        Whether peers must prove a key there.
+
+    Raises
+    ------
+    ConfigError
+        If it is no such address, or not a loopback one and `keys` is false.
+    """
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    number = int(port) if port.isascii() and port.isdigit() else -1
+    if not (address.startswith("tcp://") and colon and host and 0 <= number < 65536):
+        raise ConfigError(f"{address!r} is no address to listen at; write tcp://HOST:PORT")
+    if not keys and not _is_loopback(host):
+        raise ConfigError(
+            f"{address} can be reached from other hosts, so it takes keys: make one for each of them "
+            "with `refocusd keys new NAME`, or listen at 127.0.0.1"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteDoor:
+    """Where and for whom the remote door is.
+
+    Parameters
+    ----------
+    address : str
+        For example ``tcp://0.0.0.0:8752``; port 0 takes a free one.
+    store : KeyStore
+        The daemon's key pair and the allow-list.
+    frame_nbytes : int
+        Bytes of the largest frame.
+    connections : int
+        At once, good or not.  The doorkeeper closes those over it.
+    handshake_s : float
+        Until a connection must have proved its key.
+    """
+
+    address: str
+    store: KeyStore = field(default_factory=KeyStore)
+    frame_nbytes: int = 128 << 20
+    connections: int = 64
+    handshake_s: float = 5.0
+
+
+@dataclass(slots=True)
+class _Link:
+    """One connection of a remote peer that has sent something."""
+
+    routing: bytes
+    name: str
+    number: int
+    handle: int
+    ends: Ends | None
+
+
+class Doors:
+    """Owns the ROUTER sockets; the broker's thread alone uses them.
+
+    Parameters
+    ----------
+    local : zmq.Socket
+        ROUTER, bound to a loopback address; closed with the doors.
+    remote : RemoteDoor, optional
+
+    Attributes
+    ----------
+    local_endpoint, remote_endpoint : str
+        Where they are; the latter is empty without a remote door.
+
+    Raises
+    ------
+    ConfigError
+        For a bad address, keys that cannot be read, or a ZeroMQ without CURVE.
+    OutputError
+        If the daemon's key pair cannot be written.
+    TransportError
+        If the remote address cannot be listened at.  `local` is left open then.
+    """
+
+    def __init__(self, local: zmq.Socket[bytes], remote: RemoteDoor | None = None) -> None:
+        self._local = local
+        self.local_endpoint = local.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.remote_endpoint = ""
+        self._links: dict[bytes, _Link] = {}
+        self._by_number: dict[int, bytes] = {}
+        self._gone: list[tuple[bytes, str]] = []
+        self._turn = 0
+        self._remote: zmq.Socket[bytes] | None = None
+        if remote is not None:
+            self._open_remote(remote)
+
+    def _open_remote(self, remote: RemoteDoor) -> None:
+        check_listen_address(remote.address, keys=True)
+        keys = remote.store.server()
+        allow_list = AllowList(remote.store)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self._keeper = Doorkeeper(self._context, allow_list, remote.connections)
+        door = self._context.socket(zmq.ROUTER)
+        door.curve_publickey = keys.public.encode()
+        door.curve_secretkey = keys.secret.encode()
+        door.curve_server = True
+        options = {
+            zmq.ZAP_ENFORCE_DOMAIN: 1,  # without a doorkeeper nobody is let in
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.IPV6: int("[" in remote.address),
+            zmq.MAXMSGSIZE: remote.frame_nbytes + HEADER_NBYTES,
+            zmq.RCVHWM: RECEIVE_AHEAD,
+            zmq.SNDHWM: SEND_AHEAD,
+            zmq.HANDSHAKE_IVL: round(remote.handshake_s * 1000),
+            **DEAD_PEERS,
+            zmq.BACKLOG: remote.connections,
+        }
+        for option, value in options.items():
+            door.setsockopt(option, value)
+        door.zap_domain = ZAP_DOMAIN
+        self._keeper.watch(door)
+        address = remote.address
+        try:
+            door.bind(address.removesuffix(":0") + ":*" if address.endswith(":0") else address)
+        except zmq.ZMQError as error:
+            door.close(linger=0)
+            self._keeper.close()
+            self._context.term()
+            raise TransportError(
+                f"{address} cannot be listened at for workers on other hosts: {error}; choose another "
+                "address or port"
+            ) from error
+        self.remote_endpoint = door.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._port = int(self.remote_endpoint.rpartition(":")[2])
+        self._remote = door
+        self._keeper.start(self._port)
+
+    def register(self, poller: zmq.Poller) -> None:
+        """Have a poller watch the doors for messages."""
+        poller.register(self._local, zmq.POLLIN)
+        if self._remote is not None:
+            poller.register(self._remote, zmq.POLLIN)
+
+    def receive(
+        self, ready: Container[Any], limit: int = 64
+    ) -> Iterator[tuple[bytes, list[zmq.Frame]]]:
+        """Messages that have arrived: who sent them, and their parts.
+
+        Parameters
+        ----------
+        ready : container of zmq.Socket
+            What the poller said.
+        limit : int
+            Messages at most, so that others get their turn; never waits for one.  The
+            doors take turns.
+        """
+        waiting = [door for door in (self._local, self._remote) if door and door in ready]
+        while waiting and limit > 0:
+            self._turn += 1
+            door = waiting[self._turn % len(waiting)]
+            try:
+                routing, *parts = door.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                waiting.remove(door)
+                continue
+            limit -= 1
+            identity = self._sender(routing) if door is self._remote else routing.bytes
+            if door is self._local and identity is not None and identity.startswith(REMOTE):
+                log.warning("a local peer calls itself %r: such names are remote peers'", identity)
+                identity = None
+            if identity is not None:
+                yield identity, parts
+
+    def send(self, identity: bytes, parts: list[bytes | memoryview], *, copy: bool = True) -> bool:
+        """Send to a peer, without waiting; False if it is gone or does not read.
+
+        Parameters
+        ----------
+        identity : bytes
+            As `receive` gave it.
+        parts : list of bytes-like
+        copy : bool
+            False sends large parts as they lie in memory: they must not change until
+            the peer has answered.
+        """
+        if not identity.startswith(REMOTE):
+            door, routing = self._local, identity
+        elif self._remote is not None and (link := self._links.get(identity)):
+            door, routing = self._remote, link.routing
+        else:
+            return False
+        try:
+            door.send_multipart([routing, *parts], zmq.NOBLOCK, copy=copy)
+        except zmq.ZMQError as error:
+            log.debug("to %r: %s", identity, error)
+            return False
+        return True
+
+    def remote(self, identity: bytes) -> str | None:
+        """Name of the key that a remote peer has proved; None for a process of this host."""
+        if not identity.startswith(REMOTE):
+            return None
+        return identity[1:].rpartition(b"/")[0].decode("ascii", "replace")
+
+    def gone(self) -> list[tuple[bytes, str]]:
+        """Remote peers that are gone since the last call, and why; call it a few times a second.
+
+        Their connection ended, or their key was revoked: then it is cut here.  Nothing
+        is received from that identity any more; a peer that comes back has another one.
+        """
+        if self._remote is None:
+            return []
+        for number in self._keeper.take_ended():
+            if identity := self._by_number.get(number):
+                self._forget(identity, "its connection ended")
+        good = self._keeper.good
+        for identity, link in list(self._links.items()):
+            if link.name not in good:
+                self.cut(identity, f"the key {link.name} was revoked")
+        gone, self._gone = self._gone, []
+        return gone
+
+    def cut(self, identity: bytes, why: str = "it was cut") -> None:
+        """End a remote peer's connection, e.g. one that does not answer; `gone` names it then."""
+        if link := self._links.get(identity):
+            if not (link.ends and shut(link.handle, self._port, link.ends)):
+                log.info("%s had no connection any more", identity.decode("ascii", "replace"))
+            self._forget(identity, why)
+
+    def close(self, linger: int = 500) -> None:
+        """Close the doors, giving what is queued `linger` ms to leave."""
+        self._local.close(linger=linger)
+        if self._remote is not None:
+            self._remote.close(linger=linger)
+            self._keeper.close()
+            self._context.term()
+            self._remote = None
+
+    def _sender(self, routing: zmq.Frame) -> bytes | None:
+        """Identity of the remote peer that sent this; None if it is not to be listened to."""
+        try:
+            user = str(routing.get("User-Id"))  # from the doorkeeper, not from the peer
+            handle = int(routing.get(zmq.SRCFD))
+        except (zmq.ZMQError, ValueError):
+            return None
+        name, _, serial = user.rpartition("/")
+        if name not in self._keeper.good:
+            return None
+        identity = REMOTE + user.encode()
+        if identity not in self._links:
+            number = self._keeper.number(handle)
+            # Later than its proof: the descriptor has a new owner.  0: it has none.
+            if handle >= 0 and not 0 < number < int(serial):
+                return None
+            ends = connection_of(handle, self._port)
+            self._links[identity] = _Link(routing.bytes, name, number, handle, ends)
+            self._by_number[number] = identity
+        return identity
+
+    def _forget(self, identity: bytes, why: str) -> None:
+        link = self._links.pop(identity)
+        self._by_number.pop(link.number, None)
+        self._gone.append((identity, why))

@@ -1,0 +1,184 @@
+"""The peer's end of a link, plain or encrypted: options of its socket, and what became of it."""
+
+from __future__ import annotations
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from refocusd.transport.secure.keys import ClientKeys, require_curve
+
+__all__ = ["DEAD_PEERS", "Link", "SecureLink", "link_of"]
+
+#: Has the system end a connection whose other side is gone without a word: after 10 s of
+#: silence and 3 questions, or when what was sent is not acknowledged for 15 s.  ZeroMQ's own
+#: heartbeat (ZMQ_HEARTBEAT_IVL) is not used, on no side: libzmq up to 4.3.5 aborts the process
+#: when a ping meets a connection that ended while its queue was full (libzmq#3937, #4364).
+DEAD_PEERS = {
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 10,
+    zmq.TCP_KEEPALIVE_INTVL: 2,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 15_000,
+}
+#: TCP and key exchange; then ZeroMQ tries again.
+HANDSHAKE_MS = 5000
+#: ZAP's answer to a key that is not in the list.
+REFUSED = 400
+
+
+class Link:
+    """A link of which nothing is known but what comes over it.
+
+    Parameters
+    ----------
+    socket : zmq.Socket
+        Not connected yet.
+    endpoint : str
+        Named in what is said of the link.
+
+    Attributes
+    ----------
+    lost : str
+        Why the link cannot be made, or was lost after it had been; empty while neither
+        is known.  What was lost stays lost: the daemon takes the next connection for
+        another peer.
+    refused : bool
+        Whether the daemon does not take this peer's key.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
+        self.lost = ""
+        self.refused = False
+        self._socket = socket
+        self._endpoint = endpoint
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will come over this link any more."""
+        return False
+
+    @property
+    def nobody(self) -> str:
+        """What to say when nothing was heard at all."""
+        return (
+            f"no refocusd daemon answers at {self._endpoint}; start one with `refocusd run`, or name its "
+            "address in REFOCUSD_ENDPOINT"
+        )
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Wait for a message, or for news of the link; True if a message came."""
+        return bool(self._socket.poll(timeout_ms))
+
+    def renew(self) -> None:
+        """Forget that it was lost: this peer is about to introduce itself anew."""
+        self.lost = ""
+
+    def close(self) -> None:
+        """Close what listens; before the socket is closed."""
+
+
+class SecureLink(Link):
+    """Encrypts a socket before it connects, and hears what becomes of its connection.
+
+    Parameters
+    ----------
+    socket, endpoint
+        As for `Link`.
+    keys : ClientKeys
+
+    Attributes
+    ----------
+    was_up : bool
+        Whether both sides have proved themselves once.
+
+    Raises
+    ------
+    ConfigError
+        If the installed ZeroMQ cannot encrypt.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys) -> None:
+        require_curve()
+        super().__init__(socket, endpoint)
+        self.was_up = False
+        self._keys = keys
+        socket.curve_publickey = keys.public.encode()
+        socket.curve_secretkey = keys.secret.encode()
+        socket.curve_serverkey = keys.server.encode()
+        options = {
+            zmq.IPV6: int("[" in endpoint),
+            zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+            **DEAD_PEERS,
+        }
+        for option, value in options.items():
+            socket.setsockopt(option, value)
+        events = (
+            zmq.Event.HANDSHAKE_SUCCEEDED
+            | zmq.Event.HANDSHAKE_FAILED_AUTH
+            | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+            | zmq.Event.DISCONNECTED
+        )
+        self._monitor = socket.get_monitor_socket(events)
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will come over this link any more."""
+        return self.refused or (self.was_up and bool(self.lost))
+
+    @property
+    def nobody(self) -> str:
+        """What to say when nothing was heard at all."""
+        return (
+            f"no refocusd daemon answers at {self._endpoint}: is it running there with a remote door, "
+            "is the port open in the firewall between?"
+        )
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Wait for a message, or for news of the link; True if a message came."""
+        arrived = dict(self._poller.poll(timeout_ms))
+        if self._monitor in arrived:
+            self._hear()
+        return self._socket in arrived
+
+    def close(self) -> None:
+        """Close what listens; before the socket is closed."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+
+    def _hear(self) -> None:
+        while True:
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return
+            kind = event["event"]
+            if kind == zmq.Event.HANDSHAKE_SUCCEEDED:
+                if not self.was_up:
+                    self.lost = ""
+                self.was_up = True
+            elif kind == zmq.Event.HANDSHAKE_FAILED_AUTH:
+                if event["value"] == REFUSED:
+                    self.refused = True
+                    self.lost = (
+                        f"the daemon at {self._endpoint} does not take the key {self._keys.name}: it was "
+                        "revoked, or is not in its list; make another there with `refocusd keys new`"
+                    )
+                else:
+                    self.lost = f"the daemon at {self._endpoint} cannot check keys; see its log"
+            elif self.was_up:
+                self.lost = self.lost or f"the link to {self._endpoint} was cut"
+            elif kind != zmq.Event.DISCONNECTED:
+                self.lost = (
+                    f"what listens at {self._endpoint} is not the daemon that made the key "
+                    f"{self._keys.name}, takes no keys at that port, or takes no more connections: check "
+                    "host and port (that of its remote door), or make a key there with `refocusd keys new`"
+                )
+
+
+def link_of(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> Link:
+    """Encrypted with keys, plain without."""
+    return Link(socket, endpoint) if keys is None else SecureLink(socket, endpoint, keys)

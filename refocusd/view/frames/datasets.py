@@ -1,0 +1,309 @@
+"""Any frame of the datasets that the daemon names, read from disk when asked for.
+
+Only an acquisition's id comes from a request, never a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from refocusd.errors import InputError
+from refocusd.formats.ndtiff.index import INDEX_NAME
+from refocusd.formats.ome_zarr.layout import is_omezarr
+from refocusd.formats.open_recording import open_recording
+from refocusd.formats.read_back import read_back
+from refocusd.formats.recording import Recording
+from refocusd.frame import AxisValue, Frame, Pixels, canonical_axes
+from refocusd.transport.messages import AcquisitionStatus
+from refocusd.view.state.board import Board
+
+__all__ = ["Datasets", "FramePair", "FrameReader"]
+
+#: Datasets that are kept open, pairs that are kept in memory, and their bytes.
+MAX_OPEN, MAX_PAIRS, MAX_PAIR_BYTES = 8, 8, 128 << 20
+#: How often a dataset is looked at for new frames.
+REFRESH_S = 0.3
+#: Values of one axis that a page can choose from.
+MAX_AXIS_VALUES = 5000
+
+
+class FrameReader(Protocol):
+    """Frames on disk by their canonical axes; what the view needs of a dataset."""
+
+    def axes_keys(self) -> list[str]:
+        """Keys of the frames that can be read."""
+        ...
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def refresh(self) -> list[str]:
+        """Take up what was appended; keys of new frames."""
+        ...
+
+    def read(self, axes: str) -> Frame:
+        """One frame, read now."""
+        ...
+
+    def close(self) -> None:
+        """Close the files until the next read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FramePair:
+    """One frame before and after, in counts; what is not on disk is None.
+
+    Parameters
+    ----------
+    raw, refocused : ndarray, shape (height, width), or None
+    metadata : mapping
+        Of the raw frame, or of the refocused one where raw is not on disk.
+    made_by : mapping
+        The `refocusd` object of the refocused frame's metadata.
+    """
+
+    acquisition: AcquisitionStatus
+    key: str
+    raw: Pixels | None
+    refocused: Pixels | None
+    metadata: Mapping[str, Any]
+    made_by: Mapping[str, Any]
+
+
+class _RecordingReader:
+    """A finished recording of another kind than NDTiff, as a `FrameReader`."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._index = {canonical_axes(axes): i for i, axes in enumerate(recording.plan().axes)}
+
+    def axes_keys(self) -> list[str]:
+        return list(self._index)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._index
+
+    def refresh(self) -> list[str]:
+        return []
+
+    def read(self, axes: str) -> Frame:
+        if axes not in self._index:
+            raise InputError(f"{self._recording.path} has no frame {axes}")
+        return self._recording.read(self._index[axes])
+
+    def close(self) -> None:
+        self._recording.close()
+
+
+@dataclass(slots=True)
+class _AxisValues:
+    """The values of each axis of one dataset, which grows: every key is parsed once."""
+
+    frames: int = 0
+    found: dict[str, dict[AxisValue, None]] = field(default_factory=dict)
+
+    def take(self, keys: list[str]) -> None:
+        """Take in the keys behind those taken before."""
+        if len(keys) < self.frames:
+            self.frames = 0
+            self.found.clear()
+        for key in keys[self.frames :]:
+            for name, value in json.loads(key).items():
+                self.found.setdefault(name, {})[value] = None
+        self.frames = len(keys)
+
+    def sorted(self) -> dict[str, list[AxisValue]]:
+        """Numbers before names; at most `MAX_AXIS_VALUES` of the highest."""
+        return {
+            name: sorted(values, key=_rank)[-MAX_AXIS_VALUES:]
+            for name, values in self.found.items()
+        }
+
+
+def _rank(value: AxisValue) -> tuple[bool, int, str]:
+    return isinstance(value, str), value if isinstance(value, int) else 0, str(value)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A dataset in use: its reader, once it could be opened."""
+
+    path: Path
+    reader: FrameReader | None = None
+    looked_at: float = 0.0
+
+    def current(self) -> FrameReader | None:
+        """The reader, knowing what is on disk now; None while there is nothing."""
+        now = time.monotonic()
+        if now - self.looked_at < REFRESH_S:
+            return self.reader
+        self.looked_at = now
+        if self.reader is None:
+            with suppress(InputError, OSError):
+                self.reader = _open(self.path)
+        else:
+            try:
+                self.reader.refresh()
+            except (InputError, OSError):
+                # It was deleted, moved or written anew: open it anew.
+                self.forget()
+                with suppress(InputError, OSError):
+                    self.reader = _open(self.path)
+        return self.reader
+
+    def forget(self) -> None:
+        """Close the files."""
+        if self.reader is not None:
+            self.reader.close()
+            self.reader = None
+
+
+def _open(path: Path) -> FrameReader:
+    if (path / INDEX_NAME).exists() or is_omezarr(path):
+        return read_back(path)
+    return _RecordingReader(open_recording(path))
+
+
+class Datasets:
+    """Reads frames; may be used from several threads, one after the other.
+
+    Parameters
+    ----------
+    board : Board
+        Its status names the acquisitions and where they lie.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._lock = threading.Lock()
+        self._open: OrderedDict[Path, _Open] = OrderedDict()
+        self._pairs: OrderedDict[tuple[str, str], FramePair] = OrderedDict()
+        self._axes: OrderedDict[str, _AxisValues] = OrderedDict()
+
+    def find(self, acquisition: str) -> AcquisitionStatus:
+        """The acquisition of that id; the newest for an empty one.
+
+        Raises
+        ------
+        InputError
+            If the daemon names no such acquisition.
+        """
+        status = self._board.last_status
+        details = status.details if status is not None else []
+        for detail in reversed(details):
+            if acquisition in ("", detail.id):
+                return detail
+        raise InputError(
+            f"the daemon has no acquisition {acquisition!r} (any more)"
+            if acquisition
+            else "there has been no acquisition yet"
+        )
+
+    def axes(self, acquisition: str) -> tuple[AcquisitionStatus, int, dict[str, list[AxisValue]]]:
+        """What there is to choose from: frames on disk, and the values of each axis, sorted.
+
+        Raises
+        ------
+        InputError
+            If there is no such acquisition.
+        """
+        detail = self.find(acquisition)
+        with self._lock:
+            readers = [r for r in map(self._reader, _paths(detail)) if r is not None]
+            keys = readers[0].axes_keys() if readers else []
+            known = self._axes.setdefault(detail.id, _AxisValues())
+            known.take(keys)
+            while len(self._axes) > MAX_OPEN:
+                self._axes.popitem(last=False)
+            return detail, known.frames, known.sorted()
+
+    def pair(self, acquisition: str, key: str) -> FramePair:
+        """One frame before and after.
+
+        Parameters
+        ----------
+        acquisition : str
+            Its id; empty for the newest.
+        key : str
+            Canonical axes.
+
+        Raises
+        ------
+        InputError
+            If it is on disk neither raw nor refocused.
+        """
+        detail = self.find(acquisition)
+        with self._lock:
+            cached = self._pairs.get((detail.id, key))
+            if cached is not None:
+                self._pairs.move_to_end((detail.id, key))
+                return cached
+            raw = self._read(Path(detail.raw), key) if detail.raw else None
+            refocused = self._read(Path(detail.output), key) if detail.output else None
+            if raw is None and refocused is None:
+                raise InputError(f"frame {key} of {detail.name} is not on disk (yet)")
+            made_by = dict(refocused.metadata).get("refocusd") if refocused else None
+            known = raw or refocused
+            assert known is not None
+            pair = FramePair(
+                acquisition=detail,
+                key=key,
+                raw=raw.pixels if raw else None,
+                refocused=refocused.pixels if refocused else None,
+                metadata=known.metadata,
+                made_by=made_by if isinstance(made_by, dict) else {},
+            )
+            if raw is not None and refocused is not None:
+                # Only what will not change: a pending frame is refocused later.
+                self._keep(pair)
+            return pair
+
+    def close(self) -> None:
+        """Close all files."""
+        with self._lock:
+            for dataset in self._open.values():
+                dataset.forget()
+            self._open.clear()
+            self._pairs.clear()
+
+    def _keep(self, pair: FramePair) -> None:
+        self._pairs[pair.acquisition.id, pair.key] = pair
+        while len(self._pairs) > MAX_PAIRS or (
+            len(self._pairs) > 1 and sum(map(_nbytes, self._pairs.values())) > MAX_PAIR_BYTES
+        ):
+            self._pairs.popitem(last=False)
+
+    def _reader(self, path: Path) -> FrameReader | None:
+        dataset = self._open.setdefault(path, _Open(path))
+        self._open.move_to_end(path)
+        while len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)[1].forget()
+        return dataset.current()
+
+    def _read(self, path: Path, key: str) -> Frame | None:
+        reader = self._reader(path)
+        if reader is None or key not in reader:
+            return None
+        try:
+            return reader.read(key)
+        finally:
+            # On Windows an open file could not be moved or deleted by its owner.
+            with contextlib.suppress(OSError):
+                reader.close()
+
+
+def _paths(detail: AcquisitionStatus) -> list[Path]:
+    return [Path(folder) for folder in (detail.raw, detail.output) if folder]
+
+
+def _nbytes(pair: FramePair) -> int:
+    return sum(pixels.nbytes for pixels in (pair.raw, pair.refocused) if pixels is not None)

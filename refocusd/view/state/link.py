@@ -1,0 +1,198 @@
+"""One thread, one connection: asks the daemon how it is, and for its newest frame."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from refocusd import __version__
+from refocusd.errors import TransportError
+from refocusd.frame import Pixels
+from refocusd.transport import messages as wire
+from refocusd.transport.client import Connection
+from refocusd.view.state.board import Board
+
+__all__ = ["MAX_FPS", "DaemonLink"]
+
+log = logging.getLogger(__name__)
+
+#: Nobody sees more, and each preview costs the daemon a copy.
+MAX_FPS = 30.0
+#: While the pipeline is behind, looking has to wait: frames come first.
+BEHIND_FPS = 8.0
+#: Pixels asked for, bytes a second: large previews come less often.
+MAX_BYTES_PER_S = 24e6
+#: How often the daemon is asked for its state, with and without pages.
+STATUS_S, IDLE_STATUS_S = 0.25, 1.0
+#: A daemon that does not answer for so long is said to be gone.
+ANSWER_S = 1.5
+#: A `Look` without an answer is repeated: it, or the frame, may have been lost.
+REPEAT_LOOK_S = 5.0
+#: Between two attempts to find a daemon.
+RETRY_S = 0.5
+
+
+class DaemonLink:
+    """Keeps a `Board` up to date for as long as its `with` statement lasts.
+
+    Parameters
+    ----------
+    board : Board
+        Names the daemon's endpoint, and takes what comes.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._orders: queue.Queue[wire.Pause | wire.CatchUp] = queue.Queue(maxsize=16)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="daemon-link", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(10.0)
+
+    def order(self, message: wire.Pause | wire.CatchUp) -> bool:
+        """Pass an order on to the daemon; False when it cannot be reached now."""
+        if self._board.link[0] != "connected":
+            return False
+        try:
+            self._orders.put_nowait(message)
+        except queue.Full:
+            return False
+        return True
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with Connection(
+                    self._board.endpoint, "view", inline=True, version=__version__
+                ) as connection:
+                    connection.welcome(ANSWER_S)
+                    self._board.set_link("connected")
+                    _Conversation(connection, self._board, self._orders, self._stop).hold()
+            except TransportError as error:
+                state = self._board.link[0]
+                self._board.set_link("lost" if state != "searching" else state, str(error))
+            except Exception:
+                log.exception("the view's link failed; it is made anew")
+                self._board.set_link("lost", "internal error of the view, see its log")
+            self._stop.wait(RETRY_S)
+
+
+class _Conversation:
+    """What is asked and answered over one connection."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        board: Board,
+        orders: queue.Queue[wire.Pause | wire.CatchUp],
+        stop: threading.Event,
+    ) -> None:
+        self._connection = connection
+        self._board = board
+        self._orders = orders
+        self._stop = stop
+        self._status_asked = 0.0
+        self._status_due = 0.0
+        self._look_asked = 0.0
+        self._look_due = 0.0
+        self._serial = 0
+
+    def hold(self) -> None:
+        """Ask and listen until told to stop.
+
+        Raises
+        ------
+        TransportError
+            When the daemon does not answer any more.
+        """
+        while not self._stop.is_set():
+            now = time.monotonic()
+            self._send_orders()
+            if self._status_asked and now - self._status_asked > ANSWER_S:
+                raise TransportError(
+                    f"the daemon at {self._board.endpoint} does not answer; if it has ended, start "
+                    "it with `refocusd run`"
+                )
+            if not self._status_asked and now >= self._status_due:
+                self._connection.send(wire.StatusRequest())
+                self._status_asked = now
+            wants_look = not self._look_asked or now - self._look_asked > REPEAT_LOOK_S
+            if wants_look and now >= self._look_due and self._board.is_watched:
+                self._connection.send(wire.Look(self._serial, self._board.wanted_side))
+                self._look_asked = now
+            received = self._connection.receive_parts(self._patience(now))
+            if received is not None:
+                self._on_message(*received)
+
+    def _patience(self, now: float) -> float:
+        """Seconds to listen until something else is due."""
+        due = [0.25]
+        if not self._status_asked:
+            due.append(self._status_due - now)
+        if not self._look_asked and self._board.is_watched:
+            due.append(self._look_due - now)
+        return max(0.001, min(due))
+
+    def _send_orders(self) -> None:
+        while True:
+            try:
+                self._connection.send(self._orders.get_nowait())
+            except queue.Empty:
+                return
+            self._status_due = 0.0  # what it did is wanted at once
+
+    def _on_message(self, message: wire.Message, part: memoryview | None) -> None:
+        now = time.monotonic()
+        if isinstance(message, wire.Status):
+            self._status_asked = 0.0
+            self._status_due = now + (STATUS_S if self._board.is_watched else IDLE_STATUS_S)
+            self._board.put_status(message)
+        elif isinstance(message, wire.Shown):
+            nbytes = part.nbytes if part is not None else 0
+            asked = self._look_asked or now
+            self._look_asked = 0.0
+            pace = BEHIND_FPS if self._board.is_behind else MAX_FPS
+            self._look_due = asked + max(1 / pace, nbytes / MAX_BYTES_PER_S)
+            self._serial = message.serial
+            halves = _halves(message, part)
+            if halves is None:
+                log.warning("a preview of %s came without its pixels", message.axes)
+            else:
+                self._board.put_preview(message, *halves)
+        elif isinstance(message, wire.Refused):
+            if "Hello" in message.reason:
+                # The daemon was started anew, and does not know this connection.
+                raise TransportError(f"the daemon at {self._board.endpoint} was started anew")
+            self._look_asked = self._status_asked = 0.0
+            self._look_due = self._status_due = now + 1.0
+            self._board.note("bad", f"the daemon refused: {message.reason}")
+
+
+def _halves(shown: wire.Shown, part: memoryview | None) -> tuple[Pixels, Pixels] | None:
+    """Raw and refocused pixels, or None if they are not what the header says."""
+    if part is None or shown.step < 1 or min(shown.height, shown.width) < 1:
+        return None
+    shape = (2, -(-shown.height // shown.step), -(-shown.width // shown.step))
+    dtype = np.dtype(shown.dtype)
+    if part.nbytes != shape[0] * shape[1] * shape[2] * dtype.itemsize:
+        return None
+    # Copied: the message's buffer is not kept.
+    both = np.frombuffer(part, dtype).reshape(shape).copy()
+    return both[0], both[1]
