@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
@@ -15,11 +16,14 @@ from refocusd.errors import InputError
 __all__ = [
     "Axes",
     "AxisValue",
+    "DType",
+    "FinalState",
     "Frame",
     "Metadata",
     "Pixels",
     "canonical_axes",
     "checked_pixels",
+    "checksum",
     "plain_axes",
 ]
 
@@ -30,6 +34,10 @@ Axes = Mapping[str, AxisValue]
 Metadata = Mapping[str, Any]
 #: Pixels of one frame: uint8 or uint16, shape (height, width), C-contiguous.
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+DType = Literal["uint8", "uint16"]
+#: How a frame ends in a run; what has no such state is pending.
+FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
 
 #: Smallest side of a frame, in pixels, that can hold a border and a structure.
 MIN_SIDE = 16
@@ -128,3 +136,8 @@ def checked_pixels(pixels: Any, *, what: str = "frame") -> Pixels:
             f"{what} is {array.shape[1]}×{array.shape[0]} px; the smallest side taken is {MIN_SIDE} px"
         )
     return np.ascontiguousarray(array, dtype=native)
+
+
+def checksum(pixels: NDArray[np.generic]) -> int:
+    """64-bit XXH3 of an array's bytes (about 20 GB/s: under half a ms for 8 MiB)."""
+    return xxhash.xxh3_64_intdigest(pixels.data.cast("B"))

@@ -13,9 +13,9 @@ from refocusd.daemon.acquisitions.lifecycle import Course
 from refocusd.daemon.acquisitions.state import Task
 from refocusd.daemon.events import DiskFull, Finished, GivenUp, SinkOpened, Written
 from refocusd.daemon.workers.pool import AT_HAND, Crew
-from refocusd.frame import Pixels
+from refocusd.frame import Pixels, checksum
 from refocusd.transport import messages as wire
-from refocusd.transport.ring import SharedRing, Slot, checksum
+from refocusd.transport.ring import SharedRing, Slot
 
 __all__ = ["ENGINE", "MAX_FRAMES", "ModelWriter", "Peer", "PlayedBroker", "Reading", "Story"]
 

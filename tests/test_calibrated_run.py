@@ -22,14 +22,14 @@ from recordings_on_disk import write_ndtiff
 from scipy.ndimage import gaussian_filter
 
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.output.dataset import made_by
+from refocusd.datasets.run_folder import made_by
 from refocusd.formats.open_recording import open_recording
+from refocusd.frame import checksum
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.profiles.profile import CameraSection, Measured, Microscope, Profile, save_profile
 from refocusd.sources.feed import Feed
 from refocusd.sources.replay import replay
 from refocusd.transport import messages as wire
-from refocusd.transport.ring import checksum
 
 SIDE = 192
 FRAME = {"Camera": "Zyla", "Binning": 1, "PixelSizeUm": 0.65, "ROI": f"0-0-{SIDE}-{SIDE}"}

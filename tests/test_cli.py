@@ -15,7 +15,7 @@ import tifffile
 from live import keys, read_all, stack, write_stack
 from PIL import Image
 
-from refocusd.daemon.output.dataset import LEDGER_COPY
+from refocusd.datasets.run_folder import LEDGER_COPY
 
 
 def refocusd(*arguments: object, tmp_path: Path, **more: Any) -> subprocess.CompletedProcess[str]:

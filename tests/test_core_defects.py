@@ -29,12 +29,12 @@ from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.workers.pool import Crew
 from refocusd.daemon.workers.supervisor import MAX_FAILED_STARTS, Supervisor
 from refocusd.errors import TransportError
+from refocusd.frame import checksum
 from refocusd.ledger import Ledger, is_marked, ledger_path
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.feed import Feed
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
-from refocusd.transport.ring import checksum
 from refocusd.transport.secure.keys import KeyStore, load_client_keys
 
 SIDE = 64

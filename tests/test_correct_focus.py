@@ -18,9 +18,9 @@ from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
 from refocusd.errors import ConfigError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.imaging.defocus import DEFAULT_OPTICS, depth_of_field_um
-from refocusd.imaging.focus_tracker import FocusAdvice
 from refocusd.sources.focus_hook import METADATA_KEY, FocusHook, FocusLimits
 from refocusd.transport import messages as wire
+from refocusd.transport.records import FocusAdvice
 
 #: Half of it on either side is in focus.
 DEPTH_UM = depth_of_field_um(DEFAULT_OPTICS)

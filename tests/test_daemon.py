@@ -28,7 +28,7 @@ from live import (
 )
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
-from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE
+from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.formats.open_recording import open_recording
 from refocusd.ledger import Ledger
 from refocusd.sources.replay import replay

@@ -17,7 +17,7 @@ from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
 
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.output.dataset import RUN_FILE
+from refocusd.datasets.run_folder import RUN_FILE
 from refocusd.ledger import is_marked
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from live import opened, pump_until, quick_settings, read_all, running, source
 
 from refocusd.daemon.acquisitions.focus_monitor import FocusWatch, stage_um
+from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition, Lane
 from refocusd.daemon.daemon import daemon_status
 from refocusd.demo.specimen import Specimen
 from refocusd.imaging.defocus import LIMIT_UM, DefocusEstimate
-from refocusd.imaging.focus_tracker import FocusTracker
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Selection
 from refocusd.profiles.profile import Measured, Microscope, Profile, PsfSection

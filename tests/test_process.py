@@ -16,7 +16,7 @@ from finished import blurred, key, raw_dataset, refocusd, snapshot, told, verify
 from live import keys, opened, pump_until, quick_settings, read_all, running, source, write_stack
 from test_resume import stop_midway, written
 
-from refocusd.daemon.output.dataset import RUN_FILE
+from refocusd.datasets.run_folder import RUN_FILE
 
 
 def run_file(output: Path) -> Any:

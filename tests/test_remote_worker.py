@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from proxy import Proxy
 
 from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.frame import Pixels
+from refocusd.frame import Pixels, checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
-from refocusd.transport.ring import Slot, checksum
+from refocusd.transport.ring import Slot
 from refocusd.transport.secure.keys import load_client_keys
 from refocusd.worker.remote import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, BackOff
 from refocusd.worker.worker import serve

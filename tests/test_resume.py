@@ -29,7 +29,7 @@ from live import keys, opened, pump_until, quick_settings, read_all, running, so
 from recordings_on_disk import write_ndtiff
 
 import refocusd as package
-from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE
+from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.reader import NDTiffReader

@@ -21,7 +21,7 @@ from finished import (
 )
 from live import opened, pump_until, quick_settings, running, source, stack
 
-from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE
+from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.ledger import Ledger, mark_open
 

@@ -11,7 +11,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from refocusd.daemon.output.dataset import LEDGER_COPY
+from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import Quality, compare, focus_score
 from refocusd.ledger import Attempt, Ledger

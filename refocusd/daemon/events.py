@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from refocusd.transport.messages import EngineInfo, FinalState, FrameFacts
+from refocusd.frame import FinalState
+from refocusd.transport.messages import EngineInfo, FrameFacts
 
 __all__ = [
     "CatchUpFailed",

@@ -19,13 +19,20 @@ from typing import Any
 
 import msgspec
 
-from refocusd.daemon.output.dataset import LEDGER_COPY, RUN_FILE, made_by
+from refocusd.datasets.run_folder import (
+    LEDGER_COPY,
+    REFOCUSED_NAME,
+    RUN_FILE,
+    SUFFIX,
+    made_by,
+    refocused_path,
+)
 from refocusd.errors import InputError, LedgerError, OutputError
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.raw_frames import RawFrames, open_raw
+from refocusd.frame import checksum
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
-from refocusd.transport.ring import checksum
 
 __all__ = [
     "Dataset",
@@ -43,7 +50,6 @@ __all__ = [
 #: Beside refocused frames of a recording that is no NDTiff dataset: where that lies.
 RECORDING_FILE = "refocusd-recording.json"
 #: What is behind the name of the raw dataset: the mark, a second run's, a format's.
-_REFOCUSED = re.compile(r"_refocused(_[0-9a-f]{8})?(\.ome)?(\.zarr)?$")
 #: Files that the writer of a dataset holds locked: NDTiff's index; that of OME-Zarr.
 _LOCKS = ("NDTiff.index", "refocusd/frames.lock")
 #: For ids of acquisitions that refocusd did not see being acquired.
@@ -179,7 +185,7 @@ def refuse_refocused(frames: RawFrames) -> None:
 
 def output_for(frames: RawFrames, folder: Path | None = None) -> Path:
     """Where the first run's refocused frames go: ``<name>_refocused`` beside raw, or in `folder`."""
-    return (folder or frames.place.parent).resolve() / f"{frames.name}_refocused"
+    return refocused_path((folder or frames.place.parent).resolve() / frames.name)
 
 
 def outputs_of(
@@ -192,12 +198,12 @@ def outputs_of(
     """
     first = {output_for(frames), output_for(frames, folder)}
     # What the daemon itself calls it.
-    first.add(frames.path.with_name(frames.path.name + "_refocused"))
+    first.add(refocused_path(frames.path))
     folders = [
         beside
         for place in sorted(first)
         for beside in sorted(place.parent.glob(glob.escape(place.name) + "*"))
-        if _REFOCUSED.fullmatch("_refocused" + beside.name.removeprefix(place.name))
+        if REFOCUSED_NAME.fullmatch(SUFFIX + beside.name.removeprefix(place.name))
     ]
     folders += [Path(open_.output) for open_ in _open_acquisitions(frames, ledgers) if open_.output]
     found: dict[Path, Output] = {}
@@ -322,7 +328,7 @@ def _raw_of(output: Output) -> tuple[Path | None, str, tuple[str, ...]]:
         return None, "", ()
     recorded = Path(output.raw)
     beside = output.path.parent
-    named_alike = _REFOCUSED.sub("", output.path.name)
+    named_alike = REFOCUSED_NAME.sub("", output.path.name)
     for candidate in (beside / _last_part(output.raw), recorded, beside / named_alike):
         if candidate == output.path or not candidate.exists():
             continue

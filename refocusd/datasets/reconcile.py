@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from refocusd.errors import InputError
-from refocusd.ledger import Fate
+from refocusd.ledger import WRITTEN, Fate
 
-__all__ = ["WRITTEN", "Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
+__all__ = ["Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
 
 ProblemKind = Literal[
     "failed",
@@ -33,8 +33,6 @@ ProblemKind = Literal[
 Checksum = Callable[[str], int]
 #: Begin of the reason of frames that were skipped as they could not be caught up later.
 NO_RAW = "no raw"
-#: States of frames whose pixels are in the refocused dataset.
-WRITTEN = frozenset({"refocused", "passed_through"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from refocusd.formats.ndtiff.layout import INDEX_NAME, read_record
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr, read_lines
 from refocusd.formats.raw_frames import open_raw
 from refocusd.formats.read_back import read_back
-from refocusd.frame import canonical_axes
+from refocusd.frame import canonical_axes, checksum
 from refocusd.ledger import Fate
-from refocusd.transport.ring import checksum
 
 __all__ = ["RunCheck", "check_run"]
 

@@ -10,7 +10,8 @@ from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, fine, not_applicable
 from refocusd.doctor.trial import RingOrder, RingReport, TrialError, attempt
 from refocusd.errors import TransportError
-from refocusd.transport.ring import PAGE, SharedRing, checksum
+from refocusd.frame import checksum
+from refocusd.transport.ring import PAGE, SharedRing
 
 __all__ = ["TRIAL_S", "ring"]
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from refocusd.config import EngineOptions
 from refocusd.errors import RefocusdError
-from refocusd.transport.ring import RingAddress, SharedRing, checksum
+from refocusd.frame import checksum
+from refocusd.transport.ring import RingAddress, SharedRing
 
 __all__ = ["EngineOrder", "EngineReport", "RingOrder", "RingReport", "TrialError", "attempt"]
 

@@ -18,8 +18,7 @@ from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.ndtiff.recording import ndtiff_folder
 from refocusd.formats.open_recording import open_recording
 from refocusd.formats.recording import Recording
-from refocusd.frame import Frame, canonical_axes
-from refocusd.transport.messages import DType
+from refocusd.frame import DType, Frame, canonical_axes
 
 __all__ = ["NDTiffFrames", "RawFrames", "RecordingFrames", "open_raw"]
 

@@ -27,7 +27,7 @@ What it can and cannot do, measured on simulated specimens and optics that the n
 - **No sign**: the OTF of a defocused plane is the same above and below focus.  Spherical
   aberration breaks that in theory, but the side that fits better was the right one in little
   more than half of the frames with 0.4 waves of it, so it is not used.  The direction
-  comes from several frames: `refocusd.imaging.focus_tracker`.
+  comes from several frames: `refocusd.daemon.acquisitions.focus_tracker`.
 
 The other way to a distance, a profile's focus curve (`refocusd_calibration.focus.curve`) on
 the ratio of the focus scores before and after, was three to thirty times worse on the same

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AcquisitionNote", "Attempt", "Fate", "RunNote"]
+__all__ = ["WRITTEN", "AcquisitionNote", "Attempt", "Fate", "RunNote"]
+
+#: States of frames whose pixels are in the refocused dataset.
+WRITTEN = frozenset({"refocused", "passed_through"})
 
 
 @dataclass(frozen=True, slots=True)

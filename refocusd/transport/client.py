@@ -19,7 +19,7 @@ import numpy as np
 import zmq
 
 from refocusd.errors import InputError, TransportError
-from refocusd.frame import Pixels
+from refocusd.frame import Pixels, checksum
 from refocusd.transport.messages import (
     PROTOCOL,
     Advice,
@@ -40,7 +40,7 @@ from refocusd.transport.messages import (
     decode,
     encode,
 )
-from refocusd.transport.ring import SharedRing, Slot, checksum
+from refocusd.transport.ring import SharedRing, Slot
 from refocusd.transport.secure.keys import ClientKeys
 from refocusd.transport.secure.link import link_of
 

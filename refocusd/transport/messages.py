@@ -31,13 +31,12 @@ from typing import Annotated, Literal
 import msgspec
 
 from refocusd.errors import TransportError
+from refocusd.frame import DType, FinalState
 from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
-    DType,
     EngineInfo,
     Engines,
-    FinalState,
     FocusAdvice,
     FocusOptics,
     FrameFacts,

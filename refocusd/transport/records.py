@@ -6,15 +6,13 @@ from typing import Literal
 
 import msgspec
 
-from refocusd.imaging.focus_tracker import FocusAdvice
+from refocusd.frame import DType
 
 __all__ = [
     "AcquisitionStatus",
     "Counts",
-    "DType",
     "EngineInfo",
     "Engines",
-    "FinalState",
     "FocusAdvice",
     "FocusOptics",
     "FrameFacts",
@@ -22,9 +20,6 @@ __all__ = [
     "Message",
     "WorkerStatus",
 ]
-
-FinalState = Literal["refocused", "passed_through", "skipped", "failed"]
-DType = Literal["uint8", "uint16"]
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -82,6 +77,49 @@ class Engines(EngineInfo, frozen=True):
     def of_channel(self, channel: str) -> EngineInfo:
         """What made a frame: `channel` is one of `channels`, or empty for any other."""
         return self.channels[channel] if channel else self
+
+
+class FocusAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the stage is from focus, and what is known of the direction.
+
+    Parameters
+    ----------
+    offset_um : float
+        To be added to the stage's z.  Where the direction is not known only its size means
+        something, and it is positive.
+    uncertainty_um : float
+        Standard uncertainty (k = 1).
+    direction_known : bool
+    confidence : float
+        0 to 1, of the distance.
+    beyond : bool
+        The distance is at least that, and may be anything more.
+    in_focus : bool
+        Within half the depth of field.
+    estimates : int
+        That the advice rests on since the stage last moved.
+    stage_um : float or None
+        Where the stage stood; None if no frame said so.
+    drift_um_per_min, drift_uncertainty_um_per_min : float or None
+        Of the focal plane in stage coordinates; None while not known.
+    depth_of_field_um : float
+        Full width.
+    text : str
+        All of it as one sentence.
+    """
+
+    offset_um: float
+    uncertainty_um: float
+    direction_known: bool
+    confidence: float
+    beyond: bool = False
+    in_focus: bool = False
+    estimates: int = 0
+    stage_um: float | None = None
+    drift_um_per_min: float | None = None
+    drift_uncertainty_um_per_min: float | None = None
+    depth_of_field_um: float = 0.0
+    text: str = ""
 
 
 class FocusOptics(msgspec.Struct, frozen=True):

@@ -27,12 +27,11 @@ from typing import Annotated, Self
 
 import msgspec
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from refocusd.errors import TransportError
 
-__all__ = ["RingAddress", "SharedRing", "Slot", "SlotAllocator", "checksum"]
+__all__ = ["RingAddress", "SharedRing", "Slot", "SlotAllocator"]
 
 #: Regions start on page boundaries, so that no two frames share a page.
 PAGE = 4096
@@ -82,11 +81,6 @@ class Slot(msgspec.Struct, frozen=True, array_like=True):
     def span(self) -> int:
         """Bytes of the ring that the slot takes."""
         return 2 * _pages(self.nbytes)
-
-
-def checksum(pixels: NDArray[np.generic]) -> int:
-    """64-bit XXH3 of an array's bytes (about 20 GB/s: under half a ms for 8 MiB)."""
-    return xxhash.xxh3_64_intdigest(pixels.data.cast("B"))
 
 
 class SharedRing:

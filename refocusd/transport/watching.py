@@ -6,12 +6,11 @@ from typing import Annotated
 
 import msgspec
 
+from refocusd.frame import DType, FinalState
 from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
-    DType,
     Engines,
-    FinalState,
     FrameFacts,
     Histogram,
     Message,

@@ -15,7 +15,7 @@ import zmq
 from refocusd.engines.engine import Engine
 from refocusd.engines.verdict import flux_ratio, verdict
 from refocusd.errors import DeviceLostError, RefocusdError, TransportError
-from refocusd.frame import Pixels
+from refocusd.frame import Pixels, checksum
 from refocusd.imaging.optics import Optics
 from refocusd.imaging.quality import focus_score
 from refocusd.profiles.hot_pixels import HotPixels
@@ -31,7 +31,6 @@ from refocusd.transport.messages import (
     Stop,
     Task,
 )
-from refocusd.transport.ring import checksum
 
 if TYPE_CHECKING:
     from refocusd.imaging.defocus import DefocusEstimate

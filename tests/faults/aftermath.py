@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.transport.ring import checksum
+from refocusd.frame import checksum
 
 __all__ = ["assert_raw_is_as_acquired", "assert_whole", "refocused_of", "resume", "verify"]
 

@@ -18,7 +18,7 @@ from pycromanager import Acquisition
 
 import refocusd
 from refocusd.demo.microscope import DemoMicroscope
-from refocusd.transport.ring import checksum
+from refocusd.frame import checksum
 
 __all__ = ["Order"]
 

@@ -20,9 +20,9 @@ from rig import ROUNDS, FaultyDaemon, until
 from test_flow import Raw
 
 from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.frame import checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection, Upload
-from refocusd.transport.ring import checksum
 
 FRAMES = 40
 #: How many earlier messages may come again, and how many may wait at a time.

@@ -19,6 +19,7 @@ from refocusd.cli.report import (
     run_figures,
 )
 from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
 from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label
 from refocusd.demo.specimen import Specimen
@@ -86,7 +87,7 @@ def _demo(arguments: argparse.Namespace) -> int:
         # Raw and refocused.
         check_free_space(output, 2 * free_space_needed(frame_nbytes, planned))
         done = [_acquire(scan, output, daemon.endpoint) for scan in scans]
-    datasets = [raw.with_name(raw.name + "_refocused") for raw, _ in done]
+    datasets = [refocused_path(raw) for raw, _ in done]
     figures = run_figures([counts for _, counts in done], read_attempts(datasets))
     comparisons, rows = _compare(specimen, scans, [raw for raw, _ in done])
     sheet = contact_sheet(
@@ -152,7 +153,7 @@ def _compare(
         for scan, path in zip(scans, raws, strict=True):
             with (
                 closing(NDTiffReader(path)) as raw,
-                closing(NDTiffReader(path.with_name(path.name + "_refocused"))) as refocused,
+                closing(NDTiffReader(refocused_path(path))) as refocused,
             ):
                 z_um = {event["axes"]["z"]: event["z"] for event in scan.events}
                 for key in refocused.axes_keys():

@@ -20,6 +20,7 @@ from refocusd.cli.report import (
 )
 from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
+from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_recording import open_recording
@@ -70,7 +71,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
     with open_recording(arguments.path) as recording:
         plan = recording.plan()
-        output: Path = arguments.output / f"{recording.name}_refocused"
+        output: Path = refocused_path(arguments.output / recording.name)
         if output.exists():
             raise OutputError(
                 f"{output} exists already; choose another --output, or move it away: nothing is "

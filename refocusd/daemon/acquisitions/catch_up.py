@@ -13,14 +13,13 @@ from typing import Protocol
 
 from refocusd.config import Settings
 from refocusd.daemon.events import CatchUpFailed, Mailbox
-from refocusd.datasets.reconcile import WRITTEN
 from refocusd.errors import InputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_growing import open_growing
 from refocusd.formats.read_back import read_back
 from refocusd.frame import Frame
-from refocusd.ledger import Ledger, ledger_path
+from refocusd.ledger import WRITTEN, Ledger, ledger_path
 from refocusd.transport.client import SILENCE_S, Connection, Upload
 from refocusd.transport.messages import Open
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.errors import ConfigError
 from refocusd.imaging.defocus import (
@@ -28,10 +29,10 @@ from refocusd.imaging.defocus import (
     optics_error,
     optics_of,
 )
-from refocusd.imaging.focus_tracker import FocusAdvice, FocusTracker
 from refocusd.imaging.optics import Optics
 from refocusd.profiles.profile import Profile
 from refocusd.transport import messages as wire
+from refocusd.transport.records import FocusAdvice
 
 __all__ = ["FocusWatch"]
 

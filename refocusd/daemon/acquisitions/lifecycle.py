@@ -22,8 +22,9 @@ from refocusd.daemon.events import DiskFull, GivenUp, SinkOpened, Written
 from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.workers.pool import Send
 from refocusd.errors import TransportError
+from refocusd.frame import checksum
 from refocusd.transport import messages as wire
-from refocusd.transport.ring import SharedRing, checksum
+from refocusd.transport.ring import SharedRing
 
 __all__ = ["Course"]
 

@@ -6,16 +6,9 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from refocusd.frame import FinalState
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import (
-    MAX_CALIBRATIONS,
-    Counts,
-    Engines,
-    FinalState,
-    FocusAdvice,
-    Open,
-    Submit,
-)
+from refocusd.transport.messages import MAX_CALIBRATIONS, Counts, Engines, FocusAdvice, Open, Submit
 from refocusd.transport.ring import Slot
 
 __all__ = ["Acquisition", "Lane", "Task", "WorkerPeer"]

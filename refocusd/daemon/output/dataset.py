@@ -16,11 +16,13 @@ import msgspec
 
 from refocusd import __version__
 from refocusd.config import Settings
+from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, made_by, notes_of, output_of
 from refocusd.errors import InputError, OutputError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.open_sink import append_sink, create_sink
 from refocusd.formats.read_back import read_back
 from refocusd.formats.sink import Sink
+from refocusd.frame import FinalState
 from refocusd.ledger import (
     Ledger,
     is_marked,
@@ -31,41 +33,15 @@ from refocusd.ledger import (
     unmark,
 )
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import Engines, FinalState, Open
+from refocusd.transport.messages import Engines, Open
 
-__all__ = ["LEDGER_COPY", "RUN_FILE", "Place", "made_by", "notes_of", "output_of"]
+__all__ = ["Place"]
 
 log = logging.getLogger(__name__)
 
-#: Beside the refocused frames: the ledger's copy, and what made them.
-LEDGER_COPY = "refocusd-ledger.sqlite"
-RUN_FILE = "refocusd.json"
 #: How often the free disk space is looked at, and the ledger copied beside the output.
 LOOK_AT_DISK_S = 1.0
 COPY_LEDGER_S = 60.0
-
-
-def output_of(open_: Open) -> Path:
-    """Where an acquisition's refocused dataset goes: ``<raw>_refocused`` unless named."""
-    if open_.output:
-        return Path(open_.output)
-    raw = Path(open_.raw)
-    return raw.with_name(raw.name + "_refocused")
-
-
-def notes_of(output: Path) -> Path:
-    """Folder of our own files about a refocused dataset: within an OME-Zarr, a group of ours."""
-    ours = output / "refocusd"
-    return ours if ours.is_dir() else output
-
-
-def made_by(output: Path) -> dict[str, Any]:
-    """What `RUN_FILE` beside refocused frames says; empty if there is none of ours."""
-    try:
-        said = json.loads((notes_of(output) / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 @dataclass(slots=True)
@@ -236,7 +212,7 @@ def _choose(settings: Settings, open_: Open, run: str) -> tuple[Path, bool]:
 
     A second run of an acquisition gets a folder of its own beside the first.
     """
-    first = output_of(open_)
+    first = output_of(open_.raw, open_.output)
     for output in (first, first.with_name(f"{first.name}_{run[:8]}")):
         if not output.exists() or not any(output.iterdir()):
             return output, False

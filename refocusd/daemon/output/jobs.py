@@ -12,16 +12,9 @@ import msgspec
 
 from refocusd import __version__
 from refocusd.errors import OutputError
+from refocusd.frame import FinalState
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import (
-    EngineInfo,
-    Engines,
-    FinalState,
-    FocusAdvice,
-    FrameFacts,
-    Open,
-    Submit,
-)
+from refocusd.transport.messages import EngineInfo, Engines, FocusAdvice, FrameFacts, Open, Submit
 
 __all__ = [
     "CloseSink",

@@ -12,8 +12,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.frame import Pixels
-from refocusd.transport.messages import FinalState, FrameFacts, Open, Shown, Submit
+from refocusd.frame import FinalState, Pixels
+from refocusd.transport.messages import FrameFacts, Open, Shown, Submit
 
 __all__ = ["Preview"]
 

@@ -34,19 +34,11 @@ from refocusd.daemon.output.jobs import (
 )
 from refocusd.daemon.output.preview import Preview
 from refocusd.errors import DiskFullError, RefocusdError, TransportError
-from refocusd.frame import Pixels
+from refocusd.frame import FinalState, Pixels, checksum
 from refocusd.ledger import Attempt
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import (
-    EngineInfo,
-    Engines,
-    FinalState,
-    FocusAdvice,
-    FrameFacts,
-    Open,
-    Submit,
-)
-from refocusd.transport.ring import SharedRing, checksum
+from refocusd.transport.messages import EngineInfo, Engines, FocusAdvice, FrameFacts, Open, Submit
+from refocusd.transport.ring import SharedRing
 
 __all__ = ["Writer"]
 

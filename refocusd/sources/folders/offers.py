@@ -10,13 +10,13 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from refocusd.datasets.run_folder import made_by, refocused_path
 from refocusd.formats.growing import GrowingDataset
 from refocusd.formats.ndtiff.growing import FULL_RESOLUTION
-from refocusd.transport.ring import checksum
+from refocusd.frame import checksum
 
 __all__ = ["Offer", "acquisition_id", "output_beside", "refocused_as"]
 
-_RUN_FILE = "refocusd.json"
 #: That of `refocusd process`: both give a dataset the same id.
 _NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 
@@ -43,21 +43,13 @@ class Offer:
 def output_beside(path: Path) -> Path:
     """Where the refocused frames of a raw dataset go."""
     place = path.parent if path.name == FULL_RESOLUTION else path
-    return place.with_name(place.name + "_refocused")
+    return refocused_path(place)
 
 
 def refocused_as(path: Path) -> str:
     """The acquisition that a dataset was (partly) refocused as; empty if it never was."""
-    output = output_beside(path)
-    for file in (output / "refocusd" / _RUN_FILE, output / _RUN_FILE):
-        try:
-            said = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        acquisition = said.get("acquisition") if isinstance(said, dict) else None
-        if isinstance(acquisition, str):
-            return acquisition
-    return ""
+    acquisition = made_by(output_beside(path)).get("acquisition")
+    return acquisition if isinstance(acquisition, str) else ""
 
 
 def acquisition_id(dataset: GrowingDataset, first: str) -> str:

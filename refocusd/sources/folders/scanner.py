@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.open_growing import kind_of
 
@@ -29,8 +29,6 @@ MAX_PULSES = 256
 RESTLESS_S = 5.0
 #: Every folder is listed again so often: some shares do not date their folders.
 RELIST_S = 60.0
-_OURS = re.compile(r"_refocused(_[0-9a-f]{8})?(\.ome)?(\.zarr)?$|\.zarr$")
-_RUN_FILE = "refocusd.json"
 
 #: Sizes and times of the files that grow.
 Pulse = tuple[tuple[str, int, int], ...]
@@ -141,7 +139,7 @@ class Scanner:
             self._folders.setdefault(inner, _Folder(known.depth + 1))
 
     def _note(self, folder: Path, names: list[str], found: list[Found]) -> None:
-        if folder in self._pulses or _RUN_FILE in names or _OURS.search(folder.name):
+        if folder in self._pulses or RUN_FILE in names or _not_raw(folder.name):
             return
         pulse = pulse_of(folder)
         if pulse:
@@ -150,7 +148,7 @@ class Scanner:
             found.append(Found(folder, pulse, new=True))
 
     def _enters(self, entry: os.DirEntry[str], depth: int) -> bool:
-        if depth > MAX_DEPTH or entry.name.startswith(".") or _OURS.search(entry.name):
+        if depth > MAX_DEPTH or entry.name.startswith(".") or _not_raw(entry.name):
             return False
         try:
             if not entry.is_dir():
@@ -201,3 +199,8 @@ def _is_junction(entry: os.DirEntry[str]) -> bool:
     # Python 3.12 and later; before, Windows' junctions are followed to the bounded depth.
     check = getattr(entry, "is_junction", None)
     return bool(check and check())
+
+
+def _not_raw(name: str) -> bool:
+    """A folder of ours, or the chunks of an OME-Zarr, by its name."""
+    return bool(REFOCUSED_NAME.search(name)) or name.endswith(".zarr")

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refocusd.datasets.run_folder import SUFFIX
 from refocusd.errors import InputError
 from refocusd.formats.open_recording import open_recording
 from refocusd.formats.recording import Recording
@@ -41,7 +42,6 @@ REGISTERED_SIDE = 512
 _TIFFS = frozenset({".tif", ".tiff", ".btf"})
 #: In the name of refocusd's own output, which lies beside the raw data: a network must not learn
 #: from what a network made.
-_REFOCUSED = "_refocused"
 #: What names the channel where each is a file of its own: ``C1-`` in front (ImageJ), ``_C1``,
 #: ``_w1`` and ``_w1DAPI`` (MetaMorph), ``_ch00``, ``_channel001``, or a common dye.  A well of
 #: three characters, ``_C01``, is none.
@@ -228,7 +228,7 @@ def _recordings(folder: Path, found: Stacks) -> Iterator[Recording]:
 
 
 def _opened(path: Path, found: Stacks, *, zarr: bool = False) -> Iterator[Recording]:
-    if _REFOCUSED in path.name:
+    if SUFFIX in path.name:
         found.skip("recording that refocusd has written")
         return
     try:

@@ -8,8 +8,6 @@ of focus on a grid (a histogram filter: Thrun, Burgard and Fox, Probabilistic Ro
 sides alike.  As long as the stage has not moved both sides are equal, and the advice says
 that the direction is not known.  That all distances may be wrong by one common factor
 (assumed optics) is a second dimension of the grid.
-
-numpy only: every peer of the wire may import this.
 """
 
 from __future__ import annotations
@@ -22,10 +20,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from refocusd.transport.records import FocusAdvice
+
 if TYPE_CHECKING:  # needs SciPy, which who only carries an advice does not
     from refocusd.imaging.defocus import DefocusEstimate
 
-__all__ = ["FocusAdvice", "FocusTracker"]
+__all__ = ["FocusTracker"]
 
 Floats = NDArray[np.float64]
 
@@ -65,49 +65,6 @@ DRIFT_ESTIMATES = 8
 DRIFT_S = 60.0
 #: Estimates that the drift is taken from.
 REMEMBERED = 128
-
-
-class FocusAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the stage is from focus, and what is known of the direction.
-
-    Parameters
-    ----------
-    offset_um : float
-        To be added to the stage's z.  Where the direction is not known only its size means
-        something, and it is positive.
-    uncertainty_um : float
-        Standard uncertainty (k = 1).
-    direction_known : bool
-    confidence : float
-        0 to 1, of the distance.
-    beyond : bool
-        The distance is at least that, and may be anything more.
-    in_focus : bool
-        Within half the depth of field.
-    estimates : int
-        That the advice rests on since the stage last moved.
-    stage_um : float or None
-        Where the stage stood; None if no frame said so.
-    drift_um_per_min, drift_uncertainty_um_per_min : float or None
-        Of the focal plane in stage coordinates; None while not known.
-    depth_of_field_um : float
-        Full width.
-    text : str
-        All of it as one sentence.
-    """
-
-    offset_um: float
-    uncertainty_um: float
-    direction_known: bool
-    confidence: float
-    beyond: bool = False
-    in_focus: bool = False
-    estimates: int = 0
-    stage_um: float | None = None
-    drift_um_per_min: float | None = None
-    drift_uncertainty_um_per_min: float | None = None
-    depth_of_field_um: float = 0.0
-    text: str = ""
 
 
 class FocusTracker:

@@ -1,0 +1,51 @@
+"""Names of a refocused dataset and of our own files in it: in one place."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "LEDGER_COPY",
+    "REFOCUSED_NAME",
+    "RUN_FILE",
+    "SUFFIX",
+    "made_by",
+    "notes_of",
+    "output_of",
+    "refocused_path",
+]
+
+SUFFIX = "_refocused"
+#: The end of a refocused dataset's name: a second run beside the first has its id there.
+REFOCUSED_NAME = re.compile(rf"{SUFFIX}(_[0-9a-f]{{8}})?(\.ome)?(\.zarr)?$")
+#: Beside the refocused frames: the ledger's copy, and what made them.
+LEDGER_COPY = "refocusd-ledger.sqlite"
+RUN_FILE = "refocusd.json"
+
+
+def refocused_path(raw: Path) -> Path:
+    """Where the refocused dataset of a raw one goes, unless another place is named."""
+    return raw.with_name(raw.name + SUFFIX)
+
+
+def output_of(raw: str, output: str = "") -> Path:
+    """Where an acquisition's refocused dataset goes: ``<raw>_refocused`` unless named."""
+    return Path(output) if output else refocused_path(Path(raw))
+
+
+def notes_of(output: Path) -> Path:
+    """Folder of our own files about a refocused dataset: within an OME-Zarr, a group of ours."""
+    ours = output / "refocusd"
+    return ours if ours.is_dir() else output
+
+
+def made_by(output: Path) -> dict[str, Any]:
+    """What `RUN_FILE` beside refocused frames says; empty if there is none of ours."""
+    try:
+        said = json.loads((notes_of(output) / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
