@@ -36,7 +36,7 @@ from refocusd.transport.messages import Look, Shown
 
 __all__ = ["main"]
 
-WRITER = Path(__file__).resolve().parent.parent / "tests" / "java_ndtiff.py"
+WRITER = Path(__file__).resolve().parent.parent / "tests" / "support" / "java_ndtiff.py"
 RESULT = Path(__file__).resolve().parent / "results" / "follow.json"
 GOAL_MS = 200.0
 #: How long the daemon may take to close the acquisition after the last frame.

@@ -27,7 +27,10 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # The targets are those of the tests.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+_TESTS = Path(__file__).resolve().parent.parent / "tests"
+sys.path[:0] = [
+    str(_TESTS / room) for room in ("support", "datasets", "formats", "models", "transport")
+]
 
 import psutil
 from fuzzing import Target, fuzz

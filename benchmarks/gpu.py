@@ -355,7 +355,10 @@ def gpu_tests(folder: Path) -> dict[str, str]:
     # Warnings of versions that are not ours to choose here fail no test.
     how = ["-m", "gpu", "-q", "--noconftest", "-p", "no:cacheprovider", "-W", "default"]
     found: dict[str, str] = {}
-    for name, why_not in (("tests/test_cuda.py", ""), ("tests/test_tensorrt.py", probe())):
+    for name, why_not in (
+        ("tests/engines/test_cuda.py", ""),
+        ("tests/engines/test_tensorrt.py", probe()),
+    ):
         if why_not:
             found[name] = f"not run: {why_not}"
             continue

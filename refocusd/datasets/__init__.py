@@ -1,1 +1,1 @@
-"""TODO."""
+"""A raw dataset with its refocused datasets and ledgers: found, reconciled, verified."""

@@ -24,7 +24,7 @@ class Sink(Protocol):
 
     A frame is in the dataset, readable by others and safe from a killed
     process, when `write` returns.  What every implementation promises is
-    tested for all of them alike (``tests/test_sinks_common.py``).
+    tested for all of them alike (``tests/formats/test_sinks_common.py``).
     """
 
     @property

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Model bundles: described, checked, installed, found.  Nothing in one is ever executed."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Child processes: started, kept alive, ended with their parent."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The camera: gain, read noise, offset, hot pixels, flat field (EMVA 1288)."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""`refocusd calibrate ...` on the command line."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Through-focus response: best focus, tilt, depth of field, backlash, drift."""

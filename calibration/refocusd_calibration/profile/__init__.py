@@ -1,1 +1,1 @@
-"""TODO."""
+"""Profiles: written, shown, compared."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The point spread function against defocus, from beads or matched planes."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""One sub-command a file; each adds itself to the parser with `register`."""

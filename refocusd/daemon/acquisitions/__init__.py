@@ -1,1 +1,1 @@
-"""TODO."""
+"""One acquisition in the daemon: opened, scheduled, caught up, closed, described."""

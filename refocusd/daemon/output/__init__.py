@@ -1,1 +1,1 @@
-"""TODO."""
+"""The daemon's disk: one thread that owns sinks and ledgers."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""NDTiff 3.x: Micro-Manager's and pycromanager's format, and the default of our output."""

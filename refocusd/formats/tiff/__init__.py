@@ -1,1 +1,1 @@
-"""TODO."""
+"""TIFF, OME-TIFF, ImageJ and Micro-Manager's image stacks."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Folders where datasets appear: followed while they grow, offered when finished."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Micro-Manager's GUI over its Java bridge: acquisitions, live mode and snaps."""

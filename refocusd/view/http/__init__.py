@@ -1,1 +1,1 @@
-"""TODO."""
+"""The view's HTTP: server, routes, limits, guards, metrics."""

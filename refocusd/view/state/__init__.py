@@ -1,1 +1,1 @@
-"""TODO."""
+"""What the view knows of the daemon: asked by one thread, read by all requests."""

@@ -25,7 +25,7 @@ from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 F32 = EngineOptions(precision="f32", threads=1)
 
 

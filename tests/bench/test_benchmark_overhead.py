@@ -17,7 +17,7 @@ from benchmarks.overhead_acquisition import Condition
 from benchmarks.overhead_goals import goals
 from benchmarks.overhead_statistics import Pair, percentiles, slow_down
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 #: One of these words must be in the name of every number of the file.
 UNITS = {"ms", "s", "percent", "mib", "gib", "px", "frames", "count"}
 

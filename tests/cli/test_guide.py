@@ -22,7 +22,7 @@ from refocusd.config import Settings, load_settings
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.sources.pycromanager import Source
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted([*(DOCS / "guide").glob("*.md"), *(DOCS / "service").glob("*.md")])
 #: Programs of others that the guide uses.
 OTHERS = {
