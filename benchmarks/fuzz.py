@@ -27,10 +27,11 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # The targets are those of the tests.
-_TESTS = Path(__file__).resolve().parent.parent / "tests"
-sys.path[:0] = [
-    str(_TESTS / room) for room in ("support", "datasets", "formats", "models", "transport")
-]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "datasets"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "formats"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "models"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "transport"))
 
 import psutil
 from fuzzing import Target, fuzz
