@@ -13,6 +13,7 @@ import pytest
 import scipy.ndimage
 import tifffile
 import yaml
+from ability import cpu_engine
 from numpy.typing import NDArray
 from refocusd_training.evaluation import held_out_cases, scene_of
 from refocusd_training.simulate.blur import Defocus
@@ -109,7 +110,7 @@ def test_onnx_and_safetensors_hold_the_same_weights(bundle: ModelBundle) -> None
 def test_engines_reproduce_the_validation_tensors(
     bundle: ModelBundle, rdf: dict[str, Any], precision: Any
 ) -> None:
-    chosen = OpenVinoEngine(bundle, EngineOptions(precision=precision))
+    chosen = cpu_engine(bundle, precision)
     raws = np.load(bundle.folder / "validation_raw.npy")
     expected = np.load(bundle.folder / "validation_refocused.npy")
     tolerance = rdf["config"]["refocusd"]["tolerance"][chosen.description.precision]
