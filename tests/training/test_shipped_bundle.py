@@ -15,11 +15,11 @@ import tifffile
 import yaml
 from ability import cpu_engine
 from numpy.typing import NDArray
+from refocusd_training.data.split import load_split, split_digest
 from refocusd_training.evaluation import held_out_cases, scene_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import Scene, simulate_frame
-from refocusd_training.split import load_split, split_digest
 from safetensors.numpy import load_file
 
 from refocusd.config import EngineOptions
