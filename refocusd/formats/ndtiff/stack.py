@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.formats.ndtiff import layout as ndtiff
+from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-__all__ = ["FramePlace", "StackFile", "part_name", "stack_name", "write_all"]
+__all__ = ["StackFile", "part_name", "stack_name", "write_all"]
 
 PART = ".part"
-
-
-@dataclass(frozen=True, slots=True)
-class FramePlace:
-    """Where a frame's pixels and metadata start in their file, in bytes."""
-
-    pixels: int
-    metadata: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +66,11 @@ class StackFile:
         return cls(path, where, tail, frames=False)
 
     @classmethod
-    def after_frame(cls, path: Path, last: ndtiff.IndexRecord) -> StackFile:
+    def after_frame(cls, path: Path, last: ndtiff.IndexEntry) -> StackFile:
         """Open an existing file, to be continued behind its last indexed frame."""
-        tail = _Tail(last.end, last.ifd_offset + ndtiff.NEXT_IFD_POINTER)
+        ifd = last.offset - ndtiff.IFD_BYTES
+        # A NUL ends the frame's metadata.
+        tail = _Tail(last.end + 1, ifd + ndtiff.NEXT_IFD_POINTER)
         return cls(path, path, tail, frames=True)
 
     @staticmethod
@@ -84,16 +79,13 @@ class StackFile:
         if path.exists():
             path.replace(_part(path))
 
-    @property
-    def name(self) -> str:
-        """Name of the file, once it has a frame."""
-        return self._path.name
-
     def end_with(self, pixels: Pixels, metadata: bytes) -> int:
         """Length that the file would have with one more frame, in bytes."""
         return ndtiff.frame_end(self._committed.end, pixels, metadata)
 
-    def append(self, pixels: Pixels, metadata: bytes, pixel_size_um: float | None) -> FramePlace:
+    def append(
+        self, pixels: Pixels, metadata: bytes, pixel_size_um: float | None
+    ) -> ndtiff.IndexEntry:
         """Write a frame and link it into the chain of IFDs.
 
         Parameters
@@ -119,7 +111,11 @@ class StackFile:
             self._move(self._path)
         self._tail = _Tail(end, start + ndtiff.NEXT_IFD_POINTER)
         first_pixel = start + ndtiff.IFD_BYTES
-        return FramePlace(first_pixel, first_pixel + pixels.nbytes)
+        height, width = pixels.shape
+        form = PageFormat(height, width, pixels.dtype)
+        return ndtiff.IndexEntry(
+            self._path.name, first_pixel, form, first_pixel + pixels.nbytes, len(metadata)
+        )
 
     def commit(self) -> None:
         """Keep the frame that was appended."""

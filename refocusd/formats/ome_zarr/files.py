@@ -29,14 +29,9 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], object]] = []
 
-    @property
-    def dirty(self) -> bool:
-        """Whether something was changed that is neither kept nor undone."""
-        return bool(self._undo)
-
-    def on_undo(self, action: Callable[[], None]) -> None:
+    def on_undo(self, action: Callable[[], object]) -> None:
         """Have something done by `undo`; it must do no harm when done twice."""
         self._undo.append(action)
 

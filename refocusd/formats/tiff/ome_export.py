@@ -18,7 +18,7 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.disk_space import write_error
-from refocusd.formats.ome_zarr.scale import channel_label
+from refocusd.formats.scale import channel_label
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan, Frames
 from refocusd.frame import AxisValue, Pixels
 

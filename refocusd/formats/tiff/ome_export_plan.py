@@ -16,7 +16,7 @@ from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.ome_zarr.contents import common_axes
 from refocusd.formats.ome_zarr.layout import GRID
-from refocusd.formats.ome_zarr.scale import Scale, scale_of
+from refocusd.formats.scale import Scale, scale_of
 from refocusd.frame import Axes, AxisValue, Frame, canonical_axes
 
 __all__ = ["ExportFile", "ExportPlan", "FrameFormat", "Frames", "plan_export"]
