@@ -17,7 +17,7 @@ from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
 from refocusd.formats.ome_zarr.contents import Contents, read_contents
 from refocusd.formats.ome_zarr.description import Description
-from refocusd.formats.ome_zarr.files import Files, remove_file
+from refocusd.formats.ome_zarr.files import put, remove_file
 from refocusd.formats.ome_zarr.layout import (
     LOCK_NAME,
     OURS,
@@ -70,8 +70,9 @@ class OmeZarrSink(Sink):
         self._lock = lock
         self._frames = frames
         self._contents = contents
-        self._files = Files(path)
-        self._description = Description(self._files, path, summary, contents)
+        self._description = Description(path, summary, contents)
+        #: Chunk of a frame that is not complete.
+        self._in_flight = ""
 
     @classmethod
     def create(cls, path: Path, summary: Mapping[str, Any] | None = None) -> OmeZarrSink:
@@ -105,9 +106,8 @@ class OmeZarrSink(Sink):
                 on_failure.callback(lock.close)
                 lock_for_writing(lock)
                 _note_in_flight(lock, "")
-                files = Files(path)
-                files.put(f"{OWN_GROUP}/zarr.json", own)
-                files.put("zarr.json", documents.group_document({}))
+                put(path / OWN_GROUP / "zarr.json", own)
+                put(path / "zarr.json", documents.group_document({}))
                 # The list of frames comes last: a folder with one is a dataset.
                 frames = io.FileIO(frames_path(path), "x+")
                 on_failure.callback(frames.close)
@@ -145,11 +145,11 @@ class OmeZarrSink(Sink):
                 contents, landed = read_contents(path, in_flight)
                 frames = io.FileIO(frames_path(path), "r+")
                 on_failure.callback(frames.close)
-                frames.truncate(contents.end)
-                if in_flight and not landed:
-                    remove_file(path, in_flight)
                 sink = cls(path, summary, lock, frames, contents)
-                sink._description.renew(int(in_flight.partition("/")[0] or 0))
+                sink._description.recall()
+                sink._take_back("" if landed else in_flight)
+                touched = int(in_flight.partition("/")[0] or 0)
+                sink._description.restore(touched, contents.images.values())
                 on_failure.pop_all()
         except OSError as error:
             raise write_error(error, path, "opening the dataset for appending") from error
@@ -165,18 +165,33 @@ class OmeZarrSink(Sink):
         line = FrameLine(axes, image.number, place, (height, width), pixels.dtype.name)
         chunk = chunk_path(line)
         _note_in_flight(self._lock, chunk)
-        self._files.put_chunk(chunk, pixels.data.cast("B"))
-        self._description.put(image, line, pixels, metadata)
-        end = self._contents.end
-        self._files.on_undo(lambda: self._frames.truncate(end))
-        self._frames.seek(end)
+        self._in_flight = chunk
+        put(self.path / chunk, pixels.data.cast("B"))
+        looks = self._description.add(image, line, pixels, metadata)
         packed = pack_line(line, text)
+        self._frames.seek(self._contents.end)
         write_all(self._frames, packed)
-        self._files.keep()
-        self._contents.add(line, image, end + len(packed))
+        image.looks = looks
+        self._contents.add(line, image, self._contents.end + len(packed))
+        self._in_flight = ""
 
     def _undo(self) -> None:
-        self._files.undo()
+        if not self._in_flight:
+            return
+        self._take_back(self._in_flight)
+        touched = int(self._in_flight.partition("/")[0])
+        images = [image for image in self._contents.images.values() if image.number == touched]
+        self._description.restore(touched, images)
+        self._in_flight = ""
+
+    def _take_back(self, chunk: str) -> None:
+        """Remove a chunk and what stands behind the last frame of the list.
+
+        The pixels come first, so that on a full disk there is room for the documents.
+        """
+        if chunk:
+            remove_file(self.path, chunk)
+        self._frames.truncate(self._contents.end)
 
     def _close_files(self) -> None:
         self._frames.close()
