@@ -152,7 +152,7 @@ class NDTiffSink(Sink):
         record = ndtiff.pack_record(axes, entry, self._contents.end)
         self._index.seek(self._contents.end)
         write_all(self._index, record)
-        self._stack.commit()
+        self._stack.commit(entry)
         self._contents.add(axes, entry, self._contents.end + len(record))
 
     def _make_room(self, image: Pixels, metadata: bytes) -> None:
