@@ -10,8 +10,8 @@ from refocusd.errors import ConfigError
 from refocusd.frame import Pixels
 from refocusd.view.frames.encode import pixel_um
 from refocusd.view.frames.snapshot import auto_window
-from refocusd.view.state.board import Board, Preview
 from refocusd.view.state.link import DaemonLink
+from refocusd.view.state.view_state import Preview, ViewState
 
 __all__ = ["LayerImage", "layer_images", "show_in_napari"]
 
@@ -81,10 +81,10 @@ def show_in_napari(endpoint: str) -> int:
     napari = _napari()
     # With napari there is Qt.
     timers = importlib.import_module("qtpy.QtCore")
-    board = Board(endpoint)
+    state = ViewState(endpoint)
     viewer = napari.Viewer(title="refocusd")
-    shown = _Shown(napari, viewer, board)
-    with DaemonLink(board), board.page():
+    shown = _Shown(napari, viewer, state)
+    with DaemonLink(state), state.page():
         timer = timers.QTimer()
         timer.timeout.connect(shown.update)
         timer.start(PERIOD_MS)
@@ -106,19 +106,19 @@ def _napari() -> Any:
 class _Shown:
     """The two layers in a viewer: added with the first frame, updated with the next."""
 
-    def __init__(self, napari: Any, viewer: Any, board: Board) -> None:
+    def __init__(self, napari: Any, viewer: Any, state: ViewState) -> None:
         self._napari = napari
         self._viewer = viewer
-        self._board = board
+        self._state = state
         self._number = 0
         self._layers: dict[str, Any] = {}
 
     def update(self) -> None:
         """Show the newest frame, if it is a new one."""
-        self._board.looks(SIDE)
-        preview = self._board.newest()
+        self._state.looks(SIDE)
+        preview = self._state.newest()
         if preview is None:
-            self._viewer.status = self._board.link[1] or "waiting for the first frame"
+            self._viewer.status = self._state.link.reason or "waiting for the first frame"
             return
         if preview.number == self._number:
             return

@@ -12,12 +12,12 @@ from contextlib import closing, contextmanager
 import msgspec
 
 from refocusd.view.frames.datasets import Datasets
+from refocusd.view.http.app import view_app
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.http.routes import Routes
 from refocusd.view.http.server import ViewServer
-from refocusd.view.state.board import Board
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
+from refocusd.view.state.view_state import ViewState
 
 __all__ = ["Announcement", "announce", "serving", "until_asked"]
 
@@ -43,10 +43,10 @@ def serving(options: ViewOptions) -> Iterator[ViewServer]:
     ConfigError
         If the TLS files cannot be used.
     """
-    board = Board(options.endpoint)
-    with closing(Datasets(board)) as datasets, DaemonLink(board) as link:
-        routes = Routes(board, link, datasets, GpuMonitor())
-        with ViewServer(options, board, routes) as server:
+    state = ViewState(options.endpoint)
+    with closing(Datasets(state)) as datasets, DaemonLink(state) as link:
+        app = view_app(options, state, link, datasets, GpuMonitor())
+        with ViewServer(options, state, app) as server:
             log.info("live view: %s", server.url)
             yield server
 

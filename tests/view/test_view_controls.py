@@ -18,7 +18,7 @@ from view_process import ask, view_of, view_process
 from view_standin import Scene, StandIn
 
 from refocusd.transport import messages as wire
-from refocusd.view.http import stream
+from refocusd.view.http import events
 from refocusd.view.state import link
 
 # -- keyboard and controls ------------------------------------------------------------------
@@ -207,10 +207,10 @@ def test_fifteen_hundred_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerated: as fast as they come; `benchmarks/view.py` has the hour."""
-    for module in (link, stream):
+    for module in (link, events):
         monkeypatch.setattr(module, "MAX_FPS", 1000.0)
     monkeypatch.setattr(link, "MAX_BYTES_PER_S", 1e12)
-    monkeypatch.setattr(stream, "MAX_NOTICES_PER_S", 1000.0)
+    monkeypatch.setattr(events, "MAX_NOTICES_PER_S", 1000.0)
     corner = np.s_[:, :128, :128]
     small = replace(scene, raw=scene.raw[corner].copy(), refocused=scene.refocused[corner].copy())
     with (

@@ -29,10 +29,11 @@ from refocusd.view.frames.snapshot import scale_bar_um
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.process import ViewProcess
 from refocusd.view.serve import serving
-from refocusd.view.state.board import MAX_PREVIEWS, Board, News
 from refocusd.view.state.figures import StatusHistory, percentile_ms
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import _halves
+from refocusd.view.state.previews import MAX_PREVIEWS
+from refocusd.view.state.view_state import Link, ViewState
 
 TOKEN = "a-token-of-enough-characters"
 ENDPOINT = "tcp://127.0.0.1:9"
@@ -120,7 +121,7 @@ def test_over_tls_the_token_is_asked_for(tmp_path: Path) -> None:
         entry = get(port, f"/?token={TOKEN}")
         cookie = entry.getheader("Set-Cookie") or ""
         assert (entry.status, entry.getheader("Location")) == (303, "/")
-        assert {"HttpOnly", "SameSite=Strict", "Secure"} <= set(cookie.split("; "))
+        assert {"httponly", "samesite=strict", "secure"} <= set(cookie.lower().split("; "))
         assert get(port, "/", Cookie=cookie.partition(";")[0]).status == 200
         assert get(port, f"/api/status?token={TOKEN}").status == 401
         with pytest.raises((http.client.HTTPException, OSError)):
@@ -189,7 +190,7 @@ def test_a_scale_bar_is_a_round_number_and_fits() -> None:
         assert f"{bar:e}"[0] in "125"
 
 
-# -- board ----------------------------------------------------------------------------------
+# -- state ----------------------------------------------------------------------------------
 
 
 def shown(serial: int, axes: dict[str, Any], step: int = 1, metadata: str = "{}") -> wire.Shown:
@@ -211,29 +212,34 @@ def shown(serial: int, axes: dict[str, Any], step: int = 1, metadata: str = "{}"
 
 
 def test_the_newest_frame_of_each_channel_is_kept_and_no_more() -> None:
-    board = Board(ENDPOINT)
+    state = ViewState(ENDPOINT)
     pixels = np.zeros((64, 64), np.uint16)
     for number in range(200):
         axes = {"time": number, "channel": "AB"[number % 2], "position": number // 40}
-        board.put_preview(shown(number, axes), pixels, pixels)
-    newest = board.newest({"channel": "A", "position": 4})
+        state.put_preview(shown(number, axes), pixels, pixels)
+    newest = state.newest({"channel": "A", "position": 4})
     assert newest is not None
     assert newest.axes["time"] == 198
-    assert board.newest({"channel": "C"}) is None
+    assert state.newest({"channel": "C"}) is None
     for position in range(1000):
-        board.put_preview(shown(1, {"position": position}), pixels, pixels)
-    assert len(board._previews) <= MAX_PREVIEWS
-    assert len(board.focus()) <= 600
+        state.put_preview(shown(1, {"position": position}), pixels, pixels)
+    assert len(state._previews) <= MAX_PREVIEWS
+    assert len(state.focus) <= 600
 
 
-def test_waiting_ends_with_news_and_with_the_view() -> None:
-    board = Board(ENDPOINT)
-    known = board.news()
-    assert board.wait(known, 0.01) == known
-    board.set_link("connected")
-    assert board.wait(known, 5.0) != known
-    board.close()
-    assert board.wait(News(-2, -2), 5.0) == board.news()
+def test_pages_are_woken_by_news_and_by_the_views_end() -> None:
+    state = ViewState(ENDPOINT)
+    woken: list[int] = []
+    with state.page(lambda: woken.append(state.news.status)):
+        before = state.news
+        state.set_link(Link("connected", ""))
+        assert state.news != before
+        assert woken == [state.news.status]
+        state.close()
+        assert state.closed
+        assert len(woken) == 2
+    state.note("info", "nobody looks")
+    assert len(woken) == 2
 
 
 @pytest.mark.parametrize(
@@ -284,10 +290,10 @@ def _port(url: str) -> int:
 
 def test_napari_gets_two_layers_of_one_contrast_and_scale() -> None:
     scene = scene_of_nuclei()
-    board = Board(ENDPOINT)
+    state = ViewState(ENDPOINT)
     raw, refocused = scene.raw[0, ::4, ::4], scene.refocused[0, ::4, ::4]
-    board.put_preview(shown(1, {"z": 3}, 4, '{"PixelSizeUm": "0.5"}'), raw, refocused)
-    preview = board.newest()
+    state.put_preview(shown(1, {"z": 3}, 4, '{"PixelSizeUm": "0.5"}'), raw, refocused)
+    preview = state.newest()
     assert preview is not None
     layers = napari_layers.layer_images(preview)
     assert [layer.name for layer in layers] == ["raw", "refocused"]

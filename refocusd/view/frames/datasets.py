@@ -24,7 +24,7 @@ from refocusd.formats.read_back import read_back
 from refocusd.formats.recording import Recording
 from refocusd.frame import AxisValue, Frame, Pixels, canonical_axes
 from refocusd.transport.messages import AcquisitionStatus
-from refocusd.view.state.board import Board
+from refocusd.view.state.view_state import ViewState
 
 __all__ = ["Datasets", "FramePair", "FrameReader"]
 
@@ -77,6 +77,18 @@ class FramePair:
     refocused: Pixels | None
     metadata: Mapping[str, Any]
     made_by: Mapping[str, Any]
+
+    @property
+    def there(self) -> dict[str, Pixels]:
+        """The frames that are on disk, by ``raw`` and ``refocused``; at least one."""
+        both = {"raw": self.raw, "refocused": self.refocused}
+        return {name: pixels for name, pixels in both.items() if pixels is not None}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        height, width = next(iter(self.there.values())).shape
+        return height, width
 
 
 class _RecordingReader:
@@ -178,12 +190,12 @@ class Datasets:
 
     Parameters
     ----------
-    board : Board
+    state : ViewState
         Its status names the acquisitions and where they lie.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, state: ViewState) -> None:
+        self._state = state
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, _Open] = OrderedDict()
         self._pairs: OrderedDict[tuple[str, str], FramePair] = OrderedDict()
@@ -197,7 +209,7 @@ class Datasets:
         InputError
             If the daemon names no such acquisition.
         """
-        status = self._board.last_status
+        status = self._state.last_status
         details = status.details if status is not None else []
         for detail in reversed(details):
             if acquisition in ("", detail.id):
@@ -306,4 +318,4 @@ def _paths(detail: AcquisitionStatus) -> list[Path]:
 
 
 def _nbytes(pair: FramePair) -> int:
-    return sum(pixels.nbytes for pixels in (pair.raw, pair.refocused) if pixels is not None)
+    return sum(pixels.nbytes for pixels in pair.there.values())

@@ -49,13 +49,12 @@ class Window:
         return grey
 
 
-def auto_window(*frames: Pixels | None) -> Window:
+def auto_window(*frames: Pixels) -> Window:
     """One window for all frames, by percentiles of all their pixels (at most 2¹⁸ a frame)."""
     samples = []
     for frame in frames:
-        if frame is not None:
-            stride = max(1, math.ceil(math.sqrt(frame.size / (1 << 18))))
-            samples.append(frame[::stride, ::stride].ravel())
+        stride = max(1, math.ceil(math.sqrt(frame.size / (1 << 18))))
+        samples.append(frame[::stride, ::stride].ravel())
     low, high = np.percentile(np.concatenate(samples), (LOW_PERCENTILE, HIGH_PERCENTILE))
     return Window(float(low), max(float(high), float(low) + 1.0))
 
@@ -79,10 +78,9 @@ def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     window : Window, optional
         By default by percentiles of both frames.
     """
-    frames = [pixels for pixels in (pair.raw, pair.refocused) if pixels is not None]
-    names = [name for name in ("raw", "refocused") if getattr(pair, name) is not None]
-    window = window or auto_window(*frames)
-    height, width = frames[0].shape
+    frames = pair.there
+    window = window or auto_window(*frames.values())
+    height, width = pair.shape
     size = max(11, min(28, width // 40))
     font = ImageFont.load_default(size)
     line = round(size * 1.5)
@@ -91,11 +89,11 @@ def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     )
     draw = ImageDraw.Draw(whole)
     um = pixel_um(pair.metadata)
-    for index, (name, pixels) in enumerate(zip(names, frames, strict=True)):
+    for index, (name, pixels) in enumerate(frames.items()):
         left = index * (width + _GAP)
         whole.paste(Image.fromarray(window.grey(pixels)), (left, 0))
-        said = name if name == "raw" else _said_of(pair)
-        draw.text((left + 2, height + 4), said, _INK, font)
+        caption = name if name == "raw" else _caption_of(pair)
+        draw.text((left + 2, height + 4), caption, _INK, font)
     axes = ", ".join(f"{name} {value}" for name, value in json.loads(pair.key).items())
     shown = f"{pair.acquisition.name}: {axes}"
     counts = f"grey scale {window.low:.0f} to {window.high:.0f} counts, the same for both"
@@ -122,7 +120,7 @@ def _draw_scale_bar(
     draw.text((right - 4, top + line // 4), text, _INK, font, anchor="ra")
 
 
-def _said_of(pair: FramePair) -> str:
+def _caption_of(pair: FramePair) -> str:
     if pair.made_by.get("state") == "passed_through":
         return "passed through: already in focus"
     return "refocused (estimate)"
@@ -130,13 +128,12 @@ def _said_of(pair: FramePair) -> str:
 
 def tiff_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     """The counts of both frames as an ImageJ TIFF: channels raw and refocused."""
-    frames = [pixels for pixels in (pair.raw, pair.refocused) if pixels is not None]
-    names = [name for name in ("raw", "refocused") if getattr(pair, name) is not None]
-    window = window or auto_window(*frames)
+    frames = pair.there
+    window = window or auto_window(*frames.values())
     metadata: dict[str, Any] = {
         "axes": "CYX",
         "mode": "grayscale",
-        "Labels": names,
+        "Labels": list(frames),
         "Ranges": (window.low, window.high) * len(frames),
         "Info": json.dumps(_about(pair, window), ensure_ascii=True),
     }
@@ -147,7 +144,11 @@ def tiff_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
         resolution = (1 / um, 1 / um)
     output = io.BytesIO()
     tifffile.imwrite(
-        output, np.stack(frames), imagej=True, metadata=metadata, resolution=resolution
+        output,
+        np.stack(list(frames.values())),
+        imagej=True,
+        metadata=metadata,
+        resolution=resolution,
     )
     return output.getvalue()
 
