@@ -14,7 +14,7 @@ import msgspec
 from refocusd.view.frames.datasets import Datasets
 from refocusd.view.http.app import view_app
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.http.server import ViewServer
+from refocusd.view.http.server import ViewServer, web_server
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.view_state import ViewState
@@ -46,9 +46,12 @@ def serving(options: ViewOptions) -> Iterator[ViewServer]:
     state = ViewState(options.endpoint)
     with closing(Datasets(state)) as datasets, DaemonLink(state) as link:
         app = view_app(options, state, link, datasets, GpuMonitor())
-        with ViewServer(options, state, app) as server:
+        with web_server(options, app) as server:
             log.info("live view: %s", server.url)
-            yield server
+            try:
+                yield server
+            finally:
+                state.close()  # ends the pages' streams
 
 
 def announce(server: ViewServer) -> None:

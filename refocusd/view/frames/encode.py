@@ -105,9 +105,9 @@ def preview_bytes(state: ViewState, preview: Preview, step: int) -> bytes:
 def pair_bytes(pair: FramePair, region: Region) -> bytes:
     """A frame from disk, or a part of it."""
     made_by = pair.made_by
-    frames = pair.there
+    frames = pair.frames
     height, width = pair.shape
-    state = made_by.get("state") if pair.refocused is not None else "pending"
+    state = made_by.get("state") if "refocused" in frames else "pending"
     facts = {name: made_by.get(name) for name in FrameFacts.__struct_fields__}
     header = {
         "id": f"{pair.acquisition.id}-{pair.key}",

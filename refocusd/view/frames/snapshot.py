@@ -78,7 +78,7 @@ def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     window : Window, optional
         By default by percentiles of both frames.
     """
-    frames = pair.there
+    frames = pair.frames
     window = window or auto_window(*frames.values())
     height, width = pair.shape
     size = max(11, min(28, width // 40))
@@ -128,7 +128,7 @@ def _caption_of(pair: FramePair) -> str:
 
 def tiff_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     """The counts of both frames as an ImageJ TIFF: channels raw and refocused."""
-    frames = pair.there
+    frames = pair.frames
     window = window or auto_window(*frames.values())
     metadata: dict[str, Any] = {
         "axes": "CYX",

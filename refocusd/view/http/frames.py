@@ -106,7 +106,7 @@ class _Frames:
         pair = self._pair(query)
         height, width = pair.shape
         x, y = query.number("x", 0, width - 1), query.number("y", 0, height - 1)
-        counts = {name: int(pixels[y, x]) for name, pixels in pair.there.items()}
+        counts = {name: int(pixels[y, x]) for name, pixels in pair.frames.items()}
         return json_response({"x": x, "y": y, "raw": None, "refocused": None, **counts})
 
     def png(self, request: Request) -> Response:
@@ -147,6 +147,6 @@ class _Frames:
             pair = self._datasets.pair(acquisition, key)
         except InputError as error:
             raise HTTPException(404, str(error)) from error
-        if len({pixels.shape for pixels in pair.there.values()}) > 1:
+        if len({pixels.shape for pixels in pair.frames.values()}) > 1:
             raise HTTPException(409, "the raw and the refocused frame are of different sizes")
         return pair

@@ -6,10 +6,11 @@ import asyncio
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import h11
 import uvicorn
@@ -20,9 +21,8 @@ from refocusd.errors import TransportError
 from refocusd.view.http.guard import SECURITY_HEADERS
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.json_text import json_bytes
-from refocusd.view.state.view_state import ViewState
 
-__all__ = ["MAX_CONNECTIONS", "ViewServer"]
+__all__ = ["MAX_CONNECTIONS", "ViewServer", "web_server"]
 
 #: A browser keeps up to six connections a page for a while.
 MAX_CONNECTIONS = 256
@@ -38,21 +38,17 @@ SEND_BUFFER_NBYTES = 1 << 18
 SHUTDOWN_S = 1
 
 
+@dataclass(frozen=True, slots=True)
 class ViewServer:
-    """Serves the view for as long as its `with` statement lasts.
+    """Where the view listens; `url` is the page's, on this computer."""
 
-    Parameters
-    ----------
-    options : ViewOptions
-    state : ViewState
-        Closed on leaving, which ends the event streams.
-    app : ASGIApp
+    url: str
+    port: int
 
-    Attributes
-    ----------
-    url : str
-        Of the page, on this computer.
-    port : int
+
+@contextmanager
+def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[ViewServer]:
+    """Serve an application for as long as the `with` statement lasts.
 
     Raises
     ------
@@ -61,80 +57,44 @@ class ViewServer:
     ConfigError
         On entering, if the TLS files cannot be used.
     """
-
-    def __init__(self, options: ViewOptions, state: ViewState, app: ASGIApp) -> None:
-        self._options = options
-        self._state = state
-        self._app = app
-        self.url = ""
-        self.port = 0
-
-    def __enter__(self) -> Self:
-        options = self._options
-        config = uvicorn.Config(
-            self._app,
-            loop="asyncio",
-            http=_LimitedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            headers=[("Server", "refocusd")],
-            timeout_keep_alive=int(REQUEST_S),
-            timeout_graceful_shutdown=SHUTDOWN_S,
-            h11_max_incomplete_event_size=MAX_HEAD_NBYTES,
-        )
-        config.load()
-        config.ssl = options.tls()
-        try:
-            listening = socket.create_server(
-                (options.host, options.port),
-                family=socket.AF_INET6 if ":" in options.host else socket.AF_INET,
-            )
-        except OSError as error:
-            raise TransportError(
-                f"the view cannot listen on {options.host}:{options.port} ({error}); choose another "
-                "--port, or end the program that has it"
-            ) from error
-        self.port = listening.getsockname()[1]
-        name = "127.0.0.1" if options.is_loopback else options.host
-        self.url = f"{options.scheme}://{name}:{self.port}/"
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([listening],), name="view-server", daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._state.close()
-        self._server.should_exit = True
-        self._thread.join(5.0)
-
-
-class _Deadline:
-    """Calls a function unless it is lifted in time."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
-        self._loop = loop
-        self._expired = expired
-        self._timer: asyncio.TimerHandle | None = None
-
-    def set(self, seconds: float) -> None:
-        self.lift()
-        self._timer = self._loop.call_later(seconds, self._expired)
-
-    def lift(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http=_LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        headers=[("Server", "refocusd")],
+        timeout_keep_alive=int(REQUEST_S),
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        h11_max_incomplete_event_size=MAX_HEAD_NBYTES,
+    )
+    config.load()
+    config.ssl = options.tls()
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listening = socket.create_server((options.host, options.port), family=family)
+    except OSError as error:
+        raise TransportError(
+            f"the view cannot listen on {options.host}:{options.port} ({error}); choose another "
+            "--port, or end the program that has it"
+        ) from error
+    port = listening.getsockname()[1]
+    name = "127.0.0.1" if options.is_loopback else options.host
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, args=([listening],), name="view-server", daemon=True
+    )
+    thread.start()
+    try:
+        yield ViewServer(f"{options.scheme}://{name}:{port}/", port)
+    finally:
+        server.should_exit = True
+        thread.join(5.0)
 
 
 class _LimitedProtocol(H11Protocol):
@@ -146,9 +106,7 @@ class _LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._request_due = _Deadline(self.loop, transport.abort)
-        self._answer_due = _Deadline(self.loop, transport.abort)
-        self._request_due.set(REQUEST_S)
+        self._request_due = self._answer_due = self.loop.call_later(REQUEST_S, transport.abort)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.write(
                 b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\n"
@@ -161,26 +119,27 @@ class _LimitedProtocol(H11Protocol):
         )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._request_due.lift()
-        self._answer_due.lift()
+        self._request_due.cancel()
+        self._answer_due.cancel()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
         super().handle_events()
         if self.conn.their_state is h11.DONE:
-            self._request_due.lift()
+            self._request_due.cancel()
 
     def on_response_complete(self) -> None:
-        self._request_due.set(REQUEST_S)
+        self._request_due.cancel()
+        self._request_due = self.loop.call_later(REQUEST_S, self.transport.abort)
         super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._answer_due.set(SEND_S)
+        self._answer_due = self.loop.call_later(SEND_S, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._answer_due.lift()
+        self._answer_due.cancel()
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong with bytes that are no request."""

@@ -18,6 +18,16 @@ __all__ = ["Health", "health", "status_json"]
 #: Warnings of one acquisition, and acquisitions, that are shown.
 MAX_WARNINGS, MAX_ACQUISITIONS = 20, 50
 
+#: What is shown as the daemon says it.
+_OF_STATUS = (
+    *("version", "pid", "uptime_s", "paused", "stopping", "catch_up", "engine", "frames"),
+    *("ring_nbytes", "ring_free", "raw_nbytes", "serial"),
+)
+_OF_ACQUISITION = (
+    *("id", "name", "run", "state", "height", "width", "dtype"),
+    *("counts", "queued", "deferred", "focus"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Health:
@@ -66,44 +76,22 @@ def status_json(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
 
 def _daemon(status: Status, figures: Figures) -> dict[str, Any]:
     return {
-        "version": status.version,
-        "pid": status.pid,
-        "uptime_s": status.uptime_s,
-        "paused": status.paused,
-        "stopping": status.stopping,
-        # Told by daemons that know it; the page then shows which of the two is in force.
-        "catch_up": getattr(status, "catch_up", None),
-        "engine": status.engine,
+        **{name: getattr(status, name) for name in _OF_STATUS},
         "workers": status.crew,
         "acquisitions": [_acquisition(detail) for detail in status.details[-MAX_ACQUISITIONS:]],
         "queued": sum(detail.queued for detail in status.details),
         "deferred": sum(detail.deferred for detail in status.details),
         "pending": sum(counts.pending for counts in status.acquisitions.values()),
-        "frames": status.frames,
         "fps": figures.fps,
         "raw_mb_s": figures.raw_mb_s,
         "stages": figures.stages,
-        "ring_nbytes": status.ring_nbytes,
-        "ring_free": status.ring_free,
-        "raw_nbytes": status.raw_nbytes,
-        "serial": status.serial,
     }
 
 
 def _acquisition(detail: AcquisitionStatus) -> dict[str, Any]:
     """Without the folders: a page gets frames by the acquisition's id."""
     return {
-        "id": detail.id,
-        "name": detail.name,
-        "run": detail.run,
-        "state": detail.state,
-        "height": detail.height,
-        "width": detail.width,
-        "dtype": detail.dtype,
-        "counts": detail.counts,
-        "queued": detail.queued,
-        "deferred": detail.deferred,
+        **{name: getattr(detail, name) for name in _OF_ACQUISITION},
         "warnings": detail.warnings[-MAX_WARNINGS:],
-        "focus": detail.focus,
         "has_raw": bool(detail.raw),
     }
