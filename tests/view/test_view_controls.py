@@ -136,7 +136,7 @@ def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Pat
     np.testing.assert_allclose(pixels[:512, :512], expected, atol=1)
 
 
-def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
+def test_pause_and_catch_up_are_asked_for_and_seen(shown: Shown) -> None:
     page = shown.page
     page.locator("#pause").click()
     eventually(lambda: page.locator("#pause").inner_text() == "Resume", "paused")
@@ -145,9 +145,9 @@ def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
     shown.press("p")
     eventually(lambda: page.locator("#pause").inner_text() == "Pause", "goes on")
     page.locator("#catch-up").click()  # as it begins, idle workers catch up
-    eventually(lambda: wire.CatchUp(False) in shown.daemon.orders, "not any more")
+    eventually(lambda: wire.CatchUp(False) in shown.daemon.actions, "not any more")
     page.locator("#catch-up").click()
-    eventually(lambda: wire.CatchUp(True) in shown.daemon.orders, "again")
+    eventually(lambda: wire.CatchUp(True) in shown.daemon.actions, "again")
 
 
 # -- faults ---------------------------------------------------------------------------------

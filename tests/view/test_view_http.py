@@ -72,7 +72,7 @@ def test_a_preview_is_every_nth_pixel_of_both_frames(setup: Setup) -> None:
 def test_a_preview_that_the_page_has_is_not_sent_again(setup: Setup) -> None:
     header, _ = picture(latest(setup, match={"channel": "DAPI"}))
     assert header["axes"]["channel"] == "DAPI"
-    setup.daemon.crew, crew = [], setup.daemon.crew
+    setup.daemon.workers, workers = [], setup.daemon.workers
     try:  # no worker, no new frames
         eventually(
             lambda: (
@@ -81,7 +81,7 @@ def test_a_preview_that_the_page_has_is_not_sent_again(setup: Setup) -> None:
             "nothing newer",
         )
     finally:
-        setup.daemon.crew = crew
+        setup.daemon.workers = workers
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_axes_to_choose_from(setup: Setup) -> None:
 
 def test_counts_of_a_pixel(setup: Setup) -> None:
     axes = {"time": 0, "channel": "DAPI", "z": 0}
-    told = setup.get("/api/pixel", axes=axes, x=33, y=77).json()
-    assert told["raw"] == setup.scene.raw[0, 77, 33]
-    assert told["refocused"] == setup.scene.refocused[0, 77, 33]
+    counts = setup.get("/api/pixel", axes=axes, x=33, y=77).json()
+    assert counts["raw"] == setup.scene.raw[0, 77, 33]
+    assert counts["refocused"] == setup.scene.refocused[0, 77, 33]
 
 
 def test_the_tiff_has_the_counts_and_the_metadata(setup: Setup) -> None:
@@ -130,9 +130,9 @@ def test_the_tiff_has_the_counts_and_the_metadata(setup: Setup) -> None:
     assert about["Labels"] == ["raw", "refocused"]
     assert about["unit"] == "um"
     assert resolution[0] / resolution[1] == pytest.approx(1 / PIXEL_UM, rel=1e-3)
-    told = json.loads(about["Info"])
-    assert told["axes"] == {"channel": "DAPI", "time": 0, "z": 1}
-    assert "estimate" in told["note"]
+    info = json.loads(about["Info"])
+    assert info["axes"] == {"channel": "DAPI", "time": 0, "z": 1}
+    assert "estimate" in info["note"]
 
 
 def test_the_png_has_both_frames_in_one_grey_scale(setup: Setup) -> None:
@@ -148,10 +148,10 @@ def test_the_png_has_both_frames_in_one_grey_scale(setup: Setup) -> None:
 def test_actions_reach_the_daemon(setup: Setup) -> None:
     for path, message in (("/api/pause", wire.Pause), ("/api/catch-up", wire.CatchUp)):
         for on in (True, False):
-            told = ask(setup.port, path, "POST", json.dumps({"on": on}).encode(), ACTION)
-            assert told.status == 202
+            answer = ask(setup.port, path, "POST", json.dumps({"on": on}).encode(), ACTION)
+            assert answer.status == 202
             expected = message(on)
-            eventually(partial(setup.daemon.orders.__contains__, expected), "the action")
+            eventually(partial(setup.daemon.actions.__contains__, expected), "the action")
 
 
 def test_metrics_are_what_prometheus_reads(setup: Setup) -> None:
@@ -206,8 +206,8 @@ def test_without_a_daemon_the_view_says_so_and_finds_it_when_it_comes(scene: Sce
         with StandIn(scene, address=address):
             eventually(lambda: ask(port, "/health").status == 200, "found")
         eventually(lambda: ask(port, "/health").status == 503, "lost", 4.0)
-        told = ask(port, "/api/status").json()
-        assert told["events"][-1]["level"] == "bad"
+        status = ask(port, "/api/status").json()
+        assert status["events"][-1]["level"] == "bad"
 
 
 def test_a_daemon_that_was_started_anew_is_met_again(scene: Scene) -> None:
@@ -242,17 +242,17 @@ def test_the_dashboard_asks_for_metrics_that_exist(setup: Setup) -> None:
         encoding="utf-8"
     )
     asked = set(re.findall(r"refocusd_[a-z_]+", dashboard))
-    told = set(
+    exported = set(
         re.findall(r"^(refocusd_[a-z_]+)", setup.get("/metrics").body.decode(), re.MULTILINE)
     )
-    gpu = {name for name in asked if "_gpu_" in name}  # told only where there is one
-    assert asked - gpu <= told
+    gpu = {name for name in asked if "_gpu_" in name}  # only where there is one
+    assert asked - gpu <= exported
     assert gpu
     assert gpu <= gpu_metrics()
 
 
 def gpu_metrics() -> set[str]:
-    """Names of what is told of a device."""
+    """Names of the metrics of a device."""
     state = ViewState("tcp://127.0.0.1:9")
     gpu = Gpu(0, 'a "named" device', 1 << 30, 2 << 30, 50, 60)
     text = metrics_text(state, (gpu,)).decode()

@@ -88,7 +88,7 @@ def test_the_token_comes_from_a_file(tmp_path: Path) -> None:
         parsed(["--token-file", str(tmp_path / "missing")])
 
 
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
+def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
     with (
         serving(options()) as first,
         pytest.raises(TransportError, match="another --port"),

@@ -77,12 +77,12 @@ def test_names_of_this_computer_are_served_through_any_forwarded_port(
 def test_other_sites_are_refused(
     setup: Setup, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    orders = len(setup.daemon.orders)
+    actions = len(setup.daemon.actions)
     assert (
         ask(setup.port, path, method, b'{"on":true}' if method == "POST" else None, headers).status
         == 403
     )
-    assert len(setup.daemon.orders) == orders
+    assert len(setup.daemon.actions) == actions
 
 
 def test_its_own_origin_and_followed_links_are_served(setup: Setup) -> None:
@@ -182,7 +182,7 @@ def test_garbage_is_answered_and_the_connection_closed(
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'{"on": 1}', b'{"on": "yes"}', b"[" * 2000, b"\xff"]
 )
-def test_orders_that_say_nothing_are_refused(setup: Setup, body: bytes) -> None:
+def test_actions_that_say_nothing_are_refused(setup: Setup, body: bytes) -> None:
     assert ask(setup.port, "/api/pause", "POST", body, ACTION).status == 400
 
 
@@ -219,7 +219,7 @@ def read_until(connection: socket.socket, wanted: bytes, timeout_s: float = 20.0
     return got
 
 
-def test_fifty_pages_get_state_and_frames_and_more_than_the_limit_are_told(setup: Setup) -> None:
+def test_fifty_pages_get_state_and_frames_and_more_than_the_limit_are_refused(setup: Setup) -> None:
     with contextlib.ExitStack() as stack:
         pages = [stack.enter_context(stream(setup.port)) for _ in range(50)]
         for page in pages:
@@ -232,8 +232,8 @@ def test_fifty_pages_get_state_and_frames_and_more_than_the_limit_are_told(setup
         assert time.monotonic() - begun < 2.0
         more = [stack.enter_context(stream(setup.port)) for _ in range(MAX_STREAMS - 50 + 1)]
         eventually(lambda: ask(setup.port, "/api/status").json()["pages"] == MAX_STREAMS, "full")
-        told = [read_until(page, b"\r\n") for page in more]
-        assert sum(answer.startswith(b"HTTP/1.1 503") for answer in told) == 1
+        answers = [read_until(page, b"\r\n") for page in more]
+        assert sum(answer.startswith(b"HTTP/1.1 503") for answer in answers) == 1
     eventually(lambda: ask(setup.port, "/api/status").json()["pages"] == 0, "closed pages noticed")
 
 

@@ -84,7 +84,7 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[ViewServer]:
             "--port, or end the program that has it"
         ) from error
     port = listening.getsockname()[1]
-    name = "127.0.0.1" if options.is_loopback else options.host
+    name = f"[{options.host}]" if ":" in options.host else options.host
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=server.run, args=([listening],), name="view-server", daemon=True
