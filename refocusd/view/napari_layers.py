@@ -3,71 +3,46 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.frame import Pixels
-from refocusd.view.frames.encode import pixel_um
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.snapshot import auto_window
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.view_state import Preview, ViewState
 
-__all__ = ["LayerImage", "layer_images", "show_in_napari"]
+__all__ = ["LayerData", "layer_data", "show_in_napari"]
+
+#: What napari calls a LayerDataTuple: pixels, attributes of the layer, its type.
+LayerData = tuple[Pixels, dict[str, Any], str]
 
 #: Asked of the daemon, in pixels a side, and drawn a second.
 SIDE = 1024
 PERIOD_MS = 100
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerImage:
-    """What one layer of napari is to show.
-
-    Parameters
-    ----------
-    name : str
-    pixels : ndarray, shape (rows, columns)
-    scale : tuple of float
-        Height and width of one of these pixels, in `unit`.
-    unit : {"um", "pixel"}
-    contrast_limits : tuple of float
-        The same for both layers.
-    metadata : dict
-    """
-
-    name: str
-    pixels: Pixels
-    scale: tuple[float, float]
-    unit: str
-    contrast_limits: tuple[float, float]
-    metadata: dict[str, Any]
-
-
-def layer_images(preview: Preview) -> tuple[LayerImage, LayerImage]:
-    """The raw and the refocused layer of a live frame."""
-    um = pixel_um(preview.metadata)
+def layer_data(preview: Preview) -> list[LayerData]:
+    """The raw and the refocused layer of a live frame, with one contrast and scale."""
+    um = pixel_um_of(preview.metadata)
     side = preview.shown.step * (um or 1.0)
     window = auto_window(preview.raw, preview.refocused)
-    metadata = {
-        "acquisition": preview.shown.name,
-        "axes": dict(preview.axes),
-        "state": preview.shown.state,
-        "every_nth_pixel": preview.shown.step,
-        "note": "refocused is an estimate by a neural network, not a measurement",
+    attributes = {
+        "scale": (side, side),
+        "contrast_limits": (window.low, window.high),
+        "metadata": {
+            "acquisition": preview.shown.name,
+            "axes": dict(preview.axes),
+            "state": preview.shown.state,
+            "every_nth_pixel": preview.shown.step,
+            "unit": "um" if um else "pixel",
+            "note": "refocused is an estimate by a neural network, not a measurement",
+        },
     }
-    raw, refocused = (
-        LayerImage(
-            name,
-            pixels,
-            (side, side),
-            "um" if um else "pixel",
-            (window.low, window.high),
-            metadata,
-        )
-        for name, pixels in (("raw", preview.raw), ("refocused", preview.refocused))
-    )
-    return raw, refocused
+    return [
+        (preview.raw, {"name": "raw", **attributes}, "image"),
+        (preview.refocused, {"name": "refocused", **attributes}, "image"),
+    ]
 
 
 def show_in_napari(endpoint: str) -> int:
@@ -123,20 +98,15 @@ class _Shown:
         if preview.number == self._number:
             return
         self._number = preview.number
-        for image in layer_images(preview):
-            layer = self._layers.get(image.name)
+        for pixels, attributes, _ in layer_data(preview):
+            name = attributes["name"]
+            layer = self._layers.get(name)
             if layer is None or layer not in self._viewer.layers:
-                self._layers[image.name] = self._viewer.add_image(
-                    image.pixels,
-                    name=image.name,
-                    scale=image.scale,
-                    contrast_limits=image.contrast_limits,
-                    metadata=image.metadata,
-                )
+                self._layers[name] = self._viewer.add_image(pixels, **attributes)
                 continue
-            layer.data = image.pixels
-            layer.scale = image.scale
-            layer.metadata = image.metadata
+            layer.data = pixels
+            layer.scale = attributes["scale"]
+            layer.metadata = attributes["metadata"]
         self._link()
 
     def _link(self) -> None:

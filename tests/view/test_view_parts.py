@@ -295,14 +295,16 @@ def test_napari_gets_two_layers_of_one_contrast_and_scale() -> None:
     state.put_preview(shown(1, {"z": 3}, 4, '{"PixelSizeUm": "0.5"}'), raw, refocused)
     preview = state.newest()
     assert preview is not None
-    layers = napari_layers.layer_images(preview)
-    assert [layer.name for layer in layers] == ["raw", "refocused"]
-    assert layers[0].contrast_limits == layers[1].contrast_limits
-    assert {layer.scale for layer in layers} == {(2.0, 2.0)}
-    assert layers[0].unit == "um"
-    assert layers[1].metadata["axes"] == {"z": 3}
-    without = replace(preview, metadata={})
-    assert napari_layers.layer_images(without)[0].unit == "pixel"
+    layers = napari_layers.layer_data(preview)
+    np.testing.assert_array_equal([pixels for pixels, _, _ in layers], [raw, refocused])
+    first, second = (attributes for _, attributes, _ in layers)
+    assert (first["name"], second["name"]) == ("raw", "refocused")
+    assert first["contrast_limits"] == second["contrast_limits"]
+    assert first["scale"] == second["scale"] == (2.0, 2.0)
+    assert second["metadata"]["axes"] == {"z": 3}
+    assert second["metadata"]["unit"] == "um"
+    _, without, _ = napari_layers.layer_data(replace(preview, metadata={}))[0]
+    assert without["metadata"]["unit"] == "pixel"
 
 
 def test_without_napari_it_is_said_how_to_get_it(

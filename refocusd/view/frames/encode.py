@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refocusd.formats.tiff.arrangement import number_or_none, plausible_pixel_um
 from refocusd.frame import Pixels
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.transport.messages import FrameFacts
 from refocusd.view.frames.datasets import FramePair
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.view_state import Preview, ViewState
 
-__all__ = ["Region", "pair_bytes", "pixel_um", "preview_bytes", "step_for"]
+__all__ = ["Region", "pair_bytes", "preview_bytes", "step_for"]
 
 #: Metadata that the page shows beside a frame, where the microscope gave them.
 _SHOWN = (
@@ -61,16 +61,6 @@ def step_for(shape: tuple[int, ...], side: int) -> int:
     return max(1, math.ceil(max(shape) / side))
 
 
-def pixel_um(metadata: Mapping[str, Any]) -> float | None:
-    """Width of a pixel in the specimen, in um, if the microscope was told it."""
-    # Micro-Manager's Java side writes the first name, pycromanager's Python side the second.
-    for name in ("PixelSizeUm", "PixelSize_um"):
-        um = plausible_pixel_um(number_or_none(metadata.get(name)))
-        if um is not None:
-            return um
-    return None
-
-
 def preview_bytes(state: ViewState, preview: Preview, step: int) -> bytes:
     """A live frame, of which every `step`-th pixel of the preview is sent."""
     shown = preview.shown
@@ -90,7 +80,7 @@ def preview_bytes(state: ViewState, preview: Preview, step: int) -> bytes:
         "step": shown.step * step,
         "left": 0,
         "top": 0,
-        "pixel_um": pixel_um(preview.metadata),
+        "pixel_um": pixel_um_of(preview.metadata),
         "latency_ms": shown.latency_ms,
         "caught_up": not shown.live,
         "facts": shown.facts,
@@ -123,7 +113,7 @@ def pair_bytes(pair: FramePair, region: Region) -> bytes:
         "step": region.step,
         "left": region.left,
         "top": region.top,
-        "pixel_um": pixel_um(pair.metadata),
+        "pixel_um": pixel_um_of(pair.metadata),
         "latency_ms": made_by.get("latency_ms"),
         "caught_up": made_by.get("live") is False,
         "facts": facts if made_by else None,

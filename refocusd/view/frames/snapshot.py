@@ -21,8 +21,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from refocusd import __version__
 from refocusd.frame import Pixels
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.datasets import FramePair
-from refocusd.view.frames.encode import pixel_um
 
 __all__ = ["Window", "auto_window", "png_snapshot", "scale_bar_um", "tiff_snapshot"]
 
@@ -88,7 +88,7 @@ def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
         "RGB", (len(frames) * width + (len(frames) - 1) * _GAP, height + 3 * line + _GAP), _PAPER
     )
     draw = ImageDraw.Draw(whole)
-    um = pixel_um(pair.metadata)
+    um = pixel_um_of(pair.metadata)
     for index, (name, pixels) in enumerate(frames.items()):
         left = index * (width + _GAP)
         whole.paste(Image.fromarray(window.grey(pixels)), (left, 0))
@@ -137,7 +137,7 @@ def tiff_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
         "Ranges": (window.low, window.high) * len(frames),
         "Info": json.dumps(_about(pair, window), ensure_ascii=True),
     }
-    um = pixel_um(pair.metadata)
+    um = pixel_um_of(pair.metadata)
     resolution = None
     if um is not None:
         metadata["unit"] = "um"
