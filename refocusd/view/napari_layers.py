@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.errors import ConfigError
@@ -58,7 +59,7 @@ def show_in_napari(endpoint: str) -> int:
     timers = importlib.import_module("qtpy.QtCore")
     state = ViewState(endpoint)
     viewer = napari.Viewer(title="refocusd")
-    shown = _Shown(napari, viewer, state)
+    shown = _Shown(viewer, state)
     with DaemonLink(state), state.page():
         timer = timers.QTimer()
         timer.timeout.connect(shown.update)
@@ -78,15 +79,15 @@ def _napari() -> Any:
         ) from error
 
 
+@dataclass
 class _Shown:
     """The two layers in a viewer: added with the first frame, updated with the next."""
 
-    def __init__(self, napari: Any, viewer: Any, state: ViewState) -> None:
-        self._napari = napari
-        self._viewer = viewer
-        self._state = state
-        self._number = 0
-        self._layers: dict[str, Any] = {}
+    _viewer: Any
+    _state: ViewState
+    _number: int = 0
+    _linked: bool = False
+    _layers: dict[str, Any] = field(default_factory=dict)
 
     def update(self) -> None:
         """Show the newest frame, if it is a new one."""
@@ -111,7 +112,7 @@ class _Shown:
 
     def _link(self) -> None:
         layers = list(self._layers.values())
-        if len(layers) == 2 and not getattr(self, "_linked", False):
+        if len(layers) == 2 and not self._linked:
             # One contrast for both; the user's grid mode shows them side by side.
             link = importlib.import_module("napari.experimental").link_layers
             link(layers, ("contrast_limits", "gamma", "scale"))

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import Metric, generate_latest
 from prometheus_client.registry import Collector
 
 from refocusd.transport.messages import Histogram, Status
@@ -28,28 +29,25 @@ Sample = tuple[dict[str, str], float]
 
 def metrics_text(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
     """All metrics.  Without a daemon only that there is none, and the GPUs."""
-    registry = CollectorRegistry()
-    registry.register(_ViewMetrics(state, gpus))
-    return generate_latest(registry)
+    return generate_latest(_ViewMetrics(state, gpus))
 
 
+@dataclass(frozen=True)
 class _ViewMetrics(Collector):
-    def __init__(self, state: ViewState, gpus: tuple[Gpu, ...]) -> None:
-        self._state = state
-        self._gpus = gpus
+    state: ViewState
+    gpus: tuple[Gpu, ...]
 
     def collect(self) -> Iterator[Metric]:
-        status = self._state.status
+        status = self.state.status
         yield _metric("up", "Whether a daemon answers.", status is not None)
-        yield _metric("ready", "Whether a worker is ready for frames.", health(self._state).ready)
-        yield _metric("view_pages", "Pages of the live view that are open.", self._state.pages)
+        yield _metric("ready", "Whether a worker is ready for frames.", health(self.state).ready)
+        yield _metric("view_pages", "Pages of the live view that are open.", self.state.pages)
         if status is not None:
             yield from _daemon(status)
             yield from _frames(status)
             yield from _workers(status)
             yield _stages(status.stages)
-        if self._gpus:
-            yield from _gpu_metrics(self._gpus)
+        yield from _gpu_metrics(self.gpus)
 
 
 def _metric(name: str, what: str, samples: float | Iterable[Sample], kind: str = "gauge") -> Metric:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any
 
 import h11
 import uvicorn
@@ -18,9 +15,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from refocusd.errors import TransportError
-from refocusd.view.http.guard import SECURITY_HEADERS
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.json_text import json_bytes
 
 __all__ = ["MAX_CONNECTIONS", "ViewServer", "web_server"]
 
@@ -65,7 +60,6 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[ViewServer]:
         lifespan="off",
         log_config=None,
         log_level="error",
-        access_log=False,
         proxy_headers=False,
         server_header=False,
         headers=[("Server", "refocusd")],
@@ -98,7 +92,7 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[ViewServer]:
 
 
 class _LimitedProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it, for peers that are slow, many or wrong.
+    """HTTP/1.1 as uvicorn speaks it, for peers that are slow or many.
 
     uvicorn itself limits neither the time that a request takes nor the time that
     an answer waits for its reader.
@@ -140,23 +134,3 @@ class _LimitedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._answer_due.cancel()
-
-    def send_400_response(self, msg: str) -> None:
-        """Say what is wrong with bytes that are no request."""
-        error = sys.exception()
-        status = getattr(error, "error_status_hint", 400)
-        body = json_bytes({"error": f"{msg} ({error})"})
-        headers: list[tuple[str, Any]] = [
-            *SECURITY_HEADERS.items(),
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Connection", "close"),
-        ]
-        reason = HTTPStatus(status).phrase.encode()
-        for event in (
-            h11.Response(status_code=status, headers=headers, reason=reason),
-            h11.Data(data=body),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()

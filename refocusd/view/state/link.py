@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -88,25 +89,19 @@ class DaemonLink:
             self._stop.wait(RETRY_S)
 
 
+@dataclass
 class _Conversation:
     """What is asked and answered over one connection."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        state: ViewState,
-        actions: queue.Queue[wire.Pause | wire.CatchUp],
-        stop: threading.Event,
-    ) -> None:
-        self._connection = connection
-        self._state = state
-        self._actions = actions
-        self._stop = stop
-        self._status_asked = 0.0
-        self._status_due = 0.0
-        self._look_asked = 0.0
-        self._look_due = 0.0
-        self._serial = 0
+    _connection: Connection
+    _state: ViewState
+    _actions: queue.Queue[wire.Pause | wire.CatchUp]
+    _stop: threading.Event
+    _status_asked: float = 0.0
+    _status_due: float = 0.0
+    _look_asked: float = 0.0
+    _look_due: float = 0.0
+    _serial: int = 0
 
     def hold(self) -> None:
         """Ask and listen until told to stop.
