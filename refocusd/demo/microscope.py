@@ -7,7 +7,7 @@ pixels are replaced (`specimen_camera`).
 What was found of pycromanager 1.0.2 with pymmcore 12.5:
 
 - The demo stage and the filter wheels refuse hardware sequences, so these run
-  over time only.  Leave it so: with the stage's `UseSequences` on, frames meant
+  over time only.  Do not change that: with the stage's `UseSequences` on, frames meant
   for 0, 4, 8 and 16 um all found the stage at 4 um when they were taken out.
 - Sequences keep up: 95 frames/s at 10 ms exposure (2 cores), and 600 frames at
   0.5 ms did not overflow the circular buffer.
@@ -144,7 +144,7 @@ class DemoMicroscope:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop the core; tell of frames that could not be shown."""
+        """Stop the core; raise if frames could not be shown."""
         core, self._core = self._core, None
         if core is not None:
             if core.is_sequence_running():

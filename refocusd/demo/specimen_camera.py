@@ -54,12 +54,12 @@ class SpecimenCamera:
             setattr(core, name, self._showing(getattr(core, name)))
 
     def check(self) -> None:
-        """Tell of frames that could not be shown.
+        """Raise if frames could not be shown.
 
         Raises
         ------
         ConfigError
-            If there are any, with the first one's reason.
+            If there are any; it names the reason of the first one.
         """
         if self._error is not None:
             raise ConfigError(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 from view_browser import eventually
 from view_certificate import write_certificate
 from view_process import ask, view_of
@@ -25,7 +26,7 @@ from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.view import napari_layers
 from refocusd.view.command import add_view_flags, view_options
-from refocusd.view.frames.snapshot import scale_bar_um
+from refocusd.view.frames.snapshot import scale_bar_text, scale_bar_um
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.process import ViewProcess
 from refocusd.view.serve import serving
@@ -188,6 +189,13 @@ def test_a_scale_bar_is_a_round_number_and_fits() -> None:
         bar = scale_bar_um(width_um)
         assert width_um / 12.5 <= bar <= width_um / 5
         assert f"{bar:e}"[0] in "125"
+
+
+def test_the_scale_bars_text_has_only_signs_that_the_font_has() -> None:
+    font = ImageFont.load_default(20)
+    missing = bytes(font.getmask("\N{SNOWMAN}"))
+    assert bytes(font.getmask("\N{MICRO SIGN}")) == missing, "it could be written as it should"
+    assert all(bytes(font.getmask(sign)) != missing for sign in scale_bar_text(50.0))
 
 
 # -- state ----------------------------------------------------------------------------------

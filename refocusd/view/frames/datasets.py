@@ -138,7 +138,7 @@ class _Open:
             if self.reader is not None:
                 self.reader.refresh()
         except (InputError, OSError):
-            self.forget()  # deleted, moved or written anew
+            self.forget()  # deleted, moved or written again
         if self.reader is None:
             with suppress(InputError, OSError):
                 self.reader = _open(self.path)

@@ -24,7 +24,14 @@ from refocusd.frame import Pixels
 from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.datasets import FramePair
 
-__all__ = ["Window", "auto_window", "png_snapshot", "scale_bar_um", "tiff_snapshot"]
+__all__ = [
+    "Window",
+    "auto_window",
+    "png_snapshot",
+    "scale_bar_text",
+    "scale_bar_um",
+    "tiff_snapshot",
+]
 
 #: Percentiles of both frames together that become black and white.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
@@ -68,6 +75,11 @@ def scale_bar_um(width_um: float) -> float:
     wanted = width_um / 5
     decade = 10.0 ** math.floor(math.log10(wanted))
     return next(step * decade for step in (5, 2, 1) if step * decade <= wanted)
+
+
+def scale_bar_text(um: float) -> str:
+    """What stands under the bar.  The font that Pillow carries has no micro sign."""
+    return f"{um:g} um"
 
 
 def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
@@ -115,9 +127,8 @@ def _draw_scale_bar(
     bar_um = scale_bar_um(um * width)
     length = round(bar_um / um)
     top = height + 4 + round(1.2 * line)
-    text = f"{bar_um:g} \N{MICRO SIGN}m"
     draw.rectangle((right - 4 - length, top, right - 4, top + max(2, line // 8)), _INK)
-    draw.text((right - 4, top + line // 4), text, _INK, font, anchor="ra")
+    draw.text((right - 4, top + line // 4), scale_bar_text(bar_um), _INK, font, anchor="ra")
 
 
 def _caption_of(pair: FramePair) -> str:

@@ -4,8 +4,7 @@
 `options`   where the view listens, and what it needs to listen elsewhere
 `server`    uvicorn in a thread of its own, and the limits of a connection
 `guard`     who may ask: Host, Origin, token, sizes
-`app`       which address is answered by what
-`page`      the page's files
+`app`       the page's files, and which address is answered by what
 `status`    state, health, metrics, and the actions of the page
 `events`    server-sent events
 `frames`    pixels: previews, frames from disk, snapshots

@@ -1,7 +1,7 @@
 """Which address is answered by what: a Starlette application behind the guard.
 
 ====================================  ==================================================
-``GET /``, ``/static/NAME``           the page (`page`)
+``GET /``, ``/static/NAME``           the page
 ``GET /health``                       200 once a worker is ready, else 503 and why
 ``GET /metrics``                      Prometheus
 ``GET /api/status``                   state of daemon and view, JSON
@@ -22,11 +22,14 @@
 from __future__ import annotations
 
 import logging
+import mimetypes
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from refocusd.errors import InputError
@@ -36,7 +39,6 @@ from refocusd.view.http.events import event_routes
 from refocusd.view.http.frames import frame_routes
 from refocusd.view.http.guard import GuardedApp
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.http.page import page_routes
 from refocusd.view.http.status import status_routes
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
@@ -53,7 +55,7 @@ def view_app(
     """The whole application."""
     app = Starlette(
         routes=[
-            *page_routes(),
+            *_page_routes(),
             *status_routes(state, link, gpus),
             *event_routes(state, gpus),
             *frame_routes(state, datasets),
@@ -62,6 +64,18 @@ def view_app(
     )
     app.router.redirect_slashes = False
     return GuardedApp(app, options)
+
+
+def _page_routes() -> list[BaseRoute]:
+    # Windows' registry may name other types, with which browsers refuse the page's files.
+    for media_type, ending in (("text/javascript", ".js"), ("text/css", ".css")):
+        mimetypes.add_type(media_type, ending)
+    static = StaticFiles(packages=[("refocusd.view", "static")])
+
+    async def index(request: Request) -> Response:
+        return await static.get_response("index.html", request.scope)
+
+    return [Route("/", index), Mount("/static", static)]
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

@@ -38,7 +38,7 @@ def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
     frames = _Frames(state, datasets)
     reading = asyncio.Semaphore(MAX_READING)
 
-    def one_of_few(endpoint: Callable[[Request], Response]) -> Callable[..., Awaitable[Response]]:
+    def one_of_few(endpoint: Callable[[Query], Response]) -> Callable[..., Awaitable[Response]]:
         async def limited(request: Request) -> Response:
             try:
                 async with asyncio.timeout(READING_WAIT_S):
@@ -46,7 +46,7 @@ def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
             except TimeoutError:
                 return problem(503, "too many frames are being read; ask again")
             try:
-                return await run_in_threadpool(endpoint, request)
+                return await run_in_threadpool(endpoint, Query(request))
             finally:
                 reading.release()
 
@@ -82,8 +82,7 @@ class _Frames:
         step = step_for(preview.raw.shape, side)
         return BytesResponse(self._preview_bytes(self._state, preview, step), _PIXELS)
 
-    def from_disk(self, request: Request) -> Response:
-        query = Query(request)
+    def from_disk(self, query: Query) -> Response:
         pair = self._pair(query)
         height, width = pair.shape
         if query.has("width"):
@@ -97,28 +96,26 @@ class _Frames:
             region = Region(0, 0, width, height, step_for(pair.shape, side))
         return BytesResponse(pair_bytes(pair, region), _PIXELS)
 
-    def axes(self, request: Request) -> Response:
-        detail, frames, values = self._datasets.axes(Query(request).text("acquisition"))
+    def axes(self, query: Query) -> Response:
+        detail, frames, values = self._datasets.axes(query.text("acquisition"))
         return json_response({"acquisition": detail.id, "frames": frames, "axes": values})
 
-    def pixel(self, request: Request) -> Response:
-        query = Query(request)
+    def pixel(self, query: Query) -> Response:
         pair = self._pair(query)
         height, width = pair.shape
         x, y = query.number("x", 0, width - 1), query.number("y", 0, height - 1)
         counts = {name: int(pixels[y, x]) for name, pixels in pair.frames.items()}
         return json_response({"x": x, "y": y, "raw": None, "refocused": None, **counts})
 
-    def png(self, request: Request) -> Response:
-        return self._snapshot(request, png_snapshot, "png")
+    def png(self, query: Query) -> Response:
+        return self._snapshot(query, png_snapshot, "png")
 
-    def tiff(self, request: Request) -> Response:
-        return self._snapshot(request, tiff_snapshot, "tif")
+    def tiff(self, query: Query) -> Response:
+        return self._snapshot(query, tiff_snapshot, "tif")
 
     def _snapshot(
-        self, request: Request, make: Callable[[FramePair, Window | None], bytes], ending: str
+        self, query: Query, make: Callable[[FramePair, Window | None], bytes], ending: str
     ) -> Response:
-        query = Query(request)
         pair = self._pair(query)
         window = None
         if query.has("low") or query.has("high"):

@@ -1,14 +1,15 @@
 """Who may ask: only pages that this view served itself, and programs on purpose.
 
-A page of any web site that a user of this computer visits can send requests to
-127.0.0.1.  Against that (OWASP, "Cross-Site Request Forgery Prevention";
+Any web page that is open on this computer can send requests to 127.0.0.1.  The
+guard refuses them (OWASP, "Cross-Site Request Forgery Prevention";
 https://www.w3.org/TR/fetch-metadata/):
 
-- The Host must be a name that is ours: a site whose name was bound anew to
-  127.0.0.1 (DNS rebinding) sends its own.
-- An Origin, where there is one, must be this very page's.
-- Browsers say in Sec-Fetch-Site where a request comes from.
-- What changes anything needs a header that no foreign page may send unasked.
+- The Host header must name this view.  A site that rebinds its own name to
+  127.0.0.1 (DNS rebinding) sends its own name.
+- The Origin header, if there is one, must be that of this page.
+- The Sec-Fetch-Site header, which browsers send, must not name another site.
+- A request that changes anything must carry a header that a foreign page cannot
+  send without permission.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class GuardedApp:
         names = {name.lower().strip("[]") for name in options.hosts}
         if options.is_loopback:
             names |= LOOPBACK
-        elif options.host not in ("0.0.0.0", "::"):  # noqa: S104 (these are no names)
+        elif options.host not in ("0.0.0.0", "::"):  # noqa: S104 (not names)
             names.add(options.host.lower())
         self._names = frozenset(names)
 
@@ -80,7 +81,7 @@ class GuardedApp:
         await (answer or self._app)(scope, receive, send_secured)
 
     def _malformed(self, request: Request) -> Response | None:
-        """Why a request is refused for its form."""
+        """The refusal of a request whose form is wrong."""
         scope = request.scope
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS_CHARS:
             return problem(414, "the address is too long", close=True)
@@ -96,7 +97,7 @@ class GuardedApp:
         return None
 
     def _foreign(self, request: Request) -> Response | None:
-        """Why a request is refused for where it comes from."""
+        """The refusal of a request that another site may have sent."""
         headers = request.headers
         host = headers.get("Host", "")
         # The port is not compared: it may be forwarded (ssh -L 9000:127.0.0.1:8750).
@@ -122,7 +123,7 @@ class GuardedApp:
         return None
 
     def _without_token(self, request: Request) -> Response | None:
-        """What a request gets that does not show the token, where one is asked for."""
+        """The answer to a request that lacks the token, if one is set."""
         token = self._options.token
         path = request.url.path
         shown = [
@@ -132,7 +133,7 @@ class GuardedApp:
         if not token or path == "/health" or any(self._is_token(text) for text in shown):
             return None
         if path == "/" and self._is_token(request.query_params.get("token", "")):
-            # Out of the address, where it would stay in the history.
+            # The cookie keeps the token out of the address, and so out of the browser's history.
             entry = RedirectResponse("/", 303)
             entry.set_cookie(
                 COOKIE,

@@ -1,4 +1,4 @@
-"""What a person should see: a daemon that is found or gone, workers that end and start."""
+"""Events for the user: a daemon that is found or gone, workers that end and start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EventLog:
         self.events.append(Event(time.time(), level, text))
 
     def forget_workers(self) -> None:
-        """The daemon is gone: its next workers are new ones."""
+        """Treat the workers of the next daemon as new."""
         self._workers.clear()
         self._started_at.clear()
 

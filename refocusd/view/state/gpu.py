@@ -18,7 +18,7 @@ MAX_GPUS = 16
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One device; what the driver does not say is None.
+    """One device; None stands for what the driver does not report.
 
     Parameters
     ----------

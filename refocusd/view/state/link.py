@@ -30,7 +30,7 @@ BEHIND_FPS = 8.0
 MAX_BYTES_PER_S = 24e6
 #: How often the daemon is asked for its state, with and without pages.
 STATUS_S, IDLE_STATUS_S = 0.25, 1.0
-#: A daemon that does not answer for so long is said to be gone.
+#: A daemon that does not answer for so long counts as gone.
 ANSWER_S = 1.5
 #: A `Look` without an answer is repeated: it, or the frame, may have been lost.
 REPEAT_LOOK_S = 5.0
@@ -84,7 +84,7 @@ class DaemonLink:
                 searching = self._state.link.state == "searching"
                 self._state.set_link(Link("searching" if searching else "lost", str(error)))
             except Exception:
-                log.exception("the view's link failed; it is made anew")
+                log.exception("the view's link failed; it connects again")
                 self._state.set_link(Link("lost", "internal error of the view, see its log"))
             self._stop.wait(RETRY_S)
 
@@ -104,12 +104,12 @@ class _Conversation:
     _serial: int = 0
 
     def hold(self) -> None:
-        """Ask and listen until told to stop.
+        """Ask and listen until `stop` is set.
 
         Raises
         ------
         TransportError
-            When the daemon does not answer any more.
+            When the daemon no longer answers.
         """
         while not self._stop.is_set():
             now = time.monotonic()
@@ -167,8 +167,8 @@ class _Conversation:
                 self._state.put_preview(message, *halves)
         elif isinstance(message, wire.Refused):
             if "Hello" in message.reason:
-                # The daemon was started anew, and does not know this connection.
-                raise TransportError(f"the daemon at {self._state.endpoint} was started anew")
+                # A restarted daemon does not know this connection.
+                raise TransportError(f"the daemon at {self._state.endpoint} was restarted")
             self._look_asked = self._status_asked = 0.0
             self._look_due = self._status_due = now + 1.0
             self._state.note("bad", f"the daemon refused: {message.reason}")

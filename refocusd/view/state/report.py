@@ -52,7 +52,7 @@ def health(state: ViewState) -> Health:
 
 
 def status_json(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
-    """What `/api/status` and the page's events say."""
+    """The JSON of `/api/status` and of the page's status events."""
     status = state.status
     return json_bytes(
         {

@@ -20,7 +20,7 @@ from refocusd.view.state.previews import Preview, Previews
 __all__ = ["DEFAULT_SIDE", "FocusPoint", "Link", "News", "Preview", "ViewState"]
 
 MAX_FOCUS_POINTS = 600
-#: A page that asked for pixels so long ago is not looking any more.
+#: A page that asked for pixels longer ago than this no longer looks.
 LOOKING_S = 5.0
 #: Longest side of the previews, in pixels, as long as nobody asks for another.
 DEFAULT_SIDE = 640
@@ -66,7 +66,7 @@ class ViewState:
     Attributes
     ----------
     boot : str
-        Names this process: what it numbers starts anew with the next one.
+        Names this process, because each process numbers its frames from 1.
     closed : bool
         Whether the view ends.
     link : Link
@@ -93,7 +93,7 @@ class ViewState:
     # -- written by the link ------------------------------------------------------------
 
     def set_link(self, link: Link) -> None:
-        """The daemon was found, or is gone."""
+        """Take in that the daemon was found, or is gone."""
         with self._changing():
             if link == self.link:
                 return
@@ -105,7 +105,7 @@ class ViewState:
             self._status_number += 1
 
     def put_status(self, status: Status) -> None:
-        """The daemon said how it is."""
+        """Take in the daemon's newest status."""
         with self._changing():
             if self.last_status is not None and self.last_status.pid != status.pid:
                 self._log.forget_workers()
@@ -115,20 +115,20 @@ class ViewState:
             self._status_number += 1
 
     def put_preview(self, shown: Shown, raw: Pixels, refocused: Pixels) -> None:
-        """The daemon showed its newest frame."""
+        """Take in the newest frame."""
         scores = shown.facts.focus_before, shown.facts.focus_after
         with self._changing():
             self._previews.add(shown, raw, refocused)
             self._focus.append(FocusPoint(time.time(), *scores, shown.state, shown.latency_ms))
 
     def note(self, level: Level, text: str) -> None:
-        """Add a line to what a person should see."""
+        """Add an event to the log."""
         with self._changing():
             self._log.add(level, text)
             self._status_number += 1
 
     def close(self) -> None:
-        """The view ends: wake every page."""
+        """End the view: wake every page."""
         with self._changing():
             self.closed = True
 
@@ -166,7 +166,7 @@ class ViewState:
 
     @property
     def events(self) -> list[Event]:
-        """What a person should see, oldest first."""
+        """Events for the user, oldest first."""
         with self._lock:
             return list(self._log.events)
 
@@ -195,7 +195,7 @@ class ViewState:
 
     @contextmanager
     def page(self, wake: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Somebody looks, as long as this is open.
+        """Count one more page, which looks, until the `with` statement ends.
 
         Parameters
         ----------
