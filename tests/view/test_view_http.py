@@ -18,7 +18,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from view_browser import eventually
 from view_process import Reply, ask, view_of
-from view_setup import ACTION, Setup, setting_up
+from view_setup import ACTION, HOST, Setup, raw_request, setting_up
 from view_standin import PIXEL_UM, Scene, StandIn, scene_of_nuclei, written_datasets
 
 from refocusd.transport import messages as wire
@@ -55,6 +55,39 @@ def latest(setup: Setup, **query: Any) -> Reply:
         lambda: (r := setup.get("/api/frame/latest", **query)).status == 200 and r, "a frame"
     )
     return reply
+
+
+# -- page -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html"),
+        ("/static/app.js", "text/javascript"),
+        ("/static/style.css", "text/css"),
+        ("/static/icon.svg", "image/svg+xml"),
+    ],
+)
+def test_the_pages_files_have_the_types_that_browsers_insist_on(
+    setup: Setup, path: str, kind: str
+) -> None:
+    reply = setup.get(path)
+    assert reply.status == 200
+    assert reply.headers.get_content_type() == kind
+
+
+def test_head_is_get_without_the_body(setup: Setup) -> None:
+    whole, head = setup.get("/static/app.js"), ask(setup.port, "/static/app.js", "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(whole.body))
+    assert ask(setup.port, "/api/events", "HEAD").status == 405
+
+
+def test_requests_sent_at_once_over_one_connection_are_all_answered(setup: Setup) -> None:
+    request = b"GET /health HTTP/1.1\r\n" + HOST
+    both = request + b"\r\n" + request + b"Connection: close\r\n\r\n"
+    assert raw_request(setup.port, both).count(b"HTTP/1.1 200 OK") == 2
 
 
 # -- answers --------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pynvml
 import pytest
 from PIL import ImageFont
 from view_browser import eventually
@@ -31,7 +33,7 @@ from refocusd.view.http.options import ViewOptions
 from refocusd.view.process import ViewProcess
 from refocusd.view.serve import serving
 from refocusd.view.state.figures import StatusHistory, percentile_ms
-from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.gpu import Gpu, GpuMonitor
 from refocusd.view.state.link import _halves
 from refocusd.view.state.previews import MAX_PREVIEWS
 from refocusd.view.state.view_state import Link, ViewState
@@ -261,6 +263,30 @@ def test_gpus_are_read_or_there_are_none() -> None:
     for gpu in GpuMonitor().read():
         assert gpu.name
         assert 0 <= gpu.used_nbytes <= gpu.total_nbytes
+
+
+def test_a_host_without_the_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlInit", not_supported)
+    assert GpuMonitor().read() == ()
+
+
+def test_what_the_driver_does_not_report_of_a_gpu_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: index if index else not_supported(),
+        "nvmlDeviceGetMemoryInfo": lambda _handle: SimpleNamespace(used=1 << 30, total=2 << 30),
+        "nvmlDeviceGetName": lambda _handle: "a device",
+        "nvmlDeviceGetUtilizationRates": not_supported,
+        "nvmlDeviceGetTemperature": lambda _handle, _sensor: 40,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    assert GpuMonitor().read() == (Gpu(1, "a device", 1 << 30, 2 << 30, None, 40),)
+
+
+def not_supported(*_arguments: Any) -> Any:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 # -- process --------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ class _Events:
 
         def wake() -> None:  # called by the daemon link's thread
             if not changed.is_set():
-                loop.call_soon_threadsafe(changed.set)
+                with suppress(RuntimeError):  # the loop has just ended
+                    loop.call_soon_threadsafe(changed.set)
 
         yield b"retry: 1000\n\n"
         known = News(-1, -1)

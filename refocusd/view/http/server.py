@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import h11
 import uvicorn
@@ -17,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from refocusd.errors import TransportError
 from refocusd.view.http.options import ViewOptions
 
-__all__ = ["MAX_CONNECTIONS", "ViewServer", "web_server"]
+__all__ = ["MAX_CONNECTIONS", "web_server"]
 
 #: A browser keeps up to six connections a page for a while.
 MAX_CONNECTIONS = 256
@@ -33,17 +32,9 @@ SEND_BUFFER_NBYTES = 1 << 18
 SHUTDOWN_S = 1
 
 
-@dataclass(frozen=True, slots=True)
-class ViewServer:
-    """Where the view listens; `url` is the page's, on this computer."""
-
-    url: str
-    port: int
-
-
 @contextmanager
-def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[ViewServer]:
-    """Serve an application for as long as the `with` statement lasts.
+def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[int]:
+    """Serve an application for as long as the `with` statement lasts; yields the port.
 
     Raises
     ------
@@ -77,15 +68,14 @@ def web_server(options: ViewOptions, app: ASGIApp) -> Iterator[ViewServer]:
             f"the view cannot listen on {options.host}:{options.port} ({error}); choose another "
             "--port, or end the program that has it"
         ) from error
-    port = listening.getsockname()[1]
-    name = f"[{options.host}]" if ":" in options.host else options.host
+    port: int = listening.getsockname()[1]
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=server.run, args=([listening],), name="view-server", daemon=True
     )
     thread.start()
     try:
-        yield ViewServer(f"{options.scheme}://{name}:{port}/", port)
+        yield port
     finally:
         server.should_exit = True
         thread.join(5.0)
