@@ -16,7 +16,7 @@ from refocusd.config import Settings
 from refocusd.daemon.acquisitions.catch_up import CatchUps
 from refocusd.daemon.acquisitions.run_id import models_named
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
-from refocusd.daemon.events import Mailbox, StopRequested
+from refocusd.daemon.events import EventQueue, StopRequested
 from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.workers.supervisor import Supervisor
 from refocusd.errors import RefocusdError, TransportError, WorkerError
@@ -64,38 +64,37 @@ class Daemon:
             local = self._bind()
             self._ring = SharedRing.create(settings.ring_mib << 20)
             try:
-                self._doors = self._open_doors(local)
+                self._endpoints = self._open_doors(local)
             except RefocusdError:
                 self._ring.close()
                 raise
         except RefocusdError:
             self._context.destroy(linger=0)
             raise
-        self.endpoint = self._doors.local_endpoint
+        self.endpoint = self._endpoints.local_endpoint
         token = secrets.token_hex(32)
-        self._mailbox = Mailbox(self._context)
-        self._writer = Writer(settings, self._ring, self._mailbox)
-        self._catch_ups = CatchUps(settings, token, self._mailbox)
+        self._events = EventQueue(self._context)
+        self._writer = Writer(settings, self._ring, self._events)
+        self._catch_ups = CatchUps(settings, token, self._events)
         self._catch_ups.listen_on(self.endpoint)
-        self.supervisor = Supervisor(settings, self.endpoint, token, self._mailbox)
+        self.supervisor = Supervisor(settings, self.endpoint, token, self._events)
         self._broker = Broker(
             settings,
-            self._doors,
+            self._endpoints,
             self._ring,
             self._writer,
-            self._mailbox,
+            self._events,
             token,
             self._catch_ups.start,
             self.supervisor,
+            models_named(sums) if settings.workers else "",
         )
-        if settings.workers:
-            self._broker.expect(models_named(sums))
         self._writer.start()
         self._broker.start()
         self.supervisor.start()
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
-        if self._doors.remote_endpoint:
-            log.info("workers on other hosts connect to %s", self._doors.remote_endpoint)
+        if self._endpoints.remote_endpoint:
+            log.info("workers on other hosts connect to %s", self._endpoints.remote_endpoint)
         return self
 
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:
@@ -133,7 +132,7 @@ class Daemon:
 
     def request_stop(self) -> None:
         """Ask for a clean stop; may be called from any thread and from signal handlers."""
-        self._mailbox.put(StopRequested())
+        self._events.put(StopRequested())
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the daemon has been asked to stop and has stopped; False on time-out.
@@ -150,12 +149,12 @@ class Daemon:
 
     def counts(self) -> dict[str, Counts]:
         """Counts of the acquisitions it served; once it has stopped."""
-        return self._broker.counts()
+        return self._broker.acquisitions.counts()
 
     @property
     def unfinished(self) -> int:
         """Frames of all acquisitions that failed or have no final state; once it has stopped."""
-        return self._broker.unfinished
+        return self._broker.acquisitions.unfinished
 
     def __exit__(
         self,
@@ -168,15 +167,15 @@ class Daemon:
         self._catch_ups.stop()
         self.supervisor.stop()
         self._writer.stop(self.settings.stop_timeout_s)
-        self._mailbox.close()
-        self._doors.close(linger=500)
+        self._events.close()
+        self._endpoints.close(linger=500)
         self._context.term()
         self._ring.close()
 
     @property
     def remote_endpoint(self) -> str:
         """Where workers on other hosts connect; empty if nowhere."""
-        return self._doors.remote_endpoint
+        return self._endpoints.remote_endpoint
 
     def _open_doors(self, local: zmq.Socket[bytes]) -> Doors:
         settings = self.settings

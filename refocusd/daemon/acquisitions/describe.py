@@ -1,59 +1,44 @@
-"""The broker's books as `Status` tells them."""
+"""An acquisition as `Status` reports it."""
 
 from __future__ import annotations
 
-import time
+from typing import Literal
 
-from refocusd.daemon.acquisitions.state import Acquisition, WorkerPeer
-from refocusd.transport.messages import AcquisitionStatus, WorkerStatus
+from refocusd.daemon.acquisitions.state import Acquisition, State
+from refocusd.transport.messages import AcquisitionStatus
 
-__all__ = ["describe_acquisition", "describe_worker"]
+__all__ = ["describe_acquisition"]
 
-#: Over which a worker's rate is taken.
-RATE_S = 10.0
+#: The states of the wire protocol, which are fewer.
+_REPORTED: dict[State, Literal["waiting", "live", "catching up", "closing", "ended"]] = {
+    State.WAITING: "waiting",
+    State.ORPHANED: "waiting",
+    State.LIVE: "live",
+    State.LIVE_CATCHING_UP: "live",
+    State.DRAINING: "closing",
+    State.CATCHING_UP: "catching up",
+    State.CLOSING: "closing",
+    State.ENDED: "ended",
+}
 
 
-def describe_acquisition(acquisition: Acquisition, *, ended: bool = False) -> AcquisitionStatus:
+def describe_acquisition(acquisition: Acquisition) -> AcquisitionStatus:
     """One acquisition in full."""
-    open_ = acquisition.open
-    state: str = "live"
-    if ended:
-        state = "ended"
-    elif not acquisition.opened:
-        state = "waiting"
-    elif acquisition.finishing:
-        state = "closing"
-    elif acquisition.closing:
-        state = "catching up" if acquisition.catching else "closing"
+    message = acquisition.open
+    incomplete = [acquisition.incomplete] if acquisition.incomplete else []
     return AcquisitionStatus(
         id=acquisition.id,
-        name=open_.name,
-        raw=open_.raw,
+        name=message.name,
+        raw=message.raw,
         output=acquisition.output,
         run=acquisition.run,
-        state=state,  # type: ignore[arg-type]
-        height=open_.height,
-        width=open_.width,
-        dtype=open_.dtype,
+        state=_REPORTED[acquisition.state],
+        height=message.height,
+        width=message.width,
+        dtype=message.dtype,
         counts=acquisition.counts(),
         queued=sum(len(lane.queue) for lane in acquisition.lanes),
         deferred=acquisition.deferred,
-        warnings=acquisition.warnings
-        + ([acquisition.incomplete] if acquisition.incomplete else []),
+        warnings=acquisition.warnings + incomplete,
         focus=acquisition.focus,
-    )
-
-
-def describe_worker(worker: WorkerPeer) -> WorkerStatus:
-    """One worker."""
-    now = time.monotonic()
-    recent = sum(now - answered < RATE_S for answered in worker.recent)
-    return WorkerStatus(
-        identity=worker.identity.decode(errors="replace"),
-        pid=worker.pid,
-        state="busy" if worker.tasks else "ready" if worker.ready else "starting",
-        remote=bool(worker.remote),
-        frames=worker.answered,
-        rate=recent / RATE_S,
-        engine=worker.engine,
     )

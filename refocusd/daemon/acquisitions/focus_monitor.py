@@ -34,7 +34,7 @@ from refocusd.profiles.profile import Profile
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 
-__all__ = ["FocusWatch"]
+__all__ = ["FocusMonitor"]
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class _Field:
     optics: tuple[Optics, bool] = (DEFAULT_OPTICS, False)
 
 
-class FocusWatch:
+class FocusMonitor:
     """Asks for estimates, and follows the focus of every field.
 
     Parameters
