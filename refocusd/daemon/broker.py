@@ -17,6 +17,7 @@ import zmq
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon import events
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
@@ -98,7 +99,9 @@ class Broker:
         send, ring_nbytes = self._send, ring.address.nbytes
         self.acquisitions = held = Acquisitions()
         scheduler = Scheduler(settings, ring_nbytes, held, send)
-        self._lifecycle = lifecycle = Lifecycle(settings, writer, held, scheduler, send, catch_up)
+        self._lifecycle = lifecycle = Lifecycle(
+            settings, writer, held, scheduler, send, catch_up, FocusMonitor(settings)
+        )
         self._intake = intake = Intake(settings, ring, writer, held, scheduler, lifecycle, send)
         results = Results(settings, ring, writer, held, scheduler, lifecycle, send)
         self._pool = pool = WorkerPool(send, ring, models)

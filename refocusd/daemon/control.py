@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, field
 
 from refocusd import __version__
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
@@ -20,6 +21,7 @@ __all__ = ["Control"]
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class Control:
     """Answers control peers and views.
 
@@ -32,25 +34,15 @@ class Control:
         Sends a message to a peer.
     """
 
-    def __init__(
-        self,
-        acquisitions: Acquisitions,
-        scheduler: Scheduler,
-        lifecycle: Lifecycle,
-        pool: WorkerPool,
-        preview: Preview,
-        ring_nbytes: int,
-        send: Send,
-    ) -> None:
-        self._acquisitions = acquisitions
-        self._scheduler = scheduler
-        self._lifecycle = lifecycle
-        self._pool = pool
-        self._preview = preview
-        self._ring_nbytes = ring_nbytes
-        self._send = send
-        #: Views that wait for a frame, and the serial that it must be later than.
-        self._waiting: dict[bytes, int] = {}
+    acquisitions: Acquisitions
+    scheduler: Scheduler
+    lifecycle: Lifecycle
+    pool: WorkerPool
+    preview: Preview
+    ring_nbytes: int
+    send: Send
+    #: Views that wait for a frame, and the serial that it must be later than.
+    _waiting: dict[bytes, int] = field(default_factory=dict)
 
     def receive(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
         """Do what a control peer or a view asks for.
@@ -62,26 +54,26 @@ class Control:
         """
         match message:
             case wire.StatusRequest():
-                self._send(identity, self.status(), None)
+                self.send(identity, self.status(), None)
             case wire.Look() if role == "view":
                 self._waiting[identity] = message.after
                 self.show()
                 if identity in self._waiting:
-                    self._preview.ask(message.max_side)
+                    self.preview.ask(message.max_side)
             case wire.Pause():
                 log.info("paused" if message.paused else "resumed")
-                self._scheduler.paused = message.paused and not self._lifecycle.stopping
+                self.scheduler.paused = message.paused and not self.lifecycle.stopping
             case wire.CatchUp():
-                self._lifecycle.catch_up_when_idle = message.on
+                self.lifecycle.catch_up_when_idle = message.on
             case _:
                 raise TransportError(f"a {role} peer does not send {type(message).__name__}")
 
     def show(self) -> None:
         """Send the newest frame to the views that wait for it."""
         for identity, after in list(self._waiting.items()):
-            if newest := self._preview.newest(after):
+            if newest := self.preview.newest(after):
                 del self._waiting[identity]
-                self._send(identity, newest[0], newest[1])  # type: ignore[arg-type]
+                self.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
 
     def forget(self, identity: bytes) -> None:
         """A view has gone."""
@@ -89,24 +81,24 @@ class Control:
 
     def status(self) -> wire.Status:
         """State of the daemon."""
-        details = self._acquisitions.details()
-        statistics = self._lifecycle.statistics
+        details = self.acquisitions.details()
+        statistics = self.lifecycle.statistics
         return wire.Status(
             version=__version__,
             pid=os.getpid(),
-            workers=self._pool.ready,
-            engine=self._pool.engine,
+            workers=self.pool.ready,
+            engine=self.pool.engine,
             acquisitions={about.id: about.counts for about in details},
-            stopping=self._lifecycle.stopping,
+            stopping=self.lifecycle.stopping,
             details=details,
-            crew=self._pool.describe(),
-            ring_nbytes=self._ring_nbytes,
-            ring_free=self._scheduler.free_nbytes,
-            paused=self._scheduler.paused,
-            catch_up=self._lifecycle.catch_up_when_idle,
+            crew=self.pool.describe(),
+            ring_nbytes=self.ring_nbytes,
+            ring_free=self.scheduler.free_nbytes,
+            paused=self.scheduler.paused,
+            catch_up=self.lifecycle.catch_up_when_idle,
             frames=statistics.frames,
             stages=statistics.stages,
             raw_nbytes=statistics.raw_nbytes,
-            serial=self._preview.serial,
+            serial=self.preview.serial,
             uptime_s=statistics.uptime_s,
         )

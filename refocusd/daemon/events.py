@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+import msgspec
 import zmq
 
 from refocusd.frame import FinalState
@@ -30,19 +29,21 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class OutputOpened:
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events."""
+
+
+class OutputOpened(Event, frozen=True):
     """The writer has opened an acquisition's output, or `error` says why not."""
 
     acquisition: str
     output: str
     error: str = ""
     #: Frames of this run that the ledger has already, by final state.
-    before: Mapping[FinalState, int] = field(default_factory=dict)
+    before: dict[FinalState, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class FramesWritten:
+class FramesWritten(Event, frozen=True):
     """Frames of an acquisition have a final state on disk.
 
     `task` is 0 for frames that were never submitted.  `state` is None for frames that
@@ -63,8 +64,7 @@ class FramesWritten:
     known: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FrameNotWritten:
+class FrameNotWritten(Event, frozen=True):
     """A frame that raw holds was not written: the disk is full, or `error` says why."""
 
     task: int
@@ -72,75 +72,52 @@ class FrameNotWritten:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskFull:
+class DiskFull(Event, frozen=True):
     """The disk of an acquisition is full, or (`full` is False) has room again."""
 
     acquisition: str
     full: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewTaken:
+class PreviewTaken(Event, frozen=True):
     """The newest frame can be shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutputClosed:
+class OutputClosed(Event, frozen=True):
     """The writer has closed an acquisition's output; `error` says why it is not complete."""
 
     acquisition: str
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CatchUpFailed:
+class CatchUpFailed(Event, frozen=True):
     """A catch-up ended before it was done, and why."""
 
     acquisition: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeftUnfinished:
+class LeftUnfinished(Event, frozen=True):
     """An earlier daemon left this acquisition, in this run, and its raw data are there."""
 
     message: Open
     run: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
+class WorkerGone(Event, frozen=True):
     """A worker process has ended."""
 
     identity: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkersGaveUp:
+class WorkersGaveUp(Event, frozen=True):
     """No worker can be started; the daemon ends for this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Event, frozen=True):
     """The daemon shall end."""
-
-
-Event = (
-    OutputOpened
-    | FramesWritten
-    | FrameNotWritten
-    | DiskFull
-    | PreviewTaken
-    | OutputClosed
-    | CatchUpFailed
-    | LeftUnfinished
-    | WorkerGone
-    | WorkersGaveUp
-    | StopRequested
-)
 
 
 class EventQueue:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
@@ -157,7 +158,13 @@ class PlayedBroker:
             self.settings, self.ring.address.nbytes, self.acquisitions, self.send
         )
         self.lifecycle = Lifecycle(
-            self.settings, writer, self.acquisitions, self.scheduler, self.send, self.catch_up
+            self.settings,
+            writer,
+            self.acquisitions,
+            self.scheduler,
+            self.send,
+            self.catch_up,
+            FocusMonitor(self.settings),
         )
         common = (self.settings, self.ring, writer, self.acquisitions, self.scheduler)
         self.intake = Intake(*common, self.lifecycle, self.send)

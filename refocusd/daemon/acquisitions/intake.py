@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -45,6 +46,7 @@ MAX_PICKED_UP = 8
 MAX_MISSED_CHARS = 32 << 20
 
 
+@dataclass
 class Intake:
     """Takes what sources, and our own catch-ups, hand over.
 
@@ -56,33 +58,23 @@ class Intake:
         Sends a message to a peer.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        ring: SharedRing,
-        writer: Writer,
-        acquisitions: Acquisitions,
-        scheduler: Scheduler,
-        lifecycle: Lifecycle,
-        send: Send,
-    ) -> None:
-        self._settings = settings
-        self._ring = ring
-        self._writer = writer
-        self._acquisitions = acquisitions
-        self._scheduler = scheduler
-        self._lifecycle = lifecycle
-        self._send = send
-        self._catalogue = Catalogue(settings.calibrations)
-        #: Acquisitions of an earlier daemon that are not picked up yet.
-        self._unfinished: deque[LeftUnfinished] = deque()
-        #: What the models were trained for, by channel.
-        self._trained: dict[str, Trained] = {}
-        if settings.backend != "identity":
-            self._trained = {
-                channel: Trained(name, load_bundle(name).trained)
-                for channel, name in settings.models.items()
-            }
+    settings: Settings
+    ring: SharedRing
+    writer: Writer
+    acquisitions: Acquisitions
+    scheduler: Scheduler
+    lifecycle: Lifecycle
+    send: Send
+    #: Acquisitions of an earlier daemon that are not picked up yet.
+    _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
+    #: What the models were trained for, by channel.
+    _trained: dict[str, Trained] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._catalogue = Catalogue(self.settings.calibrations)
+        if self.settings.backend != "identity":
+            for channel, name in self.settings.models.items():
+                self._trained[channel] = Trained(name, load_bundle(name).trained)
 
     # -- acquisitions -----------------------------------------------------------------------
 
@@ -94,9 +86,9 @@ class Intake:
         TransportError
             If the daemon is stopping.
         """
-        if self._lifecycle.stopping:
+        if self.lifecycle.stopping:
             raise TransportError("the daemon is stopping")
-        known = self._acquisitions.get(message.acquisition)
+        known = self.acquisitions.get(message.acquisition)
         try:
             if trusted:
                 self._join_catch_up(known, identity)
@@ -105,42 +97,42 @@ class Intake:
             else:
                 self._announce(identity, message)
         except InputError as error:
-            self._send(identity, wire.Refused(str(error), message.acquisition), None)
+            self.send(identity, wire.Refused(str(error), message.acquisition), None)
 
     def _announce(self, identity: bytes, message: wire.Open) -> None:
         check_open(message)
         acquisition = Acquisition.announced(message, identity)
-        if not self._scheduler.fits(acquisition):
+        if not self.scheduler.fits(acquisition):
             raise InputError(
                 f"a frame of {acquisition.frame_nbytes / 2**20:.1f} MiB, before and after, does "
-                f"not fit into the ring of {self._settings.ring_mib} MiB; set a larger ring_mib "
+                f"not fit into the ring of {self.settings.ring_mib} MiB; set a larger ring_mib "
                 "(and source_mib)"
             )
         self._calibrate(acquisition)
         if not (message.raw or message.preview):
             acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
             log.warning("%s: %s", message.name, acquisition.warnings[-1])
-        self._lifecycle.begin(acquisition)
+        self.lifecycle.begin(acquisition)
 
     def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
         if acquisition is None or not acquisition.state.catching_up or acquisition.catch_up:
             # A catch-up that was presumed failed: it must not pass for the source.
             raise InputError("this catch-up comes too late")
         acquisition.catch_up = Lane(identity, live=False)
-        self._lifecycle.report_opened(acquisition, acquisition.catch_up)
+        self.lifecycle.report_opened(acquisition, acquisition.catch_up)
 
     def _return(self, acquisition: Acquisition, identity: bytes, message: wire.Open) -> None:
         """A source that lost its link, or whose daemon was restarted, goes on where it was."""
         check_same(acquisition.open, message)
         if acquisition.state is State.CLOSING:
             refused = wire.Refused("being closed; try again", acquisition.id, again=True)
-            self._send(identity, refused, None)
+            self.send(identity, refused, None)
             return
         log.info("the source of %s is back", acquisition.open.name)
-        self._scheduler.reclaim(acquisition.live)
+        self.scheduler.reclaim(acquisition.live)
         acquisition.source_returned(identity)
         if acquisition.state.opened:
-            self._lifecycle.report_opened(acquisition, acquisition.live)
+            self.lifecycle.report_opened(acquisition, acquisition.live)
 
     def left_unfinished(self, event: LeftUnfinished) -> None:
         """An earlier daemon left an acquisition: finish it in its turn, from its raw dataset."""
@@ -149,7 +141,7 @@ class Intake:
 
     def pick_up(self) -> None:
         """Pick up a few unfinished acquisitions at a time: each takes files, a thread and slots."""
-        while self._unfinished and self._acquisitions.picked_up < MAX_PICKED_UP:
+        while self._unfinished and self.acquisitions.picked_up < MAX_PICKED_UP:
             event = self._unfinished.popleft()
             try:
                 self._pick_up(event.message, event.run)
@@ -157,25 +149,25 @@ class Intake:
                 log.warning("%s was left unfinished: %s", event.message.name, error)
 
     def _pick_up(self, message: wire.Open, run: str) -> None:
-        if message.acquisition in self._acquisitions or self._lifecycle.stopping:
+        if message.acquisition in self.acquisitions or self.lifecycle.stopping:
             return
         if message.profiles is None:
             # Left by a version that knew no profiles.
             message = msgspec.structs.replace(message, profiles=[])
         acquisition = Acquisition.left_unfinished(message)
         self._calibrate(acquisition)
-        if run != self._lifecycle.run_of(acquisition):
+        if run != self.lifecycle.run_of(acquisition):
             raise InputError(
                 f"another model or other settings began it (run {run}); finish it with "
                 "`refocusd resume`"
             )
-        if not self._scheduler.fits(acquisition):
+        if not self.scheduler.fits(acquisition):
             raise InputError(
-                f"its frames do not fit into the ring of {self._settings.ring_mib} MiB; start the "
+                f"its frames do not fit into the ring of {self.settings.ring_mib} MiB; start the "
                 "daemon with a larger ring_mib (and source_mib)"
             )
         log.info("picking up %s, which an earlier daemon left unfinished", message.name)
-        self._lifecycle.begin(acquisition)
+        self.lifecycle.begin(acquisition)
 
     def _calibrate(self, acquisition: Acquisition) -> None:
         """Find the profiles that apply to it, and keep their ids with its announcement.
@@ -212,7 +204,7 @@ class Intake:
 
     def submit(self, identity: bytes, message: wire.Submit, part: memoryview | None) -> None:
         """Queue a frame that lies in a slot, or whose pixels are `part`."""
-        acquisition, lane = self._acquisitions.of_peer(identity, message.acquisition)
+        acquisition, lane = self.acquisitions.of_peer(identity, message.acquisition)
         if message.slot not in lane.granted:
             raise TransportError(f"slot {message.slot} is not yours to fill")
         check_frame(message)
@@ -220,32 +212,32 @@ class Intake:
             self._fill(message, part)
         lane.granted.remove(message.slot)
         if message.live:
-            self._lifecycle.last_live = time.monotonic()
-            self._lifecycle.statistics.raw_nbytes += message.slot.nbytes
+            self.lifecycle.last_live = time.monotonic()
+            self.lifecycle.statistics.raw_nbytes += message.slot.nbytes
             # Sent twice it is still one frame; where the catch-up has it, it is not counted yet.
             acquisition.submitted += not acquisition.active.get(message.axes, False)
         if message.axes in acquisition.active:
-            self._scheduler.recycle(acquisition, lane, message.slot)
+            self.scheduler.recycle(acquisition, lane, message.slot)
             return
-        channel, rule = channel_of(message, self._settings)
+        channel, rule = channel_of(message, self.settings)
         if rule:
             self._record(acquisition, (message.axes,), "skipped", rule, live=message.live)
-            self._scheduler.recycle(acquisition, lane, message.slot)
+            self.scheduler.recycle(acquisition, lane, message.slot)
             return
-        task = self._acquisitions.begin_task(acquisition, lane, message, channel)
-        if oldest := self._scheduler.put(acquisition, task):
-            self._lifecycle.give_up(acquisition, oldest)
+        task = self.acquisitions.begin_task(acquisition, lane, message, channel)
+        if oldest := self.scheduler.put(acquisition, task):
+            self.lifecycle.give_up(acquisition, oldest)
 
     def _fill(self, message: wire.Submit, part: memoryview) -> None:
         slot = message.slot
         if part.nbytes != slot.nbytes:
             raise TransportError(f"{part.nbytes} bytes of pixels for a frame of {slot.nbytes}")
-        view = self._ring.view(slot.offset, (1, slot.nbytes), "uint8")
+        view = self.ring.view(slot.offset, (1, slot.nbytes), "uint8")
         view[0] = np.frombuffer(part, np.uint8)
 
     def behind(self, identity: bytes, message: wire.Behind) -> None:
         """The source itself leaves frames to the catch-up."""
-        acquisition, _ = self._acquisitions.of_peer(identity, message.acquisition)
+        acquisition, _ = self.acquisitions.of_peer(identity, message.acquisition)
         if acquisition.open.raw:
             acquisition.behind += message.frames
             acquisition.deferred += message.frames
@@ -253,7 +245,7 @@ class Intake:
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
         """Frames will not come: record why."""
-        acquisition, lane = self._acquisitions.of_peer(identity, message.acquisition)
+        acquisition, lane = self.acquisitions.of_peer(identity, message.acquisition)
         if not acquisition.state.opened:
             raise TransportError("an acquisition must be open before frames of it are missed")
         check_miss(message)
@@ -273,19 +265,19 @@ class Intake:
         live: bool,
     ) -> None:
         acquisition.recording(axes)
-        self._writer.put(RecordFrames(acquisition.id, axes, state, reason, live=live))
+        self.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=live))
 
     def close(self, identity: bytes, message: wire.Close) -> None:
         """No more frames come from this peer."""
-        acquisition, lane = self._acquisitions.of_peer(identity, message.acquisition)
+        acquisition, lane = self.acquisitions.of_peer(identity, message.acquisition)
         acquisition.closed_by(lane, message.acquired)
-        self._lifecycle.close_lane(acquisition, lane)
+        self.lifecycle.close_lane(acquisition, lane)
 
     def lost(self, identity: bytes) -> None:
         """A source has gone without a word: close its acquisitions for it."""
-        for acquisition in self._acquisitions:
+        for acquisition in self.acquisitions:
             if lane := acquisition.lane_of(identity):
                 log.warning("the source of %s is gone", acquisition.open.name)
                 if not acquisition.open.raw:
                     acquisition.incomplete = "its source is gone, and there is no raw data"
-                self._lifecycle.close_lane(acquisition, lane)
+                self.lifecycle.close_lane(acquisition, lane)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
@@ -30,12 +31,13 @@ log = logging.getLogger(__name__)
 IDLE_S = 1.0
 
 
+@dataclass(slots=True)
 class Lifecycle:
     """Opens, catches up and closes acquisitions.
 
     Parameters
     ----------
-    settings, writer, acquisitions, scheduler
+    settings, writer, acquisitions, scheduler, focus
         See their classes.
     send : callable
         Sends a message to a peer.
@@ -53,34 +55,25 @@ class Lifecycle:
     stopping : bool
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        writer: Writer,
-        acquisitions: Acquisitions,
-        scheduler: Scheduler,
-        send: Send,
-        catch_up: Callable[[wire.Open, str], None],
-    ) -> None:
-        self._settings = settings
-        self._writer = writer
-        self._acquisitions = acquisitions
-        self._scheduler = scheduler
-        self._send = send
-        self._start_catch_up = catch_up
-        self.statistics = Statistics()
-        self.focus = FocusMonitor(settings)
-        self.engine: wire.Engines | None = None
-        self.last_live = 0.0
-        self.catch_up_when_idle = True
-        self.stopping = False
+    settings: Settings
+    writer: Writer
+    acquisitions: Acquisitions
+    scheduler: Scheduler
+    send: Send
+    catch_up: Callable[[wire.Open, str], None]
+    focus: FocusMonitor
+    statistics: Statistics = field(default_factory=Statistics)
+    engine: wire.Engines | None = None
+    last_live: float = 0.0
+    catch_up_when_idle: bool = True
+    stopping: bool = False
 
     # -- the beginning --------------------------------------------------------------------
 
     def begin(self, acquisition: Acquisition) -> None:
         """Take in an acquisition; its output is opened once its run has an id."""
-        self._acquisitions.add(acquisition)
-        self._scheduler.add(acquisition)
+        self.acquisitions.add(acquisition)
+        self.scheduler.add(acquisition)
         if self.engine is not None:
             self._open_output(acquisition, self.engine)
 
@@ -88,40 +81,40 @@ class Lifecycle:
         """A worker is ready: acquisitions that waited for the first one can be opened."""
         if self.engine is None:
             self.engine = engine
-            for acquisition in self._acquisitions:
+            for acquisition in self.acquisitions:
                 self._open_output(acquisition, engine)
 
     def run_of(self, acquisition: Acquisition) -> str:
         """Id of an acquisition's run; empty before an engine is ready."""
         if self.engine is None:
             return ""
-        return run_id(self.engine, self._settings, acquisition.applied.id)
+        return run_id(self.engine, self.settings, acquisition.applied.id)
 
     def _open_output(self, acquisition: Acquisition, engine: wire.Engines) -> None:
         acquisition.run = self.run_of(acquisition)
-        self._writer.put(OpenOutput(acquisition.open, acquisition.run, engine, acquisition.applied))
+        self.writer.put(OpenOutput(acquisition.open, acquisition.run, engine, acquisition.applied))
 
     def report_opened(self, acquisition: Acquisition, lane: Lane) -> None:
         """Tell the peer of a lane where the refocused frames go, and give it slots."""
         opened = wire.Opened(acquisition.id, acquisition.run, acquisition.output)
-        self._send(lane.peer, opened, None)
-        self._scheduler.grant(acquisition, lane)
+        self.send(lane.peer, opened, None)
+        self.scheduler.grant(acquisition, lane)
 
     # -- what the writer and the catch-up report --------------------------------------------
 
     def output_opened(self, event: OutputOpened) -> None:
         """Tell the source, and give it slots."""
-        acquisition = self._acquisitions.get(event.acquisition)
+        acquisition = self.acquisitions.get(event.acquisition)
         if acquisition is None:
             return
         name = acquisition.open.name
         if event.error:
             log.error("%s: %s", name, event.error)
-            self._acquisitions.remove(acquisition)
+            self.acquisitions.remove(acquisition)
             self._release(acquisition)
             if acquisition.source:
                 refused = wire.Refused(event.error, acquisition.id)
-                self._send(acquisition.source, refused, None)
+                self.send(acquisition.source, refused, None)
             return
         acquisition.output_opened(event.output, dict(event.before))
         log.info("acquisition %s → %s", name, event.output or "preview only")
@@ -132,7 +125,7 @@ class Lifecycle:
 
     def disk_full(self, event: DiskFull) -> None:
         """Pause an acquisition while its disk is full."""
-        acquisition = self._acquisitions.get(event.acquisition)
+        acquisition = self.acquisitions.get(event.acquisition)
         if acquisition is None:
             return
         acquisition.stalled = event.full
@@ -148,7 +141,7 @@ class Lifecycle:
 
     def catch_up_failed(self, event: CatchUpFailed) -> None:
         """A catch-up ended early: what it could not do stays pending."""
-        acquisition = self._acquisitions.get(event.acquisition)
+        acquisition = self.acquisitions.get(event.acquisition)
         if acquisition is None:
             return
         level = logging.INFO if self.stopping else logging.ERROR
@@ -163,15 +156,15 @@ class Lifecycle:
 
     def output_closed(self, event: OutputClosed) -> None:
         """An acquisition is over."""
-        acquisition = self._acquisitions.get(event.acquisition)
+        acquisition = self.acquisitions.get(event.acquisition)
         if acquisition is None:
             return  # dropped by a stop
         acquisition.incomplete = acquisition.incomplete or event.error
         counts = acquisition.counts()
-        self._acquisitions.end(acquisition)
+        self.acquisitions.end(acquisition)
         self._release(acquisition)
         if acquisition.source:
-            self._send(acquisition.source, wire.Closed(acquisition.id, counts), None)
+            self.send(acquisition.source, wire.Closed(acquisition.id, counts), None)
         log.info(
             "%s: %d acquired, %d refocused, %d passed through, %d skipped, %d failed, %d pending",
             acquisition.open.name,
@@ -182,29 +175,29 @@ class Lifecycle:
 
     def give_up(self, acquisition: Acquisition, task: Task) -> None:
         """Leave a frame that is no longer queued to the catch-up, and pass its slot on."""
-        self._acquisitions.give_up(acquisition, task)
-        self._scheduler.recycle(acquisition, task.lane, task.submit.slot)
+        self.acquisitions.give_up(acquisition, task)
+        self.scheduler.recycle(acquisition, task.lane, task.submit.slot)
 
     def close_lane(self, acquisition: Acquisition, lane: Lane) -> None:
         """No more frames come through this lane."""
         acquisition.lane_closed(lane)
-        self._scheduler.reclaim(lane)
+        self.scheduler.reclaim(lane)
         self.settle(acquisition)
-        self._scheduler.top_up()
+        self.scheduler.top_up()
 
     def tick(self, *, workers_idle: bool) -> None:
         """While no live frame has come for a moment, catch up what is behind."""
         idle = workers_idle and time.monotonic() - self.last_live > IDLE_S
-        if not (idle and self.catch_up_when_idle) or self._scheduler.paused or self.stopping:
+        if not (idle and self.catch_up_when_idle) or self.scheduler.paused or self.stopping:
             return
-        for acquisition in self._acquisitions:
+        for acquisition in self.acquisitions:
             if acquisition.state is State.LIVE and acquisition.behind and not acquisition.stalled:
-                self._catch_up(acquisition)
+                self._start_catch_up(acquisition)
 
-    def _catch_up(self, acquisition: Acquisition) -> None:
+    def _start_catch_up(self, acquisition: Acquisition) -> None:
         acquisition.catch_up_started()
         # What is pending is what raw holds and the ledger does not.
-        self._start_catch_up(acquisition.open, acquisition.run)
+        self.catch_up(acquisition.open, acquisition.run)
 
     def settle(self, acquisition: Acquisition) -> None:
         """Once a closed acquisition is idle: catch up what is pending, then close its output."""
@@ -215,20 +208,20 @@ class Lifecycle:
             return
         if acquisition.needs_catch_up and not (self.stopping or acquisition.incomplete):
             if not acquisition.stalled:  # else once there is room on its disk
-                self._catch_up(acquisition)
+                self._start_catch_up(acquisition)
             return
         acquisition.change(Change.ALL_WRITTEN)
         counts = acquisition.counts()
         if not acquisition.end_known:
             acquisition.incomplete = acquisition.incomplete or "its source has not reported its end"
         complete = not (acquisition.incomplete or counts.pending)
-        self._writer.put(CloseOutput(acquisition.id, counts.acquired if complete else None))
+        self.writer.put(CloseOutput(acquisition.id, counts.acquired if complete else None))
 
     def stop(self) -> None:
         """Close every acquisition: what is queued is done, the rest stays pending."""
         self.stopping = True
-        self._scheduler.paused = False
-        for acquisition in self._acquisitions:
+        self.scheduler.paused = False
+        for acquisition in self.acquisitions:
             if not acquisition.state.opened or acquisition.stalled:
                 self._drop(acquisition)
                 continue
@@ -240,24 +233,24 @@ class Lifecycle:
 
     def abandon(self) -> None:
         """The time for a stop is over: record frames without raw that will never be done."""
-        for acquisition in self._acquisitions:
+        for acquisition in self.acquisitions:
             about = acquisition.open
             if acquisition.state.opened and acquisition.active and not (about.raw or about.preview):
                 axes = tuple(acquisition.active)
                 reason = "no raw: the daemon stopped"
-                self._writer.put(RecordFrames(acquisition.id, axes, "skipped", reason))
+                self.writer.put(RecordFrames(acquisition.id, axes, "skipped", reason))
 
     def _drop(self, acquisition: Acquisition) -> None:
         """The daemon stops, and nothing more can be done for this acquisition."""
         if acquisition.source:
             refused = wire.Refused("the daemon is stopping", acquisition.id, again=True)
-            self._send(acquisition.source, refused, None)
-        self._acquisitions.drop(acquisition)
-        self._writer.put(CloseOutput(acquisition.id, None))
+            self.send(acquisition.source, refused, None)
+        self.acquisitions.drop(acquisition)
+        self.writer.put(CloseOutput(acquisition.id, None))
         self._release(acquisition)
 
     def _release(self, acquisition: Acquisition) -> None:
         self.focus.forget(acquisition.id)
-        for task in self._scheduler.remove(acquisition):
-            self._acquisitions.end_task(acquisition, task)
-        self._scheduler.top_up()
+        for task in self.scheduler.remove(acquisition):
+            self.acquisitions.end_task(acquisition, task)
+        self.scheduler.top_up()

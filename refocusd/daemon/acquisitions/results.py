@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
@@ -26,6 +27,7 @@ MAX_DEATHS = 2
 MAX_CUTS = 10
 
 
+@dataclass(slots=True)
 class Results:
     """Passes what workers answer to the writer, and what the writer answers to the source.
 
@@ -39,42 +41,32 @@ class Results:
         Sends a message to a peer.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        ring: SharedRing,
-        writer: Writer,
-        acquisitions: Acquisitions,
-        scheduler: Scheduler,
-        lifecycle: Lifecycle,
-        send: Send,
-    ) -> None:
-        self._settings = settings
-        self._ring = ring
-        self._writer = writer
-        self._acquisitions = acquisitions
-        self._scheduler = scheduler
-        self._lifecycle = lifecycle
-        self._send = send
+    settings: Settings
+    ring: SharedRing
+    writer: Writer
+    acquisitions: Acquisitions
+    scheduler: Scheduler
+    lifecycle: Lifecycle
+    send: Send
 
     def write(self, task: Task, result: wire.Result, engine: wire.EngineInfo) -> None:
         """A worker has filled the slot: have it written."""
-        acquisition = self._acquisitions.get(task.acquisition)
+        acquisition = self.acquisitions.get(task.acquisition)
         if acquisition is None:
             return
         focus = None
-        if advice := self._lifecycle.focus.note(acquisition.open, task.submit, result.facts):
+        if advice := self.lifecycle.focus.note(acquisition.open, task.submit, result.facts):
             focus = acquisition.focus = advice.focus
-            wanted = self._settings.correct_focus and acquisition.open.advise
+            wanted = self.settings.correct_focus and acquisition.open.advise
             # A pause by the user holds the stage as well.
-            if wanted and acquisition.source and not self._scheduler.paused:
-                self._send(acquisition.source, advice, None)
+            if wanted and acquisition.source and not self.scheduler.paused:
+                self.send(acquisition.source, advice, None)
         job = WriteFrame(task.number, task.submit, result.checksum, result.facts, engine, focus)
-        self._writer.put(job)
+        self.writer.put(job)
 
     def fail(self, task: Task, reason: str) -> None:
         """A frame could not be refocused."""
-        acquisition, submit = self._acquisitions.get(task.acquisition), task.submit
+        acquisition, submit = self.acquisitions.get(task.acquisition), task.submit
         if acquisition is None:
             return
         if acquisition.open.raw and submit.live and self._overwritten(acquisition, submit):
@@ -84,7 +76,7 @@ class Results:
             return
         log.error("frame %s: %s", submit.axes, reason)
         axes = (submit.axes,)
-        self._writer.put(
+        self.writer.put(
             RecordFrames(acquisition.id, axes, "failed", reason, task.number, submit.live)
         )
 
@@ -95,32 +87,32 @@ class Results:
                 self.fail(task, "two workers died on this frame")
             elif task.cuts >= MAX_CUTS:
                 self.fail(task, f"the link to its worker was lost {MAX_CUTS} times")
-            elif acquisition := self._acquisitions.get(task.acquisition):
-                self._scheduler.requeue(acquisition, task)
+            elif acquisition := self.acquisitions.get(task.acquisition):
+                self.scheduler.requeue(acquisition, task)
 
     def written(self, event: FramesWritten) -> None:
         """Count frames that have a final state, and pass the slot on."""
-        acquisition = self._acquisitions.get(event.acquisition)
+        acquisition = self.acquisitions.get(event.acquisition)
         if acquisition is None:
             return
-        task = self._acquisitions.task(event.task)
+        task = self.acquisitions.task(event.task)
         acquisition.written(event, task)
         live = task is not None and task.submit.live
-        self._lifecycle.statistics.note(event, task.waited_ms if task and live else None)
+        self.lifecycle.statistics.note(event, task.waited_ms if task and live else None)
         if event.state and acquisition.open.report and acquisition.source:
             for axes in event.axes:
                 outcome = wire.Outcome(acquisition.id, axes, event.state, event.reason)
-                self._send(acquisition.source, outcome, None)
+                self.send(acquisition.source, outcome, None)
         if task is not None:
             task.lane.in_flight -= 1
-            self._acquisitions.end_task(acquisition, task)
-            self._scheduler.recycle(acquisition, task.lane, task.submit.slot)
-        self._lifecycle.settle(acquisition)
+            self.acquisitions.end_task(acquisition, task)
+            self.scheduler.recycle(acquisition, task.lane, task.submit.slot)
+        self.lifecycle.settle(acquisition)
 
     def not_written(self, event: FrameNotWritten) -> None:
         """A frame could not be written: leave it to the catch-up."""
-        acquisition = self._acquisitions.get(event.acquisition)
-        task = self._acquisitions.task(event.task)
+        acquisition = self.acquisitions.get(event.acquisition)
+        task = self.acquisitions.task(event.task)
         if acquisition is not None and task is not None:
             # The same would fail the same way again: what is left is for the next daemon.
             acquisition.incomplete = acquisition.incomplete or event.error
@@ -128,12 +120,12 @@ class Results:
 
     def _put_off(self, acquisition: Acquisition, task: Task) -> None:
         task.lane.in_flight -= 1
-        self._lifecycle.give_up(acquisition, task)
-        self._lifecycle.settle(acquisition)
+        self.lifecycle.give_up(acquisition, task)
+        self.lifecycle.settle(acquisition)
 
     def _overwritten(self, acquisition: Acquisition, submit: wire.Submit) -> bool:
         try:
-            pixels = self._ring.view(submit.slot.offset, acquisition.shape, acquisition.open.dtype)
+            pixels = self.ring.view(submit.slot.offset, acquisition.shape, acquisition.open.dtype)
         except TransportError:
             return False
         return checksum(pixels) != submit.checksum

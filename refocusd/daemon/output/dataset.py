@@ -230,15 +230,6 @@ class OutputDataset:
             known=len(job.axes) - len(fresh),
         )
 
-    def skip(self, job: WriteFrame, reason: str) -> FramesWritten:
-        """Record that a frame is not written."""
-        submit = job.submit
-        attempt = Attempt(self.run, submit.acquisition, submit.axes, "skipped", reason, submit.live)
-        replaces = self._append([attempt])
-        return FramesWritten(
-            job.task, submit.acquisition, (submit.axes,), "skipped", reason, replaces
-        )
-
     def _append(self, attempts: list[Attempt]) -> FinalState | None:
         """Record attempts; returns the state of the earlier attempt that a single one replaces."""
         replaces: FinalState | None = None

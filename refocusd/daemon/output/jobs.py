@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from refocusd.frame import FinalState
 from refocusd.profiles.applied import Applied
@@ -11,8 +11,7 @@ from refocusd.transport.messages import EngineInfo, Engines, FocusAdvice, FrameF
 __all__ = ["CloseOutput", "Job", "OpenOutput", "RecordFrames", "WriteFrame"]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenOutput:
+class OpenOutput(msgspec.Struct, frozen=True):
     """Open the output of an acquisition; answered by `OutputOpened`."""
 
     open: Open
@@ -21,8 +20,7 @@ class OpenOutput:
     applied: Applied
 
 
-@dataclass(frozen=True, slots=True)
-class WriteFrame:
+class WriteFrame(msgspec.Struct, frozen=True):
     """Write the refocused half of a slot; answered by `FramesWritten` or `FrameNotWritten`."""
 
     task: int
@@ -41,8 +39,7 @@ class WriteFrame:
         return ("refocused", "") if refocused else ("passed_through", "already in focus")
 
 
-@dataclass(frozen=True, slots=True)
-class RecordFrames:
+class RecordFrames(msgspec.Struct, frozen=True):
     """Record frames that have no pixels to write; answered by one `FramesWritten`.
 
     `task` is 0 for frames that were never submitted.
@@ -56,8 +53,7 @@ class RecordFrames:
     live: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class CloseOutput:
+class CloseOutput(msgspec.Struct, frozen=True):
     """Close sink and ledger; answered by `OutputClosed`.
 
     `acquired` is None for an acquisition that is not complete.

@@ -203,7 +203,10 @@ class Writer:
         """The disk is full: raw has the frame, and it is caught up once there is room."""
         key = job.submit.acquisition
         if not output.message.raw:
-            self._events.put(output.skip(job, f"no raw: {why}"))
+            skipped = RecordFrames(
+                key, (job.submit.axes,), "skipped", f"no raw: {why}", job.task, job.submit.live
+            )
+            self._events.put(output.record(skipped))
             return
         if key not in self._full:
             log.error("%s: %s is paused until there is room", why, output.message.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from refocusd.config import Settings
@@ -35,6 +36,7 @@ class WorkerControl(Protocol):
         """Start no worker again."""
 
 
+@dataclass(slots=True)
 class Dispatcher:
     """Gives frames to free workers and takes their answers.
 
@@ -47,42 +49,31 @@ class Dispatcher:
         Called whenever a worker has become ready.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        endpoints: Doors,
-        pool: WorkerPool,
-        scheduler: Scheduler,
-        lifecycle: Lifecycle,
-        results: Results,
-        supervisor: WorkerControl,
-        on_ready: Callable[[], None],
-    ) -> None:
-        self._settings = settings
-        self._endpoints = endpoints
-        self._pool = pool
-        self._scheduler = scheduler
-        self._lifecycle = lifecycle
-        self._results = results
-        self._supervisor = supervisor
-        self._on_ready = on_ready
+    settings: Settings
+    endpoints: Doors
+    pool: WorkerPool
+    scheduler: Scheduler
+    lifecycle: Lifecycle
+    results: Results
+    supervisor: WorkerControl
+    on_ready: Callable[[], None]
 
     def dispatch(self) -> None:
         """Send waiting frames to workers, as far as there are free ones."""
-        while (worker := self._pool.free()) and (found := self._scheduler.next_task()):
+        while (worker := self.pool.free()) and (found := self.scheduler.next_task()):
             task, acquisition = found
-            focus = self._lifecycle.focus.ask(acquisition, task.submit)
-            self._pool.assign(worker, task, acquisition, focus)
+            focus = self.lifecycle.focus.ask(acquisition, task.submit)
+            self.pool.assign(worker, task, acquisition, focus)
 
     def join(self, identity: bytes, message: wire.Hello, remote: str | None) -> None:
         """A worker has connected; one that lost its link holds no frames any more."""
-        self._results.requeue(self._pool.lose(identity))
+        self.results.requeue(self.pool.lose(identity))
         inline = message.inline or bool(remote)
-        self._pool.join(identity, pid=message.pid, inline=inline, remote=remote or "")
+        self.pool.join(identity, pid=message.pid, inline=inline, remote=remote or "")
 
     def lose(self, identity: bytes, *, cut: bool = False) -> None:
         """A worker is gone, or (`cut`) its link is: its frames go to others."""
-        self._results.requeue(self._pool.lose(identity, cut=cut))
+        self.results.requeue(self.pool.lose(identity, cut=cut))
 
     def receive(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
         """A message of a worker.
@@ -97,36 +88,36 @@ class Dispatcher:
                 self._ready(identity, message)
             case wire.Result():
                 # Nobody waits for the answer of a worker that was presumed hung.
-                if task := self._pool.take_back(identity, message.task):
+                if task := self.pool.take_back(identity, message.task):
                     try:
-                        self._pool.fill(identity, task, part)
+                        self.pool.fill(identity, task, part)
                     except TransportError as error:
-                        self._results.fail(task, str(error))
+                        self.results.fail(task, str(error))
                     else:
-                        engine = self._pool.engine_of(identity, task.channel)
-                        self._results.write(task, message, engine)
+                        engine = self.pool.engine_of(identity, task.channel)
+                        self.results.write(task, message, engine)
             case wire.Failure():
-                if task := self._pool.take_back(identity, message.task):
-                    self._results.fail(task, message.reason)
+                if task := self.pool.take_back(identity, message.task):
+                    self.results.fail(task, message.reason)
             case _:
                 raise TransportError(f"a worker does not send {type(message).__name__}")
 
     def _ready(self, identity: bytes, message: wire.Ready) -> None:
-        self._pool.set_ready(identity, message)
+        self.pool.set_ready(identity, message)
         name = identity.decode(errors="replace")
-        self._supervisor.was_ready(name)
+        self.supervisor.was_ready(name)
         engine = describe_engine(message.engine)
         log.info("%s: %s, ready in %.1f s", name, engine, message.seconds)
-        self._lifecycle.engine_ready(message.engine)
-        self._on_ready()
+        self.lifecycle.engine_ready(message.engine)
+        self.on_ready()
 
     def tick(self) -> list[bytes]:
         """Replace workers that hang or are silent; returns those whose link is lost."""
-        for identity in self._pool.hung(self._settings.task_timeout_s):
+        for identity in self.pool.hung(self.settings.task_timeout_s):
             self._replace(identity, "holds one frame too long")
-        for identity in self._pool.silent(SILENCE_S):
+        for identity in self.pool.silent(SILENCE_S):
             self._replace(identity, "is silent")
-        lost = self._endpoints.gone()
+        lost = self.endpoints.gone()
         for identity, why in lost:
             log.warning("%s: %s; its frames go to others", identity.decode(errors="replace"), why)
             self.lose(identity, cut=True)
@@ -134,8 +125,8 @@ class Dispatcher:
 
     def _replace(self, identity: bytes, why: str) -> None:
         name = identity.decode(errors="replace")
-        if self._pool.is_remote(identity):
-            self._endpoints.cut(identity, why)  # `gone` names it at the next tick
+        if self.pool.is_remote(identity):
+            self.endpoints.cut(identity, why)  # `gone` names it at the next tick
         else:
             log.warning("%s %s: replaced", name, why)
-            self._supervisor.kill(name)
+            self.supervisor.kill(name)
