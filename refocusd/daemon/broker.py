@@ -7,6 +7,7 @@ frame without one, so nothing here grows with the length of an acquisition.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
-from refocusd.daemon.acquisitions.results import Results
 from refocusd.daemon.acquisitions.scheduler import Scheduler
+from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.acquisitions.unfinished import find_unfinished
 from refocusd.daemon.control import Control
 from refocusd.daemon.output.writer import Writer
@@ -96,31 +97,23 @@ class Broker:
         self._event_queue = event_queue
         self._supervisor = supervisor
         self._peers = Peers(token)
-        send, ring_nbytes = self._send, ring.address.nbytes
+        send = self._send
         self.acquisitions = held = Acquisitions()
-        scheduler = Scheduler(settings, ring_nbytes, held, send)
+        scheduler = Scheduler(settings, ring.address.nbytes, held, send)
         self._lifecycle = lifecycle = Lifecycle(
             settings, writer, held, scheduler, send, catch_up, FocusMonitor(settings)
         )
-        self._intake = intake = Intake(settings, ring, writer, held, scheduler, lifecycle, send)
-        results = Results(settings, ring, writer, held, scheduler, lifecycle, send)
+        self._intake = Intake(ring, lifecycle)
         self._pool = pool = WorkerPool(send, ring, models)
-        self._dispatcher = Dispatcher(
-            settings, endpoints, pool, scheduler, lifecycle, results, supervisor, self._on_ready
-        )
-        self._control = Control(held, scheduler, lifecycle, pool, writer.preview, ring_nbytes, send)
-        self._handlers: dict[type[events.Event], Callable[[Any], None]] = {
+        self._dispatcher = Dispatcher(endpoints, ring, lifecycle, pool, supervisor, self._on_ready)
+        self._control = Control(lifecycle, pool)
+        self._handlers: dict[type[events.Event], Callable[[Acquisition, Any], None]] = {
             events.OutputOpened: lifecycle.output_opened,
-            events.FramesWritten: results.written,
-            events.FrameNotWritten: results.not_written,
+            events.FramesWritten: self._dispatcher.written,
+            events.FrameNotWritten: self._dispatcher.not_written,
             events.DiskFull: lifecycle.disk_full,
-            events.PreviewTaken: lambda _: self._control.show(),
             events.OutputClosed: lifecycle.output_closed,
             events.CatchUpFailed: lifecycle.catch_up_failed,
-            events.LeftUnfinished: intake.left_unfinished,
-            events.WorkerGone: self._worker_gone,
-            events.WorkersGaveUp: self._end,
-            events.StopRequested: lambda _: self._begin_stop(),
         }
         self._stop_by = 0.0
         self._complained_at = 0.0
@@ -149,7 +142,7 @@ class Broker:
                 ready = dict(poller.poll(round(TICK_S * 1000)))
                 if self._event_queue.socket in ready:
                     for event in self._event_queue.take():
-                        self._handlers[type(event)](event)
+                        self._on_event(event)
                 for identity, parts in self._endpoints.receive(ready):
                     self._receive(identity, parts)
                 self._dispatcher.dispatch()
@@ -164,6 +157,26 @@ class Broker:
             self._supervisor.no_more()
             self._pool.dismiss()
             self.ready.set()
+
+    def _on_event(self, event: events.Event) -> None:
+        match event:
+            case events.AcquisitionEvent():
+                # One that a stopping daemon has dropped is not waited for any more.
+                if acquisition := self.acquisitions.get(event.acquisition):
+                    self._handlers[type(event)](acquisition, event)
+            case events.PreviewTaken():
+                self._control.show()
+            case events.LeftUnfinished():
+                self._intake.left_unfinished(event)
+            case events.WorkerGone():
+                identity = event.identity.encode()
+                self._forget(identity)
+                self._dispatcher.lose(identity)
+            case events.WorkersGaveUp():
+                self.failure = event.reason
+                self._begin_stop(within_s=0.0)
+            case _:
+                self._begin_stop(self._settings.stop_timeout_s)
 
     def _over(self) -> bool:
         if not self._stop_by:
@@ -180,15 +193,10 @@ class Broker:
         self._lifecycle.tick(workers_idle=self._pool.idle)
         self._intake.pick_up()
 
-    def _begin_stop(self) -> None:
+    def _begin_stop(self, within_s: float) -> None:
         if not self._stop_by:
-            self._stop_by = time.monotonic() + self._settings.stop_timeout_s
             self._lifecycle.stop()
-
-    def _end(self, event: events.WorkersGaveUp) -> None:
-        self.failure = event.reason
-        self._begin_stop()
-        self._stop_by = time.monotonic()
+        self._stop_by = min(self._stop_by or math.inf, time.monotonic() + within_s)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -245,9 +253,9 @@ class Broker:
         elif peer.role == "worker":
             self._dispatcher.receive(identity, message, part)
         elif peer.role == "source":
-            self._on_source(identity, message, part, trusted=peer.trusted)
+            self._intake.receive(identity, message, part, trusted=peer.trusted)
         elif isinstance(message, wire.Stop) and peer.role == "control":
-            self._begin_stop()
+            self._begin_stop(self._settings.stop_timeout_s)
         else:
             self._control.receive(identity, peer.role, message)
 
@@ -267,32 +275,10 @@ class Broker:
         )
         self._send(identity, welcome, None)
 
-    def _on_source(
-        self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
-    ) -> None:
-        match message:
-            case wire.Open():
-                self._intake.open(identity, message, trusted=trusted)
-            case wire.Submit():
-                self._intake.submit(identity, message, part)
-            case wire.Miss():
-                self._intake.miss(identity, message)
-            case wire.Behind():
-                self._intake.behind(identity, message)
-            case wire.Close():
-                self._intake.close(identity, message)
-            case _:
-                raise TransportError(f"a source does not send {type(message).__name__}")
-
     def _on_ready(self) -> None:
         if not self.ready.is_set() and self._settings.pick_up:
             find_unfinished(self._settings.ledgers, self._event_queue)
         self.ready.set()
-
-    def _worker_gone(self, event: events.WorkerGone) -> None:
-        identity = event.identity.encode()
-        self._forget(identity)
-        self._dispatcher.lose(identity)
 
     def _forget(self, identity: bytes) -> None:
         self._peers.forget(identity)

@@ -8,10 +8,6 @@ from dataclasses import dataclass, field
 
 from refocusd import __version__
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
-from refocusd.daemon.acquisitions.registry import Acquisitions
-from refocusd.daemon.acquisitions.scheduler import Scheduler
-from refocusd.daemon.acquisitions.state import Send
-from refocusd.daemon.output.preview import Preview
 from refocusd.daemon.workers.pool import WorkerPool
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
@@ -27,20 +23,12 @@ class Control:
 
     Parameters
     ----------
-    acquisitions, scheduler, lifecycle, pool, preview
+    lifecycle, pool
         What is reported and controlled.
-    ring_nbytes : int
-    send : callable
-        Sends a message to a peer.
     """
 
-    acquisitions: Acquisitions
-    scheduler: Scheduler
     lifecycle: Lifecycle
     pool: WorkerPool
-    preview: Preview
-    ring_nbytes: int
-    send: Send
     #: Views that wait for a frame, and the serial that it must be later than.
     _waiting: dict[bytes, int] = field(default_factory=dict)
 
@@ -54,15 +42,15 @@ class Control:
         """
         match message:
             case wire.StatusRequest():
-                self.send(identity, self.status(), None)
+                self.lifecycle.send(identity, self.status(), None)
             case wire.Look() if role == "view":
                 self._waiting[identity] = message.after
                 self.show()
                 if identity in self._waiting:
-                    self.preview.ask(message.max_side)
+                    self.lifecycle.writer.preview.ask(message.max_side)
             case wire.Pause():
                 log.info("paused" if message.paused else "resumed")
-                self.scheduler.paused = message.paused and not self.lifecycle.stopping
+                self.lifecycle.scheduler.paused = message.paused and not self.lifecycle.stopping
             case wire.CatchUp():
                 self.lifecycle.catch_up_when_idle = message.on
             case _:
@@ -71,9 +59,9 @@ class Control:
     def show(self) -> None:
         """Send the newest frame to the views that wait for it."""
         for identity, after in list(self._waiting.items()):
-            if newest := self.preview.newest(after):
+            if newest := self.lifecycle.writer.preview.newest(after):
                 del self._waiting[identity]
-                self.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
+                self.lifecycle.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
 
     def forget(self, identity: bytes) -> None:
         """A view has gone."""
@@ -81,24 +69,24 @@ class Control:
 
     def status(self) -> wire.Status:
         """State of the daemon."""
-        details = self.acquisitions.details()
-        statistics = self.lifecycle.statistics
+        lifecycle, scheduler = self.lifecycle, self.lifecycle.scheduler
+        details, statistics = lifecycle.acquisitions.details(), lifecycle.statistics
         return wire.Status(
             version=__version__,
             pid=os.getpid(),
             workers=self.pool.ready,
             engine=self.pool.engine,
             acquisitions={about.id: about.counts for about in details},
-            stopping=self.lifecycle.stopping,
+            stopping=lifecycle.stopping,
             details=details,
             crew=self.pool.describe(),
-            ring_nbytes=self.ring_nbytes,
-            ring_free=self.scheduler.free_nbytes,
-            paused=self.scheduler.paused,
-            catch_up=self.lifecycle.catch_up_when_idle,
+            ring_nbytes=scheduler.ring_nbytes,
+            ring_free=scheduler.free_nbytes,
+            paused=scheduler.paused,
+            catch_up=lifecycle.catch_up_when_idle,
             frames=statistics.frames,
             stages=statistics.stages,
             raw_nbytes=statistics.raw_nbytes,
-            serial=self.preview.serial,
+            serial=lifecycle.writer.preview.serial,
             uptime_s=statistics.uptime_s,
         )

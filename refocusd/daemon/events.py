@@ -13,6 +13,7 @@ from refocusd.frame import FinalState
 from refocusd.transport.messages import FrameFacts, Open
 
 __all__ = [
+    "AcquisitionEvent",
     "CatchUpFailed",
     "DiskFull",
     "Event",
@@ -33,17 +34,22 @@ class Event(msgspec.Struct, frozen=True):
     """Base of all events."""
 
 
-class OutputOpened(Event, frozen=True):
-    """The writer has opened an acquisition's output, or `error` says why not."""
+class AcquisitionEvent(Event, frozen=True):
+    """Base of the events of one acquisition."""
 
     acquisition: str
+
+
+class OutputOpened(AcquisitionEvent, frozen=True):
+    """The writer has opened an acquisition's output, or `error` says why not."""
+
     output: str
     error: str = ""
     #: Frames of this run that the ledger has already, by final state.
     before: dict[FinalState, int] = {}
 
 
-class FramesWritten(Event, frozen=True):
+class FramesWritten(AcquisitionEvent, frozen=True):
     """Frames of an acquisition have a final state on disk.
 
     `task` is 0 for frames that were never submitted.  `state` is None for frames that
@@ -53,7 +59,6 @@ class FramesWritten(Event, frozen=True):
     """
 
     task: int
-    acquisition: str
     axes: tuple[str, ...]
     state: FinalState | None
     reason: str = ""
@@ -64,18 +69,16 @@ class FramesWritten(Event, frozen=True):
     known: int = 0
 
 
-class FrameNotWritten(Event, frozen=True):
+class FrameNotWritten(AcquisitionEvent, frozen=True):
     """A frame that raw holds was not written: the disk is full, or `error` says why."""
 
     task: int
-    acquisition: str
     error: str = ""
 
 
-class DiskFull(Event, frozen=True):
+class DiskFull(AcquisitionEvent, frozen=True):
     """The disk of an acquisition is full, or (`full` is False) has room again."""
 
-    acquisition: str
     full: bool
 
 
@@ -83,17 +86,15 @@ class PreviewTaken(Event, frozen=True):
     """The newest frame can be shown."""
 
 
-class OutputClosed(Event, frozen=True):
+class OutputClosed(AcquisitionEvent, frozen=True):
     """The writer has closed an acquisition's output; `error` says why it is not complete."""
 
-    acquisition: str
     error: str = ""
 
 
-class CatchUpFailed(Event, frozen=True):
+class CatchUpFailed(AcquisitionEvent, frozen=True):
     """A catch-up ended before it was done, and why."""
 
-    acquisition: str
     error: str
 
 

@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from refocusd.daemon.acquisitions.describe import describe_acquisition
-from refocusd.daemon.acquisitions.registry import Acquisitions
+from refocusd.daemon.acquisitions.registry import Acquisitions, describe_acquisition
 from refocusd.daemon.acquisitions.state import (
     TRANSITIONS,
     Acquisition,
@@ -130,7 +129,7 @@ def test_a_second_attempt_replaces_the_first_in_the_counts() -> None:
     for replaces, state in ((None, "failed"), ("failed", "refocused")):
         acquisition.submitted += 1
         task = acquisitions.begin_task(acquisition, acquisition.live, submit(0), "")
-        event = FramesWritten(task.number, ID, (task.submit.axes,), state, "", replaces)  # type: ignore[arg-type]
+        event = FramesWritten(ID, task.number, (task.submit.axes,), state, "", replaces)  # type: ignore[arg-type]
         acquisition.written(event, task)
         acquisitions.end_task(acquisition, task)
     assert acquisition.counts() == wire.Counts(acquired=1, refocused=1)

@@ -41,7 +41,8 @@ def hangs() -> Iterator[threading.Event]:
 def test_what_every_status_repeats_has_to_be_short(tmp_path: Path, field: str) -> None:
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         text = str(tmp_path / ("n" * MAX_TEXT_CHARS))
-        upload = opened(connection, tmp_path / "out", **{field + "_": text})
+        changes: dict[str, Any] = {field + "_": text}
+        upload = opened(connection, tmp_path / "out", **changes)
         assert f"the {field} of an acquisition has" in upload.refused
         assert not daemon_status(daemon.endpoint).details
 

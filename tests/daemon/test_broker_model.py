@@ -178,9 +178,9 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         identity = sorted(self.workers)[which % len(self.workers)]
         held = [message.task for message in self.workers.pop(identity)]
         self.answered += [(identity, number) for number in held]
-        lost = self.pool.lose(identity)
-        assert [task.number for task in lost] == held
-        self.results.requeue(lost)
+        holding = [worker.tasks for key, worker in self.pool._workers.items() if key == identity]
+        assert [task.number for tasks in holding for task in tasks] == held
+        self.dispatcher.lose(identity)
         self.dispatch()
 
     # -- the writer and the catch-ups ---------------------------------------------------
@@ -231,7 +231,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         peer, story = reading.peer, reading.story
         if self.lifecycle.stopping:  # the broker opens nothing any more, and takes nothing from raw
             self.readings.remove(reading)
-            self.lifecycle.catch_up_failed(CatchUpFailed(story.id, "the daemon is stopping"))
+            self.tell(CatchUpFailed(story.id, "the daemon is stopping"))
             return
         if not peer.opened:
             self.intake.open(peer.identity, story.open, trusted=True)
@@ -251,7 +251,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     def catch_up_fails(self, which: int) -> None:
         reading = self.readings.pop(which % len(self.readings))
         reading.story.hurt = True
-        self.lifecycle.catch_up_failed(CatchUpFailed(reading.story.id, "the disk said no"))
+        self.tell(CatchUpFailed(reading.story.id, "the disk said no"))
         self.dispatch()
 
     @precondition(lambda self: self.stories and not self.lifecycle.stopping)

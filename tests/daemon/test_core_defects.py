@@ -81,6 +81,8 @@ def wait_for(done: Callable[[], Any], timeout_s: float = 20.0) -> None:
 
 
 def only(daemon: Daemon) -> wire.AcquisitionStatus:
+    # What an earlier daemon left is looked for while this one works already.
+    wait_for(lambda: daemon_status(daemon.endpoint).details)
     (about,) = daemon_status(daemon.endpoint).details
     return about
 

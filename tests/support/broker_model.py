@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,10 @@ from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
-from refocusd.daemon.acquisitions.results import Results
 from refocusd.daemon.acquisitions.scheduler import Scheduler
-from refocusd.daemon.acquisitions.state import Task
+from refocusd.daemon.acquisitions.state import Acquisition, Task
 from refocusd.daemon.events import (
+    CatchUpFailed,
     DiskFull,
     FrameNotWritten,
     FramesWritten,
@@ -23,6 +24,7 @@ from refocusd.daemon.events import (
     OutputOpened,
 )
 from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
+from refocusd.daemon.workers.dispatcher import Dispatcher
 from refocusd.daemon.workers.pool import MAX_TASKS, WorkerPool
 from refocusd.frame import Pixels, checksum
 from refocusd.transport import messages as wire
@@ -114,13 +116,13 @@ class ModelWriter:
             return [self._written(job.task, key, job.axes, job.state, job.reason)]
         task, axes = job.task, job.submit.axes
         if states.get(axes) in ("refocused", "passed_through"):
-            return [FramesWritten(task, key, (axes,), None)]
+            return [FramesWritten(key, task, (axes,), None)]
         if key in self.full:
             if not has_raw[key]:
                 return [self._written(task, key, (axes,), "skipped", "no raw: full")]
             told = [] if key in self.told_full else [DiskFull(key, full=True)]
             self.told_full.add(key)
-            return [*told, FrameNotWritten(task, key)]
+            return [*told, FrameNotWritten(key, task)]
         return [self._written(task, key, (axes,), "refocused", "")]
 
     def _written(
@@ -137,7 +139,7 @@ class ModelWriter:
         replaces = before.pop() if before else None
         ended = state if fresh else None
         return FramesWritten(
-            task, key, fresh, ended, reason, replaces, replaced=replaced, known=known
+            key, task, fresh, ended, reason, replaces, replaced=replaced, known=known
         )
 
 
@@ -166,9 +168,9 @@ class PlayedBroker:
             self.catch_up,
             FocusMonitor(self.settings),
         )
-        common = (self.settings, self.ring, writer, self.acquisitions, self.scheduler)
-        self.intake = Intake(*common, self.lifecycle, self.send)
-        self.results = Results(*common, self.lifecycle, self.send)
+        self.intake = Intake(self.ring, self.lifecycle)
+        nobody: Any = None  # neither remote workers nor processes
+        self.dispatcher = Dispatcher(nobody, self.ring, self.lifecycle, self.pool, nobody, nobody)
         self.total_free = self.scheduler.free_nbytes
         self.stories: dict[str, Story] = {}
         self.readings: list[Reading] = []
@@ -254,25 +256,24 @@ class PlayedBroker:
 
     def answer(self, identity: bytes, number: int, *, well: bool) -> None:
         """As the broker takes a `Result` or a `Failure`."""
-        if task := self.pool.take_back(identity, number):
-            if well:
-                result = wire.Result(number, 1, FACTS)
-                self.results.write(task, result, self.pool.engine_of(identity, task.channel))
-            else:
-                self.results.fail(task, "the worker said so")
+        if well:
+            self.dispatcher.receive(identity, wire.Result(number, 1, FACTS), None)
+        else:
+            self.dispatcher.receive(identity, wire.Failure(number, "the worker said so"), None)
 
     def tell(self, event: Any) -> None:
         """As the broker passes events on."""
-        if isinstance(event, FramesWritten):
-            self.results.written(event)
-        elif isinstance(event, OutputOpened):
-            self.lifecycle.output_opened(event)
-        elif isinstance(event, FrameNotWritten):
-            self.results.not_written(event)
-        elif isinstance(event, DiskFull):
-            self.lifecycle.disk_full(event)
-        else:
-            self.lifecycle.output_closed(event)
+        if (acquisition := self.acquisitions.get(event.acquisition)) is None:
+            return
+        handlers: dict[type[Any], Callable[[Acquisition, Any], None]] = {
+            FramesWritten: self.dispatcher.written,
+            FrameNotWritten: self.dispatcher.not_written,
+            OutputOpened: self.lifecycle.output_opened,
+            DiskFull: self.lifecycle.disk_full,
+            CatchUpFailed: self.lifecycle.catch_up_failed,
+            OutputClosed: self.lifecycle.output_closed,
+        }
+        handlers[type(event)](acquisition, event)
 
     # -- what is always so --------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from refocusd.config import Settings
 from refocusd.daemon.acquisitions.checks import (
     channel_of,
     check_frame,
@@ -20,12 +19,9 @@ from refocusd.daemon.acquisitions.checks import (
     check_same,
 )
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
-from refocusd.daemon.acquisitions.registry import Acquisitions
-from refocusd.daemon.acquisitions.scheduler import Scheduler
-from refocusd.daemon.acquisitions.state import Acquisition, Lane, Send, State
+from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
 from refocusd.daemon.events import LeftUnfinished
 from refocusd.daemon.output.jobs import RecordFrames
-from refocusd.daemon.output.writer import Writer
 from refocusd.errors import InputError, RefocusdError, TransportError
 from refocusd.models.bundle import load_bundle
 from refocusd.profiles.applied import apply_profiles
@@ -52,43 +48,54 @@ class Intake:
 
     Parameters
     ----------
-    settings, ring, writer, acquisitions, scheduler, lifecycle
+    ring, lifecycle
         See their classes.
-    send : callable
-        Sends a message to a peer.
     """
 
-    settings: Settings
     ring: SharedRing
-    writer: Writer
-    acquisitions: Acquisitions
-    scheduler: Scheduler
     lifecycle: Lifecycle
-    send: Send
     #: Acquisitions of an earlier daemon that are not picked up yet.
     _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
     #: What the models were trained for, by channel.
     _trained: dict[str, Trained] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._catalogue = Catalogue(self.settings.calibrations)
-        if self.settings.backend != "identity":
-            for channel, name in self.settings.models.items():
+        self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
+        if self.lifecycle.settings.backend != "identity":
+            for channel, name in self.lifecycle.settings.models.items():
                 self._trained[channel] = Trained(name, load_bundle(name).trained)
 
-    # -- acquisitions -----------------------------------------------------------------------
-
-    def open(self, identity: bytes, message: wire.Open, *, trusted: bool) -> None:
-        """A source announces an acquisition, or a trusted catch-up joins one.
+    def receive(
+        self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
+    ) -> None:
+        """A message of a source, or of a trusted catch-up.
 
         Raises
         ------
         TransportError
-            If the daemon is stopping.
+            If it is not done, and why.
         """
+        match message:
+            case wire.Open():
+                self.open(identity, message, trusted=trusted)
+            case wire.Submit():
+                self.submit(identity, message, part)
+            case wire.Miss():
+                self.miss(identity, message)
+            case wire.Behind():
+                self.behind(identity, message)
+            case wire.Close():
+                self.close(identity, message)
+            case _:
+                raise TransportError(f"a source does not send {type(message).__name__}")
+
+    # -- acquisitions -----------------------------------------------------------------------
+
+    def open(self, identity: bytes, message: wire.Open, *, trusted: bool) -> None:
+        """A source announces an acquisition, or a trusted catch-up joins one."""
         if self.lifecycle.stopping:
             raise TransportError("the daemon is stopping")
-        known = self.acquisitions.get(message.acquisition)
+        known = self.lifecycle.acquisitions.get(message.acquisition)
         try:
             if trusted:
                 self._join_catch_up(known, identity)
@@ -97,15 +104,15 @@ class Intake:
             else:
                 self._announce(identity, message)
         except InputError as error:
-            self.send(identity, wire.Refused(str(error), message.acquisition), None)
+            self.lifecycle.send(identity, wire.Refused(str(error), message.acquisition), None)
 
     def _announce(self, identity: bytes, message: wire.Open) -> None:
         check_open(message)
         acquisition = Acquisition.announced(message, identity)
-        if not self.scheduler.fits(acquisition):
+        if not self.lifecycle.scheduler.fits(acquisition):
             raise InputError(
                 f"a frame of {acquisition.frame_nbytes / 2**20:.1f} MiB, before and after, does "
-                f"not fit into the ring of {self.settings.ring_mib} MiB; set a larger ring_mib "
+                f"not fit into the ring of {self.lifecycle.settings.ring_mib} MiB; set a larger ring_mib "
                 "(and source_mib)"
             )
         self._calibrate(acquisition)
@@ -126,10 +133,10 @@ class Intake:
         check_same(acquisition.open, message)
         if acquisition.state is State.CLOSING:
             refused = wire.Refused("being closed; try again", acquisition.id, again=True)
-            self.send(identity, refused, None)
+            self.lifecycle.send(identity, refused, None)
             return
         log.info("the source of %s is back", acquisition.open.name)
-        self.scheduler.reclaim(acquisition.live)
+        self.lifecycle.scheduler.reclaim(acquisition.live)
         acquisition.source_returned(identity)
         if acquisition.state.opened:
             self.lifecycle.report_opened(acquisition, acquisition.live)
@@ -141,7 +148,7 @@ class Intake:
 
     def pick_up(self) -> None:
         """Pick up a few unfinished acquisitions at a time: each takes files, a thread and slots."""
-        while self._unfinished and self.acquisitions.picked_up < MAX_PICKED_UP:
+        while self._unfinished and self.lifecycle.acquisitions.picked_up < MAX_PICKED_UP:
             event = self._unfinished.popleft()
             try:
                 self._pick_up(event.message, event.run)
@@ -149,7 +156,7 @@ class Intake:
                 log.warning("%s was left unfinished: %s", event.message.name, error)
 
     def _pick_up(self, message: wire.Open, run: str) -> None:
-        if message.acquisition in self.acquisitions or self.lifecycle.stopping:
+        if message.acquisition in self.lifecycle.acquisitions or self.lifecycle.stopping:
             return
         if message.profiles is None:
             # Left by a version that knew no profiles.
@@ -161,9 +168,9 @@ class Intake:
                 f"another model or other settings began it (run {run}); finish it with "
                 "`refocusd resume`"
             )
-        if not self.scheduler.fits(acquisition):
+        if not self.lifecycle.scheduler.fits(acquisition):
             raise InputError(
-                f"its frames do not fit into the ring of {self.settings.ring_mib} MiB; start the "
+                f"its frames do not fit into the ring of {self.lifecycle.settings.ring_mib} MiB; start the "
                 "daemon with a larger ring_mib (and source_mib)"
             )
         log.info("picking up %s, which an earlier daemon left unfinished", message.name)
@@ -204,7 +211,7 @@ class Intake:
 
     def submit(self, identity: bytes, message: wire.Submit, part: memoryview | None) -> None:
         """Queue a frame that lies in a slot, or whose pixels are `part`."""
-        acquisition, lane = self.acquisitions.of_peer(identity, message.acquisition)
+        acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if message.slot not in lane.granted:
             raise TransportError(f"slot {message.slot} is not yours to fill")
         check_frame(message)
@@ -217,15 +224,15 @@ class Intake:
             # Sent twice it is still one frame; where the catch-up has it, it is not counted yet.
             acquisition.submitted += not acquisition.active.get(message.axes, False)
         if message.axes in acquisition.active:
-            self.scheduler.recycle(acquisition, lane, message.slot)
+            self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
             return
-        channel, rule = channel_of(message, self.settings)
+        channel, rule = channel_of(message, self.lifecycle.settings)
         if rule:
             self._record(acquisition, (message.axes,), "skipped", rule, live=message.live)
-            self.scheduler.recycle(acquisition, lane, message.slot)
+            self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
             return
-        task = self.acquisitions.begin_task(acquisition, lane, message, channel)
-        if oldest := self.scheduler.put(acquisition, task):
+        task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
+        if oldest := self.lifecycle.scheduler.put(acquisition, task):
             self.lifecycle.give_up(acquisition, oldest)
 
     def _fill(self, message: wire.Submit, part: memoryview) -> None:
@@ -237,7 +244,7 @@ class Intake:
 
     def behind(self, identity: bytes, message: wire.Behind) -> None:
         """The source itself leaves frames to the catch-up."""
-        acquisition, _ = self.acquisitions.of_peer(identity, message.acquisition)
+        acquisition, _ = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if acquisition.open.raw:
             acquisition.behind += message.frames
             acquisition.deferred += message.frames
@@ -245,7 +252,7 @@ class Intake:
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
         """Frames will not come: record why."""
-        acquisition, lane = self.acquisitions.of_peer(identity, message.acquisition)
+        acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if not acquisition.state.opened:
             raise TransportError("an acquisition must be open before frames of it are missed")
         check_miss(message)
@@ -265,17 +272,17 @@ class Intake:
         live: bool,
     ) -> None:
         acquisition.recording(axes)
-        self.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=live))
+        self.lifecycle.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=live))
 
     def close(self, identity: bytes, message: wire.Close) -> None:
         """No more frames come from this peer."""
-        acquisition, lane = self.acquisitions.of_peer(identity, message.acquisition)
+        acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         acquisition.closed_by(lane, message.acquired)
         self.lifecycle.close_lane(acquisition, lane)
 
     def lost(self, identity: bytes) -> None:
         """A source has gone without a word: close its acquisitions for it."""
-        for acquisition in self.acquisitions:
+        for acquisition in self.lifecycle.acquisitions:
             if lane := acquisition.lane_of(identity):
                 log.warning("the source of %s is gone", acquisition.open.name)
                 if not acquisition.open.raw:

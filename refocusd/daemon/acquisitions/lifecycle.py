@@ -35,6 +35,8 @@ IDLE_S = 1.0
 class Lifecycle:
     """Opens, catches up and closes acquisitions.
 
+    `Intake`, `Dispatcher` and `Control` find the other parts of the broker here.
+
     Parameters
     ----------
     settings, writer, acquisitions, scheduler, focus
@@ -102,11 +104,8 @@ class Lifecycle:
 
     # -- what the writer and the catch-up report --------------------------------------------
 
-    def output_opened(self, event: OutputOpened) -> None:
+    def output_opened(self, acquisition: Acquisition, event: OutputOpened) -> None:
         """Tell the source, and give it slots."""
-        acquisition = self.acquisitions.get(event.acquisition)
-        if acquisition is None:
-            return
         name = acquisition.open.name
         if event.error:
             log.error("%s: %s", name, event.error)
@@ -123,11 +122,8 @@ class Lifecycle:
         else:
             self.report_opened(acquisition, acquisition.live)
 
-    def disk_full(self, event: DiskFull) -> None:
+    def disk_full(self, acquisition: Acquisition, event: DiskFull) -> None:
         """Pause an acquisition while its disk is full."""
-        acquisition = self.acquisitions.get(event.acquisition)
-        if acquisition is None:
-            return
         acquisition.stalled = event.full
         warning = f"the disk of {acquisition.output} is full: paused until there is room"
         if event.full:
@@ -139,11 +135,8 @@ class Lifecycle:
         else:
             self.settle(acquisition)
 
-    def catch_up_failed(self, event: CatchUpFailed) -> None:
+    def catch_up_failed(self, acquisition: Acquisition, event: CatchUpFailed) -> None:
         """A catch-up ended early: what it could not do stays pending."""
-        acquisition = self.acquisitions.get(event.acquisition)
-        if acquisition is None:
-            return
         level = logging.INFO if self.stopping else logging.ERROR
         log.log(level, "catching up %s: %s", acquisition.open.name, event.error)
         if acquisition.live.closed:
@@ -154,11 +147,8 @@ class Lifecycle:
         else:
             self.close_lane(acquisition, acquisition.catch_up)
 
-    def output_closed(self, event: OutputClosed) -> None:
+    def output_closed(self, acquisition: Acquisition, event: OutputClosed) -> None:
         """An acquisition is over."""
-        acquisition = self.acquisitions.get(event.acquisition)
-        if acquisition is None:
-            return  # dropped by a stop
         acquisition.incomplete = acquisition.incomplete or event.error
         counts = acquisition.counts()
         self.acquisitions.end(acquisition)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from typing import Literal
 
-from refocusd.daemon.acquisitions.describe import describe_acquisition
-from refocusd.daemon.acquisitions.state import Acquisition, Change, Lane, Task
+from refocusd.daemon.acquisitions.state import Acquisition, Change, Lane, State, Task
 from refocusd.errors import TransportError
 from refocusd.transport.messages import AcquisitionStatus, Counts, Submit
 
-__all__ = ["Acquisitions"]
+__all__ = ["Acquisitions", "describe_acquisition"]
 
 #: Ended acquisitions that `Status` still reports.
 REMEMBERED = 32
+#: The states of the wire protocol, which are fewer.
+_REPORTED: dict[State, Literal["waiting", "live", "catching up", "closing", "ended"]] = {
+    State.WAITING: "waiting",
+    State.ORPHANED: "waiting",
+    State.LIVE: "live",
+    State.LIVE_CATCHING_UP: "live",
+    State.DRAINING: "closing",
+    State.CATCHING_UP: "catching up",
+    State.CLOSING: "closing",
+    State.ENDED: "ended",
+}
 
 
 class Acquisitions:
@@ -122,3 +133,25 @@ class Acquisitions:
     def details(self) -> list[AcquisitionStatus]:
         """The last ended and the open acquisitions in full."""
         return [*self._ended, *(describe_acquisition(acquisition) for acquisition in self)]
+
+
+def describe_acquisition(acquisition: Acquisition) -> AcquisitionStatus:
+    """One acquisition in full."""
+    message = acquisition.open
+    incomplete = [acquisition.incomplete] if acquisition.incomplete else []
+    return AcquisitionStatus(
+        id=acquisition.id,
+        name=message.name,
+        raw=message.raw,
+        output=acquisition.output,
+        run=acquisition.run,
+        state=_REPORTED[acquisition.state],
+        height=message.height,
+        width=message.width,
+        dtype=message.dtype,
+        counts=acquisition.counts(),
+        queued=sum(len(lane.queue) for lane in acquisition.lanes),
+        deferred=acquisition.deferred,
+        warnings=acquisition.warnings + incomplete,
+        focus=acquisition.focus,
+    )

@@ -13,7 +13,7 @@ to catch up from, so such acquisitions are always served in order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.registry import Acquisitions
@@ -47,6 +47,7 @@ class Scheduler:
         self._settings = settings
         self._acquisitions = acquisitions
         self._send = send
+        self.ring_nbytes = ring_nbytes
         self._slots = SlotAllocator(ring_nbytes)
         #: Ids of the open acquisitions; the first is the next to be served.
         self._turn: deque[str] = deque()
@@ -158,23 +159,16 @@ class Scheduler:
         """The next frame to refocus: acquisitions in turn, live frames before caught-up ones."""
         if self.paused:
             return None
-        if self._settings.policy == "complete":
-            return self._next(lambda acquisition: acquisition.lanes)
-        return self._next(lambda acquisition: acquisition.lanes[:1]) or self._next(
-            lambda acquisition: acquisition.lanes[1:]
-        )
-
-    def _next(
-        self, lanes_of: Callable[[Acquisition], list[Lane]]
-    ) -> tuple[Task, Acquisition] | None:
-        for _ in range(len(self._turn)):
-            acquisition = self._acquisitions.get(self._turn[0])
-            self._turn.rotate(-1)
-            if acquisition is None or acquisition.stalled or not acquisition.state.opened:
-                continue
-            for lane in lanes_of(acquisition):
-                if lane.queue:
-                    lane.in_flight += 1
-                    newest = self._freshest_first(acquisition, lane)
-                    return (lane.queue.pop() if newest else lane.queue.popleft()), acquisition
+        in_order = self._settings.policy == "complete"
+        for lanes in (slice(None),) if in_order else (slice(1), slice(1, None)):
+            for _ in range(len(self._turn)):
+                acquisition = self._acquisitions.get(self._turn[0])
+                self._turn.rotate(-1)
+                if acquisition is None or acquisition.stalled or not acquisition.state.opened:
+                    continue
+                for lane in acquisition.lanes[lanes]:
+                    if lane.queue:
+                        lane.in_flight += 1
+                        newest = self._freshest_first(acquisition, lane)
+                        return (lane.queue.pop() if newest else lane.queue.popleft()), acquisition
         return None

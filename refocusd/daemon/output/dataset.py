@@ -204,7 +204,7 @@ class OutputDataset:
         )
         replaces = self._append([attempt])
         return FramesWritten(
-            job.task, submit.acquisition, (submit.axes,), state, reason, replaces, latency_ms, facts
+            submit.acquisition, job.task, (submit.axes,), state, reason, replaces, latency_ms, facts
         )
 
     def record(self, job: RecordFrames) -> FramesWritten:
@@ -220,8 +220,8 @@ class OutputDataset:
         ]
         replaced = sum(axes in self.failed for axes in fresh)
         return FramesWritten(
-            job.task,
             job.acquisition,
+            job.task,
             fresh,
             job.state if fresh else None,
             job.reason,

@@ -120,11 +120,11 @@ class Writer:
     def _report_error(self, job: Job, error: str) -> None:
         """Answer a job that could not be done, so that nobody waits for it."""
         if isinstance(job, WriteFrame):
-            self._events.put(FrameNotWritten(job.task, job.submit.acquisition, error))
+            self._events.put(FrameNotWritten(job.submit.acquisition, job.task, error))
         elif isinstance(job, RecordFrames) and job.task:
-            self._events.put(FrameNotWritten(job.task, job.acquisition, error))
+            self._events.put(FrameNotWritten(job.acquisition, job.task, error))
         elif isinstance(job, RecordFrames):
-            self._events.put(FramesWritten(0, job.acquisition, job.axes, None))
+            self._events.put(FramesWritten(job.acquisition, 0, job.axes, None))
 
     # -- outputs ------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class Writer:
         if message := self._shown_only.get(submit.acquisition):
             latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
             written = FramesWritten(
-                *(job.task, submit.acquisition, (submit.axes,), state, reason, None),
+                *(submit.acquisition, job.task, (submit.axes,), state, reason, None),
                 latency_ms,
                 job.facts,
             )
@@ -181,7 +181,7 @@ class Writer:
         output = self._outputs[submit.acquisition]
         if submit.axes in output.sink:
             # Sent again after the first answer was lost: written once is enough.
-            self._events.put(FramesWritten(job.task, submit.acquisition, (submit.axes,), None))
+            self._events.put(FramesWritten(submit.acquisition, job.task, (submit.axes,), None))
             return
         try:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
@@ -213,11 +213,11 @@ class Writer:
             output.full = True
             self._full.add(key)
             self._events.put(DiskFull(key, full=True))
-        self._events.put(FrameNotWritten(job.task, key))
+        self._events.put(FrameNotWritten(key, job.task))
 
     def _record(self, job: RecordFrames) -> None:
         if job.acquisition in self._shown_only:
-            written = FramesWritten(job.task, job.acquisition, job.axes, job.state, job.reason)
+            written = FramesWritten(job.acquisition, job.task, job.axes, job.state, job.reason)
         else:
             written = self._outputs[job.acquisition].record(job)
         self._events.put(written)
