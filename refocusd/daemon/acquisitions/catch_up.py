@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from refocusd.config import Settings
-from refocusd.daemon.events import CatchUpFailed, Mailbox
+from refocusd.daemon.events import CatchUpFailed, EventQueue
 from refocusd.errors import InputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ndtiff.reader import NDTiffReader
@@ -58,11 +58,11 @@ class CatchUps:
     settings : Settings
     token : str
         Lets a catch-up take over an acquisition that its source has closed.
-    mailbox : Mailbox
+    mailbox : EventQueue
         Told when one could not be done.
     """
 
-    def __init__(self, settings: Settings, token: str, mailbox: Mailbox) -> None:
+    def __init__(self, settings: Settings, token: str, mailbox: EventQueue) -> None:
         self._settings = settings
         self._token = token
         self._mailbox = mailbox
