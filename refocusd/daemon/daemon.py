@@ -18,7 +18,7 @@ from refocusd.daemon.acquisitions.run_id import models_named
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
 from refocusd.daemon.events import Mailbox, StopRequested
 from refocusd.daemon.output.writer import Writer
-from refocusd.daemon.workers.supervisor import Supervisor
+from refocusd.daemon.workers.processes import WorkerProcesses
 from refocusd.errors import RefocusdError, TransportError, WorkerError
 from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
@@ -77,7 +77,7 @@ class Daemon:
         self._writer = Writer(settings, self._ring, self._mailbox)
         self._catch_ups = CatchUps(settings, token, self._mailbox)
         self._catch_ups.listen_on(self.endpoint)
-        self.supervisor = Supervisor(settings, self.endpoint, token, self._mailbox)
+        self.supervisor = WorkerProcesses(settings, self.endpoint, token, self._mailbox)
         self._broker = Broker(
             settings,
             self._doors,

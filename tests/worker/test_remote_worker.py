@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.ring import Slot
 from refocusd.transport.secure.keys import load_client_keys
-from refocusd.worker.remote import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, BackOff
 from refocusd.worker.worker import serve
 
 SIDE = 256
@@ -330,14 +328,3 @@ def test_running_out_of_memory_ends_the_worker_and_is_no_failure_of_the_frame(
             serve(one, {"": OutOfMemory()}, pass_in_focus=True)
     host.until(lambda: identity in host.house.gone)
     assert host.answers == {}
-
-
-def test_waiting_grows_to_a_bound_and_is_never_the_same() -> None:
-    back_off = BackOff(chance=random.Random(1))
-    waits = [back_off.take_s() for _ in range(50)]
-    assert FIRST_BACK_OFF_S / 2 <= waits[0] <= FIRST_BACK_OFF_S
-    assert waits[3] > waits[0]
-    assert all(MAX_BACK_OFF_S / 2 <= wait <= MAX_BACK_OFF_S for wait in waits[10:])
-    assert len(set(waits)) == 50
-    back_off.reset()
-    assert back_off.take_s() <= FIRST_BACK_OFF_S
