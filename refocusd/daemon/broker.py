@@ -30,7 +30,7 @@ from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
 from refocusd.transport.ring import RingAddress, SharedRing
-from refocusd.transport.secure.endpoints import Doors, allowed_roles
+from refocusd.transport.secure.endpoints import Endpoints, allowed_roles
 
 __all__ = ["Broker"]
 
@@ -67,7 +67,7 @@ class Broker:
     Parameters
     ----------
     settings : Settings
-    doors : Doors
+    endpoints : Endpoints
         The bound sockets; the broker's thread owns them from `start` on.
     ring, writer, mailbox
         See their classes.
@@ -82,7 +82,7 @@ class Broker:
     def __init__(
         self,
         settings: Settings,
-        doors: Doors,
+        endpoints: Endpoints,
         ring: SharedRing,
         writer: Writer,
         mailbox: Mailbox,
@@ -91,7 +91,7 @@ class Broker:
         workers: WorkerControl,
     ) -> None:
         self._settings = settings
-        self._doors = doors
+        self._endpoints = endpoints
         self._writer = writer
         self._ring = ring
         self._mailbox = mailbox
@@ -139,7 +139,7 @@ class Broker:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        self._doors.register(poller)
+        self._endpoints.register(poller)
         poller.register(self._mailbox.socket, zmq.POLLIN)
         tick = time.monotonic()
         try:
@@ -148,7 +148,7 @@ class Broker:
                 if self._mailbox.socket in ready:
                     for event in self._mailbox.take():
                         self._on_event(event)
-                for identity, parts in self._doors.receive(ready):
+                for identity, parts in self._endpoints.receive(ready):
                     self._receive(identity, parts)
                 self._dispatch()
                 if time.monotonic() - tick > TICK_S:
@@ -207,7 +207,7 @@ class Broker:
             parts.append(pixels.data.cast("B"))
         # Where the peer is gone or does not read, its time-out will tell.  A task's slot is not
         # used again before its answer, so on the way to another host it need not be copied.
-        self._doors.send(identity, parts, copy=self._doors.remote(identity) is None)
+        self._endpoints.send(identity, parts, copy=self._endpoints.remote(identity) is None)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -238,7 +238,7 @@ class Broker:
                 f"a peer of refocusd {message.version} speaks protocol {message.protocol}, this "
                 f"daemon ({__version__}) {wire.PROTOCOL}: upgrade {older}"
             )
-        remote = self._doors.remote(identity)
+        remote = self._endpoints.remote(identity)
         if message.role not in allowed_roles(remote):
             raise TransportError(f"a peer on another host cannot be a {message.role} here")
         if message.role == "worker" and not (trusted or remote):
@@ -377,7 +377,7 @@ class Broker:
             self._replace(identity, "holds one frame too long")
         for identity in self._crew.silent(SILENCE_S):
             self._replace(identity, "is silent")
-        for identity, why in self._doors.gone():
+        for identity, why in self._endpoints.gone():
             log.warning("%s: %s; its frames go to others", identity.decode(errors="replace"), why)
             self._forget_worker(identity)
         for identity, heard in list(self._heard.items()):
@@ -393,7 +393,7 @@ class Broker:
     def _replace(self, identity: bytes, why: str) -> None:
         name = identity.decode(errors="replace")
         if self._crew.is_remote(identity):
-            self._doors.cut(identity, why)  # `gone` names it at the next tick
+            self._endpoints.cut(identity, why)  # `gone` names it at the next tick
         else:
             log.warning("%s %s: replaced", name, why)
             self._workers.kill(name)

@@ -24,7 +24,7 @@ from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Doors, RemoteDoor
+from refocusd.transport.secure.endpoints import Endpoints, RemoteEndpoint
 from refocusd.transport.secure.keys import KeyStore
 
 __all__ = ["Daemon", "daemon_status", "stop_daemon"]
@@ -64,14 +64,14 @@ class Daemon:
             local = self._bind()
             self._ring = SharedRing.create(settings.ring_mib << 20)
             try:
-                self._doors = self._open_doors(local)
+                self._endpoints = self._open_endpoints(local)
             except RefocusdError:
                 self._ring.close()
                 raise
         except RefocusdError:
             self._context.destroy(linger=0)
             raise
-        self.endpoint = self._doors.local_endpoint
+        self.endpoint = self._endpoints.local_endpoint
         token = secrets.token_hex(32)
         self._mailbox = Mailbox(self._context)
         self._writer = Writer(settings, self._ring, self._mailbox)
@@ -80,7 +80,7 @@ class Daemon:
         self.supervisor = WorkerProcesses(settings, self.endpoint, token, self._mailbox)
         self._broker = Broker(
             settings,
-            self._doors,
+            self._endpoints,
             self._ring,
             self._writer,
             self._mailbox,
@@ -94,8 +94,8 @@ class Daemon:
         self._broker.start()
         self.supervisor.start()
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
-        if self._doors.remote_endpoint:
-            log.info("workers on other hosts connect to %s", self._doors.remote_endpoint)
+        if self._endpoints.remote_endpoint:
+            log.info("workers on other hosts connect to %s", self._endpoints.remote_endpoint)
         return self
 
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:
@@ -169,23 +169,23 @@ class Daemon:
         self.supervisor.stop()
         self._writer.stop(self.settings.stop_timeout_s)
         self._mailbox.close()
-        self._doors.close(linger=500)
+        self._endpoints.close(linger=500)
         self._context.term()
         self._ring.close()
 
     @property
     def remote_endpoint(self) -> str:
         """Where workers on other hosts connect; empty if nowhere."""
-        return self._doors.remote_endpoint
+        return self._endpoints.remote_endpoint
 
-    def _open_doors(self, local: zmq.Socket[bytes]) -> Doors:
+    def _open_endpoints(self, local: zmq.Socket[bytes]) -> Endpoints:
         settings = self.settings
         remote = None
         if settings.listen:
             # A frame, before and after, must fit the ring anyway.
             largest = (settings.ring_mib << 20) // 2
-            remote = RemoteDoor(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
-        return Doors(local, remote)
+            remote = RemoteEndpoint(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
+        return Endpoints(local, remote)
 
     def _bind(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)

@@ -34,7 +34,7 @@ def work_remotely(
     Parameters
     ----------
     endpoint : str
-        Its remote door, for example ``tcp://microscope-1:8752``.
+        Its remote endpoint, for example ``tcp://microscope-1:8752``.
     keys : ClientKeys
     prepared : Prepared
         The engine is kept from session to session.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Refusals:
         self._dice = random.Random(seed)
         self._most = most
         self._left: dict[str, int] = {}
-        patch.setattr(files.time, "sleep", lambda _: None)
+        patch.setattr(time, "sleep", lambda _: None)
         patch.setattr(Path, "replace", self._wrapped(Path.replace))
         patch.setattr(Path, "unlink", self._wrapped(Path.unlink))
 
@@ -85,7 +86,7 @@ def test_what_is_refused_for_good_is_told_at_once(
     def sleep(_: float) -> None:
         raise AssertionError("this refusal will not pass")
 
-    monkeypatch.setattr(files.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
     with pytest.raises(FileNotFoundError):
         files.replace(tmp_path / "none", tmp_path / "other")
     with pytest.raises(FileNotFoundError):
