@@ -5,6 +5,6 @@
 `dispatcher`  frames on their way to workers and back
 `worker`      one worker as the broker sees it
 `describe`    a worker as `Status` and the log report it
-`supervisor`  the worker processes, kept alive
+`processes`   the worker processes, kept alive
 ============  ==================================================================
 """
