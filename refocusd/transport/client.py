@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -261,10 +260,5 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

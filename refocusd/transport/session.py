@@ -23,14 +23,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels, checksum
-from refocusd.transport.back_off import BackOff
+from refocusd.transport.backoff import BackOff
 from refocusd.transport.client import MAX_METADATA_CHARS, SILENCE_S, Connection
 from refocusd.transport.messages import (
     Advice,
@@ -86,40 +85,30 @@ class State(Enum):
     LOST = "lost"
 
 
-class Event(Enum):
-    """What moves a session on: our own steps, then what the daemon says or fails to say."""
+#: Our own steps, then what the daemon says or fails to say.
+Event = Literal["connect", "announce", "close", "welcome", "opened", "closed", "refused", "lost"]
 
-    CONNECT = "connect"
-    ANNOUNCE = "announce"
-    CLOSE = "close"
-    WELCOME = "welcome"
-    OPENED = "opened"
-    CLOSED = "closed"
-    REFUSED = "refused"
-    LOST = "lost"
-
-
-_FAILS = {Event.REFUSED: State.REFUSED, Event.LOST: State.LOST}
+_FAILS: Mapping[Event, State] = {"refused": State.REFUSED, "lost": State.LOST}
 #: An event that a state does not name changes nothing: a message that came late, or twice.
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
-    State.IDLE: {Event.CONNECT: State.CONNECTING},
-    State.CONNECTING: {Event.WELCOME: State.READY, **_FAILS},
-    State.READY: {Event.ANNOUNCE: State.OPENING, **_FAILS},
+    State.IDLE: {"connect": State.CONNECTING},
+    State.CONNECTING: {"welcome": State.READY, **_FAILS},
+    State.READY: {"announce": State.OPENING, **_FAILS},
     # Only a daemon that stops closes an acquisition unasked.
-    State.OPENING: {Event.OPENED: State.OPEN, Event.CLOSED: State.LOST, **_FAILS},
-    State.OPEN: {Event.CLOSE: State.CLOSING, Event.CLOSED: State.LOST, **_FAILS},
+    State.OPENING: {"opened": State.OPEN, "closed": State.LOST, **_FAILS},
+    State.OPEN: {"close": State.CLOSING, "closed": State.LOST, **_FAILS},
     # A dataset may grow again while it is being closed, or after that: it is announced again.
-    State.CLOSING: {Event.CLOSED: State.CLOSED, Event.ANNOUNCE: State.OPENING, **_FAILS},
-    State.CLOSED: {Event.ANNOUNCE: State.OPENING},
+    State.CLOSING: {"closed": State.CLOSED, "announce": State.OPENING, **_FAILS},
+    State.CLOSED: {"announce": State.OPENING},
     State.REFUSED: {},
-    State.LOST: {Event.CONNECT: State.CONNECTING},
+    State.LOST: {"connect": State.CONNECTING},
 }
 
 
 def after(state: State, event: Event) -> State:
     """The state that follows.
 
-    >>> after(State.OPEN, Event.CLOSE)
+    >>> after(State.OPEN, "close")
     <State.CLOSING: 'closing'>
     """
     return TRANSITIONS[state].get(event, state)
@@ -285,7 +274,7 @@ class Session:
         self.opened = self.closed = None
         self._slots.clear()
         self._insist(open_)
-        self._move(Event.ANNOUNCE)
+        self._move("announce")
 
     def submit(
         self,
@@ -375,7 +364,7 @@ class Session:
     def close(self, acquired: int) -> None:
         """Say that no more frames will come; at least `acquired` went by."""
         self._insist(Close(self.acquisition, acquired))
-        self._move(Event.CLOSE)
+        self._move("close")
 
     def hang_up(self) -> None:
         """Close the connection; a daemon that is there gets what was queued for it."""
@@ -387,12 +376,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.hang_up()
 
     # -- the machine --------------------------------------------------------------------
@@ -404,14 +388,14 @@ class Session:
             return None
         self._connection = connection = self._connect()
         self.reason = connection.nobody
-        self._move(Event.CONNECT)
+        self._move("connect")
         if connection.greeting is not None:
             self._greet(connection.greeting)
         return connection
 
     def _greet(self, welcome: Welcome) -> None:
         self.welcome = welcome
-        self._move(Event.WELCOME)
+        self._move("welcome")
 
     def _take(self, connection: Connection, message: Message) -> None:
         """Act upon one message."""
@@ -429,30 +413,30 @@ class Session:
         elif isinstance(message, Opened):
             self.opened = message
             self._back_off.reset()
-            self._move(Event.OPENED)
+            self._move("opened")
         elif isinstance(message, Closed):
-            if after(self.state, Event.CLOSED) is State.LOST:
+            if after(self.state, "closed") is State.LOST:
                 self._lose(f"the daemon at {self._endpoint} was stopped")
             else:
                 self.closed = message
-                self._move(Event.CLOSED)
+                self._move("closed")
         elif isinstance(message, Refused) and message.acquisition in ("", self.acquisition):
             if message.again:
                 self._lose(message.reason)
             else:
                 self.reason = message.reason
-                self._move(Event.REFUSED)
+                self._move("refused")
 
     def _lose(self, reason: str) -> None:
-        if after(self.state, Event.LOST) is not State.LOST:
+        if after(self.state, "lost") is not State.LOST:
             return
         self.reason = reason
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         self._slots.clear()
-        self._connect_at = time.monotonic() + self._back_off.next_s()
-        self._move(Event.LOST)
+        self._connect_at = time.monotonic() + self._back_off.take_s()
+        self._move("lost")
         self.opened = None
         self.in_flight.clear()
 

@@ -9,20 +9,20 @@ __all__ = ["BackOff"]
 
 @dataclass(slots=True)
 class BackOff:
-    """Waiting times that double from `first_s` to `longest_s` until `reset`.
+    """Waiting times that double from `first_s` to `max_s` until `reset`.
 
     >>> back_off = BackOff(0.25, 1.0)
-    >>> [back_off.next_s() for _ in range(4)]
+    >>> [back_off.take_s() for _ in range(4)]
     [0.25, 0.5, 1.0, 1.0]
     """
 
     first_s: float
-    longest_s: float
+    max_s: float
     tries: int = 0
 
-    def next_s(self) -> float:
+    def take_s(self) -> float:
         """Seconds to wait before the next try."""
-        wait_s = min(self.longest_s, self.first_s * 2.0 ** min(self.tries, 30))
+        wait_s = min(self.max_s, self.first_s * 2.0 ** min(self.tries, 30))
         self.tries += 1
         return wait_s
 
