@@ -450,7 +450,7 @@ def test_a_real_stack_goes_through_a_dataset_and_back(tmp_path: Path, kind: Sink
 def test_the_module_says_its_errors_in_one_line(tmp_path: Path) -> None:
     """As `refocusd export` would, in a process of its own."""
     code = (
-        "import sys, argparse; from refocusd.cli import export; from refocusd.errors import *\n"
+        "import sys, argparse; from refocusd.cli.commands import export; from refocusd.errors import *\n"
         "parser = argparse.ArgumentParser(); export.register(parser.add_subparsers())\n"
         "parsed = parser.parse_args(sys.argv[1:])\n"
         "try: parsed.command(parsed)\n"
