@@ -84,7 +84,7 @@ class Source:
     def hooks(
         self,
         directory: str | None = None,
-        name: str = "acquisition",
+        name: str | None = "acquisition",
         *,
         image_process_fn: Hook | None = None,
         image_saved_fn: Hook | None = None,
@@ -119,12 +119,14 @@ class Source:
             from mmpycorex import is_pymmcore_active
 
             java = not is_pymmcore_active()
-        if directory is None and not self._feed.output:
+        # "" keeps the frames in memory as None does; the Java backend saves into the folder it runs in.
+        has_raw = directory is not None if java else bool(directory)
+        if not (has_raw or self._feed.output):
             log.warning(
                 "this acquisition keeps no raw data and names no output: it is not refocused; give "
                 "Acquisition a directory, or Source an output"
             )
-        self._feed.begin(name, has_raw=directory is not None)
+        self._feed.begin(name or "acquisition", has_raw=has_raw)
         arguments: dict[str, Any] = {
             "directory": directory,
             "name": name,
