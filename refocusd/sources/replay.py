@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -14,11 +15,19 @@ from refocusd import __version__
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.raw_frames import RawFrames, RecordingFrames
 from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.frame import Frame
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.transport.client import SILENCE_S, Connection, Upload
 from refocusd.transport.messages import Closed, Counts, Open, Opened, Outcome
+from refocusd.transport.session import Session, State
 
-__all__ = ["recorded_times_s", "replay", "submit_frames"]
+__all__ = ["Readable", "recorded_times_s", "replay", "submit_all", "submit_frames"]
+
+
+class Readable(Protocol):
+    """Frames on disk, by canonical axes."""
+
+    def read(self, key: str, /) -> Frame:
+        """One frame, read from disk now."""
 
 
 def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
@@ -147,44 +156,66 @@ def submit_frames(
     InputError
         If the daemon refuses the acquisition.
     """
-    with Connection(endpoint, "source", version=__version__) as connection:
-        connection.welcome(timeout_s=10.0)
-        upload = Upload(connection, open_, on_outcome)
-        _until(connection, upload, lambda: upload.opened is not None)
-        assert upload.opened is not None
-        if on_opened is not None:
-            on_opened(upload.opened)
-        begun = time.perf_counter()
-        for number, key in enumerate(keys):
-            if times_s is not None:
-                due = begun + times_s[number]
-                while (left := due - time.perf_counter()) > 0:
-                    upload.pump(left)
-            _until(connection, upload, lambda: upload.credit > 0)
-            try:
-                frame = frames.read(key)
-                metadata = json.dumps(dict(frame.metadata), default=str)
-                upload.submit(frame.pixels, key, metadata, time.perf_counter_ns(), live=live)
-            except (InputError, OSError, ValueError) as error:
-                upload.miss([key], "failed", f"raw cannot be used: {error}")
-        upload.close(acquired)
-        _until(connection, upload, lambda: upload.closed is not None)
-    assert upload.closed is not None
-    return upload.closed
+    with Session(endpoint, version=__version__, on_outcome=on_outcome) as session:
+        try:
+            session.until(lambda: session.state is State.READY)
+            session.announce(open_)
+            session.until(lambda: session.opened)
+            assert session.opened is not None
+            if on_opened is not None:
+                on_opened(session.opened)
+            submit_all(session, frames, keys, live=live, times_s=times_s)
+            session.close(acquired)
+            session.until(lambda: session.closed)
+        except TransportError as error:
+            if not session.acquisition:
+                raise
+            raise TransportError(
+                f"{error}; what it had written stays, and `refocusd resume` on the refocused dataset "
+                "does the rest"
+            ) from error
+    assert session.closed is not None
+    return session.closed
 
 
-def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
-    while not done():
-        upload.pump(0.25)
-        if upload.refused:
-            raise InputError(upload.refused)
-        if connection.silent_s > SILENCE_S:
-            raise TransportError(
-                f"the daemon at {connection.endpoint} went away; what it had written stays, and "
-                "`refocusd resume` on the refocused dataset does the rest"
-            )
-        if upload.closed and not done():
-            raise TransportError(
-                f"the daemon at {connection.endpoint} was stopped; what it had written stays, and "
-                "`refocusd resume` on the refocused dataset does the rest"
-            )
+def submit_all(
+    session: Session,
+    frames: Readable,
+    keys: Sequence[str],
+    *,
+    live: bool,
+    times_s: Sequence[float] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> None:
+    """Submit frames over an open session, each as soon as there is credit.
+
+    Frames that cannot be read are named to the daemon as failed.
+
+    Parameters
+    ----------
+    session, stopped
+        See `Session.until`, also for the errors.
+    frames, keys, live, times_s
+        As in `submit_frames`.
+    """
+    begun = time.perf_counter()
+    for number, key in enumerate(keys):
+        if times_s is not None:
+            due = begun + times_s[number]
+            while (left := due - time.perf_counter()) > 0:
+                session.pump(left)
+        handled = False
+        while not handled:
+            session.until(lambda: session.credit > 0, stopped)
+            handled = _submit(session, frames, key, live=live)
+
+
+def _submit(session: Session, frames: Readable, key: str, *, live: bool) -> bool:
+    """Submit one frame, or say why it cannot be; False if the socket's queue is full."""
+    try:
+        frame = frames.read(key)
+        taken_ns = time.perf_counter_ns()
+        return session.submit(frame.pixels, key, frame.metadata, taken_ns, live=live)
+    except (InputError, OSError, ValueError) as error:
+        session.miss([key], "failed", f"raw cannot be used: {error}")
+        return True

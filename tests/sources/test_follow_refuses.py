@@ -29,8 +29,8 @@ from refocusd.formats.raw_frames import open_raw
 from refocusd.formats.tiff.growing_file import open_file
 from refocusd.formats.tiff.growing_stacks import GrowingStacks
 from refocusd.ledger import Ledger
+from refocusd.sources.folders.announcement import announcement
 from refocusd.sources.folders.dataset import Following
-from refocusd.sources.folders.offers import acquisition_id
 from refocusd.sources.folders.scanner import MAX_DEPTH, Scanner
 from refocusd.transport import messages as wire
 
@@ -390,5 +390,5 @@ def test_process_and_follow_give_a_dataset_the_same_acquisition(tmp_path: Path) 
     dataset.finish()
     reader = open_growing(tmp_path / "run_1", open_file)
     with open_raw(tmp_path / "run_1") as frames:
-        assert acquisition_of(frames, (), tmp_path) == acquisition_id(reader, key(0))
+        assert acquisition_of(frames, (), tmp_path) == announcement(reader, key(0)).acquisition
     reader.close()
