@@ -19,8 +19,8 @@ from refocusd.config import Settings
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, made_by, notes_of, output_of
 from refocusd.errors import InputError, OutputError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink
-from refocusd.formats.read_back import read_back
 from refocusd.formats.sink import Sink
 from refocusd.frame import FinalState
 from refocusd.ledger import (
@@ -154,7 +154,7 @@ class Place:
 
     def _repair(self) -> None:
         """Compare the dataset with the ledger: a killed writer may have got between the two."""
-        with closing(read_back(self.sink.path)) as frames:
+        with closing(open_dataset(self.sink.path)) as frames:
             known = self.ledger.final_states(self.run, self.open.acquisition)
             lost = [key for key in frames.axes_keys() if known.get(key, "failed") == "failed"]
             if lost:

@@ -12,9 +12,19 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.tiff.ifd import Directory, TiffStructure
-from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
+from refocusd.frame import MIN_SIDE, DType, Pixels, checked_pixels
 
-__all__ = ["PageFormat", "PageLayout", "is_reduced", "page_format", "page_layout"]
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "PageFormat",
+    "PageLayout",
+    "is_reduced",
+    "page_format",
+    "page_layout",
+]
+
+#: Largest frame taken unless said otherwise: 23 170² pixels of 16 bits.
+MAX_FRAME_BYTES = 1 << 30
 
 _NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _ZSTD = 1, 5, 8, 32773, 32946, 50000
 #: Most bytes that one compressed byte can stand for: LZW has 12-bit codes for
@@ -70,6 +80,11 @@ class PageFormat:
     def nbytes(self) -> int:
         """Bytes of one frame."""
         return self.height * self.width * self.dtype.itemsize
+
+    @property
+    def dtype_name(self) -> DType:
+        """The type's name, as messages carry it."""
+        return "uint8" if self.dtype.itemsize == 1 else "uint16"
 
     def __str__(self) -> str:
         return f"{self.width}×{self.height} px {self.dtype}"

@@ -1,4 +1,4 @@
-"""The frames of one TIFF, OME-TIFF, ImageJ or Micro-Manager stack."""
+"""The frames of one TIFF, OME-TIFF or ImageJ stack."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.formats.metadata import plausible_pixel_um
 from refocusd.formats.tiff.arrangement import (
-    MICROMANAGER_KEYS,
     Arrangement,
     PlacedPage,
     from_imagej,
-    from_micromanager,
     from_shaped,
-    json_object,
     plain,
-    plausible_pixel_um,
 )
 from refocusd.formats.tiff.ifd import Directory, TiffStructure
 from refocusd.formats.tiff.ome_xml import from_ome
@@ -27,19 +24,8 @@ from refocusd.frame import AxisValue, Pixels
 
 __all__ = ["TiffImageFile"]
 
-_DESCRIPTION, _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _MICROMANAGER = (
-    270,
-    282,
-    296,
-    33629,
-    51123,
-)
+_DESCRIPTION, _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES = 270, 282, 296, 33629
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
-#: Numbers that open the blocks of a Micro-Manager stack (micro-manager.org,
-#: "Micro-Manager File Formats").
-_MM_INDEX_MAP_OFFSET, _MM_INDEX_MAP, _MM_SUMMARY = 54773648, 3453623, 2355492
-#: Columns of the index map; the fifth is the offset of the frame's directory.
-_MM_INDEX_MAP_AXES = ("channel", "z", "time", "position")
 _NDTIFF = 483729
 
 
@@ -72,8 +58,8 @@ class TiffImageFile:
         finally:
             self.close()
 
-    def read(self, index: int) -> tuple[Pixels, dict[str, Any]]:
-        """Pixels and metadata of one frame; opens the file if it is closed.
+    def read(self, index: int) -> Pixels:
+        """Pixels of one frame; opens the file if it is closed.
 
         Raises
         ------
@@ -87,8 +73,7 @@ class TiffImageFile:
         layout = page_layout(file, directory, frame.page, self._most_bytes)
         if layout.format != self.format:
             raise InputError(f"{self.path} has changed since it was opened: open it again")
-        pixels = layout.read(file, index * self.format.nbytes if self._contiguous else 0)
-        return pixels, self._metadata(file, directory, frame)
+        return layout.read(file, index * self.format.nbytes if self._contiguous else 0)
 
     def close(self) -> None:
         """Close the file until the next `read`."""
@@ -96,18 +81,15 @@ class TiffImageFile:
             self._file.close()
             self._file = None
 
-    def _metadata(
-        self, file: TiffStructure, directory: Directory, frame: PlacedPage
-    ) -> dict[str, Any]:
-        metadata = json_object(file.text(directory, _MICROMANAGER)) or {}
-        for key, value in (
-            ("ElapsedTime-ms", frame.elapsed_ms),
-            ("PixelSizeUm", self.pixel_um),
-            ("PositionName", frame.position_name),
-        ):
-            if value is not None:
-                metadata.setdefault(key, value)
-        return metadata
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What the file says of one frame."""
+        frame = self._frames[index]
+        said = {
+            "ElapsedTime-ms": frame.elapsed_ms,
+            "PixelSizeUm": self.pixel_um,
+            "PositionName": frame.position_name,
+        }
+        return {key: value for key, value in said.items() if value is not None}
 
     def _open(self, file: TiffStructure) -> None:
         if file.size >= 12 and self._word(file, 8) == _NDTIFF:
@@ -119,7 +101,6 @@ class TiffImageFile:
         first: Directory | None = None
         formats: list[PageFormat | InputError] = []
         known: dict[PageFormat, PageFormat] = {}
-        described: list[dict[str, Any]] = []
         for directory in file.directories():
             if _STK_PLANES in directory.tags and directory.tags[_STK_PLANES].count > 1:
                 raise InputError(
@@ -138,13 +119,9 @@ class TiffImageFile:
                 # It may be a label or an overview that is no part of the recording.
                 # Its traceback would keep all that was read alive.
                 formats.append(error.with_traceback(None))
-            # Micro-Manager says so on every page or on none.
-            if _MICROMANAGER in first.tags:
-                said = json_object(file.text(directory, _MICROMANAGER)) or {}
-                described.append({key: said[key] for key in MICROMANAGER_KEYS if key in said})
         if first is None:
             raise file.damaged("all of its pages are thumbnails")
-        arrangement = self._arranged(file, first, formats, described)
+        arrangement = self._arranged(file, first, formats)
         self._frames = arrangement.frames
         self._contiguous = arrangement.contiguous
         self.format = self._one_format(arrangement, formats)
@@ -153,7 +130,7 @@ class TiffImageFile:
         self.axes: Sequence[Mapping[str, AxisValue]] = tuple(f.axes for f in self._frames)
         self.elapsed_ms: Sequence[float | None] = tuple(f.elapsed_ms for f in self._frames)
         self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
-        self.summary: Mapping[str, Any] = arrangement.summary
+        self.summary: dict[str, Any] = arrangement.summary
 
     def _check_contiguous(self, file: TiffStructure) -> None:
         page, count = self._frames[0].page, len(self._frames)
@@ -173,12 +150,9 @@ class TiffImageFile:
         file: TiffStructure,
         first: Directory,
         formats: Sequence[PageFormat | InputError],
-        described: Sequence[dict[str, Any]],
     ) -> Arrangement:
         """Frames by what the file says of itself, in the order of trustworthiness."""
         pages, what = len(self._offsets), str(self.path)
-        if described and (arrangement := self._micromanager(file, described)) is not None:
-            return arrangement
         description = (file.text(first, _DESCRIPTION) or "").strip()
         if "<OME" in description[:1000]:
             arrangement = from_ome(description, pages, self.path.name, what)
@@ -190,34 +164,6 @@ class TiffImageFile:
         if description.startswith('{"shape"'):
             return self._shaped(file, formats)
         return plain(pages)
-
-    def _micromanager(
-        self, file: TiffStructure, described: Sequence[dict[str, Any]]
-    ) -> Arrangement | None:
-        summary: dict[str, Any] = {}
-        mapped: dict[int, dict[str, int]] = {}
-        if file.size >= 40 and self._word(file, 8) == _MM_INDEX_MAP_OFFSET:
-            if self._word(file, 32) == _MM_SUMMARY:
-                text = file.read_at(40, self._word(file, 36), "the summary metadata")
-                summary = json_object(text.decode("utf-8", "replace")) or {}
-            mapped = self._index_map(file, self._word(file, 12))
-        return from_micromanager(
-            described,
-            [mapped.get(offset) for offset in self._offsets],
-            summary,
-        )
-
-    def _index_map(self, file: TiffStructure, offset: int) -> dict[int, dict[str, int]]:
-        """Axes of each directory by its offset; empty if there is no index map."""
-        if offset + 8 > file.size or self._word(file, offset) != _MM_INDEX_MAP:
-            return {}
-        count = min(self._word(file, offset + 4), (file.size - offset - 8) // 20)
-        data = file.read_at(offset + 8, count * 20, "the index map")
-        return {
-            where: dict(zip(_MM_INDEX_MAP_AXES, places, strict=True))
-            for *places, where in struct.iter_unpack(f"{file.order}5I", data)
-            if where
-        }
 
     def _shaped(
         self, file: TiffStructure, formats: Sequence[PageFormat | InputError]

@@ -10,8 +10,8 @@ import msgspec
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.formats.growing import GrowingDataset
-from refocusd.formats.ndtiff.growing import FULL_RESOLUTION
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ndtiff.reader import FULL_RESOLUTION
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.folders.offers import acquisition_id, output_beside
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
@@ -22,7 +22,7 @@ __all__ = ["Standing", "announcement", "standing"]
 Standing = Literal["open", "taken", "done"]
 
 
-def announcement(dataset: GrowingDataset, first: str) -> Open:
+def announcement(dataset: Dataset, first: str) -> Open:
     """The acquisition that a dataset is of; the frame `first` gives shape and type.
 
     Raises
@@ -37,7 +37,7 @@ def announcement(dataset: GrowingDataset, first: str) -> Open:
         name=dataset.name,
         height=form.height,
         width=form.width,
-        dtype="uint8" if form.dtype.itemsize == 1 else "uint16",
+        dtype=form.dtype_name,
         raw=str(dataset.path),
         output=str(output_beside(dataset.path)) if pyramid else "",
         summary=json.dumps(dict(dataset.summary), default=str),

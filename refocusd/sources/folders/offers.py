@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
-from refocusd.formats.growing import GrowingDataset
-from refocusd.formats.ndtiff.growing import FULL_RESOLUTION
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ndtiff.reader import place_of
 from refocusd.frame import checksum
 
 __all__ = ["Offer", "acquisition_id", "output_beside", "refocused_as"]
@@ -42,8 +42,7 @@ class Offer:
 
 def output_beside(path: Path) -> Path:
     """Where the refocused frames of a raw dataset go."""
-    place = path.parent if path.name == FULL_RESOLUTION else path
-    return refocused_path(place)
+    return refocused_path(place_of(path))
 
 
 def refocused_as(path: Path) -> str:
@@ -52,7 +51,7 @@ def refocused_as(path: Path) -> str:
     return acquisition if isinstance(acquisition, str) else ""
 
 
-def acquisition_id(dataset: GrowingDataset, first: str) -> str:
+def acquisition_id(dataset: Dataset, first: str) -> str:
     """The id of the acquisition that a dataset is of, the same each time.
 
     That of its refocused frames, if there are some; otherwise made of where it lies and of its

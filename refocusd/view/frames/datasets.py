@@ -14,19 +14,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ome_zarr.layout import is_omezarr
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.read_back import read_back
-from refocusd.formats.recording import Recording
-from refocusd.frame import AxisValue, Frame, Pixels, canonical_axes
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import AxisValue, Frame, Pixels
 from refocusd.transport.messages import AcquisitionStatus
 from refocusd.view.state.board import Board
 
-__all__ = ["Datasets", "FramePair", "FrameReader"]
+__all__ = ["Datasets", "FramePair"]
 
 #: Datasets that are kept open, pairs that are kept in memory, and their bytes.
 MAX_OPEN, MAX_PAIRS, MAX_PAIR_BYTES = 8, 8, 128 << 20
@@ -34,28 +31,6 @@ MAX_OPEN, MAX_PAIRS, MAX_PAIR_BYTES = 8, 8, 128 << 20
 REFRESH_S = 0.3
 #: Values of one axis that a page can choose from.
 MAX_AXIS_VALUES = 5000
-
-
-class FrameReader(Protocol):
-    """Frames on disk by their canonical axes; what the view needs of a dataset."""
-
-    def axes_keys(self) -> list[str]:
-        """Keys of the frames that can be read."""
-        ...
-
-    def __contains__(self, key: str) -> bool: ...
-
-    def refresh(self) -> list[str]:
-        """Take up what was appended; keys of new frames."""
-        ...
-
-    def read(self, axes: str) -> Frame:
-        """One frame, read now."""
-        ...
-
-    def close(self) -> None:
-        """Close the files until the next read."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,31 +52,6 @@ class FramePair:
     refocused: Pixels | None
     metadata: Mapping[str, Any]
     made_by: Mapping[str, Any]
-
-
-class _RecordingReader:
-    """A finished recording of another kind than NDTiff, as a `FrameReader`."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._index = {canonical_axes(axes): i for i, axes in enumerate(recording.plan().axes)}
-
-    def axes_keys(self) -> list[str]:
-        return list(self._index)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._index
-
-    def refresh(self) -> list[str]:
-        return []
-
-    def read(self, axes: str) -> Frame:
-        if axes not in self._index:
-            raise InputError(f"{self._recording.path} has no frame {axes}")
-        return self._recording.read(self._index[axes])
-
-    def close(self) -> None:
-        self._recording.close()
 
 
 @dataclass(slots=True)
@@ -138,10 +88,10 @@ class _Open:
     """A dataset in use: its reader, once it could be opened."""
 
     path: Path
-    reader: FrameReader | None = None
+    reader: Dataset | None = None
     looked_at: float = 0.0
 
-    def current(self) -> FrameReader | None:
+    def current(self) -> Dataset | None:
         """The reader, knowing what is on disk now; None while there is nothing."""
         now = time.monotonic()
         if now - self.looked_at < REFRESH_S:
@@ -149,7 +99,7 @@ class _Open:
         self.looked_at = now
         if self.reader is None:
             with suppress(InputError, OSError):
-                self.reader = _open(self.path)
+                self.reader = open_dataset(self.path)
         else:
             try:
                 self.reader.refresh()
@@ -157,7 +107,7 @@ class _Open:
                 # It was deleted, moved or written anew: open it anew.
                 self.forget()
                 with suppress(InputError, OSError):
-                    self.reader = _open(self.path)
+                    self.reader = open_dataset(self.path)
         return self.reader
 
     def forget(self) -> None:
@@ -165,12 +115,6 @@ class _Open:
         if self.reader is not None:
             self.reader.close()
             self.reader = None
-
-
-def _open(path: Path) -> FrameReader:
-    if (path / INDEX_NAME).exists() or is_omezarr(path):
-        return read_back(path)
-    return _RecordingReader(open_recording(path))
 
 
 class Datasets:
@@ -282,7 +226,7 @@ class Datasets:
         ):
             self._pairs.popitem(last=False)
 
-    def _reader(self, path: Path) -> FrameReader | None:
+    def _reader(self, path: Path) -> Dataset | None:
         dataset = self._open.setdefault(path, _Open(path))
         self._open.move_to_end(path)
         while len(self._open) > MAX_OPEN:

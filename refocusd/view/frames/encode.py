@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.formats.tiff.arrangement import number_or_none, plausible_pixel_um
+from refocusd.formats.metadata import number_or_none, plausible_pixel_um
 from refocusd.frame import Pixels
 from refocusd.transport.messages import FrameFacts
 from refocusd.view.frames.datasets import FramePair
