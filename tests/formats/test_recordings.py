@@ -70,6 +70,19 @@ def test_a_plain_stack_is_read_as_planes_in_any_encoding(
         assert_reads(recording, by_z(stack))
 
 
+@pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 257), (np.uint16, 1)])
+def test_a_colour_table_that_is_a_plain_grey_ramp_changes_nothing(
+    tmp_path: Path, dtype: type, step: int
+) -> None:
+    """Cameras' 8-bit images often have one."""
+    (pixels,) = frames(1, dtype=dtype)
+    levels = np.iinfo(dtype).max + 1
+    ramp = np.tile((np.arange(levels) * step).astype(np.uint16), (3, 1))
+    path = write_tiff(tmp_path / "fly.tif", pixels, photometric="palette", colormap=ramp)
+    with open_dataset(path) as recording:
+        assert_reads(recording, {'{"time":0}': pixels})
+
+
 def test_an_imagej_hyperstack_has_its_axes_times_and_pixel_size(tmp_path: Path) -> None:
     stack = frames(2, 3, 2)
     path = write_tiff(
