@@ -13,8 +13,7 @@ import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.formats.raw_frames import RawFrames, RecordingFrames
-from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.formats.dataset import Dataset, Plan
 from refocusd.frame import Frame
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.transport.messages import Closed, Counts, Open, Opened, Outcome
@@ -30,7 +29,7 @@ class Readable(Protocol):
         """One frame, read from disk now."""
 
 
-def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
+def recorded_times_s(plan: Plan) -> list[float] | None:
     """Seconds from the first frame to each, or None if the recording does not tell.
 
     Times that do not increase are no rate (one file of several series, a clock
@@ -47,7 +46,7 @@ def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
 
 
 def replay(
-    recording: Recording,
+    recording: Dataset,
     endpoint: str,
     output: Path,
     *,
@@ -59,7 +58,7 @@ def replay(
 
     Parameters
     ----------
-    recording : Recording
+    recording : Dataset
     endpoint : str
         The daemon's address.
     output : Path
@@ -78,25 +77,24 @@ def replay(
     InputError
         If the daemon refuses the recording.
     """
-    frames = RecordingFrames(recording)
-    (height, width), dtype = frames.format()
-    keys = frames.keys()
-    first = frames.read(keys[0])
+    form = recording.first_format()
+    keys = recording.axes_keys()
+    first = recording.read(keys[0])
     open_ = Open(
         acquisition=str(uuid.uuid4()),
         name=recording.name,
-        height=height,
-        width=width,
-        dtype=dtype,
+        height=form.height,
+        width=form.width,
+        dtype=form.dtype_name,
         raw="",
         output=str(output.resolve()),
-        summary=json.dumps(dict(frames.summary), default=str),
+        summary=json.dumps(dict(recording.summary), default=str),
         expected=len(keys),
         report=True,
         first=first_of(first.metadata, first.axes.get("channel", "")),
     )
     closed = submit_frames(
-        frames,
+        recording,
         keys,
         endpoint,
         open_,
@@ -110,7 +108,7 @@ def replay(
 
 
 def submit_frames(
-    frames: RawFrames,
+    frames: Dataset,
     keys: Sequence[str],
     endpoint: str,
     open_: Open,
@@ -125,7 +123,7 @@ def submit_frames(
 
     Parameters
     ----------
-    frames : RawFrames
+    frames : Dataset
     keys : sequence of str
         Which of them, by canonical axes, in the order of submission.
     endpoint : str

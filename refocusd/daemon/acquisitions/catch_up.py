@@ -7,17 +7,15 @@ import threading
 from collections.abc import Container, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 from refocusd.config import Settings
 from refocusd.daemon.events import CatchUpFailed, EventQueue
 from refocusd.errors import InputError, RefocusdError
+from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.formats.open_growing import open_growing
-from refocusd.formats.read_back import read_back
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import WRITTEN, Ledger, ledger_path
-from refocusd.sources.replay import Readable, submit_all
+from refocusd.sources.replay import submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
 
@@ -26,24 +24,16 @@ __all__ = ["CatchUps"]
 log = logging.getLogger(__name__)
 
 
-class _Raw(Readable, Protocol):
-    """What a catch-up needs of raw frames on disk."""
-
-    def axes_keys(self) -> list[str]: ...
-
-    def close(self) -> None: ...
-
-
-def _open_raw(path: str) -> _Raw:
+def _open_raw(path: str) -> Dataset:
     """An NDTiff dataset, or image stacks of Micro-Manager, finished or not."""
     if not (Path(path) / INDEX_NAME).exists():
-        return open_growing(path)
+        return open_dataset(path, growing=True)
     try:
-        return NDTiffReader(path)
+        return open_dataset(path)
     except InputError as error:
         # One frame that cannot be used (RGB, in mid-run) must not cost the others.
         log.warning("%s; its frames are found by their directories", error)
-        return open_growing(path)
+        return open_dataset(path, growing=True)
 
 
 class CatchUps:
@@ -115,6 +105,6 @@ class CatchUps:
         """Frames with a final state; not those that went with a deleted folder, or a power cut."""
         if acquisition in self._compared or not WRITTEN & set(states.values()):
             return states
-        with closing(read_back(output)) as refocused:
+        with closing(open_dataset(output)) as refocused:
             there = set(refocused.axes_keys())
         return {key for key, state in states.items() if state not in WRITTEN or key in there}
