@@ -201,6 +201,8 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         The model that describes the kernels best.
     na, spherical_waves, pixel_um : Measured or None
         Fitted; None for the fallback models, or where they were held fixed.
+    apodisation, bead_um : Measured or unset
+        As `Optics` defines it, and the beads' diameter, where the kernels asked for them.
     focus_um : Measured
         Stage z of the fitted focus; of the wave law the paraxial one, as `Optics` counts
         spherical aberration from it, which need not be the sharpest plane.
@@ -239,6 +241,9 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     asymmetry: Measured | None = None
     residual_rms: float = 0.0
     beads: int = 0
+    # Unset fields are not written: profiles of older releases keep their content key.
+    apodisation: Measured | msgspec.UnsetType = msgspec.UNSET
+    bead_um: Measured | msgspec.UnsetType = msgspec.UNSET
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
