@@ -111,7 +111,7 @@ class Daemon:
     ) -> None:
         self.request_stop()
         self._broker.join()
-        self._catch_ups.stop()
+        self._catch_ups.stop(self.settings.stop_timeout_s)
         self.supervisor.stop()
         self._writer.stop(self.settings.stop_timeout_s)
         self._resources.close()
