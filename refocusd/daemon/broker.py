@@ -34,7 +34,7 @@ from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import RingAddress, SharedRing
-from refocusd.transport.secure.endpoints import Doors
+from refocusd.transport.secure.endpoints import Endpoints
 
 __all__ = ["Broker"]
 
@@ -54,7 +54,7 @@ class Broker:
     Parameters
     ----------
     settings : Settings
-    endpoints : Doors
+    endpoints : Endpoints
         The bound sockets; the broker's thread owns them from `start` on.
     ring, writer
         See their classes.
@@ -82,7 +82,7 @@ class Broker:
     def __init__(
         self,
         settings: Settings,
-        endpoints: Doors,
+        endpoints: Endpoints,
         ring: SharedRing,
         writer: Writer,
         event_queue: events.EventQueue,

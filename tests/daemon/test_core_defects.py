@@ -29,7 +29,7 @@ from refocusd.daemon.events import FrameNotWritten, LeftUnfinished
 from refocusd.daemon.output.jobs import CloseOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.workers.pool import WorkerPool
-from refocusd.daemon.workers.supervisor import MAX_FAILED_STARTS, Supervisor
+from refocusd.daemon.workers.processes import MAX_FAILED_STARTS, WorkerProcesses
 from refocusd.errors import TransportError
 from refocusd.frame import checksum
 from refocusd.ledger import Ledger, is_marked, ledger_path
@@ -573,9 +573,9 @@ def test_a_frame_that_cannot_be_sent_costs_no_slot(tmp_path: Path) -> None:
 
 
 @contextmanager
-def supervisor(tmp_path: Path) -> Iterator[tuple[Supervisor, queue.Queue[Any]]]:
+def supervisor(tmp_path: Path) -> Iterator[tuple[WorkerProcesses, queue.Queue[Any]]]:
     heard: queue.Queue[Any] = queue.Queue()
-    one = Supervisor(quick_settings(tmp_path), "tcp://127.0.0.1:9", "t", heard)  # type: ignore[arg-type]
+    one = WorkerProcesses(quick_settings(tmp_path), "tcp://127.0.0.1:9", "t", heard)  # type: ignore[arg-type]
     one.start()
     try:
         yield one, heard

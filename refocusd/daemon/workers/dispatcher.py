@@ -18,7 +18,7 @@ from refocusd.frame import checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Doors
+from refocusd.transport.secure.endpoints import Endpoints
 
 __all__ = ["Dispatcher", "WorkerControl"]
 
@@ -57,7 +57,7 @@ class Dispatcher:
         Called whenever a worker has become ready.
     """
 
-    endpoints: Doors
+    endpoints: Endpoints
     ring: SharedRing
     lifecycle: Lifecycle
     pool: WorkerPool
