@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import opened, pump_until, quick_settings, running, source, stack
+from live import Upload, opened, pump_until, quick_settings, running, source, stack
 
 from refocusd.daemon.acquisitions import unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
@@ -24,7 +24,6 @@ from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.ledger import Ledger, ledger_path
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Upload
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, progress, write_json
-from refocusd.formats.read_back import read_back
+from refocusd.errors import InputError
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
 
@@ -49,7 +49,9 @@ def register(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    with closing(read_back(arguments.dataset)) as reader:
+    if arguments.dataset.is_file():
+        raise InputError(f"{arguments.dataset} is a file: give the folder of a dataset")
+    with open_dataset(arguments.dataset) as reader:
         plan = plan_export(
             reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
         )

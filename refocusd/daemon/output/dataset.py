@@ -24,8 +24,8 @@ from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.errors import DiskFullError, InputError, LedgerError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink
-from refocusd.formats.read_back import read_back
 from refocusd.formats.sink import Sink
 from refocusd.frame import FinalState, Pixels
 from refocusd.ledger import (
@@ -113,7 +113,7 @@ class OutputDataset:
 
     def _repair(self) -> None:
         """Record frames that a killed writer had written, and not recorded yet."""
-        with closing(read_back(self.sink.path)) as frames:
+        with closing(open_dataset(self.sink.path)) as frames:
             known = self.ledger.final_states(self.run, self.message.acquisition)
             lost = [key for key in frames.axes_keys() if known.get(key, "failed") == "failed"]
             if lost:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import InputError
+from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
-from refocusd.formats.read_back import RefocusedReader
 from refocusd.formats.scale import channel_label
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.frame import AxisValue, Pixels
@@ -30,7 +30,7 @@ MAX_TIFF_BYTES = 2**32 - 2**28
 
 def export(
     plan: ExportPlan,
-    source: RefocusedReader,
+    source: Dataset,
     on_step: Callable[[], None] = lambda: None,
     *,
     max_tiff_bytes: int = MAX_TIFF_BYTES,
@@ -41,7 +41,7 @@ def export(
     ----------
     plan : ExportPlan
         By `plan_export` of the same source.
-    source : RefocusedReader
+    source : Dataset
     on_step : callable
         Called `ExportPlan.steps` times.
     max_tiff_bytes : int
@@ -82,7 +82,7 @@ def _write(
     file: ExportFile,
     part: Path,
     plan: ExportPlan,
-    source: RefocusedReader,
+    source: Dataset,
     on_step: Callable[[], None],
     *,
     big: bool,
@@ -103,7 +103,7 @@ def _write(
 
 
 def _planes(
-    file: ExportFile, plan: ExportPlan, source: RefocusedReader, on_step: Callable[[], None]
+    file: ExportFile, plan: ExportPlan, source: Dataset, on_step: Callable[[], None]
 ) -> Iterator[Pixels]:
     form = plan.format
     black: Pixels = np.zeros((form.height, form.width), form.dtype)
@@ -117,7 +117,7 @@ def _planes(
 
 
 def _ome_metadata(
-    file: ExportFile, plan: ExportPlan, source: RefocusedReader, on_step: Callable[[], None]
+    file: ExportFile, plan: ExportPlan, source: Dataset, on_step: Callable[[], None]
 ) -> dict[str, Any]:
     """What tifffile is told for the OME-XML."""
     scale = plan.scale

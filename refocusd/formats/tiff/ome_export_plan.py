@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.ome_zarr.contents import common_axes
 from refocusd.formats.ome_zarr.layout import GRID
-from refocusd.formats.read_back import RefocusedReader
 from refocusd.formats.scale import Scale, scale_of
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, canonical_axes
@@ -93,9 +93,7 @@ class ExportPlan:
         return self.frames + self.planes
 
 
-def plan_export(
-    source: RefocusedReader, output: Path, *, fill: bool, overwrite: bool
-) -> ExportPlan:
+def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -> ExportPlan:
     """Plan an export, and check all of it that can be checked without reading pixels.
 
     Times and planes have the place of their number, from 0; channels and names
@@ -104,7 +102,7 @@ def plan_export(
 
     Parameters
     ----------
-    source : RefocusedReader
+    source : Dataset
     output : Path
         Ends in ``.ome.tif``.
     fill : bool

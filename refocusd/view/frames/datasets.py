@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ome_zarr.layout import is_omezarr
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.read_back import RefocusedReader, read_back
-from refocusd.formats.recording import Recording
-from refocusd.frame import AxisValue, Frame, Pixels, canonical_axes
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import AxisValue, Frame, Pixels
 from refocusd.transport.messages import AcquisitionStatus
 from refocusd.view.state.view_state import ViewState
 
@@ -65,31 +62,6 @@ class FramePair:
         return height, width
 
 
-class _RecordingReader:
-    """A finished recording of another kind than NDTiff, as `RefocusedReader` has it."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._index = {canonical_axes(axes): i for i, axes in enumerate(recording.plan().axes)}
-
-    def axes_keys(self) -> list[str]:
-        return list(self._index)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._index
-
-    def refresh(self) -> list[str]:
-        return []
-
-    def read(self, axes: str) -> Frame:
-        if axes not in self._index:
-            raise InputError(f"{self._recording.path} has no frame {axes}")
-        return self._recording.read(self._index[axes])
-
-    def close(self) -> None:
-        self._recording.close()
-
-
 @dataclass(slots=True)
 class _AxisValues:
     """The values of each axis of one dataset, which grows: every key is parsed once."""
@@ -124,11 +96,11 @@ class _Open:
     """A dataset in use: its reader, once it could be opened."""
 
     path: Path
-    reader: RefocusedReader | _RecordingReader | None = None
+    reader: Dataset | None = None
     looked_at: float = 0.0
     axes: _AxisValues = field(default_factory=_AxisValues)
 
-    def current(self) -> RefocusedReader | _RecordingReader | None:
+    def current(self) -> Dataset | None:
         """The reader, knowing what is on disk now; None while there is nothing."""
         now = time.monotonic()
         if now - self.looked_at < REFRESH_S:
@@ -141,7 +113,7 @@ class _Open:
             self.forget()  # deleted, moved or written again
         if self.reader is None:
             with suppress(InputError, OSError):
-                self.reader = _open(self.path)
+                self.reader = open_dataset(self.path)
         return self.reader
 
     def forget(self) -> None:
@@ -149,12 +121,6 @@ class _Open:
         if self.reader is not None:
             self.reader.close()
             self.reader = None
-
-
-def _open(path: Path) -> RefocusedReader | _RecordingReader:
-    if (path / INDEX_NAME).exists() or is_omezarr(path):
-        return read_back(path)
-    return _RecordingReader(open_recording(path))
 
 
 class Datasets:

@@ -1,24 +1,22 @@
-"""Recordings that are image files: one, or a folder of them."""
+"""Datasets that are finished image files: one, or a folder of them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol
 
 from refocusd.errors import InputError
-from refocusd.formats.image_file import ImageFile
+from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.png import PngImageFile
-from refocusd.formats.recording import Recording, RecordingPlan
 from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
-from refocusd.frame import Axes, AxisValue, Frame, canonical_axes
+from refocusd.frame import AxisValue, Pixels, canonical_axes
 
-__all__ = ["FilesRecording", "open_files"]
+__all__ = ["ImageFiles", "listed_images", "open_images"]
 
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 _PNG_ENDINGS = (".png",)
@@ -53,6 +51,27 @@ _TOKEN_AXES = {
 }
 
 
+class _ImageFile(Protocol):
+    """The frames of one file, found and checked when it was opened."""
+
+    path: Path
+    format: PageFormat
+    #: Of each frame, with axes of length one; empty for a single image.
+    axes: Sequence[Mapping[str, AxisValue]]
+    elapsed_ms: Sequence[float | None]
+    pixel_um: float | None
+    summary: dict[str, Any]
+
+    def read(self, index: int) -> Pixels:
+        """Pixels of one frame; opens the file if it is closed."""
+
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What the file says of one frame."""
+
+    def close(self) -> None:
+        """Close the file until the next `read`."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Named:
     """A file, and what its name says of its frames."""
@@ -62,8 +81,8 @@ class _Named:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_files(path: Path, max_frame_bytes: int) -> Recording:
-    """Open an image file, or a folder of image files, as a recording.
+def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
+    """Open an image file, or a folder of image files.
 
     A folder is read by its files' names.  Those of BBBC006v1 give position
     (well and site), z and channel.  Otherwise the files' own metadata decides,
@@ -76,31 +95,28 @@ def open_files(path: Path, max_frame_bytes: int) -> Recording:
         If no file can be read as an image, or the files do not fit together.
     """
     if path.is_file():
-        return FilesRecording(path, path.stem.removesuffix(".ome"), [_Named(path)], max_frame_bytes)
-    files = _listed(path)
+        return ImageFiles(path, [_Named(path)], max_frame_bytes, name=name)
+    files = listed_images(path)
     planes = [
         entry
         for entry in _entries(path)
         if entry.is_dir() and _BBBC006_FOLDER.fullmatch(entry.name)
     ]
     if not files and planes:
-        files = [file for plane in planes for file in _listed(plane)]
+        files = [file for plane in planes for file in listed_images(plane)]
     if not files:
         raise InputError(
-            f"{path} holds no recording: looked for NDTiff.index, TIFF files "
+            f"{path} holds no dataset: looked for NDTiff.index, TIFF files "
             f"({', '.join('*' + ending for ending in _TIFF_ENDINGS)}), PNG files and folders "
-            "BBBC006_v1_images_z_NN; give the folder that holds one of these"
+            "BBBC006_v1_images_z_NN; give the folder of a dataset, e.g. run_1, or a file"
         )
-    plate = _bbbc006(files)
-    if plate:
-        recording = FilesRecording(path, path.name, plate, max_frame_bytes, names_decide=True)
-        recording.describe(_BBBC006_PIXEL_UM, _BBBC006_SUMMARY)
-        return recording
-    return FilesRecording(path, path.name, _by_tokens(files), max_frame_bytes)
+    if plate := _bbbc006(files):
+        return ImageFiles(path, plate, max_frame_bytes, plate=True)
+    return ImageFiles(path, _by_tokens(files), max_frame_bytes)
 
 
-class FilesRecording:
-    """A `Recording` of image files, each of which is checked at the start.
+class ImageFiles(Dataset):
+    """Image files, each of which is checked at the start.
 
     One file is open at a time.
 
@@ -108,13 +124,13 @@ class FilesRecording:
     ----------
     path : Path
         File or folder, as the user gave it.
-    name : str
     files : sequence
         The files in acquisition order.
     max_frame_bytes : int
         A frame that claims to be larger is an error.
-    names_decide : bool
-        The names give all axes: each file is one frame.
+    name : str
+    plate : bool
+        The files are of BBBC006: their names give all axes, and each is one frame.
 
     Raises
     ------
@@ -122,77 +138,50 @@ class FilesRecording:
         If a file cannot be used, or two of them do not fit together.
     """
 
-    _format: PageFormat | None = None
+    _frames: dict[str, tuple[int, int]]
 
     def __init__(
         self,
         path: Path,
-        name: str,
         files: Sequence[_Named],
         max_frame_bytes: int,
         *,
-        names_decide: bool = False,
+        name: str = "",
+        plate: bool = False,
     ) -> None:
-        self.path = path
-        self.name = name
+        super().__init__(path, name)
         self._files = files
         self._most_bytes = max_frame_bytes
-        self._open: tuple[int, ImageFile] | None = None
+        self._open: tuple[int, _ImageFile] | None = None
+        self._one_format: PageFormat | None = None
+        self._summary: dict[str, Any] = dict(_BBBC006_SUMMARY) if plate else {}
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         elapsed: list[float | None] = []
-        pixel_um: float | None = None
-        summary: Mapping[str, Any] = {}
+        pixel_um = _BBBC006_PIXEL_UM if plate else None
         for index in range(len(files)):
             image = self._image(index)
-            if names_decide and len(image.axes) != 1:
+            if plate and len(image.axes) != 1:
                 raise InputError(
                     f"{image.path} has {len(image.axes)} pages, where one was expected"
                 )
             own.append(image.axes)
             elapsed.extend(image.elapsed_ms)
             pixel_um = pixel_um or image.pixel_um
-            summary = summary or image.summary
-        self._places = [
-            (index, frame) for index, axes in enumerate(own) for frame in range(len(axes))
-        ]
-        axes = [dict(file.axes) for file in files] if names_decide else _merged(own, files)
-        self._check_distinct(axes)
-        assert self._format is not None
-        self._plan: RecordingPlan = RecordingPlan(
-            axes=tuple(axes),
-            elapsed_ms=tuple(elapsed),
-            height=self._format.height,
-            width=self._format.width,
-            dtype=self._format.dtype,
-            pixel_um=pixel_um,
-            summary=summary,
-        )
+            self._summary = self._summary or image.summary
+        places = [(index, frame) for index, axes in enumerate(own) for frame in range(len(axes))]
+        axes = [dict(file.axes) for file in files] if plate else _merged(own, files)
+        for frame, place in zip(axes, places, strict=True):
+            self._add(frame, place)
+        self._whole = Plan(tuple(axes), tuple(elapsed), self._image(0).format, pixel_um)
 
-    def describe(self, pixel_um: float, summary: Mapping[str, Any]) -> None:
-        """Set what the files do not say themselves."""
-        self._plan = replace(self._plan, pixel_um=pixel_um, summary=summary)
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the files say of the whole acquisition."""
+        return self._summary
 
-    def plan(self) -> RecordingPlan:
-        """Return what the recording holds; the same object at each call."""
-        return self._plan
-
-    def read(self, index: int) -> Frame:
-        """Frame number `index` of the plan, read from disk now.
-
-        Raises
-        ------
-        InputError
-            If there is no such frame, or its pixels cannot be read or decoded.
-        """
-        if not 0 <= index < len(self._places):
-            raise InputError(f"{self.path} has {len(self._places)} frames, none of number {index}")
-        file, frame = self._places[index]
-        image = self._image(file)
-        pixels, metadata = image.read(frame)
-        if self._plan.pixel_um is not None:
-            metadata.setdefault("PixelSizeUm", self._plan.pixel_um)
-        metadata.update(self._files[file].metadata, FileName=image.path.name)
-        return Frame(pixels, self._plan.axes[index], metadata)
+    def plan(self) -> Plan:
+        """What all frames have in common, and when each was taken."""
+        return self._whole
 
     def close(self) -> None:
         """Close the open file; closing twice does no harm."""
@@ -200,46 +189,46 @@ class FilesRecording:
             self._open[1].close()
             self._open = None
 
-    def __enter__(self) -> Self:
-        return self
+    def _format(self, key: str) -> PageFormat:  # noqa: ARG002
+        return self._whole.format
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _metadata(self, key: str) -> dict[str, Any]:
+        file, frame = self._frames[key]
+        image = self._image(file)
+        metadata = image.metadata(frame)
+        if self._whole.pixel_um is not None:
+            metadata.setdefault("PixelSizeUm", self._whole.pixel_um)
+        return {**metadata, **self._files[file].metadata, "FileName": image.path.name}
 
-    def _image(self, index: int) -> ImageFile:
+    def _pixels(self, key: str) -> Pixels:
+        file, frame = self._frames[key]
+        return self._image(file).read(frame)
+
+    def _image(self, index: int) -> _ImageFile:
         """Open and check a file; the one before it is closed."""
         if self._open is None or self._open[0] != index:
             self.close()
             path = self._files[index].path
-            kind: Callable[[Path, int], ImageFile] = (
-                PngImageFile if path.suffix.lower() in _PNG_ENDINGS else TiffImageFile
-            )
-            image = kind(path, self._most_bytes)
-            if self._format is None:
-                self._format = image.format
-            elif image.format != self._format:
+            kind = PngImageFile if path.suffix.lower() in _PNG_ENDINGS else TiffImageFile
+            image: _ImageFile = kind(path, self._most_bytes)
+            self._one_format = self._one_format or image.format
+            if image.format != self._one_format:
                 raise InputError(
                     f"{path} has frames of {image.format}, where {self._files[0].path.name} has "
-                    f"{self._format}: a recording has one format; put the others elsewhere"
+                    f"{self._one_format}: a recording has one format; put the others elsewhere"
                 )
             self._open = (index, image)
         return self._open[1]
 
-    def _check_distinct(self, axes: Sequence[Axes]) -> None:
-        seen: dict[str, int] = {}
-        for index, frame in enumerate(axes):
-            before = seen.setdefault(canonical_axes(frame), index)
-            if before != index:
-                names = [self._files[self._places[i][0]].path.name for i in (before, index)]
-                raise InputError(
-                    f"{self.path} has two frames with the axes {dict(frame)}, in {names[0]} and "
-                    f"{names[1]}: put one of them elsewhere"
-                )
+    def _add(self, axes: Mapping[str, AxisValue], place: tuple[int, int]) -> None:
+        key = canonical_axes(axes)
+        if key in self._frames:
+            names = [self._files[file].path.name for file, _ in (self._frames[key], place)]
+            raise InputError(
+                f"{self.path} has two frames with the axes {dict(axes)}, in {names[0]} and "
+                f"{names[1]}: put one of them elsewhere"
+            )
+        self._frames[key] = place
 
 
 def _merged(
@@ -317,7 +306,7 @@ def _by_tokens(files: Sequence[Path]) -> list[_Named]:
     return [_Named(path, dict(found)) for path, found in zip(files, tokens, strict=True)]
 
 
-def _listed(folder: Path) -> list[Path]:
+def listed_images(folder: Path) -> list[Path]:
     """List the folder's TIFFs in natural order; if there is none, its PNGs."""
     files = [path for path in _entries(folder) if not path.name.startswith(".") and path.is_file()]
     for endings in (_TIFF_ENDINGS, _PNG_ENDINGS):
