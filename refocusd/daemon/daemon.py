@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: The first worker must be ready within this time.
 START_S = 120.0
+#: A catch-up ends within this time once the broker has, unless its disk hangs.
+CATCH_UP_END_S = 5.0
 
 
 class Daemon:
@@ -111,7 +113,8 @@ class Daemon:
     ) -> None:
         self.request_stop()
         self._broker.join()
-        self._catch_ups.stop()
+        # The broker has waited for them; one that is still there hangs, or is about to end.
+        self._catch_ups.stop(timeout_s=CATCH_UP_END_S)
         self.supervisor.stop()
         self._writer.stop(self.settings.stop_timeout_s)
         self._resources.close()

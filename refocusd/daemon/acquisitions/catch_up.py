@@ -64,15 +64,18 @@ class CatchUps:
 
     def start(self, open_: Open, run: str) -> None:
         """Catch up one acquisition; ends with its `Close`, or with `CatchUpFailed`."""
-        thread = threading.Thread(target=self._run, args=(open_, run), name="catch-up")
+        thread = threading.Thread(target=self._run, args=(open_, run), name="catch-up", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         """End all catch-ups; what they did not reach stays pending."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout_s)
+            if thread.is_alive():
+                log.error("a catch-up has not ended within %.0f s: a disk hangs", timeout_s)
+                timeout_s = 0.0
 
     def _run(self, open_: Open, run: str) -> None:
         try:
