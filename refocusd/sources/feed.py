@@ -1,4 +1,4 @@
-"""What stands behind the hooks: a bounded buffer, and one thread that empties it.
+"""Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it.
 
 The hook copies a frame into a buffer of its own and returns; everything that
 can wait (sockets, the ring, JSON) happens in the feed's thread.
@@ -33,11 +33,11 @@ __all__ = ["Feed"]
 
 log = logging.getLogger(__name__)
 
-#: How long after the last frame its place on disk may become known.
+#: How long the hook that names the raw dataset may come after the last frame.
 LAST_WORD_S = 2.0
-#: How long the end of the interpreter may be held up to say good-bye.
+#: How long the end of the interpreter may be delayed to close the acquisition.
 EXIT_S = 2.0
-#: How long after the acquisition's end a daemon may answer that never did, or may come back.
+#: After the acquisition's end, how long to wait for a daemon that never answered, or went away.
 ANSWER_S, RETURN_S = 0.5, 10.0
 
 
@@ -61,9 +61,9 @@ class Feed:
     buffer_nbytes : int
         Pixels held at most.
     on_advice : callable, optional
-        Told by the feed's thread how far the stage is from focus; asked for only if given.
+        Called by the feed's thread with the daemon's focus advice, which is asked for only then.
     on_gone : callable, optional
-        Told that no daemon says so any more.
+        Called when the daemon that gave the advice is gone.
 
     `take`, `saved` and `end` are called by hooks, always through `safely`; they
     copy and return.
@@ -251,7 +251,7 @@ class Feed:
                 self._lost_at = time.monotonic()
             self._listening = False
             with self._changed:
-                # What became of these nobody knows; the next daemon does, where they are written.
+                # Their fate is unknown here; the next daemon knows those that were written.
                 self._buffer.missed += session.in_flight
             rest = "; the rest can be refocused from raw later" if self._raw else ""
             self._complain(session.reason + rest)
@@ -283,12 +283,12 @@ class Feed:
 
     @property
     def _gives_up(self) -> bool:
-        """Whether the acquisition is over, and no daemon is to be expected any more."""
+        """Whether the acquisition is over and no daemon has come in time."""
         over_s = time.monotonic() - max(self._ended_at, self._lost_at)
         return self._ended and over_s > (RETURN_S if self._met else ANSWER_S)
 
     def _announce(self, session: Session) -> bool:
-        """Announce the acquisition once its first frame is there; False if that never comes."""
+        """Announce the acquisition once its first frame is there; False if there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._announceable or self._ended, 0.25)
             announceable = self._announceable
@@ -335,7 +335,7 @@ class Feed:
         )
 
     def _hand_over(self, session: Session) -> None:
-        """Submit a frame, or wait for one; say so when the last is through."""
+        """Submit a frame, or wait for one; close once the last is submitted."""
         if self._ended and not (len(self._buffer) or self._awaited):
             self._say_closed(session)
             return
@@ -372,7 +372,7 @@ class Feed:
         buffer.give_back(held)
 
     def _give_up_unsaved(self) -> None:
-        """Frames that never came to disk (a run that was cut short) shall hold up nothing."""
+        """Stop waiting for frames that never came to disk, as when a run was cut short."""
         with self._changed:
             if len(self._buffer) == 0 and time.monotonic() - self._ended_at > LAST_WORD_S:
                 self._buffer.behind += len(self._awaited)
@@ -386,7 +386,7 @@ class Feed:
         session.close(self._taken)
 
     def _leave(self) -> None:
-        """At the interpreter's end: say good-bye, do not wait for the daemon's work."""
+        """Close the acquisition at the interpreter's end, without waiting for the daemon's work."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             with self._changed:

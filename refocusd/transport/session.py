@@ -308,23 +308,15 @@ class Session:
         open_ = self._open
         if open_ is None or self._connection is None:
             return False
-        shape = (open_.height, open_.width)
-        if pixels.shape != shape or pixels.dtype.name != open_.dtype:
-            raise InputError(
-                f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
-                f"acquisition began with {open_.width}×{open_.height} {open_.dtype}: keep the "
-                "camera's ROI, binning and bit depth within one acquisition"
-            )
         text = metadata if isinstance(metadata, str) else json.dumps(dict(metadata), default=_plain)
-        if len(text) > MAX_METADATA_CHARS:
-            raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
+        _check(open_, pixels, axes, text)
         if not self._slots:
             return False
         slot = self._slots[0]
         ring = self._connection.ring
         inline: Pixels | None = pixels
         if ring is not None:
-            np.copyto(ring.view(slot.offset, shape, open_.dtype), pixels)
+            np.copyto(ring.view(slot.offset, pixels.shape, open_.dtype), pixels)
             inline = None
         message = Submit(
             acquisition=open_.acquisition,
@@ -451,6 +443,18 @@ class Session:
         """Send what no credit bounds: where the queue is full, it waits for the daemon."""
         while self._connection is not None and not self._connection.send(message):
             self.pump(0.05)
+
+
+def _check(open_: Open, pixels: Pixels, axes: str, metadata: str) -> None:
+    """Refuse a frame of another shape or type than the acquisition's, or with too much metadata."""
+    if pixels.shape != (open_.height, open_.width) or pixels.dtype.name != open_.dtype:
+        raise InputError(
+            f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
+            f"acquisition began with {open_.width}×{open_.height} {open_.dtype}: keep the "
+            "camera's ROI, binning and bit depth within one acquisition"
+        )
+    if len(metadata) > MAX_METADATA_CHARS:
+        raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
 
 
 def _plain(value: Any) -> Any:
