@@ -17,7 +17,7 @@ from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_growing import open_growing
 from refocusd.formats.read_back import read_back
 from refocusd.ledger import WRITTEN, Ledger, ledger_path
-from refocusd.sources.replay import Readable, submit_all
+from refocusd.sources.from_disk import Readable, submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
 
