@@ -264,7 +264,7 @@ class Session:
             if self.state is State.LOST:
                 raise TransportError(self.reason)
             if stopped is not None and stopped():
-                raise TransportError(f"stopped before the daemon at {self._endpoint} was done")
+                raise TransportError("stopped before the daemon was done")
             if done():
                 return
 
@@ -350,8 +350,8 @@ class Session:
         now = time.monotonic()
         if self._behind and self._connection and now - self._told_behind_at > TELL_BEHIND_S:
             self._told_behind_at = now
-            self._connection.send(Behind(self.acquisition, self._behind, max(1, acquired)))
-            self._behind = 0
+            if self._connection.send(Behind(self.acquisition, self._behind, max(1, acquired))):
+                self._behind = 0
 
     def close(self, acquired: int) -> None:
         """Say that no more frames will come; at least `acquired` went by."""

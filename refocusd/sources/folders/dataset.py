@@ -121,8 +121,6 @@ class Following:
         self._dataset.close()
         return bool(self._waiting)
 
-    # -- the conversation ---------------------------------------------------------------
-
     def _step(self, session: Session, stop: threading.Event) -> Ending | None:
         """Do what can be done now; return how it ended, if it did."""
         waits = session.state not in (State.READY, State.OPEN)
@@ -202,8 +200,6 @@ class Following:
                 self._dataset.close()  # on Windows an open file could not be deleted
             session.pump(max(0.001, self._growth.until_next_s))
 
-    # -- the dataset --------------------------------------------------------------------
-
     def _look(self, *, now: bool = False) -> None:
         """Take up what was written since the last look."""
         self._waiting.extend(self._growth.look(now=now))
@@ -212,8 +208,6 @@ class Following:
                 self._missed.setdefault(key, why)
             else:
                 self._warn(why)
-
-    # -- frames -------------------------------------------------------------------------
 
     def _leave_old_ones(self, keep: int) -> None:
         """Leave all but the newest frames to the catch-up, except those that it would not find."""

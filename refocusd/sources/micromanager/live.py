@@ -116,8 +116,8 @@ class Live:
             self._session.hang_up()
             self._session = self._open = None
 
-    def _listen(self, session: Session) -> None:
-        session.pump()
+    def _listen(self, session: Session, timeout_s: float = 0.0) -> None:
+        session.pump(timeout_s)
         # A daemon that was restarted is told the same again.
         if session.state is State.READY and self._open is not None:
             session.announce(self._open)
@@ -212,8 +212,7 @@ class Live:
         """Wait a moment for the daemon: a snap is not followed by another frame."""
         until = time.monotonic() + 1.0
         while not (session.has_room(MOST_OUT) or session.over) and time.monotonic() < until:
-            self._listen(session)
-            time.sleep(BUSY_S)
+            self._listen(session, BUSY_S)
             self._bridge.beat()
 
 
