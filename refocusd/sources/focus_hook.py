@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
 
-#: Under which a frame's metadata say where the stage stood, and why.
+#: Key in a frame's metadata for where the stage stood, and why.
 METADATA_KEY = "RefocusdFocus"
 #: Moves and differences below this, um, are none.
 LEAST_UM = 0.05
-#: A correction that has begun ends within this share of the depth of field.
+#: A correction ends within this fraction of the depth of field.
 END_AT = 0.25
 #: An advice below this confidence moves nothing.
 MIN_CONFIDENCE = 0.3
@@ -62,7 +62,7 @@ class _Field:
 
 
 class _StopError(Exception):
-    """Nothing may be moved any more; the text says why."""
+    """Nothing may be moved any more, for the reason given."""
 
 
 class FocusHook:
@@ -216,7 +216,7 @@ class FocusHook:
     # -- the decision -------------------------------------------------------------------
 
     def _decide(self, position: str, field: _Field) -> str:
-        """Set the field's correction; a text if it is the last one, and why."""
+        """Set the field's correction; return why it must be the last one, or nothing."""
         limits = self.limits
         if not limits.low_um <= field.base_um <= limits.high_um:
             self._warn(f"{field.base_um:.2f} um lies outside the focus limits: not corrected")
@@ -243,7 +243,7 @@ class FocusHook:
         return ""
 
     def _usable(self, advice: FocusAdvice, field: _Field) -> bool:
-        """Whether it is of where the stage is now, and rests on enough."""
+        """Whether the advice is about the present stage position and rests on enough frames."""
         target = field.base_um + field.correction_um
         return (
             advice.stage_um is not None

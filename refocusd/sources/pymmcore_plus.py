@@ -22,6 +22,7 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.sources.feed import Feed
+from refocusd.sources.once import Once
 from refocusd.sources.output_folder import fresh_output
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
@@ -77,6 +78,7 @@ class AttachedMDA:
         self._feed: Feed | None = None
         self._last: Feed | None = None
         self._frames = 0
+        self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
 
@@ -145,14 +147,10 @@ class AttachedMDA:
 
     def _safely(self, do: Callable[[], None]) -> None:
         """What goes wrong here is logged: raised, it would end the user's acquisition."""
-        feed = self._feed
-        if feed is not None:
-            feed.safely(do)
-            return
         try:
             do()
         except Exception as error:  # noqa: BLE001
-            log.warning("%s: %s (the acquisition is not affected)", type(error).__name__, error)
+            self._warn(f"{type(error).__name__}: {error}")
 
 
 def _metadata(event: Any, said: Any, number: int) -> dict[str, Any]:

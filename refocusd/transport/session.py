@@ -264,7 +264,7 @@ class Session:
             if self.state is State.LOST:
                 raise TransportError(self.reason)
             if stopped is not None and stopped():
-                raise TransportError(f"stopped before the daemon at {self._endpoint} was done")
+                raise TransportError("stopped before the daemon was done")
             if done():
                 return
 
@@ -308,23 +308,15 @@ class Session:
         open_ = self._open
         if open_ is None or self._connection is None:
             return False
-        shape = (open_.height, open_.width)
-        if pixels.shape != shape or pixels.dtype.name != open_.dtype:
-            raise InputError(
-                f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
-                f"acquisition began with {open_.width}×{open_.height} {open_.dtype}: keep the "
-                "camera's ROI, binning and bit depth within one acquisition"
-            )
         text = metadata if isinstance(metadata, str) else json.dumps(dict(metadata), default=_plain)
-        if len(text) > MAX_METADATA_CHARS:
-            raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
+        _check(open_, pixels, axes, text)
         if not self._slots:
             return False
         slot = self._slots[0]
         ring = self._connection.ring
         inline: Pixels | None = pixels
         if ring is not None:
-            np.copyto(ring.view(slot.offset, shape, open_.dtype), pixels)
+            np.copyto(ring.view(slot.offset, pixels.shape, open_.dtype), pixels)
             inline = None
         message = Submit(
             acquisition=open_.acquisition,
@@ -358,8 +350,8 @@ class Session:
         now = time.monotonic()
         if self._behind and self._connection and now - self._told_behind_at > TELL_BEHIND_S:
             self._told_behind_at = now
-            self._connection.send(Behind(self.acquisition, self._behind, max(1, acquired)))
-            self._behind = 0
+            if self._connection.send(Behind(self.acquisition, self._behind, max(1, acquired))):
+                self._behind = 0
 
     def close(self, acquired: int) -> None:
         """Say that no more frames will come; at least `acquired` went by."""
@@ -451,6 +443,18 @@ class Session:
         """Send what no credit bounds: where the queue is full, it waits for the daemon."""
         while self._connection is not None and not self._connection.send(message):
             self.pump(0.05)
+
+
+def _check(open_: Open, pixels: Pixels, axes: str, metadata: str) -> None:
+    """Refuse a frame of another shape or type than the acquisition's, or with too much metadata."""
+    if pixels.shape != (open_.height, open_.width) or pixels.dtype.name != open_.dtype:
+        raise InputError(
+            f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
+            f"acquisition began with {open_.width}×{open_.height} {open_.dtype}: keep the "
+            "camera's ROI, binning and bit depth within one acquisition"
+        )
+    if len(metadata) > MAX_METADATA_CHARS:
+        raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
 
 
 def _plain(value: Any) -> Any:

@@ -477,7 +477,7 @@ def test_a_worker_with_another_model_cannot_come_before_ours(broker: Hand) -> No
 def feed_to(endpoint: str, raw: Raw | None, output: str = "") -> Feed:
     feed = Feed(endpoint, output=output, expected=0, buffer_nbytes=1 << 24)
     feed.begin("test", has_raw=raw is not None)
-    wait_for(lambda: feed._listening)
+    wait_for(lambda: feed._state.listening)
     return feed
 
 
@@ -518,8 +518,8 @@ def test_a_frame_that_never_comes_to_disk_does_not_hold_up_the_end(
         raw.write(0, 1)
         feed.saved(raw.dataset, {"time": 0})
         with feed._changed:
-            feed._awaited.add('{"time":1}')
-            feed._taken += 1
+            feed._state.awaited.add('{"time":1}')
+            feed._state.taken += 1
         feed.end()
         counts = feed.wait(15.0)
     # Raw has one frame, and raw decides what there is to do.

@@ -15,7 +15,7 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import WRITTEN, Ledger, ledger_path
-from refocusd.sources.replay import submit_all
+from refocusd.sources.from_disk import submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
 

@@ -12,6 +12,7 @@ from refocusd import __version__
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.sources.folders.announcement import announcement, standing
+from refocusd.sources.folders.growth import AWAY_S, Growth
 from refocusd.sources.once import Once
 from refocusd.transport.messages import Open, Outcome
 from refocusd.transport.session import Session, State
@@ -22,28 +23,21 @@ log = logging.getLogger(__name__)
 
 Ending = Literal["closed", "gone", "refused", "stopped"]
 
-#: A hook of pycromanager, which needs no disk, may come first.
+#: A pycromanager hook needs no disk, so it gets this long to announce the acquisition first.
 HOOK_FIRST_S = 0.5
-#: Live frames handed in that have no final state yet: one at the worker, one at the disk, one
-#: between them.  More would wait in the daemon, where the newest cannot overtake those at the
-#: disk; here it can.
+#: Live frames at the daemon at a time: one at the worker, one at the disk, one between them.
+#: More would wait there, where the newest frame cannot overtake them; here it can.
 IN_FLIGHT = 3
-#: Of a frame that the daemon gave up, or had done before, it tells no outcome.
+#: The daemon reports no outcome of a frame that it gave up, or had done before.
 FORGET_S = 5.0
-#: Frames that wait here for a moment before the oldest are left to the catch-up.
+#: Frames kept while there is no room; older ones are left to the catch-up.
 KEEP = 4
-#: Frames that a dataset had before we came are left to the catch-up, but for so many.
+#: Of the frames written before following began, this many are submitted; the catch-up does the others.
 AT_JOIN = 8
-#: After the writer has closed the dataset, for what is still on its way over a share.
-SETTLE_S = 0.5
-#: Before the next try where a share is away, or another source hands the frames over.
+#: Before the next try where another source hands the frames over.
 AGAIN_S = 0.5
 #: Longest wait for the daemon between two looks at the dataset.
 LISTEN_S = 0.1
-#: How often a share that comes and goes is complained of.
-COMPLAIN_S = 60.0
-#: So long a dataset that cannot be read may come back, before it is taken for deleted.
-AWAY_S = 60.0
 
 
 class Following:
@@ -60,8 +54,8 @@ class Following:
     poll_s : float
         How often the dataset is looked at.
     quiet_s : float
-        A dataset that has not grown for so long, and whose writer did not close it, is closed
-        here: the daemon catches up what is left.  If it grows again it goes on.
+        A dataset that has not grown for this long, and whose writer did not close it, is closed
+        here: the daemon catches up what is left.  If it grows again, so does the acquisition.
     away_s : float
         How long its share may be away.
     """
@@ -76,10 +70,9 @@ class Following:
         away_s: float = AWAY_S,
     ) -> None:
         self._dataset = dataset
+        self._growth = Growth(dataset, poll_s=poll_s, quiet_s=quiet_s, away_s=away_s)
         self._endpoint = endpoint
         self._poll_s = poll_s
-        self._quiet_s = quiet_s
-        self._away_s = away_s
         #: Frames to submit, oldest first; some may not be whole yet.
         self._waiting: deque[str] = deque(dataset.axes_keys())
         #: Frames that cannot be submitted, and why; those that the daemon was told of.
@@ -95,11 +88,6 @@ class Following:
         self._open: Open | None = None
         #: The acquisition that was opened here; empty for none.
         self._ours = ""
-        self._looked_at = 0.0
-        self._grown_at = time.monotonic()
-        self._away_since = 0.0
-        self._complained = False
-        self._complained_at = -COMPLAIN_S
         self._warn = Once(log, dataset.path)
 
     def run(self, stop: threading.Event) -> Ending:
@@ -111,24 +99,17 @@ class Following:
             If the dataset cannot be used.
         """
         begun = time.monotonic()
-
-        def entered(state: State) -> None:
-            if state is State.LOST:
-                self._warn(f"{session.reason}; the dataset is followed once a daemon is there")
-
-        session = Session(
-            self._endpoint, version=__version__, on_state=entered, on_outcome=self._note
-        )
+        session = Session(self._endpoint, version=__version__, on_outcome=self._note)
         try:
             with session:
                 while not stop.is_set():
                     if not self._dataset.axes_keys() or time.monotonic() - begun < HOOK_FIRST_S:
                         self._look()
-                        ending = self._ending
+                        ending: Ending | None = self._growth.ending
                         stop.wait(self._poll_s)
                     else:
                         ending = self._step(session, stop)
-                    if ending:
+                    if ending is not None:
                         return ending
         finally:
             self._dataset.close()
@@ -136,15 +117,12 @@ class Following:
 
     def grows_again(self) -> bool:
         """Whether frames have come since the daemon closed the acquisition."""
-        self._looked_at = 0.0
-        self._look()
+        self._look(now=True)
         self._dataset.close()
         return bool(self._waiting)
 
-    # -- the conversation ---------------------------------------------------------------
-
     def _step(self, session: Session, stop: threading.Event) -> Ending | None:
-        """Do what can be done now; how it ended, if it did."""
+        """Do what can be done now; return how it ended, if it did."""
         waits = session.state not in (State.READY, State.OPEN)
         session.pump(LISTEN_S if waits else 0.0)
         state = session.state
@@ -161,24 +139,27 @@ class Following:
             return self._announce(session, stop)
         if state is State.OPEN:
             self._hand_over(session)
-        elif state is State.CLOSING and not self._gone:
+        elif not self._gone:
             self._look()
             self._dataset.close()
-            if self._waiting and self._open:
+            if state is State.CLOSING and self._waiting and self._open:
                 log.info("%s grows again", self._dataset.path)
                 session.announce(self._open)
+        if state is State.LOST:
+            self._warn(f"{session.reason}; the dataset is followed once a daemon is there")
+            return "gone" if self._growth.ending == "gone" else None
         return None
 
     def _announce(self, session: Session, stop: threading.Event) -> Ending | None:
-        """Announce the acquisition, unless another source does, or did, hand its frames over."""
+        """Announce the acquisition, unless another source hands its frames over, or has done so."""
         self._look()
-        first = next((key for key in self._dataset.axes_keys() if self._whole(key)), "")
+        first = next((key for key in self._dataset.axes_keys() if self._growth.is_whole(key)), "")
         if not first:
             stop.wait(self._poll_s)
-            return "gone" if self._is_over() else None
+            return "gone" if self._growth.ending else None
         try:
             self._open = open_ = self._open or announcement(self._dataset, first)
-            stands = standing(self._endpoint, open_, self._acquired, self._ours)
+            stands = standing(self._endpoint, open_, self._growth.frames, self._ours)
         except (OSError, TransportError) as error:
             self._warn(f"{error}: tried again")
             stop.wait(AGAIN_S)
@@ -188,7 +169,7 @@ class Following:
                 self._warn("another source, such as a script's hook, hands its frames over")
             self._waiting.clear()
             stop.wait(AGAIN_S)
-            return self._ending
+            return self._growth.ending
         assert session.welcome is not None
         self._in_order = session.welcome.policy == "complete"
         self._ours = open_.acquisition
@@ -205,90 +186,31 @@ class Following:
         self._most_credit = max(self._most_credit, session.credit)
         self._look()
         self._name_misses(session)
-        session.leave(self._behind, self._acquired)
+        session.leave(self._behind, self._growth.frames)
         self._behind = 0
-        over = self._is_over()
-        if over and self._away_since:
+        ending = self._growth.ending
+        if ending == "gone":
             self._waiting.clear()  # nobody can read them; they stay pending
-        if over and not self._waiting:
+        if ending and not self._waiting:
             if not self._take_unlisted():
-                self._gone = bool(self._away_since)
-                session.close(self._acquired)
+                self._gone = ending == "gone"
+                session.close(self._growth.frames)
         elif not self._submit_one(session):
-            if time.monotonic() - self._grown_at > SETTLE_S:
+            if self._growth.rests:
                 self._dataset.close()  # on Windows an open file could not be deleted
-            session.pump(max(0.001, self._looked_at + self._poll_s - time.monotonic()))
+            session.pump(max(0.001, self._growth.until_next_s))
 
-    # -- the dataset --------------------------------------------------------------------
-
-    @property
-    def _acquired(self) -> int:
-        return len(self._dataset.axes_keys())
-
-    def _look(self) -> None:
-        """Take up what was written since, at most once in `poll_s`."""
-        now = time.monotonic()
-        wait_s = AGAIN_S if self._away_since else self._poll_s
-        if now - self._looked_at < wait_s:
-            return
-        try:
-            fresh = self._dataset.refresh()
-        except (OSError, InputError) as error:
-            if not self._away_since:
-                self._away_since = now
-                self._complained = now - self._complained_at > COMPLAIN_S
-                if self._complained:
-                    self._complained_at = now
-                    log.warning("%s cannot be read (%s): tried again", self._dataset.path, error)
-            self._dataset.close()
-            fresh = []
-        else:
-            if self._away_since:
-                if self._complained:
-                    log.info("%s can be read again", self._dataset.path)
-                # What was not seen while it was away is no silence of the writer.
-                self._grown_at += now - self._away_since
-                self._away_since = 0.0
-        self._looked_at = time.monotonic()
-        if fresh:
-            self._grown_at = self._looked_at
-        self._waiting.extend(fresh)
+    def _look(self, *, now: bool = False) -> None:
+        """Take up what was written since the last look."""
+        self._waiting.extend(self._growth.look(now=now))
         for key, why in self._dataset.unusable().items():
-            if key and key not in self._missed:
-                self._missed[key] = why
-            elif not key:
+            if key:
+                self._missed.setdefault(key, why)
+            else:
                 self._warn(why)
 
-    def _is_over(self) -> bool:
-        """Whether no frame is to be expected: closed by its writer, silent for long, or gone."""
-        now = time.monotonic()
-        if self._away_since:
-            return now - self._away_since > self._away_s or (
-                # Deleted or moved: the folder is gone, and its share is not.
-                now - self._away_since > AGAIN_S
-                and not self._dataset.path.exists()
-                and self._dataset.path.parent.exists()
-            )
-        rested = now - self._grown_at
-        return rested > self._quiet_s or (rested > SETTLE_S and self._dataset.finished)
-
-    @property
-    def _ending(self) -> Ending | None:
-        """How it ends, if no frame is to be expected."""
-        if not self._is_over():
-            return None
-        return "gone" if self._away_since else "closed"
-
-    def _whole(self, key: str) -> bool:
-        try:
-            return self._dataset.is_whole(key)
-        except OSError:
-            return False
-
-    # -- frames -------------------------------------------------------------------------
-
     def _leave_old_ones(self, keep: int) -> None:
-        """Leave all but the newest frames to the catch-up; what it would not find stays here."""
+        """Leave all but the newest frames to the catch-up, except those that it would not find."""
         if len(self._waiting) <= keep:
             return
         unlisted = self._dataset.unlisted()
@@ -330,8 +252,8 @@ class Following:
         return self._in_order or session.unanswered(FORGET_S) < IN_FLIGHT
 
     def _take_unlisted(self) -> bool:
-        """What a killed writer's index does not name, no catch-up finds: it is submitted here."""
-        if self._away_since or self._retaking:
+        """Submit frames that a killed writer's index does not name: no catch-up would find them."""
+        if self._growth.away_since or self._retaking:
             return False
         left = self._dataset.unlisted() - self._done - set(self._missed)
         self._waiting.extend(key for key in self._dataset.axes_keys() if key in left)
@@ -339,13 +261,13 @@ class Following:
         return self._retaking
 
     def _next_whole(self) -> str:
-        """The newest frame that is whole (or the oldest, in order), taken out of those that wait."""
+        """Take the newest frame that is whole (or the oldest, in order) out of those that wait."""
         order = list(self._waiting) if self._in_order else list(reversed(self._waiting))
         for key in order:
-            if self._whole(key):
+            if self._growth.is_whole(key):
                 self._waiting.remove(key)
                 return key
-            if time.monotonic() - self._grown_at > self._quiet_s:
+            if self._growth.quiet:
                 self._waiting.remove(key)
                 self._missed[key] = "raw names it, but its writer never completed it"
             if self._in_order:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from refocusd.errors import InputError, RefocusdError
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.sources.folders.dataset import AWAY_S, Ending, Following
+from refocusd.sources.folders.dataset import Ending, Following
+from refocusd.sources.folders.growth import AWAY_S
 from refocusd.sources.folders.offers import command_for, refocused_as
 from refocusd.sources.folders.scanner import Found, Pulse, Scanner, pulse_of
 
@@ -23,12 +24,12 @@ __all__ = ["Follower"]
 
 log = logging.getLogger(__name__)
 
-#: Scans take a tenth of the time at most, and come at most so often.
+#: Shortest interval of scans, and the largest share of the time that they may take.
 SCAN_S = 0.25
 SCAN_SHARE = 0.1
-#: A dataset that changed within the last so many seconds before we came is growing.
+#: A dataset that changed within this time before watching began is growing.
 RECENT_S = 30.0
-#: A dataset that stopped growing without being closed by its writer is closed after so long.
+#: A dataset that stopped growing without being closed by its writer is closed after this time.
 QUIET_S = 120.0
 #: Datasets followed at the same time; further ones wait.
 MAX_FOLLOWED = 8
@@ -54,7 +55,7 @@ class Follower:
     poll_s : float
         How often a dataset that grows is looked at.
     quiet_s : float
-        A dataset that has not grown for so long is closed (and goes on if it grows again).
+        A dataset that has not grown for this long is closed (and goes on if it grows again).
     recent_s : float
         A dataset that changed so recently, when watching begins, is growing.
     away_s : float

@@ -1,8 +1,8 @@
 """Frames of an acquisition that Micro-Manager keeps in memory, through its data provider.
 
 There is no raw dataset to catch up from, but Micro-Manager keeps the images as long as their
-window is open: they are fetched as fast as the bridge may be used and the daemon takes them,
-and fetched again where the daemon was restarted meanwhile.
+window is open.  They are fetched as fast as the bridge allows and the daemon takes them, and
+again if the daemon was restarted meanwhile.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ __all__ = ["FramesInMemory"]
 
 log = logging.getLogger(__name__)
 
-#: How often the number of images is asked for.
+#: Interval of asking for the number of images.
 COUNT_S = 0.2
-#: While the daemon works on what it has; no call is made.
+#: Interval of listening to the daemon while it is busy; no call is made.
 BUSY_S = 0.005
 #: Frames at the daemon at a time.
 MOST_OUT = 8
-#: Failing calls in a row after which its window is taken for closed.
+#: After this many failing calls in a row its window counts as closed.
 GIVE_UP = 5
-#: An acquisition that is over and has had no new image for so long is complete.
+#: An acquisition that is over is complete when no image came for this long.
 QUIET_S = 1.0
-#: How long images that are counted may be missing then.
+#: If images that were counted are missing then, they are waited for this long.
 LATE_S = 5.0
 
 

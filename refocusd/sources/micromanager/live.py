@@ -1,8 +1,9 @@
-"""The live camera and snaps: the newest frame, shown in the view and written nowhere.
+"""The live camera and snaps: the newest frame is shown in the view and written nowhere.
 
-In live mode the core's newest frame is asked for, at most 30 times a second and less often
-where the camera is slower; one that was seen (same `ImageNumber`) costs its tags only.  A snap
-does not pass the core's buffer: it is found in the Snap/Live window, looked at once a second.
+In live mode the core is asked for its newest frame at most 30 times a second, and less often
+where the camera is slower; of a frame that was seen (same `ImageNumber`) only the tags are
+fetched.  A snap does not pass the core's buffer: it is found in the Snap/Live window, which is
+looked at once a second.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ __all__ = ["Live"]
 log = logging.getLogger(__name__)
 
 FASTEST_S, SLOWEST_S = 1 / 30, 0.25
-#: How often is asked whether live mode is on, and for a new snap, while nothing happens.
+#: Interval of asking whether live mode is on, and for a new snap, while nothing happens.
 LOOK_S, SNAP_S = 0.5, 1.0
 #: Frames without a new one after which live mode may be over.
 STILL = 3
 #: An acquisition's preview without a new frame is closed.
 IDLE_S = 10.0
-#: Frames at the daemon at a time: one in work, one to come; the view shows the latest anyway.
+#: Frames at the daemon at a time: one at work, one to come; the view shows the latest only.
 MOST_OUT = 2
 BUSY_S = 0.005
 
@@ -115,8 +116,8 @@ class Live:
             self._session.hang_up()
             self._session = self._open = None
 
-    def _listen(self, session: Session) -> None:
-        session.pump()
+    def _listen(self, session: Session, timeout_s: float = 0.0) -> None:
+        session.pump(timeout_s)
         # A daemon that was restarted is told the same again.
         if session.state is State.READY and self._open is not None:
             session.announce(self._open)
@@ -211,8 +212,7 @@ class Live:
         """Wait a moment for the daemon: a snap is not followed by another frame."""
         until = time.monotonic() + 1.0
         while not (session.has_room(MOST_OUT) or session.over) and time.monotonic() < until:
-            self._listen(session)
-            time.sleep(BUSY_S)
+            self._listen(session, BUSY_S)
             self._bridge.beat()
 
 

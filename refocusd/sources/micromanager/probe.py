@@ -1,4 +1,4 @@
-"""Who answers on the bridge's port: asked before pyjavaz is let near it.
+"""Finds out who answers on the bridge's port, before pyjavaz connects to it.
 
 pyjavaz waits for ever for an answer that does not come, and takes anything that answers for
 Micro-Manager.  So the first message of its protocol is sent here, over a socket of our own with
