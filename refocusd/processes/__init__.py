@@ -7,6 +7,7 @@ module            what lives there
 `supervisor`      keeps one child alive; restarts it after a back-off
 `backoff`         how long to wait before the next attempt, at anything
 `order`           what a parent tells a child: one JSON line, typed
+`trial`           one order carried out in a process of its own, with a report
 `lifeline`        how a child notices that its parent is gone
 `priority`        how a child leaves the processor to the acquisition
 `daemon_process`  ``refocusd run`` as a child, for `demo` and `replay`
