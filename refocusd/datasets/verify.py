@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger
 from refocusd.datasets.reconcile import Report, reconcile
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.layout import INDEX_NAME, read_record
+from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr, read_lines
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes, checksum
@@ -146,12 +147,11 @@ def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int
 def _written(output: Path, readable: list[str]) -> Iterator[str]:
     """Keys of the frames in a refocused dataset; in NDTiff, one written twice is named twice."""
     known = set(readable)
-    if (index := output / INDEX_NAME).is_file():
+    if (output / INDEX_NAME).is_file():
         # A reader tells each frame once; the index tells every time it was written.
-        with index.open("rb") as file:
-            while record := read_record(file):
-                if (key := canonical_axes(record.axes)) in known:
-                    yield key
+        for axes, _ in NDTiffIndex(output, sys.maxsize).records():
+            if (key := canonical_axes(axes)) in known:
+                yield key
     elif is_omezarr(output):
         # The list of frames may outlive a frame's pixels; it is then written again.
         whole: set[str] = set()

@@ -268,7 +268,7 @@ def test_a_full_disk_without_raw_skips_frames_by_name(tmp_path: Path) -> None:
         upload = opened(connection, tmp_path / "out")
         outcomes: list[wire.Outcome] = []
         upload._on_outcome = outcomes.append
-        daemon._writer._places[upload.acquisition].reserve_nbytes = 1 << 60
+        daemon._writer._outputs[upload.acquisition].reserve_nbytes = 1 << 60
         upload.submit(stack(1)[0], '{"z":0}', "{}", time.perf_counter_ns())
         upload.close(1)
         pump_until(upload, lambda: upload.closed)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def no_daemon() -> str:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
-def acquire(events: list[dict[str, Any]], arguments: dict[str, Any]) -> Path:
+def acquire(events: Iterable[dict[str, Any]], arguments: dict[str, Any]) -> Path:
     """Run one acquisition; the folder of its raw dataset."""
     from pycromanager import Acquisition
 

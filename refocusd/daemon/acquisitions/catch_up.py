@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from refocusd.config import Settings
-from refocusd.daemon.events import CatchUpFailed, Mailbox
+from refocusd.daemon.events import CatchUpFailed, EventQueue
 from refocusd.errors import InputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
@@ -45,11 +45,11 @@ class CatchUps:
     settings : Settings
     token : str
         Lets a catch-up take over an acquisition that its source has closed.
-    mailbox : Mailbox
+    mailbox : EventQueue
         Told when one could not be done.
     """
 
-    def __init__(self, settings: Settings, token: str, mailbox: Mailbox) -> None:
+    def __init__(self, settings: Settings, token: str, mailbox: EventQueue) -> None:
         self._settings = settings
         self._token = token
         self._mailbox = mailbox

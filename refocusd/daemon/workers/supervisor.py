@@ -12,7 +12,7 @@ import time
 import msgspec
 
 from refocusd.config import Settings
-from refocusd.daemon.events import Mailbox, WorkerGone, WorkersGaveUp
+from refocusd.daemon.events import EventQueue, WorkerGone, WorkersGaveUp
 from refocusd.worker.order import WorkerOrder
 
 __all__ = ["Supervisor"]
@@ -39,11 +39,11 @@ class Supervisor:
     settings : Settings
     endpoint, token : str
         Where the workers find the daemon, and their proof.
-    mailbox : Mailbox
+    mailbox : EventQueue
         Told when a worker has ended, or none can be started.
     """
 
-    def __init__(self, settings: Settings, endpoint: str, token: str, mailbox: Mailbox) -> None:
+    def __init__(self, settings: Settings, endpoint: str, token: str, mailbox: EventQueue) -> None:
         self._settings = settings
         self._endpoint = endpoint
         self._token = token

@@ -26,8 +26,8 @@ from refocusd_training.data.config import DataConfig
 from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import sides_of
+from refocusd_training.data.split import Side
 from refocusd_training.data.z_step import z_step_um
-from refocusd_training.split import Side
 
 __all__ = ["Stack", "Stacks", "find_stacks", "focus_of", "open_stacks", "pairs_of"]
 

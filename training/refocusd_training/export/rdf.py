@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from refocusd_training.export_onnx import OPSET
+from refocusd_training.export.onnx import OPSET
 from refocusd_training.simulate import ranges
 from refocusd_training.simulate.ranges import Ranges
 

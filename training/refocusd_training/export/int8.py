@@ -28,7 +28,7 @@ from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle
-from refocusd_training.samples import MIN_SPAN, Batch, SampleStream
+from refocusd_training.data.samples import MIN_SPAN, Batch, SampleStream
 
 __all__ = ["INT8_FILE", "MAX_COST_DB", "Quantised", "add_int8", "calibration", "quantise_onnx"]
 

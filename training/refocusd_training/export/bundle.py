@@ -31,11 +31,11 @@ from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
 from refocusd.models.bundle import load_bundle
 from refocusd.models.receptive_field import measured_field_px
-from refocusd_training.card import model_card
 from refocusd_training.config import TrainingConfig, load_config
 from refocusd_training.data.source import open_samples
-from refocusd_training.export_onnx import export_onnx
-from refocusd_training.export_rdf import HIGH_PERCENTILE, LOW_PERCENTILE, Facts, rdf
+from refocusd_training.export.card import model_card
+from refocusd_training.export.onnx import export_onnx
+from refocusd_training.export.rdf import HIGH_PERCENTILE, LOW_PERCENTILE, Facts, rdf
 from refocusd_training.loop.run import ranges_of_run
 from refocusd_training.networks import RefocusNetwork, build_network, description_of
 from refocusd_training.simulate.blur import Defocus
@@ -101,7 +101,7 @@ def _with_int8(
     facts: Facts, folder: Path, config: TrainingConfig, data: Path | None, trained: Ranges
 ) -> Facts:
     """Add the int8 network to the folder."""
-    from refocusd_training.quantise import INT8_FILE, add_int8, calibration
+    from refocusd_training.export.int8 import INT8_FILE, add_int8, calibration
 
     if data is None:
         batches = calibration([_sample_flux()])

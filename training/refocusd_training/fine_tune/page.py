@@ -6,16 +6,13 @@ import base64
 import html
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from refocusd.errors import OutputError
-
-if TYPE_CHECKING:
-    from refocusd_training.fine_tune import FineTuned, Frame
+from refocusd_training.fine_tune.result import FineTuned, Frame
 
 __all__ = ["write_page"]
 

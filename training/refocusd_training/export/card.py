@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refocusd_training.export_rdf import Facts
+from refocusd_training.export.rdf import Facts
 from refocusd_training.simulate import ranges
 from refocusd_training.simulate.ranges import HELD_OUT
 

@@ -18,7 +18,8 @@ from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.source import SampleSource, open_samples
-from refocusd_training.fine_tune_page import write_page
+from refocusd_training.fine_tune.page import write_page
+from refocusd_training.fine_tune.result import FineTuned, Frame
 from refocusd_training.loop.files import WEIGHTS_FILE
 from refocusd_training.loop.run import (
     network_of_run,
@@ -27,7 +28,7 @@ from refocusd_training.loop.run import (
 )
 from refocusd_training.networks.config import NetworkConfig
 
-__all__ = ["FineTuned", "FineTuning", "Frame", "fine_tune"]
+__all__ = ["FineTuning", "fine_tune"]
 
 PAGE_FILE = "before-after.html"
 Image = NDArray[np.float32]
@@ -65,46 +66,6 @@ class FineTuning:
     profile: str = ""
     seed: int = 2
     threads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One held-out frame in network units, and how good it is before and after (dB, 0 to 1).
-
-    PSNR and SSIM after the best offset and gain; ``plain`` PSNR without.
-    """
-
-    raw: Image
-    truth: Image
-    before: Image
-    after: Image
-    defocus_um: float
-    psnr_before: float
-    psnr_after: float
-    plain_before: float
-    plain_after: float
-    ssim_before: float
-    ssim_after: float
-
-
-@dataclass(frozen=True, slots=True)
-class FineTuned:
-    """What came of it: mean PSNR over the held-out frames in dB.
-
-    After an affine fit, and ``plain``, as the frames are: offset and gain count as well.
-    """
-
-    frames: tuple[Frame, ...]
-    before_db: float
-    after_db: float
-    plain_before_db: float
-    plain_after_db: float
-    page: Path
-
-    @property
-    def worse(self) -> bool:
-        """Whether structure or light is further from the truth than before."""
-        return self.after_db < self.before_db or self.plain_after_db < self.plain_before_db
 
 
 def fine_tune(
@@ -173,7 +134,7 @@ def fine_tune(
             "No bundle was written: give more fields, a lower --learning-rate or fewer --steps"
         )
     if to is not None:
-        from refocusd_training.export import export_bundle
+        from refocusd_training.export.bundle import export_bundle
 
         export_bundle(output, to, model_id=model_id or f"{bundle.model_id}-tuned")
     return tuned

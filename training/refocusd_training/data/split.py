@@ -318,7 +318,9 @@ def write_split(entries: Iterable[Entry], path: Path) -> None:
 
 
 def _shipped() -> str:
-    return resources.files("refocusd_training").joinpath("split.csv").read_text(encoding="utf-8")
+    return (
+        resources.files("refocusd_training.data").joinpath("split.csv").read_text(encoding="utf-8")
+    )
 
 
 def load_split(path: Path | None = None) -> list[Entry]:
