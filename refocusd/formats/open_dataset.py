@@ -8,7 +8,8 @@ from pathlib import Path
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.image_files import listed_images, open_images
+from refocusd.formats.file_names import listed_images
+from refocusd.formats.image_files import open_images
 from refocusd.formats.ndtiff.growing import GrowingNDTiff
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ndtiff.reader import NDTiffReader, ndtiff_folder
