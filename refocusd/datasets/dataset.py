@@ -9,9 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from refocusd.datasets.derived_id import derived_id
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
     REFOCUSED_NAME,
@@ -32,7 +31,6 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.frame import checksum
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 
@@ -54,8 +52,6 @@ RECORDING_FILE = "refocusd-recording.json"
 #: What is behind the name of the raw dataset: the mark, a second run's, a format's.
 #: Files that the writer of a dataset holds locked: NDTiff's index; that of OME-Zarr.
 _LOCKS = ("NDTiff.index", "refocusd/frames.lock")
-#: For ids of acquisitions that refocusd did not see being acquired.
-_NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +229,8 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
     known += [open_.acquisition for open_ in _open_acquisitions(frames, ledgers)]
     if known:
         return known[0]
-    form = frames.first_format()
-    first = frames.axes_keys()[0]
-    place = os.path.normcase(frames.path)
-    shape = [form.height, form.width]
-    content = [place, first, shape, form.dtype_name, checksum(frames.read(first).pixels)]
-    return str(uuid.uuid5(_NAMESPACE, json.dumps(content)))
+    frames.first_format()
+    return derived_id(frames, frames.axes_keys()[0])
 
 
 def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, list[str]]:

@@ -37,8 +37,8 @@ _MOST_MAPPED = 1 << 20
 _MOST_SUMMARY = 1 << 26
 #: Pages taken in one look at a growing file; more follow at the next.
 _MOST_PAGES = 512
-#: Zeros behind the last frame that show that a file was never finished, and not damaged.
-_UNWRITTEN_BYTES = 1 << 16
+#: Zeros at the end of a file that was never finished.
+_UNWRITTEN_BYTES = 1 << 12
 
 
 def is_stack_name(name: str) -> bool:
@@ -204,9 +204,11 @@ class MicroManagerStacks(PlacedFrames):
         at = self._next[name]
         if not at:
             return
+        size = (self._folder / name).stat().st_size
         with self._reading(name) as file:
-            begun = file.bytes_at(at, _UNWRITTEN_BYTES)
-        if not begun or begun.strip(b"\0"):
+            rest = file.bytes_at(max(at, size - _UNWRITTEN_BYTES), _UNWRITTEN_BYTES)
+        # Files are given their largest size beforehand, and cut when they are finished.
+        if not rest or rest.strip(b"\0"):
             raise self._damaged(f"the page of {name} at byte {at} is not whole")
         log.warning(
             "%s was never finished: Micro-Manager ended, or is still writing; its %d whole frames "

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from refocusd.datasets.derived_id import derived_id
 from refocusd.datasets.run_folder import made_by, refocused_path
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.reader import place_of
-from refocusd.frame import checksum
 
 __all__ = ["Offer", "acquisition_id", "output_beside", "refocused_as"]
-
-#: That of `refocusd process`: both give a dataset the same id.
-_NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +57,4 @@ def acquisition_id(dataset: Dataset, first: str) -> str:
     InputError, OSError
         If that frame cannot be read.
     """
-    if known := refocused_as(dataset.path):
-        return known
-    pixels = dataset.read(first).pixels
-    content = [
-        os.path.normcase(dataset.path),
-        first,
-        list(pixels.shape),
-        pixels.dtype.name,
-        checksum(pixels),
-    ]
-    return str(uuid.uuid5(_NAMESPACE, json.dumps(content)))
+    return refocused_as(dataset.path) or derived_id(dataset, first)
