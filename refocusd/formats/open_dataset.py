@@ -53,8 +53,8 @@ def open_dataset(
     path : str or Path
     growing : bool
         Another process is writing it now: an NDTiff dataset or image stacks of
-        Micro-Manager.  Frames that cannot be used are told by `Dataset.unusable`, and cost
-        the others nothing.
+        Micro-Manager.  Frames that cannot be used are reported by `Dataset.unusable`; the others
+        are read.
     max_frame_bytes : int
         A frame that claims to be larger is an error before memory is taken.
     opener : callable

@@ -86,6 +86,11 @@ def test_a_copy_that_ends_too_early_or_was_damaged_is_an_error(tmp_path: Path) -
     path.write_bytes(whole[:first] + b"\xff\xff" + whole[first + 2 :])
     with pytest.raises(InputError, match="not whole"):
         open_dataset(path)
+    # One flipped bit: twice as wide, in as many bytes as 8-bit pixels would take.
+    assert whole[first + 10] == SIDE
+    path.write_bytes(whole[: first + 10] + bytes([2 * SIDE]) + whole[first + 11 :])
+    with pytest.raises(InputError, match="which cannot be"):
+        open_dataset(path)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ class MicroManagerStacks(PlacedFrames):
     opener : callable
         Opens the files.
     growing : bool
-        They are being written: pages that cannot be used are told by `unusable`, and what is
+        They are being written: pages that cannot be used are reported by `unusable`, and what is
         not there yet is waited for.
 
     Raises
@@ -77,6 +77,8 @@ class MicroManagerStacks(PlacedFrames):
     InputError
         If they are not growing, and a file is damaged or has pages that cannot be used.
     """
+
+    _says_depth = True
 
     def __init__(
         self, path: Path, opener: Opener = open_file, *, name: str = "", growing: bool = False
