@@ -22,10 +22,10 @@ from refocusd.cli.console import messages, progress
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.datasets.dataset import Dataset, Output, is_being_written, note_recording
+from refocusd.datasets.dataset import Output, RawAndOutputs, is_being_written, note_recording
 from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.errors import OutputError, TransportError, WorkerError
-from refocusd.formats.raw_frames import RawFrames
+from refocusd.formats.dataset import Dataset
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import selection_id
 from refocusd.profiles.microscope_metadata import first_of
@@ -243,13 +243,13 @@ def held_elsewhere(output: Output, settings: Settings) -> str:
     )
 
 
-def check_quickly(dataset: Dataset, output: Output, settings: Settings) -> RunCheck:
+def check_quickly(dataset: RawAndOutputs, output: Output, settings: Settings) -> RunCheck:
     """How a run stands, pixels unread."""
     return check_run(dataset, output, settings.ledgers, pixels=False, running=False)
 
 
 def feed(
-    frames: RawFrames,
+    frames: Dataset,
     keys: Sequence[str],
     endpoint: str,
     acquisition: str,
@@ -262,7 +262,7 @@ def feed(
 
     Parameters
     ----------
-    frames : RawFrames
+    frames : Dataset
     keys : sequence of str
         Which; none at all lets the daemon repair the ledger only.
     endpoint : str
@@ -287,7 +287,7 @@ def feed(
     ------
     InputError, OutputError, TransportError, WorkerError
     """
-    shape, dtype = frames.format()
+    form = frames.first_format()
     place = output
 
     def opened(said: Opened) -> None:
@@ -308,9 +308,9 @@ def feed(
             Open(
                 acquisition=acquisition,
                 name=frames.name,
-                height=shape[0],
-                width=shape[1],
-                dtype=dtype,
+                height=form.height,
+                width=form.width,
+                dtype=form.dtype_name,
                 raw=frames.catch_up_from,
                 output=str(output),
                 summary=json.dumps(dict(frames.summary), default=str),
@@ -319,7 +319,7 @@ def feed(
                 first=first_of(first),
                 profiles=list(profiles),
             ),
-            acquired=len(frames.keys()),
+            acquired=len(frames),
             live=False,
             on_outcome=lambda _: bar.advance(task),
             on_opened=opened,

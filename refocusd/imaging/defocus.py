@@ -174,6 +174,7 @@ def optics_of(profile: Profile, pixel_um: float | None = None) -> tuple[Optics, 
             refractive_index=index,
             pixel_um=pixel_um or nominal.pixel_um or default.pixel_um,
             spherical_waves=waves.value if waves is not None else 0.0,
+            apodisation=psf.apodisation.value if psf is not None and psf.apodisation else 0.0,
         ),
         fitted,
     )

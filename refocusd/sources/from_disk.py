@@ -5,26 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.frame import Frame
+from refocusd.formats.dataset import Dataset
 from refocusd.transport.messages import Closed, Open, Opened, Outcome
 from refocusd.transport.session import Session, State
 
-__all__ = ["Readable", "submit_all", "submit_frames"]
-
-
-class Readable(Protocol):
-    """Frames on disk, by canonical axes."""
-
-    def read(self, key: str, /) -> Frame:
-        """One frame, read from disk now."""
+__all__ = ["submit_all", "submit_frames"]
 
 
 def submit_frames(
-    frames: Readable,
+    frames: Dataset,
     keys: Sequence[str],
     endpoint: str,
     open_: Open,
@@ -39,7 +31,7 @@ def submit_frames(
 
     Parameters
     ----------
-    frames : Readable
+    frames : Dataset
     keys : sequence of str
         Which of them, by canonical axes, in the order of submission.
     endpoint, open_
@@ -91,7 +83,7 @@ def _saying_how_to_resume() -> Iterator[None]:
 
 def submit_all(
     session: Session,
-    frames: Readable,
+    frames: Dataset,
     keys: Sequence[str],
     *,
     live: bool,
@@ -121,7 +113,7 @@ def submit_all(
             handled = _submit(session, frames, key, live=live)
 
 
-def _submit(session: Session, frames: Readable, key: str, *, live: bool) -> bool:
+def _submit(session: Session, frames: Dataset, key: str, *, live: bool) -> bool:
     """Submit one frame, or say why it cannot be; False if the socket's queue is full."""
     try:
         frame = frames.read(key)

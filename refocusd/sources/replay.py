@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refocusd.formats.raw_frames import RecordingFrames
-from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.formats.dataset import Dataset, Plan
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Counts, Open, Opened, Outcome
@@ -18,7 +17,7 @@ from refocusd.transport.messages import Counts, Open, Opened, Outcome
 __all__ = ["recorded_times_s", "replay"]
 
 
-def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
+def recorded_times_s(plan: Plan) -> list[float] | None:
     """Seconds from the first frame to each, or None if the recording does not tell.
 
     Times that do not increase are no rate (one file of several series, a clock
@@ -35,7 +34,7 @@ def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
 
 
 def replay(
-    recording: Recording,
+    recording: Dataset,
     endpoint: str,
     output: Path,
     *,
@@ -47,7 +46,7 @@ def replay(
 
     Parameters
     ----------
-    recording : Recording
+    recording : Dataset
     endpoint : str
         The daemon's address.
     output : Path
@@ -55,25 +54,24 @@ def replay(
     times_s, on_outcome, on_opened
         As in `submit_frames`, which says as well what is raised.
     """
-    frames = RecordingFrames(recording)
-    (height, width), dtype = frames.format()
-    keys = frames.keys()
-    first = frames.read(keys[0])
+    form = recording.first_format()
+    keys = recording.axes_keys()
+    first = recording.read(keys[0])
     open_ = Open(
         acquisition=str(uuid.uuid4()),
         name=recording.name,
-        height=height,
-        width=width,
-        dtype=dtype,
+        height=form.height,
+        width=form.width,
+        dtype=form.dtype_name,
         raw="",
         output=str(output.resolve()),
-        summary=json.dumps(dict(frames.summary), default=str),
+        summary=json.dumps(dict(recording.summary), default=str),
         expected=len(keys),
         report=True,
         first=first_of(first.metadata, first.axes.get("channel", "")),
     )
     closed = submit_frames(
-        frames,
+        recording,
         keys,
         endpoint,
         open_,

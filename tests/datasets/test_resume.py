@@ -191,8 +191,6 @@ def test_what_failed_is_attempted_again_unless_that_is_not_wanted(
 
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
 def test_a_frame_that_the_dataset_lost_is_made_again(tmp_path: Path, sink: str) -> None:
-    if sink == "ome-zarr":
-        pytest.importorskip("zarr")
     raw = raw_dataset(tmp_path / "raw", 8)
     assert refocusd("process", raw, place=tmp_path, REFOCUSD_SINK=sink).returncode == 0
     if sink == "ome-zarr":

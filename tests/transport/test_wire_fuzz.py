@@ -171,7 +171,7 @@ class Garbler:
 
     def _token(self, role: Role) -> str:
         # A worker that went mad knows the daemon's token.
-        return self.daemon._broker._token if role == "worker" else "guessed"
+        return self.daemon._broker._peers._token if role == "worker" else "guessed"
 
     def _good(self, role: Role, peer: Any, rng: Random) -> list[bytes]:
         """Good messages, as many as possible about an acquisition that is open."""
@@ -275,7 +275,7 @@ def fuzz_daemon(folder: Path, rounds: int, seed: int = 0) -> dict[str, float]:
             assert not status.stopping
             if number == rounds // 5:
                 rss = process.memory_info().rss
-            peers = max(peers, len(daemon._broker._roles))
+            peers = max(peers, len(daemon._broker._peers))
         growth = process.memory_info().rss - rss
         upload.close(rounds)
         pump_until(upload, lambda: upload.closed)

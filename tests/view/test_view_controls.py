@@ -18,7 +18,7 @@ from view_process import ask, view_of, view_process
 from view_standin import Scene, StandIn
 
 from refocusd.transport import messages as wire
-from refocusd.view.http import stream
+from refocusd.view.http import events
 from refocusd.view.state import link
 
 # -- keyboard and controls ------------------------------------------------------------------
@@ -114,6 +114,17 @@ def test_it_fits_the_screen(browser: Browser, port: int, size: tuple[int, int]) 
             ), selector
 
 
+def test_the_events_stay_within_their_card_on_a_phone(browser: Browser, port: int) -> None:
+    with open_page(browser, f"http://127.0.0.1:{port}/", PHONE) as page:
+        eventually(lambda: page.locator("#events li").count(), "events")
+        room = page.evaluate(
+            "() => { const events = document.querySelector('#events');"
+            " return events.parentElement.getBoundingClientRect().bottom"
+            " - events.getBoundingClientRect().bottom; }"
+        )
+        assert room >= 8  # the card's padding
+
+
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Path) -> None:
     shown.freeze()
@@ -136,7 +147,7 @@ def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Pat
     np.testing.assert_allclose(pixels[:512, :512], expected, atol=1)
 
 
-def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
+def test_pause_and_catch_up_are_asked_for_and_seen(shown: Shown) -> None:
     page = shown.page
     page.locator("#pause").click()
     eventually(lambda: page.locator("#pause").inner_text() == "Resume", "paused")
@@ -145,9 +156,9 @@ def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
     shown.press("p")
     eventually(lambda: page.locator("#pause").inner_text() == "Pause", "goes on")
     page.locator("#catch-up").click()  # as it begins, idle workers catch up
-    eventually(lambda: wire.CatchUp(False) in shown.daemon.orders, "not any more")
+    eventually(lambda: wire.CatchUp(False) in shown.daemon.actions, "not any more")
     page.locator("#catch-up").click()
-    eventually(lambda: wire.CatchUp(True) in shown.daemon.orders, "again")
+    eventually(lambda: wire.CatchUp(True) in shown.daemon.actions, "again")
 
 
 # -- faults ---------------------------------------------------------------------------------
@@ -207,10 +218,10 @@ def test_fifteen_hundred_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerated: as fast as they come; `benchmarks/view.py` has the hour."""
-    for module in (link, stream):
+    for module in (link, events):
         monkeypatch.setattr(module, "MAX_FPS", 1000.0)
     monkeypatch.setattr(link, "MAX_BYTES_PER_S", 1e12)
-    monkeypatch.setattr(stream, "MAX_NOTICES_PER_S", 1000.0)
+    monkeypatch.setattr(events, "MAX_NOTICES_PER_S", 1000.0)
     corner = np.s_[:, :128, :128]
     small = replace(scene, raw=scene.raw[corner].copy(), refocused=scene.refocused[corner].copy())
     with (

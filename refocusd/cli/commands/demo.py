@@ -21,7 +21,7 @@ from refocusd.cli.report import (
 from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
-from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label
+from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label, require_matplotlib
 from refocusd.demo.specimen import Specimen
 from refocusd.errors import OutputError, WorkerError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
@@ -65,6 +65,7 @@ class _Scan:
 
 def _demo(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
+    require_matplotlib()
     output: Path = arguments.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(

@@ -21,15 +21,16 @@ from refocusd.cli.work import (
 )
 from refocusd.config import Settings
 from refocusd.datasets.dataset import (
-    Dataset,
     Output,
+    RawAndOutputs,
     acquisition_of,
     output_for,
     outputs_of,
     refuse_refocused,
 )
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
-from refocusd.formats.raw_frames import RawFrames, open_raw
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
 
@@ -80,18 +81,20 @@ def _process(arguments: argparse.Namespace) -> int:
 
 
 def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon) -> Done:
-    with open_raw(path) as frames:
+    with open_dataset(path) as frames:
         refuse_refocused(frames)
         outputs = outputs_of(frames, settings.ledgers, folder)
         acquisition = acquisition_of(frames, outputs, settings.ledgers)
         target = output_for(frames, folder)
-        keys = list(frames.keys())
+        keys = frames.axes_keys()
         _warn_of(frames)
         endpoint = daemon.start(own_settings(settings))
         there = (o for o in outputs if folder is None or o.path.parent == target.parent)
         known = next((o.first for o in outputs if o.acquisition == acquisition and o.first), None)
         first = known or _first(frames)
-        chosen, _ = Catalogue(settings.calibrations).choose(first, frames.format()[0])
+        form = frames.first_format()
+        shape = (form.height, form.width)
+        chosen, _ = Catalogue(settings.calibrations).choose(first, shape)
         run = daemon.run_of(chosen.ids)
         ours = (acquisition, run)
         if output := next((o for o in there if (o.acquisition, o.run) == ours), None):
@@ -109,18 +112,18 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
     return Done(path, place, len(keys), seconds, check)
 
 
-def _first(frames: RawFrames) -> dict[str, Any]:
+def _first(frames: Dataset) -> dict[str, Any]:
     """What the first frame tells of the microscope."""
-    frame = frames.read(frames.keys()[0])
+    frame = frames.read(frames.axes_keys()[0])
     said: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
     return said
 
 
-def _dataset(frames: RawFrames, output: Output) -> Dataset:
-    return Dataset(frames.path, "", (output,), ())
+def _dataset(frames: Dataset, output: Output) -> RawAndOutputs:
+    return RawAndOutputs(frames.path, "", (output,), ())
 
 
-def _warn_of(frames: RawFrames) -> None:
+def _warn_of(frames: Dataset) -> None:
     if missing := len(frames.missing_keys()):
         messages.print(
             f"{frames.path}: {missing} frames are named but not on disk: they are left out",

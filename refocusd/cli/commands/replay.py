@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Axes, AxisValue, canonical_axes
 from refocusd.imaging.quality import best_focus, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
@@ -69,7 +68,7 @@ def register(commands: Any) -> None:
 
 def _replay(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
-    with open_recording(arguments.path) as recording:
+    with open_dataset(arguments.path) as recording:
         plan = recording.plan()
         output: Path = refocused_path(arguments.output / recording.name)
         if output.exists():
@@ -79,8 +78,8 @@ def _replay(arguments: argparse.Namespace) -> int:
             )
         times = _times(arguments.fps, plan)
         references = _references(arguments.reference, recording, plan)
-        if plan.missing:
-            messages.print(f"{plan.missing} frames are named but not on disk: they are left out")
+        if missing := len(recording.missing_keys()):
+            messages.print(f"{missing} frames are named but not on disk: they are left out")
         log_file = arguments.output / "refocusd.log"
         with _daemon(arguments, log_file) as endpoint, progress() as bar:
             task = bar.add_task(f"refocusing {recording.name}", total=len(plan))
@@ -127,7 +126,7 @@ class _daemon:  # noqa: N801 (reads as the function it is)
             self._process.__exit__(*details)
 
 
-def _times(fps: float | None, plan: RecordingPlan) -> list[float] | None:
+def _times(fps: float | None, plan: Plan) -> list[float] | None:
     if fps is None:
         times = recorded_times_s(plan)
         if times is None:
@@ -150,7 +149,7 @@ def _group(axes: Axes) -> str:
     return canonical_axes({name: value for name, value in axes.items() if name != "z"})
 
 
-def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[str, AxisValue]:
+def _references(wanted: str, recording: Dataset, plan: Plan) -> dict[str, AxisValue]:
     """The in-focus plane's z for each field; empty when nothing is to be compared."""
     stacks: dict[str, dict[AxisValue, int]] = {}
     for index, axes in enumerate(plan.axes):
@@ -162,7 +161,10 @@ def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[
         found: dict[str, AxisValue] = {}
         for group, planes in stacks.items():
             if len(planes) >= 3:
-                scores = [focus_score(recording.read(index).pixels) for index in planes.values()]
+                scores = [
+                    focus_score(recording.read(plan.axes[index]).pixels)
+                    for index in planes.values()
+                ]
                 found[group] = list(planes)[best_focus(scores)]
         return found
     name, _, text = wanted.partition("=")
@@ -179,27 +181,26 @@ def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[
 
 
 def _compare(
-    recording: Recording,
-    plan: RecordingPlan,
+    recording: Dataset,
+    plan: Plan,
     output: Path,
     references: Mapping[str, AxisValue],
 ) -> list[LevelQuality]:
     if not references:
         return []
     comparisons: list[Comparison] = []
-    index_of = {canonical_axes(axes): index for index, axes in enumerate(plan.axes)}
-    with closing(NDTiffReader(output)) as refocused, progress() as bar:
+    with NDTiffReader(output) as refocused, progress() as bar:
         written = set(refocused.axes_keys())
         task = bar.add_task("comparing with the in-focus plane", total=len(plan))
-        for index, axes in enumerate(plan.axes):
+        for axes in plan.axes:
             bar.advance(task)
             key = canonical_axes(axes)
             reference = references.get(_group(axes))
             if reference is None or key not in written:
                 continue
             truth_key = canonical_axes({**axes, "z": reference})
-            truth = recording.read(index_of[truth_key]).pixels
-            raw = recording.read(index).pixels
+            truth = recording.read(truth_key).pixels
+            raw = recording.read(key).pixels
             level = float(int(axes["z"]) - int(reference))
             comparisons.append(
                 compare_frames(level, raw, refocused.read(key).pixels, truth, register=True)

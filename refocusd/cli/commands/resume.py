@@ -20,10 +20,10 @@ from refocusd.cli.work import (
     summary,
 )
 from refocusd.config import Settings
-from refocusd.datasets.dataset import Dataset, Output, find_dataset
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
 from refocusd.datasets.verify import RunCheck
 from refocusd.errors import BundleError, InputError, RefocusdError, TransportError, WorkerError
-from refocusd.formats.raw_frames import open_raw
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.models.bundle import load_bundle, shipped_bundles
 from refocusd.models.library import user_bundles
 from refocusd.profiles.catalogue import Catalogue
@@ -117,7 +117,7 @@ def tell(all_done: list[Done], json_file: str | None) -> int:
 
 def _finish(
     path: Path,
-    dataset: Dataset,
+    dataset: RawAndOutputs,
     output: Output,
     settings: Settings,
     daemon: OwnDaemon,
@@ -148,7 +148,7 @@ def _finish(
                 f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
                 "refocuses the raw data anew, beside it"
             )
-        with open_raw(dataset.raw) as frames:
+        with open_dataset(dataset.raw) as frames:
             _, seconds = feed(
                 frames,
                 keys,

@@ -15,10 +15,10 @@ from refocusd.cli.console import console, messages, progress, write_json
 from refocusd.cli.settings import settings_of
 from refocusd.config import Settings
 from refocusd.daemon.daemon import daemon_status
-from refocusd.datasets.dataset import Dataset, Output, find_dataset, is_being_written
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.errors import TransportError
-from refocusd.formats.raw_frames import open_raw
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import is_marked
 
 __all__ = ["held_by_daemon", "register"]
@@ -68,8 +68,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     ]
     if not checks:
         assert dataset.raw is not None
-        with open_raw(dataset.raw) as frames:
-            count = len(frames.keys())
+        with open_dataset(dataset.raw) as frames:
+            count = len(frames)
         console.print(
             f"{dataset.raw}: {count} frames, none refocused; `refocusd process {dataset.raw}` does that",
             markup=False,
@@ -98,7 +98,7 @@ def held_by_daemon(output: Output, settings: Settings) -> bool:
     return False
 
 
-def _check(dataset: Dataset, output: Output, settings: Settings, *, quick: bool) -> RunCheck:
+def _check(dataset: RawAndOutputs, output: Output, settings: Settings, *, quick: bool) -> RunCheck:
     running = is_being_written(output.path) or (
         is_marked(settings.ledgers, output.acquisition) and held_by_daemon(output, settings)
     )

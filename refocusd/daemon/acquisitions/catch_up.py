@@ -7,17 +7,15 @@ import threading
 from collections.abc import Container, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 from refocusd.config import Settings
-from refocusd.daemon.events import CatchUpFailed, Mailbox
+from refocusd.daemon.events import CatchUpFailed, EventQueue
 from refocusd.errors import InputError, RefocusdError
+from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.formats.open_growing import open_growing
-from refocusd.formats.read_back import read_back
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import WRITTEN, Ledger, ledger_path
-from refocusd.sources.from_disk import Readable, submit_all
+from refocusd.sources.from_disk import submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
 
@@ -26,24 +24,16 @@ __all__ = ["CatchUps"]
 log = logging.getLogger(__name__)
 
 
-class _Raw(Readable, Protocol):
-    """What a catch-up needs of raw frames on disk."""
-
-    def axes_keys(self) -> list[str]: ...
-
-    def close(self) -> None: ...
-
-
-def _open_raw(path: str) -> _Raw:
+def _open_raw(path: str) -> Dataset:
     """An NDTiff dataset, or image stacks of Micro-Manager, finished or not."""
     if not (Path(path) / INDEX_NAME).exists():
-        return open_growing(path)
+        return open_dataset(path, growing=True)
     try:
-        return NDTiffReader(path)
+        return open_dataset(path)
     except InputError as error:
         # One frame that cannot be used (RGB, in mid-run) must not cost the others.
         log.warning("%s; its frames are found by their directories", error)
-        return open_growing(path)
+        return open_dataset(path, growing=True)
 
 
 class CatchUps:
@@ -54,14 +44,14 @@ class CatchUps:
     settings : Settings
     token : str
         Lets a catch-up take over an acquisition that its source has closed.
-    mailbox : Mailbox
+    event_queue : EventQueue
         Told when one could not be done.
     """
 
-    def __init__(self, settings: Settings, token: str, mailbox: Mailbox) -> None:
+    def __init__(self, settings: Settings, token: str, event_queue: EventQueue) -> None:
         self._settings = settings
         self._token = token
-        self._mailbox = mailbox
+        self._events = event_queue
         self._endpoint = ""
         self._stopping = threading.Event()
         #: Acquisitions whose dataset was compared with the ledger once: both belong to us since.
@@ -74,15 +64,18 @@ class CatchUps:
 
     def start(self, open_: Open, run: str) -> None:
         """Catch up one acquisition; ends with its `Close`, or with `CatchUpFailed`."""
-        thread = threading.Thread(target=self._run, args=(open_, run), name="catch-up")
+        thread = threading.Thread(target=self._run, args=(open_, run), name="catch-up", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
-    def stop(self) -> None:
+    def stop(self, timeout_s: float) -> None:
         """End all catch-ups; what they did not reach stays pending."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join()
+            thread.join(timeout_s)
+            if thread.is_alive():
+                log.error("a catch-up has not ended within %.0f s: a disk hangs", timeout_s)
+                timeout_s = 0.0
 
     def _run(self, open_: Open, run: str) -> None:
         try:
@@ -90,7 +83,7 @@ class CatchUps:
         except Exception as error:  # noqa: BLE001 (told to the broker: the acquisition is not complete)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
-            self._mailbox.put(CatchUpFailed(open_.acquisition, reason))
+            self._events.put(CatchUpFailed(open_.acquisition, reason))
 
     def _catch_up(self, open_: Open, run: str) -> None:
         path = ledger_path(self._settings.ledgers, open_.acquisition)
@@ -115,6 +108,6 @@ class CatchUps:
         """Frames with a final state; not those that went with a deleted folder, or a power cut."""
         if acquisition in self._compared or not WRITTEN & set(states.values()):
             return states
-        with closing(read_back(output)) as refocused:
+        with closing(open_dataset(output)) as refocused:
             there = set(refocused.axes_keys())
         return {key for key, state in states.items() if state not in WRITTEN or key in there}

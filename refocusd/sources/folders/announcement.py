@@ -9,8 +9,8 @@ from typing import Literal
 from refocusd import __version__
 from refocusd.datasets.identity import derived_id
 from refocusd.errors import InputError, TransportError
-from refocusd.formats.growing import GrowingDataset
-from refocusd.formats.ndtiff.growing import FULL_RESOLUTION
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ndtiff.reader import FULL_RESOLUTION
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.folders.offers import output_beside, refocused_as
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
@@ -21,7 +21,7 @@ __all__ = ["Standing", "announcement", "standing"]
 Standing = Literal["open", "taken", "done"]
 
 
-def announcement(dataset: GrowingDataset, first: str) -> Open:
+def announcement(dataset: Dataset, first: str) -> Open:
     """The acquisition that a dataset is of; the frame `first` gives shape and type.
 
     Raises
@@ -46,7 +46,7 @@ def announcement(dataset: GrowingDataset, first: str) -> Open:
         name=dataset.name,
         height=form.height,
         width=form.width,
-        dtype="uint8" if form.dtype.itemsize == 1 else "uint16",
+        dtype=form.dtype_name,
         raw=str(dataset.path),
         output=str(output_beside(dataset.path)) if pyramid else "",
         summary=json.dumps(dict(dataset.summary), default=str),

@@ -10,7 +10,7 @@ from typing import Literal
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.formats.growing import GrowingDataset
+from refocusd.formats.dataset import Dataset
 from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
 from refocusd.sources.once import Once
@@ -48,7 +48,7 @@ class Following:
 
     Parameters
     ----------
-    dataset : GrowingDataset
+    dataset : Dataset
     endpoint : str
         The daemon's address.
     poll_s : float
@@ -62,7 +62,7 @@ class Following:
 
     def __init__(
         self,
-        dataset: GrowingDataset,
+        dataset: Dataset,
         endpoint: str,
         *,
         poll_s: float,

@@ -7,7 +7,7 @@ import time
 from typing import Literal
 
 from refocusd.errors import InputError
-from refocusd.formats.growing import GrowingDataset
+from refocusd.formats.dataset import Dataset
 
 __all__ = ["AWAY_S", "Growth"]
 
@@ -28,7 +28,7 @@ class Growth:
 
     Parameters
     ----------
-    dataset : GrowingDataset
+    dataset : Dataset
     poll_s : float
         How often it is looked at.
     quiet_s : float
@@ -42,9 +42,7 @@ class Growth:
         When the dataset could not be read any more; 0 while it can.
     """
 
-    def __init__(
-        self, dataset: GrowingDataset, *, poll_s: float, quiet_s: float, away_s: float
-    ) -> None:
+    def __init__(self, dataset: Dataset, *, poll_s: float, quiet_s: float, away_s: float) -> None:
         self.away_since = 0.0
         self._dataset = dataset
         self._poll_s = poll_s

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
-from refocusd.formats.ndtiff.growing import FULL_RESOLUTION
+from refocusd.formats.ndtiff.reader import place_of
 
 __all__ = ["command_for", "output_beside", "refocused_as"]
 
@@ -21,7 +21,7 @@ def command_for(path: Path) -> str:
 
 def output_beside(path: Path) -> Path:
     """Where the refocused frames of a raw dataset go."""
-    return refocused_path(path.parent if path.name == FULL_RESOLUTION else path)
+    return refocused_path(place_of(path))
 
 
 def refocused_as(path: Path) -> str:

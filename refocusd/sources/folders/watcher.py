@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import InputError, RefocusdError
-from refocusd.formats.open_growing import open_growing
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.sources.folders.dataset import Ending, Following
 from refocusd.sources.folders.growth import AWAY_S
 from refocusd.sources.folders.offers import command_for, refocused_as
@@ -141,7 +141,7 @@ class Follower:
         if time.time() - found.changed_ns / 1e9 > self._recent_s:
             return False
         try:
-            dataset = open_growing(found.path)
+            dataset = open_dataset(found.path, growing=True)
         except InputError:
             return True  # it may have been made this moment
         with closing(dataset):
@@ -158,7 +158,7 @@ class Follower:
         followed = self._followed[path]
         try:
             following = Following(
-                open_growing(path),
+                open_dataset(path, growing=True),
                 self._endpoint,
                 poll_s=self._poll_s,
                 quiet_s=self._quiet_s,

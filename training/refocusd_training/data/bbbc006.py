@@ -128,7 +128,7 @@ def read_plane(path: str | Path) -> Pixels:
         If the file cannot be read.
     """
     with closing(TiffImageFile(Path(path), MOST_BYTES)) as image:
-        return image.read(0)[0]
+        return image.read(0)
 
 
 def open_plate(

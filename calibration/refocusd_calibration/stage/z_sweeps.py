@@ -1,0 +1,388 @@
+"""Through-focus series: which frames of recordings are which plane of which sweep.
+
+A *sweep* is a run of planes in one direction of the stage.  Recordings are split at
+each turn of the stage, so one that goes up, down and up again gives three; frames
+taken one after the other at one stage position are one plane.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from refocusd.errors import InputError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import Axes, Pixels
+
+__all__ = [
+    "MIN_PLANES",
+    "Plane",
+    "Sweep",
+    "ZSeries",
+    "finite_number",
+    "open_series",
+    "series_of_stack",
+]
+
+#: Fewest planes that show a focus: three parameters of a peak and some to spare.
+MIN_PLANES = 5
+#: Stage positions nearer than this (um) are the same: encoders resolve more than stages repeat.
+SAME_UM = 1e-4
+#: Where the acquisition engine and Micro-Manager's GUI write the stage position.  The GUI's
+#: `Z-Position` is stale and therefore not read.
+_POSITION_KEYS = ("ZPosition_um_Intended", "ZPositionUm", "ZPosition_um")
+#: Where Micro-Manager's programs write the distance between planes.
+_STEP_KEYS = ("z-step_um", "z-step_um_Intended")
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """The frames taken at one stage position, one after the other.
+
+    Parameters
+    ----------
+    z_um : float
+    reads : tuple of callable
+        Each returns the pixels of one frame.
+    time_s : float or None
+        When the first was taken, on the series' clock.
+    name : str
+        For messages.
+    """
+
+    z_um: float
+    reads: tuple[Callable[[], Pixels], ...]
+    time_s: float | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Planes in the order taken.
+
+    Parameters
+    ----------
+    direction : int
+        1 from below, -1 from above, 0 where the planes were taken in no order.
+    planes : tuple of Plane
+    """
+
+    direction: int
+    planes: tuple[Plane, ...]
+
+    @property
+    def z_um(self) -> NDArray[np.float64]:
+        """Stage positions, shape (planes,)."""
+        return np.array([plane.z_um for plane in self.planes])
+
+
+@dataclass(frozen=True, slots=True)
+class ZSeries:
+    """All sweeps of one field.
+
+    Parameters
+    ----------
+    sweeps : tuple of Sweep
+    shape : (int, int)
+        Height and width of every frame, px.
+    pixel_um : float or None
+        As recorded.
+    metadata : mapping
+        Of the first frame.
+    channel : str
+        Of the frames, by their axes; "" if they do not say.
+    notes : tuple of str
+        What was left out, and why.
+    """
+
+    sweeps: tuple[Sweep, ...]
+    shape: tuple[int, int]
+    pixel_um: float | None
+    metadata: Mapping[str, Any]
+    channel: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def series_of_stack(
+    stack: NDArray[np.uint8] | NDArray[np.uint16],
+    z_um: ArrayLike,
+    *,
+    time_s: ArrayLike | None = None,
+    pixel_um: float | None = None,
+) -> ZSeries:
+    """Sweeps of planes in memory.
+
+    Parameters
+    ----------
+    stack : ndarray of uint8 or uint16, shape (planes, height, width)
+        In the order taken.
+    z_um, time_s : array_like of float, shape (planes,)
+
+    Raises
+    ------
+    InputError
+        As `open_series`.
+    """
+    z = np.asarray(z_um, dtype=np.float64)
+    if len(z) != len(stack):
+        raise InputError(f"{len(stack)} planes and {len(z)} stage positions: give one for each")
+    times = [None] * len(z) if time_s is None else list(np.asarray(time_s, dtype=np.float64))
+    planes = [
+        Plane(float(place), (partial(np.ascontiguousarray, pixels),), time, f"plane {index}")
+        for index, (place, pixels, time) in enumerate(zip(z, stack, times, strict=True))
+    ]
+    sweeps, notes = _sweeps(planes)
+    return _checked(ZSeries(sweeps, stack.shape[1:], pixel_um, {}, notes=notes), "the stack")
+
+
+@contextmanager
+def open_series(
+    paths: Sequence[str | Path],
+    *,
+    z_step_um: float | None = None,
+    channel: str | None = None,
+    position: int | str | None = None,
+) -> Iterator[ZSeries]:
+    """Sweeps of one or several recordings of one field; files stay open meanwhile.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Recordings, in the order taken.
+    z_step_um : float, optional
+        Between neighbouring planes, for recordings that do not say where the stage
+        was; where given, it is used instead of what they say.
+    channel, position : optional
+        Which, where a recording has several.
+
+    Raises
+    ------
+    InputError
+        If a recording cannot be read, has several channels or positions and none was
+        chosen, does not say its stage positions, or has too few planes.
+    """
+    if z_step_um is not None and not (math.isfinite(z_step_um) and z_step_um != 0):
+        raise InputError(
+            f"a z step of {z_step_um} um is not valid: give the distance between two planes"
+        )
+    with ExitStack() as stack:
+        recordings = [stack.enter_context(open_dataset(path)) for path in paths]
+        if not recordings:
+            raise InputError("no recording was given: give one or more")
+        shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
+        if len(shapes) > 1:
+            raise InputError(
+                f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
+                "one field with one camera setting"
+            )
+        taken = [_taken(item, z_step_um, channel, position) for item in recordings]
+        sweeps: list[Sweep] = []
+        notes: list[str] = []
+        # Each recording has its own zero of time, unless its frames carry wall-clock times.
+        common = len(taken) == 1 or all(item.absolute for item in taken)
+        if not common:
+            notes.append("the recordings have no common clock: drift is not measured")
+        for item in taken:
+            planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
+            found, remarks = _sweeps(planes)
+            sweeps.extend(found)
+            notes.extend(remarks)
+        yield _checked(
+            ZSeries(
+                tuple(sweeps),
+                shapes.pop(),
+                next((um for r in recordings if (um := r.plan().pixel_um)), None),
+                taken[0].metadata,
+                taken[0].channel,
+                tuple(notes),
+            ),
+            ", ".join(str(path) for path in paths),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    planes: list[Plane]
+    absolute: bool
+    metadata: Mapping[str, Any]
+    channel: str
+
+
+def _taken(
+    recording: Dataset,
+    z_step_um: float | None,
+    channel: str | None,
+    position: int | str | None,
+) -> _Taken:
+    """One recording's frames of the field chosen, in the order taken."""
+    plan = recording.plan()
+    indices = _chosen(recording, {"channel": channel, "position": position})
+    if len(indices) < MIN_PLANES:
+        raise InputError(
+            f"{recording.path} has {len(indices)} frames of this field; at least {MIN_PLANES} planes "
+            "are needed to show a focus: record a series through it, on both sides of focus"
+        )
+    said: list[float | None] = []
+    clock: list[float | None] = []
+    first: Mapping[str, Any] | None = None
+    for index in indices:
+        metadata = recording.metadata(plan.axes[index])
+        first = metadata if first is None else first
+        said.append(finite_number(*(metadata.get(key) for key in _POSITION_KEYS)))
+        clock.append(_wall_clock_s(metadata.get("TimeReceivedByCore")))
+    axes = [plan.axes[index] for index in indices]
+    z = _positions(recording, axes, said, z_step_um)
+    absolute = all(seconds is not None for seconds in clock)
+    elapsed = [plan.elapsed_ms[index] for index in indices]
+    times = clock if absolute else [None if ms is None else ms / 1000 for ms in elapsed]
+    planes = [
+        Plane(place, (partial(_pixels, recording, where),), time, f"frame {index}")
+        for index, where, place, time in zip(indices, axes, z, times, strict=True)
+    ]
+    return _Taken(planes, absolute, first or {}, str(axes[0].get("channel", "")))
+
+
+def _chosen(recording: Dataset, wanted: Mapping[str, str | int | None]) -> list[int]:
+    """Frames of the channel and position that were asked for."""
+    axes = recording.plan().axes
+    indices = list(range(len(axes)))
+    for axis, value in wanted.items():
+        values = list(dict.fromkeys(axes[i].get(axis) for i in indices))
+        listed = ", ".join(str(v) for v in values[:8])
+        # A recording of one channel need not name it.
+        if value is not None and (axis != "channel" or values != [None]):
+            indices = [i for i in indices if str(axes[i].get(axis)) == str(value)]
+            if not indices:
+                raise InputError(f"{recording.path} has no {axis} {value!r}: it has {listed}")
+        elif len(values) > 1:
+            raise InputError(
+                f"{recording.path} has several {axis}s ({listed}): choose one with --{axis}"
+            )
+    return indices
+
+
+def _positions(
+    recording: Dataset,
+    axes: Sequence[Axes],
+    said: Sequence[float | None],
+    z_step_um: float | None,
+) -> list[float]:
+    """Stage position of each frame, um."""
+    known = [value for value in said if value is not None]
+    if z_step_um is None and len(known) == len(said):
+        if float(np.ptp(known)) < SAME_UM:
+            raise InputError(
+                f"{recording.path} was taken at one stage position, z = {known[0]:g} um, by its "
+                "metadata: record a series through focus; or, if the stage did move, say by how "
+                "much from plane to plane with --z-step"
+            )
+        return known
+    step = z_step_um if z_step_um is not None else _step_of(recording.summary)
+    if step is None:
+        raise InputError(
+            f"{recording.path} does not say where the stage was: give the distance between two "
+            "planes in um with --z-step"
+        )
+    # The pages of a plain stack are called `time` where nothing says what they are.
+    indices = [frame.get("z", frame.get("time")) for frame in axes]
+    numbers = [index for index in indices if isinstance(index, int)]
+    if len(numbers) < len(indices) or len(set(numbers)) < MIN_PLANES:
+        raise InputError(
+            f"{recording.path} has no z axis with at least {MIN_PLANES} planes: give a recording "
+            "whose planes are numbered"
+        )
+    return [float(number) * step for number in numbers]
+
+
+def _step_of(summary: Mapping[str, Any]) -> float | None:
+    """The z step that Micro-Manager or ImageJ wrote into the summary, um."""
+    if step := finite_number(*(summary.get(key) for key in _STEP_KEYS)):
+        return step
+    text = summary.get("ImageJ")
+    if not isinstance(text, str) or not re.search(r"^unit=(micron|um|µm|\\u00B5m)", text, re.M):
+        return None
+    found = re.search(r"^spacing=([0-9.eE+-]+)", text, re.M)
+    return (finite_number(found.group(1)) or None) if found else None
+
+
+def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
+    """Runs in one direction; runs too short to show a focus are left out and named."""
+    planes = _merged(planes)
+    runs: list[Sweep] = []
+    start = 0
+    while start < len(planes):
+        end = start + 1
+        direction = 0
+        while end < len(planes):
+            step = 1 if planes[end].z_um > planes[end - 1].z_um else -1
+            if direction and step != direction:
+                break
+            direction = step
+            end += 1
+        runs.append(Sweep(direction, tuple(planes[start:end])))
+        start = end
+    whole = [run for run in runs if len(run.planes) >= MIN_PLANES]
+    if not whole:
+        # In no order: neither from below nor from above.
+        ordered = _merged(sorted(planes, key=lambda plane: plane.z_um))
+        return ((Sweep(0, tuple(ordered)),) if len(ordered) >= MIN_PLANES else ()), ()
+    left = sum(len(run.planes) for run in runs) - sum(len(run.planes) for run in whole)
+    notes = (f"{left} planes of runs shorter than {MIN_PLANES} were left out",) if left else ()
+    return tuple(whole), notes
+
+
+def _merged(planes: Sequence[Plane]) -> list[Plane]:
+    """Planes, where frames that follow each other at one stage position are one."""
+    merged: list[Plane] = []
+    for plane in planes:
+        if merged and abs(merged[-1].z_um - plane.z_um) < SAME_UM:
+            merged[-1] = replace(merged[-1], reads=merged[-1].reads + plane.reads)
+        else:
+            merged.append(plane)
+    return merged
+
+
+def _checked(series: ZSeries, what: str) -> ZSeries:
+    if not series.sweeps:
+        raise InputError(
+            f"{what}: fewer than {MIN_PLANES} stage positions in a row; record at least "
+            f"{MIN_PLANES}, better 20, planes through focus"
+        )
+    return series
+
+
+def _pixels(recording: Dataset, axes: Axes) -> Pixels:
+    return recording.read(axes).pixels
+
+
+def finite_number(*values: Any) -> float | None:
+    """The first of some metadata values that is a finite number."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            continue
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        if math.isfinite(number):
+            return number
+    return None
+
+
+def _wall_clock_s(value: Any) -> float | None:
+    """Seconds of a time that Micro-Manager wrote, e.g. ``2025-03-04 15:06:07.089``."""
+    try:
+        return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
+    except ValueError:
+        return None

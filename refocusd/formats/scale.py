@@ -1,0 +1,90 @@
+"""Sizes and names that Micro-Manager's metadata give to pixels, planes and channels."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from refocusd.frame import AxisValue
+
+__all__ = ["Scale", "channel_label", "scale_of", "z_position_um", "z_step_um"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What one step along each axis is in the specimen; None where nobody said.
+
+    Parameters
+    ----------
+    pixel_um : float or None
+        Width and height of a pixel in um.
+    z_um : float or None
+        Distance of planes in um.
+    interval_s : float or None
+        Time between time points in s.
+    """
+
+    pixel_um: float | None = None
+    z_um: float | None = None
+    interval_s: float | None = None
+
+
+def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
+    """Scale of an acquisition.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Of any of its frames: Micro-Manager names the pixel size in each.
+    summary : mapping
+        Of the whole acquisition.
+    """
+    interval_ms = _first_positive(summary.get("Interval_ms"), summary.get("WaitInterval"))
+    return Scale(
+        pixel_um=_first_positive(
+            metadata.get("PixelSizeUm"), metadata.get("PixelSize_um"), summary.get("PixelSize_um")
+        ),
+        z_um=_first_positive(summary.get("z-step_um"), summary.get("zStep_um")),
+        interval_s=None if interval_ms is None else interval_ms / 1000,
+    )
+
+
+def z_position_um(metadata: Mapping[str, Any]) -> float | None:
+    """Where the stage stood for a frame; pycromanager says where it was to stand."""
+    for name in ("ZPosition_um_Intended", "ZPosition_um"):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if math.isfinite(um := float(metadata.get(name, ""))):
+                return um
+    return None
+
+
+def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
+    """Distance of planes in um, by the numbers and the stage positions of two of a stack."""
+    if a[0] == b[0] or a[1] == b[1]:
+        return None
+    # Stages are told in binary fractions of a um; nothing is known below a pm.
+    return round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6) or None
+
+
+def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
+    """Name of a channel by its value on the axis; empty if only its number is known.
+
+    Micro-Manager lists the names of numbered channels in its summary.
+    """
+    names = summary.get("ChNames")
+    if isinstance(value, str):
+        return value
+    if value is None or not isinstance(names, list) or not 0 <= value < len(names):
+        return ""
+    return str(names[value])
+
+
+def _first_positive(*values: Any) -> float | None:
+    for value in values:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if not isinstance(value, bool) and 0 < (size := float(value)) < math.inf:
+                return size
+    return None
