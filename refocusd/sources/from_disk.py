@@ -34,26 +34,19 @@ def submit_frames(
     frames : Dataset
     keys : sequence of str
         Which of them, by canonical axes, in the order of submission.
-    endpoint : str
-        The daemon's address.
-    open_ : Open
-        The announcement.
+    endpoint, open_
+        The daemon's address, and the announcement.
     acquired : int
         Frames of the whole acquisition.
     live : bool
         Whether they count as frames that come from the microscope.
     times_s : sequence of float, optional
-        When to submit each frame, from the first; otherwise as fast as possible.
-        A frame whose time has come while the daemon is busy waits for it:
-        unlike an acquisition, a recording can.
+        When to submit each frame, from the first; otherwise as fast as possible.  While the
+        daemon is busy a frame waits for it: unlike an acquisition, a recording can.
     on_outcome : callable, optional
         Told every frame's final state, if `open_` asks for reports.
     on_opened : callable, optional
         Told where the frames go and in which run, before the first is sent.
-
-    Returns
-    -------
-    Closed
 
     Raises
     ------

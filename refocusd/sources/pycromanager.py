@@ -115,10 +115,7 @@ class Source:
         if self._used:
             raise ConfigError("a Source serves one acquisition; make another for the next")
         self._used = True
-        if java is None:
-            from mmpycorex import is_pymmcore_active
-
-            java = not is_pymmcore_active()
+        java = _runs_on_java() if java is None else java
         # "" keeps the frames in memory as None does; the Java backend saves into the folder it runs in.
         has_raw = directory is not None if java else bool(directory)
         if not (has_raw or self._feed.output):
@@ -142,8 +139,9 @@ class Source:
         else:
             arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
             if self.focus is not None:
-                own = others.get("post_hardware_hook_fn")
-                arguments["post_hardware_hook_fn"] = self.focus.around(own)
+                arguments["post_hardware_hook_fn"] = self.focus.around(
+                    others.get("post_hardware_hook_fn")
+                )
         return arguments
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
@@ -153,6 +151,12 @@ class Source:
         daemon was there, or it was not done in time.
         """
         return self._feed.wait(timeout_s)
+
+
+def _runs_on_java() -> bool:
+    from mmpycorex import is_pymmcore_active
+
+    return not is_pymmcore_active()
 
 
 def _like(own: Hook | None, work: Hook) -> Hook:

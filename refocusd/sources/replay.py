@@ -52,18 +52,7 @@ def replay(
     output : Path
         Folder of the refocused dataset; must not exist.
     times_s, on_outcome, on_opened
-        As in `submit_frames`.
-
-    Returns
-    -------
-    Counts
-
-    Raises
-    ------
-    TransportError
-        If there is no daemon, or it goes away.
-    InputError
-        If the daemon refuses the recording.
+        As in `submit_frames`, which says as well what is raised.
     """
     form = recording.first_format()
     keys = recording.axes_keys()
