@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
@@ -24,8 +23,10 @@ from refocusd.cli.commands import (
     view,
     worker,
 )
+from refocusd.cli.console import tolerate_any_encoding
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
+from refocusd.processes.background_log import escape_controls, write_bounded
 
 __all__ = ["main"]
 
@@ -83,19 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if every frame reached a final state other than ``failed``, 1 if not,
         2 for an error that is told in one line, 130 when interrupted.
     """
+    tolerate_any_encoding()
     parsed = build_parser().parse_args(arguments)
     try:
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file
         ):
             status: int = parsed.command(parsed)
-    except RefocusdError as error:
-        sys.stderr.write(f"refocusd: error: {error}\n")
-        return error.exit_status
-    except OSError as error:
-        sys.stderr.write(f"refocusd: error: {error}\n")
-        return 2
+    except (RefocusdError, OSError) as error:
+        write_bounded(f"refocusd: error: {escape_controls(str(error))}\n")
+        return error.exit_status if isinstance(error, RefocusdError) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("refocusd: interrupted\n")
+        write_bounded("refocusd: interrupted\n")
         return 130
     return status

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from refocusd.cli.commands.config import example_settings, toml_value
+from refocusd.cli.commands.config import example_settings
 from refocusd.cli.main import main
-from refocusd.config import Settings, load_settings
+from refocusd.config import Settings, load_settings, toml_value
 from refocusd.errors import ConfigError
 
 

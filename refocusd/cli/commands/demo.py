@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, progress, write_json
-from refocusd.cli.report import (
+from refocusd.cli.console import console, progress, say, write_json
+from refocusd.cli.figures import (
     Comparison,
     by_level,
     compare_frames,
@@ -18,7 +18,7 @@ from refocusd.cli.report import (
     read_attempts,
     run_figures,
 )
-from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
 from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label
@@ -40,21 +40,31 @@ CHANNELS = ("DAPI", "Cy5")
 DRAIN_S = 120.0
 
 
+EPILOG = """\
+examples:
+  refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
+  refocusd demo --output demo --times 1       the same, quicker
+  refocusd demo --output demo --sink ome-zarr --json demo.json
+"""
+
+
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "demo",
-        help="see it work: a simulated microscope on a real MMCore",
+        _demo,
+        short="see it work: a simulated microscope on a real MMCore",
         description=(
             "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
             "imaged through focus by a simulator, refocuses every frame live, and shows the result."
         ),
+        epilog=EPILOG,
+        json="the figures",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for everything it makes")
     parser.add_argument("--times", type=int, default=4, help="time points of each acquisition")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_setting_flags(parser)
-    parser.set_defaults(command=_demo)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +107,20 @@ def _demo(arguments: argparse.Namespace) -> int:
         pixel_um=specimen.pixel_um,
         caption="Real nuclei (BBBC038, CC0); defocus and camera are simulated.",
     )
-    levels = by_level(comparisons, "um")
+    levels = by_level(comparisons)
     console.print(figures.table("acquired with MMCore's demo camera, refocused live"))
-    console.print(quality_table(levels, "against the known in-focus plane, raw → refocused"))
-    console.print(f"raw and refocused datasets, contact sheet: {output}", highlight=False)
-    console.print(f"picture: {sheet}", highlight=False)
+    console.print(
+        quality_table(levels, "µm", "compared with the known in-focus plane, raw → refocused")
+    )
+    say(f"raw and refocused datasets, contact sheet: {output}")
+    say(f"picture: {sheet}")
     write_json(
         arguments.json,
         {
             **figures.as_json(),
             "contact_sheet": str(sheet),
             "datasets": [str(dataset) for dataset in datasets],
-            "levels": [level.as_json() for level in levels],
+            "levels": [level.as_json("um") for level in levels],
         },
     )
     total = figures.counts
@@ -170,8 +182,8 @@ def _compare(
                             before,
                             after,
                             truth,
-                            compared.before.psnr_db,
-                            compared.after.psnr_db,
+                            float(compared.before[0]),
+                            float(compared.after[0]),
                         )
                         rows.setdefault(defocus, row)
     return comparisons, [rows[level] for level in SHEET_DEFOCUS_UM if level in rows]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, messages, write_json
-from refocusd.cli.settings import add_setting_flags, settings_of
-from refocusd.cli.work import (
+from refocusd.cli.console import note
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.offline import (
     Done,
     OwnDaemon,
     check_quickly,
@@ -17,7 +18,7 @@ from refocusd.cli.work import (
     held_elsewhere,
     own_settings,
     quietly,
-    summary,
+    report,
 )
 from refocusd.config import Settings
 from refocusd.datasets.dataset import Dataset, Output, find_dataset
@@ -46,13 +47,15 @@ no harm, nor does stopping it at any moment.
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "resume",
-        help="finish what is pending or failed in a dataset",
+        _resume,
+        short="finish what is pending or failed in a dataset",
         description="Refocuses, from raw, the frames of a dataset that have no final state yet or "
         "failed, and repairs its ledger.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="what was done",
     )
     parser.add_argument(
         "datasets",
@@ -67,9 +70,7 @@ def register(commands: Any) -> None:
         default=True,
         help="attempt failed frames once more",
     )
-    parser.add_argument("--json", metavar="FILE", help="write what was done as JSON")
     add_setting_flags(parser)
-    parser.set_defaults(command=_resume)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
@@ -85,87 +86,60 @@ def _resume(arguments: argparse.Namespace) -> int:
                         f"`refocusd process {path}` does all of it"
                     )
             except (RefocusdError, OSError) as error:
-                all_done.append(Done(path, said=str(error), error=True))
+                all_done.append(Done(path, summary=str(error), error=True))
                 continue
-            all_done += [
-                _finish(path, dataset, output, settings, daemon, arguments.retry_failed)
-                for output in dataset.outputs
-            ]
-    return tell(all_done, arguments.json)
-
-
-def tell(all_done: list[Done], json_file: str | None) -> int:
-    """Show what was done; the exit status."""
-    for done in all_done:
-        if done.error:
-            messages.print(f"refocusd: error: {done.said}", markup=False, highlight=False)
-        elif done.said:
-            console.print(done.said, markup=False, highlight=False)
-    if any(done.attempted for done in all_done):
-        console.print(summary(all_done))
-    for done in all_done:
-        if done.check is not None and not done.check.clean:
-            console.print(
-                f"{done.output}: not all is well; `refocusd verify {done.output}` says what is off",
-                markup=False,
-            )
-    write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
-    if all_done and all(done.error for done in all_done):
-        return 2
-    return 0 if all(done.fine for done in all_done) else 1
+            for output in dataset.outputs:
+                try:
+                    done = _finish(dataset, output, settings, daemon, arguments.retry_failed)
+                    all_done.append(replace(done, path=path))
+                except (TransportError, WorkerError):
+                    raise  # of our own daemon: the next dataset would fare no better
+                except (RefocusdError, OSError) as error:
+                    all_done.append(Done(path, output.path, summary=str(error), error=True))
+    return report(all_done, arguments.json)
 
 
 def _finish(
-    path: Path,
-    dataset: Dataset,
-    output: Output,
-    settings: Settings,
-    daemon: OwnDaemon,
-    retry_failed: bool,
+    dataset: Dataset, output: Output, settings: Settings, daemon: OwnDaemon, retry_failed: bool
 ) -> Done:
-    try:
-        if said := held_elsewhere(output, settings):
-            return Done(path, output.path, said=said)
-        check = check_quickly(dataset, output, settings)
-        for note in check.notes:
-            messages.print(note, markup=False)
-        keys = check.report.to_do()
-        if not retry_failed:
-            failed = {p.axes for p in check.report.problems if p.kind == "failed"}
-            keys = [key for key in keys if key not in failed]
-        if not keys and not _needs_repair(check):
-            return Done(path, output.path, check=check, said=f"{output.path}: nothing to do")
-        if dataset.raw is None:
-            lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
-            raise InputError(
-                f"{output.path} is not complete, and its raw data are not there{lost}: put them beside it"
-            )
-        _check_profiles(output, dataset.raw, settings)
-        endpoint = daemon.start(settings_of_run(output, settings))
-        if (run := daemon.run_of(output.profiles)) != output.run:
-            raise BundleError(
-                f"{output.path} is of run {output.run}, but its model and settings make run "
-                f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
-                "refocuses the raw data anew, beside it"
-            )
-        with open_raw(dataset.raw) as frames:
-            _, seconds = feed(
-                frames,
-                keys,
-                endpoint,
-                output.acquisition,
-                output.path,
-                output.run,
-                output.first,
-                output.profiles,
-            )
-        after = check_quickly(dataset, output, settings)
-    except (TransportError, WorkerError):
-        raise  # of our own daemon: the next dataset would fare no better
-    except (RefocusdError, OSError) as error:
-        return Done(path, output.path, said=str(error), error=True)
-    said = "" if keys else f"{output.path}: the ledger was put right"
-    return Done(path, output.path, len(keys), seconds, after, said)
+    """Attempt what is left of one run.
+
+    Raises
+    ------
+    RefocusdError
+        If that cannot be done.
+    """
+    path = output.path
+    if reason := held_elsewhere(output, settings):
+        return Done(path, path, summary=reason)
+    check = check_quickly(dataset, output, settings)
+    for text in check.notes:
+        note(text)
+    keys = check.report.to_do()
+    if not retry_failed:
+        failed = {p.axes for p in check.report.problems if p.kind == "failed"}
+        keys = [key for key in keys if key not in failed]
+    if not keys and not _needs_repair(check):
+        return Done(path, path, check=check, summary=f"{path}: nothing to do")
+    if dataset.raw is None:
+        lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
+        raise InputError(
+            f"{path} is not complete, and its raw data are not there{lost}: put them beside it"
+        )
+    _check_profiles(output, dataset.raw, settings)
+    endpoint = daemon.start(settings_of_run(output, settings))
+    if (run := daemon.run_of(output.profiles)) != output.run:
+        raise BundleError(
+            f"{path} is of run {output.run}, but its model and settings make run "
+            f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
+            "refocuses the raw data anew, beside it"
+        )
+    with open_raw(dataset.raw) as frames:
+        _, seconds = feed(frames, keys, endpoint, output)
+    after = check_quickly(dataset, output, settings)
+    return Done(
+        path, path, len(keys), seconds, after, "" if keys else f"{path}: the ledger was repaired"
+    )
 
 
 def _check_profiles(output: Output, raw: Path, settings: Settings) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from refocusd.processes.background_log import log_to_stderr
 from refocusd.processes.lifeline import watch_stdin
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.sources.attached.order import AGAIN, AttachOrder
@@ -42,9 +43,7 @@ def main() -> int:
     order = msgspec.json.decode(sys.stdin.buffer.readline(), type=AttachOrder)
     stop = threading.Event()
     watch_stdin(stop.set)
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {order.name} %(levelname)s %(message)s"
-    )
+    log_to_stderr(order.name)
     yield_to_acquisition(NICENESS)
     threads: list[threading.Thread] = []
 

@@ -1,24 +1,23 @@
-"""What `resume` and `process` share: a daemon of their own, and frames fed to it from disk."""
+"""What `process` and `resume` share: a daemon of their own, frames fed to it, and what was done."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-from rich.progress import Progress, ProgressColumn, Task
+from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
-from refocusd.cli.commands.verify import held_by_daemon
-from refocusd.cli.console import messages, progress
+from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
@@ -37,14 +36,17 @@ __all__ = [
     "OwnDaemon",
     "check_quickly",
     "feed",
+    "held_by_daemon",
     "held_elsewhere",
     "own_settings",
     "quietly",
-    "summary",
+    "report",
 ]
 
 #: Frames on disk can wait, an acquisition that is running cannot.
 NICENESS = 5
+#: How long a running daemon may take to answer.
+ANSWER_S = 1.0
 STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
 
@@ -63,8 +65,8 @@ class Done:
         That took, the start of the engine excluded.
     check : RunCheck or None
         How the run stands now.
-    said : str
-        In a sentence, where there was nothing to do or an error.
+    summary : str
+        One sentence, where there was nothing to do or an error.
     error : bool
     """
 
@@ -73,7 +75,7 @@ class Done:
     attempted: int = 0
     seconds: float = 0.0
     check: RunCheck | None = None
-    said: str = ""
+    summary: str = ""
     error: bool = False
 
     @property
@@ -102,13 +104,13 @@ class Done:
             "attempted": self.attempted,
             "frames_per_s": round(self.frames_per_s, 2),
             **self.counts(),
-            "said": self.said,
+            "said": self.summary,
             "error": self.error,
             "clean": bool(self.check and self.check.clean),
         }
 
 
-def summary(all_done: Sequence[Done]) -> Table:
+def _table(all_done: Sequence[Done]) -> Table:
     """A row for each output; fits a terminal of 80 columns."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("output", overflow="fold", min_width=16)
@@ -119,13 +121,9 @@ def summary(all_done: Sequence[Done]) -> Table:
             continue
         counts = done.counts()
         rate = f"{done.frames_per_s:.1f}" if done.attempted else "-"
-        table.add_row(
-            str(done.output.name if done.output else done.path),
-            str(counts["frames"]),
-            str(done.attempted),
-            rate,
-            *(str(counts[name]) for name in STATES),
-        )
+        name = plain(done.output.name if done.output else done.path)
+        numbers = (counts["frames"], done.attempted, rate, *(counts[name] for name in STATES))
+        table.add_row(name, *map(str, numbers))
     return table
 
 
@@ -140,19 +138,18 @@ def quietly() -> Iterator[None]:
         # It warns of acquisitions that it cannot catch up from raw: what we feed lies on disk.
         "refocusd.daemon.acquisitions.intake": logging.ERROR,
     }
-    loggers = {logging.getLogger(name): level for name, level in levels.items()}
-    before = {logger: logger.level for logger in loggers}
-    if not logging.getLogger().isEnabledFor(logging.DEBUG):
-        for logger, level in loggers.items():
-            logger.setLevel(level)
+    before = {name: logging.getLogger(name).level for name in levels}
+    verbose = logging.getLogger().isEnabledFor(logging.DEBUG)
     try:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(before[name] if verbose else level)
         yield
     except KeyboardInterrupt:
-        messages.print("what was done stays; the same command goes on from there")
+        note("what was done stays; the same command goes on from there")
         raise
     finally:
-        for logger, level in before.items():
-            logger.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def own_settings(settings: Settings, **changes: Any) -> Settings:
@@ -222,6 +219,14 @@ class OwnDaemon:
             daemon.check()  # what ended it says more than that it does not answer
 
 
+def held_by_daemon(output: Output, settings: Settings) -> bool:
+    """Whether the running daemon, if there is one, has the acquisition of an output open."""
+    with suppress(TransportError):
+        details = daemon_status(settings.endpoint, ANSWER_S).details
+        return any(a.id == output.acquisition and a.state != "ended" for a in details)
+    return False
+
+
 def held_elsewhere(output: Output, settings: Settings) -> str:
     """What to say where a running daemon does the work; empty where nobody writes the output.
 
@@ -249,14 +254,7 @@ def check_quickly(dataset: Dataset, output: Output, settings: Settings) -> RunCh
 
 
 def feed(
-    frames: RawFrames,
-    keys: Sequence[str],
-    endpoint: str,
-    acquisition: str,
-    output: Path,
-    run: str,
-    first: Mapping[str, Any],
-    profiles: Sequence[str],
+    frames: RawFrames, keys: Sequence[str], endpoint: str, output: Output
 ) -> tuple[Path, float]:
     """Have frames refocused, with a progress bar.
 
@@ -266,15 +264,8 @@ def feed(
     keys : sequence of str
         Which; none at all lets the daemon repair the ledger only.
     endpoint : str
-    acquisition : str
-    output : Path
-        Where the first run's frames are.
-    run : str
-        What must make them.
-    first : mapping
-        Metadata of the acquisition's first frame.
-    profiles : sequence of str
-        Ids of the run's calibration profiles.
+    output : Output
+        Where the first run's frames are, and what must make them.
 
     Returns
     -------
@@ -287,56 +278,70 @@ def feed(
     ------
     InputError, OutputError, TransportError, WorkerError
     """
-    shape, dtype = frames.format()
-    place = output
+    (height, width), dtype = frames.format()
+    folder = output.path
 
-    def opened(said: Opened) -> None:
-        nonlocal place
-        place = Path(said.output)
-        if said.run != run:
-            raise WorkerError(f"the daemon works on run {said.run}, not on {run}: try again")
+    def opened(reply: Opened) -> None:
+        nonlocal folder
+        folder = Path(reply.output)
+        if reply.run != output.run:
+            raise WorkerError(
+                f"the daemon works on run {reply.run}, not on {output.run}: try again"
+            )
         if not frames.catch_up_from:
-            note_recording(place, frames.path)
+            note_recording(folder, frames.path)
 
     begun = time.perf_counter()
-    with _bar() as bar:
-        task = bar.add_task(f"refocusing {frames.name}", total=len(keys))
+    with progress(_Rate()) as bar:
+        task = bar.add_task(plain(f"refocusing {frames.name}"), total=len(keys))
         submit_frames(
             frames,
             keys,
             endpoint,
             Open(
-                acquisition=acquisition,
+                acquisition=output.acquisition,
                 name=frames.name,
-                height=shape[0],
-                width=shape[1],
+                height=height,
+                width=width,
                 dtype=dtype,
                 raw=frames.catch_up_from,
-                output=str(output),
+                output=str(output.path),
                 summary=json.dumps(dict(frames.summary), default=str),
                 expected=len(keys),
                 report=True,
-                first=first_of(first),
-                profiles=list(profiles),
+                first=first_of(output.first),
+                profiles=list(output.profiles),
             ),
             acquired=len(frames.keys()),
             live=False,
             on_outcome=lambda _: bar.advance(task),
             on_opened=opened,
         )
-    return place, time.perf_counter() - begun
+    return folder, time.perf_counter() - begun
 
 
 class _Rate(ProgressColumn):
     """Frames a second."""
 
     def render(self, task: Task) -> Text:
-        """The rate of late."""
+        """The latest rate."""
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f} fps" if speed else "", style="progress.data.speed")
 
 
-def _bar() -> Progress:
-    plain = progress()
-    plain.columns = (*plain.columns, _Rate())
-    return plain
+def report(all_done: Sequence[Done], json_file: str | None) -> int:
+    """Show what was done, and write it; the exit status."""
+    for done in all_done:
+        if done.error:
+            note(f"refocusd: error: {done.summary}")
+        elif done.summary:
+            say(done.summary)
+    if any(done.attempted for done in all_done):
+        console.print(_table(all_done))
+    for done in all_done:
+        if done.check is not None and not done.check.clean:
+            say(f"{done.output}: not all is well; `refocusd verify {done.output}` says what is off")
+    write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
+    if all_done and all(done.error for done in all_done):
+        return 2
+    return 0 if all(done.fine for done in all_done) else 1

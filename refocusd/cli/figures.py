@@ -8,16 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
+from refocusd.cli.console import plain
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.frame import Pixels
-from refocusd.imaging.quality import Quality, compare, focus_score
+from refocusd.imaging.quality import compare, focus_score
 from refocusd.ledger import Attempt, Ledger
 from refocusd.transport.messages import Counts
 
-__all__ = ["Comparison", "LevelQuality", "RunFigures", "by_level", "read_attempts", "run_figures"]
+__all__ = [
+    "Comparison",
+    "RunFigures",
+    "by_level",
+    "compare_frames",
+    "quality_table",
+    "read_attempts",
+    "run_figures",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +74,7 @@ class RunFigures:
 
     def table(self, title: str) -> Table:
         """The figures as a table."""
-        table = Table(title=title, show_header=False, title_justify="left", box=box.SIMPLE)
+        table = Table(title=plain(title), show_header=False, title_justify="left", box=box.SIMPLE)
         for name in _STATES:
             table.add_row(f"frames {name.replace('_', ' ')}", str(getattr(self.counts, name)))
         if self.caught_up:
@@ -117,79 +127,56 @@ def _percentiles(values: Any) -> tuple[float, float, float]:
     return float(p50), float(p95), float(p99)
 
 
+#: What is compared with the in-focus plane: heading of the table, key in JSON, digits in both.
+_QUALITIES = (
+    ("PSNR dB", "psnr_db", ".1f", ".3f"),
+    ("affine dB", "psnr_affine_db", ".1f", ".3f"),
+    ("SSIM", "ssim", ".2f", ".4f"),
+    ("Pearson", "pearson", ".2f", ".4f"),
+    ("focus score", "focus_score", ".2g", ".4g"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One frame, raw and refocused, against the known in-focus plane."""
-
-    level: float
-    before: Quality
-    after: Quality
-    focus_before: float
-    focus_after: float
-
-
-@dataclass(frozen=True, slots=True)
-class LevelQuality:
-    """Means over the frames of one defocus level.
+    """Raw and refocused frames against the known in-focus plane: one frame, or the mean of a level.
 
     Parameters
     ----------
     level : float
-        Distance from the in-focus plane, in `unit`.
-    unit : str
-        ``um`` or ``planes``.
+        Distance from focus.
+    before, after : ndarray of float64, shape (5,)
+        Of the raw and of the refocused frame, in the order of the table: PSNR and affine PSNR (dB),
+        SSIM, Pearson correlation, focus score.
     frames : int
-    before, after : Quality
-        Raw and refocused against the in-focus plane.
-    focus_before, focus_after : float
-        Focus scores.
     """
 
     level: float
-    unit: str
-    frames: int
-    before: Quality
-    after: Quality
-    focus_before: float
-    focus_after: float
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    frames: int = 1
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, unit: str) -> dict[str, Any]:
         """The figures with their units in the keys."""
-        figures: dict[str, Any] = {f"defocus_{self.unit}": self.level, "frames": self.frames}
-        for when, quality in (("before", self.before), ("after", self.after)):
-            figures |= {
-                f"psnr_db_{when}": round(quality.psnr_db, 3),
-                f"psnr_affine_db_{when}": round(quality.psnr_affine_db, 3),
-                f"ssim_{when}": round(quality.ssim, 4),
-                f"pearson_{when}": round(quality.pearson, 4),
-            }
-        return figures | {
-            "focus_score_before": float(f"{self.focus_before:.4g}"),
-            "focus_score_after": float(f"{self.focus_after:.4g}"),
-        }
+        figures: dict[str, Any] = {f"defocus_{unit}": self.level, "frames": self.frames}
+        for index, (_, key, _, digits) in enumerate(_QUALITIES):
+            for when, values in (("before", self.before), ("after", self.after)):
+                figures[f"{key}_{when}"] = float(format(values[index], digits))
+        return figures
 
 
-def by_level(comparisons: Sequence[Comparison], unit: str) -> list[LevelQuality]:
+def by_level(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Means for each level, in order of the level."""
     levels = []
     for level in sorted({c.level for c in comparisons}):
         own = [c for c in comparisons if c.level == level]
-        levels.append(
-            LevelQuality(
-                level=level,
-                unit=unit,
-                frames=len(own),
-                before=_mean([c.before for c in own]),
-                after=_mean([c.after for c in own]),
-                focus_before=float(np.mean([c.focus_before for c in own])),
-                focus_after=float(np.mean([c.focus_after for c in own])),
-            )
-        )
+        before, after = _mean([c.before for c in own]), _mean([c.after for c in own])
+        levels.append(Comparison(level, before, after, len(own)))
     return levels
 
 
 def compare_frames(
-    level: float, raw: Pixels, refocused: Pixels, truth: Any, *, register: bool
+    level: float, raw: Pixels, refocused: Pixels, truth: NDArray[Any], *, register: bool
 ) -> Comparison:
     """Compare one frame before and after with the in-focus plane.
 
@@ -203,41 +190,37 @@ def compare_frames(
     register : bool
         Shift both onto the truth first: a real stage drifts between planes.
     """
-    return Comparison(
-        level=level,
-        before=compare(raw, truth, register=register),
-        after=compare(refocused, truth, register=register),
-        focus_before=focus_score(raw),
-        focus_after=focus_score(refocused),
-    )
+
+    def figures(pixels: Pixels) -> NDArray[np.float64]:
+        q = compare(pixels, truth, register=register)
+        return np.array([q.psnr_db, q.psnr_affine_db, q.ssim, q.pearson, focus_score(pixels)])
+
+    return Comparison(level, figures(raw), figures(refocused))
 
 
-def quality_table(levels: Sequence[LevelQuality], title: str) -> Table:
+def quality_table(levels: Sequence[Comparison], unit: str, title: str) -> Table:
     """Before → after, a row a level."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
-    unit = "µm" if levels and levels[0].unit == "um" else "planes"
     # Fits a terminal of 80 columns.
-    for heading in (f"{unit}", "n", "PSNR dB", "affine dB", "SSIM", "Pearson", "focus score"):
+    for heading in (unit, "n", *(quality[0] for quality in _QUALITIES)):
         table.add_column(heading, justify="right", no_wrap=True)
     for level in levels:
-        before, after = level.before, level.after
-        table.add_row(
-            f"{level.level:g}",
-            str(level.frames),
-            f"{before.psnr_db:.1f}→{after.psnr_db:.1f}",
-            f"{before.psnr_affine_db:.1f}→{after.psnr_affine_db:.1f}",
-            f"{before.ssim:.2f}→{after.ssim:.2f}",
-            f"{before.pearson:.2f}→{after.pearson:.2f}",
-            f"{level.focus_before:.2g}→{level.focus_after:.2g}",
-        )
+        cells = [
+            f"{before:{digits}}→{after:{digits}}"
+            for (_, _, digits, _), before, after in zip(
+                _QUALITIES, level.before, level.after, strict=True
+            )
+        ]
+        table.add_row(f"{level.level:g}", str(level.frames), *cells)
     return table
 
 
-def _mean(qualities: Sequence[Quality]) -> Quality:
-    def mean(name: str) -> float:
-        values = np.array([getattr(q, name) for q in qualities], float)
-        # A frame equal to the truth has an infinite PSNR, which would hide the others.
-        finite = values[np.isfinite(values)]
-        return float(finite.mean()) if finite.size else float(values.mean())
+def _mean(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Column means.
 
-    return Quality(mean("psnr_db"), mean("psnr_affine_db"), mean("ssim"), mean("pearson"))
+    A frame equal to the truth has an infinite PSNR, which would hide the others.
+    """
+    values = np.array(rows)
+    finite = np.isfinite(values)
+    means: NDArray[np.float64] = values.mean(0, where=finite | ~finite.any(0))
+    return means
