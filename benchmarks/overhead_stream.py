@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from refocusd import __version__
-from refocusd.cli.figures import read_attempts
+from refocusd.datasets.run_figures import read_attempts
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.transport.client import SILENCE_S, Connection, Upload

@@ -23,7 +23,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -148,7 +148,8 @@ class Setting(NamedTuple):
             raise ConfigError(
                 f"{self.name} = {_short(value)}: it must lie between {low} and {high}"
             )
-        for text in _texts(value):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for text in parts if isinstance(parts, list) else [str(parts)]:
             if control := re.search(r"[\x00-\x1f\x7f]", text):
                 raise ConfigError(
                     f"{self.name} = {_short(text)} holds the control character "
@@ -163,15 +164,6 @@ class Setting(NamedTuple):
             return text
         # Without quotes, 5 may be the name of a model.
         return text if (self.type is str or self.choices) and not isinstance(value, str) else value
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        yield from value
-    elif isinstance(value, dict):
-        yield from [*value, *value.values()]
 
 
 def _short(value: Any) -> str:
@@ -373,19 +365,23 @@ def load_settings(
     values: dict[str, Any] = {}
     if file is not None:
         for name, value in _from_file(Path(file)).items():
-            values[name] = _converted(_known(name, name, f"in {file}"), value, f"in {file}")
+            values[name] = _converted(_known(name, f"in {file}"), value, f"in {file}")
     for variable, text in (os.environ if environment is None else environment).items():
         if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
-            name = variable.removeprefix(PREFIX).lower()
-            setting = _known(name, variable, "in the environment")
-            values[name] = _converted(setting, setting.from_text(text), f"by {variable}")
+            setting = _known(variable.removeprefix(PREFIX).lower(), "in the environment", _variable)
+            value = setting.from_text(text)
+            values[setting.name] = _converted(setting, value, f"by {variable}")
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _converted(SETTINGS[name], value, f"by {SETTINGS[name].flag}")
     return Settings(**values)
 
 
-def _known(name: str, spelt: str, where: str) -> Setting:
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _known(name: str, where: str, spelt: Callable[[str], str] = str) -> Setting:
     """The setting of this name.
 
     Raises
@@ -396,12 +392,8 @@ def _known(name: str, spelt: str, where: str) -> Setting:
     if setting := SETTINGS.get(name):
         return setting
     near = difflib.get_close_matches(name[:_SHOWN_CHARS], SETTINGS, n=1)
-    spell = str.upper if spelt.startswith(PREFIX) else str
-    prefix = PREFIX if spelt.startswith(PREFIX) else ""
-    raise ConfigError(
-        f"{_short(spelt)[1:-1]} {where} is no setting of refocusd; "
-        + (f"did you mean {prefix}{spell(near[0])}?" if near else "`refocusd config` prints all")
-    )
+    advice = f"did you mean {spelt(near[0])}?" if near else "`refocusd config` prints all"
+    raise ConfigError(f"{_short(spelt(name))} {where} is no setting of refocusd; {advice}")
 
 
 def _converted(setting: Setting, value: Any, where: str) -> Any:

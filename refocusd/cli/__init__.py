@@ -5,9 +5,9 @@
 `flags`          the form of a command's parser, and the flags that set settings
 `console`        what a person sees: results, remarks, progress bars, JSON files
 `logs`           the log on standard error and in a rotating file
-`figures`        what a run came to: counts, rates, latencies, quality
-`model_summary`  what is said of a model bundle
-`offline`        what `process` and `resume` share: a daemon of their own
+`figures`        tables: what a run came to, and its quality
+`model_summary`  a model bundle as a row, as lines, as JSON
+`offline`        what `process` and `resume` show
 ===============  ===============================================================
 
 May import everything in `refocusd`.  `refocusd_training` and

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any, get_origin
 
 from refocusd.config import SETTINGS, Setting, Settings, load_settings, toml_value
 
-__all__ = ["add_command", "add_setting_flags", "daemon_flags", "settings_of"]
+__all__ = ["add_command", "add_setting_flags", "daemon_flags", "frame_size", "settings_of"]
+
+#: Sides of frames.
+SMALLEST_PX, LARGEST_PX = 32, 16384
 
 
 def add_command(
@@ -48,6 +52,18 @@ def add_command(
     if json:
         parser.add_argument("--json", metavar="FILE", help=f"write {json} as JSON")
     return parser
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """Height and width of ``512`` or ``696x520`` (width first), px: the type of a flag."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not all(SMALLEST_PX <= side <= LARGEST_PX for side in (width, height)):
+        raise argparse.ArgumentTypeError(
+            f"{text}: write a side or WIDTHxHEIGHT in px, {SMALLEST_PX} to {LARGEST_PX}, for example "
+            "2048 or 696x520"
+        )
+    return height, width
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, *names: str) -> None:

@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from refocusd import __version__
-from refocusd.cli.commands import (
-    bench,
-    config,
-    demo,
-    doctor,
-    export,
-    keys,
-    models,
-    process,
-    replay,
-    resume,
-    run,
-    verify,
-    view,
-    worker,
-)
 from refocusd.cli.console import tolerate_any_encoding
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
@@ -30,6 +15,23 @@ from refocusd.processes.background_log import escape_controls, write_bounded
 
 __all__ = ["main"]
 
+#: In the order of the help text; a module of `refocusd.cli.commands` each.
+COMMANDS = [
+    "run",
+    "view",
+    "doctor",
+    "bench",
+    "demo",
+    "replay",
+    "process",
+    "resume",
+    "verify",
+    "export",
+    "worker",
+    "keys",
+    "models",
+    "config",
+]
 EPILOG = """\
 examples:
   refocusd demo --output demo            see it work on a simulated microscope
@@ -53,23 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
-    for module in (
-        run,
-        view,
-        doctor,
-        bench,
-        demo,
-        replay,
-        process,
-        resume,
-        verify,
-        export,
-        worker,
-        keys,
-        models,
-        config,
-    ):
-        module.register(commands)
+    for name in COMMANDS:
+        importlib.import_module(f"refocusd.cli.commands.{name}").register(commands)
     for entry in entry_points(group="refocusd.commands"):
         entry.load()(commands)
     return parser

@@ -10,6 +10,18 @@ from refocusd.models.description import read_yaml
 
 __all__ = ["Listed", "bundle_json", "quality", "summary_lines"]
 
+#: Properties of a bundle that have the same name in JSON.
+_SAME = [
+    "title",
+    "sha256",
+    "normalisation",
+    "low_percentile",
+    "high_percentile",
+    "size_multiple",
+    "receptive_field_px",
+    "network",
+    "tolerance",
+]
 _UNITS = {"na": "NA", "wavelength_um": "µm light", "pixel_um": "µm/px", "defocus_um": "µm defocus"}
 
 
@@ -18,14 +30,14 @@ class Listed:
     """One line of the list; `error` is empty for a good bundle."""
 
     name: str
-    id: str
-    sha256: str
-    channels: tuple[str, ...]
-    optics: str
-    quality: str
-    origin: str
-    state: str
-    error: str
+    id: str = ""
+    sha256: str = ""
+    channels: tuple[str, ...] = ()
+    optics: str = ""
+    quality: str = ""
+    origin: str = ""
+    state: str = "BROKEN"
+    error: str = ""
 
     @property
     def meant_for(self) -> str:
@@ -39,13 +51,8 @@ class Listed:
         state = "good, made elsewhere" if bundle.foreign else "good"
         optics, gain = ", ".join(_optics(bundle)), quality(_stated(bundle, "metrics"))
         return cls(
-            name, bundle.model_id, bundle.sha256, bundle.channels, optics, gain, origin, state, ""
+            name, bundle.model_id, bundle.sha256, bundle.channels, optics, gain, origin, state
         )
-
-    @classmethod
-    def broken(cls, name: str, origin: str, error: str) -> Listed:
-        """The line of one that cannot be used."""
-        return cls(name, "", "", (), "", "", origin, "BROKEN", error)
 
 
 def quality(metrics: Any) -> str:
@@ -63,20 +70,12 @@ def bundle_json(bundle: ModelBundle) -> dict[str, Any]:
     files = _stated(bundle, "files") or {}
     return {
         "id": bundle.model_id,
-        "title": bundle.title,
-        "sha256": bundle.sha256,
         "folder": str(bundle.folder),
         "made_elsewhere": bundle.foreign,
-        "normalisation": bundle.normalisation,
-        "low_percentile": bundle.low_percentile,
-        "high_percentile": bundle.high_percentile,
-        "size_multiple": bundle.size_multiple,
-        "receptive_field_px": bundle.receptive_field_px,
+        **{name: getattr(bundle, name) for name in _SAME},
         "channels": list(bundle.channels),
         "optics": {name: list(span) for name, span in bundle.trained.items()},
         "variants": sorted(bundle.variants),
-        "network": bundle.network,
-        "tolerance": bundle.tolerance,
         "metrics": _stated(bundle, "metrics"),
         "training": _stated(bundle, "training"),
         "files": [

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 from rich.table import Table
 
 from refocusd.bench.combination import Combination, Result, median_interval, percentile
@@ -18,7 +16,7 @@ from refocusd.bench.plot import require_matplotlib, write_plot
 from refocusd.bench.session import run_session
 from refocusd.bench.tuning import tune
 from refocusd.cli.console import console, messages, plain, progress, say, write_json
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import add_command, frame_size
 from refocusd.config import Backend, EngineOptions, Precision
 from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
@@ -41,7 +39,6 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "tensorrt": ("f16", "f32"),
     "cuda": ("f16", "f32"),
 }
-SMALLEST, LARGEST = 64, 8192
 
 
 def register(commands: Any) -> None:
@@ -59,7 +56,11 @@ def register(commands: Any) -> None:
     parser.add_argument("--backend", nargs="+", choices=get_args(Backend))
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision))
     parser.add_argument(
-        "--size", nargs="+", default=["512", "1024", "2048"], help="side, or WIDTHxHEIGHT, px"
+        "--size",
+        nargs="+",
+        type=frame_size,
+        default=[(side, side) for side in (512, 1024, 2048)],
+        help="side, or WIDTHxHEIGHT, px (default: 512 1024 2048)",
     )
     parser.add_argument("--tile", nargs="+", type=int, default=[0], help="tiles, px; 0: by itself")
     parser.add_argument("--batch", nargs="+", type=int, default=[0], help="tiles at once")
@@ -69,12 +70,7 @@ def register(commands: Any) -> None:
         help="first find the best tiles for frames that do not go whole; `refocusd run` uses them",
     )
     parser.add_argument("--threads", type=int, default=0, help="of a CPU engine; 0 chooses")
-    parser.add_argument(
-        "--engine-mib",
-        type=int,
-        default=0,
-        help="memory of an engine, as in the settings; 0 chooses",
-    )
+    parser.add_argument("--engine-mib", type=int, default=0, help="its memory; 0 chooses")
     parser.add_argument("--frames", type=int, default=20, help="timed in each round")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a combination")
     parser.add_argument("--plot", metavar="FILE", help="draw them (PNG, SVG or PDF)")
@@ -108,7 +104,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     refused = [result for result in results if result.refused]
     for result in refused:
         say(f"-- {result.combination.name}: {result.refused}")
-    write_json(arguments.json, _figures(results, busy))
+    write_json(
+        arguments.json,
+        {
+            "machine": machine(),
+            "busy_before_share": busy,
+            "too_busy": busy is not None and busy > BUSY,
+            "results": [result.as_json() for result in results],
+        },
+    )
     if arguments.plot:
         write_plot(Path(arguments.plot), results)
     return 1 if len(refused) == len(results) else 0
@@ -121,7 +125,6 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
     ):
         if not 1 <= value <= high:
             raise ConfigError(f"--{name} {value}: it must lie between 1 and {high}")
-    shapes = [_shape(text) for text in arguments.size]
     for model in arguments.model:
         load_bundle(model)  # what is missing or damaged is told before any work
     named: Sequence[Backend] = arguments.backend or ("openvino", "tensorrt", "cuda")
@@ -137,20 +140,9 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
             shape,
         )
         for model, (backend, precision), shape, tile, batch in itertools.product(
-            arguments.model, engines, shapes, arguments.tile, arguments.batch
+            arguments.model, engines, arguments.size, arguments.tile, arguments.batch
         )
     ]
-
-
-def _shape(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not all(SMALLEST <= side <= LARGEST for side in (width, height)):
-        raise ConfigError(
-            f"--size {text}: write a side or WIDTHxHEIGHT in px, {SMALLEST} to {LARGEST}, "
-            "for example 2048 or 696x520"
-        )
-    return height, width
 
 
 def _engine(result: Result) -> tuple[str, str]:
@@ -199,28 +191,3 @@ def _limits(results: Sequence[Result]) -> Table:
 
 def _cell(value: float | None, digits: str, missing: str = "-") -> str:
     return missing if value is None else format(value, digits)
-
-
-def _figures(results: Sequence[Result], busy: float | None) -> dict[str, Any]:
-    return {
-        "machine": machine(),
-        "busy_before_share": busy,
-        "too_busy": busy is not None and busy > BUSY,
-        "results": [_figure(result) for result in results],
-    }
-
-
-def _figure(result: Result) -> dict[str, Any]:
-    figure: dict[str, Any] = msgspec.to_builtins(result)
-    if result.refused:
-        return figure
-    for name, times in (("engine", result.engine_ms), ("worker", result.worker_ms)):
-        for percent in (50, 95, 99):
-            figure[f"{name}_ms_p{percent}"] = percentile(times, percent)
-        figure[f"{name}_ms_p50_interval95"] = list(median_interval(times))
-    return figure | {
-        "fps": result.fps,
-        "roofline_ms": result.roofline_ms,
-        "of_roofline": result.of_roofline,
-        "peak_mib": result.peak_mib,
-    }

@@ -74,11 +74,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if not quiet:
             _print(finding)
     blocked = any(finding.blocks for finding in findings)
-    report = {
-        "version": __version__,
-        "usable": not blocked,
-        "findings": [asdict(finding) for finding in findings],
-    }
+    listed = [asdict(finding) for finding in findings]
+    report = {"version": __version__, "usable": not blocked, "findings": listed}
     if quiet:
         say(json.dumps(report, indent=1))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_command, add_setting_flags, frame_size, settings_of
 from refocusd.cli.model_summary import Listed, bundle_json, quality, summary_lines
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
@@ -75,7 +75,7 @@ def register(commands: Any) -> None:
         "--size",
         default="512",
         metavar="W[xH]",
-        type=_size,
+        type=frame_size,
         help="frame size to warm up for, px (default: 512)",
     )
     for one in (show, test, build):
@@ -111,10 +111,9 @@ def _listed(name: str) -> Listed:
     if name in user_bundles():
         origin = "yours"
     try:
-        bundle = load_bundle(name)
-        return Listed.of(name, bundle, origin)
+        return Listed.of(name, load_bundle(name), origin)
     except RefocusdError as error:
-        return Listed.broken(name, origin, str(error))
+        return Listed(name, origin=origin, error=str(error))
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -222,12 +221,3 @@ def _typical() -> list[Pixels]:
     specimen = Specimen()
     rng = np.random.default_rng(0)
     return [specimen.frame("DAPI", defocus, 10.0, rng) for defocus in (0.0, 8.0, 16.0)]
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Height and width of ``512`` or ``696x520`` (width first)."""
-    width, _, height = text.partition("x")
-    size = (int(height or width), int(width))
-    if not all(0 < side <= 16384 for side in size):
-        raise argparse.ArgumentTypeError(f"{text}: sides lie between 1 and 16384 px")
-    return size

@@ -10,17 +10,9 @@ from typing import Any
 
 from refocusd.cli.console import note
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.offline import (
-    Done,
-    OwnDaemon,
-    check_quickly,
-    feed,
-    held_elsewhere,
-    own_settings,
-    quietly,
-    report,
-)
+from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, report
 from refocusd.config import Settings
+from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
 from refocusd.datasets.dataset import (
     Dataset,
     Output,
@@ -29,7 +21,7 @@ from refocusd.datasets.dataset import (
     outputs_of,
     refuse_refocused,
 )
-from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
+from refocusd.errors import OutputError
 from refocusd.formats.raw_frames import RawFrames, open_raw
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
@@ -71,12 +63,8 @@ def _process(arguments: argparse.Namespace) -> int:
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
-            try:
+            with recorded(all_done, path):
                 all_done.append(_one(path, arguments.output, settings, daemon))
-            except (TransportError, WorkerError):
-                raise  # of our own daemon: the next path would fare no better
-            except (RefocusdError, OSError) as error:
-                all_done.append(Done(path, summary=str(error), error=True))
     return report(all_done, arguments.json)
 
 
@@ -89,7 +77,7 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
         acquisition = acquisition_of(frames, outputs, settings.ledgers)
         target = output_for(frames, folder)
         keys: Sequence[str] = frames.keys()
-        endpoint = daemon.start(own_settings(settings))
+        daemon.start(own_settings(settings))
         ours = [output for output in outputs if output.acquisition == acquisition]
         first = next((o.first for o in ours if o.first), None) or _first(frames)
         chosen, _ = Catalogue(settings.calibrations).choose(first, frames.format()[0])
@@ -105,7 +93,7 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
             keys = check.report.to_do()
             if check.clean:
                 return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
-        place, seconds = feed(frames, keys, endpoint, output)
+        place, seconds = feed(daemon, frames, keys, output)
         made = Output.at(place)
         if made is None:
             raise OutputError(f"{place} was moved while it was written")
@@ -116,8 +104,8 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
 def _first(frames: RawFrames) -> dict[str, Any]:
     """What the first frame tells of the microscope."""
     frame = frames.read(frames.keys()[0])
-    said: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
-    return said
+    first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
+    return first
 
 
 def _dataset(frames: RawFrames, output: Output) -> Dataset:

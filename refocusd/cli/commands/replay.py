@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, note, plain, progress, write_json
-from refocusd.cli.figures import (
-    Comparison,
-    by_level,
-    compare_frames,
-    quality_table,
-    read_attempts,
-    run_figures,
-)
+from refocusd.cli.figures import figures_table, quality_table
 from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
+from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
-from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_recording import open_recording
+from refocusd.formats.read_back import read_back
 from refocusd.formats.recording import Recording, RecordingPlan
 from refocusd.frame import Axes, AxisValue, canonical_axes
+from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.imaging.quality import best_focus, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.replay import recorded_times_s, replay
@@ -92,7 +88,7 @@ def _replay(arguments: argparse.Namespace) -> int:
             )
         figures = run_figures([counts], read_attempts([output]))
         levels = _compare(recording, plan, output, references)
-    console.print(figures.table(f"{recording.name} → {output}"))
+    console.print(figures_table(figures, f"{recording.name} → {output}"))
     if levels:
         console.print(
             quality_table(levels, "planes", "compared with the in-focus plane, raw → refocused")
@@ -158,17 +154,15 @@ def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[
             for group, planes in stacks.items()
             if len(planes) >= 3
         }
-    name, _, text = wanted.partition("=")
-    if name != "z" or not text.lstrip("-").isdigit():
+    named = re.fullmatch(r"z=(-?[0-9]{1,9})", wanted)
+    if named is None:
         raise ConfigError(f"--reference {wanted}: write z=N, auto or none")
-    plane = int(text)
-    having: dict[str, AxisValue] = {group: plane for group, p in stacks.items() if plane in p}
-    if not having:
-        planes_there = sorted({str(z) for p in stacks.values() for z in p}) or ["none"]
-        raise InputError(
-            f"no frame of {recording.path} has z={plane}; its planes are {', '.join(planes_there)}"
-        )
-    return having
+    plane = int(named[1])
+    found: dict[str, AxisValue] = {group: plane for group, p in stacks.items() if plane in p}
+    if not found:
+        planes = ", ".join(sorted({str(z) for p in stacks.values() for z in p})) or "none"
+        raise InputError(f"no frame of {recording.path} has {wanted}; its planes are {planes}")
+    return found
 
 
 def _compare(
@@ -178,7 +172,7 @@ def _compare(
         return []
     comparisons: list[Comparison] = []
     index_of = {canonical_axes(axes): index for index, axes in enumerate(plan.axes)}
-    with closing(NDTiffReader(output)) as refocused, progress() as bar:
+    with closing(read_back(output)) as refocused, progress() as bar:
         written = set(refocused.axes_keys())
         task = bar.add_task("comparing with the in-focus plane", total=len(plan))
         for index, axes in enumerate(plan.axes):

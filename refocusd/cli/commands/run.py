@@ -6,14 +6,13 @@ import argparse
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 
 from refocusd.cli.console import write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.processes.daemon_process import Announcement
 from refocusd.processes.lifeline import watch_stdin
@@ -58,13 +57,6 @@ def register(commands: Any) -> None:
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
 
 
-def _view(settings: Settings, daemon: Daemon) -> AbstractContextManager[object]:
-    """The live view as a process of its own: it can neither slow nor end the daemon."""
-    if not settings.view:
-        return nullcontext()
-    return ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
-
-
 def _run(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     if arguments.stop:
@@ -76,7 +68,10 @@ def _run(arguments: argparse.Namespace) -> int:
         watch_stdin(asked.set)
     with (
         Daemon(settings) as daemon,
-        _view(settings, daemon),
+        # A process of its own: it can neither slow nor end the daemon.
+        ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
+        if settings.view
+        else nullcontext(),
         AttachProcess(daemon.endpoint, settings) as attached,
     ):
         daemon.wait_ready(asked)

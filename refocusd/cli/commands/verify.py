@@ -12,8 +12,8 @@ from rich.table import Table
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.offline import held_by_daemon
 from refocusd.config import Settings
+from refocusd.daemon.offline import held_by_daemon
 from refocusd.datasets.dataset import Dataset, Output, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.formats.raw_frames import open_raw
@@ -58,9 +58,8 @@ def register(commands: Any) -> None:
 def _verify(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments, *_FLAGS)
     dataset = find_dataset(arguments.dataset, settings.ledgers)
-    checks = [
-        _check(dataset, output, settings, quick=arguments.quick) for output in dataset.outputs
-    ]
+    quick: bool = arguments.quick
+    checks = [_check(dataset, output, settings, quick=quick) for output in dataset.outputs]
     if not checks:
         assert dataset.raw is not None
         with open_raw(dataset.raw) as frames:
@@ -76,7 +75,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         {
             "dataset": str(arguments.dataset),
             "raw": str(dataset.raw or ""),
-            "quick": arguments.quick,
+            "quick": quick,
             "runs": [check.as_json() for check in checks],
             "clean": clean,
         },
@@ -105,10 +104,8 @@ def _show(check: RunCheck) -> None:
     report = check.report
     title = f"{check.output.path} (run {check.output.run}, {check.output.model})"
     table = Table(title=plain(title), show_header=False, title_justify="left", box=box.SIMPLE)
-    table.add_row("raw frames", str(report.frames))
-    for state in ("refocused", "passed_through", "skipped", "failed"):
-        table.add_row(state.replace("_", " "), str(report.states.get(state, 0)))
-    table.add_row("pending", str(len(report.pending) + report.unnamed))
+    for state, count in check.counts().items():
+        table.add_row("raw frames" if state == "frames" else state.replace("_", " "), str(count))
     table.add_row("refocused pixels compared", str(report.compared))
     table.add_row("raw pixels compared", str(report.raw_compared))
     console.print(table)
