@@ -23,7 +23,7 @@ from refocusd_training.evaluation.cases import AVERAGED_UM, Case, held_out_cases
 from refocusd_training.evaluation.methods import INPUT, REFOCUSED
 from refocusd_training.evaluation.results import Result, evaluate
 from refocusd_training.evaluation.summary import by_level, means, plain
-from refocusd_training.export import export_bundle
+from refocusd_training.export.bundle import export_bundle
 from refocusd_training.loop.run import run_training
 from rich.console import Console
 from rich.table import Table

@@ -337,7 +337,7 @@ def with_onnx(bundle: ModelBundle) -> ModelBundle:
         raise EngineError(why)
     if not bundle.onnx.exists():
         try:
-            from refocusd_training.export_onnx import export_onnx
+            from refocusd_training.export.onnx import export_onnx
         except ImportError as error:
             raise EngineError(f"its ONNX cannot be made here: {error}") from error
         export_onnx(build_network(RESNET).eval(), bundle.onnx)

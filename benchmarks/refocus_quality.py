@@ -1,12 +1,13 @@
 """How much better refocused frames are: the shipped bundle on what it never saw.
 
-    python benchmarks/refocus_quality.py --data FOLDER [--json FILE] [--limit N]
+    python -m benchmarks.refocus_quality --data FOLDER [--json FILE] [--limit N]
 
 FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if there
 are any, BBBC006 in-focus fields.  Prints PSNR by defocus, nuclei and light for the raw
 frame, the network, and deconvolution with one PSF and with the true one, and how well
 the network tells the defocus; on plane and on deep specimens.
-It is `refocusd train evaluate` with its result kept here.
+It is `refocusd train evaluate` with a summary of its result kept here; `--csv` of that command
+has every single frame.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import argparse
 from pathlib import Path
 
 from refocusd_training.evaluation.run import Outputs, run_held_out
+
+from benchmarks.summarise import summarise
 
 RESULTS = Path(__file__).parent / "results" / "refocus_quality.json"
 
@@ -29,6 +32,7 @@ def main() -> int:
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     outputs = Outputs(json=arguments.json)
     run_held_out(arguments.bundle, arguments.data, outputs, limit=arguments.limit)
+    summarise(arguments.json)
     return 0
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 from refocusd_training.config import TrainingConfig, load_config
+from refocusd_training.data.samples import Batch
 from refocusd_training.data.source import SampleSource, open_samples
 from refocusd_training.loop.run import train_on
-from refocusd_training.samples import Batch
 from refocusd_training.simulate.ranges import Ranges
 
 

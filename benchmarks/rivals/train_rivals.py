@@ -31,9 +31,9 @@ from pathlib import Path
 import torch
 from refocusd_training.config import TrainingConfig, load_config
 from refocusd_training.data import SampleSource, open_samples
-from refocusd_training.export_onnx import export_onnx
+from refocusd_training.data.samples import Batch, Prefetched
+from refocusd_training.export.onnx import export_onnx
 from refocusd_training.networks import RefocusNetwork
-from refocusd_training.samples import Batch, Prefetched
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file

@@ -16,10 +16,10 @@ from rich.text import Text
 from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon
-from refocusd.datasets.dataset import Dataset, Output
+from refocusd.datasets.dataset import Output, RawAndOutputs
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import RefocusdError, TransportError, WorkerError
-from refocusd.formats.raw_frames import RawFrames
+from refocusd.formats.dataset import Dataset
 
 __all__ = ["Done", "check_quickly", "feed", "quietly", "recorded", "report"]
 
@@ -129,13 +129,13 @@ def recorded(all_done: list[Done], path: Path, output: Path | None = None) -> It
         all_done.append(Done(path, output, summary=str(error), error=True))
 
 
-def check_quickly(dataset: Dataset, output: Output, settings: Settings) -> RunCheck:
+def check_quickly(dataset: RawAndOutputs, output: Output, settings: Settings) -> RunCheck:
     """How a run stands, pixels unread."""
     return check_run(dataset, output, settings.ledgers, pixels=False, running=False)
 
 
 def feed(
-    daemon: OwnDaemon, frames: RawFrames, keys: Sequence[str], output: Output
+    daemon: OwnDaemon, frames: Dataset, keys: Sequence[str], output: Output
 ) -> tuple[Path, float]:
     """Have frames refocused, with a progress bar; as `OwnDaemon.refocus`."""
     with progress(_Rate()) as bar:

@@ -1,19 +1,23 @@
 """The daemon: one on an acquisition PC.
 
-=============  ================================================================
-`daemon`       the whole, put together: start, stop
-`broker`       one thread, one socket: who sends what to whom
-`books`        what the broker knows of acquisitions, workers and tasks
-`desk`         acquisitions: opened, credited, closed, caught up
-`crew`         workers: who is ready, who holds which frame
-`focus_watch`  which frames are looked at for their focus, and what that says
-`checks`       what is refused before it is believed
-`writer`       one thread: sinks and ledgers
-`supervisor`   worker processes, kept alive
-`catchup`      refocuses from raw what could not be done live
-`mailbox`      how these threads tell the broker something
-`process`      a daemon as a child process, for `demo` and `replay`
-=============  ================================================================
+Threads of the daemon's process, and what each owns:
 
-May import everything but `demo` and `cli`.
+=================  ============================================================
+main               `daemon.Daemon`: starts and stops the others
+broker             the sockets, the state of all acquisitions, the worker pool
+                   (`broker`, `peers`, `control`, `acquisitions`, `workers`)
+writer             refocused datasets and ledgers (`output`)
+supervisor-N       one worker process each (`workers.processes`)
+catch-up           one acquisition's raw data; lives until that is caught up
+                   (`acquisitions.catch_up`)
+find-unfinished    looks for what an earlier daemon left; lives for the start
+ledger-copy        copies a ledger beside its output, once a minute
+ZeroMQ             I/O threads of its contexts, and the authenticator of remote
+                   workers (`transport.secure`)
+=================  ============================================================
+
+Other threads report to the broker through `events.EventQueue`, and the broker
+gives jobs to the writer (`output.jobs`); they share no other state.
+
+May import everything but `bench`, `cli`, `demo`, `doctor` and `view`.
 """

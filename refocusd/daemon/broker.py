@@ -1,4 +1,4 @@
-"""One thread, one socket: who sends what to whom.
+"""One thread, one socket: passes messages and events to those who act on them.
 
 Frames wait in slots of the ring, and slots are credit: a source cannot send a
 frame without one, so nothing here grows with the length of an acquisition.
@@ -7,109 +7,117 @@ frame without one, so nothing here grows with the length of an acquisition.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
 import zmq
 
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon import events
-from refocusd.daemon.acquisitions.intake import Desk
-from refocusd.daemon.acquisitions.lifecycle import Course
-from refocusd.daemon.acquisitions.unfinished import left_unfinished
-from refocusd.daemon.control import Reception
-from refocusd.daemon.events import Mailbox, describe
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
+from refocusd.daemon.acquisitions.intake import Intake
+from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.acquisitions.registry import Acquisitions
+from refocusd.daemon.acquisitions.scheduler import Scheduler
+from refocusd.daemon.acquisitions.state import Acquisition
+from refocusd.daemon.acquisitions.unfinished import find_unfinished
+from refocusd.daemon.control import Control
 from refocusd.daemon.output.writer import Writer
-from refocusd.daemon.workers.pool import Crew
-from refocusd.errors import RefocusdError, TransportError
+from refocusd.daemon.peers import Peers
+from refocusd.daemon.workers.dispatcher import Dispatcher, WorkerControl
+from refocusd.daemon.workers.pool import WorkerPool
+from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
-from refocusd.transport.client import SILENCE_S
 from refocusd.transport.ring import RingAddress, SharedRing
-from refocusd.transport.secure.endpoints import Doors, allowed_roles
+from refocusd.transport.secure.endpoints import Endpoints
 
 __all__ = ["Broker"]
 
 log = logging.getLogger(__name__)
 
-#: How often time-outs are looked at, in seconds.
+#: How often time-outs are checked.
 TICK_S = 0.25
-#: Peers that may be connected at once.
-MAX_PEERS = 256
-#: The largest header is that of an acquisition, or of the axes of many frames.
+#: The largest headers are that of an acquisition, and of the axes of many frames.
 MAX_HEADER_NBYTES = 32 << 20
-#: Acquisitions of earlier daemons that are open at once.
-MAX_PICKED_UP = 8
-#: Of what peers do wrong, one line in so many seconds is logged.
+#: At most one line is logged in this time about what peers do wrong.
 COMPLAIN_S = 0.2
 
 
-class WorkerControl(Protocol):
-    """What the broker asks of the supervisor."""
-
-    def kill(self, identity: str) -> None:
-        """End a worker that does not answer; it is replaced."""
-
-    def was_ready(self, identity: str) -> None:
-        """Note that a worker could start."""
-
-    def no_more(self) -> None:
-        """Start no worker again."""
-
-
 class Broker:
-    """Routes frames between sources, workers and the writer.
+    """Routes messages between sources, workers, control peers and the writer.
 
     Parameters
     ----------
     settings : Settings
-    doors : Doors
+    endpoints : Endpoints
         The bound sockets; the broker's thread owns them from `start` on.
-    ring, writer, mailbox
+    ring, writer
         See their classes.
+    event_queue : EventQueue
+        What other threads report.
     token : str
         What the daemon's own workers and catch-ups prove themselves with.
     catch_up : callable
         Starts a catch-up of an acquisition, in a run.
-    workers : WorkerControl
-        The supervisor of the worker processes.
+    supervisor : WorkerControl
+        Of the worker processes.
+    models : str
+        Models (`models_named`) that the daemon's own workers are about to run, if it has any.
+
+    Attributes
+    ----------
+    acquisitions : Acquisitions
+        To be read once the thread has ended.
+    ready : threading.Event
+        Set once a worker is ready, or the daemon cannot have one.
+    failure : str
+        Why the daemon ended, if not because it was asked to.
     """
 
     def __init__(
         self,
         settings: Settings,
-        doors: Doors,
+        endpoints: Endpoints,
         ring: SharedRing,
         writer: Writer,
-        mailbox: Mailbox,
+        event_queue: events.EventQueue,
         token: str,
         catch_up: Callable[[wire.Open, str], None],
-        workers: WorkerControl,
+        supervisor: WorkerControl,
+        models: str = "",
     ) -> None:
         self._settings = settings
-        self._doors = doors
-        self._writer = writer
+        self._endpoints = endpoints
         self._ring = ring
-        self._mailbox = mailbox
-        self._token = token
-        self._workers = workers
-        self._crew = Crew(self._send, ring)
-        self._course = Course(settings, ring, writer, self._send, catch_up)
-        self._desk = Desk(settings, ring, writer, self._send, self._course)
-        self._reception = Reception(self._course, self._crew, ring, writer.preview, self._send)
-        self._roles: dict[bytes, tuple[wire.Role, bool]] = {}
-        self._heard: dict[bytes, float] = {}
-        #: What an earlier daemon left unfinished, and the run it was of.
-        self._left: deque[tuple[wire.Open, str]] = deque()
+        self._event_queue = event_queue
+        self._supervisor = supervisor
+        self._peers = Peers(token)
+        send = self._send
+        self.acquisitions = held = Acquisitions()
+        scheduler = Scheduler(settings, ring.address.nbytes, held, send)
+        self._lifecycle = lifecycle = Lifecycle(
+            settings, writer, held, scheduler, send, catch_up, FocusMonitor(settings)
+        )
+        self._intake = Intake(ring, lifecycle)
+        self._pool = pool = WorkerPool(send, ring, models)
+        self._dispatcher = Dispatcher(endpoints, ring, lifecycle, pool, supervisor, self._on_ready)
+        self._control = Control(lifecycle, pool)
+        self._handlers: dict[type[events.Event], Callable[[Acquisition, Any], None]] = {
+            events.OutputOpened: lifecycle.output_opened,
+            events.FramesWritten: self._dispatcher.written,
+            events.FrameNotWritten: self._dispatcher.not_written,
+            events.DiskFull: lifecycle.disk_full,
+            events.OutputClosed: lifecycle.output_closed,
+            events.CatchUpFailed: lifecycle.catch_up_failed,
+        }
         self._stop_by = 0.0
         self._complained_at = 0.0
-        #: Set once a worker is ready, or the daemon cannot have one.
         self.ready = threading.Event()
-        #: Why the daemon ended, if not because it was asked to.
         self.failure = ""
         self._thread = threading.Thread(target=self._run, name="broker")
 
@@ -117,56 +125,92 @@ class Broker:
         """Start the thread."""
         self._thread.start()
 
-    def expect(self, models: str) -> None:
-        """Name the models (`models_named`) that the daemon's own workers are about to run."""
-        self._crew.models = models
-
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end; False if it still runs."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def counts(self) -> dict[str, wire.Counts]:
-        """Counts of the open and the last acquisitions; call it once the thread has ended."""
-        return self._course.counts()
-
-    @property
-    def unfinished(self) -> int:
-        """Frames of all acquisitions that failed or have no final state."""
-        return self._course.unfinished
-
     # -- the loop -----------------------------------------------------------------------
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        self._doors.register(poller)
-        poller.register(self._mailbox.socket, zmq.POLLIN)
-        tick = time.monotonic()
+        self._endpoints.register(poller)
+        poller.register(self._event_queue.socket, zmq.POLLIN)
+        ticked_at = time.monotonic()
         try:
             while not self._over():
                 ready = dict(poller.poll(round(TICK_S * 1000)))
-                if self._mailbox.socket in ready:
-                    for event in self._mailbox.take():
+                if self._event_queue.socket in ready:
+                    for event in self._event_queue.take():
                         self._on_event(event)
-                for identity, parts in self._doors.receive(ready):
+                for identity, parts in self._endpoints.receive(ready):
                     self._receive(identity, parts)
-                self._dispatch()
-                if time.monotonic() - tick > TICK_S:
-                    tick = time.monotonic()
-                    self._look_at_the_clock()
-            self._course.abandon()
+                self._dispatcher.dispatch()
+                if time.monotonic() - ticked_at > TICK_S:
+                    ticked_at = time.monotonic()
+                    self._tick()
+            self._lifecycle.abandon()
         except Exception:
             log.exception("the broker failed; the daemon ends, what was written stays")
             self.failure = self.failure or "internal error, see the log"
         finally:
-            self._workers.no_more()
-            self._crew.dismiss()
+            self._supervisor.no_more()
+            self._pool.dismiss()
             self.ready.set()
+
+    def _on_event(self, event: events.Event) -> None:
+        match event:
+            case events.AcquisitionEvent():
+                # One that a stopping daemon has dropped is not waited for any more.
+                if acquisition := self.acquisitions.get(event.acquisition):
+                    self._handlers[type(event)](acquisition, event)
+            case events.PreviewTaken():
+                self._control.show()
+            case events.LeftUnfinished():
+                self._intake.left_unfinished(event)
+            case events.WorkerGone():
+                identity = event.identity.encode()
+                self._forget(identity)
+                self._dispatcher.lose(identity)
+            case events.WorkersGaveUp():
+                self.failure = event.reason
+                self._begin_stop(within_s=0.0)
+            case _:
+                self._begin_stop(self._settings.stop_timeout_s)
 
     def _over(self) -> bool:
         if not self._stop_by:
             return False
-        return self._course.empty or time.monotonic() > self._stop_by
+        return not self.acquisitions or time.monotonic() > self._stop_by
+
+    def _tick(self) -> None:
+        for identity in self._dispatcher.tick():
+            self._forget(identity)
+        for identity in self._peers.silent(self._settings.source_timeout_s):
+            if identity not in self._pool:
+                self._forget(identity)
+                self._intake.lost(identity)
+        self._lifecycle.tick(workers_idle=self._pool.idle)
+        self._intake.pick_up()
+
+    def _begin_stop(self, within_s: float) -> None:
+        if not self._stop_by:
+            self._lifecycle.stop()
+        self._stop_by = min(self._stop_by or math.inf, time.monotonic() + within_s)
+
+    # -- messages -----------------------------------------------------------------------
+
+    def _send(self, identity: bytes, message: wire.Message, pixels: Pixels | None) -> None:
+        try:
+            parts: list[bytes | memoryview] = [wire.encode(message)]
+        except (OverflowError, UnicodeError) as error:
+            log.error("a %s cannot be sent: %s", type(message).__name__, error)
+            return
+        if pixels is not None:
+            parts.append(pixels.data.cast("B"))
+        # If the peer is gone or does not read, its time-out will tell.  A task's slot is not
+        # used again before its answer, so on the way to another host it need not be copied.
+        self._endpoints.send(identity, parts, copy=self._endpoints.remote(identity) is None)
 
     def _receive(self, identity: bytes, parts: list[zmq.Frame]) -> None:
         message: wire.Message | None = None
@@ -182,78 +226,45 @@ class Broker:
         except TransportError as error:
             self._complain(str(error))
             about = getattr(message, "acquisition", "")
-            # A peer of an earlier daemon says Hello, and may then ask the same again; what a
-            # daemon that stops does not take any more is for the next one.
-            again = identity not in self._roles or self._course.stopping
+            # A peer of an earlier daemon says Hello and may then ask the same again; what a
+            # stopping daemon does not take is for the next one.
+            again = identity not in self._peers or self._lifecycle.stopping
             self._send(identity, wire.Refused(str(error), about, again=again), None)
         except Exception:
-            # No message may end the daemon: whoever sent this is answered by nobody.
+            # No message may end the daemon: whoever sent this gets no answer.
             log.exception("a message of %r failed", type(message).__name__)
 
     def _complain(self, text: str) -> None:
-        """Log what a peer did wrong; one that does so without end fills no disk."""
+        """Log what a peer did wrong; one that goes on doing so does not fill the disk."""
         now = time.monotonic()
         if now - self._complained_at > COMPLAIN_S:
             self._complained_at = now
             log.warning("refused from a peer: %s", text[:1000])
 
-    def _send(self, identity: bytes, message: wire.Message, pixels: Pixels | None) -> None:
-        try:
-            parts: list[bytes | memoryview] = [wire.encode(message)]
-        except (OverflowError, UnicodeError) as error:
-            log.error("a %s cannot be sent: %s", type(message).__name__, error)
-            return
-        if pixels is not None:
-            parts.append(pixels.data.cast("B"))
-        # Where the peer is gone or does not read, its time-out will tell.  A task's slot is not
-        # used again before its answer, so on the way to another host it need not be copied.
-        self._doors.send(identity, parts, copy=self._doors.remote(identity) is None)
-
-    # -- messages -----------------------------------------------------------------------
-
     def _on_message(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
-        self._heard[identity] = time.monotonic()
         if isinstance(message, wire.Hello):
             self._on_hello(identity, message)
             return
-        if identity not in self._roles:
-            raise TransportError("say Hello first (the daemon may have been restarted)")
-        role, trusted = self._roles[identity]
-        if role == "worker":
-            self._crew.heard(identity)
+        peer = self._peers.heard(identity)
+        if peer.role == "worker":
+            self._pool.heard(identity)
         if isinstance(message, wire.Ping):
             self._send(identity, wire.Ping(), None)
-        elif role == "worker":
-            self._on_worker(identity, message, part)
-        elif role == "source":
-            self._on_source(identity, message, part, trusted=trusted)
+        elif peer.role == "worker":
+            self._dispatcher.receive(identity, message, part)
+        elif peer.role == "source":
+            self._intake.receive(identity, message, part, trusted=peer.trusted)
+        elif isinstance(message, wire.Stop) and peer.role == "control":
+            self._begin_stop(self._settings.stop_timeout_s)
         else:
-            self._on_control(identity, role, message)
+            self._control.receive(identity, peer.role, message)
 
     def _on_hello(self, identity: bytes, message: wire.Hello) -> None:
-        trusted = message.token == self._token
-        if message.protocol != wire.PROTOCOL:
-            older = "that side" if message.protocol < wire.PROTOCOL else "the daemon"
-            raise TransportError(
-                f"a peer of refocusd {message.version} speaks protocol {message.protocol}, this "
-                f"daemon ({__version__}) {wire.PROTOCOL}: upgrade {older}"
-            )
-        remote = self._doors.remote(identity)
-        if message.role not in allowed_roles(remote):
-            raise TransportError(f"a peer on another host cannot be a {message.role} here")
-        if message.role == "worker" and not (trusted or remote):
-            raise TransportError(
-                "a worker must be started by this daemon, or connect with a key where it listens "
-                "for workers on other hosts"
-            )
-        if identity not in self._roles and len(self._roles) >= MAX_PEERS:
-            self._make_room()
-        self._roles[identity] = (message.role, trusted)
+        remote = self._endpoints.remote(identity)
+        for forgotten in self._peers.greet(identity, message, remote):
+            self._control.forget(forgotten)
         if message.role == "worker":
-            # One that lost its link and comes back holds nothing any more.
-            self._course.again(self._crew.lose(identity))
-            inline = message.inline or bool(remote)
-            self._crew.join(identity, pid=message.pid, inline=inline, remote=remote or "")
+            self._dispatcher.join(identity, message, remote)
         welcome = wire.Welcome(
             wire.PROTOCOL,
             __version__,
@@ -264,141 +275,11 @@ class Broker:
         )
         self._send(identity, welcome, None)
 
-    def _make_room(self) -> None:
-        """Forget who asked something once and left without a word."""
-        idle = [who for who, (role, _) in self._roles.items() if role in ("control", "view")]
-        if not idle:
-            raise TransportError(f"{MAX_PEERS} peers are connected; close some")
-        longest = min(idle, key=lambda who: self._heard.get(who, 0.0))
-        for books in (self._roles, self._heard, self._reception.looks):
-            books.pop(longest, None)
+    def _on_ready(self) -> None:
+        if not self.ready.is_set() and self._settings.pick_up:
+            find_unfinished(self._settings.ledgers, self._event_queue)
+        self.ready.set()
 
-    def _on_source(
-        self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
-    ) -> None:
-        if isinstance(message, wire.Open):
-            if self._course.stopping:
-                raise TransportError("the daemon is stopping")
-            self._desk.open(identity, message, trusted=trusted)
-        elif isinstance(message, wire.Submit):
-            self._desk.submit(identity, message, part)
-        elif isinstance(message, wire.Miss):
-            self._desk.miss(identity, message)
-        elif isinstance(message, wire.Behind):
-            self._desk.behind(identity, message)
-        elif isinstance(message, wire.Close):
-            self._desk.close(identity, message)
-        else:
-            raise TransportError(f"a source does not send {type(message).__name__}")
-
-    def _on_worker(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
-        if isinstance(message, wire.Ready):
-            self._crew.set_ready(identity, message)
-            name = identity.decode(errors="replace")
-            self._workers.was_ready(name)
-            first = not self.ready.is_set()
-            self._course.engine_ready(message.engine)
-            log.info("%s: %s, ready in %.1f s", name, describe(message.engine), message.seconds)
-            self.ready.set()
-            if first and self._settings.pick_up:
-                self._left.extend(left_unfinished(self._settings.ledgers))
-                self._pick_up_more()
-        elif isinstance(message, wire.Result):
-            # An answer that nobody waits for any more (its worker was taken for hung) is dropped.
-            if task := self._crew.take_back(identity, message.task):
-                try:
-                    self._crew.fill(identity, task, part)
-                except TransportError as error:
-                    self._course.fail(task, str(error))
-                else:
-                    self._course.write(task, message, self._crew.engine_of(identity, task.channel))
-        elif isinstance(message, wire.Failure):
-            if task := self._crew.take_back(identity, message.task):
-                self._course.fail(task, message.reason)
-        else:
-            raise TransportError(f"a worker does not send {type(message).__name__}")
-
-    def _on_control(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
-        if isinstance(message, wire.Stop) and role == "control":
-            self._begin_stop()
-        else:
-            self._reception.asked(identity, role, message)
-
-    def _pick_up_more(self) -> None:
-        """A few at a time: each takes files, a thread and slots."""
-        while self._left and self._course.picked_up < MAX_PICKED_UP:
-            try:
-                self._desk.pick_up(*self._left.popleft())
-            except RefocusdError as error:
-                log.warning("an acquisition cannot be picked up: %s", error)
-
-    # -- events from other threads ------------------------------------------------------
-
-    def _on_event(self, event: events.Event) -> None:
-        if isinstance(event, events.Written):
-            self._course.written(event)
-        elif isinstance(event, events.SinkOpened):
-            self._course.sink_opened(event)
-        elif isinstance(event, events.GivenUp):
-            self._course.given_up(event)
-        elif isinstance(event, events.DiskFull):
-            self._course.disk_full(event)
-        elif isinstance(event, events.PreviewTaken):
-            self._reception.show()
-        elif isinstance(event, events.Finished):
-            self._course.finished(event.acquisition)
-        elif isinstance(event, events.CatchUpFailed):
-            self._course.catch_up_failed(event.acquisition, event.error)
-        elif isinstance(event, events.WorkerGone):
-            identity = event.identity.encode()
-            self._roles.pop(identity, None)
-            self._course.again(self._crew.lose(identity))
-        elif isinstance(event, events.WorkersGaveUp):
-            self.failure = event.reason
-            self._begin_stop()
-            self._stop_by = time.monotonic()
-        else:
-            self._begin_stop()
-
-    def _begin_stop(self) -> None:
-        if not self._stop_by:
-            self._stop_by = time.monotonic() + self._settings.stop_timeout_s
-            self._course.stop()
-
-    def _dispatch(self) -> None:
-        while (worker := self._crew.free()) and (found := self._course.queues.next_task()):
-            task, acquisition = found
-            focus = self._course.focus.ask(acquisition, task.submit)
-            self._crew.assign(worker, task, acquisition, focus)
-
-    def _look_at_the_clock(self) -> None:
-        now = time.monotonic()
-        for identity in self._crew.hung(self._settings.task_timeout_s):
-            self._replace(identity, "holds one frame too long")
-        for identity in self._crew.silent(SILENCE_S):
-            self._replace(identity, "is silent")
-        for identity, why in self._doors.gone():
-            log.warning("%s: %s; its frames go to others", identity.decode(errors="replace"), why)
-            self._forget_worker(identity)
-        for identity, heard in list(self._heard.items()):
-            if now - heard <= self._settings.source_timeout_s or self._crew.knows(identity):
-                continue
-            del self._heard[identity]
-            self._roles.pop(identity, None)
-            self._reception.looks.pop(identity, None)
-            self._desk.lost(identity)
-        self._course.look_at_the_clock(workers_idle=self._crew.idle)
-        self._pick_up_more()
-
-    def _replace(self, identity: bytes, why: str) -> None:
-        name = identity.decode(errors="replace")
-        if self._crew.is_remote(identity):
-            self._doors.cut(identity, why)  # `gone` names it at the next tick
-        else:
-            log.warning("%s %s: replaced", name, why)
-            self._workers.kill(name)
-
-    def _forget_worker(self, identity: bytes) -> None:
-        self._roles.pop(identity, None)
-        self._heard.pop(identity, None)
-        self._course.again(self._crew.lose(identity, cut=True))
+    def _forget(self, identity: bytes) -> None:
+        self._peers.forget(identity)
+        self._control.forget(identity)

@@ -1,98 +1,92 @@
-"""Who asks how it goes, who watches, and what they may order."""
+"""What control peers and views ask for: status, previews, a pause, catch-up."""
 
 from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, field
 
 from refocusd import __version__
-from refocusd.daemon.acquisitions.lifecycle import Course
-from refocusd.daemon.output.preview import Preview
-from refocusd.daemon.workers.pool import Crew, Send
+from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.workers.pool import WorkerPool
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
-from refocusd.transport.ring import SharedRing
 
-__all__ = ["Reception"]
+__all__ = ["Control"]
 
 log = logging.getLogger(__name__)
 
 
-class Reception:
+@dataclass(slots=True)
+class Control:
     """Answers control peers and views.
 
     Parameters
     ----------
-    course, crew, ring, preview
-        What there is to tell.
-    send : callable
-        Sends a message to a peer.
-
-    Attributes
-    ----------
-    looks : dict of bytes to int
-        Views that wait for a frame later than the serial they have.
+    lifecycle, pool
+        What is reported and controlled.
     """
 
-    def __init__(
-        self, course: Course, crew: Crew, ring: SharedRing, preview: Preview, send: Send
-    ) -> None:
-        self._course = course
-        self._crew = crew
-        self._ring = ring
-        self._preview = preview
-        self._send = send
-        self.looks: dict[bytes, int] = {}
+    lifecycle: Lifecycle
+    pool: WorkerPool
+    #: Views that wait for a frame, and the serial that it must be later than.
+    _waiting: dict[bytes, int] = field(default_factory=dict)
 
-    def asked(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
-        """A control peer or a view wants something.
+    def receive(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
+        """Do what a control peer or a view asks for.
 
         Raises
         ------
         TransportError
-            If that is not for a peer of this role.
+            If a peer of this role may not ask for that.
         """
-        if isinstance(message, wire.StatusRequest):
-            self._send(identity, self.status(), None)
-        elif isinstance(message, wire.Look) and role == "view":
-            self.looks[identity] = message.after
-            self.show()
-            if identity in self.looks:
-                self._preview.ask(message.max_side)
-        elif isinstance(message, wire.Pause):
-            log.info("paused" if message.paused else "going on")
-            self._course.queues.paused = message.paused and not self._course.stopping
-        elif isinstance(message, wire.CatchUp):
-            self._course.catch_up_when_idle = message.on
-        else:
-            raise TransportError(f"a {role} peer does not send {type(message).__name__}")
+        match message:
+            case wire.StatusRequest():
+                self.lifecycle.send(identity, self.status(), None)
+            case wire.Look() if role == "view":
+                self._waiting[identity] = message.after
+                self.show()
+                if identity in self._waiting:
+                    self.lifecycle.writer.preview.ask(message.max_side)
+            case wire.Pause():
+                log.info("paused" if message.paused else "resumed")
+                self.lifecycle.scheduler.paused = message.paused and not self.lifecycle.stopping
+            case wire.CatchUp():
+                self.lifecycle.catch_up_when_idle = message.on
+            case _:
+                raise TransportError(f"a {role} peer does not send {type(message).__name__}")
 
     def show(self) -> None:
-        """Answer the views that wait for the newest frame."""
-        for identity, after in list(self.looks.items()):
-            if newest := self._preview.newest(after):
-                del self.looks[identity]
-                self._send(identity, newest[0], newest[1])  # type: ignore[arg-type]
+        """Send the newest frame to the views that wait for it."""
+        for identity, after in list(self._waiting.items()):
+            if newest := self.lifecycle.writer.preview.newest(after):
+                del self._waiting[identity]
+                self.lifecycle.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
+
+    def forget(self, identity: bytes) -> None:
+        """A view has gone."""
+        self._waiting.pop(identity, None)
 
     def status(self) -> wire.Status:
         """State of the daemon."""
-        course = self._course
+        lifecycle, scheduler = self.lifecycle, self.lifecycle.scheduler
+        details, statistics = lifecycle.acquisitions.details(), lifecycle.statistics
         return wire.Status(
             version=__version__,
             pid=os.getpid(),
-            workers=self._crew.ready,
-            engine=self._crew.engine,
-            acquisitions=course.counts(),
-            stopping=course.stopping,
-            details=course.details(),
-            crew=self._crew.overview(),
-            ring_nbytes=self._ring.address.nbytes,
-            ring_free=course.queues.free_nbytes,
-            paused=course.queues.paused,
-            catch_up=course.catch_up_when_idle,
-            frames=course.statistics.frames,
-            stages=course.statistics.stages,
-            raw_nbytes=course.statistics.raw_nbytes,
-            serial=self._preview.serial,
-            uptime_s=course.statistics.uptime_s,
+            workers=self.pool.ready,
+            engine=self.pool.engine,
+            acquisitions={about.id: about.counts for about in details},
+            stopping=lifecycle.stopping,
+            details=details,
+            crew=self.pool.describe(),
+            ring_nbytes=scheduler.ring_nbytes,
+            ring_free=scheduler.free_nbytes,
+            paused=scheduler.paused,
+            catch_up=lifecycle.catch_up_when_idle,
+            frames=statistics.frames,
+            stages=statistics.stages,
+            raw_nbytes=statistics.raw_nbytes,
+            serial=lifecycle.writer.preview.serial,
+            uptime_s=statistics.uptime_s,
         )

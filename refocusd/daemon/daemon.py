@@ -1,4 +1,4 @@
-"""The daemon, put together: one socket, one ring, a broker, a writer, workers."""
+"""The daemon, put together: sockets, ring, broker, writer, workers, catch-ups."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -16,31 +17,38 @@ from refocusd.config import Settings
 from refocusd.daemon.acquisitions.catch_up import CatchUps
 from refocusd.daemon.acquisitions.run_id import models_named
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
-from refocusd.daemon.events import Mailbox, StopRequested
+from refocusd.daemon.events import EventQueue, StopRequested
 from refocusd.daemon.output.writer import Writer
-from refocusd.daemon.workers.supervisor import Supervisor
-from refocusd.errors import RefocusdError, TransportError, WorkerError
+from refocusd.daemon.workers.processes import WorkerProcesses
+from refocusd.errors import TransportError, WorkerError
 from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Doors, RemoteDoor
+from refocusd.transport.secure.endpoints import Endpoints, RemoteEndpoint
 from refocusd.transport.secure.keys import KeyStore
 
 __all__ = ["Daemon", "daemon_status", "stop_daemon"]
 
 log = logging.getLogger(__name__)
 
-#: From the start of a worker to its first readiness, at most.
+#: The first worker must be ready within this time.
 START_S = 120.0
 
 
 class Daemon:
-    """Use as a context manager: everything is running inside, and written after.
+    """A context manager: inside everything is running, and afterwards everything is written.
 
     Parameters
     ----------
     settings : Settings
+
+    Attributes
+    ----------
+    endpoint : str
+        Where it listens, once entered.
+    supervisor : WorkerProcesses
+        Of its worker processes, once entered.
 
     Raises
     ------
@@ -50,56 +58,66 @@ class Daemon:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        #: Where it listens, once entered.
         self.endpoint = settings.endpoint
 
     def __enter__(self) -> Self:
         settings = self.settings
         sums = {"": "identity"}
         if settings.backend != "identity":
-            # A bad bundle is told here, not by a dying worker.
+            # A bad bundle is reported here, not by a dying worker.
             sums = {name: load_bundle(model).sha256 for name, model in settings.models.items()}
-        self._context = zmq.Context(io_threads=1)
-        try:
-            local = self._bind()
+        # What is entered first is closed last.
+        with ExitStack() as resources:
             self._ring = SharedRing.create(settings.ring_mib << 20)
-            try:
-                self._doors = self._open_doors(local)
-            except RefocusdError:
-                self._ring.close()
-                raise
-        except RefocusdError:
-            self._context.destroy(linger=0)
-            raise
-        self.endpoint = self._doors.local_endpoint
+            resources.callback(self._ring.close)
+            context = zmq.Context(io_threads=1)
+            resources.callback(context.destroy, linger=0)
+            local = _bind(context, settings)
+            self._endpoints = Endpoints(local, _remote(settings))
+            resources.callback(self._endpoints.close, linger=500)
+            self._events = EventQueue(context)
+            resources.callback(self._events.close)
+            self._resources = resources.pop_all()
+        self.endpoint = self._endpoints.local_endpoint
         token = secrets.token_hex(32)
-        self._mailbox = Mailbox(self._context)
-        self._writer = Writer(settings, self._ring, self._mailbox)
-        self._catch_ups = CatchUps(settings, token, self._mailbox)
+        self._writer = Writer(settings, self._ring, self._events)
+        self._catch_ups = CatchUps(settings, token, self._events)
         self._catch_ups.listen_on(self.endpoint)
-        self.supervisor = Supervisor(settings, self.endpoint, token, self._mailbox)
+        self.supervisor = WorkerProcesses(settings, self.endpoint, token, self._events)
         self._broker = Broker(
             settings,
-            self._doors,
+            self._endpoints,
             self._ring,
             self._writer,
-            self._mailbox,
+            self._events,
             token,
             self._catch_ups.start,
             self.supervisor,
+            models_named(sums) if settings.workers else "",
         )
-        if settings.workers:
-            self._broker.expect(models_named(sums))
         self._writer.start()
         self._broker.start()
         self.supervisor.start()
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
-        if self._doors.remote_endpoint:
-            log.info("workers on other hosts connect to %s", self._doors.remote_endpoint)
+        if self.remote_endpoint:
+            log.info("workers on other hosts connect to %s", self.remote_endpoint)
         return self
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.request_stop()
+        self._broker.join()
+        self._catch_ups.stop()
+        self.supervisor.stop()
+        self._writer.stop(self.settings.stop_timeout_s)
+        self._resources.close()
+
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:
-        """Wait until a worker has its engine built and warmed up.
+        """Wait until a worker has built and warmed its engine.
 
         Parameters
         ----------
@@ -109,7 +127,7 @@ class Daemon:
         Raises
         ------
         WorkerError
-            If none can be had.
+            If no worker becomes ready.
         """
         deadline = time.monotonic() + START_S
         while not self._broker.ready.wait(0.1):
@@ -133,7 +151,7 @@ class Daemon:
 
     def request_stop(self) -> None:
         """Ask for a clean stop; may be called from any thread and from signal handlers."""
-        self._mailbox.put(StopRequested())
+        self._events.put(StopRequested())
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the daemon has been asked to stop and has stopped; False on time-out.
@@ -150,63 +168,46 @@ class Daemon:
 
     def counts(self) -> dict[str, Counts]:
         """Counts of the acquisitions it served; once it has stopped."""
-        return self._broker.counts()
+        return self._broker.acquisitions.counts()
 
     @property
     def unfinished(self) -> int:
         """Frames of all acquisitions that failed or have no final state; once it has stopped."""
-        return self._broker.unfinished
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.request_stop()
-        self._broker.join()
-        self._catch_ups.stop()
-        self.supervisor.stop()
-        self._writer.stop(self.settings.stop_timeout_s)
-        self._mailbox.close()
-        self._doors.close(linger=500)
-        self._context.term()
-        self._ring.close()
+        return self._broker.acquisitions.unfinished
 
     @property
     def remote_endpoint(self) -> str:
-        """Where workers on other hosts connect; empty if nowhere."""
-        return self._doors.remote_endpoint
+        """Where workers on other hosts connect; empty if they cannot."""
+        return self._endpoints.remote_endpoint
 
-    def _open_doors(self, local: zmq.Socket[bytes]) -> Doors:
-        settings = self.settings
-        remote = None
-        if settings.listen:
-            # A frame, before and after, must fit the ring anyway.
-            largest = (settings.ring_mib << 20) // 2
-            remote = RemoteDoor(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
-        return Doors(local, remote)
 
-    def _bind(self) -> zmq.Socket[bytes]:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
-        # Pixels of a peer that cannot map the ring, or a header.
-        largest = max(MAX_HEADER_NBYTES, self.settings.ring_mib << 20)
-        socket.setsockopt(zmq.MAXMSGSIZE, min(MAX_MESSAGE, largest))
-        socket.setsockopt(zmq.SNDHWM, 10_000)
-        socket.setsockopt(zmq.RCVHWM, 1000)
-        endpoint = self.settings.endpoint
-        address = endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint
-        try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
-            socket.close(linger=0)
-            raise TransportError(_why_not_bound(endpoint, error)) from error
-        return socket
+def _bind(context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    # Pixels of a peer that cannot map the ring, or a header.
+    largest = max(MAX_HEADER_NBYTES, settings.ring_mib << 20)
+    socket.setsockopt(zmq.MAXMSGSIZE, min(MAX_MESSAGE, largest))
+    socket.setsockopt(zmq.SNDHWM, 10_000)
+    socket.setsockopt(zmq.RCVHWM, 1000)
+    endpoint = settings.endpoint
+    address = endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise TransportError(_why_not_bound(endpoint, error)) from error
+    return socket
+
+
+def _remote(settings: Settings) -> RemoteEndpoint | None:
+    if not settings.listen:
+        return None
+    # A frame, before and after, must fit the ring anyway.
+    largest = (settings.ring_mib << 20) // 2
+    return RemoteEndpoint(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
 
 
 def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
     if error.errno != zmq.EADDRINUSE:
-        return f"{endpoint} cannot be listened at: {error}"
+        return f"cannot listen at {endpoint}: {error}"
     try:
         status = daemon_status(endpoint)
     except TransportError:
@@ -221,7 +222,7 @@ def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
 
 
 def daemon_status(endpoint: str, timeout_s: float = 2.0) -> Status:
-    """Ask a running daemon how it is.
+    """Ask a running daemon for its status.
 
     Raises
     ------
@@ -235,7 +236,7 @@ def daemon_status(endpoint: str, timeout_s: float = 2.0) -> Status:
             message = connection.receive(timeout_s)
             if isinstance(message, Status):
                 return message
-    raise TransportError(f"the daemon at {endpoint} does not tell its status")
+    raise TransportError(f"the daemon at {endpoint} does not report its status")
 
 
 def stop_daemon(endpoint: str, timeout_s: float = 2.0) -> None:

@@ -1,57 +1,64 @@
-"""How other threads tell the broker something: a list and a socket that wakes it."""
+"""What other threads report to the broker, and the queue that wakes it."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+import msgspec
 import zmq
 
 from refocusd.frame import FinalState
-from refocusd.transport.messages import EngineInfo, FrameFacts
+from refocusd.transport.messages import FrameFacts, Open
 
 __all__ = [
+    "AcquisitionEvent",
     "CatchUpFailed",
     "DiskFull",
     "Event",
-    "Finished",
-    "GivenUp",
-    "Mailbox",
+    "EventQueue",
+    "FrameNotWritten",
+    "FramesWritten",
+    "LeftUnfinished",
+    "OutputClosed",
+    "OutputOpened",
     "PreviewTaken",
-    "SinkOpened",
     "StopRequested",
     "WorkerGone",
     "WorkersGaveUp",
-    "Written",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SinkOpened:
-    """The writer has made room for an acquisition, or `error` says why not."""
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events."""
+
+
+class AcquisitionEvent(Event, frozen=True):
+    """Base of the events of one acquisition."""
 
     acquisition: str
+
+
+class OutputOpened(AcquisitionEvent, frozen=True):
+    """The writer has opened an acquisition's output, or `error` says why not."""
+
     output: str
     error: str = ""
     #: Frames of this run that the ledger has already, by final state.
-    before: Mapping[FinalState, int] = field(default_factory=dict)
+    before: dict[FinalState, int] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class FramesWritten(AcquisitionEvent, frozen=True):
     """Frames of an acquisition have a final state on disk.
 
-    `task` is 0 for frames that were never submitted; `state` is None for one
-    that had its final state before; `replaces` is the state of earlier
-    attempts at `replaced` of the frames that these end.  `known` more frames were
-    named, and had their final state before.
+    `task` is 0 for frames that were never submitted.  `state` is None for frames that
+    had their final state before.  `replaces` is the state of the earlier attempts at
+    `replaced` of these frames.  `known` more frames were named that had their final
+    state before.
     """
 
     task: int
-    acquisition: str
     axes: tuple[str, ...]
     state: FinalState | None
     reason: str = ""
@@ -62,78 +69,60 @@ class Written:
     known: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A frame was not written, for the want of disk space (or by an `error` of ours); raw has it."""
+class FrameNotWritten(AcquisitionEvent, frozen=True):
+    """A frame that raw holds was not written: the disk is full, or `error` says why."""
 
     task: int
-    acquisition: str
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskFull:
+class DiskFull(AcquisitionEvent, frozen=True):
     """The disk of an acquisition is full, or (`full` is False) has room again."""
 
-    acquisition: str
     full: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PreviewTaken:
+class PreviewTaken(Event, frozen=True):
     """The newest frame can be shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The writer has closed an acquisition's sink and ledger."""
+class OutputClosed(AcquisitionEvent, frozen=True):
+    """The writer has closed an acquisition's output; `error` says why it is not complete."""
 
-    acquisition: str
+    error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class CatchUpFailed:
+class CatchUpFailed(AcquisitionEvent, frozen=True):
     """A catch-up ended before it was done, and why."""
 
-    acquisition: str
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
+class LeftUnfinished(Event, frozen=True):
+    """An earlier daemon left this acquisition, in this run, and its raw data are there."""
+
+    message: Open
+    run: str
+
+
+class WorkerGone(Event, frozen=True):
     """A worker process has ended."""
 
     identity: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkersGaveUp:
-    """A worker cannot be started at all; the daemon ends with this reason."""
+class WorkersGaveUp(Event, frozen=True):
+    """No worker can be started; the daemon ends for this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Event, frozen=True):
     """The daemon shall end."""
 
 
-Event = (
-    SinkOpened
-    | Written
-    | GivenUp
-    | DiskFull
-    | PreviewTaken
-    | Finished
-    | CatchUpFailed
-    | WorkerGone
-    | WorkersGaveUp
-    | StopRequested
-)
-
-
-class Mailbox:
-    """Events for the broker.  As long as the ring has slots: nobody sends without one.
+class EventQueue:
+    """Events for the broker.  Frames need slots, so the ring bounds how many there are.
 
     `put` may be called from any thread; `socket` and `take` belong to the broker.
     """
@@ -142,7 +131,7 @@ class Mailbox:
         self._events: deque[Event] = deque()
         self._lock = threading.Lock()
         self.socket: zmq.Socket[bytes] = context.socket(zmq.PULL)
-        address = f"inproc://mailbox-{id(self)}"
+        address = f"inproc://events-{id(self)}"
         self.socket.bind(address)
         self._waker: zmq.Socket[bytes] = context.socket(zmq.PUSH)
         self._waker.connect(address)
@@ -154,7 +143,7 @@ class Mailbox:
             if self._closed:
                 return
             self._events.append(event)
-            # Where its queue is full, many wake-ups are on their way already.
+            # Where this queue is full, many wake-ups are on their way already.
             with contextlib.suppress(zmq.Again):
                 self._waker.send(b"", zmq.NOBLOCK)
 
@@ -168,14 +157,8 @@ class Mailbox:
         return events
 
     def close(self) -> None:
-        """No more events are taken."""
+        """Take no more events."""
         with self._lock:
             self._closed = True
             self._waker.close(linger=0)
             self.socket.close(linger=0)
-
-
-def describe(engine: EngineInfo) -> str:
-    """One line for logs: model, backend, device, precision."""
-    model = engine.model_id or "no model"
-    return f"{model} on {engine.backend} ({engine.device}, {engine.precision})"

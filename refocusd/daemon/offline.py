@@ -17,7 +17,7 @@ from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.datasets.dataset import Output, is_being_written, note_recording
 from refocusd.errors import OutputError, TransportError, WorkerError
-from refocusd.formats.raw_frames import RawFrames
+from refocusd.formats.dataset import Dataset
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import selection_id
 from refocusd.profiles.microscope_metadata import first_of
@@ -80,7 +80,7 @@ class OwnDaemon:
 
     def refocus(
         self,
-        frames: RawFrames,
+        frames: Dataset,
         keys: Sequence[str],
         output: Output,
         on_frame: Callable[[], None] = lambda: None,
@@ -89,7 +89,7 @@ class OwnDaemon:
 
         Parameters
         ----------
-        frames : RawFrames
+        frames : Dataset
         keys : sequence of str
             Which; none at all lets the daemon repair the ledger only.
         output : Output
@@ -109,7 +109,7 @@ class OwnDaemon:
         InputError, OutputError, TransportError, WorkerError
         """
         assert self._running is not None
-        (height, width), dtype = frames.format()
+        form = frames.first_format()
         folder = output.path
 
         def opened(reply: Opened) -> None:
@@ -130,9 +130,9 @@ class OwnDaemon:
             Open(
                 acquisition=output.acquisition,
                 name=frames.name,
-                height=height,
-                width=width,
-                dtype=dtype,
+                height=form.height,
+                width=form.width,
+                dtype=form.dtype_name,
                 raw=frames.catch_up_from,
                 output=str(output.path),
                 summary=json.dumps(dict(frames.summary), default=str),
@@ -141,7 +141,7 @@ class OwnDaemon:
                 first=first_of(output.first),
                 profiles=list(output.profiles),
             ),
-            acquired=len(frames.keys()),
+            acquired=len(frames),
             live=False,
             on_outcome=lambda _: on_frame(),
             on_opened=opened,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from refocusd.datasets.identity import derived_id
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
     REFOCUSED_NAME,
@@ -28,15 +27,16 @@ from refocusd.datasets.run_folder import (
     refocused_path,
 )
 from refocusd.errors import InputError, LedgerError, OutputError
+from refocusd.formats.dataset import Dataset
 from refocusd.formats.lock import lock_for_writing
-from refocusd.formats.raw_frames import RawFrames, open_raw
-from refocusd.frame import checksum
+from refocusd.formats.ndtiff.reader import place_of
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 
 __all__ = [
-    "Dataset",
     "Output",
+    "RawAndOutputs",
     "acquisition_of",
     "find_dataset",
     "is_being_written",
@@ -52,8 +52,6 @@ RECORDING_FILE = "refocusd-recording.json"
 #: What is behind the name of the raw dataset: the mark, a second run's, a format's.
 #: Files that the writer of a dataset holds locked: NDTiff's index; that of OME-Zarr.
 _LOCKS = ("NDTiff.index", "refocusd/frames.lock")
-#: For ids of acquisitions that refocusd did not see being acquired.
-_NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
+class RawAndOutputs:
     """What belongs together.
 
     Parameters
@@ -134,7 +132,7 @@ class Dataset:
     notes: tuple[str, ...]
 
 
-def find_dataset(path: str | Path, ledgers: str | Path) -> Dataset:
+def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
     """Find what belongs to a raw or a refocused dataset.
 
     Parameters
@@ -156,19 +154,19 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> Dataset:
     folder = path.parent if path.is_file() else path
     if output := Output.at(folder):
         raw, lost, notes = _raw_of(output)
-        return Dataset(raw, lost, (output,), notes)
+        return RawAndOutputs(raw, lost, (output,), notes)
     if (path / RUN_FILE).exists():
         raise InputError(
             f"{path / RUN_FILE} cannot be read, so nobody knows which run this is; restore that file, "
             "or refocus the raw data once more with `refocusd process`"
         )
-    with open_raw(path) as frames:
+    with open_dataset(path) as frames:
         refuse_refocused(frames)
         outputs = outputs_of(frames, ledgers)
-        return Dataset(frames.path, "", outputs, ())
+        return RawAndOutputs(frames.path, "", outputs, ())
 
 
-def refuse_refocused(frames: RawFrames) -> None:
+def refuse_refocused(frames: Dataset) -> None:
     """Refuse frames of ours where raw ones are meant.
 
     Raises
@@ -183,13 +181,13 @@ def refuse_refocused(frames: RawFrames) -> None:
         )
 
 
-def output_for(frames: RawFrames, folder: Path | None = None) -> Path:
+def output_for(frames: Dataset, folder: Path | None = None) -> Path:
     """Where the first run's refocused frames go: ``<name>_refocused`` beside raw, or in `folder`."""
-    return refocused_path((folder or frames.place.parent).resolve() / frames.name)
+    return refocused_path((folder or place_of(frames.path).parent).resolve() / frames.name)
 
 
 def outputs_of(
-    frames: RawFrames, ledgers: str | Path, folder: Path | None = None
+    frames: Dataset, ledgers: str | Path, folder: Path | None = None
 ) -> tuple[Output, ...]:
     """The refocused datasets of raw frames.
 
@@ -215,7 +213,7 @@ def outputs_of(
     return tuple(found.values())
 
 
-def acquisition_of(frames: RawFrames, outputs: tuple[Output, ...], ledgers: str | Path) -> str:
+def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | Path) -> str:
     """The id of the acquisition that raw frames are of.
 
     That of its refocused frames or of its mark, if refocusd saw it being
@@ -231,11 +229,9 @@ def acquisition_of(frames: RawFrames, outputs: tuple[Output, ...], ledgers: str 
     known += [open_.acquisition for open_ in _open_acquisitions(frames, ledgers)]
     if known:
         return known[0]
-    shape, dtype = frames.format()
-    first = frames.keys()[0]
-    place = os.path.normcase(frames.path)
-    content = [place, first, shape, dtype, checksum(frames.read(first).pixels)]
-    return str(uuid.uuid5(_NAMESPACE, json.dumps(content)))
+    frames.first_format()  # says what to do where there is no frame
+    first = frames.axes_keys()[0]
+    return derived_id(frames.path, first, frames.read(first))
 
 
 def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, list[str]]:
@@ -344,7 +340,7 @@ def _last_part(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
-def _open_acquisitions(frames: RawFrames, ledgers: str | Path) -> Iterator[Open]:
+def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:
     """Acquisitions of these raw frames that were open when their daemon ended."""
     if not frames.catch_up_from:
         return

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refocusd.datasets.dataset import Dataset, Output, open_ledger
+from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger
 from refocusd.datasets.reconcile import Report, reconcile
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.layout import INDEX_NAME, read_record
+from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr, read_lines
-from refocusd.formats.raw_frames import open_raw
-from refocusd.formats.read_back import read_back
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes, checksum
 from refocusd.ledger import Fate
 
@@ -84,7 +84,7 @@ class RunCheck:
 
 
 def check_run(
-    dataset: Dataset,
+    dataset: RawAndOutputs,
     output: Output,
     ledgers: str | Path,
     *,
@@ -123,12 +123,12 @@ def check_run(
         refocused = None
         written: list[str] = []
         try:
-            refocused = stack.enter_context(closing(read_back(output.path)))
+            refocused = stack.enter_context(open_dataset(output.path))
             written = list(_written(output.path, refocused.axes_keys()))
         except InputError as error:
             faults.append(f"the refocused dataset cannot be read: {error}")
-        raw = stack.enter_context(open_raw(dataset.raw)) if dataset.raw is not None else None
-        keys = raw.keys() if raw is not None else None
+        raw = stack.enter_context(open_dataset(dataset.raw)) if dataset.raw is not None else None
+        keys = raw.axes_keys() if raw is not None else None
         if dataset.raw_lost:
             faults.append(f"the raw data are not at {dataset.raw_lost}, nor beside the output")
         elif raw is None and acquired is None and not running:
@@ -163,12 +163,11 @@ def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int
 def _written(output: Path, readable: list[str]) -> Iterator[str]:
     """Keys of the frames in a refocused dataset; in NDTiff, one written twice is named twice."""
     known = set(readable)
-    if (index := output / INDEX_NAME).is_file():
+    if (output / INDEX_NAME).is_file():
         # A reader tells each frame once; the index tells every time it was written.
-        with index.open("rb") as file:
-            while record := read_record(file):
-                if (key := canonical_axes(record.axes)) in known:
-                    yield key
+        for axes, _ in NDTiffIndex(output, sys.maxsize).records():
+            if (key := canonical_axes(axes)) in known:
+                yield key
     elif is_omezarr(output):
         # The list of frames may outlive a frame's pixels; it is then written again.
         whole: set[str] = set()

@@ -2,16 +2,12 @@
 
 Everything that moves or counts time is real: MMCore, its demo camera (snaps,
 sequences, circular buffer, tags), its stages and its channel presets.  Only the
-pixels are replaced, as the acquisition engine takes a frame out of the core, by
-what the specimen shows at the stage's position in the current channel.
+pixels are replaced (`specimen_camera`).
 
 What was found of pycromanager 1.0.2 with pymmcore 12.5:
 
-- An exception where the engine takes a frame out of the core is swallowed: it
-  asks again for ever after a snap, and loses the frame in a sequence.  So the
-  replacement never raises there; the error is kept and raised on leaving.
 - The demo stage and the filter wheels refuse hardware sequences, so these run
-  over time only.  Leave it so: with the stage's `UseSequences` on, frames meant
+  over time only.  Do not change that: with the stage's `UseSequences` on, frames meant
   for 0, 4, 8 and 16 um all found the stage at 4 um when they were taken out.
 - Sequences keep up: 95 frames/s at 10 ms exposure (2 cores), and 600 frames at
   0.5 ms did not overflow the circular buffer.
@@ -21,16 +17,13 @@ What was found of pycromanager 1.0.2 with pymmcore 12.5:
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from refocusd.demo.specimen import Specimen
+from refocusd.demo.specimen_camera import CHANNEL_GROUP, SpecimenCamera
 from refocusd.errors import ConfigError
 
 __all__ = ["CHANNEL_GROUP", "DemoMicroscope", "Event"]
@@ -38,7 +31,6 @@ __all__ = ["CHANNEL_GROUP", "DemoMicroscope", "Event"]
 #: One acquisition event, as pycromanager takes it.
 Event = dict[str, Any]
 
-CHANNEL_GROUP = "Channel"
 #: Shortest time between two snapped time points.  The engine keeps whole
 #: milliseconds, and would merge equal times into a hardware sequence.
 _SHORTEST_INTERVAL_S = 0.002
@@ -91,11 +83,7 @@ class DemoMicroscope:
         self._buffer_mb = buffer_mb
         self._adapters = adapters
         self._core: Any = None
-        self._rng = np.random.default_rng(seed)
-        self._frames = 0
-        self._error: Exception | None = None
-        # A script's own thread may snap while the engine's does.
-        self._lock = threading.Lock()
+        self._camera: SpecimenCamera | None = None
 
     @property
     def core(self) -> Any:
@@ -113,7 +101,7 @@ class DemoMicroscope:
     @property
     def frames(self) -> int:
         """Frames taken since the microscope was opened."""
-        return self._frames
+        return self._camera.frames if self._camera is not None else 0
 
     def __enter__(self) -> Self:
         """Start the core, set it up and put the specimen under its camera."""
@@ -142,11 +130,8 @@ class DemoMicroscope:
             ) from error
         try:
             self._core = Core()
-            self._rng = np.random.default_rng(self._seed)
-            self._frames = 0
-            self._error = None
             self._set_up(self._core)
-            self._show_specimen(self._core)
+            self._camera = SpecimenCamera(self.specimen, self._core, self._seed)
         except BaseException:
             self._core = None
             _stop()
@@ -159,17 +144,14 @@ class DemoMicroscope:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop the core; tell of frames that could not be shown."""
+        """Stop the core; raise if frames could not be shown."""
         core, self._core = self._core, None
         if core is not None:
             if core.is_sequence_running():
                 core.stop_sequence_acquisition()
             _stop()
-        if self._error is not None and exc is None:
-            raise ConfigError(
-                f"the demo microscope could not show every frame and recorded black ones: "
-                f"{self._error}"
-            ) from self._error
+        if self._camera is not None and exc is None:
+            self._camera.check()
 
     def events_snapped(
         self,
@@ -283,47 +265,6 @@ class DemoMicroscope:
         core.set_config(CHANNEL_GROUP, self.specimen.channels[0])
         core.set_exposure(self._exposure_ms)
         core.wait_for_system()
-
-    def _show_specimen(self, core: Any) -> None:
-        for name in ("get_tagged_image", "pop_next_tagged_image"):
-            setattr(core, name, self._showing(core, getattr(core, name)))
-
-    def _showing(self, core: Any, take: Callable[..., Any]) -> Callable[..., Any]:
-        """`take` with the specimen in place of the camera's test picture."""
-
-        def taken(*args: Any, **kwargs: Any) -> Any:
-            image = take(*args, **kwargs)
-            try:
-                image.pix = self._pixels(core, image.pix.shape)
-            except Exception as error:  # noqa: BLE001 - the engine would swallow it and hang
-                self._error = self._error or error
-                image.pix = np.zeros(image.pix.shape, np.uint16)
-            return image
-
-        return taken
-
-    def _pixels(self, core: Any, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-        if shape != self.specimen.shape:
-            raise ConfigError(
-                f"the demo camera gives frames of shape {shape}, the specimen has "
-                f"{self.specimen.shape}: leave binning, ROI and pixel type as they are"
-            )
-        channel = core.get_current_config(CHANNEL_GROUP)
-        if not channel:
-            raise ConfigError(
-                f"the devices match no preset of the group {CHANNEL_GROUP!r}; set one of "
-                f"{', '.join(self.specimen.channels)}"
-            )
-        with self._lock:
-            pixels = self.specimen.frame(
-                channel,
-                core.get_position(),
-                core.get_exposure(),
-                self._rng,
-                xy_um=(core.get_x_position(), core.get_y_position()),
-            )
-            self._frames += 1
-        return pixels
 
 
 def _adapter_path() -> str:

@@ -1,8 +1,8 @@
 """The contact sheet: raw, refocused and truth side by side, one row a defocus.
 
 Made so that it cannot flatter: the three pictures of a row share one grey
-scale, which is taken from the truth and written beside them, and the region
-shown is the middle of the frame unless the caller asks for another.
+scale, which is taken from the truth and written beside them, and what is shown
+is the middle of the frame.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
-from refocusd.demo.lettering import Ink, Lettering
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import ConfigError, InputError, OutputError
 
-__all__ = ["Region", "SheetRow", "contact_sheet", "defocus_label"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["SheetRow", "contact_sheet", "defocus_label", "require_matplotlib"]
 
 #: Any real 2-D picture in camera counts.
 Picture = NDArray[Any]
@@ -31,25 +33,13 @@ BLACK_PERCENTILE, WHITE_PERCENTILE = 1.0, 99.7
 #: Longest side of the region shown, and least side it is enlarged to, in pixels.
 PANEL_PX = 256
 
-_PAPER: Ink = (18, 20, 24)
-_INK: Ink = (236, 238, 242)
-_QUIET: Ink = (150, 156, 166)
-_BETTER: Ink = (110, 205, 160)
-_WORSE: Ink = (240, 150, 110)
-
-_MARGIN = 28
-_GAP = 10
-_LABEL_GAP = 24
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A rectangle of a frame, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+#: One point is one pixel: sizes of text are in pixels, as everything else.
+_DPI = 72
+_PAPER, _INK, _QUIET = "#121418", "#eceef2", "#969ca6"
+_BETTER, _WORSE = "#6ecda0", "#f0966e"
+_MARGIN, _GAP, _LABEL_GAP = 28, 10, 24
+#: Panels are at least so wide apart and so high: room for the headings and the notes.
+_LEAST_WIDTH, _LEAST_HEIGHT = 100, 110
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +72,22 @@ def defocus_label(defocus_um: float) -> str:
     return f"{sign}{abs(round(defocus_um, 2)):g} µm"
 
 
+def require_matplotlib() -> None:
+    """Check that a sheet can be drawn, before the work that it is to show.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            'the contact sheet needs matplotlib, which is not installed: pip install "refocusd[demo]"'
+        ) from error
+
+
 def contact_sheet(
     rows: Sequence[SheetRow],
     path: Path,
@@ -89,14 +95,14 @@ def contact_sheet(
     title: str,
     pixel_um: float | None,
     caption: str = "",
-    region: Region | None = None,
 ) -> Path:
     """Write the contact sheet as PNG.
 
     Parameters
     ----------
     rows : sequence of SheetRow
-        From top to bottom; frames of one size.
+        From top to bottom; frames of one size, of which the middle is shown, at
+        most 256 px a side.  Small frames are enlarged by a whole number.
     path : Path
         Written, or replaced; its folder must exist.
     title : str
@@ -105,9 +111,6 @@ def contact_sheet(
         scale bar out.
     caption : str
         Put before the explanation of the grey scale.
-    region : Region, optional
-        What is shown of each frame; by default its middle, at most 256 px a
-        side.  Small regions are enlarged by a whole number, pixel by pixel.
 
     Returns
     -------
@@ -117,18 +120,24 @@ def contact_sheet(
     Raises
     ------
     InputError
-        If there is no row, the pictures do not match, or the region or the
-        pixel size is none.
+        If there is no row, the pictures do not match, or the pixel size is none.
+    ConfigError
+        If matplotlib is not installed.
     OutputError
         If the file cannot be written.
     """
-    frame = _common_shape(rows)
-    shown = _checked_region(region, frame) if region else _middle(frame)
+    shape = _common_shape(rows)
     if pixel_um is not None and not (math.isfinite(pixel_um) and pixel_um > 0):
         raise InputError(f"pixel size is {pixel_um} um; give a positive length, or None")
-    sheet = _Sheet(rows, shown, title, pixel_um, caption).drawn()
+    require_matplotlib()
+    sheet = _Sheet(shape, len(rows))
+    sheet.draw_text(title, f"{caption} {_explanation(shape, sheet.enlarged, pixel_um)}")
+    for index, row in enumerate(rows):
+        panels = sheet.draw_row(index, row)
+    if pixel_um is not None:
+        _draw_scale_bar(panels[-1], pixel_um)
     try:
-        sheet.save(path, format="PNG", optimize=True)
+        sheet.save(path)
     except OSError as error:
         raise OutputError(
             f"the contact sheet {path} cannot be written ({error}); choose a folder that exists "
@@ -138,171 +147,162 @@ def contact_sheet(
 
 
 class _Sheet:
-    """Measures first, so that nothing is clipped; then draws."""
+    """A figure of three columns of panels; text stands around them.
 
-    def __init__(
-        self,
-        rows: Sequence[SheetRow],
-        shown: Region,
-        title: str,
-        pixel_um: float | None,
-        caption: str,
-    ) -> None:
-        self._rows = rows
-        self._shown = shown
-        self._pixel_um = pixel_um
-        self._scale = max(1, PANEL_PX // max(shown.height, shown.width))
-        self._panel = (shown.width * self._scale, shown.height * self._scale)
-        self._notes = [self._note(row) for row in rows]
-        self._label_width = max(
-            letters.width(text) for note in self._notes for letters, text in note
-        )
-        heading = max(Lettering(15, _QUIET).width(name) for name in COLUMNS)
-        self._column = max(self._panel[0], heading)
-        self._left = _MARGIN + self._label_width + _LABEL_GAP
-        self._width = self._left + 3 * self._column + 2 * _GAP + _MARGIN
-        inner = self._width - 2 * _MARGIN
-        self._title = [(Lettering(22, _INK), line) for line in _wrap(22, title, inner)]
-        explained = (
-            f"{caption} Grey: the range at the left, black to white, is the {BLACK_PERCENTILE:g}st "
-            f"to {WHITE_PERCENTILE:g}th percentile of the truth shown, and the same for the three "
-            f"pictures of a row. {self._dimensions()}"
-        )
-        self._caption = [(Lettering(13, _QUIET), line) for line in _wrap(13, explained, inner)]
-        note_height = max(sum(letters.height for letters, _ in note) for note in self._notes)
-        self._row_height = max(self._panel[1], note_height)
+    Pixels of the panels are pixels of the file: everything lies at whole numbers.
+    """
 
-    def _dimensions(self) -> str:
-        height, width = self._rows[0].truth.shape
-        shown = self._shown
-        parts = []
-        if (shown.height, shown.width) != (height, width):
-            parts.append(f"{shown.width}×{shown.height} of {width}×{height} px shown.")
-        if self._scale > 1:
-            parts.append(f"Enlarged {self._scale}×.")
-        if self._pixel_um is not None:
-            parts.append(f"{self._pixel_um:g}\N{NO-BREAK SPACE}µm a pixel.")
-        return " ".join(parts)
+    def __init__(self, shape: tuple[int, int], rows: int) -> None:
+        from matplotlib.figure import Figure
 
-    def _note(self, row: SheetRow) -> list[tuple[Lettering, str]]:
-        note = [(Lettering(20, _INK), row.label)]
-        before, after = row.psnr_before, row.psnr_after
-        if before is not None and after is not None:
-            gain = round(after - before, 1)
-            ink = _BETTER if gain > 0 else _WORSE if gain < 0 else _QUIET
-            sign = "\N{MINUS SIGN}" if gain < 0 else "+"
-            note += [
-                (Lettering(13, _QUIET), "PSNR"),
-                (Lettering(15, _INK), f"{before:.1f} → {after:.1f} dB"),
-                (Lettering(15, ink), f"{sign}{abs(gain):.1f} dB"),
-            ]
-        black, white = _grey_range(self._cut(row.truth))
-        note.append((Lettering(13, _QUIET), f"{black:.0f}–{white:.0f} counts"))
-        return note
+        height, width = (min(side, PANEL_PX) for side in shape)
+        top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+        self._shown = np.s_[top : top + height, left : left + width]
+        self.enlarged = max(1, PANEL_PX // max(height, width))
+        self._panel = (width * self.enlarged, height * self.enlarged)
+        self._column = max(self._panel[0], _LEAST_WIDTH) + _GAP
+        self._row = max(self._panel[1], _LEAST_HEIGHT) + _GAP
+        self._width, self._height = 3 * self._column - _GAP, rows * self._row
+        self._figure: Figure = Figure((self._width / _DPI, self._height / _DPI), dpi=_DPI)
 
-    def _cut(self, picture: Picture) -> NDArray[np.float32]:
-        top, left = self._shown.top, self._shown.left
-        cut = picture[top : top + self._shown.height, left : left + self._shown.width]
-        return cut.astype(np.float32)
+    def draw_text(self, title: str, caption: str) -> None:
+        """Write the title and the names of the columns above, the caption below."""
+        for column, name in enumerate(COLUMNS):
+            self._write(column * self._column, self._height + 6, name, 15, _QUIET, va="bottom")
+        self._write(0, self._height + 34, self._wrapped(title, 22), 22, _INK, va="bottom")
+        self._write(0, -4, self._wrapped(caption, 13), 13, _QUIET, va="top")
 
-    def drawn(self) -> Image.Image:
-        blocks = (self._title, self._caption)
-        title, caption = (sum(letters.height for letters, _ in block) for block in blocks)
-        heading = Lettering(15, _QUIET)
-        rows = len(self._rows) * (self._row_height + _GAP)
-        height = _MARGIN + title + 10 + heading.height + 4 + rows + 8 + caption + _MARGIN
-        image = Image.new("RGB", (self._width, height), _PAPER)
-        draw = ImageDraw.Draw(image)
-        top = _write_block(draw, _MARGIN, _MARGIN, self._title) + 10
-        for index, name in enumerate(COLUMNS):
-            heading.write(draw, self._column_left(index), top, name)
-        top += heading.height + 4
-        for row, note in zip(self._rows, self._notes, strict=True):
-            _write_block(draw, _MARGIN, top, note)
-            self._paste_pictures(image, top, row)
-            top += self._row_height + _GAP
-        last = top - self._row_height - _GAP
-        if self._pixel_um is not None:
-            self._draw_scale_bar(draw, self._column_left(2), last, self._pixel_um / self._scale)
-        _write_block(draw, _MARGIN, top + 8, self._caption)
-        return image
-
-    def _column_left(self, index: int) -> int:
-        return self._left + index * (self._column + _GAP)
-
-    def _paste_pictures(self, image: Image.Image, top: int, row: SheetRow) -> None:
-        black, white = _grey_range(self._cut(row.truth))
-        for index, picture in enumerate((row.raw, row.refocused, row.truth)):
-            grey = (self._cut(picture) - black) * (255 / (white - black)) + 0.5
-            pixels = np.clip(np.nan_to_num(grey), 0, 255).astype(np.uint8)
-            enlarged = pixels.repeat(self._scale, axis=0).repeat(self._scale, axis=1)
-            image.paste(Image.fromarray(enlarged), (self._column_left(index), top))
-
-    def _draw_scale_bar(
-        self, draw: ImageDraw.ImageDraw, left: int, top: int, pixel_um: float
-    ) -> None:
+    def draw_row(self, index: int, row: SheetRow) -> list[Axes]:
+        """Draw the three pictures of a row in one grey scale, and its figures; the panels."""
+        top = self._height - index * self._row
+        black, white = np.percentile(row.truth[self._shown], (BLACK_PERCENTILE, WHITE_PERCENTILE))
+        # A flat truth has no range; one count keeps it flat.
+        white = max(white, black + 1)
         width, height = self._panel
-        length_um = _round_length(0.35 * width * pixel_um)
-        length = max(1, round(length_um / pixel_um))
-        letters = Lettering(15, (255, 255, 255))
-        text = f"{length_um:g} µm"
-        # Bar and text are centred on a plate of their own, to be read on nuclei too.
-        plate_width = max(length, letters.width(text)) + 16
-        plate_height = letters.height + 16
-        if plate_width + 12 > width or plate_height + 12 > height:
-            return  # The caption tells the pixel size.
-        plate_left, plate_top = left + width - plate_width - 6, top + height - plate_height - 6
-        draw.rectangle(
-            (plate_left, plate_top, plate_left + plate_width - 1, plate_top + plate_height - 1),
-            fill=(0, 0, 0),
+        panels = []
+        for column, picture in enumerate((row.raw, row.refocused, row.truth)):
+            left, bottom = column * self._column, top - height
+            place = np.divide(
+                (left, bottom, width, height),
+                (self._width, self._height, self._width, self._height),
+            )
+            panel = self._figure.add_axes(tuple(place), frameon=False, xticks=(), yticks=())
+            panel.imshow(
+                np.nan_to_num(picture[self._shown].astype(np.float32)),
+                cmap="gray",
+                vmin=black,
+                vmax=white,
+                interpolation="nearest",
+                origin="upper",
+            )
+            panels.append(panel)
+        for text, size, colour in _notes(row, black, white):
+            self._write(-_LABEL_GAP, top, text, size, colour, ha="right", va="top")
+            top -= round(1.4 * size)
+        return panels
+
+    def save(self, path: Path) -> None:
+        """Write the file: what was drawn, with a margin."""
+        from matplotlib.transforms import Bbox
+
+        drawn = self._figure.get_tightbbox()
+        corners = np.array([drawn.min, drawn.max]) * _DPI
+        whole = np.array([np.floor(corners[0]) - _MARGIN, np.ceil(corners[1]) + _MARGIN])
+        self._figure.savefig(path, format="png", facecolor=_PAPER, bbox_inches=Bbox(whole / _DPI))
+
+    def _write(self, x: float, y: float, text: str, size: int, colour: str, **place: Any) -> Any:
+        return self._figure.text(
+            x / self._width,
+            y / self._height,
+            text,
+            size=size,
+            color=colour,
+            family="DejaVu Sans",
+            parse_math=False,
+            **place,
         )
-        text_left = plate_left + (plate_width - letters.width(text)) // 2
-        letters.write(draw, text_left, plate_top + 2, text)
-        bar_left = plate_left + (plate_width - length) // 2
-        bar_top = plate_top + plate_height - 9
-        draw.rectangle((bar_left, bar_top, bar_left + length - 1, bar_top + 3), fill=(255,) * 3)
+
+    def _wrapped(self, text: str, size: int) -> str:
+        """Break the text at spaces into lines no wider than the panels."""
+        probe = self._write(0, 0, "", size, _INK)
+        lines = [""]
+        for word in text.split(" "):
+            longer = f"{lines[-1]} {word}".strip()
+            probe.set_text(longer)
+            if probe.get_window_extent().width <= self._width:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        probe.remove()
+        return "\n".join(lines)
 
 
-def _wrap(size: int, text: str, width: int) -> list[str]:
-    return Lettering(size, _INK).wrapped(text, width)
+def _notes(row: SheetRow, black: float, white: float) -> list[tuple[str, int, str]]:
+    """What stands beside a row: text, size and colour of each line."""
+    notes = [(row.label, 20, _INK)]
+    before, after = row.psnr_before, row.psnr_after
+    if before is not None and after is not None:
+        gain = round(after - before, 1)
+        colour = _BETTER if gain > 0 else _WORSE if gain < 0 else _QUIET
+        sign = "\N{MINUS SIGN}" if gain < 0 else "+"
+        notes += [
+            ("PSNR", 13, _QUIET),
+            (f"{before:.1f} → {after:.1f} dB", 15, _INK),
+            (f"{sign}{abs(gain):.1f} dB", 15, colour),
+        ]
+    return [*notes, (f"{black:.0f}–{white:.0f} counts", 13, _QUIET)]
 
 
-def _write_block(
-    draw: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[tuple[Lettering, str]]
-) -> int:
-    for letters, text in lines:
-        letters.write(draw, left, top, text)
-        top += letters.height
-    return top
+def _explanation(shape: tuple[int, int], enlarged: int, pixel_um: float | None) -> str:
+    height, width = shape
+    grey = (
+        f"Grey: the range at the left, black to white, is the {BLACK_PERCENTILE:g}st to "
+        f"{WHITE_PERCENTILE:g}th percentile of the truth shown, and the same for the three pictures "
+        "of a row."
+    )
+    parts = [grey]
+    if max(shape) > PANEL_PX:
+        shown = f"{min(width, PANEL_PX)}×{min(height, PANEL_PX)}"
+        parts.append(f"{shown} of {width}×{height} px shown.")
+    if enlarged > 1:
+        parts.append(f"Enlarged {enlarged}×.")
+    if pixel_um is not None:
+        parts.append(f"{pixel_um:g}\N{NO-BREAK SPACE}µm a pixel.")
+    return " ".join(parts)
 
 
-def _grey_range(truth: NDArray[np.float32]) -> tuple[float, float]:
-    black, white = np.percentile(truth, (BLACK_PERCENTILE, WHITE_PERCENTILE))
-    # A flat truth has no range; one count keeps it flat.
-    return float(black), float(max(white, black + 1))
+def _draw_scale_bar(panel: Axes, pixel_um: float) -> None:
+    """Draw a bar on a plate of its own, to be read on nuclei too, if there is room for it."""
+    from matplotlib.font_manager import FontProperties
+    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+
+    (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+    length_um = _round_length(0.35 * (right - left) * pixel_um)
+    bar = AnchoredSizeBar(
+        panel.transData,
+        max(1, round(length_um / pixel_um)),
+        f"{length_um:g} µm",
+        "lower right",
+        pad=0.4,
+        borderpad=0.4,
+        color="white",
+        label_top=True,
+        size_vertical=abs(top - bottom) / panel.bbox.height * 4,
+        fontproperties=FontProperties(family="DejaVu Sans", size=14),
+    )
+    bar.patch.set(facecolor="black", edgecolor="black")
+    for rectangle in bar.size_bar.get_children():
+        rectangle.set(fill=True, linewidth=0)  # an edge would make it longer
+    panel.add_artist(bar)
+    plate = bar.get_window_extent()
+    if plate.width + 12 > panel.bbox.width or plate.height + 12 > panel.bbox.height:
+        bar.remove()  # the caption has the pixel size
 
 
 def _round_length(most_um: float) -> float:
     """Find the longest of 1, 2, 5, 10, 20 ... that is not longer than asked for."""
     decade = 10.0 ** math.floor(math.log10(most_um))
     return next(step * decade for step in (5, 2, 1) if step * decade <= most_um * (1 + 1e-9))
-
-
-def _middle(shape: tuple[int, int]) -> Region:
-    height, width = (min(side, PANEL_PX) for side in shape)
-    return Region((shape[0] - height) // 2, (shape[1] - width) // 2, height, width)
-
-
-def _checked_region(region: Region, shape: tuple[int, int]) -> Region:
-    fits = (
-        min(region.top, region.left) >= 0
-        and min(region.height, region.width) >= 1
-        and region.top + region.height <= shape[0]
-        and region.left + region.width <= shape[1]
-    )
-    if not fits:
-        raise InputError(f"{region} does not lie in a frame of {shape[1]}×{shape[0]} px")
-    return region
 
 
 def _common_shape(rows: Sequence[SheetRow]) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from refocusd.errors import ConfigError, OutputError
 from refocusd.formats.ndtiff.layout import INDEX_NAME
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.formats.ome_zarr.layout import is_omezarr
-from refocusd.formats.ome_zarr.writer import OmeZarrSink
 from refocusd.formats.sink import Sink
 
 __all__ = ["SinkKind", "append_sink", "create_sink", "sink_kind"]
@@ -32,13 +31,16 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     Raises
     ------
     ConfigError
-        If there is no such kind, or its library is not installed.
+        If there is no such kind.
     OutputError
         If the folder exists or cannot be made, or the summary is not JSON.
     """
     if kind == "ndtiff":
         return NDTiffSink.create(path, summary)
     if kind == "ome-zarr":
+        # Its models take a fifth of a second to import.
+        from refocusd.formats.ome_zarr.writer import OmeZarrSink
+
         return OmeZarrSink.create(path, summary)
     raise ConfigError(f"no output of the kind {kind!r}: choose {' or '.join(get_args(SinkKind))}")
 
@@ -51,13 +53,13 @@ def append_sink(path: Path) -> Sink:
     OutputError
         If there is no dataset of ours, if its index is damaged, or if another
         process is writing it.
-    ConfigError
-        If its library is not installed.
     """
     kind = sink_kind(path)
     if kind == "ndtiff":
         return NDTiffSink.append(path)
     if kind == "ome-zarr":
+        from refocusd.formats.ome_zarr.writer import OmeZarrSink
+
         return OmeZarrSink.append(path)
     raise OutputError(
         f"{path} holds neither an NDTiff nor an OME-Zarr dataset of refocusd: name the folder of "

@@ -62,9 +62,13 @@ class PngImageFile:
         self.axes: Sequence[Mapping[str, AxisValue]] = ({},)
         self.elapsed_ms: Sequence[float | None] = (None,)
         self.pixel_um: float | None = None
-        self.summary: Mapping[str, Any] = {}
+        self.summary: dict[str, Any] = {}
 
-    def read(self, index: int) -> tuple[Pixels, dict[str, Any]]:  # noqa: ARG002
+    def metadata(self, index: int) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing: what a PNG says of itself is not read."""
+        return {}
+
+    def read(self, index: int) -> Pixels:  # noqa: ARG002
         """Pixels of the image; `index` is 0.
 
         Raises
@@ -94,7 +98,7 @@ class PngImageFile:
         if pixels.dtype != self.format.dtype:
             # Some versions of Pillow decode 16 bits into 32.
             pixels = pixels.astype(self.format.dtype)
-        return checked_pixels(pixels, what=str(self.path)), {}
+        return checked_pixels(pixels, what=str(self.path))
 
     def close(self) -> None:
         """Do nothing: the file is open only while it is read."""

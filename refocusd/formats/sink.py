@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from refocusd.frame import Axes, Pixels
+import numpy as np
 
-__all__ = ["Sink"]
+from refocusd.errors import OutputError
+from refocusd.formats.disk_space import write_error
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.written_keys import Written
+from refocusd.frame import (
+    Axes,
+    AxisValue,
+    Metadata,
+    Pixels,
+    canonical_axes,
+    checked_pixels,
+    plain_axes,
+)
+
+__all__ = ["Sink", "already_there", "json_bytes", "refuse_foreign", "with_mark"]
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """One refocused dataset, written by one thread, closed by its context.
 
     ==============  =======================================================
@@ -23,15 +40,30 @@ class Sink(Protocol):
     ==============  =======================================================
 
     A frame is in the dataset, readable by others and safe from a killed
-    process, when `write` returns.  What every implementation promises is
-    tested for all of them alike (``tests/formats/test_sinks_common.py``).
+    process, when `write` returns.  It is handed to the operating system, not
+    forced to the disk: a power failure may take the last seconds.  What every
+    implementation promises is tested for all of them alike
+    (``tests/formats/test_sinks_common.py``).
+
+    Parameters
+    ----------
+    path : Path
+        The dataset's folder.
+    summary : mapping
+        Summary metadata as it stands in the files.
+    written : Written
+        The frames that the dataset holds.
     """
 
-    @property
-    def path(self) -> Path:
-        """The dataset's folder."""
+    def __init__(self, path: Path, summary: Mapping[str, Any], written: Written) -> None:
+        self.path = path
+        self.summary = summary
+        self._written = written
+        #: A frame was begun and is neither complete nor undone.
+        self._dirty = False
+        self._closed = False
 
-    def write(self, pixels: Pixels, axes: Axes, metadata: Mapping[str, Any]) -> None:
+    def write(self, pixels: Pixels, axes: Axes, metadata: Metadata) -> None:
         """Add one frame, in any order of axes.
 
         Parameters
@@ -46,22 +78,145 @@ class Sink(Protocol):
         Raises
         ------
         OutputError
-            If the frame cannot be added.  The dataset is then as it was before.
+            If these axes are written already, shape or dtype are not those of
+            the frames before, the dataset cannot hold such axes, the metadata
+            has no JSON form, or the disk refuses.  The dataset is then as before.
         InputError
             If pixels or axes are not those of a frame.
         """
+        plain = plain_axes(axes)
+        key = canonical_axes(plain)
+        if self._closed:
+            raise OutputError(f"{self.path} is closed: frame {key} cannot be written to it")
+        image = checked_pixels(pixels, what=f"frame {key}")
+        height, width = image.shape
+        self._refuse_unfit(key, plain, PageFormat(height, width, image.dtype))
+        text = json_bytes(metadata, f"the metadata of frame {key}")
+        try:
+            if self._dirty:
+                self._undo()
+            self._dirty = True
+            self._append(image, plain, text, metadata)
+            self._dirty = False
+        except (OSError, OutputError) as error:
+            # Where this fails too, the next write tries again.
+            self._try_undo()
+            if isinstance(error, OSError):
+                raise write_error(error, self.path, f"writing frame {key}") from error
+            raise
 
     def __contains__(self, axes_key: str) -> bool:
         """Whether the frame with these axes (`canonical_axes`) is written."""
+        return axes_key in self._written.keys
 
     def close(self) -> None:
-        """Give up the dataset's files.  A second call does nothing."""
+        """Close the dataset's files; they are complete after every frame.  Closing twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._dirty:
+            self._try_undo()
+        self._close_files()
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
+
+    def _refuse_unfit(
+        self,
+        key: str,
+        axes: dict[str, AxisValue],  # noqa: ARG002 (a format may refuse some axes)
+        form: PageFormat,
+    ) -> None:
+        """Refuse a frame that would make the dataset unreadable or ambiguous."""
+        if key in self._written.keys:
+            raise OutputError(
+                f"{self.path} holds frame {key} already, and frames are never overwritten: "
+                "skip it, or write to another --output"
+            )
+        if form != (self._written.format or form):
+            raise OutputError(
+                f"frame {key} has {form}, but the frames of {self.path} have "
+                f"{self._written.format}: write it to another --output"
+            )
+
+    def _try_undo(self) -> None:
+        with contextlib.suppress(OSError):
+            self._undo()
+            self._dirty = False
+
+    @abstractmethod
+    def _append(
+        self, pixels: Pixels, axes: dict[str, AxisValue], text: bytes, metadata: Metadata
+    ) -> None:
+        """Write a frame and take it into `Written`; `text` is its metadata as JSON."""
+
+    @abstractmethod
+    def _undo(self) -> None:
+        """Take back what was written of a frame that failed; must bear being repeated."""
+
+    @abstractmethod
+    def _close_files(self) -> None: ...
+
+
+def json_bytes(value: Mapping[str, Any], what: str) -> bytes:
+    """ASCII JSON of metadata; numpy's numbers and arrays as plain ones.
+
+    Parameters
+    ----------
+    value : mapping
+    what : str
+        Named in the error, e.g. ``"the summary metadata"``.
+
+    Raises
+    ------
+    OutputError
+        If something in it has no JSON form.
+    """
+    try:
+        return json.dumps(value, default=_plain).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OutputError(
+            f"{what} cannot be written: {error}; leave it out or make it a number or a string"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{value!r} of type {type(value).__name__} has no JSON form")
+
+
+def with_mark(summary: Mapping[str, Any], mark: Mapping[str, Any]) -> dict[str, Any]:
+    """Summary metadata with the sink's mark under ``refocusd``."""
+    ours = summary.get("refocusd")
+    return {**summary, "refocusd": {**(ours if isinstance(ours, Mapping) else {}), **mark}}
+
+
+def refuse_foreign(path: Path, found: object, mark: Mapping[str, Any]) -> None:
+    """Refuse to append to a dataset that does not carry the sink's mark.
+
+    Raises
+    ------
+    OutputError
+    """
+    if not isinstance(found, dict) or not found.items() >= mark.items():
+        raise OutputError(
+            f"{path} was not written by this version of refocusd, and nothing is appended to it: "
+            "choose another --output"
+        )
+
+
+def already_there(path: Path) -> OutputError:
+    """The error for an output folder that holds something."""
+    return OutputError(
+        f"{path} exists already, and is not overwritten: choose another --output, or resume "
+        "what is there"
+    )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-__all__ = ["WrittenKeys"]
+from refocusd.formats.tiff.page import PageFormat
+
+__all__ = ["Written", "WrittenKeys"]
 
 #: New keys wait in a Python set until there are this many of them.
 RECENT = 4096
@@ -41,6 +45,17 @@ class WrittenKeys:
             fresh = np.fromiter(self._recent, np.uint64, len(self._recent))
             self._sorted = np.sort(np.concatenate([self._sorted, fresh]))
             self._recent.clear()
+
+
+@dataclass(slots=True)
+class Written:
+    """The frames of a dataset, as far as any writer must know them."""
+
+    keys: WrittenKeys = field(default_factory=WrittenKeys)
+    #: Of every frame; None before the first.
+    format: PageFormat | None = None
+    #: First byte behind the last whole record of the list of frames.
+    end: int = 0
 
 
 def _hash(key: str) -> int:

@@ -18,18 +18,11 @@ from typing import Any, Self
 
 from refocusd.errors import LedgerError
 from refocusd.ledger.attempt import AcquisitionNote, Attempt, Fate, RunNote
-from refocusd.ledger.schema import (
-    OLDEST,
-    SCHEMA,
-    checksum_columns,
-    connect,
-    prepare,
-    version_of,
-)
+from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
 __all__ = ["Ledger"]
 
-_ATTEMPT = "run, acquisition, axes, state, reason, live, at, latency_ms, engine_ms, facts"
+_FATE = ("axes", "state", "reason", "checksum", "raw_checksum")
 
 
 class Ledger:
@@ -52,30 +45,8 @@ class Ledger:
 
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         self.path = Path(path)
-        try:
-            self._db = connect(self.path, read_only=read_only)
-            if not read_only:
-                # A killed process loses nothing that was committed; only a power cut
-                # can take the last instants, and those frames are then pending again.
-                self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = NORMAL")
-            version = version_of(self._db)
-            if not read_only:
-                version = prepare(self._db, version)
-        except (OSError, sqlite3.Error) as error:
-            if hasattr(self, "_db"):
-                self._db.close()
-            raise LedgerError(
-                f"the ledger {self.path} cannot be opened ({error}); name a folder on a local disk as "
-                "`ledgers` in the settings"
-            ) from error
-        if not OLDEST <= version <= SCHEMA:
-            self._db.close()
-            raise LedgerError(
-                f"the ledger {self.path} has schema {version}, this refocusd has {SCHEMA}; use the "
-                "refocusd that wrote it, or name another folder as `ledgers`"
-            )
-        self._checksums = checksum_columns(version)
+        #: `version`: the schema of the file.
+        self._db, self.version = open_file(self.path, read_only=read_only)
 
     def begin_run(self, run: str, *, version: str, engine: str, settings: str) -> None:
         """Note a run (model + settings + calibration); once for each id."""
@@ -117,86 +88,66 @@ class Ledger:
         """
         now = time.time()
         rows = (
-            (
-                a.run,
-                a.acquisition,
-                a.axes,
-                a.state,
-                a.reason,
-                int(a.live),
-                now,
-                a.latency_ms,
-                a.engine_ms,
-                json.dumps(a.facts or {}),
-                _signed(a.checksum),
-                _signed(a.raw_checksum),
-            )
-            for a in attempts
+            {name: getattr(attempt, name) for name in ATTEMPT}
+            | {
+                "at": now,
+                "facts": json.dumps(attempt.facts or {}),
+                "checksum": _signed(attempt.checksum),
+                "raw_checksum": _signed(attempt.raw_checksum),
+            }
+            for attempt in attempts
         )
-        try:
-            with self._db:
-                self._db.executemany(
-                    f"INSERT INTO attempt ({_ATTEMPT}, checksum, raw_checksum)"  # noqa: S608
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    rows,
-                )
-        except sqlite3.Error as error:
-            raise LedgerError(f"the ledger {self.path} cannot be written: {error}") from error
+        values = ", ".join(f":{name}" for name in ATTEMPT)
+        with self._changing() as db:
+            db.executemany(f"INSERT INTO attempt ({columns(SCHEMA)}) VALUES ({values})", rows)  # noqa: S608
 
     def attempts(self, acquisition: str) -> Iterator[Attempt]:
         """The latest attempt at each frame of an acquisition, oldest first."""
         for row in self._rows(
-            f"SELECT {_ATTEMPT}, {self._checksums} FROM attempt WHERE id IN"  # noqa: S608
+            f"SELECT {columns(self.version)} FROM attempt WHERE id IN"  # noqa: S608
             " (SELECT max(id) FROM attempt WHERE acquisition = ? GROUP BY run, axes) ORDER BY id",
             (acquisition,),
         ):
-            run, key, axes, state, reason, live, at, latency, engine, facts, after, before = row
+            told = dict(zip(ATTEMPT, row, strict=True))
             yield Attempt(
-                run=run,
-                acquisition=key,
-                axes=axes,
-                state=state,
-                reason=reason,
-                live=bool(live),
-                latency_ms=latency,
-                engine_ms=engine,
-                facts=self._facts(facts),
-                checksum=_unsigned(after),
-                raw_checksum=_unsigned(before),
-                at=at,
+                **told
+                | {
+                    "live": bool(told["live"]),
+                    "facts": _facts(self.path, told["facts"]),
+                    "checksum": _unsigned(told["checksum"]),
+                    "raw_checksum": _unsigned(told["raw_checksum"]),
+                }
             )
 
-    def _facts(self, text: object) -> dict[str, Any]:
-        try:
-            facts = json.loads(text)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise LedgerError(f"the ledger {self.path} is damaged: {error}") from error
-        if not isinstance(facts, dict):
-            raise LedgerError(f"the ledger {self.path} is damaged: facts are {facts!r}")
-        return facts
-
     def fates(self, run: str, acquisition: str) -> Iterator[Fate]:
-        """What the latest attempt of a run at each frame came to, oldest first."""
+        """What the latest attempt of a run at each frame came to, oldest first; one at a time."""
         for axes, state, reason, after, before in self._rows(
-            f"SELECT axes, state, reason, {self._checksums} FROM attempt WHERE id IN"  # noqa: S608
+            f"SELECT {columns(self.version, _FATE)} FROM attempt WHERE id IN"  # noqa: S608
             " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
             " ORDER BY id",
             (run, acquisition),
         ):
             yield Fate(axes, state, reason, _unsigned(after), _unsigned(before))
 
+    def state_of(self, run: str, acquisition: str, axes: str) -> str | None:
+        """State of a frame after the latest attempt of a run; None if there was none."""
+        rows = self._rows(
+            "SELECT state FROM attempt WHERE run = ? AND acquisition = ? AND axes = ?"
+            " ORDER BY id DESC LIMIT 1",
+            (run, acquisition, axes),
+        )
+        return next((str(state) for (state,) in rows), None)
+
+    def final_states(self, run: str, acquisition: str) -> dict[str, str]:
+        """Canonical axes → final state, for the frames of one run that have one.
+
+        Holds all of them in memory: prefer `fates` or `state_of` for many frames.
+        """
+        return {fate.axes: fate.state for fate in self.fates(run, acquisition)}
+
     def acquisitions(self) -> list[str]:
         """Ids of the acquisitions in this ledger."""
         return [row[0] for row in self._rows("SELECT id FROM acquisition ORDER BY opened")]
-
-    def final_states(self, run: str, acquisition: str) -> dict[str, str]:
-        """Canonical axes → final state, for the frames of one run that have one."""
-        return dict(
-            self._rows(
-                "SELECT axes, state FROM attempt WHERE run = ? AND acquisition = ? ORDER BY id",
-                (run, acquisition),
-            )
-        )
 
     def run_note(self, run: str) -> RunNote | None:
         """What was noted of a run; None if it is not in this ledger."""
@@ -214,46 +165,6 @@ class Ledger:
     def __len__(self) -> int:
         """Attempts in this ledger, of all runs and acquisitions."""
         return int(next(self._rows("SELECT count(*) FROM attempt"))[0])
-
-    def merge(self, other: str | Path) -> int:
-        """Take over what another ledger of the same acquisition knows and this one does not.
-
-        Of a frame that both know, attempts after the last one here.
-
-        Returns
-        -------
-        int
-            Attempts taken over.
-
-        Raises
-        ------
-        LedgerError
-            If the other cannot be read, or this one not be written.
-        """
-        with Ledger(other, read_only=True) as ledger:
-            checksums = ledger._checksums
-        here = (
-            "SELECT 1 FROM attempt AS own WHERE own.run = theirs.run AND"
-            " own.acquisition = theirs.acquisition AND own.axes = theirs.axes AND own.at >= theirs.at"
-        )
-        try:
-            self._db.execute("ATTACH DATABASE ? AS other", (str(other),))
-            try:
-                with self._db:
-                    for table in ("run", "acquisition"):
-                        self._db.execute(
-                            f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}"  # noqa: S608
-                        )
-                    taken = self._db.execute(
-                        f"INSERT INTO main.attempt ({_ATTEMPT}, checksum, raw_checksum)"  # noqa: S608
-                        f" SELECT {_ATTEMPT}, {checksums} FROM other.attempt AS theirs"
-                        f" WHERE NOT EXISTS ({here}) ORDER BY id"
-                    ).rowcount
-            finally:
-                self._db.execute("DETACH DATABASE other")
-        except sqlite3.Error as error:
-            raise LedgerError(f"{other} cannot be taken over into {self.path}: {error}") from error
-        return taken
 
     def check(self) -> None:
         """Look at every page of the file.
@@ -307,9 +218,15 @@ class Ledger:
             ) from error
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
+        with self._changing() as db:
+            db.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction."""
         try:
             with self._db:
-                self._db.execute(statement, values)
+                yield self._db
         except sqlite3.Error as error:
             raise LedgerError(f"the ledger {self.path} cannot be written: {error}") from error
 
@@ -323,6 +240,16 @@ class Ledger:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _facts(path: Path, text: object) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise LedgerError(f"the ledger {path} is damaged: {error}") from error
+    if not isinstance(facts, dict):
+        raise LedgerError(f"the ledger {path} is damaged: facts are {facts!r}")
+    return facts
 
 
 def _signed(checksum: int | None) -> int | None:

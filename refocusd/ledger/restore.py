@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import LedgerError
-from refocusd.ledger.attempt import Attempt
+from refocusd.ledger.attempt import WRITTEN, Attempt
 from refocusd.ledger.ledger import Ledger
-from refocusd.ledger.schema import SCHEMA, connect, version_of
+from refocusd.ledger.schema import SCHEMA, columns, connect, version_of
 
 __all__ = ["ledger_path", "rebuild", "restore_ledger"]
 
@@ -111,9 +111,41 @@ def _take_over(path: Path, copy: Path) -> list[str]:
     with Ledger(copy, read_only=True) as ledger:
         there = len(ledger)
     with Ledger(path) as ledger:
-        if there <= len(ledger) or not (taken := ledger.merge(copy)):
+        if there <= len(ledger) or not (taken := _merge(ledger, copy)):
             return []
     return [f"{taken} attempts were taken over from the ledger's copy {copy}"]
+
+
+def _merge(ledger: Ledger, copy: Path) -> int:
+    """Add the attempts that a copy has later than the last ones here; their number.
+
+    Raises
+    ------
+    LedgerError
+        If the copy cannot be read, or the ledger not be written.
+    """
+    with Ledger(copy, read_only=True) as other:
+        theirs = columns(other.version)
+    newer_here = (
+        "SELECT 1 FROM attempt AS own WHERE own.run = theirs.run AND"
+        " own.acquisition = theirs.acquisition AND own.axes = theirs.axes AND own.at >= theirs.at"
+    )
+    db = ledger._db
+    try:
+        db.execute("ATTACH DATABASE ? AS other", (str(copy),))
+        try:
+            with db:
+                for table in ("run", "acquisition"):
+                    db.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")  # noqa: S608
+                return db.execute(
+                    f"INSERT INTO main.attempt ({columns(SCHEMA)})"  # noqa: S608
+                    f" SELECT {theirs} FROM other.attempt AS theirs"
+                    f" WHERE NOT EXISTS ({newer_here}) ORDER BY id"
+                ).rowcount
+        finally:
+            db.execute("DETACH DATABASE other")
+    except sqlite3.Error as error:
+        raise LedgerError(f"{copy} cannot be taken over into {ledger.path}: {error}") from error
 
 
 def rebuild(
@@ -148,13 +180,13 @@ def rebuild(
         If the ledger cannot be written.
     """
     # Where an attempt failed, the frame in the dataset is that of a later one.
-    known = {
-        fate.axes
-        for fate in ledger.fates(run, acquisition)
-        if fate.state in ("refocused", "passed_through")
-    }
+    lost = (
+        (axes, metadata)
+        for axes, metadata in frames
+        if ledger.state_of(run, acquisition, axes) not in WRITTEN
+    )
     recorded = 0
-    attempts = _attempts(run, acquisition, known, frames)
+    attempts = _attempts(run, acquisition, lost)
     while batch := list(itertools.islice(attempts, BATCH)):
         ledger.record(batch)
         recorded += len(batch)
@@ -164,18 +196,15 @@ def rebuild(
 def _attempts(
     run: str,
     acquisition: str,
-    known: set[str],
     frames: Iterable[tuple[str, Mapping[str, Any]]],
 ) -> Iterator[Attempt]:
     for axes, metadata in frames:
-        if axes in known:
-            continue
         ours = metadata.get("refocusd")
         if not isinstance(ours, Mapping) or ours.get("run") != run:
             log.warning("frame %s does not say that run %s made it: not recorded", axes, run)
             continue
         state = ours.get("state")
-        if state not in ("refocused", "passed_through"):
+        if state not in WRITTEN:
             log.warning("frame %s has the state %r: not recorded", axes, state)
             continue
         yield Attempt(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["OLDEST", "SCHEMA", "checksum_columns", "connect", "prepare", "version_of"]
+from refocusd.errors import LedgerError
+from refocusd.ledger.attempt import Attempt
+
+__all__ = ["ATTEMPT", "OLDEST", "SCHEMA", "columns", "connect", "open_file", "version_of"]
 
 #: Raised when a table changes; a newer file is refused, not guessed at.
 SCHEMA = 2
@@ -32,6 +37,8 @@ CREATE INDEX IF NOT EXISTS attempt_of_frame ON attempt (run, acquisition, axes);
 """
 #: Columns of `attempt` that schema 1 does not have.
 _SINCE_2 = ("checksum", "raw_checksum")
+#: Columns that hold an `Attempt`.
+ATTEMPT = tuple(field.name for field in fields(Attempt))
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -54,12 +61,53 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     return db
 
 
+def open_file(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int]:
+    """Open a ledger: brought up to date for writing, as it is for reading only.
+
+    Returns
+    -------
+    sqlite3.Connection
+    int
+        The schema that the file has.
+
+    Raises
+    ------
+    LedgerError
+        If the file cannot be opened, is no ledger, or of a newer schema.
+    """
+    db: sqlite3.Connection | None = None
+    try:
+        db = connect(path, read_only=read_only)
+        if not read_only:
+            # A killed process loses nothing that was committed; only a power cut
+            # can take the last instants, and those frames are then pending again.
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+        version = version_of(db)
+        if not read_only:
+            version = _prepare(db, version)
+        if OLDEST <= version <= SCHEMA:
+            return db, version
+    except (OSError, sqlite3.Error) as error:
+        if db is not None:
+            db.close()
+        raise LedgerError(
+            f"the ledger {path} cannot be opened ({error}); name a folder on a local disk as "
+            "`ledgers` in the settings"
+        ) from error
+    db.close()
+    raise LedgerError(
+        f"the ledger {path} has schema {version}, this refocusd has {SCHEMA}; use the "
+        "refocusd that wrote it, or name another folder as `ledgers`"
+    )
+
+
 def version_of(db: sqlite3.Connection) -> int:
     """The schema of an open file; 0 of an empty one."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def prepare(db: sqlite3.Connection, version: int) -> int:
+def _prepare(db: sqlite3.Connection, version: int) -> int:
     """Make the tables of an empty file, or bring those of an older schema up to date.
 
     Nothing is lost when the process is killed meanwhile: each step is one
@@ -90,6 +138,6 @@ def prepare(db: sqlite3.Connection, version: int) -> int:
     return version
 
 
-def checksum_columns(version: int) -> str:
-    """The checksums' columns in a query; NULL where the file is older than they are."""
-    return ", ".join(_SINCE_2 if version >= 2 else ["NULL"] * len(_SINCE_2))
+def columns(version: int, names: Iterable[str] = ATTEMPT) -> str:
+    """Columns of `attempt` in a query; NULL where the file is older than they are."""
+    return ", ".join("NULL" if version < 2 and name in _SINCE_2 else name for name in names)

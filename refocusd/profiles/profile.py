@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import write_whole
 
 __all__ = [
     "PROFILE_SCHEMA",
@@ -300,8 +301,6 @@ def save_profile(profile: Profile, path: str | Path) -> None:
     text = msgspec.json.format(msgspec.json.encode(profile), indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(path.name + ".new")
-        new.write_bytes(text + b"\n")
-        new.replace(path)
+        write_whole(path, text, b"\n")
     except OSError as error:
         raise OutputError(f"the profile {path} cannot be written: {error.strerror}") from error

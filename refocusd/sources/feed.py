@@ -9,24 +9,25 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import math
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refocusd import __version__
-from refocusd.errors import InputError, RefocusdError, TransportError
+from refocusd.errors import InputError, RefocusdError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import Frame, canonical_axes, checked_pixels
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
-from refocusd.transport.client import SILENCE_S, Connection, Upload
-from refocusd.transport.messages import Advice, Behind, Counts, Open, Outcome, Refused, Welcome
+from refocusd.sources.once import Once
+from refocusd.transport.messages import Advice, Counts, Open
+from refocusd.transport.session import Session, State
 
 __all__ = ["Feed"]
 
@@ -36,16 +37,18 @@ log = logging.getLogger(__name__)
 LAST_WORD_S = 2.0
 #: How long the end of the interpreter may be held up to say good-bye.
 EXIT_S = 2.0
-#: How often the daemon is told of frames that are left to the raw dataset.
-TELL_BEHIND_S = 1.0
-#: Before the next try where the daemon says "try again".
-AGAIN_S = 0.5
-#: How long after the acquisition's end a daemon that went away may come back.
-RETURN_S = 10.0
+#: How long after the acquisition's end a daemon may answer that never did, or may come back.
+ANSWER_S, RETURN_S = 0.5, 10.0
 
 
-class _GoneError(TransportError):
-    """The daemon is not there any more; another may come."""
+@dataclass(frozen=True, slots=True)
+class _First:
+    """What the announcement needs of the first frame."""
+
+    shape: tuple[int, int]
+    dtype: str
+    metadata: dict[str, Any]
+    channel: Any
 
 
 class Feed:
@@ -77,7 +80,6 @@ class Feed:
         on_gone: Callable[[], None] | None = None,
     ) -> None:
         self.output = output
-        self._endpoint = endpoint
         self._expected = expected
         self._name = ""
         self._has_raw = False
@@ -86,33 +88,36 @@ class Feed:
         self._buffer = FrameBuffer(buffer_nbytes)
         self._changed = self._buffer.changed
         self._taken = 0
+        self._first: _First | None = None
+        #: Whether a daemon answers, and whether it wants the frames in their order.
         self._listening = False
         self._in_order = False
         #: Axes of frames that are read from disk once they are saved, to keep the order.
         self._awaited: set[str] = set()
         self._from_disk = False
         self._reader: NDTiffReader | None = None
-        self._told_behind_at = 0.0
         self._ended_at = 0.0
-        #: Without raw: axes of frames that a daemon has and has not told the end of.
-        self._unanswered: dict[str, None] = {}
-        self._format: tuple[tuple[int, int], str] | None = None
-        #: Metadata of the first frame, and its channel.
-        self._first: tuple[dict[str, Any], Any] | None = None
-        self._ended = False
         self._leaving = False
-        self._complained = ""
         self._done = threading.Event()
         self._counts: Counts | None = None
         self._thread: threading.Thread | None = None
-        self._on_advice = on_advice
+        # Of the thread.
+        self._session = Session(
+            endpoint, version=__version__, on_state=self._entered, on_advice=on_advice
+        )
+        self._advised = on_advice is not None
         self._on_gone = on_gone
+        self._open: Open | None = None
+        self._met = False
+        self._lost_at = 0.0
+        self._complain = Once(log, note=" (raw data is not affected)")
 
     # -- called by hooks ----------------------------------------------------------------
 
     def begin(self, name: str, *, has_raw: bool) -> None:
         """Start the thread; connecting does not wait for a daemon."""
         self._name = name
+        self._complain = Once(log, name, " (raw data is not affected)")
         self._has_raw = has_raw
         self._buffer.keep_missed = not has_raw
         if not has_raw and not self.output:
@@ -150,9 +155,9 @@ class Feed:
             np.copyto(copy, pixels)
         with self._changed:
             self._taken += 1
-            self._format = self._format or (pixels.shape, pixels.dtype.name)
             if self._first is None:
-                self._first = (dict(metadata), metadata["Axes"].get("channel", ""))
+                channel = metadata["Axes"].get("channel", "")
+                self._first = _First(pixels.shape, pixels.dtype.name, dict(metadata), channel)
             if copy is not None:
                 self._buffer.add(Held(axes, taken_ns, dict(metadata), copy))
             elif axes not in self._awaited:
@@ -206,7 +211,7 @@ class Feed:
     def end(self) -> None:
         """No more frames will come: raw is complete."""
         with self._changed:
-            self._ended = True
+            self._ended_at = time.monotonic()
             self._changed.notify()
 
     def wait(self, timeout_s: float | None) -> Counts | None:
@@ -214,23 +219,12 @@ class Feed:
         self._done.wait(timeout_s)
         return self._counts
 
-    def _complain(self, text: str) -> None:
-        """Once for each kind: a log line for every frame would slow the acquisition down."""
-        kind = text[:40]
-        if self._complained != kind:
-            self._complained = kind
-            log.warning("%s: %s (raw data is not affected)", self._name, text)
-
-    @property
-    def _announceable(self) -> bool:
-        known = self._format is not None or len(self._buffer) > 0
-        return known and (bool(self._raw) or not self._has_raw)
-
     # -- the thread ---------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            self._serve()
+            with self._session as session:
+                self._converse(session)
         except RefocusdError as error:
             self._complain(str(error))
         finally:
@@ -240,214 +234,156 @@ class Feed:
             self._buffer.clear()
             if self._reader is not None:
                 self._reader.close()
+            if self._on_gone is not None:
+                self._on_gone()
             self._done.set()
             atexit.unregister(self._leave)
 
-    def _serve(self) -> None:
-        open_: Open | None = None
-        gone: _GoneError | None = None
-        ended_at = 0.0
-        while True:
-            if self._ended:
-                ended_at = ended_at or time.monotonic()
-                if gone and (self._leaving or time.monotonic() - ended_at > RETURN_S):
-                    raise gone
-            connection = self._connect()
-            if connection is None:
-                if gone is None:
+    def _entered(self, state: State) -> None:
+        session = self._session
+        if state is State.READY:
+            assert session.welcome is not None
+            self._in_order = session.welcome.policy == "complete"
+            self._listening = self._met = True
+            self._complain.forget()
+        elif state is State.LOST:
+            if self._listening:
+                self._lost_at = time.monotonic()
+            self._listening = False
+            with self._changed:
+                # What became of these nobody knows; the next daemon does, where they are written.
+                self._buffer.missed += session.in_flight
+            rest = "; the rest can be refocused from raw later" if self._raw else ""
+            self._complain(session.reason + rest)
+            if self._on_gone is not None:
+                self._on_gone()
+
+    def _converse(self, session: Session) -> None:
+        while not (session.over or self._leaving):
+            session.pump(0.0 if session.state in (State.READY, State.OPEN) else 0.2)
+            state = session.state
+            if state is State.READY:
+                if not self._announce(session):
                     return
-                continue
-            try:
-                open_ = open_ or self._await_first(connection)
-                if open_ is not None:
-                    upload = Upload(connection, open_, self._answered, on_advice=self._on_advice)
-                    self._converse(connection, upload)
-            except _GoneError as error:
-                self._listening = False
-                gone = error
-                with self._changed:
-                    # What became of these nobody knows; the next daemon does, where they are written.
-                    self._buffer.missed += self._unanswered
-                    self._unanswered.clear()
-                if self._leaving:
-                    raise
-                self._complain(str(gone))
-                # The next daemon picks the acquisition up, and we go on with it.
-                time.sleep(AGAIN_S)
-            else:
+            elif state is State.OPEN:
+                self._hand_over(session)
+            elif state in (State.CONNECTING, State.LOST) and self._gives_up:
+                self._complain(session.reason)
                 return
-            finally:
-                connection.close(linger_s=1.0)
-                if self._on_gone is not None:
-                    self._on_gone()
-
-    def _converse(self, connection: Connection, upload: Upload) -> None:
-        while not (self._ended and upload.opened and not self._pending):
-            if self._leaving or self._over(connection, upload):
-                break
-            self._pass_on(connection, upload)
-            self._give_up_unsaved()
-        if upload.opened and not upload.closed:
-            self._say_closed(upload)
-            while not (self._leaving or self._over(connection, upload)):
-                upload.pump(0.1)
-        if upload.closed:
-            self._counts = upload.closed.counts
-
-    def _give_up_unsaved(self) -> None:
-        """Frames that never came to disk (a run that was cut short) shall hold up nothing."""
-        with self._changed:
-            if not self._ended or not self._awaited:
-                return
-            self._ended_at = self._ended_at or time.monotonic()
-            if len(self._buffer) == 0 and time.monotonic() - self._ended_at > LAST_WORD_S:
-                self._buffer.behind += len(self._awaited)
-                self._awaited.clear()
+        if self._leaving and session.opened:
+            self._say_closed(session)
+        if session.refused:
+            raise InputError(session.refused)
+        if session.closed:
+            self._counts = session.closed.counts
 
     @property
-    def _pending(self) -> bool:
-        return len(self._buffer) > 0 or bool(self._awaited)
+    def _ended(self) -> bool:
+        return self._ended_at > 0
 
-    def _over(self, connection: Connection, upload: Upload) -> bool:
-        """Whether the daemon has closed the acquisition; an error if it has gone or refuses it."""
-        if upload.refused:
-            if upload.again:
-                raise _GoneError(upload.refused)
-            raise InputError(upload.refused)
-        if upload.closed and not self._ended:
-            raise _GoneError("the daemon was stopped; the rest can be refocused from raw later")
-        if connection.silent_s > SILENCE_S:
-            raise _GoneError(
-                f"the daemon at {self._endpoint} went away; the rest of the frames can be refocused "
-                "from raw later"
-            )
-        return upload.closed is not None
+    @property
+    def _gives_up(self) -> bool:
+        """Whether the acquisition is over, and no daemon is to be expected any more."""
+        over_s = time.monotonic() - max(self._ended_at, self._lost_at)
+        return self._ended and over_s > (RETURN_S if self._met else ANSWER_S)
 
-    def _connect(self) -> Connection | None:
-        """A welcomed connection; None when the acquisition ends before there is a daemon."""
-        connection = Connection(self._endpoint, "source", version=__version__)
-        begun = time.monotonic()
-        while True:
-            # A short acquisition may be over before the daemon's answer was read: one last look.
-            last = self._ended or self._leaving
-            message = connection.receive(0.5 if last else 0.2)
-            if isinstance(message, Refused):
-                connection.close()
-                raise TransportError(message.reason)
-            if isinstance(message, Welcome):
-                connection.accept(message)
-                self._in_order = message.policy == "complete"
-                self._listening = True
-                return connection
-            if last or time.monotonic() - begun > SILENCE_S:
-                self._complain(
-                    f"no refocusd daemon answers at {self._endpoint}; start one with `refocusd run`. "
-                    "Frames are saved raw only meanwhile"
-                )
-            if last:
-                connection.close()
-                return None
+    def _announce(self, session: Session) -> bool:
+        """Announce the acquisition once its first frame is there; False if that never comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._announceable or self._ended, 0.25)
+            announceable = self._announceable
+        if announceable:
+            # A daemon that was restarted is told the same acquisition again.
+            self._open = self._open or self._announcement()
+            session.announce(self._open)
+            return True
+        if not self._ended:
+            return True
+        session.pump(0.05)
+        # The hook that tells where raw lies runs in another thread: it may come last.
+        return self._taken > 0 and time.monotonic() - self._ended_at < LAST_WORD_S
 
-    def _await_first(self, connection: Connection) -> Open | None:
-        """What to announce, once there is a frame and its raw dataset has a place."""
-        give_up = math.inf
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._announceable or self._ended, 0.25)
-                if self._announceable:
-                    first = self._buffer.first
-                    break
-                # The hook that tells where raw lies runs in another thread: it may come last.
-                if self._ended:
-                    give_up = min(give_up, time.monotonic() + LAST_WORD_S)
-            if self._leaving or (self._ended and not self._taken) or time.monotonic() > give_up:
-                return None
-            # Says Ping as well, so that the daemon does not forget us.
-            message = connection.receive(0.05 if self._ended else 0)
-            if isinstance(message, Refused):
-                # By a daemon that was started meanwhile: it does not know us yet.
-                if message.again:
-                    raise _GoneError(message.reason)
-                raise TransportError(message.reason)
-        if self._format is None:
-            assert first is not None
-            assert first.read is not None
-            frame = first.read()
-            self._format = (frame.pixels.shape, frame.pixels.dtype.name)
-            self._first = (dict(frame.metadata), frame.axes.get("channel", ""))
-        (height, width), dtype = self._format
+    @property
+    def _announceable(self) -> bool:
+        known = self._first is not None or len(self._buffer) > 0
+        return known and (bool(self._raw) or not self._has_raw)
+
+    def _announcement(self) -> Open:
+        first = self._first
+        if first is None:
+            held = self._buffer.first
+            assert held is not None
+            assert held.read is not None
+            frame = held.read()
+            pixels = frame.pixels
+            channel = frame.axes.get("channel", "")
+            first = _First(pixels.shape, pixels.dtype.name, dict(frame.metadata), channel)
+        height, width = first.shape
         return Open(
             acquisition=str(uuid.uuid4()),
             name=self._name,
             height=height,
             width=width,
-            dtype="uint8" if dtype == "uint8" else "uint16",
+            dtype="uint8" if first.dtype == "uint8" else "uint16",
             raw=self._raw,
             output=self.output,
             summary=self._summary,
             expected=self._expected,
             report=not self._has_raw,
-            advise=self._on_advice is not None,
-            first=first_of(*self._first) if self._first else "",
+            advise=self._advised,
+            first=first_of(first.metadata, first.channel),
         )
 
-    def _pass_on(self, connection: Connection, upload: Upload) -> None:
+    def _hand_over(self, session: Session) -> None:
+        """Submit a frame, or wait for one; say so when the last is through."""
+        if self._ended and not (len(self._buffer) or self._awaited):
+            self._say_closed(session)
+            return
+        self._pass_on(session)
+        if self._ended and self._awaited:
+            self._give_up_unsaved()
+
+    def _pass_on(self, session: Session) -> None:
         """Submit what is held, as far as there is credit; wait for more of either."""
-        while upload.pump(0):
-            pass
-        self._tell_behind(connection, upload)
         buffer = self._buffer
         with self._changed:
             if not len(buffer):
                 self._changed.wait(0.05)
-            held = buffer.pop() if len(buffer) and upload.credit else None
+            held = buffer.pop() if len(buffer) and session.credit else None
+            behind, buffer.behind = buffer.behind, 0
+        session.leave(behind, self._taken)
         if held is None:
             if len(buffer):
-                upload.pump(0.05)  # no credit: the daemon is busy
+                session.pump(0.05)  # no credit: the daemon is busy
             return
         submitted = False
         try:
-            submitted = self._submit(upload, held)
-            if submitted and not self._has_raw:
-                self._unanswered[held.axes] = None
+            pixels, metadata = held.pixels, held.metadata
+            if pixels is None:
+                assert held.read is not None
+                frame = held.read()
+                pixels, metadata = frame.pixels, dict(frame.metadata)
+            submitted = session.submit(pixels, held.axes, metadata, held.taken_ns)
         except Exception as error:  # noqa: BLE001 (one odd frame must not end the others)
             self._complain(f"frame {held.axes}: {error}")
-        with self._changed:
-            if not submitted:
+        if not submitted:
+            with self._changed:
                 buffer.miss(held.axes)
         buffer.give_back(held)
 
-    def _tell_behind(self, connection: Connection, upload: Upload) -> None:
-        """Frames that went by: idle workers may catch them up while we go on."""
-        now = time.monotonic()
-        if upload.opened is None or now - self._told_behind_at < TELL_BEHIND_S:
-            return
+    def _give_up_unsaved(self) -> None:
+        """Frames that never came to disk (a run that was cut short) shall hold up nothing."""
         with self._changed:
-            behind, self._buffer.behind = self._buffer.behind, 0
-            taken = self._taken
-        if behind:
-            self._told_behind_at = now
-            connection.send(Behind(upload.acquisition, behind, taken))
+            if len(self._buffer) == 0 and time.monotonic() - self._ended_at > LAST_WORD_S:
+                self._buffer.behind += len(self._awaited)
+                self._awaited.clear()
 
-    @staticmethod
-    def _submit(upload: Upload, held: Held) -> bool:
-        pixels, metadata = held.pixels, held.metadata
-        if pixels is None:
-            assert held.read is not None
-            frame = held.read()
-            pixels, metadata = frame.pixels, dict(frame.metadata)
-        text = json.dumps(metadata, default=_plain)
-        return upload.submit(pixels, held.axes, text, held.taken_ns)
-
-    def _answered(self, outcome: Outcome) -> None:
-        self._unanswered.pop(outcome.axes, None)
-
-    def _say_closed(self, upload: Upload) -> None:
+    def _say_closed(self, session: Session) -> None:
         with self._changed:
             missed = self._buffer.missed + self._buffer.axes_left()
         if not self._raw:
-            upload.miss(missed, "skipped", "no raw")
-        upload.close(self._taken)
+            session.miss(missed, "skipped", "no raw")
+        session.close(self._taken)
 
     def _leave(self) -> None:
         """At the interpreter's end: say good-bye, do not wait for the daemon's work."""
@@ -457,7 +393,3 @@ class Feed:
                 self._leaving = True
                 self._changed.notify()
             thread.join(EXIT_S)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)

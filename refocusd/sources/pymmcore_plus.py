@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.sources.feed import Feed
+from refocusd.sources.output_folder import fresh_output
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
@@ -118,11 +118,9 @@ class AttachedMDA:
     def _started(self, sequence: Any, *_: Any) -> None:
         self._finished()
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = _free(self._output / f"{_file_name(name)}_{stamp}_refocused")
         feed = Feed(
             self._endpoint,
-            output=str(folder),
+            output=str(fresh_output(self._output, name)),
             expected=_expected(sequence),
             buffer_nbytes=self._buffer_nbytes,
         )
@@ -189,15 +187,3 @@ def _expected(sequence: Any) -> int:
         return 0  # stands for an iterator of events, and warns when it is asked
     sizes = getattr(sequence, "sizes", None)
     return math.prod(sizes.values()) if isinstance(sizes, Mapping) and sizes else 0
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "MDA"
-
-
-def _free(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}_{number}")
-    return free

@@ -7,21 +7,29 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from refocusd import __version__
 from refocusd.errors import InputError, TransportError
-from refocusd.formats.raw_frames import RawFrames, RecordingFrames
-from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.formats.dataset import Dataset, Plan
+from refocusd.frame import Frame
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.transport.client import SILENCE_S, Connection, Upload
 from refocusd.transport.messages import Closed, Counts, Open, Opened, Outcome
+from refocusd.transport.session import Session, State
 
-__all__ = ["recorded_times_s", "replay", "submit_frames"]
+__all__ = ["Readable", "recorded_times_s", "replay", "submit_all", "submit_frames"]
 
 
-def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
+class Readable(Protocol):
+    """Frames on disk, by canonical axes."""
+
+    def read(self, key: str, /) -> Frame:
+        """One frame, read from disk now."""
+
+
+def recorded_times_s(plan: Plan) -> list[float] | None:
     """Seconds from the first frame to each, or None if the recording does not tell.
 
     Times that do not increase are no rate (one file of several series, a clock
@@ -38,7 +46,7 @@ def recorded_times_s(plan: RecordingPlan) -> list[float] | None:
 
 
 def replay(
-    recording: Recording,
+    recording: Dataset,
     endpoint: str,
     output: Path,
     *,
@@ -50,7 +58,7 @@ def replay(
 
     Parameters
     ----------
-    recording : Recording
+    recording : Dataset
     endpoint : str
         The daemon's address.
     output : Path
@@ -69,25 +77,24 @@ def replay(
     InputError
         If the daemon refuses the recording.
     """
-    frames = RecordingFrames(recording)
-    (height, width), dtype = frames.format()
-    keys = frames.keys()
-    first = frames.read(keys[0])
+    form = recording.first_format()
+    keys = recording.axes_keys()
+    first = recording.read(keys[0])
     open_ = Open(
         acquisition=str(uuid.uuid4()),
         name=recording.name,
-        height=height,
-        width=width,
-        dtype=dtype,
+        height=form.height,
+        width=form.width,
+        dtype=form.dtype_name,
         raw="",
         output=str(output.resolve()),
-        summary=json.dumps(dict(frames.summary), default=str),
+        summary=json.dumps(dict(recording.summary), default=str),
         expected=len(keys),
         report=True,
         first=first_of(first.metadata, first.axes.get("channel", "")),
     )
     closed = submit_frames(
-        frames,
+        recording,
         keys,
         endpoint,
         open_,
@@ -101,7 +108,7 @@ def replay(
 
 
 def submit_frames(
-    frames: RawFrames,
+    frames: Dataset,
     keys: Sequence[str],
     endpoint: str,
     open_: Open,
@@ -116,7 +123,7 @@ def submit_frames(
 
     Parameters
     ----------
-    frames : RawFrames
+    frames : Dataset
     keys : sequence of str
         Which of them, by canonical axes, in the order of submission.
     endpoint : str
@@ -147,44 +154,66 @@ def submit_frames(
     InputError
         If the daemon refuses the acquisition.
     """
-    with Connection(endpoint, "source", version=__version__) as connection:
-        connection.welcome(timeout_s=10.0)
-        upload = Upload(connection, open_, on_outcome)
-        _until(connection, upload, lambda: upload.opened is not None)
-        assert upload.opened is not None
-        if on_opened is not None:
-            on_opened(upload.opened)
-        begun = time.perf_counter()
-        for number, key in enumerate(keys):
-            if times_s is not None:
-                due = begun + times_s[number]
-                while (left := due - time.perf_counter()) > 0:
-                    upload.pump(left)
-            _until(connection, upload, lambda: upload.credit > 0)
-            try:
-                frame = frames.read(key)
-                metadata = json.dumps(dict(frame.metadata), default=str)
-                upload.submit(frame.pixels, key, metadata, time.perf_counter_ns(), live=live)
-            except (InputError, OSError, ValueError) as error:
-                upload.miss([key], "failed", f"raw cannot be used: {error}")
-        upload.close(acquired)
-        _until(connection, upload, lambda: upload.closed is not None)
-    assert upload.closed is not None
-    return upload.closed
+    with Session(endpoint, version=__version__, on_outcome=on_outcome) as session:
+        try:
+            session.until(lambda: session.state is State.READY)
+            session.announce(open_)
+            session.until(lambda: session.opened)
+            assert session.opened is not None
+            if on_opened is not None:
+                on_opened(session.opened)
+            submit_all(session, frames, keys, live=live, times_s=times_s)
+            session.close(acquired)
+            session.until(lambda: session.closed)
+        except TransportError as error:
+            if not session.acquisition:
+                raise
+            raise TransportError(
+                f"{error}; what it had written stays, and `refocusd resume` on the refocused dataset "
+                "does the rest"
+            ) from error
+    assert session.closed is not None
+    return session.closed
 
 
-def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
-    while not done():
-        upload.pump(0.25)
-        if upload.refused:
-            raise InputError(upload.refused)
-        if connection.silent_s > SILENCE_S:
-            raise TransportError(
-                f"the daemon at {connection.endpoint} went away; what it had written stays, and "
-                "`refocusd resume` on the refocused dataset does the rest"
-            )
-        if upload.closed and not done():
-            raise TransportError(
-                f"the daemon at {connection.endpoint} was stopped; what it had written stays, and "
-                "`refocusd resume` on the refocused dataset does the rest"
-            )
+def submit_all(
+    session: Session,
+    frames: Readable,
+    keys: Sequence[str],
+    *,
+    live: bool,
+    times_s: Sequence[float] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> None:
+    """Submit frames over an open session, each as soon as there is credit.
+
+    Frames that cannot be read are named to the daemon as failed.
+
+    Parameters
+    ----------
+    session, stopped
+        See `Session.until`, also for the errors.
+    frames, keys, live, times_s
+        As in `submit_frames`.
+    """
+    begun = time.perf_counter()
+    for number, key in enumerate(keys):
+        if times_s is not None:
+            due = begun + times_s[number]
+            while (left := due - time.perf_counter()) > 0:
+                session.pump(left)
+        handled = False
+        while not handled:
+            session.until(lambda: session.credit > 0, stopped)
+            handled = _submit(session, frames, key, live=live)
+
+
+def _submit(session: Session, frames: Readable, key: str, *, live: bool) -> bool:
+    """Submit one frame, or say why it cannot be; False if the socket's queue is full."""
+    try:
+        frame = frames.read(key)
+        taken_ns = time.perf_counter_ns()
+        return session.submit(frame.pixels, key, frame.metadata, taken_ns, live=live)
+    except (InputError, OSError, ValueError) as error:
+        session.miss([key], "failed", f"raw cannot be used: {error}")
+        return True

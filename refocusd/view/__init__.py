@@ -5,26 +5,17 @@ a separate process of low priority that asks the daemon for what it shows, and
 asks for pixels only while somebody looks.
 
 ===============  ==============================================================
-`options`        where it listens, and when it refuses to
-`link`           one thread, one connection to the daemon
-`board`          what the link learned last; requests wait here for news
-`figures`        rates and percentiles, from one status to the next
-`report`         the state as the page gets it, as JSON
-`metrics`        the same for Prometheus, and health
-`gpu`            memory and load of this host's NVIDIA devices
-`datasets`       any frame of a dataset that the daemon names, from disk
-`picture`        frames as the page gets them: a JSON header and raw counts
-`snapshot`       raw and refocused as PNG or TIFF
-`guard`          who may ask: Host, Origin, token
-`query`          what is asked, checked
-`routes`         which address answers what
-`stream`         server-sent events
-`server`         HTTP: connections, limits and time-outs
+`state`          what the daemon said last, and the thread that asks it
+`frames`         pixels: datasets on disk, what the page gets, snapshots
+`http`           the web server, its limits, its guard and its addresses
 `serve`          all of it, put together
 `command`        its flags
-`process`        the view as a child of the daemon, kept alive
+`process`        the view as a child of the daemon
 `napari_layers`  the same frames as two linked layers of napari
 ===============  ==============================================================
+
+The daemon is asked by a thread (`state.link`) and never by the event loop that
+serves the pages: asyncio cannot watch ZeroMQ's sockets on Windows.
 
 The page lies in ``static/``: plain HTML, CSS and JavaScript modules, without a
 build step and without anything from the network.

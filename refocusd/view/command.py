@@ -86,8 +86,8 @@ def run_view(arguments: argparse.Namespace) -> int:
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), lambda *_: asked.set())
-    with serving(options) as server:
+    with serving(options) as announcement:
         if arguments.announce:
-            announce(server)
+            announce(announcement)
         until_asked(asked)
     return 0

@@ -3,71 +3,47 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.frame import Pixels
-from refocusd.view.frames.encode import pixel_um
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.snapshot import auto_window
-from refocusd.view.state.board import Board, Preview
 from refocusd.view.state.link import DaemonLink
+from refocusd.view.state.view_state import Preview, ViewState
 
-__all__ = ["LayerImage", "layer_images", "show_in_napari"]
+__all__ = ["LayerData", "layer_data", "show_in_napari"]
+
+#: What napari calls a LayerDataTuple: pixels, attributes of the layer, its type.
+LayerData = tuple[Pixels, dict[str, Any], str]
 
 #: Asked of the daemon, in pixels a side, and drawn a second.
 SIDE = 1024
 PERIOD_MS = 100
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerImage:
-    """What one layer of napari is to show.
-
-    Parameters
-    ----------
-    name : str
-    pixels : ndarray, shape (rows, columns)
-    scale : tuple of float
-        Height and width of one of these pixels, in `unit`.
-    unit : {"um", "pixel"}
-    contrast_limits : tuple of float
-        The same for both layers.
-    metadata : dict
-    """
-
-    name: str
-    pixels: Pixels
-    scale: tuple[float, float]
-    unit: str
-    contrast_limits: tuple[float, float]
-    metadata: dict[str, Any]
-
-
-def layer_images(preview: Preview) -> tuple[LayerImage, LayerImage]:
-    """The raw and the refocused layer of a live frame."""
-    um = pixel_um(preview.metadata)
+def layer_data(preview: Preview) -> list[LayerData]:
+    """The raw and the refocused layer of a live frame, with one contrast and scale."""
+    um = pixel_um_of(preview.metadata)
     side = preview.shown.step * (um or 1.0)
     window = auto_window(preview.raw, preview.refocused)
-    metadata = {
-        "acquisition": preview.shown.name,
-        "axes": dict(preview.axes),
-        "state": preview.shown.state,
-        "every_nth_pixel": preview.shown.step,
-        "note": "refocused is an estimate by a neural network, not a measurement",
+    attributes = {
+        "scale": (side, side),
+        "contrast_limits": (window.low, window.high),
+        "metadata": {
+            "acquisition": preview.shown.name,
+            "axes": dict(preview.axes),
+            "state": preview.shown.state,
+            "every_nth_pixel": preview.shown.step,
+            "unit": "um" if um else "pixel",
+            "note": "refocused is an estimate by a neural network, not a measurement",
+        },
     }
-    raw, refocused = (
-        LayerImage(
-            name,
-            pixels,
-            (side, side),
-            "um" if um else "pixel",
-            (window.low, window.high),
-            metadata,
-        )
-        for name, pixels in (("raw", preview.raw), ("refocused", preview.refocused))
-    )
-    return raw, refocused
+    return [
+        (preview.raw, {"name": "raw", **attributes}, "image"),
+        (preview.refocused, {"name": "refocused", **attributes}, "image"),
+    ]
 
 
 def show_in_napari(endpoint: str) -> int:
@@ -81,10 +57,10 @@ def show_in_napari(endpoint: str) -> int:
     napari = _napari()
     # With napari there is Qt.
     timers = importlib.import_module("qtpy.QtCore")
-    board = Board(endpoint)
+    state = ViewState(endpoint)
     viewer = napari.Viewer(title="refocusd")
-    shown = _Shown(napari, viewer, board)
-    with DaemonLink(board), board.page():
+    shown = _Shown(viewer, state)
+    with DaemonLink(state), state.page():
         timer = timers.QTimer()
         timer.timeout.connect(shown.update)
         timer.start(PERIOD_MS)
@@ -103,45 +79,40 @@ def _napari() -> Any:
         ) from error
 
 
+@dataclass
 class _Shown:
     """The two layers in a viewer: added with the first frame, updated with the next."""
 
-    def __init__(self, napari: Any, viewer: Any, board: Board) -> None:
-        self._napari = napari
-        self._viewer = viewer
-        self._board = board
-        self._number = 0
-        self._layers: dict[str, Any] = {}
+    _viewer: Any
+    _state: ViewState
+    _number: int = 0
+    _linked: bool = False
+    _layers: dict[str, Any] = field(default_factory=dict)
 
     def update(self) -> None:
         """Show the newest frame, if it is a new one."""
-        self._board.looks(SIDE)
-        preview = self._board.newest()
+        self._state.looks(SIDE)
+        preview = self._state.newest()
         if preview is None:
-            self._viewer.status = self._board.link[1] or "waiting for the first frame"
+            self._viewer.status = self._state.link.reason or "waiting for the first frame"
             return
         if preview.number == self._number:
             return
         self._number = preview.number
-        for image in layer_images(preview):
-            layer = self._layers.get(image.name)
+        for pixels, attributes, _ in layer_data(preview):
+            name = attributes["name"]
+            layer = self._layers.get(name)
             if layer is None or layer not in self._viewer.layers:
-                self._layers[image.name] = self._viewer.add_image(
-                    image.pixels,
-                    name=image.name,
-                    scale=image.scale,
-                    contrast_limits=image.contrast_limits,
-                    metadata=image.metadata,
-                )
+                self._layers[name] = self._viewer.add_image(pixels, **attributes)
                 continue
-            layer.data = image.pixels
-            layer.scale = image.scale
-            layer.metadata = image.metadata
+            layer.data = pixels
+            layer.scale = attributes["scale"]
+            layer.metadata = attributes["metadata"]
         self._link()
 
     def _link(self) -> None:
         layers = list(self._layers.values())
-        if len(layers) == 2 and not getattr(self, "_linked", False):
+        if len(layers) == 2 and not self._linked:
             # One contrast for both; the user's grid mode shows them side by side.
             link = importlib.import_module("napari.experimental").link_layers
             link(layers, ("contrast_limits", "gamma", "scale"))

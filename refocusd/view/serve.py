@@ -11,13 +11,7 @@ from contextlib import closing, contextmanager
 
 import msgspec
 
-from refocusd.view.frames.datasets import Datasets
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.http.routes import Routes
-from refocusd.view.http.server import ViewServer
-from refocusd.view.state.board import Board
-from refocusd.view.state.gpu import GpuMonitor
-from refocusd.view.state.link import DaemonLink
 
 __all__ = ["Announcement", "announce", "serving", "until_asked"]
 
@@ -25,7 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Announcement(msgspec.Struct, frozen=True):
-    """The line that ``python -m refocusd.view --announce`` prints once it listens."""
+    """Where a view listens; ``python -m refocusd.view --announce`` prints it as a line.
+
+    Parameters
+    ----------
+    url : str
+        Of the page, on this computer.
+    port, pid : int
+    """
 
     url: str
     port: int
@@ -33,7 +34,7 @@ class Announcement(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def serving(options: ViewOptions) -> Iterator[ViewServer]:
+def serving(options: ViewOptions) -> Iterator[Announcement]:
     """A view that answers, for as long as the `with` statement lasts.
 
     Raises
@@ -43,18 +44,30 @@ def serving(options: ViewOptions) -> Iterator[ViewServer]:
     ConfigError
         If the TLS files cannot be used.
     """
-    board = Board(options.endpoint)
-    with closing(Datasets(board)) as datasets, DaemonLink(board) as link:
-        routes = Routes(board, link, datasets, GpuMonitor())
-        with ViewServer(options, board, routes) as server:
-            log.info("live view: %s", server.url)
-            yield server
+    # The daemon and the command line import this module for its names only.
+    from refocusd.view.frames.datasets import Datasets
+    from refocusd.view.http.app import view_app
+    from refocusd.view.http.server import web_server
+    from refocusd.view.state.gpu import GpuMonitor
+    from refocusd.view.state.link import DaemonLink
+    from refocusd.view.state.view_state import ViewState
+
+    state = ViewState(options.endpoint)
+    with closing(Datasets(state)) as datasets, DaemonLink(state) as link:
+        app = view_app(options, state, link, datasets, GpuMonitor())
+        with web_server(options, app) as port:
+            name = f"[{options.host}]" if ":" in options.host else options.host
+            url = f"{options.scheme}://{name}:{port}/"
+            log.info("live view: %s", url)
+            try:
+                yield Announcement(url, port, os.getpid())
+            finally:
+                state.close()  # ends the pages' streams
 
 
-def announce(server: ViewServer) -> None:
+def announce(announcement: Announcement) -> None:
     """Tell the parent, on standard output, where the view listens."""
-    line = msgspec.json.encode(Announcement(server.url, server.port, os.getpid()))
-    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.write(msgspec.json.encode(announcement) + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -20,7 +20,7 @@ from refocusd_calibration.camera.series import (
 from refocusd_calibration.camera.simulate import SimulatedCamera
 
 from refocusd.errors import InputError
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Pixels
 
 CAMERA = SimulatedCamera(gain=1.0, read_noise=3.0, bits=12)
@@ -184,7 +184,7 @@ def test_a_recording_without_exposures_needs_them_as_a_list(tmp_path: Path) -> N
     frames = np.stack([CAMERA.expose(ms, 0.0, np.random.default_rng(1)) for ms in (5, 5, 9, 9)])
     path = tmp_path / "dark.tif"
     tifffile.imwrite(path, frames, photometric="minisblack")
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         with pytest.raises(
             InputError, match="do not tell their exposure: give --dark-exposures-ms"
         ):
@@ -204,7 +204,7 @@ def test_a_recording_is_grouped_by_its_exposures(tmp_path: Path) -> None:
         tmp_path / "flat",
         [({"exposure": index, "time": 0}, frames[index], said[index]) for index in range(6)],
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         series = series_of_recording(recording)
         assert [(level.exposure_ms, level.count) for level in series.levels] == [
             (1, 2),

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError, InputError
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 
 LIMITS = MoveLimits(-10, 10, longest_exposure_ms=100)
 
@@ -56,13 +56,13 @@ def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: 
         channel="DAPI",
         settle_ms=0,
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         plan = recording.plan()
         assert sorted((int(axes["z"]), int(axes["time"])) for axes in plan.axes) == [
             (plane, time) for plane in range(5) for time in range(2)
         ]
-        for index, axes in enumerate(plan.axes):
-            said = recording.read(index).metadata
+        for axes in plan.axes:
+            said = recording.metadata(axes)
             assert said["ZPosition_um_Intended"] == z_um[int(axes["z"])]
             assert said["Exposure"] == 5.0
             assert axes["channel"] == "DAPI"
@@ -78,8 +78,8 @@ def test_a_second_series_does_not_touch_the_first(core: Any, tmp_path: Path) -> 
     ]
     assert taken[0] != taken[1]
     for path in taken:
-        with open_recording(path) as recording:
-            assert len(recording.plan()) == 2
+        with open_dataset(path) as recording:
+            assert len(recording) == 2
 
 
 def test_shutter_and_exposure_are_set_for_each_move_and_put_back(core: Any, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_shutter_and_exposure_are_set_for_each_move_and_put_back(core: Any, tmp_
         on_frame=lambda: seen.append((core.get_exposure(), core.get_shutter_open())),
     )
     assert seen == [(5.0, False), (5.0, False), (20.0, True)]
-    with open_recording(path) as recording:
-        said = [recording.read(index).metadata["Exposure"] for index in range(3)]
+    with open_dataset(path) as recording:
+        said = [recording.metadata(key)["Exposure"] for key in recording.axes_keys()[:3]]
     assert said == [5.0, 5.0, 20.0]
     assert core.get_auto_shutter()
     assert not core.get_shutter_open()
@@ -166,8 +166,8 @@ def test_a_stage_that_stops_short_is_an_error(
             [0.0, 3.0, 6.0], tmp_path, "stuck", exposure_ms=5, limits_um=LIMITS, settle_ms=0
         )
     # What was taken is kept.
-    with open_recording(tmp_path / "stuck_1") as recording:
-        assert len(recording.plan()) == 2
+    with open_dataset(tmp_path / "stuck_1") as recording:
+        assert len(recording) == 2
 
 
 def test_a_channel_that_does_not_exist_is_refused(core: Any, tmp_path: Path) -> None:

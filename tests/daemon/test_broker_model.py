@@ -1,7 +1,7 @@
-"""The daemon's books against a simple model, driven by whatever order of events hypothesis finds.
+"""The broker's state against a simple model, driven by whatever order of events hypothesis finds.
 
-`Desk`, `Course`, `Queues` and `Crew` are the real ones; sources, catch-ups,
-workers and the writer are played (`broker_model.py`), one event at a time,
+`Acquisitions`, `Intake`, `Results`, `Lifecycle`, `Scheduler` and `WorkerPool` are the real
+ones; sources, catch-ups, workers and the writer are simulated (`broker_model.py`), one event at a time,
 without sockets.
 """
 
@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from refocusd.daemon.events import DiskFull
+from refocusd.daemon.events import CatchUpFailed, DiskFull
 from refocusd.transport import messages as wire
 
 
@@ -44,7 +44,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
 
     # -- sources ------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.active()) < 4 and not self.course.stopping)
+    @precondition(lambda self: len(self.active()) < 4 and not self.lifecycle.stopping)
     @rule(side=st.sampled_from([64, 128, 256]), has_raw=st.booleans())
     def source_opens(self, side: int, has_raw: bool) -> None:
         key = str(uuid.UUID(int=next(self.names)))
@@ -54,7 +54,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         )
         story = Story(message, self.new_peer("source"))
         self.stories[key] = story
-        self.desk.open(story.peer.identity, message, trusted=False)
+        self.intake.open(story.peer.identity, message, trusted=False)
         assert not story.peer.refused
 
     @precondition(lambda self: self.active())
@@ -76,7 +76,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), frame=st.integers(0, MAX_FRAMES))
     def a_frame_is_sent_twice(self, which: int, frame: int) -> None:
         story = self.active()[which % len(self.active())]
-        known = set(self.course.open[story.id].active)
+        known = set(self.acquisitions._open[story.id].active)
         if not (story.open.raw and self.settings.policy == "defer"):
             # Else one that is given up counts twice: see the test below.
             known |= set(self.writer.ledger.get(story.id, ()))
@@ -94,10 +94,10 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
             return
         if story.open.raw:
             behind = wire.Behind(story.id, len(story.missed), len(story.went_by))
-            self.desk.behind(story.peer.identity, behind)
+            self.intake.behind(story.peer.identity, behind)
         else:
             miss = wire.Miss(story.id, list(story.missed), "skipped", "no raw")
-            self.desk.miss(story.peer.identity, miss)
+            self.intake.miss(story.peer.identity, miss)
         story.missed.clear()
 
     @precondition(lambda self: self.active())
@@ -111,7 +111,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         self.save(story)
         self.tell_missed(story)
         story.closed = True
-        self.desk.close(story.peer.identity, wire.Close(story.id, len(story.went_by)))
+        self.intake.close(story.peer.identity, wire.Close(story.id, len(story.went_by)))
         self.dispatch()
 
     @precondition(lambda self: self.active())
@@ -122,11 +122,11 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         self.save(story)
         old, story.peer = story.peer, self.new_peer("source")
         if known:
-            self.desk.lost(old.identity)
+            self.intake.lost(old.identity)
         elif not back:
             self.unnoticed.append(old.identity)
         if back and story.ended is None:
-            self.desk.open(story.peer.identity, story.open, trusted=False)
+            self.intake.open(story.peer.identity, story.open, trusted=False)
         if not back or story.ended or story.peer.refused:
             story.closed = story.hurt = True
         self.dispatch()
@@ -138,9 +138,9 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     def worker_joins(self) -> None:
         identity = f"worker-{next(self.names)}".encode()
         self.workers[identity] = []
-        self.crew.join(identity, pid=1, inline=False)
-        self.crew.set_ready(identity, wire.Ready(ENGINE, 0.1))
-        self.course.engine_ready(ENGINE)
+        self.pool.join(identity, pid=1, inline=False)
+        self.pool.set_ready(identity, wire.Ready(ENGINE, 0.1))
+        self.lifecycle.engine_ready(ENGINE)
         self.dispatch()
 
     @precondition(lambda self: self.busy())
@@ -170,7 +170,7 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         """From a worker that was taken for dead, or by a link that repeats."""
         identity, number = self.answered[which % len(self.answered)]
         if identity not in self.workers or all(t.task != number for t in self.workers[identity]):
-            assert self.crew.take_back(identity, number) is None
+            assert self.pool.take_back(identity, number) is None
 
     @precondition(lambda self: self.workers)
     @rule(which=st.integers(0, 2))
@@ -178,17 +178,17 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         identity = sorted(self.workers)[which % len(self.workers)]
         held = [message.task for message in self.workers.pop(identity)]
         self.answered += [(identity, number) for number in held]
-        lost = self.crew.lose(identity)
-        assert [task.number for task in lost] == held
-        self.course.again(lost)
+        holding = [worker.tasks for key, worker in self.pool._workers.items() if key == identity]
+        assert [task.number for tasks in holding for task in tasks] == held
+        self.dispatcher.lose(identity)
         self.dispatch()
 
     # -- the writer and the catch-ups ---------------------------------------------------
 
-    @precondition(lambda self: self.writer.orders)
-    @rule(orders=st.integers(1, 8))
-    def writer_answers(self, orders: int) -> None:
-        for _ in range(min(orders, len(self.writer.orders))):
+    @precondition(lambda self: self.writer.jobs)
+    @rule(jobs=st.integers(1, 8))
+    def writer_answers(self, jobs: int) -> None:
+        for _ in range(min(jobs, len(self.writer.jobs))):
             has_raw = {key: bool(story.open.raw) for key, story in self.stories.items()}
             for event in self.writer.answer(has_raw):
                 self.tell(event)
@@ -212,14 +212,14 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     @rule()
     def the_clock_ticks(self) -> None:
         """No live frame came for a while."""
-        self.course.last_live = -1e9
-        self.course.look_at_the_clock(workers_idle=self.crew.idle)
+        self.lifecycle.last_live = -1e9
+        self.lifecycle.tick(workers_idle=self.pool.idle)
         self.dispatch()
 
     @precondition(lambda self: self.stories)
     @rule(paused=st.booleans())
     def somebody_pauses(self, paused: bool) -> None:
-        self.course.queues.paused = paused
+        self.scheduler.paused = paused
         self.dispatch()
 
     @precondition(lambda self: self.readings)
@@ -229,17 +229,17 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
 
     def catch_up_step(self, reading: Reading, frames: int) -> None:
         peer, story = reading.peer, reading.story
-        if self.course.stopping:  # the broker opens nothing any more, and takes nothing from raw
+        if self.lifecycle.stopping:  # the broker opens nothing any more, and takes nothing from raw
             self.readings.remove(reading)
-            self.course.catch_up_failed(story.id, "the daemon is stopping")
+            self.tell(CatchUpFailed(story.id, "the daemon is stopping"))
             return
         if not peer.opened:
-            self.desk.open(peer.identity, story.open, trusted=True)
+            self.intake.open(peer.identity, story.open, trusted=True)
         assert peer.opened
         for _ in range(frames):
             if not reading.pending:
                 self.readings.remove(reading)
-                self.desk.close(peer.identity, wire.Close(story.id, len(reading.keys)))
+                self.intake.close(peer.identity, wire.Close(story.id, len(reading.keys)))
                 break
             if not peer.slots:
                 break
@@ -251,10 +251,10 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     def catch_up_fails(self, which: int) -> None:
         reading = self.readings.pop(which % len(self.readings))
         reading.story.hurt = True
-        self.course.catch_up_failed(reading.story.id, "the disk said no")
+        self.tell(CatchUpFailed(reading.story.id, "the disk said no"))
         self.dispatch()
 
-    @precondition(lambda self: self.stories and not self.course.stopping)
+    @precondition(lambda self: self.stories and not self.lifecycle.stopping)
     @rule(sure=st.integers(0, 4))
     def daemon_stops(self, sure: int) -> None:
         if sure:
@@ -262,26 +262,26 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         for story in self.stories.values():
             story.hurt = story.hurt or story.ended is None
             story.closed = True
-        self.course.stop()
+        self.lifecycle.stop()
         self.dispatch()
 
     # -- what is always so, and what is so at the end -----------------------------------
 
     @invariant()
-    def the_books_are_right(self) -> None:
-        if not hasattr(self, "course"):
+    def the_state_is_right(self) -> None:
+        if not hasattr(self, "lifecycle"):
             return
         self.broken = True  # then there is no use in letting things settle
         self.every_frame_is_in_one_place()
         self.every_slot_has_one_owner()
         self.lanes_and_workers_are_bounded_and_count_right()
         self.counts_add_up()
-        assert max(self.passed_over.values(), default=0) <= 2 * len(self.course.open), "starved"
+        assert max(self.passed_over.values(), default=0) <= 2 * len(self.acquisitions), "starved"
         self.broken = False
 
     def teardown(self) -> None:
         """Everything is let go its way: then every frame has an end, and nothing is held."""
-        if not hasattr(self, "course"):
+        if not hasattr(self, "lifecycle"):
             return
         try:
             if not self.broken:
@@ -292,34 +292,34 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     def settle(self) -> None:
         if not self.workers:
             self.worker_joins()
-        self.course.queues.paused = False
+        self.scheduler.paused = False
         while self.writer.full:
             self.disk_has_room(0)
         for identity in self.unnoticed:
-            self.desk.lost(identity)
+            self.intake.lost(identity)
         for _ in range(500):
             self.dispatch()
             for story in self.active():
                 self.close(story)
-            while self.writer.orders:
+            while self.writer.jobs:
                 self.writer_answers(8)
             for reading in list(self.readings):
                 self.catch_up_step(reading, 8)
             while self.busy():
                 self.one_answers(self.busy()[0])
-            if self.course.empty and not self.writer.orders:
+            if not self.acquisitions and not self.writer.jobs:
                 break
-        self.the_books_are_right()
-        assert self.course.empty, "an acquisition never ends"
-        if not self.course.stopping:
-            assert not self.course.tasks
-            assert self.course.queues.free_nbytes == self.total_free
+        self.the_state_is_right()
+        assert not self.acquisitions, "an acquisition never ends"
+        if not self.lifecycle.stopping:
+            assert not self.acquisitions._tasks
+            assert self.scheduler.free_nbytes == self.total_free
         for story in self.stories.values():
             self.check_end(story)
 
 
 @pytest.mark.timeout(600)  # where it fails, making the example short takes its time
-def test_the_books_are_right_whatever_happens_in_whatever_order() -> None:
+def test_the_state_is_right_whatever_happens_in_whatever_order() -> None:
     machine = settings(
         max_examples=60,
         stateful_step_count=60,
@@ -338,7 +338,7 @@ def _machine(policy: str, *, has_raw: bool, side: int = 256) -> tuple[Any, Story
     machine = BrokerMachine()
     machine.begin(policy=policy, workers=1, ready=True)
     machine.source_opens(side=side, has_raw=has_raw)
-    machine.writer_answers(orders=1)
+    machine.writer_answers(jobs=1)
     (story,) = machine.stories.values()
     return machine, story
 
@@ -350,8 +350,8 @@ def test_a_stop_while_the_disk_is_full_leaves_the_writer_alive() -> None:
     machine.dispatch()
     machine.disk_fills(which=0)
     machine.one_answers(machine.busy()[0])
-    machine.writer_answers(orders=1)
-    assert machine.course.open[story.id].stalled
+    machine.writer_answers(jobs=1)
+    assert machine.acquisitions._open[story.id].stalled
     machine.daemon_stops(sure=0)
     machine.one_answers(machine.busy()[0])
     machine.teardown()
@@ -360,7 +360,7 @@ def test_a_stop_while_the_disk_is_full_leaves_the_writer_alive() -> None:
 def test_a_given_up_frame_that_comes_again_is_still_one_frame() -> None:
     machine, story = _machine("defer", has_raw=True)
     machine.frames_go_by(which=0, frames=4, saved=True)
-    given_up = [a for a in story.sent if a not in machine.course.open[story.id].active]
+    given_up = [a for a in story.sent if a not in machine.acquisitions._open[story.id].active]
     assert given_up
     assert story.peer.slots
     machine.submit(story.peer, story, given_up[0], live=True)
@@ -373,7 +373,7 @@ def test_a_skipped_frame_that_comes_again_is_still_one_frame() -> None:
     machine.frames_go_by(which=0, frames=1, saved=True)
     machine.dispatch()
     machine.one_answers(machine.busy()[0])
-    machine.writer_answers(orders=1)
+    machine.writer_answers(jobs=1)
     machine.disk_has_room(which=0)
     machine.submit(story.peer, story, story.went_by[0], live=True)
     machine.teardown()
@@ -385,6 +385,6 @@ def test_a_done_frame_that_comes_again_and_fails_is_still_done() -> None:
         machine.submit(story.peer, story, '{"time":0}', live=True)
         machine.dispatch()
         machine.one_answers(machine.busy()[0], well=well)
-        machine.writer_answers(orders=1)
+        machine.writer_answers(jobs=1)
     story.went_by.append('{"time":0}')
     machine.teardown()

@@ -18,24 +18,27 @@ from typing import Any
 import numpy as np
 import pytest
 from broker_model import ENGINE, PlayedBroker, Story
-from live import keys, opened, pump_until, quick_settings, running, source, stack
+from live import Upload, keys, opened, pump_until, quick_settings, running, source, stack
 from ndstorage import NDTiffDataset
 
 from refocusd.config import Settings
-from refocusd.daemon.broker import MAX_PICKED_UP
+from refocusd.daemon.acquisitions.intake import MAX_PICKED_UP
+from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.daemon.events import GivenUp
+from refocusd.daemon.events import FrameNotWritten, LeftUnfinished
+from refocusd.daemon.output.jobs import CloseOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
-from refocusd.daemon.workers.pool import Crew
-from refocusd.daemon.workers.supervisor import MAX_FAILED_STARTS, Supervisor
+from refocusd.daemon.workers.pool import WorkerPool
+from refocusd.daemon.workers.processes import MAX_FAILED_STARTS, WorkerProcesses
 from refocusd.errors import TransportError
 from refocusd.frame import checksum
 from refocusd.ledger import Ledger, is_marked, ledger_path
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.feed import Feed
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 from refocusd.transport.secure.keys import KeyStore, load_client_keys
+from refocusd.transport.session import State
 
 SIDE = 64
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process so")
@@ -79,6 +82,8 @@ def wait_for(done: Callable[[], Any], timeout_s: float = 20.0) -> None:
 
 
 def only(daemon: Daemon) -> wire.AcquisitionStatus:
+    # What an earlier daemon left is looked for while this one works already.
+    wait_for(lambda: daemon_status(daemon.endpoint).details)
     (about,) = daemon_status(daemon.endpoint).details
     return about
 
@@ -120,17 +125,17 @@ def states_of(settings: Settings, acquisition: str) -> dict[str, tuple[str, str]
         }
 
 
-class Desk(PlayedBroker):
-    """The real books, driven by hand."""
+class Hand(PlayedBroker):
+    """The real state, driven by hand."""
 
     def __init__(self, policy: str = "complete") -> None:
         self.set_up(policy)
-        #: Orders to close a dataset: which, and how many frames if it is complete.
-        self.finishes: list[tuple[Any, ...]] = []
+        #: Outputs that the writer was asked to close.
+        self.closed: list[CloseOutput] = []
         self.workers[b"worker"] = []
-        self.crew.join(b"worker", pid=1, inline=False)
-        self.crew.set_ready(b"worker", wire.Ready(ENGINE, 0.1))
-        self.course.engine_ready(ENGINE)
+        self.pool.join(b"worker", pid=1, inline=False)
+        self.pool.set_ready(b"worker", wire.Ready(ENGINE, 0.1))
+        self.lifecycle.engine_ready(ENGINE)
 
     def acquisition(self, *, has_raw: bool = True, side: int = 64) -> Story:
         folder = str(Path("folder").absolute())
@@ -138,14 +143,19 @@ class Desk(PlayedBroker):
             open_of(folder if has_raw else "", folder + "_out", side), self.new_peer("source")
         )
         self.stories[story.id] = story
-        self.desk.open(story.peer.identity, story.open, trusted=False)
+        self.intake.open(story.peer.identity, story.open, trusted=False)
         self.write_all()
         return story
 
+    def held(self, story: Story) -> Acquisition:
+        found = self.acquisitions.get(story.id)
+        assert found is not None
+        return found
+
     def write_all(self) -> None:
-        while self.writer.orders:
-            if self.writer.orders[0][0] == "finish":
-                self.finishes.append(self.writer.orders[0])
+        while self.writer.jobs:
+            if isinstance(job := self.writer.jobs[0], CloseOutput):
+                self.closed.append(job)
             for event in self.writer.answer({k: bool(s.open.raw) for k, s in self.stories.items()}):
                 self.tell(event)
         self.dispatch()
@@ -164,8 +174,8 @@ class Desk(PlayedBroker):
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    one = Desk()
+def broker() -> Iterator[Hand]:
+    one = Hand()
     yield one
     one.ring.close()
 
@@ -183,37 +193,37 @@ def test_no_number_in_a_message_ends_the_daemon(tmp_path: Path, raw: Raw) -> Non
         assert daemon_status(daemon.endpoint).workers == 1
 
 
-def test_an_order_for_an_unknown_acquisition_does_not_end_the_writer(tmp_path: Path) -> None:
+def test_a_job_for_an_unknown_acquisition_does_not_end_the_writer(tmp_path: Path) -> None:
     heard: queue.Queue[Any] = queue.Queue()
     writer = Writer(quick_settings(tmp_path), None, heard)  # type: ignore[arg-type]
     writer.start()
     try:
-        writer.record(str(uuid.uuid4()), ("{}",), "failed", "why", task=7)
+        writer.put(RecordFrames(str(uuid.uuid4()), ("{}",), "failed", "why", task=7))
         event = heard.get(timeout=10)
-        assert isinstance(event, GivenUp)
+        assert isinstance(event, FrameNotWritten)
         assert event.task == 7
         assert "KeyError" in event.error
-        writer.finish("another", None)
+        writer.put(CloseOutput("another", None))
         assert heard.get(timeout=10).acquisition == "another"
     finally:
         writer.stop(10.0)
 
 
-def test_an_answer_after_its_acquisition_was_dropped_is_not_written(desk: Desk) -> None:
-    story = desk.acquisition()
+def test_an_answer_after_its_acquisition_was_dropped_is_not_written(broker: Hand) -> None:
+    story = broker.acquisition()
     for number in range(2):
-        desk.send_frame(story, number)
-    desk.writer.full.add(story.id)
-    desk.answer(b"worker", desk.workers[b"worker"].pop(0).task, well=True)
-    desk.write_all()
-    assert desk.course.open[story.id].stalled
-    desk.course.stop()
-    assert desk.course.empty
-    desk.write_all()
+        broker.send_frame(story, number)
+    broker.writer.full.add(story.id)
+    broker.answer(b"worker", broker.workers[b"worker"].pop(0).task, well=True)
+    broker.write_all()
+    assert broker.held(story).stalled
+    broker.lifecycle.stop()
+    assert not broker.acquisitions
+    broker.write_all()
     for well in (True, False):
-        for task in desk.workers[b"worker"]:
-            desk.answer(b"worker", task.task, well=well)
-    assert not desk.writer.orders
+        for task in broker.workers[b"worker"]:
+            broker.answer(b"worker", task.task, well=well)
+    assert not broker.writer.jobs
 
 
 # -- what is complete --------------------------------------------------------------------
@@ -241,22 +251,22 @@ def test_a_lost_source_is_compared_with_raw_even_if_the_daemon_stops_before(
     assert len(keys(raw.output)) == 9
 
 
-def test_a_picked_up_acquisition_whose_catch_up_is_lost_is_not_complete(desk: Desk) -> None:
+def test_a_picked_up_acquisition_whose_catch_up_is_lost_is_not_complete(broker: Hand) -> None:
     about = open_of(str(Path("raw").absolute()), "")
-    story = Story(about, desk.new_peer("nobody"), raw=[f'{{"time":{n}}}' for n in range(9)])
-    desk.stories[story.id] = story
-    desk.peers[b""] = story.peer
-    run = desk.course.open[desk.acquisition().id].run
-    desk.desk.pick_up(about, run)
-    desk.write_all()
-    (reading,) = desk.readings
-    desk.desk.open(reading.peer.identity, about, trusted=True)
-    desk.submit(reading.peer, story, reading.pending.popleft(), live=False)
-    desk.dispatch()
-    desk.work()
-    desk.desk.lost(reading.peer.identity)
-    desk.write_all()
-    assert desk.finishes == [("finish", story.id, None)]
+    story = Story(about, broker.new_peer("nobody"), raw=[f'{{"time":{n}}}' for n in range(9)])
+    broker.stories[story.id] = story
+    broker.peers[b""] = story.peer
+    run = broker.held(broker.acquisition()).run
+    broker.intake.left_unfinished(LeftUnfinished(about, run))
+    broker.write_all()
+    (reading,) = broker.readings
+    broker.intake.open(reading.peer.identity, about, trusted=True)
+    broker.submit(reading.peer, story, reading.pending.popleft(), live=False)
+    broker.dispatch()
+    broker.work()
+    broker.intake.lost(reading.peer.identity)
+    broker.write_all()
+    assert broker.closed == [CloseOutput(story.id, None)]
 
 
 def test_a_dataset_that_was_deleted_is_made_again(tmp_path: Path, raw: Raw) -> None:
@@ -340,30 +350,30 @@ def test_a_frame_that_is_written_cannot_be_missed(tmp_path: Path) -> None:
 # -- stopping ----------------------------------------------------------------------------
 
 
-def test_a_stop_does_not_wait_for_a_whole_catch_up(desk: Desk) -> None:
-    story = desk.acquisition()
+def test_a_stop_does_not_wait_for_a_whole_catch_up(broker: Hand) -> None:
+    story = broker.acquisition()
     story.raw = [f'{{"time":{n}}}' for n in range(40)]
-    desk.desk.close(story.peer.identity, wire.Close(story.id, 40))
-    (reading,) = desk.readings
-    desk.desk.open(reading.peer.identity, story.open, trusted=True)
+    broker.intake.close(story.peer.identity, wire.Close(story.id, 40))
+    (reading,) = broker.readings
+    broker.intake.open(reading.peer.identity, story.open, trusted=True)
     while reading.peer.slots:
-        desk.submit(reading.peer, story, reading.pending.popleft(), live=False)
-    desk.dispatch()
-    desk.course.stop()
-    desk.work()
+        broker.submit(reading.peer, story, reading.pending.popleft(), live=False)
+    broker.dispatch()
+    broker.lifecycle.stop()
+    broker.work()
     assert reading.pending
-    desk.write_all()
-    assert desk.finishes == [("finish", story.id, None)]
+    broker.write_all()
+    assert broker.closed == [CloseOutput(story.id, None)]
 
 
-def test_a_disk_that_fills_during_a_stop_does_not_hold_it_up(desk: Desk) -> None:
-    story = desk.acquisition()
+def test_a_disk_that_fills_during_a_stop_does_not_hold_it_up(broker: Hand) -> None:
+    story = broker.acquisition()
     for number in range(4):
-        desk.send_frame(story, number)
-    desk.course.stop()
-    desk.writer.full.add(story.id)
-    desk.work()
-    assert desk.course.empty
+        broker.send_frame(story, number)
+    broker.lifecycle.stop()
+    broker.writer.full.add(story.id)
+    broker.work()
+    assert not broker.acquisitions
 
 
 @POSIX
@@ -377,8 +387,8 @@ def test_what_a_stopping_daemon_does_not_take_is_for_the_next_one(tmp_path: Path
             daemon.request_stop()
             wait_for(lambda: daemon_status(daemon.endpoint).stopping)
             raw.submit(upload, 1)
-            pump_until(upload, lambda: upload.refused)
-        assert upload.again, "a source must come back to the next daemon"
+            pump_until(upload, lambda: upload.state is State.LOST)
+        assert not upload.over, "a source must come back to the next daemon"
 
 
 @POSIX
@@ -402,35 +412,35 @@ def test_frames_without_raw_that_a_stop_leaves_are_named(tmp_path: Path) -> None
 # -- who may do what ---------------------------------------------------------------------
 
 
-def test_a_late_catch_up_does_not_take_the_place_of_the_source(desk: Desk) -> None:
-    story = desk.acquisition()
-    late = desk.new_peer("catch-up")
-    desk.desk.open(late.identity, story.open, trusted=True)
+def test_a_late_catch_up_does_not_take_the_place_of_the_source(broker: Hand) -> None:
+    story = broker.acquisition()
+    late = broker.new_peer("catch-up")
+    broker.intake.open(late.identity, story.open, trusted=True)
     assert late.refused
-    assert desk.course.open[story.id].live.peer == story.peer.identity
-    stranger = desk.new_peer("catch-up")
-    desk.desk.open(stranger.identity, open_of(story.open.raw, ""), trusted=True)
+    assert broker.held(story).live.peer == story.peer.identity
+    stranger = broker.new_peer("catch-up")
+    broker.intake.open(stranger.identity, open_of(story.open.raw, ""), trusted=True)
     assert stranger.refused
-    assert len(desk.course.open) == 1
+    assert len(broker.acquisitions) == 1
 
 
-def test_what_does_not_fit_the_ring_any_more_is_not_picked_up(desk: Desk) -> None:
-    fits = desk.acquisition().id
-    run = desk.course.open[fits].run
-    desk.desk.pick_up(open_of(str(Path("raw").absolute()), "", side=2048), run)
-    assert list(desk.course.open) == [fits]
+def test_what_does_not_fit_the_ring_any_more_is_not_picked_up(broker: Hand) -> None:
+    fits = broker.held(broker.acquisition())
+    large = open_of(str(Path("raw").absolute()), "", side=2048)
+    broker.intake.left_unfinished(LeftUnfinished(large, fits.run))
+    assert list(broker.acquisitions) == [fits]
 
 
-def test_the_last_slot_goes_round(desk: Desk) -> None:
-    first = desk.acquisition(has_raw=False, side=512)
-    second = desk.acquisition(has_raw=False, side=512)
+def test_the_last_slot_goes_round(broker: Hand) -> None:
+    first = broker.acquisition(has_raw=False, side=512)
+    second = broker.acquisition(has_raw=False, side=512)
     assert (len(first.peer.slots), len(second.peer.slots)) == (1, 0)
     for round_ in range(2):
-        desk.send_frame(first, round_)
-        desk.work()
+        broker.send_frame(first, round_)
+        broker.work()
         assert (len(first.peer.slots), len(second.peer.slots)) == (0, 1)
-        desk.send_frame(second, round_)
-        desk.work()
+        broker.send_frame(second, round_)
+        broker.work()
         assert (len(first.peer.slots), len(second.peer.slots)) == (1, 0)
 
 
@@ -453,13 +463,12 @@ def test_a_slot_that_somebody_overwrites_costs_no_frame_that_raw_has(
     assert upload.closed.counts == wire.Counts(acquired=2, passed_through=2)
 
 
-def test_a_worker_with_another_model_cannot_come_before_ours(desk: Desk) -> None:
-    crew = Crew(desk.send, desk.ring)
-    crew.models = "aaaa"
+def test_a_worker_with_another_model_cannot_come_before_ours(broker: Hand) -> None:
+    pool = WorkerPool(broker.send, broker.ring, models="aaaa")
     other = wire.Engines("openvino", "f32", "CPU", "k", "m", "bbbb")
     with pytest.raises(TransportError, match="same --model"):
-        crew.set_ready(b"w", wire.Ready(other, 1.0))
-    assert crew.engine is None
+        pool.set_ready(b"w", wire.Ready(other, 1.0))
+    assert pool.engine is None
 
 
 # -- sources -----------------------------------------------------------------------------
@@ -565,9 +574,9 @@ def test_a_frame_that_cannot_be_sent_costs_no_slot(tmp_path: Path) -> None:
 
 
 @contextmanager
-def supervisor(tmp_path: Path) -> Iterator[tuple[Supervisor, queue.Queue[Any]]]:
+def supervisor(tmp_path: Path) -> Iterator[tuple[WorkerProcesses, queue.Queue[Any]]]:
     heard: queue.Queue[Any] = queue.Queue()
-    one = Supervisor(quick_settings(tmp_path), "tcp://127.0.0.1:9", "t", heard)  # type: ignore[arg-type]
+    one = WorkerProcesses(quick_settings(tmp_path), "tcp://127.0.0.1:9", "t", heard)  # type: ignore[arg-type]
     one.start()
     try:
         yield one, heard

@@ -18,7 +18,8 @@ from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
 from refocusd.errors import ConfigError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.imaging.defocus import DEFAULT_OPTICS, depth_of_field_um
-from refocusd.sources.focus_hook import METADATA_KEY, FocusHook, FocusLimits
+from refocusd.sources.focus_hook import METADATA_KEY, FocusHook
+from refocusd.sources.focus_limits import FocusLimits
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 
@@ -37,7 +38,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with Daemon(settings) as daemon:
         daemon.wait_ready()
         # Every frame: an acquisition of seconds stands for one of hours.
-        daemon._broker._course.focus._every_s = 0.0
+        daemon._broker._lifecycle.focus._every_s = 0.0
         yield daemon
 
 
@@ -391,12 +392,12 @@ def test_without_the_daemons_consent_nothing_moves(
     demo_microscope.core.set_position(9.0)
     with Daemon(settings) as daemon:
         daemon.wait_ready()
-        daemon._broker._course.focus._every_s = 0.0
+        daemon._broker._lifecycle.focus._every_s = 0.0
         limits = FocusLimits(-20.0, 20.0, probe_um=2.0, **QUICK)
         source = refocusd.Source(daemon.endpoint, correct_focus=limits)
         acquire(events(12, None, every_s=0.1), **source.hooks(str(tmp_path), "cells"))
         source.wait(60)
-        detail = daemon._broker._course.details()[-1]
+        detail = daemon._broker.acquisitions.details()[-1]
     assert demo_microscope.core.get_position() == pytest.approx(9.0)
     # The advice is there all the same, in the status and in the metadata.
     assert detail.focus is not None

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from live import (
     NOBODY,
+    Upload,
     keys,
     opened,
     pump_until,
@@ -29,18 +30,18 @@ from live import (
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import Ledger
 from refocusd.sources.replay import replay
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 
 
 def test_every_frame_of_a_recording_is_written_and_accounted_for(tmp_path: Path) -> None:
     frames = stack(40)
     path = write_stack(tmp_path / "cells.tif", frames)
     output = tmp_path / "cells_refocused"
-    with running(quick_settings(tmp_path)) as daemon, open_recording(path) as recording:
+    with running(quick_settings(tmp_path)) as daemon, open_dataset(path) as recording:
         counts = replay(recording, daemon.endpoint, output, times_s=None)
     assert counts == wire.Counts(acquired=40, passed_through=40)
     written = read_all(output)
@@ -207,7 +208,7 @@ def test_a_source_and_a_worker_that_are_idle_for_long_are_kept(tmp_path: Path) -
     """Both are silent for longer than silence is borne, but for their heartbeats."""
     path = write_stack(tmp_path / "slow.tif", stack(2))
     settings = quick_settings(tmp_path, source_timeout_s=3)
-    with running(settings) as daemon, open_recording(path) as recording:
+    with running(settings) as daemon, open_dataset(path) as recording:
         workers = daemon.supervisor.pids()
         counts = replay(recording, daemon.endpoint, tmp_path / "out", times_s=[0.0, 6.5])
         assert daemon.supervisor.pids() == workers
@@ -268,7 +269,7 @@ def test_a_full_disk_without_raw_skips_frames_by_name(tmp_path: Path) -> None:
         upload = opened(connection, tmp_path / "out")
         outcomes: list[wire.Outcome] = []
         upload._on_outcome = outcomes.append
-        daemon._writer._places[upload.acquisition].reserve_nbytes = 1 << 60
+        daemon._writer._outputs[upload.acquisition].reserve_nbytes = 1 << 60
         upload.submit(stack(1)[0], '{"z":0}', "{}", time.perf_counter_ns())
         upload.close(1)
         pump_until(upload, lambda: upload.closed)

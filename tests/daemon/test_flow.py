@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import keys, opened, pump_until, quick_settings, read_all, running, source, stack
+from live import Upload, keys, opened, pump_until, quick_settings, read_all, running, source, stack
 from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
 
@@ -20,7 +20,7 @@ from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.datasets.run_folder import RUN_FILE
 from refocusd.ledger import is_marked
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 
 SIDE = 64
 
@@ -98,11 +98,11 @@ def test_live_stays_fresh_and_the_rest_is_caught_up_while_the_acquisition_goes_o
     tmp_path: Path, raw: Raw
 ) -> None:
     settings = quick_settings(tmp_path, ring_mib=1, source_mib=1)
-    with running(settings) as daemon, source(daemon) as connection, control(daemon) as desk:
+    with running(settings) as daemon, source(daemon) as connection, control(daemon) as control_peer:
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
         outcomes: list[wire.Outcome] = []
         upload._on_outcome = outcomes.append
-        paused(desk, daemon, True)
+        paused(control_peer, daemon, True)
         raw.write(45)
         for number in range(45):
             # However slow the workers are, the source has a slot for its next frame.
@@ -111,7 +111,7 @@ def test_live_stays_fresh_and_the_rest_is_caught_up_while_the_acquisition_goes_o
         wait_for(lambda: only(daemon).deferred > 0)
         deferred = only(daemon).deferred
         assert only(daemon).queued == 45 - deferred
-        paused(desk, daemon, False)
+        paused(control_peer, daemon, False)
         # The acquisition is still open: idle workers do what was given up.
         pump_until(upload, lambda: len(outcomes) == 45)
         assert outcomes[0].axes == '{"time":44}', "the newest goes first"
@@ -133,9 +133,9 @@ def test_idle_catch_up_can_be_switched_off(tmp_path: Path, raw: Raw) -> None:
     with (
         running(quick_settings(tmp_path)) as daemon,
         source(daemon) as connection,
-        control(daemon) as desk,
+        control(daemon) as control_peer,
     ):
-        desk.send(wire.CatchUp(on=False))
+        control_peer.send(wire.CatchUp(on=False))
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
         raw.write(5)
         connection.send(wire.Behind(upload.acquisition, 5, 5))
@@ -143,7 +143,7 @@ def test_idle_catch_up_can_be_switched_off(tmp_path: Path, raw: Raw) -> None:
         while time.monotonic() < deadline:
             upload.pump(0.2)
         assert only(daemon).counts == wire.Counts(acquired=5, pending=5)
-        desk.send(wire.CatchUp(on=True))
+        control_peer.send(wire.CatchUp(on=True))
         wait_for(lambda: only(daemon).counts == wire.Counts(acquired=5, passed_through=5))
         upload.close(5)
         pump_until(upload, lambda: upload.closed)
@@ -152,12 +152,12 @@ def test_idle_catch_up_can_be_switched_off(tmp_path: Path, raw: Raw) -> None:
 
 def test_the_policy_complete_keeps_every_frame_in_order(tmp_path: Path, raw: Raw) -> None:
     settings = quick_settings(tmp_path, policy="complete", ring_mib=1)
-    with running(settings) as daemon, source(daemon) as connection, control(daemon) as desk:
+    with running(settings) as daemon, source(daemon) as connection, control(daemon) as control_peer:
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
         outcomes: list[wire.Outcome] = []
         upload._on_outcome = outcomes.append
         raw.write(40)
-        paused(desk, daemon, True)
+        paused(control_peer, daemon, True)
         number = 0
         while upload.credit:
             assert raw.submit(upload, number)
@@ -166,7 +166,7 @@ def test_the_policy_complete_keeps_every_frame_in_order(tmp_path: Path, raw: Raw
         while upload.pump(0.3):  # no frame is given up: no slot comes back
             pass
         assert upload.credit == 0
-        paused(desk, daemon, False)
+        paused(control_peer, daemon, False)
         while number < 40:
             pump_until(upload, lambda: upload.credit > 0)
             assert raw.submit(upload, number)
@@ -276,15 +276,15 @@ def test_a_full_disk_pauses_and_goes_on_when_there_is_room(tmp_path: Path, raw: 
         for number in range(4):
             assert raw.submit(upload, number)
         pump_until(upload, lambda: only(daemon).counts.passed_through == 4)
-        place = daemon._writer._places[upload.acquisition]
-        reserve, place.reserve_nbytes, place.looked_at = place.reserve_nbytes, 1 << 60, 0.0
+        output = daemon._writer._outputs[upload.acquisition]
+        reserve, output.reserve_nbytes, output.checked_at = output.reserve_nbytes, 1 << 60, 0.0
         for number in range(4, 12):
             pump_until(upload, lambda: upload.credit > 0)
             assert raw.submit(upload, number)
         upload.close(12)
         wait_for(lambda: any("is full: paused" in text for text in only(daemon).warnings))
         assert only(daemon).counts.passed_through == 4
-        place.reserve_nbytes = reserve
+        output.reserve_nbytes = reserve
         pump_until(upload, lambda: upload.closed)
     assert upload.closed is not None
     assert upload.closed.counts == wire.Counts(acquired=12, passed_through=12)
@@ -299,7 +299,7 @@ def test_a_stop_with_a_full_disk_leaves_the_rest_for_the_next_daemon(
     begun = time.monotonic()
     with running(settings) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
-        daemon._writer._places[upload.acquisition].reserve_nbytes = 1 << 60
+        daemon._writer._outputs[upload.acquisition].reserve_nbytes = 1 << 60
         for number in range(6):
             assert raw.submit(upload, number)
         wait_for(lambda: any("is full: paused" in text for text in only(daemon).warnings))

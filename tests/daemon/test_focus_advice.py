@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import opened, pump_until, quick_settings, read_all, running, source
 
-from refocusd.daemon.acquisitions.focus_monitor import FocusWatch, stage_um
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor, stage_um
 from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
-from refocusd.daemon.acquisitions.state import Acquisition, Lane
+from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.daemon import daemon_status
 from refocusd.demo.specimen import Specimen
 from refocusd.imaging.defocus import LIMIT_UM, DefocusEstimate
@@ -236,41 +236,41 @@ def submitted(axes: dict[str, Any], **changes: Any) -> wire.Submit:
 
 def announced() -> Acquisition:
     open_ = wire.Open("a", "cells", 64, 64, "uint16", "", "/out", "{}")
-    return Acquisition(open_, b"", Lane(b"", live=True))
+    return Acquisition.announced(open_, b"")
 
 
 def test_nothing_is_estimated_unless_asked(tmp_path: Path) -> None:
-    watch = FocusWatch(quick_settings(tmp_path))
-    assert watch.ask(announced(), submitted({"time": 0})) is None
+    monitor = FocusMonitor(quick_settings(tmp_path))
+    assert monitor.ask(announced(), submitted({"time": 0})) is None
 
 
 def test_estimates_are_rare_and_fields_take_turns(tmp_path: Path) -> None:
-    watch = FocusWatch(quick_settings(tmp_path, advise_focus=True), every_s=3600.0)
+    monitor = FocusMonitor(quick_settings(tmp_path, advise_focus=True), every_s=3600.0)
     asked = [
-        watch.ask(announced(), submitted({"time": t, "position": p})) is not None
+        monitor.ask(announced(), submitted({"time": t, "position": p})) is not None
         for t in range(20)
         for p in range(3)
     ]
     assert asked == [True] + [False] * 59
-    watch = FocusWatch(quick_settings(tmp_path, correct_focus=True), every_s=0.0)
-    assert watch.ask(announced(), submitted({"time": 0})) is not None
-    assert watch.ask(announced(), submitted({"time": 0}, live=False)) is None
+    monitor = FocusMonitor(quick_settings(tmp_path, correct_focus=True), every_s=0.0)
+    assert monitor.ask(announced(), submitted({"time": 0})) is not None
+    assert monitor.ask(announced(), submitted({"time": 0}, live=False)) is None
 
 
 def test_the_frames_pixel_size_goes_into_the_optics(tmp_path: Path) -> None:
-    watch = FocusWatch(quick_settings(tmp_path, advise_focus=True), every_s=0.0)
-    about = watch.ask(announced(), submitted({"time": 0}, metadata='{"PixelSizeUm":0.33}'))
+    monitor = FocusMonitor(quick_settings(tmp_path, advise_focus=True), every_s=0.0)
+    about = monitor.ask(announced(), submitted({"time": 0}, metadata='{"PixelSizeUm":0.33}'))
     assert about is not None
     assert about.pixel_um == 0.33
     assert not about.measured
-    about = watch.ask(announced(), submitted({"time": 1}, metadata='{"PixelSizeUm":0}'))
+    about = monitor.ask(announced(), submitted({"time": 1}, metadata='{"PixelSizeUm":0}'))
     assert about is not None
     assert about.pixel_um == 0.645
 
 
 def test_a_pixel_size_that_cannot_be_is_refused_before_a_worker_sees_it(tmp_path: Path) -> None:
-    watch = FocusWatch(quick_settings(tmp_path, advise_focus=True), every_s=0.0)
-    assert watch.ask(announced(), submitted({"time": 0}, metadata='{"PixelSizeUm":1e-6}')) is None
+    monitor = FocusMonitor(quick_settings(tmp_path, advise_focus=True), every_s=0.0)
+    assert monitor.ask(announced(), submitted({"time": 0}, metadata='{"PixelSizeUm":1e-6}')) is None
 
 
 def test_a_calibration_profile_gives_the_optics(tmp_path: Path) -> None:
@@ -285,10 +285,10 @@ def test_a_calibration_profile_gives_the_optics(tmp_path: Path) -> None:
     profile = Profile(
         created="2026-01-01T00:00:00Z", version="0", microscope=Microscope(pixel_um=0.6), psf=psf
     )
-    watch = FocusWatch(quick_settings(tmp_path, advise_focus=True), every_s=0.0)
+    monitor = FocusMonitor(quick_settings(tmp_path, advise_focus=True), every_s=0.0)
     acquisition = announced()
     acquisition.applied = Applied(Selection((profile,)))
-    about = watch.ask(acquisition, submitted({"time": 0}))
+    about = monitor.ask(acquisition, submitted({"time": 0}))
     assert about == wire.FocusOptics(0.47, 0.52, 1.0, 0.6, 0.1, measured=True)
 
 
@@ -300,7 +300,7 @@ def test_a_z_series_through_the_daemon_says_where_focus_is(tmp_path: Path, inlin
         running(quick_settings(tmp_path, **more)) as daemon,
         source(daemon) as connection,
     ):
-        daemon._broker._course.focus._every_s = 0.0
+        daemon._broker._lifecycle.focus._every_s = 0.0
         upload = opened(connection, tmp_path / "out", side=512)
         for number, z in enumerate([12.0, 10.0, 8.0, 6.0]):
             frame = specimen.frame("DAPI", z, 10.0, rng)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_workers import slow_disk
 from finished import (
     blurred,
     command,
@@ -50,10 +51,13 @@ def written(dataset: Path) -> int:
 def stop_midway(
     arguments: list[str], dataset: Path, place: Path, how: int, after: int, **more: str
 ) -> int:
-    """Run a command until so many frames are written, then signal it; its exit status."""
+    """Run a command until so many frames are written, then signal it; its exit status.
+
+    The disk is slow, so that the command cannot have finished before it is signalled.
+    """
     process = subprocess.Popen(
         command(*arguments),
-        env=environment(place, **more),
+        env=environment(place, **slow_disk(0.02), **more),
         cwd=place,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -187,8 +191,6 @@ def test_what_failed_is_attempted_again_unless_that_is_not_wanted(
 
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
 def test_a_frame_that_the_dataset_lost_is_made_again(tmp_path: Path, sink: str) -> None:
-    if sink == "ome-zarr":
-        pytest.importorskip("zarr")
     raw = raw_dataset(tmp_path / "raw", 8)
     assert refocusd("process", raw, place=tmp_path, REFOCUSD_SINK=sink).returncode == 0
     if sink == "ome-zarr":

@@ -272,7 +272,6 @@ def test_an_acquisition_without_raw_is_held_against_what_went_by(tmp_path: Path)
 
 
 def test_an_omezarr_dataset_is_proven_as_well(tmp_path: Path) -> None:
-    pytest.importorskip("zarr")
     raw = raw_dataset(tmp_path / "raw", 6)
     done = refocusd("process", raw, place=tmp_path, REFOCUSD_SINK="ome-zarr")
     assert done.returncode == 0, done.stderr

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from refocusd.demo.lettering import Lettering
-from refocusd.demo.sheet import Region, SheetRow, contact_sheet, defocus_label
-from refocusd.errors import InputError, OutputError
+from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label
+from refocusd.errors import ConfigError, InputError, OutputError
 
 
 def noise(seed: int, shape: tuple[int, int] = (300, 400)) -> NDArray[np.uint16]:
@@ -26,15 +26,15 @@ def grey(truth: NDArray[np.uint16], shown: NDArray[np.uint16]) -> NDArray[np.uin
 
 
 def places(sheet: Path, picture: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """Where on the sheet (left, top) the picture lies pixel by pixel, one value being slack."""
+    """Where on the sheet (left, top) the picture lies pixel by pixel, two grey values being slack."""
     image = np.asarray(Image.open(sheet).convert("L")).astype(np.int16)
     height, width = picture.shape
     found = []
     windows = np.lib.stride_tricks.sliding_window_view(image, (1, 64))[:, :, 0]
     first = picture[0, :64].astype(np.int16)
-    for top, left in np.argwhere(np.abs(windows - first).max(axis=-1) <= 1):
+    for top, left in np.argwhere(np.abs(windows - first).max(axis=-1) <= 2):
         region = image[top : top + height, left : left + width]
-        if region.shape == picture.shape and np.abs(region - picture).max() <= 1:
+        if region.shape == picture.shape and np.abs(region - picture).max() <= 2:
             found.append((int(left), int(top)))
     return found
 
@@ -66,13 +66,10 @@ def test_a_brighter_refocused_picture_is_shown_brighter_and_not_stretched(tmp_pa
     assert len(places(sheet, grey(truth[middle], (truth // 4)[middle]))) == 1
 
 
-def test_the_region_asked_for_is_shown_and_enlarged_by_whole_numbers(tmp_path: Path) -> None:
-    row = SheetRow("in focus", noise(1), noise(2), noise(3))
-    sheet = contact_sheet(
-        [row], tmp_path / "s.png", title="t", pixel_um=None, region=Region(10, 20, 64, 100)
-    )
-    cut = np.s_[10:74, 20:120]
-    shown = grey(row.truth[cut], row.raw[cut]).repeat(2, axis=0).repeat(2, axis=1)
+def test_small_frames_are_enlarged_by_whole_numbers(tmp_path: Path) -> None:
+    row = SheetRow("in focus", noise(1, (64, 100)), noise(2, (64, 100)), noise(3, (64, 100)))
+    sheet = contact_sheet([row], tmp_path / "s.png", title="t", pixel_um=None)
+    shown = grey(row.truth, row.raw).repeat(2, axis=0).repeat(2, axis=1)
     assert len(places(sheet, shown)) == 1
 
 
@@ -85,7 +82,7 @@ def test_the_scale_bar_has_the_length_it_names(tmp_path: Path, pixel_um: float) 
         title="t",
         pixel_um=pixel_um,
     )
-    image = np.asarray(Image.open(sheet))
+    image = np.asarray(Image.open(sheet).convert("RGB"))
     # The only pure white rows of pixels that are that long are the bar's.
     white = (image == 255).all(axis=-1)
     length = max(run for line in white for run in _runs(line))
@@ -109,7 +106,7 @@ def test_nothing_is_drawn_outside_the_margins(tmp_path: Path, shape: tuple[int, 
         pixel_um=0.645,
         caption="A caption. " * 20,
     )
-    image = np.asarray(Image.open(sheet)).astype(int)
+    image = np.asarray(Image.open(sheet).convert("RGB")).astype(int)
     marked = np.abs(image - image[0, 0]).max(axis=-1) > 0
     rows, columns = np.flatnonzero(marked.any(axis=1)), np.flatnonzero(marked.any(axis=0))
     assert columns[0] >= 27
@@ -129,7 +126,7 @@ def test_psnr_is_written_where_it_is_known(tmp_path: Path) -> None:
             title="t",
             pixel_um=None,
         )
-        image = np.asarray(Image.open(path)).reshape(-1, 3)
+        image = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
         return {tuple(int(v) for v in colour) for colour in np.unique(image, axis=0)}
 
     better, worse = (110, 205, 160), (240, 150, 110)
@@ -138,46 +135,6 @@ def test_psnr_is_written_where_it_is_known(tmp_path: Path) -> None:
     assert worse in colours(24.0, 20.0)
     assert not {better, worse} & colours(20.0, 20.01)
     assert not {better, worse} & colours(None, None)
-
-
-def test_lettering_measures_what_it_draws() -> None:
-    text = "−16 µm → 21.3–24.0 dB"
-    letters = Lettering(20, (255, 255, 255))
-    image = Image.new("RGB", (400, 60))
-    letters.write(ImageDraw.Draw(image), 10, 10, text)
-    left, top, right, bottom = image.getbbox() or (0, 0, 0, 0)
-    assert left >= 10
-    assert right - left == pytest.approx(letters.width(text), abs=4)
-    assert 10 <= top < bottom <= 10 + letters.height
-
-
-def box(text: str) -> tuple[int, int, int, int]:
-    """Measure what the text covers when its baseline is at 45."""
-    image = Image.new("RGB", (90, 90))
-    Lettering(40, (255, 255, 255)).write(ImageDraw.Draw(image), 5, 5, text)
-    return image.getbbox() or (0, 0, 0, 0)
-
-
-@pytest.mark.parametrize("sign", "µμ−→–×")
-def test_signs_that_the_font_lacks_are_not_the_box_it_has_for_them(sign: str) -> None:
-    missing = box("\N{SNOWMAN}")
-    assert missing[2] > missing[0]
-    assert box(sign)[2] > box(sign)[0]
-    assert box(sign) != missing
-
-
-def test_a_micro_sign_is_a_u_that_reaches_below_the_line() -> None:
-    assert box("µ")[:3] == box("u")[:3]
-    assert box("µ")[3] == box("p")[3] > box("u")[3]
-
-
-def test_lines_break_at_spaces_and_hold_their_width() -> None:
-    letters = Lettering(13, (255, 255, 255))
-    text = "a caption of several words 0.645\N{NO-BREAK SPACE}µm a pixel and " + "w" * 60
-    lines = letters.wrapped(text, 150)
-    assert " ".join(lines) == text
-    assert all(letters.width(line) <= 150 for line in lines[:-1])
-    assert any("0.645\N{NO-BREAK SPACE}µm" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +154,6 @@ def test_pictures_that_do_not_match_are_refused(tmp_path: Path) -> None:
         contact_sheet([SheetRow("a", good, good[:20, :30], good)], path, title="t", pixel_um=1.0)
     with pytest.raises(InputError, match="pixel size is 0"):
         contact_sheet([SheetRow("a", good, good, good)], path, title="t", pixel_um=0.0)
-    with pytest.raises(InputError, match="does not lie in a frame of 400×300 px"):
-        contact_sheet(
-            [SheetRow("a", good, good, good)],
-            path,
-            title="t",
-            pixel_um=1.0,
-            region=Region(200, 0, 101, 10),
-        )
     assert not path.exists()
 
 
@@ -217,3 +166,18 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
             title="t",
             pixel_um=1.0,
         )
+
+
+def test_signs_that_a_font_may_lack_are_drawn_and_dollars_are_no_formulas(tmp_path: Path) -> None:
+    """Matplotlib warns of signs that it cannot draw, and a warning fails a test."""
+    row = SheetRow("−16 µμ → 5–6 × $2^8$", noise(1), noise(2), noise(3))
+    contact_sheet([row], tmp_path / "s.png", title="μ $5", pixel_um=1.0, caption="→ $ × $")
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    row = SheetRow("in focus", noise(1), noise(2), noise(3))
+    with pytest.raises(ConfigError, match=r"refocusd\[demo\]"):
+        contact_sheet([row], tmp_path / "s.png", title="t", pixel_um=None)

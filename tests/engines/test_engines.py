@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ability import cpu_engine
 from onnx import helper
 from small_networks import FRAME, write_network
 
@@ -184,10 +185,7 @@ def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
 ) -> None:
     from refocusd.imaging.quality import psnr
 
-    try:
-        half = OpenVinoEngine(bundle, EngineOptions(precision="bf16"))
-    except EngineError as error:
-        pytest.skip(str(error))
+    half = cpu_engine(bundle, "bf16")
     truth = Specimen().truth("DAPI")
     loss = psnr(refocused(engine, blurred), truth) - psnr(refocused(half, blurred), truth)
     half.close()

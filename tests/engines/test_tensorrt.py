@@ -162,7 +162,7 @@ def test_export_puts_the_engine_where_the_worker_looks(
     edition: Edition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFOCUSD_CACHE", str(tmp_path / "cache"))
-    from refocusd_training.tensorrt import export_engine
+    from refocusd_training.export.tensorrt import export_engine
 
     bundle = load_bundle(shipped_bundles()[0])
     key = export_engine(bundle.folder, str(tmp_path / "live.engine"))

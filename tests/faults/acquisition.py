@@ -85,6 +85,12 @@ class MicroscopeProcess:
         self._process.stdin.write(msgspec.json.encode(order).decode() + "\n")
         self._process.stdin.flush()
 
+    def end(self) -> None:
+        """End an acquisition that has no number of frames (`frames=0`)."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
     def wait_saved(self, frames: int, timeout_s: float = 30.0) -> None:
         """Wait until so many frames of the acquisition are saved."""
         until(lambda: self._look() or len(self.saved) >= frames, f"frame {frames}", timeout_s)

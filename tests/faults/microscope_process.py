@@ -1,7 +1,7 @@
 """A user's script: a real MMCore that acquires what it is told to, hooked; `acquisition.py` runs it.
 
-One JSON object a line on standard input, one acquisition each (see `Order`);
-every saved frame is told on standard output, with the checksum that its pixels
+One JSON object a line on standard input, one acquisition each (see `Order`), and an empty
+line to end one that has no number of frames; every saved frame is told on standard output, with the checksum that its pixels
 had when they were handed to pycromanager's writer.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,6 +23,9 @@ from refocusd.frame import checksum
 
 __all__ = ["Order"]
 
+#: Of an acquisition that goes on until it is told to end.
+MOST_FRAMES = 5000
+
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One acquisition.
@@ -30,6 +34,7 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ----------
     endpoint, directory, name : str
     frames : int
+        0 goes on until an empty line comes.
     exposure_ms : float
         Sets the rate: 10 ms are about 95 frames a second.
     buffer_mib : int
@@ -61,12 +66,26 @@ def main() -> None:
 
     with DemoMicroscope() as microscope:
         say(said="ready")
-        for line in sys.stdin:
+        # Not "for line in sys.stdin", which reads ahead.
+        while line := sys.stdin.readline():
             _acquire(microscope, msgspec.json.decode(line, type=Order), say)
+
+
+def _until_told(microscope: DemoMicroscope, saved: threading.Semaphore) -> Iterator[dict[str, Any]]:
+    """Snapped frames, each planned once the one before is saved, until standard input has a line."""
+    told = threading.Thread(target=sys.stdin.readline, name="end")
+    told.start()
+    for event in microscope.events_snapped(MOST_FRAMES, [0.0]):
+        yield event
+        saved.acquire()
+        if not told.is_alive():
+            return
+    told.join()
 
 
 def _acquire(microscope: DemoMicroscope, order: Order, say: Any) -> None:
     checksums: dict[str, int] = {}
+    frame_saved = threading.Semaphore(0)
 
     def process(image: Any, metadata: Any) -> Any:
         key = refocusd.frame.canonical_axes(metadata["Axes"])
@@ -76,9 +95,14 @@ def _acquire(microscope: DemoMicroscope, order: Order, say: Any) -> None:
     def saved(axes: Any, dataset: Any) -> None:
         key = refocusd.frame.canonical_axes(axes)
         say(said="saved", axes=key, checksum=checksums[key], raw=str(dataset.path))
+        frame_saved.release()
 
     microscope.core.set_exposure(order.exposure_ms)
-    events = microscope.events_sequenced(order.frames, [0.0])
+    events: Any = (
+        microscope.events_sequenced(order.frames, [0.0])
+        if order.frames
+        else _until_told(microscope, frame_saved)
+    )
     arguments: dict[str, Any] = {"directory": order.directory, "name": order.name}
     arguments |= {"image_process_fn": process, "image_saved_fn": saved}
     source = None

@@ -23,6 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from recordings_on_disk import (
     frames,
+    nth,
     record,
     write_micromanager,
     write_ndtiff,
@@ -32,7 +33,7 @@ from recordings_on_disk import (
 
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.tiff.ome_xml import from_ome
 
 SIDE = (24, 32)
@@ -102,11 +103,11 @@ def _read_victim(victim: Victim, data: bytes) -> str:
     """Open and read a damaged recording: its frames are as they were, or it is refused by name."""
     victim.file.write_bytes(data)
     try:
-        with open_recording(victim.path, max_frame_bytes=1 << 20) as recording:
+        with open_dataset(victim.path, max_frame_bytes=1 << 20) as recording:
             plan = recording.plan()
             for index in range(len(plan)):
-                pixels = recording.read(index).pixels
-                assert pixels.shape == (plan.height, plan.width)
+                pixels = nth(recording, index).pixels
+                assert pixels.shape == (plan.format.height, plan.format.width)
                 if victim.path.suffix == ".png":
                     continue  # with its sums put right it is another, good PNG
                 assert pixels.shape == SIDE
@@ -159,7 +160,7 @@ def _index_target(folder: Path) -> Target:
                     *(entry.metadata_offset, entry.metadata_length, 0),
                 ],
             }
-            for key, entry in reader._entries.items()
+            for key, entry in reader._frames.items()
         ]
 
     def mutate(content: bytes, rng: Random) -> bytes:
@@ -198,7 +199,7 @@ def _metadata_target(folder: Path) -> Target:
     write_ndtiff(path, [({"z": 0}, plane, good | room)], NDTIFF_SUMMARY | room)
     whole = (path / "NDTiffStack.tif").read_bytes()
     with closing(NDTiffReader(path)) as reader:
-        (entry,) = reader._entries.values()
+        (entry,) = reader._frames.values()
     places = {b"F": (entry.metadata_offset, entry.metadata_length)}
     places[b"S"] = (28, int.from_bytes(whole[24:28], "little"))
     seeds = [b"F" + json.dumps(good).encode(), b"S" + json.dumps(NDTIFF_SUMMARY).encode()]
@@ -213,13 +214,13 @@ def _metadata_target(folder: Path) -> Target:
         at, length = places[data[:1]]
         text = data[1:][:length].ljust(length, b" ")
         (path / "NDTiffStack.tif").write_bytes(whole[:at] + text + whole[at + length :])
-        with open_recording(path) as recording:
-            assert len(recording.plan()) == 1
-            frame = recording.read(0)
+        with open_dataset(path) as recording:
+            assert len(recording) == 1
+            frame = nth(recording, 0)
             np.testing.assert_array_equal(frame.pixels, plane)
             # The wire, the ledger and the refocused dataset take it on as JSON in UTF-8.
             json.dumps(dict(frame.metadata), ensure_ascii=False).encode()
-            json.dumps(dict(recording.plan().summary), ensure_ascii=False).encode()
+            json.dumps(dict(recording.summary), ensure_ascii=False).encode()
         return "read"
 
     return Target("NDTiff metadata", seeds, mutate, feed)
@@ -352,5 +353,5 @@ def test_a_frame_that_would_overlap_its_metadata_is_refused(tmp_path: Path) -> N
     at = content.index(b".tif") + 8
     assert int.from_bytes(content[at : at + 4], "little") == SIDE[1]
     index.write_bytes(content[:at] + bytes([48]) + content[at + 1 : at + 28])
-    with pytest.raises(InputError), open_recording(path) as recording:
-        recording.read(0)
+    with pytest.raises(InputError), open_dataset(path) as recording:
+        nth(recording, 0)

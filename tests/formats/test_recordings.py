@@ -14,12 +14,13 @@ from recordings_on_disk import (
     assert_reads,
     by_z,
     frames,
+    nth,
     write_micromanager,
     write_tiff,
 )
 
 from refocusd.errors import InputError
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
 
@@ -63,10 +64,23 @@ def test_a_plain_stack_is_read_as_planes_in_any_encoding(
         photometric="minisblack",
         **ENCODINGS[encoding],
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         assert recording.name == "stack"
         assert recording.plan().pixel_um is None
         assert_reads(recording, by_z(stack))
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 257), (np.uint16, 1)])
+def test_a_colour_table_that_is_a_plain_grey_ramp_changes_nothing(
+    tmp_path: Path, dtype: type, step: int
+) -> None:
+    """Cameras' 8-bit images often have one."""
+    (pixels,) = frames(1, dtype=dtype)
+    levels = np.iinfo(dtype).max + 1
+    ramp = np.tile((np.arange(levels) * step).astype(np.uint16), (3, 1))
+    path = write_tiff(tmp_path / "fly.tif", pixels, photometric="palette", colormap=ramp)
+    with open_dataset(path) as recording:
+        assert_reads(recording, {'{"time":0}': pixels})
 
 
 def test_an_imagej_hyperstack_has_its_axes_times_and_pixel_size(tmp_path: Path) -> None:
@@ -78,12 +92,12 @@ def test_an_imagej_hyperstack_has_its_axes_times_and_pixel_size(tmp_path: Path) 
         resolution=(1 / 0.325, 1 / 0.325),
         metadata={"axes": "TZCYX", "unit": "micron", "finterval": 0.5},
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         plan = recording.plan()
         assert plan.pixel_um == pytest.approx(0.325)
         assert plan.elapsed_ms == (0.0,) * 6 + (500.0,) * 6
         assert plan.axes[1] == {"time": 0, "z": 0, "channel": 1}
-        assert recording.read(7).metadata["PixelSizeUm"] == pytest.approx(0.325)
+        assert nth(recording, 7).metadata["PixelSizeUm"] == pytest.approx(0.325)
         assert_reads(
             recording,
             {
@@ -101,11 +115,11 @@ def test_imagej_frames_behind_a_single_directory_are_read(tmp_path: Path) -> Non
     path = write_tiff(tmp_path / "large.tif", stack, imagej=True, truncate=True)
     with tifffile.TiffFile(path) as file:
         assert len(file.pages) == 1
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         assert_reads(recording, {f'{{"channel":{c}}}': stack[c] for c in range(6)})
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="6 frames are promised"):
-        open_recording(path)
+        open_dataset(path)
 
 
 def test_an_ome_tiff_has_its_axes_channel_names_times_and_pixel_size(tmp_path: Path) -> None:
@@ -122,7 +136,7 @@ def test_an_ome_tiff_has_its_axes_channel_names_times_and_pixel_size(tmp_path: P
             "Plane": {"DeltaT": [0.25 * i for i in range(12)], "DeltaTUnit": ["s"] * 12},
         },
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         plan = recording.plan()
         assert recording.name == "cells"
         assert plan.pixel_um == pytest.approx(0.65)
@@ -145,9 +159,9 @@ def test_images_of_an_ome_tiff_are_positions_and_the_odd_one_is_left_out(tmp_pat
         writer.write(overview, metadata={"axes": "TYX", "Name": "overview"})
         for index, site in enumerate(sites):
             writer.write(site, metadata={"axes": "ZYX", "Name": f"site {index}"})
-    with open_recording(path) as recording:
-        assert recording.plan().summary["IgnoredImages"] == ["overview"]
-        assert recording.read(4).metadata["PositionName"] == "site 1"
+    with open_dataset(path) as recording:
+        assert recording.summary["IgnoredImages"] == ["overview"]
+        assert nth(recording, 4).metadata["PositionName"] == "site 1"
         assert_reads(
             recording,
             {
@@ -163,7 +177,7 @@ def test_a_tifffile_stack_has_the_axes_of_its_description(tmp_path: Path) -> Non
     path = write_tiff(
         tmp_path / "shaped.tif", stack, photometric="minisblack", metadata={"axes": "TZYX"}
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         expected = {
             canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(4) for z in range(3)
         }
@@ -171,7 +185,7 @@ def test_a_tifffile_stack_has_the_axes_of_its_description(tmp_path: Path) -> Non
     whole = write_tiff(
         tmp_path / "one.tif", stack, truncate=True, rowsperstrip=24, metadata={"axes": "TZYX"}
     )
-    with open_recording(whole) as recording:
+    with open_dataset(whole) as recording:
         assert_reads(recording, expected)
 
 
@@ -181,7 +195,7 @@ def test_of_several_series_in_a_file_the_largest_is_read(tmp_path: Path) -> None
     with tifffile.TiffWriter(path) as writer:
         writer.write(small, photometric="minisblack")
         writer.write(large, photometric="minisblack")
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         assert_reads(recording, by_z(large))
 
 
@@ -193,16 +207,16 @@ def test_a_micromanager_stack_has_the_places_of_its_planes(tmp_path: Path, says:
         tmp_path / "a_MMStack_Pos0.ome.tif",
         stack,
         places,
-        {"ChNames": ["DAPI", "FITC"], "Prefix": "a"},
+        {"ChNames": ["DAPI", "FITC"], "Prefix": "a", "Positions": 1},
         tags=says == "tags",
         index_map=says == "index map",
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         plan = recording.plan()
         assert plan.pixel_um == pytest.approx(0.325)
         assert plan.elapsed_ms == tuple(5.0 * i for i in range(8))
-        assert plan.summary["Prefix"] == "a"
-        assert recording.read(3).metadata["ElapsedTime-ms"] == 15.0
+        assert recording.summary["Prefix"] == "a"
+        assert nth(recording, 3).metadata["ElapsedTime-ms"] == 15.0
         assert_reads(
             recording,
             {
@@ -222,8 +236,8 @@ def test_a_folder_of_micromanager_stacks_keeps_positions_and_split_files_togethe
         ("a_MMStack_Pos1.ome.tif", slice(4, 6), 1, 0),
     ):
         places = [(0, 0, start + t, position) for t in range(2)]
-        write_micromanager(tmp_path / name, stack[rows], places, {})
-    with open_recording(tmp_path) as recording:
+        write_micromanager(tmp_path / name, stack[rows], places, {"Slices": 1, "Channels": 1})
+    with open_dataset(tmp_path) as recording:
         assert_reads(
             recording,
             {
@@ -244,11 +258,11 @@ def test_a_bbbc006_plate_has_positions_planes_and_channels(tmp_path: Path) -> No
                 uuid = f"{p}{c}{z}abcdef-714e-450b-85ae-aa924fe725e9"
                 name = f"mcf-z-stacks-03212011_{well}_s{site}_w{c + 1}{uuid}.tif"
                 write_tiff(folder / name, stack[p, c, z], compression="lzw")
-    with open_recording(plate) as recording:
+    with open_dataset(plate) as recording:
         plan = recording.plan()
         assert plan.pixel_um == pytest.approx(0.645)
         assert set(plan.elapsed_ms) == {None}
-        assert recording.read(len(plan) - 1).metadata["PositionName"] == "a10_s2"
+        assert nth(recording, len(plan) - 1).metadata["PositionName"] == "a10_s2"
         assert_reads(
             recording,
             {
@@ -258,9 +272,9 @@ def test_a_bbbc006_plate_has_positions_planes_and_channels(tmp_path: Path) -> No
                 for z, plane in enumerate((0, 16, 32))
             },
         )
-    with open_recording(plate / "BBBC006_v1_images_z_16") as recording:
+    with open_dataset(plate / "BBBC006_v1_images_z_16") as recording:
         assert {axes["z"] for axes in recording.plan().axes} == {16}
-        assert len(recording.plan()) == 4
+        assert len(recording) == 4
 
 
 def test_single_frames_are_a_time_series_in_natural_order(tmp_path: Path) -> None:
@@ -269,9 +283,9 @@ def test_single_frames_are_a_time_series_in_natural_order(tmp_path: Path) -> Non
         write_tiff(tmp_path / f"frame {index}.TIF", plane)
     (tmp_path / "notes.txt").write_text("not an image", encoding="utf-8")
     (tmp_path / "._frame 3.tif").write_bytes(b"left by another system")
-    with open_recording(tmp_path) as recording:
+    with open_dataset(tmp_path) as recording:
         assert_reads(recording, {f'{{"time":{t}}}': plane for t, plane in enumerate(stack)})
-        assert recording.read(11).metadata["FileName"] == "frame 11.TIF"
+        assert nth(recording, 11).metadata["FileName"] == "frame 11.TIF"
 
 
 def test_tokens_that_all_names_have_are_axes(tmp_path: Path) -> None:
@@ -280,7 +294,7 @@ def test_tokens_that_all_names_have_are_axes(tmp_path: Path) -> None:
         for z in range(3):
             name = f"img_channel000_position000_time{t:09d}_z{z:03d}.tif"
             write_tiff(tmp_path / name, stack[t, z])
-    with open_recording(tmp_path) as recording:
+    with open_dataset(tmp_path) as recording:
         assert_reads(
             recording,
             {canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(2) for z in range(3)},
@@ -291,7 +305,7 @@ def test_several_stacks_are_positions(tmp_path: Path) -> None:
     stack = frames(2, 3)
     for position, planes in enumerate(stack):
         write_tiff(tmp_path / f"cell{position}.tif", planes, photometric="minisblack")
-    with open_recording(tmp_path) as recording:
+    with open_dataset(tmp_path) as recording:
         assert_reads(
             recording,
             {
@@ -307,9 +321,9 @@ def test_greyscale_pngs_are_read(tmp_path: Path, dtype: type) -> None:
     stack = frames(2, dtype=dtype)
     for index, plane in enumerate(stack):
         Image.fromarray(plane).save(tmp_path / f"{index}.png")
-    with open_recording(tmp_path) as recording:
+    with open_dataset(tmp_path) as recording:
         assert_reads(recording, {f'{{"time":{t}}}': plane for t, plane in enumerate(stack)})
-    with open_recording(tmp_path / "1.png") as recording:
+    with open_dataset(tmp_path / "1.png") as recording:
         assert_reads(recording, {'{"time":0}': stack[1]})
 
 
@@ -320,27 +334,31 @@ def test_real_stacks_read_as_tifffile_reads_them(data: Path, name: str, planes: 
     path = data / "z_stacks" / name
     stack = tifffile.imread(path)
     assert len(stack) == planes
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         assert_reads(recording, by_z(stack))
 
 
 def test_real_bbbc006_fields_read_as_tifffile_reads_them(data: Path) -> None:
     folder = data / "bbbc006" / "defocused_z00_w1"
     files = sorted(folder.glob("*.tif"))
-    with open_recording(folder) as recording:
+    with open_dataset(folder) as recording:
         plan = recording.plan()
-        assert (plan.height, plan.width, plan.dtype.name) == (520, 696, "uint16")
+        assert (plan.format.height, plan.format.width, plan.format.dtype.name) == (
+            520,
+            696,
+            "uint16",
+        )
         assert all(axes["z"] == 0 and axes["channel"] == "w1" for axes in plan.axes)
-        wells = {recording.read(i).metadata["PositionName"] for i in range(len(plan))}
+        wells = {nth(recording, i).metadata["PositionName"] for i in range(len(plan))}
         assert wells == {"_".join(path.name.split("_")[2:4]) for path in files}
         for index in range(len(plan)):
-            frame = recording.read(index)
+            frame = nth(recording, index)
             path = folder / frame.metadata["FileName"]
             np.testing.assert_array_equal(frame.pixels, tifffile.imread(path))
 
 
 def test_real_sharp_fields_in_png_are_read(data: Path) -> None:
-    with open_recording(data / "bbbc006" / "in_focus_w1") as recording:
-        assert len(recording.plan()) == 5
-        assert recording.plan().dtype == np.uint16
-        assert 500 < np.percentile(recording.read(0).pixels, 99) < 4096
+    with open_dataset(data / "bbbc006" / "in_focus_w1") as recording:
+        assert len(recording) == 5
+        assert recording.plan().format.dtype == np.uint16
+        assert 500 < np.percentile(nth(recording, 0).pixels, 99) < 4096

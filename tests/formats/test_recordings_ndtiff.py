@@ -14,6 +14,7 @@ from recordings_on_disk import (
     assert_reads,
     by_z,
     frames,
+    nth,
     record,
     write_ndtiff,
     write_z_dataset,
@@ -21,7 +22,7 @@ from recordings_on_disk import (
 
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
 
@@ -37,14 +38,14 @@ def test_an_ndtiff_dataset_reads_as_it_was_written(tmp_path: Path, dtype: type) 
     folder = write_ndtiff(tmp_path / "raw" / "run_1", planes)
     expected = {canonical_axes(axes): pixels for axes, pixels, _ in planes}
     for path in (folder, folder.parent, folder / "NDTiff.index", folder / "NDTiffStack.tif"):
-        with open_recording(path) as recording:
+        with open_dataset(path) as recording:
             plan = recording.plan()
             assert recording.name == "run_1"
             assert plan.pixel_um == pytest.approx(0.65)
-            assert plan.summary == {"PixelSize_um": 0.65}
+            assert recording.summary == {"PixelSize_um": 0.65}
             assert set(plan.elapsed_ms) == {7.5}
             assert [canonical_axes(axes) for axes in plan.axes] == list(expected)
-            assert recording.read(0).metadata["Camera"] == "a"
+            assert nth(recording, 0).metadata["Camera"] == "a"
             assert_reads(recording, expected)
 
 
@@ -60,7 +61,7 @@ def test_a_hardware_sequence_has_the_times_of_the_camera(tmp_path: Path) -> None
             for t in range(3)
         ],
     )
-    with open_recording(folder) as recording:
+    with open_dataset(folder) as recording:
         assert recording.plan().elapsed_ms == pytest.approx((0.0, 100.0, 200.0))
 
 
@@ -142,11 +143,11 @@ def test_frames_whose_pixels_are_not_on_disk_are_named_and_left_out(tmp_path: Pa
     assert len(reader) + len(reader.missing_keys()) == 5
     with pytest.raises(InputError, match="not written yet"):
         reader.read({"z": 4})
-    with open_recording(folder) as recording:
-        assert recording.plan().missing == len(reader.missing_keys())
+    with open_dataset(folder) as recording:
+        assert len(recording.missing_keys()) == len(reader.missing_keys())
         assert_reads(recording, by_z(stack[: len(reader)]))
     tiff.write_bytes(whole)
-    assert len(reader.refresh()) == 5 - len(recording.plan())
+    assert len(reader.refresh()) == 5 - len(recording)
     np.testing.assert_array_equal(reader.read({"z": 4}).pixels, stack[4])
     reader.close()
 
@@ -157,8 +158,8 @@ def test_a_truncated_index_reads_up_to_its_last_whole_record(tmp_path: Path) -> 
     index = (folder / "NDTiff.index").read_bytes()
     for cut in range(len(index) - 1, len(index) * 3 // 4, -1):
         (folder / "NDTiff.index").write_bytes(index[:cut])
-        with open_recording(folder) as recording:
-            assert len(recording.plan()) == 3
+        with open_dataset(folder) as recording:
+            assert len(recording) == 3
             assert_reads(recording, by_z(stack[:3]))
 
 
@@ -176,11 +177,11 @@ def test_a_killed_writer_leaves_its_flushed_frames_readable(tmp_path: Path) -> N
     folder = tmp_path / "run"
     done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False, timeout=60)
     assert done.returncode == 9
-    with open_recording(folder) as recording:
-        assert len(recording.plan()) == 6
+    with open_dataset(folder) as recording:
+        assert len(recording) == 6
         for t in range(6):
-            assert (recording.read(t).pixels == t).all()
-            assert recording.read(t).metadata["t"] == t
+            assert (nth(recording, t).pixels == t).all()
+            assert nth(recording, t).metadata["t"] == t
 
 
 def test_a_frame_written_twice_counts_once_with_its_last_pixels(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_dataset_of_several_files_reads_as_one(tmp_path: Path) -> None:
     )
     with (folder / "NDTiff.index").open("ab") as file:
         file.write(index)
-    with open_recording(folder) as recording:
+    with open_dataset(folder) as recording:
         assert_reads(recording, by_z(stack))
 
 
@@ -235,4 +236,4 @@ def test_an_index_that_cannot_be_trusted_is_an_error(
     folder.mkdir()
     (folder / "NDTiff.index").write_bytes(record({"z": 0}, name, place))
     with pytest.raises(InputError, match=message):
-        open_recording(folder)
+        open_dataset(folder)

@@ -8,7 +8,7 @@ import pytest
 from recordings_on_disk import Frames, assert_reads, frames, write_tiff
 
 from refocusd.errors import InputError
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -39,7 +39,7 @@ def test_planes_come_in_the_order_that_the_xml_names(tmp_path: Path, order: str)
         if order == "XYZCT"
         else [(t, z) for z in range(3) for t in range(2)]
     )
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         expected = {
             canonical_axes({"time": t, "z": z}): plane
             for (t, z), plane in zip(places, stack, strict=True)
@@ -53,7 +53,7 @@ def test_an_aborted_acquisition_has_the_planes_that_its_xml_lists(tmp_path: Path
         f'<TiffData IFD="{page}" FirstT="{page // 3}" FirstZ="{page % 3}"/>' for page in range(4)
     )
     path = write(tmp_path / "a.ome.tif", stack, ome(listed, SIZES))
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         expected = {
             canonical_axes({"time": page // 3, "z": page % 3}): stack[page] for page in range(4)
         }
@@ -70,12 +70,12 @@ def test_a_set_of_files_is_read_as_a_folder_and_each_file_for_itself(tmp_path: P
     for t in range(2):
         xml = ome(listed, SIZES, root=f'UUID="urn:uuid:{t}"')
         write(tmp_path / f"t{t}.ome.tif", stack[t], xml)
-    with open_recording(tmp_path) as recording:
+    with open_dataset(tmp_path) as recording:
         expected = {
             canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(2) for z in range(3)
         }
         assert_reads(recording, expected)
-    with open_recording(tmp_path / "t1.ome.tif") as recording:
+    with open_dataset(tmp_path / "t1.ome.tif") as recording:
         assert_reads(recording, {f'{{"z":{z}}}': stack[1, z] for z in range(3)})
 
 
@@ -89,7 +89,7 @@ def test_no_file_that_the_xml_names_is_opened(tmp_path: Path) -> None:
     )
     path = write(tmp_path / "a.ome.tif", frames(3), ome(listed, SIZES))
     with pytest.raises(InputError, match="describes none of its 3 pages"):
-        open_recording(path)
+        open_dataset(path)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_no_file_that_the_xml_names_is_opened(tmp_path: Path) -> None:
 def test_xml_that_does_not_fit_the_file_is_an_error(tmp_path: Path, xml: str, message: str) -> None:
     path = write(tmp_path / "a.ome.tif", frames(6), xml)
     with pytest.raises(InputError, match=message):
-        open_recording(path)
+        open_dataset(path)

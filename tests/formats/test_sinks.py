@@ -419,8 +419,8 @@ def test_a_frame_that_does_not_fit_the_dataset_is_refused(tmp_path: Path) -> Non
         size = (path / "NDTiffStack.tif").stat().st_size
         refused: list[tuple[Any, Any, Any, str]] = [
             (good.pixels, good.axes, {}, "already"),
-            (other_shape.pixels, {"time": 1}, {}, "32×40 px of 16 bits.*36×24 px of 16 bits"),
-            (other_type.pixels, {"time": 1}, {}, "36×24 px of 8 bits.*36×24 px of 16 bits"),
+            (other_shape.pixels, {"time": 1}, {}, "32×40 px uint16.*36×24 px uint16"),
+            (other_type.pixels, {"time": 1}, {}, "36×24 px uint8.*36×24 px uint16"),
             (good.pixels, {"time": "first"}, {}, "'time'.*names.*numbers"),
             (good.pixels, {"time": 1, "channel": "x" * 2000}, {}, "shorten"),
             (good.pixels, {"time": 1}, {"When": object()}, "no JSON form"),

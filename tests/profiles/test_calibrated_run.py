@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.datasets.run_folder import made_by
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import checksum
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.profiles.profile import CameraSection, Measured, Microscope, Profile, save_profile
@@ -239,7 +239,7 @@ def test_hook_and_replay_tell_the_first_frame(tmp_path: Path) -> None:
     frame, metadata = blurred(1)[0], {"Camera": "Zyla", "PixelSizeUm": 0.65}
     raw = write_ndtiff(tmp_path / "raw", [(DAPI, frame, metadata)])
     with running(settings) as daemon:
-        with open_recording(raw) as recording:
+        with open_dataset(raw) as recording:
             replay(recording, daemon.endpoint, tmp_path / "replayed", times_s=None)
         feed = Feed(
             daemon.endpoint, output=str(tmp_path / "hooked"), expected=1, buffer_nbytes=1 << 20

@@ -24,13 +24,11 @@ from refocusd.daemon.daemon import Daemon
 from refocusd.datasets.dataset import acquisition_of
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.growing import GrowingNDTiff
-from refocusd.formats.open_growing import open_growing
-from refocusd.formats.raw_frames import open_raw
-from refocusd.formats.tiff.growing_file import open_file
-from refocusd.formats.tiff.growing_stacks import GrowingStacks
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.tiff.stacks import MicroManagerStacks
 from refocusd.ledger import Ledger
+from refocusd.sources.folders.announcement import announcement
 from refocusd.sources.folders.dataset import Following
-from refocusd.sources.folders.offers import acquisition_id
 from refocusd.sources.folders.scanner import MAX_DEPTH, Scanner
 from refocusd.transport import messages as wire
 
@@ -116,7 +114,10 @@ def test_a_dataset_is_finished_when_its_writer_says_so(tmp_path: Path, finish: b
     dataset = JavaNDTiff(tmp_path / "run_1", frames_per_file=2)
     summary = {**java_ndtiff.SUMMARY, "Frames": 5, "Slices": 1, "Channels": 1, "Positions": 1}
     stack = JavaStack(tmp_path / "run_2" / "a_MMStack_Pos0.ome.tif", summary, SIDE, 5)
-    readers = GrowingNDTiff(tmp_path / "run_1"), GrowingStacks(tmp_path / "run_2")
+    readers = (
+        GrowingNDTiff(tmp_path / "run_1"),
+        MicroManagerStacks(tmp_path / "run_2", growing=True),
+    )
     for n in range(5):
         put(dataset, n)
         said = {"FrameIndex": n, "SliceIndex": 0, "ChannelIndex": 0, "PositionIndex": 0}
@@ -136,7 +137,7 @@ def test_a_dataset_is_finished_when_its_writer_says_so(tmp_path: Path, finish: b
 def test_frames_are_found_by_their_directories_where_the_index_lags(tmp_path: Path) -> None:
     dataset = JavaNDTiff(tmp_path / "run_1", frames_per_file=2)
     records = [dataset.put_image(axes(n), frame_of(n, SIDE), {"Axes": axes(n)}) for n in range(4)]
-    reader = open_growing(tmp_path / "run_1")
+    reader = open_dataset(tmp_path / "run_1", growing=True)
     assert reader.axes_keys() == [key(n) for n in range(4)]
     assert reader.unlisted() == set(reader.axes_keys())
     for record in records[:3]:
@@ -155,7 +156,7 @@ def test_image_stacks_without_axes_in_their_pages_are_named_by_the_index_map(
     stack = JavaStack(tmp_path / "a_MMStack_Pos0.ome.tif", summary, SIDE, 4)
     for time_, z in ((0, 0), (0, 1), (1, 0)):
         stack.put((0, z, time_, 0), frame_of(2 * time_ + z, SIDE), {"Exposure": 5})
-    reader = open_growing(tmp_path)
+    reader = open_dataset(tmp_path, growing=True)
     named = [f'{{"channel":"DAPI","time":{t},"z":{z}}}' for t, z in ((0, 0), (0, 1), (1, 0))]
     assert reader.axes_keys() == named
     np.testing.assert_array_equal(reader.read(named[2]).pixels, frame_of(2, SIDE))
@@ -371,24 +372,24 @@ def test_damaged_files_are_refused_or_empty_and_never_hang(tmp_path: Path) -> No
         file.seek(pointer)
         file.write(struct.pack("<I", 44))
     (tmp_path / "run_1" / "NDTiff.index").write_bytes(b"")
-    reader = open_growing(tmp_path / "run_1")
+    reader = open_dataset(tmp_path / "run_1", growing=True)
     assert set(reader.axes_keys()) == {key(0), key(1)}
     reader.close()
     rng = np.random.default_rng(0)
     for n in range(20):
         stack.write_bytes(stack.read_bytes()[:32] if n % 2 else b"II*\0" + rng.bytes(3000))
-        reader = open_growing(tmp_path / "run_1")
+        reader = open_dataset(tmp_path / "run_1", growing=True)
         assert reader.axes_keys() == []
         reader.close()
     with pytest.raises(InputError, match="neither"):
-        open_growing(tmp_path)
+        open_dataset(tmp_path, growing=True)
 
 
 def test_process_and_follow_give_a_dataset_the_same_acquisition(tmp_path: Path) -> None:
     dataset = JavaNDTiff(tmp_path / "run_1")
     put(dataset, 0, 1)
     dataset.finish()
-    reader = open_growing(tmp_path / "run_1", open_file)
-    with open_raw(tmp_path / "run_1") as frames:
-        assert acquisition_of(frames, (), tmp_path) == acquisition_id(reader, key(0))
+    reader = open_dataset(tmp_path / "run_1", growing=True)
+    with open_dataset(tmp_path / "run_1") as frames:
+        assert acquisition_of(frames, (), tmp_path) == announcement(reader, key(0)).acquisition
     reader.close()

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,43 +32,47 @@ def frames_in(output: Path) -> int:
         return 0
 
 
+def until(done: Callable[[], object]) -> None:
+    """Wait for what another process does, however busy the machine is."""
+    deadline = time.monotonic() + 90.0
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.timeout(300)
 def test_a_daemon_killed_and_restarted_goes_on_in_the_same_acquisition(
     demo_microscope: DemoMicroscope, tmp_path: Path
 ) -> None:
+    """Killed with frames done, missed while it is away, and back before the last ones are taken."""
     flags = ["--backend", "identity", "--ledgers", str(tmp_path / "ledgers"), "--ring-mib", "64"]
     running = [DaemonProcess(flags, tmp_path / "daemon.log")]
     running[0].__enter__()
     endpoint = running[0].endpoint
     flags += ["--endpoint", endpoint, "--pick-up"]
-    restarted = threading.Event()
+    saved: list[Path] = []
 
-    def restart() -> None:
+    def events() -> Iterator[dict[str, Any]]:
+        planned = demo_microscope.events_snapped(90, [0.0])
+        yield from planned[:10]
+        until(lambda: saved and frames_in(refocused(saved[0])) >= 5)
+        running[0].process.kill()
         running[0].process.wait()
+        yield from planned[10:60]
+        until(lambda: len(saved) >= 60)
         running.append(DaemonProcess(flags, tmp_path / "daemon.log"))
         running[1].__enter__()
-        restarted.set()
-
-    helper = threading.Thread(target=restart)
-    helper.start()
-
-    def saved(axes: Any, dataset: Any) -> None:
-        if axes["time"] == 10:
-            output = refocused(Path(dataset.path))
-            deadline = time.monotonic() + 20.0
-            while frames_in(output) < 5 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            running[0].process.kill()
-        if axes["time"] == 80:  # the acquisition outlasts the restart
-            restarted.wait(30.0)
+        yield from planned[60:]
 
     try:
         source = refocusd.Source(endpoint)
-        events = demo_microscope.events_snapped(90, [0.0])
-        for number, event in enumerate(events):
-            event["min_start_time"] = 0.1 * number
-        raw = acquire(events, source.hooks(str(tmp_path), "again", image_saved_fn=saved))
-        helper.join()
-        counts = source.wait(40.0)
+        hooks = source.hooks(
+            str(tmp_path),
+            "again",
+            image_saved_fn=lambda _, dataset: saved.append(Path(dataset.path)),
+        )
+        raw = acquire(events(), hooks)
+        counts = source.wait(120.0)
     finally:
         for daemon in running:
             daemon.__exit__(None, None, None)
@@ -78,8 +83,8 @@ def test_a_daemon_killed_and_restarted_goes_on_in_the_same_acquisition(
     assert len(written) == 90
     for key, (pixels, _) in read_all(raw).items():
         np.testing.assert_array_equal(written[key][0], pixels)
-    log = (tmp_path / "daemon.log").read_text()
-    assert "picking up again" in log
+    # Whether the daemon picks it up before the source is back, or after: it is the same one.
+    assert len(list((tmp_path / "ledgers").glob("*.sqlite"))) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")

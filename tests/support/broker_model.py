@@ -1,18 +1,31 @@
-"""The daemon's books with everything around them played: what `test_broker_model.py` drives."""
+"""The broker's state with everything around it simulated: what `test_broker_model.py` drives."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.intake import Desk
-from refocusd.daemon.acquisitions.lifecycle import Course
-from refocusd.daemon.acquisitions.state import Task
-from refocusd.daemon.events import DiskFull, Finished, GivenUp, SinkOpened, Written
-from refocusd.daemon.workers.pool import AT_HAND, Crew
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
+from refocusd.daemon.acquisitions.intake import Intake
+from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.acquisitions.registry import Acquisitions
+from refocusd.daemon.acquisitions.scheduler import Scheduler
+from refocusd.daemon.acquisitions.state import Acquisition, Task
+from refocusd.daemon.events import (
+    CatchUpFailed,
+    DiskFull,
+    FrameNotWritten,
+    FramesWritten,
+    OutputClosed,
+    OutputOpened,
+)
+from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
+from refocusd.daemon.workers.dispatcher import Dispatcher
+from refocusd.daemon.workers.pool import MAX_TASKS, WorkerPool
 from refocusd.frame import Pixels, checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing, Slot
@@ -68,60 +81,53 @@ class Reading:
 
 
 class ModelWriter:
-    """Orders in, answers out, one at a time; a ledger of final states."""
+    """Jobs in, answers out, one at a time; a ledger of final states."""
 
     def __init__(self) -> None:
-        self.orders: deque[tuple[Any, ...]] = deque()
+        self.jobs: deque[Job] = deque()
         self.ledger: dict[str, dict[str, str]] = {}
-        self.places: set[str] = set()
+        self.outputs: set[str] = set()
         self.full: set[str] = set()
         self.told_full: set[str] = set()
 
-    def open(self, open_: wire.Open, run: str, engine: wire.Engines) -> None:
-        self.orders.append(("open", open_))
+    def put(self, job: Job) -> None:
+        self.jobs.append(job)
 
-    def write(self, task: int, submit: wire.Submit, *_: Any) -> None:
-        self.orders.append(("write", task, submit))
-
-    def record(
-        self, acquisition: str, axes: tuple[str, ...], state: str, reason: str, **more: Any
-    ) -> None:
-        self.orders.append(("record", acquisition, axes, state, reason, more.get("task", 0)))
-
-    def finish(self, acquisition: str, acquired: int | None) -> None:
-        self.orders.append(("finish", acquisition, acquired))
+    def tasks(self) -> list[int]:
+        """Tasks that wait to be written or recorded."""
+        numbers = [job.task for job in self.jobs if isinstance(job, (WriteFrame, RecordFrames))]
+        return [number for number in numbers if number]
 
     def answer(self, has_raw: dict[str, bool]) -> list[Any]:
-        """Do the oldest order, as the real writer would; the events that follow."""
-        order = self.orders.popleft()
-        if order[0] == "open":
-            key = order[1].acquisition
-            self.places.add(key)
+        """Do the oldest job, as the real writer would; the events that follow."""
+        job = self.jobs.popleft()
+        if isinstance(job, OpenOutput):
+            key = job.open.acquisition
+            self.outputs.add(key)
             states = self.ledger.setdefault(key, {})
-            return [SinkOpened(key, "/out", before=Counter(states.values()))]  # type: ignore[arg-type]
-        if order[0] == "finish":
-            self.places.discard(order[1])
-            return [Finished(order[1])]
-        key = order[2].acquisition if order[0] == "write" else order[1]
-        assert key in self.places, "the writer is asked for an acquisition that it has closed"
+            return [OutputOpened(key, "/out", before=Counter(states.values()))]  # type: ignore[arg-type]
+        if isinstance(job, CloseOutput):
+            self.outputs.discard(job.acquisition)
+            return [OutputClosed(job.acquisition)]
+        key = job.submit.acquisition if isinstance(job, WriteFrame) else job.acquisition
+        assert key in self.outputs, "the writer is asked for an acquisition that it has closed"
         states = self.ledger[key]
-        if order[0] == "record":
-            _, _, axes, state, reason, task = order
-            return [self._written(task, key, axes, state, reason)]
-        _, task, submit = order
-        if states.get(submit.axes) in ("refocused", "passed_through"):
-            return [Written(task, key, (submit.axes,), None)]
+        if isinstance(job, RecordFrames):
+            return [self._written(job.task, key, job.axes, job.state, job.reason)]
+        task, axes = job.task, job.submit.axes
+        if states.get(axes) in ("refocused", "passed_through"):
+            return [FramesWritten(key, task, (axes,), None)]
         if key in self.full:
             if not has_raw[key]:
-                return [self._written(task, key, (submit.axes,), "skipped", "no raw: full")]
+                return [self._written(task, key, (axes,), "skipped", "no raw: full")]
             told = [] if key in self.told_full else [DiskFull(key, full=True)]
             self.told_full.add(key)
-            return [*told, GivenUp(task, key)]
-        return [self._written(task, key, (submit.axes,), "refocused", "")]
+            return [*told, FrameNotWritten(key, task)]
+        return [self._written(task, key, (axes,), "refocused", "")]
 
     def _written(
         self, task: int, key: str, axes: tuple[str, ...], state: Any, reason: str
-    ) -> Written:
+    ) -> FramesWritten:
         states = self.ledger[key]
         # What is done stays done; of a failed or skipped frame a later attempt takes the place.
         done = ("refocused",) if state == "refocused" else ("refocused", "skipped")
@@ -132,11 +138,13 @@ class ModelWriter:
         states.update(dict.fromkeys(fresh, state))
         replaces = before.pop() if before else None
         ended = state if fresh else None
-        return Written(task, key, fresh, ended, reason, replaces, replaced=replaced, known=known)
+        return FramesWritten(
+            key, task, fresh, ended, reason, replaces, replaced=replaced, known=known
+        )
 
 
 class PlayedBroker:
-    """The real books, the messages they send, and what the broker itself does between them."""
+    """The real state, the messages that are sent, and what the broker itself does between them."""
 
     def set_up(self, policy: Any) -> None:
         """Begin, without a worker."""
@@ -146,10 +154,24 @@ class PlayedBroker:
         self.ring = SharedRing.create(RING_MIB << 20)
         self.writer = ModelWriter()
         writer: Any = self.writer
-        self.crew = Crew(self.send, self.ring)
-        self.course = Course(self.settings, self.ring, writer, self.send, self.catch_up)
-        self.desk = Desk(self.settings, self.ring, writer, self.send, self.course)
-        self.total_free = self.course.queues.free_nbytes
+        self.pool = WorkerPool(self.send, self.ring)
+        self.acquisitions = Acquisitions()
+        self.scheduler = Scheduler(
+            self.settings, self.ring.address.nbytes, self.acquisitions, self.send
+        )
+        self.lifecycle = Lifecycle(
+            self.settings,
+            writer,
+            self.acquisitions,
+            self.scheduler,
+            self.send,
+            self.catch_up,
+            FocusMonitor(self.settings),
+        )
+        self.intake = Intake(self.ring, self.lifecycle)
+        nobody: Any = None  # neither remote workers nor processes
+        self.dispatcher = Dispatcher(nobody, self.ring, self.lifecycle, self.pool, nobody, nobody)
+        self.total_free = self.scheduler.free_nbytes
         self.stories: dict[str, Story] = {}
         self.readings: list[Reading] = []
         self.peers: dict[bytes, Peer] = {}
@@ -209,18 +231,19 @@ class PlayedBroker:
 
     def dispatch(self) -> None:
         """As the broker does after every batch of events."""
-        while worker := self.crew.free():
-            waiting = [a.id for a in self.course.open.values() if a.live.queue and not a.stalled]
-            found = self.course.queues.next_task()
+        while worker := self.pool.free():
+            waiting = [a.id for a in self.acquisitions if a.live.queue and not a.stalled]
+            found = self.scheduler.next_task()
             if found is None:
                 break
             task, acquisition = found
             if task.lane.live:
                 self.passed_over.update(key for key in waiting if key != acquisition.id)
                 del self.passed_over[acquisition.id]
-            self.crew.assign(worker, task, acquisition)
+            self.pool.assign(worker, task, acquisition)
         for key in list(self.passed_over):
-            if key not in self.course.open or not self.course.open[key].live.queue:
+            passed = self.acquisitions.get(key)
+            if passed is None or not passed.live.queue:
                 del self.passed_over[key]
 
     def submit(self, peer: Peer, story: Story, axes: str, *, live: bool) -> None:
@@ -229,46 +252,49 @@ class PlayedBroker:
         message = wire.Submit(story.id, axes, slot, checksum(pixels), "{}", 0, live=live)
         if live:
             story.sent.add(axes)
-        self.desk.submit(peer.identity, message, None)
+        self.intake.submit(peer.identity, message, None)
 
     def answer(self, identity: bytes, number: int, *, well: bool) -> None:
         """As the broker takes a `Result` or a `Failure`."""
-        if task := self.crew.take_back(identity, number):
-            if well:
-                result = wire.Result(number, 1, FACTS)
-                self.course.write(task, result, self.crew.engine_of(identity, task.channel))
-            else:
-                self.course.fail(task, "the worker said so")
+        if well:
+            self.dispatcher.receive(identity, wire.Result(number, 1, FACTS), None)
+        else:
+            self.dispatcher.receive(identity, wire.Failure(number, "the worker said so"), None)
 
     def tell(self, event: Any) -> None:
         """As the broker passes events on."""
-        if isinstance(event, Written):
-            self.course.written(event)
-        elif isinstance(event, SinkOpened):
-            self.course.sink_opened(event)
-        elif isinstance(event, GivenUp):
-            self.course.given_up(event)
-        elif isinstance(event, DiskFull):
-            self.course.disk_full(event)
-        else:
-            self.course.finished(event.acquisition)
+        if (acquisition := self.acquisitions.get(event.acquisition)) is None:
+            return
+        handlers: dict[type[Any], Callable[[Acquisition, Any], None]] = {
+            FramesWritten: self.dispatcher.written,
+            FrameNotWritten: self.dispatcher.not_written,
+            OutputOpened: self.lifecycle.output_opened,
+            DiskFull: self.lifecycle.disk_full,
+            CatchUpFailed: self.lifecycle.catch_up_failed,
+            OutputClosed: self.lifecycle.output_closed,
+        }
+        handlers[type(event)](acquisition, event)
 
     # -- what is always so --------------------------------------------------------------
 
     def tasks_by_place(self) -> dict[str, list[Task]]:
-        lanes = [lane for a in self.course.open.values() for lane in a.lanes]
+        lanes = [lane for a in self.acquisitions for lane in a.lanes]
         queued = [task for lane in lanes for task in lane.queue]
-        at_workers = [task for w in self.crew._workers.values() for task in w.tasks]
-        orders = [order for order in self.writer.orders if order[0] in ("write", "record")]
-        numbers = [order[1] if order[0] == "write" else order[5] for order in orders]
-        writing = [self.course.tasks[n] for n in numbers if n]
+        at_workers = [task for w in self.pool._workers.values() for task in w.tasks]
+        writing = [self.acquisitions._tasks[number] for number in self.writer.tasks()]
         return {"queued": queued, "at workers": at_workers, "writing": writing}
 
     def every_frame_is_in_one_place(self) -> None:
         places = self.tasks_by_place().values()
         # What a stop has dropped stays where it is; nobody waits for it.
-        tasks = [task for place in places for task in place if task.acquisition in self.course.open]
-        known = {n for n, task in self.course.tasks.items() if task.acquisition in self.course.open}
+        tasks = [
+            task for place in places for task in place if task.acquisition in self.acquisitions
+        ]
+        known = {
+            n
+            for n, task in self.acquisitions._tasks.items()
+            if task.acquisition in self.acquisitions
+        }
         numbers = [task.number for task in tasks]
         assert len(set(numbers)) == len(numbers), "a task is in two places"
         assert set(numbers) == known, "a task is nowhere"
@@ -276,14 +302,14 @@ class PlayedBroker:
         assert max(frames.values(), default=0) <= 1, "a frame is worked on twice at once"
 
     def every_slot_has_one_owner(self) -> None:
-        lanes = [lane for a in self.course.open.values() for lane in a.lanes]
+        lanes = [lane for a in self.acquisitions for lane in a.lanes]
         slots = [slot for lane in lanes for slot in lane.granted]
-        slots += [task.submit.slot for task in self.course.tasks.values()]
+        slots += [task.submit.slot for task in self.acquisitions._tasks.values()]
         for first, second in itertools.pairwise(sorted(slots, key=lambda slot: slot.offset)):
             assert first.offset + first.span <= second.offset, "two owners of one slot"
         held = sum(slot.span for slot in slots)
-        if not self.course.stopping:
-            assert self.course.queues.free_nbytes + held == self.total_free, "a slot is lost"
+        if not self.lifecycle.stopping:
+            assert self.scheduler.free_nbytes + held == self.total_free, "a slot is lost"
         for lane in lanes:
             if lane.peer and not lane.closed:
                 assert lane.granted == set(self.peers[lane.peer].slots)
@@ -291,22 +317,27 @@ class PlayedBroker:
     def lanes_and_workers_are_bounded_and_count_right(self) -> None:
         places = self.tasks_by_place()
         in_flight = Counter(id(t.lane) for t in places["at workers"] + places["writing"])
-        for acquisition in self.course.open.values():
+        for acquisition in self.acquisitions:
             for lane in acquisition.lanes:
                 assert lane.in_flight == in_flight[id(lane)]
                 assert lane.slots <= 32
-        for worker in self.crew._workers.values():
-            assert len(worker.tasks) <= AT_HAND
+        for worker in self.pool._workers.values():
+            assert len(worker.tasks) <= MAX_TASKS
             assert [t.number for t in worker.tasks] == [
                 t.task for t in self.workers[worker.identity]
             ]
 
     def counts_add_up(self) -> None:
-        unread = {order[1] for order in self.writer.orders if order[0] == "record" and not order[5]}
-        for key, acquisition in self.course.open.items():
+        unread = {
+            job.acquisition
+            for job in self.writer.jobs
+            if isinstance(job, RecordFrames) and not job.task
+        }
+        for acquisition in self.acquisitions:
+            key = acquisition.id
             counts = acquisition.counts()
             assert counts.pending >= 0, counts
-            if acquisition.opened and key not in unread:
+            if acquisition.state.opened and key not in unread:
                 assert counts.final == len(self.writer.ledger[key]), counts
                 # What came twice counts until the writer has said so.
                 went_by = len(self.stories[key].went_by)

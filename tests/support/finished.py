@@ -105,7 +105,7 @@ def verify(dataset: Path, *flags: str, place: Path, **more: str) -> tuple[int, A
 
 def flip_a_pixel(dataset: Path, axes: str) -> None:
     """Change one bit of one pixel of a frame in an NDTiff dataset."""
-    entry = NDTiffReader(dataset)._entry(axes)[1]
+    entry = NDTiffReader(dataset)._frames[axes]
     with (dataset / entry.file).open("rb+") as file:
         file.seek(entry.offset + entry.format.nbytes // 2)
         byte = file.read(1)[0]

@@ -13,8 +13,8 @@ import tifffile
 from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
 
-from refocusd.formats.recording import Recording
-from refocusd.frame import canonical_axes
+from refocusd.formats.dataset import Dataset
+from refocusd.frame import Frame, canonical_axes
 
 Frames = NDArray[Any]
 
@@ -140,17 +140,23 @@ def record(axes: Mapping[str, Any], name: str, place: tuple[int, ...]) -> bytes:
     )
 
 
-def assert_reads(recording: Recording, expected: dict[str, Any]) -> None:
+def assert_reads(recording: Dataset, expected: dict[str, Any]) -> None:
     """Every planned frame has the pixels expected for its axes, in any order of reading."""
     plan = recording.plan()
-    assert {canonical_axes(axes) for axes in plan.axes} == set(expected)
+    assert [canonical_axes(axes) for axes in plan.axes] == recording.axes_keys()
+    assert set(recording.axes_keys()) == set(expected)
     assert len(plan.elapsed_ms) == len(plan)
-    for index in reversed(range(len(plan))):
-        frame = recording.read(index)
-        assert frame.axes == plan.axes[index]
-        assert frame.pixels.dtype == plan.dtype
-        assert frame.pixels.shape == (plan.height, plan.width)
+    for axes in reversed(plan.axes):
+        frame = recording.read(axes)
+        assert frame.axes == axes
+        assert frame.pixels.dtype == plan.format.dtype
+        assert frame.pixels.shape == (plan.format.height, plan.format.width)
         np.testing.assert_array_equal(frame.pixels, expected[frame.key])
+
+
+def nth(recording: Dataset, index: int) -> Frame:
+    """Frame number `index` in the order of acquisition."""
+    return recording.read(recording.axes_keys()[index])
 
 
 def by_z(stack: Frames) -> dict[str, Frames]:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.config import DataConfig
+from refocusd_training.data.samples import Batch, SampleStream
 from refocusd_training.loop.record import RunRecord
 from refocusd_training.loop.run import train_on
 from refocusd_training.losses import LossConfig
 from refocusd_training.networks import NetworkConfig, RefocusNetwork, build_network
-from refocusd_training.samples import Batch, SampleStream
 from refocusd_training.simulate.ranges import Ranges
 from safetensors.torch import load_file
 

@@ -22,7 +22,7 @@ class Reply:
     """One HTTP answer."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
     def json(self) -> Any:
@@ -41,7 +41,7 @@ def ask(
     try:
         connection.request(method, path, body, dict(headers or {}))
         answer = connection.getresponse()
-        return Reply(answer.status, dict(answer.getheaders()), answer.read())
+        return Reply(answer.status, answer.headers, answer.read())
     finally:
         connection.close()
 

@@ -16,10 +16,10 @@ from view_browser import eventually
 from view_process import Reply, ask, view_of
 from view_standin import Scene, StandIn, written_datasets
 
-__all__ = ["HOST", "ORDER", "Setup", "raw_request", "setting_up"]
+__all__ = ["ACTION", "HOST", "Setup", "raw_request", "setting_up"]
 
-#: What an order of the page carries.
-ORDER = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
+#: What an action of the page carries.
+ACTION = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
 HOST = b"Host: 127.0.0.1\r\n"
 
 

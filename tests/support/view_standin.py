@@ -1,4 +1,4 @@
-"""A daemon's side of the view's wire, with real-looking frames and a crew that can be killed.
+"""A daemon's side of the view's wire, with real-looking frames and workers that can be killed.
 
 The tests of the view need states that a real daemon reaches seldom or slowly; against the real
 daemon they run in `test_view_daemon`.  Frames are the demo's specimen, and those that can be
@@ -126,12 +126,12 @@ class StandIn:
     raw: Path | None = None
     times: int = 2
     address: str = "tcp://127.0.0.1:0"
-    crew: list[wire.WorkerStatus] = field(default_factory=list)
+    workers: list[wire.WorkerStatus] = field(default_factory=list)
     paused: bool = False
     catching_up: bool = True
     shown: int = 0
     looks: int = 0
-    orders: list[wire.Message] = field(default_factory=list)
+    actions: list[wire.Message] = field(default_factory=list)
     endpoint: str = ""
     status_changes: dict[str, Any] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -142,7 +142,7 @@ class StandIn:
     _acquisition: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     def __enter__(self) -> Self:
-        self.crew = [self._worker("ready")]
+        self.workers = [self._worker("ready")]
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -185,16 +185,16 @@ class StandIn:
 
     def kill_worker(self) -> None:
         """As the broker tells it when a worker is gone."""
-        self.crew = []
+        self.workers = []
 
     def restart_worker(self) -> None:
         """A new worker said hello."""
         self._generation += 1
-        self.crew = [self._worker("starting")]
+        self.workers = [self._worker("starting")]
 
     def worker_ready(self) -> None:
         """It has its engine."""
-        self.crew = [self._worker("ready")]
+        self.workers = [self._worker("ready")]
 
     def _worker(self, state: Any) -> wire.WorkerStatus:
         engine = None if state == "starting" else ENGINE
@@ -216,7 +216,7 @@ class StandIn:
                     self._show(identity, look.max_side)
 
     def _make_frames(self) -> None:
-        if self.fps and self.crew and not self.paused:
+        if self.fps and self.workers and not self.paused:
             self.shown = max(self.shown, int((time.monotonic() - self._begun) * self.fps))
 
     def _on_message(
@@ -236,7 +236,7 @@ class StandIn:
             self.looks += 1
             waiting[identity] = message
         elif isinstance(message, (wire.Pause, wire.CatchUp)):
-            self.orders.append(message)
+            self.actions.append(message)
             if isinstance(message, wire.Pause):
                 self.paused = message.paused
             else:
@@ -308,12 +308,12 @@ class StandIn:
         values: dict[str, Any] = {
             "version": "0.1.0",
             "pid": 3999,
-            "workers": sum(worker.state != "starting" for worker in self.crew),
+            "workers": sum(worker.state != "starting" for worker in self.workers),
             "engine": ENGINE,
             "acquisitions": {self._acquisition: counts},
             "stopping": False,
             "details": [detail],
-            "crew": self.crew,
+            "crew": self.workers,
             "ring_nbytes": 512 << 20,
             "ring_free": 470 << 20,
             "paused": self.paused,

@@ -22,13 +22,13 @@ from bioimageio.spec import ValidationContext, load_description
 from bioimageio.spec.model.v0_5 import ModelDescr
 from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
-from refocusd_training import export
-from refocusd_training.card import model_card
 from refocusd_training.config import TrainingConfig, write_config
 from refocusd_training.data.config import DataConfig
-from refocusd_training.export import export_bundle, receptive_field_px
-from refocusd_training.export_onnx import export_onnx
-from refocusd_training.export_rdf import Facts, rdf
+from refocusd_training.export import bundle as export
+from refocusd_training.export.bundle import export_bundle, receptive_field_px
+from refocusd_training.export.card import model_card
+from refocusd_training.export.onnx import export_onnx
+from refocusd_training.export.rdf import Facts, rdf
 from refocusd_training.loop.record import RunRecord
 from refocusd_training.loop.run import network_of_run
 from refocusd_training.networks import (

@@ -14,14 +14,14 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from refocusd_training.quantise import (
+from refocusd_training.data.samples import Batch
+from refocusd_training.export.int8 import (
     INT8_FILE,
     Quantised,
     add_int8,
     calibration,
     quantise_onnx,
 )
-from refocusd_training.samples import Batch
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import Scene, simulate_frame

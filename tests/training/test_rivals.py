@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from refocusd_training.config import TrainingConfig
+from refocusd_training.data.samples import Batch, SampleStream
 from refocusd_training.evaluation.methods import Exposure, OnnxMethod
 from refocusd_training.losses import LossConfig
-from refocusd_training.samples import Batch, SampleStream
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import simulate_frame

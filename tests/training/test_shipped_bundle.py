@@ -13,12 +13,13 @@ import pytest
 import scipy.ndimage
 import tifffile
 import yaml
+from ability import cpu_engine
 from numpy.typing import NDArray
+from refocusd_training.data.split import load_split, split_digest
 from refocusd_training.evaluation import held_out_cases, scene_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import Scene, simulate_frame
-from refocusd_training.split import load_split, split_digest
 from safetensors.numpy import load_file
 
 from refocusd.config import EngineOptions
@@ -109,7 +110,7 @@ def test_onnx_and_safetensors_hold_the_same_weights(bundle: ModelBundle) -> None
 def test_engines_reproduce_the_validation_tensors(
     bundle: ModelBundle, rdf: dict[str, Any], precision: Any
 ) -> None:
-    chosen = OpenVinoEngine(bundle, EngineOptions(precision=precision))
+    chosen = cpu_engine(bundle, precision)
     raws = np.load(bundle.folder / "validation_raw.npy")
     expected = np.load(bundle.folder / "validation_refocused.npy")
     tolerance = rdf["config"]["refocusd"]["tolerance"][chosen.description.precision]

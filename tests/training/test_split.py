@@ -9,7 +9,7 @@ import pytest
 import scipy.ndimage
 from numpy.typing import NDArray
 from refocusd_training.data import find_images, pixels_digest, read_image
-from refocusd_training.split import (
+from refocusd_training.data.split import (
     DIGEST_DIGITS,
     DUPLICATE,
     clusters_of,

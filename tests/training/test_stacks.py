@@ -158,7 +158,7 @@ def test_zarr_of_version_2_is_read_and_other_folders_are_not(
     recording = OmeZarrImage(image)
     assert recording.plan().axes[3] == {"channel": "DAPI", "z": 3}
     assert recording.plan().pixel_um == 0.645
-    np.testing.assert_array_equal(recording.read(3).pixels, stacks[0][3])
+    np.testing.assert_array_equal(recording.read({"channel": "DAPI", "z": 3}).pixels, stacks[0][3])
     assert ome_zarr_images(tmp_path) == []
     (tmp_path / "field0.ome.zarr" / ".zattrs").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read"):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from refocusd_training.config import load_config
+from refocusd_training.data.samples import SampleStream
 from refocusd_training.loop.module import Refocusing
 from refocusd_training.loop.teacher import load_teacher
 from refocusd_training.networks import NetworkConfig, RefocusNetwork
-from refocusd_training.samples import SampleStream
 from safetensors.torch import load_file
 from tiny_training import TINY, network_of, same_weights, train
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from refocusd_training.samples import MARGIN, Exposure, SampleStream
+from refocusd_training.data.samples import MARGIN, Exposure, SampleStream
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.depth import blurred_layers
 from refocusd_training.simulate.scene import expose_scene

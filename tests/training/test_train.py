@@ -11,12 +11,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from refocusd_training.config import TrainingConfig, load_config, write_config
+from refocusd_training.data.samples import Prefetched, SampleStream
 from refocusd_training.loop.folder import origin_of
 from refocusd_training.loop.run import run_training
 from refocusd_training.loop.schedule import rates_at
 from refocusd_training.losses import refocus_loss
 from refocusd_training.networks import NetworkConfig, build_network
-from refocusd_training.samples import Prefetched, SampleStream
 from safetensors.torch import load_file, save_file
 from tiny_training import TINY, column, network_of, same_weights, train, write_images
 from torch import nn

@@ -95,7 +95,7 @@ def test_pixels_written_by_one_process_are_read_by_another() -> None:
         ring.view(PAGE, (64, 48), "uint16")[:] = frame
         script = (
             "import json, sys, msgspec\n"
-            "from refocusd.transport.ring import *\n"
+            "from refocusd.transport.ring import *\nfrom refocusd.frame import checksum\n"
             "address = msgspec.json.decode(sys.argv[1], type=RingAddress)\n"
             "with SharedRing.attach(address) as ring:\n"
             "    view = ring.view(4096, (64, 48), 'uint16')\n"

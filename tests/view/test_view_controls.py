@@ -18,7 +18,7 @@ from view_process import ask, view_of, view_process
 from view_standin import Scene, StandIn
 
 from refocusd.transport import messages as wire
-from refocusd.view.http import stream
+from refocusd.view.http import events
 from refocusd.view.state import link
 
 # -- keyboard and controls ------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Pat
     np.testing.assert_allclose(pixels[:512, :512], expected, atol=1)
 
 
-def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
+def test_pause_and_catch_up_are_asked_for_and_seen(shown: Shown) -> None:
     page = shown.page
     page.locator("#pause").click()
     eventually(lambda: page.locator("#pause").inner_text() == "Resume", "paused")
@@ -145,9 +145,9 @@ def test_pause_and_catch_up_are_ordered_and_seen(shown: Shown) -> None:
     shown.press("p")
     eventually(lambda: page.locator("#pause").inner_text() == "Pause", "goes on")
     page.locator("#catch-up").click()  # as it begins, idle workers catch up
-    eventually(lambda: wire.CatchUp(False) in shown.daemon.orders, "not any more")
+    eventually(lambda: wire.CatchUp(False) in shown.daemon.actions, "not any more")
     page.locator("#catch-up").click()
-    eventually(lambda: wire.CatchUp(True) in shown.daemon.orders, "again")
+    eventually(lambda: wire.CatchUp(True) in shown.daemon.actions, "again")
 
 
 # -- faults ---------------------------------------------------------------------------------
@@ -207,10 +207,10 @@ def test_fifteen_hundred_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerated: as fast as they come; `benchmarks/view.py` has the hour."""
-    for module in (link, stream):
+    for module in (link, events):
         monkeypatch.setattr(module, "MAX_FPS", 1000.0)
     monkeypatch.setattr(link, "MAX_BYTES_PER_S", 1e12)
-    monkeypatch.setattr(stream, "MAX_NOTICES_PER_S", 1000.0)
+    monkeypatch.setattr(events, "MAX_NOTICES_PER_S", 1000.0)
     corner = np.s_[:, :128, :128]
     small = replace(scene, raw=scene.raw[corner].copy(), refocused=scene.refocused[corner].copy())
     with (

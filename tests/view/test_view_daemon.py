@@ -58,7 +58,8 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
         eventually(lambda: wanted in dataset(page)["frame"], "a frame from disk")
         assert page.locator("#verdict").inner_text() == "Passed through"
         assert "pass-through engine" in page.locator("#verdict-why").inner_text()
-        written = f'refocusd_frames_total{{state="passed_through",reason="identity engine"}} {len(events)}'
+        labels = 'reason="identity engine",state="passed_through"'
+        written = f"refocusd_frames_total{{{labels}}} {len(events)}.0"
         # The view asks the daemon a few times a second.
         eventually(lambda: written in ask(port, "/metrics").body.decode(), "all are counted")
 

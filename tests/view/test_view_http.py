@@ -15,15 +15,16 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 from view_browser import eventually
 from view_process import Reply, ask, view_of
-from view_setup import ORDER, Setup, setting_up
+from view_setup import ACTION, HOST, Setup, raw_request, setting_up
 from view_standin import PIXEL_UM, Scene, StandIn, scene_of_nuclei, written_datasets
 
 from refocusd.transport import messages as wire
 from refocusd.view.http.metrics import metrics_text
-from refocusd.view.state.board import Board
 from refocusd.view.state.gpu import Gpu
+from refocusd.view.state.view_state import ViewState
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,39 @@ def latest(setup: Setup, **query: Any) -> Reply:
     return reply
 
 
+# -- page -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html"),
+        ("/static/app.js", "text/javascript"),
+        ("/static/style.css", "text/css"),
+        ("/static/icon.svg", "image/svg+xml"),
+    ],
+)
+def test_the_pages_files_have_the_types_that_browsers_insist_on(
+    setup: Setup, path: str, kind: str
+) -> None:
+    reply = setup.get(path)
+    assert reply.status == 200
+    assert reply.headers.get_content_type() == kind
+
+
+def test_head_is_get_without_the_body(setup: Setup) -> None:
+    whole, head = setup.get("/static/app.js"), ask(setup.port, "/static/app.js", "HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(whole.body))
+    assert ask(setup.port, "/api/events", "HEAD").status == 405
+
+
+def test_requests_sent_at_once_over_one_connection_are_all_answered(setup: Setup) -> None:
+    request = b"GET /health HTTP/1.1\r\n" + HOST
+    both = request + b"\r\n" + request + b"Connection: close\r\n\r\n"
+    assert raw_request(setup.port, both).count(b"HTTP/1.1 200 OK") == 2
+
+
 # -- answers --------------------------------------------------------------------------------
 
 
@@ -71,7 +105,7 @@ def test_a_preview_is_every_nth_pixel_of_both_frames(setup: Setup) -> None:
 def test_a_preview_that_the_page_has_is_not_sent_again(setup: Setup) -> None:
     header, _ = picture(latest(setup, match={"channel": "DAPI"}))
     assert header["axes"]["channel"] == "DAPI"
-    setup.daemon.crew, crew = [], setup.daemon.crew
+    setup.daemon.workers, workers = [], setup.daemon.workers
     try:  # no worker, no new frames
         eventually(
             lambda: (
@@ -80,7 +114,7 @@ def test_a_preview_that_the_page_has_is_not_sent_again(setup: Setup) -> None:
             "nothing newer",
         )
     finally:
-        setup.daemon.crew = crew
+        setup.daemon.workers = workers
 
 
 @pytest.mark.parametrize(
@@ -112,9 +146,9 @@ def test_axes_to_choose_from(setup: Setup) -> None:
 
 def test_counts_of_a_pixel(setup: Setup) -> None:
     axes = {"time": 0, "channel": "DAPI", "z": 0}
-    told = setup.get("/api/pixel", axes=axes, x=33, y=77).json()
-    assert told["raw"] == setup.scene.raw[0, 77, 33]
-    assert told["refocused"] == setup.scene.refocused[0, 77, 33]
+    counts = setup.get("/api/pixel", axes=axes, x=33, y=77).json()
+    assert counts["raw"] == setup.scene.raw[0, 77, 33]
+    assert counts["refocused"] == setup.scene.refocused[0, 77, 33]
 
 
 def test_the_tiff_has_the_counts_and_the_metadata(setup: Setup) -> None:
@@ -129,9 +163,9 @@ def test_the_tiff_has_the_counts_and_the_metadata(setup: Setup) -> None:
     assert about["Labels"] == ["raw", "refocused"]
     assert about["unit"] == "um"
     assert resolution[0] / resolution[1] == pytest.approx(1 / PIXEL_UM, rel=1e-3)
-    told = json.loads(about["Info"])
-    assert told["axes"] == {"channel": "DAPI", "time": 0, "z": 1}
-    assert "estimate" in told["note"]
+    info = json.loads(about["Info"])
+    assert info["axes"] == {"channel": "DAPI", "time": 0, "z": 1}
+    assert "estimate" in info["note"]
 
 
 def test_the_png_has_both_frames_in_one_grey_scale(setup: Setup) -> None:
@@ -144,40 +178,43 @@ def test_the_png_has_both_frames_in_one_grey_scale(setup: Setup) -> None:
         np.testing.assert_allclose(shown[:, left : left + 512], expected, atol=1)
 
 
-def test_orders_reach_the_daemon(setup: Setup) -> None:
+def test_actions_reach_the_daemon(setup: Setup) -> None:
     for path, message in (("/api/pause", wire.Pause), ("/api/catch-up", wire.CatchUp)):
         for on in (True, False):
-            told = ask(setup.port, path, "POST", json.dumps({"on": on}).encode(), ORDER)
-            assert told.status == 202
+            answer = ask(setup.port, path, "POST", json.dumps({"on": on}).encode(), ACTION)
+            assert answer.status == 202
             expected = message(on)
-            eventually(partial(setup.daemon.orders.__contains__, expected), "the order")
+            eventually(partial(setup.daemon.actions.__contains__, expected), "the action")
 
 
 def test_metrics_are_what_prometheus_reads(setup: Setup) -> None:
     eventually(lambda: setup.daemon.shown > 20, "frames")
-    eventually(lambda: b'reason="already in focus"} 0' not in setup.get("/metrics").body, "counted")
+    eventually(
+        lambda: (
+            b'reason="already in focus",state="passed_through"} 0.0'
+            not in setup.get("/metrics").body
+        ),
+        "counted",
+    )
     reply = setup.get("/metrics")
     assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    values: dict[str, float] = {}
-    kinds: dict[str, str] = {}
-    for line in reply.body.decode().splitlines():
-        if line.startswith("# TYPE"):
-            _, _, name, kind = line.split(" ")
-            assert name not in kinds, f"{name} is told twice"
-            kinds[name] = kind
-        elif not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            values[name] = float(value)
-    assert values["refocusd_up"] == values["refocusd_ready"] == 1
-    assert values['refocusd_workers{state="ready"}'] == 1
-    assert values['refocusd_frames_total{state="passed_through",reason="already in focus"}'] > 0
-    buckets = [
-        v for n, v in values.items() if n.startswith('refocusd_stage_seconds_bucket{stage="total"')
-    ]
+    families = list(text_string_to_metric_families(reply.body.decode()))
+    kinds = {family.name: family.type for family in families}
+    assert len(kinds) == len(families), "a name is given twice"
+    samples = [sample for family in families for sample in family.samples]
+
+    def values(name: str, **labels: str) -> list[float]:
+        return [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
+
+    assert values("refocusd_up") == values("refocusd_ready") == [1]
+    assert values("refocusd_workers", state="ready") == [1]
+    (passed,) = values("refocusd_frames_total", state="passed_through", reason="already in focus")
+    assert passed > 0
+    buckets = values("refocusd_stage_seconds_bucket", stage="total")
     assert buckets == sorted(buckets)
-    assert buckets[-1] == values['refocusd_stage_seconds_count{stage="total"}']
+    assert buckets[-1:] == values("refocusd_stage_seconds_count", stage="total")
     assert kinds["refocusd_stage_seconds"] == "histogram"
-    assert values["refocusd_ring_bytes"] == 512 << 20
+    assert values("refocusd_ring_bytes") == [512 << 20]
 
 
 def test_health_says_why_not(scene: Scene) -> None:
@@ -198,12 +235,12 @@ def test_without_a_daemon_the_view_says_so_and_finds_it_when_it_comes(scene: Sce
         assert b"refocusd_up 0" in ask(port, "/metrics").body
         status = ask(port, "/api/status").json()
         assert status["daemon"] is None
-        assert ask(port, "/api/pause", "POST", b'{"on": true}', ORDER).status == 503
+        assert ask(port, "/api/pause", "POST", b'{"on": true}', ACTION).status == 503
         with StandIn(scene, address=address):
             eventually(lambda: ask(port, "/health").status == 200, "found")
         eventually(lambda: ask(port, "/health").status == 503, "lost", 4.0)
-        told = ask(port, "/api/status").json()
-        assert told["events"][-1]["level"] == "bad"
+        status = ask(port, "/api/status").json()
+        assert status["events"][-1]["level"] == "bad"
 
 
 def test_a_daemon_that_was_started_anew_is_met_again(scene: Scene) -> None:
@@ -238,18 +275,19 @@ def test_the_dashboard_asks_for_metrics_that_exist(setup: Setup) -> None:
         encoding="utf-8"
     )
     asked = set(re.findall(r"refocusd_[a-z_]+", dashboard))
-    told = set(
+    exported = set(
         re.findall(r"^(refocusd_[a-z_]+)", setup.get("/metrics").body.decode(), re.MULTILINE)
     )
-    gpu = {name for name in asked if "_gpu_" in name}  # told only where there is one
-    assert asked - gpu <= told
+    gpu = {name for name in asked if "_gpu_" in name}  # only where there is one
+    assert asked - gpu <= exported
     assert gpu
     assert gpu <= gpu_metrics()
 
 
 def gpu_metrics() -> set[str]:
-    """Names of what is told of a device."""
-    board = Board("tcp://127.0.0.1:9")
-    text = metrics_text(board, (Gpu(0, 'a "named" device', 1 << 30, 2 << 30, 50, 60),))
+    """Names of the metrics of a device."""
+    state = ViewState("tcp://127.0.0.1:9")
+    gpu = Gpu(0, 'a "named" device', 1 << 30, 2 << 30, 50, 60)
+    text = metrics_text(state, (gpu,)).decode()
     assert 'name="a \\"named\\" device"} 0.5' in text
     return set(re.findall(r"^(refocusd_gpu[a-z_]+)", text, re.MULTILINE))

@@ -119,10 +119,10 @@ def test_counts_under_the_cursor_are_those_of_the_frames(shown: Shown) -> None:
     for across, down in ((0.42, 0.3), (0.6, 0.71)):
         shown.page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"])
         shown.page.evaluate(DRAWN)
-        told = dataset(shown.page, "#readout")
-        x, y = int(told["x"]), int(told["y"])
-        assert int(told["raw"]) == shown.scene.raw[index, y, x]
-        assert int(told["refocused"]) == shown.scene.refocused[index, y, x]
+        readout = dataset(shown.page, "#readout")
+        x, y = int(readout["x"]), int(readout["y"])
+        assert int(readout["raw"]) == shown.scene.raw[index, y, x]
+        assert int(readout["refocused"]) == shown.scene.refocused[index, y, x]
 
 
 def test_the_scale_bar_is_as_long_as_it_says(shown: Shown) -> None:

@@ -12,10 +12,13 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pynvml
 import pytest
+from PIL import ImageFont
 from view_browser import eventually
 from view_certificate import write_certificate
 from view_process import ask, view_of
@@ -25,14 +28,15 @@ from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.view import napari_layers
 from refocusd.view.command import add_view_flags, view_options
-from refocusd.view.frames.snapshot import scale_bar_um
+from refocusd.view.frames.snapshot import scale_bar_text, scale_bar_um
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.process import ViewProcess
 from refocusd.view.serve import serving
-from refocusd.view.state.board import MAX_PREVIEWS, Board, News
 from refocusd.view.state.figures import StatusHistory, percentile_ms
-from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.gpu import Gpu, GpuMonitor
 from refocusd.view.state.link import _halves
+from refocusd.view.state.previews import MAX_PREVIEWS
+from refocusd.view.state.view_state import Link, ViewState
 
 TOKEN = "a-token-of-enough-characters"
 ENDPOINT = "tcp://127.0.0.1:9"
@@ -87,7 +91,7 @@ def test_the_token_comes_from_a_file(tmp_path: Path) -> None:
         parsed(["--token-file", str(tmp_path / "missing")])
 
 
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
+def test_a_taken_port_is_an_error(tmp_path: Path) -> None:
     with (
         serving(options()) as first,
         pytest.raises(TransportError, match="another --port"),
@@ -120,7 +124,7 @@ def test_over_tls_the_token_is_asked_for(tmp_path: Path) -> None:
         entry = get(port, f"/?token={TOKEN}")
         cookie = entry.getheader("Set-Cookie") or ""
         assert (entry.status, entry.getheader("Location")) == (303, "/")
-        assert {"HttpOnly", "SameSite=Strict", "Secure"} <= set(cookie.split("; "))
+        assert {"httponly", "samesite=strict", "secure"} <= set(cookie.lower().split("; "))
         assert get(port, "/", Cookie=cookie.partition(";")[0]).status == 200
         assert get(port, f"/api/status?token={TOKEN}").status == 401
         with pytest.raises((http.client.HTTPException, OSError)):
@@ -189,7 +193,14 @@ def test_a_scale_bar_is_a_round_number_and_fits() -> None:
         assert f"{bar:e}"[0] in "125"
 
 
-# -- board ----------------------------------------------------------------------------------
+def test_the_scale_bars_text_has_only_signs_that_the_font_has() -> None:
+    font = ImageFont.load_default(20)
+    missing = bytes(font.getmask("\N{SNOWMAN}"))
+    assert bytes(font.getmask("\N{MICRO SIGN}")) == missing, "it could be written as it should"
+    assert all(bytes(font.getmask(sign)) != missing for sign in scale_bar_text(50.0))
+
+
+# -- state ----------------------------------------------------------------------------------
 
 
 def shown(serial: int, axes: dict[str, Any], step: int = 1, metadata: str = "{}") -> wire.Shown:
@@ -211,29 +222,34 @@ def shown(serial: int, axes: dict[str, Any], step: int = 1, metadata: str = "{}"
 
 
 def test_the_newest_frame_of_each_channel_is_kept_and_no_more() -> None:
-    board = Board(ENDPOINT)
+    state = ViewState(ENDPOINT)
     pixels = np.zeros((64, 64), np.uint16)
     for number in range(200):
         axes = {"time": number, "channel": "AB"[number % 2], "position": number // 40}
-        board.put_preview(shown(number, axes), pixels, pixels)
-    newest = board.newest({"channel": "A", "position": 4})
+        state.put_preview(shown(number, axes), pixels, pixels)
+    newest = state.newest({"channel": "A", "position": 4})
     assert newest is not None
     assert newest.axes["time"] == 198
-    assert board.newest({"channel": "C"}) is None
+    assert state.newest({"channel": "C"}) is None
     for position in range(1000):
-        board.put_preview(shown(1, {"position": position}), pixels, pixels)
-    assert len(board._previews) <= MAX_PREVIEWS
-    assert len(board.focus()) <= 600
+        state.put_preview(shown(1, {"position": position}), pixels, pixels)
+    assert len(state._previews) <= MAX_PREVIEWS
+    assert len(state.focus) <= 600
 
 
-def test_waiting_ends_with_news_and_with_the_view() -> None:
-    board = Board(ENDPOINT)
-    known = board.news()
-    assert board.wait(known, 0.01) == known
-    board.set_link("connected")
-    assert board.wait(known, 5.0) != known
-    board.close()
-    assert board.wait(News(-2, -2), 5.0) == board.news()
+def test_pages_are_woken_by_news_and_by_the_views_end() -> None:
+    state = ViewState(ENDPOINT)
+    woken: list[int] = []
+    with state.page(lambda: woken.append(state.news.status)):
+        before = state.news
+        state.set_link(Link("connected", ""))
+        assert state.news != before
+        assert woken == [state.news.status]
+        state.close()
+        assert state.closed
+        assert len(woken) == 2
+    state.note("info", "nobody looks")
+    assert len(woken) == 2
 
 
 @pytest.mark.parametrize(
@@ -247,6 +263,30 @@ def test_gpus_are_read_or_there_are_none() -> None:
     for gpu in GpuMonitor().read():
         assert gpu.name
         assert 0 <= gpu.used_nbytes <= gpu.total_nbytes
+
+
+def test_a_host_without_the_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlInit", not_supported)
+    assert GpuMonitor().read() == ()
+
+
+def test_what_the_driver_does_not_report_of_a_gpu_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": lambda index: index if index else not_supported(),
+        "nvmlDeviceGetMemoryInfo": lambda _handle: SimpleNamespace(used=1 << 30, total=2 << 30),
+        "nvmlDeviceGetName": lambda _handle: "a device",
+        "nvmlDeviceGetUtilizationRates": not_supported,
+        "nvmlDeviceGetTemperature": lambda _handle, _sensor: 40,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    assert GpuMonitor().read() == (Gpu(1, "a device", 1 << 30, 2 << 30, None, 40),)
+
+
+def not_supported(*_arguments: Any) -> Any:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
 
 # -- process --------------------------------------------------------------------------------
@@ -284,19 +324,21 @@ def _port(url: str) -> int:
 
 def test_napari_gets_two_layers_of_one_contrast_and_scale() -> None:
     scene = scene_of_nuclei()
-    board = Board(ENDPOINT)
+    state = ViewState(ENDPOINT)
     raw, refocused = scene.raw[0, ::4, ::4], scene.refocused[0, ::4, ::4]
-    board.put_preview(shown(1, {"z": 3}, 4, '{"PixelSizeUm": "0.5"}'), raw, refocused)
-    preview = board.newest()
+    state.put_preview(shown(1, {"z": 3}, 4, '{"PixelSizeUm": "0.5"}'), raw, refocused)
+    preview = state.newest()
     assert preview is not None
-    layers = napari_layers.layer_images(preview)
-    assert [layer.name for layer in layers] == ["raw", "refocused"]
-    assert layers[0].contrast_limits == layers[1].contrast_limits
-    assert {layer.scale for layer in layers} == {(2.0, 2.0)}
-    assert layers[0].unit == "um"
-    assert layers[1].metadata["axes"] == {"z": 3}
-    without = replace(preview, metadata={})
-    assert napari_layers.layer_images(without)[0].unit == "pixel"
+    layers = napari_layers.layer_data(preview)
+    np.testing.assert_array_equal([pixels for pixels, _, _ in layers], [raw, refocused])
+    first, second = (attributes for _, attributes, _ in layers)
+    assert (first["name"], second["name"]) == ("raw", "refocused")
+    assert first["contrast_limits"] == second["contrast_limits"]
+    assert first["scale"] == second["scale"] == (2.0, 2.0)
+    assert second["metadata"]["axes"] == {"z": 3}
+    assert second["metadata"]["unit"] == "um"
+    _, without, _ = napari_layers.layer_data(replace(preview, metadata={}))[0]
+    assert without["metadata"]["unit"] == "pixel"
 
 
 def test_without_napari_it_is_said_how_to_get_it(

@@ -198,14 +198,14 @@ def _run(
 def _measure(
     arguments: argparse.Namespace, dark_path: Path, flat_path: Path, microscope: Microscope | None
 ) -> int:
-    from refocusd.formats.open_recording import open_recording
+    from refocusd.formats.open_dataset import open_dataset
     from refocusd_calibration.camera.measure import measure_camera
     from refocusd_calibration.camera.series import series_of_recording
     from refocusd_calibration.profile.camera_rows import camera_rows
     from refocusd_calibration.profile.write import raw_data
 
     recorded = arguments.from_recording is not None
-    with open_recording(dark_path) as dark, open_recording(flat_path) as flat:
+    with open_dataset(dark_path) as dark, open_dataset(flat_path) as flat:
         dark_series = series_of_recording(dark, arguments.dark_exposures_ms if recorded else None)
         flat_series = series_of_recording(flat, arguments.flat_exposures_ms if recorded else None)
         measured = measure_camera(dark_series, flat_series)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.recording import Recording
+from refocusd.formats.dataset import Dataset
 from refocusd.frame import Metadata, Pixels, canonical_axes, checked_pixels
 
 __all__ = ["Level", "Series", "series_of_frames", "series_of_recording"]
@@ -131,9 +131,7 @@ def _joined(levels: Sequence[Level]) -> Level:
     return Level(levels[0].exposure_ms, len(places), read)
 
 
-def series_of_recording(
-    recording: Recording, exposures_ms: Sequence[float] | None = None
-) -> Series:
+def series_of_recording(recording: Dataset, exposures_ms: Sequence[float] | None = None) -> Series:
     """Group the frames of a recording by exposure.
 
     The exposure is read from each frame's metadata; frames that differ in `time` only
@@ -141,7 +139,7 @@ def series_of_recording(
 
     Parameters
     ----------
-    recording : Recording
+    recording : Dataset
     exposures_ms : sequence of float, optional
         Of each level, in the order taken; for recordings whose metadata do not tell.
         The frames are divided among them equally.
@@ -152,7 +150,7 @@ def series_of_recording(
         If exposures are not known, or as `series_of_frames`.
     """
     plan = recording.plan()
-    first = recording.read(0)
+    first = recording.metadata(plan.axes[0])
     groups = (
         _by_list(recording, exposures_ms, len(plan)) if exposures_ms else _by_metadata(recording)
     )
@@ -162,19 +160,20 @@ def series_of_recording(
         levels=series.levels,
         shape=series.shape,
         largest_count=series.largest_count,
-        bits=_bits(first.metadata),
-        metadata=first.metadata,
+        bits=_bits(first),
+        metadata=first,
         channel=str(plan.axes[0].get("channel", "")),
         pixel_um=plan.pixel_um,
     )
 
 
-def _level(recording: Recording, exposure: float, indices: Sequence[int]) -> Level:
-    return Level(exposure, len(indices), lambda index: recording.read(indices[index]).pixels)
+def _level(recording: Dataset, exposure: float, indices: Sequence[int]) -> Level:
+    axes = recording.plan().axes
+    return Level(exposure, len(indices), lambda index: recording.read(axes[indices[index]]).pixels)
 
 
 def _by_list(
-    recording: Recording, exposures_ms: Sequence[float], frames: int
+    recording: Dataset, exposures_ms: Sequence[float], frames: int
 ) -> dict[float, list[int]]:
     each, rest = divmod(frames, len(exposures_ms))
     if rest or each == 0:
@@ -188,7 +187,7 @@ def _by_list(
     return groups
 
 
-def _by_metadata(recording: Recording) -> dict[float, list[int]]:
+def _by_metadata(recording: Dataset) -> dict[float, list[int]]:
     plan = recording.plan()
     together: dict[str, list[int]] = {}
     for index, axes in enumerate(plan.axes):
@@ -197,7 +196,7 @@ def _by_metadata(recording: Recording) -> dict[float, list[int]]:
         together.setdefault(canonical_axes(others) if others else str(index), []).append(index)
     groups: dict[float, list[int]] = {}
     for indices in together.values():
-        exposure = exposure_ms(recording.read(indices[0]).metadata)
+        exposure = exposure_ms(recording.metadata(plan.axes[indices[0]]))
         if exposure is None:
             raise InputError(
                 f"the frames of {recording.path} do not tell their exposure: give --dark-exposures-ms "

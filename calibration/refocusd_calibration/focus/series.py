@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from refocusd.errors import InputError
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.recording import Recording
-from refocusd.frame import Pixels
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import Axes, Pixels
 from refocusd_calibration.focus.peak import MIN_PLANES
 
 __all__ = ["FocusSeries", "Plane", "Sweep", "open_series", "series_of_stack"]
@@ -169,11 +169,11 @@ def open_series(
     if z_step_um is not None and not (math.isfinite(z_step_um) and z_step_um != 0):
         raise InputError(f"a z step of {z_step_um} um is none: give the distance of two planes")
     with ExitStack() as stack:
-        recordings = [stack.enter_context(open_recording(path)) for path in paths]
+        recordings = [stack.enter_context(open_dataset(path)) for path in paths]
         if not recordings:
             raise InputError("no recording to measure focus from: give one or more")
         taken = [_taken(item, z_step_um, channel, position) for item in recordings]
-        shapes = {(item.plan().height, item.plan().width) for item in recordings}
+        shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
         if len(shapes) > 1:
             raise InputError(
                 f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
@@ -196,7 +196,7 @@ def open_series(
         yield _checked(
             FocusSeries(
                 tuple(sweeps),
-                (first.height, first.width),
+                (first.format.height, first.format.width),
                 next((um for r in recordings if (um := r.plan().pixel_um)), None),
                 taken[0].metadata,
                 taken[0].channel,
@@ -215,7 +215,7 @@ class _Taken:
 
 
 def _taken(
-    recording: Recording,
+    recording: Dataset,
     z_step_um: float | None,
     channel: str | None,
     position: int | str | None,
@@ -247,11 +247,11 @@ def _taken(
             f"{recording.path} has {len(indices)} frames of this field; {MIN_PLANES} planes are the "
             "fewest that show a focus: record a series through it"
         )
-    metadata = recording.read(indices[0]).metadata
+    metadata = recording.metadata(plan.axes[indices[0]])
     said: list[float | None] = []
     clock: list[float | None] = []
     for index in indices:
-        more = recording.read(index).metadata
+        more = recording.metadata(plan.axes[index])
         said.append(_number(more.get(_INTENDED), more.get(_MEASURED)))
         clock.append(_hour(more.get("TimeReceivedByCore")))
     axes = [plan.axes[index] for index in indices]
@@ -264,7 +264,7 @@ def _taken(
     )
     return _Taken(
         [
-            Plane(place, (partial(_pixels, recording, index),), time, f"frame {index}")
+            Plane(place, (partial(_pixels, recording, plan.axes[index]),), time, f"frame {index}")
             for index, place, time in zip(indices, z, times, strict=True)
         ],
         absolute,
@@ -274,7 +274,7 @@ def _taken(
 
 
 def _positions(
-    recording: Recording,
+    recording: Dataset,
     axes: Sequence[Mapping[str, Any]],
     said: Sequence[float | None],
     z_step_um: float | None,
@@ -289,7 +289,7 @@ def _positions(
                 "much from plane to plane with --z-step"
             )
         return known
-    step = z_step_um if z_step_um is not None else _step_of(recording.plan().summary)
+    step = z_step_um if z_step_um is not None else _step_of(recording.summary)
     if step is None:
         raise InputError(
             f"{recording.path} does not say where the stage was: give the distance between two "
@@ -369,8 +369,8 @@ def _item(stack: NDArray[Any], index: int) -> Pixels:
     return np.ascontiguousarray(stack[index])
 
 
-def _pixels(recording: Recording, index: int) -> Pixels:
-    return recording.read(index).pixels
+def _pixels(recording: Dataset, axes: Axes) -> Pixels:
+    return recording.read(axes).pixels
 
 
 def _number(*values: Any) -> float | None:

@@ -135,19 +135,19 @@ def _in_focus(text: str) -> int | NDArray[np.float32] | None:
     """What ``--in-focus`` names: a plane, the sharpest one, or a frame of its own."""
     import numpy as np
 
-    from refocusd.formats.open_recording import open_recording
+    from refocusd.formats.open_dataset import open_dataset
 
     if text == "sharpest":
         return None
     if _is_plane(text):
         return int(text)
-    with open_recording(text) as recording:
-        if len(recording.plan()) != 1:
+    with open_dataset(text) as recording:
+        if len(recording) != 1:
             raise InputError(
-                f"{text} holds {len(recording.plan())} frames; --in-focus takes one frame, or the "
+                f"{text} holds {len(recording)} frames; --in-focus takes one frame, or the "
                 "index of a plane of the series"
             )
-        return recording.read(0).pixels.astype(np.float32)
+        return recording.read(recording.axes_keys()[0]).pixels.astype(np.float32)
 
 
 def _is_plane(text: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import AxisValue
 
 __all__ = ["FEWEST_PLANES", "PlaneStack", "in_order", "read_planes"]
@@ -88,33 +88,34 @@ def read_planes(
         If the pixel size or the stage positions are not known, there are several
         channels or positions, or too few planes.
     """
-    with open_recording(path) as recording:
+    with open_dataset(path) as recording:
         plan = recording.plan()
+        form = plan.format
         wanted = _chosen(path, plan.axes, {"channel": channel, "position": position})
         size = pixel_um if pixel_um is not None else plan.pixel_um
         if size is None or not (math.isfinite(size) and size > 0):
             raise InputError(
                 f"{path} does not say how large a pixel is in the specimen: give --pixel-um"
             )
-        if len(wanted) * plan.height * plan.width * 4 > MOST_BYTES:
+        if len(wanted) * form.height * form.width * 4 > MOST_BYTES:
             raise InputError(
-                f"{path} has {len(wanted)} frames of {plan.width}×{plan.height}, more than is held in "
+                f"{path} has {len(wanted)} frames of {form.width}×{form.height}, more than is held in "
                 "memory at once: crop the recording, or take fewer planes"
             )
         sums: dict[float, NDArray[np.float32]] = {}
         counts: dict[float, int] = {}
         first: Mapping[str, Any] = {}
         for index in wanted:
-            frame = recording.read(index)
+            frame = recording.read(plan.axes[index])
             first = first or frame.metadata
-            z = _place(path, frame.axes, frame.metadata, plan.summary, z_step_um)
+            z = _place(path, frame.axes, frame.metadata, recording.summary, z_step_um)
             if z in sums:
                 sums[z] += frame.pixels
                 counts[z] += 1
             else:
                 sums[z] = frame.pixels.astype(np.float32)
                 counts[z] = 1
-        full_scale = saturation if saturation is not None else _full_scale(first, plan.dtype)
+        full_scale = saturation if saturation is not None else _full_scale(first, form.dtype)
     places = sorted(sums)
     if len(places) < FEWEST_PLANES:
         raise InputError(

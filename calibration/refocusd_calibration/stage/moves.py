@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.formats.open_recording import open_recording
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 from refocusd_calibration.stage.microscope import microscope_core, quiet_stage, restored
 from refocusd_calibration.stage.plan import (
@@ -166,8 +166,8 @@ def run_series(
 
 def _check_whole(path: Path, moves: Sequence[Move]) -> None:
     """The engine prints what a device refuses, and carries on without that frame."""
-    with open_recording(path) as recording:
-        taken = {canonical_axes(axes) for axes in recording.plan().axes}
+    with open_dataset(path) as recording:
+        taken = set(recording.axes_keys())
     for number, move in enumerate(moves, 1):
         if any(canonical_axes(axes) not in taken for axes in frame_axes(move)):
             where = "" if move.z_um is None else f" to z = {move.z_um:g} um"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Collection
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, set
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
-from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label
+from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label, require_matplotlib
 from refocusd.demo.specimen import Specimen
 from refocusd.errors import OutputError, WorkerError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
-from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.formats.read_back import read_back
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
@@ -65,6 +63,7 @@ def register(commands: Any) -> None:
 
 def _demo(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
+    require_matplotlib()
     output: Path = arguments.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(
@@ -154,8 +153,8 @@ def _compare(
         task = bar.add_task("comparing with the truth", total=sum(map(len, scans)))
         for events, path in zip(scans, raws, strict=True):
             with (
-                closing(NDTiffReader(path)) as raw,
-                closing(read_back(refocused_path(path))) as refocused,
+                open_dataset(path) as raw,
+                open_dataset(refocused_path(path)) as refocused,
             ):
                 z_um = {event["axes"]["z"]: event["z"] for event in events}
                 for key in refocused.axes_keys():

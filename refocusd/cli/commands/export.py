@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, progress, write_json
-from refocusd.formats.read_back import read_back
-from refocusd.formats.tiff.ome_export import Exported, export
+from refocusd.errors import InputError
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
 
 __all__ = ["register"]
@@ -49,7 +49,9 @@ def register(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    with closing(read_back(arguments.dataset)) as reader:
+    if arguments.dataset.is_file():
+        raise InputError(f"{arguments.dataset} is a file: give the folder of a dataset")
+    with open_dataset(arguments.dataset) as reader:
         plan = plan_export(
             reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
         )
@@ -57,31 +59,30 @@ def _export(arguments: argparse.Namespace) -> int:
             messages.print(f"{plan.missing} frames are missing: zeros are written there")
         with progress() as bar:
             task = bar.add_task(f"exporting {reader.path.name}", total=plan.steps)
-            done = export(plan, reader, lambda: bar.advance(task))
+            nbytes = export(plan, reader, lambda: bar.advance(task))
     for file in plan.files:
         t, c, z = file.sizes
         console.print(
-            f"{file.path}: {t} times, {c} channels, {z} planes of {plan.width}×{plan.height} px "
-            f"{plan.dtype}",
+            f"{file.path}: {t} times, {c} channels, {z} planes of {plan.format}",
             markup=False,
             highlight=False,
         )
-    write_json(arguments.json, _figures(plan, done))
+    write_json(arguments.json, _figures(plan, nbytes))
     return 0
 
 
-def _figures(plan: ExportPlan, done: Exported) -> dict[str, Any]:
+def _figures(plan: ExportPlan, nbytes: int) -> dict[str, Any]:
     return {
         "files": [
             {"path": str(file.path), "axes": dict(file.axes), "sizes_tcz": list(file.sizes)}
             for file in plan.files
         ],
-        "frames": done.frames,
-        "frames_filled": done.filled,
-        "bytes": done.nbytes,
-        "height": plan.height,
-        "width": plan.width,
-        "dtype": str(plan.dtype),
+        "frames": plan.frames,
+        "frames_filled": plan.missing,
+        "bytes": nbytes,
+        "height": plan.format.height,
+        "width": plan.format.width,
+        "dtype": str(plan.format.dtype),
         "pixel_um": plan.scale.pixel_um,
         "z_um": plan.scale.z_um,
         "interval_s": plan.scale.interval_s,

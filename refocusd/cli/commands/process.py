@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, r
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
 from refocusd.datasets.dataset import (
-    Dataset,
     Output,
+    RawAndOutputs,
     acquisition_of,
     output_for,
     outputs_of,
     refuse_refocused,
 )
 from refocusd.errors import OutputError
-from refocusd.formats.raw_frames import RawFrames, open_raw
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
 
@@ -69,18 +69,19 @@ def _process(arguments: argparse.Namespace) -> int:
 
 
 def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon) -> Done:
-    with open_raw(path) as frames:
+    with open_dataset(path) as frames:
         refuse_refocused(frames)
         if missing := len(frames.missing_keys()):
             note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
         outputs = outputs_of(frames, settings.ledgers, folder)
         acquisition = acquisition_of(frames, outputs, settings.ledgers)
         target = output_for(frames, folder)
-        keys: Sequence[str] = frames.keys()
+        keys = frames.axes_keys()
         daemon.start(own_settings(settings))
         ours = [output for output in outputs if output.acquisition == acquisition]
         first = next((o.first for o in ours if o.first), None) or _first(frames)
-        chosen, _ = Catalogue(settings.calibrations).choose(first, frames.format()[0])
+        form = frames.first_format()
+        chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
         run = daemon.run_of(chosen.ids)
         there = (o for o in ours if folder is None or o.path.parent == target.parent)
         found = (o for o in there if o.run == run)
@@ -101,12 +102,12 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
     return Done(path, place, len(keys), seconds, check)
 
 
-def _first(frames: RawFrames) -> dict[str, Any]:
+def _first(frames: Dataset) -> dict[str, Any]:
     """What the first frame tells of the microscope."""
-    frame = frames.read(frames.keys()[0])
+    frame = frames.read(frames.axes_keys()[0])
     first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
     return first
 
 
-def _dataset(frames: RawFrames, output: Output) -> Dataset:
-    return Dataset(frames.path, "", (output,), ())
+def _dataset(frames: Dataset, output: Output) -> RawAndOutputs:
+    return RawAndOutputs(frames.path, "", (output,), ())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.read_back import read_back
-from refocusd.formats.recording import Recording, RecordingPlan
+from refocusd.formats.dataset import Dataset, Plan
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Axes, AxisValue, canonical_axes
 from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.imaging.quality import best_focus, focus_score
@@ -64,7 +63,7 @@ def register(commands: Any) -> None:
 
 def _replay(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
-    with open_recording(arguments.path) as recording:
+    with open_dataset(arguments.path) as recording:
         plan = recording.plan()
         output: Path = refocused_path(arguments.output / recording.name)
         if output.exists():
@@ -74,8 +73,8 @@ def _replay(arguments: argparse.Namespace) -> int:
             )
         times = _times(arguments.fps, plan)
         references = _references(arguments.reference, recording, plan)
-        if plan.missing:
-            note(f"{plan.missing} frames are named but not on disk: they are left out")
+        if missing := len(recording.missing_keys()):
+            note(f"{missing} frames are named but not on disk: they are left out")
         with _daemon(arguments) as endpoint, progress() as bar:
             task = bar.add_task(plain(f"refocusing {recording.name}"), total=len(plan))
             counts = replay(
@@ -115,7 +114,7 @@ def _daemon(arguments: argparse.Namespace) -> Iterator[str]:
         yield daemon.endpoint
 
 
-def _times(fps: float | None, plan: RecordingPlan) -> list[float] | None:
+def _times(fps: float | None, plan: Plan) -> list[float] | None:
     if fps is None:
         times = recorded_times_s(plan)
         if times is None:
@@ -138,7 +137,7 @@ def _group(axes: Axes) -> str:
     return canonical_axes({name: value for name, value in axes.items() if name != "z"})
 
 
-def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[str, AxisValue]:
+def _references(wanted: str, recording: Dataset, plan: Plan) -> dict[str, AxisValue]:
     """The in-focus plane's z for each field; empty when nothing is to be compared."""
     stacks: dict[str, dict[AxisValue, int]] = {}
     for index, axes in enumerate(plan.axes):
@@ -147,43 +146,41 @@ def _references(wanted: str, recording: Recording, plan: RecordingPlan) -> dict[
     if wanted == "none":
         return {}
     if wanted == "auto":
-        return {
-            group: list(planes)[
-                best_focus([focus_score(recording.read(i).pixels) for i in planes.values()])
-            ]
-            for group, planes in stacks.items()
-            if len(planes) >= 3
-        }
+        found: dict[str, AxisValue] = {}
+        for group, planes in stacks.items():
+            if len(planes) >= 3:
+                frames = (recording.read(plan.axes[index]) for index in planes.values())
+                found[group] = list(planes)[best_focus([focus_score(f.pixels) for f in frames])]
+        return found
     named = re.fullmatch(r"z=(-?[0-9]{1,9})", wanted)
     if named is None:
         raise ConfigError(f"--reference {wanted}: write z=N, auto or none")
     plane = int(named[1])
-    found: dict[str, AxisValue] = {group: plane for group, p in stacks.items() if plane in p}
+    found = {group: plane for group, p in stacks.items() if plane in p}
     if not found:
-        planes = ", ".join(sorted({str(z) for p in stacks.values() for z in p})) or "none"
-        raise InputError(f"no frame of {recording.path} has {wanted}; its planes are {planes}")
+        there = ", ".join(sorted({str(z) for p in stacks.values() for z in p})) or "none"
+        raise InputError(f"no frame of {recording.path} has {wanted}; its planes are {there}")
     return found
 
 
 def _compare(
-    recording: Recording, plan: RecordingPlan, output: Path, references: Mapping[str, AxisValue]
+    recording: Dataset, plan: Plan, output: Path, references: Mapping[str, AxisValue]
 ) -> list[Comparison]:
     if not references:
         return []
     comparisons: list[Comparison] = []
-    index_of = {canonical_axes(axes): index for index, axes in enumerate(plan.axes)}
-    with closing(read_back(output)) as refocused, progress() as bar:
+    with open_dataset(output) as refocused, progress() as bar:
         written = set(refocused.axes_keys())
         task = bar.add_task("comparing with the in-focus plane", total=len(plan))
-        for index, axes in enumerate(plan.axes):
+        for axes in plan.axes:
             bar.advance(task)
             key = canonical_axes(axes)
             reference = references.get(_group(axes))
             if reference is None or key not in written:
                 continue
             truth_key = canonical_axes({**axes, "z": reference})
-            truth = recording.read(index_of[truth_key]).pixels
-            raw = recording.read(index).pixels
+            truth = recording.read(truth_key).pixels
+            raw = recording.read(key).pixels
             level = float(int(axes["z"]) - int(reference))
             comparisons.append(
                 compare_frames(level, raw, refocused.read(key).pixels, truth, register=True)

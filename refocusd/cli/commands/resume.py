@@ -12,10 +12,10 @@ from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, report
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
-from refocusd.datasets.dataset import Dataset, Output, find_dataset
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
 from refocusd.datasets.run_settings import check_profiles, settings_of_run
 from refocusd.errors import BundleError, InputError
-from refocusd.formats.raw_frames import open_raw
+from refocusd.formats.open_dataset import open_dataset
 
 __all__ = ["register"]
 
@@ -78,7 +78,11 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _finish(
-    dataset: Dataset, output: Output, settings: Settings, daemon: OwnDaemon, retry_failed: bool
+    dataset: RawAndOutputs,
+    output: Output,
+    settings: Settings,
+    daemon: OwnDaemon,
+    retry_failed: bool,
 ) -> Done:
     """Attempt what is left of one run.
 
@@ -112,7 +116,7 @@ def _finish(
             f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
             "refocuses the raw data anew, beside it"
         )
-    with open_raw(dataset.raw) as frames:
+    with open_dataset(dataset.raw) as frames:
         _, seconds = feed(daemon, frames, keys, output)
     after = check_quickly(dataset, output, settings)
     return Done(

@@ -14,9 +14,9 @@ from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.offline import held_by_daemon
-from refocusd.datasets.dataset import Dataset, Output, find_dataset, is_being_written
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
-from refocusd.formats.raw_frames import open_raw
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import is_marked
 
 __all__ = ["register"]
@@ -62,8 +62,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     checks = [_check(dataset, output, settings, quick=quick) for output in dataset.outputs]
     if not checks:
         assert dataset.raw is not None
-        with open_raw(dataset.raw) as frames:
-            count = len(frames.keys())
+        with open_dataset(dataset.raw) as frames:
+            count = len(frames)
         say(
             f"{dataset.raw}: {count} frames, none refocused; `refocusd process {dataset.raw}` does that"
         )
@@ -83,7 +83,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if clean else 1
 
 
-def _check(dataset: Dataset, output: Output, settings: Settings, *, quick: bool) -> RunCheck:
+def _check(dataset: RawAndOutputs, output: Output, settings: Settings, *, quick: bool) -> RunCheck:
     running = is_being_written(output.path) or (
         is_marked(settings.ledgers, output.acquisition) and held_by_daemon(output, settings)
     )

@@ -1,4 +1,4 @@
-"""What a message must be, beyond its type, before the broker acts on it."""
+"""What a message must satisfy, beyond its type, before the broker acts on it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ from pathlib import Path
 
 import msgspec
 
+from refocusd.config import Settings
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
 
-__all__ = ["channels_of", "check_frame", "check_open", "check_same"]
+__all__ = ["channel_of", "check_frame", "check_miss", "check_open", "check_same"]
 
-MAX_AXES_CHARS = 4096
+#: Of the axes of a frame, of the name of an acquisition, and of the reason for a missed frame.
+MAX_TEXT_CHARS = 4096
 
 
 def check_open(message: wire.Open) -> None:
-    """Refuse an acquisition that cannot be.
+    """Refuse an acquisition that cannot be refocused.
 
     Raises
     ------
     InputError
     """
+    # These are in every `Status`, so they have to be short.
+    for what, text in (("name", message.name), ("raw", message.raw), ("output", message.output)):
+        if len(text) > MAX_TEXT_CHARS:
+            raise InputError(
+                f"the {what} of an acquisition has {len(text)} characters; at most {MAX_TEXT_CHARS}"
+            )
     if min(message.height, message.width) < MIN_SIDE:
         raise InputError(f"frames of {message.width}×{message.height} px are too small")
     if message.preview and (message.raw or message.output):
@@ -30,7 +38,7 @@ def check_open(message: wire.Open) -> None:
     if not (message.raw or message.output or message.preview):
         raise InputError("an acquisition without raw data needs an output folder")
     for what, path in (("raw", message.raw), ("output", message.output)):
-        # Relative to whose folder?  The source and the daemon need not share one.
+        # The source and the daemon need not have the same working folder.
         if path and not Path(path).is_absolute():
             raise InputError(f"the {what} folder {path!r} of an acquisition is no absolute path")
     if message.raw and message.output and Path(message.output).is_relative_to(message.raw):
@@ -50,7 +58,7 @@ def _check_first(first: str) -> None:
 
 
 def check_same(known: wire.Open, message: wire.Open) -> None:
-    """Refuse a source that comes back to an acquisition with another one.
+    """Refuse a source that returns to an acquisition with a different announcement.
 
     Raises
     ------
@@ -64,28 +72,57 @@ def check_same(known: wire.Open, message: wire.Open) -> None:
 
 
 def check_frame(message: wire.Submit) -> None:
-    """Refuse a frame whose header is too large, or whose axes are none.
+    """Refuse a frame whose header is too large, or whose axes are invalid.
 
     Raises
     ------
     TransportError
     """
-    if len(message.axes) > MAX_AXES_CHARS or len(message.metadata) > MAX_METADATA_CHARS:
-        raise TransportError("axes or metadata of a frame are too large")
+    if len(message.metadata) > MAX_METADATA_CHARS:
+        raise TransportError("the metadata of a frame are larger than 1 MiB")
+    _check_axes(message.axes)
+
+
+def check_miss(message: wire.Miss) -> None:
+    """Refuse missed frames whose axes are invalid.
+
+    Raises
+    ------
+    TransportError
+    """
+    if len(message.reason) > MAX_TEXT_CHARS:
+        raise TransportError("the reason for a missed frame is too long")
+    for axes in message.axes:
+        _check_axes(axes)
+
+
+def _check_axes(text: str) -> None:
+    if len(text) > MAX_TEXT_CHARS:
+        raise TransportError("the axes of a frame are too large")
     try:
-        axes = msgspec.json.decode(message.axes, type=dict[str, int | str])
+        axes = msgspec.json.decode(text, type=dict[str, int | str])
     except msgspec.DecodeError as error:
-        raise TransportError(f"axes {message.axes!r} are not axes: {error}") from error
-    if canonical_axes(axes) != message.axes:
-        raise TransportError(f"axes {message.axes!r} are not in canonical form")
+        raise TransportError(f"axes {text!r} are not axes: {error}") from error
+    if canonical_axes(axes) != text:
+        raise TransportError(f"axes {text!r} are not in canonical form")
 
 
-def channels_of(message: wire.Submit) -> list[str]:
-    """Names of a frame's channel: that of its axes, and (where these only count) its metadata's."""
-    named = [msgspec.json.decode(message.axes, type=dict[str, int | str]).get("channel")]
+def channel_of(message: wire.Submit, settings: Settings) -> tuple[str, str]:
+    """A frame's channel if it has a model of its own, and the rule that skips it if any."""
+    if not (settings.skip_channels or settings.channel_models):
+        return "", ""
+    names = _channel_names(message)
+    if skipped := next((name for name in names if name in settings.skip_channels), ""):
+        return "", f"channel {skipped} is not refocused (skip_channels)"
+    return next((name for name in names if name in settings.models), ""), ""
+
+
+def _channel_names(message: wire.Submit) -> list[str]:
+    """Names of the channel in axes and metadata: the axes of some hold a number."""
+    names = [msgspec.json.decode(message.axes, type=dict[str, int | str]).get("channel")]
     try:
         metadata = msgspec.json.decode(message.metadata)
-        named.append(metadata.get("Channel"))
+        names.append(metadata.get("Channel"))
     except (msgspec.MsgspecError, ValueError, AttributeError):
-        pass  # odd metadata are told where they are written
-    return [name for name in named if isinstance(name, str)]
+        pass  # the writer reports odd metadata
+    return [name for name in names if isinstance(name, str)]

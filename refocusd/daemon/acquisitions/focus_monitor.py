@@ -1,7 +1,7 @@
-"""Which frames are looked at for their focus, and what that says of each field.
+"""Which frames are measured for focus, and the advice that follows for each field.
 
-An estimate costs a worker some milliseconds, so it is asked for twice a second at most, the
-fields and channels in turn; what comes back goes to a `FocusTracker` for each of them.
+An estimate takes a worker some milliseconds, so at most two a second are asked for, of
+the fields and channels in turn.  The answers go to one `FocusTracker` for each of them.
 Belongs to the broker's thread.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
@@ -30,26 +30,26 @@ from refocusd.imaging.defocus import (
     optics_of,
 )
 from refocusd.imaging.optics import Optics
-from refocusd.profiles.profile import Profile
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 
-__all__ = ["FocusWatch"]
+__all__ = ["FocusMonitor"]
 
 log = logging.getLogger(__name__)
 
-#: Between two estimates, of all fields together.
+#: Time between two estimates, of all fields together.
 EVERY_S = 0.5
-#: A field that was not seen for so long waits for no turn.
+#: A field without a frame for this long does not take part in turns.
 ACTIVE_S = 5.0
-#: Fields and channels that are followed at most; the one longest unseen is forgotten.
+#: Fields and channels that are tracked at most; the one longest unseen is forgotten.
 MAX_FIELDS = 512
-#: Between two lines in the log about one field that say nothing new.
-LOG_EVERY_S = 30.0
+#: Time between two log lines about a field whose advice has not changed in kind, and has.
+LOG_SAME_S = 30.0
+LOG_CHANGED_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(NamedTuple):
     """One field in one channel."""
 
     acquisition: str
@@ -59,64 +59,71 @@ class _Key:
 
 @dataclass(slots=True)
 class _Field:
+    """What is known of a field."""
+
     seen_at: float = -math.inf
     asked_at: float = -math.inf
-    depth_um: float = depth_of_field_um(DEFAULT_OPTICS)
     tracker: FocusTracker | None = None
     logged_at: float = -math.inf
-    logged: str = ""
-    #: Optics last used, and whether they were measured.
-    optics: tuple[Optics, bool] = (DEFAULT_OPTICS, False)
+    #: The kind of advice that was logged last.
+    logged: tuple[bool, ...] = ()
+    #: Optics of the last estimate, and whether they were measured.
+    optics: Optics = DEFAULT_OPTICS
+    measured: bool = False
 
 
-class FocusWatch:
-    """Asks for estimates, and follows the focus of every field.
+class FocusMonitor:
+    """Asks for estimates, and tracks the focus of every field.
 
     Parameters
     ----------
     settings : Settings
-        `advise_focus` or `correct_focus` turn it on.
+        `advise_focus` or `correct_focus` switch it on.
     every_s : float
-        Between two estimates.
+        Time between two estimates.
     """
 
     def __init__(self, settings: Settings, *, every_s: float = EVERY_S) -> None:
-        self.on = settings.advise_focus or settings.correct_focus
+        self._on = settings.advise_focus or settings.correct_focus
         self._every_s = every_s
         self._fields: OrderedDict[_Key, _Field] = OrderedDict()
         self._asked_at = -math.inf
         self._complained = False
 
     def ask(self, acquisition: Acquisition, submit: wire.Submit) -> wire.FocusOptics | None:
-        """Whether a frame's defocus shall be estimated, and by which optics.
+        """The optics by which a frame's defocus shall be estimated; None if it shall not be.
 
-        Those of the calibration profile that applies to the frame; without one the documented
-        defaults, with the pixel size that the frame names.
+        They come from the calibration profile that applies to the frame; without one they are
+        the documented defaults, with the pixel size of the frame's metadata.
         """
-        if not (self.on and submit.live):
+        if not (self._on and submit.live):
             return None
         now = time.monotonic()
-        key = _key(acquisition.open, submit.axes)
-        known = self._fields.setdefault(key, _Field())
+        key, field = self._field(acquisition.open, submit)
         self._fields.move_to_end(key)
-        known.seen_at = now
+        field.seen_at = now
         while len(self._fields) > MAX_FIELDS:
             self._fields.popitem(last=False)
-        # In turn: each of n fields that come by waits n times as long.
-        active = sum(1 for other in self._fields.values() if now - other.seen_at < ACTIVE_S)
-        if now - self._asked_at < self._every_s or now - known.asked_at < active * self._every_s:
+        # Each of n active fields waits n times as long.
+        active = sum(now - other.seen_at < ACTIVE_S for other in self._fields.values())
+        if now - self._asked_at < self._every_s or now - field.asked_at < active * self._every_s:
             return None
+        pixel_um = pixel_um_of(_metadata(submit))
+        profile = acquisition.applied.selection.of(key.channel)
         try:
-            profile = acquisition.applied.selection.of(key.channel)
-            known.optics = optics, measured = _optics(profile, _metadata(submit))
+            if profile is not None:
+                optics, measured = optics_of(profile, pixel_um)
+            else:
+                optics = replace(DEFAULT_OPTICS, pixel_um=pixel_um or DEFAULT_OPTICS.pixel_um)
+                measured = False
             check_optics(optics)
         except ConfigError as error:
             if not self._complained:
                 log.warning("no advice on focus: %s", error)
             self._complained = True
             return None
-        self._asked_at = known.asked_at = now
-        known.depth_um = depth_of_field_um(optics)
+        field.optics, field.measured = optics, measured
+        self._asked_at = field.asked_at = now
         return wire.FocusOptics(
             na=optics.na,
             wavelength_um=optics.wavelength_um,
@@ -127,84 +134,70 @@ class FocusWatch:
         )
 
     def note(
-        self, open_: wire.Open, submit: wire.Submit, facts: wire.FrameFacts
+        self, message: wire.Open, submit: wire.Submit, facts: wire.FrameFacts
     ) -> wire.Advice | None:
-        """Take in what a worker found; the advice that follows, if there is one."""
-        if not self.on or facts.defocus_um is None or facts.defocus_uncertainty_um is None:
+        """Take in a worker's estimate; returns the advice that follows, if any."""
+        if not self._on or facts.defocus_um is None or facts.defocus_uncertainty_um is None:
             return None
-        key = _key(open_, submit.axes)
-        known = self._fields.setdefault(key, _Field())
-        if known.tracker is None:
-            known.tracker = FocusTracker(known.depth_um)
-        metadata = _metadata(submit)
-        optics, measured = known.optics
+        key, field = self._field(message, submit)
+        if field.tracker is None:
+            field.tracker = FocusTracker(depth_of_field_um(field.optics))
         estimate = DefocusEstimate(
             facts.defocus_um,
             facts.defocus_uncertainty_um,
             facts.defocus_confidence,
-            optics_error(measured=measured),
-            saturated=facts.defocus_um >= limit_um(optics) - 1e-6,
+            optics_error(measured=field.measured),
+            saturated=facts.defocus_um >= limit_um(field.optics) - 1e-6,
         )
-        x, y = (number(metadata, f"{axis}Position_um_Intended") for axis in "XY")
+        metadata = _metadata(submit)
+        x, y = (_number(metadata, f"{axis}Position_um_Intended") for axis in "XY")
         xy = None if x is None or y is None else (x, y)
-        advice = known.tracker.add(submit.taken_ns / 1e9, stage_um(metadata), estimate, xy)
+        advice = field.tracker.add(submit.taken_ns / 1e9, stage_um(metadata), estimate, xy)
         if advice is None:
             return None
-        self._log(open_.name, key, known, advice)
-        return wire.Advice(open_.acquisition, key.position, key.channel, advice)
+        self._log(message.name, key, field, advice)
+        return wire.Advice(message.acquisition, key.position, key.channel, advice)
 
     def forget(self, acquisition: str) -> None:
         """An acquisition has ended."""
         for key in [key for key in self._fields if key.acquisition == acquisition]:
             del self._fields[key]
 
-    def _log(self, name: str, key: _Key, known: _Field, advice: FocusAdvice) -> None:
+    def _field(self, message: wire.Open, submit: wire.Submit) -> tuple[_Key, _Field]:
+        axes = json.loads(submit.axes)
+        position, channel = (str(axes.get(name, "")) for name in ("position", "channel"))
+        key = _Key(message.acquisition, position, channel)
+        return key, self._fields.setdefault(key, _Field())
+
+    def _log(self, name: str, key: _Key, field: _Field, advice: FocusAdvice) -> None:
         now = time.monotonic()
-        # What is said anew is said at once, what only changes its numbers now and then.
-        kind = f"{advice.in_focus}{advice.direction_known}{advice.beyond}"
-        if now - known.logged_at < (LOG_EVERY_S / 10 if kind != known.logged else LOG_EVERY_S):
+        kind = (advice.in_focus, advice.direction_known, advice.beyond)
+        if now - field.logged_at < (LOG_SAME_S if kind == field.logged else LOG_CHANGED_S):
             return
-        known.logged_at, known.logged = now, kind
+        field.logged_at, field.logged = now, kind
         where = " ".join(part for part in (key.position, key.channel) if part)
         log.info("%s%s: %s", name, f" ({where})" if where else "", advice.text)
 
 
-def _optics(profile: Profile | None, metadata: Mapping[str, Any]) -> tuple[Optics, bool]:
-    pixel = number(metadata, "PixelSizeUm")
-    pixel = pixel if pixel is not None and pixel > 0 else None
-    if profile is not None:
-        return optics_of(profile, pixel)
-    default = DEFAULT_OPTICS
-    return (default if pixel is None else replace(default, pixel_um=pixel)), False
-
-
-def number(metadata: Mapping[str, Any], name: str) -> float | None:
-    """A finite number of the metadata, which may have it as a text; None if it has none."""
-    value = metadata.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        found = float(value)
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
-
-
 def stage_um(metadata: Mapping[str, Any]) -> float | None:
-    """Where the focus stage stood: as our own hook saw it, else as it was meant to, else as told.
+    """Where the focus stage stood, um: as our own hook read it, as intended, or as reported.
 
-    (``Z-Position`` of the Java backend is stale, and not looked at.)
+    ``Z-Position`` of the Java backend is stale, so it is not used.
     """
     ours = metadata.get("RefocusdFocus")
-    if isinstance(ours, dict) and (seen := number(ours, "stage_um")) is not None:
-        return seen
-    intended = number(metadata, "ZPosition_um_Intended")
-    return intended if intended is not None else number(metadata, "ZPosition_um")
+    read = _number(ours, "stage_um") if isinstance(ours, dict) else None
+    values = (read, *(_number(metadata, f"ZPosition_um{end}") for end in ("_Intended", "")))
+    return next((value for value in values if value is not None), None)
 
 
-def _key(open_: wire.Open, axes: str) -> _Key:
-    at = json.loads(axes)
-    return _Key(open_.acquisition, str(at.get("position", "")), str(at.get("channel", "")))
+def _number(metadata: Mapping[str, Any], name: str) -> float | None:
+    """A finite number of the metadata, which may hold it as text; None if there is none."""
+    value = metadata.get(name)
+    try:
+        found = float(value) if isinstance(value, (int, float, str)) else math.nan
+    except ValueError:
+        return None
+    return found if math.isfinite(found) and not isinstance(value, bool) else None
 
 
 def _metadata(submit: wire.Submit) -> Mapping[str, Any]:

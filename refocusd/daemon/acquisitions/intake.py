@@ -1,22 +1,28 @@
-"""What sources say: acquisitions are opened, frames handed in, missed, closed."""
+"""What sources and catch-ups send: acquisitions announced, frames submitted, missed, closed."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import time
+from collections import deque
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
-from refocusd.config import Settings
-from refocusd.daemon.acquisitions.checks import channels_of, check_frame, check_open, check_same
-from refocusd.daemon.acquisitions.lifecycle import Course
-from refocusd.daemon.acquisitions.state import Acquisition, Lane, Task
-from refocusd.daemon.output.writer import Writer
-from refocusd.daemon.workers.pool import Send
-from refocusd.errors import InputError, TransportError
+from refocusd.daemon.acquisitions.checks import (
+    channel_of,
+    check_frame,
+    check_miss,
+    check_open,
+    check_same,
+)
+from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
+from refocusd.daemon.events import LeftUnfinished
+from refocusd.daemon.output.jobs import RecordFrames
+from refocusd.errors import InputError, RefocusdError, TransportError
 from refocusd.models.bundle import load_bundle
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue
@@ -25,103 +31,150 @@ from refocusd.profiles.microscope_metadata import identity_metadata
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["Desk"]
+__all__ = ["Intake"]
 
 log = logging.getLogger(__name__)
 
+#: Acquisitions of earlier daemons that are open at once.
+MAX_PICKED_UP = 8
+#: Characters of the axes of missed frames, of one acquisition, that wait for the writer: misses
+#: need no slot, and a source has far fewer.
+MAX_MISSED_CHARS = 32 << 20
 
-class Desk:
-    """Takes in what sources, and our own catch-ups, hand over.
+
+@dataclass
+class Intake:
+    """Takes what sources, and our own catch-ups, hand over.
 
     Parameters
     ----------
-    settings : Settings
-    ring : SharedRing
-    writer : Writer
-    send : callable
-        Sends a message to a peer.
-    course : Course
-        The open acquisitions, and what happens to their frames.
+    ring, lifecycle
+        See their classes.
     """
 
-    def __init__(
-        self, settings: Settings, ring: SharedRing, writer: Writer, send: Send, course: Course
+    ring: SharedRing
+    lifecycle: Lifecycle
+    #: Acquisitions of an earlier daemon that are not picked up yet.
+    _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
+    #: What the models were trained for, by channel.
+    _trained: dict[str, Trained] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
+        if self.lifecycle.settings.backend != "identity":
+            for channel, name in self.lifecycle.settings.models.items():
+                self._trained[channel] = Trained(name, load_bundle(name).trained)
+
+    def receive(
+        self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
     ) -> None:
-        self._settings = settings
-        self._ring = ring
-        self._writer = writer
-        self._send = send
-        self._course = course
-        self._catalogue = Catalogue(settings.calibrations)
-        #: What the models were trained for, by channel.
-        self._trained: dict[str, Trained] = {}
-        if settings.backend != "identity":
-            self._trained = {
-                channel: Trained(name, load_bundle(name).trained)
-                for channel, name in settings.models.items()
-            }
-        self._open = course.open
-        self._queues = course.queues
-        self._numbers = itertools.count(1)
+        """A message of a source, or of a trusted catch-up.
+
+        Raises
+        ------
+        TransportError
+            If it is not done, and why.
+        """
+        match message:
+            case wire.Open():
+                self.open(identity, message, trusted=trusted)
+            case wire.Submit():
+                self.submit(identity, message, part)
+            case wire.Miss():
+                self.miss(identity, message)
+            case wire.Behind():
+                self.behind(identity, message)
+            case wire.Close():
+                self.close(identity, message)
+            case _:
+                raise TransportError(f"a source does not send {type(message).__name__}")
+
+    # -- acquisitions -----------------------------------------------------------------------
 
     def open(self, identity: bytes, message: wire.Open, *, trusted: bool) -> None:
-        """A source announces an acquisition; a trusted one may be our own catch-up of it."""
-        known = self._open.get(message.acquisition)
+        """A source announces an acquisition, or a trusted catch-up joins one."""
+        if self.lifecycle.stopping:
+            raise TransportError("the daemon is stopping")
+        known = self.lifecycle.acquisitions.get(message.acquisition)
         try:
             if trusted:
-                if known is None or not known.catching or known.catch_up is not None:
-                    # One that was taken for failed: it must not pass for the source.
-                    raise InputError("this catch-up comes too late")
                 self._join_catch_up(known, identity)
-                return
-            if known is not None:
-                self._take_over(known, identity, message)
-                return
-            check_open(message)
-            acquisition = Acquisition(message, identity, Lane(identity, live=True))
-            if not self._queues.fits(acquisition):
-                raise InputError(
-                    f"a frame of {acquisition.frame_nbytes / 2**20:.1f} MiB, before and after, does "
-                    f"not fit into the ring of {self._settings.ring_mib} MiB; set a larger ring_mib "
-                    "(and source_mib)"
-                )
-            self._calibrate(acquisition)
+            elif known is not None:
+                self._return(known, identity, message)
+            else:
+                self._announce(identity, message)
         except InputError as error:
-            self._send(identity, wire.Refused(str(error), message.acquisition), None)
-            return
-        self._enter(acquisition)
+            self.lifecycle.send(identity, wire.Refused(str(error), message.acquisition), None)
 
-    def pick_up(self, message: wire.Open, run: str) -> None:
-        """An acquisition that an earlier daemon left: finish it from its raw dataset."""
-        if message.acquisition in self._open or self._course.stopping:
+    def _announce(self, identity: bytes, message: wire.Open) -> None:
+        check_open(message)
+        acquisition = Acquisition.announced(message, identity)
+        if not self.lifecycle.scheduler.fits(acquisition):
+            raise InputError(
+                f"a frame of {acquisition.frame_nbytes / 2**20:.1f} MiB, before and after, does "
+                f"not fit into the ring of {self.lifecycle.settings.ring_mib} MiB; set a larger ring_mib "
+                "(and source_mib)"
+            )
+        self._calibrate(acquisition)
+        if not (message.raw or message.preview):
+            acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
+            log.warning("%s: %s", message.name, acquisition.warnings[-1])
+        self.lifecycle.begin(acquisition)
+
+    def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
+        if acquisition is None or not acquisition.state.catching_up or acquisition.catch_up:
+            # A catch-up that was presumed failed: it must not pass for the source.
+            raise InputError("this catch-up comes too late")
+        acquisition.catch_up = Lane(identity, live=False)
+        self.lifecycle.report_opened(acquisition, acquisition.catch_up)
+
+    def _return(self, acquisition: Acquisition, identity: bytes, message: wire.Open) -> None:
+        """A source that lost its link, or whose daemon was restarted, goes on where it was."""
+        check_same(acquisition.open, message)
+        if acquisition.state is State.CLOSING:
+            refused = wire.Refused("being closed; try again", acquisition.id, again=True)
+            self.lifecycle.send(identity, refused, None)
+            return
+        log.info("the source of %s is back", acquisition.open.name)
+        self.lifecycle.scheduler.reclaim(acquisition.live)
+        acquisition.source_returned(identity)
+        if acquisition.state.opened:
+            self.lifecycle.report_opened(acquisition, acquisition.live)
+
+    def left_unfinished(self, event: LeftUnfinished) -> None:
+        """An earlier daemon left an acquisition: finish it in its turn, from its raw dataset."""
+        self._unfinished.append(event)
+        self.pick_up()
+
+    def pick_up(self) -> None:
+        """Pick up a few unfinished acquisitions at a time: each takes files, a thread and slots."""
+        while self._unfinished and self.lifecycle.acquisitions.picked_up < MAX_PICKED_UP:
+            event = self._unfinished.popleft()
+            try:
+                self._pick_up(event.message, event.run)
+            except RefocusdError as error:
+                log.warning("%s was left unfinished: %s", event.message.name, error)
+
+    def _pick_up(self, message: wire.Open, run: str) -> None:
+        if message.acquisition in self.lifecycle.acquisitions or self.lifecycle.stopping:
             return
         if message.profiles is None:
-            # Of a refocusd that knew no profiles.
+            # Left by a version that knew no profiles.
             message = msgspec.structs.replace(message, profiles=[])
-        acquisition = Acquisition(message, b"", Lane(b"", live=True, closed=True))
-        try:
-            self._calibrate(acquisition)
-        except InputError as error:
-            log.warning("%s was left unfinished: %s", message.name, error)
-            return
-        if run != self._course.run_of(acquisition):
-            log.warning(
-                "%s was left unfinished by another model or other settings (run %s): finish it with "
-                "`refocusd resume`",
-                message.name,
-                run,
+        acquisition = Acquisition.left_unfinished(message)
+        self._calibrate(acquisition)
+        if run != self.lifecycle.run_of(acquisition):
+            raise InputError(
+                f"another model or other settings began it (run {run}); finish it with "
+                "`refocusd resume`"
             )
-            return
-        if not self._queues.fits(acquisition):
-            log.warning(
-                "%s was left unfinished, and its frames do not fit into the ring of %d MiB: start "
-                "the daemon with a larger ring_mib (and source_mib)",
-                message.name,
-                self._settings.ring_mib,
+        if not self.lifecycle.scheduler.fits(acquisition):
+            raise InputError(
+                f"its frames do not fit into the ring of {self.lifecycle.settings.ring_mib} MiB; start the "
+                "daemon with a larger ring_mib (and source_mib)"
             )
-            return
         log.info("picking up %s, which an earlier daemon left unfinished", message.name)
-        self._enter(acquisition)
+        self.lifecycle.begin(acquisition)
 
     def _calibrate(self, acquisition: Acquisition) -> None:
         """Find the profiles that apply to it, and keep their ids with its announcement.
@@ -129,19 +182,18 @@ class Desk:
         Raises
         ------
         InputError
-            If it was begun with profiles that are not there any more, or its announcement is
-            damaged.
+            If it was begun with profiles that are gone, or its announcement is damaged.
         """
         message = acquisition.open
         try:
-            told = msgspec.json.decode(message.first or "{}", type=dict[str, object])
+            metadata = msgspec.json.decode(message.first or "{}", type=dict[str, object])
         except (msgspec.MsgspecError, ValueError) as error:
             raise InputError(f"the metadata of the first frame are damaged: {error}") from error
-        first = identity_metadata(told)
+        first = identity_metadata(metadata)
         applied = apply_profiles(
             self._catalogue,
             first,
-            (message.height, message.width),
+            acquisition.shape,
             named=message.profiles,
             trained=self._trained,
         )
@@ -155,126 +207,84 @@ class Desk:
         for note in applied.notes:
             log.info("%s: %s", message.name, note)
 
-    def _enter(self, acquisition: Acquisition) -> None:
-        about = acquisition.open
-        if not (about.raw or about.preview) and acquisition.source:
-            acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
-            log.warning("%s: %s", acquisition.open.name, acquisition.warnings[-1])
-        self._course.enter(acquisition)
-
-    def _join_catch_up(self, acquisition: Acquisition, identity: bytes) -> None:
-        acquisition.catch_up = Lane(identity, live=False)
-        self._course.tell_opened(acquisition, identity)
-        self._queues.grant(acquisition, acquisition.catch_up)
-
-    def _take_over(self, acquisition: Acquisition, identity: bytes, message: wire.Open) -> None:
-        """The source lost its link, or the daemon was restarted: it goes on where it was."""
-        check_same(acquisition.open, message)
-        if acquisition.finishing:
-            refused = wire.Refused("being closed; try again", acquisition.id, again=True)
-            self._send(identity, refused, None)
-            return
-        log.info("the source of %s is back", acquisition.open.name)
-        lane = acquisition.live
-        self._queues.take_back_granted(lane)
-        lane.peer = acquisition.source = identity
-        lane.closed = False
-        acquisition.caught_up = acquisition.told_end = False
-        acquisition.incomplete = ""
-        if acquisition.opened:
-            self._course.tell_opened(acquisition, identity)
-            self._queues.grant(acquisition, lane)
+    # -- frames -----------------------------------------------------------------------------
 
     def submit(self, identity: bytes, message: wire.Submit, part: memoryview | None) -> None:
-        """A frame lies in a slot: queue it."""
-        acquisition, lane = self._of(identity, message.acquisition)
+        """Queue a frame that lies in a slot, or whose pixels are `part`."""
+        acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if message.slot not in lane.granted:
             raise TransportError(f"slot {message.slot} is not yours to fill")
         check_frame(message)
         if part is not None:
-            if part.nbytes != message.slot.nbytes:
-                raise TransportError(
-                    f"{part.nbytes} bytes of pixels for a frame of {message.slot.nbytes}"
-                )
-            view = self._ring.view(message.slot.offset, (1, message.slot.nbytes), "uint8")
-            view[0] = np.frombuffer(part, np.uint8)
+            self._fill(message, part)
         lane.granted.remove(message.slot)
         if message.live:
-            self._course.last_live = time.monotonic()
-            self._course.statistics.raw_nbytes += message.slot.nbytes
+            self.lifecycle.last_live = time.monotonic()
+            self.lifecycle.statistics.raw_nbytes += message.slot.nbytes
             # Sent twice it is still one frame; where the catch-up has it, it is not counted yet.
             acquisition.submitted += not acquisition.active.get(message.axes, False)
         if message.axes in acquisition.active:
-            self._queues.recycle(acquisition, lane, message.slot)
+            self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
             return
-        channel, rule = self._of_channel(message)
+        channel, rule = channel_of(message, self.lifecycle.settings)
         if rule:
-            acquisition.records += 1
-            axes = (message.axes,)
-            self._writer.record(acquisition.id, axes, "skipped", rule, live=message.live)
-            self._queues.recycle(acquisition, lane, message.slot)
+            self._record(acquisition, (message.axes,), "skipped", rule, live=message.live)
+            self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
             return
-        task = Task(next(self._numbers), acquisition.id, message, lane, channel)
-        self._course.tasks[task.number] = task
-        acquisition.active[message.axes] = message.live
-        if oldest := self._queues.put(acquisition, task):
-            self._course.give_up(acquisition, oldest)
+        task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
+        if oldest := self.lifecycle.scheduler.put(acquisition, task):
+            self.lifecycle.give_up(acquisition, oldest)
 
-    def _of_channel(self, message: wire.Submit) -> tuple[str, str]:
-        """A frame's channel, if it has a model of its own, and the rule by which it is skipped."""
-        settings = self._settings
-        if not (settings.skip_channels or settings.channel_models):
-            return "", ""
-        named = channels_of(message)
-        skipped = next((name for name in named if name in settings.skip_channels), "")
-        if skipped:
-            return "", f"channel {skipped} is not refocused (skip_channels)"
-        return next((name for name in named if name in settings.models), ""), ""
+    def _fill(self, message: wire.Submit, part: memoryview) -> None:
+        slot = message.slot
+        if part.nbytes != slot.nbytes:
+            raise TransportError(f"{part.nbytes} bytes of pixels for a frame of {slot.nbytes}")
+        view = self.ring.view(slot.offset, (1, slot.nbytes), "uint8")
+        view[0] = np.frombuffer(part, np.uint8)
 
     def behind(self, identity: bytes, message: wire.Behind) -> None:
-        """Frames that the source itself leaves to the catch-up."""
-        acquisition, _ = self._of(identity, message.acquisition)
+        """The source itself leaves frames to the catch-up."""
+        acquisition, _ = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         if acquisition.open.raw:
             acquisition.behind += message.frames
             acquisition.deferred += message.frames
             acquisition.acquired = max(acquisition.acquired, message.acquired)
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
-        """Frames will not come: the ledger says why."""
-        acquisition, lane = self._of(identity, message.acquisition)
-        if not acquisition.opened:
+        """Frames will not come: record why."""
+        acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+        if not acquisition.state.opened:
             raise TransportError("an acquisition must be open before frames of it are missed")
+        check_miss(message)
+        if sum(acquisition.records) > MAX_MISSED_CHARS:
+            raise TransportError("too many missed frames at once: wait until these are recorded")
+        acquisition.missed += len(message.axes) if lane.live else 0
         axes = tuple(message.axes)
-        acquisition.missed += len(axes) if lane.live else 0
-        acquisition.records += 1
-        self._writer.record(acquisition.id, axes, message.state, message.reason, live=lane.live)
+        self._record(acquisition, axes, message.state, message.reason, live=lane.live)
+
+    def _record(
+        self,
+        acquisition: Acquisition,
+        axes: tuple[str, ...],
+        state: wire.FinalState,
+        reason: str,
+        *,
+        live: bool,
+    ) -> None:
+        acquisition.recording(axes)
+        self.lifecycle.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=live))
 
     def close(self, identity: bytes, message: wire.Close) -> None:
         """No more frames come from this peer."""
-        acquisition, lane = self._of(identity, message.acquisition)
-        acquisition.acquired = max(acquisition.acquired, message.acquired)
-        # A catch-up that began before the last frame does not know the end.
-        acquisition.told_end |= lane.live or acquisition.caught_up
-        if acquisition.closing and acquisition.caught_up and not lane.live:
-            # Raw has been counted: what live counted, frames sent twice included, is superseded.
-            acquisition.acquired = message.acquired
-            acquisition.submitted = acquisition.missed = 0
-        self._course.close_lane(acquisition, lane)
+        acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+        acquisition.closed_by(lane, message.acquired)
+        self.lifecycle.close_lane(acquisition, lane)
 
     def lost(self, identity: bytes) -> None:
-        """A source is gone without a word: its acquisitions are closed for it."""
-        for acquisition in list(self._open.values()):
-            lane = acquisition.lane_of(identity)
-            if lane is None:
-                continue
-            log.warning("the source of %s is gone", acquisition.open.name)
-            if not acquisition.open.raw:
-                acquisition.incomplete = "its source is gone, and there is no raw data"
-            self._course.close_lane(acquisition, lane)
-
-    def _of(self, identity: bytes, key: str) -> tuple[Acquisition, Lane]:
-        acquisition = self._open.get(key)
-        lane = acquisition.lane_of(identity) if acquisition else None
-        if acquisition is None or lane is None:
-            raise TransportError(f"acquisition {key} is not open for this peer (any more)")
-        return acquisition, lane
+        """A source has gone without a word: close its acquisitions for it."""
+        for acquisition in self.lifecycle.acquisitions:
+            if lane := acquisition.lane_of(identity):
+                log.warning("the source of %s is gone", acquisition.open.name)
+                if not acquisition.open.raw:
+                    acquisition.incomplete = "its source is gone, and there is no raw data"
+                self.lifecycle.close_lane(acquisition, lane)

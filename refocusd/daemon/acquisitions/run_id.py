@@ -1,4 +1,4 @@
-"""What names a run: the things that decide the pixels of every frame in it."""
+"""What identifies a run: everything that determines the pixels of its frames."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["models_named", "models_of", "run_id"]
 
 
 def models_of(engine: Engines) -> str:
-    """What tells the models of a run from those of another: the sha256 of each."""
+    """Identity of the models of a run: the sha256 of each."""
     channels = {name: about.model_sha256 for name, about in engine.channels.items()}
     return models_named({"": engine.model_sha256 or engine.backend, **channels})
 
 
 def models_named(sums: Mapping[str, str]) -> str:
-    """The same, from the sha256 of each channel's model; "" is for all other channels."""
+    """The same, from the sha256 of each channel's model; "" stands for all other channels."""
     channels = sorted(item for item in sums.items() if item[0])
     return sums[""] + (json.dumps(channels) if channels else "")
 
 
 def run_id(engine: Engines, settings: Settings, calibration: str | None = None) -> str:
-    """Name of a run: model, settings that change pixels, calibration.
+    """Id of a run: model, settings that change pixels, calibration.
 
-    Not the device or the precision: a run begun on one machine is finished on
-    another, and each frame's metadata name the engine that made it.
+    Device and precision are not part of it: a run that one machine began may be
+    finished on another, and each frame's metadata name the engine that made it.
 
     Parameters
     ----------
@@ -43,5 +43,5 @@ def run_id(engine: Engines, settings: Settings, calibration: str | None = None) 
     str
         16 hexadecimal digits.
     """
-    made_by = [models_of(engine), settings.pass_in_focus, calibration]
-    return hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+    parts = [models_of(engine), settings.pass_in_focus, calibration]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

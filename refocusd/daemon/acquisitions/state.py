@@ -1,17 +1,121 @@
-"""What the broker knows: acquisitions, lanes, tasks, workers.  Data with a little arithmetic."""
+"""An acquisition while it is open: its state machine, its lanes, its frames, its counts.
+
+::
+
+    waiting ──────▶ live ◀────▶ live, catching up
+     ▲ │             ▲ │               ▲ │
+     │ ▼             │ ▼               │ ▼
+    orphaned ─────▶ draining ◀──▶ catching up
+                       │
+                       ▼
+                    closing ──────▶ ended
+
+An acquisition is *waiting* until its output is open, and *orphaned* if its source has gone
+by then (or never was: an earlier daemon left it unfinished).  When the source closes it, the
+frames in flight are drained, what is pending is caught up from raw, and the writer closes it.
+"""
 
 from __future__ import annotations
 
-import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
-from refocusd.frame import FinalState
+from refocusd.daemon.events import FramesWritten
+from refocusd.frame import FinalState, Pixels
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import MAX_CALIBRATIONS, Counts, Engines, FocusAdvice, Open, Submit
+from refocusd.transport.messages import Counts, FocusAdvice, Message, Open, Submit
 from refocusd.transport.ring import Slot
 
-__all__ = ["Acquisition", "Lane", "Task", "WorkerPeer"]
+__all__ = ["TRANSITIONS", "Acquisition", "Change", "Lane", "Send", "State", "Task", "next_state"]
+
+#: Sends a message, with pixels if any, to the peer of that identity.
+Send = Callable[[bytes, Message, Pixels | None], None]
+
+
+class State(Enum):
+    """Where an acquisition is between its announcement and its end."""
+
+    WAITING = auto()
+    ORPHANED = auto()
+    LIVE = auto()
+    LIVE_CATCHING_UP = auto()
+    DRAINING = auto()
+    CATCHING_UP = auto()
+    CLOSING = auto()
+    ENDED = auto()
+
+    @property
+    def opened(self) -> bool:
+        """Whether the writer has opened the output."""
+        return self not in (State.WAITING, State.ORPHANED)
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether a thread reads pending frames from the raw dataset."""
+        return self in (State.LIVE_CATCHING_UP, State.CATCHING_UP)
+
+
+class Change(Enum):
+    """What moves an acquisition from one state to the next."""
+
+    OUTPUT_OPENED = auto()
+    SOURCE_CLOSED = auto()
+    SOURCE_RETURNED = auto()
+    CATCH_UP_STARTED = auto()
+    CATCH_UP_ENDED = auto()
+    ALL_WRITTEN = auto()
+    ENDED = auto()
+
+
+TRANSITIONS: dict[Change, dict[State, State]] = {
+    Change.OUTPUT_OPENED: {State.WAITING: State.LIVE, State.ORPHANED: State.DRAINING},
+    Change.SOURCE_CLOSED: {
+        State.WAITING: State.ORPHANED,
+        State.LIVE: State.DRAINING,
+        State.LIVE_CATCHING_UP: State.CATCHING_UP,
+    },
+    Change.SOURCE_RETURNED: {
+        State.ORPHANED: State.WAITING,
+        State.DRAINING: State.LIVE,
+        State.CATCHING_UP: State.LIVE_CATCHING_UP,
+    },
+    Change.CATCH_UP_STARTED: {
+        State.LIVE: State.LIVE_CATCHING_UP,
+        State.DRAINING: State.CATCHING_UP,
+    },
+    Change.CATCH_UP_ENDED: {
+        State.LIVE_CATCHING_UP: State.LIVE,
+        State.CATCHING_UP: State.DRAINING,
+    },
+    Change.ALL_WRITTEN: {State.DRAINING: State.CLOSING},
+    # A stopping daemon, or an output that cannot be opened, ends it from any state.
+    Change.ENDED: {state: State.ENDED for state in State if state is not State.ENDED},
+}
+#: What may be reported again where it changes nothing: a link repeats, a source that was
+#: closed for the daemon's stop closes as well.
+_REPEATABLE = {
+    Change.SOURCE_CLOSED: {State.ORPHANED, State.DRAINING, State.CATCHING_UP, State.CLOSING},
+    Change.SOURCE_RETURNED: {State.WAITING, State.LIVE, State.LIVE_CATCHING_UP},
+    Change.CATCH_UP_ENDED: set(State) - {State.LIVE_CATCHING_UP, State.CATCHING_UP, State.ENDED},
+}
+
+
+def next_state(state: State, change: Change) -> State:
+    """The state that follows.
+
+    Raises
+    ------
+    ValueError
+        If this change cannot happen in this state.
+    """
+    if state in _REPEATABLE.get(change, ()):
+        return state
+    try:
+        return TRANSITIONS[change][state]
+    except KeyError:
+        raise ValueError(f"{change.name} cannot happen to an acquisition in {state.name}") from None
 
 
 @dataclass(slots=True)
@@ -24,10 +128,10 @@ class Task:
     lane: Lane
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
-    #: Workers that died, and links to workers that were lost, while they were at it.
+    #: Workers that died, and links to workers that were lost, while they worked on it.
     deaths: int = 0
     cuts: int = 0
-    #: When a worker began with it (`time.monotonic`), and how long it had waited until then.
+    #: When a worker started on it (`time.monotonic`), and how long it had waited until then.
     sent_at: float = 0.0
     waited_ms: float = 0.0
 
@@ -45,12 +149,12 @@ class Lane:
     granted: set[Slot] = field(default_factory=set)
     queue: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
-    #: No more frames come from its peer.
+    #: Its peer sends no more frames.
     closed: bool = False
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of it is queued, at a worker or being written."""
+        """Whether none of its frames is queued, at a worker or being written."""
         return not self.queue and self.in_flight == 0
 
     @property
@@ -61,51 +165,64 @@ class Lane:
 
 @dataclass(slots=True)
 class Acquisition:
-    """One acquisition while it is open."""
+    """One open acquisition.  Only its own methods and those of `Acquisitions` count or move it."""
 
     open: Open
-    #: Who is told of it: its source (b"" for one that a restarted daemon picked up).
+    #: Its source, which is told about it (b"" if an earlier daemon left it unfinished).
     source: bytes
     live: Lane
-    #: While frames are read from the raw dataset, by a thread that `catching` tells of.
     catch_up: Lane | None = None
-    catching: bool = False
-    #: The calibration profiles that apply to it; the name of its run, once an engine is ready.
+    #: The calibration profiles that apply; the id of its run, once an engine is ready.
     applied: Applied = field(default_factory=Applied)
     run: str = ""
     #: Where its frames are written, once the writer has said so.
     output: str = ""
-    opened: bool = False
-    #: Canonical axes of the frames that the daemon holds, and whether they came live: none is
-    #: worked on twice at a time.
+    #: Canonical axes of the frames that the daemon holds, and whether they came live: no frame
+    #: is worked on twice at a time.
     active: dict[str, bool] = field(default_factory=dict)
-    #: Orders to the writer without pixels that it has not answered yet.
-    records: int = 0
-    #: Frames that raw has and the daemon gave up or never got: left to the catch-up.
+    #: Jobs without pixels that the writer has not answered yet, oldest first: characters of
+    #: the axes in each.  They take no slot, so nothing else bounds them.
+    records: deque[int] = field(default_factory=deque)
+    #: Frames in raw that the daemon gave up or never got: left to the catch-up.
     behind: int = 0
     deferred: int = 0
-    #: Whether, after its last frame, it has been compared with the raw dataset.
+    #: Whether it has been compared with the raw dataset after its last frame.
     caught_up: bool = False
-    finishing: bool = False
-    #: Its disk is full: nothing of it is worked on until there is room.
+    #: Its disk is full: none of its frames is worked on until there is room.
     stalled: bool = False
     #: Why it is not known to be complete; empty if it is.
     incomplete: str = ""
     submitted: int = 0
     missed: int = 0
-    #: Frames that went by at least, once the source or the raw dataset has said so.
+    #: Frames acquired, at least, as the source or the raw dataset said.
     acquired: int = 0
-    #: Whether that is the end: its source has closed it, or raw was read to the end since.
-    told_end: bool = False
+    #: Whether that is final: its source closed it, or raw was read to the end since.
+    end_known: bool = False
     states: dict[FinalState, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    #: The newest, of any of its fields.
+    #: The newest advice, for any of its fields.
     focus: FocusAdvice | None = None
+    state: State = State.WAITING
+
+    @classmethod
+    def announced(cls, message: Open, source: bytes) -> Acquisition:
+        """One that a source has just announced."""
+        return cls(message, source, Lane(source, live=True))
+
+    @classmethod
+    def left_unfinished(cls, message: Open) -> Acquisition:
+        """One that an earlier daemon left: it has no source, only raw data."""
+        return cls(message, b"", Lane(b"", live=True, closed=True), state=State.ORPHANED)
 
     @property
     def id(self) -> str:
         """The acquisition's UUID."""
         return self.open.acquisition
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of a frame, px."""
+        return self.open.height, self.open.width
 
     @property
     def frame_nbytes(self) -> int:
@@ -119,13 +236,13 @@ class Acquisition:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of it is queued, at a worker or being written."""
-        return self.records == 0 and all(lane.idle for lane in self.lanes)
+        """Whether none of its frames is queued, at a worker or being written."""
+        return not self.records and all(lane.idle for lane in self.lanes)
 
     @property
-    def closing(self) -> bool:
-        """Whether its source will send nothing more."""
-        return self.live.closed
+    def needs_catch_up(self) -> bool:
+        """Whether raw may hold frames that have no final state."""
+        return bool(self.open.raw) and (self.behind > 0 or not self.caught_up)
 
     def lane_of(self, peer: bytes) -> Lane | None:
         """The open lane of this peer."""
@@ -135,14 +252,7 @@ class Acquisition:
         """Frames by final state."""
         final = sum(self.states.values())
         acquired = max(self.acquired, self.submitted + self.missed, final)
-        return Counts(
-            acquired=acquired,
-            refocused=self.states.get("refocused", 0),
-            passed_through=self.states.get("passed_through", 0),
-            skipped=self.states.get("skipped", 0),
-            failed=self.states.get("failed", 0),
-            pending=acquired - final,
-        )
+        return Counts(acquired=acquired, pending=acquired - final, **self.states)
 
     @property
     def unfinished(self) -> int:
@@ -150,28 +260,78 @@ class Acquisition:
         counts = self.counts()
         return max(counts.failed + counts.pending, 1 if self.incomplete else 0)
 
-    def note(self, state: FinalState, frames: int = 1) -> None:
-        """Count frames that reached a final state."""
+    # -- what happens to it ---------------------------------------------------------------
+
+    def change(self, change: Change) -> None:
+        """Move to the next state.
+
+        Raises
+        ------
+        ValueError
+            If this change cannot happen now.
+        """
+        self.state = next_state(self.state, change)
+
+    def output_opened(self, output: str, before: dict[FinalState, int]) -> None:
+        """The writer has opened its output, which holds `before` frames already."""
+        self.change(Change.OUTPUT_OPENED)
+        self.output = output
+        self.states = before
+        self.submitted = sum(before.values())
+
+    def source_returned(self, identity: bytes) -> None:
+        """Its source has a new connection and goes on."""
+        self.change(Change.SOURCE_RETURNED)
+        self.live.peer = self.source = identity
+        self.live.closed = False
+        self.caught_up = self.end_known = False
+        self.incomplete = ""
+
+    def lane_closed(self, lane: Lane) -> None:
+        """No more frames come through this lane."""
+        lane.closed = True
+        if lane.live:
+            self.change(Change.SOURCE_CLOSED)
+
+    def catch_up_started(self) -> None:
+        """A thread starts to read what is pending from raw."""
+        self.change(Change.CATCH_UP_STARTED)
+        # Where its source has closed it, that comparison with raw is the last one.
+        self.caught_up |= self.live.closed
+        self.behind = 0
+
+    def catch_up_ended(self) -> None:
+        """That thread has ended, and nothing of it is in flight."""
+        self.change(Change.CATCH_UP_ENDED)
+        self.catch_up = None
+
+    def closed_by(self, lane: Lane, acquired: int) -> None:
+        """The peer of a lane says that this many frames were acquired in all."""
+        self.acquired = max(self.acquired, acquired)
+        # A catch-up that started before the last frame does not know the end.
+        self.end_known |= lane.live or self.caught_up
+        if self.live.closed and self.caught_up and not lane.live:
+            # Raw has been counted, which replaces the live counts (frames sent twice included).
+            self.acquired = acquired
+            self.submitted = self.missed = 0
+
+    def recording(self, axes: tuple[str, ...]) -> None:
+        """The writer is asked to record frames without pixels."""
+        self.records.append(sum(map(len, axes)))
+
+    def written(self, event: FramesWritten, task: Task | None) -> None:
+        """Frames have a final state: count them."""
+        if task is None:
+            self.records.popleft()
+            known = event.known + (event.replaced if event.replaces is not None else 0)
+            self.missed = max(0, self.missed - known)
+        elif event.state is None or event.replaces is not None:
+            # A second attempt at a frame is not a second frame.
+            self.submitted -= task.submit.live
+        if event.replaces is not None:
+            self._count(event.replaces, -event.replaced)
+        if event.state is not None:
+            self._count(event.state, len(event.axes))
+
+    def _count(self, state: FinalState, frames: int) -> None:
         self.states[state] = self.states.get(state, 0) + frames
-
-
-@dataclass(slots=True)
-class WorkerPeer:
-    """One worker: what it holds, and when it was last heard."""
-
-    identity: bytes
-    pid: int
-    inline: bool
-    #: Name of its key, for one on another host; "" for the daemon's own.
-    remote: str = ""
-    ready: bool = False
-    engine: Engines | None = None
-    tasks: deque[Task] = field(default_factory=deque)
-    heard: float = field(default_factory=time.monotonic)
-    #: Frames answered, and when: for its rate.
-    answered: int = 0
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=256))
-    #: Keys of the calibrations that it knows, the oldest first.
-    calibrations: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_CALIBRATIONS))
-    #: Seconds that a pixel took at most, of late; 0 before its first answer.
-    s_per_px: float = 0.0

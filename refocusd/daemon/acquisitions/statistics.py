@@ -1,4 +1,4 @@
-"""What the daemon has done since it began.  Nothing here grows with the frames."""
+"""Totals since the daemon started.  Their size does not grow with the number of frames."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 
-from refocusd.daemon.events import Written
+from refocusd.daemon.events import FramesWritten
 from refocusd.transport.messages import Histogram
 
 __all__ = ["Statistics"]
@@ -14,7 +14,7 @@ __all__ = ["Statistics"]
 #: Upper bounds of the latency buckets, ms.
 BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 6e4]
 STAGES = ("queue", "worker", "engine", "total")
-#: Reasons told apart; what comes after them is counted together.
+#: Reasons that are counted separately; all later ones are counted together.
 MAX_REASONS = 64
 
 
@@ -26,12 +26,12 @@ class Statistics:
         self._frames: Counter[str] = Counter()
         self._counts = {stage: [0] * (len(BOUNDS_MS) + 1) for stage in STAGES}
         self._sums = dict.fromkeys(STAGES, 0.0)
-        #: Bytes of raw pixels taken.
+        #: Bytes of raw pixels received.
         self.raw_nbytes = 0
 
     @property
     def uptime_s(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the daemon started."""
         return time.monotonic() - self._begun
 
     @property
@@ -47,11 +47,11 @@ class Statistics:
             for stage in STAGES
         }
 
-    def note(self, event: Written, waited_ms: float | None) -> None:
-        """Count frames that reached a final state; `waited_ms` is None but for live frames."""
+    def note(self, event: FramesWritten, waited_ms: float | None) -> None:
+        """Count frames that reached a final state; `waited_ms` is given for live frames only."""
         if event.state is None:
             return
-        # A reason may name a frame or a file; what stands before the colon is the kind.
+        # What follows the colon or bracket names a frame or a file.
         reason = event.reason.split(":")[0].split("(")[0].strip()[:60]
         key = f"{event.state}: {reason}" if reason else event.state
         if key not in self._frames and len(self._frames) >= MAX_REASONS:

@@ -1,26 +1,42 @@
-"""What an earlier daemon left unfinished, from the marks beside the ledgers."""
+"""Acquisitions that an earlier daemon left unfinished, from the marks beside the ledgers."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from refocusd.daemon.events import EventQueue, LeftUnfinished
 from refocusd.errors import LedgerError
-from refocusd.ledger import marked, unmark
+from refocusd.ledger import OpenMark, marked, unmark
 from refocusd.transport.messages import Open
 
-__all__ = ["left_unfinished"]
+__all__ = ["find_unfinished", "left_unfinished"]
 
 log = logging.getLogger(__name__)
 
 
-def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
-    """Announcements of acquisitions whose raw data is there, each with the run it was of.
+def find_unfinished(ledgers: str, events: EventQueue) -> None:
+    """Report acquisitions that can be finished, in a thread of its own.
 
-    Marks of acquisitions whose raw data is gone are removed: nothing can be done for them.
+    Their raw data may be on a share that does not answer: then neither the broker
+    nor the end of this process waits for it.
+    """
+
+    def find() -> None:
+        for message, run in left_unfinished(ledgers):
+            events.put(LeftUnfinished(message, run))
+
+    threading.Thread(target=find, name="find-unfinished", daemon=True).start()
+
+
+def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
+    """Announcements of acquisitions whose raw data are there, each with the id of its run.
+
+    Marks of acquisitions whose raw data are gone are removed: nothing can be done for them.
 
     Parameters
     ----------
@@ -29,16 +45,13 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
     """
     for mark in marked(ledgers):
         try:
-            left = msgspec.json.decode(mark.open_json, type=dict[str, object])
-            run = str(left.pop("run", ""))
-            message = msgspec.convert(left, Open)
+            message, run = _announcement(mark)
         except msgspec.MsgspecError as error:
             log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
             continue
-        # The parts that `Path.is_dir` lets out: a name that cannot be one.
         try:
             there = bool(message.raw) and Path(message.raw).is_dir()
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # a name that no folder can have
             there = False
         if there:
             yield message, run
@@ -52,3 +65,9 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
             unmark(ledgers, mark.acquisition)
         except LedgerError as error:
             log.warning("%s", error)
+
+
+def _announcement(mark: OpenMark) -> tuple[Open, str]:
+    fields = msgspec.json.decode(mark.open_json, type=dict[str, object])
+    run = str(fields.pop("run", ""))
+    return msgspec.convert(fields, Open), run

@@ -1,248 +1,316 @@
-"""An acquisition's place on disk: its refocused dataset, its ledger, and what made it."""
+"""An open acquisition on disk: its refocused frames and its ledger."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
+import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from refocusd import __version__
 from refocusd.config import Settings
-from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, made_by, notes_of, output_of
-from refocusd.errors import InputError, OutputError, RefocusdError
+from refocusd.daemon.events import FramesWritten
+from refocusd.daemon.output.folder import choose_folder, write_run_file
+from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
+from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
+from refocusd.errors import DiskFullError, InputError, LedgerError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink
-from refocusd.formats.read_back import read_back
 from refocusd.formats.sink import Sink
-from refocusd.frame import FinalState
+from refocusd.frame import FinalState, Pixels
 from refocusd.ledger import (
+    Attempt,
     Ledger,
-    is_marked,
     ledger_path,
     mark_open,
     rebuild,
     restore_ledger,
     unmark,
 )
-from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import Engines, Open
+from refocusd.transport.messages import Open
 
-__all__ = ["Place"]
+__all__ = ["OutputDataset"]
 
 log = logging.getLogger(__name__)
 
-#: How often the free disk space is looked at, and the ledger copied beside the output.
-LOOK_AT_DISK_S = 1.0
+#: How often the free disk space is checked, and the ledger copied beside the output.
+CHECK_DISK_S = 1.0
 COPY_LEDGER_S = 60.0
 
 
 @dataclass(slots=True)
-class Place:
-    """An open acquisition on disk; belongs to the writer's thread."""
+class OutputDataset:
+    """Refocused frames and ledger of one acquisition; belongs to the writer's thread."""
 
-    open: Open
+    message: Open
     run: str
     sink: Sink
     ledger: Ledger
     reserve_nbytes: int
     ledgers: str
-    #: Frames by final state that the ledger had already.
+    #: Frames by final state that were there when it was opened.
     before: dict[FinalState, int] = field(default_factory=dict)
-    #: Frames whose latest attempt failed: a later one replaces it in the counts.
+    #: Axes of frames whose latest attempt was not written: a later attempt replaces it.
     failed: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
-    #: The ledger could not be written once: it is not complete.
+    #: The ledger could not be written once, so it is not complete.
     unrecorded: bool = False
-    looked_at: float = 0.0
-    copied_at: float = field(default_factory=time.monotonic)
     full: bool = False
+    checked_at: float = 0.0
+    copied_at: float = field(default_factory=time.monotonic)
+    copying: threading.Thread | None = None
+
+    # -- open and close -----------------------------------------------------------------
 
     @classmethod
-    def make(
-        cls,
-        settings: Settings,
-        open_: Open,
-        run: str,
-        engine: Engines,
-        undo: ExitStack,
-        applied: Applied | None = None,
-    ) -> Place:
-        """Begin an acquisition's dataset, or go on with what exists of the same run.
-
-        Parameters
-        ----------
-        settings, open_, run, engine
-            What is refocused by what.
-        undo : ExitStack
-            Closes what was opened, if the rest fails.
-        applied : Applied, optional
-            Calibration profiles, and what to say of them.
+    def open(cls, settings: Settings, job: OpenOutput) -> Self:
+        """Create an acquisition's dataset, or go on with what exists of the same run.
 
         Raises
         ------
         InputError, LedgerError, OutputError
         """
-        summary = json.loads(open_.summary or "{}")
+        message, run = job.open, job.run
+        summary = json.loads(message.summary or "{}")
         if not isinstance(summary, dict):
             raise InputError("the summary metadata of an acquisition is a JSON object")
-        ours = {
-            "version": __version__,
-            "run": run,
-            "acquisition": open_.acquisition,
-            "name": open_.name,
-            "raw": open_.raw,
-            "engine": msgspec.to_builtins(engine),
-            "settings": {
-                "model": settings.model,
-                "channel_models": settings.channel_models,
-                "pass_in_focus": settings.pass_in_focus,
-            },
-            "calibration": applied.id if applied else None,
-            "profiles": applied.selection.ids if applied else [],
-            "first": json.loads(open_.first or "{}"),
-            "warnings": list(applied.warnings) if applied else [],
-        }
-        output, goes_on = _choose(settings, open_, run)
-        mark = msgspec.json.encode({**msgspec.structs.asdict(open_), "run": run})
-        mark_open(settings.ledgers, mark, open_.acquisition)
-        frame_nbytes = open_.height * open_.width * (2 if open_.dtype == "uint16" else 1)
-        needed = 0 if goes_on else free_space_needed(frame_nbytes, open_.expected)
-        check_free_space(output, needed, settings.reserve_mib << 20)
-        if goes_on:
-            sink = undo.enter_context(append_sink(output))
-            for done in restore_ledger(
-                settings.ledgers, open_.acquisition, notes_of(output) / LEDGER_COPY
-            ):
-                log.warning("%s", done)
-        else:
-            sink = undo.enter_context(
-                create_sink(settings.sink, output, {**summary, "refocusd": ours})
-            )
-        if not made_by(output):
-            # Whole or not at all, whatever ends this process.
-            fresh = notes_of(output) / (RUN_FILE + ".new")
-            fresh.write_text(json.dumps(ours, indent=1), encoding="utf-8")
-            fresh.replace(notes_of(output) / RUN_FILE)
-        ledger = undo.enter_context(Ledger(ledger_path(settings.ledgers, open_.acquisition)))
-        ledger.begin_run(
-            run,
-            version=__version__,
-            engine=msgspec.json.encode(engine).decode(),
-            settings=msgspec.json.encode(settings).decode(),
-        )
-        ledger.open_acquisition(
-            open_.acquisition,
-            name=open_.name,
-            raw=open_.raw,
-            output=str(output),
-            shape=(open_.height, open_.width),
-            dtype=open_.dtype,
-        )
-        place = cls(open_, run, sink, ledger, settings.reserve_mib << 20, settings.ledgers)
-        if goes_on:
-            place._repair()
-        place._remember()
-        return place
+        made = _made(settings, job)
+        output, exists = choose_folder(settings, message, run)
+        mark = msgspec.json.encode({**msgspec.structs.asdict(message), "run": run})
+        mark_open(settings.ledgers, mark, message.acquisition)
+        reserve_nbytes = settings.reserve_mib << 20
+        frame_nbytes = message.height * message.width * (2 if message.dtype == "uint16" else 1)
+        needed = 0 if exists else free_space_needed(frame_nbytes, message.expected)
+        check_free_space(output, needed, reserve_nbytes)
+        with ExitStack() as undo:
+            if exists:
+                sink = undo.enter_context(append_sink(output))
+                copy = notes_of(output) / LEDGER_COPY
+                for done in restore_ledger(settings.ledgers, message.acquisition, copy):
+                    log.warning("%s", done)
+            else:
+                about = {**summary, "refocusd": made}
+                sink = undo.enter_context(create_sink(settings.sink, output, about))
+            write_run_file(output, made)
+            ledger = undo.enter_context(Ledger(ledger_path(settings.ledgers, message.acquisition)))
+            _begin(ledger, settings, job, output)
+            dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers)
+            if exists:
+                dataset._repair()
+            dataset._load_states()
+            undo.pop_all()
+        return dataset
 
     def _repair(self) -> None:
-        """Compare the dataset with the ledger: a killed writer may have got between the two."""
-        with closing(read_back(self.sink.path)) as frames:
-            known = self.ledger.final_states(self.run, self.open.acquisition)
+        """Record frames that a killed writer had written, and not recorded yet."""
+        with closing(open_dataset(self.sink.path)) as frames:
+            known = self.ledger.final_states(self.run, self.message.acquisition)
             lost = [key for key in frames.axes_keys() if known.get(key, "failed") == "failed"]
             if lost:
-                named = ((key, frames.read(key).metadata) for key in lost)
-                rebuild(self.ledger, self.run, self.open.acquisition, named)
+                found = ((key, frames.read(key).metadata) for key in lost)
+                rebuild(self.ledger, self.run, self.message.acquisition, found)
 
-    def _remember(self) -> None:
-        """Frames with a final state; those that went with a lost dataset or a power cut have none."""
-        states = self.ledger.final_states(self.run, self.open.acquisition)
+    def _load_states(self) -> None:
+        """Frames with a final state; not those whose pixels a deleted folder or power cut took."""
+        states = self.ledger.final_states(self.run, self.message.acquisition)
         self.failed = {key for key, state in states.items() if state == "failed"}
         self.skipped = {key for key, state in states.items() if state == "skipped"}
-        ended = {k: s for k, s in states.items() if s in ("failed", "skipped") or k in self.sink}
+        unwritten = self.failed | self.skipped
+        ended = {k: state for k, state in states.items() if k in unwritten or k in self.sink}
         self.before = dict(Counter(ended.values()))  # type: ignore[assignment]
         if gone := len(states) - len(ended):
             log.warning("%s: %d frames are in the ledger only", self.sink.path, gone)
 
-    def is_full(self) -> bool:
-        """Whether the disk's reserve is touched: what is left belongs to the raw data."""
-        now = time.monotonic()
-        if now - self.looked_at > LOOK_AT_DISK_S:
-            self.looked_at = now
-            self.full = shutil.disk_usage(self.sink.path).free < self.reserve_nbytes
-        return self.full
+    def close(self, acquired: int | None) -> str:
+        """Close dataset and ledger.
 
-    def copy_ledger(self, *, at_once: bool = False) -> None:
-        """Copy the ledger beside the output, if the last copy is old.
+        Parameters
+        ----------
+        acquired : int or None
+            None for an acquisition that is not complete.
 
-        Raises
-        ------
-        LedgerError
+        Returns
+        -------
+        str
+            Why the ledger is not complete; empty if it is.
         """
-        now = time.monotonic()
-        if at_once or now - self.copied_at > COPY_LEDGER_S:
-            self.copied_at = now
-            self.ledger.copy_to(notes_of(self.sink.path) / LEDGER_COPY)
-
-    def close(self, acquired: int | None) -> None:
-        """Close dataset and ledger; `acquired` is None for an acquisition that is not complete."""
+        if self.unrecorded and self.message.raw:
+            acquired = None  # its mark stays, so that the next daemon puts the ledger right
         try:
             self.sink.close()
             if acquired is not None:
-                self.ledger.close_acquisition(self.open.acquisition, acquired)
-            self.copy_ledger(at_once=True)
-            if acquired is not None or not self.open.raw:
+                self.ledger.close_acquisition(self.message.acquisition, acquired)
+            if self.copying is not None:
+                self.copying.join()
+            _copy_ledger(self.ledger, self.sink.path)
+            if acquired is not None or not self.message.raw:
                 # Without raw there is nothing that a later daemon could do.
-                unmark(self.ledgers, self.open.acquisition)
+                unmark(self.ledgers, self.message.acquisition)
         except (RefocusdError, OSError):
             log.exception("closing %s", self.sink.path)
         finally:
             self.ledger.close()
+        return "the ledger could not record every frame; see the log" if self.unrecorded else ""
 
+    # -- frames -------------------------------------------------------------------------
 
-def _choose(settings: Settings, open_: Open, run: str) -> tuple[Path, bool]:
-    """The folder for a run, and whether frames of that run are in it already.
+    def is_full(self) -> bool:
+        """Whether the disk's reserve is touched: what is left belongs to the raw data."""
+        now = time.monotonic()
+        if now - self.checked_at > CHECK_DISK_S:
+            self.checked_at = now
+            self.full = shutil.disk_usage(self.sink.path).free < self.reserve_nbytes
+        return self.full
 
-    A second run of an acquisition gets a folder of its own beside the first.
-    """
-    first = output_of(open_.raw, open_.output)
-    for output in (first, first.with_name(f"{first.name}_{run[:8]}")):
-        if not output.exists() or not any(output.iterdir()):
-            return output, False
-        said = made_by(output)
-        if not said and is_marked(settings.ledgers, open_.acquisition):
-            # We were killed while this folder was made.
-            said = _begun(output)
-        if said.get("acquisition") != open_.acquisition:
-            break
-        if said.get("run") == run:
-            return output, True
-    else:
-        raise OutputError(
-            f"{first} holds two other runs of this acquisition already; name another --output"
+    def write(self, pixels: Pixels, job: WriteFrame, state: FinalState, reason: str) -> None:
+        """Write a frame; `record_written` follows.
+
+        Raises
+        ------
+        DiskFullError, OutputError
+        """
+        if self.is_full():
+            free_mib = self.reserve_nbytes >> 20
+            raise DiskFullError(f"less than {free_mib} MiB are free beside {self.sink.path}")
+        metadata = frame_metadata(self.run, job, state, reason)
+        self.sink.write(pixels, json.loads(job.submit.axes), metadata)
+
+    def record_written(self, job: WriteFrame, state: FinalState, reason: str) -> FramesWritten:
+        """Record what became of a frame that was to be written."""
+        submit, facts = job.submit, job.facts
+        latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
+        attempt = Attempt(
+            run=self.run,
+            acquisition=submit.acquisition,
+            axes=submit.axes,
+            state=state,
+            reason=reason,
+            live=submit.live,
+            latency_ms=latency_ms,
+            engine_ms=facts.engine_ms,
+            facts=msgspec.to_builtins(facts),
+            checksum=job.checksum if state != "failed" else None,
+            raw_checksum=submit.checksum,
         )
-    if not output.exists():
-        return output, False
-    raise OutputError(
-        f"{output} exists already and holds something else; move it away, or name another --output"
+        replaces = self._append([attempt])
+        return FramesWritten(
+            submit.acquisition, job.task, (submit.axes,), state, reason, replaces, latency_ms, facts
+        )
+
+    def record(self, job: RecordFrames) -> FramesWritten:
+        """Record frames without pixels, except those that have been written already."""
+        fresh = tuple(
+            axes
+            for axes in dict.fromkeys(job.axes)
+            if axes not in self.sink and axes not in self.skipped
+        )
+        attempts = [
+            Attempt(self.run, job.acquisition, axes, job.state, job.reason, job.live)
+            for axes in fresh
+        ]
+        replaced = sum(axes in self.failed for axes in fresh)
+        return FramesWritten(
+            job.acquisition,
+            job.task,
+            fresh,
+            job.state if fresh else None,
+            job.reason,
+            self._append(attempts),
+            replaced=replaced,
+            known=len(job.axes) - len(fresh),
+        )
+
+    def _append(self, attempts: list[Attempt]) -> FinalState | None:
+        """Record attempts; returns the state of the earlier attempt that a single one replaces."""
+        replaces: FinalState | None = None
+        unwritten: tuple[tuple[FinalState, set[str]], ...]
+        unwritten = (("failed", self.failed), ("skipped", self.skipped))
+        for attempt in attempts:
+            for state, known in unwritten:
+                if attempt.axes in known:
+                    replaces = state
+                    known.discard(attempt.axes)
+                if attempt.state == state:
+                    known.add(attempt.axes)
+        try:
+            self.ledger.record(attempts)
+        except RefocusdError:
+            # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
+            self.unrecorded = True
+            log.exception("the ledger of %s", self.message.name)
+        else:
+            self._copy_now_and_then()
+        return replaces
+
+    def _copy_now_and_then(self) -> None:
+        """Copy the ledger beside the output, in a thread: a long one takes seconds to copy."""
+        now = time.monotonic()
+        if now - self.copied_at > COPY_LEDGER_S and not (self.copying and self.copying.is_alive()):
+            self.copied_at = now
+            args = (self.ledger.path, self.sink.path)
+            self.copying = threading.Thread(
+                target=_copy_ledger_of, args=args, name="ledger-copy", daemon=True
+            )
+            self.copying.start()
+
+
+def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
+    """What makes the frames: for the dataset's summary and the run file."""
+    message, applied = job.open, job.applied
+    return {
+        "version": __version__,
+        "run": job.run,
+        "acquisition": message.acquisition,
+        "name": message.name,
+        "raw": message.raw,
+        "engine": msgspec.to_builtins(job.engine),
+        "settings": {
+            "model": settings.model,
+            "channel_models": settings.channel_models,
+            "pass_in_focus": settings.pass_in_focus,
+        },
+        "calibration": applied.id,
+        "profiles": applied.selection.ids,
+        "first": json.loads(message.first or "{}"),
+        "warnings": list(applied.warnings),
+    }
+
+
+def _begin(ledger: Ledger, settings: Settings, job: OpenOutput, output: Path) -> None:
+    message = job.open
+    ledger.begin_run(
+        job.run,
+        version=__version__,
+        engine=msgspec.json.encode(job.engine).decode(),
+        settings=msgspec.json.encode(settings).decode(),
+    )
+    ledger.open_acquisition(
+        message.acquisition,
+        name=message.name,
+        raw=message.raw,
+        output=str(output),
+        shape=(message.height, message.width),
+        dtype=message.dtype,
     )
 
 
-def _begun(output: Path) -> dict[str, Any]:
-    """What a dataset without `RUN_FILE` says of itself; if it is none yet, it is moved aside."""
+def _copy_ledger_of(path: Path, output: Path) -> None:
     try:
-        with append_sink(output) as sink:
-            said = getattr(sink, "summary", {}).get("refocusd", {})
-            return dict(said) if isinstance(said, dict) else {}
-    except OutputError:
-        aside = output.with_name(f"{output.name}.incomplete-{time.time_ns():x}")
-        log.warning("%s was never completed: moved to %s", output, aside.name)
-        output.rename(aside)
-        return {}
+        with Ledger(path, read_only=True) as ledger:
+            _copy_ledger(ledger, output)
+    except LedgerError:
+        log.exception("copying the ledger of %s", output)
+
+
+def _copy_ledger(ledger: Ledger, output: Path) -> None:
+    ledger.copy_to(notes_of(output) / LEDGER_COPY)

@@ -1,7 +1,7 @@
-"""The newest refocused frame, reduced, for those who watch.
+"""The newest refocused frame, reduced, for views.
 
-The writer takes it, the broker sends it.  Nobody watching costs one small copy
-a second; a view that waits for the next frame costs at most 30.
+The writer takes it, the broker sends it.  This costs one small copy a second, and
+at most 30 while a view waits for the next frame.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.frame import FinalState, Pixels
-from refocusd.transport.messages import FrameFacts, Open, Shown, Submit
+from refocusd.daemon.events import FramesWritten
+from refocusd.daemon.output.jobs import WriteFrame
+from refocusd.frame import Pixels
+from refocusd.transport.messages import Open, Shown
 
 __all__ = ["Preview"]
 
-#: Previews a second at most, while somebody watches and while nobody does.
+#: Time between two previews at least, while a view waits and while none does.
 WATCHED_S = 1 / 30
 UNWATCHED_S = 1.0
 
@@ -36,11 +38,11 @@ class Preview:
 
     @property
     def serial(self) -> int:
-        """Of the newest frame."""
+        """Number of the newest frame."""
         return self._serial
 
     def ask(self, max_side: int) -> None:
-        """Somebody waits for the next frame, at that size."""
+        """A view waits for the next frame, with at most `max_side` px a side."""
         with self._lock:
             self._wanted = True
             self._max_side = max_side
@@ -54,13 +56,12 @@ class Preview:
         self,
         raw: Pixels,
         refocused: Pixels,
-        open_: Open,
-        submit: Submit,
-        state: FinalState,
-        facts: FrameFacts,
-        latency_ms: float,
+        message: Open,
+        job: WriteFrame,
+        written: FramesWritten,
     ) -> None:
-        """Keep a reduced copy of a frame, raw above refocused."""
+        """Keep a reduced copy of a frame that was written, raw above refocused."""
+        assert written.state is not None
         step = max(1, -(-max(raw.shape) // self._max_side))
         pixels = np.stack([raw[::step, ::step], refocused[::step, ::step]])
         with self._lock:
@@ -70,18 +71,18 @@ class Preview:
             self._pixels = pixels
             self._shown = Shown(
                 serial=self._serial,
-                acquisition=open_.acquisition,
-                name=open_.name,
-                axes=submit.axes,
-                state=state,
-                height=open_.height,
-                width=open_.width,
-                dtype=open_.dtype,
+                acquisition=message.acquisition,
+                name=message.name,
+                axes=job.submit.axes,
+                state=written.state,
+                height=message.height,
+                width=message.width,
+                dtype=message.dtype,
                 step=step,
-                metadata=submit.metadata,
-                facts=facts,
-                latency_ms=latency_ms,
-                live=submit.live,
+                metadata=job.submit.metadata,
+                facts=job.facts,
+                latency_ms=written.latency_ms,
+                live=job.submit.live,
             )
 
     def newest(self, after: int) -> tuple[Shown, NDArray[np.generic]] | None:

@@ -1,1 +1,10 @@
-"""The daemon's workers: who is ready, who holds which frame, who must be started again."""
+"""The daemon's workers.
+
+============  ==================================================================
+`pool`        who is ready, who holds which frame, who hangs
+`dispatcher`  frames on their way to workers and back
+`worker`      one worker as the broker sees it
+`describe`    a worker as `Status` and the log report it
+`processes`   the worker processes, kept alive
+============  ==================================================================
+"""

@@ -10,37 +10,33 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.growing import GrowingFrames
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
-from refocusd.formats.recording import MAX_FRAME_BYTES
-from refocusd.formats.tiff.arrangement import json_object
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, Place, open_file
+from refocusd.formats.ndtiff.reader import index_is_open, place_in, place_of, summary_of
+from refocusd.formats.placed_frames import PlacedFrames
+from refocusd.formats.tiff.growing_file import Opener, Page, Place, open_file
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
 
-__all__ = ["GrowingNDTiff", "index_is_open"]
+__all__ = ["GrowingNDTiff"]
 
 log = logging.getLogger(__name__)
 
-#: Java's index until it is cut at the end (NDStorage, ``IndexWriter.java``).
-PRESIZED_INDEX = 25 << 20
 #: ``run_NDTiffStack.tif``, ``run_NDTiffStack_1.tif``, ...; Java's first has its prefix alone.
 _STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif$", re.IGNORECASE)
-_MAGIC, _SUMMARY_MAGIC = 483729, 2355492
-_MOST_SUMMARY = 1 << 26
+_MAGIC = 483729
 #: Between a directory's pointer to the next one and its pixels: two resolutions.
 _POINTER_BEFORE_PIXELS = 4 + 16
 #: Pages taken from the chain in one look; more follow at the next.
 _MOST_PAGES = 512
-FULL_RESOLUTION = "Full resolution"
 
 
-class GrowingNDTiff(GrowingFrames):
-    """A `GrowingDataset` of NDTiff.
+class GrowingNDTiff(PlacedFrames):
+    """An NDTiff dataset by its index, and by its directories where the index lags.
 
     Parameters
     ----------
@@ -51,9 +47,8 @@ class GrowingNDTiff(GrowingFrames):
     """
 
     def __init__(self, path: Path, opener: Opener = open_file) -> None:
-        super().__init__(path, opener)
-        if self.path.name == FULL_RESOLUTION:
-            self.name = self.path.parent.name
+        super().__init__(path, opener, name=place_of(path.resolve()).name, growing=True)
+        self.catch_up_from = str(self.path)
         self._index = NDTiffIndex(self.path, MAX_FRAME_BYTES)
         self._index_trouble = ""
         #: Keys that the chain gave and the index does not have yet.
@@ -61,13 +56,14 @@ class GrowingNDTiff(GrowingFrames):
         #: Where the next directory of each stack is or will be, and its last frame's place.
         self._next: dict[str, int] = {}
         self._last: dict[str, Place] = {}
-        self._summary: Mapping[str, Any] = {}
+        self._summary: dict[str, Any] = {}
 
     @property
-    def summary(self) -> Mapping[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """What the first stack's header says; empty while there is none."""
         if not self._summary and (stacks := self._stacks()):
-            self._summary = _summary_of(self._in(stacks[0]))
+            with suppress(OSError), self._reading(stacks[0]) as file:
+                self._summary = summary_of(file) or {}
         return self._summary
 
     @property
@@ -83,7 +79,8 @@ class GrowingNDTiff(GrowingFrames):
             end = last.metadata_offset + last.metadata_length
             if os.stat(self.path / stacks[-1]).st_size > end + 1:  # noqa: PTH116
                 return False
-            pointer = self._in(stacks[-1]).words(last.offset - _POINTER_BEFORE_PIXELS, 1)
+            with self._reading(stacks[-1]) as file:
+                pointer = file.words(last.offset - _POINTER_BEFORE_PIXELS, 1)
         except OSError:
             return False
         return pointer == (0,)
@@ -114,43 +111,43 @@ class GrowingNDTiff(GrowingFrames):
             self._index_trouble = str(error)
         fresh = []
         for key, entry in found.items():
-            place = Place(entry.offset, entry.format, entry.metadata_offset, entry.metadata_length)
-            if self._note(key, entry.file, place):
+            if self._note(key, place_in(entry)):
                 fresh.append(key)
             self._ahead.discard(key)
         return fresh
 
-    def _note(self, key: str, name: str, place: Place) -> bool:
+    def _note(self, key: str, place: Place) -> bool:
         """Whether the frame was not known."""
+        name = place.file
         end = place.metadata_offset + place.metadata_length
         if end + end % 2 > self._next.get(name, 0):
             # Directories begin on a word.
             self._next[name] = end + end % 2
             self._last[name] = place
         new = key not in self._frames
-        self._frames[key] = (name, place)
+        self._frames[key] = place
         return new
 
     def _from_chain(self, name: str) -> list[str]:
         """Frames behind the last one that is known of a stack."""
-        file = self._in(name)
-        if name not in self._next:
-            order, first, magic = file.words(0, 3)
-            if order & 0xFFFF != 0x4949 or magic != _MAGIC or not first:
-                return []
-            self._next[name] = first
         fresh: list[str] = []
-        for _ in range(_MOST_PAGES):
-            page = file.page(self._next[name])
-            if page is None:
-                break
-            self._take(page, name, fresh)
-            if page.following <= page.offset:
-                break  # 0 behind the last page of a stack that is full or done; else it is damaged
-            self._next[name] = max(self._next[name], page.following)
+        with self._reading(name) as file:
+            if name not in self._next:
+                order, first, magic = file.words(0, 3)
+                if order & 0xFFFF != 0x4949 or magic != _MAGIC or not first:
+                    return []
+                self._next[name] = first
+            for _ in range(_MOST_PAGES):
+                page = file.page(self._next[name])
+                if page is None:
+                    break
+                self._take(page, fresh)
+                if page.following <= page.offset:
+                    break  # 0 behind the last page of a stack that is full or done; else damaged
+                self._next[name] = max(self._next[name], page.following)
         return fresh
 
-    def _take(self, page: Page, name: str, fresh: list[str]) -> None:
+    def _take(self, page: Page, fresh: list[str]) -> None:
         axes = page.metadata.get("Axes")
         try:
             key = canonical_axes(axes) if isinstance(axes, dict) and axes else ""
@@ -161,7 +158,7 @@ class GrowingNDTiff(GrowingFrames):
             return
         if not key:
             return  # the index will say which frame it is
-        if self._note(key, name, page.place):
+        if self._note(key, page.place):
             fresh.append(key)
             self._ahead.add(key)
 
@@ -178,28 +175,3 @@ class GrowingNDTiff(GrowingFrames):
             if match:
                 numbered.append((int(match[1] or 0), entry.name))
         return [name for _, name in sorted(numbered)] or list(self._last)
-
-
-def index_is_open(folder: Path) -> bool:
-    """Whether the Java writer of a dataset has not cut its index yet.
-
-    Raises
-    ------
-    OSError
-    """
-    return os.stat(folder / INDEX_NAME).st_size == PRESIZED_INDEX  # noqa: PTH116
-
-
-def _summary_of(file: GrowingFile) -> Mapping[str, Any]:
-    try:
-        order, _, magic, _, minor, mark, length = file.words(0, 7)
-        if magic != _MAGIC:
-            return {}
-        # Version 2 has no minor version in front of the summary.
-        mark, length, start = (mark, length, 28) if mark == _SUMMARY_MAGIC else (minor, mark, 24)
-        if order & 0xFFFF != 0x4949 or mark != _SUMMARY_MAGIC or length > _MOST_SUMMARY:
-            return {}
-        text = file.bytes_at(start, length).rstrip(b"\0").decode("utf-8", "replace")
-    except OSError:
-        return {}
-    return json_object(text) or {}

@@ -26,32 +26,33 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from refocusd.errors import OutputError
+from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, Pixels, canonical_axes
 
 __all__ = [
     "FIRST_IFD_POINTER",
+    "HEADER_BYTES",
     "IFD_BYTES",
     "INDEX_NAME",
     "MAX_RECORD_BYTES",
     "NEXT_IFD_POINTER",
-    "PIXEL_TYPES",
-    "IndexRecord",
+    "IndexEntry",
     "frame_end",
     "ifd_offset_after",
-    "json_bytes",
+    "is_begun",
     "pack_header",
     "pack_ifd",
     "pack_record",
-    "read_header",
-    "read_record",
+    "summary_place",
+    "unpack_records",
 ]
 
 INDEX_NAME = "NDTiff.index"
@@ -61,6 +62,8 @@ _HEADER = struct.Struct("<2sHIIIIII")
 _ENTRY = struct.Struct("<HHII")
 _PLACE = struct.Struct("<8I")
 
+#: Bytes in front of the summary metadata.
+HEADER_BYTES = _HEADER.size
 ENTRIES = 13
 #: Where a file's header keeps the offset of the first IFD.
 FIRST_IFD_POINTER = 4
@@ -69,72 +72,48 @@ NEXT_IFD_POINTER = 2 + ENTRIES * _ENTRY.size
 #: From an IFD's start to its pixels.
 IFD_BYTES = NEXT_IFD_POINTER + 4 + 2 * 8
 
-#: Pixel types of the index that are written here.
-PIXEL_TYPES: Mapping[np.dtype[Any], int] = {np.dtype(np.uint8): 0, np.dtype(np.uint16): 1}
+#: Pixel types of the index: 8, 16, 10, 12, 14 and 11 bits; 2 is RGB.
+_DTYPES: Mapping[int, np.dtype[Any]] = {0: np.dtype(np.uint8)} | dict.fromkeys(
+    (1, 3, 4, 5, 6), np.dtype(np.uint16)
+)
+_RGB = 2
 
 #: Smallest page of a file cache; larger ones are multiples of it.
 PAGE_BYTES = 4096
-#: Longest index record; that much of a page is kept for the next one.
+#: Longest index record that is written; that much of a page is kept for the next one.
 MAX_RECORD_BYTES = 1024
+#: Longer axes or file names than these are a wrong length, not a long text.
+_MAX_AXES_BYTES, _MAX_NAME_BYTES = 1 << 16, 1 << 10
 
 _SHORT, _LONG, _RATIONAL, _ASCII = 3, 4, 5, 2
 _CENTIMETRE, _NO_UNIT = 3, 1
 
 
 @dataclass(frozen=True, slots=True)
-class IndexRecord:
-    """Where one frame lies: a record of ``NDTiff.index``.
+class IndexEntry:
+    """Where one frame lies.
 
     Parameters
     ----------
-    axes : mapping of str to int or str
-    filename : str
-        TIFF in the dataset's folder.
-    pixel_offset, metadata_offset, metadata_length : int
-        In bytes, in that file.
-    height, width : int
-        In pixels.
-    pixel_type : int
-        0 for 8 bits, 1 for 16 bits.
+    file : str
+        Bare name, in the dataset's folder.
+    offset : int
+        Of the pixels, in bytes.
+    format : PageFormat
+    metadata_offset, metadata_length : int
+        Of its JSON, in bytes.
     """
 
-    axes: Axes
-    filename: str
-    pixel_offset: int
-    height: int
-    width: int
-    pixel_type: int
+    file: str
+    offset: int
+    format: PageFormat
     metadata_offset: int
     metadata_length: int
 
     @property
-    def ifd_offset(self) -> int:
-        """Where the frame's IFD starts (in files written here)."""
-        return self.pixel_offset - IFD_BYTES
-
-    @property
     def end(self) -> int:
-        """First byte behind the frame (in files written here)."""
-        return self.metadata_offset + self.metadata_length + 1
-
-
-def json_bytes(value: Mapping[str, Any]) -> bytes:
-    """ASCII JSON of metadata; numpy's numbers and arrays as plain ones.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If something in it has no JSON form.
-    """
-    text = json.dumps(value, default=_plain).encode("ascii")
-    # TIFF keeps up to four bytes in the entry itself, NDTiff always elsewhere.
-    return text.ljust(4)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"{value!r} of type {type(value).__name__} has no JSON form")
+        """First byte behind the frame's pixels and metadata."""
+        return max(self.offset + self.format.nbytes, self.metadata_offset + self.metadata_length)
 
 
 def pack_header(summary: bytes) -> bytes:
@@ -143,34 +122,30 @@ def pack_header(summary: bytes) -> bytes:
     return fixed + summary
 
 
-def read_header(file: BinaryIO) -> bytes:
-    """Summary metadata (JSON) from a TIFF's header.
+def summary_place(header: bytes) -> tuple[int, int]:
+    """Where the summary metadata start in a TIFF, and their length, both in bytes.
+
+    Parameters
+    ----------
+    header : bytes
+        The first `HEADER_BYTES` of the file.
 
     Raises
     ------
     ValueError
-        If it is no whole header of NDTiff 3.
+        If it is not the header of an NDTiff file of version 2 or 3.
     """
-    fixed = file.read(_HEADER.size)
-    if len(fixed) < _HEADER.size:
+    if len(header) < _HEADER.size:
         raise ValueError("the file is shorter than a header")
-    order, magic, _, ndtiff, major, _, summary_magic, length = _HEADER.unpack(fixed)
-    if (order, magic, ndtiff, major, summary_magic) != (
-        b"II",
-        42,
-        NDTIFF_MAGIC,
-        MAJOR,
-        SUMMARY_MAGIC,
-    ):
-        raise ValueError("the file's header is not that of NDTiff 3")
-    here = file.tell()
-    if length > file.seek(0, 2) - here:
-        raise ValueError("the file ends within its summary metadata")
-    file.seek(here)
-    summary = file.read(length)
-    if len(summary) < length:
-        raise ValueError("the file ends within its summary metadata")
-    return summary
+    order, magic, _, ndtiff, _, minor, mark, length = _HEADER.unpack_from(header)
+    if (order, magic, ndtiff) != (b"II", 42, NDTIFF_MAGIC):
+        raise ValueError("the file's header is not that of NDTiff")
+    if mark == SUMMARY_MAGIC:
+        return _HEADER.size, length
+    if minor == SUMMARY_MAGIC:
+        # Version 2 has no minor version in front of the summary.
+        return _HEADER.size - 4, mark
+    raise ValueError("the file has no summary metadata in its header")
 
 
 def ifd_offset_after(end: int) -> int:
@@ -236,66 +211,101 @@ def _pixels_per_centimetre(pixel_size_um: float | None) -> Fraction | None:
     return resolution if 0 < resolution.numerator < 2**32 else None
 
 
-def pack_record(record: IndexRecord, position: int) -> bytes:
-    """Index record to be written at byte `position` of the index.
+def pack_record(axes: Axes, entry: IndexEntry, position: int) -> bytes:
+    """Index record of a frame, to be written at byte `position` of the index.
 
     Raises
     ------
     OutputError
         If the axes' names and values are too long for one record.
     """
-    axes = json.dumps(dict(record.axes)).encode("ascii")
-    filename = record.filename.encode("ascii")
-    length = 8 + len(axes) + len(filename) + _PLACE.size
+    text = json.dumps(dict(axes)).encode("ascii")
+    name = entry.file.encode("ascii")
+    length = 8 + len(text) + len(name) + _PLACE.size
     if length > MAX_RECORD_BYTES:
         raise OutputError(
-            f"the axes {canonical_axes(record.axes)} take {length} bytes in {INDEX_NAME}, more "
+            f"the axes {canonical_axes(axes)} take {length} bytes in {INDEX_NAME}, more "
             f"than the {MAX_RECORD_BYTES} of a record: shorten the names of axes or channels"
         )
     room = -(position + length) % PAGE_BYTES
     if room < MAX_RECORD_BYTES:
-        axes = axes.ljust(len(axes) + room)
-    return b"".join(
-        (
-            struct.pack("<I", len(axes)),
-            axes,
-            struct.pack("<I", len(filename)),
-            filename,
-            _PLACE.pack(
-                record.pixel_offset,
-                record.width,
-                record.height,
-                record.pixel_type,
-                0,  # pixels are not compressed
-                record.metadata_offset,
-                record.metadata_length,
-                0,  # nor is the metadata
-            ),
-        )
+        text = text.ljust(len(text) + room)
+    place = _PLACE.pack(
+        entry.offset,
+        entry.format.width,
+        entry.format.height,
+        entry.format.dtype.itemsize - 1,
+        0,  # pixels are not compressed
+        entry.metadata_offset,
+        entry.metadata_length,
+        0,  # nor is the metadata
     )
+    return b"".join((struct.pack("<I", len(text)), text, struct.pack("<I", len(name)), name, place))
 
 
-def read_record(index: BinaryIO) -> IndexRecord | None:
-    """Next record of an index; None at its end, or where it is torn."""
+def unpack_records(data: bytes) -> Iterator[tuple[int, dict[str, Any], IndexEntry]]:
+    """Records from the start of `data` up to the first one that is not whole or not legible.
+
+    Yields
+    ------
+    int
+        First byte behind the record.
+    dict
+        Axes, as the JSON says.
+    IndexEntry
+
+    Raises
+    ------
+    ValueError
+        If a record describes pixels that no frame here has: RGB, compressed or of another type.
+    """
+    end = 0
+    while (record := _record_at(data, end)) is not None:
+        yield record
+        end = record[0]
+
+
+def is_begun(rest: bytes) -> bool:
+    """Whether bytes behind the last legible record can be a record that is being written.
+
+    Micro-Manager writes into zeros, so any part of a record may still be zero.
+    """
+    rest, at = rest.rstrip(b"\0"), 0
+    for longest in (_MAX_AXES_BYTES, _MAX_NAME_BYTES):
+        if at + 4 > len(rest):
+            return True
+        length = int.from_bytes(rest[at : at + 4], "little")
+        if not 0 < length <= longest:
+            return False
+        at += 4 + length
+    return len(rest) < at + _PLACE.size
+
+
+def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] | None:
+    texts = []
+    for longest in (_MAX_AXES_BYTES, _MAX_NAME_BYTES):
+        length = int.from_bytes(data[at : at + 4], "little")
+        if not 0 < length <= longest:
+            return None
+        texts.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at + _PLACE.size > len(data):
+        return None
+    offset, width, height, kind, packed, metadata_offset, metadata_length, packed_too = (
+        _PLACE.unpack_from(data, at)
+    )
     try:
-        axes = json.loads(_read_text(index))
-        filename = _read_text(index)
-        place = _PLACE.unpack(index.read(_PLACE.size))
-    except (struct.error, ValueError):
+        axes, name = json.loads(texts[0].decode("utf-8")), texts[1].decode("utf-8")
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(axes, dict):
+    if not isinstance(axes, dict) or not axes or not (width and height and metadata_length):
         return None
-    pixel_offset, width, height, pixel_type, _, metadata_offset, metadata_length, _ = place
-    return IndexRecord(
-        axes, filename, pixel_offset, height, width, pixel_type, metadata_offset, metadata_length
-    )
-
-
-def _read_text(index: BinaryIO) -> str:
-    (length,) = struct.unpack("<I", index.read(4))
-    if not 0 < length <= PAGE_BYTES:
-        raise ValueError(f"a text of {length} bytes")
-    text = index.read(length)
-    if len(text) < length:
-        raise ValueError("the index ends within a text")
-    return text.decode("ascii")
+    dtype = _DTYPES.get(kind)
+    if dtype is None or packed or packed_too:
+        what = "RGB" if kind == _RGB else f"of type {kind} or compressed"
+        raise ValueError(
+            f"frame {json.dumps(axes)} is {what}; refocusd takes one channel a frame, as uint8 or uint16"
+        )
+    form = PageFormat(height, width, dtype)
+    entry = IndexEntry(name, offset, form, metadata_offset, metadata_length)
+    return at + _PLACE.size, axes, entry

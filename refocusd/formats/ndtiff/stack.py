@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.formats.ndtiff import layout as ndtiff
+from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-__all__ = ["FramePlace", "StackFile", "part_name", "stack_name", "write_all"]
+__all__ = ["StackFile", "part_name", "stack_name", "write_all"]
 
 PART = ".part"
-
-
-@dataclass(frozen=True, slots=True)
-class FramePlace:
-    """Where a frame's pixels and metadata start in their file, in bytes."""
-
-    pixels: int
-    metadata: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +21,11 @@ class _Tail:
 
     end: int
     pointer: int
+
+    @classmethod
+    def after(cls, last: ndtiff.IndexEntry) -> _Tail:
+        """Tail of a file whose last frame this is; a NUL ends its metadata."""
+        return cls(last.end + 1, last.offset - ndtiff.IFD_BYTES + ndtiff.NEXT_IFD_POINTER)
 
 
 def stack_name(number: int) -> str:
@@ -50,11 +48,10 @@ class StackFile:
     committed is never touched.
     """
 
-    def __init__(self, path: Path, where: Path, tail: _Tail, *, frames: bool) -> None:
+    def __init__(self, path: Path, where: Path, committed: _Tail) -> None:
         self._path = path
         self._where = where
-        self._committed = self._tail = tail
-        self._has_frames = frames
+        self._committed = committed
         self._file = _open(where)
 
     @classmethod
@@ -63,20 +60,18 @@ class StackFile:
         part = _part(path)
         with io.FileIO(part, "w") as file:
             write_all(file, header)
-        return cls(path, part, _Tail(len(header), ndtiff.FIRST_IFD_POINTER), frames=False)
+        return cls(path, part, _Tail(len(header), ndtiff.FIRST_IFD_POINTER))
 
     @classmethod
     def after_header(cls, path: Path, header_bytes: int) -> StackFile:
         """Open an existing file of which no frame counts."""
         where = path if path.exists() else _part(path)
-        tail = _Tail(header_bytes, ndtiff.FIRST_IFD_POINTER)
-        return cls(path, where, tail, frames=False)
+        return cls(path, where, _Tail(header_bytes, ndtiff.FIRST_IFD_POINTER))
 
     @classmethod
-    def after_frame(cls, path: Path, last: ndtiff.IndexRecord) -> StackFile:
+    def after_frame(cls, path: Path, last: ndtiff.IndexEntry) -> StackFile:
         """Open an existing file, to be continued behind its last indexed frame."""
-        tail = _Tail(last.end, last.ifd_offset + ndtiff.NEXT_IFD_POINTER)
-        return cls(path, path, tail, frames=True)
+        return cls(path, path, _Tail.after(last))
 
     @staticmethod
     def set_aside(path: Path) -> None:
@@ -84,16 +79,13 @@ class StackFile:
         if path.exists():
             path.replace(_part(path))
 
-    @property
-    def name(self) -> str:
-        """Name of the file, once it has a frame."""
-        return self._path.name
-
     def end_with(self, pixels: Pixels, metadata: bytes) -> int:
         """Length that the file would have with one more frame, in bytes."""
         return ndtiff.frame_end(self._committed.end, pixels, metadata)
 
-    def append(self, pixels: Pixels, metadata: bytes, pixel_size_um: float | None) -> FramePlace:
+    def append(
+        self, pixels: Pixels, metadata: bytes, pixel_size_um: float | None
+    ) -> ndtiff.IndexEntry:
         """Write a frame and link it into the chain of IFDs.
 
         Parameters
@@ -110,31 +102,32 @@ class StackFile:
         write_all(self._file, ndtiff.pack_ifd(start, pixels, len(metadata), pixel_size_um))
         write_all(self._file, pixels.data.cast("B"))
         write_all(self._file, metadata + b"\0")
-        end = self._file.tell()
         # Only now is the frame complete: a reader that follows the chain may find it.
         self._point(self._committed.pointer, start)
         if self._where != self._path:
             if self._path.exists():
                 raise FileExistsError(17, "it exists already", str(self._path))
             self._move(self._path)
-        self._tail = _Tail(end, start + ndtiff.NEXT_IFD_POINTER)
         first_pixel = start + ndtiff.IFD_BYTES
-        return FramePlace(first_pixel, first_pixel + pixels.nbytes)
+        height, width = pixels.shape
+        form = PageFormat(height, width, pixels.dtype)
+        return ndtiff.IndexEntry(
+            self._path.name, first_pixel, form, first_pixel + pixels.nbytes, len(metadata)
+        )
 
-    def commit(self) -> None:
+    def commit(self, entry: ndtiff.IndexEntry) -> None:
         """Keep the frame that was appended."""
-        self._committed = self._tail
-        self._has_frames = True
+        self._committed = _Tail.after(entry)
 
     def restore(self) -> None:
         """Cut off everything behind the last committed frame."""
         if self._file.closed:
             self._file = _open(self._where)
-        if not self._has_frames and self._where == self._path:
+        has_frames = self._committed.pointer != ndtiff.FIRST_IFD_POINTER
+        if not has_frames and self._where == self._path:
             self._move(_part(self._path))
         self._point(self._committed.pointer, 0)
         self._file.truncate(self._committed.end)
-        self._tail = self._committed
 
     def close(self) -> None:
         """Close the file; there is nothing to finish."""

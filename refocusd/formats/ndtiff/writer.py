@@ -7,16 +7,17 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from refocusd.errors import OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff import layout as ndtiff
-from refocusd.formats.ndtiff.contents import OURS, Contents, Layout, read_contents, read_summary
+from refocusd.formats.ndtiff.contents import OURS, Contents, read_contents, read_summary
 from refocusd.formats.ndtiff.stack import StackFile, part_name, stack_name, write_all
-from refocusd.frame import Axes, Pixels, canonical_axes, checked_pixels, plain_axes
+from refocusd.formats.sink import Sink, already_there, json_bytes, with_mark
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import Axes, AxisValue, Metadata, Pixels
 
 __all__ = ["MAX_FILE_BYTES", "NDTiffSink"]
 
@@ -24,15 +25,13 @@ __all__ = ["MAX_FILE_BYTES", "NDTiffSink"]
 MAX_FILE_BYTES = 2**32 - 2**24
 
 
-class NDTiffSink:
-    """A refocused NDTiff dataset, open for writing by one thread.
+class NDTiffSink(Sink):
+    """A refocused NDTiff dataset, made by `create` or `append`.
 
-    Made by `create` or `append`; implements `refocusd.formats.sink.Sink`.  ndstorage
-    (hence pycromanager and napari's reader), tifffile and Micro-Manager read the
-    dataset while it is written, after `close` and after the process was killed.
-    A frame is handed to the operating system, not forced to the disk: a power
-    failure may take the last seconds.  Memory does not grow with the frames but
-    for eight bytes each (`WrittenKeys`).
+    ndstorage (hence pycromanager and napari's reader), tifffile and
+    Micro-Manager read the dataset while it is written, after `close` and after
+    the process was killed.  Memory does not grow with the frames but for eight
+    bytes each (`WrittenKeys`).
     """
 
     def __init__(
@@ -44,9 +43,7 @@ class NDTiffSink:
         contents: Contents,
         max_file_bytes: int,
     ) -> None:
-        self.path = path
-        #: Summary metadata as it stands in the files.
-        self.summary: Mapping[str, Any] = json.loads(summary)
+        super().__init__(path, json.loads(summary), contents)
         self._header = ndtiff.pack_header(summary)
         self._index = index
         self._stack = stack
@@ -54,9 +51,6 @@ class NDTiffSink:
         #: Of the TIFF that is being written.
         self._number = contents.number
         self._max_file_bytes = max_file_bytes
-        #: Something may lie behind the last committed frame.
-        self._torn = False
-        self._closed = False
 
     @classmethod
     def create(
@@ -85,7 +79,8 @@ class NDTiffSink:
             If the folder exists or cannot be made, or the summary is not JSON.
         """
         path = Path(path)
-        text = _summary_bytes(summary or {})
+        marked = {**with_mark(summary or {}, OURS), "TiledImageStorage": False}
+        text = json_bytes(marked, "the summary metadata")
         try:
             _refuse_existing(path)
             path.mkdir(parents=True, exist_ok=True)
@@ -130,89 +125,14 @@ class NDTiffSink:
                 stack = _open_stack(path, contents, len(ndtiff.pack_header(summary)))
                 on_failure.callback(stack.close)
                 sink = cls(path, summary, index, stack, contents, max_file_bytes)
-                sink._restore()
+                sink._undo()
                 on_failure.pop_all()
         except OSError as error:
             raise write_error(error, path, "opening the dataset for appending") from error
         return sink
 
-    def write(self, pixels: Pixels, axes: Axes, metadata: Mapping[str, Any]) -> None:
-        """Add one frame (see `Sink.write`).
-
-        Raises
-        ------
-        OutputError
-            If these axes are written already, shape or dtype are not those of
-            the frames before, an axis mixes numbers and names, the metadata has
-            no JSON form, or the disk refuses.  The dataset is then as before.
-        InputError
-            If pixels or axes are not those of a frame.
-        """
-        plain = plain_axes(axes)
-        key = canonical_axes(plain)
-        if self._closed:
-            raise OutputError(f"{self.path} is closed: frame {key} cannot be written to it")
-        image = checked_pixels(pixels, what=f"frame {key}")
-        self._refuse_unfit(key, plain, Layout.of(image))
-        try:
-            text = ndtiff.json_bytes(metadata)
-        except (TypeError, ValueError) as error:
-            raise OutputError(
-                f"the metadata of frame {key} cannot be written: {error}; "
-                "leave it out or make it a number or a string"
-            ) from error
-        try:
-            if self._torn:
-                self._restore()
-            self._torn = True
-            self._write(image, plain, text, _pixel_size_um(metadata, self.summary))
-            self._torn = False
-        except (OSError, OutputError) as error:
-            # Where this fails too, the next write tries again.
-            with contextlib.suppress(OSError):
-                self._restore()
-            if isinstance(error, OSError):
-                raise write_error(error, self.path, f"writing frame {key}") from error
-            raise
-
-    def __contains__(self, axes_key: str) -> bool:
-        """Whether the frame with these axes (`canonical_axes`) is written."""
-        return axes_key in self._contents.keys
-
-    def close(self) -> None:
-        """Close the dataset's files; they are complete after every frame."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._torn:
-            with contextlib.suppress(OSError):
-                self._restore()
-        self._stack.close()
-        self._index.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _refuse_unfit(self, key: str, axes: Axes, layout: Layout) -> None:
-        """Refuse a frame that would make the dataset unreadable or ambiguous."""
-        if key in self._contents.keys:
-            raise OutputError(
-                f"{self.path} holds frame {key} already, and frames are never overwritten: "
-                "skip it, or write to another --output"
-            )
-        if layout != (self._contents.layout or layout):
-            raise OutputError(
-                f"frame {key} has {layout}, but the frames of {self.path} have "
-                f"{self._contents.layout}: write it to another --output"
-            )
+    def _refuse_unfit(self, key: str, axes: dict[str, AxisValue], form: PageFormat) -> None:
+        super()._refuse_unfit(key, axes, form)
         for name, value in axes.items():
             known = self._contents.axis_types.get(name, type(value))
             if known is not type(value):
@@ -223,25 +143,17 @@ class NDTiffSink:
                     f"it has {kinds[known]}: use one of them throughout"
                 )
 
-    def _write(self, image: Pixels, axes: Axes, metadata: bytes, pixel_um: float | None) -> None:
+    def _append(self, pixels: Pixels, axes: Axes, text: bytes, metadata: Metadata) -> None:
         """Append the frame, then its index record: what is indexed is complete."""
-        self._make_room(image, metadata)
-        place = self._stack.append(image, metadata, pixel_um)
-        record = ndtiff.IndexRecord(
-            axes=axes,
-            filename=self._stack.name,
-            pixel_offset=place.pixels,
-            height=image.shape[0],
-            width=image.shape[1],
-            pixel_type=ndtiff.PIXEL_TYPES[image.dtype],
-            metadata_offset=place.metadata,
-            metadata_length=len(metadata),
-        )
-        packed = ndtiff.pack_record(record, self._contents.index_end)
-        self._index.seek(self._contents.index_end)
-        write_all(self._index, packed)
-        self._stack.commit()
-        self._contents.add(record, self._contents.index_end + len(packed))
+        # TIFF keeps up to four bytes in the entry itself, NDTiff always elsewhere.
+        text = text.ljust(4)
+        self._make_room(pixels, text)
+        entry = self._stack.append(pixels, text, _pixel_size_um(metadata, self.summary))
+        record = ndtiff.pack_record(axes, entry, self._contents.end)
+        self._index.seek(self._contents.end)
+        write_all(self._index, record)
+        self._stack.commit(entry)
+        self._contents.add(axes, entry, self._contents.end + len(record))
 
     def _make_room(self, image: Pixels, metadata: bytes) -> None:
         """Begin the next TIFF if the frame does not fit into this one."""
@@ -259,11 +171,14 @@ class NDTiffSink:
         self._stack = following
         self._number += 1
 
-    def _restore(self) -> None:
+    def _undo(self) -> None:
         """Cut off what lies behind the last committed frame; the index comes first."""
-        self._index.truncate(self._contents.index_end)
+        self._index.truncate(self._contents.end)
         self._stack.restore()
-        self._torn = False
+
+    def _close_files(self) -> None:
+        self._stack.close()
+        self._index.close()
 
 
 def _open_stack(path: Path, contents: Contents, header_bytes: int) -> StackFile:
@@ -280,22 +195,7 @@ def _refuse_existing(path: Path) -> None:
     if path.is_dir() and {entry.name for entry in path.iterdir()} <= {part_name(0)}:
         return
     if path.exists() or path.is_symlink():
-        raise OutputError(
-            f"{path} exists already, and is not overwritten: choose another --output, or resume "
-            "what is there"
-        )
-
-
-def _summary_bytes(summary: Mapping[str, Any]) -> bytes:
-    ours = summary.get("refocusd")
-    mark = {**ours, **OURS} if isinstance(ours, Mapping) else OURS
-    try:
-        return ndtiff.json_bytes({**summary, "TiledImageStorage": False, "refocusd": mark})
-    except (TypeError, ValueError) as error:
-        raise OutputError(
-            f"the summary metadata cannot be written: {error}; "
-            "leave it out or make it a number or a string"
-        ) from error
+        raise already_there(path)
 
 
 def _pixel_size_um(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:

@@ -15,8 +15,8 @@ from refocusd.formats.ome_zarr.layout import (
     lines_behind,
     read_lines,
 )
-from refocusd.formats.ome_zarr.scale import Scale
-from refocusd.formats.written_keys import WrittenKeys
+from refocusd.formats.scale import Scale
+from refocusd.formats.written_keys import Written
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
 __all__ = ["Contents", "Image", "Slots", "read_contents"]
@@ -111,16 +111,11 @@ class Image:
 
 
 @dataclass(slots=True)
-class Contents:
+class Contents(Written):
     """The frames of a dataset, as far as a writer must know them."""
 
-    keys: WrittenKeys = field(default_factory=WrittenKeys)
     #: By the canonical form of what their frames have in common.
     images: dict[str, Image] = field(default_factory=dict)
-    #: Height, width and type of every frame.
-    layout: tuple[tuple[int, int], str] | None = None
-    #: First byte behind the last whole line of the list.
-    end: int = 0
 
     def image_of(self, axes: Axes) -> Image:
         """Image that a frame belongs to; a new one is not in `images` until `add`."""
@@ -136,7 +131,7 @@ class Contents:
         if whole and (key := canonical_axes(line.axes)) not in self.keys:
             self.keys.add(key)
         self.images.setdefault(canonical_axes(image.axes), image).add(line)
-        self.layout = (line.shape, line.dtype)
+        self.format = line.format
         self.end = end
 
 
@@ -176,9 +171,8 @@ def read_contents(path: Path, in_flight: str) -> tuple[Contents, bool]:
     with name.open("rb") as file:
         for start, length, line in read_lines(file):
             image = contents.image_of(line.axes)
-            layout = (line.shape, line.dtype)
             place = (image.number, image.place(line.axes))
-            if place != (line.image, line.at) or layout != (contents.layout or layout):
+            if place != (line.image, line.at) or line.format != (contents.format or line.format):
                 raise _damaged(name, start)
             whole = _is_whole(path, line)
             contents.add(line, image, start + length, whole=whole)

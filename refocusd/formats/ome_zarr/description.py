@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from refocusd.formats.ome_zarr import documents
 from refocusd.formats.ome_zarr.contents import Contents, Image
 from refocusd.formats.ome_zarr.documents import MAX_CHANNELS, ChannelLook
-from refocusd.formats.ome_zarr.files import Files, remove_file, remove_part
+from refocusd.formats.ome_zarr.files import put, remove_file, remove_part
 from refocusd.formats.ome_zarr.layout import FrameLine
-from refocusd.formats.ome_zarr.scale import Scale, channel_label, scale_of
-from refocusd.frame import Metadata, Pixels
+from refocusd.formats.scale import channel_label, scale_of
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import AxisValue, Metadata, Pixels
 
 __all__ = ["Description"]
-
-_TOP = {"uint8": 255.0, "uint16": 65535.0}
 
 
 class Description:
@@ -28,8 +29,6 @@ class Description:
 
     Parameters
     ----------
-    files : Files
-        Through which every change can be undone.
     path : Path
         The dataset's folder.
     summary : mapping
@@ -38,124 +37,122 @@ class Description:
         The frames that are in the dataset.
     """
 
-    def __init__(
-        self, files: Files, path: Path, summary: Mapping[str, Any], contents: Contents
-    ) -> None:
-        self._files = files
+    def __init__(self, path: Path, summary: Mapping[str, Any], contents: Contents) -> None:
         self._path = path
         self._summary = summary
         self._contents = contents
 
-    def put(
+    def add(
         self, image: Image, line: FrameLine, pixels: Pixels, metadata: Metadata
-    ) -> tuple[Scale, dict[int, ChannelLook]]:
+    ) -> dict[int, ChannelLook]:
         """Describe an image with one more frame, as far as that changes something.
 
         Returns
         -------
-        scale : Scale
-        looks : dict of int to ChannelLook
-            What the image is to remember once the frame is kept.
+        dict of int to ChannelLook
+            Looks of the image's channels, once the frame is in the dataset.
         """
         is_new = image.grid == (0, 0, 0)
-        scale = scale_of(metadata, self._summary) if is_new else image.scale
-        looks = self._looks_with(image, line, pixels)
+        if is_new:
+            image.scale = scale_of(metadata, self._summary)
+        looks, channel = image.looks, line.at[1]
+        if channel not in looks and channel < MAX_CHANNELS:
+            # The channel's first frame decides on its own.
+            label = self._label(line.axes.get("channel"), channel)
+            looks = {**looks, channel: ChannelLook.of(label, pixels)}
         grid = image.grid_with(line.at)
         if grid != image.grid:
-            self._put_array(image, grid, line.shape, line.dtype)
+            self._put_array(image, grid, line.format)
         if looks is not image.looks or grid[1] != image.grid[1]:
-            self._put_image(image, grid[1], line.dtype, looks, scale)
+            self._put_image(image, grid[1], looks, line.format)
         if is_new:
             self._put_collection(image.number + 1)
-        return scale, looks
+        return looks
 
-    def renew(self, touched: int) -> None:
-        """Describe the frames that there are, and no more, whatever a killed writer left.
+    def restore(self, touched: int, images: Iterable[Image]) -> None:
+        """Describe the frames that there are, and no more, whatever a failed frame left.
 
         Parameters
         ----------
         touched : int
             Number of the image that was written last.
+        images : iterable of Image
+            Those to be described anew.
 
         Raises
         ------
         OSError
             If a document cannot be replaced.
         """
-        images = self._contents.images.values()
+        count = len(self._contents.images)
         documents_touched = [f"{touched}/0/zarr.json", f"{touched}/zarr.json"]
-        if touched >= len(images):
+        if touched >= count:
             for name in documents_touched:
                 remove_file(self._path, name)
-        if len(images) < 2:
+        if count < 2:
             remove_file(self._path, "OME/zarr.json")
         for name in (*documents_touched, "OME/zarr.json", "zarr.json"):
             remove_part(self._path, name)
-        if self._contents.layout is None:
-            self._files.put("zarr.json", documents.group_document({}))
-        else:
-            shape, dtype = self._contents.layout
-            for image in images:
-                self._recall(image, dtype)
-                self._put_array(image, image.grid, shape, dtype)
-                self._put_image(image, image.grid[1], dtype, image.looks, image.scale)
-            self._put_collection(len(images))
-        self._files.keep()
+        form = self._contents.format
+        if form is None:
+            self._put("zarr.json", documents.group_document({}))
+            return
+        # Where the image that failed was the second, the first one is the root again.
+        for image in images if count > 1 else self._contents.images.values():
+            self._put_array(image, image.grid, form)
+            self._put_image(image, image.grid[1], image.looks, form)
+        self._put_collection(count)
 
-    def _looks_with(self, image: Image, line: FrameLine, pixels: Pixels) -> dict[int, ChannelLook]:
-        """Looks of the image's channels; a channel's first frame decides on its own."""
-        place = line.at[1]
-        if place in image.looks or place >= MAX_CHANNELS:
-            return image.looks
-        label = channel_label(line.axes.get("channel"), self._summary) or f"channel {place}"
-        return {**image.looks, place: ChannelLook.of(label, pixels)}
+    def recall(self) -> None:
+        """Take scales and looks from the images' documents; of one that is lost they are unknown."""
+        for image in self._contents.images.values():
+            place = self._path / str(image.number) / "zarr.json"
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                image.scale, looks = documents.read_image_document(place.read_bytes())
+                image.looks = {
+                    number: look
+                    for number, look in enumerate(looks[: image.grid[1]])
+                    if (look.black, look.white) != (0.0, _top(self._contents.format))
+                }
 
-    def _put_array(
-        self, image: Image, grid: tuple[int, int, int], shape: tuple[int, int], dtype: str
-    ) -> None:
-        document = documents.array_document(grid, shape, dtype)
-        self._files.put(f"{image.number}/0/zarr.json", document)
+    def _put(self, name: str, document: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if (self._path / name).read_bytes() == document:
+                return
+        put(self._path / name, document)
+
+    def _label(self, value: AxisValue | None, place: int) -> str:
+        return channel_label(value, self._summary) or f"channel {place}"
+
+    def _put_array(self, image: Image, grid: tuple[int, int, int], form: PageFormat) -> None:
+        self._put(f"{image.number}/0/zarr.json", documents.array_document(grid, form))
 
     def _put_image(
-        self,
-        image: Image,
-        channels: int,
-        dtype: str,
-        looks: Mapping[int, ChannelLook],
-        scale: Scale,
+        self, image: Image, channels: int, looks: Mapping[int, ChannelLook], form: PageFormat
     ) -> None:
         """Describe an image in its group, and in the root as long as it is the only one."""
-        top = _TOP[dtype]
-        shown = (
-            [looks.get(place) or self._unseen(image, place, top) for place in range(channels)]
-            if channels <= MAX_CHANNELS
-            else []
-        )
-        more = {"refocusd": {"axes": image.axes}}
-        document = documents.image_document("0", image.name, scale, shown, top, more)
-        self._files.put(f"{image.number}/zarr.json", document)
+        top = _top(form)
+        shown = []
+        if channels <= MAX_CHANNELS:
+            # A channel without a frame is there because its number is below another's.
+            shown = [
+                looks.get(place)
+                or ChannelLook(self._label(image.slots[1].value(place), place), 0.0, top)
+                for place in range(channels)
+            ]
+        places = {f"{image.number}/zarr.json": "0"}
         if image.number == 0 and len(self._contents.images) < 2:
-            document = documents.image_document("0/0", image.name, scale, shown, top, more)
-            self._files.put("zarr.json", document)
-
-    def _unseen(self, image: Image, place: int, top: float) -> ChannelLook:
-        """Look of a channel without a frame: its number is below another's."""
-        value = image.slots[1].value(place)
-        label = channel_label(value, self._summary) or f"channel {place}"
-        return ChannelLook(label, 0.0, top)
+            places["zarr.json"] = "0/0"
+        more = {"refocusd": {"axes": image.axes}}
+        for name, array in places.items():
+            document = documents.image_document(array, image.name, image.scale, shown, top, more)
+            self._put(name, document)
 
     def _put_collection(self, images: int) -> None:
         if images > 1:
-            self._files.put("OME/zarr.json", documents.series_document(images))
-            self._files.put("zarr.json", documents.collection_document())
+            self._put("OME/zarr.json", documents.series_document(images))
+            self._put("zarr.json", documents.collection_document())
 
-    def _recall(self, image: Image, dtype: str) -> None:
-        """Take an image's scale and looks from its document; if it is lost, they are unknown."""
-        place = self._path / str(image.number) / "zarr.json"
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            image.scale, looks = documents.read_image_document(place.read_bytes())
-            image.looks = {
-                place: look
-                for place, look in enumerate(looks[: image.grid[1]])
-                if (look.black, look.white) != (0.0, _TOP[dtype])
-            }
+
+def _top(form: PageFormat | None) -> float:
+    return 0.0 if form is None else float(np.iinfo(form.dtype).max)

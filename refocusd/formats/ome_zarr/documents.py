@@ -1,8 +1,8 @@
 """The ``zarr.json`` documents of an OME-Zarr 0.5 dataset, as bytes.
 
 Source: https://ngff.openmicroscopy.org/0.5 (*multiscales*, *omero*,
-*bioformats2raw.layout*).  The zarr library composes them in memory; the sink
-puts the bytes in place, each file at once, so that it can take them back.
+*bioformats2raw.layout*), as modelled by yaozarrs, and Zarr 3 for the array.  The
+sink puts the bytes in place, each file at once, so that it can take them back.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
+from yaozarrs import v05
 
-from refocusd.errors import ConfigError
-from refocusd.formats.ndtiff.layout import json_bytes
-from refocusd.formats.ome_zarr.scale import Scale
+from refocusd.formats.scale import Scale
+from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
 __all__ = [
@@ -27,13 +26,10 @@ __all__ = [
     "collection_document",
     "group_document",
     "image_document",
-    "plain_json",
     "read_image_document",
-    "require_zarr",
     "series_document",
 ]
 
-VERSION = "0.5"
 #: More than this are not channels but something else that was counted there:
 #: their names and windows are left out of the metadata.
 MAX_CHANNELS = 64
@@ -58,77 +54,43 @@ class ChannelLook:
         return cls(label, black, max(white, black + 1))
 
 
-def require_zarr() -> ModuleType:
-    """Import the zarr library, which an extra installs.
-
-    Raises
-    ------
-    ConfigError
-        If it is absent, or too old for Zarr 3.
-    """
-    try:
-        import zarr
-        import zarr.storage
-    except ImportError as error:
-        raise ConfigError(
-            f"OME-Zarr output needs the zarr library ({error}): install it with "
-            '`pip install "refocusd[zarr]"`, or choose NDTiff'
-        ) from error
-    if int(zarr.__version__.partition(".")[0]) < 3:
-        raise ConfigError(
-            f"OME-Zarr output needs zarr 3, and zarr {zarr.__version__} is installed: upgrade it "
-            'with `pip install --upgrade "refocusd[zarr]"`, or choose NDTiff'
-        )
-    return zarr
-
-
-def plain_json(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata as JSON gives it back; NaN and infinity, which Zarr refuses, are null.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If something in it has no JSON form.
-    """
-    plain: dict[str, Any] = json.loads(json_bytes(value), parse_constant=lambda _: None)
-    return plain
-
-
 def group_document(attributes: Mapping[str, Any]) -> bytes:
     """A group with these attributes."""
-    zarr = require_zarr()
-    files: dict[str, Any] = {}
-    zarr.create_group(zarr.storage.MemoryStore(files), attributes=dict(attributes), zarr_format=3)
-    return _document(files)
+    return _document({"attributes": attributes, "zarr_format": 3, "node_type": "group"})
 
 
-def array_document(grid: Sequence[int], shape: tuple[int, int], dtype: str) -> bytes:
+def array_document(grid: Sequence[int], form: PageFormat) -> bytes:
     """The array of an image: one uncompressed chunk a frame, 0 where there is none.
 
     Parameters
     ----------
     grid : (int, int, int)
         Length along t, c and z.
-    shape : (int, int)
-        Height and width of a frame in pixels.
-    dtype : str
-        ``uint8`` or ``uint16``; little-endian on disk.
+    form : PageFormat
+        Of a frame; little-endian on disk.
     """
-    zarr = require_zarr()
-    files: dict[str, Any] = {}
-    zarr.create_array(
-        zarr.storage.MemoryStore(files),
-        shape=(*grid, *shape),
-        chunks=(1, 1, 1, *shape),
-        dtype=dtype,
-        filters=None,
-        compressors=None,
-        fill_value=0,
-        zarr_format=3,
-        chunk_key_encoding={"name": "default", "separator": "/"},
-        dimension_names=["t", "c", "z", "y", "x"],
+    frame = (form.height, form.width)
+    codec: dict[str, Any] = {"name": "bytes"}
+    if form.dtype.itemsize > 1:
+        codec["configuration"] = {"endian": "little"}
+    return _document(
+        {
+            "shape": [*grid, *frame],
+            "data_type": form.dtype.name,
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [1, 1, 1, *frame]},
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": [codec],
+            "attributes": {},
+            "dimension_names": ["t", "c", "z", "y", "x"],
+            "zarr_format": 3,
+            "node_type": "array",
+            "storage_transformers": [],
+        }
     )
-    return _document(files)
 
 
 def image_document(
@@ -155,48 +117,32 @@ def image_document(
     more : mapping
         Further attributes of the group.
     """
-    axes: list[dict[str, str]] = [
-        _axis("t", "time", "second" if scale.interval_s else None),
-        _axis("c", "channel", None),
-        _axis("z", "space", "micrometer" if scale.z_um else None),
-        _axis("y", "space", "micrometer" if scale.pixel_um else None),
-        _axis("x", "space", "micrometer" if scale.pixel_um else None),
-    ]
+    pixel_unit = "micrometer" if scale.pixel_um else None
     pixel = scale.pixel_um or 1.0
     steps = [scale.interval_s or 1.0, 1.0, scale.z_um or 1.0, pixel, pixel]
-    ome: dict[str, Any] = {
-        "version": VERSION,
-        "multiscales": [
-            {
-                "name": name,
-                "axes": axes,
-                "datasets": [
-                    {
-                        "path": array,
-                        "coordinateTransformations": [{"type": "scale", "scale": steps}],
-                    }
-                ],
-            }
+    transformation = v05.ScaleTransformation(scale=steps)
+    multiscale = v05.Multiscale(
+        name=_legible(name),
+        axes=[
+            v05.TimeAxis(name="t", unit="second" if scale.interval_s else None),
+            v05.ChannelAxis(name="c"),
+            v05.SpaceAxis(name="z", unit="micrometer" if scale.z_um else None),
+            v05.SpaceAxis(name="y", unit=pixel_unit),
+            v05.SpaceAxis(name="x", unit=pixel_unit),
         ],
-    }
-    if channels:
-        ome["omero"] = {
-            "channels": [
-                {
-                    "label": channel.label,
-                    "color": _COLOURS[number % len(_COLOURS)] if len(channels) > 1 else "FFFFFF",
-                    "active": True,
-                    "window": {
-                        "min": 0.0,
-                        "max": top,
-                        "start": channel.black,
-                        "end": channel.white,
-                    },
-                }
-                for number, channel in enumerate(channels)
-            ]
-        }
-    return group_document({"ome": ome, **more})
+        datasets=[v05.Dataset(path=array, coordinateTransformations=[transformation])],
+    )
+    shown = [
+        v05.OmeroChannel(
+            label=_legible(channel.label),
+            color=_COLOURS[number % len(_COLOURS)] if len(channels) > 1 else "FFFFFF",
+            active=True,
+            window=v05.OmeroWindow(min=0, max=top, start=channel.black, end=channel.white),
+        )
+        for number, channel in enumerate(channels)
+    ]
+    image = v05.Image(multiscales=[multiscale], omero=v05.Omero(channels=shown) if shown else None)
+    return _ome_document(image, more)
 
 
 def read_image_document(document: bytes) -> tuple[Scale, list[ChannelLook]]:
@@ -207,39 +153,42 @@ def read_image_document(document: bytes) -> tuple[Scale, list[ChannelLook]]:
     ValueError
         If the document is none of those.
     """
-    try:
-        ome = json.loads(document)["attributes"]["ome"]
-        (multiscale,) = ome["multiscales"]
-        (transformation,) = multiscale["datasets"][0]["coordinateTransformations"]
-        steps = zip(multiscale["axes"], transformation["scale"], strict=True)
-        known = {axis["name"]: float(step) for axis, step in steps if "unit" in axis}
-        looks = [
-            ChannelLook(
-                str(channel["label"]),
-                float(channel["window"]["start"]),
-                float(channel["window"]["end"]),
-            )
-            for channel in ome.get("omero", {"channels": []})["channels"]
-        ]
-    except (KeyError, TypeError, IndexError, RecursionError) as error:
-        raise ValueError(f"no image of OME-Zarr {VERSION} ({error})") from error
+    image = v05.OMEZarrGroupJSON.model_validate_json(document).attributes.ome
+    if not isinstance(image, v05.Image):
+        raise ValueError("it describes no image")  # noqa: TRY004 (of the file, not the caller)
+    multiscale = image.multiscales[0]
+    steps = multiscale.datasets[0].scale_transform.scale
+    known = {
+        axis.name: step
+        for axis, step in zip(multiscale.axes, steps, strict=True)
+        if getattr(axis, "unit", None)
+    }
+    looks = [
+        ChannelLook(channel.label or "", channel.window.start, channel.window.end)
+        for channel in (image.omero.channels if image.omero else ())
+        if channel.window
+    ]
     return Scale(known.get("x"), known.get("z"), known.get("t")), looks
 
 
 def collection_document() -> bytes:
     """The root of several images, numbered from 0."""
-    return group_document({"ome": {"version": VERSION, "bioformats2raw.layout": 3}})
+    return _ome_document(v05.Bf2Raw.model_validate({"bioformats2raw.layout": 3}))
 
 
 def series_document(images: int) -> bytes:
     """The order of several images."""
-    return group_document({"ome": {"version": VERSION, "series": [str(n) for n in range(images)]}})
+    return _ome_document(v05.Series(series=[str(number) for number in range(images)]))
 
 
-def _axis(name: str, kind: str, unit: str | None) -> dict[str, str]:
-    return {"name": name, "type": kind} | ({"unit": unit} if unit else {})
+def _ome_document(ome: v05.Image | v05.Bf2Raw | v05.Series, more: Mapping[str, Any] = {}) -> bytes:
+    return group_document({"ome": ome.model_dump(exclude_none=True), **more})
 
 
-def _document(files: Mapping[str, Any]) -> bytes:
-    document: bytes = files["zarr.json"].to_bytes()
-    return document
+def _document(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2).encode("ascii")
+
+
+def _legible(text: str) -> str:
+    # Names that came through JSON may hold lone surrogates, which the models refuse.
+    return text.encode("utf-8", "replace").decode("utf-8")

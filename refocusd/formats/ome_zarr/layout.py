@@ -24,13 +24,14 @@ tell an absent frame from a black one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
 
-from refocusd.formats.ndtiff.layout import json_bytes
+from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue
 
 __all__ = [
@@ -87,9 +88,14 @@ class FrameLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
 
     @property
+    def format(self) -> PageFormat:
+        """Shape and type of the frame."""
+        return PageFormat(*self.shape, np.dtype(self.dtype))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the frame's pixels."""
-        return self.shape[0] * self.shape[1] * (2 if self.dtype == "uint16" else 1)
+        return self.format.nbytes
 
 
 class _WholeLine(FrameLine, frozen=True, forbid_unknown_fields=True):
@@ -117,17 +123,11 @@ def chunk_path(line: FrameLine) -> str:
     return f"{line.image}/0/c/{t}/{c}/{z}/0/0"
 
 
-def pack_line(line: FrameLine, metadata: Mapping[str, Any]) -> bytes:
-    """A line for the list of frames, its end included.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If something in the metadata has no JSON form.
-    """
+def pack_line(line: FrameLine, metadata: bytes) -> bytes:
+    """A line for the list of frames, its end included; the metadata are JSON."""
     # The metadata come last: often 5 kB, and whoever looks for frames skips them.
-    head = json_bytes(msgspec.structs.asdict(line))
-    return head[:-1] + b', "metadata": ' + json_bytes(metadata).strip() + b"}\n"
+    head = json.dumps(msgspec.structs.asdict(line)).encode("ascii")
+    return head[:-1] + b', "metadata": ' + metadata + b"}\n"
 
 
 def metadata_of(text: bytes) -> dict[str, Any]:

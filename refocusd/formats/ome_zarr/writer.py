@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from refocusd.errors import OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
-from refocusd.formats.ome_zarr.contents import Contents, Image, read_contents
+from refocusd.formats.ome_zarr.contents import Contents, read_contents
 from refocusd.formats.ome_zarr.description import Description
-from refocusd.formats.ome_zarr.files import Files, remove_file
+from refocusd.formats.ome_zarr.files import put, remove_file
 from refocusd.formats.ome_zarr.layout import (
     LOCK_NAME,
     OURS,
@@ -29,7 +29,8 @@ from refocusd.formats.ome_zarr.layout import (
     pack_line,
     read_own_attributes,
 )
-from refocusd.frame import Axes, Pixels, canonical_axes, checked_pixels, plain_axes
+from refocusd.formats.sink import Sink, already_there, json_bytes, refuse_foreign, with_mark
+from refocusd.frame import AxisValue, Metadata, Pixels
 
 __all__ = ["OmeZarrSink"]
 
@@ -38,25 +39,23 @@ _IN_FLIGHT_BYTES = 256
 _CHUNK = re.compile(r"\d+/0/c/\d+/\d+/\d+/0/0")
 
 
-class OmeZarrSink:
-    """A refocused OME-Zarr 0.5 dataset, open for writing by one thread.
+class OmeZarrSink(Sink):
+    """A refocused OME-Zarr 0.5 dataset, made by `create` or `append`.
 
-    Made by `create` or `append`; implements `refocusd.formats.sink.Sink`.  The folder is
-    itself a multiscale image of one resolution, with the dimensions t, c, z, y
-    and x.  OME-Zarr has no others: frames that differ in another axis (position,
-    or any of the user's) are images of their own, ``0``, ``1``, ..., and where
-    there are several the folder has bioformats2raw's layout.  `omezarr_format`
-    draws the files.
+    The folder is itself a multiscale image of one resolution, with the
+    dimensions t, c, z, y and x.  OME-Zarr has no others: frames that differ in
+    another axis (position, or any of the user's) are images of their own,
+    ``0``, ``1``, ..., and where there are several the folder has
+    bioformats2raw's layout.  `refocusd.formats.ome_zarr.layout` draws the files.
 
     A frame has the place of its number along time, z and channel; names take
-    the next place when they first come (`omezarr_contents.Slots`).  Arrays grow as
-    frames come; places without a frame read as 0, and ``refocusd/frames.jsonl``
-    tells which have one.
+    the next place when they first come (`refocusd.formats.ome_zarr.contents.Slots`).
+    Arrays grow as frames come; places without a frame read as 0, and
+    ``refocusd/frames.jsonl`` tells which have one.
 
     Readers find a whole store at any moment, also after the process was killed.
-    A frame is handed to the operating system, not forced to the disk: a power
-    failure may take the last seconds.  Memory does not grow with the frames but
-    for eight bytes each (`WrittenKeys`), and for the names along an axis.
+    Memory does not grow with the frames but for eight bytes each
+    (`WrittenKeys`), and for the names along an axis.
     """
 
     def __init__(
@@ -67,15 +66,13 @@ class OmeZarrSink:
         frames: io.FileIO,
         contents: Contents,
     ) -> None:
-        self.path = path
-        #: Summary metadata as it stands in the files.
-        self.summary = summary
+        super().__init__(path, summary, contents)
         self._lock = lock
         self._frames = frames
         self._contents = contents
-        self._files = Files(path)
-        self._description = Description(self._files, path, summary, contents)
-        self._closed = False
+        self._description = Description(path, summary, contents)
+        #: Chunk of a frame that is not complete.
+        self._in_flight = ""
 
     @classmethod
     def create(cls, path: Path, summary: Mapping[str, Any] | None = None) -> OmeZarrSink:
@@ -95,21 +92,12 @@ class OmeZarrSink:
         ------
         OutputError
             If the folder exists or cannot be made, or the summary is not JSON.
-        ConfigError
-            If the zarr library is not installed.
         """
         path = Path(path)
-        root = documents.group_document({})
-        marked = _marked(summary or {})
-        try:
-            own = documents.group_document(
-                {"refocusd": OURS, "summary": documents.plain_json(marked)}
-            )
-        except (TypeError, ValueError) as error:
-            raise OutputError(
-                f"the summary metadata cannot be written: {error}; "
-                "leave it out or make it a number or a string"
-            ) from error
+        marked = json_bytes(with_mark(summary or {}, OURS), "the summary metadata")
+        # NaN and infinity, which Zarr refuses, are null.
+        plain = json.loads(marked, parse_constant=lambda _: None)
+        own = documents.group_document({"refocusd": OURS, "summary": plain})
         try:
             _refuse_existing(path)
             (path / OWN_GROUP).mkdir(parents=True, exist_ok=True)
@@ -118,16 +106,15 @@ class OmeZarrSink:
                 on_failure.callback(lock.close)
                 lock_for_writing(lock)
                 _note_in_flight(lock, "")
-                files = Files(path)
-                files.put(f"{OWN_GROUP}/zarr.json", own)
-                files.put("zarr.json", root)
+                put(path / OWN_GROUP / "zarr.json", own)
+                put(path / "zarr.json", documents.group_document({}))
                 # The list of frames comes last: a folder with one is a dataset.
                 frames = io.FileIO(frames_path(path), "x+")
                 on_failure.callback(frames.close)
                 on_failure.pop_all()
         except OSError as error:
             raise write_error(error, path, "starting a dataset") from error
-        return cls(path, documents.plain_json(marked), lock, frames, Contents())
+        return cls(path, plain, lock, frames, Contents())
 
     @classmethod
     def append(cls, path: Path) -> OmeZarrSink:
@@ -141,11 +128,8 @@ class OmeZarrSink:
         OutputError
             If there is no dataset of ours, if its list of frames is damaged, or
             if another process is writing it.
-        ConfigError
-            If the zarr library is not installed.
         """
         path = Path(path)
-        documents.require_zarr()
         if not is_omezarr(path):
             raise OutputError(
                 f"{path} holds no {frames_path(Path())}, so there is no dataset to append to: "
@@ -161,116 +145,57 @@ class OmeZarrSink:
                 contents, landed = read_contents(path, in_flight)
                 frames = io.FileIO(frames_path(path), "r+")
                 on_failure.callback(frames.close)
-                frames.truncate(contents.end)
-                if in_flight and not landed:
-                    remove_file(path, in_flight)
                 sink = cls(path, summary, lock, frames, contents)
-                sink._description.renew(int(in_flight.partition("/")[0] or 0))
+                sink._description.recall()
+                sink._take_back("" if landed else in_flight)
+                touched = int(in_flight.partition("/")[0] or 0)
+                sink._description.restore(touched, contents.images.values())
                 on_failure.pop_all()
         except OSError as error:
             raise write_error(error, path, "opening the dataset for appending") from error
         return sink
 
-    def write(self, pixels: Pixels, axes: Axes, metadata: Mapping[str, Any]) -> None:
-        """Add one frame (see `Sink.write`).
-
-        Raises
-        ------
-        OutputError
-            If these axes are written already, shape or dtype are not those of
-            the frames before, the metadata has no JSON form, or the disk
-            refuses.  The dataset is then as before.
-        InputError
-            If pixels or axes are not those of a frame.
-        """
-        plain = plain_axes(axes)
-        key = canonical_axes(plain)
-        if self._closed:
-            raise OutputError(f"{self.path} is closed: frame {key} cannot be written to it")
-        image_pixels = checked_pixels(pixels, what=f"frame {key}")
-        image = self._contents.image_of(plain)
-        height, width = image_pixels.shape
-        dtype = image_pixels.dtype.name
-        line = FrameLine(plain, image.number, image.place(plain), (height, width), dtype)
-        self._refuse_unfit(key, line)
-        try:
-            text = pack_line(line, metadata)
-        except (TypeError, ValueError) as error:
-            raise OutputError(
-                f"the metadata of frame {key} cannot be written: {error}; "
-                "leave it out or make it a number or a string"
-            ) from error
-        try:
-            if self._files.dirty:
-                self._files.undo()
-            self._write(image_pixels, line, image, text, metadata)
-        except OSError as error:
-            # Where this fails too, the next write tries again.
-            with contextlib.suppress(OSError):
-                self._files.undo()
-            raise write_error(error, self.path, f"writing frame {key}") from error
-
-    def __contains__(self, axes_key: str) -> bool:
-        """Whether the frame with these axes (`canonical_axes`) is written."""
-        return axes_key in self._contents.keys
-
-    def close(self) -> None:
-        """Close the dataset's files; they are complete after every frame."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._files.dirty:
-            with contextlib.suppress(OSError):
-                self._files.undo()
-        self._frames.close()
-        self._lock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _refuse_unfit(self, key: str, line: FrameLine) -> None:
-        """Refuse a frame that is there already, or is of another kind than the others."""
-        if key in self._contents.keys:
-            raise OutputError(
-                f"{self.path} holds frame {key} already, and frames are never overwritten: "
-                "skip it, or write to another --output"
-            )
-        layout = (line.shape, line.dtype)
-        if layout != (self._contents.layout or layout):
-            assert self._contents.layout is not None
-            raise OutputError(
-                f"frame {key} has {_described(*layout)}, but the frames of {self.path} have "
-                f"{_described(*self._contents.layout)}: write it to another --output"
-            )
-
-    def _write(
-        self,
-        pixels: Pixels,
-        line: FrameLine,
-        image: Image,
-        text: bytes,
-        metadata: Mapping[str, Any],
+    def _append(
+        self, pixels: Pixels, axes: dict[str, AxisValue], text: bytes, metadata: Metadata
     ) -> None:
         """Pixels, then what lets readers find them, then the line: what is listed is complete."""
+        image = self._contents.image_of(axes)
+        height, width = pixels.shape
+        place = image.place(axes)
+        line = FrameLine(axes, image.number, place, (height, width), pixels.dtype.name)
         chunk = chunk_path(line)
         _note_in_flight(self._lock, chunk)
-        self._files.put_chunk(chunk, pixels.data.cast("B"))
-        scale, looks = self._description.put(image, line, pixels, metadata)
-        end = self._contents.end
-        self._files.on_undo(lambda: _truncate(self._frames, end))
-        self._frames.seek(end)
-        write_all(self._frames, text)
-        self._files.keep()
-        image.scale, image.looks = scale, looks
-        self._contents.add(line, image, end + len(text))
+        self._in_flight = chunk
+        put(self.path / chunk, pixels.data.cast("B"))
+        looks = self._description.add(image, line, pixels, metadata)
+        packed = pack_line(line, text)
+        self._frames.seek(self._contents.end)
+        write_all(self._frames, packed)
+        image.looks = looks
+        self._contents.add(line, image, self._contents.end + len(packed))
+        self._in_flight = ""
+
+    def _undo(self) -> None:
+        if not self._in_flight:
+            return
+        self._take_back(self._in_flight)
+        touched = int(self._in_flight.partition("/")[0])
+        images = [image for image in self._contents.images.values() if image.number == touched]
+        self._description.restore(touched, images)
+        self._in_flight = ""
+
+    def _take_back(self, chunk: str) -> None:
+        """Remove a chunk and what stands behind the last frame of the list.
+
+        The pixels come first, so that on a full disk there is room for the documents.
+        """
+        if chunk:
+            remove_file(self.path, chunk)
+        self._frames.truncate(self._contents.end)
+
+    def _close_files(self) -> None:
+        self._frames.close()
+        self._lock.close()
 
 
 def _open_lock(path: Path) -> io.FileIO:
@@ -302,11 +227,7 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
             f"{own} cannot be continued ({error}): restore it, or choose another --output"
         ) from error
     mark, summary = attributes.get("refocusd"), attributes.get("summary")
-    if not isinstance(mark, dict) or not mark.items() >= OURS.items():
-        raise OutputError(
-            f"{path} was not written by this version of refocusd, and nothing is appended to it: "
-            "choose another --output"
-        )
+    refuse_foreign(path, mark, OURS)
     return summary if isinstance(summary, dict) else {}
 
 
@@ -318,25 +239,8 @@ def _refuse_existing(path: Path) -> None:
         if inner <= begun | {LOCK_NAME} and (LOCK_NAME in inner or not _names(path) & begun):
             return
     if path.exists() or path.is_symlink():
-        raise OutputError(
-            f"{path} exists already, and is not overwritten: choose another --output, or resume "
-            "what is there"
-        )
+        raise already_there(path)
 
 
 def _names(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-
-
-def _marked(summary: Mapping[str, Any]) -> dict[str, Any]:
-    ours = summary.get("refocusd")
-    mark = {**ours, **OURS} if isinstance(ours, Mapping) else dict(OURS)
-    return {**summary, "refocusd": mark}
-
-
-def _described(shape: tuple[int, int], dtype: str) -> str:
-    return f"{shape[1]}×{shape[0]} px of {8 if dtype == 'uint8' else 16} bits"
-
-
-def _truncate(file: io.FileIO, end: int) -> None:
-    file.truncate(end)

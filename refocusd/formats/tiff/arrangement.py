@@ -2,7 +2,6 @@
 
 | written by | what says it | function |
 |---|---|---|
-| Micro-Manager (MMStack) | tag 51123 of each page, or the file's index map | `from_micromanager` |
 | OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome.from_ome` |
 | ImageJ, Fiji | ``key=value`` lines of the first page's description | `from_imagej` |
 | tifffile | JSON of the first page's description | `from_shaped` |
@@ -12,26 +11,21 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.frame import AxisValue, plain_axes
+from refocusd.formats.metadata import json_object, number_or_none, plausible_pixel_um
+from refocusd.frame import AxisValue
 
 __all__ = [
-    "MICROMANAGER_KEYS",
     "Arrangement",
     "PlacedPage",
     "from_imagej",
-    "from_micromanager",
     "from_shaped",
-    "json_object",
-    "number_or_none",
     "plain",
-    "plausible_pixel_um",
     "without_constant_axes",
 ]
 
@@ -51,21 +45,6 @@ _UM_PER_UNIT = {
     "mm": 1e3,
     "cm": 1e4,
 }
-_MM_INDICES = {
-    "time": ("FrameIndex", "Frame"),
-    "z": ("SliceIndex", "Slice"),
-    "channel": ("ChannelIndex",),
-    "position": ("PositionIndex",),
-}
-#: What `from_micromanager` needs of a page's metadata, which are often 5 kB long.
-MICROMANAGER_KEYS = (
-    "Axes",
-    *(key for keys in _MM_INDICES.values() for key in keys),
-    "ElapsedTime-ms",
-    "PositionName",
-    "PixelSizeUm",
-    "PixelSize_um",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,95 +226,6 @@ def from_shaped(
     return Arrangement(frames, contiguous=contiguous), 1 if contiguous else count
 
 
-def from_micromanager(
-    pages: Sequence[Mapping[str, Any]],
-    index_map: Sequence[Mapping[str, int] | None],
-    summary: dict[str, Any],
-) -> Arrangement | None:
-    """Frames of a Micro-Manager image stack; None if it does not say which they are.
-
-    Parameters
-    ----------
-    pages : sequence of mapping
-        JSON of tag 51123 of each page, `MICROMANAGER_KEYS` of it.
-    index_map : sequence of mapping or None
-        Axes of each page by the file's index map, for pages without.
-    summary : dict
-        Summary metadata.
-
-    Raises
-    ------
-    InputError
-        If a page's axes are neither numbers nor names.
-    """
-    names = summary.get("ChNames")
-    names = names if isinstance(names, list) else []
-    frames = []
-    for page, (said, mapped) in enumerate(zip(pages, index_map, strict=True)):
-        axes = _micromanager_axes(said) or dict(mapped or {})
-        if not axes:
-            return None
-        channel = axes.get("channel")
-        if isinstance(channel, int) and 0 <= channel < len(names):
-            name = names[channel]
-            if isinstance(name, str) and name not in ("", "Default") and names.count(name) == 1:
-                axes["channel"] = name
-        position = said.get("PositionName")
-        frames.append(
-            PlacedPage(
-                page,
-                axes,
-                number_or_none(said.get("ElapsedTime-ms")),
-                position if isinstance(position, str) else None,
-            )
-        )
-    first = pages[0]
-    um = next(
-        (
-            value
-            for value in (
-                number_or_none(first.get("PixelSizeUm")),
-                number_or_none(first.get("PixelSize_um")),
-                number_or_none(summary.get("PixelSize_um")),
-            )
-            if value
-        ),
-        None,
-    )
-    return Arrangement(tuple(frames), plausible_pixel_um(um), summary)
-
-
-def json_object(text: str | None) -> dict[str, Any] | None:
-    """Parse the JSON object in a text, or None."""
-    try:
-        value = json.loads(text or "")
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def plausible_pixel_um(um: float | None) -> float | None:
-    """Return the pixel size if a light microscope can have it, else None.
-
-    Many files carry 72 dots per inch, or 1 for "unknown" in some unit.
-    """
-    return um if um is not None and 0.001 <= um <= 100 else None
-
-
-def _micromanager_axes(said: Mapping[str, Any]) -> dict[str, AxisValue]:
-    axes = said.get("Axes")
-    if isinstance(axes, dict) and axes:
-        return plain_axes(axes)
-    found: dict[str, AxisValue] = {}
-    for name, keys in _MM_INDICES.items():
-        for key in keys:
-            value = said.get(key)
-            if type(value) is int and value >= 0:
-                found[name] = value
-                break
-    return found
-
-
 def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:
     """Names of the axes, from the slowest to the fastest."""
     names = [_LETTERS.get(letter, "") for letter in letters]
@@ -374,14 +264,3 @@ def _whole(value: str | None) -> int:
     if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
         return 1
     return max(1, int(value))
-
-
-def number_or_none(value: Any) -> float | None:
-    """Return a finite number that is not negative, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and number >= 0 else None

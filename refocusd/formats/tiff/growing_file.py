@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import InputError
-from refocusd.formats.recording import MAX_FRAME_BYTES
-from refocusd.formats.tiff.arrangement import json_object
-from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.metadata import json_object
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
 __all__ = ["GrowingFile", "Opener", "Page", "Place", "open_file"]
@@ -54,10 +53,12 @@ def open_file(path: Path) -> io.RawIOBase:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of one frame lie in its file.
+    """Where the bytes of one frame lie.
 
     Parameters
     ----------
+    file : str
+        Bare name, in the dataset's folder.
     offset : int
         Of the pixels, in bytes.
     format : PageFormat
@@ -65,10 +66,16 @@ class Place:
         Of its JSON, in bytes.
     """
 
+    file: str
     offset: int
     format: PageFormat
     metadata_offset: int
     metadata_length: int
+
+    @property
+    def end(self) -> int:
+        """First byte behind the frame's pixels and metadata."""
+        return max(self.offset + self.format.nbytes, self.metadata_offset + self.metadata_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,7 @@ class GrowingFile:
         metadata = self.metadata(where, length)
         if metadata is None:
             return None
-        place, trouble = _placed(values)
+        place, trouble = _placed(values, self.path.name)
         described = values.get(_DESCRIPTION, (0, 0))[0] > 0
         return Page(offset, place, metadata, following, described, trouble)
 
@@ -177,7 +184,9 @@ class GrowingFile:
         data = self.bytes_at(offset, length)
         if len(data) < length or not data[0]:
             return None
-        return json_object(data.rstrip(b"\0").decode("utf-8", "replace"))
+        text = data.rstrip(b"\0").decode("utf-8", "replace")
+        # Padded with blanks where there is nothing to say.
+        return json_object(text) if text.strip() else {}
 
     def pixels(self, place: Place, what: str) -> Pixels:
         """Pixels of one frame, shape (height, width).
@@ -214,7 +223,7 @@ class GrowingFile:
         return filled
 
 
-def _placed(values: Mapping[int, tuple[int, int]]) -> tuple[Place | None, str]:
+def _placed(values: Mapping[int, tuple[int, int]], file: str) -> tuple[Place | None, str]:
     width, height = values[_WIDTH][1], values[_HEIGHT][1]
     count, bits = values[_BITS]
     nbytes = values[_STRIP_BYTES][1]
@@ -229,4 +238,4 @@ def _placed(values: Mapping[int, tuple[int, int]]) -> tuple[Place | None, str]:
     if min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
         return None, f"is {form} in {nbytes} bytes, which cannot be"
     length, where = values[_METADATA]
-    return Place(values[_STRIP][1], form, where, length), ""
+    return Place(file, values[_STRIP][1], form, where, length), ""

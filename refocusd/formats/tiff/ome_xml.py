@@ -15,7 +15,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from refocusd.errors import InputError
-from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, plausible_pixel_um
+from refocusd.formats.metadata import plausible_pixel_um
+from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
 from refocusd.frame import AxisValue
 
 __all__ = ["from_ome"]

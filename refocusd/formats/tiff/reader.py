@@ -1,4 +1,4 @@
-"""The frames of one TIFF, OME-TIFF, ImageJ or Micro-Manager stack."""
+"""The frames of one TIFF, OME-TIFF or ImageJ stack."""
 
 from __future__ import annotations
 
@@ -8,38 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tifffile import TiffPage
+
 from refocusd.errors import InputError
+from refocusd.formats.metadata import plausible_pixel_um
 from refocusd.formats.tiff.arrangement import (
-    MICROMANAGER_KEYS,
     Arrangement,
     PlacedPage,
     from_imagej,
-    from_micromanager,
     from_shaped,
-    json_object,
     plain,
-    plausible_pixel_um,
 )
-from refocusd.formats.tiff.ifd import Directory, TiffStructure
 from refocusd.formats.tiff.ome_xml import from_ome
-from refocusd.formats.tiff.page import PageFormat, is_reduced, page_layout
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.tiff.page_layout import is_reduced, page_layout
+from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, Pixels
 
 __all__ = ["TiffImageFile"]
 
-_DESCRIPTION, _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _MICROMANAGER = (
-    270,
-    282,
-    296,
-    33629,
-    51123,
-)
+_X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES = 282, 296, 33629
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
-#: Numbers that open the blocks of a Micro-Manager stack (micro-manager.org,
-#: "Micro-Manager File Formats").
-_MM_INDEX_MAP_OFFSET, _MM_INDEX_MAP, _MM_SUMMARY = 54773648, 3453623, 2355492
-#: Columns of the index map; the fifth is the offset of the frame's directory.
-_MM_INDEX_MAP_AXES = ("channel", "z", "time", "position")
 _NDTIFF = 483729
 
 
@@ -64,7 +53,7 @@ class TiffImageFile:
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         self._most_bytes = max_frame_bytes
-        self._file: TiffStructure | None = TiffStructure(path)
+        self._file: StrictTiff | None = StrictTiff(path)
         try:
             self._open(self._file)
         except RecursionError as error:
@@ -72,8 +61,8 @@ class TiffImageFile:
         finally:
             self.close()
 
-    def read(self, index: int) -> tuple[Pixels, dict[str, Any]]:
-        """Pixels and metadata of one frame; opens the file if it is closed.
+    def read(self, index: int) -> Pixels:
+        """Pixels of one frame; opens the file if it is closed.
 
         Raises
         ------
@@ -81,14 +70,13 @@ class TiffImageFile:
             If its pixels cannot be read or decoded, or the file has changed.
         """
         if self._file is None:
-            self._file = TiffStructure(self.path)
+            self._file = StrictTiff(self.path, self._offsets)
         file, frame = self._file, self._frames[index]
-        directory = file.directory(self._offsets[frame.page])
-        layout = page_layout(file, directory, frame.page, self._most_bytes)
+        page = file.page(self._offsets[frame.page])
+        layout = page_layout(file, page, frame.page, self._most_bytes)
         if layout.format != self.format:
             raise InputError(f"{self.path} has changed since it was opened: open it again")
-        pixels = layout.read(file, index * self.format.nbytes if self._contiguous else 0)
-        return pixels, self._metadata(file, directory, frame)
+        return layout.read(file, index * self.format.nbytes if self._contiguous else 0)
 
     def close(self) -> None:
         """Close the file until the next `read`."""
@@ -96,55 +84,48 @@ class TiffImageFile:
             self._file.close()
             self._file = None
 
-    def _metadata(
-        self, file: TiffStructure, directory: Directory, frame: PlacedPage
-    ) -> dict[str, Any]:
-        metadata = json_object(file.text(directory, _MICROMANAGER)) or {}
-        for key, value in (
-            ("ElapsedTime-ms", frame.elapsed_ms),
-            ("PixelSizeUm", self.pixel_um),
-            ("PositionName", frame.position_name),
-        ):
-            if value is not None:
-                metadata.setdefault(key, value)
-        return metadata
+    def metadata(self, index: int) -> dict[str, Any]:
+        """What the file says of one frame."""
+        frame = self._frames[index]
+        said = {
+            "ElapsedTime-ms": frame.elapsed_ms,
+            "PixelSizeUm": self.pixel_um,
+            "PositionName": frame.position_name,
+        }
+        return {key: value for key, value in said.items() if value is not None}
 
-    def _open(self, file: TiffStructure) -> None:
+    def _open(self, file: StrictTiff) -> None:
         if file.size >= 12 and self._word(file, 8) == _NDTIFF:
             raise InputError(
                 f"{self.path} is part of an NDTiff dataset, and NDTiff.index is not beside it: "
                 "copy the whole folder, and open that"
             )
         self._offsets = array("Q")
-        first: Directory | None = None
+        first: TiffPage | None = None
         formats: list[PageFormat | InputError] = []
         known: dict[PageFormat, PageFormat] = {}
-        described: list[dict[str, Any]] = []
-        for directory in file.directories():
-            if _STK_PLANES in directory.tags and directory.tags[_STK_PLANES].count > 1:
+        for offset in file.offsets:
+            page = file.page(offset)
+            if _STK_PLANES in page.tags and page.tags[_STK_PLANES].count > 1:
                 raise InputError(
                     f"{self.path} is a MetaMorph stack, whose planes have no pages: export it as "
                     "OME-TIFF"
                 )
-            if is_reduced(file, directory):
+            if is_reduced(file, page):
                 continue
-            page = len(self._offsets)
-            self._offsets.append(directory.offset)
-            first = first or directory
+            number = len(self._offsets)
+            self._offsets.append(offset)
+            first = first or page
             try:
-                form = page_layout(file, directory, page, self._most_bytes).format
+                form = page_layout(file, page, number, self._most_bytes).format
                 formats.append(known.setdefault(form, form))
             except InputError as error:
                 # It may be a label or an overview that is no part of the recording.
                 # Its traceback would keep all that was read alive.
                 formats.append(error.with_traceback(None))
-            # Micro-Manager says so on every page or on none.
-            if _MICROMANAGER in first.tags:
-                said = json_object(file.text(directory, _MICROMANAGER)) or {}
-                described.append({key: said[key] for key in MICROMANAGER_KEYS if key in said})
         if first is None:
             raise file.damaged("all of its pages are thumbnails")
-        arrangement = self._arranged(file, first, formats, described)
+        arrangement = self._arranged(file, first, formats)
         self._frames = arrangement.frames
         self._contiguous = arrangement.contiguous
         self.format = self._one_format(arrangement, formats)
@@ -153,12 +134,12 @@ class TiffImageFile:
         self.axes: Sequence[Mapping[str, AxisValue]] = tuple(f.axes for f in self._frames)
         self.elapsed_ms: Sequence[float | None] = tuple(f.elapsed_ms for f in self._frames)
         self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
-        self.summary: Mapping[str, Any] = arrangement.summary
+        self.summary: dict[str, Any] = arrangement.summary
 
-    def _check_contiguous(self, file: TiffStructure) -> None:
-        page, count = self._frames[0].page, len(self._frames)
-        directory = file.directory(self._offsets[page])
-        start = page_layout(file, directory, page, self._most_bytes).contiguous_offset
+    def _check_contiguous(self, file: StrictTiff) -> None:
+        number, count = self._frames[0].page, len(self._frames)
+        page = file.page(self._offsets[number])
+        start = page_layout(file, page, number, self._most_bytes).contiguous_offset
         if start is None:
             raise file.damaged(f"{count} frames are promised in one page, which is compressed")
         end = start + self.format.nbytes * count
@@ -170,16 +151,13 @@ class TiffImageFile:
 
     def _arranged(
         self,
-        file: TiffStructure,
-        first: Directory,
+        file: StrictTiff,
+        first: TiffPage,
         formats: Sequence[PageFormat | InputError],
-        described: Sequence[dict[str, Any]],
     ) -> Arrangement:
         """Frames by what the file says of itself, in the order of trustworthiness."""
         pages, what = len(self._offsets), str(self.path)
-        if described and (arrangement := self._micromanager(file, described)) is not None:
-            return arrangement
-        description = (file.text(first, _DESCRIPTION) or "").strip()
+        description = file.description(first).strip()
         if "<OME" in description[:1000]:
             arrangement = from_ome(description, pages, self.path.name, what)
             if arrangement is not None:
@@ -191,37 +169,7 @@ class TiffImageFile:
             return self._shaped(file, formats)
         return plain(pages)
 
-    def _micromanager(
-        self, file: TiffStructure, described: Sequence[dict[str, Any]]
-    ) -> Arrangement | None:
-        summary: dict[str, Any] = {}
-        mapped: dict[int, dict[str, int]] = {}
-        if file.size >= 40 and self._word(file, 8) == _MM_INDEX_MAP_OFFSET:
-            if self._word(file, 32) == _MM_SUMMARY:
-                text = file.read_at(40, self._word(file, 36), "the summary metadata")
-                summary = json_object(text.decode("utf-8", "replace")) or {}
-            mapped = self._index_map(file, self._word(file, 12))
-        return from_micromanager(
-            described,
-            [mapped.get(offset) for offset in self._offsets],
-            summary,
-        )
-
-    def _index_map(self, file: TiffStructure, offset: int) -> dict[int, dict[str, int]]:
-        """Axes of each directory by its offset; empty if there is no index map."""
-        if offset + 8 > file.size or self._word(file, offset) != _MM_INDEX_MAP:
-            return {}
-        count = min(self._word(file, offset + 4), (file.size - offset - 8) // 20)
-        data = file.read_at(offset + 8, count * 20, "the index map")
-        return {
-            where: dict(zip(_MM_INDEX_MAP_AXES, places, strict=True))
-            for *places, where in struct.iter_unpack(f"{file.order}5I", data)
-            if where
-        }
-
-    def _shaped(
-        self, file: TiffStructure, formats: Sequence[PageFormat | InputError]
-    ) -> Arrangement:
+    def _shaped(self, file: StrictTiff, formats: Sequence[PageFormat | InputError]) -> Arrangement:
         """Frames of the largest series: tifffile appends further ones to a file."""
         largest: tuple[int, int, Arrangement] | None = None
         start, pages = 0, len(self._offsets)
@@ -229,7 +177,7 @@ class TiffImageFile:
             form = formats[start]
             if isinstance(form, InputError):
                 raise form
-            text = file.text(file.directory(self._offsets[start]), _DESCRIPTION) or ""
+            text = file.description(file.page(self._offsets[start]))
             arrangement, taken = from_shaped(
                 text, pages - start, (form.height, form.width), str(self.path)
             )
@@ -266,13 +214,13 @@ class TiffImageFile:
             )
         return first
 
-    def _pixel_um_of_tags(self, file: TiffStructure, first: Directory) -> float | None:
+    def _pixel_um_of_tags(self, file: StrictTiff, first: TiffPage) -> float | None:
         """Pixel size by the resolution tags, where it is a microscope's and not a printer's."""
         resolution = file.rational(first, _X_RESOLUTION)
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)
         return um if um is not None and um < 50 else None
 
-    def _word(self, file: TiffStructure, offset: int) -> int:
+    def _word(self, file: StrictTiff, offset: int) -> int:
         data = file.read_at(offset, 4, "a Micro-Manager header")
         return int(struct.unpack(f"{file.order}I", data)[0])

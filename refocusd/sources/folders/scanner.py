@@ -15,7 +15,7 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.open_growing import kind_of
+from refocusd.formats.open_dataset import kind_of
 
 __all__ = ["Found", "Pulse", "Scanner", "pulse_of"]
 

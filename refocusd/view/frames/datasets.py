@@ -5,7 +5,6 @@ Only an acquisition's id comes from a request, never a path.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -14,19 +13,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ome_zarr.layout import is_omezarr
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.read_back import read_back
-from refocusd.formats.recording import Recording
-from refocusd.frame import AxisValue, Frame, Pixels, canonical_axes
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import AxisValue, Frame, Pixels
 from refocusd.transport.messages import AcquisitionStatus
-from refocusd.view.state.board import Board
+from refocusd.view.state.view_state import ViewState
 
-__all__ = ["Datasets", "FramePair", "FrameReader"]
+__all__ = ["Datasets", "FramePair"]
 
 #: Datasets that are kept open, pairs that are kept in memory, and their bytes.
 MAX_OPEN, MAX_PAIRS, MAX_PAIR_BYTES = 8, 8, 128 << 20
@@ -36,35 +32,17 @@ REFRESH_S = 0.3
 MAX_AXIS_VALUES = 5000
 
 
-class FrameReader(Protocol):
-    """Frames on disk by their canonical axes; what the view needs of a dataset."""
-
-    def axes_keys(self) -> list[str]:
-        """Keys of the frames that can be read."""
-        ...
-
-    def __contains__(self, key: str) -> bool: ...
-
-    def refresh(self) -> list[str]:
-        """Take up what was appended; keys of new frames."""
-        ...
-
-    def read(self, axes: str) -> Frame:
-        """One frame, read now."""
-        ...
-
-    def close(self) -> None:
-        """Close the files until the next read."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FramePair:
-    """One frame before and after, in counts; what is not on disk is None.
+    """One frame before and after, in counts.
 
     Parameters
     ----------
-    raw, refocused : ndarray, shape (height, width), or None
+    acquisition : AcquisitionStatus
+    key : str
+        Canonical axes.
+    frames : mapping of str to ndarray, shape (height, width)
+        ``raw`` and ``refocused``: those that are on disk, at least one.
     metadata : mapping
         Of the raw frame, or of the refocused one where raw is not on disk.
     made_by : mapping
@@ -73,35 +51,15 @@ class FramePair:
 
     acquisition: AcquisitionStatus
     key: str
-    raw: Pixels | None
-    refocused: Pixels | None
+    frames: Mapping[str, Pixels]
     metadata: Mapping[str, Any]
     made_by: Mapping[str, Any]
 
-
-class _RecordingReader:
-    """A finished recording of another kind than NDTiff, as a `FrameReader`."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-        self._index = {canonical_axes(axes): i for i, axes in enumerate(recording.plan().axes)}
-
-    def axes_keys(self) -> list[str]:
-        return list(self._index)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._index
-
-    def refresh(self) -> list[str]:
-        return []
-
-    def read(self, axes: str) -> Frame:
-        if axes not in self._index:
-            raise InputError(f"{self._recording.path} has no frame {axes}")
-        return self._recording.read(self._index[axes])
-
-    def close(self) -> None:
-        self._recording.close()
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        height, width = next(iter(self.frames.values())).shape
+        return height, width
 
 
 @dataclass(slots=True)
@@ -138,26 +96,24 @@ class _Open:
     """A dataset in use: its reader, once it could be opened."""
 
     path: Path
-    reader: FrameReader | None = None
+    reader: Dataset | None = None
     looked_at: float = 0.0
+    axes: _AxisValues = field(default_factory=_AxisValues)
 
-    def current(self) -> FrameReader | None:
+    def current(self) -> Dataset | None:
         """The reader, knowing what is on disk now; None while there is nothing."""
         now = time.monotonic()
         if now - self.looked_at < REFRESH_S:
             return self.reader
         self.looked_at = now
+        try:
+            if self.reader is not None:
+                self.reader.refresh()
+        except (InputError, OSError):
+            self.forget()  # deleted, moved or written again
         if self.reader is None:
             with suppress(InputError, OSError):
-                self.reader = _open(self.path)
-        else:
-            try:
-                self.reader.refresh()
-            except (InputError, OSError):
-                # It was deleted, moved or written anew: open it anew.
-                self.forget()
-                with suppress(InputError, OSError):
-                    self.reader = _open(self.path)
+                self.reader = open_dataset(self.path)
         return self.reader
 
     def forget(self) -> None:
@@ -167,27 +123,20 @@ class _Open:
             self.reader = None
 
 
-def _open(path: Path) -> FrameReader:
-    if (path / INDEX_NAME).exists() or is_omezarr(path):
-        return read_back(path)
-    return _RecordingReader(open_recording(path))
-
-
 class Datasets:
     """Reads frames; may be used from several threads, one after the other.
 
     Parameters
     ----------
-    board : Board
+    state : ViewState
         Its status names the acquisitions and where they lie.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, state: ViewState) -> None:
+        self._state = state
         self._lock = threading.Lock()
         self._open: OrderedDict[Path, _Open] = OrderedDict()
         self._pairs: OrderedDict[tuple[str, str], FramePair] = OrderedDict()
-        self._axes: OrderedDict[str, _AxisValues] = OrderedDict()
 
     def find(self, acquisition: str) -> AcquisitionStatus:
         """The acquisition of that id; the newest for an empty one.
@@ -197,7 +146,7 @@ class Datasets:
         InputError
             If the daemon names no such acquisition.
         """
-        status = self._board.last_status
+        status = self._state.last_status
         details = status.details if status is not None else []
         for detail in reversed(details):
             if acquisition in ("", detail.id):
@@ -218,13 +167,12 @@ class Datasets:
         """
         detail = self.find(acquisition)
         with self._lock:
-            readers = [r for r in map(self._reader, _paths(detail)) if r is not None]
-            keys = readers[0].axes_keys() if readers else []
-            known = self._axes.setdefault(detail.id, _AxisValues())
-            known.take(keys)
-            while len(self._axes) > MAX_OPEN:
-                self._axes.popitem(last=False)
-            return detail, known.frames, known.sorted()
+            for folder in filter(None, (detail.raw, detail.output)):
+                dataset = self._dataset(Path(folder))
+                if (reader := dataset.current()) is not None:
+                    dataset.axes.take(reader.axes_keys())
+                    return detail, dataset.axes.frames, dataset.axes.sorted()
+            return detail, 0, {}
 
     def pair(self, acquisition: str, key: str) -> FramePair:
         """One frame before and after.
@@ -247,22 +195,22 @@ class Datasets:
             if cached is not None:
                 self._pairs.move_to_end((detail.id, key))
                 return cached
-            raw = self._read(Path(detail.raw), key) if detail.raw else None
-            refocused = self._read(Path(detail.output), key) if detail.output else None
-            if raw is None and refocused is None:
+            folders = {"raw": detail.raw, "refocused": detail.output}
+            read = {name: self._read(Path(f), key) for name, f in folders.items() if f}
+            frames = {name: frame for name, frame in read.items() if frame is not None}
+            if not frames:
                 raise InputError(f"frame {key} of {detail.name} is not on disk (yet)")
-            made_by = dict(refocused.metadata).get("refocusd") if refocused else None
-            known = raw or refocused
-            assert known is not None
-            pair = FramePair(
-                acquisition=detail,
-                key=key,
-                raw=raw.pixels if raw else None,
-                refocused=refocused.pixels if refocused else None,
-                metadata=known.metadata,
-                made_by=made_by if isinstance(made_by, dict) else {},
+            made_by = (
+                frames["refocused"].metadata.get("refocusd") if "refocused" in frames else None
             )
-            if raw is not None and refocused is not None:
+            pair = FramePair(
+                detail,
+                key,
+                {name: frame.pixels for name, frame in frames.items()},
+                next(iter(frames.values())).metadata,
+                made_by if isinstance(made_by, dict) else {},
+            )
+            if len(frames) == len(folders):
                 # Only what will not change: a pending frame is refocused later.
                 self._keep(pair)
             return pair
@@ -282,28 +230,24 @@ class Datasets:
         ):
             self._pairs.popitem(last=False)
 
-    def _reader(self, path: Path) -> FrameReader | None:
+    def _dataset(self, path: Path) -> _Open:
         dataset = self._open.setdefault(path, _Open(path))
         self._open.move_to_end(path)
         while len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)[1].forget()
-        return dataset.current()
+        return dataset
 
     def _read(self, path: Path, key: str) -> Frame | None:
-        reader = self._reader(path)
+        reader = self._dataset(path).current()
         if reader is None or key not in reader:
             return None
         try:
             return reader.read(key)
         finally:
             # On Windows an open file could not be moved or deleted by its owner.
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 reader.close()
 
 
-def _paths(detail: AcquisitionStatus) -> list[Path]:
-    return [Path(folder) for folder in (detail.raw, detail.output) if folder]
-
-
 def _nbytes(pair: FramePair) -> int:
-    return sum(pixels.nbytes for pixels in (pair.raw, pair.refocused) if pixels is not None)
+    return sum(pixels.nbytes for pixels in pair.frames.values())

@@ -14,19 +14,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from refocusd.formats.tiff.arrangement import number_or_none, plausible_pixel_um
 from refocusd.frame import Pixels
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.transport.messages import FrameFacts
 from refocusd.view.frames.datasets import FramePair
-from refocusd.view.state.board import Board, Preview
-from refocusd.view.state.report import json_bytes
+from refocusd.view.json_text import json_bytes
+from refocusd.view.state.view_state import Preview, ViewState
 
-__all__ = ["frame_bytes", "pair_header", "pixel_um", "preview_header", "reduced", "step_for"]
+__all__ = ["Region", "pair_bytes", "preview_bytes", "step_for"]
 
 #: Metadata that the page shows beside a frame, where the microscope gave them.
 _SHOWN = (
@@ -43,63 +41,65 @@ _SHOWN = (
 IDENTITY = "identity engine"
 
 
-def step_for(height: int, width: int, side: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Region:
+    """What is sent of a frame: every `step`-th pixel of a rectangle, never averages."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    step: int = 1
+
+    def of(self, pixels: Pixels) -> Pixels:
+        """The counts in it."""
+        return pixels[self.top : self.bottom : self.step, self.left : self.right : self.step]
+
+
+def step_for(shape: tuple[int, ...], side: int) -> int:
     """Every how many pixels are shown so that no side is longer than `side`."""
-    return max(1, math.ceil(max(height, width) / side))
+    return max(1, math.ceil(max(shape) / side))
 
 
-def reduced(pixels: Pixels, step: int) -> Pixels:
-    """Every `step`-th pixel: counts that were measured, not averages."""
-    return cast("Pixels", np.ascontiguousarray(pixels[::step, ::step]))
-
-
-def pixel_um(metadata: Mapping[str, Any]) -> float | None:
-    """Width of a pixel in the specimen, in um, if the microscope was told it."""
-    # Micro-Manager's Java side writes the first name, pycromanager's Python side the second.
-    for name in ("PixelSizeUm", "PixelSize_um"):
-        um = plausible_pixel_um(number_or_none(metadata.get(name)))
-        if um is not None:
-            return um
-    return None
-
-
-def preview_header(board: Board, preview: Preview, step: int) -> dict[str, Any]:
-    """What is said of a live frame; `step` is over the whole frame."""
+def preview_bytes(state: ViewState, preview: Preview, step: int) -> bytes:
+    """A live frame, of which every `step`-th pixel of the preview is sent."""
     shown = preview.shown
-    status = board.last_status
+    status = state.last_status
     engine = status.engine if status is not None else None
-    return {
-        "id": f"{board.boot}-{preview.number}",
+    header = {
+        "id": state.id_of(preview),
         "live": True,
         "acquisition": shown.acquisition,
         "name": shown.name,
-        "axes": dict(preview.axes),
+        "axes": preview.axes,
         "state": shown.state,
         "reason": IDENTITY if engine is not None and engine.backend == "identity" else "",
         "height": shown.height,
         "width": shown.width,
         "dtype": shown.dtype,
-        "step": step,
+        "step": shown.step * step,
         "left": 0,
         "top": 0,
-        "pixel_um": pixel_um(preview.metadata),
+        "pixel_um": pixel_um_of(preview.metadata),
         "latency_ms": shown.latency_ms,
         "caught_up": not shown.live,
-        "facts": _facts(shown.facts),
+        "facts": shown.facts,
         "metadata": _metadata(preview.metadata),
         "missing": [],
     }
+    height, width = preview.raw.shape
+    whole = Region(0, 0, width, height, step)
+    return _frame_bytes(header, [whole.of(preview.raw), whole.of(preview.refocused)])
 
 
-def pair_header(pair: FramePair, step: int, left: int = 0, top: int = 0) -> dict[str, Any]:
-    """What is said of a frame from disk."""
+def pair_bytes(pair: FramePair, region: Region) -> bytes:
+    """A frame from disk, or a part of it."""
     made_by = pair.made_by
-    state = made_by.get("state") if pair.refocused is not None else "pending"
-    missing = [name for name in ("raw", "refocused") if getattr(pair, name) is None]
-    known = pair.raw if pair.raw is not None else pair.refocused
-    assert known is not None
+    frames = pair.frames
+    height, width = pair.shape
+    state = made_by.get("state") if "refocused" in frames else "pending"
     facts = {name: made_by.get(name) for name in FrameFacts.__struct_fields__}
-    return {
+    header = {
         "id": f"{pair.acquisition.id}-{pair.key}",
         "live": False,
         "acquisition": pair.acquisition.id,
@@ -107,48 +107,29 @@ def pair_header(pair: FramePair, step: int, left: int = 0, top: int = 0) -> dict
         "axes": json.loads(pair.key),
         "state": state if isinstance(state, str) else "unknown",
         "reason": str(made_by.get("reason", "")),
-        "height": known.shape[0],
-        "width": known.shape[1],
-        "dtype": known.dtype.name,
-        "step": step,
-        "left": left,
-        "top": top,
-        "pixel_um": pixel_um(pair.metadata),
+        "height": height,
+        "width": width,
+        "dtype": next(iter(frames.values())).dtype.name,
+        "step": region.step,
+        "left": region.left,
+        "top": region.top,
+        "pixel_um": pixel_um_of(pair.metadata),
         "latency_ms": made_by.get("latency_ms"),
         "caught_up": made_by.get("live") is False,
         "facts": facts if made_by else None,
         "metadata": _metadata(pair.metadata),
-        "missing": missing,
+        "missing": [name for name in ("raw", "refocused") if name not in frames],
     }
+    return _frame_bytes(header, [region.of(pixels) for pixels in frames.values()])
 
 
-def frame_bytes(
-    header: Mapping[str, Any], *frames: Pixels | None
-) -> tuple[bytes | memoryview, ...]:
-    """The parts of one answer; all frames have one shape.
-
-    Parameters
-    ----------
-    header : mapping
-        Gets ``rows`` and ``columns``.
-    frames : ndarray of uint8 or uint16, shape (rows, columns), or None
-        C-contiguous; None is left out.
-    """
-    there = [frame for frame in frames if frame is not None]
-    rows, columns = there[0].shape
+def _frame_bytes(header: Mapping[str, Any], frames: list[Pixels]) -> bytes:
+    """Header and frames of one shape; ``rows`` and ``columns`` are added to the header."""
+    rows, columns = frames[0].shape
     text = json_bytes({**header, "rows": rows, "columns": columns})
     text += b" " * (-(4 + len(text)) % 8)
-    little: list[NDArray[Any]] = [
-        frame.astype(frame.dtype.newbyteorder("<"), copy=False) for frame in there
-    ]
-    return (
-        len(text).to_bytes(4, "little") + text,
-        *(frame.data.cast("B") for frame in little),
-    )
-
-
-def _facts(facts: FrameFacts) -> dict[str, Any]:
-    return {name: getattr(facts, name) for name in facts.__struct_fields__}
+    little = (frame.astype(frame.dtype.newbyteorder("<"), copy=False) for frame in frames)
+    return b"".join((len(text).to_bytes(4, "little"), text, *(f.tobytes() for f in little)))
 
 
 def _metadata(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -21,10 +21,17 @@ from PIL.PngImagePlugin import PngInfo
 
 from refocusd import __version__
 from refocusd.frame import Pixels
+from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.datasets import FramePair
-from refocusd.view.frames.encode import pixel_um
 
-__all__ = ["Window", "auto_window", "png_snapshot", "scale_bar_um", "tiff_snapshot"]
+__all__ = [
+    "Window",
+    "auto_window",
+    "png_snapshot",
+    "scale_bar_text",
+    "scale_bar_um",
+    "tiff_snapshot",
+]
 
 #: Percentiles of both frames together that become black and white.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
@@ -49,13 +56,12 @@ class Window:
         return grey
 
 
-def auto_window(*frames: Pixels | None) -> Window:
+def auto_window(*frames: Pixels) -> Window:
     """One window for all frames, by percentiles of all their pixels (at most 2¹⁸ a frame)."""
     samples = []
     for frame in frames:
-        if frame is not None:
-            stride = max(1, math.ceil(math.sqrt(frame.size / (1 << 18))))
-            samples.append(frame[::stride, ::stride].ravel())
+        stride = max(1, math.ceil(math.sqrt(frame.size / (1 << 18))))
+        samples.append(frame[::stride, ::stride].ravel())
     low, high = np.percentile(np.concatenate(samples), (LOW_PERCENTILE, HIGH_PERCENTILE))
     return Window(float(low), max(float(high), float(low) + 1.0))
 
@@ -71,6 +77,11 @@ def scale_bar_um(width_um: float) -> float:
     return next(step * decade for step in (5, 2, 1) if step * decade <= wanted)
 
 
+def scale_bar_text(um: float) -> str:
+    """What stands under the bar.  The font that Pillow carries has no micro sign."""
+    return f"{um:g} um"
+
+
 def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     """Raw left, refocused right, in one grey scale, with a caption under them.
 
@@ -79,10 +90,9 @@ def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     window : Window, optional
         By default by percentiles of both frames.
     """
-    frames = [pixels for pixels in (pair.raw, pair.refocused) if pixels is not None]
-    names = [name for name in ("raw", "refocused") if getattr(pair, name) is not None]
-    window = window or auto_window(*frames)
-    height, width = frames[0].shape
+    frames = pair.frames
+    window = window or auto_window(*frames.values())
+    height, width = pair.shape
     size = max(11, min(28, width // 40))
     font = ImageFont.load_default(size)
     line = round(size * 1.5)
@@ -90,12 +100,12 @@ def png_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
         "RGB", (len(frames) * width + (len(frames) - 1) * _GAP, height + 3 * line + _GAP), _PAPER
     )
     draw = ImageDraw.Draw(whole)
-    um = pixel_um(pair.metadata)
-    for index, (name, pixels) in enumerate(zip(names, frames, strict=True)):
+    um = pixel_um_of(pair.metadata)
+    for index, (name, pixels) in enumerate(frames.items()):
         left = index * (width + _GAP)
         whole.paste(Image.fromarray(window.grey(pixels)), (left, 0))
-        said = name if name == "raw" else _said_of(pair)
-        draw.text((left + 2, height + 4), said, _INK, font)
+        caption = name if name == "raw" else _caption_of(pair)
+        draw.text((left + 2, height + 4), caption, _INK, font)
     axes = ", ".join(f"{name} {value}" for name, value in json.loads(pair.key).items())
     shown = f"{pair.acquisition.name}: {axes}"
     counts = f"grey scale {window.low:.0f} to {window.high:.0f} counts, the same for both"
@@ -117,12 +127,11 @@ def _draw_scale_bar(
     bar_um = scale_bar_um(um * width)
     length = round(bar_um / um)
     top = height + 4 + round(1.2 * line)
-    text = f"{bar_um:g} \N{MICRO SIGN}m"
     draw.rectangle((right - 4 - length, top, right - 4, top + max(2, line // 8)), _INK)
-    draw.text((right - 4, top + line // 4), text, _INK, font, anchor="ra")
+    draw.text((right - 4, top + line // 4), scale_bar_text(bar_um), _INK, font, anchor="ra")
 
 
-def _said_of(pair: FramePair) -> str:
+def _caption_of(pair: FramePair) -> str:
     if pair.made_by.get("state") == "passed_through":
         return "passed through: already in focus"
     return "refocused (estimate)"
@@ -130,24 +139,27 @@ def _said_of(pair: FramePair) -> str:
 
 def tiff_snapshot(pair: FramePair, window: Window | None = None) -> bytes:
     """The counts of both frames as an ImageJ TIFF: channels raw and refocused."""
-    frames = [pixels for pixels in (pair.raw, pair.refocused) if pixels is not None]
-    names = [name for name in ("raw", "refocused") if getattr(pair, name) is not None]
-    window = window or auto_window(*frames)
+    frames = pair.frames
+    window = window or auto_window(*frames.values())
     metadata: dict[str, Any] = {
         "axes": "CYX",
         "mode": "grayscale",
-        "Labels": names,
+        "Labels": list(frames),
         "Ranges": (window.low, window.high) * len(frames),
         "Info": json.dumps(_about(pair, window), ensure_ascii=True),
     }
-    um = pixel_um(pair.metadata)
+    um = pixel_um_of(pair.metadata)
     resolution = None
     if um is not None:
         metadata["unit"] = "um"
         resolution = (1 / um, 1 / um)
     output = io.BytesIO()
     tifffile.imwrite(
-        output, np.stack(frames), imagej=True, metadata=metadata, resolution=resolution
+        output,
+        np.stack(list(frames.values())),
+        imagej=True,
+        metadata=metadata,
+        resolution=resolution,
     )
     return output.getvalue()
 

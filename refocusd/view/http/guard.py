@@ -1,31 +1,37 @@
 """Who may ask: only pages that this view served itself, and programs on purpose.
 
-A page of any web site that a user of this computer visits can send requests to
-127.0.0.1.  Against that (OWASP, "Cross-Site Request Forgery Prevention";
+Any web page that is open on this computer can send requests to 127.0.0.1.  The
+guard refuses them (OWASP, "Cross-Site Request Forgery Prevention";
 https://www.w3.org/TR/fetch-metadata/):
 
-- The Host must be a name that is ours: a site whose name was bound anew to
-  127.0.0.1 (DNS rebinding) sends its own.
-- An Origin, where there is one, must be this very page's.
-- Browsers say in Sec-Fetch-Site where a request comes from.
-- What changes anything needs a header that no foreign page may send unasked.
+- The Host header must name this view.  A site that rebinds its own name to
+  127.0.0.1 (DNS rebinding) sends its own name.
+- The Origin header, if there is one, must be that of this page.
+- The Sec-Fetch-Site header, which browsers send, must not name another site.
+- A request that changes anything must carry a header that a foreign page cannot
+  send without permission.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from typing import Protocol
 
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from refocusd.view.http.answers import problem
 from refocusd.view.http.options import LOOPBACK, ViewOptions
 
-__all__ = ["COOKIE", "ORDER_HEADER", "SECURITY_HEADERS", "Guard", "Refusal"]
+__all__ = ["SECURITY_HEADERS", "GuardedApp"]
 
 COOKIE = "refocusd_view"
 #: Must be there, with any value, on requests that change something.
-ORDER_HEADER = "X-Refocusd-View"
+ACTION_HEADER = "X-Refocusd-View"
+MAX_ADDRESS_CHARS = 8192
+MAX_BODY_NBYTES = 4096
 
 #: Sent with every answer.
 SECURITY_HEADERS: Mapping[str, str] = {
@@ -42,88 +48,110 @@ SECURITY_HEADERS: Mapping[str, str] = {
 }
 
 
-class Headers(Protocol):
-    """What the guard needs of a request's headers."""
+class GuardedApp:
+    """An ASGI application that answers only what may be asked.
 
-    def get_all(self, name: str) -> list[str] | None:
-        """All values of one header."""
-        ...
+    Parameters
+    ----------
+    app : ASGIApp
+        Answers what the guard lets pass.
+    options : ViewOptions
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a request is not answered, and the status that says so."""
-
-    status: int
-    reason: str
-
-
-class Guard:
-    """Checks requests against the options of the view."""
-
-    def __init__(self, options: ViewOptions) -> None:
+    def __init__(self, app: ASGIApp, options: ViewOptions) -> None:
+        self._app = app
         self._options = options
         names = {name.lower().strip("[]") for name in options.hosts}
         if options.is_loopback:
             names |= LOOPBACK
-        elif options.host not in ("0.0.0.0", "::"):  # noqa: S104 (these are no names)
+        elif options.host not in ("0.0.0.0", "::"):  # noqa: S104 (not names)
             names.add(options.host.lower())
         self._names = frozenset(names)
 
-    def refusal(self, method: str, path: str, headers: Headers) -> Refusal | None:
-        """Why a request is refused; None if it may be answered.
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or refuse it."""
 
-        The token is another matter: see `knows`.
-        """
-        hosts = headers.get_all("Host") or []
-        if len(hosts) != 1:
-            return Refusal(400, "a request has one Host")
-        # The port is not compared: it may be forwarded (ssh -L 9000:127.0.0.1:8750).
-        if _name_of(hosts[0]) not in self._names:
-            return Refusal(
-                403,
-                f"{hosts[0][:80]!r} is not a name of this view; where it is, give it with "
-                "--allow-host",
-            )
-        origins = headers.get_all("Origin") or []
-        ours = f"{self._options.scheme}://{hosts[0]}".lower()
-        if any(origin.lower() != ours for origin in origins):
-            return Refusal(403, "this page belongs to another site")
-        site = (headers.get_all("Sec-Fetch-Site") or ["none"])[0]
-        mode = (headers.get_all("Sec-Fetch-Mode") or [""])[0]
-        followed_a_link = method == "GET" and path == "/" and mode == "navigate"
-        if site not in ("same-origin", "none") and not followed_a_link:
-            return Refusal(403, "this request comes from another site")
-        if method == "POST" and not headers.get_all(ORDER_HEADER):
-            return Refusal(403, f"orders carry the header {ORDER_HEADER}: 1")
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+            await send(message)
+
+        request = Request(scope)
+        answer = self._malformed(request) or self._foreign(request) or self._without_token(request)
+        await (answer or self._app)(scope, receive, send_secured)
+
+    def _malformed(self, request: Request) -> Response | None:
+        """The refusal of a request whose form is wrong."""
+        scope = request.scope
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_ADDRESS_CHARS:
+            return problem(414, "the address is too long", close=True)
+        length = request.headers.get("Content-Length")
+        if "Transfer-Encoding" in request.headers or (
+            request.method != "POST" and length not in (None, "0")
+        ):
+            return problem(400, "this request may have no body", close=True)
+        if request.method == "POST" and length is None:
+            return problem(411, "say how long the body is (Content-Length)", close=True)
+        if int(length or 0) > MAX_BODY_NBYTES:
+            return problem(413, f"a body has at most {MAX_BODY_NBYTES} bytes", close=True)
         return None
 
-    def knows(self, headers: Headers) -> bool:
-        """Whether the request shows the token, where one is asked for."""
-        if not self._options.token:
-            return True
-        shown = [
-            value.removeprefix("Bearer ").strip()
-            for value in headers.get_all("Authorization") or []
-        ]
-        try:
-            cookie = SimpleCookie("; ".join(headers.get_all("Cookie") or []))
-        except CookieError:
-            cookie = SimpleCookie()
-        if COOKIE in cookie:
-            shown.append(cookie[COOKIE].value)
-        return any(self.is_token(text) for text in shown)
+    def _foreign(self, request: Request) -> Response | None:
+        """The refusal of a request that another site may have sent."""
+        headers = request.headers
+        host = headers.get("Host", "")
+        # The port is not compared: it may be forwarded (ssh -L 9000:127.0.0.1:8750).
+        if _name_of(host) not in self._names:
+            return problem(
+                403,
+                f"{host[:80]!r} is not a name of this view; where it is, give it with --allow-host",
+                close=True,
+            )
+        ours = f"{self._options.scheme}://{host}".lower()
+        if any(origin.lower() != ours for origin in headers.getlist("Origin")):
+            return problem(403, "this page belongs to another site", close=True)
+        followed_a_link = (
+            request.method == "GET"
+            and request.url.path == "/"
+            and headers.get("Sec-Fetch-Mode") == "navigate"
+        )
+        site = headers.get("Sec-Fetch-Site", "none")
+        if site not in ("same-origin", "none") and not followed_a_link:
+            return problem(403, "this request comes from another site", close=True)
+        if request.method == "POST" and not headers.get(ACTION_HEADER):
+            return problem(403, f"actions carry the header {ACTION_HEADER}: 1", close=True)
+        return None
 
-    def is_token(self, text: str) -> bool:
-        """Whether `text` is the token; takes as long for any text."""
+    def _without_token(self, request: Request) -> Response | None:
+        """The answer to a request that lacks the token, if one is set."""
         token = self._options.token
-        return bool(token) and hmac.compare_digest(text.encode(), token.encode())
+        path = request.url.path
+        shown = [
+            *(v.removeprefix("Bearer ").strip() for v in request.headers.getlist("Authorization")),
+            request.cookies.get(COOKIE, ""),
+        ]
+        if not token or path == "/health" or any(self._is_token(text) for text in shown):
+            return None
+        if path == "/" and self._is_token(request.query_params.get("token", "")):
+            # The cookie keeps the token out of the address, and so out of the browser's history.
+            entry = RedirectResponse("/", 303)
+            entry.set_cookie(
+                COOKIE,
+                token,
+                httponly=True,
+                samesite="strict",
+                secure=self._options.certificate is not None,
+            )
+            return entry
+        return problem(
+            401,
+            "this view asks for its token: open it as /?token=..., or send it as Bearer",
+            close=True,
+        )
 
-    @property
-    def cookie(self) -> str:
-        """The header's value with which a page keeps the token."""
-        secure = "; Secure" if self._options.certificate else ""
-        return f"{COOKIE}={self._options.token}; HttpOnly; SameSite=Strict; Path=/{secure}"
+    def _is_token(self, text: str) -> bool:
+        """Whether `text` is the token; takes as long for any text."""
+        return hmac.compare_digest(text.encode(), self._options.token.encode())
 
 
 def _name_of(host: str) -> str:

@@ -6,12 +6,16 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from refocusd.transport.messages import FocusAdvice, Histogram, Status
-from refocusd.view.state.board import Board
+from prometheus_client import Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from refocusd.transport.messages import Histogram, Status
 from refocusd.view.state.gpu import Gpu
 from refocusd.view.state.report import health
+from refocusd.view.state.view_state import ViewState
 
 __all__ = ["CONTENT_TYPE", "metrics_text"]
 
@@ -20,131 +24,86 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_REASONS = 50
 
 #: Labels and value of one sample.
-Sample = tuple[Mapping[str, str], float]
+Sample = tuple[dict[str, str], float]
 
 
-class _Text:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def family(self, name: str, kind: str, what: str, samples: Iterable[Sample]) -> None:
-        """One metric: `refocusd_<name>`."""
-        self.lines.append(f"# HELP refocusd_{name} {what}")
-        self.lines.append(f"# TYPE refocusd_{name} {kind}")
-        for labels, value in samples:
-            self.sample(name, labels, value)
-
-    def sample(self, name: str, labels: Mapping[str, str], value: float) -> None:
-        """One line."""
-        inner = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        self.lines.append(
-            f"refocusd_{name}{{{inner}}} {value:.17g}" if inner else f"refocusd_{name} {value:.17g}"
-        )
-
-
-def metrics_text(board: Board, gpus: tuple[Gpu, ...]) -> str:
+def metrics_text(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
     """All metrics.  Without a daemon only that there is none, and the GPUs."""
-    text = _Text()
-    status = board.status
-    text.family("up", "gauge", "Whether a daemon answers.", [({}, status is not None)])
-    text.family(
-        "ready", "gauge", "Whether a worker is ready for frames.", [({}, health(board).ready)]
-    )
-    text.family("view_pages", "gauge", "Pages of the live view that are open.", [({}, board.pages)])
-    if status is not None:
-        _daemon(text, status)
-        _work(text, status)
-        _stages(text, status.stages)
-    _gpus(text, gpus)
-    return "\n".join(text.lines) + "\n"
+    return generate_latest(_ViewMetrics(state, gpus))
 
 
-def _daemon(text: _Text, status: Status) -> None:
-    engine = status.engine
+@dataclass(frozen=True)
+class _ViewMetrics(Collector):
+    state: ViewState
+    gpus: tuple[Gpu, ...]
+
+    def collect(self) -> Iterator[Metric]:
+        status = self.state.status
+        yield _metric("up", "Whether a daemon answers.", status is not None)
+        yield _metric("ready", "Whether a worker is ready for frames.", health(self.state).ready)
+        yield _metric("view_pages", "Pages of the live view that are open.", self.state.pages)
+        if status is not None:
+            yield from _daemon(status)
+            yield from _frames(status)
+            yield from _workers(status)
+            yield _stages(status.stages)
+        yield from _gpu_metrics(self.gpus)
+
+
+def _metric(name: str, what: str, samples: float | Iterable[Sample], kind: str = "gauge") -> Metric:
+    """One metric, `refocusd_<name>`, of one value or a sample for each set of labels."""
+    metric = Metric(f"refocusd_{name.removesuffix('_total')}", what, kind)
+    for labels, value in [({}, samples)] if isinstance(samples, (int, float)) else samples:
+        metric.add_sample(f"refocusd_{name}", labels, value)
+    return metric
+
+
+def _daemon(status: Status) -> Iterator[Metric]:
     about = {"version": status.version}
-    if engine is not None:
+    if (engine := status.engine) is not None:
         about |= {
             "backend": engine.backend,
             "precision": engine.precision,
             "device": engine.device,
             "model": engine.model_id,
         }
-    text.family("info", "gauge", "What the daemon runs.", [(about, 1)])
-    text.family("uptime_seconds", "gauge", "Since the daemon's start.", [({}, status.uptime_s)])
-    text.family("paused", "gauge", "Whether refocusing is paused.", [({}, status.paused)])
-    text.family(
-        "ring_bytes", "gauge", "Shared memory for frames in flight.", [({}, status.ring_nbytes)]
-    )
-    text.family("ring_free_bytes", "gauge", "Of it, unused.", [({}, status.ring_free)])
-    text.family(
-        "raw_bytes_total", "counter", "Raw pixels taken since the start.", [({}, status.raw_nbytes)]
-    )
+    yield _metric("info", "What the daemon runs.", [(about, 1)])
+    yield _metric("uptime_seconds", "Since the daemon's start.", status.uptime_s)
+    yield _metric("paused", "Whether refocusing is paused.", status.paused)
+    yield _metric("ring_bytes", "Shared memory for frames in flight.", status.ring_nbytes)
+    yield _metric("ring_free_bytes", "Of it, unused.", status.ring_free)
+    taken = "Raw pixels taken since the start."
+    yield _metric("raw_bytes_total", taken, status.raw_nbytes, "counter")
 
 
-def _work(text: _Text, status: Status) -> None:
-    text.family(
-        "frames_total",
-        "counter",
-        "Frames since the start, by final state and reason.",
-        _frames(status.frames),
-    )
+def _frames(status: Status) -> Iterator[Metric]:
+    final = "Frames since the start, by final state and reason."
+    yield _metric("frames_total", final, _by_reason(status.frames), "counter")
     open_ = [detail for detail in status.details if detail.state != "ended"]
-    text.family("acquisitions", "gauge", "Acquisitions that are open.", [({}, len(open_))])
-    text.family(
-        "queue_frames",
-        "gauge",
-        "Frames in the daemon that no worker has yet.",
-        [({}, sum(detail.queued for detail in status.details))],
-    )
-    text.family(
-        "deferred_frames",
-        "gauge",
-        "Frames left to the catch-up.",
-        [({}, sum(detail.deferred for detail in status.details))],
-    )
-    text.family(
-        "pending_frames",
-        "gauge",
-        "Frames without a final state.",
-        [({}, sum(counts.pending for counts in status.acquisitions.values()))],
-    )
-    advised = [
-        ({"acquisition": detail.name, "direction": _direction(detail.focus)}, detail.focus)
-        for detail in open_
-        if detail.focus is not None
-    ]
-    text.family(
+    yield _metric("acquisitions", "Acquisitions that are open.", len(open_))
+    queued = sum(detail.queued for detail in status.details)
+    yield _metric("queue_frames", "Frames in the daemon that no worker has yet.", queued)
+    deferred = sum(detail.deferred for detail in status.details)
+    yield _metric("deferred_frames", "Frames left to the catch-up.", deferred)
+    pending = sum(counts.pending for counts in status.acquisitions.values())
+    yield _metric("pending_frames", "Frames without a final state.", pending)
+    offsets: list[Sample] = []
+    uncertainties: list[Sample] = []
+    for detail in open_:
+        if (focus := detail.focus) is not None:
+            direction = "known" if focus.direction_known else "unknown"
+            labels = {"acquisition": detail.name, "direction": direction}
+            offsets.append((labels, focus.offset_um))
+            uncertainties.append((labels, focus.uncertainty_um))
+    yield _metric(
         "focus_offset_um",
-        "gauge",
         "Distance of the stage from focus, to be added to z where the direction is known.",
-        [(labels, focus.offset_um) for labels, focus in advised],
+        offsets,
     )
-    text.family(
-        "focus_uncertainty_um",
-        "gauge",
-        "Its standard uncertainty.",
-        [(labels, focus.uncertainty_um) for labels, focus in advised],
-    )
-    states = Counter(worker.state for worker in status.crew)
-    text.family(
-        "workers",
-        "gauge",
-        "Workers, by state.",
-        [({"state": state}, states[state]) for state in ("starting", "ready", "busy")],
-    )
-    text.family(
-        "worker_frames_total",
-        "counter",
-        "Frames that a worker has answered.",
-        [({"worker": worker.identity}, worker.frames) for worker in status.crew],
-    )
+    yield _metric("focus_uncertainty_um", "Its standard uncertainty.", uncertainties)
 
 
-def _direction(focus: FocusAdvice) -> str:
-    return "known" if focus.direction_known else "unknown"
-
-
-def _frames(frames: Mapping[str, int]) -> list[Sample]:
+def _by_reason(frames: Mapping[str, int]) -> list[Sample]:
     counted: Counter[tuple[str, str]] = Counter()
     for rank, (name, count) in enumerate(sorted(frames.items(), key=lambda item: -item[1])):
         state, _, reason = name.partition(": ")
@@ -152,38 +111,43 @@ def _frames(frames: Mapping[str, int]) -> list[Sample]:
     return [({"state": state, "reason": why}, n) for (state, why), n in counted.items()]
 
 
-def _stages(text: _Text, stages: Mapping[str, Histogram]) -> None:
-    name = "stage_seconds"
-    text.family(name, "histogram", "Time of live frames in each stage.", ())
+def _workers(status: Status) -> Iterator[Metric]:
+    states = Counter(worker.state for worker in status.crew)
+    by_state = [({"state": state}, float(states[state])) for state in ("starting", "ready", "busy")]
+    yield _metric("workers", "Workers, by state.", by_state)
+    answered = [({"worker": worker.identity}, float(worker.frames)) for worker in status.crew]
+    answered_text = "Frames that a worker has answered."
+    yield _metric("worker_frames_total", answered_text, answered, "counter")
+
+
+def _stages(stages: Mapping[str, Histogram]) -> Metric:
+    name = "refocusd_stage_seconds"
+    metric = Metric(name, "Time of live frames in each stage.", "histogram")
     for stage, histogram in stages.items():
         passed = 0
         bounds = [f"{bound / 1000:g}" for bound in histogram.bounds_ms]
         for bound, count in zip([*bounds, "+Inf"], histogram.counts, strict=False):
             passed += count
-            text.sample(f"{name}_bucket", {"stage": stage, "le": bound}, passed)
-        text.sample(f"{name}_sum", {"stage": stage}, histogram.sum_ms / 1000)
-        text.sample(f"{name}_count", {"stage": stage}, passed)
+            metric.add_sample(f"{name}_bucket", {"stage": stage, "le": bound}, passed)
+        metric.add_sample(f"{name}_sum", {"stage": stage}, histogram.sum_ms / 1000)
+        metric.add_sample(f"{name}_count", {"stage": stage}, passed)
+    return metric
 
 
-def _gpus(text: _Text, gpus: tuple[Gpu, ...]) -> None:
-    if not gpus:
-        return
-    labels = [{"gpu": str(gpu.index), "name": gpu.name} for gpu in gpus]
-    families: tuple[tuple[str, str, list[float | None]], ...] = (
-        ("gpu_memory_used_bytes", "Memory in use by all programs.", [g.used_nbytes for g in gpus]),
-        ("gpu_memory_bytes", "Memory of the device.", [g.total_nbytes for g in gpus]),
-        (
-            "gpu_busy_ratio",
-            "Share of time in which a kernel ran.",
-            [None if g.busy_percent is None else g.busy_percent / 100 for g in gpus],
-        ),
-        ("gpu_temperature_celsius", "Of the device.", [g.temperature_c for g in gpus]),
-    )
-    for name, what, values in families:
-        known = [(label, v) for label, v in zip(labels, values, strict=True) if v is not None]
+def _gpu_metrics(gpus: tuple[Gpu, ...]) -> Iterator[Metric]:
+    def metric(name: str, what: str, values: list[float | None]) -> Iterator[Metric]:
+        known = [
+            ({"gpu": str(gpu.index), "name": gpu.name}, value)
+            for gpu, value in zip(gpus, values, strict=True)
+            if value is not None
+        ]
         if known:
-            text.family(name, "gauge", f"GPU of this host: {what}", known)
+            yield _metric(f"gpu_{name}", f"GPU of this host: {what}", known)
 
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    busy = [None if gpu.busy_percent is None else gpu.busy_percent / 100 for gpu in gpus]
+    yield from metric(
+        "memory_used_bytes", "Memory in use by all programs.", [gpu.used_nbytes for gpu in gpus]
+    )
+    yield from metric("memory_bytes", "Memory of the device.", [gpu.total_nbytes for gpu in gpus])
+    yield from metric("busy_ratio", "Share of time in which a kernel ran.", busy)
+    yield from metric("temperature_celsius", "Of the device.", [gpu.temperature_c for gpu in gpus])

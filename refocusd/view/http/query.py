@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import parse_qs
+
+import msgspec
+from starlette.requests import Request
 
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue, canonical_axes, plain_axes
@@ -11,7 +13,7 @@ from refocusd.frame import AxisValue, canonical_axes, plain_axes
 __all__ = ["Query"]
 
 MAX_FIELDS = 16
-MAX_AXES_CHARS = 2048
+MAX_TEXT_CHARS = 2048
 
 
 class Query:
@@ -23,28 +25,32 @@ class Query:
         If it cannot be understood; so do the methods, each naming the field.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, request: Request) -> None:
+        text: bytes = request.scope["query_string"]
         try:
             fields = parse_qs(
-                text,
+                text.decode("ascii"),
                 keep_blank_values=True,
                 strict_parsing=bool(text),
                 max_num_fields=MAX_FIELDS,
                 errors="strict",
             )
-        except (ValueError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise InputError(f"the address cannot be understood: {error}") from error
-        repeated = [name for name, values in fields.items() if len(values) > 1]
-        if repeated:
-            raise InputError(f"{repeated[0]!r} is given twice")
+        for name, values in fields.items():
+            if len(values) > 1:
+                raise InputError(f"{name!r} is given twice")
+            if len(values[0]) > MAX_TEXT_CHARS:
+                raise InputError(f"{name!r} is too long")
         self._fields = {name: values[0] for name, values in fields.items()}
+
+    def has(self, name: str) -> bool:
+        """Whether a field is given."""
+        return name in self._fields
 
     def text(self, name: str, default: str = "") -> str:
         """A short text."""
-        value = self._fields.get(name, default)
-        if len(value) > MAX_AXES_CHARS:
-            raise InputError(f"{name!r} is too long")
-        return value
+        return self._fields.get(name, default)
 
     def number(self, name: str, low: int, high: int, default: int | None = None) -> int:
         """A whole number from `low` to `high`."""
@@ -59,19 +65,12 @@ class Query:
             raise InputError(f"{name} = {value}: it must lie between {low} and {high}")
         return value
 
-    def has(self, name: str) -> bool:
-        """Whether a field is given."""
-        return name in self._fields
-
     def axes(self, name: str = "axes") -> dict[str, AxisValue]:
         """Axes as a JSON object, for example ``{"channel":"DAPI","z":3}``."""
-        text = self.text(name, "{}")
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name!r} is not JSON") from error
-        if not isinstance(value, dict) or len(value) > MAX_FIELDS:
-            raise InputError(f"{name!r} must be a JSON object of axes")
+            value = msgspec.json.decode(self.text(name, "{}"), type=dict[str, object])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise InputError(f"{name!r} must be a JSON object of axes") from error
         return plain_axes(value)
 
     def key(self, name: str = "axes") -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from refocusd.transport.messages import Histogram, Status
 
@@ -90,27 +93,23 @@ def written(frames: Mapping[str, int]) -> int:
 
 
 def _stage(now: Histogram, before: Histogram | None) -> StageFigures:
-    recent = now.counts
+    counts = recent = np.array(now.counts)
     if before is not None and len(before.counts) == len(now.counts):
-        recent = [max(0, new - old) for new, old in zip(now.counts, before.counts, strict=True)]
-    is_recent = bool(sum(recent))
-    counts = recent if is_recent else now.counts
-    return StageFigures(
-        percentile_ms(now.bounds_ms, counts, 0.50),
-        percentile_ms(now.bounds_ms, counts, 0.95),
-        sum(counts),
-        is_recent,
-    )
+        recent = np.maximum(counts - before.counts, 0)
+    is_recent = bool(recent.any())
+    counts = recent if is_recent else counts
+    p50_ms, p95_ms = (percentile_ms(now.bounds_ms, counts, share) for share in (0.50, 0.95))
+    return StageFigures(p50_ms, p95_ms, int(counts.sum()), is_recent)
 
 
-def percentile_ms(bounds_ms: list[float], counts: list[int], share: float) -> float:
+def percentile_ms(bounds_ms: Sequence[float], counts: ArrayLike, share: float) -> float:
     """Percentile of a histogram, interpolated within its bucket as Prometheus does.
 
     Parameters
     ----------
-    bounds_ms : list of float
+    bounds_ms : sequence of float
         Upper bounds, without the infinite one.
-    counts : list of int
+    counts : array_like of int
         In each bucket; one more than `bounds_ms`.
     share : float
         Between 0 and 1.
@@ -125,12 +124,6 @@ def percentile_ms(bounds_ms: list[float], counts: list[int], share: float) -> fl
     >>> percentile_ms([10.0, 20.0], [0, 100, 0], 0.5)
     15.0
     """
-    wanted = share * sum(counts)
-    passed = 0
-    lower = 0.0
-    for bound, count in zip(bounds_ms, counts, strict=False):
-        if count and passed + count >= wanted:
-            return lower + (bound - lower) * max(0.0, wanted - passed) / count
-        passed += count
-        lower = bound
-    return lower
+    passed = np.cumsum(counts)
+    below = [0, *passed[: len(bounds_ms)]]
+    return float(np.interp(share * passed[-1], below, [0.0, *bounds_ms]))

@@ -1,29 +1,24 @@
-"""Memory and load of this host's NVIDIA devices, from the driver's own library (NVML).
-
-Called through `ctypes`: the driver brings the library, so nothing needs to be
-installed, and a host without a GPU has no library and no devices.  Constants
-and structures: NVIDIA Management Library, API reference (nvml.h).
-"""
+"""Memory and load of this host's NVIDIA devices, from the driver (NVML)."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Gpu", "GpuMonitor"]
 
 #: How long a reading is good for, in seconds.
 FRESH_S = 1.0
 MAX_GPUS = 16
-_TEMPERATURE_GPU = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One device; what the driver does not tell is None.
+    """One device; None stands for what the driver does not report.
 
     Parameters
     ----------
@@ -42,77 +37,50 @@ class Gpu:
     temperature_c: int | None
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    )
-
-
-class _Utilization(ctypes.Structure):
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
 class GpuMonitor:
-    """Reads the devices at most once a second, however many ask."""
+    """Reads the devices at most once a second, however many ask.
+
+    A host without a GPU or its driver has no devices.
+    """
 
     def __init__(self) -> None:
+        import pynvml  # the driver's library is looked for when it is first called
+
+        self._nvml: Any = pynvml
         self._lock = threading.Lock()
-        self._library = _load()
-        self._read_at = 0.0
+        self._read_at = float("-inf")
         self._gpus: tuple[Gpu, ...] = ()
+        self._has_driver = False
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            self._has_driver = True
 
     def read(self) -> tuple[Gpu, ...]:
         """The devices now; empty where there are none or the driver does not answer."""
-        library = self._library
-        if library is None:
+        if not self._has_driver:
             return ()
         with self._lock:
             now = time.monotonic()
             if now - self._read_at > FRESH_S:
                 self._read_at = now
-                self._gpus = _read(library)
+                count = self._known(self._nvml.nvmlDeviceGetCount) or 0
+                read = (self._known(self._device, index) for index in range(min(count, MAX_GPUS)))
+                self._gpus = tuple(gpu for gpu in read if gpu is not None)
             return self._gpus
 
+    def _device(self, index: int) -> Gpu:
+        nvml = self._nvml
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        load = self._known(nvml.nvmlDeviceGetUtilizationRates, handle)
+        celsius = self._known(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
+        name = nvml.nvmlDeviceGetName(handle)
+        busy = load.gpu if load is not None else None
+        return Gpu(index, name, memory.used, memory.total, busy, celsius)
 
-def _load() -> ctypes.CDLL | None:
-    name = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
-    try:
-        library = ctypes.CDLL(name)
-        return library if library.nvmlInit_v2() == 0 else None
-    except (OSError, AttributeError):
-        return None
-
-
-def _read(library: ctypes.CDLL) -> tuple[Gpu, ...]:
-    count = ctypes.c_uint()
-    if library.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-        return ()
-    gpus = (_device(library, index) for index in range(min(count.value, MAX_GPUS)))
-    return tuple(gpu for gpu in gpus if gpu is not None)
-
-
-def _device(library: ctypes.CDLL, index: int) -> Gpu | None:
-    handle = ctypes.c_void_p()
-    memory = _Memory()
-    if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)) != 0:
-        return None
-    if library.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)) != 0:
-        return None
-    name = ctypes.create_string_buffer(96)
-    library.nvmlDeviceGetName(handle, name, len(name))
-    load = _Utilization()
-    has_load = library.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(load)) == 0
-    degrees = ctypes.c_uint()
-    has_degrees = (
-        library.nvmlDeviceGetTemperature(handle, _TEMPERATURE_GPU, ctypes.byref(degrees)) == 0
-    )
-    return Gpu(
-        index,
-        name.value.decode("utf-8", "replace"),
-        memory.used,
-        memory.total,
-        load.gpu if has_load else None,
-        degrees.value if has_degrees else None,
-    )
+    def _known(self, ask: Callable[..., Any], *arguments: Any) -> Any:
+        """What NVML answers; None if it does not know."""
+        try:
+            return ask(*arguments)
+        except self._nvml.NVMLError:
+            return None

@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
-from refocusd.view.state.board import Board
+from refocusd.view.state.view_state import Link, ViewState
 
 __all__ = ["MAX_FPS", "DaemonLink"]
 
@@ -30,7 +30,7 @@ BEHIND_FPS = 8.0
 MAX_BYTES_PER_S = 24e6
 #: How often the daemon is asked for its state, with and without pages.
 STATUS_S, IDLE_STATUS_S = 0.25, 1.0
-#: A daemon that does not answer for so long is said to be gone.
+#: A daemon that does not answer for so long counts as gone.
 ANSWER_S = 1.5
 #: A `Look` without an answer is repeated: it, or the frame, may have been lost.
 REPEAT_LOOK_S = 5.0
@@ -39,17 +39,17 @@ RETRY_S = 0.5
 
 
 class DaemonLink:
-    """Keeps a `Board` up to date for as long as its `with` statement lasts.
+    """Keeps a `ViewState` up to date for as long as its `with` statement lasts.
 
     Parameters
     ----------
-    board : Board
+    state : ViewState
         Names the daemon's endpoint, and takes what comes.
     """
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
-        self._orders: queue.Queue[wire.Pause | wire.CatchUp] = queue.Queue(maxsize=16)
+    def __init__(self, state: ViewState) -> None:
+        self._state = state
+        self._actions: queue.Queue[wire.Pause | wire.CatchUp] = queue.Queue(maxsize=16)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="daemon-link", daemon=True)
 
@@ -57,21 +57,16 @@ class DaemonLink:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._stop.set()
         self._thread.join(10.0)
 
-    def order(self, message: wire.Pause | wire.CatchUp) -> bool:
-        """Pass an order on to the daemon; False when it cannot be reached now."""
-        if self._board.link[0] != "connected":
+    def request(self, action: wire.Pause | wire.CatchUp) -> bool:
+        """Pass an action on to the daemon; False when it cannot be reached now."""
+        if self._state.link.state != "connected":
             return False
         try:
-            self._orders.put_nowait(message)
+            self._actions.put_nowait(action)
         except queue.Full:
             return False
         return True
@@ -80,62 +75,56 @@ class DaemonLink:
         while not self._stop.is_set():
             try:
                 with Connection(
-                    self._board.endpoint, "view", inline=True, version=__version__
+                    self._state.endpoint, "view", inline=True, version=__version__
                 ) as connection:
                     connection.welcome(ANSWER_S)
-                    self._board.set_link("connected")
-                    _Conversation(connection, self._board, self._orders, self._stop).hold()
+                    self._state.set_link(Link("connected", ""))
+                    _Conversation(connection, self._state, self._actions, self._stop).hold()
             except TransportError as error:
-                state = self._board.link[0]
-                self._board.set_link("lost" if state != "searching" else state, str(error))
+                searching = self._state.link.state == "searching"
+                self._state.set_link(Link("searching" if searching else "lost", str(error)))
             except Exception:
-                log.exception("the view's link failed; it is made anew")
-                self._board.set_link("lost", "internal error of the view, see its log")
+                log.exception("the view's link failed; it connects again")
+                self._state.set_link(Link("lost", "internal error of the view, see its log"))
             self._stop.wait(RETRY_S)
 
 
+@dataclass
 class _Conversation:
     """What is asked and answered over one connection."""
 
-    def __init__(
-        self,
-        connection: Connection,
-        board: Board,
-        orders: queue.Queue[wire.Pause | wire.CatchUp],
-        stop: threading.Event,
-    ) -> None:
-        self._connection = connection
-        self._board = board
-        self._orders = orders
-        self._stop = stop
-        self._status_asked = 0.0
-        self._status_due = 0.0
-        self._look_asked = 0.0
-        self._look_due = 0.0
-        self._serial = 0
+    _connection: Connection
+    _state: ViewState
+    _actions: queue.Queue[wire.Pause | wire.CatchUp]
+    _stop: threading.Event
+    _status_asked: float = 0.0
+    _status_due: float = 0.0
+    _look_asked: float = 0.0
+    _look_due: float = 0.0
+    _serial: int = 0
 
     def hold(self) -> None:
-        """Ask and listen until told to stop.
+        """Ask and listen until `stop` is set.
 
         Raises
         ------
         TransportError
-            When the daemon does not answer any more.
+            When the daemon no longer answers.
         """
         while not self._stop.is_set():
             now = time.monotonic()
-            self._send_orders()
+            self._send_actions()
             if self._status_asked and now - self._status_asked > ANSWER_S:
                 raise TransportError(
-                    f"the daemon at {self._board.endpoint} does not answer; if it has ended, start "
+                    f"the daemon at {self._state.endpoint} does not answer; if it has ended, start "
                     "it with `refocusd run`"
                 )
             if not self._status_asked and now >= self._status_due:
                 self._connection.send(wire.StatusRequest())
                 self._status_asked = now
             wants_look = not self._look_asked or now - self._look_asked > REPEAT_LOOK_S
-            if wants_look and now >= self._look_due and self._board.is_watched:
-                self._connection.send(wire.Look(self._serial, self._board.wanted_side))
+            if wants_look and now >= self._look_due and self._state.is_watched:
+                self._connection.send(wire.Look(self._serial, self._state.wanted_side))
                 self._look_asked = now
             received = self._connection.receive_parts(self._patience(now))
             if received is not None:
@@ -146,43 +135,43 @@ class _Conversation:
         due = [0.25]
         if not self._status_asked:
             due.append(self._status_due - now)
-        if not self._look_asked and self._board.is_watched:
+        if not self._look_asked and self._state.is_watched:
             due.append(self._look_due - now)
         return max(0.001, min(due))
 
-    def _send_orders(self) -> None:
+    def _send_actions(self) -> None:
         while True:
             try:
-                self._connection.send(self._orders.get_nowait())
+                self._connection.send(self._actions.get_nowait())
             except queue.Empty:
                 return
-            self._status_due = 0.0  # what it did is wanted at once
+            self._status_due = 0.0  # the page waits to see what it did
 
     def _on_message(self, message: wire.Message, part: memoryview | None) -> None:
         now = time.monotonic()
         if isinstance(message, wire.Status):
             self._status_asked = 0.0
-            self._status_due = now + (STATUS_S if self._board.is_watched else IDLE_STATUS_S)
-            self._board.put_status(message)
+            self._status_due = now + (STATUS_S if self._state.is_watched else IDLE_STATUS_S)
+            self._state.put_status(message)
         elif isinstance(message, wire.Shown):
             nbytes = part.nbytes if part is not None else 0
             asked = self._look_asked or now
             self._look_asked = 0.0
-            pace = BEHIND_FPS if self._board.is_behind else MAX_FPS
-            self._look_due = asked + max(1 / pace, nbytes / MAX_BYTES_PER_S)
+            fps = BEHIND_FPS if self._state.is_behind else MAX_FPS
+            self._look_due = asked + max(1 / fps, nbytes / MAX_BYTES_PER_S)
             self._serial = message.serial
             halves = _halves(message, part)
             if halves is None:
                 log.warning("a preview of %s came without its pixels", message.axes)
             else:
-                self._board.put_preview(message, *halves)
+                self._state.put_preview(message, *halves)
         elif isinstance(message, wire.Refused):
             if "Hello" in message.reason:
-                # The daemon was started anew, and does not know this connection.
-                raise TransportError(f"the daemon at {self._board.endpoint} was started anew")
+                # A restarted daemon does not know this connection.
+                raise TransportError(f"the daemon at {self._state.endpoint} was restarted")
             self._look_asked = self._status_asked = 0.0
             self._look_due = self._status_due = now + 1.0
-            self._board.note("bad", f"the daemon refused: {message.reason}")
+            self._state.note("bad", f"the daemon refused: {message.reason}")
 
 
 def _halves(shown: wire.Shown, part: memoryview | None) -> tuple[Pixels, Pixels] | None:

@@ -103,5 +103,5 @@ if "BAD_WORKER" in os.environ and {"refocusd.worker", "worker"} & set(sys.orig_a
     _bend(_fault, int(_every), float(_late_s))
 if "BAD_CLOCK" in os.environ:
     _bend_clock(Path(os.environ["BAD_CLOCK"]))
-if "SLOW_DISK" in os.environ and "run" in sys.orig_argv:
+if "SLOW_DISK" in os.environ and {"run", "process", "resume"} & set(sys.orig_argv):
     _bend_disk(float(os.environ["SLOW_DISK"]))

@@ -44,7 +44,7 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def _export(arguments: argparse.Namespace) -> int:
     needs_torch()
-    from refocusd_training.export import export_bundle
+    from refocusd_training.export.bundle import export_bundle
 
     export_bundle(
         arguments.run,
@@ -57,7 +57,7 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     Console().print(f"wrote {arguments.output}")
     if arguments.engine:
-        from refocusd_training.tensorrt import export_engine
+        from refocusd_training.export.tensorrt import export_engine
 
         key = export_engine(arguments.output, arguments.engine, builder=arguments.engine_builder)
         Console().print(

@@ -67,7 +67,7 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 def _fine_tune(arguments: argparse.Namespace) -> int:
     needs_torch()
     from refocusd_training.data.config import DataConfig
-    from refocusd_training.fine_tune import FineTuning, fine_tune
+    from refocusd_training.fine_tune.run import FineTuning, fine_tune
 
     channels = (f"{arguments.stain}=.",) if arguments.kind == "sharp" else ()
     job = FineTuning(

@@ -64,7 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         said += f"; ended by {record.ended}"
     Console().print(said)
     if arguments.bundle:
-        from refocusd_training.export import export_bundle
+        from refocusd_training.export.bundle import export_bundle
 
         export_bundle(arguments.output, arguments.bundle)
         if not shipped:

@@ -13,7 +13,7 @@
 `pairs`              pairs of real frames as batches
 ===================  ==============================================================
 
-Which of the BBBC038 images train, validate and test: `refocusd_training.split`.
+Which of the BBBC038 images train, validate and test: `refocusd_training.data.split`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from refocusd.frame import Pixels
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import TEST_WELLS, sides_of
-from refocusd_training.split import Side
+from refocusd_training.data.split import Side
 
 __all__ = [
     "FILE_NAME",
@@ -128,7 +128,7 @@ def read_plane(path: str | Path) -> Pixels:
         If the file cannot be read.
     """
     with closing(TiffImageFile(Path(path), MOST_BYTES)) as image:
-        return image.read(0)[0]
+        return image.read(0)
 
 
 def open_plate(

@@ -6,14 +6,14 @@ import itertools
 import json
 import math
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.formats.recording import RecordingPlan
-from refocusd.frame import AxisValue, Frame, checked_pixels
+from refocusd.formats.dataset import Dataset, Plan
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import AxisValue, Pixels, canonical_axes, checked_pixels
 
 __all__ = ["OmeZarrImage", "ome_zarr_images"]
 
@@ -53,8 +53,8 @@ def _attributes(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-class OmeZarrImage:
-    """A `Recording`: the full resolution of one image.
+class OmeZarrImage(Dataset):
+    """The full resolution of one image.
 
     Parameters
     ----------
@@ -76,8 +76,7 @@ class OmeZarrImage:
             raise ConfigError(
                 f"{folder} is an OME-Zarr, and zarr is not installed: pip install 'refocusd[zarr]'"
             ) from error
-        self.path = folder
-        self.name = folder.name
+        super().__init__(folder)
         try:
             described = (_attributes(folder) or {})["multiscales"][0]
             dataset = described["datasets"][0]
@@ -94,53 +93,40 @@ class OmeZarrImage:
             raise InputError(f"{folder} has pixels of type {dtype}; uint8 and uint16 are read")
         outer = [_AXES[name] for name in names[:-2]]
         channels = _channels(_attributes(folder) or {})
-        self._indices = list(itertools.product(*(range(n) for n in shape[:-2])))
+        indices = list(itertools.product(*(range(n) for n in shape[:-2])))
         lengths = dict(zip(names, zip(scale, units, strict=True), strict=True))
-        summary = {"z-step_um": _um(*lengths["z"])} if "z" in lengths else {}
-        self._plan = RecordingPlan(
+        self._summary = {"z-step_um": _um(*lengths["z"])} if "z" in lengths else {}
+        self._plan = Plan(
             axes=tuple(
                 {axis: _value(axis, at, channels) for axis, at in zip(outer, index, strict=True)}
-                for index in self._indices
+                for index in indices
             ),
-            elapsed_ms=(None,) * len(self._indices),
-            height=shape[-2],
-            width=shape[-1],
-            dtype=dtype,
+            elapsed_ms=(None,) * len(indices),
+            format=PageFormat(shape[-2], shape[-1], dtype),
             pixel_um=_um(*lengths["x"]),
-            summary=summary,
         )
+        self._frames = dict(zip(map(canonical_axes, self._plan.axes), indices, strict=True))
 
-    def plan(self) -> RecordingPlan:
-        """Return what the image holds."""
-        return self._plan
-
-    def read(self, index: int) -> Frame:
-        """Frame number `index` of the plan.
-
-        Raises
-        ------
-        InputError
-            If it cannot be read.
-        """
-        try:
-            pixels = np.ascontiguousarray(self._array[self._indices[index]])
-        except (OSError, ValueError, RuntimeError, IndexError) as error:
-            raise InputError(f"frame {index} of {self.path} cannot be read ({error})") from error
-        return Frame(checked_pixels(pixels), self._plan.axes[index], {})
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The distance of planes, where it is said."""
+        return self._summary
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
 
-    def __enter__(self) -> Self:
-        return self
+    def _format(self, key: str) -> PageFormat:  # noqa: ARG002
+        assert self._plan is not None
+        return self._plan.format
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _metadata(self, key: str) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def _pixels(self, key: str) -> Pixels:
+        try:
+            return checked_pixels(np.ascontiguousarray(self._array[self._frames[key]]))
+        except (OSError, ValueError, RuntimeError, IndexError) as error:
+            raise InputError(f"frame {key} of {self.path} cannot be read ({error})") from error
 
 
 def _scale(dataset: dict[str, Any], axes: int) -> list[float]:

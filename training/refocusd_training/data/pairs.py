@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, counts_range
-from refocusd_training.samples import MIN_SPAN, Batch
+from refocusd_training.data.samples import MIN_SPAN, Batch
 
 __all__ = ["Frames", "Pair", "PairSource", "Place"]
 

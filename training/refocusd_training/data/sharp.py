@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from refocusd.errors import InputError
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.images import SUFFIXES, find_images, read_image
+from refocusd_training.data.samples import Batch, Exposure, SampleStream
 from refocusd_training.data.sides import TEST_WELLS, side_of, sides_of
-from refocusd_training.samples import Batch, Exposure, SampleStream
+from refocusd_training.data.split import Side, load_split, make_split, split_digest, unusable
 from refocusd_training.simulate.ranges import Ranges
 from refocusd_training.simulate.specimen import flux_of
-from refocusd_training.split import Side, load_split, make_split, split_digest, unusable
 
 __all__ = ["SharpSource", "Specimen", "open_sharp", "specimens_of"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from refocusd_training.split import Side
+from refocusd_training.data.split import Side
 
 __all__ = ["TEST_WELLS", "side_of", "sides_of"]
 

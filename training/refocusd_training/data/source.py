@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd_training.data.config import DataConfig
-from refocusd_training.samples import Batch, Exposure
+from refocusd_training.data.samples import Batch, Exposure
 from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges
 
 __all__ = ["ExposureSource", "SampleSource", "open_samples"]

@@ -18,16 +18,16 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import SUFFIX
 from refocusd.errors import InputError
-from refocusd.formats.open_recording import open_recording
-from refocusd.formats.recording import Recording
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import AxisValue, Pixels
 from refocusd.imaging.quality import best_focus, focus_score, register
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import sides_of
+from refocusd_training.data.split import Side
 from refocusd_training.data.z_step import z_step_um
-from refocusd_training.split import Side
 
 __all__ = ["Stack", "Stacks", "find_stacks", "focus_of", "open_stacks", "pairs_of"]
 
@@ -92,7 +92,7 @@ class Stack:
 class Stacks:
     """All usable stacks of a folder, and the recordings that they are read from."""
 
-    recordings: dict[str, Recording] = field(default_factory=dict)
+    recordings: dict[str, Dataset] = field(default_factory=dict)
     stacks: list[Stack] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -101,14 +101,14 @@ class Stacks:
     def read(self, place: tuple[str, int]) -> Pixels:
         """Pixels of one frame; a recording is read by one thread at a time."""
         with self._lock:
-            return self.recordings[place[0]].read(place[1]).pixels
+            return _read(self.recordings[place[0]], place[1])
 
     def read_once(self, place: tuple[str, int]) -> Pixels:
         """As `read`; no file stays open, as nobody says when a training has read its last frame."""
         with self._lock:
             recording = self.recordings[place[0]]
             try:
-                return recording.read(place[1]).pixels
+                return _read(recording, place[1])
             finally:
                 recording.close()
 
@@ -169,7 +169,7 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
         key = str(len(found.recordings))
         found.recordings[key] = recording
         plan = recording.plan()
-        if min(plan.height, plan.width) < smallest + 2 * math.ceil(MOST_DRIFT_PX):
+        if min(plan.format.height, plan.format.width) < smallest + 2 * math.ceil(MOST_DRIFT_PX):
             found.skip("recording with too small frames")
             recording.close()
             continue
@@ -197,7 +197,7 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
     return found
 
 
-def _recordings(folder: Path, found: Stacks) -> Iterator[Recording]:
+def _recordings(folder: Path, found: Stacks) -> Iterator[Dataset]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one that holds the stacks")
     if images := ome_zarr_images(folder):
@@ -210,7 +210,7 @@ def _recordings(folder: Path, found: Stacks) -> Iterator[Recording]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     files = [path for path in entries if path.is_file() and path.suffix.lower() in _TIFFS]
     stacks = [recording for path in files for recording in _opened(path, found)]
-    if stacks and all(len(recording.plan()) == 1 for recording in stacks):
+    if stacks and all(len(recording) == 1 for recording in stacks):
         # One plane a file: their names say which is which.
         for recording in stacks:
             recording.close()
@@ -227,17 +227,21 @@ def _recordings(folder: Path, found: Stacks) -> Iterator[Recording]:
             yield from _opened(entry, found)
 
 
-def _opened(path: Path, found: Stacks, *, zarr: bool = False) -> Iterator[Recording]:
+def _read(recording: Dataset, index: int) -> Pixels:
+    return recording.read(recording.plan().axes[index]).pixels
+
+
+def _opened(path: Path, found: Stacks, *, zarr: bool = False) -> Iterator[Dataset]:
     if SUFFIX in path.name:
         found.skip("recording that refocusd has written")
         return
     try:
-        yield OmeZarrImage(path) if zarr else open_recording(path)
+        yield OmeZarrImage(path) if zarr else open_dataset(path)
     except InputError as error:
         found.skip("recording that cannot be read", error)
 
 
-def _grouped(recording: Recording, z_axis: str) -> Iterator[tuple[str, str, list[int]]]:
+def _grouped(recording: Dataset, z_axis: str) -> Iterator[tuple[str, str, list[int]]]:
     """Position, channel and frames in order of z of each stack."""
     groups: dict[tuple[tuple[str, AxisValue], ...], list[tuple[int, int]]] = {}
     for index, axes in enumerate(recording.plan().axes):

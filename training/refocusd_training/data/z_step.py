@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refocusd.formats.recording import Recording
+from refocusd.formats.dataset import Dataset
 
 __all__ = ["z_step_um"]
 
@@ -17,23 +17,24 @@ _OME_UNIT = re.compile(r'PhysicalSizeZUnit="([^"]+)"')
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "nm": 1e-3, "mm": 1e3}
 
 
-def z_step_um(recording: Recording, planes: Sequence[int]) -> float | None:
+def z_step_um(recording: Dataset, planes: Sequence[int]) -> float | None:
     """Distance of two neighbouring planes in um; None where the recording does not say.
 
     What the stage was told comes first, then what the recording's header says.
 
     Parameters
     ----------
-    recording : Recording
+    recording : Dataset
     planes : sequence of int
         Frames of one stack, in order of z.
     """
-    first, last = (recording.read(planes[i]).metadata for i in (0, -1))
+    axes = recording.plan().axes
+    first, last = (recording.metadata(axes[planes[i]]) for i in (0, -1))
     for key in ("ZPosition_um_Intended", "ZPositionUm"):
         low, high = _number(first.get(key)), _number(last.get(key))
         if low is not None and high is not None and high != low:
             return abs(high - low) / (len(planes) - 1)
-    summary = recording.plan().summary
+    summary = recording.summary
     for key in ("z-step_um", "Z-step_um"):
         if step := _number(summary.get(key)):
             return abs(step)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd_training.data import find_images, read_image
+from refocusd_training.data.split import load_split
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
-from refocusd_training.split import load_split
 
 __all__ = [
     "AVERAGED_UM",

@@ -11,7 +11,6 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -59,13 +58,6 @@ _NUCLEI = (
 )
 
 
-def _rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: round(value, 4) if isinstance(value, float) else value
-        for name, value in figures.items()
-    }
-
-
 def write_json(
     path: Path,
     bundle: Path | str,
@@ -74,7 +66,7 @@ def write_json(
     further: Mapping[str, object] | None = None,
     simulated: bool = True,
 ) -> None:
-    """Summary and every single figure, with what was measured, as JSON.
+    """Summary with what was measured, as JSON; single frames stand in the CSV file.
 
     Parameters
     ----------
@@ -107,15 +99,6 @@ def write_json(
         document["held_out"] = held_out()
     document |= summary(results)
     document |= further or {}
-    document["frames"] = [
-        {
-            **asdict(result),
-            "seconds": round(result.seconds, 5),
-            "quality": _rounded(asdict(result.quality)),
-            "figures": _rounded(asdict(result.figures)),
-        }
-        for result in results
-    ]
     text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
 
     def write() -> None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from refocusd_training.samples import Batch, Exposure, Prefetched
+from refocusd_training.data.samples import Batch, Exposure, Prefetched
 from refocusd_training.simulate.torch_exposure import expose_on
 
 __all__ = ["ExposingFeed", "Feed", "TensorBatch", "seed_of", "tensors"]

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd_training.config import TrainingConfig
+from refocusd_training.data.samples import Prefetched
 from refocusd_training.data.source import ExposureSource, SampleSource, open_samples
 from refocusd_training.loop.checkpoint import Checkpoints
 from refocusd_training.loop.feed import ExposingFeed, Feed, seed_of
@@ -46,7 +47,6 @@ from refocusd_training.loop.record import RunRecord, described_device, versions
 from refocusd_training.loop.teacher import load_teacher
 from refocusd_training.loop.validation import Validation
 from refocusd_training.networks import build_network
-from refocusd_training.samples import Prefetched
 from refocusd_training.simulate.ranges import Ranges
 
 __all__ = [

@@ -12,11 +12,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from refocusd_training.data.samples import Batch
 from refocusd_training.loop.feed import TensorBatch, tensors
 from refocusd_training.loop.files import BEST_FILE, not_written, start_table, write_weights
 from refocusd_training.loop.module import Refocusing
 from refocusd_training.networks import RefocusNetwork
-from refocusd_training.samples import Batch
 
 __all__ = ["Validated", "Validation"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from refocusd.imaging.normalise import MAX_SAMPLES, MIN_SCALE
-from refocusd_training.samples import MARGIN, MIN_SPAN, Exposure
+from refocusd_training.data.samples import MARGIN, MIN_SPAN, Exposure
 
 __all__ = ["DeviceBatch", "expose_on"]
 

@@ -1,0 +1,79 @@
+"""Which folder a run is written to, and the file in it that says what made it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from refocusd.config import Settings
+from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of
+from refocusd.errors import OutputError
+from refocusd.formats.open_sink import append_sink
+from refocusd.ledger import is_marked
+from refocusd.transport.messages import Open
+
+__all__ = ["choose_folder", "write_run_file"]
+
+log = logging.getLogger(__name__)
+
+
+def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bool]:
+    """The folder for a run, and whether frames of that run are in it already.
+
+    A second run of an acquisition gets a folder of its own beside the first.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something else, or two other runs.
+    """
+    first = output_of(message.raw, message.output)
+    for output in (first, first.with_name(f"{first.name}_{run[:8]}")):
+        if not output.exists() or not any(output.iterdir()):
+            return output, False
+        made = made_by(output)
+        if not made and is_marked(settings.ledgers, message.acquisition):
+            made = _unlabelled(output)
+        if made.get("acquisition") != message.acquisition:
+            break
+        if made.get("run") == run:
+            return output, True
+    else:
+        raise OutputError(
+            f"{first} holds two other runs of this acquisition already; name another --output"
+        )
+    if not output.exists():
+        return output, False
+    raise OutputError(
+        f"{output} exists already and holds something else; move it away, or name another --output"
+    )
+
+
+def _unlabelled(output: Path) -> dict[str, Any]:
+    """What made a dataset without a run file: the daemon was killed while it created the folder.
+
+    If the folder is not a dataset yet, it is moved aside.
+    """
+    try:
+        with append_sink(output) as sink:
+            made = getattr(sink, "summary", {}).get("refocusd", {})
+            return dict(made) if isinstance(made, dict) else {}
+    except OutputError:
+        aside = output.with_name(f"{output.name}.incomplete-{time.time_ns():x}")
+        log.warning("%s was never completed: moved to %s", output, aside.name)
+        output.rename(aside)
+        return {}
+
+
+def write_run_file(output: Path, made: dict[str, Any]) -> None:
+    """Write what made the frames beside them, unless it is there."""
+    if made_by(output):
+        return
+    path = notes_of(output) / RUN_FILE
+    # Complete or not there at all, however this process ends.
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(json.dumps(made, indent=1), encoding="utf-8")
+    fresh.replace(path)

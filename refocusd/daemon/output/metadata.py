@@ -1,0 +1,63 @@
+"""The metadata of a refocused frame."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import msgspec
+
+from refocusd import __version__
+from refocusd.daemon.output.jobs import WriteFrame
+from refocusd.errors import OutputError
+from refocusd.frame import FinalState
+from refocusd.transport.messages import FocusAdvice, FrameFacts
+
+__all__ = ["frame_metadata"]
+
+
+def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) -> dict[str, Any]:
+    """The microscope's metadata of a frame, and one ``refocusd`` object of ours.
+
+    Raises
+    ------
+    OutputError
+        If the frame's own metadata is not JSON.
+    """
+    submit, engine = job.submit, job.engine
+    try:
+        metadata = json.loads(submit.metadata or "{}")
+    except ValueError as error:
+        raise OutputError(f"the frame's metadata is not JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        metadata = {"metadata": metadata}
+    metadata["refocusd"] = {
+        "version": __version__,
+        "run": run,
+        "model": engine.model_id,
+        "model_sha256": engine.model_sha256,
+        "engine": engine.key,
+        "precision": engine.precision,
+        "state": state,
+        "reason": reason,
+        "live": submit.live,
+        "latency_ms": round((time.perf_counter_ns() - submit.taken_ns) / 1e6, 3),
+        "checksum": job.checksum,
+        "raw_checksum": submit.checksum,
+        "calibration": None,  # replaced by the facts where a profile applied
+        **_known_values(job.facts),
+    }
+    if job.focus is not None:
+        metadata["refocusd"]["focus"] = _known_values(job.focus)
+    return metadata
+
+
+def _known_values(facts: FrameFacts | FocusAdvice) -> dict[str, Any]:
+    """Plain values, floats with six significant digits; without None and NaN (not JSON)."""
+    return {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in msgspec.structs.asdict(facts).items()
+        if value is not None and not (isinstance(value, float) and not math.isfinite(value))
+    }

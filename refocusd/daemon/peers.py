@@ -1,0 +1,122 @@
+"""Who is connected: the role of each peer, and when it was last heard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from refocusd import __version__
+from refocusd.errors import TransportError
+from refocusd.transport import messages as wire
+from refocusd.transport.secure.endpoints import allowed_roles
+
+__all__ = ["Peer", "Peers"]
+
+#: Peers that may be connected at once.
+MAX_PEERS = 256
+
+
+@dataclass(slots=True)
+class Peer:
+    """One peer that has said Hello."""
+
+    role: wire.Role
+    #: It has proved that this daemon started it.
+    trusted: bool
+    #: When a message from it last came (`time.monotonic`).
+    heard_at: float = field(default_factory=time.monotonic)
+
+
+class Peers:
+    """All peers, by identity.
+
+    Parameters
+    ----------
+    token : str
+        What the daemon's own workers and catch-ups prove themselves with.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._peers: dict[bytes, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._peers
+
+    def greet(self, identity: bytes, message: wire.Hello, remote: str | None) -> list[bytes]:
+        """Let a peer in.
+
+        Parameters
+        ----------
+        identity : bytes
+        message : Hello
+        remote : str or None
+            Name of the key that it has proved; None for a process of this host.
+
+        Returns
+        -------
+        list of bytes
+            Peers that were forgotten to make room.
+
+        Raises
+        ------
+        TransportError
+            If it may not come in.
+        """
+        trusted = message.token == self._token
+        if message.protocol != wire.PROTOCOL:
+            older = "that side" if message.protocol < wire.PROTOCOL else "the daemon"
+            raise TransportError(
+                f"a peer of refocusd {message.version} speaks protocol {message.protocol}, this "
+                f"daemon ({__version__}) {wire.PROTOCOL}: upgrade {older}"
+            )
+        if message.role not in allowed_roles(remote):
+            raise TransportError(f"a peer on another host cannot be a {message.role} here")
+        if message.role == "worker" and not (trusted or remote):
+            raise TransportError(
+                "a worker must be started by this daemon, or connect with a key where it listens "
+                "for workers on other hosts"
+            )
+        forgotten = self._make_room() if identity not in self else []
+        self._peers[identity] = Peer(message.role, trusted)
+        return forgotten
+
+    def _make_room(self) -> list[bytes]:
+        """Forget the control peer or view that was silent longest, if there are too many peers."""
+        if len(self) < MAX_PEERS:
+            return []
+        asked = [key for key, peer in self._peers.items() if peer.role in ("control", "view")]
+        if not asked:
+            raise TransportError(f"{MAX_PEERS} peers are connected; close some")
+        longest = min(asked, key=lambda key: self._peers[key].heard_at)
+        self.forget(longest)
+        return [longest]
+
+    def heard(self, identity: bytes) -> Peer:
+        """The peer that a message came from.
+
+        Raises
+        ------
+        TransportError
+            If it has not said Hello.
+        """
+        peer = self._peers.get(identity)
+        if peer is None:
+            raise TransportError("say Hello first (the daemon may have been restarted)")
+        peer.heard_at = time.monotonic()
+        return peer
+
+    def forget(self, identity: bytes) -> None:
+        """A peer has gone."""
+        self._peers.pop(identity, None)
+
+    def silent(self, timeout_s: float) -> Iterator[bytes]:
+        """Peers that were not heard for `timeout_s`."""
+        now = time.monotonic()
+        for identity, peer in list(self._peers.items()):
+            if now - peer.heard_at > timeout_s:
+                yield identity

@@ -1,0 +1,216 @@
+"""Frames on their way to the workers, back, and to the writer; workers that are lost or hang."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.acquisitions.state import Acquisition, Task
+from refocusd.daemon.events import FrameNotWritten, FramesWritten
+from refocusd.daemon.output.jobs import RecordFrames, WriteFrame
+from refocusd.daemon.workers.describe import describe_engine
+from refocusd.daemon.workers.pool import WorkerPool
+from refocusd.errors import TransportError
+from refocusd.frame import checksum
+from refocusd.transport import messages as wire
+from refocusd.transport.client import SILENCE_S
+from refocusd.transport.ring import SharedRing
+from refocusd.transport.secure.endpoints import Endpoints
+
+__all__ = ["Dispatcher", "WorkerControl"]
+
+log = logging.getLogger(__name__)
+
+#: Workers that may die on one frame; and links that may be lost meanwhile, which proves less.
+MAX_DEATHS = 2
+MAX_CUTS = 10
+
+
+class WorkerControl(Protocol):
+    """What is asked of the supervisor of the worker processes."""
+
+    def kill(self, identity: str) -> None:
+        """End a worker that does not answer; it is replaced."""
+
+    def was_ready(self, identity: str) -> None:
+        """Note that a worker could start."""
+
+    def no_more(self) -> None:
+        """Start no worker again."""
+
+
+@dataclass(slots=True)
+class Dispatcher:
+    """Gives frames to free workers, their answers to the writer, and its answers to the source.
+
+    A task of an acquisition that a stopping daemon has dropped stays pending.
+
+    Parameters
+    ----------
+    endpoints, ring, lifecycle, pool
+        See their classes.
+    supervisor : WorkerControl
+    on_ready : callable
+        Called whenever a worker has become ready.
+    """
+
+    endpoints: Endpoints
+    ring: SharedRing
+    lifecycle: Lifecycle
+    pool: WorkerPool
+    supervisor: WorkerControl
+    on_ready: Callable[[], None]
+
+    def dispatch(self) -> None:
+        """Send waiting frames to workers, as far as there are free ones."""
+        while (worker := self.pool.free()) and (found := self.lifecycle.scheduler.next_task()):
+            task, acquisition = found
+            focus = self.lifecycle.focus.ask(acquisition, task.submit)
+            self.pool.assign(worker, task, acquisition, focus)
+
+    def join(self, identity: bytes, message: wire.Hello, remote: str | None) -> None:
+        """A worker has connected; one that lost its link holds no frames any more."""
+        self._requeue(self.pool.lose(identity))
+        inline = message.inline or bool(remote)
+        self.pool.join(identity, pid=message.pid, inline=inline, remote=remote or "")
+
+    def lose(self, identity: bytes, *, cut: bool = False) -> None:
+        """A worker is gone, or (`cut`) its link is: its frames go to others."""
+        self._requeue(self.pool.lose(identity, cut=cut))
+
+    def receive(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
+        """A message of a worker.
+
+        Raises
+        ------
+        TransportError
+            If a worker may not send that.
+        """
+        match message:
+            case wire.Ready():
+                self._ready(identity, message)
+            case wire.Result():
+                # Nobody waits for the answer of a worker that was presumed hung.
+                if task := self.pool.take_back(identity, message.task):
+                    try:
+                        self.pool.fill(identity, task, part)
+                    except TransportError as error:
+                        self._fail(task, str(error))
+                    else:
+                        engine = self.pool.engine_of(identity, task.channel)
+                        self._write(task, message, engine)
+            case wire.Failure():
+                if task := self.pool.take_back(identity, message.task):
+                    self._fail(task, message.reason)
+            case _:
+                raise TransportError(f"a worker does not send {type(message).__name__}")
+
+    def _ready(self, identity: bytes, message: wire.Ready) -> None:
+        self.pool.set_ready(identity, message)
+        name = identity.decode(errors="replace")
+        self.supervisor.was_ready(name)
+        engine = describe_engine(message.engine)
+        log.info("%s: %s, ready in %.1f s", name, engine, message.seconds)
+        self.lifecycle.engine_ready(message.engine)
+        self.on_ready()
+
+    def tick(self) -> list[bytes]:
+        """Replace workers that hang or are silent; returns those whose link is lost."""
+        for identity in self.pool.hung(self.lifecycle.settings.task_timeout_s):
+            self._replace(identity, "holds one frame too long")
+        for identity in self.pool.silent(SILENCE_S):
+            self._replace(identity, "is silent")
+        lost = self.endpoints.gone()
+        for identity, why in lost:
+            log.warning("%s: %s; its frames go to others", identity.decode(errors="replace"), why)
+            self.lose(identity, cut=True)
+        return [identity for identity, _ in lost]
+
+    def _replace(self, identity: bytes, why: str) -> None:
+        name = identity.decode(errors="replace")
+        if self.pool.is_remote(identity):
+            self.endpoints.cut(identity, why)  # `gone` names it at the next tick
+        else:
+            log.warning("%s %s: replaced", name, why)
+            self.supervisor.kill(name)
+
+    # -- what becomes of a frame ------------------------------------------------------------
+
+    def _write(self, task: Task, result: wire.Result, engine: wire.EngineInfo) -> None:
+        """A worker has filled the slot: have it written."""
+        acquisition = self.lifecycle.acquisitions.get(task.acquisition)
+        if acquisition is None:
+            return
+        focus = None
+        if advice := self.lifecycle.focus.note(acquisition.open, task.submit, result.facts):
+            focus = acquisition.focus = advice.focus
+            wanted = self.lifecycle.settings.correct_focus and acquisition.open.advise
+            # A pause by the user holds the stage as well.
+            if wanted and acquisition.source and not self.lifecycle.scheduler.paused:
+                self.lifecycle.send(acquisition.source, advice, None)
+        job = WriteFrame(task.number, task.submit, result.checksum, result.facts, engine, focus)
+        self.lifecycle.writer.put(job)
+
+    def _fail(self, task: Task, reason: str) -> None:
+        """A frame could not be refocused."""
+        acquisition, submit = self.lifecycle.acquisitions.get(task.acquisition), task.submit
+        if acquisition is None:
+            return
+        if acquisition.open.raw and submit.live and self._overwritten(acquisition, submit):
+            # By a source that was presumed gone and still had the slot: raw has the frame.
+            log.warning("frame %s was overwritten in the ring: left to the catch-up", submit.axes)
+            self._put_off(acquisition, task)
+            return
+        log.error("frame %s: %s", submit.axes, reason)
+        axes = (submit.axes,)
+        self.lifecycle.writer.put(
+            RecordFrames(acquisition.id, axes, "failed", reason, task.number, submit.live)
+        )
+
+    def _requeue(self, tasks: list[Task]) -> None:
+        """Queue frames whose worker is gone again, in front, unless they kill workers."""
+        for task in reversed(tasks):
+            if task.deaths >= MAX_DEATHS:
+                self._fail(task, "two workers died on this frame")
+            elif task.cuts >= MAX_CUTS:
+                self._fail(task, f"the link to its worker was lost {MAX_CUTS} times")
+            elif acquisition := self.lifecycle.acquisitions.get(task.acquisition):
+                self.lifecycle.scheduler.requeue(acquisition, task)
+
+    def written(self, acquisition: Acquisition, event: FramesWritten) -> None:
+        """Count frames that have a final state, and pass the slot on."""
+        task = self.lifecycle.acquisitions.task(event.task)
+        acquisition.written(event, task)
+        live = task is not None and task.submit.live
+        self.lifecycle.statistics.note(event, task.waited_ms if task and live else None)
+        if event.state and acquisition.open.report and acquisition.source:
+            for axes in event.axes:
+                outcome = wire.Outcome(acquisition.id, axes, event.state, event.reason)
+                self.lifecycle.send(acquisition.source, outcome, None)
+        if task is not None:
+            task.lane.in_flight -= 1
+            self.lifecycle.acquisitions.end_task(acquisition, task)
+            self.lifecycle.scheduler.recycle(acquisition, task.lane, task.submit.slot)
+        self.lifecycle.settle(acquisition)
+
+    def not_written(self, acquisition: Acquisition, event: FrameNotWritten) -> None:
+        """A frame could not be written: leave it to the catch-up."""
+        if task := self.lifecycle.acquisitions.task(event.task):
+            # The same would fail the same way again: what is left is for the next daemon.
+            acquisition.incomplete = acquisition.incomplete or event.error
+            self._put_off(acquisition, task)
+
+    def _put_off(self, acquisition: Acquisition, task: Task) -> None:
+        task.lane.in_flight -= 1
+        self.lifecycle.give_up(acquisition, task)
+        self.lifecycle.settle(acquisition)
+
+    def _overwritten(self, acquisition: Acquisition, submit: wire.Submit) -> bool:
+        try:
+            pixels = self.ring.view(submit.slot.offset, acquisition.shape, acquisition.open.dtype)
+        except TransportError:
+            return False
+        return checksum(pixels) != submit.checksum

@@ -1,0 +1,69 @@
+"""One worker, as the broker sees it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from refocusd.daemon.acquisitions.state import Task
+from refocusd.transport.messages import MAX_CALIBRATIONS, Engines
+
+__all__ = ["WorkerPeer"]
+
+#: A worker is presumed hung once a frame takes this many times longer than its slowest recent
+#: one, and at least this long.
+HUNG_FACTOR = 10.0
+HUNG_AT_LEAST_S = 5.0
+
+
+@dataclass(slots=True)
+class WorkerPeer:
+    """What a worker is, which frames it holds, and how fast it is."""
+
+    identity: bytes
+    pid: int
+    inline: bool
+    #: Name of its key, for one on another host; "" for the daemon's own.
+    remote: str = ""
+    ready: bool = False
+    engine: Engines | None = None
+    tasks: deque[Task] = field(default_factory=deque)
+    #: When a message from it last came (`time.monotonic`).
+    heard_at: float = field(default_factory=time.monotonic)
+    #: Frames answered; when the last ones were, for its rate.
+    answered: int = 0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=256))
+    #: Keys of the calibrations that it knows, the oldest first.
+    calibrations: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_CALIBRATIONS))
+    #: The longest that a byte of a frame has taken recently; 0 before its first answer.
+    s_per_byte: float = 0.0
+
+    def finish(self, number: int) -> Task | None:
+        """The task that it answers; None if it does not hold it (any more)."""
+        task = next((task for task in self.tasks if task.number == number), None)
+        if task is None:
+            return None
+        self.tasks.remove(task)
+        now = time.monotonic()
+        nbytes = max(1, task.submit.slot.nbytes)
+        self.s_per_byte = max(0.99 * self.s_per_byte, (now - task.sent_at) / nbytes)
+        self.answered += 1
+        self.recent.append(now)
+        if self.tasks:  # it starts on the next one only now
+            self.tasks[0].sent_at = now
+        return task
+
+    def is_hung(self, timeout_s: float) -> bool:
+        """Whether one frame takes much longer than those before, or than `timeout_s`."""
+        if not self.tasks:
+            return False
+        if self.s_per_byte:
+            usual_s = self.s_per_byte * self.tasks[0].submit.slot.nbytes
+            timeout_s = min(timeout_s, max(HUNG_AT_LEAST_S, HUNG_FACTOR * usual_s))
+        return time.monotonic() - self.tasks[0].sent_at > timeout_s
+
+    def is_silent(self, timeout_s: float) -> bool:
+        """Whether it is idle, and no heartbeat of it has come for `timeout_s`."""
+        expected = (self.ready or bool(self.remote)) and not self.tasks
+        return expected and time.monotonic() - self.heard_at > timeout_s

@@ -1,0 +1,268 @@
+"""A dataset: frames on disk, finished or growing, raw or refocused.
+
+==================================  =================================================
+implementation                      reads
+==================================  =================================================
+`ndtiff.reader.NDTiffReader`        NDTiff by its index
+`ndtiff.growing.GrowingNDTiff`      NDTiff whose index may lag behind its files
+`tiff.stacks.MicroManagerStacks`    Micro-Manager's image stack files
+`image_files.ImageFiles`            other TIFF, OME-TIFF, ImageJ and PNG files
+`ome_zarr.reader.OmeZarrReader`     OME-Zarr as refocusd writes it
+==================================  =================================================
+
+`open_dataset` chooses among them.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from refocusd.errors import InputError
+from refocusd.formats.metadata import elapsed_ms, pixel_um_of
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes
+
+__all__ = ["Dataset", "Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of all frames of a dataset before their pixels are read.
+
+    Parameters
+    ----------
+    axes : tuple of mapping of str to int or str
+        Of each frame, in acquisition order.
+    elapsed_ms : tuple of float or None
+        When each frame was taken, since the first or the acquisition's start;
+        None where that is not recorded.
+    format : PageFormat
+        Shape and type of every frame.
+    pixel_um : float or None
+        Width of a pixel in the specimen, in um, if recorded.
+    """
+
+    axes: tuple[Axes, ...]
+    elapsed_ms: tuple[float | None, ...]
+    format: PageFormat
+    pixel_um: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+
+class Dataset(ABC):
+    """Frames on disk by their axes; a context manager that closes the files.
+
+    Files are opened when they are needed, only read, never locked and never
+    memory-mapped.  Frames are addressed by their axes or the canonical key of them.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset's folder or file.
+    name : str
+        What to name its output by; by default the folder's or file's name.
+
+    Attributes
+    ----------
+    path : Path
+        Resolved.
+    name : str
+    catch_up_from : str
+        Folder from which a daemon can catch up by itself; empty if it cannot.
+    """
+
+    catch_up_from: str = ""
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        # Resolved: "." has no name to call the output by.
+        self.path = path.resolve()
+        self.name = name or self.path.name
+        #: What each reader needs to find a frame, by canonical key, in acquisition order.
+        self._frames: dict[str, Any] = {}
+        self._plan: Plan | None = None
+
+    @property
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """What the dataset says of the whole acquisition; empty while it does not."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether its writer closed it, so that no frame will come any more."""
+        return True
+
+    def refresh(self) -> list[str]:
+        """Take up what was written since.
+
+        Returns
+        -------
+        list of str
+            Canonical axes of the frames that are new, or were written again.
+
+        Raises
+        ------
+        OSError
+            If files of a growing dataset cannot be read: the share is away, or it was deleted.
+        InputError
+            If this is no such dataset (any more); the frames known so far stay readable.
+        """
+        return []
+
+    def axes_keys(self) -> list[str]:
+        """Canonical axes of all frames known so far, in the order of acquisition."""
+        return list(self._frames)
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._frames
+
+    def missing_keys(self) -> list[str]:
+        """Frames that the dataset names, but whose pixels are not on disk (yet)."""
+        return []
+
+    def unlisted(self) -> set[str]:
+        """Frames that the dataset's own index does not name (yet)."""
+        return set()
+
+    def unusable(self) -> dict[str, str]:
+        """Frames that were found and cannot be taken, and why, since the last call."""
+        return {}
+
+    def is_whole(self, key: str) -> bool:
+        """Whether pixels and metadata of a frame are on disk.
+
+        Raises
+        ------
+        OSError
+        """
+        return key in self
+
+    def format_of(self, axes: Axes | str) -> PageFormat:
+        """Shape and type of a frame, without reading it.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no such frame.
+        """
+        return self._format(self._key(axes))
+
+    def metadata(self, axes: Axes | str) -> dict[str, Any]:
+        """What the microscope said of a frame.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no such frame, or its metadata cannot be read.
+        """
+        return self._metadata(self._key(axes))
+
+    def read(self, axes: Axes | str) -> Frame:
+        """One frame with its metadata, read from disk now.
+
+        Parameters
+        ----------
+        axes : mapping of str to int or str, or str
+            The frame's axes, or their canonical key.
+
+        Raises
+        ------
+        InputError
+            If the dataset has no such frame, or it cannot be read or decoded.
+        OSError
+            If a file of a growing dataset cannot be read.
+        """
+        key = self._key(axes)
+        # Metadata are written last: where they are, the pixels are.
+        metadata = self._metadata(key)
+        return Frame(self._pixels(key), _axes_of(key), metadata)
+
+    def first_format(self) -> PageFormat:
+        """Shape and type of the first frame.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        for key in self._frames:
+            return self._format(key)
+        missing = len(self.missing_keys())
+        raise InputError(
+            f"{self.path} is a dataset without a frame"
+            + (f": the pixels of {missing} are not in its files" if missing else "")
+            + "; give one that was acquired, or wait for its first frame"
+        )
+
+    def plan(self) -> Plan:
+        """What all frames have in common, and when each was taken; their metadata are read.
+
+        Raises
+        ------
+        InputError
+            If there is no frame, a frame's metadata is damaged, or frames differ
+            in shape or type.
+        """
+        if self._plan is None or len(self._plan) != len(self):
+            first = self.first_format()
+            keys = self.axes_keys()
+            for key in keys:
+                if (form := self._format(key)) != first:
+                    raise InputError(
+                        f"{self.path} has frames of different formats: {key} is {form}, and "
+                        f"{keys[0]} is {first}; a recording has one"
+                    )
+            said = [self._metadata(key) for key in keys]
+            axes = tuple(_axes_of(key) for key in keys)
+            self._plan = Plan(axes, elapsed_ms(said), first, pixel_um_of(said[0], self.summary))
+        return self._plan
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all files until the next read; closing twice does no harm."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _key(self, axes: Axes | str) -> str:
+        key = axes if isinstance(axes, str) else canonical_axes(axes)
+        if key not in self._frames:
+            why = (
+                "it is not written yet" if key in self.missing_keys() else "it is not in its index"
+            )
+            raise InputError(f"{self.path} has no frame {key}: {why}")
+        return key
+
+    @abstractmethod
+    def _format(self, key: str) -> PageFormat: ...
+
+    @abstractmethod
+    def _metadata(self, key: str) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def _pixels(self, key: str) -> Pixels: ...
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"{self.path} is damaged or incomplete: {what}; copy the dataset again")
+
+
+def _axes_of(key: str) -> dict[str, AxisValue]:
+    axes: dict[str, AxisValue] = json.loads(key)
+    return axes

@@ -1,0 +1,113 @@
+"""Opening a dataset of any kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from refocusd.errors import InputError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.image_files import listed_images, open_images
+from refocusd.formats.ndtiff.growing import GrowingNDTiff
+from refocusd.formats.ndtiff.index import INDEX_NAME
+from refocusd.formats.ndtiff.reader import NDTiffReader, ndtiff_folder
+from refocusd.formats.ome_zarr.layout import is_omezarr
+from refocusd.formats.ome_zarr.reader import OmeZarrReader
+from refocusd.formats.tiff.growing_file import Opener, open_file
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
+
+__all__ = ["kind_of", "open_dataset"]
+
+
+def kind_of(names: Sequence[str]) -> str:
+    """What a folder with files of these names may grow into: ``ndtiff``, ``stacks`` or nothing."""
+    if INDEX_NAME in names:
+        return "ndtiff"
+    return "stacks" if any(is_stack_name(name) for name in names) else ""
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    growing: bool = False,
+    max_frame_bytes: int = MAX_FRAME_BYTES,
+    opener: Opener = open_file,
+) -> Dataset:
+    """Open frames on disk, and check all of it that can be checked unread.
+
+    ====================================  ==========================================
+    an NDTiff dataset                     the folder with ``NDTiff.index``, its
+                                          parent if that holds just one, or one of
+                                          its ``*_NDTiffStack*.tif``
+    an OME-Zarr of refocusd               its folder
+    a TIFF, OME-TIFF, ImageJ or
+    Micro-Manager stack, or a PNG         the file
+    a folder of these                     the folder, or (BBBC006) its parent
+    ====================================  ==========================================
+
+    Parameters
+    ----------
+    path : str or Path
+    growing : bool
+        Another process is writing it now: an NDTiff dataset or image stacks of
+        Micro-Manager.  Frames that cannot be used are told by `Dataset.unusable`, and cost
+        the others nothing.
+    max_frame_bytes : int
+        A frame that claims to be larger is an error before memory is taken.
+    opener : callable
+        Opens the files of a growing dataset.
+
+    Raises
+    ------
+    InputError
+        If there is no such path, nothing in it is a dataset, a file is damaged, or
+        its frames are not of type uint8 or uint16.
+    """
+    path = Path(path)
+    try:
+        if growing:
+            return _open_growing(path, opener)
+        if not path.exists():
+            raise InputError(f"{path} does not exist: give the folder of a dataset, or a file")
+        if is_omezarr(path):
+            return OmeZarrReader(path, max_frame_bytes=max_frame_bytes)
+        if (folder := ndtiff_folder(path)) is not None:
+            return NDTiffReader(folder, max_frame_bytes=max_frame_bytes)
+        if _is_of_stacks(path):
+            return MicroManagerStacks(path, name=_stem(path))
+        return open_images(path, max_frame_bytes, _stem(path))
+    except (OSError, ValueError) as error:
+        # A folder that may not be entered; a path that cannot be one.
+        raise InputError(
+            f"{path} cannot be read ({error}): check it and its permissions"
+        ) from error
+
+
+def _open_growing(path: Path, opener: Opener) -> Dataset:
+    kind = kind_of(os.listdir(path))  # noqa: PTH208 (names only)
+    if not kind:
+        raise InputError(
+            f"{path} holds neither an NDTiff dataset nor image stacks of Micro-Manager: give the "
+            "folder of one"
+        )
+    dataset = (
+        GrowingNDTiff(path, opener)
+        if kind == "ndtiff"
+        else MicroManagerStacks(path, opener, growing=True)
+    )
+    while dataset.refresh():
+        pass
+    return dataset
+
+
+def _is_of_stacks(path: Path) -> bool:
+    if path.is_file():
+        return is_stack(path)
+    files = listed_images(path)
+    return bool(files) and all(is_stack_name(file.name) and is_stack(file) for file in files)
+
+
+def _stem(path: Path) -> str:
+    return path.stem.removesuffix(".ome") if path.is_file() else ""

@@ -1,0 +1,269 @@
+"""One page of a TIFF: what its header promises, held against the bytes there are."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+from tifffile import COMPRESSION, TiffPage
+
+from refocusd.errors import InputError
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.tiff.strict import StrictTiff
+from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
+
+__all__ = [
+    "PageLayout",
+    "is_reduced",
+    "page_layout",
+]
+
+_NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _ZSTD = 1, 5, 8, 32773, 32946, 50000
+#: Most bytes that one compressed byte can stand for: LZW has 12-bit codes for
+#: up to 4096 bytes, Deflate 258 bytes in 2 bits, PackBits 128 in 2 bytes; zstd
+#: has no bound, so a generous one.  More is a wrong size in the header, found
+#: before memory is taken for it.
+_EXPANSION = {_LZW: 2731, _DEFLATE: 1032, _OLD_DEFLATE: 1032, _PACKBITS: 64, _ZSTD: 1 << 15}
+_PHOTOMETRIC = {
+    0: "stored inverted (white is zero)",
+    2: "RGB",
+    3: "in palette colours",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIELab",
+}
+_SAMPLE_FORMAT = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """A strip or tile: where its bytes are and which pixels they are."""
+
+    offset: int
+    length: int
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageLayout:
+    """Where the pixels of one page are, all of it checked against the file."""
+
+    format: PageFormat
+    compression: int
+    differences: bool
+    segments: tuple[_Segment, ...]
+
+    @property
+    def contiguous_offset(self) -> int | None:
+        """Where the frame starts if its bytes lie uncompressed in one piece, else None."""
+        if self.compression != _NONE or self.differences:
+            return None
+        end = self.segments[0].offset
+        for segment in self.segments:
+            if segment.offset != end or segment.columns != self.format.width:
+                return None
+            end += segment.length
+        return (
+            self.segments[0].offset if end - self.segments[0].offset == self.format.nbytes else None
+        )
+
+    def read(self, file: StrictTiff, shift: int = 0) -> Pixels:
+        """Read the page's pixels.
+
+        Parameters
+        ----------
+        file : StrictTiff
+        shift : int
+            Bytes behind this page, for frames that follow it without a
+            directory of their own.
+
+        Raises
+        ------
+        InputError
+            If decoding fails or gives another number of pixels than promised.
+        """
+        dtype = np.dtype(f"{file.order}u{self.format.dtype.itemsize}")
+        frame = np.empty((self.format.height, self.format.width), dtype)
+        start = self.contiguous_offset
+        if start is not None:
+            file.read_into(start + shift, frame.reshape(-1).view(np.uint8).data, "a frame")
+            return checked_pixels(frame.astype(self.format.dtype, copy=False))
+        frame = frame.view(self.format.dtype)
+        for segment in self.segments:
+            data = file.read_at(segment.offset, segment.length, "a strip or tile")
+            raw = np.frombuffer(self._decoded(file, segment, data), dtype)
+            block = raw.reshape(segment.rows, segment.columns).astype(self.format.dtype)
+            if self.differences:
+                # TIFF 6.0 section 14: rows hold differences modulo 2^bits.
+                np.cumsum(block, axis=1, dtype=self.format.dtype, out=block)
+            into = frame[segment.top : segment.top + segment.rows, segment.left :]
+            block = block[: into.shape[0], : into.shape[1]]
+            into[:, : block.shape[1]] = block
+        return checked_pixels(frame)
+
+    def _decoded(self, file: StrictTiff, segment: _Segment, data: bytes) -> bytes:
+        wanted = segment.rows * segment.columns * self.format.dtype.itemsize
+        if self.compression == _NONE:
+            return data
+        decoded = _decompressed(file, data, self.compression, wanted)
+        if len(decoded) != wanted:
+            raise file.damaged(
+                f"a strip or tile decodes to {'more than ' if len(decoded) > wanted else ''}"
+                f"{min(len(decoded), wanted)} bytes, where the header promises {wanted}"
+            )
+        return decoded
+
+
+def is_reduced(file: StrictTiff, page: TiffPage) -> bool:
+    """Whether a page is a thumbnail or mask of another one, not a frame."""
+    return bool(file.number(page, 254, 0) & 0b101) or file.number(page, 255, 1) == 2
+
+
+def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) -> PageFormat:
+    """Size and type that a page's header promises.
+
+    Raises
+    ------
+    InputError
+        For colour, signed, floating-point or odd bit depths, frames under 16
+        px a side or above `most_bytes`.
+    """
+    what = f"page {number} of {file.path}"
+    channels = file.number(page, 277, 1)
+    photometric = file.number(page, 262, 1)
+    if photometric == 3 and _is_grey_ramp(file, page):
+        photometric = 1
+    if channels > 1 or photometric in _PHOTOMETRIC:
+        kind = _PHOTOMETRIC.get(photometric, f"of {channels} samples per pixel")
+        raise InputError(
+            f"{what} is {kind}; refocusd takes the camera's counts, one channel a frame: split the "
+            "channels or convert to plain greyscale without changing values"
+        )
+    (bits,) = file.numbers(page, 258) or (1,)
+    sample = file.number(page, 339, 1)
+    if bits not in (8, 16) or sample in _SAMPLE_FORMAT:
+        raise InputError(
+            f"{what} has {bits}-bit {_SAMPLE_FORMAT.get(sample, 'unsigned')} pixels; refocusd takes "
+            "camera counts of 8 or 16 bits, unsigned: save the raw counts, not a scaled copy"
+        )
+    width, height = file.number(page, 256, 0), file.number(page, 257, 0)
+    if min(width, height) < MIN_SIDE or file.number(page, 32997, 1) != 1:
+        raise InputError(
+            f"{what} is {width}×{height} px; the smallest side taken is {MIN_SIDE} px"
+            if min(width, height) < MIN_SIDE
+            else f"{what} is a volume (tag ImageDepth): export it with one page a plane"
+        )
+    form = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
+    if form.nbytes > most_bytes:
+        raise InputError(
+            f"{what} promises a frame of {form}, {form.nbytes} bytes, above the limit of "
+            f"{most_bytes}: the file is damaged, or max_frame_bytes must be raised"
+        )
+    return form
+
+
+def _is_grey_ramp(file: StrictTiff, page: TiffPage) -> bool:
+    """Whether a colour table changes nothing: many programs write one with grey images."""
+    table = file.numbers(page, 320, most=3 << 16)
+    levels = len(table) // 3
+    ramp = np.arange(levels) * (257 if levels == 256 else 1)
+    return levels in (1 << 8, 1 << 16) and bool((np.reshape(table, (3, -1)) == ramp).all())
+
+
+def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) -> PageLayout:
+    """Where a page's pixels are, checked: nothing missing, nothing left over.
+
+    Raises
+    ------
+    InputError
+        As `page_format`, and if strips or tiles do not add up to the frame, lie
+        outside the file or are compressed in a way that is not read here.
+    """
+    form = page_format(file, page, number, most_bytes)
+    compression = file.number(page, 259, _NONE)
+    predictor = file.number(page, 317, 1)
+    if compression != _NONE and compression not in _EXPANSION:
+        known = compression in {int(scheme) for scheme in COMPRESSION}
+        name = COMPRESSION(compression).name if known else f"scheme {compression}"
+        raise InputError(
+            f"page {number} of {file.path} is compressed by {name}; refocusd reads uncompressed, LZW, "
+            "Deflate, PackBits and Zstandard pages: export it with one of these"
+        )
+    if predictor not in (1, 2) or file.number(page, 266, 1) != 1:
+        raise file.damaged(
+            f"page {number} has predictor {predictor} or a bit order that has no meaning here"
+        )
+    tiled = 322 in page.tags
+    segments = tuple((_tiles if tiled else _strips)(file, page, number, form))
+    for segment in segments:
+        wanted = segment.rows * segment.columns * form.dtype.itemsize
+        if compression == _NONE and segment.length != wanted:
+            raise file.damaged(
+                f"a strip or tile of page {number} has {segment.length} bytes, where {form} needs {wanted}"
+            )
+        if compression != _NONE and wanted > segment.length * _EXPANSION[compression]:
+            raise file.damaged(
+                f"{segment.length} compressed bytes of page {number} cannot hold the {wanted} that the "
+                "header promises"
+            )
+        if segment.offset + segment.length > file.size:
+            raise file.damaged(
+                f"pixels of page {number} lie at byte {segment.offset} to "
+                f"{segment.offset + segment.length} of a file of {file.size} bytes"
+            )
+    return PageLayout(form, compression, predictor == 2, segments)
+
+
+def _strips(file: StrictTiff, page: TiffPage, number: int, form: PageFormat) -> Iterator[_Segment]:
+    rows = min(file.number(page, 278, form.height), form.height)
+    count = math.ceil(form.height / rows) if rows else 0
+    for index, (offset, length) in enumerate(_places(file, page, number, (273, 279), count)):
+        top = index * rows
+        yield _Segment(offset, length, top, 0, min(rows, form.height - top), form.width)
+
+
+def _tiles(file: StrictTiff, page: TiffPage, number: int, form: PageFormat) -> Iterator[_Segment]:
+    columns, rows = file.number(page, 322, 0), file.number(page, 323, 0)
+    # TIFF 6.0 section 15 has multiples of 16; a tile far larger than its frame is a wrong size.
+    if not 16 <= columns <= form.width + 4096 or not 16 <= rows <= form.height + 4096:
+        raise file.damaged(f"page {number} has tiles of {columns}×{rows} px for {form}")
+    across, down = math.ceil(form.width / columns), math.ceil(form.height / rows)
+    places = _places(file, page, number, (324, 325), across * down)
+    for index, (offset, length) in enumerate(places):
+        yield _Segment(
+            offset, length, index // across * rows, index % across * columns, rows, columns
+        )
+
+
+def _places(
+    file: StrictTiff, page: TiffPage, number: int, codes: tuple[int, int], count: int
+) -> Iterator[tuple[int, int]]:
+    offsets, lengths = (file.numbers(page, code, most=max(count, 1)) for code in codes)
+    if not count or len(offsets) != count or len(lengths) != count:
+        raise file.damaged(
+            f"page {number} needs {count} strips or tiles, and has {len(offsets)} of them with "
+            f"{len(lengths)} sizes"
+        )
+    return zip(offsets, lengths, strict=True)
+
+
+def _decompressed(file: StrictTiff, data: bytes, compression: int, wanted: int) -> bytes:
+    """Decode, up to one byte more than wanted: a bomb must not fill the memory."""
+    try:
+        if compression in (_DEFLATE, _OLD_DEFLATE):
+            return zlib.decompressobj().decompress(data, wanted + 1)
+        decode = {
+            _LZW: imagecodecs.lzw_decode,
+            _PACKBITS: imagecodecs.packbits_decode,
+            _ZSTD: imagecodecs.zstd_decode,
+        }[compression]
+        return bytes(decode(data, out=wanted + 1))
+    except (zlib.error, RuntimeError, ValueError, MemoryError) as error:
+        raise file.damaged(f"a strip or tile cannot be decoded ({error})") from error

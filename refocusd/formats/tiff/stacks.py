@@ -1,0 +1,274 @@
+"""Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written.
+
+A dataset is a folder with a file or more for each position.  Each file starts with Micro-Manager's
+header, summary and index map; the map's entry is written before the frame, so the chain of
+directories decides.  The OME-XML comes last: a first page with a description is a file that is
+done.
+
+Source: micro-manager ``MultipageTiffWriter.java``, ``FileSet.java``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.formats.metadata import json_object, pixel_um_of
+from refocusd.formats.placed_frames import PlacedFrames
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, open_file
+from refocusd.frame import AxisValue, canonical_axes, plain_axes
+
+__all__ = ["MicroManagerStacks", "is_stack", "is_stack_name"]
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"MMStack.*\.tiff?$", re.IGNORECASE)
+#: Numbers that open the blocks of a stack (micro-manager.org, "Micro-Manager File Formats").
+_INDEX_MAP_OFFSET, _INDEX_MAP, _SUMMARY = 54773648, 3453623, 2355492
+#: Columns of the index map; the fifth is the offset of the frame's directory.
+_MAP_AXES = ("channel", "z", "time", "position")
+_MOST_MAPPED = 1 << 20
+_MOST_SUMMARY = 1 << 26
+#: What the summary calls the number of frames along each axis.
+_SIZES = {"time": "Frames", "z": "Slices", "channel": "Channels", "position": "Positions"}
+#: What a page's metadata call its place along each axis.
+_INDICES = {
+    "time": ("FrameIndex", "Frame"),
+    "z": ("SliceIndex", "Slice"),
+    "channel": ("ChannelIndex",),
+    "position": ("PositionIndex",),
+}
+#: Pages taken in one look at a growing file; more follow at the next.
+_MOST_PAGES = 512
+#: Zeros behind the last frame that show that a file was never finished, and not damaged.
+_UNWRITTEN_BYTES = 1 << 16
+
+
+def is_stack_name(name: str) -> bool:
+    """Whether a file of this name is one of Micro-Manager's image stacks."""
+    return _NAME.search(name) is not None
+
+
+def is_stack(path: Path) -> bool:
+    """Whether a file has the header of Micro-Manager's image stacks, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[:2] == b"II" and head[8:] == struct.pack("<I", _INDEX_MAP_OFFSET)
+
+
+class MicroManagerStacks(PlacedFrames):
+    """The frames of image stack files in one folder, or of one such file.
+
+    The summary alone decides which axes a frame has, as it is there before the first
+    frame: an axis along which it announces one frame is left out.
+
+    Parameters
+    ----------
+    path : Path
+        Their folder, or one of them.
+    opener : callable
+        Opens the files.
+    growing : bool
+        They are being written: pages that cannot be used are told by `unusable`, and what is
+        not there yet is waited for.
+
+    Raises
+    ------
+    InputError
+        If they are not growing, and a file is damaged or has pages that cannot be used.
+    """
+
+    def __init__(
+        self, path: Path, opener: Opener = open_file, *, name: str = "", growing: bool = False
+    ) -> None:
+        super().__init__(path, opener, name=name, growing=growing)
+        self._summary: dict[str, Any] = {}
+        #: Where the first and the next directory of each file are; the next is 0 behind its last.
+        self._first: dict[str, int] = {}
+        self._next: dict[str, int] = {}
+        self._maps: dict[str, dict[int, dict[str, AxisValue]]] = {}
+        if not growing:
+            with self:
+                while self.refresh():
+                    pass
+                for file in self._names():
+                    self._check_end(file)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the first file's header says; empty while there is none."""
+        return self._summary
+
+    @property
+    def finished(self) -> bool:
+        """Whether every file has its description: they are written together, at the end."""
+        try:
+            names = self._names()
+            return bool(names) and all(self._is_done(name) for name in names)
+        except OSError:
+            return False
+
+    def refresh(self) -> list[str]:
+        """Take up what was written since."""
+        names = self._names()
+        if not names and self._first:
+            raise FileNotFoundError(f"the image stacks of {self.path} are gone")
+        return [
+            key for name in names if self._next.get(name) != 0 for key in self._from_chain(name)
+        ]
+
+    def _metadata(self, key: str) -> dict[str, Any]:
+        metadata = super()._metadata(key)
+        if (um := pixel_um_of(metadata, self._summary)) is not None:
+            metadata.setdefault("PixelSizeUm", um)
+        return {**metadata, "FileName": self._frames[key].file}
+
+    def _names(self) -> list[str]:
+        if self._folder != self.path:
+            return [self.path.name]
+        return sorted(entry.name for entry in os.scandir(self.path) if is_stack_name(entry.name))
+
+    def _is_done(self, name: str) -> bool:
+        if name not in self._first:
+            return False
+        with self._reading(name) as file:
+            page = file.page(self._first[name])
+        return page is not None and page.described
+
+    def _from_chain(self, name: str) -> list[str]:
+        """Frames behind the last one that is known of a file."""
+        fresh: list[str] = []
+        with self._reading(name) as file:
+            if name not in self._first and not self._begin(file):
+                return []
+            for _ in range(_MOST_PAGES):
+                page = file.page(self._next[name])
+                if page is None:
+                    break
+                if key := self._take(page, file):
+                    fresh.append(key)
+                # 0 behind the last page of a file that is full or done; else it is damaged.
+                self._next[name] = page.following if page.following > page.offset else 0
+                if not self._next[name]:
+                    if page.following and not self._growing:
+                        raise self._damaged(f"a page of {name} leads back to an earlier one")
+                    break
+        return fresh
+
+    def _begin(self, file: GrowingFile) -> bool:
+        """Whether a file's header is there; without its summary frames cannot be named."""
+        order, first, mark = file.words(0, 3)
+        if order & 0xFFFF != 0x4949 or mark != _INDEX_MAP_OFFSET or not first:
+            return False
+        self._summary = self._summary or _summary_of(file)
+        if self._growing and not self._summary:
+            return False
+        self._first[file.path.name] = self._next[file.path.name] = first
+        return True
+
+    def _take(self, page: Page, file: GrowingFile) -> str:
+        """Note a page's frame; its key, if it was not known."""
+        try:
+            axes = _said_axes(page.metadata) or self._mapped_axes(page.offset, file)
+        except InputError:
+            axes = {}
+        key = canonical_axes(self._named(axes)) if axes else ""
+        if not key or page.place is None:
+            trouble = f"a page of {file.path.name} {page.trouble or 'has no axes'}"
+            if not self._growing:
+                raise InputError(f"{self.path} cannot be used: {trouble}")
+            self._unusable[key] = trouble
+            return ""
+        fresh = key not in self._frames
+        if not fresh and not self._growing:
+            raise self._damaged(f"it has two frames with the axes {key}")
+        self._frames[key] = page.place
+        return key if fresh else ""
+
+    def _named(self, axes: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
+        """Axes as the summary wants them: channels by name if all have one, constant ones left out."""
+        kept = {
+            axis: value
+            for axis, value in axes.items()
+            if not (value == 0 and self._summary.get(_SIZES.get(axis, "")) == 1)
+        }
+        channel, names = axes.get("channel"), self._summary.get("ChNames")
+        if isinstance(channel, int) and isinstance(names, list) and _tell_apart(names):
+            # Micro-Manager calls a channel without a name so.
+            kept["channel"] = names[channel] if 0 <= channel < len(names) else f"channel {channel}"
+        return kept or {"time": 0}
+
+    def _mapped_axes(self, offset: int, file: GrowingFile) -> dict[str, AxisValue]:
+        """Axes of the directory at a place, by the file's index map."""
+        known = self._maps.setdefault(file.path.name, {})
+        if offset not in known:
+            known.update(_index_map(file))
+        return known.get(offset, {})
+
+    def _check_end(self, name: str) -> None:
+        """See that a file ends where its writer ended it, or where that died.
+
+        Raises
+        ------
+        InputError
+        """
+        if name not in self._first:
+            raise self._damaged(f"{name} has no header of Micro-Manager with a page")
+        at = self._next[name]
+        if not at:
+            return
+        with self._reading(name) as file:
+            begun = file.bytes_at(at, _UNWRITTEN_BYTES)
+        if not begun or begun.strip(b"\0"):
+            raise self._damaged(f"the page of {name} at byte {at} is not whole")
+        log.warning(
+            "%s was never finished: Micro-Manager ended, or is still writing; its %d whole frames "
+            "are read",
+            self._folder / name,
+            sum(place.file == name for place in self._frames.values()),
+        )
+
+
+def _tell_apart(names: list[Any]) -> bool:
+    """Whether names can stand for channels: all are given, and no two are alike."""
+    given = all(isinstance(name, str) and name not in ("", "Default") for name in names)
+    return bool(names) and given and len(set(names)) == len(names)
+
+
+def _said_axes(said: Mapping[str, Any]) -> dict[str, AxisValue]:
+    """Axes that a page's metadata give; empty where they give none."""
+    axes = said.get("Axes")
+    if isinstance(axes, dict) and axes:
+        return plain_axes(axes)
+    found: dict[str, AxisValue] = {}
+    for name, keys in _INDICES.items():
+        value = next((said[key] for key in keys if type(said.get(key)) is int), -1)
+        if value >= 0:
+            found[name] = value
+    return found
+
+
+def _summary_of(file: GrowingFile) -> dict[str, Any]:
+    mark, length = file.words(32, 2)
+    if mark != _SUMMARY or length > _MOST_SUMMARY:
+        return {}
+    return json_object(file.bytes_at(40, length).decode("utf-8", "replace")) or {}
+
+
+def _index_map(file: GrowingFile) -> dict[int, dict[str, AxisValue]]:
+    (where,) = file.words(12, 1)
+    mark, count = file.words(where, 2)
+    if mark != _INDEX_MAP:
+        return {}
+    data = file.bytes_at(where + 8, min(count, _MOST_MAPPED) * 20)
+    rows = struct.iter_unpack("<5I", data[: len(data) // 20 * 20])
+    return {at: dict(zip(_MAP_AXES, places, strict=True)) for *places, at in rows if at}

@@ -1,0 +1,248 @@
+"""A TIFF file read by tifffile, with an error where that would mend what it reads.
+
+tifffile, as it should for looking at a picture, repairs: a tag that leads outside the file is
+left out, strips that are missing are made up, a broken chain of pages ends early.  Before an
+acquisition is replayed a page too few or a frame of another size must be an error.  So the
+chain of pages is walked here before tifffile sees it, whatever tifffile logs is an error, and
+`page` holds each page's tags against the bytes there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from tifffile import TiffFile, TiffPage
+
+from refocusd.errors import InputError
+
+__all__ = ["MAX_PAGES", "StrictTiff"]
+
+#: More pages than any recording has; a chain that goes on is taken for damaged.
+MAX_PAGES = 1 << 20
+#: More entries than any page has (vendors write some dozens).
+MAX_ENTRIES = 1024
+#: Longest values of one tag: descriptions of 100 000 planes take some 30 MiB.
+MAX_TAG_BYTES = 1 << 28
+#: TIFF 6.0 asks readers to skip types of values that they do not know.
+_HARMLESS = "invalid data type"
+#: Types of unsigned integers; the type of a fraction.
+_UNSIGNED, _RATIONAL = (1, 3, 4, 13, 16, 18), 5
+_BYTES_OF_TYPE = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+class StrictTiff:
+    """One open TIFF file; for one thread.
+
+    Parameters
+    ----------
+    path : Path
+        Read with ordinary reads, never memory-mapped.
+    offsets : array of int, optional
+        Of the pages, if they are known from an earlier look; otherwise the chain is walked.
+
+    Attributes
+    ----------
+    size : int
+        Of the file, in bytes.
+    order : {"<", ">"}
+    offsets : array of int
+        Where the directory of each page is, in file order.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is not a TIFF, or its chain of pages leaves the file,
+        returns to a page, or has over 2^20 of them.
+    """
+
+    def __init__(self, path: Path, offsets: array[int] | None = None) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb")
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror or error}): check the path and its permissions"
+            ) from error
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            first = self._first_page()
+            self.offsets = array("Q", self._chain(first)) if offsets is None else offsets
+            with self._strictly("its header"):
+                self._file.seek(0)
+                self._tiff = TiffFile(self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; closing twice does no harm."""
+        self._file.close()
+
+    def damaged(self, what: str) -> InputError:
+        """Make the error for a file of which `what` is wrong."""
+        return InputError(
+            f"{self.path} is damaged or incomplete: {what}; copy the file again, or export it anew"
+        )
+
+    def read_at(self, offset: int, length: int, what: str) -> bytes:
+        """Exactly `length` bytes from `offset`.
+
+        Raises
+        ------
+        InputError
+            If they do not all lie in the file; `what` says what they hold.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise self.damaged(
+                f"{what} lies at byte {offset} to {offset + length} of a file of {self.size} bytes"
+            )
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer), what)
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview, what: str) -> None:
+        """Fill `buffer` (of bytes) from `offset`.
+
+        Raises
+        ------
+        InputError
+            If the file ends before, or the disk fails.
+        """
+        try:
+            self._file.seek(offset)
+            filled = self._file.readinto(buffer)
+        except (OSError, OverflowError) as error:
+            raise InputError(f"{self.path} cannot be read at byte {offset}: {error}") from error
+        if filled < len(buffer):
+            raise self.damaged(f"the file ends within {what}")
+
+    def page(self, offset: int) -> TiffPage:
+        """The page whose directory is at a place that `offsets` names, with its tags.
+
+        Raises
+        ------
+        InputError
+        """
+        with self._strictly(f"the page at byte {offset}"):
+            self._tiff.filehandle.seek(offset)
+            return TiffPage(self._tiff, index=0)
+
+    def numbers(self, page: TiffPage, code: int, *, most: int = 1) -> tuple[int, ...]:
+        """Unsigned integers of a tag; empty if it is absent.
+
+        Raises
+        ------
+        InputError
+            If they are of another type or more than `most`.
+        """
+        tag = page.tags.get(code)
+        if tag is None:
+            return ()
+        if tag.dtype not in _UNSIGNED:
+            raise self.damaged(
+                f"tag {code} of a page has type {tag.dtype}, not an unsigned integer"
+            )
+        if not 0 < tag.count <= most:
+            raise self.damaged(f"tag {code} of a page has {tag.count} values, not 1 to {most}")
+        with self._strictly(f"tag {code} of a page"):
+            value = tag.value
+            return tuple(int(n) for n in (value if isinstance(value, bytes) else np.ravel(value)))
+
+    def number(self, page: TiffPage, code: int, default: int) -> int:
+        """The unsigned integer of a tag, or `default` if it is absent."""
+        return next(iter(self.numbers(page, code)), default)
+
+    def rational(self, page: TiffPage, code: int) -> float | None:
+        """The fraction of a tag; None if it is absent, of another type or not positive."""
+        tag = page.tags.get(code)
+        if tag is None or tag.dtype != _RATIONAL or tag.count != 1:
+            return None
+        numerator, denominator = tag.value
+        return numerator / denominator if numerator and denominator else None
+
+    def description(self, page: TiffPage) -> str:
+        """What a page says of itself; empty if it says nothing."""
+        with self._strictly("the description of a page"):
+            text = page.description
+            return text if isinstance(text, str) else ""
+
+    def _first_page(self) -> int:
+        if self.size == 0:
+            raise InputError(f"{self.path} is an empty file: copy it again, or export it anew")
+        head = self.read_at(0, min(16, self.size), "the header").ljust(16, b"\0")
+        self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+        version = struct.unpack(f"{self.order or '<'}H", head[2:4])[0]
+        if not self.order or version not in (42, 43):
+            raise InputError(
+                f"{self.path} is not a TIFF file (it starts with {head[:4]!r}): give a TIFF, an "
+                "OME-TIFF, an NDTiff dataset or a folder of TIFFs"
+            )
+        self._big = version == 43
+        if self._big and struct.unpack(f"{self.order}HH", head[4:8]) != (8, 0):
+            raise self.damaged("its BigTIFF header does not have offsets of 8 bytes")
+        pointer = f"{self.order}{'8xQ' if self._big else '4xI'}"
+        first: int = struct.unpack_from(pointer, head)[0]
+        if first == 0:
+            raise self.damaged("it holds no page")
+        return first
+
+    def _chain(self, offset: int) -> Iterator[int]:
+        """Places of all directories, whose entries are seen to be bounded."""
+        count_format, entry, pointer = ("Q", 20, "Q") if self._big else ("H", 12, "I")
+        count_bytes, pointer_bytes = struct.calcsize("<" + count_format), 8 if self._big else 4
+        seen: set[int] = set()
+        while offset:
+            what = f"the directory of page {len(seen)}"
+            if offset in seen:
+                raise self.damaged(f"page {len(seen)} leads back to an earlier one")
+            if len(seen) >= MAX_PAGES:
+                raise self.damaged(f"it has more than {MAX_PAGES} pages")
+            head = self.read_at(offset, count_bytes, what)
+            (count,) = struct.unpack(self.order + count_format, head)
+            if not 0 < count <= MAX_ENTRIES:
+                raise self.damaged(f"{what} has {count} entries")
+            data = self.read_at(offset + count_bytes, count * entry + pointer_bytes, what)
+            for at in range(0, count * entry, entry):
+                kind, values = struct.unpack_from(f"{self.order}2xH{pointer}", data, at)
+                if values * _BYTES_OF_TYPE.get(kind, 1) > min(MAX_TAG_BYTES, self.size):
+                    raise self.damaged(f"a tag in {what} has {values} values")
+            seen.add(offset)
+            yield offset
+            (offset,) = struct.unpack_from(self.order + pointer, data, count * entry)
+
+    @contextmanager
+    def _strictly(self, what: str) -> Iterator[None]:
+        """Make one `InputError` of whatever tifffile says or raises of a damaged file."""
+        said: list[str] = []
+        thread = threading.get_ident()
+
+        def note(record: logging.LogRecord) -> bool:
+            if record.thread != thread:
+                return True
+            if record.levelno >= logging.WARNING and _HARMLESS not in record.getMessage():
+                said.append(record.getMessage())
+            return False
+
+        logger = logging.getLogger("tifffile")
+        logger.addFilter(note)
+        try:
+            yield
+        except InputError:
+            raise
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error}") from error
+        # Damaged files make it raise nearly anything, MemoryError and AssertionError included.
+        except Exception as error:
+            raise self.damaged(f"{what} cannot be read ({error!r:.200})") from error
+        finally:
+            logger.removeFilter(note)
+        if said:
+            raise self.damaged(f"{what}: {said[0]:.200}")

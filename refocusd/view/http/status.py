@@ -1,0 +1,64 @@
+"""The state of daemon and view: for the page, for monitors, and the actions of the page."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from refocusd.transport.messages import CatchUp, Pause
+from refocusd.view.http.answers import json_response
+from refocusd.view.http.metrics import CONTENT_TYPE, metrics_text
+from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.link import DaemonLink
+from refocusd.view.state.report import health, status_json
+from refocusd.view.state.view_state import ViewState
+
+__all__ = ["status_routes"]
+
+
+class _Switch(msgspec.Struct):
+    """Body of an action that is switched on or off."""
+
+    on: bool
+
+
+def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[Route]:
+    """``/health``, ``/metrics`` and what ``/api`` says of the state."""
+
+    # Functions that are not asynchronous run in Starlette's threads: reading the GPUs may wait.
+    def is_ready(_request: Request) -> Response:
+        now = health(state)
+        return json_response(now, 200 if now.ready else 503)
+
+    def metrics(_request: Request) -> Response:
+        return Response(metrics_text(state, gpus.read()), headers={"Content-Type": CONTENT_TYPE})
+
+    def status(_request: Request) -> Response:
+        return Response(status_json(state, gpus.read()), media_type="application/json")
+
+    def history(_request: Request) -> Response:
+        return json_response({"focus": state.focus})
+
+    async def act(request: Request) -> Response:
+        try:
+            switch = msgspec.json.decode(await request.body(), type=_Switch)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HTTPException(400, 'say {"on": true} or {"on": false}') from error
+        pauses = request.url.path == "/api/pause"
+        if not link.request(Pause(switch.on) if pauses else CatchUp(switch.on)):
+            raise HTTPException(
+                503, state.link.reason or "too many actions wait for the daemon; ask again"
+            )
+        return json_response({"asked": switch}, 202)
+
+    return [
+        Route("/health", is_ready),
+        Route("/metrics", metrics),
+        Route("/api/status", status),
+        Route("/api/history", history),
+        Route("/api/pause", act, methods=["POST"]),
+        Route("/api/catch-up", act, methods=["POST"]),
+    ]

@@ -1,0 +1,14 @@
+"""JSON as the page gets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["json_bytes"]
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON; numbers that are not finite become null, which JSON knows."""
+    return msgspec.json.encode(value, enc_hook=str)

@@ -1,0 +1,237 @@
+"""What the link learned last: written by one thread, read by all requests."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from refocusd.frame import Axes, Pixels
+from refocusd.transport.messages import Shown, Status
+from refocusd.view.state.event_log import Event, EventLog, Level
+from refocusd.view.state.figures import Figures, StatusHistory
+from refocusd.view.state.previews import Preview, Previews
+
+__all__ = ["DEFAULT_SIDE", "FocusPoint", "Link", "News", "Preview", "ViewState"]
+
+MAX_FOCUS_POINTS = 600
+#: A page that asked for pixels longer ago than this no longer looks.
+LOOKING_S = 5.0
+#: Longest side of the previews, in pixels, as long as nobody asks for another.
+DEFAULT_SIDE = 640
+#: Frames waiting for each worker beyond which the pipeline is behind.
+QUEUED_A_WORKER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """State of the connection to the daemon, and why."""
+
+    state: Literal["searching", "connected", "lost"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FocusPoint:
+    """Focus score of one shown frame; `at` is in seconds since 1970."""
+
+    at: float
+    before: float
+    after: float
+    state: str
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What has changed: numbers that count up."""
+
+    status: int
+    preview: int
+
+
+class ViewState:
+    """Shared by the link (writes) and the requests (read); every method is safe in any thread.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the daemon.
+
+    Attributes
+    ----------
+    boot : str
+        Names this process, because each process numbers its frames from 1.
+    closed : bool
+        Whether the view ends.
+    link : Link
+        To the daemon.
+    last_status : Status or None
+        The newest, though its daemon may be gone: its datasets can still be read.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.boot = secrets.token_hex(6)
+        self.closed = False
+        self._lock = threading.Lock()
+        self._pages: list[Callable[[], None]] = []
+        self.link = Link("searching", f"looking for a daemon at {endpoint}")
+        self.last_status: Status | None = None
+        self._status_number = 0
+        self._history = StatusHistory()
+        self._previews = Previews()
+        self._log = EventLog()
+        self._focus: deque[FocusPoint] = deque(maxlen=MAX_FOCUS_POINTS)
+        self._looked: dict[int, float] = {}
+
+    # -- written by the link ------------------------------------------------------------
+
+    def set_link(self, link: Link) -> None:
+        """Take in that the daemon was found, or is gone."""
+        with self._changing():
+            if link == self.link:
+                return
+            if link.state == "lost" and self.link.state == "connected":
+                self._log.add("bad", link.reason)
+            elif link.state == "connected":
+                self._log.add("good", f"connected to the daemon at {self.endpoint}")
+            self.link = link
+            self._status_number += 1
+
+    def put_status(self, status: Status) -> None:
+        """Take in the daemon's newest status."""
+        with self._changing():
+            if self.last_status is not None and self.last_status.pid != status.pid:
+                self._log.forget_workers()
+            self._log.note_workers(status)
+            self.last_status = status
+            self._history.add(time.monotonic(), status)
+            self._status_number += 1
+
+    def put_preview(self, shown: Shown, raw: Pixels, refocused: Pixels) -> None:
+        """Take in the newest frame."""
+        scores = shown.facts.focus_before, shown.facts.focus_after
+        with self._changing():
+            self._previews.add(shown, raw, refocused)
+            self._focus.append(FocusPoint(time.time(), *scores, shown.state, shown.latency_ms))
+
+    def note(self, level: Level, text: str) -> None:
+        """Add an event to the log."""
+        with self._changing():
+            self._log.add(level, text)
+            self._status_number += 1
+
+    def close(self) -> None:
+        """End the view: wake every page."""
+        with self._changing():
+            self.closed = True
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock; then wake the pages."""
+        with self._lock:
+            yield
+            pages = list(self._pages)
+        for wake in pages:
+            wake()
+
+    # -- read by requests ---------------------------------------------------------------
+
+    @property
+    def status(self) -> Status | None:
+        """The newest status; None while no daemon answers."""
+        with self._lock:
+            return self.last_status if self.link.state == "connected" else None
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether frames wait for workers: then previews are asked for seldom."""
+        status = self.last_status
+        if status is None or status.paused:
+            return False
+        queued = sum(detail.queued for detail in status.details)
+        return queued > QUEUED_A_WORKER * max(1, status.workers)
+
+    @property
+    def figures(self) -> Figures:
+        """Rates and percentiles of the last seconds."""
+        with self._lock:
+            return self._history.figures()
+
+    @property
+    def events(self) -> list[Event]:
+        """Events for the user, oldest first."""
+        with self._lock:
+            return list(self._log.events)
+
+    @property
+    def focus(self) -> list[FocusPoint]:
+        """Focus scores of the frames shown, oldest first."""
+        with self._lock:
+            return list(self._focus)
+
+    def newest(self, match: Axes | None = None, acquisition: str = "") -> Preview | None:
+        """The newest frame, of those with these axes if any are given."""
+        with self._lock:
+            return self._previews.newest(match or {}, acquisition)
+
+    def id_of(self, preview: Preview) -> str:
+        """Names a preview, also beside those of another process."""
+        return f"{self.boot}-{preview.number}"
+
+    @property
+    def news(self) -> News:
+        """What there is now."""
+        with self._lock:
+            return News(self._status_number, self._previews.count)
+
+    # -- who looks ----------------------------------------------------------------------
+
+    @contextmanager
+    def page(self, wake: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Count one more page, which looks, until the `with` statement ends.
+
+        Parameters
+        ----------
+        wake : callable
+            Called after each change, in the thread that made it: must return at once.
+        """
+        with self._lock:
+            self._pages.append(wake)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._pages.remove(wake)
+
+    @property
+    def pages(self) -> int:
+        """Pages that are open."""
+        return len(self._pages)
+
+    def looks(self, side: int) -> None:
+        """Somebody asked for a preview of at most `side` pixels."""
+        with self._lock:
+            self._looked[side] = time.monotonic()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether pixels are wanted at all."""
+        return bool(self._pages or self._sides())
+
+    @property
+    def wanted_side(self) -> int:
+        """Longest side of the previews, in pixels: the largest that was asked for lately."""
+        return max(self._sides(), default=DEFAULT_SIDE)
+
+    def _sides(self) -> list[int]:
+        now = time.monotonic()
+        with self._lock:
+            self._looked = {side: at for side, at in self._looked.items() if now - at < LOOKING_S}
+            return list(self._looked)

@@ -1,0 +1,188 @@
+"""Nothing that a peer sends, and no disk that hangs, holds up the daemon or fills its memory."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import Upload, opened, pump_until, quick_settings, running, source, stack
+
+from refocusd.daemon.acquisitions import unfinished
+from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
+from refocusd.daemon.acquisitions.intake import MAX_MISSED_CHARS
+from refocusd.daemon.daemon import daemon_status
+from refocusd.daemon.output import dataset
+from refocusd.daemon.output.dataset import OutputDataset
+from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.ledger import Ledger, ledger_path
+from refocusd.transport import messages as wire
+
+
+@pytest.fixture
+def hangs() -> Iterator[threading.Event]:
+    """What waits for this event hangs until the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+# -- peers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["name", "output", "raw"])
+def test_what_every_status_repeats_has_to_be_short(tmp_path: Path, field: str) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        text = str(tmp_path / ("n" * MAX_TEXT_CHARS))
+        changes: dict[str, Any] = {field + "_": text}
+        upload = opened(connection, tmp_path / "out", **changes)
+        assert f"the {field} of an acquisition has" in upload.refused
+        assert not daemon_status(daemon.endpoint).details
+
+
+@pytest.mark.parametrize(
+    ("axes", "reason", "says"),
+    [
+        ("no axes", "why", "are not axes"),
+        ('{"time": 0}', "why", "not in canonical form"),
+        (f'{{"time":"{"n" * MAX_TEXT_CHARS}"}}', "why", "too large"),
+        ('{"time":0}', "y" * (MAX_TEXT_CHARS + 1), "too long"),
+    ],
+    ids=["no JSON", "not canonical", "too large", "reason too long"],
+)
+def test_missed_frames_are_named_as_frames_are(
+    tmp_path: Path, axes: str, reason: str, says: str
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        connection.send(wire.Miss(upload.acquisition, [axes], "skipped", reason))
+        pump_until(upload, lambda: upload.refused)
+        assert says in upload.refused
+        (about,) = daemon_status(daemon.endpoint).details
+        assert about.counts == wire.Counts()
+
+
+def test_missed_frames_that_the_writer_cannot_keep_up_with_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
+) -> None:
+    record = OutputDataset.record
+
+    def slow(self: OutputDataset, job: Any) -> Any:
+        hangs.wait(30)
+        return record(self, job)
+
+    monkeypatch.setattr(OutputDataset, "record", slow)
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        name = "n" * (MAX_TEXT_CHARS - 100)
+        sent = 0
+        while not upload.refused:
+            assert sent < 2 * MAX_MISSED_CHARS, "nothing bounds what is missed"
+            axes = [f'{{"position":"{name}","time":{sent + n}}}' for n in range(1000)]
+            connection.send(wire.Miss(upload.acquisition, axes, "skipped", "no raw"))
+            sent += sum(map(len, axes))
+            upload.pump(0.05)
+        assert "too many missed frames" in upload.refused
+        hangs.set()
+
+
+# -- disks ---------------------------------------------------------------------------------
+
+
+def test_a_share_that_hangs_at_the_start_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
+) -> None:
+    """Raw data of an earlier acquisition may lie on a share that does not answer."""
+
+    def marked(_: str) -> Iterator[Any]:
+        hangs.wait(30)
+        return iter(())
+
+    monkeypatch.setattr(unfinished, "marked", marked)
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    assert not hangs.is_set(), "the daemon ended although the share still hangs"
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=1, passed_through=1)
+
+
+def test_an_output_that_hangs_does_not_keep_the_daemon_from_ending(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hangs: threading.Event,
+) -> None:
+    def never(*_: object) -> OutputDataset:
+        hangs.wait(60)
+        raise OSError("the share is back")
+
+    monkeypatch.setattr(OutputDataset, "open", never)
+    settings = quick_settings(tmp_path, stop_timeout_s=0.5)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = Upload(
+            connection,
+            wire.Open(str(uuid.uuid4()), "n", 64, 64, "uint16", "", str(tmp_path / "out"), "{}"),
+        )
+        pump_until(upload, lambda: daemon_status(daemon.endpoint).details)
+    assert not hangs.is_set()
+    assert daemon.unfinished == 1
+    assert "a disk hangs" in caplog.text
+
+
+def test_a_ledger_that_cannot_record_a_frame_makes_the_acquisition_incomplete(
+    tmp_path: Path,
+) -> None:
+    settings = quick_settings(tmp_path)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        path = ledger_path(settings.ledgers, upload.acquisition)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")  # longer than the writer waits for it
+            upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())
+            pump_until(
+                upload,
+                lambda: daemon_status(daemon.endpoint).details[0].counts.passed_through == 1,
+            )
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+        (about,) = daemon_status(daemon.endpoint).details
+    assert any("ledger could not record every frame" in text for text in about.warnings)
+    assert daemon.unfinished == 1, "`refocusd run` ends with an error"
+
+
+def test_the_ledger_is_copied_beside_the_output_while_frames_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
+) -> None:
+    """In a thread: a long ledger takes seconds to copy, for which no frame waits."""
+    copy_to = Ledger.copy_to
+    copying = threading.Event()
+
+    def slow(self: Ledger, path: Path) -> None:
+        copying.set()
+        hangs.wait(30)
+        copy_to(self, path)
+
+    monkeypatch.setattr(dataset, "COPY_LEDGER_S", 0.0)
+    monkeypatch.setattr(Ledger, "copy_to", slow)
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        for number, frame in enumerate(stack(3)):
+            upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        pump_until(
+            upload, lambda: daemon_status(daemon.endpoint).details[0].counts.passed_through == 3
+        )
+        assert copying.wait(10)
+        hangs.set()
+        upload.close(3)
+        pump_until(upload, lambda: upload.closed)
+    with Ledger(tmp_path / "out" / LEDGER_COPY, read_only=True) as ledger:
+        assert len(ledger) == 3

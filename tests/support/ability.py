@@ -1,0 +1,22 @@
+"""Engines of a precision that not every processor computes in: built, or the test is skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from refocusd.config import EngineOptions, Precision
+from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.errors import EngineError
+from refocusd.models.bundle import ModelBundle
+
+__all__ = ["cpu_engine"]
+
+
+def cpu_engine(bundle: ModelBundle, precision: Precision) -> OpenVinoEngine:
+    """The CPU engine of a bundle; skips where this processor does not compute in `precision`."""
+    try:
+        return OpenVinoEngine(bundle, EngineOptions(precision=precision))
+    except EngineError as error:
+        if "this processor does not compute" not in str(error):
+            raise
+        pytest.skip(str(error))

@@ -1,0 +1,275 @@
+"""``rdf.yaml`` of a bundle: a bioimage.io model description, format 0.5, with refocusd's part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from refocusd_training.export.onnx import OPSET
+from refocusd_training.simulate import ranges
+from refocusd_training.simulate.ranges import Ranges
+
+__all__ = ["HIGH_PERCENTILE", "LOW_PERCENTILE", "TOLERANCE", "Facts", "rdf"]
+
+LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.9
+#: How far engines may be from the tensors of a bundle, in network units.
+TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}
+TOLERANCE_INT8 = 0.2
+#: Papers of data sets that a run's record may name.
+CITED = {
+    "BBBC038": (
+        (
+            "Caicedo et al., Nucleus segmentation across imaging experiments: the 2018 Data Science "
+            "Bowl. Nature Methods 16, 1247 (2019). Training images: BBBC038v1, CC0."
+        ),
+        "10.1038/s41592-019-0612-7",
+    ),
+    "BBBC006": (
+        (
+            "Ljosa, Sokolnicki, Carpenter, Annotated high-throughput microscopy image sets for "
+            "validation. Nature Methods 9, 637 (2012). Training images: BBBC006v1, CC0."
+        ),
+        "10.1038/nmeth.2083",
+    ),
+}
+#: A source's own account of its data goes into the description up to so many entries.
+MAX_SAMPLES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a bundle is described by.
+
+    Parameters
+    ----------
+    model_id : str
+    record : mapping
+        ``run.json`` of the run.
+    network : mapping
+        As `refocusd_training.networks.description_of` gives it.
+    size_multiple, radius : int
+        Of the network; effective receptive field, px.
+    trained : Ranges
+        What simulated optics were drawn from.
+    metrics : mapping, optional
+        Summary of the evaluation.
+    int8_cost_db : float, optional
+        Where the bundle holds an int8 network: what it costs.
+    variants : mapping of precision to file name
+        Networks prepared for other precisions.
+    depth_um : (float, float), optional
+        What the depth of the specimens was drawn from, where they had any.
+    """
+
+    model_id: str
+    record: Mapping[str, Any]
+    network: Mapping[str, Any]
+    size_multiple: int
+    radius: int
+    trained: Ranges
+    metrics: Mapping[str, Any] | None = None
+    int8_cost_db: float | None = None
+    variants: Mapping[str, str] = field(default_factory=dict)
+    depth_um: tuple[float, float] | None = None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether it learned from simulated defocus; the default of records that say nothing."""
+        return bool(self.samples.get("kind", "sharp") == "sharp")
+
+    @property
+    def samples(self) -> Mapping[str, Any]:
+        """What the source of the data said of itself."""
+        said: Mapping[str, Any] = self.record.get("samples") or {}
+        return said
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of the channels that it learned from."""
+        return [str(name) for name in self.samples.get("channels", [])]
+
+    @property
+    def nuclei(self) -> bool:
+        """Whether nuclei are all that it learned from."""
+        return "BBBC038" in str(self.record["data"])
+
+    @property
+    def name(self) -> str:
+        """For readers."""
+        words = self.model_id.rsplit("-", 1)[0] if self.model_id[-1:].isdigit() else self.model_id
+        return f"refocusd {words.replace('-', ' ').replace('_', ' ')}"
+
+
+def rdf(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
+    """The description.
+
+    Parameters
+    ----------
+    facts : Facts
+    sums : mapping of file name to sha256
+        Every other file of the bundle.
+    """
+
+    def source(name: str) -> dict[str, str]:
+        return {"source": name, "sha256": sums[name]}
+
+    scale_range = {
+        "id": "scale_range",
+        "kwargs": {
+            "axes": ["channel", "y", "x"],
+            "min_percentile": LOW_PERCENTILE,
+            "max_percentile": HIGH_PERCENTILE,
+        },
+    }
+    outputs = [
+        {
+            "id": "refocused",
+            "description": "In-focus estimate in the input's normalised units.",
+            "axes": _axes("raw", facts.size_multiple),
+            "data": {"type": "float32"},
+            "test_tensor": source("test_output.npy"),
+        }
+    ]
+    if facts.network.get("defocus_head"):
+        outputs.append(
+            {
+                "id": "defocus",
+                "description": "Mean and log of the standard deviation of the distance from focus "
+                "in um, one pair per 32 x 32 px.",
+                "axes": _defocus_axes(facts.size_multiple),
+                "data": {"type": "float32"},
+                "test_tensor": source("test_defocus.npy"),
+            }
+        )
+    what = "fluorescent nuclei" if facts.nuclei else "fluorescence frames"
+    described: dict[str, Any] = {
+        "format_version": "0.5.4",
+        "type": "model",
+        "name": facts.name,
+        "description": f"Estimates the in-focus frame of out-of-focus {what}, while they are acquired.",
+        "authors": [{"name": "refocusd developers"}],
+        "license": "BSD-3-Clause",
+        "documentation": source("README.md"),
+        "tags": [
+            "fluorescence-light-microscopy",
+            *(["nuclei"] if facts.nuclei else []),
+            "refocusing",
+            "deblurring",
+            "2d",
+        ],
+        "cite": [
+            {"text": text, "doi": doi}
+            for key, (text, doi) in CITED.items()
+            if key in str(facts.record["data"])
+        ]
+        or [{"text": "refocusd", "url": "https://bioimage.io"}],
+        "inputs": [
+            {
+                "id": "raw",
+                "description": "Camera counts, normalised by percentiles of the whole frame.",
+                "axes": _axes(None, facts.size_multiple),
+                "data": {"type": "float32"},
+                "test_tensor": source("test_input.npy"),
+                "preprocessing": [scale_range],
+            }
+        ],
+        "outputs": outputs,
+        "weights": {"onnx": {**source("model.onnx"), "opset_version": OPSET}},
+        "attachments": [
+            source(name)
+            for name in sums
+            if name == "weights.safetensors"
+            or name.startswith("validation_")
+            or name in facts.variants.values()
+        ],
+        "config": {
+            "bioimageio": {
+                "reproducibility_tolerance": [
+                    {"absolute_tolerance": TOLERANCE["f32"], "relative_tolerance": 0.001}
+                ]
+            },
+            "refocusd": _refocusd_part(facts, sums),
+        },
+    }
+    return described
+
+
+def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
+    trained = facts.trained
+    tolerance = dict(TOLERANCE)
+    if "int8" in facts.variants:
+        tolerance["int8"] = TOLERANCE_INT8
+    optics = {
+        "na": list(trained.na),
+        "wavelength_um": list(trained.wavelength_um),
+        "pixel_um": list(trained.pixel_um),
+        "spherical_waves": list(trained.spherical_waves),
+        "defocus_um": list(ranges.TRAINED_DEFOCUS_UM),
+    }
+    if facts.depth_um:
+        optics["depth_um"] = list(facts.depth_um)
+    samples = dict(facts.samples)
+    if wells := samples.get("wells"):
+        # A line a side: those of a whole plate must fit, or it is evaluated on what it has seen.
+        samples["wells"] = {side: " ".join(names) for side, names in wells.items()}
+    if _entries(samples) > MAX_SAMPLES:
+        kept = {k: v for k, v in samples.items() if not isinstance(v, dict | list | tuple)}
+        samples = {**kept, "left out": f"{_entries(samples)} entries, see run.json"}
+    training = {**facts.record, "samples": samples}
+    return {
+        "schema": 1,
+        "id": facts.model_id,
+        "normalisation": {
+            "low_percentile": LOW_PERCENTILE,
+            "high_percentile": HIGH_PERCENTILE,
+        },
+        "size_multiple": facts.size_multiple,
+        "receptive_field_px": facts.radius,
+        "tolerance": tolerance,
+        # Real pairs say nothing of the optics beyond what their microscope had.
+        "optics": optics if facts.simulated else {},
+        "channels": [] if facts.nuclei else facts.channels,
+        "network": dict(facts.network),
+        "variants": dict(facts.variants),
+        "files": dict(sorted(sums.items())),
+        "training": training,
+        "metrics": dict(facts.metrics or {}),
+    }
+
+
+def _entries(value: object) -> int:
+    if isinstance(value, Mapping):
+        return sum(map(_entries, value.values())) + len(value)
+    return sum(map(_entries, value)) if isinstance(value, (list, tuple)) else 1
+
+
+def _axes(reference: str | None, step: int) -> list[dict[str, Any]]:
+    def side(name: str) -> dict[str, Any]:
+        size: dict[str, Any] = {"min": 2 * step, "step": step}
+        if reference is not None:
+            size = {"tensor_id": reference, "axis_id": name}
+        return {"type": "space", "id": name, "size": size}
+
+    return [
+        {"type": "batch"},
+        {"type": "channel", "channel_names": ["fluorescence"]},
+        side("y"),
+        side("x"),
+    ]
+
+
+def _defocus_axes(step: int) -> list[dict[str, Any]]:
+    return [
+        {"type": "batch"},
+        {"type": "channel", "channel_names": ["mean_um", "log_sigma"]},
+        *(
+            {
+                "type": "space",
+                "id": name,
+                "scale": float(step),
+                "size": {"tensor_id": "raw", "axis_id": name},
+            }
+            for name in ("y", "x")
+        ),
+    ]

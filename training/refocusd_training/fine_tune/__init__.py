@@ -1,0 +1,1 @@
+"""A bundle trained on, on a lab's own frames, and refused where that made it worse."""

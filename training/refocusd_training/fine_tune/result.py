@@ -1,0 +1,53 @@
+"""What a fine-tuning came to, frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FineTuned", "Frame"]
+
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One held-out frame in network units, and how good it is before and after (dB, 0 to 1).
+
+    PSNR and SSIM after the best offset and gain; ``plain`` PSNR without.
+    """
+
+    raw: Image
+    truth: Image
+    before: Image
+    after: Image
+    defocus_um: float
+    psnr_before: float
+    psnr_after: float
+    plain_before: float
+    plain_after: float
+    ssim_before: float
+    ssim_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuned:
+    """What came of it: mean PSNR over the held-out frames in dB.
+
+    After an affine fit, and ``plain``, as the frames are: offset and gain count as well.
+    """
+
+    frames: tuple[Frame, ...]
+    before_db: float
+    after_db: float
+    plain_before_db: float
+    plain_after_db: float
+    page: Path
+
+    @property
+    def worse(self) -> bool:
+        """Whether structure or light is further from the truth than before."""
+        return self.after_db < self.before_db or self.plain_after_db < self.plain_before_db
