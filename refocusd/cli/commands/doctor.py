@@ -43,10 +43,7 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path(),
-        help="where acquisitions are saved (default: this folder)",
+        "--folder", type=Path, default=Path(), help="where acquisitions are saved (default: here)"
     )
     parser.add_argument(
         "--plan",

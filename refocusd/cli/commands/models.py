@@ -72,11 +72,7 @@ def register(commands: Any) -> None:
     test = action("test", _test, "run its test tensors through an engine; 1 if they differ")
     build = action("build", _build, "build and warm up its engine now")
     build.add_argument(
-        "--size",
-        default="512",
-        metavar="W[xH]",
-        type=frame_size,
-        help="frame size to warm up for, px (default: 512)",
+        "--size", type=frame_size, default="512", metavar="W[xH]", help="frame size, px (512)"
     )
     for one in (show, test, build):
         one.add_argument("model", metavar="NAME", help="name of a model, or a bundle's folder")
