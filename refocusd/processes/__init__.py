@@ -11,6 +11,8 @@ module            what lives there
 `lifeline`        how a child notices that its parent is gone
 `priority`        how a child leaves the processor to the acquisition
 `daemon_process`  ``refocusd run`` as a child, for `demo` and `replay`
+`background_log`  log lines are queued; a thread writes them, so that nothing waits
+`signals`         an event that Ctrl-C and the like set
 ================  ==================================================================
 
 May import `formats`, `ledger`, `models`, `transport` and below.
