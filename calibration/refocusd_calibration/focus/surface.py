@@ -76,6 +76,16 @@ class FocalSurface:
     scatter_um: float
     used: NDArray[np.bool_]
 
+    def figures(self) -> dict[str, float | str]:
+        """What decided the kind, as plain data."""
+        return {
+            "kind": self.kind,
+            "p_plane": self.p_plane,
+            "p_paraboloid": self.p_paraboloid,
+            "scatter_um": self.scatter_um,
+            "tiles_used": int(self.used.sum()),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
