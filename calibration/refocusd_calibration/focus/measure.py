@@ -141,19 +141,19 @@ def measure_focus(
     notes.extend(motion.notes)
     shifts = [item.peak.z_um - motion.centre_um for item in kept]
     z = np.concatenate([sweep.z_um - shift for sweep, shift in zip(sweeps, shifts, strict=True)])
-    best: dict[str, Measured] = {}
-    pooled: _Fitted | None = None
-    for name in METRICS:
-        values = np.concatenate([sweep.values[name] for sweep in sweeps])
-        item = _fit_pooled(z, values, table.content, groups)
-        if item is None:
-            continue
-        best[name] = Measured(value=item.peak.z_um, uncertainty=_uncertainty(item, motion))
-        if name == chosen.metric:
-            pooled = item
+    values_of = {name: np.concatenate([sweep.values[name] for sweep in sweeps]) for name in METRICS}
+    pooled_of = {
+        name: _fit_pooled(z, values, table.content, groups) for name, values in values_of.items()
+    }
+    best = {
+        name: Measured(value=item.peak.z_um, uncertainty=_uncertainty(item, motion))
+        for name, item in pooled_of.items()
+        if item is not None
+    }
+    pooled = pooled_of[chosen.metric]
     if pooled is None:
         return _at_the_edge(table, chosen, figures, tuple(notes))
-    values = np.concatenate([sweep.values[chosen.metric] for sweep in sweeps])
+    values = values_of[chosen.metric]
     tiles = _tiles(z, values, table, pooled.peak, pixel_um)
     surface = (
         fit_surface(*(np.array(column) for column in zip(*tiles, strict=True))) if tiles else None
