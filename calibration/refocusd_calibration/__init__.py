@@ -3,19 +3,18 @@
 Writes the calibration profile (`refocusd.profiles.profile`) that training, normalisation and
 verdicts read.
 
-====================  =============================================================
-`camera*`             dark and flat series: gain, noise, offset, linearity, maps
-`focus*`              through-focus series: best focus, surface, backlash, drift
-`psf*`                beads or matched planes: the kernel as a function of defocus
-`moves`, `move_plan`  series on the microscope: planned, limited, run, verified
-`microscope`          the core that a series runs on, left as it was found
-`identity`            which microscope frames are of
-`profiles`            sections, maps and raw data written into one profile
-`compare`             two profiles: has the microscope drifted?
-`report*`             a profile as a picture or a page
-`simulate_*`          cameras and optics of known truth, to prove all this against
-`*command*`, `flags`  the command line, ``refocusd calibrate``
-====================  =============================================================
+===============  =====================================================================
+`camera`         dark and flat series: gain, noise, offset, linearity, maps
+`focus`          through-focus series: best focus, surface, backlash, drift
+`psf`            beads or matched planes: the kernel as a function of defocus
+`stage`          series on the microscope: planned, limited, run, verified; and z series
+                 read back from recordings
+`profile`        sections, maps and raw data in one profile; reports; comparison
+`measurement`    what every measurement results in: section, checks, notes
+`cli`            the command line, ``refocusd calibrate``
+===============  =====================================================================
 
-May import `errors`, `frame`, `optics`, `profile`, `quality` and `sources` of `refocusd`.
+Each of `camera`, `focus` and `psf` has a `simulate` module of known truth.
+
+May import `errors`, `frame`, `formats`, `imaging` and `profiles` of `refocusd`.
 """

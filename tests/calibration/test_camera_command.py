@@ -207,11 +207,12 @@ def test_a_microscope_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_a_hardware_configuration_is_started_and_stopped_here(tmp_path: Path) -> None:
     code = (
         "from refocusd_calibration.stage.microscope import open_microscope\n"
-        "from refocusd_calibration.stage.moves import acquire_planes\n"
+        "from refocusd_calibration.stage.moves import MoveLimits, plane_moves, run_series\n"
         "from refocusd.errors import ConfigError\n"
         "for number in range(2):\n"
         "    with open_microscope('MMConfig_demo.cfg') as core:\n"
-        "        path = acquire_planes([0, 1], '.', 'p', exposure_ms=5, limits_um=(0, 1), settle_ms=0)\n"
+        "        moves = plane_moves([0, 1], exposure_ms=5)\n"
+        "        path = run_series(moves, '.', 'p', limits=MoveLimits(0, 1), settle_ms=0)\n"
         "        print(core.get_camera_device(), path.name)\n"
         "try:\n"
         "    with open_microscope('none.cfg'): pass\n"

@@ -11,7 +11,6 @@ from refocusd_calibration.stage.microscope import ask
 from refocusd_calibration.stage.moves import (
     Move,
     MoveLimits,
-    acquire_planes,
     check_moves,
     plane_moves,
     print_moves,
@@ -46,16 +45,8 @@ def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: 
     core.set_exposure(33.0)
     # Up and down again: planes may come twice.
     z_um = [-4.0, 0.0, 4.0, 0.0, -4.0]
-    path = acquire_planes(
-        z_um,
-        tmp_path,
-        "planes",
-        exposure_ms=5,
-        limits_um=(-5, 5),
-        repeats=2,
-        channel="DAPI",
-        settle_ms=0,
-    )
+    moves = plane_moves(z_um, exposure_ms=5, repeats=2, channel="DAPI")
+    path = run_series(moves, tmp_path, "planes", limits=MoveLimits(-5, 5), settle_ms=0)
     with open_dataset(path) as recording:
         plan = recording.plan()
         assert sorted((int(axes["z"]), int(axes["time"])) for axes in plan.axes) == [
@@ -72,10 +63,8 @@ def test_planes_are_taken_where_and_in_the_order_asked_for(core: Any, tmp_path: 
 
 
 def test_a_second_series_does_not_touch_the_first(core: Any, tmp_path: Path) -> None:
-    taken = [
-        acquire_planes([0.0, 1.0], tmp_path, "planes", exposure_ms=5, limits_um=LIMITS, settle_ms=0)
-        for _ in range(2)
-    ]
+    moves = plane_moves([0.0, 1.0], exposure_ms=5)
+    taken = [run_series(moves, tmp_path, "planes", limits=LIMITS, settle_ms=0) for _ in range(2)]
     assert taken[0] != taken[1]
     for path in taken:
         with open_dataset(path) as recording:
@@ -143,8 +132,12 @@ def test_a_stage_that_refuses_is_an_error(
 ) -> None:
     # The demo stage ends at 300 um; the engine prints its refusal and carries on.
     with pytest.raises(InputError, match=r"move 2 to z = 400 um.*kept in"):
-        acquire_planes(
-            [0.0, 400.0, 1.0], tmp_path, "far", exposure_ms=5, limits_um=(-1, 1000), settle_ms=0
+        run_series(
+            plane_moves([0.0, 400.0, 1.0], exposure_ms=5),
+            tmp_path,
+            "far",
+            limits=MoveLimits(-1, 1000),
+            settle_ms=0,
         )
     capfd.readouterr()
     assert core.get_position() == 0.0
@@ -162,8 +155,12 @@ def test_a_stage_that_stops_short_is_an_error(
 
     monkeypatch.setattr(core, "set_position", stuck)
     with pytest.raises(InputError, match=r"sent to 6\.000 um and stopped at 3\.000 um"):
-        acquire_planes(
-            [0.0, 3.0, 6.0], tmp_path, "stuck", exposure_ms=5, limits_um=LIMITS, settle_ms=0
+        run_series(
+            plane_moves([0.0, 3.0, 6.0], exposure_ms=5),
+            tmp_path,
+            "stuck",
+            limits=LIMITS,
+            settle_ms=0,
         )
     # What was taken is kept.
     with open_dataset(tmp_path / "stuck_1") as recording:
@@ -171,10 +168,9 @@ def test_a_stage_that_stops_short_is_an_error(
 
 
 def test_a_channel_that_does_not_exist_is_refused(core: Any, tmp_path: Path) -> None:
+    moves = plane_moves([0.0], exposure_ms=5, channel="Infrared")
     with pytest.raises(ConfigError, match=r"no channel 'Infrared'.*DAPI"):
-        acquire_planes(
-            [0.0], tmp_path, "planes", exposure_ms=5, limits_um=LIMITS, channel="Infrared"
-        )
+        run_series(moves, tmp_path, "planes", limits=LIMITS)
 
 
 def test_every_move_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

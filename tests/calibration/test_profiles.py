@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from refocusd_calibration.measurement import check
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.profile.write import (
     Map,
-    check,
     raw_data,
     read_map,
     stale,

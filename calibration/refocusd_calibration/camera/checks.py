@@ -11,7 +11,7 @@ from refocusd.profiles.profile import CameraSection, Check, Measured
 from refocusd_calibration.camera.levels import LevelStatistics
 from refocusd_calibration.camera.maps import FlatField
 from refocusd_calibration.camera.photon_transfer import Line, Saturation, read_noise
-from refocusd_calibration.profile.write import check
+from refocusd_calibration.measurement import check
 
 __all__ = ["Findings", "camera_checks"]
 
@@ -70,20 +70,19 @@ def _dark_clipping(f: Findings) -> Check:
     return check(
         "dark clipping",
         share <= MOST_CLIPPED,
-        f"{100 * share:.3g} % of the dark pixels are at zero counts"
-        + ("" if share <= MOST_CLIPPED else ": raise the camera's offset, the noise is cut off"),
+        f"{100 * share:.3g} % of the dark pixels are at zero counts",
+        "raise the camera's offset, the noise is cut off",
     )
 
 
 def _light_leak(f: Findings) -> Check:
-    advice = ": close the shutter, cover the camera, switch the room light off"
+    advice = "close the shutter, cover the camera, switch the room light off"
     offset = f.section.offset_counts.value
     if f.dark_rate is None:
         # One exposure: nothing tells its light from its offset but their size.
         share = offset / f.saturation.counts
-        passed = share < 0.25
         detail = f"one dark exposure, at {100 * share:.1f} % of the scale; take several to be sure"
-        return check("light leak", passed, detail + ("" if passed else advice))
+        return check("light leak", share < 0.25, detail, advice)
     gain = f.section.gain_e_per_count.value
     rate, error = f.dark_rate.value * gain * 1000, f.dark_rate.uncertainty * gain * 1000
     brightest = max(f.fitted, key=lambda level: level.mean)
@@ -91,10 +90,10 @@ def _light_leak(f: Findings) -> Check:
     low = rate - 2 * error
     uneven = _uneven(f)
     passed = low <= MOST_DARK_E_PER_S and low <= MOST_DARK_SHARE * of_flat and not uneven
-    detail = f"dark signal {rate:.3g} e-/s, {100 * rate / of_flat:.2g} % of the flat light's" + (
-        ", and it is brighter in one part of the field than in another" if uneven else ""
-    )
-    return check("light leak", passed, detail + ("" if passed else advice))
+    detail = f"dark signal {rate:.3g} e-/s, {100 * rate / of_flat:.2g} % of the flat light's"
+    if uneven:
+        detail += ", and it is brighter in one part of the field than in another"
+    return check("light leak", passed, detail, advice)
 
 
 def _uneven(f: Findings) -> bool:
@@ -121,16 +120,11 @@ def _uneven(f: Findings) -> bool:
 def _dark_drift(f: Findings) -> Check:
     noise = math.sqrt(f.shortest_dark.variance)
     worst = max(float(np.ptp(level.frame_means)) for level in f.dark)
-    limit = max(0.5 * noise, 1.0)
     return check(
         "dark drift",
-        worst <= limit,
-        f"the mean of dark frames varies by {worst:.2g} counts at one exposure"
-        + (
-            ""
-            if worst <= limit
-            else ": a changing light leaks in, or the camera is warming up; wait, cover it, repeat"
-        ),
+        worst <= max(0.5 * noise, 1.0),
+        f"the mean of dark frames varies by {worst:.2g} counts at one exposure",
+        "a changing light leaks in, or the camera is warming up; wait, cover it, repeat",
     )
 
 
@@ -144,50 +138,40 @@ def _light(f: Findings) -> Check:
     return check(
         "light",
         worst <= MOST_LIGHT_CHANGE,
-        f"the flat light varies by {100 * max(worst, 0):.2g} % at one exposure"
-        + (
-            ""
-            if worst <= MOST_LIGHT_CHANGE
-            else ": let the lamp warm up, use a steady (LED) one, keep out other light"
-        ),
+        f"the flat light varies by {100 * worst:.2g} % at one exposure",
+        "let the lamp warm up, use a steady (LED) one, keep out other light",
     )
 
 
 def _specimen(f: Findings) -> Check:
     worst = max(f.fitted, key=lambda level: level.structure - 5 * level.structure_error)
-    passed = worst.structure <= max(MOST_STRUCTURE, 5 * worst.structure_error)
     return check(
         "movement",
-        passed,
-        f"frames of one exposure differ with a neighbour correlation of {worst.structure:.2f}"
-        + ("" if passed else ": something moves in the flat field; take it without a specimen"),
+        worst.structure <= max(MOST_STRUCTURE, 5 * worst.structure_error),
+        f"frames of one exposure differ with a neighbour correlation of {worst.structure:.2f}",
+        "something moves in the flat field; take it without a specimen",
     )
 
 
 def _response(f: Findings) -> Check:
-    passed = f.field.prnu <= MOST_PRNU
     return check(
         "response",
-        passed,
-        f"pixels respond alike within {100 * f.field.prnu:.2f} %"
-        + ("" if passed else ": the flat field shows a specimen or dirt; defocus or remove it"),
+        f.field.prnu <= MOST_PRNU,
+        f"pixels respond alike within {100 * f.field.prnu:.2f} %",
+        "the flat field shows a specimen or dirt; defocus or remove it",
     )
 
 
 def _range(f: Findings) -> Check:
     shot = max(level.variance for level in f.fitted) - f.line.intercept.value
-    passed = shot >= 3 * f.line.intercept.value
     top = max(level.mean for level in f.fitted)
+    reached = "reached" if f.saturation.reached else "not reached"
     return check(
         "range",
-        passed,
+        shot >= 3 * f.line.intercept.value,
         f"{len(f.fitted)} flat exposures fitted, up to {top:.0f} counts; saturation at "
-        f"{f.saturation.counts:.0f} counts is {'reached' if f.saturation.reached else 'not reached'}"
-        + (
-            ""
-            if passed
-            else ": the flats are too dim for their noise to be the light's; expose longer"
-        ),
+        f"{f.saturation.counts:.0f} counts is {reached}",
+        "the flats are too dim for their noise to be the light's; expose longer",
     )
 
 
@@ -195,16 +179,11 @@ def _linearity(f: Findings) -> Check:
     error = f.section.linearity_error_percent
     if error is None:
         return check("linearity", True, "too few exposures between 5 and 95 % to tell")
-    passed = error <= MOST_NONLINEARITY
     return check(
         "linearity",
-        passed,
-        f"mean against exposure deviates by {error:.2f} % from a line"
-        + (
-            ""
-            if passed
-            else ": the camera is not linear in this mode, or the light changed between exposures"
-        ),
+        error <= MOST_NONLINEARITY,
+        f"mean against exposure deviates by {error:.2f} % from a line",
+        "the camera is not linear in this mode, or the light changed between exposures",
     )
 
 
@@ -215,38 +194,31 @@ def _curvature(f: Findings) -> Check:
         expected = float(f.line.at(np.array([level.mean - offset]))[0])
         chance = 3 * math.sqrt(2 / ((level.frames - 1) * level.pixels))
         worst = max(worst, abs(level.variance - expected) / expected - chance)
-    passed = worst <= MOST_CURVATURE
     return check(
         "photon transfer",
-        passed,
-        f"variances deviate by up to {100 * max(worst, 0):.1f} % from the line"
-        + (
-            ""
-            if passed
-            else ": the camera is not linear (a high-dynamic-range mode, a gamma, a filter), or the "
-            "frames at one exposure do not belong together"
-        ),
+        worst <= MOST_CURVATURE,
+        f"variances deviate by up to {100 * worst:.1f} % from the line",
+        "the camera is not linear (a high-dynamic-range mode, a gamma, a filter), or the frames at "
+        "one exposure do not belong together",
     )
 
 
 def _defects(f: Findings) -> Check:
     height, width = f.section.shape
     share = f.section.hot_pixel_count / (height * width)
-    passed = share <= MOST_DEFECTS
     return check(
         "defects",
-        passed,
-        f"{f.section.hot_pixel_count} defective pixels ({100 * share:.3f} %)"
-        + ("" if passed else ": cool the camera, and see that no light leaks in"),
+        share <= MOST_DEFECTS,
+        f"{f.section.hot_pixel_count} defective pixels ({100 * share:.3f} %)",
+        "cool the camera, and see that no light leaks in",
     )
 
 
 def _read_noise(f: Findings) -> Check:
-    _, resolved = read_noise(f.line)
-    return check(
-        "read noise",
-        True,
+    resolved = read_noise(f.line)[1]
+    detail = (
         "above the rounding"
         if resolved
-        else "hidden by the rounding to counts: an upper limit only",
+        else "hidden by the rounding to counts: an upper limit only"
     )
+    return check("read noise", True, detail)

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import Progress
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.profiles.profile import Microscope, RawData
+from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import (
     add_hardware_flags,
     add_output_flags,
     console,
     numbers,
-    print_outcome,
     raw_folder,
-    write_json,
 )
 from refocusd_calibration.profile.identity import core_metadata, microscope_of
 from refocusd_calibration.stage.microscope import ask, open_microscope
@@ -35,7 +33,6 @@ from refocusd_calibration.stage.moves import (
 )
 
 if TYPE_CHECKING:
-    from refocusd_calibration.camera.measure import CameraMeasurement
     from refocusd_calibration.camera.series import Series
 
 __all__ = ["camera_moves", "register"]
@@ -201,7 +198,8 @@ def _measure(
     from refocusd.formats.open_dataset import open_dataset
     from refocusd_calibration.camera.measure import measure_camera
     from refocusd_calibration.camera.series import series_of_recording
-    from refocusd_calibration.profile.camera_rows import camera_rows
+    from refocusd_calibration.cli.outcome import conclude
+    from refocusd_calibration.profile.rows import camera_rows
     from refocusd_calibration.profile.write import raw_data
 
     recorded = arguments.from_recording is not None
@@ -211,51 +209,23 @@ def _measure(
         measured = measure_camera(dark_series, flat_series)
     if microscope is None:
         microscope = _microscope(arguments, flat_series)
-    rows = camera_rows(measured.section)
-    print_outcome(f"{microscope.camera or 'camera'}, {flat_path}", rows, list(measured.checks))
-    raw = [raw_data("camera: dark series", dark_path), raw_data("camera: flat series", flat_path)]
-    return _write(arguments, microscope, measured, raw)
+    return conclude(
+        arguments,
+        "camera",
+        measured,
+        microscope,
+        title=f"{microscope.camera or 'camera'}, {flat_path}",
+        rows=camera_rows(measured.section),
+        raw=[
+            raw_data("camera: dark series", dark_path),
+            raw_data("camera: flat series", flat_path),
+        ],
+        figures={"maps": sorted(measured.maps)},
+        maps=measured.maps,
+    )
 
 
 def _microscope(arguments: argparse.Namespace, series: Series) -> Microscope:
     return microscope_of(
         arguments, series.metadata or {}, channel=series.channel, pixel_um=series.pixel_um
     )
-
-
-def _write(
-    arguments: argparse.Namespace,
-    microscope: Microscope,
-    measured: CameraMeasurement,
-    raw: Sequence[RawData],
-) -> int:
-    from refocusd_calibration.profile.write import write_section
-
-    # The figures are told even where the profile is refused.
-    write_json(
-        arguments.json,
-        {
-            "microscope": microscope,
-            "camera": measured.section,
-            "checks": list(measured.checks),
-            "maps": sorted(measured.maps),
-            "raw": list(raw),
-        },
-    )
-    if arguments.output is None:
-        console.print("no --output PROFILE was given: no profile was written")
-        return 0 if all(item.passed for item in measured.checks) else 1
-    profile = write_section(
-        arguments.output,
-        microscope,
-        camera=measured.section,
-        raw=raw,
-        checks=measured.checks,
-        insist=arguments.insist,
-        replace=arguments.replace,
-        maps=measured.maps,
-    )
-    if profile.insisted:
-        console.print("[bold red]written although checks failed, because you insisted[/]")
-    console.print(f"wrote {arguments.output}, profile {profile.id()}")
-    return 0

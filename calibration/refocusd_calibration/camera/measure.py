@@ -1,12 +1,12 @@
 """A camera, measured from dark and lit (flat) frames by the definitions of EMVA 1288.
 
 ======================  ========================================================
-`camera_series`         frames grouped by exposure, read one at a time
-`camera_levels`         means, temporal variances and histograms, in one pass
-`camera_transfer`       photon-transfer line, read noise, saturation, linearity
-`camera_maps`           offset, variance, gain and flat field of each pixel; defects
-`camera_checks`         what makes a series unfit
-`simulate_camera`       a camera whose every number is known
+`series`         frames grouped by exposure, read one at a time
+`levels`         means, temporal variances and histograms, in one pass
+`photon_transfer`       photon-transfer line, read noise, saturation, linearity
+`maps`           offset, variance, gain and flat field of each pixel; defects
+`checks`         what makes a series unfit
+`simulate`       a camera whose every number is known
 ======================  ========================================================
 
 What departs from the standard, on purpose: frames are brought to one brightness before
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.profiles.profile import CameraSection, Check, Measured
+from refocusd.profiles.profile import CameraSection, Measured
 from refocusd_calibration.camera.checks import Findings, camera_checks
 from refocusd_calibration.camera.levels import LevelStatistics, level_statistics
 from refocusd_calibration.camera.maps import (
@@ -51,6 +51,7 @@ from refocusd_calibration.camera.photon_transfer import (
     read_noise,
 )
 from refocusd_calibration.camera.series import Series
+from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
 __all__ = ["CameraMeasurement", "measure_camera"]
@@ -61,20 +62,18 @@ FEWEST_LEVELS = 4
 LISTED_PIXELS = 5000
 
 
-@dataclass(frozen=True, slots=True)
-class CameraMeasurement:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraMeasurement(Measurement):
     """What `measure_camera` found.
 
     Parameters
     ----------
     section : CameraSection
-    checks : tuple of Check
     maps : dict of str to Map
         ``offset``, ``variance``, ``gain``, ``flat``, as far as the frames suffice.
     """
 
     section: CameraSection
-    checks: tuple[Check, ...]
     maps: dict[str, Map]
 
 

@@ -19,15 +19,11 @@ from refocusd_calibration.cli.flags import (
     add_hardware_flags,
     add_output_flags,
     console,
-    number,
-    print_outcome,
-    write_json,
 )
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
 
 if TYPE_CHECKING:
-    from refocusd_calibration.focus.measure import FocusMeasurement
     from refocusd_calibration.stage.z_sweeps import ZSeries
 
 __all__ = ["register", "sweep_positions"]
@@ -103,7 +99,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 def _measure(
     arguments: argparse.Namespace, paths: Sequence[Path], microscope: Microscope | None
 ) -> int:
+    from refocusd_calibration.cli.outcome import conclude
     from refocusd_calibration.focus.measure import measure_focus
+    from refocusd_calibration.profile.rows import focus_rows
+    from refocusd_calibration.profile.write import raw_data
     from refocusd_calibration.stage.z_sweeps import open_series
 
     recorded = arguments.from_recording is not None
@@ -135,11 +134,24 @@ def _measure(
                 camera=_known_camera(arguments, series),
                 on_plane=lambda: bar.advance(task),
             )
-    rows = _rows(measured, microscope)
-    print_outcome(f"focus, {paths[0]}", rows, list(measured.checks))
-    for note in measured.notes:
-        console.print(f"note: {note}")
-    return _write(arguments, microscope, measured, paths)
+    surface = measured.surface
+    return conclude(
+        arguments,
+        "focus",
+        measured,
+        microscope,
+        title=f"focus, {paths[0]}",
+        rows=[
+            *focus_rows(measured.section, microscope),
+            ("focal surface", surface.kind if surface else "not measured"),
+        ],
+        raw=[raw_data(f"focus: series {index}", path) for index, path in enumerate(paths, 1)],
+        figures={
+            "metrics": list(measured.figures),
+            "surface": surface and surface.figures(),
+            "model_power": measured.power,
+        },
+    )
 
 
 def _known_camera(arguments: argparse.Namespace, series: ZSeries) -> CameraSection | None:
@@ -148,81 +160,3 @@ def _known_camera(arguments: argparse.Namespace, series: ZSeries) -> CameraSecti
         return None
     camera = load_profile(arguments.output).camera
     return camera if camera and tuple(camera.shape) in ((0, 0), series.shape) else None
-
-
-def _rows(measured: FocusMeasurement, microscope: Microscope) -> list[tuple[str, str]]:
-    section = measured.section
-    tilt = section.tilt_mrad
-    rows = [
-        ("best focus at the centre", number(section.best_um, "um")),
-        ("deciding metric", section.metric),
-        ("depth of field", number(section.depth_of_field_um, "um")),
-    ]
-    if microscope.na and microscope.wavelength_um:
-        nominal = microscope.wavelength_um * microscope.refractive_index / microscope.na**2
-        rows.append(("  wavelength n / NA²", number(nominal, "um")))
-    rows += [
-        ("tilt along x", number(tilt[0] if tilt else None, "mrad")),
-        ("tilt along y", number(tilt[1] if tilt else None, "mrad")),
-        ("curvature", number(section.curvature_per_m, "1/m")),
-        ("focal surface", measured.surface.kind if measured.surface else "not measured"),
-        ("tiles with a focus", str(len(section.tiles_um))),
-        ("backlash", number(section.backlash_um, "um")),
-        ("drift", number(section.drift_um_per_min, "um/min")),
-        ("repeatability", number(section.repeatability_um, "um")),
-    ]
-    rows += [
-        (f"best focus by {name}", number(best, "um"))
-        for name, best in section.best_by_metric_um.items()
-    ]
-    return rows
-
-
-def _write(
-    arguments: argparse.Namespace,
-    microscope: Microscope,
-    measured: FocusMeasurement,
-    paths: Sequence[Path],
-) -> int:
-    from refocusd_calibration.profile.write import raw_data, write_section
-
-    raw = [raw_data(f"focus: series {index}", path) for index, path in enumerate(paths, 1)]
-    surface = measured.surface
-    # The figures are told even where the profile is refused.
-    write_json(
-        arguments.json,
-        {
-            "microscope": microscope,
-            "focus": measured.section,
-            "checks": list(measured.checks),
-            "metrics": list(measured.figures),
-            "surface": None
-            if surface is None
-            else {
-                "kind": surface.kind,
-                "p_plane": surface.p_plane,
-                "p_paraboloid": surface.p_paraboloid,
-                "scatter_um": surface.scatter_um,
-                "tiles_used": int(surface.used.sum()),
-            },
-            "model_power": measured.power,
-            "notes": list(measured.notes),
-            "raw": raw,
-        },
-    )
-    if arguments.output is None:
-        console.print("no --output PROFILE was given: no profile was written")
-        return 0 if measured.passed else 1
-    profile = write_section(
-        arguments.output,
-        microscope,
-        focus=measured.section,
-        raw=raw,
-        checks=measured.checks,
-        insist=arguments.insist,
-        replace=arguments.replace,
-    )
-    if profile.insisted:
-        console.print("[bold red]written although checks failed, because you insisted[/]")
-    console.print(f"wrote {arguments.output}, profile {profile.id()}")
-    return 0

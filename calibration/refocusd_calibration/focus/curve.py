@@ -5,7 +5,7 @@ The curve measured at calibration tells which distance from focus has that ratio
 sides, so without a sign.  It holds for the specimen it was measured on, and roughly for
 others of like structure; the ratio of another microscope says nothing.
 
-Needs numpy and `refocusd.profiles.profile` only.
+Needs numpy, scipy and `refocusd.profiles.profile` only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from refocusd.errors import InputError
 from refocusd.profiles.profile import FocusSection, Measured
@@ -82,7 +83,8 @@ class FocusCurve:
         distance = np.linspace(0, reach, SAMPLES)
         sides = [_side(side * away, y, distance) for side in (1.0, -1.0)]
         mean = (sides[0] + sides[1]) / 2
-        falling = _falling(mean)
+        # The nearest curve that never rises (Barlow et al. 1972).
+        falling = np.asarray(isotonic_regression(mean, increasing=False).x, np.float64)
         top = float(falling[0])
         if top <= 0:
             raise InputError(f"{metric} is zero in focus: take another metric")
@@ -129,15 +131,3 @@ def _side(away: Floats, y: Floats, distance: Floats) -> Floats:
     places, starts = np.unique(np.round(x, 4), return_index=True)
     means = np.add.reduceat(values, starts) / np.diff(np.append(starts, len(values)))
     return np.asarray(np.interp(distance, places, means))
-
-
-def _falling(values: Floats) -> Floats:
-    """Nearest curve that never rises, by pooling adjacent violators (Barlow et al. 1972)."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        mean, size = float(value), 1
-        while blocks and blocks[-1][0] < mean:
-            last, count = blocks.pop()
-            mean, size = (last * count + mean * size) / (count + size), count + size
-        blocks.append((mean, size))
-    return np.concatenate([np.full(size, mean) for mean, size in blocks])

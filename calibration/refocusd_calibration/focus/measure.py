@@ -3,11 +3,11 @@
 How the numbers come about
 --------------------------
 - A sweep's curve is the mean of a metric over the tiles with content.
-- One metric decides (`focus_choice`); its peak is fitted between planes (`focus_fit`).
+- One metric decides (`choose_metric`); its peak is fitted between planes (`peak`).
 - Sweeps are put on top of each other by their own best focus; what remains between
-  them is backlash, drift and repeatability of the stage (`focus_motion`).
+  them is backlash, drift and repeatability of the stage (`stage_motion`).
 - All planes together give best focus by each metric, and that of each tile, hence the
-  focal surface (`focus_surface`).
+  focal surface (`surface`).
 
 Uncertainty of best focus: the larger of the jackknife over groups of tiles (noise and
 specimen) and of the fit's own (planes that are not where they should be), together with
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.profiles.profile import CameraSection, Check, FocusSection, Measured
+from refocusd.profiles.profile import CameraSection, FocusSection, Measured
 from refocusd_calibration.focus.checks import FocusFacts, check_focus, refuse_still
 from refocusd_calibration.focus.choose_metric import (
     MetricFigures,
@@ -44,6 +44,7 @@ from refocusd_calibration.focus.peak import Peak, fit_peak
 from refocusd_calibration.focus.stage_motion import Passage, StageMotion, fit_motion
 from refocusd_calibration.focus.surface import FocalSurface, fit_surface
 from refocusd_calibration.focus.table import FocusTable, SweepTable, measure_series
+from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.stage.z_sweeps import ZSeries
 
 __all__ = ["FocusMeasurement", "measure_focus"]
@@ -58,35 +59,24 @@ MIN_GROUPS = 4
 TILE_CONTRAST = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class FocusMeasurement:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FocusMeasurement(Measurement):
     """What was measured, and whether to believe it.
 
     Parameters
     ----------
     section : FocusSection
-        For the profile.
-    checks : tuple of Check
     figures : tuple of MetricFigures
         Why this metric decided.
     surface : FocalSurface or None
     power : float
-        Model of the deciding peak (see `focus_fit`).
-    notes : tuple of str
-        What could not be measured, and what would.
+        Model of the deciding peak (see `focus.peak`).
     """
 
     section: FocusSection
-    checks: tuple[Check, ...]
     figures: tuple[MetricFigures, ...]
-    surface: FocalSurface | None
-    power: float
-    notes: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check did."""
-        return all(check.passed for check in self.checks)
+    surface: FocalSurface | None = None
+    power: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +141,19 @@ def measure_focus(
     notes.extend(motion.notes)
     shifts = [item.peak.z_um - motion.centre_um for item in kept]
     z = np.concatenate([sweep.z_um - shift for sweep, shift in zip(sweeps, shifts, strict=True)])
-    best: dict[str, Measured] = {}
-    pooled: _Fitted | None = None
-    for name in METRICS:
-        values = np.concatenate([sweep.values[name] for sweep in sweeps])
-        item = _fit_pooled(z, values, table.content, groups)
-        if item is None:
-            continue
-        best[name] = Measured(value=item.peak.z_um, uncertainty=_uncertainty(item, motion))
-        if name == chosen.metric:
-            pooled = item
+    values_of = {name: np.concatenate([sweep.values[name] for sweep in sweeps]) for name in METRICS}
+    pooled_of = {
+        name: _fit_pooled(z, values, table.content, groups) for name, values in values_of.items()
+    }
+    best = {
+        name: Measured(value=item.peak.z_um, uncertainty=_uncertainty(item, motion))
+        for name, item in pooled_of.items()
+        if item is not None
+    }
+    pooled = pooled_of[chosen.metric]
     if pooled is None:
         return _at_the_edge(table, chosen, figures, tuple(notes))
-    values = np.concatenate([sweep.values[chosen.metric] for sweep in sweeps])
+    values = values_of[chosen.metric]
     tiles = _tiles(z, values, table, pooled.peak, pixel_um)
     surface = (
         fit_surface(*(np.array(column) for column in zip(*tiles, strict=True))) if tiles else None
@@ -205,12 +195,12 @@ def measure_focus(
         best=best,
     )
     return FocusMeasurement(
-        _with_surface(section, surface),
-        check_focus(facts),
-        figures,
-        surface,
-        pooled.peak.power,
-        tuple(notes),
+        section=_with_surface(section, surface),
+        checks=check_focus(facts),
+        figures=figures,
+        surface=surface,
+        power=pooled.peak.power,
+        notes=tuple(notes),
     )
 
 
@@ -382,7 +372,9 @@ def _at_the_edge(
         inside=False,
         best={},
     )
-    return FocusMeasurement(section, check_focus(facts), figures, None, math.nan, notes)
+    return FocusMeasurement(
+        section=section, checks=check_focus(facts), figures=figures, notes=notes
+    )
 
 
 def _taken_z(table: FocusTable) -> list[float]:

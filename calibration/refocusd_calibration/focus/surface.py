@@ -13,12 +13,13 @@ uncertainties are at least those of a jackknife over blocks of neighbours.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 __all__ = ["MIN_TILES", "FocalSurface", "fit_surface"]
 
@@ -76,6 +77,16 @@ class FocalSurface:
     scatter_um: float
     used: NDArray[np.bool_]
 
+    def figures(self) -> dict[str, float | str]:
+        """What decided the kind, as plain data."""
+        return {
+            "kind": self.kind,
+            "p_plane": self.p_plane,
+            "p_paraboloid": self.p_paraboloid,
+            "scatter_um": self.scatter_um,
+            "tiles_used": int(self.used.sum()),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
@@ -114,26 +125,13 @@ def fit_surface(
     p_plane = _f_test(fits["flat"], fits["plane"], 2, n - 3)
     p_curved = 1.0 if curved is None else _f_test(fits["plane"], curved, 1, n - 4)
 
-    def criterion(name: Kind) -> float:
-        return fits[name].chi2 + _TERMS[name] * math.log(n)
-
-    kind: Kind = "flat"
-    if p_plane < P_STEP and criterion("plane") < criterion("flat"):
-        kind = "plane"
-    if p_curved < P_STEP and criterion("paraboloid") < min(criterion("plane"), criterion("flat")):
-        kind = "paraboloid"
+    kind = _kind(fits, n, p_plane, p_curved)
     shown: Kind = "plane" if kind == "flat" else kind
     blocks = _blocks(x, y)
     sigma = {
         name: _sigma(fits[name], design[:, : _TERMS[name]], z, weight, blocks) for name in fits
     }
-    akaike = np.array([fits[name].chi2 + 2 * _TERMS[name] for name in fits])
-    share = np.exp((akaike.min() - akaike) / 2)
-    share /= share.sum()
-    centres = np.array([fits[name].coefficients[0] for name in fits])
-    centre = float(share @ centres)
-    variances = np.array([sigma[name][0] ** 2 for name in fits]) + (centres - centre) ** 2
-    centre_uncertainty = math.sqrt(float(share @ variances))
+    centre, centre_uncertainty = _centre(fits, sigma)
     return FocalSurface(
         kind=kind,
         coefficients=tuple(float(value) for value in fits[shown].coefficients),
@@ -148,6 +146,28 @@ def fit_surface(
         scatter_um=scatter,
         used=used,
     )
+
+
+def _kind(fits: Mapping[Kind, _Fit], count: int, p_plane: float, p_curved: float) -> Kind:
+    """The simplest surface that neither criterion nor F-test finds wanting."""
+    criterion = {name: fit.chi2 + _TERMS[name] * math.log(count) for name, fit in fits.items()}
+    kind: Kind = "flat"
+    if p_plane < P_STEP and criterion["plane"] < criterion["flat"]:
+        kind = "plane"
+    if p_curved < P_STEP and criterion["paraboloid"] < min(criterion["plane"], criterion["flat"]):
+        kind = "paraboloid"
+    return kind
+
+
+def _centre(fits: Mapping[Kind, _Fit], sigma: Mapping[Kind, Floats]) -> tuple[float, float]:
+    """Best z at the centre and its uncertainty, averaged by Akaike weights."""
+    akaike = np.array([fit.chi2 + 2 * _TERMS[name] for name, fit in fits.items()])
+    share = np.exp((akaike.min() - akaike) / 2)
+    share /= share.sum()
+    centres = np.array([fit.coefficients[0] for fit in fits.values()])
+    centre = float(share @ centres)
+    variances = np.array([sigma[name][0] ** 2 for name in fits]) + (centres - centre) ** 2
+    return centre, math.sqrt(float(share @ variances))
 
 
 def _blocks(x: Floats, y: Floats) -> NDArray[np.int_]:
@@ -225,17 +245,17 @@ def _spread(residual: Floats) -> float:
 
 def _scatter(design: Floats, z: Floats, u: Floats) -> float:
     """Standard deviation beyond `u` that makes chi² equal its degrees of freedom."""
-    free = len(z) - design.shape[1]
-    low, high = 0.0, float(np.ptp(z))
-    if free < 1 or _fit(design, z, 1 / u**2).chi2 <= free:
-        return 0.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if _fit(design, z, 1 / (u**2 + middle**2)).chi2 > free:
-            low = middle
-        else:
-            high = middle
-    return high
+    free: int = len(z) - design.shape[1]
+
+    def excess(scatter: float) -> float:
+        fit = _fit(design, z, 1 / (u**2 + scatter**2))
+        return fit.chi2 - free
+
+    high = float(np.ptp(z))
+    if free < 1 or excess(0.0) <= 0 or excess(high) >= 0:
+        return 0.0 if free < 1 or excess(0.0) <= 0 else high
+    root: float = optimize.brentq(excess, 0.0, high, xtol=1e-9 * high)
+    return root
 
 
 def _f_test(less: _Fit, more: _Fit, terms: int, free: int) -> float:

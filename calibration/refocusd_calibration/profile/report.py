@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refocusd.errors import ConfigError, OutputError
-from refocusd.profiles.profile import Microscope, Profile, load_profile
-from refocusd_calibration.cli.flags import number
-from refocusd_calibration.profile.camera_rows import camera_rows
+from refocusd.profiles.profile import Profile, load_profile
 from refocusd_calibration.profile.report_figures import (
     draw_flat_field,
     draw_focus_curves,
@@ -22,17 +20,17 @@ from refocusd_calibration.profile.report_figures import (
     draw_residuals,
     draw_transfer,
 )
+from refocusd_calibration.profile.rows import Rows, profile_rows
 from refocusd_calibration.profile.write import read_map, stale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["profile_rows", "write_report"]
+__all__ = ["write_report"]
 
 #: Draws one figure into axes.
 Draw = Callable[["Figure", "Axes"], None]
-Rows = list[tuple[str, str]]
 
 _CSS = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:1050px;margin:2em auto;padding:0 1em;color:#222}
@@ -41,58 +39,6 @@ border-bottom:1px solid #ddd;vertical-align:top}td.value{text-align:right;white-
 .failed{color:#b00020;font-weight:600}.remark{background:#fff3cd;padding:.5em .8em;margin:.3em 0}
 img{max-width:100%}code{font-size:85%;word-break:break-all}
 """
-
-
-def microscope_rows(microscope: Microscope) -> Rows:
-    """The microscope, as rows of a table."""
-    rows = [
-        ("camera", microscope.camera or "not known"),
-        ("objective", microscope.objective or "not known"),
-        ("channel", microscope.channel or "not known"),
-        ("binning", str(microscope.binning)),
-        ("pixel", number(microscope.pixel_um, "um") if microscope.pixel_um else "not known"),
-    ]
-    for name, value, unit in (
-        ("NA", microscope.na, ""),
-        ("emission wavelength", microscope.wavelength_um, "um"),
-        ("magnification", microscope.magnification, ""),
-    ):
-        if value is not None:
-            rows.append((name, number(value, unit)))
-    return [*rows, ("refractive index", number(microscope.refractive_index))]
-
-
-def profile_rows(profile: Profile) -> dict[str, Rows]:
-    """Every number of a profile, as rows under the name of its section."""
-    rows: dict[str, Rows] = {"microscope": microscope_rows(profile.microscope)}
-    if profile.camera is not None:
-        rows["camera"] = camera_rows(profile.camera)
-    if (focus := profile.focus) is not None:
-        tilt = focus.tilt_mrad or (None, None)
-        rows["focus"] = [
-            ("best focus", f"{number(focus.best_um, 'um')} ({focus.metric})"),
-            ("depth of field", number(focus.depth_of_field_um, "um")),
-            ("tilt along x", number(tilt[0], "mrad")),
-            ("tilt along y", number(tilt[1], "mrad")),
-            ("curvature", number(focus.curvature_per_m, "1/m")),
-            ("backlash", number(focus.backlash_um, "um")),
-            ("repeatability", number(focus.repeatability_um, "um")),
-            ("drift", number(focus.drift_um_per_min, "um/min")),
-        ]
-    if (psf := profile.psf) is not None:
-        rows["psf"] = [
-            ("method and model", f"{psf.method}, {psf.model}"),
-            ("focus", number(psf.focus_um, "um")),
-            ("NA", number(psf.na)),
-            ("spherical aberration", number(psf.spherical_waves, "waves")),
-            ("pixel", number(psf.pixel_um, "um")),
-            ("blur per um of defocus", number(psf.blur_um_per_um, "um/um")),
-            ("blur in focus", number(psf.blur_focus_um, "um")),
-            ("asymmetry", number(psf.asymmetry)),
-            ("residual (rms)", number(psf.residual_rms)),
-            ("beads", str(psf.beads)),
-        ]
-    return rows
 
 
 def write_report(profile_path: str | Path, report_path: str | Path) -> None:

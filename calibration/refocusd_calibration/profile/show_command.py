@@ -55,7 +55,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from refocusd_calibration.profile.report import profile_rows, write_report
+    from refocusd_calibration.profile.report import write_report
+    from refocusd_calibration.profile.rows import profile_rows
     from refocusd_calibration.profile.write import stale
 
     profile = load_profile(arguments.profile)

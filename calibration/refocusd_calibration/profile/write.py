@@ -34,7 +34,7 @@ from refocusd.profiles.profile import (
     save_profile,
 )
 
-__all__ = ["SECTIONS", "Map", "check", "raw_data", "read_map", "stale", "write_section"]
+__all__ = ["SECTIONS", "Map", "raw_data", "read_map", "stale", "write_section"]
 
 SECTIONS = ("camera", "focus", "psf")
 #: After this long a measurement is called stale: cameras age, stages are serviced.
@@ -55,11 +55,6 @@ class Map:
 
     values: NDArray[np.float32]
     unit: str
-
-
-def check(name: str, passed: bool, detail: str) -> Check:
-    """One condition that a measurement must meet to be believed."""
-    return Check(name=name, passed=bool(passed), detail=detail)
 
 
 def write_section(

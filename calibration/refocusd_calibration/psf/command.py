@@ -16,9 +16,6 @@ from refocusd_calibration.cli.flags import (
     add_hardware_flags,
     add_output_flags,
     console,
-    number,
-    print_outcome,
-    write_json,
 )
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
@@ -27,8 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from refocusd_calibration.psf.measure import PsfMeasurement, Stated
-    from refocusd_calibration.psf.stack import PlaneStack
+    from refocusd_calibration.psf.fit import LawFit
 
 __all__ = ["register"]
 
@@ -97,6 +93,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope | None) -> int:
+    from refocusd_calibration.cli.outcome import conclude
+    from refocusd_calibration.profile.rows import psf_rows
+    from refocusd_calibration.profile.write import raw_data
     from refocusd_calibration.psf.measure import Stated, measure_beads, measure_planes
     from refocusd_calibration.psf.stack import read_planes
 
@@ -125,10 +124,31 @@ def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope |
             measured = measure_beads(stack, stated, reach_um=arguments.radius_um)
         else:
             measured = measure_planes(stack, _in_focus(arguments.in_focus), stated)
-    print_outcome(f"PSF, {path}", _rows(measured, stated), list(measured.checks))
-    for note in measured.notes:
-        console.print(f"note: {note}")
-    return _write(arguments, microscope, measured, path, stack)
+    raw = [raw_data("psf: series", path)]
+    if arguments.in_focus is not None and not _is_plane(arguments.in_focus):
+        raw.append(raw_data("psf: in focus", arguments.in_focus))
+    return conclude(
+        arguments,
+        "psf",
+        measured,
+        microscope,
+        title=f"PSF, {path}",
+        rows=psf_rows(measured.section),
+        raw=raw,
+        figures={
+            "laws": {name: _law(fit) for name, fit in measured.fits.items()},
+            "frames_averaged": stack.averaged,
+        },
+    )
+
+
+def _law(fit: LawFit) -> dict[str, Any]:
+    """A fitted law as plain data."""
+    return {
+        **{parameter: fit.measured(parameter) for parameter in fit.law.parameters},
+        "chi2_per_freedom": fit.chi2 / fit.freedom,
+        "residual_rms": fit.residual_rms,
+    }
 
 
 def _in_focus(text: str) -> int | NDArray[np.float32] | None:
@@ -152,79 +172,3 @@ def _in_focus(text: str) -> int | NDArray[np.float32] | None:
 
 def _is_plane(text: str) -> bool:
     return text == "sharpest" or text.isdigit()
-
-
-def _rows(measured: PsfMeasurement, stated: Stated) -> list[tuple[str, str]]:
-    section = measured.section
-    rows = [
-        ("method", section.method),
-        ("law that describes it best", section.model),
-        ("focus", number(section.focus_um, "um")),
-    ]
-    if section.model == "wave":
-        rows += [
-            ("NA", number(section.na)),
-            ("spherical aberration", number(section.spherical_waves, "waves")),
-            ("pixel, fitted", number(section.pixel_um, "um")),
-            ("wavelength, held", number(stated.wavelength_um, "um")),
-            ("refractive index, held", number(stated.refractive_index)),
-        ]
-    rows += [
-        ("Gaussian law: blur in focus", number(section.blur_focus_um, "um")),
-        ("Gaussian law: blur per um", number(section.blur_um_per_um, "um/um")),
-        ("asymmetry of width, above less below", number(section.asymmetry)),
-        ("residual (rms)", number(section.residual_rms)),
-    ]
-    if section.method == "beads":
-        rows.append(("beads", str(section.beads)))
-    return rows
-
-
-def _write(
-    arguments: argparse.Namespace,
-    microscope: Microscope,
-    measured: PsfMeasurement,
-    path: Path,
-    stack: PlaneStack,
-) -> int:
-    from refocusd_calibration.profile.write import raw_data, write_section
-
-    raw = [raw_data("psf: series", path)]
-    if arguments.in_focus is not None and not _is_plane(arguments.in_focus):
-        raw.append(raw_data("psf: in focus", arguments.in_focus))
-    # The figures are told even where the profile is refused.
-    write_json(
-        arguments.json,
-        {
-            "microscope": microscope,
-            "psf": measured.section,
-            "checks": list(measured.checks),
-            "notes": list(measured.notes),
-            "laws": {
-                name: {
-                    **{parameter: fit.measured(parameter) for parameter in fit.law.parameters},
-                    "chi2_per_freedom": fit.chi2 / fit.freedom,
-                    "residual_rms": fit.residual_rms,
-                }
-                for name, fit in measured.fits.items()
-            },
-            "frames_averaged": stack.averaged,
-            "raw": raw,
-        },
-    )
-    if arguments.output is None:
-        console.print("no --output PROFILE was given: no profile was written")
-        return 0 if measured.passed else 1
-    profile = write_section(
-        arguments.output,
-        microscope,
-        psf=measured.section,
-        raw=raw,
-        checks=measured.checks,
-        insist=arguments.insist,
-        replace=arguments.replace,
-    )
-    if profile.insisted:
-        console.print("[bold red]written although checks failed, because you insisted[/]")
-    console.print(f"wrote {arguments.output}, profile {profile.id()}")
-    return 0

@@ -2,9 +2,9 @@
 
 | step | beads | planes |
 |---|---|---|
-| what is observed | `psf_beads`, `psf_average`: radial profiles | `psf_spectra`: ratios of spectra |
-| which law describes it | `psf_fit`: wave optics, Gaussian, disc; by BIC | the same |
-| widths, both sides of focus | `psf_width` | the same |
+| what is observed | `beads`, `average`: radial profiles | `spectra`: ratios of spectra |
+| which law describes it | `fit`: wave optics, Gaussian, disc; by BIC | the same |
+| widths, both sides of focus | `width` | the same |
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.profiles.profile import Check, Measured, PsfSection
+from refocusd.profiles.profile import Measured, PsfSection
+from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.psf.average import average_beads
 from refocusd_calibration.psf.beads import Beads, find_beads, sharpest_plane, sharpness
 from refocusd_calibration.psf.checks import FEWEST_BEADS, excess_misfit, psf_checks
@@ -67,15 +68,13 @@ class Stated:
     bead_um: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class PsfMeasurement:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PsfMeasurement(Measurement):
     """All that was found.
 
     Parameters
     ----------
     section : PsfSection
-    checks : tuple of Check
-    notes : tuple of str
     observed : Observed
     fits : dict of str to LawFit
         By the law's name.
@@ -83,16 +82,9 @@ class PsfMeasurement:
     """
 
     section: PsfSection
-    checks: tuple[Check, ...]
-    notes: tuple[str, ...]
     observed: Observed
     fits: dict[str, LawFit]
     widths: Widths
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
 
 
 def measure_beads(
@@ -390,7 +382,14 @@ def _measurement(
     said = [*notes, *more, f"misfit (chi² per degree of freedom): {laws}"]
     if stated.wavelength_um is None:
         said.append("no wave optics without the wavelength: give --wavelength-um")
-    return PsfMeasurement(section, tuple(checks), tuple(said), observed, fits, widths)
+    return PsfMeasurement(
+        section=section,
+        checks=tuple(checks),
+        notes=tuple(said),
+        observed=observed,
+        fits=fits,
+        widths=widths,
+    )
 
 
 def _scaled(observed: Observed, stated: Stated, fit: LawFit) -> LawFit:

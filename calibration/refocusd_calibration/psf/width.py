@@ -25,7 +25,7 @@ _CONTRAST = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Widths:
-    """Widths of the kernels as `psf_model.kernel_sigma_um` defines them.
+    """Widths of the kernels as `laws.kernel_sigma_um` defines them.
 
     Parameters
     ----------

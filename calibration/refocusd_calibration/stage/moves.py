@@ -42,7 +42,6 @@ __all__ = [
     "Move",
     "MoveLimits",
     "Shutter",
-    "acquire_planes",
     "check_moves",
     "plane_moves",
     "print_moves",
@@ -53,53 +52,6 @@ __all__ = [
 ARRIVAL_UM = 0.02
 #: ... or within this share of the smallest step, whichever is more.
 ARRIVAL_STEPS = 0.25
-
-
-def acquire_planes(
-    z_um: Sequence[float],
-    directory: str | Path,
-    name: str,
-    *,
-    exposure_ms: float,
-    limits_um: MoveLimits | tuple[float, float],
-    repeats: int = 1,
-    channel: str | None = None,
-    settle_ms: float = 50.0,
-    core: Any = None,
-) -> Path:
-    """Take planes with the focus stage, in the order given.
-
-    Parameters
-    ----------
-    z_um : sequence of float
-        Stage positions, micrometres.
-    directory, name : Path, str
-        The recording lies in a new folder ``<directory>/<name>_N``.
-    exposure_ms : float
-    limits_um : MoveLimits or (float, float)
-        Lowest and highest stage position allowed.
-    repeats : int
-        Frames at each plane (axis `time`).
-    channel : str, optional
-    settle_ms : float
-        Waited at each plane after the stage arrived.
-    core : optional
-        The core of a running microscope; by default the one pycromanager finds.
-
-    Returns
-    -------
-    Path
-        Folder of the NDTiff dataset: axes `z` (place in `z_um`), `time`, `channel`;
-        ``ZPosition_um_Intended`` in each frame's metadata.
-
-    Raises
-    ------
-    ConfigError, InputError
-        As `run_series`.
-    """
-    limits = limits_um if isinstance(limits_um, MoveLimits) else MoveLimits(*limits_um)
-    moves = plane_moves(z_um, exposure_ms=exposure_ms, repeats=repeats, channel=channel)
-    return run_series(moves, directory, name, limits=limits, settle_ms=settle_ms, core=core)
 
 
 def run_series(

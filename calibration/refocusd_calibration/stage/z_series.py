@@ -14,10 +14,10 @@ from refocusd_calibration.profile.identity import core_metadata, microscope_of
 from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
 from refocusd_calibration.stage.moves import (
     MoveLimits,
-    acquire_planes,
     check_moves,
     plane_moves,
     print_moves,
+    run_series,
 )
 
 __all__ = ["add_z_flags", "plane_positions", "take_series"]
@@ -134,15 +134,7 @@ def take_series(
         group = core.get_channel_group()
         now = str(core.get_current_config(group) or "") if group else ""
         microscope = microscope_of(arguments, core_metadata(core), channel=now)
-        path = acquire_planes(
-            z_um,
-            folder,
-            name,
-            exposure_ms=exposure_ms,
-            repeats=repeats,
-            limits_um=limits,
-            channel=channel,
-            settle_ms=arguments.settle_ms,
-            core=core,
+        path = run_series(
+            moves, folder, name, limits=limits, settle_ms=arguments.settle_ms, core=core
         )
     return path, microscope

@@ -1,0 +1,84 @@
+"""What every measurement ends with: figures printed, JSON written, the profile written or refused."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from refocusd.profiles.profile import Microscope, RawData
+from refocusd_calibration.cli.flags import console, print_outcome, write_json
+from refocusd_calibration.measurement import Measurement
+from refocusd_calibration.profile.write import Map, write_section
+
+__all__ = ["conclude"]
+
+
+def conclude(
+    arguments: argparse.Namespace,
+    name: str,
+    measured: Measurement,
+    microscope: Microscope,
+    *,
+    title: str,
+    rows: list[tuple[str, str]],
+    raw: Sequence[RawData],
+    figures: Mapping[str, Any],
+    maps: Mapping[str, Map] | None = None,
+) -> int:
+    """Print what was measured, and write what was asked for.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        With the flags of `add_output_flags`.
+    name : {"camera", "focus", "psf"}
+        Of the section.
+    measured : Measurement
+    microscope : Microscope
+    title : str
+    rows : list of (str, str)
+    raw : sequence of RawData
+    figures : mapping
+        For ``--json``, beside what every measurement has.
+    maps : mapping of str to Map, optional
+
+    Returns
+    -------
+    int
+        Exit status: 0 unless a check failed and no profile was to be written.
+
+    Raises
+    ------
+    InputError, OutputError
+        As `write_section`.
+    """
+    print_outcome(title, rows, list(measured.checks))
+    for note in measured.notes:
+        console.print(f"note: {note}")
+    # The figures are written even where the profile is refused.
+    common = {
+        "microscope": microscope,
+        name: measured.section,
+        "checks": list(measured.checks),
+        "notes": list(measured.notes),
+        "raw": list(raw),
+    }
+    write_json(arguments.json, {**common, **figures})
+    if arguments.output is None:
+        console.print("no --output PROFILE was given: no profile was written")
+        return 0 if measured.passed else 1
+    profile = write_section(
+        arguments.output,
+        microscope,
+        **{name: measured.section},  # type: ignore[arg-type]
+        raw=raw,
+        checks=measured.checks,
+        insist=arguments.insist,
+        replace=arguments.replace,
+        maps=maps,
+    )
+    if profile.insisted:
+        console.print("[bold red]written although checks failed, because you insisted[/]")
+    console.print(f"wrote {arguments.output}, profile {profile.id()}")
+    return 0
