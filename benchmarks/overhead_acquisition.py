@@ -13,7 +13,7 @@ from typing import Any, Literal
 from benchmarks.overhead_camera import Burst, BurstCamera
 from benchmarks.overhead_machine import scratch, settle
 from benchmarks.overhead_statistics import Pair, percentiles, slow_down
-from refocusd.cli.report import read_attempts
+from refocusd.datasets.run_figures import read_attempts
 from refocusd.errors import WorkerError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.processes.daemon_process import DaemonProcess

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from refocusd import __version__
-from refocusd.cli.report import read_attempts
+from refocusd.datasets.run_figures import read_attempts
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import Open, Outcome

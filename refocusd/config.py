@@ -1,16 +1,31 @@
 """Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags.
 
+Each setting is declared once, as a field of `EngineOptions` or `Settings`: its type, limits, unit
+(the end of its name), default and, below it, its meaning.  Made from that (`SETTINGS`): the checks,
+the environment variables, the flags (`refocusd.cli.flags`), what ``refocusd config`` and ``config
+init`` write, and the table of the guide, which this command brings up to date::
+
+    python -m refocusd.config --markdown docs/guide/settings.md
+
 An unknown key is an error, in the file and in the environment: a setting that
 is silently ignored is worse than none.
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
+import functools
+import inspect
+import itertools
+import json
 import os
+import re
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
 import platformdirs
@@ -18,14 +33,17 @@ import platformdirs
 from refocusd.errors import ConfigError
 
 __all__ = [
+    "SETTINGS",
     "Attach",
     "Backend",
     "EngineOptions",
     "Policy",
     "Precision",
+    "Setting",
     "Settings",
     "SinkKind",
     "load_settings",
+    "toml_value",
 ]
 
 Backend = Literal["auto", "tensorrt", "cuda", "openvino", "identity"]
@@ -34,6 +52,7 @@ Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
 Attach = Literal["auto", "on", "off"]
 
+PREFIX = "REFOCUSD_"
 #: Variables that share the prefix but are not settings.
 NOT_SETTINGS = {
     "REFOCUSD_CACHE",  # folder of compiled engines
@@ -42,190 +61,262 @@ NOT_SETTINGS = {
     "REFOCUSD_TEST_BRIDGE",
     "REFOCUSD_TEST_DATA",
 }
+#: A file with every setting explained has 7 KiB.
+MAX_FILE_NBYTES = 1 << 16
+#: In one line: the time that tomllib takes for a dotted key grows with the square of its parts.
+_MAX_DOTS = 1000
+#: Longer values are cut in messages.
+_SHOWN_CHARS = 200
+
+_UNITS = {"mib": "MiB", "px": "px", "s": "s"}
+_BACKSLASHES = (
+    '; in "..." a backslash starts an escape: write a Windows path with slashes ("C:/data") or in '
+    "single quotes ('C:\\data')"
+)
 
 
-def _user_ledgers() -> str:
-    return str(Path(platformdirs.user_data_dir("refocusd", appauthor=False)) / "ledgers")
+class Limits(NamedTuple):
+    """What a number may be, both ends included."""
+
+    low: float
+    high: float
 
 
-def _user_output() -> str:
-    return str(Path.home() / "refocusd")
+class Setting(NamedTuple):
+    """What is declared of one setting.
+
+    Parameters
+    ----------
+    name : str
+    type : type
+        ``list[str]``, say.
+    limits : Limits or None
+        Of a number.
+    """
+
+    name: str
+    type: Any
+    limits: Limits | None
+
+    @property
+    def help(self) -> str:
+        """What it does, for the help text, the example file and the guide."""
+        return _helps()[self.name]
+
+    @property
+    def flag(self) -> str:
+        """Its flag on the command line; empty for tables, which stand in the file."""
+        return "" if get_origin(self.type) is dict else "--" + self.name.replace("_", "-")
+
+    @property
+    def unit(self) -> str:
+        """Of a number, from the end of its name."""
+        return _UNITS.get(self.name.rpartition("_")[2], "")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values it may have, where they are few."""
+        return get_args(self.type) if get_origin(self.type) is Literal else ()
+
+    @property
+    def kind(self) -> str:
+        """Its type, unit and limits in words."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        kinds = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "text",
+            list: 'a list of texts, ["a", "b"]',
+            dict: 'a table of texts, { a = "b" }',
+        }
+        kind = kinds[get_origin(self.type) or self.type]
+        if self.limits is None:
+            return kind
+        return f"{kind}, {self.limits.low} to {self.limits.high} {self.unit}".rstrip()
+
+    def check(self, value: Any) -> None:
+        """Refuse a value of the right type that cannot be meant.
+
+        Raises
+        ------
+        ConfigError
+        """
+        if self.limits and not self.limits.low <= value <= self.limits.high:
+            low, high = self.limits
+            raise ConfigError(
+                f"{self.name} = {_short(value)}: it must lie between {low} and {high}"
+            )
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        for text in parts if isinstance(parts, list) else [str(parts)]:
+            if control := re.search(r"[\x00-\x1f\x7f]", text):
+                raise ConfigError(
+                    f"{self.name} = {_short(text)} holds the control character "
+                    f"{control[0]!r}{_BACKSLASHES}"
+                )
+
+    def from_text(self, text: str) -> Any:
+        """A variable's text as TOML would read it, or the text itself."""
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except (ValueError, RecursionError):
+            return text
+        # Without quotes, 5 may be the name of a model.
+        return text if (self.type is str or self.choices) and not isinstance(value, str) else value
 
 
-def _user_keys() -> str:
-    return str(Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "keys")
+def _short(value: Any) -> str:
+    """A value for a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
-def _user_calibrations() -> str:
-    return str(Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "calibrations")
+@functools.cache
+def _declared(struct: type[msgspec.Struct]) -> dict[str, Setting]:
+    """The settings that a struct declares, by name."""
+    settings = {}
+    for name, kind in get_type_hints(struct, include_extras=True).items():
+        limited = get_origin(kind) is Annotated
+        settings[name] = Setting(name, *(get_args(kind) if limited else (kind, None)))
+    return settings
+
+
+@functools.cache
+def _helps() -> dict[str, str]:
+    """The text below each field, by the field's name: Python keeps it in the source only."""
+    helps = {}
+    source = inspect.getsource(sys.modules[__name__])
+    for first, second in itertools.pairwise(ast.walk(ast.parse(source))):
+        match first, second:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                helps[name] = " ".join(text.split())
+    return helps
+
+
+def _folder(parent: Callable[..., Path], name: str) -> Any:
+    """The default of a setting that is a folder of the user's."""
+    return msgspec.field(default_factory=lambda: str(parent("refocusd", appauthor=False) / name))
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model is compiled and run; the same for every model of a worker.
-
-    Parameters
-    ----------
-    backend, precision, threads, tile_px, tile_batch, engine_mib
-        As in `Settings`.
-    """
+    """How a model is compiled and run; the same for every model of a worker."""
 
     backend: Backend = "auto"
+    """What runs the model.  `auto` takes the best that is installed and works; `identity` returns
+    frames as they are, to measure the path."""
     precision: Precision = "auto"
-    threads: int = 0
-    tile_px: int = 0
-    tile_batch: int = 0
-    engine_mib: int = 0
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `refocusd run` does, and how much of the machine it may take.
-
-    Parameters
-    ----------
-    endpoint : str
-        Where the daemon listens.  Loopback only.
-    model : str
-        Name of a shipped bundle, or of one in the user's model folder (`refocusd models add`), or
-        the path of a bundle's folder.
-    channel_models : dict of str to str
-        Channels that have a model of their own, by name; all others take `model`.
-    backend : {"auto", "tensorrt", "cuda", "openvino", "identity"}
-        What runs the model; ``auto`` takes the best that is installed and works; ``identity``
-        returns frames as they are (to measure the path).
-    precision : {"auto", "f32", "f16", "bf16", "int8"}
-        ``auto`` is f16 on a GPU; on a CPU bf16 where the processor has it, else int8 where the
-        model ships it, else f32.
-    threads : int
-        Threads of a CPU engine; 0 leaves one core to the acquisition where there are more than two.
-    tile_px : int
-        Side of the tiles that larger frames are cut into; 0: as measured best on this machine.
-    tile_batch : int
-        Tiles that go through the network at once; 0: as measured best.
-    engine_mib : int
-        Cap of the memory that an engine works in, MiB; 0: as the backend deems safe.
-    workers : int
-        Worker processes; 0 where only workers on other hosts are to be used.
-    policy : {"defer", "complete"}
-        What happens when the engine is slower than the camera.  ``defer``: the newest frame
-        goes first and the rest is caught up from raw when the workers are idle.  ``complete``:
-        every frame in order.
-    sink : {"ndtiff", "ome-zarr"}
-        Format of the refocused datasets.
-    pick_up : bool
-        At the start, finish acquisitions that an earlier daemon left unfinished.
-    listen : str
-        Where workers on other hosts connect, for example ``tcp://192.168.0.5:8752``; needs keys
-        (``refocusd keys new``).  Empty: nowhere.
-    keys : str
-        Folder of the keys for `listen`.
-    calibrations : str
-        Folder of the calibration profiles (``*.json``); which one is a frame's its metadata say.
-    view : bool
-        Serve the live view, a web page of this computer.
-    view_port : int
-        Where: ``http://127.0.0.1:8750/``.
-    advise_focus : bool
-        Tell how far, and in which direction, the stage is from focus.
-    correct_focus : bool
-        Let sources that allow it move the stage by that advice.  Both sides must want it.
-    follow : list of str
-        Folders where datasets appear that nobody hooked; they are followed while they grow.
-    studio : {"auto", "on", "off"}
-        Acquisitions started in Micro-Manager's GUI.  ``auto``: attach when its bridge answers;
-        ``on``: say so as long as it does not.
-    live : bool
-        Show Micro-Manager's live mode and snaps, refocused, in the view.
-    bridge_port : int
-        Where Micro-Manager's bridge listens on this computer.
-    studio_output : str
-        Folder for the refocused frames of acquisitions that Micro-Manager does not save.
-    ring_mib : int
-        Shared memory for frames in flight, MiB.  The cap of all acquisitions together.
-    source_mib : int
-        The cap of one acquisition, MiB; 0 for that of all.
-    inline : bool
-        Exchange pixels with workers through the socket instead of shared memory (slower).
-    skip_channels : list of str
-        Channels that are not refocused (brightfield, say), by name: their frames are ``skipped``.
-    pass_in_focus : bool
-        Write frames that are in focus already as they are.
-    ledgers : str
-        Folder of the ledgers (one SQLite file an acquisition); must lie on a local disk.
-    reserve_mib : int
-        Disk space that is left free, MiB.
-    task_timeout_s : float
-        A worker that holds one frame longer is taken for hung and replaced.
-    source_timeout_s : float
-        A source that is not heard for so long is taken for gone; its raw data is caught up.
-    stop_timeout_s : float
-        How long a stop may take; what is not done by then stays pending.
-    """
-
-    endpoint: str = "tcp://127.0.0.1:8751"
-    model: str = "live-nuclei"
-    channel_models: dict[str, str] = {}
-    backend: Backend = "auto"
-    precision: Precision = "auto"
-    threads: int = 0
-    tile_px: int = 0
-    tile_batch: int = 0
-    engine_mib: int = 0
-    workers: int = 1
-    policy: Policy = "defer"
-    sink: SinkKind = "ndtiff"
-    pick_up: bool = True
-    listen: str = ""
-    keys: str = msgspec.field(default_factory=_user_keys)
-    calibrations: str = msgspec.field(default_factory=_user_calibrations)
-    view: bool = True
-    view_port: int = 8750
-    advise_focus: bool = False
-    correct_focus: bool = False
-    follow: list[str] = []
-    studio: Attach = "auto"
-    live: bool = True
-    bridge_port: int = 4827
-    studio_output: str = msgspec.field(default_factory=_user_output)
-    ring_mib: int = 512
-    source_mib: int = 0
-    inline: bool = False
-    skip_channels: list[str] = []
-    pass_in_focus: bool = True
-    ledgers: str = msgspec.field(default_factory=_user_ledgers)
-    reserve_mib: int = 512
-    task_timeout_s: float = 60.0
-    source_timeout_s: float = 30.0
-    stop_timeout_s: float = 30.0
+    """Number format of the network.  `auto` is f16 on a GPU; on a CPU it is bf16 where the processor
+    has it, else int8 where the model ships it, else f32."""
+    threads: Annotated[int, Limits(0, 256)] = 0
+    """Threads of a CPU engine.  0 leaves one core to the acquisition where there are more than two."""
+    tile_px: Annotated[int, Limits(0, 1 << 14)] = 0
+    """Side of the tiles that larger frames are cut into.  0 takes what was measured as best on this
+    computer."""
+    tile_batch: Annotated[int, Limits(0, 64)] = 0
+    """Tiles that go through the network at once.  0 takes what was measured as best."""
+    engine_mib: Annotated[int, Limits(0, 1 << 20)] = 0
+    """Limit of the memory that an engine works in.  0 takes what the backend considers safe."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
-        limits: tuple[tuple[str, float, float, float], ...] = (
-            ("threads", self.threads, 0, 256),
-            ("tile_px", self.tile_px, 0, 1 << 14),
-            ("tile_batch", self.tile_batch, 0, 64),
-            ("engine_mib", self.engine_mib, 0, 1 << 20),
-            ("workers", self.workers, 0 if self.listen else 1, 64),
-            ("view_port", self.view_port, 0, 65535),
-            ("bridge_port", self.bridge_port, 1, 65535),
-            ("ring_mib", self.ring_mib, 1, 1 << 16),
-            ("source_mib", self.source_mib, 0, self.ring_mib),
-            ("reserve_mib", self.reserve_mib, 0, 1 << 30),
-            ("task_timeout_s", self.task_timeout_s, 0.1, 86400),
-            ("source_timeout_s", self.source_timeout_s, 1, 86400),
-            ("stop_timeout_s", self.stop_timeout_s, 0.1, 86400),
-        )
-        for name, value, low, high in limits:
-            if not low <= value <= high:
-                raise ConfigError(f"{name} = {value}: it must lie between {low} and {high}")
+        for name, setting in _declared(type(self)).items():
+            setting.check(getattr(self, name))
+
+
+class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `refocusd run` does, and how much of the machine it may take."""
+
+    endpoint: str = "tcp://127.0.0.1:8751"
+    """Address of the daemon, on the loopback interface only."""
+    model: str = "live-nuclei"
+    """Name of a model (`refocusd models` lists them), or the path of a bundle's folder."""
+    channel_models: dict[str, str] = {}
+    """Channels that have a model of their own, by name.  All other channels use `model`."""
+    workers: Annotated[int, Limits(0, 64)] = 1
+    """Worker processes.  0 uses only workers on other hosts, and needs `listen`."""
+    policy: Policy = "defer"
+    """What happens when the engine is slower than the camera.  `defer` refocuses the newest frame first
+    and catches up the rest from the raw data when the workers are idle; `complete` refocuses every
+    frame in order."""
+    sink: SinkKind = "ndtiff"
+    """Format of the refocused datasets."""
+    pick_up: bool = True
+    """At the start, finish acquisitions that an earlier daemon left unfinished."""
+    listen: str = ""
+    """Address where workers on other hosts connect, for example tcp://192.168.0.5:8752.  It needs keys
+    (`refocusd keys new NAME`).  Empty: nowhere."""
+    keys: str = _folder(platformdirs.user_config_path, "keys")
+    """Folder of the keys for `listen`."""
+    calibrations: str = _folder(platformdirs.user_config_path, "calibrations")
+    """Folder of the calibration profiles (*.json).  A frame's metadata decide which profile it gets."""
+    view: bool = True
+    """Serve the live view, a web page on this computer."""
+    view_port: Annotated[int, Limits(0, 65535)] = 8750
+    """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
+    advise_focus: bool = False
+    """Tell how far, and in which direction, the stage is from focus."""
+    correct_focus: bool = False
+    """Let sources move the stage by that advice, within the limits that they set.  The source must
+    allow it as well."""
+    follow: list[str] = []
+    """Folder whose new datasets are refocused while they grow, without a hook."""
+    studio: Attach = "auto"
+    """Acquisitions started in Micro-Manager's GUI.  `auto` attaches when its bridge answers; `on` also
+    warns as long as it does not."""
+    live: bool = True
+    """Show Micro-Manager's live mode and snaps, refocused, in the view."""
+    bridge_port: Annotated[int, Limits(1, 65535)] = 4827
+    """Port of Micro-Manager's bridge on this computer."""
+    studio_output: str = msgspec.field(default_factory=lambda: str(Path.home() / "refocusd"))
+    """Folder for the refocused frames of acquisitions that Micro-Manager does not save."""
+    ring_mib: Annotated[int, Limits(1, 1 << 16)] = 512
+    """Shared memory for frames in flight: the limit of all acquisitions together."""
+    source_mib: Annotated[int, Limits(0, 1 << 16)] = 0
+    """Limit of one acquisition, at most `ring_mib`.  0: only the limit of all acquisitions."""
+    inline: bool = False
+    """Exchange pixels with workers through the socket instead of shared memory (slower)."""
+    skip_channels: list[str] = []
+    """Channel that is not refocused (brightfield, for example): its frames are `skipped`."""
+    pass_in_focus: bool = True
+    """Write frames that are in focus already as they are."""
+    ledgers: str = _folder(platformdirs.user_data_path, "ledgers")
+    """Folder of the ledgers, one SQLite file for each acquisition.  It must lie on a local disk."""
+    reserve_mib: Annotated[int, Limits(0, 1 << 30)] = 512
+    """Disk space that is left free."""
+    task_timeout_s: Annotated[float, Limits(0.1, 86400)] = 60.0
+    """A worker that holds one frame for longer counts as hung and is replaced."""
+    source_timeout_s: Annotated[float, Limits(1, 86400)] = 30.0
+    """A source that is silent for longer counts as gone; its raw data are caught up."""
+    stop_timeout_s: Annotated[float, Limits(0.1, 86400)] = 30.0
+    """How long a stop may take.  What is not done by then stays pending."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, by name."""
+        EngineOptions.__post_init__(self)
+        if not (self.workers or self.listen):
+            raise ConfigError(
+                "workers = 0: it must lie between 1 and 64 where no worker on another host can "
+                "connect (listen)"
+            )
+        if self.source_mib > self.ring_mib:
+            raise ConfigError(
+                f"source_mib = {self.source_mib}: it must lie between 0 and {self.ring_mib} "
+                "(ring_mib)"
+            )
         if both := sorted(set(self.channel_models) & set(self.skip_channels)):
             raise ConfigError(
                 f"channel {both[0]} has a model (channel_models) and is skipped (skip_channels): "
                 "take it out of one of them"
             )
-        host, _, port = self.endpoint.removeprefix("tcp://").rpartition(":")
-        valid_port = port.isascii() and port.isdigit() and int(port) < 65536
-        loopback = host in ("127.0.0.1", "localhost")
-        if not (self.endpoint.startswith("tcp://") and loopback and valid_port):
+        address = re.fullmatch(r"tcp://(?:127\.0\.0\.1|localhost):([0-9]{1,5})", self.endpoint)
+        if address is None or int(address[1]) > 65535:
             raise ConfigError(
                 f"endpoint = {self.endpoint!r}: the daemon listens on the loopback interface only, "
                 'for example "tcp://127.0.0.1:8751"'
@@ -243,14 +334,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @property
     def engine_options(self) -> EngineOptions:
         """The part that concerns engines."""
-        return EngineOptions(
-            self.backend,
-            self.precision,
-            self.threads,
-            self.tile_px,
-            self.tile_batch,
-            self.engine_mib,
-        )
+        return EngineOptions(*(getattr(self, name) for name in EngineOptions.__struct_fields__))
+
+
+#: Every setting, by name.
+SETTINGS: Mapping[str, Setting] = _declared(Settings)
 
 
 def load_settings(
@@ -276,40 +364,114 @@ def load_settings(
     """
     values: dict[str, Any] = {}
     if file is not None:
-        values.update(_from_file(Path(file)))
-    known = Settings.__struct_fields__
-    source = os.environ if environment is None else environment
-    for variable, text in source.items():
-        if not variable.startswith("REFOCUSD_") or variable in NOT_SETTINGS:
-            continue
-        name = variable.removeprefix("REFOCUSD_").lower()
-        if name not in known:
-            raise ConfigError(
-                f"the environment variable {variable} is no setting of refocusd; it knows "
-                + ", ".join(f"REFOCUSD_{key.upper()}" for key in known)
-            )
-        values[name] = _plain(text)
-    values.update({name: value for name, value in (flags or {}).items() if value is not None})
+        for name, value in _from_file(Path(file)).items():
+            values[name] = _converted(_known(name, f"in {file}"), value, f"in {file}")
+    for variable, text in (os.environ if environment is None else environment).items():
+        if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
+            setting = _known(variable.removeprefix(PREFIX).lower(), "in the environment", _variable)
+            value = setting.from_text(text)
+            values[setting.name] = _converted(setting, value, f"by {variable}")
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = _converted(SETTINGS[name], value, f"by {SETTINGS[name].flag}")
+    return Settings(**values)
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _known(name: str, where: str, spelt: Callable[[str], str] = str) -> Setting:
+    """The setting of this name.
+
+    Raises
+    ------
+    ConfigError
+        If there is none: names the nearest.
+    """
+    if setting := SETTINGS.get(name):
+        return setting
+    near = difflib.get_close_matches(name[:_SHOWN_CHARS], SETTINGS, n=1)
+    advice = f"did you mean {spelt(near[0])}?" if near else "`refocusd config` prints all"
+    raise ConfigError(f"{_short(spelt(name))} {where} is no setting of refocusd; {advice}")
+
+
+def _converted(setting: Setting, value: Any, where: str) -> Any:
     try:
-        return msgspec.convert(values, Settings, strict=False)
+        made = msgspec.convert(value, setting.type, strict=False)
+        setting.check(made)
     except msgspec.ValidationError as error:
-        where = f" (file {file})" if file is not None else ""
-        raise ConfigError(f"settings{where}: {error}; known keys: {', '.join(known)}") from error
+        raise ConfigError(
+            f"{setting.name} = {_short(value)} (set {where}): it must be {setting.kind}"
+        ) from error
+    except ConfigError as error:
+        raise ConfigError(f"{error} (set {where})") from None
+    return made
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
-            return tomllib.load(stream)
+            data = stream.read(MAX_FILE_NBYTES + 1)
+        if len(data) > MAX_FILE_NBYTES:
+            raise ConfigError(
+                f"the settings file {path} is larger than {MAX_FILE_NBYTES >> 10} KiB; name "
+                "another file, `refocusd config init` writes one"
+            )
+        text = data.decode("utf-8-sig")
+        if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
+            raise RecursionError
+        return tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the settings file {path} is not TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the settings file {path} is not TOML: save it as UTF-8") from error
+    except RecursionError as error:
+        raise ConfigError(f"the settings file {path} is not TOML: too deeply nested") from error
+    except ValueError as error:  # TOMLDecodeError, and integers of more than 4300 digits
+        said = str(error) if "digits" not in str(error) else "it holds a number far too large"
+        escaped = any(word in said for word in ("Unescaped", "escape", "hex value", "scalar value"))
+        hint = _BACKSLASHES if escaped else ""
+        raise ConfigError(f"the settings file {path} is not TOML: {said}{hint}") from error
 
 
-def _plain(text: str) -> Any:
-    """A variable's text as TOML would read it, or the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+def toml_value(value: object) -> str:
+    """A setting as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # Escapes of JSON strings are TOML's; only this one JSON leaves as it is.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    if isinstance(value, dict):
+        inner = ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    return str(value)
+
+
+def markdown_table() -> str:
+    """The table of the guide: a row for each setting."""
+    rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
+    for name, value in msgspec.to_builtins(Settings()).items():
+        folder = SETTINGS[name].help.startswith("Folder") and value
+        default = "a folder of your user" if folder else f"`{toml_value(value)}`"
+        rows.append(f"| `{name}` | {default} | {SETTINGS[name].kind} | {SETTINGS[name].help} |")
+    return "\n".join(rows) + "\n"
+
+
+def with_table(page: str) -> str:
+    """A page of the guide with its table made anew."""
+    return re.sub(
+        r"(?<=<!-- settings: made by `python -m refocusd\.config` -->\n).*?(?=<!-- end -->)",
+        lambda _: markdown_table(),
+        page,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[1] != "--markdown":
+        sys.exit("usage: python -m refocusd.config --markdown docs/guide/settings.md")
+    _page = Path(sys.argv[2])
+    _page.write_text(with_table(_page.read_text(encoding="utf-8")), encoding="utf-8")

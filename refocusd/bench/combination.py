@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -182,6 +183,19 @@ class Result(msgspec.Struct, frozen=True):
         """The largest peak of all rounds."""
         peaks = [found.peak_mib for found in self.rounds if found.peak_mib is not None]
         return max(peaks, default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures, as plain values."""
+        figures: dict[str, Any] = msgspec.to_builtins(self)
+        if self.refused:
+            return figures
+        for name, times in (("engine", self.engine_ms), ("worker", self.worker_ms)):
+            for percent in (50, 95, 99):
+                figures[f"{name}_ms_p{percent}"] = percentile(times, percent)
+            figures[f"{name}_ms_p50_interval95"] = list(median_interval(times))
+        for name in ("fps", "roofline_ms", "of_roofline", "peak_mib"):
+            figures[name] = getattr(self, name)
+        return figures
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:

@@ -1,9 +1,11 @@
-"""What a person sees: progress bars and tables, on standard error and output."""
+"""What a person sees: results on standard output, progress and remarks on standard error."""
 
 from __future__ import annotations
 
+import io
 import json
-import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +15,58 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from refocusd.errors import OutputError
+from refocusd.processes.background_log import escape_controls
 
-__all__ = ["console", "messages", "plain", "printable", "progress", "write_json"]
+__all__ = [
+    "console",
+    "messages",
+    "note",
+    "plain",
+    "progress",
+    "say",
+    "tolerate_any_encoding",
+    "write_json",
+]
+
+
+class _Console(Console):
+    """Shows text that others wrote (metadata, file names, reasons) without obeying it."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """The text, with control characters made visible."""
+        return super().render_str(escape_controls(text), **how)
+
 
 #: Results: may be redirected to a file.
-console = Console(soft_wrap=True)
+console = _Console(soft_wrap=True)
 #: Progress and remarks.
-messages = Console(stderr=True, soft_wrap=True)
+messages = _Console(stderr=True, soft_wrap=True)
 
 
-def plain(text: str) -> str:
-    """Text that others wrote, as it is: no markup, and nothing that commands the terminal."""
-    return escape(printable(text))
+def say(text: object) -> None:
+    """One line of a result, as it is."""
+    console.print(str(text), markup=False, highlight=False)
 
 
-def printable(text: str) -> str:
-    """The same where markup is off."""
-    return "".join(
-        sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for sign in text
-    )
+def note(text: object) -> None:
+    """One remark, as it is."""
+    messages.print(str(text), markup=False, highlight=False)
 
 
-def progress() -> Progress:
+def plain(text: object) -> str:
+    """Text for a table's cell or a progress bar, as it is: no markup, no control characters."""
+    return escape(escape_controls(str(text)))
+
+
+def progress(*more: ProgressColumn) -> Progress:
     """A progress bar for anything that takes more than two seconds."""
     return Progress(
         TextColumn("{task.description}"),
@@ -49,12 +74,23 @@ def progress() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *more,
         console=messages,
         transient=True,
     )
 
 
-def write_json(path: str | None, figures: dict[str, Any]) -> None:
+def tolerate_any_encoding() -> None:
+    """Have standard output show ``?`` where its encoding lacks a character.
+
+    A file or a pipe on Windows has the code page of the system (cp1252 and the like).  An arrow
+    in a table must not end a command whose work is done.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def write_json(path: str | os.PathLike[str] | None, figures: dict[str, Any]) -> None:
     """Write a command's figures to the file given with ``--json``, if it was given.
 
     Raises
@@ -64,18 +100,10 @@ def write_json(path: str | None, figures: dict[str, Any]) -> None:
     """
     if path is None:
         return
+    # JSON knows neither infinity (equal frames) nor NaN (nothing measured): null.
+    finite = json.loads(json.dumps(figures), parse_constant=lambda _: None)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(_finite(figures), indent=1, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"the figures cannot be written to {path}: {error.strerror}") from error
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity (equal frames) nor NaN (nothing measured): null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,8 +1,9 @@
 """The log: lines on standard error, and a rotating file in the user's log folder.
 
 The file is kept by the commands that run for long (`KEEPS_FILE`), or by any with ``--log-file``.
-Each process of refocusd (workers, view, attached sources) says its own on the standard error
-that it has from the daemon.
+Each process of refocusd (workers, view, attached sources) writes its own lines to the standard
+error that it has from the daemon.  Neither a full pipe nor a slow disk makes a command wait
+(`refocusd.processes.background_log`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import contextlib
 import json
 import logging
-import sys
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from pathlib import Path
 import platformdirs
 
 from refocusd.errors import OutputError
+from refocusd.processes.background_log import BackgroundHandler, LineFormatter, to_stderr
 
 __all__ = ["add_log_flags", "default_log_file", "logged"]
 
@@ -29,7 +31,7 @@ KEEPS_FILE = frozenset({"run", "worker", "process", "resume"})
 MAX_NBYTES = 10 << 20
 KEPT_FILES = 5
 #: After a rotation that failed (another process holds the file open on Windows).
-AGAIN_S = 60.0
+RETRY_S = 60.0
 
 _TEXT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -57,7 +59,7 @@ def default_log_file() -> Path:
 def logged(
     command: str, *, verbose: bool = False, as_json: bool = False, file: str | None = None
 ) -> Iterator[None]:
-    """Send this process's log to standard error, and, while a command runs, to a file.
+    """Send this process's log to standard error and to a file while a command runs.
 
     Parameters
     ----------
@@ -76,30 +78,35 @@ def logged(
     OutputError
         If `file` cannot be written.
     """
-    formatter = _JsonLines() if as_json else logging.Formatter(_TEXT)
-    level = logging.DEBUG if verbose else logging.INFO
-    screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(formatter)
-    logging.basicConfig(level=level, handlers=[screen])
-    kept = _file(command, file)
-    if kept is None:
+    root = logging.getLogger()
+    formatter = _JsonLines() if as_json else LineFormatter(_TEXT)
+    with contextlib.ExitStack() as stack:
+        if not root.handlers:
+            root.setLevel(logging.DEBUG if verbose else logging.INFO)
+            stack.enter_context(_handling(BackgroundHandler(to_stderr), formatter))
+        if kept := _file(command, file):
+            stack.enter_context(_handling(BackgroundHandler(kept.write, kept.close), formatter))
         yield
-        return
-    kept.setFormatter(formatter)
-    logging.getLogger().addHandler(kept)
+
+
+@contextlib.contextmanager
+def _handling(handler: logging.Handler, formatter: logging.Formatter) -> Iterator[None]:
+    handler.setFormatter(formatter)
+    logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
-        logging.getLogger().removeHandler(kept)
-        kept.close()
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
-def _file(command: str, file: str | None) -> logging.Handler | None:
+def _file(command: str, file: str | None) -> _Rotating | None:
     if file is None and command not in KEEPS_FILE:
         return None
     path = Path(file) if file is not None else default_log_file()
     try:
-        return _keep(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _Rotating(path, maxBytes=MAX_NBYTES, backupCount=KEPT_FILES, encoding="utf-8")
     except OSError as error:
         reason = f"the log file {path} cannot be written: {error.strerror or error}"
         if file is not None:
@@ -108,28 +115,48 @@ def _file(command: str, file: str | None) -> logging.Handler | None:
         return None
 
 
-def _keep(path: Path) -> _Rotating:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _Rotating(path, maxBytes=MAX_NBYTES, backupCount=KEPT_FILES, encoding="utf-8")
-
-
 class _Rotating(RotatingFileHandler):
     """Goes on in the same file where it cannot be rotated."""
 
     _not_before = 0.0
+
+    def write(self, line: str) -> None:
+        """Append one line, rotating first where it would not fit; called by one thread only."""
+        self.emit(logging.makeLogRecord({"msg": line.removesuffix("\n")}))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 (logging's)
+        """Leave the error to the caller, who counts the line as dropped."""
+        raise
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 (logging's name)
         """Whether the file is full, and a rotation has not failed just now."""
         return time.monotonic() >= self._not_before and bool(super().shouldRollover(record))
 
     def doRollover(self) -> None:  # noqa: N802 (logging's name)
-        """Rotate, or leave it for a minute: on Windows a file that another process has open stays."""
+        """Rotate, or leave it for a minute: on Windows a file that another process has open stays.
+
+        The full file is moved first.  Were the older ones moved first, each attempt that fails
+        would push one of them out.
+        """
+        full = Path(f"{self.baseFilename}.full")
+        stream = self.stream or self._open()
         try:
-            super().doRollover()
+            ours = os.path.samestat(os.fstat(stream.fileno()), Path(self.baseFilename).stat())
+            stream.close()
+            if ours:  # else another process rotated it already
+                if not full.exists():
+                    os.rename(self.baseFilename, full)  # noqa: PTH104 (replaces nothing on Windows)
+                for number in range(self.backupCount - 1, 0, -1):
+                    with contextlib.suppress(FileNotFoundError):
+                        self._kept(number).replace(self._kept(number + 1))
+                full.replace(self._kept(1))
         except OSError:
-            self._not_before = time.monotonic() + AGAIN_S
-            if self.stream is None:
-                self.stream = self._open()
+            self._not_before = time.monotonic() + RETRY_S
+        if stream.closed:
+            self.stream = self._open()
+
+    def _kept(self, number: int) -> Path:
+        return Path(f"{self.baseFilename}.{number}")
 
 
 class _JsonLines(logging.Formatter):

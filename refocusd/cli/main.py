@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import importlib
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from refocusd import __version__
-from refocusd.cli.commands import (
-    bench,
-    config,
-    demo,
-    doctor,
-    export,
-    keys,
-    models,
-    process,
-    replay,
-    resume,
-    run,
-    verify,
-    view,
-    worker,
-)
+from refocusd.cli.console import tolerate_any_encoding
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
+from refocusd.processes.background_log import escape_controls, write_bounded
 
 __all__ = ["main"]
 
+#: In the order of the help text; a module of `refocusd.cli.commands` each.
+COMMANDS = [
+    "run",
+    "view",
+    "doctor",
+    "bench",
+    "demo",
+    "replay",
+    "process",
+    "resume",
+    "verify",
+    "export",
+    "worker",
+    "keys",
+    "models",
+    "config",
+]
 EPILOG = """\
 examples:
   refocusd demo --output demo            see it work on a simulated microscope
@@ -52,23 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
-    for module in (
-        run,
-        view,
-        doctor,
-        bench,
-        demo,
-        replay,
-        process,
-        resume,
-        verify,
-        export,
-        worker,
-        keys,
-        models,
-        config,
-    ):
-        module.register(commands)
+    for name in COMMANDS:
+        importlib.import_module(f"refocusd.cli.commands.{name}").register(commands)
     for entry in entry_points(group="refocusd.commands"):
         entry.load()(commands)
     return parser
@@ -83,19 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 if every frame reached a final state other than ``failed``, 1 if not,
         2 for an error that is told in one line, 130 when interrupted.
     """
+    tolerate_any_encoding()
     parsed = build_parser().parse_args(arguments)
     try:
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file
         ):
             status: int = parsed.command(parsed)
-    except RefocusdError as error:
-        sys.stderr.write(f"refocusd: error: {error}\n")
-        return error.exit_status
-    except OSError as error:
-        sys.stderr.write(f"refocusd: error: {error}\n")
-        return 2
+    except (RefocusdError, OSError) as error:
+        write_bounded(f"refocusd: error: {escape_controls(str(error))}\n")
+        return error.exit_status if isinstance(error, RefocusdError) else 2
     except KeyboardInterrupt:
-        sys.stderr.write("refocusd: interrupted\n")
+        write_bounded("refocusd: interrupted\n")
         return 130
     return status

@@ -19,5 +19,7 @@ ZeroMQ             I/O threads of its contexts, and the authenticator of remote
 Other threads report to the broker through `events.EventQueue`, and the broker
 gives jobs to the writer (`output.jobs`); they share no other state.
 
+`offline` is a daemon inside `refocusd process` and `resume`, for frames that lie on disk.
+
 May import everything but `bench`, `cli`, `demo`, `doctor` and `view`.
 """

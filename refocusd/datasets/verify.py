@@ -18,7 +18,10 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes, checksum
 from refocusd.ledger import Fate
 
-__all__ = ["RunCheck", "check_run"]
+__all__ = ["STATES", "RunCheck", "check_run"]
+
+#: In the order of the tables.
+STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,19 @@ class RunCheck:
     def clean(self) -> bool:
         """Whether every frame is accounted for and everything matches."""
         return self.report.clean and not self.faults
+
+    def counts(self) -> dict[str, int]:
+        """Frames by state; ``frames`` is all of them."""
+        pending = len(self.report.pending) + self.report.unnamed
+        states = dict.fromkeys(STATES, 0) | self.report.states | {"pending": pending}
+        return {"frames": self.report.frames} | {name: states[name] for name in STATES}
+
+    @property
+    def ledger_needs_repair(self) -> bool:
+        """Whether the ledger, or its local file, must be put right: opening the run does that."""
+        # A ledger that had to be replaced by its copy is noted; one that is nowhere is a fault.
+        kinds = {problem.kind for problem in self.report.problems}
+        return self.ledger_off or bool(kinds & {"not in the ledger", "state differs"})
 
     def as_json(self) -> dict[str, Any]:
         """All of it, as plain values."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.image_files import listed_images, open_images
+from refocusd.formats.file_names import listed_images
+from refocusd.formats.image_files import open_images
 from refocusd.formats.ndtiff.growing import GrowingNDTiff
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ndtiff.reader import NDTiffReader, ndtiff_folder
@@ -52,8 +53,8 @@ def open_dataset(
     path : str or Path
     growing : bool
         Another process is writing it now: an NDTiff dataset or image stacks of
-        Micro-Manager.  Frames that cannot be used are told by `Dataset.unusable`, and cost
-        the others nothing.
+        Micro-Manager.  Frames that cannot be used are reported by `Dataset.unusable`; the others
+        are read.
     max_frame_bytes : int
         A frame that claims to be larger is an error before memory is taken.
     opener : callable

@@ -32,6 +32,8 @@ class PlacedFrames(Dataset):
     """
 
     _frames: dict[str, Place]
+    #: Whether pages say truly how deep their pixels are.
+    _says_depth = False
 
     def __init__(
         self, path: Path, opener: Opener = open_file, *, name: str = "", growing: bool = False
@@ -87,7 +89,7 @@ class PlacedFrames(Dataset):
         with self._lock:
             if self._file is None or self._file.path != path:
                 self.close()
-                self._file = GrowingFile(path, self._opener)
+                self._file = GrowingFile(path, self._opener, says_depth=self._says_depth)
             try:
                 yield self._file
             except OSError as error:

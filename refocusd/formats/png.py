@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import struct
-import warnings
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
-from PIL import Image
 
 from refocusd.errors import InputError
 from refocusd.formats.tiff.page import PageFormat
@@ -77,27 +75,18 @@ class PngImageFile:
             If the image cannot be decoded, or has changed.
         """
         try:
-            with warnings.catch_warnings():
-                # Pillow warns of large images; how large they may be is checked above.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(self.path, formats=["PNG"]) as image:
-                    pixels = np.array(image)
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            EOFError,
-            IndexError,
-            struct.error,
-            zlib.error,
-            Image.DecompressionBombError,
-        ) as error:
+            pixels = imagecodecs.png_decode(self.path.read_bytes())
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             raise InputError(f"{self.path} is damaged ({error}): copy it again") from error
-        if pixels.shape != (self.format.height, self.format.width):
-            raise InputError(f"{self.path} has changed since it was opened: open it again")
-        if pixels.dtype != self.format.dtype:
-            # Some versions of Pillow decode 16 bits into 32.
-            pixels = pixels.astype(self.format.dtype)
+        if (*pixels.shape, pixels.dtype) != (
+            self.format.height,
+            self.format.width,
+            self.format.dtype,
+        ):
+            raise InputError(
+                f"{self.path} is transparent, or has changed since it was opened: convert it to plain "
+                "greyscale without changing values, or open it again"
+            )
         return checked_pixels(pixels, what=str(self.path))
 
     def close(self) -> None:

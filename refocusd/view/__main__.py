@@ -7,6 +7,7 @@ import logging
 import sys
 
 from refocusd.errors import RefocusdError
+from refocusd.processes.background_log import log_to_stderr
 from refocusd.view.command import add_view_flags, run_view
 
 
@@ -15,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m refocusd.view", description=__doc__)
     add_view_flags(parser)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s view %(levelname)s %(message)s")
+    log_to_stderr("view")
     try:
         return run_view(arguments)
     except RefocusdError as error:

@@ -7,6 +7,7 @@ import sys
 
 from refocusd import __version__
 from refocusd.errors import RefocusdError
+from refocusd.processes.background_log import log_to_stderr
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
@@ -24,9 +25,7 @@ def main() -> int:
     """Build the engine, say ready, take tasks; exit status 0 unless something failed."""
     order = read_order(WorkerOrder)
     end_with_parent()
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {order.identity} %(levelname)s %(message)s"
-    )
+    log_to_stderr(order.identity)
     yield_to_acquisition(NICENESS)
     try:
         prepared = prepare(order.models, order.options)

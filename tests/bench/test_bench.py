@@ -193,8 +193,6 @@ def test_the_command_writes_table_figures_and_plot(
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--size", "12"],
-        ["--size", "axb"],
         ["--frames", "0"],
         ["--rounds", "0"],
         ["--batch", "65"],
@@ -206,6 +204,16 @@ def test_a_wrong_flag_is_told_before_any_work(
 ) -> None:
     assert main(["bench", *flags]) == 2
     assert flags[1] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["12", "axb", "99999", "64x", ""])
+def test_a_wrong_size_is_told_before_any_work(
+    size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--size", size])
+    assert ended.value.code == 2
+    assert "write a side or WIDTHxHEIGHT" in capsys.readouterr().err
 
 
 def test_without_matplotlib_the_plot_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from refocusd.cli.commands.config import example_settings, toml_value
+from refocusd.cli.commands.config import example_settings
+from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.cli.main import main
-from refocusd.config import Settings, load_settings
+from refocusd.config import SETTINGS, Settings, load_settings, toml_value, with_table
 from refocusd.errors import ConfigError
+
+#: Values that differ from the defaults, of settings that are no switches.
+OTHER: dict[str, Any] = {
+    "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "tile_batch": 2,
+    "engine_mib": 64, "endpoint": "tcp://127.0.0.1:9", "model": "C:/m", "channel_models": {"é": "b"},
+    "workers": 2, "policy": "complete", "sink": "ome-zarr", "listen": "tcp://0.0.0.0:1", "keys": "k",
+    "calibrations": "c", "view_port": 0, "follow": ["a", "b"], "studio": "off", "bridge_port": 1,
+    "studio_output": "s", "ring_mib": 64, "source_mib": 32, "skip_channels": ["a", "b"],
+    "ledgers": "l", "reserve_mib": 0, "task_timeout_s": 0.5, "source_timeout_s": 1.5,
+    "stop_timeout_s": 2.5,
+}  # fmt: skip
 
 
 def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
@@ -38,6 +52,11 @@ def test_the_variable_of_the_tests_is_no_setting() -> None:
         ('endpoint = "tcp://0.0.0.0:8751"', "loopback"),
         ('endpoint = "127.0.0.1"', "loopback"),
         ("this is not TOML", "is not TOML"),
+        ('follow = "data"', "a list of texts"),
+        ("channel_models = { GFP = 3 }", "a table of texts"),
+        ("ring_mib = 1.5", "a whole number, 1 to 65536 MiB"),
+        ("task_timeout_s = nan", "between 0.1 and"),
+        ("source_mib = 600", "between 0 and 512"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(tmp_path: Path, text: str, message: str) -> None:
@@ -45,6 +64,105 @@ def test_a_wrong_setting_is_one_clear_error(tmp_path: Path, text: str, message: 
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         load_settings(file, environment={})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 30_000,
+        "a." * 20_000 + "a = 1",
+        "ring_mib = " + "9" * 6000,
+        "ring_mib = 0x" + "f" * 30_000,
+        "x" * 30_000 + " = 1",
+        "ring_mib = 1\n" * 20_000,
+        "model = 1 # \udc80",
+    ],
+    ids=["deep", "dotted", "huge", "huge in hex", "long key", "large", "not UTF-8"],
+)
+def test_an_absurd_file_is_one_clear_error_at_once(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError) as caught:
+        load_settings(file, environment={})
+    assert "refocusd.toml" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="Windows has no such file")
+def test_a_file_without_an_end_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="larger than"):
+        load_settings("/dev/zero", environment={})
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_text("ring_mib = 64\n", encoding="utf-8-sig")
+    assert load_settings(file, environment={}).ring_mib == 64
+
+
+@pytest.mark.parametrize("path", [r"C:\users\me", r"D:\data", r"C:\temp"])
+def test_a_windows_path_in_quotes_gets_a_hint(tmp_path: Path, path: str) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_text(f'ledgers = "{path}"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"slashes \(\"C:/data\"\) or in single quotes"):
+        load_settings(file, environment={})
+    file.write_text(f"ledgers = '{path}'\n", encoding="utf-8")
+    assert load_settings(file, environment={}).ledgers == path
+
+
+def test_a_wrong_value_is_told_with_where_it_comes_from(tmp_path: Path) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_text("ring_mib = 0\n", encoding="utf-8")
+    for arguments, source in (
+        ({"file": file, "environment": {}}, r"set in .*refocusd\.toml"),
+        ({"environment": {"REFOCUSD_RING_MIB": "0"}}, "set by REFOCUSD_RING_MIB"),
+        ({"flags": {"ring_mib": 0}, "environment": {}}, "set by --ring-mib"),
+    ):
+        with pytest.raises(ConfigError, match=f"ring_mib = 0: .*{source}"):
+            load_settings(**arguments)
+
+
+def test_an_unknown_key_is_told_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "refocusd.toml"
+    file.write_text('modle = "live-nuclei"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"'modle' .*did you mean model\?"):
+        load_settings(file, environment={})
+
+
+def test_a_variable_needs_no_quotes() -> None:
+    environment = {"REFOCUSD_MODEL": "5", "REFOCUSD_VIEW": "0", "REFOCUSD_STUDIO": "off"}
+    settings = load_settings(environment=environment)
+    assert (settings.model, settings.view, settings.studio) == ("5", False, "off")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_the_same_by_flag_variable_and_file(name: str, tmp_path: Path) -> None:
+    setting = SETTINGS[name]
+    value = OTHER.get(name, not getattr(Settings(), name))
+    file = tmp_path / "refocusd.toml"
+    file.write_text(f"{name} = {toml_value(value)}\n", encoding="utf-8")
+    wanted = load_settings(file, environment={})
+    assert getattr(wanted, name) == value
+    variables = {f"REFOCUSD_{name.upper()}": toml_value(value)}
+    assert load_settings(environment=variables) == wanted
+    if setting.flag:
+        parser = argparse.ArgumentParser()
+        add_setting_flags(parser)
+        words = {
+            bool: [setting.flag if value else setting.flag.replace("--", "--no-")],
+            list: [setting.flag, "a", setting.flag, "b"],
+        }.get(type(value), [setting.flag, str(value)])
+        arguments = parser.parse_args(words)
+        assert settings_of(arguments) == wanted
+        # A daemon that is started as a child gets the same, but for its address.
+        assert daemon_flags(arguments) == ([] if name == "endpoint" else words)
+
+
+def test_the_table_of_the_guide_is_that_of_the_settings() -> None:
+    page = Path(__file__).parents[2] / "docs" / "guide" / "settings.md"
+    text = page.read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in SETTINGS)
+    assert text == with_table(text), f"python -m refocusd.config --markdown {page}"
 
 
 def test_an_unknown_variable_is_an_error_that_names_the_known_ones() -> None:

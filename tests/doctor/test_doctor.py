@@ -39,14 +39,14 @@ from refocusd.doctor import (
 )
 from refocusd.doctor.file_system import network_kind
 from refocusd.doctor.trial import (
+    TRIAL,
     EngineOrder,
     EngineReport,
     RingOrder,
     RingReport,
-    TrialError,
-    attempt,
 )
-from refocusd.errors import ConfigError
+from refocusd.errors import ConfigError, WorkerError
+from refocusd.processes.trial import attempt
 from refocusd.transport.ring import PAGE, SharedRing
 from refocusd.view.process import ViewProcess
 
@@ -332,8 +332,8 @@ def test_a_missing_model_blocks_and_is_named(tmp_path: Path) -> None:
 
 def test_a_trial_that_takes_too_long_is_ended() -> None:
     order = EngineOrder("live-nuclei", EngineOptions(threads=1), (64, 64))
-    with pytest.raises(TrialError, match=r"not done after 0\.01 s"):
-        attempt(order, EngineReport, 0.01)
+    with pytest.raises(WorkerError, match=r"not done after 0\.01 s"):
+        attempt(TRIAL, order, EngineReport, 0.01)
 
 
 def test_the_ring_is_read_by_another_process(tmp_path: Path) -> None:
@@ -344,5 +344,5 @@ def test_the_ring_is_read_by_another_process(tmp_path: Path) -> None:
 def test_a_foreign_block_of_memory_is_no_ring() -> None:
     with SharedRing.create(1 << 20) as ring:
         other = msgspec.structs.replace(ring.address, tag="0" * 32)
-        with pytest.raises(TrialError, match=r"another block|cannot be attached"):
-            attempt(RingOrder(other, PAGE, (8, 8)), RingReport, 30)
+        with pytest.raises(WorkerError, match=r"another block|cannot be attached"):
+            attempt(TRIAL, RingOrder(other, PAGE, (8, 8)), RingReport, 30)

@@ -57,12 +57,15 @@ def test_a_stack_has_the_axes_when_finished_that_it_had_while_it_grew(
             assert finished.finished is finish
 
 
+@pytest.mark.parametrize("begun", [0, 20, SIDE * SIDE])
 def test_a_stack_that_was_never_finished_has_its_whole_frames_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, begun: int
 ) -> None:
-    """As a crash leaves it, and now and then a normal end: the original is like that."""
+    """As a crash leaves it, and now and then a normal end, within a page: the original is so."""
     stack = JavaStack(tmp_path / "run_MMStack_Pos0.ome.tif", ONE_OF_EACH, SIDE, 6)
     put(stack, [(0, 0, time, 0) for time in range(4)])
+    if begun:
+        stack.put((0, 0, 4, 0), frame_of(4, SIDE), {"FrameIndex": 4}, cut=begun)
     stack.abandon()
     with open_dataset(tmp_path) as dataset:
         assert dataset.axes_keys() == [f'{{"time":{time}}}' for time in range(4)]
@@ -82,6 +85,11 @@ def test_a_copy_that_ends_too_early_or_was_damaged_is_an_error(tmp_path: Path) -
             open_dataset(path)
     path.write_bytes(whole[:first] + b"\xff\xff" + whole[first + 2 :])
     with pytest.raises(InputError, match="not whole"):
+        open_dataset(path)
+    # One flipped bit: twice as wide, in as many bytes as 8-bit pixels would take.
+    assert whole[first + 10] == SIDE
+    path.write_bytes(whole[: first + 10] + bytes([2 * SIDE]) + whole[first + 11 :])
+    with pytest.raises(InputError, match="which cannot be"):
         open_dataset(path)
 
 

@@ -217,7 +217,7 @@ def test_what_a_model_says_is_shown_as_it_is(
     """It is no markup, and it does not command the terminal."""
     monkeypatch.setenv("COLUMNS", "400")
     folder = described(tmp_path, channels=[channel], title=f"a {channel}")
-    shown = channel.replace("\x1b", "\N{REPLACEMENT CHARACTER}")
+    shown = channel.replace("\x1b", r"\x1b")
     for action in ("list", "show"):
         assert models(action, folder) == 0
         said = capsys.readouterr().out

@@ -17,7 +17,7 @@ import zmq
 from bridge_standin import Standin, stranger
 from bridge_standin_session import SESSION, play
 
-from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.config import Settings, load_settings
 from refocusd.errors import ConfigError, InputError, TransportError
 from refocusd.sources.attached.order import orders

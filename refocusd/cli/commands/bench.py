@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 from rich.table import Table
 
 from refocusd.bench.combination import Combination, Result, median_interval, percentile
@@ -17,7 +15,8 @@ from refocusd.bench.machine import BUSY, busy_share, machine
 from refocusd.bench.plot import require_matplotlib, write_plot
 from refocusd.bench.session import run_session
 from refocusd.bench.tuning import tune
-from refocusd.cli.console import console, messages, plain, printable, progress, write_json
+from refocusd.cli.console import console, messages, plain, progress, say, write_json
+from refocusd.cli.flags import add_command, frame_size
 from refocusd.config import Backend, EngineOptions, Precision
 from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
@@ -40,23 +39,28 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "tensorrt": ("f16", "f32"),
     "cuda": ("f16", "f32"),
 }
-SMALLEST, LARGEST = 64, 8192
 
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "bench",
-        help="measure the engines on this computer",
+        _bench,
+        short="measure the engines on this computer",
         description="Measures speed, memory and quality of every engine that works here.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="all figures",
     )
     parser.add_argument("--model", nargs="+", default=["live-nuclei"], help="bundles")
     parser.add_argument("--backend", nargs="+", choices=get_args(Backend))
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision))
     parser.add_argument(
-        "--size", nargs="+", default=["512", "1024", "2048"], help="side, or WIDTHxHEIGHT, px"
+        "--size",
+        nargs="+",
+        type=frame_size,
+        default=[(side, side) for side in (512, 1024, 2048)],
+        help="side, or WIDTHxHEIGHT, px (default: 512 1024 2048)",
     )
     parser.add_argument("--tile", nargs="+", type=int, default=[0], help="tiles, px; 0: by itself")
     parser.add_argument("--batch", nargs="+", type=int, default=[0], help="tiles at once")
@@ -66,17 +70,10 @@ def register(commands: Any) -> None:
         help="first find the best tiles for frames that do not go whole; `refocusd run` uses them",
     )
     parser.add_argument("--threads", type=int, default=0, help="of a CPU engine; 0 chooses")
-    parser.add_argument(
-        "--engine-mib",
-        type=int,
-        default=0,
-        help="memory of an engine, as in the settings; 0 chooses",
-    )
+    parser.add_argument("--engine-mib", type=int, default=0, help="its memory; 0 chooses")
     parser.add_argument("--frames", type=int, default=20, help="timed in each round")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a combination")
-    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
     parser.add_argument("--plot", metavar="FILE", help="draw them (PNG, SVG or PDF)")
-    parser.set_defaults(command=_bench)
 
 
 def _bench(arguments: argparse.Namespace) -> int:
@@ -106,26 +103,28 @@ def _bench(arguments: argparse.Namespace) -> int:
         console.print(_limits(measured))
     refused = [result for result in results if result.refused]
     for result in refused:
-        console.print(printable(f"-- {result.combination.name}: {result.refused}"), markup=False)
-    write_json(arguments.json, _figures(results, busy))
+        say(f"-- {result.combination.name}: {result.refused}")
+    write_json(
+        arguments.json,
+        {
+            "machine": machine(),
+            "busy_before_share": busy,
+            "too_busy": busy is not None and busy > BUSY,
+            "results": [result.as_json() for result in results],
+        },
+    )
     if arguments.plot:
         write_plot(Path(arguments.plot), results)
     return 1 if len(refused) == len(results) else 0
 
 
 def _combinations(arguments: argparse.Namespace) -> list[Combination]:
-    for name, values, low, high in (
-        ("frames", [arguments.frames], 1, 100_000),
-        ("rounds", [arguments.rounds], 1, 100),
-        ("tile", arguments.tile, 0, 1 << 14),
-        ("batch", arguments.batch, 0, 64),
-        ("threads", [arguments.threads], 0, 256),
-        ("engine-mib", [arguments.engine_mib], 0, 1 << 20),
+    for name, value, high in (
+        ("frames", arguments.frames, 100_000),
+        ("rounds", arguments.rounds, 100),
     ):
-        for value in values:
-            if not low <= value <= high:
-                raise ConfigError(f"--{name} {value}: it must lie between {low} and {high}")
-    shapes = [_shape(text) for text in arguments.size]
+        if not 1 <= value <= high:
+            raise ConfigError(f"--{name} {value}: it must lie between 1 and {high}")
     for model in arguments.model:
         load_bundle(model)  # what is missing or damaged is told before any work
     named: Sequence[Backend] = arguments.backend or ("openvino", "tensorrt", "cuda")
@@ -141,20 +140,9 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
             shape,
         )
         for model, (backend, precision), shape, tile, batch in itertools.product(
-            arguments.model, engines, shapes, arguments.tile, arguments.batch
+            arguments.model, engines, arguments.size, arguments.tile, arguments.batch
         )
     ]
-
-
-def _shape(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not all(SMALLEST <= side <= LARGEST for side in (width, height)):
-        raise ConfigError(
-            f"--size {text}: write a side or WIDTHxHEIGHT in px, {SMALLEST} to {LARGEST}, "
-            "for example 2048 or 696x520"
-        )
-    return height, width
 
 
 def _engine(result: Result) -> tuple[str, str]:
@@ -184,7 +172,7 @@ def _times(results: Sequence[Result]) -> Table:
 
 def _limits(results: Sequence[Result]) -> Table:
     table = Table(
-        "engine", "frame", "network ms", "limit ms", "of limit", "peak MiB", "off f32", "PSNR",
+        "engine", "frame", "network ms", "limit ms", "of limit", "peak MiB", "off f32", "PSNR dB",
         title="limit, memory, and counts off f32: p99.9 (max)",
     )  # fmt: skip
     for result in results:
@@ -192,41 +180,14 @@ def _limits(results: Sequence[Result]) -> Table:
         table.add_row(
             *_engine(result),
             f"{percentile(result.engine_ms, 50):.1f}",
-            _told(result.roofline_ms, ".1f"),
-            _told(result.of_roofline, ".0%"),
-            _told(result.peak_mib, ".0f"),
+            _cell(result.roofline_ms, ".1f"),
+            _cell(result.of_roofline, ".0%"),
+            _cell(result.peak_mib, ".0f"),
             f"{quality.p999_counts:.0f} ({quality.max_counts:.0f})" if quality else "-",
-            ("equal" if quality.psnr_db is None else f"{quality.psnr_db:.1f} dB")
-            if quality
-            else "-",
+            _cell(quality.psnr_db, ".1f", "equal") if quality else "-",
         )
     return table
 
 
-def _told(value: float | None, how: str) -> str:
-    return "-" if value is None else format(value, how)
-
-
-def _figures(results: Sequence[Result], busy: float | None) -> dict[str, Any]:
-    return {
-        "machine": machine(),
-        "busy_before_share": busy,
-        "too_busy": busy is not None and busy > BUSY,
-        "results": [_figure(result) for result in results],
-    }
-
-
-def _figure(result: Result) -> dict[str, Any]:
-    figure: dict[str, Any] = msgspec.to_builtins(result)
-    if result.refused:
-        return figure
-    for name, times in (("engine", result.engine_ms), ("worker", result.worker_ms)):
-        for percent in (50, 95, 99):
-            figure[f"{name}_ms_p{percent}"] = percentile(times, percent)
-        figure[f"{name}_ms_p50_interval95"] = list(median_interval(times))
-    return figure | {
-        "fps": result.fps,
-        "roofline_ms": result.roofline_ms,
-        "of_roofline": result.of_roofline,
-        "peak_mib": result.peak_mib,
-    }
+def _cell(value: float | None, digits: str, missing: str = "-") -> str:
+    return missing if value is None else format(value, digits)

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, progress, write_json
-from refocusd.cli.report import (
-    Comparison,
-    by_level,
-    compare_frames,
-    quality_table,
-    read_attempts,
-    run_figures,
-)
-from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.console import console, progress, say, write_json
+from refocusd.cli.figures import figures_table, quality_table
+from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
+from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
 from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label, require_matplotlib
 from refocusd.demo.specimen import Specimen
 from refocusd.errors import OutputError, WorkerError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
-from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
 from refocusd.transport.messages import Counts
@@ -40,27 +34,31 @@ CHANNELS = ("DAPI", "Cy5")
 DRAIN_S = 120.0
 
 
+EPILOG = """\
+examples:
+  refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
+  refocusd demo --output demo --times 1       the same, quicker
+  refocusd demo --output demo --sink ome-zarr --json demo.json
+"""
+
+
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "demo",
-        help="see it work: a simulated microscope on a real MMCore",
+        _demo,
+        short="see it work: a simulated microscope on a real MMCore",
         description=(
             "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
             "imaged through focus by a simulator, refocuses every frame live, and shows the result."
         ),
+        epilog=EPILOG,
+        json="the figures",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for everything it makes")
     parser.add_argument("--times", type=int, default=4, help="time points of each acquisition")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_setting_flags(parser)
-    parser.set_defaults(command=_demo)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    name: str
-    events: list[Event]
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -79,18 +77,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         DaemonProcess(daemon_flags(arguments), output / "refocusd.log") as daemon,
         DemoMicroscope(specimen) as microscope,
     ):
-        scans = [
-            _Scan("snapped", microscope.events_snapped(arguments.times, stage_um, CHANNELS)),
-            _Scan("sequenced", microscope.events_sequenced(arguments.times, stage_um, CHANNELS)),
-        ]
+        scans = {
+            "snapped": microscope.events_snapped(arguments.times, stage_um, CHANNELS),
+            "sequenced": microscope.events_sequenced(arguments.times, stage_um, CHANNELS),
+        }
         frame_nbytes = specimen.shape[0] * specimen.shape[1] * 2
-        planned = sum(len(scan.events) for scan in scans)
+        planned = sum(map(len, scans.values()))
         # Raw and refocused.
         check_free_space(output, 2 * free_space_needed(frame_nbytes, planned))
-        done = [_acquire(scan, output, daemon.endpoint) for scan in scans]
+        done = [_acquire(name, scans[name], output, daemon.endpoint) for name in scans]
     datasets = [refocused_path(raw) for raw, _ in done]
     figures = run_figures([counts for _, counts in done], read_attempts(datasets))
-    comparisons, rows = _compare(specimen, scans, [raw for raw, _ in done])
+    comparisons, rows = _compare(specimen, scans.values(), [raw for raw, _ in done])
     sheet = contact_sheet(
         rows,
         output / "contact-sheet.png",
@@ -98,65 +96,67 @@ def _demo(arguments: argparse.Namespace) -> int:
         pixel_um=specimen.pixel_um,
         caption="Real nuclei (BBBC038, CC0); defocus and camera are simulated.",
     )
-    levels = by_level(comparisons, "um")
-    console.print(figures.table("acquired with MMCore's demo camera, refocused live"))
-    console.print(quality_table(levels, "against the known in-focus plane, raw → refocused"))
-    console.print(f"raw and refocused datasets, contact sheet: {output}", highlight=False)
-    console.print(f"picture: {sheet}", highlight=False)
+    levels = by_level(comparisons)
+    console.print(figures_table(figures, "acquired with MMCore's demo camera, refocused live"))
+    console.print(
+        quality_table(levels, "µm", "compared with the known in-focus plane, raw → refocused")
+    )
+    say(f"raw and refocused datasets, contact sheet: {output}")
+    say(f"picture: {sheet}")
     write_json(
         arguments.json,
         {
             **figures.as_json(),
             "contact_sheet": str(sheet),
             "datasets": [str(dataset) for dataset in datasets],
-            "levels": [level.as_json() for level in levels],
+            "levels": [level.as_json("um") for level in levels],
         },
     )
     total = figures.counts
     return 0 if total.failed == 0 and total.final == planned else 1
 
 
-def _acquire(scan: _Scan, output: Path, endpoint: str) -> tuple[Path, Counts]:
+def _acquire(name: str, events: list[Event], output: Path, endpoint: str) -> tuple[Path, Counts]:
     """One real acquisition with our hooks in it: the changed line is the second."""
     from pycromanager import Acquisition
 
-    source = Source(endpoint, expected=len(scan.events))
+    source = Source(endpoint, expected=len(events))
     with progress() as bar:
-        task = bar.add_task(f"acquiring ({scan.name})", total=len(scan.events))
+        task = bar.add_task(f"acquiring ({name})", total=len(events))
         hooks = source.hooks(
             str(output),
-            scan.name,
+            name,
             image_saved_fn=lambda axes, dataset: bar.advance(task),  # noqa: ARG005
             show_display=False,
         )
         with Acquisition(**hooks) as acquisition:
-            acquisition.acquire(scan.events)
+            acquisition.acquire(events)
             dataset = acquisition.get_dataset()
-        bar.update(task, description=f"refocusing what is left ({scan.name})")
+        bar.update(task, description=f"refocusing what is left ({name})")
         counts = source.wait(DRAIN_S)
     if counts is None:
         raise WorkerError(
-            f"the daemon did not finish {scan.name}; see {output / 'refocusd.log'}. The raw frames are "
+            f"the daemon did not finish {name}; see {output / 'refocusd.log'}. The raw frames are "
             f"in {dataset.path}"
         )
     return Path(dataset.path), counts
 
 
 def _compare(
-    specimen: Specimen, scans: list[_Scan], raws: list[Path]
+    specimen: Specimen, scans: Collection[list[Event]], raws: list[Path]
 ) -> tuple[list[Comparison], list[SheetRow]]:
     focal_um = specimen.focus.at()
     truths = {channel: specimen.truth(channel) for channel in CHANNELS}
     comparisons: list[Comparison] = []
     rows: dict[float, SheetRow] = {}
     with progress() as bar:
-        task = bar.add_task("comparing with the truth", total=sum(len(s.events) for s in scans))
-        for scan, path in zip(scans, raws, strict=True):
+        task = bar.add_task("comparing with the truth", total=sum(map(len, scans)))
+        for events, path in zip(scans, raws, strict=True):
             with (
-                closing(NDTiffReader(path)) as raw,
-                closing(NDTiffReader(refocused_path(path))) as refocused,
+                open_dataset(path) as raw,
+                open_dataset(refocused_path(path)) as refocused,
             ):
-                z_um = {event["axes"]["z"]: event["z"] for event in scan.events}
+                z_um = {event["axes"]["z"]: event["z"] for event in events}
                 for key in refocused.axes_keys():
                     bar.advance(task)
                     axes = json.loads(key)
@@ -171,8 +171,8 @@ def _compare(
                             before,
                             after,
                             truth,
-                            compared.before.psnr_db,
-                            compared.after.psnr_db,
+                            float(compared.before[0]),
+                            float(compared.after[0]),
                         )
                         rows.setdefault(defocus, row)
     return comparisons, [rows[level] for level in SHEET_DEFOCUS_UM if level in rows]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from refocusd import __version__
-from refocusd.cli.console import console, write_json
-from refocusd.cli.settings import add_setting_flags, settings_of
+from refocusd.cli.console import console, say, write_json
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.doctor import Case, Finding, examine, parse_plan
 from refocusd.doctor.finding import broken, fine
@@ -36,18 +34,16 @@ _NAME_WIDTH = 15
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "doctor",
-        help="look at this computer, and say what to do",
+        _doctor,
+        short="look at this computer, and say what to do",
         description="Looks at everything a run needs, with the settings in force.  Changes nothing.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--folder",
-        type=Path,
-        default=Path(),
-        help="where acquisitions are saved (default: this folder)",
+        "--folder", type=Path, default=Path(), help="where acquisitions are saved (default: here)"
     )
     parser.add_argument(
         "--plan",
@@ -62,15 +58,11 @@ def register(commands: Any) -> None:
         help="write the findings as JSON; without FILE print it and nothing else",
     )
     add_setting_flags(parser)
-    parser.set_defaults(command=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     plan = parse_plan(arguments.plan) if arguments.plan else None
     quiet = arguments.json == "-"
-    # A terminal that lacks a letter of a folder's name must not end the report.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
     settings, found = _settings(arguments)
     case = Case(settings, arguments.folder, plan)
     findings = []
@@ -79,13 +71,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
         if not quiet:
             _print(finding)
     blocked = any(finding.blocks for finding in findings)
-    report = {
-        "version": __version__,
-        "usable": not blocked,
-        "findings": [asdict(finding) for finding in findings],
-    }
+    listed = [asdict(finding) for finding in findings]
+    report = {"version": __version__, "usable": not blocked, "findings": listed}
     if quiet:
-        console.print(json.dumps(report, indent=1), markup=False, highlight=False)
+        say(json.dumps(report, indent=1))
     else:
         write_json(arguments.json, report)
     return 1 if blocked else 0
@@ -103,7 +92,6 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, Finding]:
 
 def _print(finding: Finding) -> None:
     console.print(f"[{_STYLES[finding.mark]}]{finding.mark}[/]  ", end="")
-    console.print(f"{finding.name:{_NAME_WIDTH}} {finding.says}", markup=False, highlight=False)
+    say(f"{finding.name:{_NAME_WIDTH}} {finding.says}")
     if finding.advice:
-        indent = " " * (_NAME_WIDTH + 5)
-        console.print(f"{indent}-> {finding.advice}", markup=False, highlight=False)
+        say(f"{' ' * (_NAME_WIDTH + 5)}-> {finding.advice}")

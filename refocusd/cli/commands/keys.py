@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 from rich.table import Table
-from rich.text import Text
 
-from refocusd.cli.console import console, write_json
+from refocusd.cli.console import console, plain, say, write_json
+from refocusd.cli.flags import add_command
 from refocusd.config import load_settings
 from refocusd.transport.secure.keys import KeyStore
 
@@ -26,16 +26,17 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "keys",
-        help="who may connect a worker from another host",
+        _list,
+        short="who may connect a worker from another host",
         description=(
             "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
             "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
             "they exchange."
         ),
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     new = actions.add_parser("new", help="make a key for one host")
@@ -58,7 +59,7 @@ def register(commands: Any) -> None:
 def _new(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or Path(f"{arguments.name}.refocusd-key")
     _store(arguments).new(arguments.name, output)
-    _say(
+    say(
         f"{output} is the key {arguments.name}. It holds a secret: move it to the other host, leave no "
         "copy here, and start the worker there:\n"
         f"  refocusd worker --connect tcp://THIS-HOST:PORT --keys {output.name}"
@@ -72,26 +73,22 @@ def _list(arguments: argparse.Namespace) -> int:
     table = Table("name", "public key", "made", "state")
     for peer in peers:
         state = f"revoked {peer.revoked}" if peer.revoked else "good"
-        # Its start tells keys apart; markup would swallow the brackets of a key.
-        table.add_row(peer.name, Text(peer.public[:10] + "..."), peer.created, state)
+        # The start of a key tells it from others.
+        table.add_row(peer.name, plain(peer.public[:10] + "..."), peer.created, state)
     if peers:
         console.print(table)
     else:
-        _say(f"no keys were made in {store.folder}; `refocusd keys new NAME` makes one")
+        say(f"no keys were made in {store.folder}; `refocusd keys new NAME` makes one")
     write_json(arguments.json, {"keys": msgspec.to_builtins(peers)})
     return 0
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
     peer = _store(arguments).revoke(arguments.name)
-    _say(f"{peer.name} is revoked: a running daemon cuts it off within a second")
+    say(f"{peer.name} is revoked: a running daemon cuts it off within a second")
     return 0
 
 
 def _store(arguments: argparse.Namespace) -> KeyStore:
     """The store of the daemon that is started with the same settings."""
     return KeyStore(load_settings(arguments.config, {"keys": arguments.store}).keys)
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False)

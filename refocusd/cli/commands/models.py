@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from refocusd.cli.console import console, plain, printable, write_json
-from refocusd.cli.models_told import Listed, facts, quality, told
-from refocusd.config import EngineOptions, load_settings
+from refocusd.cli.console import console, plain, say, write_json
+from refocusd.cli.flags import add_command, add_setting_flags, frame_size, settings_of
+from refocusd.cli.model_summary import Listed, bundle_json, quality, summary_lines
+from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.self_test import check_engine
-from refocusd.errors import RefocusdError
+from refocusd.errors import ConfigError, RefocusdError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import load_bundle, shipped_bundles
 from refocusd.models.install import add_bundle, remove_bundle
 from refocusd.models.library import models_folder, user_bundles
 
 __all__ = ["register"]
+
+_FLAGS = ("backend", "precision")
 
 EPILOG = """\
 examples:
@@ -36,53 +40,46 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "models",
-        help="list, add, test and build the models",
+        _list,
+        short="list, add, test and build the models",
         description=(
             "The models that refocusd can use: shipped ones, and those in your model folder "
-            "(REFOCUSD_MODELS). Nothing in a model is executed, every file is checked against its "
+            "(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked against its "
             "sha256."
         ),
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=_list, bundle=[], json=None)
+    parser.set_defaults(bundle=[], json=None)
     actions = parser.add_subparsers(metavar="ACTION")
-    list_ = actions.add_parser("list", help="list the models, checked")
+
+    def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+        made = actions.add_parser(name, help=text)
+        made.set_defaults(command=run)
+        return made
+
+    list_ = action("list", _list, "list the models, checked")
     list_.add_argument("bundle", nargs="*", help="further bundles (folders) to check")
-    list_.set_defaults(command=_list)
-    show = actions.add_parser("show", help="card, optics, files and figures of one")
-    show.set_defaults(command=_show)
-    add = actions.add_parser("add", help="check a model and copy it into your model folder")
+    show = action("show", _show, "card, optics, files and figures of one")
+    add = action("add", _add, "check a model and copy it into your model folder")
     add.add_argument("path", type=Path, help="folder or zip of a bioimage.io model")
     add.add_argument("--name", help="what to call it (default: its own id)")
     add.add_argument("--replace", action="store_true", help="replace an older one of this name")
-    add.set_defaults(command=_add)
-    remove = actions.add_parser("remove", help="delete one from your model folder")
+    remove = action("remove", _remove, "delete one from your model folder")
     remove.add_argument("model", metavar="NAME")
-    remove.set_defaults(command=_remove)
-    test = actions.add_parser(
-        "test", help="run its test tensors through an engine; 1 if they differ"
-    )
-    test.set_defaults(command=_test)
-    build = actions.add_parser("build", help="build and warm up its engine now")
+    test = action("test", _test, "run its test tensors through an engine; 1 if they differ")
+    build = action("build", _build, "build and warm up its engine now")
     build.add_argument(
-        "--size",
-        default="512",
-        metavar="W[xH]",
-        type=_size,
-        help="frame size to warm up for, px (default: 512)",
+        "--size", type=frame_size, default="512", metavar="W[xH]", help="frame size, px (512)"
     )
-    build.set_defaults(command=_build)
-    for action in (show, test, build):
-        action.add_argument("model", metavar="NAME", help="name of a model, or a bundle's folder")
-    for action in (test, build):
-        action.add_argument("--backend", choices=["auto", "tensorrt", "cuda", "openvino"])
-        action.add_argument("--precision", choices=["auto", "f32", "f16", "bf16", "int8"])
-        action.add_argument("--config", metavar="FILE", help="settings file, TOML")
-    for action in (list_, show, test):
-        action.add_argument("--json", metavar="FILE", help="write it as JSON")
+    for one in (show, test, build):
+        one.add_argument("model", metavar="NAME", help="name of a model, or a bundle's folder")
+    for one in (test, build):
+        add_setting_flags(one, *_FLAGS)
+    for one in (list_, show, test):
+        one.add_argument("--json", metavar="FILE", help="write it as JSON")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -99,8 +96,8 @@ def _list(arguments: argparse.Namespace) -> int:
     console.print(table)
     for item in listed:
         if item.error:
-            _say(f"{item.name}: {item.error}")
-    _say(f"your models: {models_folder()}")
+            say(f"{item.name}: {item.error}")
+    say(f"your models: {models_folder()}")
     write_json(arguments.json, {"models": [asdict(item) for item in listed]})
     return 1 if any(item.error for item in listed) else 0
 
@@ -110,25 +107,24 @@ def _listed(name: str) -> Listed:
     if name in user_bundles():
         origin = "yours"
     try:
-        bundle = load_bundle(name)
-        return Listed.of(name, bundle, origin)
+        return Listed.of(name, load_bundle(name), origin)
     except RefocusdError as error:
-        return Listed.broken(name, origin, str(error))
+        return Listed(name, origin=origin, error=str(error))
 
 
 def _show(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(arguments.model)
-    figures = facts(bundle)
-    for line in told(bundle):
-        _say(line)
+    figures = bundle_json(bundle)
+    for line in summary_lines(bundle):
+        say(line)
     if quality(figures["metrics"]):
-        _say(f"  refocused  {quality(figures['metrics'])} (PSNR, mean over defocus)")
+        say(f"  refocused  {quality(figures['metrics'])} (PSNR, mean over defocus)")
     table = Table("file", "KiB", "sha256")
     for file in figures["files"]:
         table.add_row(plain(file["name"]), f"{file['bytes'] / 1024:.0f}", file["sha256"])
     console.print(table)
     if bundle.card:
-        _say(bundle.card)
+        say(bundle.card)
     write_json(arguments.json, figures)
     return 0
 
@@ -138,19 +134,19 @@ def _add(arguments: argparse.Namespace) -> int:
         arguments.path, frames=_typical, name=arguments.name, replace=arguments.replace
     )
     if added.adopted is not None:
-        _say(
+        say(
             "made elsewhere; measured here: its own test tensor comes out within "
             f"{added.adopted.deviation:.1g}, sides are multiples of {added.adopted.size_multiple} px, it looks "
             f"{added.adopted.receptive_field_px} px far"
         )
-    _say(
+    say(
         f"{added.name} is in {added.bundle.folder}; use it with `refocusd run --model {added.name}`"
     )
     return 0
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    _say(f"{remove_bundle(arguments.model)} is deleted")
+    say(f"{remove_bundle(arguments.model)} is deleted")
     return 0
 
 
@@ -172,9 +168,9 @@ def _test(arguments: argparse.Namespace) -> int:
             f"{check.tolerance:.2e}",
             "good" if check.good else "OUT",
         )
-    _say(f"{bundle.model_id} on {about.backend} in {about.precision} ({about.device})")
+    say(f"{bundle.model_id} on {about.backend} in {about.precision} ({about.device})")
     console.print(table)
-    _say("differences in network units (1: from the low to the high percentile of a frame)")
+    say("differences in network units (1: from the low to the high percentile of a frame)")
     good = all(check.good for check in checks)
     write_json(
         arguments.json,
@@ -199,7 +195,7 @@ def _build(arguments: argparse.Namespace) -> int:
     finally:
         engine.close()
     height, width = arguments.size
-    _say(
+    say(
         f"{about.model_id}: {about.backend} in {about.precision} on {about.device}, built in "
         f"{built - begun:.1f} s, warmed up for {width}×{height} px in {time.perf_counter() - built:.1f} s; "
         f"key {about.key}"
@@ -208,8 +204,10 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> EngineOptions:
-    flags = {"backend": arguments.backend, "precision": arguments.precision}
-    return load_settings(arguments.config, flags).engine_options
+    options = settings_of(arguments, *_FLAGS).engine_options
+    if options.backend == "identity":
+        raise ConfigError("backend = identity runs no model: name another --backend")
+    return options
 
 
 def _typical() -> list[Pixels]:
@@ -219,16 +217,3 @@ def _typical() -> list[Pixels]:
     specimen = Specimen()
     rng = np.random.default_rng(0)
     return [specimen.frame("DAPI", defocus, 10.0, rng) for defocus in (0.0, 8.0, 16.0)]
-
-
-def _size(text: str) -> tuple[int, int]:
-    """Height and width of ``512`` or ``696x520`` (width first)."""
-    width, _, height = text.partition("x")
-    size = (int(height or width), int(width))
-    if not all(0 < side <= 16384 for side in size):
-        raise argparse.ArgumentTypeError(f"{text}: sides lie between 1 and 16384 px")
-    return size
-
-
-def _say(text: str) -> None:
-    console.print(printable(text), markup=False, highlight=False)

@@ -7,19 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.commands.resume import tell
-from refocusd.cli.console import messages
-from refocusd.cli.settings import add_setting_flags, settings_of
-from refocusd.cli.work import (
-    Done,
-    OwnDaemon,
-    check_quickly,
-    feed,
-    held_elsewhere,
-    own_settings,
-    quietly,
-)
+from refocusd.cli.console import note
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, report
 from refocusd.config import Settings
+from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
 from refocusd.datasets.dataset import (
     Output,
     RawAndOutputs,
@@ -28,7 +20,7 @@ from refocusd.datasets.dataset import (
     outputs_of,
     refuse_refocused,
 )
-from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
+from refocusd.errors import OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.profiles.catalogue import Catalogue
@@ -48,12 +40,14 @@ What is done already is not done again; what was interrupted goes on where it wa
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "process",
-        help="refocus finished datasets and recordings at full speed",
+        _process,
+        short="refocus finished datasets and recordings at full speed",
         description="Refocuses NDTiff datasets, TIFF stacks and folders of images that lie on disk.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="what was done",
     )
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="raw dataset, recording or folder"
@@ -61,9 +55,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for <name>_refocused (default: beside each PATH)"
     )
-    parser.add_argument("--json", metavar="FILE", help="write what was done as JSON")
     add_setting_flags(parser)
-    parser.set_defaults(command=_process)
 
 
 def _process(arguments: argparse.Namespace) -> int:
@@ -71,40 +63,38 @@ def _process(arguments: argparse.Namespace) -> int:
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
-            try:
+            with recorded(all_done, path):
                 all_done.append(_one(path, arguments.output, settings, daemon))
-            except (TransportError, WorkerError):
-                raise  # of our own daemon: the next path would fare no better
-            except (RefocusdError, OSError) as error:
-                all_done.append(Done(path, said=str(error), error=True))
-    return tell(all_done, arguments.json)
+    return report(all_done, arguments.json)
 
 
 def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon) -> Done:
     with open_dataset(path) as frames:
         refuse_refocused(frames)
+        if missing := len(frames.missing_keys()):
+            note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
         outputs = outputs_of(frames, settings.ledgers, folder)
         acquisition = acquisition_of(frames, outputs, settings.ledgers)
         target = output_for(frames, folder)
         keys = frames.axes_keys()
-        _warn_of(frames)
-        endpoint = daemon.start(own_settings(settings))
-        there = (o for o in outputs if folder is None or o.path.parent == target.parent)
-        known = next((o.first for o in outputs if o.acquisition == acquisition and o.first), None)
-        first = known or _first(frames)
+        daemon.start(own_settings(settings))
+        ours = [output for output in outputs if output.acquisition == acquisition]
+        first = next((o.first for o in ours if o.first), None) or _first(frames)
         form = frames.first_format()
-        shape = (form.height, form.width)
-        chosen, _ = Catalogue(settings.calibrations).choose(first, shape)
+        chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
         run = daemon.run_of(chosen.ids)
-        ours = (acquisition, run)
-        if output := next((o for o in there if (o.acquisition, o.run) == ours), None):
-            if said := held_elsewhere(output, settings):
-                return Done(path, output.path, said=said)
+        there = (o for o in ours if folder is None or o.path.parent == target.parent)
+        found = (o for o in there if o.run == run)
+        new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
+        output = next(found, new)
+        if output is not new:
+            if reason := held_elsewhere(output, settings):
+                return Done(path, output.path, summary=reason)
             check = check_quickly(_dataset(frames, output), output, settings)
-            keys, target = check.report.to_do(), output.path
+            keys = check.report.to_do()
             if check.clean:
-                return Done(path, output.path, check=check, said=f"{output.path}: nothing to do")
-        place, seconds = feed(frames, keys, endpoint, acquisition, target, run, first, chosen.ids)
+                return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
+        place, seconds = feed(daemon, frames, keys, output)
         made = Output.at(place)
         if made is None:
             raise OutputError(f"{place} was moved while it was written")
@@ -115,17 +105,9 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
 def _first(frames: Dataset) -> dict[str, Any]:
     """What the first frame tells of the microscope."""
     frame = frames.read(frames.axes_keys()[0])
-    said: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
-    return said
+    first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
+    return first
 
 
 def _dataset(frames: Dataset, output: Output) -> RawAndOutputs:
     return RawAndOutputs(frames.path, "", (output,), ())
-
-
-def _warn_of(frames: Dataset) -> None:
-    if missing := len(frames.missing_keys()):
-        messages.print(
-            f"{frames.path}: {missing} frames are named but not on disk: they are left out",
-            markup=False,
-        )

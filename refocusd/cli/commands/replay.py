@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, messages, progress, write_json
-from refocusd.cli.report import (
-    Comparison,
-    LevelQuality,
-    by_level,
-    compare_frames,
-    quality_table,
-    read_attempts,
-    run_figures,
-)
-from refocusd.cli.settings import add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.console import console, note, plain, progress, write_json
+from refocusd.cli.figures import figures_table, quality_table
+from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
+from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.dataset import Dataset, Plan
-from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Axes, AxisValue, canonical_axes
+from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.imaging.quality import best_focus, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.replay import recorded_times_s, replay
@@ -41,12 +36,14 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "replay",
-        help="refocus a recorded stack as if it were acquired now",
+        _replay,
+        short="refocus a recorded stack as if it were acquired now",
         description="Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="the figures",
     )
     parser.add_argument("path", type=Path, help="recording: a file or a folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
@@ -61,9 +58,7 @@ def register(commands: Any) -> None:
         metavar="z=N",
         help="in-focus plane to compare with: z=N, auto (found by focus score) or none",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_setting_flags(parser)
-    parser.set_defaults(command=_replay)
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -79,10 +74,9 @@ def _replay(arguments: argparse.Namespace) -> int:
         times = _times(arguments.fps, plan)
         references = _references(arguments.reference, recording, plan)
         if missing := len(recording.missing_keys()):
-            messages.print(f"{missing} frames are named but not on disk: they are left out")
-        log_file = arguments.output / "refocusd.log"
-        with _daemon(arguments, log_file) as endpoint, progress() as bar:
-            task = bar.add_task(f"refocusing {recording.name}", total=len(plan))
+            note(f"{missing} frames are named but not on disk: they are left out")
+        with _daemon(arguments) as endpoint, progress() as bar:
+            task = bar.add_task(plain(f"refocusing {recording.name}"), total=len(plan))
             counts = replay(
                 recording,
                 endpoint,
@@ -93,46 +87,40 @@ def _replay(arguments: argparse.Namespace) -> int:
             )
         figures = run_figures([counts], read_attempts([output]))
         levels = _compare(recording, plan, output, references)
-    console.print(figures.table(f"{recording.name} → {output}"))
+    console.print(figures_table(figures, f"{recording.name} → {output}"))
     if levels:
-        console.print(quality_table(levels, "against the in-focus plane, raw → refocused"))
+        console.print(
+            quality_table(levels, "planes", "compared with the in-focus plane, raw → refocused")
+        )
     write_json(
         arguments.json,
         {
             **figures.as_json(),
             "output": str(output),
             "reference": arguments.reference,
-            "levels": [level.as_json() for level in levels],
+            "levels": [level.as_json("planes") for level in levels],
         },
     )
     return 0 if counts.failed == 0 and counts.final == len(plan) else 1
 
 
-class _daemon:  # noqa: N801 (reads as the function it is)
+@contextmanager
+def _daemon(arguments: argparse.Namespace) -> Iterator[str]:
     """The address of the daemon to use: the one named by ``--endpoint``, or a new one."""
-
-    def __init__(self, arguments: argparse.Namespace, log_file: Path) -> None:
-        self._endpoint: str | None = arguments.endpoint
-        self._process = None if self._endpoint else DaemonProcess(daemon_flags(arguments), log_file)
-
-    def __enter__(self) -> str:
-        if self._process is None:
-            assert self._endpoint is not None
-            return self._endpoint
-        return self._process.__enter__().endpoint
-
-    def __exit__(self, *details: Any) -> None:
-        if self._process is not None:
-            self._process.__exit__(*details)
+    if arguments.endpoint:
+        yield arguments.endpoint
+        return
+    with DaemonProcess(daemon_flags(arguments), arguments.output / "refocusd.log") as daemon:
+        yield daemon.endpoint
 
 
 def _times(fps: float | None, plan: Plan) -> list[float] | None:
     if fps is None:
         times = recorded_times_s(plan)
         if times is None:
-            messages.print("the recording does not tell its rate: as fast as possible")
+            note("the recording does not tell its rate: as fast as possible")
         elif times[-1] > 60:
-            messages.print(
+            note(
                 f"at the recorded rate this takes {times[-1] / 60:.1f} minutes; --fps 0 is as fast as "
                 "possible"
             )
@@ -161,35 +149,27 @@ def _references(wanted: str, recording: Dataset, plan: Plan) -> dict[str, AxisVa
         found: dict[str, AxisValue] = {}
         for group, planes in stacks.items():
             if len(planes) >= 3:
-                scores = [
-                    focus_score(recording.read(plan.axes[index]).pixels)
-                    for index in planes.values()
-                ]
-                found[group] = list(planes)[best_focus(scores)]
+                frames = (recording.read(plan.axes[index]) for index in planes.values())
+                found[group] = list(planes)[best_focus([focus_score(f.pixels) for f in frames])]
         return found
-    name, _, text = wanted.partition("=")
-    if name != "z" or not text.lstrip("-").isdigit():
+    named = re.fullmatch(r"z=(-?[0-9]{1,9})", wanted)
+    if named is None:
         raise ConfigError(f"--reference {wanted}: write z=N, auto or none")
-    plane = int(text)
-    having: dict[str, AxisValue] = {group: plane for group, p in stacks.items() if plane in p}
-    if not having:
-        planes_there = sorted({str(z) for p in stacks.values() for z in p}) or ["none"]
-        raise InputError(
-            f"no frame of {recording.path} has z={plane}; its planes are {', '.join(planes_there)}"
-        )
-    return having
+    plane = int(named[1])
+    found = {group: plane for group, p in stacks.items() if plane in p}
+    if not found:
+        there = ", ".join(sorted({str(z) for p in stacks.values() for z in p})) or "none"
+        raise InputError(f"no frame of {recording.path} has {wanted}; its planes are {there}")
+    return found
 
 
 def _compare(
-    recording: Dataset,
-    plan: Plan,
-    output: Path,
-    references: Mapping[str, AxisValue],
-) -> list[LevelQuality]:
+    recording: Dataset, plan: Plan, output: Path, references: Mapping[str, AxisValue]
+) -> list[Comparison]:
     if not references:
         return []
     comparisons: list[Comparison] = []
-    with NDTiffReader(output) as refocused, progress() as bar:
+    with open_dataset(output) as refocused, progress() as bar:
         written = set(refocused.axes_keys())
         task = bar.add_task("comparing with the in-focus plane", total=len(plan))
         for axes in plan.axes:
@@ -205,4 +185,4 @@ def _compare(
             comparisons.append(
                 compare_frames(level, raw, refocused.read(key).pixels, truth, register=True)
             )
-    return by_level(comparisons, "planes")
+    return by_level(comparisons)

@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, messages, write_json
-from refocusd.cli.settings import add_setting_flags, settings_of
-from refocusd.cli.work import (
-    Done,
-    OwnDaemon,
-    check_quickly,
-    feed,
-    held_elsewhere,
-    own_settings,
-    quietly,
-    summary,
-)
+from refocusd.cli.console import note
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, report
 from refocusd.config import Settings
+from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
-from refocusd.datasets.verify import RunCheck
-from refocusd.errors import BundleError, InputError, RefocusdError, TransportError, WorkerError
+from refocusd.datasets.run_settings import check_profiles, settings_of_run
+from refocusd.errors import BundleError, InputError
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.models.bundle import load_bundle, shipped_bundles
-from refocusd.models.library import user_bundles
-from refocusd.profiles.catalogue import Catalogue
 
 __all__ = ["register"]
-
-#: What opening the run repairs, frames apart.
-_REPAIRED = ("not in the ledger", "state differs")
 
 EPILOG = """\
 examples:
@@ -46,13 +32,15 @@ no harm, nor does stopping it at any moment.
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "resume",
-        help="finish what is pending or failed in a dataset",
+        _resume,
+        short="finish what is pending or failed in a dataset",
         description="Refocuses, from raw, the frames of a dataset that have no final state yet or "
         "failed, and repairs its ledger.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="what was done",
     )
     parser.add_argument(
         "datasets",
@@ -67,9 +55,7 @@ def register(commands: Any) -> None:
         default=True,
         help="attempt failed frames once more",
     )
-    parser.add_argument("--json", metavar="FILE", help="write what was done as JSON")
     add_setting_flags(parser)
-    parser.set_defaults(command=_resume)
 
 
 def _resume(arguments: argparse.Namespace) -> int:
@@ -77,172 +63,62 @@ def _resume(arguments: argparse.Namespace) -> int:
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.datasets:
-            try:
+            with recorded(all_done, path):
                 dataset = find_dataset(path, settings.ledgers)
                 if not dataset.outputs:
                     raise InputError(
                         f"nothing of {path} was refocused yet, so there is nothing to resume; "
                         f"`refocusd process {path}` does all of it"
                     )
-            except (RefocusdError, OSError) as error:
-                all_done.append(Done(path, said=str(error), error=True))
-                continue
-            all_done += [
-                _finish(path, dataset, output, settings, daemon, arguments.retry_failed)
-                for output in dataset.outputs
-            ]
-    return tell(all_done, arguments.json)
-
-
-def tell(all_done: list[Done], json_file: str | None) -> int:
-    """Show what was done; the exit status."""
-    for done in all_done:
-        if done.error:
-            messages.print(f"refocusd: error: {done.said}", markup=False, highlight=False)
-        elif done.said:
-            console.print(done.said, markup=False, highlight=False)
-    if any(done.attempted for done in all_done):
-        console.print(summary(all_done))
-    for done in all_done:
-        if done.check is not None and not done.check.clean:
-            console.print(
-                f"{done.output}: not all is well; `refocusd verify {done.output}` says what is off",
-                markup=False,
-            )
-    write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
-    if all_done and all(done.error for done in all_done):
-        return 2
-    return 0 if all(done.fine for done in all_done) else 1
+                for output in dataset.outputs:
+                    with recorded(all_done, path, output.path):
+                        done = _finish(dataset, output, settings, daemon, arguments.retry_failed)
+                        all_done.append(replace(done, path=path))
+    return report(all_done, arguments.json)
 
 
 def _finish(
-    path: Path,
     dataset: RawAndOutputs,
     output: Output,
     settings: Settings,
     daemon: OwnDaemon,
     retry_failed: bool,
 ) -> Done:
-    try:
-        if said := held_elsewhere(output, settings):
-            return Done(path, output.path, said=said)
-        check = check_quickly(dataset, output, settings)
-        for note in check.notes:
-            messages.print(note, markup=False)
-        keys = check.report.to_do()
-        if not retry_failed:
-            failed = {p.axes for p in check.report.problems if p.kind == "failed"}
-            keys = [key for key in keys if key not in failed]
-        if not keys and not _needs_repair(check):
-            return Done(path, output.path, check=check, said=f"{output.path}: nothing to do")
-        if dataset.raw is None:
-            lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
-            raise InputError(
-                f"{output.path} is not complete, and its raw data are not there{lost}: put them beside it"
-            )
-        _check_profiles(output, dataset.raw, settings)
-        endpoint = daemon.start(settings_of_run(output, settings))
-        if (run := daemon.run_of(output.profiles)) != output.run:
-            raise BundleError(
-                f"{output.path} is of run {output.run}, but its model and settings make run "
-                f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
-                "refocuses the raw data anew, beside it"
-            )
-        with open_dataset(dataset.raw) as frames:
-            _, seconds = feed(
-                frames,
-                keys,
-                endpoint,
-                output.acquisition,
-                output.path,
-                output.run,
-                output.first,
-                output.profiles,
-            )
-        after = check_quickly(dataset, output, settings)
-    except (TransportError, WorkerError):
-        raise  # of our own daemon: the next dataset would fare no better
-    except (RefocusdError, OSError) as error:
-        return Done(path, output.path, said=str(error), error=True)
-    said = "" if keys else f"{output.path}: the ledger was put right"
-    return Done(path, output.path, len(keys), seconds, after, said)
-
-
-def _check_profiles(output: Output, raw: Path, settings: Settings) -> None:
-    """Refuse a run whose calibration profiles are not there any more, before an engine starts.
+    """Attempt what is left of one run.
 
     Raises
     ------
-    InputError
+    RefocusdError
+        If that cannot be done.
     """
-    try:
-        Catalogue(settings.calibrations).named(output.profiles, output.first)
-    except InputError as error:
+    path = output.path
+    if reason := held_elsewhere(output, settings):
+        return Done(path, path, summary=reason)
+    check = check_quickly(dataset, output, settings)
+    for text in check.notes:
+        note(text)
+    keys = check.report.to_do()
+    if not retry_failed:
+        failed = {p.axes for p in check.report.problems if p.kind == "failed"}
+        keys = [key for key in keys if key not in failed]
+    if not keys and not check.ledger_needs_repair:
+        return Done(path, path, check=check, summary=f"{path}: nothing to do")
+    if dataset.raw is None:
+        lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
         raise InputError(
-            f"{output.path} cannot be finished: {error}; or refocus the raw data anew, beside it, "
-            f"with `refocusd process {raw}`"
-        ) from error
-
-
-def _needs_repair(check: RunCheck) -> bool:
-    """Whether the ledger, or its local file, must be put right."""
-    # A ledger that had to be replaced by its copy is noted; one that is nowhere is a fault.
-    return any(p.kind in _REPAIRED for p in check.report.problems) or check.ledger_off
-
-
-def settings_of_run(output: Output, settings: Settings) -> Settings:
-    """The settings in force, but for those that decide the pixels: they are the run's.
-
-    Raises
-    ------
-    BundleError
-        If the model that made the run is not at hand.
-    """
-    pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
-    if output.engine.get("backend") == "identity":
-        return own_settings(settings, backend="identity", pass_in_focus=pass_in_focus)
-    recorded = _by_name(output.settings.get("channel_models"))
-    channels = {
-        channel: _at_hand(
-            output, about, [recorded.get(channel), settings.channel_models.get(channel)]
+            f"{path} is not complete, and its raw data are not there{lost}: put them beside it"
         )
-        for channel, about in _by_name(output.engine.get("channels")).items()
-    }
-    return own_settings(
-        settings,
-        model=_at_hand(output, output.engine, [output.settings.get("model"), settings.model]),
-        channel_models=channels,
-        # Frames that a rule skipped have their final state.
-        skip_channels=[name for name in settings.skip_channels if name not in channels],
-        backend="auto" if settings.backend == "identity" else settings.backend,
-        pass_in_focus=pass_in_focus,
-    )
-
-
-def _by_name(said: object) -> dict[str, Any]:
-    return said if isinstance(said, dict) else {}
-
-
-def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
-    """Which of these bundles, or of those that are installed, is that of an engine of the run.
-
-    Raises
-    ------
-    BundleError
-        If none is.
-    """
-    about = _by_name(engine)
-    wanted = about.get("model_sha256")
-    named = [name for name in names if isinstance(name, str) and name]
-    for name in dict.fromkeys([*named, *shipped_bundles(), *user_bundles()]):
-        try:
-            if load_bundle(name).sha256 == wanted:
-                return name
-        except BundleError:
-            continue
-    raise BundleError(
-        f"{output.path} was made with the model {about.get('model_id') or output.model} (sha256 "
-        f"{str(wanted)[:12]}…), which is not at hand ({', '.join(named) or 'it'} is missing or "
-        "another); name its folder with --model (or in channel_models), or refocus the raw data with "
-        "another model by `refocusd process`: that makes a second dataset beside it"
+    check_profiles(output, dataset.raw, settings)
+    daemon.start(own_settings(settings_of_run(output, settings)))
+    if (run := daemon.run_of(output.profiles)) != output.run:
+        raise BundleError(
+            f"{path} is of run {output.run}, but its model and settings make run "
+            f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
+            "refocuses the raw data anew, beside it"
+        )
+    with open_dataset(dataset.raw) as frames:
+        _, seconds = feed(daemon, frames, keys, output)
+    after = check_quickly(dataset, output, settings)
+    return Done(
+        path, path, len(keys), seconds, after, "" if keys else f"{path}: the ledger was repaired"
     )

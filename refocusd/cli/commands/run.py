@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 
 from refocusd.cli.console import write_json
-from refocusd.cli.settings import add_setting_flags, settings_of
-from refocusd.config import Settings
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.processes.daemon_process import Announcement
 from refocusd.processes.lifeline import watch_stdin
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import stop_asked
 from refocusd.sources.attached.process import AttachProcess
 from refocusd.view.process import ViewProcess
 
@@ -41,31 +39,22 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "run",
-        help="start the daemon beside Micro-Manager",
+        _run,
+        short="start the daemon beside Micro-Manager",
         description="Takes frames from pycromanager hooks (refocusd.Source), from folders where "
         "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="the counts of all acquisitions at the end",
     )
     add_setting_flags(parser)
     parser.add_argument("--stop", action="store_true", help="ask the running daemon to stop")
     parser.add_argument(
-        "--json", metavar="FILE", help="write the counts of all acquisitions at the end"
-    )
-    parser.add_argument(
         "--announce", action="store_true", help="print one line of JSON (endpoint, pid) when ready"
     )
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
-    parser.set_defaults(command=_run)
-
-
-def _view(settings: Settings, daemon: Daemon) -> AbstractContextManager[object]:
-    """The live view as a process of its own: it can neither slow nor end the daemon."""
-    if not settings.view:
-        return nullcontext()
-    return ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -74,16 +63,15 @@ def _run(arguments: argparse.Namespace) -> int:
         stop_daemon(settings.endpoint)
         return 0
     yield_to_acquisition(NICENESS)
-    asked = threading.Event()
-    # Handlers only set a flag: a lock taken in one could be held by the thread it interrupts.
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: asked.set())
+    asked = stop_asked()
     if arguments.with_parent:
         watch_stdin(asked.set)
     with (
         Daemon(settings) as daemon,
-        _view(settings, daemon),
+        # A process of its own: it can neither slow nor end the daemon.
+        ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
+        if settings.view
+        else nullcontext(),
         AttachProcess(daemon.endpoint, settings) as attached,
     ):
         daemon.wait_ready(asked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,20 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from refocusd.cli.console import console, messages, progress, write_json
-from refocusd.cli.settings import settings_of
+from refocusd.cli.console import console, note, plain, progress, say, write_json
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.config import Settings
-from refocusd.daemon.daemon import daemon_status
+from refocusd.daemon.offline import held_by_daemon
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
-from refocusd.errors import TransportError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import is_marked
 
-__all__ = ["held_by_daemon", "register"]
+__all__ = ["register"]
 
 #: Lines shown of what is off with one run; all are in the JSON.
 SHOWN = 20
-#: How long a running daemon may take to answer.
-ANSWER_S = 1.0
+_FLAGS = ("ledgers", "endpoint")
 
 EPILOG = """\
 examples:
@@ -41,38 +38,34 @@ matches; 1 if anything is off or pending; 2 if that cannot be found out
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "verify",
-        help="prove that every frame of a dataset is accounted for",
-        description="Holds raw frames, ledger and refocused frames against each other, frame by "
+        _verify,
+        short="prove that every frame of a dataset is accounted for",
+        description="Compares raw frames, ledger and refocused frames with each other, frame by "
         "frame.  Changes nothing.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="all that was found",
     )
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
     )
     parser.add_argument("--quick", action="store_true", help="do not compare pixels")
-    parser.add_argument("--json", metavar="FILE", help="write all that was found as JSON")
-    parser.add_argument("--config", metavar="FILE", help="settings file, TOML")
-    parser.add_argument("--ledgers", help="folder of the ledgers, on a local disk")
-    parser.add_argument("--endpoint", help="where a running daemon is asked")
-    parser.set_defaults(command=_verify)
+    add_setting_flags(parser, *_FLAGS)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    settings = settings_of(arguments)
+    settings = settings_of(arguments, *_FLAGS)
     dataset = find_dataset(arguments.dataset, settings.ledgers)
-    checks = [
-        _check(dataset, output, settings, quick=arguments.quick) for output in dataset.outputs
-    ]
+    quick: bool = arguments.quick
+    checks = [_check(dataset, output, settings, quick=quick) for output in dataset.outputs]
     if not checks:
         assert dataset.raw is not None
         with open_dataset(dataset.raw) as frames:
             count = len(frames)
-        console.print(
-            f"{dataset.raw}: {count} frames, none refocused; `refocusd process {dataset.raw}` does that",
-            markup=False,
+        say(
+            f"{dataset.raw}: {count} frames, none refocused; `refocusd process {dataset.raw}` does that"
         )
     for check in checks:
         _show(check)
@@ -82,7 +75,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         {
             "dataset": str(arguments.dataset),
             "raw": str(dataset.raw or ""),
-            "quick": arguments.quick,
+            "quick": quick,
             "runs": [check.as_json() for check in checks],
             "clean": clean,
         },
@@ -90,20 +83,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0 if clean else 1
 
 
-def held_by_daemon(output: Output, settings: Settings) -> bool:
-    """Whether the running daemon, if there is one, has the acquisition of an output open."""
-    with contextlib.suppress(TransportError):
-        details = daemon_status(settings.endpoint, ANSWER_S).details
-        return any(a.id == output.acquisition and a.state != "ended" for a in details)
-    return False
-
-
 def _check(dataset: RawAndOutputs, output: Output, settings: Settings, *, quick: bool) -> RunCheck:
     running = is_being_written(output.path) or (
         is_marked(settings.ledgers, output.acquisition) and held_by_daemon(output, settings)
     )
     with progress() as bar:
-        task = bar.add_task(f"verifying {output.path.name}", total=None)
+        task = bar.add_task(plain(f"verifying {output.path.name}"), total=None)
         return check_run(
             dataset,
             output,
@@ -118,37 +103,37 @@ def _check(dataset: RawAndOutputs, output: Output, settings: Settings, *, quick:
 def _show(check: RunCheck) -> None:
     report = check.report
     title = f"{check.output.path} (run {check.output.run}, {check.output.model})"
-    table = Table(title=title, show_header=False, title_justify="left", box=box.SIMPLE)
-    table.add_row("raw frames", str(report.frames))
-    for state in ("refocused", "passed_through", "skipped", "failed"):
-        table.add_row(state.replace("_", " "), str(report.states.get(state, 0)))
-    table.add_row("pending", str(len(report.pending) + report.unnamed))
+    table = Table(title=plain(title), show_header=False, title_justify="left", box=box.SIMPLE)
+    for state, count in check.counts().items():
+        table.add_row("raw frames" if state == "frames" else state.replace("_", " "), str(count))
     table.add_row("refocused pixels compared", str(report.compared))
     table.add_row("raw pixels compared", str(report.raw_compared))
     console.print(table)
-    for note in check.notes:
-        messages.print(note, markup=False)
+    for text in check.notes:
+        note(text)
     if report.without_checksum:
-        messages.print(
+        note(
             f"{report.without_checksum} frames have no checksum in the ledger: their pixels were not "
             "compared with what was written"
         )
-    off = [*check.faults, *(f"{p.kind}: {p.axes} {p.detail}" for p in report.problems)]
-    off += [f"pending: {axes}" for axes in report.pending]
-    for line in off[:SHOWN]:
-        console.print(line.rstrip(), markup=False, highlight=False)
-    if len(off) > SHOWN:
-        kinds = Counter(p.kind for p in report.problems)
-        kinds_text = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-        console.print(
-            f"and {len(off) - SHOWN} more ({kinds_text or 'no problems'}; {len(report.pending)} "
-            "pending): --json has them all",
-            markup=False,
-        )
+    _show_problems(check)
     if check.running:
-        console.print("still running: frames are being written; look again when that has ended")
+        say("still running: frames are being written; look again when that has ended")
     elif count := len(report.to_do()):
-        console.print(
-            f"{count} frames can be attempted: `refocusd resume {check.output.path}`", markup=False
+        say(f"{count} frames can be attempted: `refocusd resume {check.output.path}`")
+    say("clean" if check.clean else "NOT clean")
+
+
+def _show_problems(check: RunCheck) -> None:
+    """What is off or pending: the first lines, and how many more."""
+    report = check.report
+    lines = [*check.faults, *(f"{p.kind}: {p.axes} {p.detail}" for p in report.problems)]
+    lines += [f"pending: {axes}" for axes in report.pending]
+    for line in lines[:SHOWN]:
+        say(line.rstrip())
+    if len(lines) > SHOWN:
+        kinds = Counter(p.kind for p in report.problems).most_common()
+        say(
+            f"and {len(lines) - SHOWN} more ({', '.join(f'{n} {kind}' for kind, n in kinds) or 'no problems'}; "
+            f"{len(report.pending)} pending): --json has them all"
         )
-    console.print("clean" if check.clean else "NOT clean")

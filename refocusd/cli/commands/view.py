@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from refocusd.cli.flags import add_command
 from refocusd.view.command import add_view_flags, run_view, view_options
 
 __all__ = ["register"]
@@ -20,16 +21,16 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "view",
-        help="watch raw and refocused frames live, in a browser or in napari",
+        _view,
+        short="watch raw and refocused frames live, in a browser or in napari",
         description="Serves the live view of a running daemon; needs nothing from the network.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_view_flags(parser)
     parser.add_argument("--napari", action="store_true", help="two linked layers of napari instead")
-    parser.set_defaults(command=_view)
 
 
 def _view(arguments: argparse.Namespace) -> int:

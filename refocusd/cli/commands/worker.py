@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
-import threading
-from typing import Any, get_args
+from typing import Any
 
-from refocusd.config import Backend, Precision, load_settings
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.errors import WorkerError
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import stop_asked
 from refocusd.transport.secure.keys import load_client_keys
 from refocusd.worker.remote import work_remotely
 from refocusd.worker.session import prepare
@@ -33,48 +32,33 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "worker",
-        help="refocus frames for a daemon on another host",
+        _worker,
+        short="refocus frames for a daemon on another host",
         description=(
-            "Builds an engine on this host and refocuses frames for a daemon elsewhere. Comes back by "
-            "itself when the link is cut or the daemon is restarted; ends with Ctrl-C."
+            "Builds an engine on this host and refocuses frames for a daemon on another. It reconnects "
+            "by itself when the link is cut or the daemon is restarted. Ctrl-C ends it."
         ),
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--connect", required=True, metavar="ADDRESS", help="tcp://HOST:PORT")
     parser.add_argument(
         "--keys", required=True, metavar="FILE", help="made with `refocusd keys new` there"
     )
     parser.add_argument("--once", action="store_true", help="end when the link or the daemon ends")
-    group = parser.add_argument_group("settings (before file and environment)")
-    group.add_argument("--config", metavar="FILE", help="settings file, TOML")
-    group.add_argument("--model", help="name of a shipped model, or a bundle's folder")
-    group.add_argument("--backend", choices=get_args(Backend))
-    group.add_argument("--precision", choices=get_args(Precision))
-    group.add_argument("--threads", type=int, help="threads of a CPU engine; 0 chooses")
-    parser.set_defaults(command=_worker)
+    add_setting_flags(parser, *_FLAGS)
 
 
 def _worker(arguments: argparse.Namespace) -> int:
-    settings = load_settings(arguments.config, {name: getattr(arguments, name) for name in _FLAGS})
+    settings = settings_of(arguments, *_FLAGS)
     keys = load_client_keys(arguments.keys)
-    asked = threading.Event()
-    # Handlers only set a flag: a frame at work is finished and sent.
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: asked.set())
+    asked = stop_asked()  # a frame at work is finished and sent
     yield_to_acquisition(NICENESS)
     prepared = prepare(settings.models, settings.engine_options)
     try:
-        work_remotely(
-            arguments.connect,
-            keys,
-            prepared,
-            once=arguments.once,
-            asked=asked,
-        )
+        work_remotely(arguments.connect, keys, prepared, once=arguments.once, asked=asked)
     except MemoryError as error:
         raise WorkerError(
             "a frame took more memory than there is; start the worker again, with fewer --threads or "

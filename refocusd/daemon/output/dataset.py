@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -113,7 +113,7 @@ class OutputDataset:
 
     def _repair(self) -> None:
         """Record frames that a killed writer had written, and not recorded yet."""
-        with closing(open_dataset(self.sink.path)) as frames:
+        with open_dataset(self.sink.path) as frames:
             known = self.ledger.final_states(self.run, self.message.acquisition)
             lost = [key for key in frames.axes_keys() if known.get(key, "failed") == "failed"]
             if lost:

@@ -16,6 +16,7 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
+from refocusd.formats.ndtiff.layout import NDTIFF_MAGIC
 from refocusd.formats.ndtiff.reader import index_is_open, place_in, place_of, summary_of
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import Opener, Page, Place, open_file
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 #: ``run_NDTiffStack.tif``, ``run_NDTiffStack_1.tif``, ...; Java's first has its prefix alone.
 _STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif$", re.IGNORECASE)
-_MAGIC = 483729
 #: Between a directory's pointer to the next one and its pixels: two resolutions.
 _POINTER_BEFORE_PIXELS = 4 + 16
 #: Pages taken from the chain in one look; more follow at the next.
@@ -134,7 +134,7 @@ class GrowingNDTiff(PlacedFrames):
         with self._reading(name) as file:
             if name not in self._next:
                 order, first, magic = file.words(0, 3)
-                if order & 0xFFFF != 0x4949 or magic != _MAGIC or not first:
+                if order & 0xFFFF != 0x4949 or magic != NDTIFF_MAGIC or not first:
                     return []
                 self._next[name] = first
             for _ in range(_MOST_PAGES):

@@ -11,6 +11,7 @@ from typing import Any
 from refocusd.errors import InputError
 from refocusd.formats.metadata import json_object
 from refocusd.formats.ndtiff.index import INDEX_NAME, IndexEntry, NDTiffIndex
+from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, open_file
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
@@ -29,7 +30,6 @@ __all__ = [
 FULL_RESOLUTION = "Full resolution"
 #: Java's index until it is cut at the end (NDStorage, ``IndexWriter.java``).
 PRESIZED_INDEX = 25 << 20
-_MAGIC, _SUMMARY_MAGIC = 483729, 2355492
 _MAX_SUMMARY_BYTES = 1 << 26
 
 
@@ -154,11 +154,11 @@ def summary_of(file: GrowingFile) -> dict[str, Any] | None:
     ------
     OSError
     """
-    order, _, magic, _, minor, mark, length = file.words(0, 7)
-    # Version 2 has no minor version in front of the summary.
-    mark, length, start = (mark, length, 28) if mark == _SUMMARY_MAGIC else (minor, mark, 24)
-    header = (order & 0xFFFF, magic, mark)
-    if header != (0x4949, _MAGIC, _SUMMARY_MAGIC) or length > _MAX_SUMMARY_BYTES:
+    try:
+        start, length = summary_place(file.bytes_at(0, HEADER_BYTES))
+    except ValueError:
+        return None
+    if length > _MAX_SUMMARY_BYTES:
         return None
     text = file.bytes_at(start, length).rstrip(b"\0").decode("utf-8", "replace").strip()
     # pycromanager writes null where there is nothing to say.
@@ -203,4 +203,4 @@ def _is_stack_of_dataset(path: Path) -> bool:
             head = file.read(12)
     except OSError:
         return False
-    return len(head) == 12 and struct.unpack("<I", head[8:])[0] == _MAGIC
+    return len(head) == 12 and struct.unpack("<I", head[8:])[0] == NDTIFF_MAGIC

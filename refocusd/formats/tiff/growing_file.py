@@ -111,10 +111,14 @@ class GrowingFile:
     ----------
     path : Path
     opener : callable
+    says_depth : bool
+        Pages say truly how deep their pixels are; otherwise the length of their strip does, as
+        ndstorage 0.1.18 says 16 bits of every frame.
     """
 
-    def __init__(self, path: Path, opener: Opener = open_file) -> None:
+    def __init__(self, path: Path, opener: Opener = open_file, *, says_depth: bool = False) -> None:
         self.path = path
+        self._says_depth = says_depth
         self._opener = opener
         self._file: io.RawIOBase | None = None
 
@@ -168,7 +172,7 @@ class GrowingFile:
         metadata = self.metadata(where, length)
         if metadata is None:
             return None
-        place, trouble = _placed(values, self.path.name)
+        place, trouble = _placed(values, self.path.name, self._says_depth)
         described = values.get(_DESCRIPTION, (0, 0))[0] > 0
         return Page(offset, place, metadata, following, described, trouble)
 
@@ -223,7 +227,9 @@ class GrowingFile:
         return filled
 
 
-def _placed(values: Mapping[int, tuple[int, int]], file: str) -> tuple[Place | None, str]:
+def _placed(
+    values: Mapping[int, tuple[int, int]], file: str, says_depth: bool
+) -> tuple[Place | None, str]:
     width, height = values[_WIDTH][1], values[_HEIGHT][1]
     count, bits = values[_BITS]
     nbytes = values[_STRIP_BYTES][1]
@@ -232,8 +238,7 @@ def _placed(values: Mapping[int, tuple[int, int]], file: str) -> tuple[Place | N
     if bits not in (8, 16):
         return None, f"has {bits}-bit pixels; refocusd takes camera counts of 8 or 16 bits"
     form = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
-    if height and width and nbytes == height * width and bits == 16:
-        # ndstorage 0.1.18 says 16 bits of every frame; the strip's length tells.
+    if not says_depth and height and width and nbytes == height * width and bits == 16:
         form = PageFormat(height, width, np.dtype(np.uint8))
     if min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
         return None, f"is {form} in {nbytes} bytes, which cannot be"

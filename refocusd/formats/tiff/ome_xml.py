@@ -77,9 +77,12 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
         root = ElementTree.fromstring(xml)  # noqa: S314
     except (ElementTree.ParseError, ValueError, RecursionError) as error:
         raise InputError(f"{what} has unreadable OME-XML ({error}): export it anew") from error
-    if _tag(root) != "OME":
+    for element in root.iter():
+        # There is a namespace a year.
+        element.tag = element.tag.rpartition("}")[2]
+    if root.tag != "OME":
         return None
-    if (elsewhere := next(_children(root, "BinaryOnly"), None)) is not None:
+    if (elsewhere := root.find("BinaryOnly")) is not None:
         raise InputError(
             f"{what} holds pixels only; its axes are described in "
             f"{elsewhere.get('MetadataFile')!r}: open that file, or export the set as one file"
@@ -87,7 +90,7 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
     mine = _Pages(filename.lower(), root.get("UUID"), pages)
     images = [
         image
-        for element in _children(root, "Image")
+        for element in root.findall("Image")
         for image in _image(element, mine, what)
         if image.frames
     ]
@@ -118,14 +121,14 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
 
 
 def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_Image]:
-    for pixels in _children(element, "Pixels"):
+    for pixels in element.findall("Pixels"):
         sizes = {letter: _count(pixels, f"Size{letter}", what) for letter in "XYZCT"}
         order = pixels.get("DimensionOrder", "XYCZT")
         if sorted(order) != sorted("XYZCT") or order[:2] != "XY":
             raise InputError(
                 f"{what} has OME-XML with the dimension order {order!r}: export it anew"
             )
-        channels = [child.get("Name") for child in _children(pixels, "Channel")]
+        channels = [child.get("Name") for child in pixels.findall("Channel")]
         named = len(set(channels)) == len(channels) == sizes["C"] and all(channels)
         elapsed = dict(_elapsed(pixels))
         frames = []
@@ -145,12 +148,12 @@ def _places(
 ) -> Iterator[tuple[int, dict[str, int]]]:
     """Page and Z, C, T of each plane of one Pixels element that lies in this file."""
     planes = math.prod(sizes[letter] for letter in order)
-    blocks = list(_children(pixels, "TiffData"))
+    blocks = pixels.findall("TiffData")
     whole = True
     found = 0
     for block in blocks:
-        files = list(_children(block, "UUID"))
-        if files and not _is_mine(files[0], mine):
+        file = block.find("UUID")
+        if file is not None and not _is_mine(file, mine):
             whole = False
             continue
         first_page = _index(block, "IFD", what)
@@ -194,7 +197,7 @@ def _advance(
 
 
 def _elapsed(pixels: ElementTree.Element) -> Iterator[tuple[tuple[int, int, int], float]]:
-    for plane in _children(pixels, "Plane"):
+    for plane in pixels.findall("Plane"):
         milliseconds = _quantity(plane, "DeltaT", _MS, "s")
         try:
             key = (int(plane.get("TheZ", 0)), int(plane.get("TheC", 0)), int(plane.get("TheT", 0)))
@@ -243,12 +246,3 @@ def _mismatch(what: str, promised: int, present: int) -> InputError:
         f"{what} is damaged or incomplete: its OME-XML promises {promised} planes, and it has "
         f"{present}; copy the file again, or export it anew"
     )
-
-
-def _children(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
-    return (child for child in element if _tag(child) == name)
-
-
-def _tag(element: ElementTree.Element) -> str:
-    """Return the element's name without its namespace, of which there is one a year."""
-    return element.tag.rpartition("}")[2]

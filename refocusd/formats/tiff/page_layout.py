@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import imagecodecs
@@ -28,6 +28,11 @@ _NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _ZSTD = 1, 5, 8, 32773, 32946, 5
 #: has no bound, so a generous one.  More is a wrong size in the header, found
 #: before memory is taken for it.
 _EXPANSION = {_LZW: 2731, _DEFLATE: 1032, _OLD_DEFLATE: 1032, _PACKBITS: 64, _ZSTD: 1 << 15}
+_DECODERS: Mapping[int, Callable[..., bytes | bytearray]] = {
+    _LZW: imagecodecs.lzw_decode,
+    _PACKBITS: imagecodecs.packbits_decode,
+    _ZSTD: imagecodecs.zstd_decode,
+}
 _PHOTOMETRIC = {
     0: "stored inverted (white is zero)",
     2: "RGB",
@@ -98,7 +103,8 @@ class PageLayout:
         frame = frame.view(self.format.dtype)
         for segment in self.segments:
             data = file.read_at(segment.offset, segment.length, "a strip or tile")
-            raw = np.frombuffer(self._decoded(file, segment, data), dtype)
+            wanted = segment.rows * segment.columns * self.format.dtype.itemsize
+            raw = np.frombuffer(_decoded(file, data, self.compression, wanted), dtype)
             block = raw.reshape(segment.rows, segment.columns).astype(self.format.dtype)
             if self.differences:
                 # TIFF 6.0 section 14: rows hold differences modulo 2^bits.
@@ -107,18 +113,6 @@ class PageLayout:
             block = block[: into.shape[0], : into.shape[1]]
             into[:, : block.shape[1]] = block
         return checked_pixels(frame)
-
-    def _decoded(self, file: StrictTiff, segment: _Segment, data: bytes) -> bytes:
-        wanted = segment.rows * segment.columns * self.format.dtype.itemsize
-        if self.compression == _NONE:
-            return data
-        decoded = _decompressed(file, data, self.compression, wanted)
-        if len(decoded) != wanted:
-            raise file.damaged(
-                f"a strip or tile decodes to {'more than ' if len(decoded) > wanted else ''}"
-                f"{min(len(decoded), wanted)} bytes, where the header promises {wanted}"
-            )
-        return decoded
 
 
 def is_reduced(file: StrictTiff, page: TiffPage) -> bool:
@@ -200,8 +194,7 @@ def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
         raise file.damaged(
             f"page {number} has predictor {predictor} or a bit order that has no meaning here"
         )
-    tiled = 322 in page.tags
-    segments = tuple((_tiles if tiled else _strips)(file, page, number, form))
+    segments = tuple(_segments(file, page, number, form))
     for segment in segments:
         wanted = segment.rows * segment.columns * form.dtype.itemsize
         if compression == _NONE and segment.length != wanted:
@@ -221,49 +214,47 @@ def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
     return PageLayout(form, compression, predictor == 2, segments)
 
 
-def _strips(file: StrictTiff, page: TiffPage, number: int, form: PageFormat) -> Iterator[_Segment]:
-    rows = min(file.number(page, 278, form.height), form.height)
-    count = math.ceil(form.height / rows) if rows else 0
-    for index, (offset, length) in enumerate(_places(file, page, number, (273, 279), count)):
-        top = index * rows
-        yield _Segment(offset, length, top, 0, min(rows, form.height - top), form.width)
-
-
-def _tiles(file: StrictTiff, page: TiffPage, number: int, form: PageFormat) -> Iterator[_Segment]:
-    columns, rows = file.number(page, 322, 0), file.number(page, 323, 0)
+def _segments(
+    file: StrictTiff, page: TiffPage, number: int, form: PageFormat
+) -> Iterator[_Segment]:
+    """Strips or tiles of a page; a last strip may be lower than the others, a tile may not."""
+    tiled = 322 in page.tags
+    if tiled:
+        columns, rows, codes = file.number(page, 322, 0), file.number(page, 323, 0), (324, 325)
+    else:
+        rows = min(file.number(page, 278, form.height), form.height)
+        columns, codes = form.width, (273, 279)
     # TIFF 6.0 section 15 has multiples of 16; a tile far larger than its frame is a wrong size.
-    if not 16 <= columns <= form.width + 4096 or not 16 <= rows <= form.height + 4096:
-        raise file.damaged(f"page {number} has tiles of {columns}×{rows} px for {form}")
+    least, most = (16, 4096) if tiled else (1, 0)
+    if not least <= columns <= form.width + most or not least <= rows <= form.height + most:
+        raise file.damaged(f"page {number} has strips or tiles of {columns}×{rows} px for {form}")
     across, down = math.ceil(form.width / columns), math.ceil(form.height / rows)
-    places = _places(file, page, number, (324, 325), across * down)
-    for index, (offset, length) in enumerate(places):
-        yield _Segment(
-            offset, length, index // across * rows, index % across * columns, rows, columns
-        )
-
-
-def _places(
-    file: StrictTiff, page: TiffPage, number: int, codes: tuple[int, int], count: int
-) -> Iterator[tuple[int, int]]:
-    offsets, lengths = (file.numbers(page, code, most=max(count, 1)) for code in codes)
-    if not count or len(offsets) != count or len(lengths) != count:
+    offsets, lengths = (file.numbers(page, code, most=across * down) for code in codes)
+    if not len(offsets) == len(lengths) == across * down:
         raise file.damaged(
-            f"page {number} needs {count} strips or tiles, and has {len(offsets)} of them with "
-            f"{len(lengths)} sizes"
+            f"page {number} needs {across * down} strips or tiles, and has {len(offsets)} of them "
+            f"with {len(lengths)} sizes"
         )
-    return zip(offsets, lengths, strict=True)
+    for index, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+        top, left = index // across * rows, index % across * columns
+        high = rows if tiled else min(rows, form.height - top)
+        yield _Segment(offset, length, top, left, high, columns)
 
 
-def _decompressed(file: StrictTiff, data: bytes, compression: int, wanted: int) -> bytes:
-    """Decode, up to one byte more than wanted: a bomb must not fill the memory."""
+def _decoded(file: StrictTiff, data: bytes, compression: int, wanted: int) -> bytes:
+    """Decode to exactly as many bytes as wanted; a bomb must not fill the memory."""
+    if compression == _NONE:
+        return data
     try:
         if compression in (_DEFLATE, _OLD_DEFLATE):
-            return zlib.decompressobj().decompress(data, wanted + 1)
-        decode = {
-            _LZW: imagecodecs.lzw_decode,
-            _PACKBITS: imagecodecs.packbits_decode,
-            _ZSTD: imagecodecs.zstd_decode,
-        }[compression]
-        return bytes(decode(data, out=wanted + 1))
+            decoded = zlib.decompressobj().decompress(data, wanted + 1)
+        else:
+            decoded = bytes(_DECODERS[compression](data, out=wanted + 1))
     except (zlib.error, RuntimeError, ValueError, MemoryError) as error:
         raise file.damaged(f"a strip or tile cannot be decoded ({error})") from error
+    if len(decoded) != wanted:
+        raise file.damaged(
+            f"a strip or tile decodes to {'more than ' if len(decoded) > wanted else ''}"
+            f"{min(len(decoded), wanted)} bytes, where the header promises {wanted}"
+        )
+    return decoded

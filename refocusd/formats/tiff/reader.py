@@ -12,6 +12,7 @@ from tifffile import TiffPage
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import plausible_pixel_um
+from refocusd.formats.ndtiff.layout import NDTIFF_MAGIC
 from refocusd.formats.tiff.arrangement import (
     Arrangement,
     PlacedPage,
@@ -29,7 +30,6 @@ __all__ = ["TiffImageFile"]
 
 _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES = 282, 296, 33629
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
-_NDTIFF = 483729
 
 
 class TiffImageFile:
@@ -95,7 +95,7 @@ class TiffImageFile:
         return {key: value for key, value in said.items() if value is not None}
 
     def _open(self, file: StrictTiff) -> None:
-        if file.size >= 12 and self._word(file, 8) == _NDTIFF:
+        if file.size >= 12 and self._word(file, 8) == NDTIFF_MAGIC:
             raise InputError(
                 f"{self.path} is part of an NDTiff dataset, and NDTiff.index is not beside it: "
                 "copy the whole folder, and open that"

@@ -14,7 +14,6 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from refocusd.errors import InputError
 from refocusd.formats.metadata import json_object, pixel_um_of
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, open_file
-from refocusd.frame import AxisValue, canonical_axes, plain_axes
+from refocusd.formats.tiff.micromanager import named_axes, said_axes
+from refocusd.frame import AxisValue, canonical_axes
 
 __all__ = ["MicroManagerStacks", "is_stack", "is_stack_name"]
 
@@ -35,19 +35,10 @@ _INDEX_MAP_OFFSET, _INDEX_MAP, _SUMMARY = 54773648, 3453623, 2355492
 _MAP_AXES = ("channel", "z", "time", "position")
 _MOST_MAPPED = 1 << 20
 _MOST_SUMMARY = 1 << 26
-#: What the summary calls the number of frames along each axis.
-_SIZES = {"time": "Frames", "z": "Slices", "channel": "Channels", "position": "Positions"}
-#: What a page's metadata call its place along each axis.
-_INDICES = {
-    "time": ("FrameIndex", "Frame"),
-    "z": ("SliceIndex", "Slice"),
-    "channel": ("ChannelIndex",),
-    "position": ("PositionIndex",),
-}
 #: Pages taken in one look at a growing file; more follow at the next.
 _MOST_PAGES = 512
-#: Zeros behind the last frame that show that a file was never finished, and not damaged.
-_UNWRITTEN_BYTES = 1 << 16
+#: Zeros at the end of a file that was never finished.
+_UNWRITTEN_BYTES = 1 << 12
 
 
 def is_stack_name(name: str) -> bool:
@@ -78,7 +69,7 @@ class MicroManagerStacks(PlacedFrames):
     opener : callable
         Opens the files.
     growing : bool
-        They are being written: pages that cannot be used are told by `unusable`, and what is
+        They are being written: pages that cannot be used are reported by `unusable`, and what is
         not there yet is waited for.
 
     Raises
@@ -86,6 +77,8 @@ class MicroManagerStacks(PlacedFrames):
     InputError
         If they are not growing, and a file is damaged or has pages that cannot be used.
     """
+
+    _says_depth = True
 
     def __init__(
         self, path: Path, opener: Opener = open_file, *, name: str = "", growing: bool = False
@@ -178,10 +171,10 @@ class MicroManagerStacks(PlacedFrames):
     def _take(self, page: Page, file: GrowingFile) -> str:
         """Note a page's frame; its key, if it was not known."""
         try:
-            axes = _said_axes(page.metadata) or self._mapped_axes(page.offset, file)
+            axes = said_axes(page.metadata) or self._mapped_axes(page.offset, file)
         except InputError:
             axes = {}
-        key = canonical_axes(self._named(axes)) if axes else ""
+        key = canonical_axes(named_axes(axes, self._summary)) if axes else ""
         if not key or page.place is None:
             trouble = f"a page of {file.path.name} {page.trouble or 'has no axes'}"
             if not self._growing:
@@ -193,19 +186,6 @@ class MicroManagerStacks(PlacedFrames):
             raise self._damaged(f"it has two frames with the axes {key}")
         self._frames[key] = page.place
         return key if fresh else ""
-
-    def _named(self, axes: Mapping[str, AxisValue]) -> dict[str, AxisValue]:
-        """Axes as the summary wants them: channels by name if all have one, constant ones left out."""
-        kept = {
-            axis: value
-            for axis, value in axes.items()
-            if not (value == 0 and self._summary.get(_SIZES.get(axis, "")) == 1)
-        }
-        channel, names = axes.get("channel"), self._summary.get("ChNames")
-        if isinstance(channel, int) and isinstance(names, list) and _tell_apart(names):
-            # Micro-Manager calls a channel without a name so.
-            kept["channel"] = names[channel] if 0 <= channel < len(names) else f"channel {channel}"
-        return kept or {"time": 0}
 
     def _mapped_axes(self, offset: int, file: GrowingFile) -> dict[str, AxisValue]:
         """Axes of the directory at a place, by the file's index map."""
@@ -226,9 +206,11 @@ class MicroManagerStacks(PlacedFrames):
         at = self._next[name]
         if not at:
             return
+        size = (self._folder / name).stat().st_size
         with self._reading(name) as file:
-            begun = file.bytes_at(at, _UNWRITTEN_BYTES)
-        if not begun or begun.strip(b"\0"):
+            rest = file.bytes_at(max(at, size - _UNWRITTEN_BYTES), _UNWRITTEN_BYTES)
+        # Files are given their largest size beforehand, and cut when they are finished.
+        if not rest or rest.strip(b"\0"):
             raise self._damaged(f"the page of {name} at byte {at} is not whole")
         log.warning(
             "%s was never finished: Micro-Manager ended, or is still writing; its %d whole frames "
@@ -236,25 +218,6 @@ class MicroManagerStacks(PlacedFrames):
             self._folder / name,
             sum(place.file == name for place in self._frames.values()),
         )
-
-
-def _tell_apart(names: list[Any]) -> bool:
-    """Whether names can stand for channels: all are given, and no two are alike."""
-    given = all(isinstance(name, str) and name not in ("", "Default") for name in names)
-    return bool(names) and given and len(set(names)) == len(names)
-
-
-def _said_axes(said: Mapping[str, Any]) -> dict[str, AxisValue]:
-    """Axes that a page's metadata give; empty where they give none."""
-    axes = said.get("Axes")
-    if isinstance(axes, dict) and axes:
-        return plain_axes(axes)
-    found: dict[str, AxisValue] = {}
-    for name, keys in _INDICES.items():
-        value = next((said[key] for key in keys if type(said.get(key)) is int), -1)
-        if value >= 0:
-            found[name] = value
-    return found
 
 
 def _summary_of(file: GrowingFile) -> dict[str, Any]:

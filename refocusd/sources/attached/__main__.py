@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from refocusd.processes.background_log import log_to_stderr
 from refocusd.processes.lifeline import watch_stdin
 from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
@@ -40,9 +41,7 @@ def main() -> int:
     order = read_order(AttachOrder)
     stop = threading.Event()
     watch_stdin(stop.set)
-    logging.basicConfig(
-        level=logging.INFO, format=f"%(asctime)s {order.name} %(levelname)s %(message)s"
-    )
+    log_to_stderr(order.name)
     yield_to_acquisition(NICENESS)
     threads: list[threading.Thread] = []
 

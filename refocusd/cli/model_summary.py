@@ -1,4 +1,4 @@
-"""What is said of a model bundle, in a table's cells and in JSON."""
+"""Summaries of a model bundle: a row of the list, lines of text, JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from typing import Any
 from refocusd.models.bundle import SIDECAR, ModelBundle
 from refocusd.models.description import read_yaml
 
-__all__ = ["Listed", "facts", "quality", "told"]
+__all__ = ["Listed", "bundle_json", "quality", "summary_lines"]
 
+#: Properties of a bundle that have the same name in JSON.
+_SAME = [
+    "title",
+    "sha256",
+    "normalisation",
+    "low_percentile",
+    "high_percentile",
+    "size_multiple",
+    "receptive_field_px",
+    "network",
+    "tolerance",
+]
 _UNITS = {"na": "NA", "wavelength_um": "µm light", "pixel_um": "µm/px", "defocus_um": "µm defocus"}
 
 
@@ -18,35 +30,29 @@ class Listed:
     """One line of the list; `error` is empty for a good bundle."""
 
     name: str
-    id: str
-    sha256: str
-    channels: tuple[str, ...]
-    optics: str
-    quality: str
-    origin: str
-    state: str
-    error: str
+    id: str = ""
+    sha256: str = ""
+    channels: tuple[str, ...] = ()
+    optics: str = ""
+    quality: str = ""
+    origin: str = ""
+    state: str = "BROKEN"
+    error: str = ""
 
     @property
     def meant_for(self) -> str:
         """Channels and optics in one cell."""
-        said = "; ".join(part for part in (", ".join(self.channels), self.optics) if part)
-        return said or ("" if self.error else "not stated")
+        stated = "; ".join(filter(None, (", ".join(self.channels), self.optics)))
+        return stated or ("" if self.error else "not stated")
 
     @classmethod
     def of(cls, name: str, bundle: ModelBundle, origin: str) -> Listed:
         """The line of a bundle that was checked."""
         state = "good, made elsewhere" if bundle.foreign else "good"
-        spoken = quality(_stated(bundle, "metrics"))
-        optics = ", ".join(_optics(bundle))
+        optics, gain = ", ".join(_optics(bundle)), quality(_stated(bundle, "metrics"))
         return cls(
-            name, bundle.model_id, bundle.sha256, bundle.channels, optics, spoken, origin, state, ""
+            name, bundle.model_id, bundle.sha256, bundle.channels, optics, gain, origin, state
         )
-
-    @classmethod
-    def broken(cls, name: str, origin: str, error: str) -> Listed:
-        """The line of one that cannot be used."""
-        return cls(name, "", "", (), "", "", origin, "BROKEN", error)
 
 
 def quality(metrics: Any) -> str:
@@ -59,25 +65,17 @@ def quality(metrics: Any) -> str:
     return f"{before:.1f} → {after:.1f} dB"
 
 
-def facts(bundle: ModelBundle) -> dict[str, Any]:
-    """All that a bundle says, for JSON."""
+def bundle_json(bundle: ModelBundle) -> dict[str, Any]:
+    """All that a bundle states, for JSON."""
     files = _stated(bundle, "files") or {}
     return {
         "id": bundle.model_id,
-        "title": bundle.title,
-        "sha256": bundle.sha256,
         "folder": str(bundle.folder),
         "made_elsewhere": bundle.foreign,
-        "normalisation": bundle.normalisation,
-        "low_percentile": bundle.low_percentile,
-        "high_percentile": bundle.high_percentile,
-        "size_multiple": bundle.size_multiple,
-        "receptive_field_px": bundle.receptive_field_px,
+        **{name: getattr(bundle, name) for name in _SAME},
         "channels": list(bundle.channels),
         "optics": {name: list(span) for name, span in bundle.trained.items()},
         "variants": sorted(bundle.variants),
-        "network": bundle.network,
-        "tolerance": bundle.tolerance,
         "metrics": _stated(bundle, "metrics"),
         "training": _stated(bundle, "training"),
         "files": [
@@ -87,8 +85,8 @@ def facts(bundle: ModelBundle) -> dict[str, Any]:
     }
 
 
-def told(bundle: ModelBundle) -> list[str]:
-    """The same in a few lines."""
+def summary_lines(bundle: ModelBundle) -> list[str]:
+    """The most important of that in a few lines."""
     how = {
         "percentiles": f"percentiles {bundle.low_percentile:g} and {bundle.high_percentile:g} of a frame",
         "mean_std": "mean and standard deviation of a frame",
@@ -120,6 +118,6 @@ def _optics(bundle: ModelBundle) -> list[str]:
 
 
 def _stated(bundle: ModelBundle, key: str) -> Any:
-    """A part of ``config.refocusd`` that refocusd only quotes."""
+    """A part of ``config.refocusd`` that refocusd only shows."""
     path = bundle.folder / (SIDECAR if bundle.foreign else "rdf.yaml")
     return read_yaml(path)[1]["config"]["refocusd"].get(key)

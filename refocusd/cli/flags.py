@@ -1,0 +1,119 @@
+"""What the commands' parsers share: their form, and the flags that set `refocusd.config.Settings`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, get_origin
+
+from refocusd.config import SETTINGS, Setting, Settings, load_settings, toml_value
+
+__all__ = ["add_command", "add_setting_flags", "daemon_flags", "frame_size", "settings_of"]
+
+#: Sides of frames.
+SMALLEST_PX, LARGEST_PX = 32, 16384
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    short: str,
+    description: str,
+    epilog: str,
+    json: str = "",
+) -> argparse.ArgumentParser:
+    """Add a sub-command.
+
+    Parameters
+    ----------
+    commands
+        What `argparse.ArgumentParser.add_subparsers` returned.
+    name : str
+    run : callable
+        Does the work; returns the exit status.
+    short : str
+        For the list of commands.
+    description, epilog : str
+        Before and after the flags in the command's own help.
+    json : str
+        What ``--json FILE`` writes; no such flag where it is empty.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=short,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    if json:
+        parser.add_argument("--json", metavar="FILE", help=f"write {json} as JSON")
+    return parser
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """Height and width of ``512`` or ``696x520`` (width first), px: the type of a flag."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    width, height = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not all(SMALLEST_PX <= side <= LARGEST_PX for side in (width, height)):
+        raise argparse.ArgumentTypeError(
+            f"{text}: write a side or WIDTHxHEIGHT in px, {SMALLEST_PX} to {LARGEST_PX}, for example "
+            "2048 or 696x520"
+        )
+    return height, width
+
+
+def add_setting_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add ``--config``, and the flags of these settings or of all."""
+    group = parser.add_argument_group("settings (they override environment and file)")
+    group.add_argument("--config", metavar="FILE", help="settings file, TOML")
+    for setting in SETTINGS.values():
+        if setting.flag and (not names or setting.name in names):
+            group.add_argument(setting.flag, **_flag(setting))
+
+
+def _flag(setting: Setting) -> dict[str, Any]:
+    default = toml_value(getattr(Settings(), setting.name)).strip('"[]')
+    shown = f" (default: {f'{default} {setting.unit}'.strip()})" if default else ""
+    flag: dict[str, Any] = {"help": (setting.help + shown).replace("%", "%%"), "default": None}
+    if setting.type is bool:
+        return flag | {"action": argparse.BooleanOptionalAction}
+    if setting.choices:
+        return flag | {"choices": setting.choices}
+    text = setting.type not in (int, float)
+    flag["metavar"] = setting.help.split()[0].upper() if text else setting.unit.upper() or "N"
+    if get_origin(setting.type) is list:
+        return flag | {"action": "append", "help": f"{flag['help']} May be repeated."}
+    return flag | {"type": setting.type}
+
+
+def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
+    """The settings in force for a command line with the flags of these settings or of all.
+
+    Raises
+    ------
+    ConfigError
+    """
+    return load_settings(arguments.config, _given(arguments, *names))
+
+
+def daemon_flags(arguments: argparse.Namespace) -> list[str]:
+    """The same flags, for a daemon that is started as a child (its address excepted)."""
+    flags = ["--config", arguments.config] if arguments.config else []
+    for name, value in _given(arguments).items():
+        flag = SETTINGS[name].flag
+        if isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, list):
+            flags += [word for one in value for word in (flag, one)]
+        elif name != "endpoint":
+            flags += [flag, str(value)]
+    return flags
+
+
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    named = {name: getattr(arguments, name, None) for name in names or SETTINGS}
+    return {name: value for name, value in named.items() if value is not None}

@@ -1,0 +1,170 @@
+"""What `process` and `resume` show: progress, and what was done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import ProgressColumn, Task
+from rich.table import Table
+from rich.text import Text
+
+from refocusd.cli.console import console, note, plain, progress, say, write_json
+from refocusd.config import Settings
+from refocusd.daemon.offline import OwnDaemon
+from refocusd.datasets.dataset import Output, RawAndOutputs
+from refocusd.datasets.verify import STATES, RunCheck, check_run
+from refocusd.errors import RefocusdError, TransportError, WorkerError
+from refocusd.formats.dataset import Dataset
+
+__all__ = ["Done", "check_quickly", "feed", "quietly", "recorded", "report"]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done for one dataset, and what there is now.
+
+    Parameters
+    ----------
+    path : Path
+        As it was named.
+    output : Path or None
+    attempted : int
+        Frames that were attempted now.
+    seconds : float
+        That took, the start of the engine excluded.
+    check : RunCheck or None
+        How the run stands now.
+    summary : str
+        One sentence, where there was nothing to do or an error.
+    error : bool
+    """
+
+    path: Path
+    output: Path | None = None
+    attempted: int = 0
+    seconds: float = 0.0
+    check: RunCheck | None = None
+    summary: str = ""
+    error: bool = False
+
+    @property
+    def fine(self) -> bool:
+        """Whether every frame has a final state, or will get one without us."""
+        return not self.error and (self.check is None or self.check.clean)
+
+    @property
+    def frames_per_s(self) -> float:
+        """Rate of what was done now."""
+        return self.attempted / self.seconds if self.seconds > 0 else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "path": str(self.path),
+            "output": str(self.output or ""),
+            "attempted": self.attempted,
+            "frames_per_s": round(self.frames_per_s, 2),
+            **(self.check.counts() if self.check else {}),
+            "said": self.summary,
+            "error": self.error,
+            "clean": bool(self.check and self.check.clean),
+        }
+
+
+def _table(all_done: Sequence[Done]) -> Table:
+    """A row for each output; fits a terminal of 80 columns."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("output", overflow="fold", min_width=16)
+    for heading in ("frames", "now", "fps", "refocused", "passed", "skipped", "failed", "pending"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for done in all_done:
+        if done.check is None:
+            continue
+        counts = done.check.counts()
+        rate = f"{done.frames_per_s:.1f}" if done.attempted else "-"
+        name = plain(done.output.name if done.output else done.path)
+        numbers = (counts["frames"], done.attempted, rate, *(counts[name] for name in STATES))
+        table.add_row(name, *map(str, numbers))
+    return table
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the screen for the progress bar, and say how to go on if interrupted.
+
+    Our own daemon's log below warnings would tear the bar; ``--verbose`` shows it.
+    """
+    levels = {
+        "refocusd": logging.WARNING,
+        # It warns of acquisitions that it cannot catch up from raw: what we feed lies on disk.
+        "refocusd.daemon.acquisitions.intake": logging.ERROR,
+    }
+    before = {name: logging.getLogger(name).level for name in levels}
+    verbose = logging.getLogger().isEnabledFor(logging.DEBUG)
+    try:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(before[name] if verbose else level)
+        yield
+    except KeyboardInterrupt:
+        note("what was done stays; the same command goes on from there")
+        raise
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def recorded(all_done: list[Done], path: Path, output: Path | None = None) -> Iterator[None]:
+    """Note an error as the end of this dataset, and go on with the next."""
+    try:
+        yield
+    except (TransportError, WorkerError):
+        raise  # of our own daemon: the next dataset would fare no better
+    except (RefocusdError, OSError) as error:
+        all_done.append(Done(path, output, summary=str(error), error=True))
+
+
+def check_quickly(dataset: RawAndOutputs, output: Output, settings: Settings) -> RunCheck:
+    """How a run stands, pixels unread."""
+    return check_run(dataset, output, settings.ledgers, pixels=False, running=False)
+
+
+def feed(
+    daemon: OwnDaemon, frames: Dataset, keys: Sequence[str], output: Output
+) -> tuple[Path, float]:
+    """Have frames refocused, with a progress bar; as `OwnDaemon.refocus`."""
+    with progress(_Rate()) as bar:
+        task = bar.add_task(plain(f"refocusing {frames.name}"), total=len(keys))
+        return daemon.refocus(frames, keys, output, lambda: bar.advance(task))
+
+
+class _Rate(ProgressColumn):
+    """Frames a second."""
+
+    def render(self, task: Task) -> Text:
+        """The latest rate."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} fps" if speed else "", style="progress.data.speed")
+
+
+def report(all_done: Sequence[Done], json_file: str | None) -> int:
+    """Show what was done, and write it; the exit status."""
+    for done in all_done:
+        if done.error:
+            note(f"refocusd: error: {done.summary}")
+        elif done.summary:
+            say(done.summary)
+    if any(done.attempted for done in all_done):
+        console.print(_table(all_done))
+    for done in all_done:
+        if done.check is not None and not done.check.clean:
+            say(f"{done.output}: not all is well; `refocusd verify {done.output}` says what is off")
+    write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
+    if all_done and all(done.error for done in all_done):
+        return 2
+    return 0 if all(done.fine for done in all_done) else 1

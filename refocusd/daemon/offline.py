@@ -1,0 +1,197 @@
+"""A daemon inside a command, for frames that lie on disk already: `refocusd process` and `resume`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from refocusd.config import Settings
+from refocusd.daemon.acquisitions.run_id import run_id
+from refocusd.daemon.daemon import Daemon, daemon_status
+from refocusd.datasets.dataset import Output, is_being_written, note_recording
+from refocusd.errors import OutputError, TransportError, WorkerError
+from refocusd.formats.dataset import Dataset
+from refocusd.processes.priority import yield_to_acquisition
+from refocusd.profiles.catalogue import selection_id
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.sources.from_disk import submit_frames
+from refocusd.transport.messages import Engines, Open, Opened
+
+__all__ = ["OwnDaemon", "held_by_daemon", "held_elsewhere", "own_settings"]
+
+#: Frames on disk can wait, an acquisition that is running cannot.
+NICENESS = 5
+#: How long a running daemon may take to answer.
+ANSWER_S = 1.0
+
+
+def own_settings(settings: Settings) -> Settings:
+    """Settings of a daemon that serves this command only."""
+    return msgspec.structs.replace(
+        settings,
+        endpoint="tcp://127.0.0.1:0",
+        # Frames come from disk: each in its turn, and what other daemons left is not ours.
+        policy="complete",
+        pick_up=False,
+        listen="",
+        workers=max(1, settings.workers),
+    )
+
+
+class OwnDaemon:
+    """A daemon in this process, started when it is needed, and anew for other settings."""
+
+    def __init__(self) -> None:
+        self._running: Daemon | None = None
+        self._stack = ExitStack()
+        self._yields = False
+        self._engine: Engines | None = None
+
+    def run_of(self, profiles: Sequence[str]) -> str:
+        """Name of what it makes, once it was started, with these calibration profiles."""
+        assert self._running is not None
+        assert self._engine is not None
+        return run_id(self._engine, self._running.settings, selection_id(profiles))
+
+    def start(self, settings: Settings) -> None:
+        """Have its engine ready.
+
+        Raises
+        ------
+        BundleError, ConfigError, TransportError, WorkerError
+        """
+        if self._running is None or self._running.settings != settings:
+            self.close()
+            if not self._yields:
+                self._yields = True
+                yield_to_acquisition(NICENESS)
+            daemon = self._stack.enter_context(Daemon(settings))
+            self._running = daemon
+            daemon.wait_ready()
+            self._engine = daemon_status(daemon.endpoint, timeout_s=10.0).engine
+            assert self._engine is not None
+
+    def refocus(
+        self,
+        frames: Dataset,
+        keys: Sequence[str],
+        output: Output,
+        on_frame: Callable[[], None] = lambda: None,
+    ) -> tuple[Path, float]:
+        """Have frames refocused.
+
+        Parameters
+        ----------
+        frames : Dataset
+        keys : sequence of str
+            Which; none at all lets the daemon repair the ledger only.
+        output : Output
+            Where the first run's frames are, and what must make them.
+        on_frame : callable
+            Called after each frame.
+
+        Returns
+        -------
+        Path
+            Where they are.
+        float
+            Seconds.
+
+        Raises
+        ------
+        InputError, OutputError, TransportError, WorkerError
+        """
+        assert self._running is not None
+        form = frames.first_format()
+        folder = output.path
+
+        def opened(reply: Opened) -> None:
+            nonlocal folder
+            folder = Path(reply.output)
+            if reply.run != output.run:
+                raise WorkerError(
+                    f"the daemon works on run {reply.run}, not on {output.run}: try again"
+                )
+            if not frames.catch_up_from:
+                note_recording(folder, frames.path)
+
+        begun = time.perf_counter()
+        submit_frames(
+            frames,
+            keys,
+            self._running.endpoint,
+            Open(
+                acquisition=output.acquisition,
+                name=frames.name,
+                height=form.height,
+                width=form.width,
+                dtype=form.dtype_name,
+                raw=frames.catch_up_from,
+                output=str(output.path),
+                summary=json.dumps(dict(frames.summary), default=str),
+                expected=len(keys),
+                report=True,
+                first=first_of(output.first),
+                profiles=list(output.profiles),
+            ),
+            acquired=len(frames),
+            live=False,
+            on_outcome=lambda _: on_frame(),
+            on_opened=opened,
+        )
+        return folder, time.perf_counter() - begun
+
+    def close(self) -> None:
+        """Stop it, everything written."""
+        self._running = None
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        daemon = self._running
+        self.close()
+        if daemon is not None and isinstance(error, TransportError):
+            daemon.check()  # what ended it says more than that it does not answer
+
+
+def held_by_daemon(output: Output, settings: Settings) -> bool:
+    """Whether the running daemon, if there is one, has the acquisition of an output open."""
+    with suppress(TransportError):
+        details = daemon_status(settings.endpoint, ANSWER_S).details
+        return any(a.id == output.acquisition and a.state != "ended" for a in details)
+    return False
+
+
+def held_elsewhere(output: Output, settings: Settings) -> str:
+    """What to say where a running daemon does the work; empty where nobody writes the output.
+
+    Raises
+    ------
+    OutputError
+        If another process than that daemon is writing it.
+    """
+    if not is_being_written(output.path):
+        return ""
+    if held_by_daemon(output, settings):
+        return (
+            f"{output.path} is being written by the daemon at {settings.endpoint}, which catches up "
+            "by itself"
+        )
+    raise OutputError(
+        f"{output.path} is being written by another process, and no daemon at {settings.endpoint} "
+        "says that it is its own; wait until it has finished, or name that daemon's --endpoint"
+    )

@@ -1,0 +1,96 @@
+"""What a run came to: counts, rate and latencies, from the ledgers beside refocused datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.ledger import Attempt, Ledger
+from refocusd.transport.messages import Counts
+
+__all__ = ["STATES", "RunFigures", "read_attempts", "run_figures"]
+
+STATES = ("acquired", "refocused", "passed_through", "skipped", "failed", "pending")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """Counts, rate and latency of one or several acquisitions.
+
+    Parameters
+    ----------
+    counts : Counts
+    caught_up : int
+        Frames that were refocused from raw after they had been missed live.
+    frames_per_s : float
+        Frames with a final state, over the time from the first frame at the
+        hook to the last one on disk.
+    latency_ms, overhead_ms : tuple of float
+        p50, p95, p99 of the live frames: from the hook to the disk; the same
+        less the time in the engine.
+    engine_ms : float
+        Median time in the engine.
+    """
+
+    counts: Counts
+    caught_up: int
+    frames_per_s: float
+    latency_ms: tuple[float, float, float]
+    overhead_ms: tuple[float, float, float]
+    engine_ms: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures with their units in the keys."""
+        counts = {f"frames_{name}": getattr(self.counts, name) for name in STATES}
+        timings = {
+            f"{what}_ms_p{p}": round(value, 3)
+            for what, values in (("latency", self.latency_ms), ("overhead", self.overhead_ms))
+            for p, value in zip((50, 95, 99), values, strict=True)
+        }
+        return {
+            **counts,
+            "frames_caught_up": self.caught_up,
+            "frames_per_s": round(self.frames_per_s, 2),
+            **timings,
+            "engine_ms_p50": round(self.engine_ms, 3),
+        }
+
+
+def read_attempts(datasets: Iterable[Path]) -> list[Attempt]:
+    """The latest attempt at each frame, from the ledgers beside refocused datasets."""
+    attempts: list[Attempt] = []
+    for dataset in datasets:
+        with Ledger(dataset / LEDGER_COPY, read_only=True) as ledger:
+            for acquisition in ledger.acquisitions():
+                attempts += ledger.attempts(acquisition)
+    return attempts
+
+
+def run_figures(counts: Sequence[Counts], attempts: Sequence[Attempt]) -> RunFigures:
+    """Figures of acquisitions that ran one after the other."""
+    live = [a for a in attempts if a.live and a.latency_ms is not None and a.engine_ms is not None]
+    latency = np.array([a.latency_ms for a in live] or [np.nan])
+    engine = np.array([a.engine_ms for a in live] or [np.nan])
+    seconds = 0.0
+    for key in {a.acquisition for a in attempts}:
+        own = [a for a in attempts if a.acquisition == key]
+        seconds += max(a.at for a in own) - min(a.at - (a.latency_ms or 0.0) / 1e3 for a in own)
+    total = Counts(**{name: sum(getattr(c, name) for c in counts) for name in STATES})
+    return RunFigures(
+        counts=total,
+        caught_up=sum(not a.live for a in attempts),
+        frames_per_s=len(attempts) / seconds if seconds > 0 else 0.0,
+        latency_ms=_percentiles(latency),
+        overhead_ms=_percentiles(latency - engine),
+        engine_ms=float(np.median(engine)),
+    )
+
+
+def _percentiles(values: Any) -> tuple[float, float, float]:
+    p50, p95, p99 = np.percentile(values, (50, 95, 99))
+    return float(p50), float(p95), float(p99)

@@ -1,0 +1,92 @@
+"""The settings with which a run that was begun is finished: those that decide the pixels are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from refocusd.config import Settings
+from refocusd.datasets.dataset import Output
+from refocusd.errors import BundleError, InputError
+from refocusd.models.bundle import load_bundle, shipped_bundles
+from refocusd.models.library import user_bundles
+from refocusd.profiles.catalogue import Catalogue
+
+__all__ = ["check_profiles", "settings_of_run"]
+
+
+def settings_of_run(output: Output, settings: Settings) -> Settings:
+    """The settings in force, but for those that decide the pixels: they are the run's.
+
+    Raises
+    ------
+    BundleError
+        If the model that made the run is not at hand.
+    """
+    pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
+    if output.engine.get("backend") == "identity":
+        return replace(settings, backend="identity", pass_in_focus=pass_in_focus)
+    recorded = _by_name(output.settings.get("channel_models"))
+    channels = {
+        channel: _at_hand(
+            output, about, [recorded.get(channel), settings.channel_models.get(channel)]
+        )
+        for channel, about in _by_name(output.engine.get("channels")).items()
+    }
+    return replace(
+        settings,
+        model=_at_hand(output, output.engine, [output.settings.get("model"), settings.model]),
+        channel_models=channels,
+        # Frames that a rule skipped have their final state.
+        skip_channels=[name for name in settings.skip_channels if name not in channels],
+        backend="auto" if settings.backend == "identity" else settings.backend,
+        pass_in_focus=pass_in_focus,
+    )
+
+
+def _by_name(said: object) -> dict[str, Any]:
+    return said if isinstance(said, dict) else {}
+
+
+def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
+    """Which of these bundles, or of those that are installed, is that of an engine of the run.
+
+    Raises
+    ------
+    BundleError
+        If none is.
+    """
+    about = _by_name(engine)
+    wanted = about.get("model_sha256")
+    named = [name for name in names if isinstance(name, str) and name]
+    for name in dict.fromkeys([*named, *shipped_bundles(), *user_bundles()]):
+        try:
+            if load_bundle(name).sha256 == wanted:
+                return name
+        except BundleError:
+            continue
+    raise BundleError(
+        f"{output.path} was made with the model {about.get('model_id') or output.model} (sha256 "
+        f"{str(wanted)[:12]}…), which is not at hand ({', '.join(named) or 'it'} is missing or "
+        "another); name its folder with --model (or in channel_models), or refocus the raw data with "
+        "another model by `refocusd process`: that makes a second dataset beside it"
+    )
+
+
+def check_profiles(output: Output, raw: Path, settings: Settings) -> None:
+    """Refuse a run whose calibration profiles are not there any more, before an engine starts.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        Catalogue(settings.calibrations).named(output.profiles, output.first)
+    except InputError as error:
+        raise InputError(
+            f"{output.path} cannot be finished: {error}; or refocus the raw data anew, beside it, "
+            f"with `refocusd process {raw}`"
+        ) from error

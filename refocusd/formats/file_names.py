@@ -1,0 +1,219 @@
+"""Which frame of a folder each image file is: by its name, or by what Micro-Manager wrote beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.formats.metadata import json_object
+from refocusd.formats.tiff.micromanager import named_axes, said_axes
+from refocusd.frame import AxisValue
+
+__all__ = ["PNG_ENDINGS", "NamedFile", "NamedFiles", "files_in", "listed_images"]
+
+_TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
+PNG_ENDINGS = (".png",)
+
+#: Files of BBBC006v1 (Ljosa et al. 2012, https://bbbc.broadinstitute.org/BBBC006);
+#: what stands behind the channel is another one at each plane.
+_BBBC006_FILE = re.compile(
+    r"(?:(?P<z>\d\d)_)?mcf-z-stacks-03212011_(?P<well>[a-p]\d\d)_s(?P<site>\d+)_w(?P<channel>\d)"
+    r"[0-9a-f-]*",
+    re.IGNORECASE,
+)
+_BBBC006_FOLDER = re.compile(r"BBBC006_v1_images_z_(\d\d)", re.IGNORECASE)
+#: 20x objective, 2x2 binning, 2 um between planes, plane 16 in focus.
+_BBBC006_SUMMARY = {"z-step_um": 2.0, "PixelSize_um": 0.645}
+
+#: Beside Micro-Manager's separate image files: the metadata of all of them.
+_METADATA_FILE = "metadata.txt"
+_MOST_METADATA_BYTES = 1 << 28
+#: Separate image files of version 1.4: time, name of the channel, z.
+_MICROMANAGER_14 = re.compile(r"img_(\d{9})_(.*)_(\d{3})")
+#: Tokens of file names, as in ``img_channel000_position000_time000000000_z000``.
+_TOKEN = re.compile(
+    r"(?:^|[_\-. ])(channel|position|time|ch|xy|pos|[ztcp])(\d{1,9})(?=[_\-. ]|$)", re.IGNORECASE
+)
+_TOKEN_AXES = {
+    "channel": "channel",
+    "ch": "channel",
+    "c": "channel",
+    "position": "position",
+    "pos": "position",
+    "p": "position",
+    "xy": "position",
+    "time": "time",
+    "t": "time",
+    "z": "z",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A file, and what its name says of its frames."""
+
+    path: Path
+    axes: Mapping[str, AxisValue] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFiles:
+    """Image files in acquisition order.
+
+    Parameters
+    ----------
+    files : sequence of NamedFile
+        At least one.
+    whole : bool
+        The names give all axes, and each file is one frame; otherwise the files' own
+        metadata come first.
+    summary : mapping
+        What is known of the whole acquisition.
+    """
+
+    files: Sequence[NamedFile]
+    whole: bool = False
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def files_in(folder: Path) -> NamedFiles:
+    """The image files of a folder, or of a plate's or a run's folders in it.
+
+    Raises
+    ------
+    InputError
+        If there are none, or a plate's files are named in two ways.
+    """
+    files = listed_images(folder)
+    if not files:
+        inner = [entry for entry in _entries(folder) if entry.is_dir()]
+        planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
+        positions = [entry for entry in inner if (entry / _METADATA_FILE).is_file()]
+        files = [file for place in planes or positions for file in listed_images(place)]
+    if not files:
+        raise InputError(
+            f"{folder} holds no dataset: looked for NDTiff.index, TIFF files "
+            f"({', '.join('*' + ending for ending in _TIFF_ENDINGS)}), PNG files and folders "
+            "BBBC006_v1_images_z_NN; give the folder of a dataset, e.g. run_1, or a file"
+        )
+    if plate := _bbbc006(files):
+        return NamedFiles(plate, whole=True, summary=_BBBC006_SUMMARY)
+    return _separate(files) or NamedFiles(_by_tokens(files))
+
+
+def _bbbc006(files: Sequence[Path]) -> list[NamedFile] | None:
+    """Name the files of a BBBC006 plate by position, plane and channel; None if they are others."""
+    found = [(path, _BBBC006_FILE.fullmatch(path.stem)) for path in files]
+    if not all(match for _, match in found):
+        return None
+    rows = []
+    for path, match in found:
+        assert match is not None
+        folder = _BBBC006_FOLDER.fullmatch(path.parent.name)
+        plane = match["z"] or (folder and folder[1])
+        position = f"{match['well'].lower()}_s{match['site']}"
+        rows.append((position, int(plane) if plane else None, f"w{match['channel']}", path))
+    if len({plane is None for _, plane, _, _ in rows}) == 2:
+        raise InputError(
+            f"{files[0].parent} has BBBC006 files with and without a plane in front of their name: "
+            "put those without into folders BBBC006_v1_images_z_NN"
+        )
+    numbers = {position: index for index, position in enumerate(sorted({row[0] for row in rows}))}
+    named = []
+    for position, plane, channel, path in sorted(
+        rows, key=lambda row: (row[0], row[1] or 0, row[2])
+    ):
+        axes: dict[str, AxisValue] = {"position": numbers[position], "channel": channel}
+        if plane is not None:
+            axes["z"] = plane
+        named.append(NamedFile(path, axes, {"PositionName": position}))
+    return named
+
+
+def _separate(files: Sequence[Path]) -> NamedFiles | None:
+    """Micro-Manager's separate image files, by the ``metadata.txt`` beside them; None if they are others.
+
+    It has an entry for each file, which version 1.4 calls ``FrameKey-t-c-z`` and version 2.0
+    ``Metadata-Pos0/name``, and one for the acquisition.
+    """
+    folders = list(dict.fromkeys(path.parent for path in files))
+    notes = {folder: _notes(folder) for folder in folders}
+    named = []
+    summary: dict[str, Any] = {}
+    for path in files:
+        entries, of_folder = notes[path.parent]
+        summary = summary or of_folder
+        said = entries.get(path.name)
+        if said is None or not (axes := said_axes(said)):
+            return None
+        if len(folders) > 1:
+            axes["position"] = folders.index(path.parent)
+        named.append(NamedFile(path, named_axes(axes, of_folder), said))
+    return NamedFiles(named, whole=True, summary=summary)
+
+
+def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Metadata of each file of a folder by its name, and of the acquisition; empty without any."""
+    place = folder / _METADATA_FILE
+    try:
+        whole = place.stat().st_size <= _MOST_METADATA_BYTES
+        said = json_object(place.read_text(encoding="utf-8", errors="replace")) if whole else None
+    except OSError:
+        said = None
+    entries: dict[str, dict[str, Any]] = {}
+    for key, value in (said or {}).items():
+        if isinstance(value, dict) and key.startswith(("FrameKey-", "Metadata-")):
+            entries[str(value.get("FileName") or key).rpartition("/")[2]] = value
+    summary = (said or {}).get("Summary")
+    return entries, summary if isinstance(summary, dict) else {}
+
+
+def _by_tokens(files: Sequence[Path]) -> list[NamedFile]:
+    """Name the files by tokens of their names, if all names have the same tokens."""
+    old = [_MICROMANAGER_14.fullmatch(path.stem) for path in files]
+    if all(old):
+        parts = [match.groups() for match in old if match]
+        return [
+            NamedFile(path, {"time": int(time), "channel": channel or 0, "z": int(z)})
+            for path, (time, channel, z) in zip(files, parts, strict=True)
+        ]
+    tokens = [
+        [(_TOKEN_AXES[name.lower()], int(value)) for name, value in _TOKEN.findall(path.stem)]
+        for path in files
+    ]
+    first = sorted(axis for axis, _ in tokens[0])
+    usable = len(set(first)) == len(first) and all(
+        sorted(axis for axis, _ in found) == first for found in tokens
+    )
+    if not usable:
+        return [NamedFile(path) for path in files]
+    return [NamedFile(path, dict(found)) for path, found in zip(files, tokens, strict=True)]
+
+
+def listed_images(folder: Path) -> list[Path]:
+    """List the folder's TIFFs in natural order; if there is none, its PNGs."""
+    files = [path for path in _entries(folder) if not path.name.startswith(".") and path.is_file()]
+    for endings in (_TIFF_ENDINGS, PNG_ENDINGS):
+        if chosen := [path for path in files if path.suffix.lower() in endings]:
+            return sorted(chosen, key=lambda path: _natural(path.name))
+    return []
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}): check the path and its permissions"
+        ) from error
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which ``z2`` comes before ``z10``."""
+    parts = re.findall(r"\d+|\D+", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -1,0 +1,170 @@
+"""A log that never makes its process wait: lines are queued, and one thread writes them.
+
+Whoever reads a process's standard error may stop reading: a full pipe, or a Windows console in
+which somebody selects text, blocks whoever writes.  Here only the writing thread blocks.  The
+queue is bounded; lines that find it full are dropped, and their number is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+__all__ = [
+    "BackgroundHandler",
+    "LineFormatter",
+    "escape_controls",
+    "log_to_stderr",
+    "to_stderr",
+    "write_bounded",
+]
+
+MAX_QUEUED_CHARS = 1 << 20
+#: How long a process that ends waits for its last lines to be written.
+FLUSH_S = 2.0
+RETRY_S = 0.05
+
+
+def escape_controls(text: str, keep: str = "\n\t") -> str:
+    r"""Text that others wrote, with what commands a terminal made visible (``\x1b``)."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in keep or sign == "\xa0" else ascii(sign)[1:-1]
+        for sign in text
+    )
+
+
+class LineFormatter(logging.Formatter):
+    """One line a message; only a traceback takes more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """The line, without anything that commands a terminal or looks like another line."""
+        record.message = escape_controls(record.message, keep="\t")
+        return super().formatMessage(record)
+
+    def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802 (logging's name)
+        """The traceback, without anything that commands a terminal."""
+        return escape_controls(super().formatException(ei))
+
+
+class BackgroundHandler(logging.Handler):
+    """Formats lines where they are logged, and writes them in a thread of its own.
+
+    Parameters
+    ----------
+    write : callable
+        Writes one line, its end included.  Only the thread calls it, and it may block for ever.
+        A line for which it raises OSError counts as dropped.
+    end : callable, optional
+        Called by the thread after the last line.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None], end: Callable[[], object] = lambda: None
+    ) -> None:
+        super().__init__()
+        self._write = write
+        self._end = end
+        self._lines: deque[str] = deque()
+        self._queued_chars = 0
+        self._dropped = 0
+        self._ended = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line, or count it as dropped."""
+        try:
+            line = self.format(record) + "\n"
+        except Exception:  # noqa: BLE001 (a wrong format string must not end the work)
+            line = f"{record.levelname} {record.msg!r} cannot be formatted\n"
+        with self._changed:
+            if self._queued_chars + len(line) > MAX_QUEUED_CHARS:
+                self._dropped += 1
+                return
+            self._lines.append(line)
+            self._queued_chars += len(line)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Write what is queued, for as long as `FLUSH_S` at most."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join(FLUSH_S)
+        super().close()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._ended)
+                line = self._lines.popleft() if self._lines else ""
+                self._queued_chars -= len(line)
+                dropped, self._dropped = self._dropped, 0
+            try:
+                if dropped or line:
+                    self._write(self._gap(dropped) + line)
+            except (OSError, ValueError):  # the disk is full, or the stream was closed
+                with self._changed:
+                    self._dropped += dropped + 1
+            if not line:
+                self._end()
+                return
+
+    def _gap(self, dropped: int) -> str:
+        if not dropped:
+            return ""
+        told = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+        told |= {"msg": "%d log lines were dropped: nobody took them", "args": (dropped,)}
+        return self.format(logging.makeLogRecord(told)) + "\n"
+
+
+def to_stderr(text: str) -> None:
+    """Write to standard error beside Python's buffer.
+
+    A thread that is blocked with the buffer's lock would keep the process from ending.
+    """
+    stream: TextIO | None = sys.stderr
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    if stream is None:  # pythonw
+        return
+    if raw is None:
+        stream.write(text)
+        return
+    text = text.replace("\n", os.linesep)
+    data = memoryview(text.encode(stream.encoding, stream.errors or "backslashreplace"))
+    while data:
+        nbytes: int | None = raw.write(data)
+        if nbytes is None:  # somebody made the terminal non-blocking
+            time.sleep(RETRY_S)
+        data = data[nbytes or 0 :]
+
+
+def write_bounded(text: str) -> None:
+    """Write to standard error, and go on after `FLUSH_S` where nobody takes it."""
+    thread = threading.Thread(target=to_stderr, args=(text,), daemon=True)
+    thread.start()
+    thread.join(FLUSH_S)
+
+
+def log_to_stderr(prefix: str) -> None:
+    """Send this process's log to standard error; the end of the process writes what is left.
+
+    Parameters
+    ----------
+    prefix : str
+        Stands between time and level: the name of the process.
+    """
+    handler = BackgroundHandler(to_stderr)
+    handler.setFormatter(
+        LineFormatter(f"%(asctime)s {prefix.replace('%', '%%')} %(levelname)s %(message)s")
+    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -1,0 +1,84 @@
+"""Micro-Manager's separate image files: a file a frame, and metadata.txt beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from recordings_on_disk import Frames, assert_reads, frames, nth, write_tiff
+
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import canonical_axes
+
+CHANNELS = ("DAPI", "GFP")
+PLACES = [(t, c, z) for t in range(2) for c in range(2) for z in range(3)]
+
+
+def write_position(folder: Path, stack: Frames, version: str) -> None:
+    """One position's folder, as version 1.4 or 2.0 of Micro-Manager lays it out."""
+    folder.mkdir(parents=True)
+    summary = {"ChNames": list(CHANNELS), "z-step_um": 2.0}
+    notes: dict[str, Any] = {"Summary": summary}
+    for t, c, z in PLACES:
+        said = {"FrameIndex": t, "SliceIndex": z, "ChannelIndex": c, "PixelSizeUm": 0.65}
+        said["ElapsedTime-ms"] = 100.0 * t
+        if version == "1.4":
+            name = f"img_{t:09d}_{CHANNELS[c]}_{z:03d}.tif"
+            notes[f"FrameKey-{t}-{c}-{z}"] = said | {"FileName": name}
+        else:
+            name = f"img_channel{c:03d}_position000_time{t:09d}_z{z:03d}.tif"
+            notes[f"Coords-{folder.name}/{name}"] = {"time": t}
+            notes[f"Metadata-{folder.name}/{name}"] = said
+        write_tiff(folder / name, stack[t, c, z], imagej=True)
+    (folder / "metadata.txt").write_text(json.dumps(notes), encoding="utf-8")
+
+
+def expected(stack: Frames, **more: int) -> dict[str, Frames]:
+    """Frames of one position by their keys."""
+    return {
+        canonical_axes({"time": t, "channel": CHANNELS[c], "z": z, **more}): stack[t, c, z]
+        for t, c, z in PLACES
+    }
+
+
+@pytest.mark.parametrize("version", ["1.4", "2.0"])
+def test_separate_files_have_the_axes_and_sizes_of_their_metadata(
+    tmp_path: Path, version: str
+) -> None:
+    stack = frames(2, 2, 3)
+    write_position(tmp_path / "run_1" / "Pos0", stack, version)
+    for folder in (tmp_path / "run_1" / "Pos0", tmp_path / "run_1"):
+        with open_dataset(folder) as recording:
+            assert_reads(recording, expected(stack))
+            assert recording.plan().pixel_um == 0.65
+            assert set(recording.plan().elapsed_ms) == {0.0, 100.0}
+            assert recording.summary["z-step_um"] == 2.0
+            assert nth(recording, 0).metadata["SliceIndex"] == 0
+
+
+@pytest.mark.parametrize("version", ["1.4", "2.0"])
+def test_the_folders_of_a_run_are_its_positions(tmp_path: Path, version: str) -> None:
+    stack = frames(2, 2, 2, 3)
+    for position in range(2):
+        write_position(tmp_path / "run_1" / f"Pos{position}", stack[position], version)
+    with open_dataset(tmp_path / "run_1") as recording:
+        assert_reads(
+            recording, {**expected(stack[0], position=0), **expected(stack[1], position=1)}
+        )
+
+
+@pytest.mark.parametrize("version", ["1.4", "2.0"])
+def test_without_readable_metadata_the_names_tell(tmp_path: Path, version: str) -> None:
+    """A program that died leaves half of the text."""
+    stack = frames(2, 2, 3)
+    write_position(tmp_path / "Pos0", stack, version)
+    notes = tmp_path / "Pos0" / "metadata.txt"
+    notes.write_bytes(notes.read_bytes()[:-100])
+    with open_dataset(tmp_path / "Pos0") as recording:
+        found = {frame.axes["channel"] for frame in map(recording.read, recording.axes_keys())}
+        assert found == ({"DAPI", "GFP"} if version == "1.4" else {0, 1})
+        assert {json.loads(key)["z"] for key in recording.axes_keys()} == {0, 1, 2}
+        np.testing.assert_array_equal(nth(recording, 0).pixels, stack[0, 0, 0])
