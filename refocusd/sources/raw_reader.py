@@ -9,14 +9,16 @@ closes it on Windows).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refocusd.errors import InputError
+from refocusd.formats.tiff.growing_file import GrowingFile, Place
+from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Frame, plain_axes
 
 __all__ = ["read_saved"]
@@ -40,27 +42,14 @@ def read_saved(dataset: Any, axes: Mapping[str, Any]) -> Frame:
     InputError
         If the frame is RGB, or not (yet) in the file.
     """
-    entry = dataset.index[frozenset(axes.items())]
+    entry, what = dataset.index[frozenset(axes.items())], f"frame {dict(axes)}"
     if entry.pixel_type == _RGB:
-        raise InputError(f"frame {dict(axes)} is RGB; refocusd takes monochrome frames")
+        raise InputError(f"{what} is RGB; refocusd takes monochrome frames")
     dtype = np.dtype(np.uint8 if entry.pixel_type == _EIGHT_BIT else np.uint16)
-    height, width = int(entry.image_height), int(entry.image_width)
-    nbytes = height * width * dtype.itemsize
-    path = Path(dataset.path) / Path(entry.filename).name
-    with path.open("rb", buffering=0) as file:
-        data = _read_at(file, entry.pix_offset, nbytes)
-        text = _read_at(file, entry.metadata_offset, entry.metadata_length)
-    if len(data) != nbytes:
-        raise InputError(f"frame {dict(axes)} is not complete in {path.name} yet")
-    metadata = json.loads(text) if len(text) == entry.metadata_length and text else {}
-    return Frame(np.frombuffer(data, dtype).reshape(height, width), plain_axes(axes), metadata)
-
-
-def _read_at(file: Any, offset: int, nbytes: int) -> bytes:
-    """Exactly `nbytes`, unless the file ends before: a raw read may return fewer."""
-    file.seek(offset)
-    parts: list[bytes] = []
-    while nbytes > 0 and (part := file.read(nbytes)):
-        parts.append(part)
-        nbytes -= len(part)
-    return b"".join(parts)
+    form = PageFormat(int(entry.image_height), int(entry.image_width), dtype)
+    name = Path(entry.filename).name
+    place = Place(name, entry.pix_offset, form, entry.metadata_offset, entry.metadata_length)
+    with closing(GrowingFile(Path(dataset.path) / name)) as file:
+        pixels = file.pixels(place, what)
+        metadata = file.metadata(place.metadata_offset, place.metadata_length)
+    return Frame(pixels, plain_axes(axes), metadata or {})

@@ -2,8 +2,13 @@
 
 ==========  ==================================================================
 `messages`  the typed, versioned headers (msgpack) of every message
+`watching`  those for peers that watch
+`records`   what messages say of frames, engines, workers and acquisitions
 `ring`      pixels on the same host: shared memory owned by the daemon
-`client`    a peer's side: connect, open an acquisition, submit frames
+`client`    a peer's connection: a socket that has introduced itself
+`session`   one acquisition on its way to a daemon, as a state machine
+`backoff`   how long a session waits before it connects again
+`secure/`   encrypted links to other hosts, and who may use them
 ==========  ==================================================================
 
 May import `errors`, `frame`, `config`.  Pixels are never pickled: they are raw
