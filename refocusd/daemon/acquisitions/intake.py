@@ -228,7 +228,9 @@ class Intake:
             return
         channel, rule = channel_of(message, self.lifecycle.settings)
         if rule:
-            self._record(acquisition, (message.axes,), "skipped", rule, live=message.live)
+            axes, live = (message.axes,), message.live
+            job = RecordFrames(acquisition.id, axes, "skipped", rule, live=live)
+            self._record(acquisition, job)
             self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
             return
         task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
@@ -259,20 +261,13 @@ class Intake:
         if sum(acquisition.records) > MAX_MISSED_CHARS:
             raise TransportError("too many missed frames at once: wait until these are recorded")
         acquisition.missed += len(message.axes) if lane.live else 0
-        axes = tuple(message.axes)
-        self._record(acquisition, axes, message.state, message.reason, live=lane.live)
+        axes, state, reason = tuple(message.axes), message.state, message.reason
+        job = RecordFrames(acquisition.id, axes, state, reason, live=lane.live)
+        self._record(acquisition, job)
 
-    def _record(
-        self,
-        acquisition: Acquisition,
-        axes: tuple[str, ...],
-        state: wire.FinalState,
-        reason: str,
-        *,
-        live: bool,
-    ) -> None:
-        acquisition.recording(axes)
-        self.lifecycle.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=live))
+    def _record(self, acquisition: Acquisition, job: RecordFrames) -> None:
+        acquisition.recording(job.axes)
+        self.lifecycle.writer.put(job)
 
     def close(self, identity: bytes, message: wire.Close) -> None:
         """No more frames come from this peer."""
