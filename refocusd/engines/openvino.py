@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -118,17 +119,7 @@ class OpenVinoEngine:
             model, bundle.size_multiple, 4 if hint == "f32" else 2
         )
         #: Of one tile, all of a batch together staying within the memory allowed.
-        self._tile_pixels = int(
-            ((options.engine_mib or DEFAULT_ENGINE_MIB) << 20) / needed / self._tile_batch
-        )
-        if self._tile_pixels < least**2:
-            mib = math.ceil(least**2 * needed * self._tile_batch / 2**20)
-            if options.engine_mib:
-                raise EngineError(
-                    f"engine_mib = {options.engine_mib}: model {bundle.model_id} needs {mib} MiB for "
-                    f"{self._tile_batch} of its smallest tiles ({least} px); allow it that much"
-                )
-            self._tile_pixels = least**2
+        self._tile_pixels = _tile_pixels(bundle, options, least, needed)
 
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Run one flat frame of `shape` (height, width)."""
@@ -276,19 +267,8 @@ class OpenVinoEngine:
     # -- the compiled network ------------------------------------------------------------
 
     def _compile(self) -> Any:
-        """Compile the network; returns what it was read into."""
-        try:
-            model = self._core.read_model(str(self._onnx))
-            if len(model.inputs) != 1:
-                raise ValueError(f"it takes {len(model.inputs)} inputs, a refocusing network one")
-            # Ours are dynamic; foreign ones may say how large frames are that they were made with.
-            model.reshape([-1, 1, -1, -1])
-            compiled = self._core.compile_model(model, "CPU", self._how)
-            self._request = compiled.create_infer_request()
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(f"OpenVINO cannot compile {self._onnx}: {error}") from error
-        named = [port for port in compiled.outputs if OUTPUT in port.get_names()]
-        self._output = named[0] if named else compiled.outputs[0]
+        """Compile the network; returns the model that it was read into."""
+        model, self._request, self._output = _compiled(self._core, self._onnx, self._how)
         return model
 
     def _shrink(self, shape: tuple[int, int], error: MemoryError) -> None:
@@ -328,6 +308,22 @@ class OpenVinoEngine:
             ) from error
 
 
+def _compiled(core: Any, onnx: Path, how: dict[str, str]) -> tuple[Any, Any, Any]:
+    """A network as OpenVINO's model, a request to run it, and its refocused output."""
+    try:
+        model = core.read_model(str(onnx))
+        if len(model.inputs) != 1:
+            raise ValueError(f"it takes {len(model.inputs)} inputs, a refocusing network one")
+        # Ours are dynamic; others may state the size of the frames that they were made with.
+        model.reshape([-1, 1, -1, -1])
+        compiled = core.compile_model(model, "CPU", how)
+        request = compiled.create_infer_request()
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"OpenVINO cannot compile {onnx}: {error}") from error
+    named = [port for port in compiled.outputs if OUTPUT in port.get_names()]
+    return model, request, named[0] if named else compiled.outputs[0]
+
+
 def _precision(core: Any, bundle: ModelBundle, wanted: str) -> tuple[Computed, str]:
     """The precision that is computed in, and OpenVINO's hint for what is not quantised."""
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -358,6 +354,19 @@ def _precision(core: Any, bundle: ModelBundle, wanted: str) -> tuple[Computed, s
     raise EngineError(
         f"the openvino backend does not compute in {wanted}; set precision to f32, bf16, int8 or auto"
     )
+
+
+def _tile_pixels(bundle: ModelBundle, options: EngineOptions, least: int, needed: float) -> int:
+    """Pixels that a tile may have, of `needed` bytes each."""
+    batch = options.tile_batch or 1
+    pixels = int(((options.engine_mib or DEFAULT_ENGINE_MIB) << 20) / needed / batch)
+    if pixels < least**2 and options.engine_mib:
+        mib = math.ceil(least**2 * needed * batch / 2**20)
+        raise EngineError(
+            f"engine_mib = {options.engine_mib}: model {bundle.model_id} needs {mib} MiB for "
+            f"{batch} of its smallest tiles ({least} px); allow it that much"
+        )
+    return max(pixels, least**2)
 
 
 def _bytes_per_pixel(model: Any, step: int, size: int) -> float:

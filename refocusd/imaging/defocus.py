@@ -256,14 +256,12 @@ def estimate_defocus(
     fit = _fit(spectra.mean(axis=0), family, rings.samples)
     if fit is None:
         return _NOTHING
-    # Each tile by itself says how much of the result is chance.
     alone = [found.um for tile in spectra if (found := _fit(tile, family, rings.samples))]
-    scatter = float(np.std(alone, ddof=1)) / math.sqrt(len(alone)) if len(alone) > 1 else fit.um / 4
+    scatter = _standard_error_um(alone, fit.um)
     limit = limit_um(optics)
     distance = min(limit, float(np.interp(fit.um, _FITTED_UM, _TRUE_UM)))
     saturated = distance > SATURATED * limit
-    misfit = fit.misfit / (MISFIT if fit.um > NEAR_UM else NEAR_MISFIT)
-    confidence = math.exp(-(misfit**2)) * min(1.0, fit.rings / (2 * MIN_RINGS))
+    confidence = _confidence(fit)
     of_network = float(np.interp(fit.um, _FITTED_UM, _SCATTER_UM))
     if not _is_trained_for(optics):
         of_network = math.hypot(of_network, _UNTRAINED_UM)
@@ -271,13 +269,22 @@ def estimate_defocus(
     elif not measured:
         of_network = math.hypot(of_network, _ASSUMED_UM)
     relative = optics_error(measured=measured)
-    return DefocusEstimate(
-        distance_um=limit if saturated else distance,
-        uncertainty_um=math.hypot(scatter, of_network, relative * distance),
-        confidence=confidence,
-        relative=relative,
-        saturated=saturated,
-    )
+    uncertainty = math.hypot(scatter, of_network, relative * distance)
+    best = limit if saturated else distance
+    return DefocusEstimate(best, uncertainty, confidence, relative, saturated)
+
+
+def _confidence(fit: _Fit) -> float:
+    """By how well the optics explain the frame, and how many rings had signal; 0 to 1."""
+    misfit = fit.misfit / (MISFIT if fit.um > NEAR_UM else NEAR_MISFIT)
+    return math.exp(-(misfit**2)) * min(1.0, fit.rings / (2 * MIN_RINGS))
+
+
+def _standard_error_um(alone: list[float], together_um: float) -> float:
+    """How much of the distance is chance, by the distances that single tiles give."""
+    if len(alone) < 2:
+        return together_um / 4
+    return float(np.std(alone, ddof=1)) / math.sqrt(len(alone))
 
 
 def _is_trained_for(optics: Optics) -> bool:

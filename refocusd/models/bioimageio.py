@@ -24,7 +24,7 @@ from refocusd.models.bioimageio_rdf import ForeignModel, read_foreign
 from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, sha256_of
 from refocusd.models.description import SCHEMA, Description, TensorNames
 from refocusd.models.onnx_guard import refuse_outside_weights
-from refocusd.models.receptive_field import STEP, measured_field_px
+from refocusd.models.receptive_field import STEP, measured_field_px, middle_square
 from refocusd.models.reference_network import ReferenceNetwork
 from refocusd.models.tensors import read_frames
 
@@ -104,7 +104,7 @@ def adopt(
         )
     field = max(measured or 0, -(-model.halo_px // STEP) * STEP)
     side = -(-max(_SIDE, model.least_px) // multiple) * multiple
-    crops = [_middle(frame, side) for frame in frames]
+    crops = [middle_square(frame, side) for frame in frames]
     raw = np.stack([bundle.counts_range(crop).normalise(crop) for crop in crops])[:, None]
     np.save(folder / VALIDATION_RAW, raw)
     np.save(folder / VALIDATION_REFOCUSED, network(raw))
@@ -138,14 +138,6 @@ def _normalised(bundle: ModelBundle, frame: NDArray[np.float32]) -> NDArray[np.f
         ends = np.percentile(values, [bundle.low_percentile, bundle.high_percentile])
         offset, scale = float(ends[0]), float(ends[1] - ends[0]) + 1e-6
     return ((values - offset) / scale).astype(np.float32)
-
-
-def _middle(frame: Pixels, side: int) -> Pixels:
-    """A square of the frame's middle, mirrored on where the frame is too small."""
-    short = [(0, max(0, side - length)) for length in frame.shape]
-    padded = np.pad(frame, short, mode="symmetric")
-    top, left = ((length - side) // 2 for length in padded.shape)
-    return np.ascontiguousarray(padded[top : top + side, left : left + side])
 
 
 def _size_multiple(network: ReferenceNetwork, model: ForeignModel) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NEGLIGIBLE", "STEP", "measured_field_px"]
+from refocusd.frame import Pixels
+
+__all__ = ["NEGLIGIBLE", "STEP", "measured_field_px", "middle_square"]
 
 #: A change of the output that does not matter, in network units.
 NEGLIGIBLE = 1e-3
 #: Fields are multiples of this, in px.
 STEP = 16
 
+_Frame = TypeVar("_Frame", NDArray[np.float32], Pixels)
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
@@ -44,7 +49,7 @@ def measured_field_px(
         None if even the farthest pixels matter.
     """
     size = -(-size // multiple) * multiple
-    tried = [_square(frame, size) for frame in frames]
+    tried = [middle_square(frame, size) for frame in frames]
     others = [np.ascontiguousarray(frame[::-1, ::-1]) for frame in tried[1:] + tried[:1]]
     # Frames of one specimen have one mean: a network that looks at that shows it on nothing.
     tried.append(tried[0])
@@ -64,20 +69,16 @@ def measured_field_px(
                 return True
         return False
 
-    low, high = 0, (middle - 8) // STEP
-    if matters(high * STEP):
+    largest = (middle - 8) // STEP
+    if matters(largest * STEP):
         return None
-    while low < high:
-        half = (low + high) // 2
-        if matters(half * STEP):
-            low = half + 1
-        else:
-            high = half
-    return high * STEP
+    return STEP * bisect.bisect_left(
+        range(largest), True, key=lambda step: not matters(step * STEP)
+    )
 
 
-def _square(frame: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """The middle of a frame, mirrored on where it is too small."""
+def middle_square(frame: _Frame, size: int) -> _Frame:
+    """The middle of a frame, mirrored at its borders if it is too small."""
     short = [(max(0, size - side) // 2, -(-max(0, size - side) // 2)) for side in frame.shape]
     padded = np.pad(frame, short, mode="symmetric")
     top, left = ((side - size) // 2 for side in padded.shape)

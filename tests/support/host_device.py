@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from refocusd.engines.tensorrt.device import Argument
-from refocusd.engines.tensorrt.kernels import SOURCE
+from refocusd.engines.tensorrt.kernels import kernel_source
 from refocusd.models.bundle import ModelBundle
 
 __all__ = ["HostDevice", "HostNetwork", "kernels_for_host", "small_bundle"]
@@ -60,7 +60,7 @@ extern "C" void all_{name}(int height, int width, void** a) {{
 """
         for name, call in _calls()
     )
-    source.write_text(PRELUDE + SOURCE + loops, encoding="utf-8")
+    source.write_text(PRELUDE + kernel_source() + loops, encoding="utf-8")
     subprocess.run(
         [compiler, "-O1", "-ffp-contract=off", "-shared", "-fPIC", str(source), "-o", str(library)],
         check=True,

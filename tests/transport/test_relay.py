@@ -200,3 +200,19 @@ def test_a_process_of_this_host_cannot_pass_the_relay_by(tmp_path: Path) -> None
             peer.disable_monitor()
             monitor.close(linger=0)
         assert house.turn() == []
+
+
+def test_a_failure_ends_neither_the_relay_nor_its_connections(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_once() -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a defect")
+
+    outer, inner, _ = bench.pair()
+    monkeypatch.setattr(bench.relay, "_accept", fail_once)
+    late, its_inner, _ = bench.pair()
+    for there, here in ((outer, inner), (late, its_inner)):
+        there.sendall(b"hello")
+        assert here.recv(10) == b"hello"
+    assert "a defect" in caplog.text

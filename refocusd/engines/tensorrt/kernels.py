@@ -6,66 +6,24 @@ first fills a tile's rest by reflection as `refocusd.engines.tiling.reflect_into
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from importlib import resources
 
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.engines.tensorrt.edition import INSTALL
 from refocusd.errors import EngineError
 
-__all__ = ["BLOCK", "SOURCE", "compiled_kernels", "kernel_name"]
+__all__ = ["BLOCK", "compiled_kernels", "kernel_name", "kernel_source"]
 
 #: Threads of a block, along x and y.
 BLOCK = (32, 8)
 
-SOURCE = r"""
-// Where position p lies in a line of `filled` pixels, mirrored at its end.
-__device__ int reflected(int p, int filled)
-{
-    if (p < filled) return p;
-    if (filled == 1) return 0;
-    const int period = 2 * (filled - 1);
-    p %= period;
-    return p < period - p ? p : period - p;
-}
 
-#define KERNELS(name, counts_t, top)                                                         \
-extern "C" __global__ void normalise_##name(                                                 \
-    const counts_t* frame, int frame_width, int row, int column, int rows, int columns,      \
-    float offset, float inverse_scale, float* tile, int tile_height, int tile_width)         \
-{                                                                                            \
-    const int x = blockIdx.x * blockDim.x + threadIdx.x;                                     \
-    const int y = blockIdx.y * blockDim.y + threadIdx.y;                                     \
-    if (x >= tile_width || y >= tile_height) return;                                         \
-    const long long from = (long long)(row + reflected(y, rows)) * frame_width               \
-                         + column + reflected(x, columns);                                   \
-    const float counts = (float)frame[from];                                                 \
-    tile[(long long)y * tile_width + x] =                                                    \
-        __fmul_rn(__fsub_rn(counts, offset), inverse_scale);                                 \
-}                                                                                            \
-                                                                                             \
-extern "C" __global__ void restore_##name(                                                   \
-    const float* tile, int tile_width, int top_row, int left_column,                         \
-    counts_t* frame, int frame_width, int row, int column, int rows, int columns,            \
-    float offset, float scale, unsigned int* tally)                                          \
-{                                                                                            \
-    const int x = blockIdx.x * blockDim.x + threadIdx.x;                                     \
-    const int y = blockIdx.y * blockDim.y + threadIdx.y;                                     \
-    if (x >= columns || y >= rows) return;                                                   \
-    float value = tile[(long long)(top_row + y) * tile_width + left_column + x];             \
-    value = rintf(__fadd_rn(__fmul_rn(value, scale), offset));                               \
-    if (!(value - value == 0.0f)) {                                                          \
-        atomicAdd(tally + 1, 1u);  /* neither NaN nor infinity */                            \
-        value = 0.0f;                                                                        \
-    } else if (value < 0.0f || value > top) {                                                \
-        atomicAdd(tally, 1u);                                                                \
-        value = value < 0.0f ? 0.0f : top;                                                   \
-    }                                                                                        \
-    frame[(long long)(row + y) * frame_width + column + x] = (counts_t)value;                \
-}
-
-KERNELS(u8, unsigned char, 255.0f)
-KERNELS(u16, unsigned short, 65535.0f)
-"""
+@functools.cache
+def kernel_source() -> str:
+    """The kernels in CUDA C++ (``kernels.cu``)."""
+    return resources.files(__package__).joinpath("kernels.cu").read_text(encoding="ascii")
 
 
 def kernel_name(what: str, itemsize: int) -> str:
@@ -87,7 +45,9 @@ def compiled_kernels(sm: int, cache: EngineCache | None = None) -> bytes:
     EngineError
         If NVIDIA's run-time compiler is not installed, or does not know the card.
     """
-    key = EngineKey("kernels", hashlib.sha256(SOURCE.encode()).hexdigest(), "nvrtc", f"sm{sm}", "")
+    key = EngineKey(
+        "kernels", hashlib.sha256(kernel_source().encode()).hexdigest(), "nvrtc", f"sm{sm}", ""
+    )
     return (cache or EngineCache()).get_or_build(key, lambda: _compiled(sm))
 
 
@@ -100,7 +60,7 @@ def _compiled(sm: int) -> bytes:
         raise EngineError(
             f"NVIDIA's run-time compiler (nvrtc) is not installed; install it with: {INSTALL}"
         ) from error
-    status, program = nvrtc.nvrtcCreateProgram(SOURCE.encode(), b"refocusd.cu", 0, [], [])
+    status, program = nvrtc.nvrtcCreateProgram(kernel_source().encode(), b"refocusd.cu", 0, [], [])
     try:
         # No fused multiply and add: counts round as they do on the CPU.
         options = [f"--gpu-architecture=sm_{sm}".encode(), b"--fmad=false"]

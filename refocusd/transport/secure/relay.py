@@ -157,6 +157,7 @@ class Relay:
         self._closing_at: float | None = None
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
         for own in (listener, self._woken):
             own.setblocking(False)
             self._selector.register(own, selectors.EVENT_READ)
@@ -169,7 +170,7 @@ class Relay:
     def close(self, linger_s: float = 0.0) -> None:
         """End the thread; what ZeroMQ has sent gets `linger_s` seconds to leave."""
         self._closing_at = time.monotonic() + linger_s
-        self._wake.send(b".")
+        self._notify()
         self._thread.join()
 
     def prove(self, address: str) -> int | None:
@@ -197,7 +198,7 @@ class Relay:
         """End a connection."""
         if connection := self._connections.get(number):
             connection.cut = True
-            self._wake.send(b".")
+            self._notify()
 
     def take_ended(self) -> list[int]:
         """Numbers of the connections that ended since the last call."""
@@ -207,21 +208,33 @@ class Relay:
                 ended.append(self._ended.popleft())
         return ended
 
+    def _notify(self) -> None:
+        with suppress(BlockingIOError):  # it has been notified often enough
+            self._wake.send(b".")
+
     def _run(self) -> None:
         while not self._over():
-            for key, events in self._selector.select(LOOK_S):
-                if key.fileobj is self._listener:
-                    self._accept()
-                elif key.fileobj is self._woken:
-                    self._woken.recv(1 << 10)
-                elif self.is_open(key.data.number):
-                    self._carry(key.data, key.fileobj, events)  # type: ignore[arg-type]
-            for connection in [each for each in self._connections.values() if each.cut]:
-                self._end(connection)
+            try:
+                self._turn()
+            except Exception:
+                # Connections that are open stay open; the next turn goes on with them.
+                log.exception("the relay for other hosts failed")
+                time.sleep(LOOK_S)
         for connection in list(self._connections.values()):
             self._end(connection)
         for own in (self._listener, self._wake, self._woken, self._selector):
             own.close()
+
+    def _turn(self) -> None:
+        for key, events in self._selector.select(LOOK_S):
+            if key.fileobj is self._listener:
+                self._accept()
+            elif key.fileobj is self._woken:
+                self._woken.recv(1 << 10)
+            elif self.is_open(key.data.number):
+                self._carry(key.data, key.fileobj, events)  # type: ignore[arg-type]
+        for connection in [each for each in self._connections.values() if each.cut]:
+            self._end(connection)
 
     def _over(self) -> bool:
         if self._closing_at is None:
@@ -231,7 +244,11 @@ class Relay:
     def _accept(self) -> None:
         try:
             outer, name = self._listener.accept()
-        except OSError:  # it has left already, or there are no descriptors
+        except BlockingIOError:  # it has left already
+            return
+        except OSError as error:  # out of descriptors, for example
+            self._say("a connection from another host cannot be accepted: %s", error)
+            time.sleep(0.01)  # the listener stays ready: not a busy loop
             return
         if len(self._connections) >= self._limit or self._closing_at is not None:
             outer.close()
