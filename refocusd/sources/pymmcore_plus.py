@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
+from refocusd.formats.refocused_name import SUFFIX
 from refocusd.sources.feed import Feed
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
@@ -119,7 +120,7 @@ class AttachedMDA:
         self._finished()
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = _free(self._output / f"{_file_name(name)}_{stamp}_refocused")
+        folder = _free(self._output / f"{_file_name(name)}_{stamp}{SUFFIX}")
         feed = Feed(
             self._endpoint,
             output=str(folder),

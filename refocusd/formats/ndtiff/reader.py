@@ -13,6 +13,7 @@ from refocusd.formats.metadata import json_object
 from refocusd.formats.ndtiff.index import INDEX_NAME, IndexEntry, NDTiffIndex
 from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
+from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, open_file
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
@@ -186,7 +187,7 @@ def ndtiff_folder(path: Path) -> Path | None:
     inner = sorted(entry.parent for entry in path.glob(f"*/{INDEX_NAME}"))
     names = {folder.name for folder in inner}
     # Our own output lies beside the raw dataset that it was made from.
-    inner = [f for f in inner if f.name.removesuffix("_refocused") not in names - {f.name}]
+    inner = [f for f in inner if REFOCUSED_NAME.sub("", f.name) not in names - {f.name}]
     if len(inner) > 1:
         raise InputError(
             f"{path} holds {len(inner)} NDTiff datasets ({', '.join(f.name for f in inner[:5])}"

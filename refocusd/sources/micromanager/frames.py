@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError, RefocusdError, TransportError
+from refocusd.formats.refocused_name import SUFFIX
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.micromanager.bridge import Bridge
@@ -67,7 +68,7 @@ class FramesInMemory:
         self._channels = self._names_of_channels(summary)
         self.name = str(self._summary.get("Prefix") or bridge.call(provider.get_name) or "MDA")
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        self._output = _free(output / f"{_file_name(self.name)}_{stamp}_refocused")
+        self._output = _free(output / f"{_file_name(self.name)}_{stamp}{SUFFIX}")
         self._box = GrowingBox()
         self._sizes: tuple[int, int, int] | None = None
         self._count = 0
