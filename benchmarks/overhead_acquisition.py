@@ -235,13 +235,13 @@ def _daemon(engine: EngineChoice, folder: Path) -> Iterator[str]:
             yield daemon.endpoint
         return
     # Each burst would say that there is no daemon, which is the point here.
-    feed = logging.getLogger("refocusd.sources.feed")
-    level = feed.level
+    sources = logging.getLogger("refocusd.sources")
+    level = sources.level
     # Bound but not listening: the port refuses connections, and nobody else can take it.
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
-        feed.setLevel(logging.ERROR)
+        sources.setLevel(logging.ERROR)
         try:
             yield f"tcp://127.0.0.1:{held.getsockname()[1]}"
         finally:
-            feed.setLevel(level)
+            sources.setLevel(level)

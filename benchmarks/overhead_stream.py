@@ -13,10 +13,10 @@ import numpy as np
 
 from refocusd import __version__
 from refocusd.cli.report import read_attempts
-from refocusd.errors import TransportError
 from refocusd.frame import Pixels, canonical_axes
-from refocusd.transport.client import SILENCE_S, Connection, Upload
+from refocusd.transport.client import Connection
 from refocusd.transport.messages import Open, Outcome
+from refocusd.transport.session import Session, State
 
 __all__ = ["Streamed", "sample_frames", "stream"]
 
@@ -126,27 +126,30 @@ def stream(
         if on_written is not None:
             on_written(len(answered_ns))
 
-    with Connection(endpoint, "source", inline=inline, version=__version__) as connection:
-        connection.welcome(timeout_s=10.0)
-        upload = Upload(connection, open_, note)
-        _until(connection, upload, lambda: upload.credit > 0)
+    def connect() -> Connection:
+        return Connection(endpoint, "source", inline=inline, version=__version__)
+
+    with Session(endpoint, on_outcome=note, connect=connect) as session:
+        session.until(lambda: session.state is State.READY)
+        session.announce(open_)
+        session.until(lambda: session.credit > 0)
         begun_ns = time.perf_counter_ns()
         for index, key in enumerate(keys):
             if fps is not None:
                 due_ns = begun_ns + round(index / fps * 1e9)
                 while (left_ns := due_ns - time.perf_counter_ns()) > 0:
-                    upload.pump(left_ns / 1e9)
+                    session.pump(left_ns / 1e9)
                 taken_ns[key] = due_ns
-                _until(connection, upload, lambda: upload.credit > 0)
+                session.until(lambda: session.credit > 0)
             else:
-                _until(connection, upload, lambda: upload.credit > 0)
+                session.until(lambda: session.credit > 0)
                 taken_ns[key] = time.perf_counter_ns()
             pixels = frames[index % len(frames)]
-            while not upload.submit(pixels, key, metadata[index], taken_ns[key]):
-                upload.pump(0.001)  # the socket's queue is full
-        upload.close(count)
-        _until(connection, upload, lambda: upload.closed is not None)
-    assert upload.closed is not None
+            while not session.submit(pixels, key, metadata[index], taken_ns[key]):
+                session.until(lambda: True)  # the socket's queue is full
+        session.close(count)
+        session.until(lambda: session.closed)
+    assert session.closed is not None
     attempts = read_attempts([output])
     return Streamed(
         seconds=(max(answered_ns.values()) - begun_ns) / 1e9,
@@ -158,15 +161,6 @@ def stream(
         answered_ms=[
             (answered_ns[key] - taken_ns[key]) / 1e6 for key in keys if key in answered_ns
         ],
-        unaccounted=max(count - upload.closed.counts.final, count - len(attempts)),
-        failed=upload.closed.counts.failed,
+        unaccounted=max(count - session.closed.counts.final, count - len(attempts)),
+        failed=session.closed.counts.failed,
     )
-
-
-def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
-    while not done():
-        upload.pump(0.25)
-        if upload.refused:
-            raise TransportError(f"the daemon refused the stream: {upload.refused}")
-        if connection.silent_s > SILENCE_S:
-            raise TransportError("the daemon went away; the figures of this run are lost")

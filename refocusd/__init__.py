@@ -36,7 +36,7 @@ from refocusd.errors import RefocusdError
 from refocusd.frame import Frame
 
 if TYPE_CHECKING:
-    from refocusd.sources.focus_hook import FocusLimits
+    from refocusd.sources.focus_limits import FocusLimits
     from refocusd.sources.pycromanager import Source
     from refocusd.sources.pymmcore_plus import attach_mda
 
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> object:
 
         return Source
     if name == "FocusLimits":
-        from refocusd.sources.focus_hook import FocusLimits
+        from refocusd.sources.focus_limits import FocusLimits
 
         return FocusLimits
     if name == "attach_mda":

@@ -4,7 +4,6 @@
 `combination`   what is measured, and what was found
 `work`          arithmetic and bytes of a network, counted from its graph
 `rates`         arithmetic and bytes a second of the device
-`memory`        the most memory that this process ever held
 `machine`       hardware, versions, and how busy others keep it
 `measure`       one combination, in the process that runs it
 `session`       all combinations, each round of each in a fresh process

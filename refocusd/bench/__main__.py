@@ -1,15 +1,11 @@
-"""``python -m refocusd.bench ORDER REPORT``: a measuring process; both are JSON files."""
+"""``python -m refocusd.bench``: a measuring process (`refocusd.processes.trial`)."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-import msgspec
-
 from refocusd.bench.combination import Order
 from refocusd.bench.measure import measure
+from refocusd.processes.order import read_order
+from refocusd.processes.trial import print_report
 
 if __name__ == "__main__":
-    ordered = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
-    Path(sys.argv[2]).write_bytes(msgspec.json.encode(measure(ordered)))
+    print_report(measure(read_order(Order)))

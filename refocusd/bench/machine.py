@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import re
 import sys
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["BUSY", "busy_share", "machine"]
+import psutil
+
+__all__ = ["BUSY", "busy_share", "machine", "peak_mib"]
+
+MIB = 1 << 20
 
 #: Share of the processor taken by others from which on times mean little.
 BUSY = 0.15
@@ -29,49 +31,36 @@ def machine() -> dict[str, object]:
     }
 
 
-def busy_share(seconds: float = 0.5) -> float | None:
-    """Share of all cores that is busy now, 0 to 1; None where the system does not tell.
+def busy_share(seconds: float = 0.5) -> float:
+    """Share of all cores that is busy now, 0 to 1.
 
     To be called while nothing of ours runs: what is not idle belongs to others.
     """
-    before = _times()
-    if before is None:
-        return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)) if _has_load() else None
-    time.sleep(seconds)
-    after = _times()
-    if after is None or after[1] <= before[1]:
-        return None
-    return 1 - (after[0] - before[0]) / (after[1] - before[1])
+    return float(psutil.cpu_percent(interval=seconds)) / 100
 
 
-def _has_load() -> bool:
-    return hasattr(os, "getloadavg")
-
-
-def _times() -> tuple[int, int] | None:
-    """Idle time and all time of all cores, in the system's units."""
+def peak_mib() -> float | None:
+    """The most memory that this process ever held, MiB; None where the system does not tell."""
     if sys.platform == "win32":
-        idle, kernel, user = ctypes.c_uint64(), ctypes.c_uint64(), ctypes.c_uint64()
-        found = ctypes.WinDLL("kernel32").GetSystemTimes(
-            ctypes.byref(idle), ctypes.byref(kernel), ctypes.byref(user)
-        )
-        # The kernel's time contains the idle time.
-        return (idle.value, kernel.value + user.value) if found else None
-    try:
-        with Path("/proc/stat").open(encoding="ascii") as lines:
-            numbers = [int(word) for word in lines.readline().split()[1:9]]
-    except (OSError, ValueError):
-        return None
-    return numbers[3] + numbers[4], sum(numbers)
+        return float(psutil.Process().memory_info().peak_wset) / MIB
+    # Not `getrusage`: its peak starts with that of the process that started this one.
+    found = _line_of(Path("/proc/self/status"), "VmHWM")
+    return int(found.split()[0]) / 1024 if found else None
 
 
 def _cpu() -> str:
+    named = _line_of(Path("/proc/cpuinfo"), "model name")
+    return named or platform.processor() or platform.machine()
+
+
+def _line_of(file: Path, key: str) -> str:
+    """The value of a key in a file of Linux's; empty where there is none."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.machine()
+        return ""
+    found = re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _version(name: str) -> str | None:

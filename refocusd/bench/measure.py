@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 
 from refocusd.bench.combination import Order, Report
-from refocusd.bench.memory import peak_mib
+from refocusd.bench.machine import peak_mib
 from refocusd.bench.rates import measured_rates
 from refocusd.demo.specimen import SAMPLE
 from refocusd.engines.choose import build_engine

@@ -6,23 +6,21 @@ left in a cache, a thread pool or a heap.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import msgspec
 import numpy as np
 
 from refocusd.bench.combination import Combination, Order, Quality, Rates, Report, Result
 from refocusd.bench.work import Work, count_work
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import available_backends
-from refocusd.errors import RefocusdError
+from refocusd.errors import RefocusdError, WorkerError
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
+from refocusd.processes.trial import attempt
 
 __all__ = ["PROCESS_S", "run_session"]
 
@@ -133,27 +131,10 @@ class _Session:
 
     def _ask(self, order: Order) -> Report:
         """One process; whatever becomes of it is a report."""
-        asked, answered = self._folder / "order.json", self._folder / "report.json"
-        asked.write_bytes(msgspec.json.encode(order))
-        answered.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "refocusd.bench", str(asked), str(answered)]
         try:
-            done = subprocess.run(
-                command,
-                timeout=PROCESS_S,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Report(refused=f"took more than {PROCESS_S:.0f} s")
-        try:
-            return msgspec.json.decode(answered.read_bytes(), type=Report)
-        except (OSError, msgspec.DecodeError):
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-            why = said[0] if said else "it may have run out of memory"
-            return Report(refused=f"the process ended with status {done.returncode}: {why}")
+            return attempt("refocusd.bench", order, Report, PROCESS_S)
+        except WorkerError as error:
+            return Report(refused=str(error))
 
 
 def _work(combination: Combination) -> Work | None:

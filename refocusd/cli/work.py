@@ -29,7 +29,7 @@ from refocusd.formats.dataset import Dataset
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import selection_id
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.sources.replay import submit_frames
+from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Engines, Open, Opened
 
 __all__ = [

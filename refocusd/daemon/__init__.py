@@ -7,7 +7,7 @@ main               `daemon.Daemon`: starts and stops the others
 broker             the sockets, the state of all acquisitions, the worker pool
                    (`broker`, `peers`, `control`, `acquisitions`, `workers`)
 writer             refocused datasets and ledgers (`output`)
-supervisor-N       one worker process each (`workers.supervisor`)
+supervisor-N       one worker process each (`workers.processes`)
 catch-up           one acquisition's raw data; lives until that is caught up
                    (`acquisitions.catch_up`)
 find-unfinished    looks for what an earlier daemon left; lives for the start

@@ -28,13 +28,14 @@ from refocusd.daemon.acquisitions.unfinished import find_unfinished
 from refocusd.daemon.control import Control
 from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.peers import Peers
-from refocusd.daemon.workers.dispatcher import Dispatcher, WorkerControl
+from refocusd.daemon.workers.dispatcher import Dispatcher
 from refocusd.daemon.workers.pool import WorkerPool
+from refocusd.daemon.workers.processes import WorkerProcesses
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import RingAddress, SharedRing
-from refocusd.transport.secure.endpoints import Doors
+from refocusd.transport.secure.endpoints import Endpoints
 
 __all__ = ["Broker"]
 
@@ -54,7 +55,7 @@ class Broker:
     Parameters
     ----------
     settings : Settings
-    endpoints : Doors
+    endpoints : Endpoints
         The bound sockets; the broker's thread owns them from `start` on.
     ring, writer
         See their classes.
@@ -64,8 +65,7 @@ class Broker:
         What the daemon's own workers and catch-ups prove themselves with.
     catch_up : callable
         Starts a catch-up of an acquisition, in a run.
-    supervisor : WorkerControl
-        Of the worker processes.
+    processes : WorkerProcesses
     models : str
         Models (`models_named`) that the daemon's own workers are about to run, if it has any.
 
@@ -82,20 +82,20 @@ class Broker:
     def __init__(
         self,
         settings: Settings,
-        endpoints: Doors,
+        endpoints: Endpoints,
         ring: SharedRing,
         writer: Writer,
         event_queue: events.EventQueue,
         token: str,
         catch_up: Callable[[wire.Open, str], None],
-        supervisor: WorkerControl,
+        processes: WorkerProcesses,
         models: str = "",
     ) -> None:
         self._settings = settings
         self._endpoints = endpoints
         self._ring = ring
         self._event_queue = event_queue
-        self._supervisor = supervisor
+        self._processes = processes
         self._peers = Peers(token)
         send = self._send
         self.acquisitions = held = Acquisitions()
@@ -105,7 +105,7 @@ class Broker:
         )
         self._intake = Intake(ring, lifecycle)
         self._pool = pool = WorkerPool(send, ring, models)
-        self._dispatcher = Dispatcher(endpoints, ring, lifecycle, pool, supervisor, self._on_ready)
+        self._dispatcher = Dispatcher(endpoints, ring, lifecycle, pool, processes, self._on_ready)
         self._control = Control(lifecycle, pool)
         self._handlers: dict[type[events.Event], Callable[[Acquisition, Any], None]] = {
             events.OutputOpened: lifecycle.output_opened,
@@ -154,7 +154,7 @@ class Broker:
             log.exception("the broker failed; the daemon ends, what was written stays")
             self.failure = self.failure or "internal error, see the log"
         finally:
-            self._supervisor.no_more()
+            self._processes.no_more()
             self._pool.dismiss()
             self.ready.set()
 

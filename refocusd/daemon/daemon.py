@@ -19,13 +19,13 @@ from refocusd.daemon.acquisitions.run_id import models_named
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
 from refocusd.daemon.events import EventQueue, StopRequested
 from refocusd.daemon.output.writer import Writer
-from refocusd.daemon.workers.supervisor import Supervisor
+from refocusd.daemon.workers.processes import WorkerProcesses
 from refocusd.errors import TransportError, WorkerError
 from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Doors, RemoteDoor
+from refocusd.transport.secure.endpoints import Endpoints, RemoteEndpoint
 from refocusd.transport.secure.keys import KeyStore
 
 __all__ = ["Daemon", "daemon_status", "stop_daemon"]
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: The first worker must be ready within this time.
 START_S = 120.0
+#: A catch-up ends within this time once the broker has, unless its disk hangs.
+CATCH_UP_END_S = 5.0
 
 
 class Daemon:
@@ -47,7 +49,7 @@ class Daemon:
     ----------
     endpoint : str
         Where it listens, once entered.
-    supervisor : Supervisor
+    supervisor : WorkerProcesses
         Of its worker processes, once entered.
 
     Raises
@@ -73,7 +75,7 @@ class Daemon:
             context = zmq.Context(io_threads=1)
             resources.callback(context.destroy, linger=0)
             local = _bind(context, settings)
-            self._endpoints = Doors(local, _remote(settings))
+            self._endpoints = Endpoints(local, _remote(settings))
             resources.callback(self._endpoints.close, linger=500)
             self._events = EventQueue(context)
             resources.callback(self._events.close)
@@ -83,7 +85,7 @@ class Daemon:
         self._writer = Writer(settings, self._ring, self._events)
         self._catch_ups = CatchUps(settings, token, self._events)
         self._catch_ups.listen_on(self.endpoint)
-        self.supervisor = Supervisor(settings, self.endpoint, token, self._events)
+        self.supervisor = WorkerProcesses(settings, self.endpoint, token, self._events)
         self._broker = Broker(
             settings,
             self._endpoints,
@@ -111,7 +113,8 @@ class Daemon:
     ) -> None:
         self.request_stop()
         self._broker.join()
-        self._catch_ups.stop()
+        # The broker has waited for them; one that is still there hangs, or is about to end.
+        self._catch_ups.stop(timeout_s=CATCH_UP_END_S)
         self.supervisor.stop()
         self._writer.stop(self.settings.stop_timeout_s)
         self._resources.close()
@@ -197,12 +200,12 @@ def _bind(context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> zmq.So
     return socket
 
 
-def _remote(settings: Settings) -> RemoteDoor | None:
+def _remote(settings: Settings) -> RemoteEndpoint | None:
     if not settings.listen:
         return None
     # A frame, before and after, must fit the ring anyway.
     largest = (settings.ring_mib << 20) // 2
-    return RemoteDoor(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
+    return RemoteEndpoint(settings.listen, KeyStore(settings.keys), frame_nbytes=largest)
 
 
 def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:

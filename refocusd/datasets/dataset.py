@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from refocusd.datasets.derived_id import derived_id
+from refocusd.datasets.identity import derived_id
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
     REFOCUSED_NAME,
@@ -228,8 +228,9 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
     known += [open_.acquisition for open_ in _open_acquisitions(frames, ledgers)]
     if known:
         return known[0]
-    frames.first_format()
-    return derived_id(frames, frames.axes_keys()[0])
+    frames.first_format()  # says what to do where there is no frame
+    first = frames.axes_keys()[0]
+    return derived_id(frames.path, first, frames.read(first))
 
 
 def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, list[str]]:

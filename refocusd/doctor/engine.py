@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from refocusd.config import Settings
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, fine
-from refocusd.doctor.trial import EngineOrder, EngineReport, TrialError, attempt
+from refocusd.doctor.trial import TRIAL, EngineOrder, EngineReport
+from refocusd.errors import WorkerError
+from refocusd.processes.trial import attempt
 
 __all__ = ["TRIAL_S", "engine"]
 
@@ -30,8 +32,8 @@ def engine(case: Case) -> Iterator[Finding]:
 def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
     order = EngineOrder(model, settings.engine_options, shape)
     try:
-        report = attempt(order, EngineReport, TRIAL_S)
-    except TrialError as error:
+        report = attempt(TRIAL, order, EngineReport, TRIAL_S)
+    except WorkerError as error:
         return broken(
             "engine",
             f"{settings.backend}, model {model}: {error}",

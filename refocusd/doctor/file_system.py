@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import re
-import sys
 from pathlib import Path
+
+import psutil
 
 __all__ = ["nearest", "network_kind"]
 
-#: Kinds of file systems that are served by another computer (``/proc/self/mountinfo``).
+#: Kinds of file systems that are served by another computer.
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs",
     "fuse.sshfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip
-DRIVE_REMOTE = 4
 
 
 def nearest(folder: Path) -> Path:
@@ -33,38 +31,15 @@ def network_kind(folder: Path) -> str:
     folder : Path
         An existing one.
     """
-    if sys.platform == "win32":
-        return _windows(folder)
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    kind = mounted_kind(folder.resolve(), mounts)
-    return kind if kind in NETWORK else ""
-
-
-def mounted_kind(folder: Path, mounts: str) -> str:
-    """The kind of file system a folder lies on, by the text of ``mountinfo``; empty if unknown."""
-    best, kind = -1, ""
-    for line in mounts.splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        if len(fields) < 5 or not right:
-            continue
-        # proc(5): space, tab, newline and backslash are octal there.
-        point = Path(re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields[4]))
+    folder = folder.resolve()
+    if folder.drive.startswith("\\\\"):
+        return "share"
+    inner, kind = -1, ""
+    for mount in psutil.disk_partitions(all=True):
+        point = Path(mount.mountpoint)
         # Of two mounts at one place the later one hides the other.
-        if folder.is_relative_to(point) and len(point.parts) >= best:
-            best, kind = len(point.parts), right.split()[0]
+        if folder.is_relative_to(point) and len(point.parts) >= inner:
+            inner = len(point.parts)
+            on_windows = "share" if "remote" in mount.opts.split(",") else ""
+            kind = mount.fstype if mount.fstype in NETWORK else on_windows
     return kind
-
-
-def _windows(folder: Path) -> str:
-    if sys.platform == "win32":
-        anchor = folder.resolve().anchor
-        kernel = ctypes.WinDLL("kernel32")
-        kernel.GetDriveTypeW.argtypes = [ctypes.c_wchar_p]
-        # A drive letter of a share, or \\server\share itself.
-        if kernel.GetDriveTypeW(anchor) == DRIVE_REMOTE:
-            return "share"
-    return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import re
 import struct
@@ -11,6 +10,8 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+import psutil
 
 from refocusd import __version__
 from refocusd.doctor.case import Case
@@ -75,9 +76,6 @@ def packages(_case: Case) -> Iterator[Finding]:
 def memory(case: Case) -> Iterator[Finding]:
     """Whether ring and engine fit into what is free."""
     free = available_memory()
-    if free is None:
-        yield not_applicable("memory", "this system does not say how much is free")
-        return
     ring_mib = case.settings.ring_mib
     wanted = ring_mib + PROCESSES_MIB * max(1, case.settings.workers)
     says = f"{free / MIB:.0f} MiB available; ring and workers may take {wanted} MiB"
@@ -118,20 +116,12 @@ def anti_virus(case: Case) -> Iterator[Finding]:
         yield not_applicable("anti-virus", "nothing to exclude on this system")
 
 
-def available_memory() -> int | None:
-    """Bytes that programs can still have; None where the system does not say."""
-    if sys.platform == "win32":
-        return _windows_memory()
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-    free = int(found[1]) * 1024 if found else None
-    return _within_container(free)
+def available_memory() -> int:
+    """Bytes that programs can still have."""
+    return _within_container(int(psutil.virtual_memory().available))
 
 
-def _within_container(free: int | None) -> int | None:
+def _within_container(free: int) -> int:
     """A container's own limit, where there is one (control groups, version 2)."""
     group = Path("/sys/fs/cgroup")
     try:
@@ -139,29 +129,4 @@ def _within_container(free: int | None) -> int | None:
         used = int((group / "memory.current").read_text(encoding="ascii"))
     except (OSError, ValueError):  # none, or "max"
         return free
-    left = max(0, limit - used)
-    return left if free is None else min(free, left)
-
-
-class _MemoryStatus(ctypes.Structure):
-    # MEMORYSTATUSEX of sysinfoapi.h
-    _fields_ = (
-        ("length", ctypes.c_uint32),
-        ("load", ctypes.c_uint32),
-        ("total", ctypes.c_uint64),
-        ("available", ctypes.c_uint64),
-        ("total_page_file", ctypes.c_uint64),
-        ("available_page_file", ctypes.c_uint64),
-        ("total_virtual", ctypes.c_uint64),
-        ("available_virtual", ctypes.c_uint64),
-        ("available_extended", ctypes.c_uint64),
-    )
-
-
-def _windows_memory() -> int | None:
-    if sys.platform == "win32":
-        status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
-        kernel = ctypes.WinDLL("kernel32")
-        if kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
-            return int(status.available)
-    return None
+    return min(free, max(0, limit - used))

@@ -8,9 +8,10 @@ import numpy as np
 
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, fine, not_applicable
-from refocusd.doctor.trial import RingOrder, RingReport, TrialError, attempt
-from refocusd.errors import TransportError
+from refocusd.doctor.trial import TRIAL, RingOrder, RingReport
+from refocusd.errors import TransportError, WorkerError
 from refocusd.frame import checksum
+from refocusd.processes.trial import attempt
 from refocusd.transport.ring import PAGE, SharedRing
 
 __all__ = ["TRIAL_S", "ring"]
@@ -33,8 +34,8 @@ def ring(case: Case) -> Iterator[Finding]:
         with SharedRing.create(mib << 20) as made:
             pixels = np.random.default_rng(0).integers(0, 4096, _SHAPE, dtype=np.uint16)
             made.view(PAGE, _SHAPE, "uint16")[...] = pixels
-            report = attempt(RingOrder(made.address, PAGE, _SHAPE), RingReport, TRIAL_S)
-    except (TransportError, TrialError) as error:
+            report = attempt(TRIAL, RingOrder(made.address, PAGE, _SHAPE), RingReport, TRIAL_S)
+    except (TransportError, WorkerError) as error:
         yield broken("ring", str(error), advice)
         return
     if report.checksum != checksum(pixels):

@@ -1,15 +1,9 @@
-"""``python -m refocusd.doctor.trial``: what may crash or hang, in a process that can be ended.
-
-An order comes as one line of JSON on standard input, the report goes back on standard output.
-"""
+"""``python -m refocusd.doctor.trial``: what may crash or hang, in a process that can be ended."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
-from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -17,11 +11,13 @@ import numpy as np
 from refocusd.config import EngineOptions
 from refocusd.errors import RefocusdError
 from refocusd.frame import checksum
+from refocusd.processes.trial import REFUSED, print_report
 from refocusd.transport.ring import RingAddress, SharedRing
 
-__all__ = ["EngineOrder", "EngineReport", "RingOrder", "RingReport", "TrialError", "attempt"]
+__all__ = ["TRIAL", "EngineOrder", "EngineReport", "RingOrder", "RingReport"]
 
-_LAST_CHARS = 300
+#: This module, for `refocusd.processes.trial.attempt`.
+TRIAL = "refocusd.doctor.trial"
 
 
 class EngineOrder(msgspec.Struct, frozen=True, tag=True):
@@ -55,41 +51,6 @@ class RingReport(msgspec.Struct, frozen=True):
     """What was read."""
 
     checksum: int
-
-
-class TrialError(Exception):
-    """The trial did not work; says why.  Never leaves the doctor."""
-
-
-Report = TypeVar("Report", EngineReport, RingReport)
-
-
-def attempt(order: EngineOrder | RingOrder, report: type[Report], limit_s: float) -> Report:
-    """Carry an order out in another process.
-
-    Raises
-    ------
-    TrialError
-        If it fails, crashes, or takes longer than `limit_s`.
-    """
-    command = [sys.executable, "-m", "refocusd.doctor.trial"]
-    try:
-        done = subprocess.run(
-            command, input=msgspec.json.encode(order), capture_output=True, timeout=limit_s
-        )
-    except subprocess.TimeoutExpired as error:
-        raise TrialError(f"not done after {limit_s:g} s") from error
-    except OSError as error:
-        raise TrialError(f"no process can be started: {error}") from error
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = lines[-1][-_LAST_CHARS:] if lines else "without a word"
-        how = f"crashed (status {done.returncode}): " if done.returncode != 2 else ""
-        raise TrialError(how + why)
-    try:
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=report)
-    except (IndexError, msgspec.MsgspecError) as error:
-        raise TrialError(f"its process gave no report: {error}") from error
 
 
 def _engine(order: EngineOrder) -> EngineReport:
@@ -130,8 +91,8 @@ def main() -> int:
     except (RefocusdError, ImportError, MemoryError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         sys.stderr.buffer.write(message.encode() + b"\n")
-        return 2
-    os.write(sys.stdout.fileno(), msgspec.json.encode(report) + b"\n")
+        return REFUSED
+    print_report(report)
     return 0
 
 

@@ -12,7 +12,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -23,6 +22,7 @@ from refocusd.engines.cache import cache_folder
 from refocusd.engines.engine import Engine
 from refocusd.engines.tiling import plan_tiles, smallest_tile
 from refocusd.errors import EngineError
+from refocusd.files import write_whole
 
 __all__ = ["BUDGET_S", "autotune_folder", "recalled", "tuned"]
 
@@ -233,12 +233,8 @@ def _read(path: Path, identity: str) -> _Entry | None:
 
 def _write(path: Path, entry: _Entry) -> None:
     """Whole or not at all; that it cannot be kept costs a measurement the next time."""
-    fresh = path.with_suffix(f".{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(msgspec.json.encode(entry))
-        fresh.replace(path)
+        write_whole(path, msgspec.json.encode(entry), durable=False)
     except OSError as error:
         log.warning("the best tiles cannot be kept in %s: %s", path.parent, error.strerror)
-        with suppress(OSError):
-            fresh.unlink()

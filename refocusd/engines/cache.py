@@ -18,7 +18,6 @@ import logging
 import os
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +25,8 @@ from pathlib import Path
 
 import msgspec
 import platformdirs
+
+from refocusd.files import remove, write_whole
 
 __all__ = ["MAX_CACHE_BYTES", "EngineCache", "EngineKey", "cache_folder"]
 
@@ -122,7 +123,7 @@ class EngineCache:
         except (OSError, ValueError) as error:
             log.warning("the kept engine %s is of no use (%s): it is built again", path, error)
             with suppress(OSError):
-                path.unlink()
+                remove(path)
             return None
         with suppress(OSError):
             os.utime(path)  # used last now
@@ -136,7 +137,8 @@ class EngineCache:
         path = self.path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(path, MAGIC + LENGTH.pack(len(header)) + header, payload)
+            # Windows refuses while somebody reads the old entry, which is as good as this one.
+            write_whole(path, MAGIC, LENGTH.pack(len(header)), header, payload)
         except OSError as error:
             log.warning("the engine cannot be kept in %s: %s", self.folder, error.strerror)
         self._tidy(path)
@@ -144,7 +146,7 @@ class EngineCache:
     def discard(self, key: EngineKey) -> None:
         """Throw away what is kept for a key."""
         with suppress(OSError):
-            self.path(key).unlink()
+            remove(self.path(key))
 
     def get_or_build(self, key: EngineKey, build: Callable[[], bytes]) -> bytes:
         """What is kept for a key, else what `build` returns, kept from then on.
@@ -163,21 +165,6 @@ class EngineCache:
 
     # -- the folder ----------------------------------------------------------------------
 
-    def _write(self, path: Path, head: bytes, payload: bytes) -> None:
-        handle, name = tempfile.mkstemp(".new", f"{path.stem[:16]}-", self.folder)
-        fresh = Path(name)
-        try:
-            with open(handle, "wb") as file:  # noqa: PTH123 - a handle, not a path
-                file.write(head)
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            # Windows refuses while somebody reads the old one, which is then as good.
-            fresh.replace(path)
-        finally:
-            with suppress(OSError):
-                fresh.unlink()
-
     def _tidy(self, kept: Path) -> None:
         """Remove what was used least recently, and what killed writers left."""
         entries: list[tuple[float, int, Path]] = []
@@ -189,14 +176,14 @@ class EngineCache:
                     if path.suffix == SUFFIX:
                         entries.append((status.st_mtime, status.st_size, path))
                     elif now - status.st_mtime > LEFTOVER_S:
-                        path.unlink()
+                        remove(path)
         total = sum(size for _, size, _ in entries)
         for _, size, path in sorted(entries):
             if total <= self._max_bytes:
                 break
             if path != kept:
                 with suppress(OSError):
-                    path.unlink()
+                    remove(path)
                     total -= size
 
     @contextmanager

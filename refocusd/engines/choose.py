@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refocusd.config import Backend, EngineOptions
@@ -48,8 +49,8 @@ def available_backends() -> list[BackendStatus]:
     Looking for a card asks the driver alone; torch is loaded only where there is one.
     """
     return [
-        BackendStatus("tensorrt", _why_no_tensorrt()),
-        BackendStatus("cuda", _why_no_cuda()),
+        BackendStatus("tensorrt", _why_not_on_a_card("tensorrt")),
+        BackendStatus("cuda", _why_not_on_a_card("cuda")),
         BackendStatus("openvino", _why_no_openvino()),
     ]
 
@@ -73,7 +74,7 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
         return IdentityEngine()
     bundle = load_bundle(model)
     if options.backend != "auto":
-        return _BUILDERS[options.backend](bundle, options)
+        return _build(options.backend, bundle, options)
     return best_engine(bundle, options, available_backends())
 
 
@@ -92,37 +93,26 @@ def best_engine(
             log.info("backend %s: %s", status.name, status.why_not)
             continue
         try:
-            engine = _BUILDERS[status.name](bundle, options)
+            engine = _build(status.name, bundle, options)
         except EngineError as error:
             log.warning("backend %s: %s", status.name, error)
             continue
         log.info("backend %s on %s", status.name, engine.description.device)
         return engine
-    return _BUILDERS[backends[-1].name](bundle, options)
+    return _build(backends[-1].name, bundle, options)
 
 
-def _openvino(bundle: ModelBundle, options: EngineOptions) -> Engine:
-    from refocusd.engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(bundle, options)
-
-
-def _tensorrt(bundle: ModelBundle, options: EngineOptions) -> Engine:
-    from refocusd.engines.tensorrt import TensorRtEngine
-
-    return TensorRtEngine(bundle, options)
+def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
+    """Import a backend, which may load a library of gigabytes, and build its engine."""
+    module, name = _ENGINES[backend]
+    engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
+    return engine
 
 
-def _cuda(bundle: ModelBundle, options: EngineOptions) -> Engine:
-    from refocusd.engines.cuda import TorchEngine
-
-    return TorchEngine(bundle, options)
-
-
-_BUILDERS: dict[str, Callable[[ModelBundle, EngineOptions], Engine]] = {
-    "openvino": _openvino,
-    "tensorrt": _tensorrt,
-    "cuda": _cuda,
+_ENGINES = {
+    "openvino": ("refocusd.engines.openvino", "OpenVinoEngine"),
+    "tensorrt": ("refocusd.engines.tensorrt", "TensorRtEngine"),
+    "cuda": ("refocusd.engines.cuda", "TorchEngine"),
 }
 
 
@@ -144,13 +134,8 @@ def _why_no_openvino() -> str:
     return ""
 
 
-def _why_no_tensorrt() -> str:
-    from refocusd.engines.tensorrt import probe
-
-    return probe() if count_cards() else NO_CARD
-
-
-def _why_no_cuda() -> str:
-    from refocusd.engines.cuda import probe
-
-    return probe() if count_cards() else NO_CARD
+def _why_not_on_a_card(backend: str) -> str:
+    if not count_cards():
+        return NO_CARD
+    why: str = importlib.import_module(_ENGINES[backend][0]).probe()
+    return why

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from refocusd.config import EngineOptions
-from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.engines.tiling import Tile, plan_tiles, smallest_tile
-from refocusd.errors import DeviceLostError, EngineError
+from refocusd.engines.engine import EngineDescription, Refocused, card_lost
+from refocusd.engines.tiling import Tile, least_tile_px, plan_tiles
+from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, check_frame
 from refocusd.models.bundle import ModelBundle
@@ -104,26 +104,14 @@ class TorchEngine:
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._batch = options.tile_batch or 1
         step = bundle.size_multiple
-        self._least = smallest_tile(bundle.receptive_field_px, step)
-        largest = options.tile_px or max(LARGEST_TILE // step * step, self._least)
-        if largest < self._least:
-            raise EngineError(
-                f"tile_px = {options.tile_px}: model {bundle.model_id} needs tiles of {self._least} "
-                "px or more"
-            )
-        self._tile_px = largest
+        self._least = least_tile_px(bundle, options.tile_px)
+        self._tile_px = options.tile_px or max(LARGEST_TILE // step * step, self._least)
         name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
         if device == "cuda" and options.engine_mib:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, (options.engine_mib << 20) / total))
-        self.description = EngineDescription(
-            backend="cuda",
-            precision=precision,
-            device=name,
-            key=f"{bundle.sha256[:16]}-torch-{torch.__version__}-{name.replace(' ', '_')}-{precision}",
-            model_id=bundle.model_id,
-            model_sha256=bundle.sha256,
-        )
+        runtime = f"torch-{torch.__version__}-{name.replace(' ', '_')}"
+        self.description = EngineDescription.of_bundle(bundle, "cuda", precision, name, runtime)
 
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Run two flat frames of `shape` (height, width): the second from its graph."""
@@ -228,10 +216,7 @@ class TorchEngine:
         try:
             self._wait()
         except RuntimeError:
-            return DeviceLostError(
-                f"the NVIDIA card failed ({error}); the worker must start again, and if this comes "
-                "back, look at the card's driver and temperature"
-            )
+            return card_lost(error)
         return EngineError(f"torch failed on a frame of {shape[1]}×{shape[0]} px: {error}")
 
     def _wait(self) -> None:

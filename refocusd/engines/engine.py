@@ -15,10 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from refocusd.errors import DeviceLostError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange
+from refocusd.models.bundle import ModelBundle
 
-__all__ = ["Engine", "EngineDescription", "Refocused"]
+__all__ = ["Engine", "EngineDescription", "Refocused", "card_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,14 @@ class EngineDescription:
     model_id: str
     model_sha256: str
 
+    @classmethod
+    def of_bundle(
+        cls, bundle: ModelBundle, backend: str, precision: str, device: str, runtime: str
+    ) -> EngineDescription:
+        """An engine of a bundle on a device; `runtime` names what runs it, with its version."""
+        key = f"{bundle.sha256[:16]}-{runtime}-{precision}"
+        return cls(backend, precision, device, key, bundle.model_id, bundle.sha256)
+
 
 @dataclass(frozen=True, slots=True)
 class Refocused:
@@ -62,17 +72,23 @@ class Refocused:
     clipped: int
 
 
+def card_lost(reason: object) -> DeviceLostError:
+    """The error that ends a worker whose card does not work any more."""
+    return DeviceLostError(
+        f"the NVIDIA card failed ({reason}); the worker must start again, and if this happens "
+        "again, check the card's driver and temperature"
+    )
+
+
 class Engine(Protocol):
     """A network on one device.  Belongs to one thread."""
 
     @property
     def description(self) -> EngineDescription:
         """What runs."""
-        ...
 
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Make the first frame of this shape as fast as the others."""
-        ...
 
     def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
         """Estimate the in-focus frame.
@@ -89,8 +105,6 @@ class Engine(Protocol):
         EngineError
             If the network does not return finite pixels.
         """
-        ...
 
     def close(self) -> None:
         """Free the device."""
-        ...

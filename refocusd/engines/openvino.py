@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from refocusd.config import EngineOptions
 from refocusd.engines.autotune import recalled
 from refocusd.engines.engine import EngineDescription, Refocused
-from refocusd.engines.tiling import Tile, plan_tiles, reflect_into, smallest_tile
+from refocusd.engines.tiling import Tile, least_tile_px, plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, check_frame
@@ -101,14 +101,8 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": "NO",  # the acquisition may sit on any core
         }
         version = openvino.__version__
-        self.description = EngineDescription(
-            backend="openvino",
-            precision=chosen,
-            device="CPU",
-            key=f"{bundle.sha256[:16]}-openvino-{version.split('-')[0]}-cpu-{chosen}",
-            model_id=bundle.model_id,
-            model_sha256=bundle.sha256,
-        )
+        runtime = f"openvino-{version.split('-')[0]}-cpu"
+        self.description = EngineDescription.of_bundle(bundle, "openvino", chosen, "CPU", runtime)
         self._request: Any = None
         self._output: Any = None
         self._closed = False
@@ -118,15 +112,11 @@ class OpenVinoEngine:
         self._tile_px = options.tile_px
         #: What was measured on this computer, by shape of the frame: tile and batch.
         self._measured: dict[tuple[int, int], tuple[int, int]] = {}
-        step, field = bundle.size_multiple, bundle.receptive_field_px
-        least = smallest_tile(field, step)
-        if 0 < self._tile_px < least:
-            raise EngineError(
-                f"tile_px = {self._tile_px}: model {bundle.model_id} needs tiles of {least} px or "
-                f"more, as a pixel depends on {field} px around it"
-            )
+        least = self._least = least_tile_px(bundle, options.tile_px)
         model = self._compile()
-        needed = MEMORY_MARGIN * _bytes_per_pixel(model, step, 4 if hint == "f32" else 2)
+        needed = MEMORY_MARGIN * _bytes_per_pixel(
+            model, bundle.size_multiple, 4 if hint == "f32" else 2
+        )
         #: Of one tile, all of a batch together staying within the memory allowed.
         self._tile_pixels = int(
             ((options.engine_mib or DEFAULT_ENGINE_MIB) << 20) / needed / self._tile_batch
@@ -159,8 +149,10 @@ class OpenVinoEngine:
             side = max(math.isqrt(self._tile_pixels), self._tile_pixels // short)
             largest = min(largest or side, side // step * step)
             tile, together = self._best(shape)
-            least = smallest_tile(self._bundle.receptive_field_px, step)
-            if tile >= least and tile * tile * together <= self._tile_pixels * self._tile_batch:
+            if (
+                tile >= self._least
+                and tile * tile * together <= self._tile_pixels * self._tile_batch
+            ):
                 largest, batch = tile, together
         return plan_tiles(shape, largest, self._bundle.receptive_field_px, step), batch
 
@@ -304,19 +296,17 @@ class OpenVinoEngine:
 
         After a failed allocation the old one fails on every frame, or returns wrong ones.
         """
-        bundle = self._bundle
-        least = smallest_tile(bundle.receptive_field_px, bundle.size_multiple)
         self._request = self._output = self._buffer = None
-        if self._tile_batch == 1 and max(shape) <= least:
+        if self._tile_batch == 1 and max(shape) <= self._least:
             self._compile_again()
             raise EngineError(
-                f"the memory ran out for model {bundle.model_id}, with {shape[1]}×{shape[0]} px at a "
+                f"the memory ran out for model {self._bundle.model_id}, with {shape[1]}×{shape[0]} px at a "
                 "time, and less will not do; close other programs, or take a smaller model"
             ) from error
         if self._tile_batch > 1:
             self._tile_batch = 1
         else:
-            self._tile_px = max(max(shape) // 2, least)
+            self._tile_px = max(max(shape) // 2, self._least)
         log.warning(
             "the memory ran out with %d×%d px at a time; trying again with less", shape[1], shape[0]
         )

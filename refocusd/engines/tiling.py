@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.models.bundle import ModelBundle
 
 if TYPE_CHECKING:
     from refocusd.engines.engine import Engine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Tile",
     "TilingError",
+    "least_tile_px",
     "plan_tiles",
     "reflect_into",
     "smallest_tile",
@@ -69,6 +71,23 @@ def smallest_tile(halo_px: int, multiple: int) -> int:
     """Smallest side of a tile, in px: two halos and one step of the network's grid."""
     # Two steps at least: a padded tile must hold more pixels than are reflected.
     return max(2 * _up(halo_px, multiple) + multiple, 2 * multiple)
+
+
+def least_tile_px(bundle: ModelBundle, tile_px: int) -> int:
+    """Smallest side of a bundle's tiles, in px.
+
+    Raises
+    ------
+    EngineError
+        If the side that is asked for is smaller; 0 asks for none.
+    """
+    least = smallest_tile(bundle.receptive_field_px, bundle.size_multiple)
+    if 0 < tile_px < least:
+        raise EngineError(
+            f"tile_px = {tile_px}: model {bundle.model_id} needs tiles of {least} px or more, as a "
+            f"pixel depends on {bundle.receptive_field_px} px around it"
+        )
+    return least
 
 
 def plan_tiles(shape: tuple[int, int], tile_px: int, halo_px: int, multiple: int = 1) -> list[Tile]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from refocusd.frame import AxisValue
 
-__all__ = ["Scale", "channel_label", "scale_of"]
+__all__ = ["Scale", "channel_label", "scale_of", "z_position_um", "z_step_um"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,23 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
         z_um=_first_positive(summary.get("z-step_um"), summary.get("zStep_um")),
         interval_s=None if interval_ms is None else interval_ms / 1000,
     )
+
+
+def z_position_um(metadata: Mapping[str, Any]) -> float | None:
+    """Where the stage stood for a frame; pycromanager says where it was to stand."""
+    for name in ("ZPosition_um_Intended", "ZPosition_um"):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            if math.isfinite(um := float(metadata.get(name, ""))):
+                return um
+    return None
+
+
+def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
+    """Distance of planes in um, by the numbers and the stage positions of two of a stack."""
+    if a[0] == b[0] or a[1] == b[1]:
+        return None
+    # Stages are told in binary fractions of a um; nothing is known below a pm.
+    return round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6) or None
 
 
 def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,15 @@ from refocusd.frame import (
     plain_axes,
 )
 
-__all__ = ["Sink", "already_there", "json_bytes", "refuse_foreign", "with_mark"]
+__all__ = [
+    "Sink",
+    "json_bytes",
+    "opened_files",
+    "refuse_existing",
+    "refuse_foreign",
+    "refuse_missing",
+    "with_mark",
+]
 
 
 class Sink(ABC):
@@ -214,9 +222,48 @@ def refuse_foreign(path: Path, found: object, mark: Mapping[str, Any]) -> None:
         )
 
 
-def already_there(path: Path) -> OutputError:
-    """The error for an output folder that holds something."""
-    return OutputError(
-        f"{path} exists already, and is not overwritten: choose another --output, or resume "
-        "what is there"
-    )
+@contextlib.contextmanager
+def opened_files(path: Path, doing: str) -> Iterator[contextlib.ExitStack]:
+    """Files that stay open unless the block fails; what the system refuses is an `OutputError`.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset's folder.
+    doing : str
+        Named in the error, e.g. ``"starting a dataset"``.
+    """
+    try:
+        with contextlib.ExitStack() as files:
+            yield files
+            files.pop_all()
+    except OSError as error:
+        raise write_error(error, path, doing) from error
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse to start a dataset where something is.
+
+    Raises
+    ------
+    OutputError
+    """
+    if path.exists() or path.is_symlink():
+        raise OutputError(
+            f"{path} exists already, and is not overwritten: choose another --output, or resume "
+            "what is there"
+        )
+
+
+def refuse_missing(path: Path, list_of_frames: Path) -> None:
+    """Refuse to append where there is no list of frames.
+
+    Raises
+    ------
+    OutputError
+    """
+    if not (path / list_of_frames).is_file():
+        raise OutputError(
+            f"{path} holds no {list_of_frames}, so there is no dataset to append to: "
+            "name the folder of a refocused dataset, or start a new one"
+        )

@@ -174,6 +174,7 @@ def optics_of(profile: Profile, pixel_um: float | None = None) -> tuple[Optics, 
             refractive_index=index,
             pixel_um=pixel_um or nominal.pixel_um or default.pixel_um,
             spherical_waves=waves.value if waves is not None else 0.0,
+            apodisation=psf.apodisation.value if psf is not None and psf.apodisation else 0.0,
         ),
         fitted,
     )
@@ -264,8 +265,7 @@ def estimate_defocus(
     misfit = fit.misfit / (MISFIT if fit.um > NEAR_UM else NEAR_MISFIT)
     confidence = math.exp(-(misfit**2)) * min(1.0, fit.rings / (2 * MIN_RINGS))
     of_network = float(np.interp(fit.um, _FITTED_UM, _SCATTER_UM))
-    trained = _TRAINED_NA[0] < optics.na / optics.refractive_index < _TRAINED_NA[1]
-    if not (trained and abs(optics.spherical_waves) < _TRAINED_WAVES):
+    if not _is_trained_for(optics):
         of_network = math.hypot(of_network, _UNTRAINED_UM)
         confidence *= _UNTRAINED_CONFIDENCE
     elif not measured:
@@ -278,6 +278,11 @@ def estimate_defocus(
         relative=relative,
         saturated=saturated,
     )
+
+
+def _is_trained_for(optics: Optics) -> bool:
+    sine = optics.na / optics.refractive_index
+    return _TRAINED_NA[0] < sine < _TRAINED_NA[1] and abs(optics.spherical_waves) < _TRAINED_WAVES
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ class Optics:
     spherical_waves : float
         Primary spherical aberration at the edge of the pupil, in waves
         (phase ``2 pi w (rho / rho_max)^4``).
+    apodisation : float
+        How the pupil's amplitude falls towards its edge,
+        ``exp(-apodisation (rho / rho_max)^2)``; 0 for a uniform pupil.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class Optics:
     refractive_index: float = 1.0
     pixel_um: float = 0.645
     spherical_waves: float = 0.0
+    apodisation: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what no microscope is."""
@@ -72,6 +76,8 @@ class Optics:
                 raise ConfigError(f"{name} is {value}; give a positive length in micrometres")
         if not math.isfinite(self.spherical_waves):
             raise ConfigError(f"spherical_waves is {self.spherical_waves}; give a number of waves")
+        if not math.isfinite(self.apodisation):
+            raise ConfigError(f"apodisation is {self.apodisation}; give a finite number")
 
 
 def geometric_radius_um(optics: Optics, defocus_um: float) -> float:
@@ -111,8 +117,11 @@ def defocus_psf(optics: Optics, defocus_um: float) -> NDArray[np.float32]:
     # depend on where the grid happens to cut it.
     edge = np.clip((rho_max - np.sqrt(rho2)) * field_um + 0.5, 0.0, 1.0)
     axial = np.sqrt(np.maximum((optics.refractive_index / optics.wavelength_um) ** 2 - rho2, 0.0))
-    waves = defocus_um * axial + optics.spherical_waves * (rho2 / rho_max**2) ** 2
-    pupil = edge * np.exp(2j * np.pi * waves)
+    square = rho2 / rho_max**2
+    waves = defocus_um * axial + optics.spherical_waves * square**2
+    # Beyond the pupil the edge is zero; the exponent is held so that it cannot overflow.
+    modulus = np.exp(-optics.apodisation * np.minimum(square, 1.1))
+    pupil = edge * modulus * np.exp(2j * np.pi * waves)
 
     amplitude = scipy.fft.fftshift(scipy.fft.fft2(pupil))
     intensity = amplitude.real**2 + amplitude.imag**2

@@ -10,10 +10,11 @@ import shutil
 import stat
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO
 
 from refocusd.errors import BundleError, OutputError
 
@@ -33,32 +34,29 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
-class Package(Protocol):
+class Package(ABC):
     """Files beside each other."""
 
-    def sizes(self) -> dict[str, int]:
-        """Name and size of each file, bytes."""
-        ...
-
-    def open(self, name: str) -> IO[bytes]:
-        """Read one."""
-        ...
-
-    def copy(self, names: list[str], folder: Path) -> None:
-        """Copy some into a folder."""
-        ...
-
-
-class _Copies:
     _where: str
 
+    @abstractmethod
     def sizes(self) -> dict[str, int]:
-        raise NotImplementedError
+        """Name and size of each file, bytes."""
 
+    @abstractmethod
     def open(self, name: str) -> IO[bytes]:
-        raise NotImplementedError
+        """Read one."""
 
     def copy(self, names: list[str], folder: Path) -> None:
+        """Copy some into a folder.
+
+        Raises
+        ------
+        BundleError
+            If one is missing, damaged or too large.
+        OutputError
+            If there is no room, or it cannot be written.
+        """
         sizes = self.sizes()
         if missing := sorted(set(names) - set(sizes)):
             raise BundleError(f"{self._where} holds no {missing[0]}: download the package again")
@@ -87,7 +85,7 @@ class _Copies:
             raise BundleError(f"{self._where} is damaged at {name} ({error})") from error
 
 
-class _Folder(_Copies):
+class _Folder(Package):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._where = str(folder)
@@ -105,7 +103,7 @@ class _Folder(_Copies):
         return (self._folder / name).open("rb")
 
 
-class _Zip(_Copies):
+class _Zip(Package):
     def __init__(self, archive: zipfile.ZipFile, where: Path) -> None:
         self._archive = archive
         self._where = str(where)

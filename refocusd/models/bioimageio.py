@@ -6,7 +6,6 @@ written into ``refocusd.yaml`` with the sha256 of everything.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +21,8 @@ from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.archive import Package
 from refocusd.models.bioimageio_rdf import ForeignModel, read_foreign
-from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle
-from refocusd.models.description import (
-    SCHEMA,
-    Description,
-    TensorNames,
-)
+from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, sha256_of
+from refocusd.models.description import SCHEMA, Description, TensorNames
 from refocusd.models.onnx_guard import refuse_outside_weights
 from refocusd.models.receptive_field import STEP, measured_field_px
 from refocusd.models.reference_network import ReferenceNetwork
@@ -92,7 +87,7 @@ def adopt(
         raise BundleError("it holds files that are named like refocusd's own")
     package.copy(names, folder)
     for file in wanted:
-        if file.sha256 and _sha256(folder / file.name) != file.sha256:
+        if file.sha256 and sha256_of(folder / file.name) != file.sha256:
             raise BundleError(f"{file.name} is not the file that it was described as (sha256)")
     # Before anything opens it.
     refuse_outside_weights(folder / model.onnx.name)
@@ -198,7 +193,7 @@ def _describe(model: ForeignModel, folder: Path, multiple: int, field: int) -> M
         size_multiple=multiple,
         receptive_field_px=field,
         files={
-            path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != SIDECAR
+            path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != SIDECAR
         },
         onnx=model.onnx.name,
         weights="",
@@ -228,8 +223,3 @@ def _describe(model: ForeignModel, folder: Path, multiple: int, field: int) -> M
 def identifier(title: str) -> str:
     """A name of letters, digits and hyphens made of a title."""
     return re.sub(r"[^a-z0-9]+", "-", title.casefold()).strip("-")[:48].strip("-") or "model"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -155,6 +155,12 @@ class ModelBundle:
             raise BundleError(f"{self.documentation}: {error.strerror}") from error
 
 
+def sha256_of(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def load_bundle(name: str | Path) -> ModelBundle:
     """Check a bundle and describe it.
 
@@ -250,8 +256,7 @@ def _check_file(folder: Path, file: str, expected: str) -> None:
             raise BundleError(f"the bundle {folder} is incomplete: {file} is no file there")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BundleError(f"{path} is larger than {MAX_FILE_BYTES >> 30} GiB")
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256_of(path)
     except OSError as error:
         raise BundleError(f"the bundle {folder} is incomplete: {file}: {error.strerror}") from error
     if found != expected:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refocusd import files
 from refocusd.errors import BundleError, EngineError, OutputError
 from refocusd.frame import Pixels
 from refocusd.models.archive import Package, open_package
@@ -96,7 +96,7 @@ def add_bundle(
         told = str(error).replace(str(stage), str(path))
         raise type(error)(f"{path} is not added: {told}") from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        files.remove_tree(stage)
     return Added(chosen, load_bundle(target), adopted)
 
 
@@ -116,7 +116,7 @@ def remove_bundle(name: str) -> Path:
     if not NAME.fullmatch(name) or not target.is_dir():
         raise BundleError(f"{models_folder()} holds no model {name}; `refocusd models` lists them")
     old = _aside(target)
-    shutil.rmtree(old, ignore_errors=True)
+    files.remove_tree(old)
     return target
 
 
@@ -185,19 +185,19 @@ def _move(stage: Path, target: Path, *, replace: bool) -> None:
             )
         old = _aside(target)
     try:
-        stage.rename(target)
+        files.replace(stage, target)
     except OSError as error:
         if old is not None:
-            old.rename(target)
+            files.replace(old, target)
         raise OutputError(f"{target} cannot be written: {error.strerror}") from error
     if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
+        files.remove_tree(old)
 
 
 def _aside(target: Path) -> Path:
     old = target.parent / f"{_OLD}{os.getpid()}-{time.monotonic_ns()}"
     try:
-        target.rename(old)
+        files.replace(target, old)
     except OSError as error:
         raise OutputError(
             f"{target} cannot be moved ({error.strerror}); stop what uses it (`refocusd run`) first"
@@ -213,4 +213,4 @@ def _clear(library: Path) -> None:
                 entry.name.startswith((_STAGE, _OLD))
                 and time.time() - entry.stat().st_mtime > _STALE_S
             ):
-                shutil.rmtree(entry, ignore_errors=True)
+                files.remove_tree(entry)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import msgspec
 
 from refocusd.errors import OutputError, WorkerError
+from refocusd.processes.child import Child
 
 __all__ = ["Announcement", "DaemonProcess"]
 
-#: A daemon stops within its own time limit; this is for one that does not.
+#: A daemon stops within a time limit of its own; one that does not is killed.
 STOP_S = 120.0
 
 
@@ -55,24 +54,16 @@ class DaemonProcess:
             raise OutputError(
                 f"{self._log.parent} cannot be written to ({error.strerror}); choose another --output"
             ) from error
-        command = [sys.executable, "-m", "refocusd", "run", "--announce", "--with-parent"]
+        command = ["-m", "refocusd", "run", "--announce", "--with-parent"]
         # A free port unless the caller names one.
-        # A daemon for one purpose does not take up what another left.
-        command += ["--endpoint", "tcp://127.0.0.1:0", "--no-pick-up", "--no-view"]
-        # ... and does not look for work.
-        command += ["--studio", "off", "--no-live"]
-        command += self._flags
+        command += ["--endpoint", "tcp://127.0.0.1:0", "--no-view"]
+        # A daemon for one purpose neither resumes old acquisitions nor looks for new ones.
+        command += ["--no-pick-up", "--studio", "off", "--no-live", *self._flags]
         with log:
-            self.process: subprocess.Popen[bytes] = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
-        output = self.process.stdout
-        assert output is not None
-        line = output.readline()
+            self._child = Child(command, output=subprocess.PIPE, errors=log)
+        line = self._child.read_line()
         if not line:
-            status = self.process.wait()
-            self._close_pipes()
-            raise WorkerError(self._last_words(status))
+            raise WorkerError(self._last_words(self._child.wait()))
         self.endpoint = msgspec.json.decode(line, type=Announcement).endpoint
         return self
 
@@ -82,25 +73,12 @@ class DaemonProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # The end of its standard input asks the daemon to stop, on every system.
-        self._close(self.process.stdin)
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._close_pipes()
+        self._child.stop(STOP_S)
 
-    def _close_pipes(self) -> None:
-        self._close(self.process.stdin)
-        self._close(self.process.stdout)
-
-    @staticmethod
-    def _close(pipe: IO[bytes] | None) -> None:
-        if pipe is not None:
-            # Where the other end is gone already, that is what was wanted.
-            with contextlib.suppress(OSError):
-                pipe.close()
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The daemon's process."""
+        return self._child.process
 
     def _last_words(self, status: int) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""What of the catalogue applies to one acquisition: its profiles, and what to say of them."""
+"""The calibration profiles that apply to one acquisition, and warnings about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refocusd.profiles.profile import Profile
 
 __all__ = ["Applied", "FrameCalibration", "apply_profiles"]
 
-#: Regions of the chip whose lists are remembered: more than one acquisition has.
+#: Regions of the chip whose lists are cached; an acquisition has fewer.
 MAX_LISTS = 64
 
 
@@ -40,25 +40,25 @@ class FrameCalibration:
     hot_pixels: tuple[int, ...] = ()
 
 
-class _Told(msgspec.Struct):
-    """Of a frame's metadata; whatever else is there is passed over, which is quick."""
+class _FrameMetadata(msgspec.Struct):
+    """The fields that are read for every frame; skipping all others is fast."""
 
     camera: Any = msgspec.field(default=None, name="Camera")
     core_camera: Any = msgspec.field(default=None, name="Core-Camera")
     roi: Any = msgspec.field(default=None, name="ROI")
 
 
-def _told(metadata: str) -> _Told:
+def _frame_metadata(metadata: str) -> _FrameMetadata:
     try:
-        return msgspec.json.decode(metadata or "{}", type=_Told)
+        return msgspec.json.decode(metadata or "{}", type=_FrameMetadata)
     except (msgspec.MsgspecError, ValueError):
         pass
     try:
         # Python writes NaN and Infinity, which are no JSON.
-        said = json.loads(metadata)
-        return _Told(said.get("Camera"), said.get("Core-Camera"), said.get("ROI"))
+        fields = json.loads(metadata)
+        return _FrameMetadata(fields.get("Camera"), fields.get("Core-Camera"), fields.get("ROI"))
     except (ValueError, AttributeError, RecursionError):
-        return _Told()  # no metadata at all: as the first frame's
+        return _FrameMetadata()  # no metadata: those of the first frame count
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Applied:
     ----------
     selection : Selection
     warnings : tuple of str
-        Where acquisition, profiles and model do not go together.
+        How acquisition, profiles and model disagree.
     notes : tuple of str
         Worth a line in the log.
     """
@@ -95,16 +95,16 @@ class Applied:
         """
         if not self.selection.profiles:
             return None
-        told = _told(metadata)
+        frame = _frame_metadata(metadata)
         channel = json.loads(axes).get("channel", "")
         first = self.selection.metadata
-        camera = str(told.camera or told.core_camera or "")
+        camera = str(frame.camera or frame.core_camera or "")
         profile = self.selection.of(
             str(channel or first.get("Channel") or ""), "" if camera == camera_of(first) else camera
         )
         if profile is None:
             return None
-        roi = roi_of({"ROI": told.roi}) or roi_of(first)
+        roi = roi_of({"ROI": frame.roi}) or roi_of(first)
         return self._listed(profile, roi, shape)
 
     def _listed(
@@ -141,7 +141,7 @@ def apply_profiles(
         Metadata of its first frame.
     shape : (height, width)
     named : sequence of str, optional
-        Ids of the profiles that it was begun with, instead of a choice.
+        Ids of the profiles that it was started with; otherwise they are chosen.
     trained : mapping of str to Trained, optional
         What the models were trained for, by channel; "" is for all others.
 
@@ -180,9 +180,9 @@ def _misplaced(profile: Profile, first: Mapping[str, Any], shape: tuple[int, int
         return []
     if hot_indices(camera.hot_pixels, camera.shape, shape, roi) is not None:
         return []
-    said = (
-        f"frames of {shape[1]}×{shape[0]} px are not of the chip of {camera.shape[1]}×"
-        f"{camera.shape[0]} px that calibration profile {profile.id()} was measured on, and their "
-        "metadata do not place them in it: its hot pixels are not replaced"
+    warning = (
+        f"frames of {shape[1]}×{shape[0]} px are not those of the {camera.shape[1]}×"
+        f"{camera.shape[0]} px chip that calibration profile {profile.id()} was measured on, and "
+        "their metadata do not say where on it they lie: its hot pixels are not replaced"
     )
-    return [said]
+    return [warning]

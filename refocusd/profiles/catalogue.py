@@ -20,9 +20,9 @@ __all__ = ["Catalogue", "Match", "Selection", "selection_id"]
 
 log = logging.getLogger(__name__)
 
-#: Profiles of one folder, at most: one of each objective and channel is some dozen.
+#: Most profiles that are read from a folder; one per objective and channel makes a few dozen.
 MAX_PROFILES = 512
-#: Channels (and cameras) of one acquisition whose profile is remembered.
+#: Channels (and cameras) of one acquisition whose profile is cached.
 MAX_PICKS = 256
 #: A channel that no profile names.
 _ANOTHER = "\0"
@@ -36,7 +36,7 @@ class Match:
     ----------
     profile : Profile or None
     reasons : tuple of str
-        What its owner should know of the choice, in sentences.
+        What the user should know about the choice, in sentences.
     """
 
     profile: Profile | None
@@ -91,9 +91,9 @@ class Catalogue:
     """The profiles (``*.json``) of a folder; read again when they have changed.
 
     A profile matches a frame unless it differs from it: a field that the profile leaves
-    empty matches anything, and one that the frame does not tell matches as well, except
-    the camera's label.  Of several the closest wins, the field that is told in both
-    counting most; of two of one microscope the newer.
+    empty matches anything, and so does a field that the frame does not state, except the
+    camera's label.  Of several profiles the closest wins, where a field stated by both
+    counts most; of two profiles of one microscope the newer wins.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ class Catalogue:
         metadata: Mapping[str, Any],
         frame_shape: tuple[int, int] | None = None,
     ) -> Selection:
-        """The profiles of these ids: those that an acquisition was begun with.
+        """The profiles of these ids: those that an acquisition was started with.
 
         Raises
         ------
@@ -189,7 +189,7 @@ class Catalogue:
         there = {p.id(): p for p in self.profiles()} if wanted else {}
         if missing := sorted(wanted - set(there)):
             raise InputError(
-                f"the run was begun with calibration profile {', '.join(missing)}, which is not in "
+                f"the run was started with calibration profile {', '.join(missing)}, which is not in "
                 f"{self.folder} (any more, or it was changed): put that file back, or name its folder "
                 "with --calibrations"
             )
@@ -217,13 +217,13 @@ def _score(
         (microscope.channel, channel),
     )
     points = []
-    for number, (named, told) in enumerate(fields):
+    for number, (named, stated) in enumerate(fields):
         if not named:
             points.append(1)
-        elif named == told:
+        elif named == stated:
             points.append(2)
-        elif told or number == 0:
-            # Pixels are those of one camera: where its name is not told it is not this one.
+        elif stated or number == 0:
+            # Pixels belong to one camera: frames that do not name theirs do not match.
             return None
         else:
             points.append(0)
@@ -254,7 +254,7 @@ def _closest(
             return Match(profile, (*reasons, *_trusted(profile, metadata)))
         named = ", ".join(sorted(_name(p) for _, p in scored))
         reasons.append(
-            f"the frames do not tell which calibration profile is theirs ({named}): none of these is "
+            f"the frames do not say which calibration profile is theirs ({named}): none of these is "
             "used; record the objective's label and the binning in the metadata"
         )
     return Match(None, tuple(reasons))
@@ -272,12 +272,12 @@ def _name(profile: Profile) -> str:
 
 
 def _trusted(profile: Profile, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the frames do not tell, and is believed of the profile."""
+    """What the frames do not state, so that the profile is believed."""
     wanted = profile.microscope.objective
     if not wanted or objective_of(metadata):
         return ()
-    said = (
+    reason = (
         f"the frames do not name their objective: calibration profile {profile.id()} (of {wanted}) is "
-        "taken on trust"
+        "assumed to fit"
     )
-    return (said,)
+    return (reason,)

@@ -1,4 +1,4 @@
-"""Whether an acquisition, its calibration profile and the model go together, in sentences."""
+"""Whether an acquisition, its calibration profile and the model agree: warnings, in sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECTIONS = ("camera", "focus", "psf")
 SAME = 0.02
 #: Measured values within so many standard uncertainties of a range are not called outside of it.
 SIGMAS = 2.0
-#: What the model's card calls its ranges, and how a person does.
+#: The ranges' names in a bundle, and how a person would say them.
 _RANGES = {
     "pixel_um": ("a pixel of {} um", "um"),
     "na": ("an NA of {}", ""),
@@ -53,7 +53,7 @@ def stale(profile: Profile, now: datetime | None = None) -> list[str]:
 
 
 def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
-    """Where a frame's metadata and the profile chosen for it say different things."""
+    """Where a frame's metadata and the profile chosen for it disagree."""
     microscope = profile.microscope
     psf = profile.psf
     pixel = _measured(psf.pixel_um if psf else None) or _nominal(microscope.pixel_um)
@@ -64,10 +64,10 @@ def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
         ("magnification", magnification_of(metadata), _nominal(microscope.magnification), ""),
     )
     said = [
-        f"the acquisition's {what} ({told:g}{unit}) is not that of calibration profile "
+        f"the acquisition's {what} ({stated:g}{unit}) is not that of calibration profile "
         f"{profile.id()} ({value[0]:g}{unit}): correct the one that is wrong, or calibrate again"
-        for what, told, value, unit in pairs
-        if told is not None and value is not None and _differ(told, value)
+        for what, stated, value, unit in pairs
+        if stated is not None and value is not None and _differ(stated, value)
     ]
     bits = bit_depth_of(metadata)
     # 65535 is the schema's "not reached".
@@ -99,14 +99,14 @@ class Trained:
 def against_training(
     metadata: Mapping[str, Any], profile: Profile | None, trained: Trained
 ) -> list[str]:
-    """What of the optics, as far as they are known, the model was not trained for.
+    """Which known properties of the optics the model was not trained for.
 
     Parameters
     ----------
     metadata : mapping
         Of a frame.
     profile : Profile or None
-        That of the frame: what was measured counts more than what metadata say.
+        Of the frame; its measured values take precedence over the metadata.
     trained : Trained
     """
     psf = profile.psf if profile else None
@@ -130,7 +130,7 @@ def against_training(
         spread = SIGMAS * value[1]
         if not low - spread <= value[0] <= high + spread:
             said.append(
-                f"{words.format(f'{value[0]:g}')} lies outside of what the model {trained.model} was trained "
+                f"{words.format(f'{value[0]:g}')} is outside the range that the model {trained.model} was trained "
                 f"for ({low:g} to {high:g}{' ' + unit if unit else ''}): refocused frames may be wrong"
             )
     return said
@@ -144,5 +144,5 @@ def _nominal(value: float | None) -> tuple[float, float] | None:
     return None if value is None else (value, 0.0)
 
 
-def _differ(told: float, value: tuple[float, float]) -> bool:
-    return abs(told - value[0]) > max(SAME * abs(value[0]), SIGMAS * value[1])
+def _differ(stated: float, value: tuple[float, float]) -> bool:
+    return abs(stated - value[0]) > max(SAME * abs(value[0]), SIGMAS * value[1])

@@ -1,4 +1,4 @@
-"""What a frame's metadata tell of its microscope: Micro-Manager's keys, in one place."""
+"""What a frame's metadata say about its microscope: Micro-Manager's keys, in one place."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _MAX_CHARS = 256
 
 
 def camera_of(metadata: Mapping[str, Any]) -> str:
-    """Label of the camera; "" where the frame does not tell."""
+    """Label of the camera; "" if the metadata do not say."""
     return str(metadata.get("Camera") or metadata.get("Core-Camera") or "")
 
 
 def objective_of(metadata: Mapping[str, Any]) -> str:
-    """Label of the objective; "" where the frame does not tell."""
+    """Label of the objective; "" if the metadata do not say."""
     for key in sorted(metadata):
         if _names_objective(key):
             return str(metadata[key])
@@ -49,7 +49,7 @@ def objective_of(metadata: Mapping[str, Any]) -> str:
 
 
 def binning_of(metadata: Mapping[str, Any]) -> int | None:
-    """Pixels binned along one side; None where the frame does not tell."""
+    """Pixels binned along one side; None if the metadata do not say."""
     value = metadata.get("Binning", metadata.get(f"{camera_of(metadata)}-Binning"))
     # "2", "2x2" and 2 are all seen.
     match = re.match(r"\d{1,3}", str(value))
@@ -57,28 +57,28 @@ def binning_of(metadata: Mapping[str, Any]) -> int | None:
 
 
 def pixel_um_of(metadata: Mapping[str, Any]) -> float | None:
-    """Camera pixel in the specimen plane, in um; None where it is not set (or 0, as unset is)."""
+    """Camera pixel in the specimen plane, in um; None if it is not set (Micro-Manager writes 0)."""
     return _number(metadata, _PIXEL, 1000.0)
 
 
 def na_of(metadata: Mapping[str, Any]) -> float | None:
-    """Numerical aperture; None where the frame does not tell."""
+    """Numerical aperture; None if the metadata do not say."""
     return _number(metadata, _NA, 2.0)
 
 
 def magnification_of(metadata: Mapping[str, Any]) -> float | None:
-    """Magnification; None where the frame does not tell."""
+    """Magnification; None if the metadata do not say."""
     return _number(metadata, _MAGNIFICATION, 1000.0)
 
 
 def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:
-    """Bits of a count; None where the frame does not tell."""
+    """Bits of a count; None if the metadata do not say."""
     bits = _number(metadata, ("BitDepth",), 33.0)
     return round(bits) if bits else None
 
 
 def roi_of(metadata: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
-    """Region of the chip as (x, y, width, height), in pixels as read out; None if not told."""
+    """Region of the chip as (x, y, width, height), in pixels as read out; None if unknown."""
     value = metadata.get("ROI")
     parts = re.findall(r"\d+", value) if isinstance(value, str) else value
     try:
@@ -99,7 +99,7 @@ def identity_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_of(metadata: Mapping[str, Any], channel: object = "") -> str:
-    """What a source tells of an acquisition's first frame, as JSON."""
+    """What a source reports about an acquisition's first frame, as JSON."""
     said = identity_metadata(metadata)
     if channel and "Channel" not in said:
         said["Channel"] = str(channel)[:_MAX_CHARS]

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import write_whole
 
 __all__ = [
     "PROFILE_SCHEMA",
@@ -200,6 +201,8 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         The model that describes the kernels best.
     na, spherical_waves, pixel_um : Measured or None
         Fitted; None for the fallback models, or where they were held fixed.
+    apodisation, bead_um : Measured or unset
+        As `Optics` defines it, and the beads' diameter, where the kernels asked for them.
     focus_um : Measured
         Stage z of the fitted focus; of the wave law the paraxial one, as `Optics` counts
         spherical aberration from it, which need not be the sharpest plane.
@@ -238,6 +241,9 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     asymmetry: Measured | None = None
     residual_rms: float = 0.0
     beads: int = 0
+    # Unset fields are not written: profiles of older releases keep their content key.
+    apodisation: Measured | msgspec.UnsetType = msgspec.UNSET
+    bead_um: Measured | msgspec.UnsetType = msgspec.UNSET
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -300,8 +306,6 @@ def save_profile(profile: Profile, path: str | Path) -> None:
     text = msgspec.json.format(msgspec.json.encode(profile), indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(path.name + ".new")
-        new.write_bytes(text + b"\n")
-        new.replace(path)
+        write_whole(path, text, b"\n")
     except OSError as error:
         raise OutputError(f"the profile {path} cannot be written: {error.strerror}") from error

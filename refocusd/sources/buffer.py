@@ -14,7 +14,7 @@ from refocusd.frame import Frame, Pixels
 
 __all__ = ["MAX_LATER", "FrameBuffer", "Held"]
 
-#: Frames known by axes only while they wait to be read from disk, at most.
+#: Most frames that wait to be read from disk, known by their axes only.
 MAX_LATER = 100_000
 
 
@@ -32,8 +32,8 @@ class Held:
 class FrameBuffer:
     """A queue of frames whose pixels take at most `nbytes`.
 
-    When it is full the oldest frames make room: live stays fresh, and what goes
-    is left to the raw dataset, or (without one) named as missed.
+    When it is full the oldest frames make room, so that live stays fresh.  They are left to the
+    raw dataset or, without one, named as missed.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class FrameBuffer:
     missed : list of str
         Those axes.
     behind : int
-        Frames that went by and are in the raw dataset, not told to the daemon yet.
+        Frames that are left to the raw dataset, and that the daemon was not told of yet.
     """
 
     def __init__(self, nbytes: int) -> None:
@@ -113,7 +113,7 @@ class FrameBuffer:
                 self._spare.append(held.pixels)
 
     def miss(self, axes: str) -> None:
-        """A frame goes by.  With raw data the daemon finds it there; without, it must be told."""
+        """Note a frame that is not submitted: counted if raw data has it, else named."""
         if not self.keep_missed:
             self.behind += 1
         elif len(self.missed) < MAX_LATER:

@@ -24,92 +24,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refocusd.errors import ConfigError
 from refocusd.frame import canonical_axes
+from refocusd.sources.focus_limits import FocusLimits
+from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, FocusAdvice
 
-__all__ = ["METADATA_KEY", "FocusHook", "FocusLimits"]
+__all__ = ["METADATA_KEY", "FocusHook"]
 
 log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
 
-#: Under which a frame's metadata say where the stage stood, and why.
+#: Key in a frame's metadata for where the stage stood, and why.
 METADATA_KEY = "RefocusdFocus"
 #: Moves and differences below this, um, are none.
 LEAST_UM = 0.05
-#: A correction that has begun ends within this share of the depth of field.
+#: A correction ends within this fraction of the depth of field.
 END_AT = 0.25
 #: An advice below this confidence moves nothing.
 MIN_CONFIDENCE = 0.3
 #: Frames whose record has not been picked up yet.
 MAX_RECORDS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class FocusLimits:
-    """What a correction of the focus may do.
-
-    Parameters
-    ----------
-    low_um, high_um : float
-        Stage positions that are never left.  Where the acquisition itself goes beyond them
-        nothing is corrected.
-    step_um : float
-        Largest single move.
-    total_um : float
-        Largest distance from where the acquisition put the stage.
-    start_at : float
-        A correction begins beyond so many depths of field, and ends within a quarter of one.
-    estimates : int
-        So many frames must have been looked at since the stage last moved.
-    interval_s : float
-        Shortest time between two moves.
-    arrive_um : float
-        How exactly the stage must arrive.
-    probe_um : float
-        How far to move, once, to find out the direction; 0 for never: a correction then
-        begins only if the acquisition itself moves the stage.
-    max_age_s : float
-        An advice older than that moves nothing.
-    stop_file : path, optional
-        While this file exists nothing moves, and the first look at it ends the corrections.
-
-    Raises
-    ------
-    ConfigError
-        If a value makes no sense.
-    """
-
-    low_um: float
-    high_um: float
-    step_um: float = 5.0
-    total_um: float = 25.0
-    start_at: float = 1.0
-    estimates: int = 3
-    interval_s: float = 2.0
-    arrive_um: float = 0.3
-    probe_um: float = 0.0
-    max_age_s: float = 30.0
-    stop_file: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse limits that limit nothing."""
-        if not (math.isfinite(self.low_um) and self.low_um < self.high_um < math.inf):
-            raise ConfigError(
-                f"focus limits {self.low_um} to {self.high_um} um are no range: give the lowest "
-                "and the highest stage position that are safe"
-            )
-        for name in ("step_um", "total_um", "arrive_um", "start_at"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{name} = {value}: it must be positive")
-        if not 0 <= self.probe_um <= self.step_um:
-            raise ConfigError(
-                f"probe_um = {self.probe_um}: it must lie between 0 and step_um ({self.step_um})"
-            )
-        if self.estimates < 1 or not (self.interval_s >= 0 and self.max_age_s >= 0):
-            raise ConfigError("estimates must be at least 1, interval_s and max_age_s not negative")
 
 
 @dataclass(slots=True)
@@ -127,7 +62,7 @@ class _Field:
 
 
 class _StopError(Exception):
-    """Nothing may be moved any more; the text says why."""
+    """Nothing may be moved any more, for the reason given."""
 
 
 class FocusHook:
@@ -155,7 +90,7 @@ class FocusHook:
         self._advice: dict[str, tuple[float, FocusAdvice]] = {}
         self._channel: str | None = None
         self._records: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._told: set[str] = set()
+        self._warn = Once(log)
         self._lock = threading.Lock()
 
     # -- from the daemon ----------------------------------------------------------------
@@ -189,7 +124,7 @@ class FocusHook:
             event = event if own is None else own(event)
             # A user's hook may cancel the event; a hardware sequence is a list of events.
             if isinstance(event, dict) and event.get("axes"):
-                self._safely(event)
+                self._on_event(event)
             return event
 
         return hook
@@ -204,51 +139,49 @@ class FocusHook:
         except Exception as error:  # noqa: BLE001 (must not raise into the acquisition)
             self.halt(f"a frame's metadata cannot be completed: {error}")
 
-    def _safely(self, event: Mapping[str, Any]) -> None:
+    # -- the stage ----------------------------------------------------------------------
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        """Correct the focus before a frame is exposed, and keep a record of it."""
+        record: dict[str, Any] = {"moves": self.moves}
+        key = ""
         try:
-            self._on_event(event)
+            key = canonical_axes(event["axes"])
+            self._correct(event, record)
         except _StopError as stop:
             self.halt(str(stop))
         except Exception as error:  # noqa: BLE001 (must not raise into the acquisition)
             self.halt(f"{type(error).__name__}: {error}")
+        if self.halted:
+            record["halted"] = self.halted
+        with self._lock:
+            self._records[key] = record
+            while len(self._records) > MAX_RECORDS:
+                self._records.popitem(last=False)
 
-    # -- the stage ----------------------------------------------------------------------
-
-    def _on_event(self, event: Mapping[str, Any]) -> None:
-        axes = event["axes"]
-        record: dict[str, Any] = {"moves": self.moves}
-        try:
-            if self.limits.stop_file is not None and Path(self.limits.stop_file).exists():
-                self.halt(f"{self.limits.stop_file} exists")
-            if "z" in axes or self.halted:
-                return
-            self._core = self._core or self._make_core()
-            here = float(self._core.get_position())
-            record["stage_um"] = round(here, 4)
-            position = str(axes.get("position", ""))
-            field = self._field(position, event.get("z"), here)
-            before = field.correction_um
-            stop = self._decide(position, field)
-            target = field.base_um + field.correction_um
-            record["stage_um"] = round(self._go(here, target), 4)
-            record["correction_um"] = round(field.correction_um, 4)
-            if moved := field.correction_um - before:
-                self.moves += 1
-                record["moved_um"] = round(moved, 4)
-                record["moves"] = self.moves
-                log.info("focus: stage moved by %+.2f um to %.2f um", moved, target)
-            if stop:
-                raise _StopError(stop)
-        except Exception as error:
-            record["halted"] = str(error)
-            raise
-        finally:
-            if self.halted:
-                record["halted"] = self.halted
-            with self._lock:
-                self._records[canonical_axes(axes)] = record
-                while len(self._records) > MAX_RECORDS:
-                    self._records.popitem(last=False)
+    def _correct(self, event: Mapping[str, Any], record: dict[str, Any]) -> None:
+        axes, limits = event["axes"], self.limits
+        if limits.stop_file is not None and Path(limits.stop_file).exists():
+            self.halt(f"{limits.stop_file} exists")
+        if "z" in axes or self.halted:
+            return
+        self._core = self._core or self._make_core()
+        here = float(self._core.get_position())
+        record["stage_um"] = round(here, 4)
+        position = str(axes.get("position", ""))
+        field = self._field(position, event.get("z"), here)
+        before = field.correction_um
+        stop = self._decide(position, field)
+        target = field.base_um + field.correction_um
+        record["stage_um"] = round(self._go(here, target), 4)
+        record["correction_um"] = round(field.correction_um, 4)
+        if moved := field.correction_um - before:
+            self.moves += 1
+            record["moved_um"] = round(moved, 4)
+            record["moves"] = self.moves
+            log.info("focus: stage moved by %+.2f um to %.2f um", moved, target)
+        if stop:
+            raise _StopError(stop)
 
     def _field(self, position: str, z_um: float | None, here: float) -> _Field:
         """What is known of this position, with the stage where the acquisition put it."""
@@ -283,10 +216,10 @@ class FocusHook:
     # -- the decision -------------------------------------------------------------------
 
     def _decide(self, position: str, field: _Field) -> str:
-        """Set the field's correction; a text if it is the last one, and why."""
+        """Set the field's correction; return why it must be the last one, or nothing."""
         limits = self.limits
         if not limits.low_um <= field.base_um <= limits.high_um:
-            self._tell(f"{field.base_um:.2f} um lies outside the focus limits: not corrected")
+            self._warn(f"{field.base_um:.2f} um lies outside the focus limits: not corrected")
             field.correction_um = 0.0
             return ""
         with self._lock:
@@ -310,7 +243,7 @@ class FocusHook:
         return ""
 
     def _usable(self, advice: FocusAdvice, field: _Field) -> bool:
-        """Whether it is of where the stage is now, and rests on enough."""
+        """Whether the advice is about the present stage position and rests on enough frames."""
         target = field.base_um + field.correction_um
         return (
             advice.stage_um is not None
@@ -342,7 +275,7 @@ class FocusHook:
         field.correction_um = self._within(field.base_um, before + move)
         if abs(field.correction_um - before) <= LEAST_UM:
             field.correction_um = before
-            self._tell(f"focus is {size:.1f} um away, but a limit is reached")
+            self._warn(f"focus is {size:.1f} um away, but a limit is reached")
             return
         field.moved_at = time.monotonic()
         # A probe may well be the wrong way: that is what it is for.
@@ -353,11 +286,6 @@ class FocusHook:
         limits = self.limits
         bounded = max(-limits.total_um, min(limits.total_um, correction_um))
         return max(limits.low_um, min(limits.high_um, base_um + bounded)) - base_um
-
-    def _tell(self, text: str) -> None:
-        if text not in self._told and len(self._told) < MAX_RECORDS:
-            self._told.add(text)
-            log.warning("%s", text)
 
 
 def _worse(now: FocusAdvice, before: FocusAdvice) -> bool:

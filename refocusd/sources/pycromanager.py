@@ -26,7 +26,8 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.sources.feed import Feed
-from refocusd.sources.focus_hook import FocusHook, FocusLimits
+from refocusd.sources.focus_hook import FocusHook
+from refocusd.sources.focus_limits import FocusLimits
 from refocusd.sources.raw_reader import read_saved
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
@@ -83,7 +84,7 @@ class Source:
     def hooks(
         self,
         directory: str | None = None,
-        name: str = "acquisition",
+        name: str | None = "acquisition",
         *,
         image_process_fn: Hook | None = None,
         image_saved_fn: Hook | None = None,
@@ -114,16 +115,15 @@ class Source:
         if self._used:
             raise ConfigError("a Source serves one acquisition; make another for the next")
         self._used = True
-        if java is None:
-            from mmpycorex import is_pymmcore_active
-
-            java = not is_pymmcore_active()
-        if directory is None and not self._feed.output:
+        java = _runs_on_java() if java is None else java
+        # "" keeps the frames in memory as None does; the Java backend saves into the folder it runs in.
+        has_raw = directory is not None if java else bool(directory)
+        if not (has_raw or self._feed.output):
             log.warning(
                 "this acquisition keeps no raw data and names no output: it is not refocused; give "
                 "Acquisition a directory, or Source an output"
             )
-        self._feed.begin(name, has_raw=directory is not None)
+        self._feed.begin(name or "acquisition", has_raw=has_raw)
         arguments: dict[str, Any] = {
             "directory": directory,
             "name": name,
@@ -139,8 +139,9 @@ class Source:
         else:
             arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
             if self.focus is not None:
-                own = others.get("post_hardware_hook_fn")
-                arguments["post_hardware_hook_fn"] = self.focus.around(own)
+                arguments["post_hardware_hook_fn"] = self.focus.around(
+                    others.get("post_hardware_hook_fn")
+                )
         return arguments
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
@@ -152,51 +153,43 @@ class Source:
         return self._feed.wait(timeout_s)
 
 
-def _parameters(hook: Hook | None) -> int:
-    return 2 if hook is None else len(signature(hook).parameters)
+def _runs_on_java() -> bool:
+    from mmpycorex import is_pymmcore_active
+
+    return not is_pymmcore_active()
 
 
-def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None = None) -> Hook:
-    """`image_process_fn` with as many parameters as the user's: pycromanager counts them."""
+def _like(own: Hook | None, work: Hook) -> Hook:
+    """`work` with as many parameters as the user's hook: pycromanager counts them."""
+    if own is not None and len(signature(own).parameters) == 3:
+        return lambda first, second, event_queue: work(first, second, event_queue)
+    return lambda first, second: work(first, second)
 
-    def pass_on(result: Any) -> Any:
+
+def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook:
+    def process(*arguments: Any) -> Any:
+        if focus is not None:
+            focus.note(arguments[1])
+        result = arguments if own is None else own(*arguments)
         if result is not None:
             taken_ns = time.perf_counter_ns()
             feed.safely(lambda: feed.take(result[0], result[1], taken_ns))
         return result
 
-    def process(image: Any, metadata: Any) -> Any:
-        if focus is not None:
-            focus.note(metadata)
-        return pass_on((image, metadata) if own is None else own(image, metadata))
-
-    def process_with_queue(image: Any, metadata: Any, event_queue: Any) -> Any:
-        assert own is not None
-        if focus is not None:
-            focus.note(metadata)
-        return pass_on(own(image, metadata, event_queue))
-
-    return process_with_queue if _parameters(own) == 3 else process
+    return _like(own, process)
 
 
 def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
-    def ours(axes: Any, dataset: Any) -> None:
+    def saved(*arguments: Any) -> None:
+        axes, dataset = arguments[:2]
         feed.safely(lambda: feed.saved(dataset, axes))
         if read:
             taken_ns = time.perf_counter_ns()
             feed.safely(lambda: feed.take_later(lambda: read_saved(dataset, axes), axes, taken_ns))
-
-    def saved(axes: Any, dataset: Any) -> None:
-        ours(axes, dataset)
         if own is not None:
-            own(axes, dataset)
+            own(*arguments)
 
-    def saved_with_queue(axes: Any, dataset: Any, event_queue: Any) -> None:
-        ours(axes, dataset)
-        assert own is not None
-        own(axes, dataset, event_queue)
-
-    return saved_with_queue if _parameters(own) == 3 else saved
+    return _like(own, saved)
 
 
 def _notification_hook(feed: Feed, own: Hook | None) -> Hook:

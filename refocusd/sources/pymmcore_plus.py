@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
-from refocusd.formats.refocused_name import SUFFIX
 from refocusd.sources.feed import Feed
+from refocusd.sources.once import Once
+from refocusd.sources.output_folder import fresh_output
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
@@ -78,6 +78,7 @@ class AttachedMDA:
         self._feed: Feed | None = None
         self._last: Feed | None = None
         self._frames = 0
+        self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
 
@@ -119,11 +120,9 @@ class AttachedMDA:
     def _started(self, sequence: Any, *_: Any) -> None:
         self._finished()
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        folder = _free(self._output / f"{_file_name(name)}_{stamp}{SUFFIX}")
         feed = Feed(
             self._endpoint,
-            output=str(folder),
+            output=str(fresh_output(self._output, name)),
             expected=_expected(sequence),
             buffer_nbytes=self._buffer_nbytes,
         )
@@ -148,14 +147,10 @@ class AttachedMDA:
 
     def _safely(self, do: Callable[[], None]) -> None:
         """What goes wrong here is logged: raised, it would end the user's acquisition."""
-        feed = self._feed
-        if feed is not None:
-            feed.safely(do)
-            return
         try:
             do()
         except Exception as error:  # noqa: BLE001
-            log.warning("%s: %s (the acquisition is not affected)", type(error).__name__, error)
+            self._warn(f"{type(error).__name__}: {error}")
 
 
 def _metadata(event: Any, said: Any, number: int) -> dict[str, Any]:
@@ -190,15 +185,3 @@ def _expected(sequence: Any) -> int:
         return 0  # stands for an iterator of events, and warns when it is asked
     sizes = getattr(sequence, "sizes", None)
     return math.prod(sizes.values()) if isinstance(sizes, Mapping) and sizes else 0
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "MDA"
-
-
-def _free(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}_{number}")
-    return free

@@ -1,23 +1,20 @@
-"""Frames on disk, submitted to a daemon: as if acquired now, or as fast as it takes them."""
+"""A recording, submitted to a daemon as if it was acquired now."""
 
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from refocusd import __version__
-from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.transport.client import SILENCE_S, Connection, Upload
-from refocusd.transport.messages import Closed, Counts, Open, Opened, Outcome
+from refocusd.sources.from_disk import submit_frames
+from refocusd.transport.messages import Counts, Open, Opened, Outcome
 
-__all__ = ["recorded_times_s", "replay", "submit_frames"]
+__all__ = ["recorded_times_s", "replay"]
 
 
 def recorded_times_s(plan: Plan) -> list[float] | None:
@@ -55,18 +52,7 @@ def replay(
     output : Path
         Folder of the refocused dataset; must not exist.
     times_s, on_outcome, on_opened
-        As in `submit_frames`.
-
-    Returns
-    -------
-    Counts
-
-    Raises
-    ------
-    TransportError
-        If there is no daemon, or it goes away.
-    InputError
-        If the daemon refuses the recording.
+        As in `submit_frames`, which says as well what is raised.
     """
     form = recording.first_format()
     keys = recording.axes_keys()
@@ -96,93 +82,3 @@ def replay(
         on_opened=on_opened,
     )
     return closed.counts
-
-
-def submit_frames(
-    frames: Dataset,
-    keys: Sequence[str],
-    endpoint: str,
-    open_: Open,
-    *,
-    acquired: int,
-    live: bool,
-    times_s: Sequence[float] | None = None,
-    on_outcome: Callable[[Outcome], None] | None = None,
-    on_opened: Callable[[Opened], None] | None = None,
-) -> Closed:
-    """Submit some of the frames of an acquisition, and wait until they have a final state.
-
-    Parameters
-    ----------
-    frames : Dataset
-    keys : sequence of str
-        Which of them, by canonical axes, in the order of submission.
-    endpoint : str
-        The daemon's address.
-    open_ : Open
-        The announcement.
-    acquired : int
-        Frames of the whole acquisition.
-    live : bool
-        Whether they count as frames that come from the microscope.
-    times_s : sequence of float, optional
-        When to submit each frame, from the first; otherwise as fast as possible.
-        A frame whose time has come while the daemon is busy waits for it:
-        unlike an acquisition, a recording can.
-    on_outcome : callable, optional
-        Told every frame's final state, if `open_` asks for reports.
-    on_opened : callable, optional
-        Told where the frames go and in which run, before the first is sent.
-
-    Returns
-    -------
-    Closed
-
-    Raises
-    ------
-    TransportError
-        If there is no daemon, or it goes away.
-    InputError
-        If the daemon refuses the acquisition.
-    """
-    with Connection(endpoint, "source", version=__version__) as connection:
-        connection.welcome(timeout_s=10.0)
-        upload = Upload(connection, open_, on_outcome)
-        _until(connection, upload, lambda: upload.opened is not None)
-        assert upload.opened is not None
-        if on_opened is not None:
-            on_opened(upload.opened)
-        begun = time.perf_counter()
-        for number, key in enumerate(keys):
-            if times_s is not None:
-                due = begun + times_s[number]
-                while (left := due - time.perf_counter()) > 0:
-                    upload.pump(left)
-            _until(connection, upload, lambda: upload.credit > 0)
-            try:
-                frame = frames.read(key)
-                metadata = json.dumps(dict(frame.metadata), default=str)
-                upload.submit(frame.pixels, key, metadata, time.perf_counter_ns(), live=live)
-            except (InputError, OSError, ValueError) as error:
-                upload.miss([key], "failed", f"raw cannot be used: {error}")
-        upload.close(acquired)
-        _until(connection, upload, lambda: upload.closed is not None)
-    assert upload.closed is not None
-    return upload.closed
-
-
-def _until(connection: Connection, upload: Upload, done: Callable[[], bool]) -> None:
-    while not done():
-        upload.pump(0.25)
-        if upload.refused:
-            raise InputError(upload.refused)
-        if connection.silent_s > SILENCE_S:
-            raise TransportError(
-                f"the daemon at {connection.endpoint} went away; what it had written stays, and "
-                "`refocusd resume` on the refocused dataset does the rest"
-            )
-        if upload.closed and not done():
-            raise TransportError(
-                f"the daemon at {connection.endpoint} was stopped; what it had written stays, and "
-                "`refocusd resume` on the refocused dataset does the rest"
-            )

@@ -1,7 +1,4 @@
-"""A peer's side of the wire: a connection, and an acquisition uploaded over it.
-
-Neither class starts a thread; each object belongs to the thread that made it.
-"""
+"""A peer's end of the wire: a socket that has introduced itself to a daemon."""
 
 from __future__ import annotations
 
@@ -9,42 +6,29 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
-import numpy as np
 import zmq
 
-from refocusd.errors import InputError, TransportError
-from refocusd.frame import Pixels, checksum
+from refocusd.errors import TransportError
+from refocusd.frame import Pixels
 from refocusd.transport.messages import (
     PROTOCOL,
-    Advice,
-    Close,
-    Closed,
-    Credit,
     Hello,
     Message,
-    Miss,
-    Open,
-    Opened,
-    Outcome,
     Ping,
     Refused,
     Role,
-    Submit,
     Welcome,
     decode,
     encode,
 )
-from refocusd.transport.ring import SharedRing, Slot
+from refocusd.transport.ring import SharedRing
 from refocusd.transport.secure.keys import ClientKeys
 from refocusd.transport.secure.link import link_of
 
-__all__ = ["DEFAULT_ENDPOINT", "Connection", "Upload", "default_endpoint"]
+__all__ = ["DEFAULT_ENDPOINT", "Connection", "default_endpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +41,6 @@ SILENCE_S = 5.0
 MAX_MESSAGE = 1 << 30
 #: Metadata of one frame, or of an acquisition, in characters of JSON.
 MAX_METADATA_CHARS = 1 << 20
-#: Axes named in one message.
-MAX_MISSED = 1000
 
 
 def default_endpoint() -> str:
@@ -78,7 +60,7 @@ class Connection:
     token : str
         Proof that the daemon started this worker.
     identity : str
-        Name of the peer in the daemon's books; made up if empty.
+        Name under which the daemon keeps this peer; made up if empty.
     inline : bool
         Send pixels through the socket even where the ring could be mapped.
     version : str
@@ -87,8 +69,15 @@ class Connection:
         Encrypts the link, and proves each side to the other.  The daemon then names this
         peer, and `identity` must be empty.
 
-    Connecting never blocks and never fails while no daemon is there; `welcome`
-    says whether one answered.
+    Connecting never blocks and never fails while no daemon is there; `welcome` says whether one
+    answered.  Starts no thread; belongs to the thread that makes it.
+
+    Attributes
+    ----------
+    greeting : Welcome or None
+        The daemon's answer to Hello, once it came.
+    ring : SharedRing or None
+        Where pixels are exchanged; None where they go through the socket.
     """
 
     def __init__(
@@ -106,6 +95,7 @@ class Connection:
             raise TransportError("a peer with keys has the name that the daemon gave its key")
         self.endpoint = endpoint
         self.inline = inline
+        self.greeting: Welcome | None = None
         self.ring: SharedRing | None = None
         self._hello = Hello(
             protocol=PROTOCOL,
@@ -144,6 +134,11 @@ class Connection:
         return time.monotonic() - self._last_heard
 
     @property
+    def nobody(self) -> str:
+        """What to say while no daemon has answered."""
+        return self._link.nobody
+
+    @property
     def lost(self) -> str:
         """Why the link was lost, as far as known: with keys at once, else silence has to tell."""
         return self._link.lost if self._link.over else ""
@@ -174,6 +169,7 @@ class Connection:
 
     def accept(self, message: Welcome) -> Welcome:
         """Attach the ring that the daemon offers; where that cannot be, say so and go inline."""
+        self.greeting = message
         if self.ring is not None and self.ring.address != message.ring:
             self.ring.close()  # of a daemon that is gone
             self.ring = None
@@ -264,152 +260,5 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Upload:
-    """One acquisition, frame by frame, to a daemon.
-
-    Parameters
-    ----------
-    connection : Connection
-        Of the role ``source``, welcomed.
-    open : Open
-        The announcement; sent at once.
-    on_outcome : callable, optional
-        Told every frame's final state, if `open` asks for reports.
-    on_advice : callable, optional
-        Told how far the stage is from focus, if `open` asks for it.
-
-    Attributes
-    ----------
-    opened : Opened or None
-        Set once the daemon has made room for it.
-    refused : str
-        Why the daemon did not, if it did not.
-    again : bool
-        Whether it may in a moment.
-    closed : Closed or None
-        Set once every frame has a final state.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        open: Open,  # noqa: A002 (the message's name)
-        on_outcome: Callable[[Outcome], None] | None = None,
-        on_advice: Callable[[Advice], None] | None = None,
-    ) -> None:
-        self.acquisition = open.acquisition
-        self.opened: Opened | None = None
-        self.closed: Closed | None = None
-        self.refused = ""
-        self.again = False
-        self._connection = connection
-        self._on_outcome = on_outcome
-        self._on_advice = on_advice
-        self._shape = (open.height, open.width)
-        self._dtype = open.dtype
-        self._slots: deque[Slot] = deque()
-        connection.send(open)
-
-    @property
-    def credit(self) -> int:
-        """Frames that can be submitted now."""
-        return len(self._slots)
-
-    def pump(self, timeout_s: float = 0.0) -> bool:
-        """Handle one message, waiting up to `timeout_s`; False when none came."""
-        message = self._connection.receive(timeout_s)
-        if message is None:
-            return False
-        if isinstance(message, Credit):
-            self._slots.extend(message.slots)
-        elif isinstance(message, Opened):
-            self.opened = message
-        elif isinstance(message, Closed):
-            self.closed = message
-        elif isinstance(message, Refused):
-            if message.acquisition in ("", self.acquisition):
-                self.refused = message.reason
-                self.again = message.again
-        elif isinstance(message, Outcome) and self._on_outcome is not None:
-            self._on_outcome(message)
-        elif isinstance(message, Advice) and self._on_advice is not None:
-            self._on_advice(message)
-        return True
-
-    def submit(
-        self, pixels: Pixels, axes: str, metadata: str, taken_ns: int, *, live: bool = True
-    ) -> bool:
-        """Copy one frame into a slot and announce it; False without credit.
-
-        Parameters
-        ----------
-        pixels : ndarray
-            Of the shape and type announced in `Open`.
-        axes : str
-            Canonical axes.
-        metadata : str
-            JSON of the frame's metadata.
-        taken_ns : int
-            `time.perf_counter_ns` when the frame was handed over.
-
-        Raises
-        ------
-        InputError
-            If the frame is of another shape or type than was announced.
-        """
-        if pixels.shape != self._shape or pixels.dtype.name != self._dtype:
-            raise InputError(
-                f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
-                f"acquisition began with {self._shape[1]}×{self._shape[0]} {self._dtype}: keep the "
-                "camera's ROI, binning and bit depth within one acquisition"
-            )
-        if len(metadata) > MAX_METADATA_CHARS:
-            raise InputError(f"the metadata of frame {axes} are larger than 1 MiB")
-        if not self._slots:
-            return False
-        slot = self._slots[0]
-        ring = self._connection.ring
-        inline: Pixels | None = pixels
-        if ring is not None:
-            np.copyto(ring.view(slot.offset, self._shape, self._dtype), pixels)
-            inline = None
-        message = Submit(
-            acquisition=self.acquisition,
-            axes=axes,
-            slot=slot,
-            checksum=checksum(pixels),
-            metadata=metadata,
-            taken_ns=taken_ns,
-            live=live,
-        )
-        # The slot is spent once the frame has left, and not by one that cannot be sent.
-        if not self._connection.send(message, inline):
-            return False
-        self._slots.popleft()
-        return True
-
-    def miss(self, axes: list[str], state: Literal["skipped", "failed"], reason: str) -> None:
-        """Name frames that will not be submitted, and why."""
-        for first in range(0, len(axes), MAX_MISSED):
-            some = axes[first : first + MAX_MISSED]
-            # No credit bounds these: where the queue is full, they wait for the daemon.
-            while not self._connection.send(Miss(self.acquisition, some, state, reason)):
-                if self._connection.silent_s > SILENCE_S:
-                    return
-                self.pump(0.05)
-
-    def close(self, acquired: int) -> None:
-        """Say that no more frames will come; at least `acquired` went by."""
-        while not self._connection.send(Close(self.acquisition, acquired)):
-            if self._connection.silent_s > SILENCE_S:
-                return
-            self.pump(0.05)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from refocusd.processes.keeper import Keeper
+from refocusd.processes.supervisor import Action, Supervisor
 from refocusd.view.serve import Announcement
 
 __all__ = ["ViewProcess"]
@@ -41,13 +40,13 @@ class ViewProcess:
     """
 
     def __init__(self, endpoint: str, flags: list[str] | None = None) -> None:
-        command = [sys.executable, "-m", "refocusd.view", "--announce", "--with-parent"]
-        self._keeper = Keeper(
+        command = ["-m", "refocusd.view", "--announce", "--with-parent", "--endpoint", endpoint]
+        self._supervisor = Supervisor(
             "the live view",
-            [*command, "--endpoint", endpoint, *(flags or [])],
+            [*command, *(flags or [])],
             on_line=self._announced,
-            hopeless=(_CANNOT,),
-            on_end=self._ended,
+            on_end=lambda end: Action.GIVE_UP if end.status == _CANNOT else Action.RESTART,
+            on_over=self._ended,
         )
         self.url = ""
         self.settled = threading.Event()
@@ -55,10 +54,10 @@ class ViewProcess:
     @property
     def pid(self) -> int | None:
         """Of the running process, if there is one."""
-        return self._keeper.pid
+        return self._supervisor.pid
 
     def __enter__(self) -> Self:
-        self._keeper.start()
+        self._supervisor.start()
         return self
 
     def __exit__(
@@ -67,7 +66,7 @@ class ViewProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._keeper.stop()
+        self._supervisor.stop()
 
     def _announced(self, line: bytes) -> None:
         with contextlib.suppress(msgspec.MsgspecError):

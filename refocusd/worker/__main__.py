@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-import msgspec
-
 from refocusd import __version__
 from refocusd.errors import RefocusdError
 from refocusd.processes.lifeline import end_with_parent
+from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.transport.client import Connection
 from refocusd.worker.order import WorkerOrder
@@ -23,7 +22,7 @@ log = logging.getLogger("refocusd.worker")
 
 def main() -> int:
     """Build the engine, say ready, take tasks; exit status 0 unless something failed."""
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerOrder)
+    order = read_order(WorkerOrder)
     end_with_parent()
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s {order.identity} %(levelname)s %(message)s"

@@ -243,12 +243,7 @@ def refocus_frame(
         seen = calibrated.hot_pixels.repaired(raw)
     refocused = engine.refocus(seen, out)
     if engine.description.backend == "identity":
-        # Measures the path alone: nothing is said of the picture.
-        worker_ms = (time.perf_counter() - begun) * 1e3
-        ms = refocused.engine_ms
-        return FrameFacts(
-            0.0, 1.0, ms, worker_ms, 0.0, 0.0, 1.0, 0, "in focus", calibration=profile
-        )
+        return _path_alone(refocused.engine_ms, begun, profile)
     # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
     focus_before, focus_after = focus_score(seen), focus_score(out)
     # Before a frame in focus takes the place of what the network made of it.
@@ -270,6 +265,14 @@ def refocus_frame(
         defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
         defocus_confidence=defocus.confidence if defocus else 0.0,
         calibration=profile,
+    )
+
+
+def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFacts:
+    """What is said where only the path is measured: nothing of the picture."""
+    worker_ms = (time.perf_counter() - begun) * 1e3
+    return FrameFacts(
+        0.0, 1.0, engine_ms, worker_ms, 0.0, 0.0, 1.0, 0, "in focus", calibration=profile
     )
 
 

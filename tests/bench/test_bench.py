@@ -20,9 +20,8 @@ from refocusd.bench.combination import (
     Result,
     median_interval,
 )
-from refocusd.bench.machine import busy_share, machine
+from refocusd.bench.machine import busy_share, machine, peak_mib
 from refocusd.bench.measure import measure, sample_frame
-from refocusd.bench.memory import peak_mib
 from refocusd.bench.session import run_session
 from refocusd.bench.work import count_work
 from refocusd.cli.commands.bench import _limits, _times

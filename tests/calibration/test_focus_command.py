@@ -235,6 +235,16 @@ def test_a_stage_needs_limits_and_stays_within(capsys: pytest.CaptureFixture[str
     assert "9 moves" in capsys.readouterr().out
 
 
+def test_a_good_stack_of_a_commercial_confocal_passes(test_data: Path, tmp_path: Path) -> None:
+    """Ten planes 5 um apart; out of focus the microscope rejects three quarters of the light."""
+    path, figures = test_data / "z_stacks/faim_beads_E07_s2_w1.tif", tmp_path / "f.json"
+    status = calibrate("--from-recording", path, "--json", figures)
+    told = json.loads(figures.read_text(encoding="utf-8"))
+    assert [item["detail"] for item in told["checks"] if not item["passed"]] == []
+    assert status == 0
+    assert told["focus"]["best_um"]["value"] == pytest.approx(20, abs=2)
+
+
 def test_a_dry_run_of_recordings_reads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert calibrate("--from-recording", "nowhere", "--dry-run") == 0
     assert "nowhere" in capsys.readouterr().out

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from refocusd_calibration.psf.beads import find_beads
 from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_beads
 from refocusd_calibration.psf.simulate import scattered, simulate_beads
-from refocusd_calibration.psf.stack import PlaneStack, in_order
+from refocusd_calibration.psf.stack import PlaneStack, in_order, read_planes
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics
@@ -190,6 +191,34 @@ def test_a_real_bead_is_measured_and_its_aberrations_are_not_hidden(test_data: P
     assert any("brightness" in note for note in measured.notes)
 
 
+def test_beads_of_a_20x_objective_are_described_by_an_apodised_pupil(test_data: Path) -> None:
+    """20x/0.75, 5 um steps, beads of 16 um; the file's pixel of 1 um is a placeholder."""
+    path = test_data / "z_stacks" / "faim_beads_E07_s2_w1.tif"
+    measured = measure_beads(read_planes(path, pixel_um=1.3668), Stated(0.75, 0.52))
+    section = measured.section
+    assert measured.passed, [item.detail for item in measured.checks if not item.passed]
+    assert section.beads >= 5
+    assert section.model == "wave"
+    assert section.na is not None
+    assert section.na.value == pytest.approx(0.75, rel=0.12)
+    assert section.apodisation
+    assert 0.1 < section.apodisation.value < 2
+    assert section.bead_um
+    assert section.bead_um.value == pytest.approx(16, abs=2)
+    chi2 = {law: fit.chi2 / fit.freedom for law, fit in measured.fits.items()}
+    assert chi2["wave"] < 0.5 * chi2["gaussian"]
+    assert any("rejects light that is out of focus" in note for note in measured.notes)
+
+
+def test_beads_with_a_bright_rim_are_found_once_each(test_data: Path) -> None:
+    path = test_data / "z_stacks" / "faim_beads_E08_s1_w2.tif"
+    stack = read_planes(path, pixel_um=1.3668)
+    beads = find_beads(stack, reach_um=42)
+    # Of 21 patches of light some are several beads that touch.
+    assert beads.found < 30
+    assert len(beads.centres) >= 6
+
+
 def noise(planes: int = 9) -> NDArray[np.uint16]:
     return np.random.default_rng(0).normal(100, 5, (planes, 200, 200)).astype(np.uint16)
 
@@ -213,12 +242,27 @@ def test_saturated_beads_are_refused() -> None:
         measure_beads(in_order(list(Z_NEAR), clipped, PIXEL, saturation=1000), STATED)
 
 
+def crowded(count: int, apart_px: float) -> PlaneStack:
+    places = scattered(count, 256, apart_px, 4, np.random.default_rng(0))
+    frames = simulate_beads(Optics(0.45, WAVELENGTH, 1.0, PIXEL), list(Z_NEAR), places, 256)
+    return in_order(list(Z_NEAR), frames, PIXEL)
+
+
+def test_the_light_of_neighbouring_beads_is_subtracted() -> None:
+    """Kernels reach 23 px; few of these beads have that much room around them."""
+    measured = measure_beads(crowded(60, 14), STATED)
+    section = measured.section
+    assert measured.passed
+    assert section.beads >= 20
+    assert section.na is not None
+    assert section.na.value == pytest.approx(0.45, rel=0.01)
+    truth = truth_um(measured.observed.z_um, 0.45, 0.0, 0.0)
+    np.testing.assert_allclose(section.sigma_model_um, truth, rtol=0.02)
+
+
 def test_crowded_beads_are_refused() -> None:
-    places = scattered(150, 256, 8, 4, np.random.default_rng(0))
-    optics = Optics(0.45, WAVELENGTH, 1.0, PIXEL)
-    frames = simulate_beads(optics, list(Z_NEAR), places, 256)
     with pytest.raises(InputError, match=r"too near to another.*Dilute"):
-        measure_beads(in_order(list(Z_NEAR), frames, PIXEL), STATED)
+        measure_beads(crowded(300, 6), STATED)
 
 
 def test_a_focus_outside_the_series_is_refused() -> None:

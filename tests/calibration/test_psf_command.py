@@ -171,7 +171,7 @@ def test_unknown_pixel_sizes_and_stage_positions_are_refused(tmp_path: Path) -> 
     path = tmp_path / "plain.tif"
     tifffile.imwrite(path, beads(), imagej=True, metadata={"axes": "ZYX"})
     with pytest.raises(InputError, match="--pixel-um"):
-        calibrate("--from-recording", path)
+        calibrate("--from-recording", path, "--z-step", 4)
     with pytest.raises(InputError, match="--z-step"):
         calibrate("--from-recording", path, "--pixel-um", 0.645)
     assert (
@@ -180,6 +180,27 @@ def test_unknown_pixel_sizes_and_stage_positions_are_refused(tmp_path: Path) -> 
         )
         == 0
     )
+
+
+@pytest.mark.slow
+def test_the_widefield_channel_of_a_nucleus_is_measured_with_the_step_that_the_file_states(
+    test_data: Path, tmp_path: Path
+) -> None:
+    """45 planes through one nucleus in a field of 67 um, into which the widest kernel does not fit."""
+    figures = tmp_path / "figures.json"
+    status = calibrate(
+        "--from-recording", test_data / "z_stacks/neubias_dna_widefield_confocal.tif",
+        "--channel", 1, "--in-focus", "sharpest", "--na", 1.2, "--refractive-index", 1.33,
+        "--wavelength-um", 0.46, "--json", figures,
+    )  # fmt: skip
+    said = json.loads(figures.read_text(encoding="utf-8"))
+    assert [item["name"] for item in said["checks"] if not item["passed"]] == [
+        "room for the widest kernel"
+    ]
+    assert status == 1
+    assert said["psf"]["na"]["value"] == pytest.approx(1.2, rel=0.1)
+    assert said["psf"]["focus_um"]["value"] == pytest.approx(9.8, abs=1.5)
+    assert any("take a larger field" in item["detail"] for item in said["checks"])
 
 
 def test_moves_that_make_no_series_are_refused() -> None:

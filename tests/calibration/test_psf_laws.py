@@ -44,6 +44,21 @@ def test_the_wave_law_agrees_with_the_kernel_on_the_grid(z: float, spherical: fl
     np.testing.assert_allclose(found, truth, atol=0.012)
 
 
+@pytest.mark.parametrize("apodisation", [0.4, 1.2])
+def test_an_apodised_pupil_is_that_of_the_grid(apodisation: float) -> None:
+    pixel = 0.15
+    grid = defocus_psf(Optics(0.45, 0.5, 1.0, pixel, apodisation=apodisation), 12.0).astype(float)
+    half = grid.shape[0] // 2
+    x = np.arange(-half, half + 1) * pixel
+    frequency = np.linspace(0.01, 0.4, 25)
+    truth = np.cos(2 * np.pi * np.outer(frequency, x)) @ grid.sum(0)
+    law = WaveLaw(
+        0.45, 0.5, 1.0, pixel, 0.0, SPAN, reach_um=20.0, defocus_um=32.0, free=("apodisation",)
+    )
+    found = law.transfer(np.array([0.45, 0.0, apodisation, 0.0]), np.array([12.0]), frequency)[0]
+    np.testing.assert_allclose(found, truth, atol=0.012)
+
+
 @pytest.mark.parametrize(
     ("law", "values"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import opened, pump_until, quick_settings, running, source, stack
+from live import Upload, opened, pump_until, quick_settings, running, source, stack
 
 from refocusd.daemon.acquisitions import unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
@@ -23,7 +24,6 @@ from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.ledger import Ledger, ledger_path
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Upload
 
 
 @pytest.fixture
@@ -137,6 +137,27 @@ def test_an_output_that_hangs_does_not_keep_the_daemon_from_ending(
     assert not hangs.is_set()
     assert daemon.unfinished == 1
     assert "a disk hangs" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks its reader")
+def test_raw_data_that_hangs_does_not_keep_the_daemon_from_ending(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    os.mkfifo(raw / "NDTiff.index")  # nobody writes it: opening it waits for ever
+    settings = quick_settings(tmp_path, stop_timeout_s=0.5)
+    try:
+        with running(settings) as daemon, source(daemon) as connection:
+            upload = opened(connection, tmp_path, raw=str(raw), output_="")
+            upload.close(3)
+            pump_until(
+                upload, lambda: daemon_status(daemon.endpoint).details[0].state == "catching up"
+            )
+        assert daemon.unfinished
+        assert "a catch-up has not ended" in caplog.text
+    finally:
+        os.close(os.open(raw / "NDTiff.index", os.O_RDWR))
 
 
 def test_a_ledger_that_cannot_record_a_frame_makes_the_acquisition_incomplete(

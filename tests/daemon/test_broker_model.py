@@ -1,6 +1,6 @@
 """The broker's state against a simple model, driven by whatever order of events hypothesis finds.
 
-`Acquisitions`, `Intake`, `Results`, `Lifecycle`, `Scheduler` and `WorkerPool` are the real
+`Acquisitions`, `Intake`, `Dispatcher`, `Lifecycle`, `Scheduler` and `WorkerPool` are the real
 ones; sources, catch-ups, workers and the writer are simulated (`broker_model.py`), one event at a time,
 without sockets.
 """

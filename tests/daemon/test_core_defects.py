@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broker_model import ENGINE, PlayedBroker, Story
-from live import keys, opened, pump_until, quick_settings, running, source, stack
+from live import Upload, keys, opened, pump_until, quick_settings, running, source, stack
 from ndstorage import NDTiffDataset
 
 from refocusd.config import Settings
@@ -29,15 +29,16 @@ from refocusd.daemon.events import FrameNotWritten, LeftUnfinished
 from refocusd.daemon.output.jobs import CloseOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.workers.pool import WorkerPool
-from refocusd.daemon.workers.supervisor import MAX_FAILED_STARTS, Supervisor
+from refocusd.daemon.workers.processes import MAX_FAILED_STARTS, WorkerProcesses
 from refocusd.errors import TransportError
 from refocusd.frame import checksum
 from refocusd.ledger import Ledger, is_marked, ledger_path
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.feed import Feed
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 from refocusd.transport.secure.keys import KeyStore, load_client_keys
+from refocusd.transport.session import State
 
 SIDE = 64
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process so")
@@ -386,8 +387,8 @@ def test_what_a_stopping_daemon_does_not_take_is_for_the_next_one(tmp_path: Path
             daemon.request_stop()
             wait_for(lambda: daemon_status(daemon.endpoint).stopping)
             raw.submit(upload, 1)
-            pump_until(upload, lambda: upload.refused)
-        assert upload.again, "a source must come back to the next daemon"
+            pump_until(upload, lambda: upload.state is State.LOST)
+        assert not upload.over, "a source must come back to the next daemon"
 
 
 @POSIX
@@ -476,7 +477,7 @@ def test_a_worker_with_another_model_cannot_come_before_ours(broker: Hand) -> No
 def feed_to(endpoint: str, raw: Raw | None, output: str = "") -> Feed:
     feed = Feed(endpoint, output=output, expected=0, buffer_nbytes=1 << 24)
     feed.begin("test", has_raw=raw is not None)
-    wait_for(lambda: feed._listening)
+    wait_for(lambda: feed._state.listening)
     return feed
 
 
@@ -517,8 +518,8 @@ def test_a_frame_that_never_comes_to_disk_does_not_hold_up_the_end(
         raw.write(0, 1)
         feed.saved(raw.dataset, {"time": 0})
         with feed._changed:
-            feed._awaited.add('{"time":1}')
-            feed._taken += 1
+            feed._state.awaited.add('{"time":1}')
+            feed._state.taken += 1
         feed.end()
         counts = feed.wait(15.0)
     # Raw has one frame, and raw decides what there is to do.
@@ -573,9 +574,9 @@ def test_a_frame_that_cannot_be_sent_costs_no_slot(tmp_path: Path) -> None:
 
 
 @contextmanager
-def supervisor(tmp_path: Path) -> Iterator[tuple[Supervisor, queue.Queue[Any]]]:
+def supervisor(tmp_path: Path) -> Iterator[tuple[WorkerProcesses, queue.Queue[Any]]]:
     heard: queue.Queue[Any] = queue.Queue()
-    one = Supervisor(quick_settings(tmp_path), "tcp://127.0.0.1:9", "t", heard)  # type: ignore[arg-type]
+    one = WorkerProcesses(quick_settings(tmp_path), "tcp://127.0.0.1:9", "t", heard)  # type: ignore[arg-type]
     one.start()
     try:
         yield one, heard

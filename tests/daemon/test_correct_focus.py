@@ -18,7 +18,8 @@ from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
 from refocusd.errors import ConfigError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.imaging.defocus import DEFAULT_OPTICS, depth_of_field_um
-from refocusd.sources.focus_hook import METADATA_KEY, FocusHook, FocusLimits
+from refocusd.sources.focus_hook import METADATA_KEY, FocusHook
+from refocusd.sources.focus_limits import FocusLimits
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from live import (
     NOBODY,
+    Upload,
     keys,
     opened,
     pump_until,
@@ -33,7 +34,7 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import Ledger
 from refocusd.sources.replay import replay
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 
 
 def test_every_frame_of_a_recording_is_written_and_accounted_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live import keys, opened, pump_until, quick_settings, read_all, running, source, stack
+from live import Upload, keys, opened, pump_until, quick_settings, read_all, running, source, stack
 from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
 
@@ -20,7 +20,7 @@ from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.datasets.run_folder import RUN_FILE
 from refocusd.ledger import is_marked
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 
 SIDE = 64
 

@@ -9,10 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import psutil
+import pynvml
 import pytest
 from live import quick_settings
 
@@ -27,21 +31,22 @@ from refocusd.doctor import (
     disk,
     engine,
     examine,
+    graphics,
     machine,
     memory_ring,
     network,
     parse_plan,
 )
-from refocusd.doctor.file_system import mounted_kind
+from refocusd.doctor.file_system import network_kind
 from refocusd.doctor.trial import (
+    TRIAL,
     EngineOrder,
     EngineReport,
     RingOrder,
     RingReport,
-    TrialError,
-    attempt,
 )
-from refocusd.errors import ConfigError
+from refocusd.errors import ConfigError, WorkerError
+from refocusd.processes.trial import attempt
 from refocusd.transport.ring import PAGE, SharedRing
 from refocusd.view.process import ViewProcess
 
@@ -242,20 +247,74 @@ def test_the_disk_is_timed_and_nothing_stays_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-MOUNTS = """\
-22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
-30 22 0:40 / /data rw - nfs4 server:/data rw
-31 30 8:2 / /data/my\\040disk rw - xfs /dev/sdb1 rw
-"""
+@dataclass
+class Mounted:
+    """A mounted file system."""
+
+    mountpoint: str
+    fstype: str
+    opts: str = "rw"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX paths")
 @pytest.mark.parametrize(
     ("folder", "kind"),
-    [("/home/u", "ext4"), ("/data/x", "nfs4"), ("/data/my disk/x", "xfs"), ("/database", "ext4")],
+    [
+        ("/home/u", ""),
+        ("/data/x", "nfs4"),
+        ("/data/my disk/x", ""),
+        ("/database", ""),
+        ("/z/y", ""),
+    ],
 )
-def test_the_disk_of_a_folder_is_that_of_its_innermost_mount(folder: str, kind: str) -> None:
-    assert mounted_kind(Path(folder), MOUNTS) == kind
+def test_the_disk_of_a_folder_is_that_of_its_innermost_mount(
+    monkeypatch: pytest.MonkeyPatch, folder: str, kind: str
+) -> None:
+    mounts = [
+        Mounted("/", "ext4"),
+        Mounted("/data", "nfs4"),
+        Mounted("/data/my disk", "xfs"),
+        Mounted("/z", "cifs"),
+        Mounted("/z", "ext4"),  # the later one hides the other
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+    assert network_kind(Path(folder)) == kind
+
+
+def test_a_drive_that_windows_calls_remote_is_a_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = Mounted(tmp_path.anchor, "NTFS", "rw,remote")
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: [mounted])
+    assert network_kind(tmp_path) == "share"
+
+
+def test_a_computer_without_a_card_uses_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_driver() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
+    assert only(graphics.devices(case(tmp_path))).mark == "--"
+
+
+def test_a_card_is_named_with_its_memory_and_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says: dict[str, Any] = {
+        "nvmlInit": None,
+        "nvmlShutdown": None,
+        "nvmlSystemGetDriverVersion": "570.1",
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": object(),
+        "nvmlDeviceGetName": "A card",
+        "nvmlDeviceGetMemoryInfo": SimpleNamespace(free=3 << 30, total=8 << 30),
+    }
+    for name, answer in says.items():
+        monkeypatch.setattr(pynvml, name, lambda *_, answer=answer: answer)
+    found = only(graphics.devices(case(tmp_path)))
+    assert (found.mark, found.says) == ("OK", "A card, 3.0 of 8.0 GiB free, driver 570.1")
 
 
 def test_the_engine_is_the_one_a_worker_would_build(tmp_path: Path) -> None:
@@ -273,8 +332,8 @@ def test_a_missing_model_blocks_and_is_named(tmp_path: Path) -> None:
 
 def test_a_trial_that_takes_too_long_is_ended() -> None:
     order = EngineOrder("live-nuclei", EngineOptions(threads=1), (64, 64))
-    with pytest.raises(TrialError, match=r"not done after 0\.01 s"):
-        attempt(order, EngineReport, 0.01)
+    with pytest.raises(WorkerError, match=r"not done after 0\.01 s"):
+        attempt(TRIAL, order, EngineReport, 0.01)
 
 
 def test_the_ring_is_read_by_another_process(tmp_path: Path) -> None:
@@ -285,5 +344,5 @@ def test_the_ring_is_read_by_another_process(tmp_path: Path) -> None:
 def test_a_foreign_block_of_memory_is_no_ring() -> None:
     with SharedRing.create(1 << 20) as ring:
         other = msgspec.structs.replace(ring.address, tag="0" * 32)
-        with pytest.raises(TrialError, match=r"another block|cannot be attached"):
-            attempt(RingOrder(other, PAGE, (8, 8)), RingReport, 30)
+        with pytest.raises(WorkerError, match=r"another block|cannot be attached"):
+            attempt(TRIAL, RingOrder(other, PAGE, (8, 8)), RingReport, 30)

@@ -47,13 +47,14 @@ def test_a_backend_asked_for_by_name_is_not_replaced_by_another(backend: str) ->
         build_engine("live-nuclei", options)
 
 
+def refuses(_bundle: ModelBundle, _options: EngineOptions) -> Engine:
+    raise EngineError("the card has no memory")
+
+
 def test_a_better_backend_that_does_not_take_the_bundle_makes_room_for_the_next(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuses(_bundle: ModelBundle, _options: EngineOptions) -> Engine:
-        raise EngineError("the card has no memory")
-
-    monkeypatch.setitem(choose._BUILDERS, "cuda", refuses)
+    monkeypatch.setitem(choose._ENGINES, "cuda", (__name__, "refuses"))
     bundle = load_bundle("live-nuclei")
     engine = best_engine(bundle, QUICK, [BackendStatus("cuda"), BackendStatus("openvino")])
     assert isinstance(engine, OpenVinoEngine)

@@ -22,7 +22,7 @@ from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
-from refocusd.engines.openvino import OpenVinoEngine, engine_threads
+from refocusd.engines.openvino import OpenVinoEngine, _precision, engine_threads
 from refocusd.engines.verdict import flux_ratio
 from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
@@ -190,6 +190,43 @@ def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
     loss = psnr(refocused(engine, blurred), truth) - psnr(refocused(half, blurred), truth)
     half.close()
     assert loss <= 0.05
+
+
+class Processor:
+    """A processor that computes in these types."""
+
+    def __init__(self, *types: str) -> None:
+        self._types = types
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return list(self._types)
+
+
+@pytest.mark.parametrize(
+    ("types", "with_int8", "chosen", "hint"),
+    [
+        (("FP32", "INT8", "BF16"), True, "bf16", "bf16"),
+        (("FP32", "BF16"), False, "bf16", "bf16"),
+        (("FP32", "INT8"), True, "int8", "f32"),
+        (("FP32", "INT8"), False, "f32", "f32"),
+        (("FP32",), True, "f32", "f32"),
+    ],
+)
+def test_auto_takes_what_the_processor_has(
+    bundle: ModelBundle, types: tuple[str, ...], with_int8: bool, chosen: str, hint: str
+) -> None:
+    variants = {"int8": bundle.onnx} if with_int8 else {}
+    found = _precision(Processor(*types), replace(bundle, variants=variants), "auto")
+    assert found == (chosen, hint)
+
+
+@pytest.mark.parametrize("wanted", ["bf16", "int8"])
+def test_a_precision_that_the_processor_lacks_is_refused_by_name(
+    bundle: ModelBundle, wanted: str
+) -> None:
+    with pytest.raises(EngineError, match=f"does not compute in {wanted}"):
+        _precision(Processor("FP32"), bundle, wanted)
 
 
 def engine_of(bundle: ModelBundle, network: Path) -> OpenVinoEngine:

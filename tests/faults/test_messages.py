@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from aftermath import assert_whole
 from bad_workers import Fault, environment
-from live import opened, pump_until, stack
+from live import Upload, opened, pump_until, stack
 from rig import ROUNDS, FaultyDaemon, until
 from test_flow import Raw
 
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import checksum
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
 
 FRAMES = 40
 #: How many earlier messages may come again, and how many may wait at a time.

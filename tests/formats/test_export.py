@@ -275,6 +275,23 @@ def test_a_triggered_sequence_has_the_times_of_the_core(tmp_path: Path) -> None:
     assert [float(plane["DeltaT"]) for plane in planes] == [0, 1, 2]
 
 
+def test_distance_of_planes_exposure_and_stage_come_from_the_frames(
+    tmp_path: Path, kind: SinkKind
+) -> None:
+    """Pycromanager names no z step in the summary, but where the stage was for each frame."""
+    with create_sink(kind, tmp_path / "d", {"PixelSize_um": 0.65}) as sink:
+        for n, z in enumerate((2, 0, 1)):
+            said = {"ZPosition_um_Intended": 10.0 - 1.5 * z, "XPosition_um_Intended": -3.0}
+            sink.write(numbered_frame(n).pixels, {"z": z}, {**said, "Exposure": "20.00"})
+    refocusd_export(tmp_path / "d", "--output", tmp_path / "x.ome.tif")
+    image = pixels_of(tmp_path / "x.ome.tif")[1]
+    assert attributes(image, "Pixels")[0]["PhysicalSizeZ"] == "1.5"
+    for plane in attributes(image, "Plane"):
+        assert float(plane["PositionZ"]) == 10.0 - 1.5 * int(plane["TheZ"])
+        assert (plane["PositionX"], plane["PositionXUnit"]) == ("-3.0", "µm")
+        assert (plane["ExposureTime"], plane["ExposureTimeUnit"]) == ("20.0", "ms")
+
+
 def test_existing_files_are_replaced_only_when_asked(tmp_path: Path, kind: SinkKind) -> None:
     dataset(tmp_path / "d", kind, [{"time": 0, "position": p} for p in (0, 1)])
     (tmp_path / "x_position1.ome.tif").write_bytes(b"mine")

@@ -122,6 +122,47 @@ def test_any_axes_are_kept_as_they_came(
         assert_holds(path, frames)
 
 
+#: Whatever pycromanager lets a user put there: mixed along an axis, huge, empty, any text.
+ODD_VALUES = st.one_of(
+    st.integers(-3, 3),
+    st.sampled_from([2**63, -(2**70), "", "0", "DAPI", "\ud800", "a" * 300]),
+    st.text(max_size=6),
+)
+ODD_AXES = st.dictionaries(
+    st.one_of(st.sampled_from(["time", "z", "channel", "position"]), st.text(max_size=5)),
+    ODD_VALUES,
+    max_size=4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    several=st.lists(ODD_AXES, min_size=1, max_size=10, unique_by=canonical_axes),
+    kind=st.sampled_from(KINDS),
+)
+def test_odd_axes_are_kept_or_refused_frame_by_frame(
+    several: list[dict[str, Any]], kind: SinkKind
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "d"
+        kept: list[Frame] = []
+        refused: list[str] = []
+        with create_sink(kind, path) as sink:
+            for number, axes in enumerate(several):
+                frame = Frame(numbered_frame(number, (16, 17)).pixels, axes, {"Number": number})
+                try:
+                    write_all(sink, [frame])
+                    kept.append(frame)
+                except OutputError as error:
+                    refused.append(str(error))
+                assert (frame.key in sink) == (frame is kept[-1] if kept else False)
+        append_sink(path).close()
+        assert_holds(path, kept)
+        # NDTiff's readers sort the values of an axis, and its records have a length.
+        assert not refused or kind == "ndtiff"
+        assert all("use one of them throughout" in why or "shorten" in why for why in refused)
+
+
 def test_numpy_numbers_in_axes_and_metadata_become_plain(tmp_path: Path, kind: SinkKind) -> None:
     metadata = {"Exposure": np.float32(0.5), "ROI": np.arange(4), "Binning": np.int64(2)}
     pixels = numbered_frame(0, (64, 64)).pixels[::2, 1::2]

@@ -260,6 +260,25 @@ def test_a_reader_finds_whole_frames_while_others_are_written(tmp_path: Path) ->
     assert len(stages) == 5
 
 
+def test_two_planes_of_a_stack_tell_their_distance(tmp_path: Path) -> None:
+    """Pycromanager names no z step in the summary, but where the stage was for each frame."""
+    frames = [
+        small(n, {"time": n // 3, "z": n % 3}, ZPosition_um_Intended=0.5 * (n % 3) + 100 * (n // 3))
+        for n in range(6)
+    ]
+    # The stage drifts from time to time: only planes of one time are compared.
+    path = dataset(tmp_path / "d", [frames[0], frames[4]])
+    (told,) = ome(path)["multiscales"]
+    assert told["axes"][2] == {"name": "z", "type": "space"}
+    for more in ([frames[5], frames[3]], [frames[1]]):
+        with OmeZarrSink.append(path) as sink:
+            write_all(sink, more)
+        (told,) = ome(path)["multiscales"]
+        assert told["axes"][2] == {"name": "z", "type": "space", "unit": "micrometer"}
+        assert told["datasets"][0]["coordinateTransformations"][0]["scale"][2] == 0.5
+    assert_valid(path)
+
+
 # A crash at any moment
 
 

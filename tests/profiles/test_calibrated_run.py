@@ -194,7 +194,7 @@ def test_warnings_say_what_does_not_go_together(
     stale, size, range_, *rest = odd.warnings
     assert "is stale: its camera section was measured 300 days ago" in stale
     assert "pixel size (0.1 um) is not that of calibration profile" in size
-    assert "a pixel of 0.1 um lies outside of what the model live-nuclei" in range_
+    assert "a pixel of 0.1 um is outside the range that the model live-nuclei" in range_
     assert rest == [no_raw]
     assert odd.beside["warnings"] == [stale, size, range_]
 
@@ -348,7 +348,7 @@ def test_a_daemon_picks_up_what_was_begun_with_a_profile(
     calibrations = tmp_path / "calibrations"
     settings = quick_settings(tmp_path, calibrations=str(calibrations))
     aside = calibrations.rename(tmp_path / "aside")
-    named = "was left unfinished: the run was begun with calibration profile"
+    named = "was left unfinished: the run was started with calibration profile"
     with caplog.at_level(logging.WARNING), running(settings) as daemon:
         # Looked for once the workers are ready, with the broker's next tick.
         with closing(source(daemon)) as connection:

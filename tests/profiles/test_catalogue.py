@@ -122,8 +122,8 @@ def test_frames_that_do_not_tell_their_objective_get_none_of_several(tmp_path: P
     match = catalogue.match(first, {})
     # Both are of this camera's shape.
     assert match.profile is None
-    assert "do not tell which calibration profile is theirs" in match.reasons[0]
-    assert "do not tell which" in said(catalogue, first)
+    assert "do not say which calibration profile is theirs" in match.reasons[0]
+    assert "do not say which" in said(catalogue, first)
     assert said(catalogue, FRAME) == ""
 
 
@@ -138,7 +138,7 @@ def test_an_objective_taken_on_trust_is_noted(tmp_path: Path) -> None:
     catalogue = folder(tmp_path, profile(objective="20x"))
     applied = apply_profiles(catalogue, {"Camera": "Zyla"}, SHAPE)
     assert len(applied.selection.profiles) == 1
-    assert "taken on trust" in applied.notes[0]
+    assert "assumed to fit" in applied.notes[0]
 
 
 def test_a_bad_file_is_named_once_and_left_out(

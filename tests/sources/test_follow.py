@@ -23,6 +23,7 @@ from live import keys, quick_settings, read_all, running
 import refocusd
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.demo.microscope import DemoMicroscope
+from refocusd.sources.folders.offers import command_for
 from refocusd.sources.folders.watcher import Follower
 from refocusd.transport import messages as wire
 
@@ -238,32 +239,33 @@ def test_a_finished_dataset_is_offered_with_its_command_and_not_taken(
         json.dumps({"acquisition": "00000000-0000-4000-8000-000000000001"}), encoding="utf-8"
     )
     caplog.set_level(logging.INFO, "refocusd.sources")
-    with following(data, daemon.endpoint, recent_s=0.0) as follower:
-        offers = until(follower.offers)
-        assert [offer.path for offer in offers] == [data / "day 1" / "old_1"]
-        assert offers[0].command.startswith("refocusd process ")
-        assert "old_1" in offers[0].command
+    command = command_for(data / "day 1" / "old_1")
+    assert command.startswith("refocusd process ")
+    assert "old_1" in command
+    with following(data, daemon.endpoint, recent_s=0.0):
+        until(lambda: command in caplog.text)
         # What appears now is followed, the others are left alone.
         fresh = JavaNDTiff(data / "new_1")
         put(fresh, 0)
         fresh.finish()
         until(lambda: ended(daemon, "new_1"))
-    assert caplog.text.count(offers[0].command) == 1
+    assert caplog.text.count("was never refocused") == 1
     assert [a.name for a in daemon_status(daemon.endpoint, timeout_s=5.0).details] == ["new_1"]
     assert not (data / "day 1" / "old_1_refocused").exists()
 
 
 def test_an_offered_dataset_that_grows_after_all_is_followed(
-    daemon: Daemon, tmp_path: Path
+    daemon: Daemon, tmp_path: Path, caplog: Any
 ) -> None:
     data = tmp_path / "data"
     data.mkdir()
     dataset = JavaNDTiff(data / "slow_1")
     put(dataset, 0, 1)
-    with following(data, daemon.endpoint, recent_s=0.0) as follower:
-        until(follower.offers)
+    caplog.set_level(logging.INFO, "refocusd.sources")
+    with following(data, daemon.endpoint, recent_s=0.0):
+        until(lambda: "was never refocused" in caplog.text)
         put(dataset, 2)
-        until(lambda: not follower.offers())
+        until(lambda: f"following {data / 'slow_1'}" in caplog.text)
         dataset.finish()
         assert until(lambda: ended(daemon, "slow_1")) == wire.Counts(acquired=3, passed_through=3)
 

@@ -27,8 +27,8 @@ from refocusd.formats.ndtiff.growing import GrowingNDTiff
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.tiff.stacks import MicroManagerStacks
 from refocusd.ledger import Ledger
+from refocusd.sources.folders.announcement import announcement
 from refocusd.sources.folders.dataset import Following
-from refocusd.sources.folders.offers import acquisition_id
 from refocusd.sources.folders.scanner import MAX_DEPTH, Scanner
 from refocusd.transport import messages as wire
 
@@ -391,5 +391,5 @@ def test_process_and_follow_give_a_dataset_the_same_acquisition(tmp_path: Path) 
     dataset.finish()
     reader = open_dataset(tmp_path / "run_1", growing=True)
     with open_dataset(tmp_path / "run_1") as frames:
-        assert acquisition_of(frames, (), tmp_path) == acquisition_id(reader, key(0))
+        assert acquisition_of(frames, (), tmp_path) == announcement(reader, key(0)).acquisition
     reader.close()

@@ -228,18 +228,27 @@ def test_what_could_not_be_done_live_is_caught_up_from_raw(
         np.testing.assert_array_equal(written[key][0], pixels)
 
 
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [(None, "ram"), (None, None), ("", "ram")],
+    ids=["none", "no-name", "empty"],
+)
 def test_without_raw_on_disk_the_named_output_is_written(
-    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path
+    demo_microscope: DemoMicroscope,
+    daemon: Daemon,
+    tmp_path: Path,
+    directory: str | None,
+    name: str | None,
 ) -> None:
     source = refocusd.Source(daemon.endpoint, output=str(tmp_path / "live"))
-    acquire(demo_microscope.events_snapped(3, [0.0]), source.hooks(None, "ram"))
+    acquire(demo_microscope.events_snapped(3, [0.0]), source.hooks(directory, name))
     assert source.wait(30.0) == wire.Counts(acquired=3, passed_through=3)
     assert len(keys(tmp_path / "live")) == 3
 
 
 def test_without_raw_and_output_you_are_warned_at_the_start(daemon: Daemon, caplog: Any) -> None:
     source = refocusd.Source(daemon.endpoint)
-    source.hooks(None, "nowhere", java=False)
+    source.hooks("", "nowhere", java=False)
     assert "keeps no raw data" in caplog.text
     assert source.wait(1.0) is None
 

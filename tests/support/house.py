@@ -1,4 +1,4 @@
-"""Doors with the few lines of a broker that their tests, and those of remote workers, need."""
+"""Endpoints with the few lines of a broker that their tests, and those of remote workers, need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.ring import RingAddress
-from refocusd.transport.secure.endpoints import Doors, RemoteDoor
+from refocusd.transport.secure.endpoints import Endpoints, RemoteEndpoint
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
 
 __all__ = ["FRAME_NBYTES", "House", "Received", "in_background", "open_house"]
@@ -26,7 +26,7 @@ Received = list[tuple[bytes, list[bytes]]]
 
 
 class House:
-    """Doors, and the few lines of a broker that these tests need."""
+    """Endpoints, and the few lines of a broker that these tests need."""
 
     def __init__(self, folder: Path, **changes: int | float | str) -> None:
         self.store = KeyStore(folder / "keys")
@@ -34,19 +34,19 @@ class House:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         local = self._context.socket(zmq.ROUTER)
         local.bind("tcp://127.0.0.1:*")
-        remote = RemoteDoor("tcp://127.0.0.2:0", self.store, FRAME_NBYTES, handshake_s=0.5)
+        remote = RemoteEndpoint("tcp://127.0.0.2:0", self.store, FRAME_NBYTES, handshake_s=0.5)
         for name, value in changes.items():
             object.__setattr__(remote, name, value)
-        self.doors = Doors(local, remote)
+        self.endpoints = Endpoints(local, remote)
         self.poller = zmq.Poller()
-        self.doors.register(self.poller)
+        self.endpoints.register(self.poller)
         self.gone: dict[bytes, str] = {}
         self._named = 0
 
     @property
     def address(self) -> tuple[str, int]:
-        """Of the remote door."""
-        host, _, port = self.doors.remote_endpoint.removeprefix("tcp://").rpartition(":")
+        """Of the remote endpoint."""
+        host, _, port = self.endpoints.remote_endpoint.removeprefix("tcp://").rpartition(":")
         return host, int(port)
 
     def key(self, name: str = "") -> ClientKeys:
@@ -55,18 +55,18 @@ class House:
         return self.store.new(name, self._folder / f"{name}.key")
 
     def peer(self, keys: ClientKeys | None = None, role: wire.Role = "worker") -> Connection:
-        return Connection(self.doors.remote_endpoint, role, inline=True, keys=keys)
+        return Connection(self.endpoints.remote_endpoint, role, inline=True, keys=keys)
 
     def turn(self) -> Received:
         """One turn of a broker's loop: answers every Hello, returns the rest."""
         ready = dict(self.poller.poll(50))
         found: Received = []
-        for identity, parts in self.doors.receive(ready):
+        for identity, parts in self.endpoints.receive(ready):
             if len(parts) == 1 and isinstance(self._decoded(parts[0]), wire.Hello):
                 answer = wire.encode(wire.Welcome(wire.PROTOCOL, "0", NO_RING))
-                self.doors.send(identity, [answer])  # a peer that has left already gets none
+                self.endpoints.send(identity, [answer])  # a peer that has left already gets none
             found.append((identity, [part.bytes for part in parts]))
-        self.gone.update(self.doors.gone())
+        self.gone.update(self.endpoints.gone())
         return found
 
     def until(self, done: Callable[[], object], timeout_s: float = 20.0) -> Received:
@@ -101,7 +101,7 @@ class House:
 
     def close(self) -> None:
         if not self._context.closed:
-            self.doors.close(linger=0)
+            self.endpoints.close(linger=0)
             self._context.term()
 
 

@@ -18,10 +18,12 @@ from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.transport import messages as wire
-from refocusd.transport.client import Connection, Upload
+from refocusd.transport.client import Connection
+from refocusd.transport.session import Session
 
 __all__ = [
     "NOBODY",
+    "Upload",
     "keys",
     "opened",
     "pump_until",
@@ -84,6 +86,26 @@ def running(settings: Settings) -> Iterator[Daemon]:
     with Daemon(settings) as daemon:
         daemon.wait_ready()
         yield daemon
+
+
+class Upload(Session):
+    """A session over a connection that the test made, which others may use as well."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        open_: wire.Open,
+        on_outcome: Callable[[wire.Outcome], None] | None = None,
+        on_advice: Callable[[wire.Advice], None] | None = None,
+    ) -> None:
+        super().__init__(
+            connection.endpoint,
+            on_outcome=on_outcome,
+            on_advice=on_advice,
+            connect=lambda: connection,
+        )
+        self.pump()
+        self.announce(open_)
 
 
 def opened(connection: Connection, output: Path, side: int = 64, **changes: Any) -> Upload:

@@ -114,6 +114,17 @@ def test_it_fits_the_screen(browser: Browser, port: int, size: tuple[int, int]) 
             ), selector
 
 
+def test_the_events_stay_within_their_card_on_a_phone(browser: Browser, port: int) -> None:
+    with open_page(browser, f"http://127.0.0.1:{port}/", PHONE) as page:
+        eventually(lambda: page.locator("#events li").count(), "events")
+        room = page.evaluate(
+            "() => { const events = document.querySelector('#events');"
+            " return events.parentElement.getBoundingClientRect().bottom"
+            " - events.getBoundingClientRect().bottom; }"
+        )
+        assert room >= 8  # the card's padding
+
+
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Path) -> None:
     shown.freeze()

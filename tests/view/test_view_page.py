@@ -149,6 +149,24 @@ def test_contrast_is_automatic_until_it_is_locked(shown: Shown) -> None:
     assert shown.page.locator("#auto").get_attribute("aria-pressed") == "true"
 
 
+def test_a_channel_that_comes_after_the_contrast_was_locked_is_locked_as_well(shown: Shown) -> None:
+    window = shown.page.evaluate(
+        """async () => {
+          const { Contrast } = await import("/static/contrast.js");
+          const contrast = new Contrast((id) => document.getElementById(id));
+          const frame = (channel) => ({
+            header: { axes: { channel }, dtype: "uint16", live: true },
+            raw: new Uint16Array([100, 200, 300]),
+          });
+          contrast.take(frame("DAPI"));
+          contrast.set({ low: 500, high: 3000 });
+          contrast.take(frame("Cy5"));
+          return contrast.window;
+        }"""
+    )
+    assert window == {"low": 500, "high": 3000}
+
+
 # -- selectors ------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.ring import Slot
 from refocusd.transport.secure.keys import load_client_keys
-from refocusd.worker.remote import FIRST_BACK_OFF_S, MAX_BACK_OFF_S, BackOff
 from refocusd.worker.worker import serve
 
 SIDE = 256
@@ -54,7 +52,7 @@ class Host:
             if isinstance(message, wire.Ready):
                 self.ready.append(identity)
             elif isinstance(message, wire.Ping):
-                self.house.doors.send(identity, [wire.encode(wire.Ping())])
+                self.house.endpoints.send(identity, [wire.encode(wire.Ping())])
             elif isinstance(message, (wire.Result, wire.Failure)):
                 self.answers[message.task] = (message, parts[1] if len(parts) > 1 else b"")
 
@@ -73,7 +71,7 @@ class Host:
     def refocus(self, worker: bytes, number: int) -> None:
         """One frame there and back, as it is."""
         pixels = frame(number)
-        assert self.house.doors.send(worker, task(number, pixels), copy=False)
+        assert self.house.endpoints.send(worker, task(number, pixels), copy=False)
         self.until(lambda: number in self.answers)
         message, answer = self.answers[number]
         assert isinstance(message, wire.Result), message
@@ -81,7 +79,7 @@ class Host:
         assert answer == pixels.tobytes()
 
     def stop(self, worker: bytes) -> None:
-        self.house.doors.send(worker, [wire.encode(wire.Stop())])
+        self.house.endpoints.send(worker, [wire.encode(wire.Stop())])
 
 
 @pytest.fixture
@@ -119,7 +117,7 @@ def key_file(host: Host, tmp_path: Path) -> Path:
 
 def test_frames_go_there_and_back_and_a_cut_link_is_made_again(host: Host, key_file: Path) -> None:
     with (
-        Proxy(host.house.doors.remote_endpoint) as proxy,
+        Proxy(host.house.endpoints.remote_endpoint) as proxy,
         worker_process(proxy.endpoint, key_file) as process,
     ):
         first = host.next_worker()
@@ -131,7 +129,7 @@ def test_frames_go_there_and_back_and_a_cut_link_is_made_again(host: Host, key_f
         host.refocus(second, 100)
         # A task in the middle of its way is lost with the link; the next one is not.
         proxy.delay_s = 0.3
-        host.house.doors.send(second, task(200, frame(200)))
+        host.house.endpoints.send(second, task(200, frame(200)))
         proxy.cut()
         proxy.delay_s = 0.0
         third = host.next_worker()
@@ -145,7 +143,7 @@ def test_a_line_that_swallows_everything_is_noticed_by_both_sides(
     host: Host, key_file: Path
 ) -> None:
     with (
-        Proxy(host.house.doors.remote_endpoint) as proxy,
+        Proxy(host.house.endpoints.remote_endpoint) as proxy,
         worker_process(proxy.endpoint, key_file),
     ):
         host.refocus(host.next_worker(), 1)
@@ -162,7 +160,7 @@ def test_a_line_that_swallows_everything_is_noticed_by_both_sides(
 
 def test_a_slow_line_changes_nothing(host: Host, key_file: Path) -> None:
     with (
-        Proxy(host.house.doors.remote_endpoint) as proxy,
+        Proxy(host.house.endpoints.remote_endpoint) as proxy,
         worker_process(proxy.endpoint, key_file),
     ):
         proxy.delay_s = 0.2
@@ -175,7 +173,7 @@ def test_a_slow_line_changes_nothing(host: Host, key_file: Path) -> None:
 def test_a_daemon_that_is_restarted_is_found_again(
     host: Host, key_file: Path, tmp_path: Path
 ) -> None:
-    address = host.house.doors.remote_endpoint
+    address = host.house.endpoints.remote_endpoint
     with worker_process(address, key_file):
         host.refocus(host.next_worker(), 1)
         host.house.close()
@@ -187,7 +185,7 @@ def test_a_daemon_that_is_restarted_is_found_again(
 def test_a_worker_started_before_its_daemon_waits_for_it(tmp_path: Path) -> None:
     with open_house(tmp_path) as house:
         house.key("gpu-2")
-        address = house.doors.remote_endpoint
+        address = house.endpoints.remote_endpoint
     with worker_process(address, tmp_path / "gpu-2.key") as process:
         assert process.stderr is not None
         said = ""
@@ -200,7 +198,7 @@ def test_a_worker_started_before_its_daemon_waits_for_it(tmp_path: Path) -> None
 
 
 def test_a_revoked_worker_ends_and_says_why(host: Host, key_file: Path) -> None:
-    with worker_process(host.house.doors.remote_endpoint, key_file) as process:
+    with worker_process(host.house.endpoints.remote_endpoint, key_file) as process:
         host.next_worker()
         host.house.store.revoke("gpu-2")
         status, said = ended(process, host)
@@ -212,14 +210,14 @@ def test_a_revoked_worker_ends_and_says_why(host: Host, key_file: Path) -> None:
 def test_a_worker_that_is_asked_to_serve_once_ends_with_its_daemon(
     host: Host, key_file: Path
 ) -> None:
-    with worker_process(host.house.doors.remote_endpoint, key_file, "--once") as process:
+    with worker_process(host.house.endpoints.remote_endpoint, key_file, "--once") as process:
         host.stop(host.next_worker())
         status, said = ended(process, host)
     assert status == 0, said
 
 
 def test_a_worker_that_is_told_to_stop_comes_back(host: Host, key_file: Path) -> None:
-    with worker_process(host.house.doors.remote_endpoint, key_file):
+    with worker_process(host.house.endpoints.remote_endpoint, key_file):
         host.stop(host.next_worker())
         host.refocus(host.next_worker(), 1)
 
@@ -230,7 +228,7 @@ def test_a_worker_that_is_told_to_stop_comes_back(host: Host, key_file: Path) ->
 def test_a_signal_ends_a_worker_cleanly(
     host: Host, key_file: Path, name: str, connected: bool
 ) -> None:
-    endpoint = host.house.doors.remote_endpoint if connected else "tcp://127.0.0.1:9"
+    endpoint = host.house.endpoints.remote_endpoint if connected else "tcp://127.0.0.1:9"
     with worker_process(endpoint, key_file) as process:
         if connected:
             worker = host.next_worker()
@@ -271,16 +269,16 @@ def test_a_bad_key_file_is_told_before_any_work(tmp_path: Path, what: str) -> No
 
 
 def test_pixels_that_changed_on_their_way_are_a_failure(host: Host, key_file: Path) -> None:
-    with worker_process(host.house.doors.remote_endpoint, key_file):
+    with worker_process(host.house.endpoints.remote_endpoint, key_file):
         worker = host.next_worker()
         header, _ = task(1, frame(1))
-        host.house.doors.send(worker, [header, frame(2).data.cast("B")])
+        host.house.endpoints.send(worker, [header, frame(2).data.cast("B")])
         host.until(lambda: 1 in host.answers)
         answer, _ = host.answers[1]
         assert isinstance(answer, wire.Failure)
         assert "checksum" in answer.reason
         header, _ = task(2, frame(2))
-        host.house.doors.send(worker, [header, frame(2).data.cast("B")[:-2]])
+        host.house.endpoints.send(worker, [header, frame(2).data.cast("B")[:-2]])
         host.until(lambda: 2 in host.answers)
         answer, _ = host.answers[2]
         assert isinstance(answer, wire.Failure)
@@ -290,14 +288,14 @@ def test_pixels_that_changed_on_their_way_are_a_failure(host: Host, key_file: Pa
 def test_results_that_wait_for_the_line_are_not_overwritten(host: Host, key_file: Path) -> None:
     """The worker uses its memory again: only what has left."""
     with (
-        Proxy(host.house.doors.remote_endpoint) as proxy,
+        Proxy(host.house.endpoints.remote_endpoint) as proxy,
         worker_process(proxy.endpoint, key_file),
     ):
         worker = host.next_worker()
         proxy.delay_s = 0.2
         frames = {number: frame(number) for number in range(20)}
         for number, pixels in frames.items():
-            assert host.house.doors.send(worker, task(number, pixels), copy=False)
+            assert host.house.endpoints.send(worker, task(number, pixels), copy=False)
         host.until(lambda: len(host.answers) == 20)
         for number, pixels in frames.items():
             assert host.answers[number][1] == pixels.tobytes(), number
@@ -322,22 +320,11 @@ def test_running_out_of_memory_ends_the_worker_and_is_no_failure_of_the_frame(
     host: Host, key_file: Path
 ) -> None:
     keys = load_client_keys(key_file)
-    with Connection(host.house.doors.remote_endpoint, "worker", inline=True, keys=keys) as one:
+    with Connection(host.house.endpoints.remote_endpoint, "worker", inline=True, keys=keys) as one:
         (identity,) = host.house.hello()
         one.welcome(5)
-        host.house.doors.send(identity, task(1, frame(1)))
+        host.house.endpoints.send(identity, task(1, frame(1)))
         with pytest.raises(MemoryError):
             serve(one, {"": OutOfMemory()}, pass_in_focus=True)
     host.until(lambda: identity in host.house.gone)
     assert host.answers == {}
-
-
-def test_waiting_grows_to_a_bound_and_is_never_the_same() -> None:
-    back_off = BackOff(chance=random.Random(1))
-    waits = [back_off.take_s() for _ in range(50)]
-    assert FIRST_BACK_OFF_S / 2 <= waits[0] <= FIRST_BACK_OFF_S
-    assert waits[3] > waits[0]
-    assert all(MAX_BACK_OFF_S / 2 <= wait <= MAX_BACK_OFF_S for wait in waits[10:])
-    assert len(set(waits)) == 50
-    back_off.reset()
-    assert back_off.take_s() <= FIRST_BACK_OFF_S

@@ -14,6 +14,7 @@ from refocusd_calibration.focus.choose_metric import CONTRAST, MetricFigures
 from refocusd_calibration.focus.metrics import METRICS
 from refocusd_calibration.focus.peak import Peak
 from refocusd_calibration.focus.table import FocusTable, SweepTable
+from refocusd_calibration.measurement import check
 
 __all__ = ["FocusFacts", "check_focus", "refuse_still"]
 
@@ -114,41 +115,40 @@ def _inside(facts: FocusFacts) -> Check:
         and item.contrast >= CONTRAST
         and not item.inside
     ]
+    name = "focus inside the range"
     if passed and not beyond:
-        detail = f"planes lie on both sides of focus, within {where}"
-    else:
-        whose = f"by {' and '.join(beyond)} " if beyond else ""
-        detail = (
-            f"{whose}focus is at the edge of the range or outside it ({where}): move the range "
-            "towards the sharper end and take the series again"
-        )
-    passed = passed and not beyond
-    return Check(name="focus inside the range", passed=passed, detail=detail)
+        return check(name, True, f"planes lie on both sides of focus, within {where}")
+    whose = f"by {' and '.join(beyond)} " if beyond else ""
+    return check(
+        name,
+        False,
+        f"{whose}focus is at the edge of the range or outside it ({where})",
+        "move the range towards the sharper end and take the series again",
+    )
 
 
 def _one_peak(facts: FocusFacts) -> Check:
     chosen = facts.chosen
-    detail = (
-        f"{chosen.metric} has one peak, {chosen.contrast:.0f} times its noise"
-        if chosen.fit_to_decide
-        else "no metric has one clear peak within the planes "
-        f"({', '.join(f'{item.metric}: {item.peaks}' for item in facts.figures)}): take a thinner "
-        "specimen, a range around one focus, or more light"
+    if chosen.fit_to_decide:
+        detail = f"{chosen.metric} has one peak, {chosen.contrast:.0f} times its noise"
+        return check("one peak", True, detail)
+    counts = ", ".join(f"{item.metric}: {item.peaks}" for item in facts.figures)
+    return check(
+        "one peak",
+        False,
+        f"no metric has one clear peak within the planes ({counts})",
+        "take a thinner specimen, a range around one focus, or more light",
     )
-    return Check(name="one peak", passed=chosen.fit_to_decide, detail=detail)
 
 
 def _sampled(facts: FocusFacts) -> Check:
     name = "planes close enough"
     if facts.peak is None:
-        return Check(name=name, passed=False, detail="there is no peak to sample")
+        return check(name, False, "there is no peak to sample")
     steps = [float(np.median(np.abs(np.diff(sweep.z_um)))) for sweep in facts.table.sweeps]
     step, depth = max(steps), 2 * facts.peak.half_depth_um
-    passed = step <= depth / MIN_STEPS
     detail = f"steps of {step:g} um, depth of field {depth:.3g} um"
-    if not passed:
-        detail += f": take planes {depth / 2:.2g} um apart"
-    return Check(name=name, passed=passed, detail=detail)
+    return check(name, step <= depth / MIN_STEPS, detail, f"take planes {depth / 2:.2g} um apart")
 
 
 def _agree(facts: FocusFacts) -> Check:
@@ -157,17 +157,18 @@ def _agree(facts: FocusFacts) -> Check:
     fit = {item.metric for item in facts.figures if item.fit_to_decide}
     places = {metric: facts.best[metric].value for metric in fit if metric in facts.best}
     if facts.peak is None or len(places) < 2:
-        return Check(name=name, passed=True, detail="fewer than two metrics to compare")
+        return check(name, True, "fewer than two metrics to compare")
     spread = max(places.values()) - min(places.values())
     passed = spread <= 2 * facts.peak.half_depth_um
+    listed = ", ".join(f"{metric} {z:.3g}" for metric, z in sorted(places.items()))
     detail = f"{len(places)} metrics within {spread:.3g} um"
-    if not passed:
-        listed = ", ".join(f"{metric} {z:.3g}" for metric, z in sorted(places.items()))
-        detail += (
-            f" ({listed} um): structures lie at several heights, or the objective is aberrated "
-            "(correction collar, cover glass)"
-        )
-    return Check(name=name, passed=passed, detail=detail)
+    return check(
+        name,
+        passed,
+        detail if passed else f"{detail} ({listed} um)",
+        "structures lie at several heights, or the objective is aberrated (correction collar, cover "
+        "glass)",
+    )
 
 
 def _arrived(facts: FocusFacts) -> Check:
@@ -183,17 +184,19 @@ def _arrived(facts: FocusFacts) -> Check:
         residual = _against_neighbours(y)
         sigma = 1.4826 * float(np.median(np.abs(residual))) or 1e-12
         span = float(np.ptp(y)) or 1.0
-        at = int(np.argmax(np.abs(residual)))
-        if abs(residual[at]) / span > PLANE_SHARE and abs(residual[at]) / sigma > worst:
-            worst, place, share = abs(residual[at]) / sigma, float(z[at]), abs(residual[at]) / span
-    passed = worst <= PLANE_SIGMAS
-    detail = (
-        "every plane fits in with its neighbours"
-        if passed
-        else f"the plane at {place:g} um is off its neighbours by {100 * share:.0f} % of the peak: "
-        "the stage was not there, or something passed; take the series again, slower"
+        # Between coarse planes the peak itself is off the cubic through its neighbours.
+        off = np.maximum(np.abs(residual) - _of_the_peak(facts.peak, z), 0.0)
+        at = int(np.argmax(off))
+        if off[at] / span > PLANE_SHARE and off[at] / sigma > worst:
+            worst, place, share = off[at] / sigma, float(z[at]), off[at] / span
+    if worst <= PLANE_SIGMAS:
+        return check(name, True, "every plane fits in with its neighbours")
+    return check(
+        name,
+        False,
+        f"the plane at {place:g} um is off its neighbours by {100 * share:.0f} % of the peak",
+        "the stage was not there, or something passed; take the series again, slower",
     )
-    return Check(name=name, passed=passed, detail=detail)
 
 
 def _against_neighbours(y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,6 +204,15 @@ def _against_neighbours(y: NDArray[np.float64]) -> NDArray[np.float64]:
     residual = np.zeros_like(y)
     residual[2:-2] = y[2:-2] - (4 * (y[1:-3] + y[3:-1]) - (y[:-4] + y[4:])) / 6
     return residual
+
+
+def _of_the_peak(peak: Peak | None, z_um: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each plane of the fitted peak is off its neighbours, its place known to half a step."""
+    if peak is None:
+        return np.zeros_like(z_um)
+    half = 0.5 * float(np.median(np.diff(z_um)))
+    shifted = [peak.at(z_um - shift) for shift in np.linspace(-half, half, 9)]
+    return np.asarray(np.max([np.abs(_against_neighbours(curve)) for curve in shifted], axis=0))
 
 
 def _still(sweeps: Sequence[SweepTable]) -> Check:
@@ -215,52 +227,66 @@ def _still(sweeps: Sequence[SweepTable]) -> Check:
         spread = 1.4826 * float(np.median(np.abs(sweep.alike - usual)))
         lowest = float(sweep.alike.min())
         jump |= usual - lowest > max(JUMP, JUMP_SIGMAS * spread)
-    passed = excursion <= MAX_EXCURSION_PX and not jump
     detail = f"planes shift sideways by {excursion:.1f} px at most"
     if jump:
-        detail += (
-            "; one plane shows another scene than the one before: something moved; take the "
-            "series again with a fixed specimen"
-        )
-    elif not passed:
-        detail += (
-            ": the specimen moves or drifts, or the stage does not travel along the optical axis; "
+        detail += "; one plane shows another scene than the one before"
+        advice = "something moved; take the series again with a fixed specimen"
+    else:
+        advice = (
+            "the specimen moves or drifts, or the stage does not travel along the optical axis; "
             "wait until it is still, use a fixed specimen"
         )
-    return Check(name="specimen still", passed=passed, detail=detail)
+    return check("specimen still", excursion <= MAX_EXCURSION_PX and not jump, detail, advice)
 
 
 def _light(sweeps: Sequence[SweepTable], focus_um: float | None) -> Check:
-    """Light changes with time; that it changes with defocus alike on both sides is optics."""
-    middle = float(np.median(np.concatenate([sweep.light for sweep in sweeps])))
-    changes = [0.0]
+    """Light changes with time; that it changes with defocus alike on both sides is optics.
+
+    A microscope that rejects defocused light (a confocal one) has a steep peak of light at
+    focus: a plane is held against all that the other side shows within half a step.
+    """
     curves = []
     for sweep in sweeps:
         order = np.argsort(sweep.z_um)
-        z, light = sweep.z_um[order], sweep.light[order]
-        curves.append((z, light))
+        curves.append((sweep.z_um[order], sweep.light[order]))
+    changes = [0.0]
+    for z, light in curves:
         if focus_um is None:
-            changes.append(float(abs(light[-1] - light[0])))
-            continue
-        reach = min(focus_um - z[0], z[-1] - focus_um)
-        if reach > 0:
-            away = np.linspace(0, reach, 9)
-            sides = [np.interp(focus_um + side * away, z, light) for side in (1, -1)]
-            changes.append(float(np.abs(sides[0] - sides[1]).max()))
+            changes.append(abs(light[-1] / max(light[0], 1e-9) - 1))
+        else:
+            changes.append(_off_curve(2 * focus_um - z[::-1], light[::-1], z, light))
     for z, light in curves[1:]:
-        changes.append(float(np.abs(np.interp(z, *curves[0]) - light).max()))
-    change = max(changes) / middle if middle > 0 else float("inf")
-    passed = change <= MAX_LIGHT_CHANGE
-    detail = f"mean light changes by {100 * change:.1f} % during the series"
-    if not passed:
-        detail += ": the specimen bleaches or the lamp drifts; use less light or a steadier lamp"
-    return Check(name="light steady", passed=passed, detail=detail)
+        changes.append(_off_curve(z, light, *curves[0]))
+    change = max(changes)
+    return check(
+        "light steady",
+        change <= MAX_LIGHT_CHANGE,
+        f"mean light changes by {100 * change:.1f} % during the series",
+        "the specimen bleaches or the lamp drifts; use less light or a steadier lamp",
+    )
+
+
+def _off_curve(
+    z: NDArray[np.float64],
+    values: NDArray[np.float64],
+    curve_z: NDArray[np.float64],
+    curve: NDArray[np.float64],
+) -> float:
+    """Largest relative distance of values from a curve that is known to half a step in z."""
+    half = 0.5 * float(np.median(np.diff(curve_z)))
+    inside = (z >= curve_z[0]) & (z <= curve_z[-1])
+    if not inside.any():
+        return 0.0
+    near = [np.interp(z[inside] + shift, curve_z, curve) for shift in np.linspace(-half, half, 9)]
+    expected = np.clip(values[inside], np.min(near, axis=0), np.max(near, axis=0))
+    return float(np.max(np.abs(values[inside] - expected) / np.maximum(expected, 1e-9)))
 
 
 def _saturated(sweeps: Sequence[SweepTable]) -> Check:
     share = max(float(sweep.saturated.max()) for sweep in sweeps)
-    passed = share <= MAX_SATURATED
-    detail = f"at most {100 * share:.2g} % of a plane's pixels at the end of the scale"
-    if not passed:
-        detail += ": shorten the exposure"
-    return Check(name="not saturated", passed=passed, detail=detail)
+    return check(
+        "not saturated",
+        share <= MAX_SATURATED,
+        f"at most {100 * share:.2g} % of a plane's pixels at the end of the scale",
+        "shorten the exposure",
+    )

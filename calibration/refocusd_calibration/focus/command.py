@@ -28,7 +28,7 @@ from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, ta
 
 if TYPE_CHECKING:
     from refocusd_calibration.focus.measure import FocusMeasurement
-    from refocusd_calibration.focus.series import FocusSeries
+    from refocusd_calibration.stage.z_sweeps import ZSeries
 
 __all__ = ["register", "sweep_positions"]
 
@@ -104,7 +104,7 @@ def _measure(
     arguments: argparse.Namespace, paths: Sequence[Path], microscope: Microscope | None
 ) -> int:
     from refocusd_calibration.focus.measure import measure_focus
-    from refocusd_calibration.focus.series import open_series
+    from refocusd_calibration.stage.z_sweeps import open_series
 
     recorded = arguments.from_recording is not None
     with open_series(
@@ -142,7 +142,7 @@ def _measure(
     return _write(arguments, microscope, measured, paths)
 
 
-def _known_camera(arguments: argparse.Namespace, series: FocusSeries) -> CameraSection | None:
+def _known_camera(arguments: argparse.Namespace, series: ZSeries) -> CameraSection | None:
     """The camera section of the profile that is added to, if it is of such frames."""
     if arguments.output is None or arguments.replace or not arguments.output.exists():
         return None

@@ -41,10 +41,10 @@ from refocusd_calibration.focus.choose_metric import (
 )
 from refocusd_calibration.focus.metrics import METRICS
 from refocusd_calibration.focus.peak import Peak, fit_peak
-from refocusd_calibration.focus.series import FocusSeries
 from refocusd_calibration.focus.stage_motion import Passage, StageMotion, fit_motion
 from refocusd_calibration.focus.surface import FocalSurface, fit_surface
 from refocusd_calibration.focus.table import FocusTable, SweepTable, measure_series
+from refocusd_calibration.stage.z_sweeps import ZSeries
 
 __all__ = ["FocusMeasurement", "measure_focus"]
 
@@ -98,7 +98,7 @@ class _Fitted:
 
 
 def measure_focus(
-    series: FocusSeries,
+    series: ZSeries,
     *,
     pixel_um: float,
     camera: CameraSection | None = None,
@@ -108,7 +108,7 @@ def measure_focus(
 
     Parameters
     ----------
-    series : FocusSeries
+    series : ZSeries
     pixel_um : float
         Camera pixel in the specimen, um.
     camera : CameraSection, optional

@@ -26,7 +26,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import signal, stats
 
-__all__ = ["MIN_PLANES", "POWERS", "Peak", "base_of", "count_peaks", "fit_peak", "noise_of"]
+from refocusd_calibration.stage.z_sweeps import MIN_PLANES
+
+__all__ = ["POWERS", "Peak", "base_of", "count_peaks", "fit_peak", "noise_of"]
 
 Floats = NDArray[np.float64]
 
@@ -34,8 +36,6 @@ Floats = NDArray[np.float64]
 POWERS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 #: Planes below this share of the peak's height are not fitted.
 WINDOW = 0.2
-#: Fewest planes of a series, and of a fit: three parameters and some to spare.
-MIN_PLANES = 5
 #: The depth of field ends where the metric lost a fifth: what a quarter wave of defocus
 #: takes from the peak of a point's image.
 DEPTH_LEVEL = 0.8
@@ -81,6 +81,16 @@ class Peak:
     low_um: float
     high_um: float
     planes: int
+
+    def at(self, z_um: Floats) -> Floats:
+        """The model's curve, in units of the metric; the base beyond a parabola's feet."""
+        square = ((z_um - self.z_um) / self.half_depth_um) ** 2
+        if self.power == 0:
+            shape = DEPTH_LEVEL**square
+        else:
+            parabola = 1 + (DEPTH_LEVEL**self.power - 1) * square
+            shape = np.maximum(parabola, 1e-12) ** (1 / self.power)
+        return np.asarray(self.base + self.height * shape)
 
 
 def base_of(y: ArrayLike) -> float:

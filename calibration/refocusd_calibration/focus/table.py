@@ -20,8 +20,8 @@ from refocusd_calibration.focus.metrics import (
     measure_frame,
     without_hot_pixels,
 )
-from refocusd_calibration.focus.series import FocusSeries, Sweep
 from refocusd_calibration.focus.shift import Look, compare_looks, look_at
+from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries
 
 __all__ = ["FocusTable", "SweepTable", "measure_series"]
 
@@ -95,7 +95,7 @@ class FocusTable:
 
 
 def measure_series(
-    series: FocusSeries,
+    series: ZSeries,
     *,
     offset: float | None = None,
     hot_pixels: Sequence[tuple[int, int]] = (),
@@ -106,7 +106,7 @@ def measure_series(
 
     Parameters
     ----------
-    series : FocusSeries
+    series : ZSeries
     offset : float, optional
         Of the camera, counts; by default the darkest first percentile of some planes.
     hot_pixels : sequence of (y, x)

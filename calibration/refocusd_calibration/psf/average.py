@@ -7,6 +7,7 @@ its bead's centre, so that many beads sample a kernel finer than the camera does
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ __all__ = ["average_beads", "plane_shifts"]
 _MODEL_ERROR = 0.003
 #: Radii per pixel at which laws are evaluated.
 _FINE = 5
+#: How often neighbours are subtracted with the kernels that the last subtraction gave.
+_NEIGHBOUR_ROUNDS = 3
+#: A spot so near to a bead's centre is the bead itself.
+_ITSELF_PX = 3.0
 
 
 def average_beads(stack: PlaneStack, beads: Beads) -> Observed:
@@ -39,9 +44,18 @@ def average_beads(stack: PlaneStack, beads: Beads) -> Observed:
         Replicates are the beads; values are counts of the mean bead above its
         surroundings.
     """
+    observed = _average(stack, beads, _cut(stack, beads))
+    others = _neighbours(beads)
+    if any(len(places) for places, _ in others):
+        # What a kernel owes to neighbours is itself known from the kernels only.
+        for _ in range(_NEIGHBOUR_ROUNDS):
+            observed = _average(stack, beads, _cut(stack, beads, observed, others))
+    return observed
+
+
+def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
     radius = beads.radius_px
     edges = _edges(radius)
-    cut = _cut(stack, beads)
     shifts = plane_shifts(cut, beads)
     planes, count = len(stack.z_um), len(beads.centres)
     moved = bool(np.any(shifts))
@@ -141,8 +155,29 @@ def _edges(radius: int) -> Floats:
     return np.concatenate([[0.0], inner, np.arange(inner[-1] + 1, radius + 0.01, 1.0)])
 
 
-def _cut(stack: PlaneStack, beads: Beads) -> Floats:
-    """Surroundings of each bead, its own background subtracted; (beads, planes, side, side)."""
+#: Places and brightness of the spots that shine into one bead's surroundings.
+Neighbours = tuple[Floats, Floats]
+
+
+def _neighbours(beads: Beads) -> list[Neighbours]:
+    found = []
+    for centre in beads.centres:
+        far = np.hypot(*(beads.spots - centre).T)
+        near = (far > _ITSELF_PX) & (far < 2 * beads.radius_px)
+        found.append((beads.spots[near], beads.brightness[near]))
+    return found
+
+
+def _cut(
+    stack: PlaneStack,
+    beads: Beads,
+    light: Observed | None = None,
+    neighbours: Sequence[Neighbours] = (),
+) -> Floats:
+    """Surroundings of each bead, its own background subtracted; (beads, planes, side, side).
+
+    With `light`, that of the neighbours is subtracted first.
+    """
     radius = beads.radius_px
     offsets = np.arange(-radius, radius + 1)
     rim = np.hypot(offsets[:, None], offsets[None, :])
@@ -151,6 +186,13 @@ def _cut(stack: PlaneStack, beads: Beads) -> Floats:
     cut = np.empty((len(beads.centres), len(stack.z_um), side, side))
     for bead, (y, x) in enumerate(np.rint(beads.centres).astype(int)):
         cut[bead] = stack.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
+        if light is not None:
+            for place, brightness in zip(*neighbours[bead], strict=True):
+                dy, dx = place - (y, x)
+                far = np.hypot(offsets[:, None] - dy, offsets[None, :] - dx) * stack.pixel_um
+                for plane, values in enumerate(light.values):
+                    shine = np.interp(far, light.bins, np.maximum(values, 0), right=0.0)
+                    cut[bead, plane] -= brightness * shine
         cut[bead] -= cut[bead][:, rim_pixels].mean(1)[:, None, None]
     return cut
 

@@ -15,8 +15,8 @@ from refocusd_calibration.psf.stack import PlaneStack
 
 __all__ = ["Beads", "find_beads", "sharpest_plane", "sharpness"]
 
-#: Sizes (px) at which spots are looked for: from undersampled to a few pixels wide.
-_SCALES = (1.0, 1.6, 2.6, 4.0)
+#: Sizes (px) at which spots are looked for: from undersampled to 30 px wide.
+_SCALES = (1.0, 1.6, 2.6, 4.0, 6.5, 10.0)
 #: A spot is a bead above this many robust standard deviations of the filtered noise,
 #: and at this share of a bright spot; as a neighbour it disturbs from less on.
 _DETECT, _DETECT_SHARE = 8.0, 0.1
@@ -25,6 +25,9 @@ _DISTURB, _DISTURB_SHARE = 6.0, 0.04
 _RING_PX, _RING_SHARE = 12.0, 0.15
 #: Radii below this (px) hold no background; so many beads are looked for at the widest.
 _SMALLEST_RADIUS, _ENOUGH = 8, 8
+#: A bead stands alone if its nearest neighbour is so many radii away.  Where few do, nearer
+#: neighbours are put up with, and their light is subtracted (`average`).
+_ALONE, _APART = 1.6, 0.8
 #: Beads this many times brighter than the median are clumps.
 _CLUMP = 4.0
 #: A sharp series differs in sharpness from plane to plane by more than this factor.
@@ -47,6 +50,9 @@ class Beads:
         Spots found in all.
     dropped : dict of str to int
         How many were left out, and why.
+    spots, brightness : ndarray of float64, shape (spots, 2) and (spots,)
+        All that may shine into a bead's surroundings, the beads themselves included,
+        and how bright each is, in units of the beads' mean.
     """
 
     centres: Floats
@@ -54,6 +60,13 @@ class Beads:
     radius_px: int
     found: int
     dropped: dict[str, int] = field(default_factory=dict)
+    spots: Floats = field(default_factory=lambda: np.empty((0, 2)))
+    brightness: Floats = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def left_out(self) -> str:
+        """How many were left out, and why, in words."""
+        return ", ".join(f"{count} {why}" for why, count in self.dropped.items() if count) or "none"
 
 
 def sharpness(stack: PlaneStack) -> Floats:
@@ -117,28 +130,32 @@ def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: in
         If there are too few, saying what became of the others.
     """
     plane = sharpest_plane(stack)
-    spots, strengths, others = _spots(stack.pixels[plane])
-    if not len(spots):
+    spots = _spots(stack.pixels[plane])
+    if not len(spots.places):
         raise InputError(
             f"no beads were found in the sharpest plane (z = {stack.z_um[plane]:g} um): expose "
             "longer, look whether beads are in view, or measure without beads (--in-focus)"
         )
     if reach_um is not None:
-        radius = max(6, math.ceil(reach_um / stack.pixel_um))
-        beads = _measurable(stack, plane, spots, strengths, others, radius)
+        beads = _within(stack, plane, spots, max(6, math.ceil(reach_um / stack.pixel_um)))
     else:
-        beads = _widest(stack, plane, spots, strengths, others, at_least)
-        if len(beads.centres) >= at_least:
-            radius = _radius_needed(stack, beads)
-            beads = _measurable(stack, plane, spots, strengths, others, radius)
+        beads = _within(stack, plane, spots, _radius_needed(stack, plane, spots))
     if len(beads.centres) < at_least:
-        lost = ", ".join(f"{count} {why}" for why, count in beads.dropped.items() if count)
         raise InputError(
             f"{len(beads.centres)} of {beads.found} beads can be measured within a radius of "
             f"{beads.radius_px * stack.pixel_um:.1f} um, {at_least} are needed; left out: "
-            f"{lost or 'none'}. {_advice(beads.dropped)}"
+            f"{beads.left_out}. {_advice(beads.dropped)}"
         )
     return beads
+
+
+def _within(stack: PlaneStack, plane: int, spots: _Spots, radius: int) -> Beads:
+    """Beads that stand alone, or, if they are few, also those with nearer neighbours."""
+    alone = _measurable(stack, plane, spots, radius, _ALONE)
+    if len(alone.centres) >= _ENOUGH:
+        return alone
+    near = _measurable(stack, plane, spots, radius, _APART)
+    return near if len(near.centres) > len(alone.centres) else alone
 
 
 def _advice(dropped: dict[str, int]) -> str:
@@ -157,8 +174,16 @@ def _robust(values: NDArray[np.float32]) -> float:
     return 1.4826 * float(np.median(np.abs(values - middle)))
 
 
-def _spots(image: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-    """Bead candidates, their strengths, and all spots that may disturb them."""
+@dataclass(frozen=True, slots=True)
+class _Spots:
+    """Maxima of the Laplacian of Gaussian: where, how strong, and which may be beads."""
+
+    places: Floats
+    strengths: Floats
+    bead: NDArray[np.bool_]
+
+
+def _spots(image: NDArray[np.float32]) -> _Spots:
     # Normalised by the scale: the answer to a spot is largest at its own size.
     layers = np.stack([-(s**2) * ndimage.gaussian_laplace(image, s) for s in _SCALES])
     noise = np.array([_robust(layer) for layer in layers])[:, None, None]
@@ -167,29 +192,32 @@ def _spots(image: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
     top = (ndimage.maximum_filter(answer, 5) == answer) & (answer > 0)
     places = np.argwhere(top & (significance > _DISTURB))
     if not len(places):
-        empty = np.empty((0, 2))
-        return empty, np.empty(0), empty
-    strengths = answer[tuple(places.T)]
+        return _Spots(np.empty((0, 2)), np.empty(0), np.empty(0, bool))
+    at = tuple(places.T)
+    strengths = answer[at]
+    # A spot that is largest at scale s has the radius sqrt(2) s.
+    radii = np.sqrt(2) * np.array(_SCALES)[layers.argmax(0)[at]]
     bright = float(np.percentile(strengths[strengths >= np.median(strengths)], 75))
     disturbing = strengths > _DISTURB_SHARE * bright
-    # Rings of a bright bead are maxima as well.
     for index in np.argsort(strengths)[::-1]:
-        near = np.hypot(*(places - places[index]).T) < _RING_PX
-        disturbing &= ~(near & (strengths < _RING_SHARE * strengths[index]))
-    beads = disturbing & (strengths > _DETECT_SHARE * bright)
-    beads &= significance[tuple(places.T)] > _DETECT
-    return (
-        places[beads].astype(np.float64),
-        strengths[beads].astype(np.float64),
+        far = np.hypot(*(places - places[index]).T)
+        weaker = strengths < strengths[index]
+        # Rings of a bright bead are maxima as well, and so is the rim of a large one.
+        disturbing &= ~((far < _RING_PX) & (strengths < _RING_SHARE * strengths[index]))
+        if disturbing[index]:
+            disturbing &= ~((far < radii[index]) & weaker)
+    bead = (strengths > _DETECT_SHARE * bright) & (significance[at] > _DETECT)
+    return _Spots(
         places[disturbing].astype(np.float64),
+        strengths[disturbing].astype(np.float64),
+        bead[disturbing],
     )
 
 
-def _measurable(
-    stack: PlaneStack, plane: int, spots: Floats, strengths: Floats, others: Floats, radius: int
-) -> Beads:
+def _measurable(stack: PlaneStack, plane: int, spots: _Spots, radius: int, apart: float) -> Beads:
     height, width = stack.pixels.shape[1:]
-    keep = np.ones(len(spots), bool)
+    places, strengths = spots.places[spots.bead], spots.strengths[spots.bead]
+    keep = np.ones(len(places), bool)
     dropped: dict[str, int] = {}
 
     def drop(why: str, bad: NDArray[np.bool_]) -> None:
@@ -197,18 +225,25 @@ def _measurable(
         keep[bad] = False
 
     margin = radius + 2
-    inside = (spots >= margin).all(1) & (spots < np.array([height, width]) - margin).all(1)
+    inside = (places >= margin).all(1) & (places < np.array([height, width]) - margin).all(1)
     drop("at the edge of the frame", np.asarray(~inside, bool))
-    # A neighbour's light must not reach into the radius: its own kernel is as wide, but
-    # mostly well within.
-    distance = np.asarray(spatial.KDTree(others).query(spots, k=2)[0])
-    drop("too near to another", distance[:, 1] < 1.6 * radius)
-    drop("saturated", _saturated(stack, spots, keep, radius))
-    drop("sharpest elsewhere", _elsewhere(stack, plane, spots, keep))
+    distance = np.asarray(spatial.KDTree(spots.places).query(places, k=2)[0])
+    drop("too near to another", distance[:, 1] < apart * radius)
+    drop("saturated", _saturated(stack, places, keep, radius))
+    drop("sharpest elsewhere", _elsewhere(stack, plane, places, keep))
     typical = float(np.median(strengths[keep])) if keep.any() else 1.0
     drop("clumped", strengths > _CLUMP * typical)
-    centres = np.array([_centre(stack.pixels[plane], spot) for spot in spots[keep]])
-    return Beads(centres.reshape(-1, 2), plane, radius, len(spots), dropped)
+    centres = np.array([_centre(stack.pixels[plane], place) for place in places[keep]])
+    mean = float(strengths[keep].mean()) if keep.any() else 1.0
+    return Beads(
+        centres.reshape(-1, 2),
+        plane,
+        radius,
+        len(places),
+        dropped,
+        spots.places,
+        spots.strengths / mean,
+    )
 
 
 def _saturated(
@@ -263,36 +298,30 @@ def _centre(image: NDArray[np.float32], spot: Floats) -> Floats:
     return np.array([y0 + fit.x[0], x0 + fit.x[1]])
 
 
-def _widest(
-    stack: PlaneStack, plane: int, spots: Floats, strengths: Floats, others: Floats, at_least: int
-) -> Beads:
-    """Beads with as much room around them as `_ENOUGH` of them have; or `at_least`."""
-    radius = min(stack.pixels.shape[1:]) // 4
-    fewer: Beads | None = None
+def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
+    """Radius that holds the beads' light at both ends of the series, and some background.
+
+    It is found from the beads that have the most room around them.
+    """
+    planes = range(len(stack.pixels))
+    radius: int = min(stack.pixels.shape[1:]) // 4
+    seen = False
     while radius >= _SMALLEST_RADIUS:
-        beads = _measurable(stack, plane, spots, strengths, others, radius)
-        if len(beads.centres) >= _ENOUGH:
-            return beads
-        if fewer is None and len(beads.centres) >= at_least:
-            fewer = beads
+        beads = _measurable(stack, plane, spots, radius, _ALONE)
+        if len(beads.centres):
+            seen = True
+            ends = max(_end_of_light(stack, beads, order) for order in (planes, planes[::-1]))
+            needed = math.ceil(ends / 0.7) + 2
+            if needed <= radius + 2:
+                return max(_SMALLEST_RADIUS, min(needed, radius))
         radius = int(radius / 1.15)
-    return fewer or _measurable(stack, plane, spots, strengths, others, _SMALLEST_RADIUS)
-
-
-def _radius_needed(stack: PlaneStack, beads: Beads) -> int:
-    """Radius that holds the beads' light at both ends of the series, and some background."""
-    planes = len(stack.pixels)
-    ends = [
-        _end_of_light(stack, beads, order) for order in (range(planes), range(planes - 1, -1, -1))
-    ]
-    radius = math.ceil(max(ends) / 0.7) + 2
-    if radius > beads.radius_px + 2:
+    if seen:
         raise InputError(
-            f"at the ends of the series the beads' light reaches further than the "
-            f"{beads.radius_px * stack.pixel_um:.1f} um that single beads have around them: dilute "
-            "the beads, take a smaller range of z, or measure without single beads (--in-focus)"
+            "at the ends of the series the beads' light reaches further than the room that single "
+            "beads have around them: dilute the beads, take a smaller range of z, or measure without "
+            "single beads (--in-focus)"
         )
-    return max(_SMALLEST_RADIUS, min(radius, beads.radius_px))
+    return _SMALLEST_RADIUS
 
 
 def _end_of_light(stack: PlaneStack, beads: Beads, order: range) -> int:

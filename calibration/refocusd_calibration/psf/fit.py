@@ -116,7 +116,7 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
         # The sides of focus have minima of their own: two are followed.
         begins = [_solve(misfit, begin, low, high, scale, 6) for begin in begins[:2]]
         begins.sort(key=cost)
-    values = _solve(misfit, begins[0], low, high, scale, 60)
+    values = _solve(misfit, begins[0], low, high, scale, 40)
 
     rest = misfit(values)
     jacobian = _jacobian(misfit, values, scale, low, high)
@@ -165,7 +165,7 @@ def _solve(
         diff_step=np.full(len(begin), 1e-4),
         max_nfev=evaluations,
         xtol=1e-6,
-        ftol=1e-7,
+        ftol=1e-6,
     )
     return np.asarray(result.x, np.float64)
 

@@ -2,7 +2,7 @@
 
 | law | parameters | where it serves |
 |---|---|---|
-| `WaveLaw` | NA, spherical aberration | a widefield microscope: `refocusd.imaging.optics` in radial form |
+| `WaveLaw` | NA, spherical aberration, apodisation | a widefield microscope: `refocusd.imaging.optics` in radial form |
 | `GaussianLaw` | blur in focus, blur per um | simulators, strongly aberrated or scattering specimens |
 | `DiscLaw` | blur in focus, disc radius per um | coarse pixels, broad spectrum: rays without diffraction |
 
@@ -19,6 +19,7 @@ the pixel size and the stage's scale, which are what a user can check.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,6 +38,8 @@ WIDTH_LEVEL = math.exp(-0.5)
 _NODES_PER_CYCLE = 3.2
 #: Nodes of a panel: ten cycles at a time.
 _PANEL = 32
+#: What the wave law fits only where it is asked to.
+_OPTIONAL = ("apodisation", "bead_um", "pixel_scale")
 
 
 class BlurLaw(Protocol):
@@ -173,10 +176,13 @@ class DiscLaw(GaussianLaw):
 
 
 class WaveLaw:
-    """Scalar wave optics with primary spherical aberration, as `refocusd.imaging.optics.Optics`.
+    """Scalar wave optics with primary spherical aberration and an apodised pupil.
 
-    Camera pixels integrate (their square's transfer function is averaged over angles),
-    and so does a bead that is not small: a sphere, evenly dyed.
+    The pupil function at ``s = rho / rho_max`` is ``exp(-apodisation s^2)`` in amplitude
+    and ``2 pi (defocus axial(s) + spherical_waves s^4)`` in phase; without apodisation it
+    is `refocusd.imaging.optics.Optics`.  Camera pixels integrate (their square's transfer
+    function is averaged over angles), and so does a bead that is not small: a sphere,
+    evenly dyed.
 
     Parameters
     ----------
@@ -191,11 +197,12 @@ class WaveLaw:
     defocus_um : float
         Largest distance from focus that is asked for.
     bead_um : float
-        Diameter of the beads; 0 for points.
-    fit_pixel : bool
-        Also fit ``pixel_scale``, the true pixel size over `pixel_um`.
-    spherical_waves : float
-        Where the fit starts.
+        Diameter of the beads, 0 for points; where the fit starts if it is free.
+    free : collection of str
+        What is fitted beside NA, spherical aberration and focus: any of ``apodisation``,
+        ``bead_um`` and ``pixel_scale``, the true pixel size over `pixel_um`.
+    start : mapping of str to float
+        Where the fit starts, for any parameter.
 
     Raises
     ------
@@ -217,8 +224,8 @@ class WaveLaw:
         reach_um: float,
         defocus_um: float,
         bead_um: float = 0.0,
-        fit_pixel: bool = False,
-        spherical_waves: float = 0.0,
+        free: Collection[str] = (),
+        start: Mapping[str, float] | None = None,
     ) -> None:
         if not 0 < na < refractive_index:
             raise ConfigError(
@@ -228,15 +235,32 @@ class WaveLaw:
         self.wavelength_um = wavelength_um
         self.refractive_index = refractive_index
         self.pixel_um = pixel_um
-        self.bead_um = bead_um
-        self.fit_pixel = fit_pixel
-        self._first = (na, spherical_waves, focus_um)
-        self._span = span_um
+        self._start = {
+            "na": na,
+            "spherical_waves": 0.0,
+            "apodisation": 0.0,
+            "bead_um": bead_um,
+            "pixel_scale": 1.0,
+            "focus_um": focus_um,
+            **(start or {}),
+        }
         self._highest = min(1.4 * na, 0.995 * refractive_index)
-        angle = math.asin(min(1.15 * na, self._highest) / refractive_index)
+        self._bounds = {
+            "na": (0.3 * na, self._highest),
+            "spherical_waves": (-4.0, 4.0),
+            "apodisation": (-2.0, 8.0),
+            "bead_um": (0.0, 0.8 * reach_um),
+            "pixel_scale": (0.5, 2.0),
+            "focus_um": span_um,
+        }
+        optional = [name for name in _OPTIONAL if name in free]
+        self._free = ("na", "spherical_waves", *optional, "focus_um")
+        # The marginal rays of an immersion objective are so steep that hardly any light
+        # takes them: a kernel is not followed beyond twice what is asked for.
+        angle = math.asin(min(1.15 * na, 0.75 * na + 0.25 * refractive_index) / refractive_index)
+        disc = min(1.5 * math.tan(angle) * defocus_um, 2 * reach_um)
         # Rings lie outside the geometric disc, and aberrations throw light further.
-        self._extent = max(1.3 * reach_um, 1.5 * math.tan(angle) * defocus_um)
-        self._extent += 12 * wavelength_um / na
+        self._extent = max(1.3 * reach_um, disc) + 12 * wavelength_um / na
         cycles = self._highest / wavelength_um * self._extent
         path = defocus_um * refractive_index / wavelength_um * (1 - math.cos(angle))
         per = _NODES_PER_CYCLE
@@ -244,9 +268,9 @@ class WaveLaw:
         self._radius, self._radius_weights = _legendre(
             40 + math.ceil(4 * per * cycles), self._extent
         )
-        self._cut_off = 2 * self._highest / wavelength_um
+        cut_off = 2 * self._highest / wavelength_um
         self._frequency, self._frequency_weights = _legendre(
-            30 + math.ceil(per * 2 * cycles), self._cut_off
+            30 + math.ceil(per * 2 * cycles), cut_off
         )
         #: Matrices that outlive one evaluation: of the last NA, and of each set of nodes.
         self._of_na: tuple[float, Floats] = (math.nan, np.empty(0))
@@ -255,65 +279,56 @@ class WaveLaw:
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that are fitted."""
-        scale = ("pixel_scale",) if self.fit_pixel else ()
-        return ("na", "spherical_waves", *scale, "focus_um")
+        return self._free
 
     def start(self) -> Floats:
         """See `BlurLaw`."""
-        na, spherical, focus = self._first
-        return np.array([na, spherical, *([1.0] if self.fit_pixel else []), focus])
+        return np.array([self._start[name] for name in self._free])
 
     def bounds(self) -> tuple[Floats, Floats]:
         """See `BlurLaw`."""
-        low = [0.3 * self._first[0], -4.0, *([0.5] if self.fit_pixel else []), self._span[0]]
-        high = [self._highest, 4.0, *([2.0] if self.fit_pixel else []), self._span[1]]
-        return np.array(low), np.array(high)
+        low, high = np.transpose([self._bounds[name] for name in self._free])
+        return low, high
 
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
         """See `BlurLaw`.  Pixel integration included, the bead not."""
-        na, spherical, scale, focus = self._full(values)
-        otf = self._otf(na, spherical, z_um - focus, frequency / scale)
+        optics = self._named(values)
+        scaled = frequency / optics["pixel_scale"]
+        otf = self._otf(optics, z_um, scaled)
         return np.asarray(otf * _pixel_transfer(frequency * self.pixel_um), np.float64)
 
     def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
         """See `BlurLaw`.  Pixel integration and the bead included."""
-        na, spherical, scale, focus = self._full(values)
+        optics = self._named(values)
+        scale = optics["pixel_scale"]
         nodes = self._frequency
-        spectrum = self._otf(na, spherical, z_um - focus, nodes)
+        spectrum = self._otf(optics, z_um, nodes)
         spectrum = spectrum * _pixel_transfer(nodes * self.pixel_um * scale)
-        spectrum *= _sphere_transfer(nodes * self.bead_um)
+        spectrum *= _sphere_transfer(nodes * optics["bead_um"])
         spectrum *= 2 * np.pi * nodes * self._frequency_weights
-        back = (
-            j0(2 * np.pi * np.outer(nodes, radius_um * scale))
-            if self.fit_pixel
-            else self._bessel(nodes, radius_um)
-        )
-        return np.asarray(scale**2 * (spectrum @ back), np.float64)
+        return np.asarray(scale**2 * (spectrum @ self._bessel(nodes, radius_um * scale)))
 
-    def _full(self, values: Floats) -> tuple[float, float, float, float]:
-        na, spherical, *scale, focus = (float(value) for value in values)
-        return na, spherical, scale[0] if scale else 1.0, focus
+    def _named(self, values: Floats) -> dict[str, float]:
+        return {**self._start, **dict(zip(self._free, map(float, values), strict=True))}
 
-    def _otf(self, na: float, spherical: float, defocus: Floats, frequency: Floats) -> Floats:
-        weighted = self._intensity(na, spherical, defocus)
+    def _otf(self, optics: Mapping[str, float], z_um: Floats, frequency: Floats) -> Floats:
+        weighted = self._intensity(optics, z_um - optics["focus_um"])
         weighted = weighted * (2 * np.pi * self._radius * self._radius_weights)
-        back = (
-            j0(2 * np.pi * np.outer(self._radius, frequency))
-            if self.fit_pixel and frequency is not self._frequency
-            else self._bessel(self._radius, frequency)
-        )
-        return np.asarray(weighted @ back, np.float64)
+        return np.asarray(weighted @ self._bessel(self._radius, frequency), np.float64)
 
-    def _intensity(self, na: float, spherical: float, defocus: Floats) -> Floats:
+    def _intensity(self, optics: Mapping[str, float], defocus: Floats) -> Floats:
         """Intensity at the radial nodes, unit flux by Parseval's theorem."""
         s, weights = self._pupil
+        na = optics["na"]
         edge = na / self.wavelength_um
         if self._of_na[0] != na:
             self._of_na = (na, j0(2 * np.pi * edge * np.outer(s, self._radius)))
         axial = np.sqrt((self.refractive_index / self.wavelength_um) ** 2 - (edge * s) ** 2)
         axial -= axial[0]
-        waves = defocus[:, None] * axial[None, :] + spherical * s**4
-        amplitude = (2 * np.sqrt(np.pi) * edge * s * weights) * np.exp(2j * np.pi * waves)
+        waves = defocus[:, None] * axial[None, :] + optics["spherical_waves"] * s**4
+        modulus = np.exp(-optics["apodisation"] * s**2)
+        modulus /= math.sqrt(2 * float((s * weights) @ modulus**2))
+        amplitude = (2 * np.sqrt(np.pi) * edge * s * weights * modulus) * np.exp(2j * np.pi * waves)
         real = amplitude.real @ self._of_na[1]
         imaginary = amplitude.imag @ self._of_na[1]
         return np.asarray(real**2 + imaginary**2, np.float64)

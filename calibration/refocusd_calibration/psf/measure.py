@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Check, Measured, PsfSection
 from refocusd_calibration.psf.average import average_beads
-from refocusd_calibration.psf.beads import find_beads, sharpest_plane, sharpness
-from refocusd_calibration.psf.checks import excess_misfit, psf_checks
+from refocusd_calibration.psf.beads import Beads, find_beads, sharpest_plane, sharpness
+from refocusd_calibration.psf.checks import FEWEST_BEADS, excess_misfit, psf_checks
 from refocusd_calibration.psf.fit import LawFit, fit_law
 from refocusd_calibration.psf.laws import DiscLaw, Floats, GaussianLaw, WaveLaw
 from refocusd_calibration.psf.observed import Observed
@@ -36,8 +36,11 @@ __all__ = ["PsfMeasurement", "Stated", "measure_beads", "measure_planes"]
 _NA_FLOOR = {"beads": 0.001, "planes": 0.003}
 #: A pixel size fitted worse than this says nothing.
 _PIXEL_KNOWN = 0.02
-#: Largest misfit beyond noise at which it is asked for.
-_PIXEL_CLEAN = 0.05
+#: Misfit beyond noise below which a law describes the kernels: the pixel size is asked for,
+#: and no further parameter is.
+_CLEAN = 0.05
+#: A bead smaller than this, px, blurs like a point or a little wider one.
+_LARGE_BEAD_PX = 4.0
 #: How often a ratio of spectra is corrected with the law fitted to it.
 _REFINEMENTS = 2
 
@@ -110,19 +113,31 @@ def measure_beads(
         If the series cannot be used, saying why and what to do.
     """
     _check_stated(stated)
-    if reach_um is None and stated.na is not None:
-        reach_um = _reach(stack, stated)
-    beads = find_beads(stack, reach_um=reach_um)
+    beads = _beads(stack, stated, reach_um)
     observed = average_beads(stack, beads)
     sharpest = float(stack.z_um[beads.plane])
     reach = beads.radius_px * stack.pixel_um
     fits = _fit_laws(observed, stated, sharpest, reach)
-    best = _best(observed, fits)
-    left = ", ".join(f"{count} {why}" for why, count in beads.dropped.items() if count)
-    notes = [
-        f"{len(beads.centres)} of {beads.found} beads within {reach:.1f} um; left out: {left or 'none'}"
-    ]
-    return _measurement(observed, stated, fits, best, notes, beads=len(beads.centres))
+    best = _best(observed, fits.values()).law.name
+    note = f"{len(beads.centres)} of {beads.found} beads within {reach:.1f} um; "
+    note += f"left out: {beads.left_out}"
+    return _measurement(observed, stated, fits, best, [note], beads=len(beads.centres))
+
+
+def _beads(stack: PlaneStack, stated: Stated, reach_um: float | None) -> Beads:
+    if reach_um is not None or stated.na is None:
+        return find_beads(stack, reach_um=reach_um)
+    by_na = find_beads(stack, reach_um=_reach(stack, stated), at_least=0)
+    if len(by_na.centres) >= FEWEST_BEADS:
+        return by_na
+    # The nominal cone of light is the widest that there can be: apodised or aberrated
+    # kernels, and those of a microscope that rejects defocused light, are narrower.
+    try:
+        found = find_beads(stack, at_least=0)
+    except InputError:
+        found = by_na
+    best = found if len(found.centres) > len(by_na.centres) else by_na
+    return best if len(best.centres) else find_beads(stack, reach_um=_reach(stack, stated))
 
 
 def measure_planes(
@@ -165,7 +180,7 @@ def measure_planes(
     observed = spectra.observed()
     reach = 0.5 * min(frame.shape) * stack.pixel_um
     fits = _fit_laws(observed, stated, near, reach)
-    best = _best(observed, fits)
+    best = _best(observed, fits.values()).law.name
     for _ in range(_REFINEMENTS):
         observed = spectra.refined(fits[best].law, fits[best].values)
         again = fit_law(observed, fits[best].law, [fits[best].values])
@@ -218,13 +233,14 @@ def _fit_laws(
 def _fit_wave(
     observed: Observed, stated: Stated, sharpest: float, reach_um: float, disc: LawFit
 ) -> LawFit:
+    """The wave law with as many parameters as the kernels ask for, by BIC."""
     index = stated.refractive_index
     slope = float(disc.values[disc.law.parameters.index("disc_um_per_um")])
     by_rays = index * math.sin(math.atan(slope))
     na = stated.na if stated.na is not None else min(max(by_rays, 0.03), 0.97 * index)
-    span = (float(observed.z_um.min()), float(observed.z_um.max()))
     # Spherical aberration moves the sharpest plane: the two are looked for together.
     step = float(np.ptp(observed.z_um)) / (len(observed.z_um) - 1)
+    reach_um = min(reach_um, _cone_um(observed, stated, na, sharpest))
     depth = max((stated.wavelength_um or 0.5) * index / na**2, 0.5 * step)
     starts = [
         np.array([na, waves, sharpest + shift * depth])
@@ -232,19 +248,77 @@ def _fit_wave(
         for shift in (-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
     ]
     starts.append(np.array([na, 0.0, float(disc.values[-1])]))
+    law = _wave_law(observed, stated, na, sharpest, reach_um)
+    fits = [fit_law(observed, law, starts)]
+    if excess_misfit(observed, fits[0]) > _CLEAN:
+        bead = _core_um(observed, sharpest)
+        large = observed.method == "beads" and not stated.bead_um
+        large = large and bead > _LARGE_BEAD_PX * observed.pixel_um
+        # A pixel that is not what was stated is to be found, not to be hidden.
+        if large or excess_misfit(observed, _scaled(observed, stated, fits[0])) > _CLEAN:
+            free = ("apodisation", "bead_um") if large else ("apodisation",)
+            first = {"apodisation": 0.3, "bead_um": bead} if large else {}
+            law = _wave_law(observed, stated, na, sharpest, reach_um, free=free, start=first)
+            waves, focus = fits[0].values[1:]
+            starts = [_changed(law, na=fits[0].values[0], spherical_waves=waves, focus_um=focus)]
+            starts += [
+                _changed(law, na=share * na, spherical_waves=waves)
+                for waves in (-0.5, 0.0, 0.5)
+                for share in (0.7, 0.9)
+            ]
+            fits.append(fit_law(observed, law, starts))
+    return _with_floor(observed, _best(observed, fits))
+
+
+def _cone_um(observed: Observed, stated: Stated, na: float, focus_um: float) -> float:
+    """Radius within which the light of the farthest plane lies, diffraction rings included."""
     assert stated.wavelength_um is not None
-    law = WaveLaw(
+    farthest = float(np.abs(observed.z_um - focus_um).max())
+    disc = math.tan(math.asin(na / stated.refractive_index)) * farthest
+    return max(
+        1.25 * disc + 12 * stated.wavelength_um / na, float(observed.radius_um.max(initial=0))
+    )
+
+
+def _wave_law(
+    observed: Observed,
+    stated: Stated,
+    na: float,
+    focus_um: float,
+    reach_um: float,
+    *,
+    free: Collection[str] = (),
+    start: Mapping[str, float] | None = None,
+) -> WaveLaw:
+    assert stated.wavelength_um is not None
+    return WaveLaw(
         na,
         stated.wavelength_um,
-        index,
+        stated.refractive_index,
         observed.pixel_um,
-        sharpest,
-        span,
-        reach_um=min(reach_um, _farthest(observed, na, stated.wavelength_um)),
-        defocus_um=float(np.abs(observed.z_um - sharpest).max()) * 1.1,
+        focus_um,
+        (float(observed.z_um.min()), float(observed.z_um.max())),
+        reach_um=reach_um,
+        defocus_um=float(np.abs(observed.z_um - focus_um).max()) * 1.1,
         bead_um=stated.bead_um,
+        free=free,
+        start=start,
     )
-    return _with_floor(observed, fit_law(observed, law, starts))
+
+
+def _changed(law: WaveLaw, **values: float) -> Floats:
+    """Where the law's fit starts, some parameters changed."""
+    start = law.start()
+    for name, value in values.items():
+        start[law.parameters.index(name)] = value
+    return start
+
+
+def _core_um(observed: Observed, sharpest: float) -> float:
+    """Full width at half maximum of the sharpest kernel."""
+    core = observed.values[int(np.argmin(np.abs(observed.z_um - sharpest)))]
+    below = np.flatnonzero(core < 0.5 * core.max())
+    return 2 * float(observed.bins[below[0]]) if below.size else 0.0
 
 
 def _with_floor(observed: Observed, fit: LawFit) -> LawFit:
@@ -255,18 +329,12 @@ def _with_floor(observed: Observed, fit: LawFit) -> LawFit:
     return replace(fit, covariance=fit.covariance + np.diag(floor**2))
 
 
-def _farthest(observed: Observed, na: float, wavelength_um: float) -> float:
-    """Radius that kernels are asked for beyond what the law takes for its widest disc."""
-    if observed.method == "beads":
-        return float(observed.radius_um.max())
-    return 12 * wavelength_um / na
-
-
-def _best(observed: Observed, fits: dict[str, LawFit]) -> str:
-    """Law of the least Bayesian information criterion (Schwarz 1978), misfit scaled to the best's."""
-    scale = max(1.0, min(fit.chi2 / fit.freedom for fit in fits.values()))
+def _best(observed: Observed, fits: Iterable[LawFit]) -> LawFit:
+    """The fit of least Bayesian information criterion (Schwarz 1978), misfit scaled to the best's."""
+    fits = list(fits)
+    scale = max(1.0, min(fit.chi2 / fit.freedom for fit in fits))
     count = math.log(observed.values.size)
-    return min(fits, key=lambda name: fits[name].chi2 / scale + count * len(fits[name].values))
+    return min(fits, key=lambda fit: fit.chi2 / scale + count * len(fit.values))
 
 
 def _measurement(
@@ -282,7 +350,7 @@ def _measurement(
     fit = fits[best]
     widths = kernel_widths(observed, fit)
     difference = asymmetry(observed, fit, widths)
-    scale = _pixel_scale(observed, fit, stated) if best == "wave" else None
+    scale = _pixel_scale(observed, fit, stated) if isinstance(fit.law, WaveLaw) else None
     focus = fit.measured("focus_um")
     assert focus is not None
     defocus = observed.z_um - focus.value
@@ -310,6 +378,8 @@ def _measurement(
         asymmetry=difference,
         residual_rms=fit.residual_rms,
         beads=beads,
+        apodisation=fit.measured("apodisation") or msgspec.UNSET,
+        bead_um=fit.measured("bead_um") or msgspec.UNSET,
     )
     checks, more = psf_checks(
         observed, fit, widths, section, stated_na=stated.na, field_um=field_um
@@ -323,27 +393,24 @@ def _measurement(
     return PsfMeasurement(section, tuple(checks), tuple(said), observed, fits, widths)
 
 
+def _scaled(observed: Observed, stated: Stated, fit: LawFit) -> LawFit:
+    """The plain wave law again, with the pixel size free."""
+    na, waves, focus = (float(value) for value in fit.values)
+    reach_um = _cone_um(observed, stated, na, focus)
+    start = {"spherical_waves": waves}
+    law = _wave_law(observed, stated, na, focus, reach_um, free=("pixel_scale",), start=start)
+    return fit_law(observed, law)
+
+
 def _pixel_scale(observed: Observed, fit: LawFit, stated: Stated) -> Measured | None:
     """Pixel size over the stated one, where disc and diffraction together show it."""
-    assert stated.wavelength_um is not None
-    na, waves, focus = (float(value) for value in fit.values)
-    law = WaveLaw(
-        na,
-        stated.wavelength_um,
-        stated.refractive_index,
-        observed.pixel_um,
-        focus,
-        (float(observed.z_um.min()), float(observed.z_um.max())),
-        reach_um=_farthest(observed, na, stated.wavelength_um),
-        defocus_um=float(np.abs(observed.z_um - focus).max()) * 1.05,
-        bead_um=stated.bead_um,
-        fit_pixel=True,
-        spherical_waves=waves,
-    )
-    fit = fit_law(observed, law)
+    if len(fit.values) > 3:
+        # Apodisation and the size of a bead are too easily taken for a scale.
+        return None
+    fit = _scaled(observed, stated, fit)
     found = fit.measured("pixel_scale")
     # Aberrations that the law does not have are taken for a scale.
-    clean = fit.replicates_decide and excess_misfit(observed, fit) <= _PIXEL_CLEAN
+    clean = fit.replicates_decide and excess_misfit(observed, fit) <= _CLEAN
     if found is None or not clean:
         return None
     floor = 2 * _NA_FLOOR[observed.method]

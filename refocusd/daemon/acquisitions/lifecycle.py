@@ -1,7 +1,7 @@
 """From the announcement of an acquisition to its end: what follows from each event.
 
-`Intake` takes what sources send, and `Results` follows single frames from a worker's
-answer to their final state.
+`Intake` takes what sources send, and `workers.dispatcher` follows single frames to the
+workers and on to their final state.
 """
 
 from __future__ import annotations

@@ -33,8 +33,7 @@ class Preview:
         self._wanted = False
         self._max_side = 1024
         self._serial = 0
-        self._shown: Shown | None = None
-        self._pixels: NDArray[np.generic] | None = None
+        self._newest: tuple[Shown, NDArray[np.generic]] | None = None
 
     @property
     def serial(self) -> int:
@@ -68,8 +67,7 @@ class Preview:
             self._taken_at = time.monotonic()
             self._wanted = False
             self._serial += 1
-            self._pixels = pixels
-            self._shown = Shown(
+            shown = Shown(
                 serial=self._serial,
                 acquisition=message.acquisition,
                 name=message.name,
@@ -84,10 +82,9 @@ class Preview:
                 latency_ms=written.latency_ms,
                 live=job.submit.live,
             )
+            self._newest = shown, pixels
 
     def newest(self, after: int) -> tuple[Shown, NDArray[np.generic]] | None:
         """The newest frame, if it is later than serial `after`."""
         with self._lock:
-            if self._shown is None or self._pixels is None or self._serial <= after:
-                return None
-            return self._shown, self._pixels
+            return self._newest if self._serial > after else None

@@ -8,15 +8,7 @@ import threading
 import time
 
 from refocusd.config import Settings
-from refocusd.daemon.events import (
-    DiskFull,
-    EventQueue,
-    FrameNotWritten,
-    FramesWritten,
-    OutputClosed,
-    OutputOpened,
-    PreviewTaken,
-)
+from refocusd.daemon import events
 from refocusd.daemon.output.dataset import CHECK_DISK_S, OutputDataset
 from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.preview import Preview
@@ -38,7 +30,7 @@ class Writer:
     settings : Settings
     ring : SharedRing
         Holds the refocused pixels.
-    events : EventQueue
+    event_queue : EventQueue
         Of the broker.
 
     Attributes
@@ -47,10 +39,12 @@ class Writer:
         The newest frame, for views.
     """
 
-    def __init__(self, settings: Settings, ring: SharedRing, events: EventQueue) -> None:
+    def __init__(
+        self, settings: Settings, ring: SharedRing, event_queue: events.EventQueue
+    ) -> None:
         self._settings = settings
         self._ring = ring
-        self._events = events
+        self._events = event_queue
         # Frames are bounded by the ring's slots; this limit is a backstop for the rest.
         self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=100_000)
         self._outputs: dict[str, OutputDataset] = {}
@@ -115,16 +109,16 @@ class Writer:
                 try:
                     error = self._close(job.acquisition, job.acquired)
                 finally:
-                    self._events.put(OutputClosed(job.acquisition, error))
+                    self._events.put(events.OutputClosed(job.acquisition, error))
 
     def _report_error(self, job: Job, error: str) -> None:
         """Answer a job that could not be done, so that nobody waits for it."""
         if isinstance(job, WriteFrame):
-            self._events.put(FrameNotWritten(job.submit.acquisition, job.task, error))
+            self._events.put(events.FrameNotWritten(job.submit.acquisition, job.task, error))
         elif isinstance(job, RecordFrames) and job.task:
-            self._events.put(FrameNotWritten(job.acquisition, job.task, error))
+            self._events.put(events.FrameNotWritten(job.acquisition, job.task, error))
         elif isinstance(job, RecordFrames):
-            self._events.put(FramesWritten(job.acquisition, 0, job.axes, None))
+            self._events.put(events.FramesWritten(job.acquisition, 0, job.axes, None))
 
     # -- outputs ------------------------------------------------------------------------
 
@@ -132,17 +126,17 @@ class Writer:
         key = job.open.acquisition
         if job.open.preview:
             self._shown_only[key] = job.open
-            self._events.put(OutputOpened(key, ""))
+            self._events.put(events.OutputOpened(key, ""))
             return
         try:
             output = OutputDataset.open(self._settings, job)
         except Exception as error:  # noqa: BLE001 (reported to the source; the others go on)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
-            self._events.put(OutputOpened(key, "", error=reason))
+            self._events.put(events.OutputOpened(key, "", error=reason))
             return
         self._outputs[key] = output
-        self._events.put(OutputOpened(key, str(output.sink.path), before=output.before))
+        self._events.put(events.OutputOpened(key, str(output.sink.path), before=output.before))
 
     def _close(self, acquisition: str, acquired: int | None) -> str:
         self._shown_only.pop(acquisition, None)
@@ -159,7 +153,7 @@ class Writer:
                 continue
             if not full:
                 self._full.discard(acquisition)
-                self._events.put(DiskFull(acquisition, full=False))
+                self._events.put(events.DiskFull(acquisition, full=False))
                 if output is not None:
                     log.info("there is room again: %s goes on", output.message.name)
 
@@ -170,7 +164,7 @@ class Writer:
         state, reason = job.outcome
         if message := self._shown_only.get(submit.acquisition):
             latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
-            written = FramesWritten(
+            written = events.FramesWritten(
                 *(submit.acquisition, job.task, (submit.axes,), state, reason, None),
                 latency_ms,
                 job.facts,
@@ -181,7 +175,9 @@ class Writer:
         output = self._outputs[submit.acquisition]
         if submit.axes in output.sink:
             # Sent again after the first answer was lost: written once is enough.
-            self._events.put(FramesWritten(submit.acquisition, job.task, (submit.axes,), None))
+            self._events.put(
+                events.FramesWritten(submit.acquisition, job.task, (submit.axes,), None)
+            )
             return
         try:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
@@ -212,12 +208,14 @@ class Writer:
             log.error("%s: %s is paused until there is room", why, output.message.name)
             output.full = True
             self._full.add(key)
-            self._events.put(DiskFull(key, full=True))
-        self._events.put(FrameNotWritten(key, job.task))
+            self._events.put(events.DiskFull(key, full=True))
+        self._events.put(events.FrameNotWritten(key, job.task))
 
     def _record(self, job: RecordFrames) -> None:
         if job.acquisition in self._shown_only:
-            written = FramesWritten(job.acquisition, job.task, job.axes, job.state, job.reason)
+            written = events.FramesWritten(
+                job.acquisition, job.task, job.axes, job.state, job.reason
+            )
         else:
             written = self._outputs[job.acquisition].record(job)
         self._events.put(written)
@@ -226,11 +224,11 @@ class Writer:
         shape = (message.height, message.width)
         return self._ring.view(offset, shape, message.dtype)  # type: ignore[return-value]
 
-    def _show(self, message: Open, job: WriteFrame, written: FramesWritten) -> None:
+    def _show(self, message: Open, job: WriteFrame, written: events.FramesWritten) -> None:
         if not self.preview.due():
             return
         slot = job.submit.slot
         raw = self._pixels(message, slot.offset)
         refocused = self._pixels(message, slot.refocused_offset)
         self.preview.take(raw, refocused, message, job, written)
-        self._events.put(PreviewTaken())
+        self._events.put(events.PreviewTaken())

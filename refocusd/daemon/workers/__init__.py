@@ -2,9 +2,9 @@
 
 ============  ==================================================================
 `pool`        who is ready, who holds which frame, who hangs
-`dispatcher`  frames on their way to workers and back
+`dispatcher`  frames on their way to the workers, back, and to the writer
 `worker`      one worker as the broker sees it
 `describe`    a worker as `Status` and the log report it
-`supervisor`  the worker processes, kept alive
+`processes`   the worker processes, kept alive
 ============  ==================================================================
 """

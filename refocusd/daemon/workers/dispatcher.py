@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.state import Acquisition, Task
@@ -13,33 +12,21 @@ from refocusd.daemon.events import FrameNotWritten, FramesWritten
 from refocusd.daemon.output.jobs import RecordFrames, WriteFrame
 from refocusd.daemon.workers.describe import describe_engine
 from refocusd.daemon.workers.pool import WorkerPool
+from refocusd.daemon.workers.processes import WorkerProcesses
 from refocusd.errors import TransportError
 from refocusd.frame import checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.client import SILENCE_S
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Doors
+from refocusd.transport.secure.endpoints import Endpoints
 
-__all__ = ["Dispatcher", "WorkerControl"]
+__all__ = ["Dispatcher"]
 
 log = logging.getLogger(__name__)
 
 #: Workers that may die on one frame; and links that may be lost meanwhile, which proves less.
 MAX_DEATHS = 2
 MAX_CUTS = 10
-
-
-class WorkerControl(Protocol):
-    """What is asked of the supervisor of the worker processes."""
-
-    def kill(self, identity: str) -> None:
-        """End a worker that does not answer; it is replaced."""
-
-    def was_ready(self, identity: str) -> None:
-        """Note that a worker could start."""
-
-    def no_more(self) -> None:
-        """Start no worker again."""
 
 
 @dataclass(slots=True)
@@ -50,18 +37,17 @@ class Dispatcher:
 
     Parameters
     ----------
-    endpoints, ring, lifecycle, pool
+    endpoints, ring, lifecycle, pool, processes
         See their classes.
-    supervisor : WorkerControl
     on_ready : callable
         Called whenever a worker has become ready.
     """
 
-    endpoints: Doors
+    endpoints: Endpoints
     ring: SharedRing
     lifecycle: Lifecycle
     pool: WorkerPool
-    supervisor: WorkerControl
+    processes: WorkerProcesses
     on_ready: Callable[[], None]
 
     def dispatch(self) -> None:
@@ -111,7 +97,7 @@ class Dispatcher:
     def _ready(self, identity: bytes, message: wire.Ready) -> None:
         self.pool.set_ready(identity, message)
         name = identity.decode(errors="replace")
-        self.supervisor.was_ready(name)
+        self.processes.was_ready(name)
         engine = describe_engine(message.engine)
         log.info("%s: %s, ready in %.1f s", name, engine, message.seconds)
         self.lifecycle.engine_ready(message.engine)
@@ -135,7 +121,7 @@ class Dispatcher:
             self.endpoints.cut(identity, why)  # `gone` names it at the next tick
         else:
             log.warning("%s %s: replaced", name, why)
-            self.supervisor.kill(name)
+            self.processes.kill(name)
 
     # -- what becomes of a frame ------------------------------------------------------------
 

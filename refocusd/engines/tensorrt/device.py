@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from refocusd.engines.engine import card_lost
 from refocusd.engines.tensorrt.kernels import BLOCK
-from refocusd.errors import DeviceLostError, EngineError
+from refocusd.errors import EngineError
 
 __all__ = ["Argument", "CudaDevice", "Device"]
 
@@ -32,81 +33,62 @@ class Device(Protocol):
 
     def free_bytes(self) -> int:
         """Memory of the card that nobody uses."""
-        ...
 
     def malloc(self, nbytes: int) -> int:
         """Memory on the card, aligned to 256 bytes."""
-        ...
 
     def free(self, pointer: int) -> None:
         """Give memory on the card back, once nothing uses it."""
-        ...
 
     def pinned(self, nbytes: int) -> Bytes:
         """Memory of the computer that the card reads and writes itself."""
-        ...
 
     def free_pinned(self, memory: Bytes) -> None:
         """Give `pinned` memory back."""
-        ...
 
     def stream(self) -> int:
         """Another stream."""
-        ...
 
     def event(self) -> Any:
         """Another event."""
-        ...
 
     def record(self, event: Any, stream: int) -> None:
         """Let `event` happen when the stream has come here."""
-        ...
 
     def wait(self, stream: int, event: Any) -> None:
         """Let the stream go on only after `event`."""
-        ...
 
     def finish(self, event: Any) -> None:
         """Return when `event` has happened."""
-        ...
 
     def elapsed_ms(self, begun: Any, ended: Any) -> float:
         """Time between two events that have happened, ms."""
-        ...
 
     def zero(self, pointer: int, nbytes: int, stream: int) -> None:
         """Fill memory on the card with zeros."""
-        ...
 
     def upload(self, pointer: int, memory: Bytes, stream: int) -> None:
         """Copy pinned memory to the card."""
-        ...
 
     def download(self, memory: Bytes, pointer: int, stream: int) -> None:
         """Copy memory of the card to pinned memory."""
-        ...
 
     def launch(
         self, kernel: str, size: tuple[int, int], arguments: Sequence[Argument], stream: int
     ) -> None:
         """Run one thread of a kernel for each of `size` (height, width) pixels."""
-        ...
 
     def capture(self, work: Callable[[], None], stream: int) -> Any:
         """Record what `work` does on the stream, as a graph."""
-        ...
 
     def replay(self, graph: Any, stream: int) -> None:
         """Do again what a graph recorded."""
-        ...
 
     def free_graph(self, graph: Any) -> None:
         """Forget a graph."""
-        ...
 
     def close(self) -> None:
         """Free streams, events and kernels."""
-        ...
 
 
 class CudaDevice:
@@ -261,7 +243,7 @@ class CudaDevice:
             self._cuda.cudaGetLastError()  # the next call is not to see it
             raise MemoryError("the card's memory ran out")
         if status != errors.cudaSuccess:
-            raise _lost(status)
+            raise card_lost(status.name)
         return tuple(rest)
 
     def _drive(self, answer: tuple[Any, ...]) -> Any:
@@ -273,12 +255,5 @@ class CudaDevice:
         if status == errors.CUDA_ERROR_NO_BINARY_FOR_GPU:
             raise EngineError("the kernels are of another card; delete the cache of engines")
         if status != errors.CUDA_SUCCESS:
-            raise _lost(status)
+            raise card_lost(status.name)
         return rest[0] if rest else None
-
-
-def _lost(status: Any) -> DeviceLostError:
-    return DeviceLostError(
-        f"the NVIDIA card failed ({status.name}); the worker must start again, and if this comes "
-        "back, look at the card's driver and temperature"
-    )

@@ -16,7 +16,7 @@ from refocusd.engines.tensorrt.device import CudaDevice, Device
 from refocusd.engines.tensorrt.edition import Edition, load_edition
 from refocusd.engines.tensorrt.kernels import compiled_kernels
 from refocusd.engines.tensorrt.runner import FrameRunner, Network, needed_bytes
-from refocusd.engines.tiling import Tile, plan_tiles, smallest_tile
+from refocusd.engines.tiling import Tile, least_tile_px, plan_tiles
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import check_frame
@@ -65,13 +65,8 @@ class TiledEngine:
     ) -> None:
         self._bundle, self._device, self._network = bundle, device, network
         step = bundle.size_multiple
-        self._least = smallest_tile(bundle.receptive_field_px, step)
+        self._least = least_tile_px(bundle, options.tile_px)
         self._batch = options.tile_batch or 1
-        if 0 < options.tile_px < self._least:
-            raise EngineError(
-                f"tile_px = {options.tile_px}: model {bundle.model_id} needs tiles of {self._least} "
-                f"px or more, as a pixel depends on {bundle.receptive_field_px} px around it"
-            )
         largest = shape_range(step, self._batch).largest[2]
         if largest < self._least:
             raise EngineError(
@@ -196,13 +191,9 @@ class TensorRtEngine:
         except EngineError:
             device.close()
             raise
-        self.description = EngineDescription(
-            backend="tensorrt",
-            precision=precision,
-            device=card.name,
-            key=f"{bundle.sha256[:16]}-{key.runtime.replace(' ', '-')}-sm{card.sm}-{precision}",
-            model_id=bundle.model_id,
-            model_sha256=bundle.sha256,
+        runtime = f"{key.runtime.replace(' ', '-')}-sm{card.sm}"
+        self.description = EngineDescription.of_bundle(
+            bundle, "tensorrt", precision, card.name, runtime
         )
 
     def warm_up(self, shape: tuple[int, int]) -> None:

@@ -41,15 +41,12 @@ class Session(Protocol):
 
     def bind(self, raw: int, refocused: int, scratch: int) -> None:
         """Say where on the card the batch, the answers and the memory to work in are."""
-        ...
 
     def enqueue(self, stream: int) -> None:
         """Run the network on the stream."""
-        ...
 
     def can_be_captured(self, stream: int) -> bool:
         """Whether a CUDA graph can record `enqueue`."""
-        ...
 
 
 class Network(Protocol):
@@ -57,7 +54,6 @@ class Network(Protocol):
 
     def session(self, shape: BatchShape) -> Session:
         """Make the network ready for batches of one shape."""
-        ...
 
 
 def needed_bytes(session: Session, frame: tuple[int, int], itemsize: int, shape: BatchShape) -> int:

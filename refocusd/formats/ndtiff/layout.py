@@ -298,7 +298,7 @@ def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] |
         axes, name = json.loads(texts[0].decode("utf-8")), texts[1].decode("utf-8")
     except (ValueError, RecursionError):
         return None
-    if not isinstance(axes, dict) or not axes or not (width and height and metadata_length):
+    if not isinstance(axes, dict) or not (width and height and metadata_length):
         return None
     dtype = _DTYPES.get(kind)
     if dtype is None or packed or packed_too:

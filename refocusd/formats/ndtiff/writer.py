@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import OutputError
-from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff import layout as ndtiff
 from refocusd.formats.ndtiff.contents import OURS, Contents, read_contents, read_summary
 from refocusd.formats.ndtiff.stack import StackFile, part_name, stack_name, write_all
-from refocusd.formats.sink import Sink, already_there, json_bytes, with_mark
+from refocusd.formats.sink import (
+    Sink,
+    json_bytes,
+    opened_files,
+    refuse_existing,
+    refuse_missing,
+    with_mark,
+)
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels
 
@@ -81,19 +87,16 @@ class NDTiffSink(Sink):
         path = Path(path)
         marked = {**with_mark(summary or {}, OURS), "TiledImageStorage": False}
         text = json_bytes(marked, "the summary metadata")
-        try:
-            _refuse_existing(path)
+        with opened_files(path, "starting a dataset") as files:
+            # A start that was killed leaves a folder without an index: no frame is in it.
+            if not path.is_dir() or {entry.name for entry in path.iterdir()} - {part_name(0)}:
+                refuse_existing(path)
             path.mkdir(parents=True, exist_ok=True)
-            with contextlib.ExitStack() as on_failure:
-                stack = StackFile.create(path / stack_name(0), ndtiff.pack_header(text))
-                on_failure.callback(stack.close)
-                # The index comes last: a folder with an index is a dataset.
-                index = io.FileIO(path / ndtiff.INDEX_NAME, "x+")
-                on_failure.callback(index.close)
-                lock_for_writing(index)
-                on_failure.pop_all()
-        except OSError as error:
-            raise write_error(error, path, "starting a dataset") from error
+            stack = StackFile.create(path / stack_name(0), ndtiff.pack_header(text))
+            files.callback(stack.close)
+            # The index comes last: a folder with an index is a dataset.
+            index = files.enter_context(io.FileIO(path / ndtiff.INDEX_NAME, "x+"))
+            lock_for_writing(index)
         return cls(path, text, index, stack, Contents(), max_file_bytes)
 
     @classmethod
@@ -110,25 +113,16 @@ class NDTiffSink(Sink):
             another process is writing it.
         """
         path = Path(path)
-        if not (path / ndtiff.INDEX_NAME).is_file():
-            raise OutputError(
-                f"{path} holds no {ndtiff.INDEX_NAME}, so there is no dataset to append to: "
-                "name the folder of a refocused dataset, or start a new one"
-            )
-        try:
-            with contextlib.ExitStack() as on_failure:
-                index = io.FileIO(path / ndtiff.INDEX_NAME, "r+")
-                on_failure.callback(index.close)
-                lock_for_writing(index)
-                summary = read_summary(path)
-                contents = read_contents(path)
-                stack = _open_stack(path, contents, len(ndtiff.pack_header(summary)))
-                on_failure.callback(stack.close)
-                sink = cls(path, summary, index, stack, contents, max_file_bytes)
-                sink._undo()
-                on_failure.pop_all()
-        except OSError as error:
-            raise write_error(error, path, "opening the dataset for appending") from error
+        refuse_missing(path, Path(ndtiff.INDEX_NAME))
+        with opened_files(path, "opening the dataset for appending") as files:
+            index = files.enter_context(io.FileIO(path / ndtiff.INDEX_NAME, "r+"))
+            lock_for_writing(index)
+            summary = read_summary(path)
+            contents = read_contents(path)
+            stack = _open_stack(path, contents, len(ndtiff.pack_header(summary)))
+            files.callback(stack.close)
+            sink = cls(path, summary, index, stack, contents, max_file_bytes)
+            sink._undo()
         return sink
 
     def _refuse_unfit(self, key: str, axes: dict[str, AxisValue], form: PageFormat) -> None:
@@ -188,14 +182,6 @@ def _open_stack(path: Path, contents: Contents, header_bytes: int) -> StackFile:
     if contents.last is None:
         return StackFile.after_header(current, header_bytes)
     return StackFile.after_frame(current, contents.last)
-
-
-def _refuse_existing(path: Path) -> None:
-    # A start that was killed leaves a folder without an index: no frame is in it.
-    if path.is_dir() and {entry.name for entry in path.iterdir()} <= {part_name(0)}:
-        return
-    if path.exists() or path.is_symlink():
-        raise already_there(path)
 
 
 def _pixel_size_um(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:

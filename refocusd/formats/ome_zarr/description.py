@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from refocusd.formats.ome_zarr.contents import Contents, Image
 from refocusd.formats.ome_zarr.documents import MAX_CHANNELS, ChannelLook
 from refocusd.formats.ome_zarr.files import put, remove_file, remove_part
 from refocusd.formats.ome_zarr.layout import FrameLine
-from refocusd.formats.scale import channel_label, scale_of
+from refocusd.formats.scale import Scale, channel_label, scale_of, z_position_um, z_step_um
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, Metadata, Pixels
 
@@ -53,8 +54,7 @@ class Description:
             Looks of the image's channels, once the frame is in the dataset.
         """
         is_new = image.grid == (0, 0, 0)
-        if is_new:
-            image.scale = scale_of(metadata, self._summary)
+        scale, image.scale = image.scale, self._scale_with(image, line, metadata)
         looks, channel = image.looks, line.at[1]
         if channel not in looks and channel < MAX_CHANNELS:
             # The channel's first frame decides on its own.
@@ -63,11 +63,22 @@ class Description:
         grid = image.grid_with(line.at)
         if grid != image.grid:
             self._put_array(image, grid, line.format)
-        if looks is not image.looks or grid[1] != image.grid[1]:
+        changes = looks is not image.looks or image.scale != scale
+        if is_new or changes or grid[1] != image.grid[1]:
             self._put_image(image, grid[1], looks, line.format)
         if is_new:
             self._put_collection(image.number + 1)
         return looks
+
+    def _scale_with(self, image: Image, line: FrameLine, metadata: Metadata) -> Scale:
+        """Scale of an image by one more frame: two planes of a stack tell their distance."""
+        scale = image.scale if image.grid != (0, 0, 0) else scale_of(metadata, self._summary)
+        z, um = line.axes.get("z"), z_position_um(metadata)
+        if scale.z_um is None and isinstance(z, int) and um is not None:
+            last, image.last_plane = image.last_plane, (line.at[:2], (z, um))
+            if last is not None and last[0] == line.at[:2]:
+                return replace(scale, z_um=z_step_um(last[1], (z, um)))
+        return scale
 
     def restore(self, touched: int, images: Iterable[Image]) -> None:
         """Describe the frames that there are, and no more, whatever a failed frame left.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import re
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import OutputError
-from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
@@ -25,11 +23,18 @@ from refocusd.formats.ome_zarr.layout import (
     FrameLine,
     chunk_path,
     frames_path,
-    is_omezarr,
     pack_line,
     read_own_attributes,
 )
-from refocusd.formats.sink import Sink, already_there, json_bytes, refuse_foreign, with_mark
+from refocusd.formats.sink import (
+    Sink,
+    json_bytes,
+    opened_files,
+    refuse_existing,
+    refuse_foreign,
+    refuse_missing,
+    with_mark,
+)
 from refocusd.frame import AxisValue, Metadata, Pixels
 
 __all__ = ["OmeZarrSink"]
@@ -98,22 +103,16 @@ class OmeZarrSink(Sink):
         # NaN and infinity, which Zarr refuses, are null.
         plain = json.loads(marked, parse_constant=lambda _: None)
         own = documents.group_document({"refocusd": OURS, "summary": plain})
-        try:
+        with opened_files(path, "starting a dataset") as files:
             _refuse_existing(path)
             (path / OWN_GROUP).mkdir(parents=True, exist_ok=True)
-            with contextlib.ExitStack() as on_failure:
-                lock = _open_lock(path)
-                on_failure.callback(lock.close)
-                lock_for_writing(lock)
-                _note_in_flight(lock, "")
-                put(path / OWN_GROUP / "zarr.json", own)
-                put(path / "zarr.json", documents.group_document({}))
-                # The list of frames comes last: a folder with one is a dataset.
-                frames = io.FileIO(frames_path(path), "x+")
-                on_failure.callback(frames.close)
-                on_failure.pop_all()
-        except OSError as error:
-            raise write_error(error, path, "starting a dataset") from error
+            lock = files.enter_context(_open_lock(path))
+            lock_for_writing(lock)
+            _note_in_flight(lock, "")
+            put(path / OWN_GROUP / "zarr.json", own)
+            put(path / "zarr.json", documents.group_document({}))
+            # The list of frames comes last: a folder with one is a dataset.
+            frames = files.enter_context(io.FileIO(frames_path(path), "x+"))
         return cls(path, plain, lock, frames, Contents())
 
     @classmethod
@@ -130,29 +129,19 @@ class OmeZarrSink(Sink):
             if another process is writing it.
         """
         path = Path(path)
-        if not is_omezarr(path):
-            raise OutputError(
-                f"{path} holds no {frames_path(Path())}, so there is no dataset to append to: "
-                "name the folder of a refocused dataset, or start a new one"
-            )
-        try:
-            with contextlib.ExitStack() as on_failure:
-                lock = _open_lock(path)
-                on_failure.callback(lock.close)
-                lock_for_writing(lock)
-                summary = _read_summary(path)
-                in_flight = _read_in_flight(lock)
-                contents, landed = read_contents(path, in_flight)
-                frames = io.FileIO(frames_path(path), "r+")
-                on_failure.callback(frames.close)
-                sink = cls(path, summary, lock, frames, contents)
-                sink._description.recall()
-                sink._take_back("" if landed else in_flight)
-                touched = int(in_flight.partition("/")[0] or 0)
-                sink._description.restore(touched, contents.images.values())
-                on_failure.pop_all()
-        except OSError as error:
-            raise write_error(error, path, "opening the dataset for appending") from error
+        refuse_missing(path, frames_path(Path()))
+        with opened_files(path, "opening the dataset for appending") as files:
+            lock = files.enter_context(_open_lock(path))
+            lock_for_writing(lock)
+            summary = _read_summary(path)
+            in_flight = _read_in_flight(lock)
+            contents, landed = read_contents(path, in_flight)
+            frames = files.enter_context(io.FileIO(frames_path(path), "r+"))
+            sink = cls(path, summary, lock, frames, contents)
+            sink._description.recall()
+            sink._take_back("" if landed else in_flight)
+            touched = int(in_flight.partition("/")[0] or 0)
+            sink._description.restore(touched, contents.images.values())
         return sink
 
     def _append(
@@ -238,8 +227,7 @@ def _refuse_existing(path: Path) -> None:
         inner = _names(path / OWN_GROUP)
         if inner <= begun | {LOCK_NAME} and (LOCK_NAME in inner or not _names(path) & begun):
             return
-    if path.exists() or path.is_symlink():
-        raise already_there(path)
+    refuse_existing(path)
 
 
 def _names(folder: Path) -> set[str]:

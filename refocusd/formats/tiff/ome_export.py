@@ -18,7 +18,7 @@ import numpy as np
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
-from refocusd.formats.scale import channel_label
+from refocusd.formats.scale import channel_label, z_position_um
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.frame import AxisValue, Pixels
 
@@ -122,9 +122,11 @@ def _ome_metadata(
     """What tifffile is told for the OME-XML."""
     scale = plan.scale
     times: list[Mapping[str, Any]] = []
+    planes: dict[tuple[int, int, int], dict[str, Any]] = {}
     name = ""
-    for key in file.keys.values():
+    for place, key in file.keys.items():
         metadata = source.metadata(key)
+        planes[place] = _plane(metadata)
         times.append(
             {said: metadata.get(said) for said in ("ElapsedTime-ms", "TimeReceivedByCore")}
         )
@@ -142,15 +144,27 @@ def _ome_metadata(
             told |= {size: value, f"{size}Unit": unit}
     if any(channels := _channel_names(file.channels, source.summary)):
         told["Channel"] = {"Name": channels}
-    elapsed = dict(zip(file.keys, _elapsed_s(times), strict=True))
-    if any(seconds is not None for seconds in elapsed.values()):
-        told["Plane"] = [
-            {}
-            if (seconds := elapsed.get(place)) is None
-            else {"DeltaT": seconds, "DeltaTUnit": "s"}
-            for place in np.ndindex(*file.sizes)
-        ]
+    for plane, seconds in zip(planes.values(), _elapsed_s(times), strict=True):
+        if seconds is not None:
+            plane |= {"DeltaT": seconds, "DeltaTUnit": "s"}
+    if any(planes.values()):
+        told["Plane"] = [planes.get(place, {}) for place in np.ndindex(*file.sizes)]
     return told
+
+
+def _plane(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Exposure and stage position of a plane, as far as its metadata tell."""
+    exposure = metadata.get("Exposure-ms", metadata.get("Exposure"))
+    plane: dict[str, Any] = {}
+    for name, value, unit in (
+        ("ExposureTime", _finite(exposure), "ms"),
+        ("PositionX", _finite(metadata.get("XPosition_um_Intended")), "µm"),
+        ("PositionY", _finite(metadata.get("YPosition_um_Intended")), "µm"),
+        ("PositionZ", z_position_um(metadata), "µm"),
+    ):
+        if value is not None:
+            plane |= {name: value, f"{name}Unit": unit}
+    return plane
 
 
 def _channel_names(channels: Sequence[AxisValue | None], summary: Mapping[str, Any]) -> list[str]:
@@ -172,11 +186,12 @@ def _elapsed_s(said: Sequence[Mapping[str, Any]]) -> list[float | None]:
         received = [datetime.fromisoformat(metadata["TimeReceivedByCore"]) for metadata in said]
         first = min(received)
         return [(time - first).total_seconds() for time in received]
-    return [_finite(metadata["ElapsedTime-ms"]) for metadata in said]
+    elapsed_ms = [_finite(metadata["ElapsedTime-ms"]) for metadata in said]
+    return [None if ms is None else ms / 1000 for ms in elapsed_ms]
 
 
-def _finite(elapsed_ms: Any) -> float | None:
+def _finite(value: Any) -> float | None:
     with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if math.isfinite(seconds := float(elapsed_ms) / 1000):
-            return seconds
+        if math.isfinite(number := float(value)):
+            return number
     return None

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.ome_zarr.contents import common_axes
 from refocusd.formats.ome_zarr.layout import GRID
-from refocusd.formats.scale import Scale, scale_of
+from refocusd.formats.scale import Scale, scale_of, z_position_um, z_step_um
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
@@ -145,7 +145,10 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
         _planned(output.with_name(name), frames)
         for name, frames in zip(names, groups.values(), strict=True)
     )
-    plan = ExportPlan(files, form, scale_of(source.metadata(keys[0]), source.summary))
+    scale = scale_of(source.metadata(keys[0]), source.summary)
+    if scale.z_um is None:
+        scale = replace(scale, z_um=_z_step_um(source, groups.values()))
+    plan = ExportPlan(files, form, scale)
     _refuse_missing(source.path, plan, fill=fill)
     for file in files:
         if file.path.is_dir() or (file.path.exists() and not overwrite):
@@ -155,6 +158,24 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
             )
     check_free_space(output, free_space_needed(form.nbytes, plan.planes))
     return plan
+
+
+def _z_step_um(source: Dataset, groups: Iterable[Mapping[str, Axes]]) -> float | None:
+    """Distance of planes in um, by the stage positions of the first stack that has them."""
+    stacks: dict[str, dict[int, str]] = {}
+    for frames in groups:
+        for key, axes in frames.items():
+            if isinstance(z := axes.get("z"), int):
+                rest = canonical_axes({name: axes[name] for name in axes if name != "z"})
+                stacks.setdefault(rest, {})[z] = key
+    stack = next((planes for planes in stacks.values() if len(planes) > 1), None)
+    if stack is None:
+        return None
+    ends = [(z, z_position_um(source.metadata(stack[z]))) for z in (min(stack), max(stack))]
+    (first, first_um), (last, last_um) = ends
+    if first_um is None or last_um is None:
+        return None
+    return z_step_um((first, first_um), (last, last_um))
 
 
 def _planned(path: Path, frames: Mapping[str, Axes]) -> ExportFile:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from refocusd.processes.lifeline import watch_stdin
+from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.sources.attached.order import AGAIN, AttachOrder
 
@@ -39,7 +37,7 @@ class Attached(Protocol):
 
 def main() -> int:
     """Host the sources of the order on standard input until that ends; the exit status."""
-    order = msgspec.json.decode(sys.stdin.buffer.readline(), type=AttachOrder)
+    order = read_order(AttachOrder)
     stop = threading.Event()
     watch_stdin(stop.set)
     logging.basicConfig(

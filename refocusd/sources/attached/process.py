@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from refocusd.config import Settings
-from refocusd.processes.keeper import Keeper
+from refocusd.processes.supervisor import Action, Supervisor
 from refocusd.sources.attached.order import AGAIN, orders
 
 __all__ = ["AttachProcess"]
@@ -36,12 +33,12 @@ class AttachProcess:
         wanted = orders(settings, endpoint)
         #: Names of the sources that are wanted, for the log.
         self.sources = [name for order in wanted for name in order.sources]
-        self._keepers = [
-            Keeper(
+        self._supervisors = [
+            Supervisor(
                 f"attached sources ({order.name})",
-                [sys.executable, "-m", "refocusd.sources.attached"],
-                msgspec.json.encode(order) + b"\n",
-                fresh=(AGAIN,),
+                ["-m", "refocusd.sources.attached"],
+                order=lambda _, order=order: order,  # type: ignore[misc]
+                on_end=lambda end: Action.REPLACE if end.status == AGAIN else Action.RESTART,
                 stop_s=STOP_S,
             )
             for order in wanted
@@ -50,11 +47,11 @@ class AttachProcess:
     @property
     def pids(self) -> list[int]:
         """Of the running processes."""
-        return [keeper.pid for keeper in self._keepers if keeper.pid is not None]
+        return [supervisor.pid for supervisor in self._supervisors if supervisor.pid is not None]
 
     def __enter__(self) -> Self:
-        for keeper in self._keepers:
-            keeper.start()
+        for supervisor in self._supervisors:
+            supervisor.start()
         return self
 
     def __exit__(
@@ -63,7 +60,7 @@ class AttachProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for keeper in self._keepers:
-            keeper.ask_to_stop()
-        for keeper in self._keepers:
-            keeper.stop()
+        for supervisor in self._supervisors:
+            supervisor.ask_to_stop()
+        for supervisor in self._supervisors:
+            supervisor.stop()

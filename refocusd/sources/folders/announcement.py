@@ -6,14 +6,13 @@ import json
 import time
 from typing import Literal
 
-import msgspec
-
 from refocusd import __version__
+from refocusd.datasets.identity import derived_id
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.reader import FULL_RESOLUTION
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.sources.folders.offers import acquisition_id, output_beside
+from refocusd.sources.folders.offers import output_beside, refocused_as
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
 from refocusd.transport.messages import Open, Status, StatusRequest
 
@@ -31,9 +30,19 @@ def announcement(dataset: Dataset, first: str) -> Open:
         If that frame cannot be read.
     """
     form = dataset.format_of(first)
+    known = refocused_as(dataset.path)
+    try:
+        frame = dataset.read(first)
+    except InputError:
+        if not known:
+            raise
+        said = ""  # its frames can be taken all the same, without a calibration profile
+    else:
+        known = known or derived_id(dataset.path, first, frame)
+        said = first_of(frame.metadata, frame.axes.get("channel", ""))
     pyramid = dataset.path.name == FULL_RESOLUTION
-    open_ = Open(
-        acquisition=acquisition_id(dataset, first),
+    return Open(
+        acquisition=known,
         name=dataset.name,
         height=form.height,
         width=form.width,
@@ -42,13 +51,8 @@ def announcement(dataset: Dataset, first: str) -> Open:
         output=str(output_beside(dataset.path)) if pyramid else "",
         summary=json.dumps(dict(dataset.summary), default=str),
         report=True,
+        first=said,
     )
-    try:
-        frame = dataset.read(first)
-    except (InputError, OSError):
-        return open_  # a share that fails now and then: no calibration profile is looked for
-    said = first_of(frame.metadata, frame.axes.get("channel", ""))
-    return msgspec.structs.replace(open_, first=said)
 
 
 def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:

@@ -21,13 +21,13 @@ __all__ = ["Found", "Pulse", "Scanner", "pulse_of"]
 
 log = logging.getLogger(__name__)
 
-#: Folders below the watched one that are looked into.
+#: How deep below the watched folder datasets are looked for.
 MAX_DEPTH = 6
 #: Known datasets looked at in one scan.
 MAX_PULSES = 256
-#: A folder is listed again for so long after it changed: its time stamp may be coarse.
+#: A folder is listed again for this long after it changed: its time stamp may be coarse.
 RESTLESS_S = 5.0
-#: Every folder is listed again so often: some shares do not date their folders.
+#: Every folder is listed again at this interval: some shares do not date their folders.
 RELIST_S = 60.0
 
 #: Sizes and times of the files that grow.

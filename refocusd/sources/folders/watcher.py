@@ -9,25 +9,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import InputError, RefocusdError
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.sources.folders.dataset import AWAY_S, Following
-from refocusd.sources.folders.offers import Offer, refocused_as
+from refocusd.sources.folders.dataset import Ending, Following
+from refocusd.sources.folders.growth import AWAY_S
+from refocusd.sources.folders.offers import command_for, refocused_as
 from refocusd.sources.folders.scanner import Found, Pulse, Scanner, pulse_of
 
 __all__ = ["Follower"]
 
 log = logging.getLogger(__name__)
 
-#: Scans take a tenth of the time at most, and come at most so often.
+#: Shortest interval of scans, and the largest share of the time that they may take.
 SCAN_S = 0.25
 SCAN_SHARE = 0.1
-#: A dataset that changed within the last so many seconds before we came is growing.
+#: A dataset that changed within this time before watching began is growing.
 RECENT_S = 30.0
-#: A dataset that stopped growing without being closed by its writer is closed after so long.
+#: A dataset that stopped growing without being closed by its writer is closed after this time.
 QUIET_S = 120.0
 #: Datasets followed at the same time; further ones wait.
 MAX_FOLLOWED = 8
@@ -37,10 +39,8 @@ STOP_S = 5.0
 
 @dataclass(slots=True)
 class _Followed:
-    path: Path
     thread: threading.Thread
-    gone: bool = False
-    refused: bool = False
+    ending: Ending | None = None
 
 
 class Follower:
@@ -55,7 +55,7 @@ class Follower:
     poll_s : float
         How often a dataset that grows is looked at.
     quiet_s : float
-        A dataset that has not grown for so long is closed (and goes on if it grows again).
+        A dataset that has not grown for this long is closed (and goes on if it grows again).
     recent_s : float
         A dataset that changed so recently, when watching begins, is growing.
     away_s : float
@@ -91,13 +91,6 @@ class Follower:
         self._refused: set[Path] = set()
         #: How datasets were when they were closed: a scan may see their last change later.
         self._ended: dict[Path, Pulse] = {}
-        self._offers: dict[Path, Offer] = {}
-        self._lock = threading.Lock()
-
-    def offers(self) -> list[Offer]:
-        """Finished datasets that were never refocused; may be asked from any thread."""
-        with self._lock:
-            return list(self._offers.values())
 
     def run(self, stop: threading.Event) -> None:
         """Watch until `stop` is set; never raises."""
@@ -121,9 +114,9 @@ class Follower:
         for path, followed in list(self._followed.items()):
             if not followed.thread.is_alive():
                 del self._followed[path]
-                if followed.gone:
+                if followed.ending == "gone":
                     self._scanner.forget(path)
-                if followed.refused:
+                if followed.ending == "refused":
                     self._refused.add(path)
         found = self._scanner.scan()
         for one in sorted(found, key=lambda found: found.changed_ns):
@@ -136,15 +129,13 @@ class Follower:
 
     def _consider(self, found: Found) -> None:
         path = found.path
-        if path in self._followed or path in self._refused:
+        known = path in self._followed or path in self._refused or path in self._waiting
+        if known or self._ended.get(path) == found.pulse:
             return
-        if self._ended.get(path) == found.pulse:
-            return
-        if found.new and self._first_scan and not self._is_growing(found):
-            self._offer(path)
-            return
-        if path not in self._waiting:
+        if not (found.new and self._first_scan) or self._is_growing(found):
             self._waiting.append(path)
+        elif not refocused_as(path):
+            log.info("%s was never refocused; to do it: %s", path, command_for(path))
 
     def _is_growing(self, found: Found) -> bool:
         if time.time() - found.changed_ns / 1e9 > self._recent_s:
@@ -153,26 +144,14 @@ class Follower:
             dataset = open_dataset(found.path, growing=True)
         except InputError:
             return True  # it may have been made this moment
-        try:
+        with closing(dataset):
             return not dataset.finished
-        finally:
-            dataset.close()
-
-    def _offer(self, path: Path) -> None:
-        if refocused_as(path):
-            return
-        offer = Offer(path)
-        with self._lock:
-            self._offers[path] = offer
-        log.info("%s was never refocused; to do it: %s", path, offer.command)
 
     def _follow(self, path: Path, stop: threading.Event) -> None:
-        with self._lock:
-            self._offers.pop(path, None)
         thread = threading.Thread(
             target=self._run_one, args=(path, stop), name=f"follow-{path.name}", daemon=True
         )
-        self._followed[path] = _Followed(path, thread)
+        self._followed[path] = _Followed(thread)
         thread.start()
 
     def _run_one(self, path: Path, stop: threading.Event) -> None:
@@ -186,12 +165,10 @@ class Follower:
                 away_s=self._away_s,
             )
             while not stop.is_set():
-                ending = following.run(stop)
-                followed.gone = ending == "gone"
-                followed.refused = ending == "refused"
+                followed.ending = following.run(stop)
                 # Taken first: a frame that comes between the two changes it.
                 pulse = pulse_of(path)
-                if ending != "closed" or not following.grows_again():
+                if followed.ending != "closed" or not following.grows_again():
                     self._ended[path] = pulse
                     return
         except RefocusdError as error:

@@ -1,8 +1,9 @@
-"""Acquisitions started with Micro-Manager's own button: noticed, and taken from where they are.
+"""Acquisitions that were started with Micro-Manager's own button.
 
-pycromanager cannot hook them (pycro-manager#29).  While nothing runs one small question is
-asked twice a second; when an acquisition begins, its window's data provider says whether it
-saves to disk (then the dataset is followed there, and the bridge is left alone) or not.
+pycromanager cannot hook them (pycro-manager#29).  While nothing runs, Micro-Manager is asked
+twice a second whether an acquisition does.  When one begins, its window's data provider says
+whether it is saved to disk: then the dataset is followed there and the bridge is left alone.
+Otherwise its frames are fetched from memory.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ __all__ = ["Studio"]
 
 log = logging.getLogger(__name__)
 
-#: How often is asked whether an acquisition runs.
+#: Interval of asking whether an acquisition runs.
 POLL_S = 0.5
-#: How long a running acquisition may have no window.
+#: A running acquisition without a window is warned of after this long.
 NO_WINDOW_S = 10.0
 
 

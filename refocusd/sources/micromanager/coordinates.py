@@ -45,12 +45,9 @@ class GrowingBox:
         """The first that is waited for; it is waited for no more."""
         return self._waiting.popleft() if self._waiting else None
 
-    def put_back(self, coordinates: dict[str, int], *, first: bool = False) -> None:
-        """Wait for it again: it was not there yet, or could not be handed on."""
-        if first:
-            self._waiting.appendleft(coordinates)
-        else:
-            self._waiting.append(coordinates)
+    def put_back(self, coordinates: dict[str, int]) -> None:
+        """Wait for them again, after all others: there was no image yet."""
+        self._waiting.append(coordinates)
 
 
 def _rank(axis: str) -> tuple[int, str]:

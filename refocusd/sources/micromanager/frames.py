@@ -1,46 +1,46 @@
 """Frames of an acquisition that Micro-Manager keeps in memory, through its data provider.
 
 There is no raw dataset to catch up from, but Micro-Manager keeps the images as long as their
-window is open: they are fetched as fast as the bridge may be used and the daemon takes them,
-and fetched again where the daemon was restarted meanwhile.
+window is open.  They are fetched as fast as the bridge allows and the daemon takes them, and
+again if the daemon was restarted meanwhile.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from refocusd import __version__
 from refocusd.errors import InputError, RefocusdError, TransportError
-from refocusd.formats.refocused_name import SUFFIX
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.micromanager.bridge import Bridge
 from refocusd.sources.micromanager.coordinates import GrowingBox
-from refocusd.sources.micromanager.delivery import Delivery
 from refocusd.sources.micromanager.values import image_of
-from refocusd.transport.messages import Open
+from refocusd.sources.output_folder import fresh_output
+from refocusd.transport.messages import Open, Outcome
+from refocusd.transport.session import Session, State
 
 __all__ = ["FramesInMemory"]
 
 log = logging.getLogger(__name__)
 
-#: How often the number of images is asked for.
+#: Interval of asking for the number of images.
 COUNT_S = 0.2
-#: While the daemon works on what it has; no call is made.
+#: Interval of listening to the daemon while it is busy; no call is made.
 BUSY_S = 0.005
 #: Frames at the daemon at a time.
 MOST_OUT = 8
-#: Failing calls in a row after which its window is taken for closed.
+#: After this many failing calls in a row its window counts as closed.
 GIVE_UP = 5
-#: An acquisition that is over and has had no new image for so long is complete.
+#: An acquisition that is over is complete when no image came for this long.
 QUIET_S = 1.0
-#: How long images that are counted may be missing then.
+#: If images that were counted are missing then, they are waited for this long.
 LATE_S = 5.0
 
 
@@ -62,36 +62,37 @@ class FramesInMemory:
         self._bridge = bridge
         self._provider = provider
         self._data = bridge.call(bridge.studio.data)
-        self._endpoint = endpoint
         summary = bridge.call(provider.get_summary_metadata)
         self._summary = dict(bridge.properties(summary))
         self._channels = self._names_of_channels(summary)
         self.name = str(self._summary.get("Prefix") or bridge.call(provider.get_name) or "MDA")
-        stamp = time.strftime("%Y%m%d-%H%M%S")
-        self._output = _free(output / f"{_file_name(self.name)}_{stamp}{SUFFIX}")
+        self._output = fresh_output(output, self.name)
         self._box = GrowingBox()
         self._sizes: tuple[int, int, int] | None = None
         self._count = 0
         self._grown_at = 0.0
-        self._finishing = False
         self._counted_at = -COUNT_S
         self._found: dict[str, dict[str, int]] = {}
         self._failures = 0
         self._over_since = 0.0
         self._misses = 0
-        self._delivery: Delivery | None = None
+        self._session = Session(endpoint, version=__version__, on_outcome=self._note)
+        #: What the daemon is told, once there is an image.
+        self._open: Open | None = None
+        #: Axes of the frames that have a final state.
+        self._done: set[str] = set()
 
     @property
     def done(self) -> bool:
         """Whether everything was handed over and is on disk, or it was given up."""
-        if self._delivery is not None:
-            return self._delivery.over
+        if self._open is not None:
+            return self._session.over
         return bool(self._over_since) and time.monotonic() - self._over_since > LATE_S
 
     @property
     def refused(self) -> str:
         """Why the daemon does not take it; empty if it does."""
-        return self._delivery.refused if self._delivery else ""
+        return self._session.refused
 
     def step(self, *, running: bool) -> float:
         """Do what can be done now; seconds until there may be more.
@@ -101,8 +102,11 @@ class FramesInMemory:
         running : bool
             Whether the acquisition goes on.
         """
-        if self._delivery is not None:
-            self._delivery.pump()
+        if self._open is not None:
+            self._session.pump()
+            # A daemon that was restarted is told the same acquisition again.
+            if self._session.state is State.READY:
+                self._session.announce(self._open)
         if not running:
             self._over_since = self._over_since or time.monotonic()
         try:
@@ -118,24 +122,26 @@ class FramesInMemory:
 
     def close(self) -> None:
         """Give it up where it stands."""
-        if self._delivery is not None:
-            self._delivery.close()
+        if self._session.opened:
+            self._session.close(0)
+        self._session.hang_up()
 
     def _step(self) -> float:
         now = time.monotonic()
-        if self._finishing:
+        session = self._session
+        if session.state is State.CLOSING:
             return BUSY_S
         if now - self._counted_at >= COUNT_S:
             self._counted_at = now
             self._look(now)
-        if self._delivery is not None and not self._delivery.ready:
+        if self._open is not None and not session.has_room(MOST_OUT):
             return BUSY_S
         if (wait_s := self._bridge.pace.until_pixels_s()) > 0:
             return wait_s
         if self._again() or (len(self._found) < self._count and self._fetch()):
             return 0.0
         self._finish_if_over(now)
-        return BUSY_S if self._delivery and not self._delivery.idle else COUNT_S / 2
+        return BUSY_S if session.in_flight else COUNT_S / 2
 
     def _look(self, now: float) -> None:
         """How many images there are, and how far the axes go."""
@@ -150,13 +156,10 @@ class FramesInMemory:
 
     def _again(self) -> bool:
         """Fetch a frame again that a daemon took with it; False if there is none."""
-        delivery = self._delivery
-        if delivery is None or len(delivery.done) >= len(self._found) or not delivery.idle:
+        if self._open is None or len(self._done) >= len(self._found) or self._session.in_flight:
             return False
-        for key, coordinates in self._found.items():
-            if not delivery.knows(key):
-                return self._hand_on(coordinates)
-        return False
+        missing = (at for key, at in self._found.items() if key not in self._done)
+        return self._hand_on(next(missing))
 
     def _fetch(self) -> bool:
         """Fetch one image that was not there before; False if none of them is there yet."""
@@ -186,15 +189,16 @@ class FramesInMemory:
         self._found[key] = coordinates
         try:
             pixels = self._pixels(image, f"image {text} of {self.name}")
-            if self._delivery is None:
-                self._delivery = self._announce(pixels, metadata)
+            if self._open is None:
+                self._open = self._announcement(pixels, metadata)
                 # Its pixels are fetched again once the daemon has room: the first frame only.
                 return True
-            self._delivery.submit(pixels, key, metadata, taken_ns)
+            self._session.submit(pixels, key, metadata, taken_ns)
         except InputError as error:
             log.warning("%s", error)
-            if self._delivery is not None:
-                self._delivery.fail(key, str(error))
+            if self._open is not None:
+                self._session.miss([key], "failed", str(error))
+                self._done.add(key)
         return True
 
     def _pixels(self, image: Any, what: str) -> Pixels:
@@ -207,10 +211,11 @@ class FramesInMemory:
             self._sizes = (int(width), int(height), nbytes)
         return image_of(flat, *self._sizes[:2], what)
 
-    def _announce(self, pixels: Pixels, first: Mapping[str, Any]) -> Delivery:
+    def _announcement(self, pixels: Pixels, first: Mapping[str, Any]) -> Open:
         height, width = pixels.shape
         self._output.parent.mkdir(parents=True, exist_ok=True)
-        open_ = Open(
+        log.info("%s is in Micro-Manager's memory only: refocused into %s", self.name, self._output)
+        return Open(
             acquisition=str(uuid.uuid4()),
             name=self.name,
             height=height,
@@ -222,18 +227,17 @@ class FramesInMemory:
             report=True,
             first=first_of(first),
         )
-        log.info("%s is in Micro-Manager's memory only: refocused into %s", self.name, self._output)
-        return Delivery(self._endpoint, open_, most=MOST_OUT, remember=True)
 
     def _finish_if_over(self, now: float) -> None:
-        delivery = self._delivery
-        if delivery is None or not self._over_since or not delivery.idle:
+        if self._open is None or not self._over_since or self._session.in_flight:
             return
         quiet_s = now - max(self._over_since, self._grown_at)
-        complete = len(delivery.done) >= self._count
+        complete = len(self._done) >= self._count
         if quiet_s > (QUIET_S if complete else LATE_S):
-            self._finishing = True
-            delivery.finish(self._count)
+            self._session.close(self._count)
+
+    def _note(self, outcome: Outcome) -> None:
+        self._done.add(outcome.axes)
 
     def _names_of_channels(self, summary: Any) -> list[str]:
         try:
@@ -241,15 +245,3 @@ class FramesInMemory:
             return [str(name) for name in self._bridge.items(names)]
         except (RefocusdError, AttributeError):
             return []
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "MDA"
-
-
-def _free(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}_{number}")
-    return free.absolute()

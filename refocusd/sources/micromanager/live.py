@@ -1,8 +1,9 @@
-"""The live camera and snaps: the newest frame, shown in the view and written nowhere.
+"""The live camera and snaps: the newest frame is shown in the view and written nowhere.
 
-In live mode the core's newest frame is asked for, at most 30 times a second and less often
-where the camera is slower; one that was seen (same `ImageNumber`) costs its tags only.  A snap
-does not pass the core's buffer: it is found in the Snap/Live window, looked at once a second.
+In live mode the core is asked for its newest frame at most 30 times a second, and less often
+where the camera is slower; of a frame that was seen (same `ImageNumber`) only the tags are
+fetched.  A snap does not pass the core's buffer: it is found in the Snap/Live window, which is
+looked at once a second.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from refocusd import __version__
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.micromanager.bridge import Bridge
-from refocusd.sources.micromanager.delivery import Delivery
 from refocusd.sources.micromanager.values import image_of
+from refocusd.sources.once import Once
 from refocusd.transport.messages import Open
+from refocusd.transport.session import Session, State
 
 __all__ = ["Live"]
 
 log = logging.getLogger(__name__)
 
 FASTEST_S, SLOWEST_S = 1 / 30, 0.25
-#: How often is asked whether live mode is on, and for a new snap, while nothing happens.
+#: Interval of asking whether live mode is on, and for a new snap, while nothing happens.
 LOOK_S, SNAP_S = 0.5, 1.0
 #: Frames without a new one after which live mode may be over.
 STILL = 3
 #: An acquisition's preview without a new frame is closed.
 IDLE_S = 10.0
-#: Frames at the daemon at a time: one in work, one to come; the view shows the latest anyway.
+#: Frames at the daemon at a time: one at work, one to come; the view shows the latest only.
 MOST_OUT = 2
 BUSY_S = 0.005
 
@@ -61,10 +64,12 @@ class Live:
         self._still = 0
         self._seen: tuple[Any, Any] | None = None
         self._snap_seen: tuple[Any, ...] | None = None
-        self._delivery: Delivery | None = None
+        #: What is shown now: frames of one size and type.
+        self._session: Session | None = None
+        self._open: Open | None = None
         self._shown_at = 0.0
         self._number = 0
-        self._complained = ""
+        self._warn = Once(log)
         self._rest_until = 0.0
 
     def step(self) -> float:
@@ -76,14 +81,12 @@ class Live:
             If the bridge does not answer as it should: Micro-Manager was restarted.
         """
         now = time.monotonic()
-        if self._delivery is not None:
-            self._delivery.pump()
-            if self._delivery.refused:
-                self._complain(
-                    f"the daemon does not show the live camera: {self._delivery.refused}"
-                )
+        if self._session is not None:
+            self._listen(self._session)
+            if self._session.refused:
+                self._warn(f"the daemon does not show the live camera: {self._session.refused}")
                 self._rest_until = now + IDLE_S
-            if self._delivery.over or now - self._shown_at > IDLE_S:
+            if self._session.over or now - self._shown_at > IDLE_S:
                 self.close()
         if now < self._rest_until:
             return LOOK_S
@@ -102,19 +105,27 @@ class Live:
         if now - self._snapped_at >= SNAP_S and self._has_room:
             self._snapped_at = now
             self._snap()
-        waits_for_daemon = self._delivery is not None and not self._delivery.idle
+        waits_for_daemon = self._session is not None and self._session.in_flight
         return BUSY_S if waits_for_daemon else LOOK_S / 2
 
     def close(self) -> None:
         """End what is shown."""
-        if self._delivery is not None:
-            self._delivery.close()
-            self._delivery = None
+        if self._session is not None:
+            if self._session.opened:
+                self._session.close(0)
+            self._session.hang_up()
+            self._session = self._open = None
+
+    def _listen(self, session: Session, timeout_s: float = 0.0) -> None:
+        session.pump(timeout_s)
+        # A daemon that was restarted is told the same again.
+        if session.state is State.READY and self._open is not None:
+            session.announce(self._open)
 
     @property
     def _has_room(self) -> bool:
-        """Whether a frame could be handed on; True before there is a delivery."""
-        return self._delivery is None or self._delivery.ready
+        """Whether a frame could be handed on; True while nothing is shown."""
+        return self._session is None or self._session.has_room(MOST_OUT)
 
     def _stream(self, now: float) -> float:
         if not self._has_room:
@@ -183,51 +194,46 @@ class Live:
         try:
             pixels = image_of(flat, width, height, f"the {name} image")
         except InputError as error:
-            self._complain(str(error))
+            self._warn(str(error))
             return
         self._shown_at = time.monotonic()
-        delivery = self._delivery
-        if delivery is None or not _same_format(delivery.open, pixels):
+        if self._session is None or not _same_format(self._open, pixels):
             self.close()
-            self._delivery = delivery = Delivery(
-                self._endpoint, self._open(name, pixels, tags), most=MOST_OUT
-            )
-            self._greet(delivery)
+            self._open = _announcement(name, pixels, tags)
+            self._session = Session(self._endpoint, version=__version__)
+            self._greet(self._session)
         self._number += 1
         axes = {"time": self._number}
-        delivery.submit(pixels, canonical_axes(axes), {**tags, "Axes": axes}, taken_ns)
+        if self._has_room:
+            metadata = {**tags, "Axes": axes}
+            self._session.submit(pixels, canonical_axes(axes), metadata, taken_ns)
 
-    def _complain(self, text: str) -> None:
-        """Once: a line for every frame would fill the log."""
-        if self._complained != text:
-            self._complained = text
-            log.warning("%s", text)
-
-    def _greet(self, delivery: Delivery) -> None:
+    def _greet(self, session: Session) -> None:
         """Wait a moment for the daemon: a snap is not followed by another frame."""
         until = time.monotonic() + 1.0
-        while not (delivery.ready or delivery.over) and time.monotonic() < until:
-            delivery.pump()
-            time.sleep(BUSY_S)
+        while not (session.has_room(MOST_OUT) or session.over) and time.monotonic() < until:
+            self._listen(session, BUSY_S)
             self._bridge.beat()
 
-    @staticmethod
-    def _open(name: str, pixels: Pixels, tags: Mapping[str, Any]) -> Open:
-        height, width = pixels.shape
-        return Open(
-            acquisition=str(uuid.uuid4()),
-            name=name,
-            height=height,
-            width=width,
-            dtype="uint8" if pixels.dtype.name == "uint8" else "uint16",
-            raw="",
-            output="",
-            summary="{}",
-            report=True,
-            preview=True,
-            first=first_of(tags),
-        )
+
+def _announcement(name: str, pixels: Pixels, tags: Mapping[str, Any]) -> Open:
+    height, width = pixels.shape
+    return Open(
+        acquisition=str(uuid.uuid4()),
+        name=name,
+        height=height,
+        width=width,
+        dtype="uint8" if pixels.dtype.name == "uint8" else "uint16",
+        raw="",
+        output="",
+        summary="{}",
+        report=True,
+        preview=True,
+        first=first_of(tags),
+    )
 
 
-def _same_format(open_: Open, pixels: Pixels) -> bool:
+def _same_format(open_: Open | None, pixels: Pixels) -> bool:
+    if open_ is None:
+        return False
     return (open_.height, open_.width) == pixels.shape and open_.dtype == pixels.dtype.name

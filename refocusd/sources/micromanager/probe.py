@@ -1,4 +1,4 @@
-"""Who answers on the bridge's port: asked before pyjavaz is let near it.
+"""Finds out who answers on the bridge's port, before pyjavaz connects to it.
 
 pyjavaz waits for ever for an answer that does not come, and takes anything that answers for
 Micro-Manager.  So the first message of its protocol is sent here, over a socket of our own with
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import socket
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,40 +58,35 @@ def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
         For an answer, where something listens.
     """
     if not is_listening(host, port):
-        return BridgeAnswer(
-            "nothing",
-            "",
+        says = (
             f"no Micro-Manager at {host}:{port}: start it, and tick Tools > Options > "
-            '"Run pycro-manager server on port 4827"',
+            '"Run pycro-manager server on port 4827"'
         )
+        return BridgeAnswer("nothing", "", says)
     reply = _ask(host, port, timeout_s)
     if reply is None:
-        return BridgeAnswer(
-            "stranger",
-            "",
+        says = (
             f"another program than Micro-Manager listens on port {port}; close it, or set bridge_port "
-            "to the port that Micro-Manager's log names",
+            "to the port that Micro-Manager's log names"
         )
-    # Before versions were told it was 2.0.0 at most.
+        return BridgeAnswer("stranger", "", says)
+    # Bridges that do not name their version are 2.0.0 or older.
     version = str(reply.get("version", "2.0.0"))
     if _major(version) < _major(EXPECTED_VERSION):
-        return BridgeAnswer(
-            "old",
-            version,
+        says = (
             f"Micro-Manager's bridge on port {port} has version {version}, refocusd needs "
-            f"{EXPECTED_VERSION}: update Micro-Manager to a recent nightly build",
+            f"{EXPECTED_VERSION}: update Micro-Manager to a recent nightly build"
         )
-    also = (
-        "" if version == EXPECTED_VERSION else f" (made for {EXPECTED_VERSION}, which may matter)"
-    )
+        return BridgeAnswer("old", version, says)
+    exact = version == EXPECTED_VERSION
+    also = "" if exact else f" (made for {EXPECTED_VERSION}, which may matter)"
     return BridgeAnswer("ready", version, f"Micro-Manager's bridge {version} on port {port}{also}")
 
 
 def _ask(host: str, port: int, timeout_s: float) -> dict[str, object] | None:
-    # A context of our own: the global one belongs to pyjavaz.
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        with closing(context.socket(zmq.REQ)) as request:
+        # A context of our own: the global one belongs to pyjavaz.
+        with zmq.Context() as context, context.socket(zmq.REQ) as request:
             request.setsockopt(zmq.LINGER, 0)
             request.setsockopt(zmq.MAXMSGSIZE, MAX_ANSWER)
             # A program that hangs up at once leaves nobody to send to.
@@ -101,13 +95,8 @@ def _ask(host: str, port: int, timeout_s: float) -> dict[str, object] | None:
             request.connect(f"tcp://{host}:{port}")
             request.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
             parts = request.recv_multipart()
-    except zmq.Again:
-        return None
-    finally:
-        context.term()
-    try:
         reply = json.loads(parts[0].decode("iso-8859-1"))
-    except ValueError:
+    except (zmq.Again, ValueError):
         return None
     return reply if isinstance(reply, dict) and "type" in reply else None
 

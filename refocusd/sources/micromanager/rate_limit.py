@@ -1,7 +1,7 @@
-"""How much of the bridge is ours: calls and bytes a second.
+"""How much of the bridge refocusd may use: calls and bytes a second.
 
-The bridge carries about 100 MB/s and Micro-Manager serves all of its clients from one thread.
-What we take is bounded, so that what the user's own scripts do there stays fast.
+The bridge carries about 100 MB/s, and Micro-Manager serves all of its clients from one thread.
+The limit keeps the bridge fast for the user's own scripts.
 """
 
 from __future__ import annotations

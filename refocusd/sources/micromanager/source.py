@@ -19,11 +19,12 @@ __all__ = ["BridgeSource"]
 
 log = logging.getLogger(__name__)
 
-#: How often is looked for Micro-Manager while it is not there.
+#: Interval of looking for Micro-Manager while it is not there.
 LOOK_S = 3.0
-#: How often garbage is collected, by the only thread that may.
+#: Interval of garbage collections, in the only thread that may run them.
 COLLECT_S = 10.0
-#: A call without answer for so long: gone, if nothing listens any more, else after the longer time.
+#: Micro-Manager is gone when a call is unanswered this long and nothing listens any more, or for
+#: the longer time.
 SILENT_S, HANGING_S = 3.0, 30.0
 #: Longest sleep between two steps.
 NAP_S = 0.25

@@ -1,14 +1,15 @@
-"""The daemon's sockets: the local door, and one for workers on other hosts.
+"""The daemon's sockets: a local endpoint, and one for workers on other hosts.
 
 ============  ===============================  ==================================
-door          where                            who
+endpoint      where                            who
 ============  ===============================  ==================================
 local         loopback                         processes of this host, any role
 remote        any address, if one is set       good keys only (CURVE), `worker`
 ============  ===============================  ==================================
 
-The remote door has a ZeroMQ context of its own: encrypting 8 MiB takes about
-10 ms of an I/O thread, for which no local frame shall wait.
+The remote endpoint has a ZeroMQ context of its own: encrypting 8 MiB takes about
+10 ms of an I/O thread, for which no local frame shall wait.  A relay stands before it,
+which limits and ends connections.
 
 What can be caused from outside is bounded: connections by number and, until they
 have proved a key, by time; messages by size, and by number for each connection.
@@ -29,17 +30,11 @@ import zmq
 
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport.messages import Role
-from refocusd.transport.secure.authenticator import (
-    ZAP_DOMAIN,
-    Doorkeeper,
-    Ends,
-    connection_of,
-    shut,
-)
+from refocusd.transport.secure.authenticator import ZAP_DOMAIN, Authenticator
 from refocusd.transport.secure.keys import AllowList, KeyStore
-from refocusd.transport.secure.link import DEAD_PEERS
+from refocusd.transport.secure.relay import Relay, listen
 
-__all__ = ["Doors", "RemoteDoor", "allowed_roles", "check_listen_address"]
+__all__ = ["Endpoints", "RemoteEndpoint", "allowed_roles", "check_listen_address"]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +54,7 @@ def allowed_roles(remote: str | None) -> frozenset[Role]:
     Parameters
     ----------
     remote : str or None
-        As `Doors.remote` says: a key's name, or None for a process of this host.
+        As `Endpoints.remote` says: a key's name, or None for a process of this host.
     """
     return frozenset(get_args(Role)) if remote is None else frozenset({"worker"})
 
@@ -100,8 +95,8 @@ def _is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteDoor:
-    """Where and for whom the remote door is.
+class RemoteEndpoint:
+    """Where the daemon listens for workers on other hosts, and for whom.
 
     Parameters
     ----------
@@ -112,9 +107,9 @@ class RemoteDoor:
     frame_nbytes : int
         Bytes of the largest frame.
     connections : int
-        At once, good or not.  The doorkeeper closes those over it.
+        At once, whether they have proved a key or not.  Those over it are closed.
     handshake_s : float
-        Until a connection must have proved its key.
+        Until a connection must have proved its key, in seconds.
     """
 
     address: str
@@ -124,30 +119,93 @@ class RemoteDoor:
     handshake_s: float = 5.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Link:
     """One connection of a remote peer that has sent something."""
 
     routing: bytes
     name: str
     number: int
-    handle: int
-    ends: Ends | None
 
 
-class Doors:
+class _Remote:
+    """What stands behind the remote endpoint: a relay, ZeroMQ on loopback, an authenticator.
+
+    Parameters
+    ----------
+    settings : RemoteEndpoint
+
+    Raises
+    ------
+    ConfigError, OutputError, TransportError
+        As `Endpoints`.
+    """
+
+    def __init__(self, settings: RemoteEndpoint) -> None:
+        check_listen_address(settings.address, keys=True)
+        keys = settings.store.server()
+        allow_list = AllowList(settings.store)
+        host, _, port = settings.address.removeprefix("tcp://").rpartition(":")
+        try:
+            listener = listen(host, int(port), settings.connections)
+        except OSError as error:
+            raise TransportError(
+                f"{settings.address} cannot be listened at for workers on other hosts: {error}; choose "
+                "another address or port"
+            ) from error
+        name = listener.getsockname()
+        shown = f"[{name[0]}]" if ":" in name[0] else name[0]
+        self.endpoint = f"tcp://{shown}:{name[1]}"
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+        self.socket = self._context.socket(zmq.ROUTER)
+        self.socket.curve_publickey = keys.public.encode()
+        self.socket.curve_secretkey = keys.secret.encode()
+        self.socket.curve_server = True
+        options = {
+            zmq.ZAP_ENFORCE_DOMAIN: 1,  # without an authenticator nobody is let in
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.MAXMSGSIZE: settings.frame_nbytes + HEADER_NBYTES,
+            zmq.RCVHWM: RECEIVE_AHEAD,
+            zmq.SNDHWM: SEND_AHEAD,
+            zmq.HANDSHAKE_IVL: round(settings.handshake_s * 1000),
+            zmq.BACKLOG: settings.connections,
+        }
+        for option, value in options.items():
+            self.socket.setsockopt(option, value)
+        self.socket.zap_domain = ZAP_DOMAIN
+        self.socket.bind("tcp://127.0.0.1:*")
+        inner_port = int(self.socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        self.relay = Relay(listener, ("127.0.0.1", inner_port), settings.connections)
+        self._authenticator = Authenticator(self._context, allow_list, self.relay)
+        self._authenticator.start()
+        self.relay.start()
+
+    @property
+    def good(self) -> frozenset[str]:
+        """Names of the keys that are accepted."""
+        return self._authenticator.good
+
+    def close(self, linger_ms: int) -> None:
+        """Close all, giving what is queued `linger_ms` to leave."""
+        self.socket.close(linger=linger_ms)
+        self._context.term()
+        self._authenticator.join()
+        self.relay.close(linger_ms / 1000)
+
+
+class Endpoints:
     """Owns the ROUTER sockets; the broker's thread alone uses them.
 
     Parameters
     ----------
     local : zmq.Socket
-        ROUTER, bound to a loopback address; closed with the doors.
-    remote : RemoteDoor, optional
+        ROUTER, bound to a loopback address; closed with the endpoints.
+    remote : RemoteEndpoint, optional
 
     Attributes
     ----------
     local_endpoint, remote_endpoint : str
-        Where they are; the latter is empty without a remote door.
+        Their addresses; the latter is empty without a remote endpoint.
 
     Raises
     ------
@@ -159,64 +217,21 @@ class Doors:
         If the remote address cannot be listened at.  `local` is left open then.
     """
 
-    def __init__(self, local: zmq.Socket[bytes], remote: RemoteDoor | None = None) -> None:
+    def __init__(self, local: zmq.Socket[bytes], remote: RemoteEndpoint | None = None) -> None:
         self._local = local
         self.local_endpoint = local.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.remote_endpoint = ""
         self._links: dict[bytes, _Link] = {}
         self._by_number: dict[int, bytes] = {}
         self._gone: list[tuple[bytes, str]] = []
         self._turn = 0
-        self._remote: zmq.Socket[bytes] | None = None
-        if remote is not None:
-            self._open_remote(remote)
-
-    def _open_remote(self, remote: RemoteDoor) -> None:
-        check_listen_address(remote.address, keys=True)
-        keys = remote.store.server()
-        allow_list = AllowList(remote.store)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
-        self._keeper = Doorkeeper(self._context, allow_list, remote.connections)
-        door = self._context.socket(zmq.ROUTER)
-        door.curve_publickey = keys.public.encode()
-        door.curve_secretkey = keys.secret.encode()
-        door.curve_server = True
-        options = {
-            zmq.ZAP_ENFORCE_DOMAIN: 1,  # without a doorkeeper nobody is let in
-            zmq.ROUTER_MANDATORY: 1,
-            zmq.IPV6: int("[" in remote.address),
-            zmq.MAXMSGSIZE: remote.frame_nbytes + HEADER_NBYTES,
-            zmq.RCVHWM: RECEIVE_AHEAD,
-            zmq.SNDHWM: SEND_AHEAD,
-            zmq.HANDSHAKE_IVL: round(remote.handshake_s * 1000),
-            **DEAD_PEERS,
-            zmq.BACKLOG: remote.connections,
-        }
-        for option, value in options.items():
-            door.setsockopt(option, value)
-        door.zap_domain = ZAP_DOMAIN
-        self._keeper.watch(door)
-        address = remote.address
-        try:
-            door.bind(address.removesuffix(":0") + ":*" if address.endswith(":0") else address)
-        except zmq.ZMQError as error:
-            door.close(linger=0)
-            self._keeper.close()
-            self._context.term()
-            raise TransportError(
-                f"{address} cannot be listened at for workers on other hosts: {error}; choose another "
-                "address or port"
-            ) from error
-        self.remote_endpoint = door.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._port = int(self.remote_endpoint.rpartition(":")[2])
-        self._remote = door
-        self._keeper.start(self._port)
+        self._remote = _Remote(remote) if remote is not None else None
+        self.remote_endpoint = self._remote.endpoint if self._remote is not None else ""
 
     def register(self, poller: zmq.Poller) -> None:
-        """Have a poller watch the doors for messages."""
+        """Have a poller watch the endpoints for messages."""
         poller.register(self._local, zmq.POLLIN)
         if self._remote is not None:
-            poller.register(self._remote, zmq.POLLIN)
+            poller.register(self._remote.socket, zmq.POLLIN)
 
     def receive(
         self, ready: Container[Any], limit: int = 64
@@ -229,20 +244,21 @@ class Doors:
             What the poller said.
         limit : int
             Messages at most, so that others get their turn; never waits for one.  The
-            doors take turns.
+            endpoints take turns.
         """
-        waiting = [door for door in (self._local, self._remote) if door and door in ready]
+        remote = self._remote.socket if self._remote is not None else None
+        waiting = [socket for socket in (self._local, remote) if socket and socket in ready]
         while waiting and limit > 0:
             self._turn += 1
-            door = waiting[self._turn % len(waiting)]
+            socket = waiting[self._turn % len(waiting)]
             try:
-                routing, *parts = door.recv_multipart(zmq.NOBLOCK, copy=False)
+                routing, *parts = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
-                waiting.remove(door)
+                waiting.remove(socket)
                 continue
             limit -= 1
-            identity = self._sender(routing) if door is self._remote else routing.bytes
-            if door is self._local and identity is not None and identity.startswith(REMOTE):
+            identity = self._sender(routing) if socket is remote else routing.bytes
+            if socket is self._local and identity is not None and identity.startswith(REMOTE):
                 log.warning("a local peer calls itself %r: such names are remote peers'", identity)
                 identity = None
             if identity is not None:
@@ -261,13 +277,13 @@ class Doors:
             the peer has answered.
         """
         if not identity.startswith(REMOTE):
-            door, routing = self._local, identity
+            socket, routing = self._local, identity
         elif self._remote is not None and (link := self._links.get(identity)):
-            door, routing = self._remote, link.routing
+            socket, routing = self._remote.socket, link.routing
         else:
             return False
         try:
-            door.send_multipart([routing, *parts], zmq.NOBLOCK, copy=copy)
+            socket.send_multipart([routing, *parts], zmq.NOBLOCK, copy=copy)
         except zmq.ZMQError as error:
             log.debug("to %r: %s", identity, error)
             return False
@@ -287,10 +303,10 @@ class Doors:
         """
         if self._remote is None:
             return []
-        for number in self._keeper.take_ended():
+        for number in self._remote.relay.take_ended():
             if identity := self._by_number.get(number):
                 self._forget(identity, "its connection ended")
-        good = self._keeper.good
+        good = self._remote.good
         for identity, link in list(self._links.items()):
             if link.name not in good:
                 self.cut(identity, f"the key {link.name} was revoked")
@@ -299,38 +315,33 @@ class Doors:
 
     def cut(self, identity: bytes, why: str = "it was cut") -> None:
         """End a remote peer's connection, e.g. one that does not answer; `gone` names it then."""
-        if link := self._links.get(identity):
-            if not (link.ends and shut(link.handle, self._port, link.ends)):
-                log.info("%s had no connection any more", identity.decode("ascii", "replace"))
+        if self._remote is not None and (link := self._links.get(identity)):
+            self._remote.relay.cut(link.number)
             self._forget(identity, why)
 
     def close(self, linger: int = 500) -> None:
-        """Close the doors, giving what is queued `linger` ms to leave."""
+        """Close the endpoints, giving what is queued `linger` ms to leave."""
         self._local.close(linger=linger)
         if self._remote is not None:
-            self._remote.close(linger=linger)
-            self._keeper.close()
-            self._context.term()
+            self._remote.close(linger)
             self._remote = None
 
     def _sender(self, routing: zmq.Frame) -> bytes | None:
         """Identity of the remote peer that sent this; None if it is not to be listened to."""
+        assert self._remote is not None
         try:
-            user = str(routing.get("User-Id"))  # from the doorkeeper, not from the peer
-            handle = int(routing.get(zmq.SRCFD))
-        except (zmq.ZMQError, ValueError):
+            user = str(routing.get("User-Id"))  # from the authenticator, not from the peer
+        except zmq.ZMQError:
             return None
-        name, _, serial = user.rpartition("/")
-        if name not in self._keeper.good:
+        name, _, digits = user.rpartition("/")
+        if name not in self._remote.good:
             return None
-        identity = REMOTE + user.encode()
+        identity, number = REMOTE + user.encode(), int(digits)
         if identity not in self._links:
-            number = self._keeper.number(handle)
-            # Later than its proof: the descriptor has a new owner.  0: it has none.
-            if handle >= 0 and not 0 < number < int(serial):
+            # A message may be read after its connection has ended, or was cut.
+            if not self._remote.relay.is_open(number):
                 return None
-            ends = connection_of(handle, self._port)
-            self._links[identity] = _Link(routing.bytes, name, number, handle, ends)
+            self._links[identity] = _Link(routing.bytes, name, number)
             self._by_number[number] = identity
         return identity
 

@@ -27,6 +27,7 @@ import platformdirs
 import zmq
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.files import remove, replace
 from refocusd.transport.secure.private_file import read_private, write_private
 
 __all__ = [
@@ -222,12 +223,12 @@ class KeyStore:
         try:
             write_private(path, Peer(name, public, _now()))
         except FileExistsError as error:
-            output.unlink()
+            remove(output)
             raise ConfigError(
                 f"the key {name!r} was made by another process just now; choose another name"
             ) from error
         except OutputError:
-            output.unlink()
+            remove(output)
             raise
         return keys
 
@@ -252,9 +253,9 @@ class KeyStore:
         beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             write_private(beside, revoked)
-            beside.replace(path)
+            replace(beside, path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            remove(beside, missing_ok=True)
             raise OutputError(f"{path} cannot be written: {error.strerror}") from error
         return revoked
 

@@ -133,8 +133,8 @@ class SecureLink(Link):
     def nobody(self) -> str:
         """What to say when nothing was heard at all."""
         return (
-            f"no refocusd daemon answers at {self._endpoint}: is it running there with a remote door, "
-            "is the port open in the firewall between?"
+            f"no refocusd daemon answers at {self._endpoint}: is it running there with --listen, "
+            "and is the port open in the firewall between?"
         )
 
     def wait(self, timeout_ms: int) -> bool:
@@ -175,7 +175,7 @@ class SecureLink(Link):
                 self.lost = (
                     f"what listens at {self._endpoint} is not the daemon that made the key "
                     f"{self._keys.name}, takes no keys at that port, or takes no more connections: check "
-                    "host and port (that of its remote door), or make a key there with `refocusd keys new`"
+                    "host and port (the one given with --listen), or make a key there with `refocusd keys new`"
                 )
 
 

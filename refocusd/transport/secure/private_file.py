@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.files import remove, replace
 
 __all__ = ["read_private", "write_private"]
 
@@ -92,7 +93,7 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
             _only_for_its_user(beside)
             _name(beside, path)
         finally:
-            beside.unlink(missing_ok=True)
+            remove(beside, missing_ok=True)
     except FileExistsError:
         raise
     except OSError as error:
@@ -108,7 +109,7 @@ def _name(beside: Path, path: Path) -> None:
     except OSError:  # exFAT and the like have no links
         if path.exists():
             raise FileExistsError(path) from None
-        beside.rename(path)
+        replace(beside, path)
 
 
 def _only_for_its_user(path: Path) -> None:

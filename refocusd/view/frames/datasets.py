@@ -138,7 +138,7 @@ class Datasets:
         self._open: OrderedDict[Path, _Open] = OrderedDict()
         self._pairs: OrderedDict[tuple[str, str], FramePair] = OrderedDict()
 
-    def find(self, acquisition: str) -> AcquisitionStatus:
+    def _find(self, acquisition: str) -> AcquisitionStatus:
         """The acquisition of that id; the newest for an empty one.
 
         Raises
@@ -165,7 +165,7 @@ class Datasets:
         InputError
             If there is no such acquisition.
         """
-        detail = self.find(acquisition)
+        detail = self._find(acquisition)
         with self._lock:
             for folder in filter(None, (detail.raw, detail.output)):
                 dataset = self._dataset(Path(folder))
@@ -189,7 +189,7 @@ class Datasets:
         InputError
             If it is on disk neither raw nor refocused.
         """
-        detail = self.find(acquisition)
+        detail = self._find(acquisition)
         with self._lock:
             cached = self._pairs.get((detail.id, key))
             if cached is not None:

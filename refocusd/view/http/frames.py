@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
@@ -121,11 +122,9 @@ class _Frames:
         if query.has("low") or query.has("high"):
             low = query.number("low", 0, 65535)
             window = Window(low, query.number("high", low + 1, 65536))
-        name = "".join(c if c.isascii() and c.isalnum() else "-" for c in pair.acquisition.name)
-        axes = "_".join(
-            "".join(c for c in f"{axis}{value}" if c.isascii() and c.isalnum())
-            for axis, value in json.loads(pair.key).items()
-        )
+        name = re.sub("[^A-Za-z0-9]", "-", pair.acquisition.name)
+        values = (f"{axis}{value}" for axis, value in json.loads(pair.key).items())
+        axes = "_".join(re.sub("[^A-Za-z0-9]", "", value) for value in values)
         disposition = f'attachment; filename="{name[:80]}_{axes[:80]}_refocusd.{ending}"'
         media_type = "image/tiff" if ending == "tif" else "image/png"
         return BytesResponse(make(pair, window), media_type, {"Content-Disposition": disposition})

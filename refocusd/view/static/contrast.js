@@ -33,8 +33,9 @@ export class Contrast extends EventTarget {
 
   of(channel) {
     if (!this.channels.has(channel)) {
-      const auto = this.current ? this.current.auto : true;
-      this.channels.set(channel, { low: 0, high: 1, auto, fresh: true, reach: 1 });
+      // What is locked holds for channels that come later as well.
+      const { low, high, auto } = this.current ?? { low: 0, high: 1, auto: true };
+      this.channels.set(channel, { low, high, auto, fresh: true, reach: 1 });
     }
     return this.channels.get(channel);
   }

@@ -1,7 +1,7 @@
 """Through-focus series: which frames of recordings are which plane of which sweep.
 
-A *sweep* is a run of planes in one direction of the stage.  Recordings are taken apart
-at each turn of the stage, so one that goes up, down and up again gives three; frames
+A *sweep* is a run of planes in one direction of the stage.  Recordings are split at
+each turn of the stage, so one that goes up, down and up again gives three; frames
 taken one after the other at one stage position are one plane.
 """
 
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,15 +24,26 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Axes, Pixels
-from refocusd_calibration.focus.peak import MIN_PLANES
 
-__all__ = ["FocusSeries", "Plane", "Sweep", "open_series", "series_of_stack"]
+__all__ = [
+    "MIN_PLANES",
+    "Plane",
+    "Sweep",
+    "ZSeries",
+    "finite_number",
+    "open_series",
+    "series_of_stack",
+]
 
-#: Stage positions nearer than this are one, um: encoders count finer, stages do not go.
+#: Fewest planes that show a focus: three parameters of a peak and some to spare.
+MIN_PLANES = 5
+#: Stage positions nearer than this (um) are the same: encoders resolve more than stages repeat.
 SAME_UM = 1e-4
-_INTENDED = "ZPosition_um_Intended"
-#: Where Micro-Manager's GUI says it; `Z-Position` is stale there, and not asked.
-_MEASURED = "ZPositionUm"
+#: Where the acquisition engine and Micro-Manager's GUI write the stage position.  The GUI's
+#: `Z-Position` is stale and therefore not read.
+_POSITION_KEYS = ("ZPosition_um_Intended", "ZPositionUm", "ZPosition_um")
+#: Where Micro-Manager's programs write the distance between planes.
+_STEP_KEYS = ("z-step_um", "z-step_um_Intended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +88,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True)
-class FocusSeries:
+class ZSeries:
     """All sweeps of one field.
 
     Parameters
@@ -109,7 +120,7 @@ def series_of_stack(
     *,
     time_s: ArrayLike | None = None,
     pixel_um: float | None = None,
-) -> FocusSeries:
+) -> ZSeries:
     """Sweeps of planes in memory.
 
     Parameters
@@ -124,20 +135,15 @@ def series_of_stack(
         As `open_series`.
     """
     z = np.asarray(z_um, dtype=np.float64)
-    times = None if time_s is None else np.asarray(time_s, dtype=np.float64)
     if len(z) != len(stack):
         raise InputError(f"{len(stack)} planes and {len(z)} stage positions: give one for each")
+    times = [None] * len(z) if time_s is None else list(np.asarray(time_s, dtype=np.float64))
     planes = [
-        Plane(
-            float(z[index]),
-            (partial(_item, stack, index),),
-            None if times is None else float(times[index]),
-            f"plane {index}",
-        )
-        for index in range(len(stack))
+        Plane(float(place), (partial(np.ascontiguousarray, pixels),), time, f"plane {index}")
+        for index, (place, pixels, time) in enumerate(zip(z, stack, times, strict=True))
     ]
-    sweeps, notes = _sweeps(_merged(planes))
-    return _checked(FocusSeries(sweeps, stack.shape[1:], pixel_um, {}, notes=notes), "the stack")
+    sweeps, notes = _sweeps(planes)
+    return _checked(ZSeries(sweeps, stack.shape[1:], pixel_um, {}, notes=notes), "the stack")
 
 
 @contextmanager
@@ -147,7 +153,7 @@ def open_series(
     z_step_um: float | None = None,
     channel: str | None = None,
     position: int | str | None = None,
-) -> Iterator[FocusSeries]:
+) -> Iterator[ZSeries]:
     """Sweeps of one or several recordings of one field; files stay open meanwhile.
 
     Parameters
@@ -167,36 +173,35 @@ def open_series(
         chosen, does not say its stage positions, or has too few planes.
     """
     if z_step_um is not None and not (math.isfinite(z_step_um) and z_step_um != 0):
-        raise InputError(f"a z step of {z_step_um} um is none: give the distance of two planes")
+        raise InputError(
+            f"a z step of {z_step_um} um is not valid: give the distance between two planes"
+        )
     with ExitStack() as stack:
         recordings = [stack.enter_context(open_dataset(path)) for path in paths]
         if not recordings:
-            raise InputError("no recording to measure focus from: give one or more")
-        taken = [_taken(item, z_step_um, channel, position) for item in recordings]
+            raise InputError("no recording was given: give one or more")
         shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
         if len(shapes) > 1:
             raise InputError(
                 f"the recordings have frames of different sizes ({sorted(shapes)}): give series of "
                 "one field with one camera setting"
             )
+        taken = [_taken(item, z_step_um, channel, position) for item in recordings]
         sweeps: list[Sweep] = []
         notes: list[str] = []
-        # Each recording has its own zero of time, unless its frames name the hour.
+        # Each recording has its own zero of time, unless its frames carry wall-clock times.
         common = len(taken) == 1 or all(item.absolute for item in taken)
         if not common:
             notes.append("the recordings have no common clock: drift is not measured")
         for item in taken:
-            planes = item.planes
-            if not common:
-                planes = [Plane(p.z_um, p.reads, None, p.name) for p in planes]
-            found, remarks = _sweeps(_merged(planes))
+            planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
+            found, remarks = _sweeps(planes)
             sweeps.extend(found)
             notes.extend(remarks)
-        first = recordings[0].plan()
         yield _checked(
-            FocusSeries(
+            ZSeries(
                 tuple(sweeps),
-                (first.format.height, first.format.width),
+                shapes.pop(),
                 next((um for r in recordings if (um := r.plan().pixel_um)), None),
                 taken[0].metadata,
                 taken[0].channel,
@@ -222,60 +227,54 @@ def _taken(
 ) -> _Taken:
     """One recording's frames of the field chosen, in the order taken."""
     plan = recording.plan()
-    indices = list(range(len(plan)))
-    chosen: tuple[tuple[str, str | int | None], ...] = (
-        ("channel", channel),
-        ("position", position),
-    )
-    for axis, value in chosen:
-        values = list(dict.fromkeys(plan.axes[i].get(axis) for i in indices))
-        # A recording of one channel need not name it.
-        if value is not None and (axis != "channel" or values != [None]):
-            indices = [i for i in indices if str(plan.axes[i].get(axis)) == str(value)]
-            if not indices:
-                raise InputError(
-                    f"{recording.path} has no {axis} {value!r}: it has "
-                    f"{', '.join(str(v) for v in values)}"
-                )
-        elif len(values) > 1:
-            raise InputError(
-                f"{recording.path} has several {axis}s ({', '.join(str(v) for v in values)}): choose "
-                f"one with --{axis}"
-            )
+    indices = _chosen(recording, {"channel": channel, "position": position})
     if len(indices) < MIN_PLANES:
         raise InputError(
-            f"{recording.path} has {len(indices)} frames of this field; {MIN_PLANES} planes are the "
-            "fewest that show a focus: record a series through it"
+            f"{recording.path} has {len(indices)} frames of this field; at least {MIN_PLANES} planes "
+            "are needed to show a focus: record a series through it, on both sides of focus"
         )
-    metadata = recording.metadata(plan.axes[indices[0]])
     said: list[float | None] = []
     clock: list[float | None] = []
+    first: Mapping[str, Any] | None = None
     for index in indices:
-        more = recording.metadata(plan.axes[index])
-        said.append(_number(more.get(_INTENDED), more.get(_MEASURED)))
-        clock.append(_hour(more.get("TimeReceivedByCore")))
+        metadata = recording.metadata(plan.axes[index])
+        first = metadata if first is None else first
+        said.append(finite_number(*(metadata.get(key) for key in _POSITION_KEYS)))
+        clock.append(_wall_clock_s(metadata.get("TimeReceivedByCore")))
     axes = [plan.axes[index] for index in indices]
     z = _positions(recording, axes, said, z_step_um)
-    absolute = all(hour is not None for hour in clock)
-    times = (
-        clock
-        if absolute
-        else [None if ms is None else ms / 1000 for ms in (plan.elapsed_ms[i] for i in indices)]
-    )
-    return _Taken(
-        [
-            Plane(place, (partial(_pixels, recording, plan.axes[index]),), time, f"frame {index}")
-            for index, place, time in zip(indices, z, times, strict=True)
-        ],
-        absolute,
-        metadata,
-        str(axes[0].get("channel", "")),
-    )
+    absolute = all(seconds is not None for seconds in clock)
+    elapsed = [plan.elapsed_ms[index] for index in indices]
+    times = clock if absolute else [None if ms is None else ms / 1000 for ms in elapsed]
+    planes = [
+        Plane(place, (partial(_pixels, recording, where),), time, f"frame {index}")
+        for index, where, place, time in zip(indices, axes, z, times, strict=True)
+    ]
+    return _Taken(planes, absolute, first or {}, str(axes[0].get("channel", "")))
+
+
+def _chosen(recording: Dataset, wanted: Mapping[str, str | int | None]) -> list[int]:
+    """Frames of the channel and position that were asked for."""
+    axes = recording.plan().axes
+    indices = list(range(len(axes)))
+    for axis, value in wanted.items():
+        values = list(dict.fromkeys(axes[i].get(axis) for i in indices))
+        listed = ", ".join(str(v) for v in values[:8])
+        # A recording of one channel need not name it.
+        if value is not None and (axis != "channel" or values != [None]):
+            indices = [i for i in indices if str(axes[i].get(axis)) == str(value)]
+            if not indices:
+                raise InputError(f"{recording.path} has no {axis} {value!r}: it has {listed}")
+        elif len(values) > 1:
+            raise InputError(
+                f"{recording.path} has several {axis}s ({listed}): choose one with --{axis}"
+            )
+    return indices
 
 
 def _positions(
     recording: Dataset,
-    axes: Sequence[Mapping[str, Any]],
+    axes: Sequence[Axes],
     said: Sequence[float | None],
     z_step_um: float | None,
 ) -> list[float]:
@@ -295,41 +294,31 @@ def _positions(
             f"{recording.path} does not say where the stage was: give the distance between two "
             "planes in um with --z-step"
         )
-    indices = [frame.get("z") for frame in axes]
-    if not all(isinstance(index, int) for index in indices) or len(set(indices)) < MIN_PLANES:
+    # The pages of a plain stack are called `time` where nothing says what they are.
+    indices = [frame.get("z", frame.get("time")) for frame in axes]
+    numbers = [index for index in indices if isinstance(index, int)]
+    if len(numbers) < len(indices) or len(set(numbers)) < MIN_PLANES:
         raise InputError(
             f"{recording.path} has no z axis with at least {MIN_PLANES} planes: give a recording "
             "whose planes are numbered"
         )
-    return [float(index) * step for index in indices if index is not None]
+    return [float(number) * step for number in numbers]
 
 
 def _step_of(summary: Mapping[str, Any]) -> float | None:
     """The z step that Micro-Manager or ImageJ wrote into the summary, um."""
-    step = _number(summary.get("z-step_um"))
-    if step:
+    if step := finite_number(*(summary.get(key) for key in _STEP_KEYS)):
         return step
     text = summary.get("ImageJ")
     if not isinstance(text, str) or not re.search(r"^unit=(micron|um|µm|\\u00B5m)", text, re.M):
         return None
     found = re.search(r"^spacing=([0-9.eE+-]+)", text, re.M)
-    return (_number(found.group(1)) or None) if found else None
-
-
-def _merged(planes: Sequence[Plane]) -> list[Plane]:
-    """Planes, where frames that follow each other at one stage position are one."""
-    merged: list[Plane] = []
-    for plane in planes:
-        if merged and abs(merged[-1].z_um - plane.z_um) < SAME_UM:
-            last = merged[-1]
-            merged[-1] = Plane(last.z_um, last.reads + plane.reads, last.time_s, last.name)
-        else:
-            merged.append(plane)
-    return merged
+    return (finite_number(found.group(1)) or None) if found else None
 
 
 def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
     """Runs in one direction; runs too short to show a focus are left out and named."""
+    planes = _merged(planes)
     runs: list[Sweep] = []
     start = 0
     while start < len(planes):
@@ -345,18 +334,26 @@ def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]
         start = end
     whole = [run for run in runs if len(run.planes) >= MIN_PLANES]
     if not whole:
-        distinct = {round(plane.z_um / SAME_UM) for plane in planes}
-        if len(distinct) < MIN_PLANES:
-            return (), ()
         # In no order: neither from below nor from above.
         ordered = _merged(sorted(planes, key=lambda plane: plane.z_um))
-        return (Sweep(0, tuple(ordered)),), ()
+        return ((Sweep(0, tuple(ordered)),) if len(ordered) >= MIN_PLANES else ()), ()
     left = sum(len(run.planes) for run in runs) - sum(len(run.planes) for run in whole)
     notes = (f"{left} planes of runs shorter than {MIN_PLANES} were left out",) if left else ()
     return tuple(whole), notes
 
 
-def _checked(series: FocusSeries, what: str) -> FocusSeries:
+def _merged(planes: Sequence[Plane]) -> list[Plane]:
+    """Planes, where frames that follow each other at one stage position are one."""
+    merged: list[Plane] = []
+    for plane in planes:
+        if merged and abs(merged[-1].z_um - plane.z_um) < SAME_UM:
+            merged[-1] = replace(merged[-1], reads=merged[-1].reads + plane.reads)
+        else:
+            merged.append(plane)
+    return merged
+
+
+def _checked(series: ZSeries, what: str) -> ZSeries:
     if not series.sweeps:
         raise InputError(
             f"{what}: fewer than {MIN_PLANES} stage positions in a row; record at least "
@@ -365,16 +362,12 @@ def _checked(series: FocusSeries, what: str) -> FocusSeries:
     return series
 
 
-def _item(stack: NDArray[Any], index: int) -> Pixels:
-    return np.ascontiguousarray(stack[index])
-
-
 def _pixels(recording: Dataset, axes: Axes) -> Pixels:
     return recording.read(axes).pixels
 
 
-def _number(*values: Any) -> float | None:
-    """The first of the values that is a finite number."""
+def finite_number(*values: Any) -> float | None:
+    """The first of some metadata values that is a finite number."""
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             continue
@@ -387,7 +380,7 @@ def _number(*values: Any) -> float | None:
     return None
 
 
-def _hour(value: Any) -> float | None:
+def _wall_clock_s(value: Any) -> float | None:
     """Seconds of a time that Micro-Manager wrote, e.g. ``2025-03-04 15:06:07.089``."""
     try:
         return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None

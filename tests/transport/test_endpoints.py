@@ -1,4 +1,4 @@
-"""The daemon's doors: who comes in, who is turned away, and that neither harms the others."""
+"""The daemon's endpoints: who comes in, who is turned away, and that neither harms the others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.secure.endpoints import (
-    Doors,
-    RemoteDoor,
+    Endpoints,
+    RemoteEndpoint,
     allowed_roles,
     check_listen_address,
 )
@@ -39,11 +39,11 @@ def test_a_good_key_comes_in_under_its_name(house: House) -> None:
     with house.peer(house.key("gpu-2")) as connection:
         (identity,) = house.hello()
         assert connection.welcome(5).protocol == wire.PROTOCOL
-        assert house.doors.remote(identity) == "gpu-2"
+        assert house.endpoints.remote(identity) == "gpu-2"
         identity.decode("ascii")
 
 
-def test_a_key_made_while_the_door_is_open_is_good_at_once(house: House) -> None:
+def test_a_key_made_while_the_daemon_listens_is_good_at_once(house: House) -> None:
     with house.peer(house.key("first")):
         house.hello()
     with house.peer(house.key("second")) as connection:
@@ -55,7 +55,7 @@ def test_pixels_pass_both_ways_as_they_are(house: House) -> None:
     pixels = bytes(range(256)) * (FRAME_NBYTES // 256)
     with house.peer(house.key()) as connection:
         (identity,) = house.hello()
-        assert house.doors.send(identity, [wire.encode(wire.Ping()), memoryview(pixels)])
+        assert house.endpoints.send(identity, [wire.encode(wire.Ping()), memoryview(pixels)])
         connection.welcome(5)
         received = connection.receive_parts(5)
         assert received is not None
@@ -65,19 +65,21 @@ def test_pixels_pass_both_ways_as_they_are(house: House) -> None:
         assert house.next()[0][1][1] == pixels
 
 
-def test_the_local_door_needs_no_key(house: House) -> None:
-    with Connection(house.doors.local_endpoint, "source", inline=True) as connection:
+def test_the_local_endpoint_needs_no_key(house: House) -> None:
+    with Connection(house.endpoints.local_endpoint, "source", inline=True) as connection:
         (identity,) = house.hello()
         connection.welcome(5)
-        assert house.doors.remote(identity) is None
+        assert house.endpoints.remote(identity) is None
 
 
 def test_a_local_peer_cannot_pass_for_a_remote_one(house: House) -> None:
     with house.peer(house.key("gpu-2")):
         (remote,) = house.hello()
         with (
-            Connection(house.doors.local_endpoint, "worker", identity=remote.decode(), inline=True),
-            Connection(house.doors.local_endpoint, "worker", identity="honest", inline=True),
+            Connection(
+                house.endpoints.local_endpoint, "worker", identity=remote.decode(), inline=True
+            ),
+            Connection(house.endpoints.local_endpoint, "worker", identity="honest", inline=True),
         ):
             assert house.hello() == [b"honest"]
 
@@ -93,7 +95,7 @@ def test_a_remote_peer_cannot_choose_what_it_is_called(house: House) -> None:
             peer.curve_secretkey = keys.secret.encode()
             peer.curve_serverkey = keys.server.encode()
             peer.setsockopt(zmq.IDENTITY, name)
-            peer.connect(house.doors.remote_endpoint)
+            peer.connect(house.endpoints.remote_endpoint)
             peer.send(wire.encode(wire.Ping()))
             return peer
 
@@ -104,7 +106,7 @@ def test_a_remote_peer_cannot_choose_what_it_is_called(house: House) -> None:
         calling_itself(b"worker-0.1", house.key("second"))
         with house.peer(house.key("third")):
             house.hello()
-        assert house.doors.send(identity, [b"for the first"])
+        assert house.endpoints.send(identity, [b"for the first"])
         assert first.recv() == b"for the first"
 
 
@@ -119,14 +121,14 @@ def test_a_remote_peer_may_only_be_a_worker() -> None:
 def test_a_peer_that_is_revoked_is_cut_off_and_no_other(house: House) -> None:
     bad, good = house.key("bad"), house.key("good")
     with house.peer(bad) as cut, house.peer(good) as kept:
-        names = {house.doors.remote(identity): identity for identity in house.hello(2)}
+        names = {house.endpoints.remote(identity): identity for identity in house.hello(2)}
         cut.welcome(5)
         kept.welcome(5)
         house.store.revoke("bad")
         house.until(lambda: house.gone, 3)
         assert list(house.gone) == [names["bad"]]
         assert "revoked" in house.gone[names["bad"]]
-        assert not house.doors.send(names["bad"], [b"x"])
+        assert not house.endpoints.send(names["bad"], [b"x"])
         # It learns that it was cut, comes back by itself, and is refused.
         deadline = time.monotonic() + 10
         while not cut.key_refused:
@@ -144,7 +146,9 @@ def test_nothing_is_heard_of_a_peer_once_it_is_revoked(house: House) -> None:
         connection.welcome(5)
         house.store.revoke("bad")
         deadline = time.monotonic() + 2
-        while house.doors._keeper.good:
+        remote = house.endpoints._remote
+        assert remote is not None
+        while remote.good:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         connection.send(wire.Ping())
@@ -163,14 +167,14 @@ def test_a_link_that_ends_is_told_at_once_and_once(house: House) -> None:
     for _ in range(10):
         house.turn()
     assert house.gone == {}
-    assert house.doors.remote(identity) == "gpu-2", "what is gone is never taken for local"
+    assert house.endpoints.remote(identity) == "gpu-2", "what is gone is never taken for local"
 
 
 def test_a_peer_can_be_cut_and_comes_back_as_another(house: House) -> None:
     with house.peer(house.key("gpu-2")) as connection:
         (before,) = house.hello()
         connection.welcome(5)
-        house.doors.cut(before, "it hung")
+        house.endpoints.cut(before, "it hung")
         house.until(lambda: house.gone)
         assert house.gone == {before: "it hung"}
         while not connection.lost:
@@ -181,7 +185,7 @@ def test_a_peer_can_be_cut_and_comes_back_as_another(house: House) -> None:
         connection.welcome(5)
         assert connection.lost == ""
         assert after != before
-        assert house.doors.remote(after) == "gpu-2"
+        assert house.endpoints.remote(after) == "gpu-2"
         assert house.gone == {before: "it hung"}
 
 
@@ -191,10 +195,12 @@ def test_many_reconnections_leave_nothing_behind(house: House) -> None:
         with house.peer(keys):
             house.hello()
     house.until(lambda: len(house.gone) == 30)
-    assert house.doors._links == {}
-    assert house.doors._by_number == {}
+    assert house.endpoints._links == {}
+    assert house.endpoints._by_number == {}
     deadline = time.monotonic() + 5
-    while house.doors._keeper._open:
+    remote = house.endpoints._remote
+    assert remote is not None
+    while remote.relay._connections:
         assert time.monotonic() < deadline
 
 
@@ -214,7 +220,7 @@ def test_peers_that_leave_before_they_are_heard_leave_nothing_behind(house: Hous
         house.until(lambda: said)
         welcomed.join()
         assert not isinstance(said[0], TransportError)
-        house.until(lambda: len(house.doors._links) == 1)
+        house.until(lambda: len(house.endpoints._links) == 1)
         last.send(wire.Ping())
         assert len(house.next()) == 1
 
@@ -222,19 +228,19 @@ def test_peers_that_leave_before_they_are_heard_leave_nothing_behind(house: Hous
 # -- fair, bounded, tidy --------------------------------------------------------------------
 
 
-def test_the_doors_take_turns(house: House) -> None:
+def test_the_endpoints_take_turns(house: House) -> None:
     with (
-        Connection(house.doors.local_endpoint, "source", inline=True) as near,
+        Connection(house.endpoints.local_endpoint, "source", inline=True) as near,
         house.peer(house.key()) as far,
     ):
         names = house.hello(2)
-        remote = next(name for name in names if house.doors.remote(name))
+        remote = next(name for name in names if house.endpoints.remote(name))
         assert far.send(wire.Ping())
         for _ in range(500):
             assert near.send(wire.Ping())
         while len(ready := dict(house.poller.poll(5000))) < 2:
-            assert ready, "both doors have something to say"
-        batches = [[identity for identity, _ in house.doors.receive(ready)]]
+            assert ready, "both endpoints have something to say"
+        batches = [[identity for identity, _ in house.endpoints.receive(ready)]]
         assert batches[0].index(remote) < 2
         while sum(map(len, batches)) < 501:
             batches.append([identity for identity, _ in house.turn()])
@@ -246,16 +252,16 @@ def test_a_peer_that_does_not_read_holds_nobody_up(house: House) -> None:
         (identity,) = house.hello()
         frame = memoryview(bytes(FRAME_NBYTES))
         begun = time.monotonic()
-        sent = sum(house.doors.send(identity, [b"x", frame]) for _ in range(1500))
+        sent = sum(house.endpoints.send(identity, [b"x", frame]) for _ in range(1500))
         assert sent < 1500
         assert time.monotonic() - begun < 10
 
 
 def test_sending_to_nobody_is_told(house: House) -> None:
-    assert not house.doors.send(b"@gpu-2/0000000000", [b"x"])
+    assert not house.endpoints.send(b"@gpu-2/0000000000", [b"x"])
 
 
-def test_closed_doors_leave_no_thread_and_no_port(tmp_path: Path) -> None:
+def test_closed_endpoints_leave_no_thread_and_no_port(tmp_path: Path) -> None:
     before = threading.active_count()
     with open_house(tmp_path) as house, house.peer(house.key()):
         house.hello()
@@ -265,13 +271,13 @@ def test_closed_doors_leave_no_thread_and_no_port(tmp_path: Path) -> None:
         pass
 
 
-def test_without_a_remote_door_there_is_only_the_local_one(tmp_path: Path) -> None:
+def test_without_a_remote_endpoint_there_is_only_the_local_one(tmp_path: Path) -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as local:
         local.bind("tcp://127.0.0.1:*")
-        doors = Doors(local)
-        assert doors.remote_endpoint == ""
-        assert doors.gone() == []
-        doors.close(linger=0)
+        endpoints = Endpoints(local)
+        assert endpoints.remote_endpoint == ""
+        assert endpoints.gone() == []
+        endpoints.close(linger=0)
 
 
 def test_a_remote_address_that_is_taken_is_told(tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ def test_a_remote_address_that_is_taken_is_told(tmp_path: Path) -> None:
         address = f"tcp://127.0.0.2:{other.getsockname()[1]}"
         before = threading.active_count()
         with pytest.raises(TransportError, match="choose another"):
-            Doors(local, RemoteDoor(address, KeyStore(tmp_path / "keys")))
+            Endpoints(local, RemoteEndpoint(address, KeyStore(tmp_path / "keys")))
         assert threading.active_count() == before
         assert not local.closed
 
@@ -313,4 +319,4 @@ def test_other_addresses_need_keys(host: str) -> None:
 def test_a_peer_with_keys_takes_no_other_name(house: House) -> None:
     keys = house.key()
     with pytest.raises(TransportError, match="the name that the daemon gave its key"):
-        Connection(house.doors.remote_endpoint, "worker", identity="me", keys=keys)
+        Connection(house.endpoints.remote_endpoint, "worker", identity="me", keys=keys)

@@ -1,4 +1,4 @@
-"""Whom the remote door turns away, what they are told, and that it lives on."""
+"""Whom the remote endpoint turns away, what they are told, and that it lives on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def house(tmp_path: Path) -> Iterator[House]:
 
 
 def refusal(house: House, keys: ClientKeys | None, timeout_s: float = 3.0) -> str:
-    """What a peer is told that must not get in; the doors hear nothing of it."""
+    """What a peer is told that must not get in; the daemon hears nothing of it."""
     with house.peer(keys) as connection:
         thread, said = in_background(lambda: connection.welcome(timeout_s))
         assert house.until(lambda: said) == []
@@ -34,7 +34,7 @@ def refusal(house: House, keys: ClientKeys | None, timeout_s: float = 3.0) -> st
     return str(said[0])
 
 
-def closed_by_the_door(raw: socket.socket, timeout_s: float = 5.0) -> bool:
+def closed_by_the_daemon(raw: socket.socket, timeout_s: float = 5.0) -> bool:
     """Whether the other side ends this TCP connection in time."""
     raw.settimeout(timeout_s)
     try:
@@ -68,10 +68,10 @@ def test_a_peer_without_a_key_gets_no_answer(house: House) -> None:
     assert "no refocusd daemon answers" in refusal(house, None, 1.0)
 
 
-def test_a_key_at_a_door_that_takes_none_is_told(house: House) -> None:
+def test_a_key_at_an_endpoint_that_takes_none_is_told(house: House) -> None:
     keys = house.key("gpu-2")
     with (
-        Connection(house.doors.local_endpoint, "worker", inline=True, keys=keys) as connection,
+        Connection(house.endpoints.local_endpoint, "worker", inline=True, keys=keys) as connection,
         pytest.raises(TransportError, match="takes no keys at that port"),
     ):
         connection.welcome(1.0)
@@ -82,7 +82,7 @@ def test_nobody_there_is_told_as_that(house: House) -> None:
         port = free.getsockname()[1]
     with (
         Connection(f"tcp://127.0.0.2:{port}", "worker", keys=house.key()) as connection,
-        pytest.raises(TransportError, match=r"remote door.*firewall"),
+        pytest.raises(TransportError, match=r"--listen.*firewall"),
     ):
         connection.welcome(0.5)
 
@@ -90,10 +90,10 @@ def test_nobody_there_is_told_as_that(house: House) -> None:
 def test_what_is_no_zeromq_is_turned_away(house: House) -> None:
     with socket.create_connection(house.address) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: refocusd\r\n\r\n" * 50)
-        assert closed_by_the_door(raw)
+        assert closed_by_the_daemon(raw)
     with socket.create_connection(house.address) as raw:
         raw.sendall(bytes(range(256)) * 1000)
-        assert closed_by_the_door(raw)
+        assert closed_by_the_daemon(raw)
     with house.peer(house.key()) as connection:
         house.hello()
         connection.welcome(5)
@@ -102,7 +102,7 @@ def test_what_is_no_zeromq_is_turned_away(house: House) -> None:
 def test_a_connection_that_says_nothing_is_closed(house: House) -> None:
     with socket.create_connection(house.address) as raw:
         begun = time.monotonic()
-        assert closed_by_the_door(raw)
+        assert closed_by_the_daemon(raw)
         assert time.monotonic() - begun < 3
 
 
@@ -125,8 +125,8 @@ def test_connections_over_the_limit_are_closed(tmp_path: Path) -> None:
         first = stack.enter_context(socket.create_connection(house.address))
         for _ in range(5):
             extra = stack.enter_context(socket.create_connection(house.address))
-            assert closed_by_the_door(extra)
-        assert not closed_by_the_door(first, 0.2)
+            assert closed_by_the_daemon(extra)
+        assert not closed_by_the_daemon(first, 0.2)
         for connection in connections:
             connection.welcome(5)
         # One that ends makes room.
@@ -138,7 +138,7 @@ def test_connections_over_the_limit_are_closed(tmp_path: Path) -> None:
 
 def test_a_message_that_is_too_large_ends_its_connection_only(house: House) -> None:
     with house.peer(house.key("greedy")) as greedy, house.peer(house.key("modest")) as modest:
-        names = {house.doors.remote(identity): identity for identity in house.hello(2)}
+        names = {house.endpoints.remote(identity): identity for identity in house.hello(2)}
         greedy.welcome(5)
         modest.welcome(5)
         greedy._socket.send_multipart([wire.encode(wire.Ping()), bytes(FRAME_NBYTES + (1 << 17))])

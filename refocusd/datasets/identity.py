@@ -1,0 +1,32 @@
+"""The id of an acquisition that refocusd did not see being acquired."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+
+from refocusd.frame import Frame, checksum
+
+__all__ = ["derived_id"]
+
+_NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
+
+
+def derived_id(path: Path, key: str, first: Frame) -> str:
+    """An id made of where a raw dataset lies and of its first frame: the same each time.
+
+    Parameters
+    ----------
+    path : Path
+        The dataset's folder or file, resolved.
+    key : str
+        Canonical axes of its first frame.
+    first : Frame
+        That frame.
+    """
+    pixels = first.pixels
+    place = os.path.normcase(path)
+    content = [place, key, pixels.shape, pixels.dtype.name, checksum(pixels)]
+    return str(uuid.uuid5(_NAMESPACE, json.dumps(content)))

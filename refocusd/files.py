@@ -1,0 +1,110 @@
+"""Files replaced, deleted and written whole, where another program may hold them for a moment.
+
+On Windows a virus scanner, an indexer or a backup opens a file that has just been
+written, and a rename or delete is refused until it lets go.  Everything here tries again
+for about a second and a half, and then raises what the system said.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["remove", "remove_tree", "replace", "write_whole"]
+
+#: Waits between attempts, in seconds.
+DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+#: ERROR_ACCESS_DENIED (also a file that is about to be deleted), ERROR_SHARING_VIOLATION,
+#: ERROR_LOCK_VIOLATION.
+HELD_BY_ANOTHER = frozenset({5, 32, 33})
+
+_Result = TypeVar("_Result")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file, over the target if there is one; or a folder, to a name that is free.
+
+    Raises
+    ------
+    OSError
+        If it is refused for longer than a moment.
+    """
+    _patiently(lambda: source.replace(target))
+
+
+def remove(path: Path, *, missing_ok: bool = False) -> None:
+    """Delete a file.
+
+    Raises
+    ------
+    OSError
+        If it is refused for longer than a moment, or (unless `missing_ok`) there is none.
+    """
+    _patiently(lambda: path.unlink(missing_ok=missing_ok))
+
+
+def remove_tree(path: Path) -> bool:
+    """Delete a folder with all it holds, as far as possible; whether it is gone."""
+    for delay_s in (*DELAYS_S, 0.0):
+        shutil.rmtree(path, ignore_errors=True)
+        if os.name != "nt" or not path.exists():
+            break
+        time.sleep(delay_s)
+    return not path.exists()
+
+
+def write_whole(path: Path, *parts: bytes, durable: bool = True) -> None:
+    """Write a file so that its readers see the old content or the new, never a part.
+
+    Parameters
+    ----------
+    path : Path
+        In a folder that exists.
+    *parts : bytes
+        The content.
+    durable : bool
+        Whether the content must be on the disk before the file has its name.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.  What was at `path` before is still there.
+    """
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        with new.open("xb") as file:
+            file.writelines(parts)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        replace(new, path)
+    except BaseException:
+        with suppress(OSError):
+            remove(new)
+        raise
+
+
+def _patiently(action: Callable[[], _Result]) -> _Result:
+    for delay_s in DELAYS_S:
+        try:
+            return action()
+        except OSError as error:
+            if not _is_held(error):
+                raise
+        time.sleep(delay_s)
+    return action()
+
+
+def _is_held(error: OSError) -> bool:
+    """Whether another program holds the file, as far as the error tells.
+
+    Elsewhere than on Windows a lack of permission is for good.
+    """
+    return getattr(error, "winerror", None) in HELD_BY_ANOTHER or error.errno == errno.EBUSY

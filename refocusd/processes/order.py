@@ -1,0 +1,32 @@
+"""What a parent tells a child: one JSON line on its standard input, as a typed struct.
+
+Not on the command line: other users of the machine can read that, and an order may
+hold a token.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+import msgspec
+
+__all__ = ["encode_order", "read_order"]
+
+_Order = TypeVar("_Order", bound=msgspec.Struct)
+
+
+def encode_order(order: msgspec.Struct) -> bytes:
+    """The line that `read_order` reads."""
+    return msgspec.json.encode(order) + b"\n"
+
+
+def read_order(kind: type[_Order]) -> _Order:
+    """Read the order that this process got from its parent.
+
+    Raises
+    ------
+    msgspec.ValidationError
+        If the line is not an order of this kind.
+    """
+    return msgspec.json.decode(sys.stdin.buffer.readline(), type=kind)

@@ -1,0 +1,69 @@
+"""One order carried out in a process of its own: what may crash, hang, or leave traces.
+
+The child (``python -m MODULE``) reads its order with `read_order`, and prints its report as
+the last line of its standard output (`print_report`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TypeVar
+
+import msgspec
+
+from refocusd.errors import WorkerError
+from refocusd.processes.order import encode_order
+
+__all__ = ["REFUSED", "attempt", "print_report"]
+
+#: Exit status of a child that says in one line on standard error why it did not work.
+REFUSED = 2
+_LAST_CHARS = 300
+
+_Report = TypeVar("_Report", bound=msgspec.Struct)
+
+
+def attempt(module: str, order: msgspec.Struct, report: type[_Report], limit_s: float) -> _Report:
+    """Carry an order out in another process.
+
+    Parameters
+    ----------
+    module : str
+        What the process runs.
+    order : msgspec.Struct
+    report : type of struct
+        What it must report.
+    limit_s : float
+        After this time it is ended.
+
+    Raises
+    ------
+    WorkerError
+        If it fails, crashes, or takes longer.
+    """
+    command = [sys.executable, "-m", module]
+    try:
+        done = subprocess.run(
+            command, input=encode_order(order), capture_output=True, timeout=limit_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WorkerError(f"not done after {limit_s:g} s") from error
+    except OSError as error:
+        raise WorkerError(f"no process can be started: {error}") from error
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = lines[-1][-_LAST_CHARS:] if lines else "it may have run out of memory"
+        crashed = f"crashed (status {done.returncode}): " if done.returncode != REFUSED else ""
+        raise WorkerError(crashed + why)
+    try:
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=report)
+    except (IndexError, msgspec.MsgspecError) as error:
+        raise WorkerError(f"its process gave no report: {error}") from error
+
+
+def print_report(report: msgspec.Struct) -> None:
+    """Tell the parent; past Python's buffers, which libraries may have filled."""
+    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), b"\n" + encode_order(report))

@@ -1,0 +1,107 @@
+"""What hooks and the thread behind them know of one acquisition."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from refocusd.frame import Pixels
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.sources.buffer import FrameBuffer
+from refocusd.transport.messages import Open
+
+__all__ = ["FeedState", "FirstFrame"]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFrame:
+    """What the announcement needs of the first frame."""
+
+    shape: tuple[int, int]
+    dtype: str
+    metadata: dict[str, Any]
+    channel: Any
+
+    @classmethod
+    def of(cls, pixels: Pixels, metadata: Any, channel: Any) -> FirstFrame:
+        """That of a frame whose array may be used again."""
+        return cls(pixels.shape, pixels.dtype.name, dict(metadata), channel)
+
+
+@dataclass(slots=True)
+class FeedState:
+    """One acquisition; ``buffer.changed`` is held while hooks and thread change it.
+
+    Parameters
+    ----------
+    buffer : FrameBuffer
+    output : str
+        Folder of the refocused dataset; empty for that beside raw.
+    expected : int
+        Frames that will come; 0 if not known.
+    has_raw, raw, summary
+        Whether raw data are saved, where (once that is known), and their summary as JSON.
+    taken : int
+        Frames that the hooks have seen.
+    first : FirstFrame or None
+    awaited : set of str
+        Axes of frames that are read from disk once they are saved, to keep the order.
+    ended_at : float
+        When the acquisition ended; 0 while it runs.
+    leaving : bool
+        The interpreter ends.
+    listening, in_order : bool
+        Whether a daemon answers, and whether it wants the frames in their order.
+    """
+
+    buffer: FrameBuffer
+    output: str
+    expected: int
+    name: str = ""
+    has_raw: bool = False
+    raw: str = ""
+    summary: str = "{}"
+    taken: int = 0
+    first: FirstFrame | None = None
+    awaited: set[str] = field(default_factory=set)
+    ended_at: float = 0.0
+    leaving: bool = False
+    listening: bool = False
+    in_order: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more frames will come."""
+        return self.ended_at > 0
+
+    @property
+    def announceable(self) -> bool:
+        """Whether there is a frame, and its raw dataset (if there is one) has a place."""
+        known = self.first is not None or len(self.buffer) > 0
+        return known and (bool(self.raw) or not self.has_raw)
+
+    def announcement(self, *, advise: bool) -> Open:
+        """What the daemon is told, once it is announceable."""
+        first = self.first
+        if first is None:
+            held = self.buffer.first
+            assert held is not None
+            assert held.read is not None
+            frame = held.read()
+            first = FirstFrame.of(frame.pixels, frame.metadata, frame.axes.get("channel", ""))
+        height, width = first.shape
+        return Open(
+            acquisition=str(uuid.uuid4()),
+            name=self.name,
+            height=height,
+            width=width,
+            dtype="uint8" if first.dtype == "uint8" else "uint16",
+            raw=self.raw,
+            output=self.output,
+            summary=self.summary,
+            expected=self.expected,
+            report=not self.has_raw,
+            advise=advise,
+            first=first_of(first.metadata, first.channel),
+        )

@@ -1,0 +1,195 @@
+"""The thread behind the hooks: hands over what they left in the buffer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from refocusd import __version__
+from refocusd.errors import InputError
+from refocusd.sources.feed_state import FeedState
+from refocusd.sources.once import Once
+from refocusd.transport.messages import Advice, Counts, Open
+from refocusd.transport.session import Session, State
+
+__all__ = ["NOT_AFFECTED", "FeedUpload"]
+
+log = logging.getLogger(__name__)
+
+#: Ends every warning: nobody is to stop an acquisition for it.
+NOT_AFFECTED = " (raw data is not affected)"
+#: How long the hook that names the raw dataset may come after the last frame.
+LAST_WORD_S = 2.0
+#: After the acquisition's end, how long to wait for a daemon that never answered, or went away.
+ANSWER_S, RETURN_S = 0.5, 10.0
+
+
+class FeedUpload:
+    """Submits the frames of one acquisition, through restarts of the daemon.
+
+    Parameters
+    ----------
+    state : FeedState
+    endpoint : str
+        The daemon's address.
+    on_advice : callable, optional
+        Called with the daemon's focus advice, which is asked for only then.
+    on_gone : callable, optional
+        Called when the daemon that gave the advice is gone.
+
+    Attributes
+    ----------
+    counts : Counts or None
+        The daemon's, once it has closed the acquisition.
+    """
+
+    def __init__(
+        self,
+        state: FeedState,
+        endpoint: str,
+        *,
+        on_advice: Callable[[Advice], None] | None,
+        on_gone: Callable[[], None] | None,
+    ) -> None:
+        self.counts: Counts | None = None
+        self._state = state
+        self._changed = state.buffer.changed
+        self._session = Session(
+            endpoint, version=__version__, on_state=self._entered, on_advice=on_advice
+        )
+        self._advised = on_advice is not None
+        self._on_gone = on_gone
+        self._complain = Once(log, note=NOT_AFFECTED)
+        self._open: Open | None = None
+        self._met = False
+        self._lost_at = 0.0
+
+    def run(self) -> None:
+        """Work until the daemon has closed the acquisition, or there is none.
+
+        Raises
+        ------
+        InputError
+            If the daemon refuses the acquisition, or its first frame cannot be read.
+        """
+        self._complain = Once(log, self._state.name, NOT_AFFECTED)
+        try:
+            with self._session as session:
+                self._converse(session)
+        finally:
+            if self._on_gone is not None:
+                self._on_gone()
+
+    def _entered(self, state: State) -> None:
+        session = self._session
+        if state is State.READY:
+            assert session.welcome is not None
+            self._state.in_order = session.welcome.policy == "complete"
+            self._state.listening = self._met = True
+            self._complain.forget()
+        elif state is State.LOST:
+            if self._state.listening:
+                self._lost_at = time.monotonic()
+            self._state.listening = False
+            with self._changed:
+                # Their fate is unknown here; the next daemon knows those that were written.
+                self._state.buffer.missed += session.in_flight
+            rest = "; the rest can be refocused from raw later" if self._state.raw else ""
+            self._complain(session.reason + rest)
+            if self._on_gone is not None:
+                self._on_gone()
+
+    def _converse(self, session: Session) -> None:
+        while not (session.over or self._state.leaving):
+            session.pump(0.0 if session.state in (State.READY, State.OPEN) else 0.2)
+            state = session.state
+            if state is State.READY:
+                if not self._announce(session):
+                    return
+            elif state is State.OPEN:
+                self._hand_over(session)
+            elif state in (State.CONNECTING, State.LOST) and self._gives_up:
+                self._complain(session.reason)
+                return
+        if self._state.leaving and session.state is State.OPEN:
+            self._say_closed(session)
+        if session.refused:
+            raise InputError(session.refused)
+        if session.closed:
+            self.counts = session.closed.counts
+
+    @property
+    def _gives_up(self) -> bool:
+        """Whether the acquisition is over and no daemon has come in time."""
+        over_s = time.monotonic() - max(self._state.ended_at, self._lost_at)
+        return self._state.ended and over_s > (RETURN_S if self._met else ANSWER_S)
+
+    def _announce(self, session: Session) -> bool:
+        """Announce the acquisition once its first frame is there; False if there will be none."""
+        state = self._state
+        with self._changed:
+            self._changed.wait_for(lambda: state.announceable or state.ended, 0.25)
+            announceable = state.announceable
+        if announceable:
+            # A daemon that was restarted is told the same acquisition again.
+            self._open = self._open or state.announcement(advise=self._advised)
+            session.announce(self._open)
+            return True
+        if not self._state.ended:
+            return True
+        session.pump(0.05)
+        # The hook that tells where raw lies runs in another thread: it may come last.
+        return self._state.taken > 0 and time.monotonic() - self._state.ended_at < LAST_WORD_S
+
+    def _hand_over(self, session: Session) -> None:
+        """Submit a frame, or wait for one; close once the last is submitted."""
+        if self._state.ended and not (len(self._state.buffer) or self._state.awaited):
+            self._say_closed(session)
+            return
+        self._pass_on(session)
+        if self._state.ended and self._state.awaited:
+            self._give_up_unsaved()
+
+    def _pass_on(self, session: Session) -> None:
+        """Submit what is held, as far as there is credit; wait for more of either."""
+        buffer = self._state.buffer
+        with self._changed:
+            if not len(buffer):
+                self._changed.wait(0.05)
+            held = buffer.pop() if len(buffer) and session.credit else None
+            behind, buffer.behind = buffer.behind, 0
+        session.leave(behind, self._state.taken)
+        if held is None:
+            if len(buffer):
+                session.pump(0.05)  # no credit: the daemon is busy
+            return
+        submitted = False
+        try:
+            pixels, metadata = held.pixels, held.metadata
+            if pixels is None:
+                assert held.read is not None
+                frame = held.read()
+                pixels, metadata = frame.pixels, dict(frame.metadata)
+            submitted = session.submit(pixels, held.axes, metadata, held.taken_ns)
+        except Exception as error:  # noqa: BLE001 (one odd frame must not end the others)
+            self._complain(f"frame {held.axes}: {error}")
+        if not submitted:
+            with self._changed:
+                buffer.miss(held.axes)
+        buffer.give_back(held)
+
+    def _give_up_unsaved(self) -> None:
+        """Stop waiting for frames that never came to disk, as when a run was cut short."""
+        state = self._state
+        with self._changed:
+            if len(state.buffer) == 0 and time.monotonic() - state.ended_at > LAST_WORD_S:
+                state.buffer.behind += len(state.awaited)
+                state.awaited.clear()
+
+    def _say_closed(self, session: Session) -> None:
+        with self._changed:
+            missed = self._state.buffer.missed + self._state.buffer.axes_left()
+        if not self._state.raw:
+            session.miss(missed, "skipped", "no raw")
+        session.close(self._state.taken)

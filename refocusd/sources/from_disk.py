@@ -1,0 +1,124 @@
+"""Frames on disk, submitted to a daemon at given times or as fast as it takes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from refocusd import __version__
+from refocusd.errors import InputError, TransportError
+from refocusd.formats.dataset import Dataset
+from refocusd.transport.messages import Closed, Open, Opened, Outcome
+from refocusd.transport.session import Session, State
+
+__all__ = ["submit_all", "submit_frames"]
+
+
+def submit_frames(
+    frames: Dataset,
+    keys: Sequence[str],
+    endpoint: str,
+    open_: Open,
+    *,
+    acquired: int,
+    live: bool,
+    times_s: Sequence[float] | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    on_opened: Callable[[Opened], None] | None = None,
+) -> Closed:
+    """Submit some of the frames of an acquisition, and wait until they have a final state.
+
+    Parameters
+    ----------
+    frames : Dataset
+    keys : sequence of str
+        Which of them, by canonical axes, in the order of submission.
+    endpoint, open_
+        The daemon's address, and the announcement.
+    acquired : int
+        Frames of the whole acquisition.
+    live : bool
+        Whether they count as frames that come from the microscope.
+    times_s : sequence of float, optional
+        When to submit each frame, from the first; otherwise as fast as possible.  While the
+        daemon is busy a frame waits for it: unlike an acquisition, a recording can.
+    on_outcome : callable, optional
+        Told every frame's final state, if `open_` asks for reports.
+    on_opened : callable, optional
+        Told where the frames go and in which run, before the first is sent.
+
+    Raises
+    ------
+    TransportError
+        If there is no daemon, or it goes away.
+    InputError
+        If the daemon refuses the acquisition.
+    """
+    with Session(endpoint, version=__version__, on_outcome=on_outcome) as session:
+        session.until(lambda: session.state is State.READY)
+        session.announce(open_)
+        with _saying_how_to_resume():
+            session.until(lambda: session.opened)
+            assert session.opened is not None
+            if on_opened is not None:
+                on_opened(session.opened)
+            submit_all(session, frames, keys, live=live, times_s=times_s)
+            session.close(acquired)
+            session.until(lambda: session.closed)
+    assert session.closed is not None
+    return session.closed
+
+
+@contextmanager
+def _saying_how_to_resume() -> Iterator[None]:
+    try:
+        yield
+    except TransportError as error:
+        raise TransportError(
+            f"{error}; what it had written stays, and `refocusd resume` on the refocused dataset does "
+            "the rest"
+        ) from error
+
+
+def submit_all(
+    session: Session,
+    frames: Dataset,
+    keys: Sequence[str],
+    *,
+    live: bool,
+    times_s: Sequence[float] | None = None,
+    stopped: Callable[[], bool] | None = None,
+) -> None:
+    """Submit frames over an open session, each as soon as there is credit.
+
+    Frames that cannot be read are named to the daemon as failed.
+
+    Parameters
+    ----------
+    session, stopped
+        See `Session.until`, also for the errors.
+    frames, keys, live, times_s
+        As in `submit_frames`.
+    """
+    begun = time.perf_counter()
+    for number, key in enumerate(keys):
+        if times_s is not None:
+            due = begun + times_s[number]
+            while (left := due - time.perf_counter()) > 0:
+                session.pump(left)
+        handled = False
+        while not handled:
+            session.until(lambda: session.credit > 0, stopped)
+            handled = _submit(session, frames, key, live=live)
+
+
+def _submit(session: Session, frames: Dataset, key: str, *, live: bool) -> bool:
+    """Submit one frame, or say why it cannot be; False if the socket's queue is full."""
+    try:
+        frame = frames.read(key)
+        taken_ns = time.perf_counter_ns()
+        return session.submit(frame.pixels, key, frame.metadata, taken_ns, live=live)
+    except (InputError, OSError, ValueError) as error:
+        session.miss([key], "failed", f"raw cannot be used: {error}")
+        return True
