@@ -49,7 +49,6 @@ __all__ = [
 
 #: Beside refocused frames of a recording that is no NDTiff dataset: where that lies.
 RECORDING_FILE = "refocusd-recording.json"
-#: What is behind the name of the raw dataset: the mark, a second run's, a format's.
 #: Files that the writer of a dataset holds locked: NDTiff's index; that of OME-Zarr.
 _LOCKS = ("NDTiff.index", "refocusd/frames.lock")
 

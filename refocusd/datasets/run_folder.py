@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
 
 __all__ = [
     "LEDGER_COPY",
@@ -18,9 +19,6 @@ __all__ = [
     "refocused_path",
 ]
 
-SUFFIX = "_refocused"
-#: The end of a refocused dataset's name: a second run beside the first has its id there.
-REFOCUSED_NAME = re.compile(rf"{SUFFIX}(_[0-9a-f]{{8}})?(\.ome)?(\.zarr)?$")
 #: Beside the refocused frames: the ledger's copy, and what made them.
 LEDGER_COPY = "refocusd-ledger.sqlite"
 RUN_FILE = "refocusd.json"

@@ -1,4 +1,7 @@
-"""Frames on disk: one folder a format, each with its layout, reader, growing reader and writer.
+"""Frames on disk: one folder a format, each with its layout, readers and writer.
+
+Every reader is a `dataset.Dataset`, which `open_dataset.open_dataset` chooses, and every writer a
+`sink.Sink`, which `open_sink` chooses.
 
 May import `refocusd.frame`, `refocusd.errors` and what lies below.
 """

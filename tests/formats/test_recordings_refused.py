@@ -39,6 +39,7 @@ def test_several_datasets_in_one_folder_are_an_error_but_our_own_output_is_none(
 ) -> None:
     write_z_dataset(tmp_path / "run_1", frames(2))
     write_z_dataset(tmp_path / "run_1_refocused", frames(3))
+    write_z_dataset(tmp_path / "run_1_refocused_0123abcd", frames(3))
     with open_dataset(tmp_path) as recording:
         assert recording.name == "run_1"
     write_z_dataset(tmp_path / "run_2", frames(2))

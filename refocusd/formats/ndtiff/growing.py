@@ -17,7 +17,7 @@ from typing import Any
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import NDTIFF_MAGIC
-from refocusd.formats.ndtiff.reader import index_is_open, place_in, place_of, summary_of
+from refocusd.formats.ndtiff.reader import index_is_open, place_of, summary_of
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import Opener, Page, Place, open_file
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
@@ -111,7 +111,7 @@ class GrowingNDTiff(PlacedFrames):
             self._index_trouble = str(error)
         fresh = []
         for key, entry in found.items():
-            if self._note(key, place_in(entry)):
+            if self._note(key, entry):
                 fresh.append(key)
             self._ahead.discard(key)
         return fresh

@@ -27,7 +27,6 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -35,6 +34,7 @@ import numpy as np
 
 from refocusd.errors import OutputError
 from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.tiff.place import Place
 from refocusd.frame import Axes, Pixels, canonical_axes
 
 __all__ = [
@@ -87,33 +87,8 @@ _MAX_AXES_BYTES, _MAX_NAME_BYTES = 1 << 16, 1 << 10
 
 _SHORT, _LONG, _RATIONAL, _ASCII = 3, 4, 5, 2
 _CENTIMETRE, _NO_UNIT = 3, 1
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """Where one frame lies.
-
-    Parameters
-    ----------
-    file : str
-        Bare name, in the dataset's folder.
-    offset : int
-        Of the pixels, in bytes.
-    format : PageFormat
-    metadata_offset, metadata_length : int
-        Of its JSON, in bytes.
-    """
-
-    file: str
-    offset: int
-    format: PageFormat
-    metadata_offset: int
-    metadata_length: int
-
-    @property
-    def end(self) -> int:
-        """First byte behind the frame's pixels and metadata."""
-        return max(self.offset + self.format.nbytes, self.metadata_offset + self.metadata_length)
+#: What the index says of a frame.
+IndexEntry = Place
 
 
 def pack_header(summary: bytes) -> bytes:

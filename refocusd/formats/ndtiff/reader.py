@@ -10,9 +10,10 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import json_object
-from refocusd.formats.ndtiff.index import INDEX_NAME, IndexEntry, NDTiffIndex
+from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
+from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, open_file
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
@@ -21,7 +22,6 @@ __all__ = [
     "NDTiffReader",
     "index_is_open",
     "ndtiff_folder",
-    "place_in",
     "place_of",
     "summary_of",
 ]
@@ -70,7 +70,7 @@ class NDTiffReader(PlacedFrames):
         super().__init__(Path(path), opener, name=place_of(Path(path).resolve()).name)
         self.catch_up_from = str(self.path)
         self._index = NDTiffIndex(self.path, max_frame_bytes)
-        self._waiting: dict[str, IndexEntry] = {}
+        self._waiting: dict[str, Place] = {}
         self._summary: dict[str, Any] | None = None
         self.refresh()
 
@@ -111,12 +111,10 @@ class NDTiffReader(PlacedFrames):
                 fresh = self._take_whole(found)
             return fresh
 
-    def _take_whole(self, found: dict[str, IndexEntry]) -> list[str]:
+    def _take_whole(self, found: dict[str, Place]) -> list[str]:
         """Keep the entries whose bytes are in their file; the rest waits."""
         sizes = {name: self._size_of(name) for name in {entry.file for entry in found.values()}}
-        whole = {
-            key: place_in(entry) for key, entry in found.items() if entry.end <= sizes[entry.file]
-        }
+        whole = {key: entry for key, entry in found.items() if entry.end <= sizes[entry.file]}
         self._waiting = {key: entry for key, entry in found.items() if key not in whole}
         self._frames.update(whole)
         return list(whole)
@@ -138,13 +136,6 @@ def index_is_open(folder: Path) -> bool:
     OSError
     """
     return os.stat(folder / INDEX_NAME).st_size == PRESIZED_INDEX  # noqa: PTH116
-
-
-def place_in(entry: IndexEntry) -> Place:
-    """The place that an index names."""
-    return Place(
-        entry.file, entry.offset, entry.format, entry.metadata_offset, entry.metadata_length
-    )
 
 
 def summary_of(file: GrowingFile) -> dict[str, Any] | None:
@@ -186,7 +177,7 @@ def ndtiff_folder(path: Path) -> Path | None:
     inner = sorted(entry.parent for entry in path.glob(f"*/{INDEX_NAME}"))
     names = {folder.name for folder in inner}
     # Our own output lies beside the raw dataset that it was made from.
-    inner = [f for f in inner if f.name.removesuffix("_refocused") not in names - {f.name}]
+    inner = [f for f in inner if REFOCUSED_NAME.sub("", f.name) not in names - {f.name}]
     if len(inner) > 1:
         raise InputError(
             f"{path} holds {len(inner)} NDTiff datasets ({', '.join(f.name for f in inner[:5])}"

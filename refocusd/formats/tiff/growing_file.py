@@ -24,6 +24,7 @@ import numpy as np
 from refocusd.errors import InputError
 from refocusd.formats.metadata import json_object
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
+from refocusd.formats.tiff.place import Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
 __all__ = ["GrowingFile", "Opener", "Page", "Place", "open_file"]
@@ -49,33 +50,6 @@ Opener = Callable[[Path], io.RawIOBase]
 def open_file(path: Path) -> io.RawIOBase:
     """Open a file for ordinary, unbuffered reads."""
     return io.FileIO(path, "r")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the bytes of one frame lie.
-
-    Parameters
-    ----------
-    file : str
-        Bare name, in the dataset's folder.
-    offset : int
-        Of the pixels, in bytes.
-    format : PageFormat
-    metadata_offset, metadata_length : int
-        Of its JSON, in bytes.
-    """
-
-    file: str
-    offset: int
-    format: PageFormat
-    metadata_offset: int
-    metadata_length: int
-
-    @property
-    def end(self) -> int:
-        """First byte behind the frame's pixels and metadata."""
-        return max(self.offset + self.format.nbytes, self.metadata_offset + self.metadata_length)
 
 
 @dataclass(frozen=True, slots=True)
