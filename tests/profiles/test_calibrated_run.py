@@ -230,7 +230,7 @@ def test_first_metadata_that_are_none_are_refused(daemon: Daemon, place: Path) -
         upload = opened(connection, place / "refused", first="[1]")
         assert "no JSON object" in upload.refused
         upload = opened(connection, place / "refused", profiles=["0" * 16])
-        assert "begun with calibration profile 0000000000000000" in upload.refused
+        assert "started with calibration profile 0000000000000000" in upload.refused
 
 
 def test_hook_and_replay_tell_the_first_frame(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_run_is_resumed_with_its_own_profiles(tmp_path: Path) -> None:
     status, said = told("resume", raw, *flags, place=tmp_path)
     assert status == 2
     flat = " ".join(said.split())
-    assert "begun with calibration profile" in flat
+    assert "started with calibration profile" in flat
     assert "which is not in" in flat
     assert f"refocusd process {raw}" in flat
     # Back again, beside one that would be closer: the run is what it was.
