@@ -228,13 +228,14 @@ def _kernel(
     wavelength = psf.wavelength_um or microscope.wavelength_um
     if psf.model == "wave" and psf.na is not None and wavelength:
         waves = psf.spherical_waves.value if psf.spherical_waves else 0.0
-        optics = Optics(psf.na.value, wavelength, psf.refractive_index, step, waves)
+        apodisation = psf.apodisation.value if psf.apodisation else 0.0
+        optics = Optics(psf.na.value, wavelength, psf.refractive_index, step, waves, apodisation)
         values = defocus_psf(optics, defocus_um).astype(np.float64)
         return _centred(values / values.max(), side)
     sigma = float(np.interp(defocus_um, *_sorted(psf)))
     if psf.model == "disc":
-        # A disc's rms radius over √2 is half its radius.
-        edge = np.clip((2 * sigma - distance) / step + 0.5, 0.0, 1.0)
+        # By the definition of sigma, a disc of radius R has 0.522 R.
+        edge = np.clip((sigma / 0.522 - distance) / step + 0.5, 0.0, 1.0)
         return np.asarray(edge / max(float(edge.max()), 1e-9))
     return np.asarray(np.exp(-(distance**2) / (2 * max(sigma, 1e-6) ** 2)))
 
