@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TOPS = ("refocusd", "training/refocusd_training", "calibration/refocusd_calibration")
 WIDTH = 100
+#: A simple table of reStructuredText, with or without a head.
+TABLE = re.compile(r"^(=+ +=+)\n(?:(?!=+ +=+\n).*\n)+\1\n(?:(?:(?!=+ +=+\n).*\n)+\1\n)?", re.M)
 
 
 def main() -> int:
@@ -59,7 +61,7 @@ def with_table(text: str, rows: list[tuple[str, str]]) -> str:
     lines = text.split("\n")
     doc = "\n".join(lines[first.lineno - 1 : first.end_lineno]).strip()[3:-3].rstrip("\n")
     table = table_of(rows)
-    found = re.search(r"^(=+ +=+)\n(.*\n)*?\1\n(?:(.*\n)*?\1)?", doc + "\n", re.M)
+    found = next((m for m in TABLE.finditer(doc + "\n") if lists_modules(m[0], rows)), None)
     if found:
         rest = (doc + "\n")[found.end() :].lstrip("\n")
         doc = f"{(doc + chr(10))[: found.start()]}{table}\n\n{rest}"
@@ -70,6 +72,12 @@ def with_table(text: str, rows: list[tuple[str, str]]) -> str:
     return "\n".join(
         [*lines[: first.lineno - 1], *f'"""{doc}\n"""'.split("\n"), *lines[first.end_lineno :]]
     )
+
+
+def lists_modules(table: str, rows: list[tuple[str, str]]) -> bool:
+    """Whether a table is about the modules: other tables of a docstring stay as they are."""
+    names = {name.strip("`/") for name, _ in rows}
+    return bool(names & set(re.findall(r"^`(\w+)/?`", table, re.M)))
 
 
 def table_of(rows: list[tuple[str, str]]) -> str:
