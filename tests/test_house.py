@@ -1,0 +1,47 @@
+"""What the repository says of itself is true: package tables, examples in docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TOPS = (
+    ROOT / "refocusd",
+    ROOT / "training/refocusd_training",
+    ROOT / "calibration/refocusd_calibration",
+)
+
+
+def with_examples() -> list[str]:
+    """Dotted names of the modules whose docstrings hold examples."""
+    return [
+        ".".join(path.relative_to(top.parent).with_suffix("").parts)
+        for top in TOPS
+        for path in sorted(top.rglob("*.py"))
+        if ">>> " in path.read_text(encoding="utf-8")
+    ]
+
+
+def test_every_package_lists_its_modules_as_they_describe_themselves() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "package_tables.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}run python .ci/package_tables.py"
+
+
+@pytest.mark.parametrize("name", with_examples())
+def test_examples_in_docstrings_give_what_they_show(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_there_are_examples() -> None:
+    assert len(with_examples()) > 3
