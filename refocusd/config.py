@@ -33,6 +33,8 @@ import platformdirs
 from refocusd.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_ENDPOINT",
+    "DEFAULT_VIEW_PORT",
     "SETTINGS",
     "Attach",
     "Backend",
@@ -51,6 +53,9 @@ Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
 Attach = Literal["auto", "on", "off"]
+
+DEFAULT_ENDPOINT = "tcp://127.0.0.1:8751"
+DEFAULT_VIEW_PORT = 8750
 
 PREFIX = "REFOCUSD_"
 #: Variables that share the prefix but are not settings.
@@ -233,7 +238,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `refocusd run` does, and how much of the machine it may take."""
 
-    endpoint: str = "tcp://127.0.0.1:8751"
+    endpoint: str = DEFAULT_ENDPOINT
     """Address of the daemon, on the loopback interface only."""
     model: str = "live-nuclei"
     """Name of a model (`refocusd models` lists them), or the path of a bundle's folder."""
@@ -258,7 +263,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Folder of the calibration profiles (*.json).  A frame's metadata decide which profile it gets."""
     view: bool = True
     """Serve the live view, a web page on this computer."""
-    view_port: Annotated[int, Limits(0, 65535)] = 8750
+    view_port: Annotated[int, Limits(0, 65535)] = DEFAULT_VIEW_PORT
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
     advise_focus: bool = False
     """Tell how far, and in which direction, the stage is from focus."""
@@ -319,7 +324,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
         if address is None or int(address[1]) > 65535:
             raise ConfigError(
                 f"endpoint = {self.endpoint!r}: the daemon listens on the loopback interface only, "
-                'for example "tcp://127.0.0.1:8751"'
+                f'for example "{DEFAULT_ENDPOINT}"'
             )
 
     @property

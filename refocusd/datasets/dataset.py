@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from refocusd import files
 from refocusd.datasets.identity import derived_id
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
@@ -301,10 +302,8 @@ def note_recording(output: Path, recording: Path) -> None:
     """
     place = output / RECORDING_FILE
     text = json.dumps({"recording": str(recording.resolve())}, indent=1) + "\n"
-    fresh = place.with_name(place.name + ".new")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(place)
+        files.write_whole(place, text.encode())
     except OSError as error:
         raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
 

@@ -3,5 +3,6 @@
 Every reader is a `dataset.Dataset`, which `open_dataset.open_dataset` chooses, and every writer a
 `sink.Sink`, which `open_sink` chooses.
 
-May import `refocusd.frame`, `refocusd.errors` and what lies below.
+May import `refocusd.files`, `refocusd.frame`, `refocusd.errors`, and of `refocusd.profiles` what
+metadata say of the microscope.
 """

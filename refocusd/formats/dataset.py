@@ -23,9 +23,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import elapsed_ms, pixel_um_of
+from refocusd.formats.metadata import elapsed_ms
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes
+from refocusd.profiles.microscope_metadata import pixel_um_of
 
 __all__ = ["Dataset", "Plan"]
 

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in
-from refocusd.formats.metadata import number_or_none, pixel_um_of
+from refocusd.formats.metadata import number_or_none
 from refocusd.formats.png import PngImageFile
 from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
 from refocusd.frame import AxisValue, Pixels, canonical_axes
+from refocusd.profiles.microscope_metadata import pixel_um_of
 
 __all__ = ["ImageFiles", "open_images"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-__all__ = ["elapsed_ms", "json_object", "number_or_none", "pixel_um_of", "plausible_pixel_um"]
+__all__ = ["elapsed_ms", "json_object", "number_or_none"]
 
 
 def json_object(text: str | None) -> dict[str, Any] | None:
@@ -17,24 +17,6 @@ def json_object(text: str | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def pixel_um_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
-    """Width of a pixel in um by a frame's metadata, or by the summary."""
-    sizes = (
-        metadata.get("PixelSizeUm"),
-        metadata.get("PixelSize_um"),
-        summary.get("PixelSize_um"),
-    )
-    return plausible_pixel_um(next((um for size in sizes if (um := number_or_none(size))), None))
-
-
-def plausible_pixel_um(um: float | None) -> float | None:
-    """Return the pixel size if a light microscope can have it, else None.
-
-    Many files carry 72 dots per inch, or 1 for "unknown" in some unit.
-    """
-    return um if um is not None and 0.001 <= um <= 100 else None
 
 
 def number_or_none(value: Any) -> float | None:

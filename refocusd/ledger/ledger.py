@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from refocusd import files
 from refocusd.errors import LedgerError
 from refocusd.ledger.attempt import AcquisitionNote, Attempt, Fate, RunNote
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
@@ -193,15 +194,15 @@ class Ledger:
         fresh = path.with_name(path.name + ".new")
         try:
             # What a killed process left is of no use.
-            fresh.unlink(missing_ok=True)
+            files.remove(fresh, missing_ok=True)
             with closing(sqlite3.connect(fresh)) as copy:
                 self._db.backup(copy)
                 # The copy may be read from a network share: no write-ahead log there.
                 copy.execute("PRAGMA journal_mode = DELETE")
-            fresh.replace(path)
+            files.replace(fresh, path)
         except (OSError, sqlite3.Error) as error:
             with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
+                files.remove(fresh)
             raise LedgerError(f"the ledger cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import LedgerError
+from refocusd.files import remove, write_whole
 
 __all__ = ["OpenMark", "is_marked", "mark_open", "marked", "unmark"]
 
@@ -52,15 +52,9 @@ def mark_open(ledgers: str | Path, open_json: bytes, acquisition: str) -> None:
         If it cannot be written.
     """
     place = _place(ledgers, acquisition)
-    # Complete under its name or not there at all, whatever ends this process.
-    fresh = place.with_name(f"{acquisition}.{os.getpid()}.new")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            file.write(open_json)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(place)
+        write_whole(place, open_json)
     except OSError as error:
         raise LedgerError(
             f"the open acquisition cannot be noted in {place} ({error.strerror or error}): a daemon "
@@ -78,7 +72,7 @@ def unmark(ledgers: str | Path, acquisition: str) -> None:
     """
     place = _place(ledgers, acquisition)
     try:
-        place.unlink(missing_ok=True)
+        remove(place, missing_ok=True)
     except OSError as error:
         raise LedgerError(
             f"{place} cannot be removed ({error.strerror or error}): the next daemon will look at "

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from refocusd import files
 from refocusd.errors import LedgerError
 from refocusd.ledger.attempt import WRITTEN, Attempt
 from refocusd.ledger.ledger import Ledger
@@ -94,7 +95,7 @@ def restore_ledger(ledgers: str | Path, acquisition: str, copy: str | Path) -> l
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(copy, fresh)
-        fresh.replace(path)
+        files.replace(fresh, path)
     except OSError as error:
         raise LedgerError(
             f"the ledger's copy {copy} cannot be put back as {path} ({error.strerror or error}): "
@@ -264,8 +265,8 @@ def _set_aside(path: Path) -> Path:
         for suffix in _SIDE_FILES:
             side = path.with_name(path.name + suffix)
             if side.exists():
-                side.replace(aside.with_name(aside.name + suffix))
-        path.replace(aside)
+                files.replace(side, aside.with_name(aside.name + suffix))
+        files.replace(path, aside)
     except OSError as error:
         raise LedgerError(
             f"the damaged ledger {path} cannot be set aside ({error.strerror or error}): close the "

@@ -5,7 +5,6 @@ module            what lives there
 ================  ==================================================================
 `child`           one process, its order on standard input, and its orderly end
 `supervisor`      keeps one child alive; restarts it after a back-off
-`backoff`         how long to wait before the next attempt, at anything
 `order`           what a parent tells a child: one JSON line, typed
 `trial`           one order carried out in a process of its own, with a report
 `lifeline`        how a child notices that its parent is gone

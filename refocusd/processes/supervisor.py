@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from refocusd.processes.backoff import BackOff
+from refocusd.backoff import BackOff
 from refocusd.processes.child import Child
 
 __all__ = ["Action", "End", "Supervisor"]

@@ -20,6 +20,7 @@ __all__ = [
     "na_of",
     "objective_of",
     "pixel_um_of",
+    "plausible_pixel_um",
     "roi_of",
 ]
 
@@ -56,9 +57,28 @@ def binning_of(metadata: Mapping[str, Any]) -> int | None:
     return int(match.group()) if match else None
 
 
-def pixel_um_of(metadata: Mapping[str, Any]) -> float | None:
-    """Camera pixel in the specimen plane, in um; None if it is not set (Micro-Manager writes 0)."""
-    return _number(metadata, _PIXEL, 1000.0)
+def pixel_um_of(
+    metadata: Mapping[str, Any], summary: Mapping[str, Any] | None = None
+) -> float | None:
+    """Camera pixel in the specimen plane, in um; None if it is not set (Micro-Manager writes 0).
+
+    Parameters
+    ----------
+    metadata : mapping
+        Of a frame.
+    summary : mapping, optional
+        Of its acquisition: counts where the frame does not say.
+    """
+    um = _number(metadata, _PIXEL, math.inf) or _number(summary or {}, _PIXEL, math.inf)
+    return plausible_pixel_um(um)
+
+
+def plausible_pixel_um(um: float | None) -> float | None:
+    """Return the pixel size if a light microscope can have it, else None.
+
+    Many files carry 72 dots per inch, or 1 for "unknown" in some unit.
+    """
+    return um if um is not None and 0.001 <= um <= 100 else None
 
 
 def na_of(metadata: Mapping[str, Any]) -> float | None:
@@ -126,7 +146,7 @@ def _is_short(value: Any) -> bool:
 def _number(metadata: Mapping[str, Any], keys: tuple[str, ...], below: float) -> float | None:
     for key in keys:
         try:
-            value = float(metadata[key])
+            value = math.nan if isinstance(metadata[key], bool) else float(metadata[key])
         except (KeyError, TypeError, ValueError, OverflowError):
             continue
         if math.isfinite(value) and 0 < value < below:

@@ -7,7 +7,6 @@
 `ring`      pixels on the same host: shared memory owned by the daemon
 `client`    a peer's connection: a socket that has introduced itself
 `session`   one acquisition on its way to a daemon, as a state machine
-`backoff`   how long a session waits before it connects again
 `secure/`   encrypted links to other hosts, and who may use them
 ==========  ==================================================================
 

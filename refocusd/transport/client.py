@@ -11,6 +11,7 @@ from typing import Self
 import msgspec
 import zmq
 
+from refocusd.config import DEFAULT_ENDPOINT
 from refocusd.errors import TransportError
 from refocusd.frame import Pixels
 from refocusd.transport.messages import (
@@ -28,11 +29,10 @@ from refocusd.transport.ring import SharedRing
 from refocusd.transport.secure.keys import ClientKeys
 from refocusd.transport.secure.link import link_of
 
-__all__ = ["DEFAULT_ENDPOINT", "Connection", "default_endpoint"]
+__all__ = ["Connection", "default_endpoint"]
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ENDPOINT = "tcp://127.0.0.1:8751"
 #: A peer that has nothing to say says Ping this often.
 HEARTBEAT_S = 1.0
 #: Silence after which the other side is taken for gone.

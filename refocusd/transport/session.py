@@ -27,9 +27,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from refocusd.backoff import BackOff
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels, checksum
-from refocusd.transport.backoff import BackOff
 from refocusd.transport.client import MAX_METADATA_CHARS, SILENCE_S, Connection
 from refocusd.transport.messages import (
     Advice,

@@ -7,11 +7,12 @@ import signal
 import threading
 from pathlib import Path
 
+from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.transport.client import default_endpoint
-from refocusd.view.http.options import DEFAULT_PORT, ViewOptions
+from refocusd.view.http.options import ViewOptions
 from refocusd.view.serve import announce, serving, until_asked
 
 __all__ = ["add_view_flags", "run_view", "view_options"]
@@ -23,7 +24,7 @@ NICENESS = 10
 def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the view listens, and how."""
     parser.add_argument("--endpoint", help="address of the daemon (default: REFOCUSD_ENDPOINT)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=DEFAULT_VIEW_PORT, help="0 takes a free one")
     group = parser.add_argument_group("to be reached from other computers")
     group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
     group.add_argument("--token-file", type=Path, help="file whose first line is the token")

@@ -7,8 +7,8 @@ import threading
 import time
 
 from refocusd import __version__
+from refocusd.backoff import BackOff
 from refocusd.errors import TransportError
-from refocusd.processes.backoff import BackOff
 from refocusd.transport.client import Connection
 from refocusd.transport.secure.keys import ClientKeys
 from refocusd.worker.session import WELCOME_S, Prepared, hold_session

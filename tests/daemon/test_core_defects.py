@@ -20,6 +20,7 @@ import pytest
 from broker_model import ENGINE, PlayedBroker, Story
 from live import Upload, keys, opened, pump_until, quick_settings, running, source, stack
 from ndstorage import NDTiffDataset
+from waiting import PATIENCE_S, until
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.intake import MAX_PICKED_UP
@@ -74,16 +75,9 @@ def raw(tmp_path: Path) -> Iterator[Raw]:
     written.dataset.close()
 
 
-def wait_for(done: Callable[[], Any], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, "it did not come to pass in time"
-        time.sleep(0.02)
-
-
 def only(daemon: Daemon) -> wire.AcquisitionStatus:
     # What an earlier daemon left is looked for while this one works already.
-    wait_for(lambda: daemon_status(daemon.endpoint).details)
+    until(lambda: daemon_status(daemon.endpoint).details)
     (about,) = daemon_status(daemon.endpoint).details
     return about
 
@@ -92,14 +86,14 @@ def only(daemon: Daemon) -> wire.AcquisitionStatus:
 def paused(endpoint: str) -> Iterator[None]:
     """No frame goes to a worker inside."""
     with Connection(endpoint, "control", inline=True) as connection:
-        connection.welcome(10.0)
+        connection.welcome(90.0)
         connection.send(wire.Pause(paused=True))
-        wait_for(lambda: daemon_status(endpoint).paused)
+        until(lambda: daemon_status(endpoint).paused)
         yield
         # It may have been stopped inside.
         with suppress(TransportError):
             connection.send(wire.Pause(paused=False))
-            wait_for(lambda: not daemon_status(endpoint).paused)
+            until(lambda: not daemon_status(endpoint).paused)
 
 
 @contextmanager
@@ -188,7 +182,7 @@ def test_no_number_in_a_message_ends_the_daemon(tmp_path: Path, raw: Raw) -> Non
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
         for _ in range(3):
             connection.send(wire.Behind(upload.acquisition, (1 << 64) - 1, (1 << 64) - 1))
-        wait_for(lambda: upload.pump(0.1) and upload.refused)
+        until(lambda: upload.pump(0.1) and upload.refused)
         assert "frames" in upload.refused
         assert daemon_status(daemon.endpoint).workers == 1
 
@@ -199,12 +193,12 @@ def test_a_job_for_an_unknown_acquisition_does_not_end_the_writer(tmp_path: Path
     writer.start()
     try:
         writer.put(RecordFrames(str(uuid.uuid4()), ("{}",), "failed", "why", task=7))
-        event = heard.get(timeout=10)
+        event = heard.get(timeout=PATIENCE_S)
         assert isinstance(event, FrameNotWritten)
         assert event.task == 7
         assert "KeyError" in event.error
         writer.put(CloseOutput("another", None))
-        assert heard.get(timeout=10).acquisition == "another"
+        assert heard.get(timeout=PATIENCE_S).acquisition == "another"
     finally:
         writer.stop(10.0)
 
@@ -240,14 +234,14 @@ def test_a_lost_source_is_compared_with_raw_even_if_the_daemon_stops_before(
                 upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
                 for number in range(4):
                     raw.submit(upload, number)
-                wait_for(lambda: only(daemon).queued == 4)
-            wait_for(lambda: only(daemon).state == "closing")
+                until(lambda: only(daemon).queued == 4)
+            until(lambda: only(daemon).state == "closing")
             daemon.request_stop()
-            assert daemon.wait(20.0)
+            assert daemon.wait(90.0)
         assert daemon.unfinished == 1
     assert is_marked(settings.ledgers, upload.acquisition), "raw has five frames more"
     with running(settings):
-        wait_for(lambda: not is_marked(settings.ledgers, upload.acquisition))
+        until(lambda: not is_marked(settings.ledgers, upload.acquisition))
     assert len(keys(raw.output)) == 9
 
 
@@ -280,7 +274,7 @@ def test_a_dataset_that_was_deleted_is_made_again(tmp_path: Path, raw: Raw) -> N
     assert is_marked(settings.ledgers, upload.acquisition)
     shutil.rmtree(raw.output)
     with running(settings) as daemon:
-        wait_for(lambda: only(daemon).state == "ended")
+        until(lambda: only(daemon).state == "ended")
         assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
     assert len(keys(raw.output)) == 6
     assert not is_marked(settings.ledgers, upload.acquisition)
@@ -304,7 +298,7 @@ def test_what_the_ledger_could_not_take_is_put_right_by_the_next_daemon(
         pump_until(upload, lambda: upload.closed)
     assert list(states_of(settings, upload.acquisition)) == ['{"time":0}']
     with running(settings):
-        wait_for(lambda: not is_marked(settings.ledgers, upload.acquisition))
+        until(lambda: not is_marked(settings.ledgers, upload.acquisition))
     assert len(states_of(settings, upload.acquisition)) == 2
     assert len(keys(raw.output)) == 2
 
@@ -385,7 +379,7 @@ def test_what_a_stopping_daemon_does_not_take_is_for_the_next_one(tmp_path: Path
         with stopped_worker(daemon):
             raw.submit(upload, 0)
             daemon.request_stop()
-            wait_for(lambda: daemon_status(daemon.endpoint).stopping)
+            until(lambda: daemon_status(daemon.endpoint).stopping)
             raw.submit(upload, 1)
             pump_until(upload, lambda: upload.state is State.LOST)
         assert not upload.over, "a source must come back to the next daemon"
@@ -400,9 +394,9 @@ def test_frames_without_raw_that_a_stop_leaves_are_named(tmp_path: Path) -> None
         with stopped_worker(daemon):
             for number, frame in enumerate(frames):
                 upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
-            wait_for(lambda: only(daemon).counts.pending == 3)
+            until(lambda: only(daemon).counts.pending == 3)
             daemon.request_stop()
-            assert daemon.wait(10.0)
+            assert daemon.wait(90.0)
     states = states_of(settings, upload.acquisition)
     assert states == dict.fromkeys(
         (f'{{"time":{n}}}' for n in range(3)), ("skipped", "no raw: the daemon stopped")
@@ -454,7 +448,7 @@ def test_a_slot_that_somebody_overwrites_costs_no_frame_that_raw_has(
             slot = upload._slots[0]
             raw.submit(upload, 0)
             raw.submit(upload, 1)
-            wait_for(lambda: only(daemon).queued == 2)
+            until(lambda: only(daemon).queued == 2)
             assert connection.ring is not None
             connection.ring.view(slot.offset, (SIDE, SIDE), "uint16")[0] = 0
         upload.close(2)
@@ -477,7 +471,7 @@ def test_a_worker_with_another_model_cannot_come_before_ours(broker: Hand) -> No
 def feed_to(endpoint: str, raw: Raw | None, output: str = "") -> Feed:
     feed = Feed(endpoint, output=output, expected=0, buffer_nbytes=1 << 24)
     feed.begin("test", has_raw=raw is not None)
-    wait_for(lambda: feed._state.listening)
+    until(lambda: feed._state.listening)
     return feed
 
 
@@ -498,13 +492,13 @@ def test_a_daemon_that_is_restarted_before_the_first_frame_is_found_again(
         feed = feed_to(daemon.endpoint, raw)
         again = quick_settings(tmp_path, endpoint=daemon.endpoint)
     with running(again):
-        wait_for(lambda: "say Hello first" in caplog.text)  # the new one does not know it
+        until(lambda: "say Hello first" in caplog.text)  # the new one does not know it
         for number in range(3):
             take(feed, raw.frames[number], number)
             raw.write(number, number + 1)
             feed.saved(raw.dataset, {"time": number})
         feed.end()
-        counts = feed.wait(20.0)
+        counts = feed.wait(90.0)
     assert counts == wire.Counts(acquired=3, passed_through=3)
 
 
@@ -521,7 +515,7 @@ def test_a_frame_that_never_comes_to_disk_does_not_hold_up_the_end(
             feed._state.awaited.add('{"time":1}')
             feed._state.taken += 1
         feed.end()
-        counts = feed.wait(15.0)
+        counts = feed.wait(90.0)
     # Raw has one frame, and raw decides what there is to do.
     assert counts == wire.Counts(acquired=1, passed_through=1)
 
@@ -534,21 +528,21 @@ def test_frames_without_raw_that_die_with_the_daemon_are_named(tmp_path: Path) -
     with DaemonProcess(flags, tmp_path / "log") as first:
         feed = feed_to(first.endpoint, None, str(tmp_path / "out"))
         take(feed, frames[0], 0)
-        wait_for(lambda: any(c.final for c in daemon_status(first.endpoint).acquisitions.values()))
+        until(lambda: any(c.final for c in daemon_status(first.endpoint).acquisitions.values()))
         with Connection(first.endpoint, "control", inline=True) as connection:
-            connection.welcome(10.0)
+            connection.welcome(90.0)
             connection.send(wire.Pause(paused=True))
-            wait_for(lambda: daemon_status(first.endpoint).paused)
+            until(lambda: daemon_status(first.endpoint).paused)
         for number in (1, 2, 3):
             take(feed, frames[number], number)
-        wait_for(lambda: daemon_status(first.endpoint).details[0].queued == 3)
+        until(lambda: daemon_status(first.endpoint).details[0].queued == 3)
         first.process.kill()
         first.process.wait()
     with running(settings) as daemon:
-        wait_for(lambda: daemon_status(daemon.endpoint).details)
+        until(lambda: daemon_status(daemon.endpoint).details)
         take(feed, frames[4], 4)
         feed.end()
-        counts = feed.wait(20.0)
+        counts = feed.wait(90.0)
         acquisition = only(daemon).id
     assert counts == wire.Counts(acquired=5, passed_through=2, skipped=3)
     states = states_of(settings, acquisition)
@@ -590,9 +584,9 @@ def test_a_worker_that_cannot_be_started_for_a_while_is_started_later(
     with monkeypatch.context() as gone:
         gone.setattr(sys, "executable", str(tmp_path / "gone"))
         with supervisor(tmp_path) as (one, _):
-            wait_for(lambda: "cannot be started" in caplog.text)
+            until(lambda: "cannot be started" in caplog.text)
             gone.undo()
-            wait_for(one.pids)
+            until(one.pids)
 
 
 def test_workers_that_could_start_once_are_not_given_up(
@@ -604,7 +598,7 @@ def test_workers_that_could_start_once_are_not_given_up(
     with supervisor(tmp_path) as (one, heard):
         one._proved = True
         for _ in range(MAX_FAILED_STARTS + 1):
-            assert type(heard.get(timeout=20)).__name__ == "WorkerGone"
+            assert type(heard.get(timeout=PATIENCE_S)).__name__ == "WorkerGone"
 
 
 @pytest.fixture
@@ -633,7 +627,7 @@ def test_a_worker_elsewhere_learns_the_rule_of_the_run_and_nothing_of_our_memory
 ) -> None:
     _, connect = far
     with connect() as worker:
-        welcome = worker.welcome(10.0)
+        welcome = worker.welcome(90.0)
         assert not welcome.pass_in_focus
         assert (welcome.ring.pid, welcome.ring.nbytes, welcome.ring.tag) == (0, 0, "")
 
@@ -647,7 +641,7 @@ def test_lost_links_are_no_proof_against_a_frame(
         upload = Upload(connection, open_of("", str(tmp_path / "out")))
         for cut in range(4):
             with connect() as worker:
-                worker.welcome(10.0)
+                worker.welcome(90.0)
                 worker.send(wire.Ready(ENGINE, 0.1))
                 if cut == 0:
                     pump_until(upload, lambda: upload.credit > 0)
@@ -666,7 +660,7 @@ def test_lost_links_are_no_proof_against_a_frame(
 
 
 def next_task(worker: Connection) -> tuple[wire.Task, memoryview | None]:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         received = worker.receive_parts(0.5)
         if received and isinstance(received[0], wire.Task):

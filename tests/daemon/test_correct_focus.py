@@ -84,7 +84,7 @@ def test_the_stage_converges_to_within_the_depth_of_field(
     demo_microscope.core.set_position(start_um)
     made = events(36, start_um if named else None)
     metadata = acquire(made, **source.hooks(str(tmp_path), "cells"))
-    counts = source.wait(60)
+    counts = source.wait(90.0)
     z = heights(metadata)
     assert source.focus is not None
     assert source.focus.halted == ""
@@ -380,7 +380,7 @@ def test_without_limits_in_the_script_nothing_is_hooked_and_nothing_moves(
     assert "post_hardware_hook_fn" not in arguments
     demo_microscope.core.set_position(9.0)
     metadata = acquire(events(8, None, every_s=0.1), **arguments)
-    source.wait(60)
+    source.wait(90.0)
     assert demo_microscope.core.get_position() == pytest.approx(9.0)
     assert not any(METADATA_KEY in each for each in metadata)
 
@@ -396,7 +396,7 @@ def test_without_the_daemons_consent_nothing_moves(
         limits = FocusLimits(-20.0, 20.0, probe_um=2.0, **QUICK)
         source = refocusd.Source(daemon.endpoint, correct_focus=limits)
         acquire(events(12, None, every_s=0.1), **source.hooks(str(tmp_path), "cells"))
-        source.wait(60)
+        source.wait(90.0)
         detail = daemon._broker.acquisitions.details()[-1]
     assert demo_microscope.core.get_position() == pytest.approx(9.0)
     # The advice is there all the same, in the status and in the metadata.
@@ -433,7 +433,7 @@ def test_a_real_acquisition_completes_when_the_stage_refuses(
 
     source.focus._make_core = Refusing
     metadata = acquire(events(14, None), **source.hooks(str(tmp_path), "cells"))
-    counts = source.wait(60)
+    counts = source.wait(90.0)
     assert len(moves) == 1
     assert "limit switch" in source.focus.halted
     assert len(metadata) == 14
@@ -455,5 +455,5 @@ def test_the_users_own_hook_runs_first_and_tags_pass(
     made = [each | {"tags": {"note": "x"}} for each in events(3, 0.0, every_s=0.1)]
     arguments = source.hooks(str(tmp_path), "cells", post_hardware_hook_fn=own)
     assert len(acquire(made, **arguments)) == 3
-    source.wait(60)
+    source.wait(90.0)
     assert seen == [0, 1, 2]

@@ -27,6 +27,7 @@ from live import (
     stack,
     write_stack,
 )
+from waiting import PATIENCE_S
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
@@ -161,7 +162,7 @@ def test_a_stop_writes_what_was_submitted(tmp_path: Path) -> None:
         # The stop comes over another connection: wait until the frames have arrived.
         pump_until(upload, lambda: arrived(daemon) == 8)
         stop_daemon(daemon.endpoint)
-        assert daemon.wait(20.0)
+        assert daemon.wait(90.0)
     assert len(keys(tmp_path / "out")) == 8
 
 
@@ -171,7 +172,7 @@ def test_a_stop_in_mid_acquisition_is_not_taken_for_its_end(tmp_path: Path) -> N
         upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())
         pump_until(upload, lambda: upload.credit == 0 or upload.pump(0.1))
         stop_daemon(daemon.endpoint)
-        assert daemon.wait(20.0)
+        assert daemon.wait(90.0)
     assert daemon.unfinished >= 1
     with Ledger(tmp_path / "out" / LEDGER_COPY, read_only=True) as ledger:
         closed = ledger._db.execute("SELECT closed FROM acquisition").fetchone()
@@ -313,7 +314,7 @@ def test_workers_end_with_a_killed_daemon(tmp_path: Path) -> None:
         assert ends(worker)
 
 
-def ends(pid: int, timeout_s: float = 10.0) -> bool:
+def ends(pid: int, timeout_s: float = PATIENCE_S) -> bool:
     """Whether a process that is not our child ends in time (a zombie has ended)."""
     import psutil
 
@@ -339,7 +340,7 @@ def test_what_a_killed_daemon_had_written_is_readable(tmp_path: Path) -> None:
         endpoint = json.loads(process.stdout.readline())["endpoint"]
         done: list[wire.Outcome] = []
         with Connection(endpoint, "source") as connection:
-            connection.welcome(10.0)
+            connection.welcome(90.0)
             upload = opened(connection, output)
             upload._on_outcome = done.append
             frames = stack(60)

@@ -28,6 +28,7 @@ from finished import (
 )
 from live import keys, opened, pump_until, quick_settings, read_all, running, source, write_stack
 from recordings_on_disk import write_ndtiff
+from waiting import PATIENCE_S, until
 
 import refocusd as package
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
@@ -63,12 +64,10 @@ def stop_midway(
         stderr=subprocess.PIPE,
     )
     with process:
-        deadline = time.monotonic() + 30
-        while written(dataset) < after:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < deadline
+        until(lambda: process.poll() is not None or written(dataset) >= after, f"{after} frames")
+        assert process.poll() is None, process.stderr and process.stderr.read()
         process.send_signal(how)
-        return process.wait(60)
+        return process.wait(PATIENCE_S)
 
 
 def same_pixels(raw: Path, refocused: Path) -> None:

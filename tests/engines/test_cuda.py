@@ -157,6 +157,7 @@ def test_the_benchmark_counts_the_work_that_the_onnx_graph_has(bundle: ModelBund
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it measures engines in a process of its own
 def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--json", str(file)]

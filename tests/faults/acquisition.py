@@ -49,7 +49,7 @@ class MicroscopeProcess:
         self._ready = False
 
     def __enter__(self) -> Self:
-        until(lambda: self._look() or self._ready, "the microscope's start", 60.0)
+        until(lambda: self._look() or self._ready, "the microscope's start")
         return self
 
     def __exit__(
@@ -91,17 +91,17 @@ class MicroscopeProcess:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def wait_saved(self, frames: int, timeout_s: float = 30.0) -> None:
+    def wait_saved(self, frames: int) -> None:
         """Wait until so many frames of the acquisition are saved."""
-        until(lambda: self._look() or len(self.saved) >= frames, f"frame {frames}", timeout_s)
+        until(lambda: self._look() or len(self.saved) >= frames, f"frame {frames}")
 
-    def wait_acquired(self, timeout_s: float = 60.0) -> None:
+    def wait_acquired(self) -> None:
         """Wait for the acquisition's own end, whatever the daemon does."""
-        until(lambda: self._look() or self.acquired, "the acquisition's end", timeout_s)
+        until(lambda: self._look() or self.acquired, "the acquisition's end")
 
-    def wait_done(self, timeout_s: float = 60.0) -> None:
+    def wait_done(self) -> None:
         """Wait until the source has waited for the daemon."""
-        until(lambda: self._look() or self.done, "the source's end", timeout_s)
+        until(lambda: self._look() or self.done, "the source's end")
 
     def kill(self) -> None:
         """SIGKILL; `saved` holds all that it had told."""

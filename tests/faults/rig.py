@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Self
 
 import psutil
 import pytest
+from waiting import until
 
 from refocusd.daemon.daemon import daemon_status
 from refocusd.errors import TransportError
@@ -27,20 +28,6 @@ __all__ = ["POSIX", "ROUNDS", "FaultyDaemon", "kill", "moment", "slowed", "stopp
 #: Rounds of each fault; more with the variable of the fuzz tests.
 ROUNDS = max(1, int(os.environ.get("REFOCUSD_FUZZ_ROUNDS", "60")) // 60)
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP is POSIX")
-
-
-def until(done: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    """Wait for something that happens in another process.
-
-    Raises
-    ------
-    AssertionError
-        With `what`, if it does not in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not done():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s:.0f} s"
-        time.sleep(0.02)
 
 
 def moment(rng: Random, longest_s: float) -> None:

@@ -95,7 +95,7 @@ def test_a_hung_worker_is_replaced_while_the_acquisition_goes_on(
 ) -> None:
     """It has refocused frames already, so that five seconds for one are too many."""
     with FaultyDaemon(tmp_path) as daemon:
-        microscope.acquire(daemon.endpoint, tmp_path, "hung", frames=60, wait_s=30.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "hung", frames=60, wait_s=90.0)
         until(lambda: _frames_done(daemon) > 5, "refocused frames")
         (hung,) = daemon.workers()
         with stopped(hung):
@@ -111,11 +111,11 @@ def test_a_stopped_daemon_does_not_stop_the_acquisition(
 ) -> None:
     """It is stopped for longer than its workers and the source bear silence."""
     with FaultyDaemon(tmp_path) as daemon:
-        microscope.acquire(daemon.endpoint, tmp_path, "stopped", frames=80, wait_s=30.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "stopped", frames=80, wait_s=90.0)
         microscope.wait_saved(20)
         with stopped(daemon.pid):
             until_s = time.monotonic() + SILENCE_S + 1.0
-            microscope.wait_acquired(SILENCE_S)
+            microscope.wait_acquired()
             assert len(microscope.saved) == 80
             until(lambda: time.monotonic() > until_s, "the end of all patience")
         microscope.wait_done()
@@ -135,24 +135,23 @@ def test_a_killed_worker_is_replaced_as_quickly_as_the_first_one_started(
     """
     begun = time.monotonic()
     with FaultyDaemon(tmp_path, "--backend", "openvino") as daemon:
-        until(daemon.ready, "the first worker", 60.0)
+        until(daemon.ready, "the first worker")
         started_s = time.monotonic() - begun
         microscope.acquire(
-            daemon.endpoint, tmp_path, "engine", frames=0, exposure_ms=50.0, wait_s=60.0
+            daemon.endpoint, tmp_path, "engine", frames=0, exposure_ms=50.0, wait_s=90.0
         )
-        until(lambda: _frames_done(daemon) > 5, "refocused frames", 60.0)
+        until(lambda: _frames_done(daemon) > 5, "refocused frames")
         (old,) = daemon.workers()
         begun = time.monotonic()
         kill(old)
         until(
             lambda: any(w.frames for w in _crew(daemon) if w.pid != old),
             "the next frame",
-            60.0,
         )
         took_s = time.monotonic() - begun
         microscope.end()
-        microscope.wait_done(90.0)
-        until(daemon.idle, "the daemon's end of the acquisition", 60.0)
+        microscope.wait_done()
+        until(daemon.idle, "the daemon's end of the acquisition")
     whole = assert_whole(microscope.raw, tmp_path, microscope.saved, resumed=False, unchanged=False)
     assert whole == len(microscope.saved) > 5
     assert took_s <= started_s + NOTICED_S, f"{took_s:.1f} s, the first one {started_s:.1f} s"

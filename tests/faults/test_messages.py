@@ -101,7 +101,7 @@ def test_a_source_whose_messages_come_twice_late_and_out_of_order(
 ) -> None:
     rng = Random(f"messages {number}")
     with FaultyDaemon(tmp_path) as daemon, Unruly(daemon.endpoint) as connection:
-        connection.welcome(10.0)
+        connection.welcome(90.0)
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="", report=False)
         # The announcement and the introduction may come again in the middle.
         connection._past = [connection._hello, _announcement(upload, raw)]
@@ -153,11 +153,11 @@ def test_a_worker_that_answers_wrongly(
     bad = environment(fault, every=15, late_s=2.0)
     with FaultyDaemon(tmp_path, environment={**bad, **flags}) as daemon:
         with Connection(daemon.endpoint, "source") as connection:
-            connection.welcome(10.0)
+            connection.welcome(90.0)
             upload = opened(connection, tmp_path, raw=str(raw.path), output_="", report=False)
             submit_all(raw, upload, list(range(FRAMES)))
             upload.close(FRAMES)
-            pump_until(upload, lambda: upload.closed, 40.0)
+            pump_until(upload, lambda: upload.closed)
         until(daemon.ready, "a worker")
         assert trace in daemon.log.read_text(encoding="utf-8"), "nothing went wrong"
     assert assert_whole(raw.path, tmp_path, saved_of(raw)) == FRAMES

@@ -37,7 +37,7 @@ def test_an_acquisition_that_nothing_happens_to_is_whole(
 @POSIX
 def test_a_stopped_worker_and_a_slow_daemon(microscope: MicroscopeProcess, tmp_path: Path) -> None:
     with FaultyDaemon(tmp_path) as daemon:
-        microscope.acquire(daemon.endpoint, tmp_path, "stopped", frames=60, wait_s=30.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "stopped", frames=60, wait_s=90.0)
         microscope.wait_saved(10)
         with stopped(daemon.workers()[0]):
             microscope.wait_saved(30)
@@ -62,7 +62,7 @@ def test_a_full_disk_for_what_is_refocused(microscope: MicroscopeProcess, tmp_pa
         assert len(microscope.saved) == 40
         until(lambda: any(a.warnings for a in daemon.status().details), "the warning")
         ballast.unlink()
-        until(daemon.idle, "the daemon's end of the acquisition", 60.0)
+        until(daemon.idle, "the daemon's end of the acquisition")
         assert assert_whole(microscope.raw, tmp_path, microscope.saved, resumed=False) == 40
 
 
@@ -73,7 +73,7 @@ def test_a_worker_that_goes_wrong(
     with FaultyDaemon(tmp_path, environment=environment(fault, every=13)) as daemon:
         microscope.acquire(daemon.endpoint, tmp_path, fault, frames=40)
         microscope.wait_acquired()
-        until(daemon.idle, "the daemon's end of the acquisition", 60.0)
+        until(daemon.idle, "the daemon's end of the acquisition")
     assert assert_whole(microscope.raw, tmp_path, microscope.saved) == 40
 
 

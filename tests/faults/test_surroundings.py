@@ -30,7 +30,7 @@ def test_a_wall_clock_that_jumps_forward_and_back(
     """Nothing waits by it, and the latest attempt is the last one, whatever its date says."""
     offset = tmp_path / "offset"
     with FaultyDaemon(tmp_path, "--pick-up", environment=jumping_clock(offset)) as daemon:
-        microscope.acquire(daemon.endpoint, tmp_path, "clock", frames=80, wait_s=30.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "clock", frames=80, wait_s=90.0)
         for frames, off_s in ((10, DAY_S), (30, -DAY_S), (45, 3650 * DAY_S)):
             microscope.wait_saved(frames)
             # Whole at every moment: it may be read right now.
@@ -90,11 +90,11 @@ def test_a_slow_disk_costs_neither_frames_nor_memory(
     with FaultyDaemon(tmp_path, environment=slow_disk(0.1)) as daemon:
         process = psutil.Process(daemon.pid)
         before = process.memory_info().rss
-        microscope.acquire(daemon.endpoint, tmp_path, "slow", frames=100, wait_s=60.0)
-        microscope.wait_acquired(20.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "slow", frames=100, wait_s=90.0)
+        microscope.wait_acquired()
         assert not daemon.idle(), "the disk was not slow"
         # Its shared memory is touched for the first time here, and counted.
         assert process.memory_info().rss < before + (32 + 32 << 20)
-        microscope.wait_done(60.0)
+        microscope.wait_done()
         until(daemon.idle, "the daemon's end of the acquisition")
     assert assert_whole(microscope.raw, tmp_path, microscope.saved, resumed=False) == 100

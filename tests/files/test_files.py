@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-import errno
-import random
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from refusals import Refusals, refusal
 
 from refocusd import files
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.profiles.profile import Microscope, Profile, load_profile, save_profile
 from refocusd.transport.secure.keys import AllowList, KeyStore
-
-SHARING_VIOLATION = 32
-
-
-def refusal() -> PermissionError:
-    """What Windows says while another program holds a file."""
-    error = PermissionError(errno.EACCES, "The process cannot access the file")
-    error.winerror = SHARING_VIOLATION  # type: ignore[attr-defined, unused-ignore]
-    return error
-
-
-class Refusals:
-    """Refuses each rename and delete up to `most` times, by the dice of a seed."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, seed: int, most: int = 5) -> None:
-        self.count = 0
-        self._dice = random.Random(seed)
-        self._most = most
-        self._left: dict[str, int] = {}
-        patch.setattr(time, "sleep", lambda _: None)
-        patch.setattr(Path, "replace", self._wrapped(Path.replace))
-        patch.setattr(Path, "unlink", self._wrapped(Path.unlink))
-
-    def _wrapped(self, action: Callable[..., Any]) -> Callable[..., Any]:
-        def refused(path: Path, *rest: Any, **options: Any) -> Any:
-            left = self._left.setdefault(str(path), self._dice.randint(0, self._most))
-            if left:
-                self._left[str(path)] -= 1
-                self.count += 1
-                raise refusal()
-            del self._left[str(path)]
-            return action(path, *rest, **options)
-
-        return refused
 
 
 @pytest.mark.parametrize("seed", range(5))

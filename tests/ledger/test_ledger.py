@@ -249,7 +249,7 @@ def test_what_is_no_mark_is_left_alone(tmp_path: Path, caplog: pytest.LogCapture
         f"{ONE[:-1]}4.json": b"[1]",
         f"{ONE[:-1]}5.json": b"[" * 100_000,
         f"{ONE[:-1]}6.json": b"",
-        f"{ONE}.123.new": mark(ONE),
+        f".{ONE}.json.0a1b2c3d.new": mark(ONE),
     }
     for name, text in garbage.items():
         (folder / name).write_bytes(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 import threading
 import time
@@ -11,7 +10,7 @@ import time
 import msgspec
 import pytest
 
-from refocusd.processes.backoff import BackOff
+from refocusd.backoff import BackOff
 from refocusd.processes.supervisor import Action, End, Supervisor
 
 #: Ends with its standard input.
@@ -154,29 +153,3 @@ def test_stopping_a_child_that_does_not_listen_takes_a_bounded_time() -> None:
 
 def test_stopping_a_supervisor_that_was_never_started_is_no_error() -> None:
     Supervisor("child", WAITS).stop()
-
-
-def test_the_wait_grows_to_a_bound_and_is_never_the_same() -> None:
-    back_off = BackOff(0.5, 30.0, jitter=random.Random(1))
-    waits = [back_off.take_s() for _ in range(50)]
-    assert 0.25 <= waits[0] <= 0.5
-    assert waits[3] > waits[0]
-    assert all(15 <= wait <= 30 for wait in waits[10:])
-    assert len(set(waits)) == 50
-    back_off.reset()
-    assert back_off.take_s() <= 0.5
-
-
-def test_an_attempt_that_lasted_makes_the_next_wait_short() -> None:
-    back_off = BackOff(0.5, 30.0, healthy_s=10.0)
-    for _ in range(10):
-        back_off.take_s(lasted_s=9.0)
-    assert back_off.take_s(lasted_s=11.0) <= 0.5
-
-
-def test_the_next_wait_can_be_limited() -> None:
-    back_off = BackOff(0.1, 30.0)
-    for _ in range(20):
-        back_off.take_s()
-    back_off.limit(2.0)
-    assert back_off.take_s() <= 2.0

@@ -42,7 +42,7 @@ def test_a_snap_and_live_mode_are_shown(tmp_path: Path) -> None:
     with attached(tmp_path, int(PORT), **settings) as (daemon, _):
         view = Connection(daemon.endpoint, "view", inline=True)
         try:
-            view.welcome(10)
+            view.welcome(90.0)
             drive("s.live().snap(True)")
             shown, _pixels = until(lambda: look(view), "snap")
             drive("s.live().set_live_mode_on(True)")

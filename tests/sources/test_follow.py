@@ -7,8 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import pytest
 from finished import raw_dataset, verify
 from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, read_all, running
+from waiting import PATIENCE_S, until
 
 import refocusd
 from refocusd.daemon.daemon import Daemon, daemon_status
@@ -50,21 +50,13 @@ def following(folder: Path, endpoint: str, **options: Any) -> Iterator[Follower]
         yield follower
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
-
-
-def until(done: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (result := done()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-    return result
 
 
 def newest(daemon: Daemon, name: str) -> wire.AcquisitionStatus | None:
     """What the daemon last knew of an acquisition; one that was reopened is there twice."""
-    about = daemon_status(daemon.endpoint, timeout_s=5.0).details
+    about = daemon_status(daemon.endpoint, timeout_s=PATIENCE_S).details
     return next((a for a in reversed(about) if a.name == name), None)
 
 
@@ -123,7 +115,7 @@ def test_every_frame_of_a_growing_java_dataset_is_done(
             # Live: some frames are done while others are still to be written.
             until(lambda: live_frames(daemon, "run_1") > 3)
             assert process.poll() is None
-            process.communicate(timeout=30)
+            process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         counts = until(lambda: ended(daemon, "run_1"))
     assert counts == wire.Counts(acquired=30, passed_through=30)
@@ -220,9 +212,9 @@ def test_a_hooked_acquisition_is_left_to_its_hook(
             acquisition.acquire(events[:3])
             until(lambda: "another source" in caplog.text)
             acquisition.acquire(events[3:])
-        assert source.wait(30.0) == wire.Counts(acquired=6, passed_through=6)
+        assert source.wait(90.0) == wire.Counts(acquired=6, passed_through=6)
         until(lambda: not any(t.name.startswith("follow-") for t in threading.enumerate()))
-    assert len(daemon_status(daemon.endpoint, timeout_s=5.0).details) == 1
+    assert len(daemon_status(daemon.endpoint, timeout_s=PATIENCE_S).details) == 1
 
 
 def test_a_finished_dataset_is_offered_with_its_command_and_not_taken(
@@ -250,7 +242,9 @@ def test_a_finished_dataset_is_offered_with_its_command_and_not_taken(
         fresh.finish()
         until(lambda: ended(daemon, "new_1"))
     assert caplog.text.count("was never refocused") == 1
-    assert [a.name for a in daemon_status(daemon.endpoint, timeout_s=5.0).details] == ["new_1"]
+    assert [a.name for a in daemon_status(daemon.endpoint, timeout_s=PATIENCE_S).details] == [
+        "new_1"
+    ]
     assert not (data / "day 1" / "old_1_refocused").exists()
 
 
@@ -282,7 +276,7 @@ def test_a_dataset_that_rests_is_closed_and_goes_on_as_the_same_acquisition(
         until(lambda: ended(daemon, "slow_1") == wire.Counts(acquired=4, passed_through=4))
     dataset.finish()
     assert len(keys(data / "slow_1_refocused")) == 4
-    ids = {a.id for a in daemon_status(daemon.endpoint, timeout_s=5.0).details}
+    ids = {a.id for a in daemon_status(daemon.endpoint, timeout_s=PATIENCE_S).details}
     assert len(ids) == 1
 
 

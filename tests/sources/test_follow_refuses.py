@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, running
-from test_follow import SIDE, axes, ended, following, key, live_frames, put, until
+from test_follow import SIDE, axes, ended, following, key, live_frames, put
+from waiting import until
 
 from refocusd.daemon.daemon import Daemon
 from refocusd.datasets.dataset import acquisition_of
@@ -259,12 +260,10 @@ def test_over_a_slow_share_that_fails_now_and_then_every_frame_arrives_whole(
         for n in range(1, 6):
             put(dataset, n)
         dataset.finish()
-        assert until(lambda: ended(daemon, "run_1"), 40.0) == wire.Counts(
-            acquired=6, passed_through=6
-        )
+        assert until(lambda: ended(daemon, "run_1")) == wire.Counts(acquired=6, passed_through=6)
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(100)
     assert SlowFile.reads > 7
     assert len(keys(tmp_path / "run_1_refocused")) == 6
 
@@ -279,9 +278,9 @@ def test_without_a_daemon_a_dataset_is_followed_once_there_is_one(
     with following(data, endpoint, quiet_s=60.0):
         dataset = JavaNDTiff(data / "run_1")
         put(dataset, 0, 1)
-        until(lambda: "once a daemon is there" in caplog.text, 20.0)
+        until(lambda: "once a daemon is there" in caplog.text)
         with running(quick_settings(tmp_path, endpoint=endpoint)) as daemon:
-            until(lambda: live_frames(daemon, "run_1") == 2, 20.0)
+            until(lambda: live_frames(daemon, "run_1") == 2)
             dataset.finish()
             assert until(lambda: ended(daemon, "run_1")).passed_through == 2
 

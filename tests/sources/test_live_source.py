@@ -28,7 +28,7 @@ def view_of() -> Iterator[ViewOf]:
 
     def connect(daemon: Daemon) -> Connection:
         connection = Connection(daemon.endpoint, "view", inline=True)
-        connection.welcome(10)
+        connection.welcome(90.0)
         connections.append(connection)
         return connection
 

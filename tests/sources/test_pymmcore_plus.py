@@ -51,7 +51,7 @@ def test_every_frame_of_an_mda_is_refocused(core: Any, tmp_path: Path) -> None:
 
         core.mda.events.frameReady.connect(keep)
         core.mda.run(useq.MDASequence(metadata={"name": "my cells"}, **Z_STACK))
-        counts = attached.wait(20)
+        counts = attached.wait(90.0)
         core.mda.events.frameReady.disconnect(keep)
         attached.detach()
     assert counts is not None
@@ -72,7 +72,7 @@ def test_each_mda_gets_a_dataset_of_its_own(core: Any, tmp_path: Path) -> None:
         attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
         for _ in range(2):
             core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 3}))
-            assert attached.wait(20) is not None
+            assert attached.wait(90.0) is not None
         attached.detach()
         core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 3}))
         assert len(daemon.counts()) <= 2
@@ -84,7 +84,7 @@ def test_events_without_an_index_are_counted(core: Any, tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon:
         attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
         core.mda.run([useq.MDAEvent(exposure=2), useq.MDAEvent(exposure=2)])
-        counts = attached.wait(20)
+        counts = attached.wait(90.0)
         attached.detach()
     assert counts is not None
     assert counts.passed_through == 2
@@ -126,7 +126,7 @@ def test_frames_that_are_none_never_reach_the_runner_as_errors(
             signals.frameReady.emit(np.zeros((32, 32), np.float32), event, {})
         signals.frameReady.emit(np.ones((32, 32), np.uint16), event, {"odd": object()})
         signals.sequenceFinished.emit(sequence)
-        counts = attached.wait(20)
+        counts = attached.wait(90.0)
         attached.detach()
     assert counts is not None
     assert counts.passed_through == 1
@@ -146,7 +146,7 @@ def test_the_runner_is_not_held_up(core: Any, tmp_path: Path) -> None:
             signals.frameReady.emit(image, useq.MDAEvent(index={"t": number}), {})
             spent.append(time.thread_time() - begun)
         signals.sequenceFinished.emit(sequence)
-        counts = attached.wait(30)
+        counts = attached.wait(90.0)
         attached.detach()
     assert counts is not None
     assert counts.passed_through == 200

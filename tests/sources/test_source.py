@@ -65,7 +65,7 @@ def test_every_acquired_frame_lies_refocused_beside_its_raw_one(
     events = make(3, [0.0, 8.0], CHANNELS)
     source = refocusd.Source(daemon.endpoint, expected=len(events))
     raw = acquire(events, source.hooks(str(tmp_path), kind))
-    assert source.wait(30.0) == wire.Counts(acquired=12, passed_through=12)
+    assert source.wait(90.0) == wire.Counts(acquired=12, passed_through=12)
     assert sorted(keys(raw)) == sorted(keys(refocused(raw)))
     before, after = Dataset(str(raw)), Dataset(str(refocused(raw)))
     try:
@@ -113,7 +113,7 @@ def test_your_own_hooks_run_as_before_and_what_they_discard_is_not_ours(
         notification_callback_fn=notified,
     )
     raw = acquire(demo_microscope.events_snapped(4, [0.0]), arguments)
-    assert source.wait(30.0) == wire.Counts(acquired=2, passed_through=2)
+    assert source.wait(90.0) == wire.Counts(acquired=2, passed_through=2)
     kinds = [kind for kind, _ in seen]
     assert kinds.count("process") == 4
     assert kinds.count("saved") == 2
@@ -196,7 +196,7 @@ def test_a_daemon_that_comes_late_catches_up_what_it_missed(
     try:
         events = demo_microscope.events_sequenced(100, [0.0])
         raw = acquire(events, source.hooks(str(tmp_path), "late", image_saved_fn=saved))
-        assert source.wait(30.0) == wire.Counts(acquired=100, passed_through=100)
+        assert source.wait(90.0) == wire.Counts(acquired=100, passed_through=100)
     finally:
         daemon.__exit__(None, None, None)
     written = read_all(refocused(raw))
@@ -221,7 +221,7 @@ def test_what_could_not_be_done_live_is_caught_up_from_raw(
             raw = acquire(events, source.hooks(str(tmp_path), "busy"))
         finally:
             os.kill(worker, signal.SIGCONT)
-        assert source.wait(30.0) == wire.Counts(acquired=40, passed_through=40)
+        assert source.wait(90.0) == wire.Counts(acquired=40, passed_through=40)
     written = read_all(refocused(raw))
     assert sum(not metadata["refocusd"]["live"] for _, metadata in written.values()) >= 20
     for key, (pixels, _) in read_all(raw).items():
@@ -242,7 +242,7 @@ def test_without_raw_on_disk_the_named_output_is_written(
 ) -> None:
     source = refocusd.Source(daemon.endpoint, output=str(tmp_path / "live"))
     acquire(demo_microscope.events_snapped(3, [0.0]), source.hooks(directory, name))
-    assert source.wait(30.0) == wire.Counts(acquired=3, passed_through=3)
+    assert source.wait(90.0) == wire.Counts(acquired=3, passed_through=3)
     assert len(keys(tmp_path / "live")) == 3
 
 
@@ -262,7 +262,7 @@ def test_the_first_frame_may_come_long_after_the_hooks(
         arguments = source.hooks(str(tmp_path), "late")
         time.sleep(4)  # longer than the daemon remembers a source that says nothing
         acquire(demo_microscope.events_snapped(2, [0.0]), arguments)
-        assert source.wait(30.0) == wire.Counts(acquired=2, passed_through=2)
+        assert source.wait(90.0) == wire.Counts(acquired=2, passed_through=2)
 
 
 def test_an_acquisition_of_one_frame_is_not_missed(
@@ -272,7 +272,7 @@ def test_an_acquisition_of_one_frame_is_not_missed(
         source = refocusd.Source(daemon.endpoint)
         arguments = source.hooks(str(tmp_path), f"single{number}")
         acquire(demo_microscope.events_snapped(1, [0.0]), arguments)
-        assert source.wait(30.0) == wire.Counts(acquired=1, passed_through=1)
+        assert source.wait(90.0) == wire.Counts(acquired=1, passed_through=1)
 
 
 def test_a_source_serves_one_acquisition(daemon: Daemon) -> None:
@@ -328,7 +328,7 @@ def test_on_the_java_backend_frames_are_read_from_disk_as_they_are_saved(
     from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
 
     hooks["notification_callback_fn"](AcqNotification.create_data_sink_finished_notification())
-    assert source.wait(30.0) == wire.Counts(acquired=30, passed_through=30)
+    assert source.wait(90.0) == wire.Counts(acquired=30, passed_through=30)
     written = read_all(refocused(raw))
     for time_point, frame in enumerate(frames):
         pixels, metadata = written[f'{{"channel":"DAPI","time":{time_point}}}']
@@ -368,7 +368,7 @@ def kill_a_script(daemon: Daemon, tmp_path: Path) -> None:
     (raw,) = (p for p in tmp_path.glob("killed_*") if not p.name.endswith("_refocused"))
     assert len(keys(raw)) >= 40
     # The daemon misses the source, catches up what it had not got, and closes.
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not (refocused(raw) / "refocusd-ledger.sqlite").exists():
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -102,7 +102,7 @@ def test_in_order_means_in_order_however_little_memory_there_is(
         wake.start()
         events = demo_microscope.events_sequenced(80, [0.0])
         raw = acquire(events, source.hooks(str(tmp_path), "ordered"))
-        assert source.wait(30.0) == wire.Counts(acquired=80, passed_through=80)
+        assert source.wait(90.0) == wire.Counts(acquired=80, passed_through=80)
         wake.join()
     order = keys(refocused(raw))
     assert order == keys(raw), "written in the order of acquisition"
@@ -123,7 +123,7 @@ def test_between_two_bursts_idle_workers_catch_up_the_first(
         def saved(axes: Any, dataset: Any) -> None:
             if axes["time"] == 39:  # the pause between two bursts
                 os.kill(worker, signal.SIGCONT)
-                deadline = time.monotonic() + 20.0
+                deadline = time.monotonic() + 60.0
                 output = refocused(Path(dataset.path))
                 while time.monotonic() < deadline:
                     if frames_in(output) >= 40:
@@ -134,7 +134,7 @@ def test_between_two_bursts_idle_workers_catch_up_the_first(
         source = refocusd.Source(daemon.endpoint, buffer_mib=1)
         first = demo_microscope.events_sequenced(40, [0.0])
         raw = acquire(first, source.hooks(str(tmp_path), "bursts", image_saved_fn=saved))
-        assert source.wait(30.0) == wire.Counts(acquired=40, passed_through=40)
+        assert source.wait(90.0) == wire.Counts(acquired=40, passed_through=40)
     assert caught_up == [40], "while the acquisition was still open"
     live = [metadata["refocusd"]["live"] for _, metadata in read_all(refocused(raw)).values()]
     assert 0 < sum(live) < 40

@@ -22,6 +22,7 @@ import numpy as np
 import zmq
 from bridge_standin_classes import CONSTRUCTIBLE, Java, JavaList, Studio
 from bridge_standin_microscope import Microscope
+from waiting import PATIENCE_S
 
 __all__ = ["Call", "Standin", "stranger"]
 
@@ -86,7 +87,7 @@ class Standin:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.REP)
         self._socket.setsockopt(zmq.LINGER, 0)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self._socket.bind(f"tcp://127.0.0.1:{self.port or '*'}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from live import quick_settings, running
 from numpy.typing import NDArray
+from waiting import until
 
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.sources.attached.process import AttachProcess
@@ -29,15 +29,6 @@ def attached(tmp_path: Path, port: int, **settings: Any) -> Iterator[tuple[Daemo
         AttachProcess(daemon.endpoint, daemon.settings) as process,
     ):
         yield daemon, process
-
-
-def until(done: Callable[[], Any], what: str, timeout_s: float = 40.0) -> Any:
-    """Wait for something that comes from another process; what it was."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := done()):
-        assert time.monotonic() < deadline, f"in {timeout_s:.0f} s there was no {what}"
-        time.sleep(0.02)
-    return found
 
 
 def acquisitions(daemon: Daemon, state: str = "") -> list[wire.AcquisitionStatus]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import zmq
+from waiting import PATIENCE_S
 
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
@@ -69,7 +70,7 @@ class House:
         self.gone.update(self.endpoints.gone())
         return found
 
-    def until(self, done: Callable[[], object], timeout_s: float = 20.0) -> Received:
+    def until(self, done: Callable[[], object], timeout_s: float = PATIENCE_S) -> Received:
         deadline = time.monotonic() + timeout_s
         found: Received = []
         while not done():
@@ -79,7 +80,7 @@ class House:
 
     def next(self) -> Received:
         """What comes next, however little."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while not (found := self.turn()):
             assert time.monotonic() < deadline, "nothing came in time"
         return found
@@ -87,7 +88,7 @@ class House:
     def hello(self, count: int = 1) -> list[bytes]:
         """Identities of the next peers that say Hello."""
         found: Received = []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while len(found) < count:
             assert time.monotonic() < deadline, "nobody said hello in time"
             found += self.turn()

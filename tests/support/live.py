@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from waiting import PATIENCE_S
 
 from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon
@@ -127,7 +128,7 @@ def opened(connection: Connection, output: Path, side: int = 64, **changes: Any)
     return upload
 
 
-def pump_until(upload: Upload, done: Callable[[], object], timeout_s: float = 20.0) -> None:
+def pump_until(upload: Upload, done: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
         assert time.monotonic() < deadline, "nothing came in time"
@@ -136,5 +137,5 @@ def pump_until(upload: Upload, done: Callable[[], object], timeout_s: float = 20
 
 def source(daemon: Daemon, **more: bool) -> Connection:
     connection = Connection(daemon.endpoint, "source", **more)  # type: ignore[arg-type]
-    connection.welcome(10.0)
+    connection.welcome(PATIENCE_S)
     return connection

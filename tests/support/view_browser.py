@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
+from waiting import until as eventually
 
 __all__ = ["chromium", "dataset", "eventually", "open_page"]
 
@@ -66,14 +66,3 @@ def dataset(page: Page, selector: str = "#stage") -> dict[str, str]:
     """The ``data-`` attributes of an element."""
     found: dict[str, str] = page.locator(selector).evaluate("e => ({...e.dataset})")
     return found
-
-
-def eventually(look: Callable[[], Any], what: str, timeout_s: float = 15.0) -> Any:
-    """What `look` returns once it is true; fails when it never is."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.03)

@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(
         with pytest.raises(DiskFullError, match=r"state\.pt cannot be written.*--resume"):
             train(longer, [flux], run, resume=True)
         assert (run / "state.pt").read_bytes() == before
-        assert not list(run.glob("*.part"))
+        assert not list(run.glob("*.new"))
         (run.parent / "ballast").unlink()
         assert train(longer, [flux], run, resume=True).steps == 10
         train(longer, [flux], tmp_path / "whole")
@@ -151,7 +151,7 @@ def test_a_quota_leaves_the_checkpoint_before_it(flux: NDArray[np.float32], tmp_
     ):
         train(replace(short, steps=10), [flux], tmp_path / "run", resume=True)
     assert (tmp_path / "run" / "state.pt").read_bytes() == before
-    assert not list((tmp_path / "run").glob("*.part"))
+    assert not list((tmp_path / "run").glob("*.new"))
 
 
 def test_a_state_executes_nothing(flux: NDArray[np.float32], tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from refocusd.errors import InputError, TransportError
 from refocusd.transport import messages as wire
-from refocusd.transport.backoff import BackOff
 from refocusd.transport.client import MAX_METADATA_CHARS, SILENCE_S, Connection
 from refocusd.transport.ring import PAGE, RingAddress, Slot
 from refocusd.transport.session import TRANSITIONS, Event, Session, State, after
@@ -443,13 +442,3 @@ def test_whatever_a_daemon_says_the_session_stays_in_order(steps: list[Any]) -> 
                 assert not session.credit
                 assert not session.in_flight
     assert all(one.closed for one in daemon.connections)
-
-
-@given(st.floats(0.01, 10.0), st.floats(1.0, 100.0), st.integers(1, 2000))
-def test_waits_grow_to_their_limit_and_start_anew(first: float, times: float, tries: int) -> None:
-    back_off = BackOff(first, first * times)
-    waits = [back_off.take_s() for _ in range(tries)]
-    assert waits[0] == first
-    assert all(a <= b <= first * times for a, b in pairwise([first, *waits]))
-    back_off.reset()
-    assert back_off.take_s() == first

@@ -16,6 +16,7 @@ import pytest
 from house import House, open_house
 from numpy.typing import NDArray
 from proxy import Proxy
+from waiting import PATIENCE_S
 
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.frame import Pixels, checksum
@@ -56,7 +57,7 @@ class Host:
             elif isinstance(message, (wire.Result, wire.Failure)):
                 self.answers[message.task] = (message, parts[1] if len(parts) > 1 else b"")
 
-    def until(self, done: Callable[[], object], timeout_s: float = 40.0) -> None:
+    def until(self, done: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + timeout_s
         while not done():
             assert time.monotonic() < deadline, "nothing came in time"
@@ -237,7 +238,7 @@ def test_a_signal_ends_a_worker_cleanly(
         os.kill(process.pid, getattr(signal, name))
         begun = time.monotonic()
         status, said = ended(process, host)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
     assert status == 0, said
     assert "Traceback" not in said
     if connected:
@@ -246,7 +247,7 @@ def test_a_signal_ends_a_worker_cleanly(
 
 def _wait_for_handlers(pid: int) -> None:
     """Until the process handles SIGTERM itself."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("SigCgt:") and int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
@@ -262,7 +263,7 @@ def test_a_bad_key_file_is_told_before_any_work(tmp_path: Path, what: str) -> No
         path.write_text("x")
         path.chmod(0o600)
     with worker_process("tcp://127.0.0.1:9", path) as process:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert str(path) in said
     assert said.count("\n") == 1

@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from refocusd import __version__
+from refocusd import __version__, files
 from refocusd.errors import InputError, OutputError
 from refocusd.profiles.profile import (
     CameraSection,
@@ -242,7 +242,7 @@ def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:
         digest = hashlib.sha256(new.read_bytes()).hexdigest()
         # Named by its contents: the profile that is there stays right until it is replaced.
         file = f"{profile_path.stem}.{name}.{digest[:8]}.tif"
-        new.replace(folder / file)
+        files.replace(new, folder / file)
     except OSError as error:
         raise OutputError(
             f"the map {name} cannot be written beside {profile_path}: {error.strerror}"
@@ -254,7 +254,7 @@ def _remove_maps(folder: Path, former: CameraSection, camera: CameraSection | No
     kept = {stored.file for stored in camera.maps.values()} if camera else set()
     for stored in former.maps.values():
         if stored.file not in kept and Path(stored.file).name == stored.file:
-            (folder / stored.file).unlink(missing_ok=True)
+            files.remove(folder / stored.file, missing_ok=True)
 
 
 def read_map(profile_path: str | Path, stored: StoredMap) -> NDArray[np.float32]:

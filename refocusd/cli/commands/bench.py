@@ -81,7 +81,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         require_matplotlib()
     busy = busy_share()
-    if busy is not None and busy > BUSY:
+    if busy > BUSY:
         messages.print(
             f"[bold red]!![/] other programs take {100 * busy:.0f} % of the processor: these times "
             "will mean little; close them and measure again"
@@ -109,7 +109,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         {
             "machine": machine(),
             "busy_before_share": busy,
-            "too_busy": busy is not None and busy > BUSY,
+            "too_busy": busy > BUSY,
             "results": [result.as_json() for result in results],
         },
     )

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from refocusd import files
 from refocusd.config import Settings
 from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of
 from refocusd.errors import OutputError
@@ -64,7 +65,7 @@ def _unlabelled(output: Path) -> dict[str, Any]:
     except OutputError:
         aside = output.with_name(f"{output.name}.incomplete-{time.time_ns():x}")
         log.warning("%s was never completed: moved to %s", output, aside.name)
-        output.rename(aside)
+        files.replace(output, aside)
         return {}
 
 
@@ -73,7 +74,4 @@ def write_run_file(output: Path, made: dict[str, Any]) -> None:
     if made_by(output):
         return
     path = notes_of(output) / RUN_FILE
-    # Complete or not there at all, however this process ends.
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(json.dumps(made, indent=1), encoding="utf-8")
-    fresh.replace(path)
+    files.write_whole(path, json.dumps(made, indent=1).encode())

@@ -8,9 +8,9 @@ import time
 
 import msgspec
 
+from refocusd.backoff import BackOff
 from refocusd.config import Settings
 from refocusd.daemon.events import EventQueue, WorkerGone, WorkersGaveUp
-from refocusd.processes.backoff import BackOff
 from refocusd.processes.supervisor import Action, End, Supervisor
 from refocusd.worker.order import WorkerOrder
 

@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from refocusd import files
 from refocusd.formats.ndtiff import layout as ndtiff
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
@@ -77,7 +78,7 @@ class StackFile:
     def set_aside(path: Path) -> None:
         """Hide a file of which no frame counts from readers, to be replaced later."""
         if path.exists():
-            path.replace(_part(path))
+            files.replace(path, _part(path))
 
     def end_with(self, pixels: Pixels, metadata: bytes) -> int:
         """Length that the file would have with one more frame, in bytes."""
@@ -140,7 +141,7 @@ class StackFile:
     def _move(self, to: Path) -> None:
         self._file.close()  # Windows renames no open file
         try:
-            self._where.replace(to)
+            files.replace(self._where, to)
             self._where = to
         finally:
             self._file = _open(self._where)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import time
 from pathlib import Path
 
+from refocusd import files
 from refocusd.formats.ndtiff.stack import write_all
 
 __all__ = ["put", "remove_file", "remove_part"]
 
 PART = ".part"
-#: Windows replaces no file that a reader has open at that moment.
-_REPLACE_TRIES, _REPLACE_WAIT_S = 50, 0.02
 
 
 def put(place: Path, data: bytes | memoryview) -> None:
@@ -24,24 +21,17 @@ def put(place: Path, data: bytes | memoryview) -> None:
     try:
         with io.FileIO(part, "w") as file:
             write_all(file, data)
-        for left in reversed(range(_REPLACE_TRIES)):
-            try:
-                part.replace(place)
-                break
-            except PermissionError:
-                if os.name != "nt" or not left:
-                    raise
-                time.sleep(_REPLACE_WAIT_S)
+        files.replace(part, place)
     except OSError:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            files.remove(part)
         raise
 
 
 def remove_file(path: Path, name: str) -> None:
     """Remove a file of the dataset in `path`, begun or whole, with folders that become empty."""
     remove_part(path, name)
-    (path / name).unlink(missing_ok=True)
+    files.remove(path / name, missing_ok=True)
     for folder in Path(name).parents[:-1]:
         try:
             (path / folder).rmdir()
@@ -53,7 +43,7 @@ def remove_file(path: Path, name: str) -> None:
 
 def remove_part(path: Path, name: str) -> None:
     """Remove what a killed writer left of a file that it had begun."""
-    _part(path / name).unlink(missing_ok=True)
+    files.remove(_part(path / name), missing_ok=True)
 
 
 def _part(place: Path) -> Path:

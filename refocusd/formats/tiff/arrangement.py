@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import json_object, number_or_none, plausible_pixel_um
+from refocusd.formats.metadata import json_object, number_or_none
 from refocusd.frame import AxisValue
+from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 __all__ = [
     "Arrangement",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from refocusd import files
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
@@ -68,13 +69,13 @@ def export(
             _write(file, part, plan, source, on_step, big=big)
         nbytes = sum(part.stat().st_size for part in parts)
         for file, part in zip(plan.files, parts, strict=True):
-            part.replace(file.path)
+            files.replace(part, file.path)
     except OSError as error:
         raise write_error(error, folder, "exporting") from error
     finally:
         for part in parts:
             with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+                files.remove(part)
     return nbytes
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import plausible_pixel_um
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
 from refocusd.frame import AxisValue
+from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 __all__ = ["from_ome"]
 

@@ -11,7 +11,6 @@ from typing import Any
 from tifffile import TiffPage
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import plausible_pixel_um
 from refocusd.formats.ndtiff.layout import NDTIFF_MAGIC
 from refocusd.formats.tiff.arrangement import (
     Arrangement,
@@ -25,6 +24,7 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import is_reduced, page_layout
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, Pixels
+from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 __all__ = ["TiffImageFile"]
 

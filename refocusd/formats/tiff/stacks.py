@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import json_object, pixel_um_of
+from refocusd.formats.metadata import json_object
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, open_file
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue, canonical_axes
+from refocusd.profiles.microscope_metadata import pixel_um_of
 
 __all__ = ["MicroManagerStacks", "is_stack", "is_stack_name"]
 

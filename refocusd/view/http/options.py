@@ -6,11 +6,11 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError
 
-__all__ = ["DEFAULT_PORT", "LOOPBACK", "ViewOptions"]
+__all__ = ["LOOPBACK", "ViewOptions"]
 
-DEFAULT_PORT = 8750
 #: Names under which a browser on this computer reaches it.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 #: Anything shorter can be guessed.
@@ -44,7 +44,7 @@ class ViewOptions:
 
     endpoint: str
     host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
+    port: int = DEFAULT_VIEW_PORT
     token: str = ""
     certificate: Path | None = None
     key: Path | None = None

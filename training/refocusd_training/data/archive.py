@@ -8,11 +8,11 @@ promises need not be true.
 from __future__ import annotations
 
 import hashlib
-import shutil
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from refocusd import files
 from refocusd.errors import InputError
 from refocusd_training.data.bbbc006 import FILE_NAME, MOST_BYTES
 
@@ -83,7 +83,7 @@ def extract_plane(path: Path, output: Path) -> dict[str, str]:
         If the folder cannot be written.
     """
     draft = output.with_name(f"{output.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
+    files.remove_tree(draft)
     draft.mkdir(parents=True)
     digests: dict[str, str] = {}
     try:
@@ -93,8 +93,8 @@ def extract_plane(path: Path, output: Path) -> dict[str, str]:
     with archive:
         for name, entry in sorted(_members(archive, path).items()):
             digests[name] = _extract(archive, entry, draft / name, path)
-    shutil.rmtree(output, ignore_errors=True)
-    draft.replace(output)
+    files.remove_tree(output)
+    files.replace(draft, output)
     return digests
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from refocusd import files
 from refocusd.errors import InputError
 
 __all__ = ["download", "remote_bytes", "sha256_of"]
@@ -100,13 +101,13 @@ def download(
         if problem is None and (total is None or done == total):
             break
         if done > (total or done):
-            part.unlink()
+            files.remove(part)
             raise InputError(f"{url} gave more than it announced: try again")
         fruitless = fruitless + 1 if done <= before else 0
         if fruitless >= FRUITLESS_ATTEMPTS:
             raise _failed(url, problem or ConnectionError("the connection ends early")) from problem
-    part.replace(target)
-    note.unlink(missing_ok=True)
+    files.replace(part, target)
+    files.remove(note, missing_ok=True)
 
 
 class _NetworkError(Exception):
@@ -137,7 +138,7 @@ def _continue(
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             # Another version, shorter than what is here: from the start.
             error.close()
-            note.unlink(missing_ok=True)
+            files.remove(note, missing_ok=True)
             raise _NetworkError("the part does not fit the remote file") from error
         raise
     except _NETWORK as error:
@@ -149,7 +150,7 @@ def _continue(
         total = start + int(length) if length and length.isdecimal() else None
         said = _Version(answer.headers.get("ETag"), answer.headers.get("Last-Modified"), total)
         if partial and known is not None and known.total not in (None, total):
-            note.unlink(missing_ok=True)
+            files.remove(note, missing_ok=True)
             raise _NetworkError("the remote file has changed")
         note.write_text(json.dumps([said.etag, said.modified, said.total]), encoding="utf-8")
         with part.open("r+b" if partial else "wb") as file:

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from refocusd import files
 from refocusd.errors import ConfigError, DiskFullError, InputError, OutputError
 from refocusd_training.data.archive import extract_plane, plane_bytes
 from refocusd_training.data.download import download, remote_bytes, sha256_of
@@ -172,7 +173,7 @@ def _get(
     digests = extract_plane(archive, output / archive.stem)
     progress.update(task, completed=size, total=size)
     if archives is None:
-        archive.unlink()
+        files.remove(archive)
     return {
         "source": f"{url}/{name}" if archives is None else name,
         "archive_sha256": checksum,
@@ -207,10 +208,9 @@ def _read_manifest(output: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_manifest(output: Path, planes: dict[str, dict[str, Any]]) -> None:
-    draft = output / f"{MANIFEST}.part"
     document = {"data": "BBBC006v1, CC0, Ljosa et al. 2012", "planes": planes}
-    draft.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    draft.replace(output / MANIFEST)
+    text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+    files.write_whole(output / MANIFEST, text.encode())
 
 
 def _is_whole(output: Path, entry: dict[str, Any] | None) -> bool:

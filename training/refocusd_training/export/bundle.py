@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from refocusd import files
 from refocusd.errors import InputError, OutputError
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
@@ -289,7 +290,7 @@ def export_bundle(
     EngineError
         If int8 was asked for and costs too much.
     OutputError
-        If `output` holds something that is not a bundle.
+        If `output` holds something that is not a bundle, or cannot be replaced.
     """
     if output.exists() and not (output / "rdf.yaml").is_file() and any(output.iterdir()):
         raise OutputError(f"{output} holds files that are no bundle: name another folder")
@@ -324,7 +325,10 @@ def export_bundle(
         (folder / "rdf.yaml").write_text(text, encoding="utf-8", newline="\n")
         # What cannot be read back is not given away.
         load_bundle(folder)
-        if output.exists():
-            shutil.rmtree(output)
+        if not files.remove_tree(output):
+            raise OutputError(
+                f"the bundle {output} cannot be replaced: close the programs that hold its files "
+                "open, or name another folder"
+            )
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, output)

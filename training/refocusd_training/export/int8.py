@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from refocusd import files
 from refocusd.config import EngineOptions
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
@@ -160,7 +161,7 @@ def quantise_onnx(
                 f"{max_cost_db} dB: {model} is not quantised; export it without int8"
             )
     except BaseException:
-        output.unlink(missing_ok=True)
+        files.remove(output, missing_ok=True)
         raise
     total = sum(node.op_type == "Conv" for node in network.graph.node)
     return Quantised(mean, worst, difference, _in_8_bits(quantised.graph), total)

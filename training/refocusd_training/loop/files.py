@@ -21,10 +21,8 @@ import csv
 import errno
 import io
 import json
-import os
 import pickle
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from refocusd import files
 from refocusd.errors import DiskFullError, InputError, OutputError
 from refocusd_training.loop.record import RunRecord
 
@@ -82,16 +81,9 @@ def write_whole(path: Path, content: bytes) -> None:
     DiskFullError, OutputError
         If it cannot be written; what was there before still is.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        files.write_whole(path, content)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise not_written(path, error) from error
 
 

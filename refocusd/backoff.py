@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: twice as long each time, with jitter."""
+"""How long to wait before the next attempt, at anything: twice as long each time, with jitter."""
 
 from __future__ import annotations
 
