@@ -1,4 +1,4 @@
-"""The page that shows a fine-tuning: pictures side by side, and a table."""
+"""The page that shows a fine-tuning: images before and after, and a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning came to, frame by frame."""
+"""The result of a fine-tuning, frame by frame."""
 
 from __future__ import annotations
 

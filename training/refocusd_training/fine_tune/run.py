@@ -1,4 +1,4 @@
-"""A bundle trained on, on a lab's own frames, and refused where that made it worse."""
+"""Trains a bundle further on a lab's own frames, and refuses it if that made it worse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The moving average of the weights: what is validated, kept and exported."""
+"""The moving average of the weights, which is validated, kept and exported."""
 
 from __future__ import annotations
 

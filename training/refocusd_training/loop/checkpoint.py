@@ -1,4 +1,4 @@
-"""Checkpoints every so many steps, from which a run goes on exactly."""
+"""Checkpoints at regular steps, from which a run resumes exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches on their way to the network: drawn ahead in a thread, then tensors."""
+"""Draws batches ahead in a thread and converts them to tensors."""
 
 from __future__ import annotations
 

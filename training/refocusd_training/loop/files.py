@@ -1,4 +1,4 @@
-"""The files of a run folder: each is there as a whole, or as it was before.
+"""The files of a run folder, each written atomically.
 
 =========================  ========================================================
 ``config.toml``            every setting

@@ -1,4 +1,4 @@
-"""The run folder: made, checked before it is resumed, and read."""
+"""The run folder: creates it, checks it before a run is resumed, and reads it."""
 
 from __future__ import annotations
 

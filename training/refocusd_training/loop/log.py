@@ -1,4 +1,4 @@
-"""The log of a run: a line a step, TensorBoard, and a progress bar."""
+"""The log of a run: one line per step, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 

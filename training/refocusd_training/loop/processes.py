@@ -1,4 +1,4 @@
-"""Several devices: one process each, joined by torch's distributed data parallel (DDP).
+"""Training on several devices: one process each, joined by torch's DDP.
 
 Started as modules of our own with Lightning's environment variables, not by running the
 caller's script again: a program without a main guard, a notebook or an installed command

@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The record of a run: its provenance and its figures."""
 
 from __future__ import annotations
 

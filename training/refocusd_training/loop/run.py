@@ -1,4 +1,4 @@
-"""A run from its configuration to its record."""
+"""Performs a run, from its configuration to its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained network whose answers another one learns."""
+"""A trained network whose output another network learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good the averaged weights are on frames that training does not show."""
+"""Validates the averaged weights on frames that are not in the training data."""
 
 from __future__ import annotations
 

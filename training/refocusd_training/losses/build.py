@@ -1,4 +1,4 @@
-"""From a configuration to a loss."""
+"""Builds a loss from a configuration."""
 
 from __future__ import annotations
 

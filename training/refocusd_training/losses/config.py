@@ -1,4 +1,4 @@
-"""Which loss: the ``[loss]`` table of a configuration."""
+"""The choice of the loss: the ``[loss]`` table of a configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The losses of pixels, in units of the truth's range.
+"""Pixel losses, in units of the truth's range.
 
 `refocus_loss` is the shipped network's.  The root of each frame's mean squared error gives
 every frame a gradient of the same size, whatever its defocus: the squared error alone would
