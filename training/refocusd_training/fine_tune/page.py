@@ -16,7 +16,7 @@ from refocusd_training.fine_tune.result import FineTuned, Frame
 
 __all__ = ["write_page"]
 
-#: Frames with pictures: spread from the one that lost most to the one that gained most.
+#: Number of frames that are shown, spread from the largest loss to the largest gain.
 SHOWN = 8
 
 STYLE = (

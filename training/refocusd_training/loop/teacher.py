@@ -14,12 +14,12 @@ __all__ = ["load_teacher"]
 
 
 def load_teacher(folder: str) -> RefocusNetwork:
-    """Load the network of a bundle or of a run, in inference mode, with nothing to learn.
+    """Load the network of a bundle or of a run, in inference mode and without gradients.
 
     Parameters
     ----------
     folder : str
-        Of either.
+        Folder of the bundle or run.
 
     Raises
     ------

@@ -61,7 +61,7 @@ def build_loss(config: LossConfig) -> nn.Module:
     Raises
     ------
     InputError
-        If weights that it needs cannot be had.
+        If weights that it needs cannot be obtained.
     """
     if config.name == "sum":
         parts = config.parts.items()
