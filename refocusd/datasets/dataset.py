@@ -1,7 +1,7 @@
-"""A dataset as its owner names it: where raw, refocused frames and ledger lie now.
+"""Finds what belongs to a dataset: its raw frames, refocused frames and ledgers.
 
-Folders are moved and copied, so what lies beside each other counts more than
-the paths that were written down.
+Folders are moved and copied, so datasets that are beside each other take precedence over
+the paths that were recorded.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ __all__ = [
     "refuse_refocused",
 ]
 
-#: Beside refocused frames of a recording that is no NDTiff dataset: where that lies.
+#: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
 RECORDING_FILE = "refocusd-recording.json"
-#: Files that the writer of a dataset holds locked: NDTiff's index; that of OME-Zarr.
+#: Files that the writer of a dataset keeps locked: the index of NDTiff, and that of OME-Zarr.
 _LOCKS = ("NDTiff.index", "refocusd/frames.lock")
 
 
@@ -68,11 +68,11 @@ class Output:
     engine : mapping
         As in `EngineInfo`.
     settings : mapping
-        Those that decide the pixels.
+        Those that determine the pixels.
     profiles : tuple of str
-        Ids of the calibration profiles that it was begun with.
+        Ids of the calibration profiles that it was started with.
     first : mapping
-        What its first frame told of the microscope.
+        The microscope, from the metadata of its first frame.
     """
 
     path: Path
@@ -86,7 +86,7 @@ class Output:
 
     @classmethod
     def at(cls, folder: Path) -> Output | None:
-        """The run whose frames are in a folder; None if it is no folder of ours."""
+        """The run whose frames are in a folder; None if it was not written by refocusd."""
         said = made_by(folder)
         acquisition, run = said.get("acquisition"), said.get("run")
         if not isinstance(acquisition, str) or not isinstance(run, str):
@@ -106,24 +106,24 @@ class Output:
 
     @property
     def model(self) -> str:
-        """What made the frames, for a person: the model, or the backend without one."""
+        """Name of the model that made the frames, or of the backend if there was none."""
         return str(self.engine.get("model_id") or self.engine.get("backend") or "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class RawAndOutputs:
-    """What belongs together.
+    """Raw frames and the outputs that belong to them.
 
     Parameters
     ----------
     raw : Path or None
-        Where the raw frames are now; None if they are nowhere, or never were.
+        Where the raw frames are now; None if they cannot be found or were never saved.
     raw_lost : str
-        Where they should be, if they are not.
+        Where they should be, if they are not there.
     outputs : tuple of Output
-        One a run.
+        One per run.
     notes : tuple of str
-        What its owner should know of how it was found.
+        Remarks for the user on how they were found.
     """
 
     raw: Path | None
@@ -167,7 +167,7 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
 
 
 def refuse_refocused(frames: Dataset) -> None:
-    """Refuse frames of ours where raw ones are meant.
+    """Refuse refocused frames where raw ones are expected.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def refuse_refocused(frames: Dataset) -> None:
 
 
 def output_for(frames: Dataset, folder: Path | None = None) -> Path:
-    """Where the first run's refocused frames go: ``<name>_refocused`` beside raw, or in `folder`."""
+    """Output of the first run: ``<name>_refocused`` beside raw, or in `folder`."""
     return refocused_path((folder or place_of(frames.path).parent).resolve() / frames.name)
 
 
@@ -191,11 +191,11 @@ def outputs_of(
 ) -> tuple[Output, ...]:
     """The refocused datasets of raw frames.
 
-    Looked for beside the raw frames, in `folder` (if given), and where open
-    acquisitions of them say.
+    They are searched beside the raw frames, in `folder` (if given), and in the folders
+    that open acquisitions of these frames name.
     """
     first = {output_for(frames), output_for(frames, folder)}
-    # What the daemon itself calls it.
+    # The name that the daemon itself uses.
     first.add(refocused_path(frames.path))
     folders = [
         beside
@@ -207,18 +207,18 @@ def outputs_of(
     found: dict[Path, Output] = {}
     for folder in folders:
         output = Output.at(folder)
-        # Two recordings may differ in their ending only: the output says which one it is of.
+        # Two recordings may differ only in their suffix: the output says to which it belongs.
         if output and (not output.raw or _last_part(output.raw) == frames.path.name):
             found[output.path] = output
     return tuple(found.values())
 
 
 def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | Path) -> str:
-    """The id of the acquisition that raw frames are of.
+    """The id of the acquisition that raw frames belong to.
 
-    That of its refocused frames or of its mark, if refocusd saw it being
-    acquired; otherwise made of where the frames lie and of the first one, the
-    same each time.
+    It is that of its refocused frames or of its mark, if refocusd was running during the
+    acquisition. Otherwise it is derived from the path and the first frame, so that it is
+    the same each time.
 
     Raises
     ------
@@ -235,17 +235,17 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
 
 
 def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, list[str]]:
-    """Open what is known of an output's frames, for reading.
+    """Open the ledger of an output's frames for reading.
 
-    The local ledger, or the copy beside the output where that knows more: on
-    another computer, or where the local one is lost or damaged.
+    This is the local ledger, or the copy beside the output if that has more attempts: on
+    another computer, or if the local ledger is lost or damaged.
 
     Returns
     -------
     Ledger or None
         None if there is neither.
     list of str
-        What its owner should know of that, in sentences.
+        Remarks for the user, in sentences.
     """
     notes: list[str] = []
     best: Ledger | None = None
@@ -284,7 +284,7 @@ def is_being_written(output: Path) -> bool:
     for name in _LOCKS:
         try:
             with io.FileIO(output / name) as file:
-                lock_for_writing(file)  # and given back at once
+                lock_for_writing(file)  # and released at once
         except OutputError:
             return True
         except OSError:
@@ -293,7 +293,7 @@ def is_being_written(output: Path) -> bool:
 
 
 def note_recording(output: Path, recording: Path) -> None:
-    """Note beside refocused frames which recording they are of.
+    """Record beside refocused frames which recording they belong to.
 
     Raises
     ------
@@ -317,7 +317,7 @@ def _noted_recording(folder: Path) -> str:
 
 
 def _raw_of(output: Output) -> tuple[Path | None, str, tuple[str, ...]]:
-    """Where the raw frames of an output are, where they should be, and what to say of it."""
+    """Where the raw frames of an output are, where they should be, and remarks for the user."""
     if not output.raw:
         return None, "", ()
     recorded = Path(output.raw)
@@ -334,7 +334,7 @@ def _raw_of(output: Output) -> tuple[Path | None, str, tuple[str, ...]]:
 
 
 def _last_part(path: str) -> str:
-    """Name of a file or folder, also of one that was written down on another system."""
+    """Name of a file or folder, also if its path comes from another operating system."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
@@ -344,7 +344,7 @@ def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:
         return
     for mark in marked(ledgers):
         try:
-            # A mark says more than the announcement itself; that is ignored.
+            # A mark holds more than the announcement; the rest is ignored.
             said = msgspec.json.decode(mark.open_json)
             said.pop("run", None)
             open_ = msgspec.convert(said, Open)

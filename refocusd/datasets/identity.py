@@ -1,4 +1,4 @@
-"""The id of an acquisition that refocusd did not see being acquired."""
+"""The id of an acquisition that was made without refocusd."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 
 
 def derived_id(path: Path, key: str, first: Frame) -> str:
-    """An id made of where a raw dataset lies and of its first frame: the same each time.
+    """An id that is derived from a raw dataset's path and first frame; the same each time.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Raw frames, ledger and refocused frames, held against each other.
+"""Compares raw frames, ledger and refocused frames.
 
-A pure function of what the three say; nothing is opened or changed here.  What
-is kept of a frame is its key and the end of its latest attempt, so that 100 000
-frames take some tens of megabytes, whatever their size.
+This is a pure function of the three; nothing is opened or changed here. Only the key and the
+outcome of the latest attempt are kept of each frame, so that 100 000 frames take some
+tens of megabytes, whatever their size.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ ProblemKind = Literal[
 ]
 #: 64-bit XXH3 of the pixels of the frame with these canonical axes.
 Checksum = Callable[[str], int]
-#: Begin of the reason of frames that were skipped as they could not be caught up later.
+#: Prefix of the reason of frames that were skipped because they could not be caught up later.
 NO_RAW = "no raw"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is off with one frame: what, which frame, and more of it."""
+    """One problem of one frame: what, which frame, and details."""
 
     kind: ProblemKind
     axes: str
@@ -46,25 +46,25 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a reconciliation came to.
+    """The result of a reconciliation.
 
     Parameters
     ----------
     frames : int
-        Raw frames; without raw data, the frames that went by.
+        Number of raw frames; without raw data, of acquired frames.
     states : dict of str to int
         Frames by final state.
     pending : tuple of str
         Canonical axes of the raw frames without a final state, in raw order.
     unnamed : int
-        Pending frames whose axes nobody knows: there is no raw data to name them.
+        Pending frames whose axes are unknown, because there are no raw data.
     problems : tuple of Problem
         In raw order.
     compared, raw_compared : int
         Frames whose refocused, and whose raw, pixels were compared with the
         checksum taken when they were written.
     without_checksum : int
-        Written frames that the ledger has no checksum of (of an older
+        Written frames without a checksum in the ledger (written by an older
         refocusd, or restored from the dataset itself).
     """
 
@@ -79,11 +79,11 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether every frame has exactly one final state, none failed, and all matches."""
+        """Whether every frame has exactly one final state, none failed, and everything matches."""
         return not (self.pending or self.unnamed or self.problems)
 
     def to_do(self) -> list[str]:
-        """Frames of raw that another attempt can help: pending, failed, or lost from the dataset."""
+        """Raw frames to refocus again: pending, failed, or lost from the dataset."""
         again = [p.axes for p in self.problems if p.kind in ("failed", "missing from the dataset")]
         return list(dict.fromkeys([*self.pending, *again]))
 
@@ -116,27 +116,27 @@ def reconcile(
     running: bool = False,
     looked_at: Callable[[], object] = lambda: None,
 ) -> Report:
-    """Hold raw, ledger and refocused frames against each other.
+    """Compare raw frames, ledger and refocused frames.
 
     Parameters
     ----------
     raw : iterable of str or None
         Canonical axes of the raw frames; None for an acquisition without raw data.
     fates : iterable of Fate
-        The latest attempt of one run at each frame.  To be read before
-        `refocused`, and that before `raw`, while the acquisition runs.
+        The latest attempt of one run at each frame. While the acquisition runs, read it
+        before `refocused`, and that before `raw`.
     refocused : iterable of str
-        Canonical axes of the frames in the refocused dataset, one written
-        twice named twice.
+        Canonical axes of the frames in the refocused dataset; a frame that was written
+        twice occurs twice.
     raw_incomplete : iterable of str
-        Frames that raw names, but whose pixels are not there.
+        Frames that raw lists, but whose pixels are missing.
     acquired : int, optional
-        Frames that went by; counts where there is no raw data.
+        Number of acquired frames; used if there are no raw data.
     raw_checksum, refocused_checksum : callable, optional
-        Read a frame; not given, pixels are not compared.
+        Read a frame and return its checksum; by default pixels are not compared.
     running : bool
-        Frames are being written meanwhile: one that is in the dataset and not
-        yet in the ledger, or not yet in raw, is pending and no problem.
+        Whether frames are being written meanwhile. A frame that is in the dataset but not
+        yet in the ledger, or not yet in raw, is then pending and not a problem.
     looked_at : callable
         Called once for each raw frame, for a progress bar.
 
@@ -157,7 +157,7 @@ def reconcile(
         left.pop(axes, None)
         fate, written = ends.get(axes), times[axes]
         if raw is not None and fate is not None and _for_want_of_raw(fate):
-            fate = None  # the raw frame is there: it can be done after all
+            fate = None  # the raw frame exists, so it can be refocused after all
         if fate is not None:
             states[fate.state] += 1
         if fate is None and (running or not written):
@@ -167,7 +167,7 @@ def reconcile(
             problems += compare.frame(axes, fate, has_raw=raw is not None)
         looked_at()
     if not running:
-        # What is named but not there cannot be refocused; what has an end is in the list already.
+        # A frame without pixels cannot be refocused; one with a state is in the list already.
         problems += [
             Problem("raw incomplete", axes, "raw names it, but its pixels are not in the file")
             for axes in raw_incomplete
@@ -187,7 +187,7 @@ def reconcile(
 
 
 def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterator[Problem]:
-    """What is off with a frame, its pixels aside."""
+    """Problems of a frame, apart from its pixels."""
     if written > 1:
         yield Problem("written twice", axes, f"{written} times in the refocused dataset")
     if fate is None:
@@ -214,7 +214,7 @@ def _whose(axes: str, ends: dict[str, Fate], times: Counter[str]) -> str:
 
 
 class _Comparison:
-    """Pixels, compared with what was noted when they were written."""
+    """Compares pixels with the checksums that were recorded when they were written."""
 
     def __init__(self, raw: Checksum | None, refocused: Checksum | None) -> None:
         self._raw = raw
@@ -224,7 +224,7 @@ class _Comparison:
         self.without = 0
 
     def frame(self, axes: str, fate: Fate | None, *, has_raw: bool) -> Iterator[Problem]:
-        """What is off with the pixels of a frame that is in the dataset."""
+        """Problems of the pixels of a frame in the dataset."""
         expected = fate.checksum if fate else None
         self.without += expected is None
         try:
@@ -252,7 +252,7 @@ class _Comparison:
             if raw != before:
                 yield _changed("raw changed since", axes, raw, before)
         elif expected is None and found is not None and raw != found:
-            # Passed through means: the very pixels of raw.
+            # A frame that passed through has exactly the raw pixels.
             yield _changed("refocused pixels changed", axes, found, raw)
 
 

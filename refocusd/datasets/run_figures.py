@@ -1,4 +1,4 @@
-"""What a run came to: counts, rate and latencies, from the ledgers beside refocused datasets."""
+"""Figures of a run: counts, rate and latencies, from the ledgers beside refocused datasets."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class RunFigures:
         Frames with a final state, over the time from the first frame at the
         hook to the last one on disk.
     latency_ms, overhead_ms : tuple of float
-        p50, p95, p99 of the live frames: from the hook to the disk; the same
-        less the time in the engine.
+        p50, p95, p99 of the live frames: from the hook to the disk, and the same
+        without the time in the engine.
     engine_ms : float
         Median time in the engine.
     """

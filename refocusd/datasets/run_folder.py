@@ -1,4 +1,4 @@
-"""Names of a refocused dataset and of our own files in it: in one place."""
+"""Names of a refocused dataset and of refocusd's own files in it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = [
     "refocused_path",
 ]
 
-#: Beside the refocused frames: the ledger's copy, and what made them.
+#: Files beside the refocused frames: the ledger's copy, and the description of the run.
 LEDGER_COPY = "refocusd-ledger.sqlite"
 RUN_FILE = "refocusd.json"
 
 
 def refocused_path(raw: Path) -> Path:
-    """Where the refocused dataset of a raw one goes, unless another place is named."""
+    """Default path of the refocused dataset of a raw one."""
     return raw.with_name(raw.name + SUFFIX)
 
 
@@ -35,13 +35,13 @@ def output_of(raw: str, output: str = "") -> Path:
 
 
 def notes_of(output: Path) -> Path:
-    """Folder of our own files about a refocused dataset: within an OME-Zarr, a group of ours."""
+    """Folder of refocusd's files about a refocused dataset; in OME-Zarr, a separate group."""
     ours = output / "refocusd"
     return ours if ours.is_dir() else output
 
 
 def made_by(output: Path) -> dict[str, Any]:
-    """What `RUN_FILE` beside refocused frames says; empty if there is none of ours."""
+    """Contents of `RUN_FILE` beside refocused frames; empty if refocusd wrote none."""
     try:
         said = json.loads((notes_of(output) / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The settings with which a run that was begun is finished: those that decide the pixels are its own."""
+"""The settings to finish a run with; those that determine the pixels are the run's own."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["check_profiles", "settings_of_run"]
 
 
 def settings_of_run(output: Output, settings: Settings) -> Settings:
-    """The settings in force, but for those that decide the pixels: they are the run's.
+    """The settings in force, with the run's own values for those that determine the pixels.
 
     Raises
     ------
     BundleError
-        If the model that made the run is not at hand.
+        If the model that made the run is not available.
     """
     pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
     if output.engine.get("backend") == "identity":
@@ -52,12 +52,12 @@ def _by_name(said: object) -> dict[str, Any]:
 
 
 def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
-    """Which of these bundles, or of those that are installed, is that of an engine of the run.
+    """The name of the bundle, among these and those installed, that a run's engine used.
 
     Raises
     ------
     BundleError
-        If none is.
+        If there is none.
     """
     about = _by_name(engine)
     wanted = about.get("model_sha256")
@@ -77,7 +77,7 @@ def _at_hand(output: Output, engine: Any, names: Sequence[object]) -> str:
 
 
 def check_profiles(output: Output, raw: Path, settings: Settings) -> None:
-    """Refuse a run whose calibration profiles are not there any more, before an engine starts.
+    """Refuse a run whose calibration profiles no longer exist, before an engine starts.
 
     Raises
     ------

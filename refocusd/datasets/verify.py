@@ -1,4 +1,4 @@
-"""One run of a dataset, read from disk and reconciled; changes nothing."""
+"""Reads one run of a dataset from disk and reconciles it; changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
 @dataclass(frozen=True, slots=True)
 class RunCheck:
-    """What is right and what is off with one run.
+    """The result of checking one run.
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ class RunCheck:
     report : Report
         Frame by frame.
     faults : tuple of str
-        What is off with the dataset as a whole.
+        Faults of the dataset as a whole.
     notes : tuple of str
-        What is worth knowing, and no fault.
+        Remarks that are not faults.
     running : bool
-        It was being written meanwhile.
+        Whether it was being written meanwhile.
     ledger_off : bool
-        The local ledger is lost, damaged or behind its copy.
+        Whether the local ledger is lost, damaged or behind its copy.
     """
 
     output: Output
@@ -63,8 +63,8 @@ class RunCheck:
 
     @property
     def ledger_needs_repair(self) -> bool:
-        """Whether the ledger, or its local file, must be put right: opening the run does that."""
-        # A ledger that had to be replaced by its copy is noted; one that is nowhere is a fault.
+        """Whether the ledger, or its local file, must be repaired; opening the run does that."""
+        # A ledger that was replaced by its copy is a note; one that is missing everywhere is a fault.
         kinds = {problem.kind for problem in self.report.problems}
         return self.ledger_off or bool(kinds & {"not in the ledger", "state differs"})
 
@@ -106,7 +106,7 @@ def check_run(
     running : bool
         Frames are being written meanwhile (see `reconcile`).
     begin, looked_at : callable
-        Told how many frames there are, and each time one was looked at.
+        Called with the number of frames, and after each frame that was checked.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def check_run(
     """
     faults: list[str] = []
     with ExitStack() as stack:
-        # In this order a frame that is written meanwhile is never one that was lost.
+        # In this order, a frame that is written meanwhile never counts as lost.
         fates, acquired, notes = _ledger(ledgers, output)
         ledger_off = bool(notes)
         if fates is None:
@@ -150,7 +150,7 @@ def check_run(
 
 
 def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int | None, list[str]]:
-    """The ends of all frames, how many went by (if known), and notes; None without a ledger."""
+    """Outcomes of all frames, the number acquired (if known), and notes; None without a ledger."""
     ledger, notes = open_ledger(ledgers, output)
     if ledger is None:
         return None, None, notes
@@ -161,15 +161,15 @@ def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int
 
 
 def _written(output: Path, readable: list[str]) -> Iterator[str]:
-    """Keys of the frames in a refocused dataset; in NDTiff, one written twice is named twice."""
+    """Keys of the frames in a refocused dataset; in NDTiff, a frame written twice occurs twice."""
     known = set(readable)
     if (output / INDEX_NAME).is_file():
-        # A reader tells each frame once; the index tells every time it was written.
+        # A reader lists each frame once; the index lists every time it was written.
         for axes, _ in NDTiffIndex(output, sys.maxsize).records():
             if (key := canonical_axes(axes)) in known:
                 yield key
     elif is_omezarr(output):
-        # The list of frames may outlive a frame's pixels; it is then written again.
+        # The list may name a frame whose pixels were lost; it is then written again.
         whole: set[str] = set()
         with frames_path(output).open("rb") as file:
             for _, _, line in read_lines(file):

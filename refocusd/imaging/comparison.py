@@ -1,4 +1,4 @@
-"""Refocused frames compared with the known in-focus plane, one by one and in means by defocus."""
+"""Compares refocused frames with the known in-focus plane, singly and as means per defocus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refocusd.imaging.quality import compare, focus_score
 
 __all__ = ["QUALITIES", "Comparison", "by_level", "compare_frames"]
 
-#: What is compared with the in-focus plane: heading of the table, key in JSON, digits in both.
+#: Figures of the comparison: heading in the table, key in JSON, digits in both.
 QUALITIES = (
     ("PSNR dB", "psnr_db", ".1f", ".3f"),
     ("affine dB", "psnr_affine_db", ".1f", ".3f"),
@@ -26,7 +26,7 @@ QUALITIES = (
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Raw and refocused frames against the known in-focus plane: one frame, or the mean of a level.
+    """Raw and refocused frames compared with the in-focus plane: one frame, or the mean of a level.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def compare_frames(
     Parameters
     ----------
     level : float
-        Its distance from the in-focus plane.
+        Distance of the frame from the in-focus plane.
     raw, refocused : ndarray of uint8 or uint16
     truth : ndarray
         The in-focus plane, same shape.
     register : bool
-        Shift both onto the truth first: a real stage drifts between planes.
+        Shift both onto the truth first, because a real stage drifts between planes.
     """
 
     def figures(pixels: Pixels) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""How far out of focus a frame was, from the frame and what the network made of it.
+"""Estimates how far out of focus a frame was, from the raw and the refocused frame.
 
 A defocused frame is the in-focus one times the optical transfer function (OTF) of the
 defocus, plus noise.  The network estimates the in-focus frame, so the ratio of the spectra,
@@ -6,32 +6,34 @@ averaged over rings of equal spatial frequency, ::
 
     ratio(f) = <Re(raw · conj(refocused))> / <|refocused|²> · (1 - noise / <|raw|²>)
 
-is that OTF relative to focus.  (For an estimate of least mean square the first factor is the
-OTF but for the noise that it let through; the second takes that away, as in Wiener's filter.)
-The distance is that of the OTF nearest to it, in a family computed by wave optics
-(`refocusd.imaging.optics`); rings count by their coherence, and those without signal do not.
+is that OTF relative to focus. (For a least-mean-square estimate, the first factor is the OTF
+except for the noise that passed through; the second factor removes that, as in Wiener's filter.)
+The distance is that of the nearest OTF in a family computed by wave optics
+(`refocusd.imaging.optics`). Rings are weighted by their coherence, and rings without signal are
+ignored.
 
-What it can and cannot do, measured on simulated specimens and optics that the network
-`live-nuclei` never saw (``benchmarks/focus_advice.py`` repeats it):
+Accuracy, measured on simulated specimens and optics that the network `live-nuclei` was not
+trained on (``benchmarks/focus_advice.py`` repeats the measurement):
 
-- 8 to 30 um: to better than 1 um on average, within what the network was trained on (NA
+- 8 to 30 um: better than 1 um on average, within the optics that the network was trained on (NA
   0.40-0.50, at most 0.15 waves of spherical aberration).
-- Other optics: it sharpens to its own idea of focus, so that frames in focus can seem 6 um
-  off, beyond what is stated for one in three.  Leave no correction to it then.
-- Under 6 um the network restores little of what was lost, so the ratio stays near one: the
-  distance is corrected by a measured table, and is good to some 1.5 um.
+- Other optics: the network sharpens to the focus that it learnt, so that frames in focus can
+  seem 6 um out of focus; one in three is outside the stated uncertainty. Do not correct the stage
+  automatically in this case.
+- Below 6 um the network restores little of what was lost, so the ratio stays near one. The
+  distance is corrected by a measured table, and is accurate to about 1.5 um.
 - Beyond 36 um (less at higher NA, see `limit_um`) the network was not trained, and the ratio
-  turns back: 40 um still mostly reads as "farther than" (`saturated`), but 48 um as about
-  30 um.  The OTF fits worse there, so the confidence is low, but it is not nothing.
-- Of optics that are assumed, not measured, the distance is wrong by about as much as NA is.
+  reverses: 40 um still mostly reads as "farther than" (`saturated`), but 48 um reads as about
+  30 um. The OTF fits worse there, so the confidence is low, but not zero.
+- If the optics are assumed, not measured, the relative error of the distance is about that of NA.
 - **No sign**: the OTF of a defocused plane is the same above and below focus.  Spherical
-  aberration breaks that in theory, but the side that fits better was the right one in little
-  more than half of the frames with 0.4 waves of it, so it is not used.  The direction
+  aberration breaks this symmetry in theory, but the side that fits better was the right one in
+  little more than half of the frames with 0.4 waves of it, so it is not used. The direction
   comes from several frames: `refocusd.daemon.acquisitions.focus_tracker`.
 
-The other way to a distance, a profile's focus curve (`refocusd_calibration.focus.curve`) on
-the ratio of the focus scores before and after, was three to thirty times worse on the same
-frames from 3 um on (as good below that): it depends on the specimen.
+The alternative, a profile's focus curve (`refocusd_calibration.focus.curve`) applied to the
+ratio of the focus scores before and after, was three to thirty times worse on the same frames
+from 3 um on (and as good below that), because it depends on the specimen.
 
 References
 ----------
@@ -68,41 +70,41 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-#: What is assumed of a microscope without a profile: 20x/0.45 and DAPI, as BBBC006.
+#: Optics that are assumed for a microscope without a profile: 20x/0.45 and DAPI, as in BBBC006.
 DEFAULT_OPTICS = Optics(na=0.45, wavelength_um=0.461, pixel_um=0.645)
-#: Farther than this cannot be told apart.
+#: Distances beyond this cannot be told apart.
 LIMIT_UM = 36.0
 #: Radius of the widest disc that the network was trained on, um (NA 0.475 at `LIMIT_UM`).
 _WIDEST_UM = LIMIT_UM * math.tan(math.asin(0.475))
-#: What the network was trained on; outside, a distance is off by so much more: um, and share.
+#: Optics that the network was trained on; outside, the additional error: um, and a fraction.
 _TRAINED_NA = (0.395, 0.505)
 _TRAINED_WAVES = 0.16
 _UNTRAINED_UM = 3.0
 _UNTRAINED_CONFIDENCE = 0.6
-#: The same of optics that nobody measured: they may be such.
+#: The same error for optics that were not measured, because they may be outside the range.
 _ASSUMED_UM = 1.0
-#: Side of a tile, px: wide enough for the disc of 36 um, small enough for 10 ms a frame.
+#: Side of a tile, px: wide enough for the disc at 36 um, small enough for 10 ms per frame.
 TILE = 256
 MIN_TILE = 64
-#: Tiles that are looked at, those with most structure.
+#: Number of tiles that are evaluated: those with most structure.
 TILES = 4
-#: Rings whose power is under so many times the noise floor say nothing.
+#: Rings whose power is less than so many times the noise floor are ignored.
 ABOVE_NOISE = 3.0
-#: Fewest rings that an OTF is matched to; the first are the window's, and uneven light's.
+#: Fewest rings that an OTF is fitted to; the first rings hold the window and uneven illumination.
 MIN_RINGS = 5
 SKIPPED_RINGS = 2
-#: No ring is known better than this: standard uncertainty of the network's spectrum.
+#: Least uncertainty of a ring: the standard uncertainty of the network's spectrum.
 RING_ERROR = 0.05
-#: Misfit (rms of the ratio) at which an estimate is hardly to be believed.
+#: Misfit (rms of the ratio) at which an estimate is hardly credible.
 MISFIT = 0.04
 #: The same nearer than this, um, where high frequencies count.
 NEAR_UM = 8.0
 NEAR_MISFIT = 0.10
-#: From this share of the limit on an estimate is taken for "farther than".
+#: From this fraction of the limit on, an estimate counts as "farther than".
 SATURATED = 0.97
-#: Largest grid, in samples a side, that the family is computed on: seconds, and 100 MiB.
+#: Largest grid, in samples per side, that the family is computed on: takes seconds and 100 MiB.
 MAX_SAMPLES = 1024
-#: Relative uncertainty of the distance through that of the optics.
+#: Relative uncertainty of the distance that is due to the optics.
 MEASURED_OPTICS = 0.03
 ASSUMED_OPTICS = 0.20
 
@@ -110,8 +112,8 @@ ASSUMED_OPTICS = 0.20
 _FAMILY_UM: Floats = np.concatenate(
     [np.arange(0, 6, 0.25), np.arange(6, 20, 0.5), np.arange(20, 60.1, 1.0)]
 )
-#: Fitted distance against the true one, and its scatter, um: simulated training specimens
-#: and optics within the trained ranges, through `live-nuclei`.
+#: Fitted distance for each true one, and its scatter, um: simulated training specimens and
+#: optics within the trained ranges, with `live-nuclei`.
 _FITTED_UM = (0, 1.1, 1.9, 2.5, 3.1, 4.5, 6.0, 7.6, 9.9, 11.8, 15.4, 19.3, 24.3, 29.2, 31.4, 34.1)
 _TRUE_UM = (0, 1.3, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 16.0, 20.0, 25.0, 30.0, 33.0, 36.0)
 _SCATTER_UM = (1.2, 1.3, 1.3, 1.0, 0.9, 0.8, 0.9, 0.9, 0.6, 0.6, 0.5, 0.5, 0.6, 1.2, 2.0, 3.0)
@@ -119,7 +121,7 @@ _SCATTER_UM = (1.2, 1.3, 1.3, 1.0, 0.9, 0.8, 0.9, 0.9, 0.6, 0.6, 0.5, 0.5, 0.6, 
 
 @dataclass(frozen=True, slots=True)
 class DefocusEstimate:
-    """How far a frame was from focus; on which side is not known.
+    """How far a frame was from focus; the side is not known.
 
     Parameters
     ----------
@@ -128,12 +130,12 @@ class DefocusEstimate:
     uncertainty_um : float
         Standard uncertainty (k = 1): scatter of the tiles, of the network, and of the optics.
     confidence : float
-        0 (nothing is known: no structure, or nothing fits) to 1.
+        From 0 (unknown: the frame has no structure, or no OTF fits) to 1.
     relative : float
-        What part of `uncertainty_um` is in proportion to the distance, and common to all
-        frames of a microscope: that of the optics.
+        The part of `uncertainty_um` that is proportional to the distance and common to all
+        frames of a microscope, because it is due to the optics.
     saturated : bool
-        The frame may have been any distance from `distance_um` on.
+        Whether the frame may have been at any distance from `distance_um` on.
     """
 
     distance_um: float
@@ -143,7 +145,7 @@ class DefocusEstimate:
     saturated: bool = False
 
 
-#: Said of a frame without structure.
+#: Estimate for a frame without structure.
 _NOTHING = DefocusEstimate(0.0, LIMIT_UM, 0.0)
 
 
@@ -154,12 +156,12 @@ def optics_of(profile: Profile, pixel_um: float | None = None) -> tuple[Optics, 
     ----------
     profile : Profile
     pixel_um : float, optional
-        Of the frames, where their metadata name it; goes before the profile's.
+        Of the frames, if their metadata state it; takes precedence over the profile's.
 
     Raises
     ------
     ConfigError
-        If what the profile says is not physical.
+        If the profile's values are not physical.
     """
     psf, nominal, default = profile.psf, profile.microscope, DEFAULT_OPTICS
     fitted = psf is not None and psf.na is not None
@@ -181,7 +183,7 @@ def optics_of(profile: Profile, pixel_um: float | None = None) -> tuple[Optics, 
 
 
 def check_optics(optics: Optics) -> None:
-    """Refuse optics so far from the network's that a family of OTFs would be costly, and useless.
+    """Refuse optics so far from the network's that a family of OTFs would be costly and useless.
 
     Raises
     ------
@@ -197,12 +199,12 @@ def check_optics(optics: Optics) -> None:
 
 
 def limit_um(optics: Optics) -> float:
-    """Distance from which on frames of these optics cannot be told apart, um."""
+    """Distance, um, beyond which frames of these optics cannot be told apart."""
     return min(LIMIT_UM, _WIDEST_UM / geometric_radius_um(optics, 1.0))
 
 
 def optics_error(*, measured: bool) -> float:
-    """Relative standard uncertainty of distances through that of the optics."""
+    """Relative standard uncertainty of distances that is due to the optics."""
     return MEASURED_OPTICS if measured else ASSUMED_OPTICS
 
 
@@ -218,14 +220,14 @@ def depth_of_field_um(optics: Optics) -> float:
 def estimate_defocus(
     raw: Pixels, refocused: Pixels, optics: Optics, *, measured: bool = False
 ) -> DefocusEstimate:
-    """Distance from focus of one frame.
+    """Estimate the distance of one frame from focus.
 
     About 5 ms at 512×512 on one core; half a second more the first time with these optics.
 
     Parameters
     ----------
     raw, refocused : ndarray of uint8 or uint16, shape (height, width)
-        The frame, and what the network made of it (not the copy of a frame that passed).
+        The frame and the network's output (not the raw copy of a frame that passed through).
     optics : Optics
     measured : bool
         Whether `optics` were measured; if not, the uncertainty grows with the distance.
@@ -233,14 +235,14 @@ def estimate_defocus(
     Returns
     -------
     DefocusEstimate
-        Of confidence 0 where the frame shows no structure, or is under 64 px wide.
+        With confidence 0 if the frame shows no structure or is less than 64 px wide.
 
     Raises
     ------
     InputError
         If the shapes differ.
     ConfigError
-        If the optics are nothing like the network's, see `check_optics`.
+        If the optics are too different from the network's, see `check_optics`.
     """
     if raw.shape != refocused.shape:
         raise InputError(
@@ -275,13 +277,13 @@ def estimate_defocus(
 
 
 def _confidence(fit: _Fit) -> float:
-    """By how well the optics explain the frame, and how many rings had signal; 0 to 1."""
+    """Confidence, 0 to 1, from how well the optics explain the frame and how many rings had signal."""
     misfit = fit.misfit / (MISFIT if fit.um > NEAR_UM else NEAR_MISFIT)
     return math.exp(-(misfit**2)) * min(1.0, fit.rings / (2 * MIN_RINGS))
 
 
 def _standard_error_um(alone: list[float], together_um: float) -> float:
-    """How much of the distance is chance, by the distances that single tiles give."""
+    """Standard error of the distance, from the distances that single tiles give."""
     if len(alone) < 2:
         return together_um / 4
     return float(np.std(alone, ddof=1)) / math.sqrt(len(alone))
@@ -294,7 +296,7 @@ def _is_trained_for(optics: Optics) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """The OTF nearest to a ratio: its distance, the misfit (rms), rings that had signal."""
+    """The OTF nearest to a ratio: its distance, the misfit (rms) and the number of rings with signal."""
 
     um: float
     misfit: float
@@ -302,7 +304,7 @@ class _Fit:
 
 
 def _fit(spectra: Floats, family: Floats, samples: Floats) -> _Fit | None:
-    """Match one ratio of spectra, shape (3, rings), to the family; None without signal."""
+    """Fit the family to one ratio of spectra, shape (3, rings); None without signal."""
     cross, refocused, raw = spectra
     noise = float(np.median(raw[-len(raw) // 6 :]))
     signal = (raw > ABOVE_NOISE * noise) & (refocused > 0)
@@ -311,7 +313,7 @@ def _fit(spectra: Floats, family: Floats, samples: Floats) -> _Fit | None:
     if noise < 0 or rings < MIN_RINGS:
         return None
     cross, refocused, raw, samples = (a[signal] for a in (cross, refocused, raw, samples))
-    # No defocus transfers more than focus: above one the network smoothed noise away.
+    # Defocus never transfers more than focus; above one, the network smoothed noise away.
     ratio = np.minimum(cross / refocused * (1 - noise / raw), 1.0)
     coherence = np.clip(cross**2 / (refocused * raw), 1e-3, 0.999)
     variance = (1 - coherence) / coherence * ratio**2 / samples
@@ -323,7 +325,7 @@ def _fit(spectra: Floats, family: Floats, samples: Floats) -> _Fit | None:
 
 
 def _vertex(cost: Floats, best: int) -> float:
-    """Where the parabola through the least cost and its neighbours is least."""
+    """Minimum of the parabola through the least cost and its neighbours."""
     if best in (0, len(cost) - 1):
         return float(_FAMILY_UM[best])
     x, y = _FAMILY_UM[best - 1 : best + 2], cost[best - 1 : best + 2]
@@ -348,7 +350,7 @@ class _Rings:
         """The rings of tiles of this side, one frequency step wide."""
         rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]
         radius = np.rint(np.hypot(rows, columns) * side).astype(np.intp)
-        # Columns between the first and the last stand for their mirror images as well.
+        # Columns between the first and the last also represent their mirror images.
         weight = np.full(radius.shape, 2.0)
         weight[:, [0, -1]] = 1.0
         within = radius < side // 2
@@ -393,7 +395,7 @@ def _family(optics: Optics, side: int) -> Floats:
 
 
 def _tiles(raw: Pixels, side: int) -> list[tuple[slice, slice]]:
-    """The tiles of a frame with most structure, spread over it."""
+    """The tiles with most structure, spread over the frame."""
     places = [
         (slice(top, top + side), slice(left, left + side))
         for top in _starts(raw.shape[0], side)

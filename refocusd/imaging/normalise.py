@@ -1,7 +1,7 @@
-"""Offset and scale of a whole frame: what an engine sees is (counts - offset) / scale.
+"""Offset and scale of a whole frame: an engine sees (counts - offset) / scale.
 
-Computed once per whole frame in float32, before any tiling and before any half
-precision (65535 is infinite in fp16), and undone on the engine's output, so
+They are computed once per whole frame in float32, before tiling and before any half
+precision (65535 is infinite in fp16). The map is undone on the engine's output, so
 that a refocused frame keeps the raw frame's counts scale and background.
 """
 
@@ -18,11 +18,11 @@ from refocusd.frame import Pixels
 
 __all__ = ["CountsRange", "check_frame", "counts_range"]
 
-#: Above this many pixels a regular grid of them is used: 1/512 of the range is
-#: all that percentiles of a quarter million samples can be off by.
+#: Above this many pixels only a regular grid of them is used: percentiles of a quarter
+#: million samples are off by at most 1/512 of the range.
 MAX_SAMPLES = 1 << 18
-#: A frame flatter than this (in counts) is not stretched to full range: it
-#: would be noise, and the engine would be asked to invent structure in it.
+#: A frame with a smaller range than this (in counts) is not stretched to full range:
+#: it holds only noise, in which the engine would have to invent structure.
 MIN_SCALE = 16.0
 
 
@@ -42,35 +42,35 @@ class CountsRange:
     def normalise(
         self, pixels: Pixels, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """(counts - offset) / scale as float32, same shape; in `out` if that is given."""
+        """Return (counts - offset) / scale as float32, same shape; in `out` if that is given."""
         out = np.subtract(pixels, np.float32(self.offset), out=out, dtype=np.float32)
         out *= np.float32(1.0 / self.scale)
         return out
 
     def restore(self, values: NDArray[np.float32], out: Pixels) -> int:
-        """Undo `normalise`: round to counts, cut at the ends of the counts scale.
+        """Undo `normalise`: round to counts, and clip to the range of the type.
 
         Parameters
         ----------
         values : ndarray of float32, shape (height, width)
-            What an engine returned, in normalised units.  Overwritten.
+            Output of an engine, in normalised units. Overwritten.
         out : ndarray of uint8 or uint16, same shape
             Filled with counts.
 
         Returns
         -------
         int
-            Pixels that were cut.
+            Number of clipped pixels.
 
         Raises
         ------
         EngineError
-            If a value is not finite; what `out` holds is then undefined.
+            If a value is not finite; the contents of `out` are then undefined.
         """
         values *= np.float32(self.scale)
         values += np.float32(self.offset)
         np.rint(values, out=values)
-        # Both tell of NaN and infinity too, and usually that nothing is to be cut.
+        # Both reveal NaN and infinity too, and usually that nothing has to be clipped.
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise EngineError(
@@ -87,12 +87,12 @@ class CountsRange:
 
 
 def check_frame(raw: Pixels, out: Pixels) -> None:
-    """Refuse what an engine cannot take, before anything is computed.
+    """Refuse frames that an engine cannot process, before anything is computed.
 
     Parameters
     ----------
     raw, out : ndarray
-        Of a call of `Engine.refocus`.
+        Arguments of `Engine.refocus`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How a widefield fluorescence microscope blurs a plane that is out of focus.
+"""Blur of an out-of-focus plane in a widefield fluorescence microscope.
 
 Scalar wave optics of a thin, incoherently emitting plane: the pupil carries the
 defocus phase, the point-spread function (PSF) is the squared modulus of its
@@ -25,7 +25,7 @@ from refocusd.errors import ConfigError
 
 __all__ = ["Optics", "defocus_otf", "defocus_psf", "geometric_radius_um"]
 
-#: What lies outside the geometric disc: diffraction rings, in micrometres.
+#: Margin around the geometric disc for diffraction rings, in micrometres.
 _MARGIN_UM = 8.0
 
 
@@ -64,7 +64,7 @@ class Optics:
     apodisation: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no microscope is."""
+        """Refuse values that no microscope has."""
         if not 0 < self.na < self.refractive_index:
             raise ConfigError(
                 f"NA {self.na} does not lie between 0 and the refractive index "
@@ -81,7 +81,7 @@ class Optics:
 
 
 def geometric_radius_um(optics: Optics, defocus_um: float) -> float:
-    """Radius in micrometres of the disc that rays alone would give at this defocus."""
+    """Radius in micrometres of the disc of geometrical optics at this defocus."""
     return abs(defocus_um) * math.tan(math.asin(optics.na / optics.refractive_index))
 
 
@@ -113,13 +113,13 @@ def defocus_psf(optics: Optics, defocus_um: float) -> NDArray[np.float32]:
     frequency = scipy.fft.fftfreq(samples, field_um / samples)
     rho2 = frequency[:, None] ** 2 + frequency[None, :] ** 2
     rho_max = optics.na / optics.wavelength_um
-    # The pupil's edge is smoothed over one sample: a hard one makes the PSF
-    # depend on where the grid happens to cut it.
+    # The pupil's edge is smoothed over one sample; with a hard edge the PSF
+    # would depend on where the grid happens to cut it.
     edge = np.clip((rho_max - np.sqrt(rho2)) * field_um + 0.5, 0.0, 1.0)
     axial = np.sqrt(np.maximum((optics.refractive_index / optics.wavelength_um) ** 2 - rho2, 0.0))
     square = rho2 / rho_max**2
     waves = defocus_um * axial + optics.spherical_waves * square**2
-    # Beyond the pupil the edge is zero; the exponent is held so that it cannot overflow.
+    # Outside the pupil the amplitude is zero; the exponent is limited so that it cannot overflow.
     modulus = np.exp(-optics.apodisation * np.minimum(square, 1.1))
     pupil = edge * modulus * np.exp(2j * np.pi * waves)
 
@@ -131,7 +131,7 @@ def defocus_psf(optics: Optics, defocus_um: float) -> NDArray[np.float32]:
 
 
 def defocus_otf(optics: Optics, defocus_um: float, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Transfer function to multiply a frame's `rfft2` with.
+    """Transfer function by which to multiply a frame's `rfft2`.
 
     ``irfft2(rfft2(plane) * otf, s=plane.shape)`` is the plane as the camera
     sees it, with periodic borders: pad by reflection where that matters.
@@ -147,7 +147,7 @@ def defocus_otf(optics: Optics, defocus_um: float, shape: tuple[int, int]) -> ND
     Returns
     -------
     ndarray of float32, shape (height, width // 2 + 1)
-        Real (the PSF is symmetric), 1 at zero frequency: flux is kept.
+        Real (the PSF is symmetric); 1 at zero frequency, so that flux is preserved.
     """
     height, width = shape
     if height < 1 or width < 1:
@@ -156,7 +156,7 @@ def defocus_otf(optics: Optics, defocus_um: float, shape: tuple[int, int]) -> ND
     half = psf.shape[0] // 2
     offsets = np.arange(-half, half + 1)
     grid = np.zeros(shape, np.float64)
-    # The centre goes to [0, 0]; what is larger than the grid wraps around.
+    # The centre goes to [0, 0]; a PSF larger than the grid wraps around.
     np.add.at(grid, (offsets[:, None] % height, offsets[None, :] % width), psf)
     otf = scipy.fft.rfft2(grid).real
     return np.asarray(otf / otf[0, 0], dtype=np.float32)

@@ -1,14 +1,14 @@
-"""How sharp a frame is, and how near a refocused frame comes to the truth.
+"""Measures how sharp a frame is, and how close a refocused frame comes to the truth.
 
 | question | answered by |
 |---|---|
-| how sharp is this frame, with nothing to compare it with? | `focus_score` |
+| how sharp is this frame, without a reference? | `focus_score` |
 | which plane of a stack is in focus? | `best_focus` of the planes' scores |
-| how near is this frame to the in-focus one? | `compare`: PSNR, SSIM, Pearson |
+| how close is this frame to the in-focus one? | `compare`: PSNR, SSIM, Pearson |
 
 May import `refocusd.errors` and `refocusd.frame` only.  SciPy and scikit-image
-are imported where they are used: a worker scores every frame, needs numpy for
-that, and should not wait a second for the rest.
+are imported where they are used: a worker scores every frame, needs only numpy for
+that, and should not spend a second on importing the rest.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ __all__ = [
 
 Image = NDArray[Any]
 
-#: Pixels left out along each side before comparing: refocusing there lacks its
-#: surroundings, and a registered frame has invented pixels.
+#: Pixels left out along each side before comparing: refocusing lacks the surroundings
+#: there, and a registered frame has interpolated pixels.
 BORDER = 16
 #: Frames of one field are registered to the in-focus one within this many
 #: pixels; more than stage drift between two planes is a mismatch, not a shift.
 MAX_SHIFT = 8.0
-#: Shifts below this (px) are left alone: interpolating would smooth the noise
-#: of the frame, and so change the very figures that are compared.
+#: Shifts below this (px) are ignored: interpolation would smooth the noise of
+#: the frame and so change the figures that are compared.
 MIN_SHIFT = 0.1
-#: Up to this many pixels of a frame are looked at for its focus score.
+#: At most so many pixels of a frame are used for its focus score.
 SCORED_PIXELS = 1 << 19
-#: Rows of the bands that a larger frame is sampled by.
+#: Rows of the bands in which a larger frame is sampled.
 BAND_ROWS = 32
 #: Side of the window of SSIM: Gaussian of 1.5 px, cut at 3.5 sigma.
 SSIM_SIDE = 11
@@ -57,12 +57,12 @@ SSIM_SIDE = 11
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How near a frame comes to the in-focus frame of the same field.
+    """How close a frame comes to the in-focus frame of the same field.
 
     Parameters
     ----------
     psnr_db : float
-        Peak signal-to-noise ratio as is, dB; infinite for equal frames.
+        Peak signal-to-noise ratio without rescaling, dB; infinite for equal frames.
     psnr_affine_db : float
         The same after the best offset and gain, dB.
     ssim : float
@@ -78,7 +78,7 @@ class Quality:
 
 
 def compare(image: Image, truth: Image, register: bool = True) -> Quality:
-    """All figures of one frame against the in-focus frame of the same field.
+    """All figures of one frame compared with the in-focus frame of the same field.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def psnr(image: Image, truth: Image, *, border: int = BORDER, affine: bool = Fal
     """Peak signal-to-noise ratio in dB: 20 log10(range / RMS difference).
 
     The range is that between the 0.1st and the 99.9th percentile of the truth,
-    not the largest count possible: a 12-bit camera would gain 24 dB in a
-    16-bit file.
+    not the largest possible count, with which a 12-bit camera would gain 24 dB in
+    a 16-bit file.
 
     Parameters
     ----------
@@ -116,13 +116,13 @@ def psnr(image: Image, truth: Image, *, border: int = BORDER, affine: bool = Fal
         Pixels left out along each side.
     affine : bool
         Compare ``a * image + b`` with the least-squares a and b, as CARE does
-        (Weigert et al. 2018, Nat. Methods 15:1090): what is wrong by a gain or
-        an offset only is then not counted.
+        (Weigert et al. 2018, Nat. Methods 15:1090): an error that is only a gain
+        or an offset is then not counted.
 
     Returns
     -------
     float
-        dB; infinite where the frames are equal.
+        dB; infinite if the frames are equal.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def psnr(image: Image, truth: Image, *, border: int = BORDER, affine: bool = Fal
         x = gain * centred + y.mean()
     error = float(np.mean((x - y) ** 2))
     scale = _range(y)
-    # The fit leaves rounding where the frames are equal.
+    # If the frames are equal, the fit leaves rounding errors.
     if error <= (1e-9 * scale) ** 2:
         return math.inf
     return 20 * math.log10(scale) - 10 * math.log10(error)
@@ -194,12 +194,12 @@ def pearson(image: Image, truth: Image, *, border: int = BORDER) -> float:
 
 
 def register(image: Image, truth: Image, *, max_shift: float = MAX_SHIFT) -> tuple[float, float]:
-    """Shift, in px, that brings `image` onto `truth`; (0, 0) where none is plausible.
+    """Shift, in px, that moves `image` onto `truth`; (0, 0) if none is plausible.
 
     The peak of the cross-correlation, to 1/20 px (Guizar-Sicairos et al. 2008,
     Opt. Lett. 33:156).  Correlation is not whitened, as it is in phase
-    correlation proper: a defocused frame has nothing but noise at the
-    frequencies which that would raise.
+    correlation proper: whitening would amplify frequencies at which a defocused
+    frame has nothing but noise.
 
     A shift is implausible, and (0, 0) is returned, if it is above `max_shift`,
     below 0.1 px, or does not make the frames more alike.
@@ -213,7 +213,7 @@ def register(image: Image, truth: Image, *, max_shift: float = MAX_SHIFT) -> tup
     Returns
     -------
     (float, float)
-        Down and right, px; to be handed to `shifted`.
+        Down and right, px; the argument of `shifted`.
 
     Raises
     ------
@@ -226,8 +226,8 @@ def register(image: Image, truth: Image, *, max_shift: float = MAX_SHIFT) -> tup
     x, y = _cropped(image, truth, 0, 1)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0, 0.0
-    # The transform takes a frame for periodic: without a window its edges,
-    # which do not move, would hold the peak at zero.
+    # The transform treats a frame as periodic: without a window its edges,
+    # which do not move, would keep the peak at zero.
     window = np.outer(*(windows.tukey(side, 0.25) for side in x.shape))
     correlate: Any = registration.phase_cross_correlation
     shift, _, _ = correlate(
@@ -273,17 +273,17 @@ def shifted(image: Image, shift: tuple[float, float]) -> Image:
 def focus_score(pixels: Pixels) -> float:
     """How sharp a frame is: larger is sharper, 0 for a constant frame.
 
-    Vollath's F4, the autocorrelation at one pixel less that at two (D. Vollath
+    Vollath's F4, the autocorrelation at one pixel minus that at two (D. Vollath
     1987, J. Microsc. 147:279), of the 2x2 binned frame, over the
     autocovariance at one pixel.  As the noise of a pixel is independent of its
     neighbour's, it adds to the autocorrelation at no other lag than zero: shot
     noise, read noise, hot pixels and camera rows all cancel (D. Vollath 1988,
-    J. Microsc. 151:133), and need not be estimated.  What chance leaves of
-    them, three standard errors, is subtracted.  The ratio depends on neither
+    J. Microsc. 151:133), and need not be estimated. Their random remainder,
+    three standard errors, is subtracted.  The ratio depends on neither
     the offset nor the gain of the camera counts.
 
-    Of frames above half a megapixel, evenly spaced bands of 32 rows are looked
-    at: about 1 ms at any size.
+    Frames above half a megapixel are sampled in evenly spaced bands of 32 rows,
+    so that a score takes about 1 ms at any size.
 
     Parameters
     ----------
@@ -292,7 +292,7 @@ def focus_score(pixels: Pixels) -> float:
     Returns
     -------
     float
-        No unit; roughly 0.05-0.2 for sharp fluorescence at 0.65 um per pixel,
+        Dimensionless; roughly 0.05-0.2 for sharp fluorescence at 0.65 um per pixel,
         below 0.015 at 30 um of defocus.  Comparable between frames of one
         field and one microscope, not between microscopes.
     """
@@ -316,16 +316,16 @@ def focus_score(pixels: Pixels) -> float:
     )
     if lag_1 <= 0 or variance <= 0:
         return 0.0
-    # R(0) - R(1) holds the noise, and of a sharp frame some signal: an upper bound.
+    # R(0) - R(1) holds the noise, and in a sharp frame some signal: it is an upper bound.
     by_chance = 3 * lag_1 / math.sqrt(binned.size)
     sharp = lag_2 - lag_1 - by_chance
-    # A frame of noise alone has R(1) near zero: a share of the noise keeps the
-    # ratio from growing beyond bounds there.
+    # A frame of noise alone has R(1) near zero: adding a fraction of the noise keeps
+    # the ratio bounded there.
     return max(0.0, sharp) / (max(0.0, variance - lag_1) + 0.1 * lag_1)
 
 
 def best_focus(scores: Sequence[float]) -> int:
-    """Index of the sharpest plane; the first of equals.
+    """Index of the sharpest plane; the first one if several are equal.
 
     Raises
     ------
@@ -344,7 +344,7 @@ def _bands(pixels: Pixels) -> NDArray[Any]:
     height, width = pixels.shape
     if pixels.size <= SCORED_PIXELS:
         return pixels[np.newaxis]
-    # At least eight, so that a very wide frame is still looked at in more than one place.
+    # At least eight, so that a very wide frame is still sampled in more than one place.
     count = max(8, SCORED_PIXELS // (BAND_ROWS * width))
     pitch = height // count
     if pitch < BAND_ROWS:
@@ -377,7 +377,7 @@ def _cropped(
 
 def _range(truth: NDArray[np.float64]) -> float:
     low, high = np.percentile(truth, (0.1, 99.9))
-    # A constant truth has no range; one count keeps the figures finite.
+    # A constant truth has no range; a range of one count keeps the figures finite.
     return float(high - low) or 1.0
 
 

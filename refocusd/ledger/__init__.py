@@ -1,4 +1,4 @@
-"""The durable record of every frame's fate.
+"""The durable record of what became of every frame.
 
 =============  ================================================================
 `attempt`      what a ledger holds, as plain data

@@ -1,4 +1,4 @@
-"""What a ledger holds, as plain data."""
+"""The contents of a ledger, as plain data."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ WRITTEN = frozenset({"refocused", "passed_through"})
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at one frame, ended.
+    """One finished attempt at refocusing one frame.
 
     Parameters
     ----------
     run, acquisition, axes : str
-        Together the frame's key; `axes` in canonical form.
+        Together they are the frame's key; `axes` in canonical form.
     state : {"refocused", "passed_through", "skipped", "failed"}
     reason : str
-        The rule, the error, or empty.
+        The rule of a skipped frame, the error of a failed one, otherwise empty.
     live : bool
-        While acquiring, not caught up from raw.
+        Whether it was refocused during the acquisition, not caught up from raw.
     latency_ms : float or None
         From the hook to the refocused frame on disk.
     engine_ms : float or None
         Time inside the engine.
     facts : dict
-        What else was found out (focus scores, flux ratio, ...).
+        Further results (focus scores, flux ratio, ...).
     checksum, raw_checksum : int or None
-        64-bit XXH3 of the refocused and of the raw pixels' bytes; None if not known.
+        64-bit XXH3 of the bytes of the refocused and of the raw pixels; None if unknown.
     """
 
     run: str
@@ -45,13 +45,13 @@ class Attempt:
     facts: dict[str, Any] | None = None
     checksum: int | None = None
     raw_checksum: int | None = None
-    #: When it ended, seconds since 1970; set by the ledger.
+    #: Time at which it ended, seconds since 1970; set by the ledger.
     at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What the latest attempt at a frame came to: all that a reconciliation needs of it."""
+    """Outcome of the latest attempt at a frame, as far as a reconciliation needs it."""
 
     axes: str
     state: str
@@ -62,7 +62,7 @@ class Fate:
 
 @dataclass(frozen=True, slots=True)
 class RunNote:
-    """What a ledger says of a run: version of refocusd; engine and settings as JSON."""
+    """A run, as recorded in a ledger: version of refocusd; engine and settings as JSON."""
 
     version: str
     engine: str
@@ -71,16 +71,16 @@ class RunNote:
 
 @dataclass(frozen=True, slots=True)
 class AcquisitionNote:
-    """What a ledger says of an acquisition.
+    """An acquisition, as recorded in a ledger.
 
     Parameters
     ----------
     name, raw, output : str
-        As they were when it was opened: the folders may have been moved since.
+        As they were when it was opened; the folders may have been moved since.
     closed : bool
-        It is complete: every frame that went by had a final state.
+        Whether it is complete: every acquired frame had a final state.
     acquired : int or None
-        Frames that went by; known once it is closed.
+        Number of acquired frames; known once it is closed.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Attempts at refocusing frames, in SQLite.
+"""The ledger of an acquisition: attempts at refocusing its frames, in SQLite.
 
-What is pending is not in here: it is what the raw dataset holds and the ledger
-does not, so it is right even when no daemon was there.
+Pending frames are not stored: they are the frames that the raw dataset has and the
+ledger does not. This is correct even if no daemon was running.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _FATE = ("axes", "state", "reason", "checksum", "raw_checksum")
 
 
 class Ledger:
-    """An open ledger; belongs to the thread that opened it.
+    """An open ledger; only the thread that opened it may use it.
 
     Parameters
     ----------
     path : path
-        SQLite file; its folder is made.  Must lie on a local disk: SQLite's
+        SQLite file; its folder is created. It must be on a local disk, because SQLite's
         write-ahead log does not work over network shares.
     read_only : bool
-        Change nothing; a file of an older schema is then read as it is, and is
-        brought up to date otherwise.
+        Change nothing. A file of an older schema is then read as it is; otherwise it is
+        upgraded.
 
     Raises
     ------
@@ -50,7 +50,7 @@ class Ledger:
         self._db, self.version = open_file(self.path, read_only=read_only)
 
     def begin_run(self, run: str, *, version: str, engine: str, settings: str) -> None:
-        """Note a run (model + settings + calibration); once for each id."""
+        """Record a run (model + settings + calibration), once for each id."""
         self._write(
             "INSERT OR IGNORE INTO run VALUES (?, ?, ?, ?, ?)",
             (run, version, engine, settings, time.time()),
@@ -66,21 +66,21 @@ class Ledger:
         shape: tuple[int, int],
         dtype: str,
     ) -> None:
-        """Note that frames of an acquisition will come; once for each id."""
+        """Record an acquisition before its frames arrive, once for each id."""
         self._write(
             "INSERT OR IGNORE INTO acquisition VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
             (acquisition, name, raw, output, *shape, dtype, time.time()),
         )
 
     def close_acquisition(self, acquisition: str, acquired: int) -> None:
-        """Note that an acquisition is complete, with the number of its frames."""
+        """Record that an acquisition is complete, with the number of its frames."""
         self._write(
             "UPDATE acquisition SET closed = ?, acquired = ? WHERE id = ?",
             (time.time(), acquired, acquisition),
         )
 
     def record(self, attempts: Iterable[Attempt]) -> None:
-        """Append attempts, durably against the end of this process.
+        """Append attempts; they survive the end of this process.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class Ledger:
             )
 
     def fates(self, run: str, acquisition: str) -> Iterator[Fate]:
-        """What the latest attempt of a run at each frame came to, oldest first; one at a time."""
+        """Outcome of the latest attempt of a run at each frame, oldest first, read one at a time."""
         for axes, state, reason, after, before in self._rows(
             f"SELECT {columns(self.version, _FATE)} FROM attempt WHERE id IN"  # noqa: S608
             " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
@@ -151,12 +151,12 @@ class Ledger:
         return [row[0] for row in self._rows("SELECT id FROM acquisition ORDER BY opened")]
 
     def run_note(self, run: str) -> RunNote | None:
-        """What was noted of a run; None if it is not in this ledger."""
+        """The record of a run; None if it is not in this ledger."""
         rows = self._rows("SELECT version, engine, settings FROM run WHERE id = ?", (run,))
         return next((RunNote(*row) for row in rows), None)
 
     def acquisition_note(self, acquisition: str) -> AcquisitionNote | None:
-        """What was noted of an acquisition; None if it is not in this ledger."""
+        """The record of an acquisition; None if it is not in this ledger."""
         rows = self._rows(
             "SELECT name, raw, output, closed IS NOT NULL, acquired FROM acquisition WHERE id = ?",
             (acquisition,),
@@ -164,11 +164,11 @@ class Ledger:
         return next((AcquisitionNote(n, r, o, bool(c), a) for n, r, o, c, a in rows), None)
 
     def __len__(self) -> int:
-        """Attempts in this ledger, of all runs and acquisitions."""
+        """Number of attempts in this ledger, of all runs and acquisitions."""
         return int(next(self._rows("SELECT count(*) FROM attempt"))[0])
 
     def check(self) -> None:
-        """Look at every page of the file.
+        """Check every page of the file.
 
         Raises
         ------
@@ -182,8 +182,8 @@ class Ledger:
     def copy_to(self, path: str | Path) -> None:
         """Write a consistent copy (SQLite's backup), safe while frames are recorded.
 
-        The copy takes its name when it is complete, so that a killed process
-        leaves the copy before it.
+        The copy is renamed to `path` only when it is complete, so that a killed process
+        leaves the previous copy intact.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Ledger:
         path = Path(path)
         fresh = path.with_name(path.name + ".new")
         try:
-            # What a killed process left is of no use.
+            # The remains of a killed process are of no use.
             files.remove(fresh, missing_ok=True)
             with closing(sqlite3.connect(fresh)) as copy:
                 self._db.backup(copy)
@@ -254,7 +254,7 @@ def _facts(path: Path, text: object) -> dict[str, Any]:
 
 
 def _signed(checksum: int | None) -> int | None:
-    """SQLite's integers have a sign: the same 64 bits, read with one."""
+    """The same 64 bits as a signed number, because SQLite's integers are signed."""
     return checksum - (1 << 64) if checksum is not None and checksum >= 1 << 63 else checksum
 
 

@@ -1,8 +1,8 @@
-"""Which acquisitions were open: found again without opening thousands of ledgers.
+"""Marks of open acquisitions, so that they are found without opening thousands of ledgers.
 
-``<ledgers>/open/<id>.json`` holds the announcement of an acquisition from its
-opening until it has been closed with nothing pending.  A daemon that starts
-takes up what it finds there.
+``<ledgers>/open/<id>.json`` holds the announcement of an acquisition from the time it
+is opened until it is closed with nothing pending. A daemon that starts picks up the
+acquisitions that it finds there.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _ID = re.compile(r"[0-9a-f-]{36}")
 
 @dataclass(frozen=True, slots=True)
 class OpenMark:
-    """An acquisition that was open: its id, and what was announced (JSON, not yet validated)."""
+    """An acquisition that was open: its id and its announcement (JSON, not yet validated)."""
 
     acquisition: str
     open_json: bytes
 
 
 def mark_open(ledgers: str | Path, open_json: bytes, acquisition: str) -> None:
-    """Note that an acquisition is open; replaces an earlier mark of it.
+    """Mark an acquisition as open; replaces an earlier mark of it.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def mark_open(ledgers: str | Path, open_json: bytes, acquisition: str) -> None:
 
 
 def unmark(ledgers: str | Path, acquisition: str) -> None:
-    """Note that an acquisition is closed with nothing pending; no mark is no error.
+    """Remove the mark of an acquisition that was closed with nothing pending.
 
     Raises
     ------
@@ -81,15 +81,15 @@ def unmark(ledgers: str | Path, acquisition: str) -> None:
 
 
 def is_marked(ledgers: str | Path, acquisition: str) -> bool:
-    """Whether an acquisition is noted as open."""
+    """Whether an acquisition is marked as open."""
     return _place(ledgers, acquisition).is_file()
 
 
 def marked(ledgers: str | Path) -> list[OpenMark]:
     """The acquisitions that were open, the oldest mark first.
 
-    Files that are no marks are named in the log and left alone; a folder that
-    is not there has none.
+    Files that are not marks are named in the log and left alone. If the folder does
+    not exist, there are no marks.
     """
     found: list[tuple[float, OpenMark]] = []
     folder = Path(ledgers) / FOLDER

@@ -1,4 +1,4 @@
-"""A ledger that was lost or damaged: put back from its copy and from the refocused frames."""
+"""Restores a lost or damaged ledger from its copy and from the refocused frames."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["ledger_path", "rebuild", "restore_ledger"]
 
 log = logging.getLogger(__name__)
 
-#: Attempts recorded at once.
+#: Attempts recorded in one transaction.
 BATCH = 1000
 _ID = re.compile(r"[0-9a-f-]{36}")
-#: What SQLite keeps beside a file: it belongs to that file and goes with it.
+#: Files that SQLite keeps beside a database; they are moved together with it.
 _SIDE_FILES = ("-wal", "-shm", "-journal")
-#: Parts of a frame's ``refocusd`` object that have a column of their own, or are the run's.
+#: Parts of a frame's ``refocusd`` object that have their own column, or belong to the run.
 _NOT_FACTS = {
     "version", "run", "model", "model_sha256", "engine", "precision", "state", "reason", "live",
     "latency_ms", "calibration", "checksum", "raw_checksum",
@@ -36,7 +36,7 @@ _NOT_FACTS = {
 
 
 def ledger_path(ledgers: str | Path, acquisition: str) -> Path:
-    """Where the ledger of an acquisition is: one SQLite file each.
+    """Path of the ledger of an acquisition; each has its own SQLite file.
 
     Raises
     ------
@@ -49,14 +49,14 @@ def ledger_path(ledgers: str | Path, acquisition: str) -> Path:
 
 
 def restore_ledger(ledgers: str | Path, acquisition: str, copy: str | Path) -> list[str]:
-    """See that the local ledger of an acquisition can be used.
+    """Make sure that the local ledger of an acquisition is usable.
 
     A damaged file is set aside (never deleted), and the copy beside the output
-    is put in the place of one that is damaged or missing (another computer, a
-    fresh installation).  Where there is no usable copy either, nothing is there
-    afterwards: `rebuild` makes a new one.  A copy that knows more (the dataset
-    was continued on another computer) is taken over.  Nobody else may be
-    writing the ledger.
+    replaces one that is damaged or missing (on another computer, or after a
+    fresh installation). If there is no usable copy either, there is no ledger
+    afterwards, and `rebuild` makes a new one. If the copy has later attempts (the
+    dataset was continued on another computer), they are added. No other process may
+    be writing the ledger.
 
     Parameters
     ----------
@@ -65,12 +65,12 @@ def restore_ledger(ledgers: str | Path, acquisition: str, copy: str | Path) -> l
     acquisition : str
         UUID.
     copy : path
-        The copy beside the output; need not exist.
+        The copy beside the output; it need not exist.
 
     Returns
     -------
     list of str
-        What was done, in sentences; empty if nothing was to do.
+        What was done, in sentences; empty if nothing had to be done.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def restore_ledger(ledgers: str | Path, acquisition: str, copy: str | Path) -> l
 
 
 def _take_over(path: Path, copy: Path) -> list[str]:
-    """What a copy knows and the local ledger does not."""
+    """Add the attempts that only the copy has to the local ledger."""
     if not copy.exists() or _damage(copy):
         return []
     with Ledger(copy, read_only=True) as ledger:
@@ -118,7 +118,7 @@ def _take_over(path: Path, copy: Path) -> list[str]:
 
 
 def _merge(ledger: Ledger, copy: Path) -> int:
-    """Add the attempts that a copy has later than the last ones here; their number.
+    """Add the attempts of a copy that are later than the last ones here; returns their number.
 
     Raises
     ------
@@ -157,8 +157,8 @@ def rebuild(
 ) -> int:
     """Record frames that are in the refocused dataset but not in the ledger.
 
-    A process that is killed between the two leaves such frames, as does a
-    ledger that was lost.
+    There are such frames if a process was killed between writing the two, or if the
+    ledger was lost.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def rebuild(
     LedgerError
         If the ledger cannot be written.
     """
-    # Where an attempt failed, the frame in the dataset is that of a later one.
+    # If an attempt failed, the frame in the dataset belongs to a later attempt.
     lost = (
         (axes, metadata)
         for axes, metadata in frames
@@ -232,12 +232,12 @@ def _checksum(value: Any) -> int | None:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a ledger, or nothing; it is read through once.
+    """Describe what is wrong with a ledger; empty if it is sound. Reads the whole file once.
 
     Raises
     ------
     LedgerError
-        If it is of a newer schema: that is no damage.
+        If it has a newer schema, which is not damage.
     """
     try:
         with closing(connect(path, read_only=True)) as db:
@@ -247,7 +247,7 @@ def _damage(path: Path) -> str:
     try:
         with Ledger(path, read_only=True) as ledger:
             ledger.check()
-            len(ledger)  # its tables are there
+            len(ledger)  # checks that its tables exist
     except LedgerError as error:
         if newer:
             raise

@@ -1,4 +1,4 @@
-"""The ledger's tables, and how those of an older refocusd become today's."""
+"""The ledger's tables, and the upgrade of those of an older refocusd."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from refocusd.ledger.attempt import Attempt
 
 __all__ = ["ATTEMPT", "OLDEST", "SCHEMA", "columns", "connect", "open_file", "version_of"]
 
-#: Raised when a table changes; a newer file is refused, not guessed at.
+#: Increased when a table changes; a file with a newer schema is refused.
 SCHEMA = 2
-#: The oldest that is still read, and upgraded on opening for writing.
+#: The oldest schema that is still read, and is upgraded when opened for writing.
 OLDEST = 1
 
 _TABLES = """
@@ -42,7 +42,7 @@ ATTEMPT = tuple(field.name for field in fields(Attempt))
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    """Open a file, for reading only or made where it is not there.
+    """Open a file, for reading only, or for writing; it is then created if it does not exist.
 
     Raises
     ------
@@ -56,13 +56,13 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(path)
-    # Before anything else: whoever upgrades the file may hold it for a moment.
+    # Set this first: a process that upgrades the file may lock it for a moment.
     db.execute("PRAGMA busy_timeout = 5000")
     return db
 
 
 def open_file(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int]:
-    """Open a ledger: brought up to date for writing, as it is for reading only.
+    """Open a ledger; it is upgraded when opened for writing, and left as it is for reading.
 
     Returns
     -------
@@ -79,8 +79,8 @@ def open_file(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int]:
     try:
         db = connect(path, read_only=read_only)
         if not read_only:
-            # A killed process loses nothing that was committed; only a power cut
-            # can take the last instants, and those frames are then pending again.
+            # A killed process loses nothing that was committed. Only a power cut can
+            # lose the last moments, and those frames are then pending again.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
         version = version_of(db)
@@ -103,15 +103,15 @@ def open_file(path: Path, *, read_only: bool) -> tuple[sqlite3.Connection, int]:
 
 
 def version_of(db: sqlite3.Connection) -> int:
-    """The schema of an open file; 0 of an empty one."""
+    """Schema of an open file; 0 for an empty one."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _prepare(db: sqlite3.Connection, version: int) -> int:
-    """Make the tables of an empty file, or bring those of an older schema up to date.
+    """Create the tables of an empty file, or upgrade those of an older schema.
 
-    Nothing is lost when the process is killed meanwhile: each step is one
-    transaction, and is done again where it had not been committed.
+    Nothing is lost if the process is killed meanwhile: each step is one
+    transaction, and is repeated if it was not committed.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def _prepare(db: sqlite3.Connection, version: int) -> int:
     if version == 1:
         db.execute("BEGIN IMMEDIATE")
         try:
-            # Somebody else may have upgraded it while we waited for the lock.
+            # Another process may have upgraded it while this one waited for the lock.
             there = {row[1] for row in db.execute("PRAGMA table_info(attempt)")}
             for column in _SINCE_2:
                 if column not in there:
@@ -139,5 +139,5 @@ def _prepare(db: sqlite3.Connection, version: int) -> int:
 
 
 def columns(version: int, names: Iterable[str] = ATTEMPT) -> str:
-    """Columns of `attempt` in a query; NULL where the file is older than they are."""
+    """Columns of `attempt` in a query; NULL for those that the file's schema does not have."""
     return ", ".join("NULL" if version < 2 and name in _SINCE_2 else name for name in names)

@@ -1,4 +1,4 @@
-"""Calibration profiles in use: which one is a frame's, and what it changes.
+"""Calibration profiles in use: which profile applies to a frame, and what it changes.
 
 ===============  =========================================================
 `identity`       what a frame's metadata tell of its microscope

@@ -17,18 +17,18 @@ from refocusd.profiles.profile import Profile
 
 __all__ = ["Applied", "FrameCalibration", "apply_profiles"]
 
-#: Regions of the chip whose lists are cached; an acquisition has fewer.
+#: Regions of the chip whose hot-pixel lists are cached; an acquisition has fewer.
 MAX_LISTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCalibration:
-    """What a worker needs to know of a frame's profile.
+    """The part of a frame's profile that a worker needs.
 
     Parameters
     ----------
     key : str
-        Names profile and region of the chip.
+        Identifies profile and region of the chip.
     profile : str
         The profile's id.
     hot_pixels : tuple of int
@@ -41,7 +41,7 @@ class FrameCalibration:
 
 
 class _FrameMetadata(msgspec.Struct):
-    """The fields that are read for every frame; skipping all others is fast."""
+    """The fields that are read for every frame; the decoder skips all others quickly."""
 
     camera: Any = msgspec.field(default=None, name="Camera")
     core_camera: Any = msgspec.field(default=None, name="Core-Camera")
@@ -54,24 +54,24 @@ def _frame_metadata(metadata: str) -> _FrameMetadata:
     except (msgspec.MsgspecError, ValueError):
         pass
     try:
-        # Python writes NaN and Infinity, which are no JSON.
+        # Python writes NaN and Infinity, which are not valid JSON.
         fields = json.loads(metadata)
         return _FrameMetadata(fields.get("Camera"), fields.get("Core-Camera"), fields.get("ROI"))
     except (ValueError, AttributeError, RecursionError):
-        return _FrameMetadata()  # no metadata: those of the first frame count
+        return _FrameMetadata()  # without metadata, those of the first frame are used
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """The profiles of an acquisition; empty where none applies.
+    """The profiles of an acquisition; empty if none applies.
 
     Parameters
     ----------
     selection : Selection
     warnings : tuple of str
-        How acquisition, profiles and model disagree.
+        Where acquisition, profiles and model disagree.
     notes : tuple of str
-        Worth a line in the log.
+        Messages for the log.
     """
 
     selection: Selection = field(default_factory=Selection)
@@ -81,11 +81,11 @@ class Applied:
 
     @property
     def id(self) -> str | None:
-        """Content key of the set of profiles; None for none."""
+        """Content key of the set of profiles; None if there are none."""
         return selection_id(self.selection.ids)
 
     def of_frame(self, axes: str, metadata: str, shape: tuple[int, int]) -> FrameCalibration | None:
-        """What a worker needs for a frame; None if no profile applies to it.
+        """Calibration of a frame, for a worker; None if no profile applies.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class Applied:
             camera = profile.camera
             hot = hot_indices(camera.hot_pixels, camera.shape, shape, roi) if camera else None
             key = f"{profile.id()}@{roi[0]},{roi[1]}" if roi else profile.id()
-            # Two acquisitions may differ in their frames' shape.
+            # The frames of two acquisitions may differ in shape.
             key = f"{key}/{shape[1]}x{shape[0]}"
             if len(self._lists) >= MAX_LISTS:
                 self._lists.clear()
@@ -141,14 +141,14 @@ def apply_profiles(
         Metadata of its first frame.
     shape : (height, width)
     named : sequence of str, optional
-        Ids of the profiles that it was started with; otherwise they are chosen.
+        Ids of the profiles that it was started with; by default they are chosen now.
     trained : mapping of str to Trained, optional
-        What the models were trained for, by channel; "" is for all others.
+        What the models were trained for, by channel; "" stands for all other channels.
 
     Raises
     ------
     InputError
-        If a profile in `named` is not there.
+        If a profile in `named` does not exist.
     """
     first = identity_metadata(first)
     reasons: tuple[str, ...] = ()
@@ -174,7 +174,7 @@ def apply_profiles(
 
 
 def _misplaced(profile: Profile, first: Mapping[str, Any], shape: tuple[int, int]) -> list[str]:
-    """Whether the profile's hot pixels cannot be found in the frames."""
+    """Warnings if the profile's hot pixels cannot be located in the frames."""
     camera, roi = profile.camera, roi_of(first)
     if camera is None or not camera.hot_pixels:
         return []

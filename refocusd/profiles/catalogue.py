@@ -1,4 +1,4 @@
-"""The folder of calibration profiles, and the one that is closest to a frame."""
+"""The folder of calibration profiles, and the choice of the profile closest to a frame."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Catalogue", "Match", "Selection", "selection_id"]
 
 log = logging.getLogger(__name__)
 
-#: Most profiles that are read from a folder; one per objective and channel makes a few dozen.
+#: At most so many profiles are read from a folder; one per objective and channel makes a few dozen.
 MAX_PROFILES = 512
 #: Channels (and cameras) of one acquisition whose profile is cached.
 MAX_PICKS = 256
@@ -44,7 +44,7 @@ class Match:
 
 
 def selection_id(profiles: Iterable[str]) -> str | None:
-    """Content key of a set of profiles, by their ids; None for no profile at all."""
+    """Content key of a set of profiles, by their ids; None if the set is empty."""
     ids = sorted(set(profiles))
     if not ids:
         return None
@@ -53,7 +53,7 @@ def selection_id(profiles: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The profiles that apply to one acquisition, for whatever channel.
+    """The profiles that apply to one acquisition, for all its channels.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Selection:
     metadata : mapping
         Of the acquisition's first frame.
     frame_shape : (height, width) or None
-        Decides where the metadata leave several profiles equally close.
+        Decides if several profiles are equally close by the metadata.
     """
 
     profiles: tuple[Profile, ...] = ()
@@ -75,7 +75,7 @@ class Selection:
         return sorted(profile.id() for profile in self.profiles)
 
     def of(self, channel: str = "", camera: str = "") -> Profile | None:
-        """The profile of a frame; `camera` where it is not that of the first frame."""
+        """The profile of a frame; give `camera` if it is not that of the first frame."""
         if not self.profiles:
             return None
         asked = (channel, camera)
@@ -88,17 +88,17 @@ class Selection:
 
 
 class Catalogue:
-    """The profiles (``*.json``) of a folder; read again when they have changed.
+    """The profiles (``*.json``) of a folder; they are read again when they change.
 
-    A profile matches a frame unless it differs from it: a field that the profile leaves
-    empty matches anything, and so does a field that the frame does not state, except the
-    camera's label.  Of several profiles the closest wins, where a field stated by both
-    counts most; of two profiles of one microscope the newer wins.
+    A profile matches a frame unless a field differs. A field that is empty in the profile
+    matches anything, and so does a field that the frame does not state, except the
+    camera's label. Of several profiles the closest is chosen; a field that both state
+    counts most. Of two profiles of one microscope the newer is chosen.
 
     Parameters
     ----------
     folder : path
-        Need not exist.
+        It need not exist.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -106,7 +106,7 @@ class Catalogue:
         self._read: dict[Path, tuple[tuple[int, int], Profile | None]] = {}
 
     def profiles(self) -> list[Profile]:
-        """Every usable profile there is now; a bad file is named in the log, once."""
+        """All usable profiles in the folder now; an invalid file is named in the log once."""
         try:
             paths = sorted(self.folder.glob("*.json"))
         except OSError as error:
@@ -121,7 +121,7 @@ class Catalogue:
             try:
                 about = path.stat()
             except OSError:
-                continue  # removed in this moment
+                continue  # it was just removed
             state = (about.st_mtime_ns, about.st_size)
             known = self._read.get(path)
             read[path] = known if known and known[0] == state else (state, _load(path))
@@ -143,7 +143,7 @@ class Catalogue:
         axes : mapping
             Of the frame; names the channel, if any.
         frame_shape : (height, width), optional
-            Decides where several are equally close.
+            Decides if several profiles are equally close.
         """
         channel = str(axes.get("channel") or metadata.get("Channel") or "")
         return _closest(self.profiles(), metadata, channel, frame_shape)
@@ -151,12 +151,12 @@ class Catalogue:
     def choose(
         self, metadata: Mapping[str, Any], frame_shape: tuple[int, int] | None = None
     ) -> tuple[Selection, tuple[str, ...]]:
-        """The profiles that apply to an acquisition, and what to say of the choice.
+        """The profiles that apply to an acquisition, and messages about the choice.
 
         Parameters
         ----------
         metadata : mapping
-            Of its first frame.  Its channel does not count: others may follow.
+            Of its first frame. Its channel is ignored, because others may follow.
         frame_shape : (height, width), optional
         """
         profiles = self.profiles()
@@ -178,12 +178,12 @@ class Catalogue:
         metadata: Mapping[str, Any],
         frame_shape: tuple[int, int] | None = None,
     ) -> Selection:
-        """The profiles of these ids: those that an acquisition was started with.
+        """The profiles with these ids, with which an acquisition was started.
 
         Raises
         ------
         InputError
-            If one is not there (any more), or was changed.
+            If one does not exist (any more), or was changed.
         """
         wanted = set(ids)
         there = {p.id(): p for p in self.profiles()} if wanted else {}
@@ -208,7 +208,7 @@ def _load(path: Path) -> Profile | None:
 def _score(
     microscope: Microscope, metadata: Mapping[str, Any], channel: str
 ) -> tuple[int, ...] | None:
-    """How close a profile is, its sum first; None if it differs."""
+    """How close a profile is, the sum first; None if a field differs."""
     binning = binning_of(metadata)
     fields = (
         (microscope.camera, camera_of(metadata)),
@@ -223,7 +223,7 @@ def _score(
         elif named == stated:
             points.append(2)
         elif stated or number == 0:
-            # Pixels belong to one camera: frames that do not name theirs do not match.
+            # Hot pixels belong to one camera, so frames that do not name theirs do not match.
             return None
         else:
             points.append(0)
@@ -249,7 +249,7 @@ def _closest(
             alike = [p for p in alike if p.camera is not None and p.camera.shape == frame_shape]
         who = {_who(p) for p in alike}
         if len(who) == 1:
-            # Newest first; the id makes it the same each time.
+            # Newest first; the id makes the order reproducible.
             profile = max(alike, key=lambda p: (p.created, p.id()))
             return Match(profile, (*reasons, *_trusted(profile, metadata)))
         named = ", ".join(sorted(_name(p) for _, p in scored))
@@ -272,7 +272,7 @@ def _name(profile: Profile) -> str:
 
 
 def _trusted(profile: Profile, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the frames do not state, so that the profile is believed."""
+    """The fields that the frames do not state, so that the profile's values are used."""
     wanted = profile.microscope.objective
     if not wanted or objective_of(metadata):
         return ()

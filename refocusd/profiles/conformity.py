@@ -1,4 +1,4 @@
-"""Whether an acquisition, its calibration profile and the model agree: warnings, in sentences."""
+"""Warnings, in sentences, if an acquisition, its calibration profile and the model disagree."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from refocusd.profiles.profile import Measured, Profile
 
 __all__ = ["Trained", "against_profile", "against_training", "stale"]
 
-#: After this long a measurement is called stale: cameras age, stages are serviced.
+#: A measurement that is older than this counts as stale: cameras age, stages are serviced.
 STALE_AFTER = timedelta(days=180)
 SECTIONS = ("camera", "focus", "psf")
-#: Values of one microscope agree within this share.
+#: Values of one microscope agree within this fraction.
 SAME = 0.02
-#: Measured values within so many standard uncertainties of a range are not called outside of it.
+#: A measured value counts as inside a range if it is within so many standard uncertainties of it.
 SIGMAS = 2.0
-#: The ranges' names in a bundle, and how a person would say them.
+#: Names of the ranges in a bundle, and their names in messages.
 _RANGES = {
     "pixel_um": ("a pixel of {} um", "um"),
     "na": ("an NA of {}", ""),
@@ -29,7 +29,7 @@ _RANGES = {
 
 
 def stale(profile: Profile, now: datetime | None = None) -> list[str]:
-    """Which measurements of a profile are too old to be relied on."""
+    """Warnings about measurements of a profile that are too old to rely on."""
     now = now or datetime.now(UTC)
     said = []
     for name in SECTIONS:
@@ -53,7 +53,7 @@ def stale(profile: Profile, now: datetime | None = None) -> list[str]:
 
 
 def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
-    """Where a frame's metadata and the profile chosen for it disagree."""
+    """Warnings where a frame's metadata and its profile disagree."""
     microscope = profile.microscope
     psf = profile.psf
     pixel = _measured(psf.pixel_um if psf else None) or _nominal(microscope.pixel_um)
@@ -99,7 +99,7 @@ class Trained:
 def against_training(
     metadata: Mapping[str, Any], profile: Profile | None, trained: Trained
 ) -> list[str]:
-    """Which known properties of the optics the model was not trained for.
+    """Warnings about known properties of the optics that the model was not trained for.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Defective pixels, replaced in the copy of a frame that an engine sees.
+"""Replaces defective pixels in the copy of a frame that an engine sees.
 
-A hot pixel is a point of light to a network, and it answers with a disc or a
-sharp spot that nobody imaged.  The raw file is never touched, nor is a frame
-that is passed through.
+To a network, a hot pixel looks like a point of light, and the network turns it into a
+disc or a sharp spot that was not in the specimen. The raw file is never changed, and
+neither is a frame that is passed through.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from refocusd.frame import Pixels
 
 __all__ = ["MAX_HOT_PIXELS", "HotPixels", "hot_indices"]
 
-#: Of one profile that are replaced, at most: the first, which are the hottest.
+#: At most so many pixels of a profile are replaced: the first ones, which are the hottest.
 MAX_HOT_PIXELS = 1 << 16
-#: Neighbours are looked for in squares of this radius, px, one after the other ...
+#: Good neighbours are searched in squares of these radii, px, one after the other ...
 RADII = (1, 2, 4)
-#: ... until so many of them are good.
+#: ... until so many are found.
 ENOUGH = 3
 
 
@@ -30,7 +30,7 @@ def hot_indices(
     frame: tuple[int, int],
     roi: tuple[int, int, int, int] | None,
 ) -> list[int] | None:
-    """Where a profile's pixels lie in a frame.
+    """Positions of a profile's hot pixels in a frame.
 
     Parameters
     ----------
@@ -41,20 +41,20 @@ def hot_indices(
     frame : (height, width)
         Of the frames to correct.
     roi : (x, y, width, height) or None
-        Region that these were read out of, as their metadata say.
+        Region of the chip that the frames show, from their metadata.
 
     Returns
     -------
     list of int or None
-        ``y * width + x`` in the frame, in the order of `hot`; None if nobody can say where
-        the frame lies on the chip.
+        ``y * width + x`` in the frame, in the order of `hot`; None if the position of the
+        frame on the chip is unknown.
     """
     x0 = y0 = 0
     if roi is not None and (roi[3], roi[2]) == frame:
         x0, y0 = roi[0], roi[1]
     elif frame != shape:
         return None
-    # Of the profile's own shape, yet not at its corner: it was measured in another region.
+    # The frame has the profile's shape but another origin: the profile shows another region.
     if y0 + frame[0] > shape[0] or x0 + frame[1] > shape[1]:
         return None
     inside = ((y - y0, x - x0) for y, x in hot)
@@ -63,7 +63,7 @@ def hot_indices(
 
 
 class HotPixels:
-    """Which pixels of a frame are replaced, and by which neighbours.
+    """The pixels of a frame that are replaced, and the neighbours that replace them.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class HotPixels:
         Parameters
         ----------
         raw : ndarray of uint8 or uint16, shape as given
-            Left as it is.  A pixel without a good neighbour keeps its counts.
+            Not changed. A pixel without a good neighbour keeps its counts.
         """
         out = raw.copy()
         flat, source = out.reshape(-1), raw.reshape(-1)

@@ -1,4 +1,4 @@
-"""What a frame's metadata say about its microscope: Micro-Manager's keys, in one place."""
+"""Reads the microscope from a frame's metadata, by Micro-Manager's keys."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "roi_of",
 ]
 
-#: Keys of one frame that say what took it.  OME names the aperture and the magnification.
+#: Keys of a frame that identify its microscope. OME has the aperture and the magnification.
 _NA = ("NumericalAperture", "LensNA", "NA")
 _MAGNIFICATION = ("NominalMagnification", "Magnification")
 _PIXEL = ("PixelSizeUm", "PixelSize_um")
@@ -32,7 +32,7 @@ _KEYS = frozenset(
     {"Camera", "Core-Camera", "Binning", "Channel", "ROI", "BitDepth"}
     | {*_NA, *_MAGNIFICATION, *_PIXEL}
 )
-#: A label is a name; anything longer is not one.
+#: Longest label; a longer text is not a label.
 _MAX_CHARS = 256
 
 
@@ -52,7 +52,7 @@ def objective_of(metadata: Mapping[str, Any]) -> str:
 def binning_of(metadata: Mapping[str, Any]) -> int | None:
     """Pixels binned along one side; None if the metadata do not say."""
     value = metadata.get("Binning", metadata.get(f"{camera_of(metadata)}-Binning"))
-    # "2", "2x2" and 2 are all seen.
+    # "2", "2x2" and 2 all occur.
     match = re.match(r"\d{1,3}", str(value))
     return int(match.group()) if match else None
 
@@ -109,7 +109,7 @@ def roi_of(metadata: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
 
 
 def identity_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a frame's metadata that says what took it: a few short values."""
+    """The part of a frame's metadata that identifies its microscope: a few short values."""
     wanted = _KEYS | {f"{camera_of(metadata)}-Binning"}
     return {
         str(key): value
@@ -127,7 +127,7 @@ def first_of(metadata: Mapping[str, Any], channel: object = "") -> str:
     try:
         msgspec.json.decode(text)
     except (msgspec.MsgspecError, ValueError):
-        return "{}"  # numbers or characters that no JSON holds: an odd driver costs no frame
+        return "{}"  # values that JSON cannot hold: an odd driver must not cost a frame
     return text
 
 

@@ -1,10 +1,10 @@
-"""A calibration profile: what was measured of one microscope, as one JSON file.
+"""A calibration profile: the measurements of one microscope, in one JSON file.
 
 `refocusd calibrate` writes it; the training simulator, the normalisation and the
-daemon read it.  One file for each camera, objective, binning and channel; maps
-(one value a pixel) lie beside it as TIFF and are named with their sha256.  Sections
-that were not measured are null: documented defaults apply, and the frames'
-metadata say so.
+daemon read it. There is one file for each camera, objective, binning and channel. Maps
+(one value per pixel) are TIFF files beside it, listed with their sha256. Sections that
+were not measured are null: documented defaults then apply, and the frames' metadata
+say so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
     "save_profile",
 ]
 
-#: Raised when a field changes its meaning; another schema is refused, not guessed at.
+#: Increased when a field changes its meaning; any other schema is refused.
 PROFILE_SCHEMA = 1
 #: A profile holds curves, not images.
 MAX_PROFILE_BYTES = 16 << 20
@@ -47,7 +47,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Microscope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was measured; the daemon finds the profile by the first four fields.
+    """The microscope that was measured; the daemon finds the profile by the first four fields.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class Microscope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RawData(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A dataset that a measurement was made of."""
+    """A dataset that a measurement is based on."""
 
     what: str
     path: str
@@ -88,7 +88,7 @@ class StoredMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One condition that a measurement must meet to be believed."""
+    """One condition that a valid measurement must meet."""
 
     name: str
     passed: bool
@@ -101,7 +101,7 @@ class CameraSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Parameters
     ----------
     offset_counts : Measured
-        Mean of dark frames, extrapolated to no exposure.
+        Mean of dark frames, extrapolated to zero exposure.
     gain_e_per_count : Measured
         Electrons per count (the inverse of EMVA's system gain K).
     read_noise_e : Measured
@@ -115,7 +115,7 @@ class CameraSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     linearity_error_percent : float or None
         Largest deviation from the straight line between 5 and 95 % of saturation.
     prnu_percent, dsnu_e : float or None
-        Fixed pattern: of the response, and of the dark signal.
+        Fixed-pattern noise of the response, and of the dark signal.
     hot_pixels : list of [y, x]
         Defective pixels, hot ones first; `hot_pixel_count` of them in all.
     ptc_mean_counts, ptc_variance_counts2, ptc_fitted : list
@@ -171,7 +171,7 @@ class FocusSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     curvature_per_m : Measured or None
         2 q, inverse radius of the surface.
     backlash_um, repeatability_um : Measured or None
-        Best z coming from below less coming from above; spread of repeats.
+        Best z approached from below minus from above; spread of repeats.
     drift_um_per_min : Measured or None
     """
 
@@ -202,12 +202,12 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     na, spherical_waves, pixel_um : Measured or None
         Fitted; None for the fallback models, or where they were held fixed.
     apodisation, bead_um : Measured or unset
-        As `Optics` defines it, and the beads' diameter, where the kernels asked for them.
+        Apodisation as in `Optics`, and the beads' diameter; unset if they were not fitted.
     focus_um : Measured
         Stage z of the fitted focus; of the wave law the paraxial one, as `Optics` counts
         spherical aberration from it, which need not be the sharpest plane.
     defocus_um : list of float
-        Signed distance from `focus_um` of each kernel measured (stage z less focus).
+        Signed distance of each measured kernel from `focus_um` (stage z minus focus).
     sigma_um : list of float
         Width of each kernel, camera pixel included: ``σ = 1 / (2 π f)`` at the lowest spatial
         frequency f at which the transfer function falls to exp(-1/2).  That is σ of a Gaussian
@@ -250,18 +250,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Everything measured of one camera, objective, binning and channel."""
 
     profile_schema: int = PROFILE_SCHEMA
-    #: When it was last written, ISO 8601, UTC; and by which refocusd.
+    #: Time of the last change, ISO 8601, UTC; and the version of refocusd that made it.
     created: str
     version: str
     microscope: Microscope
     camera: CameraSection | None = None
     focus: FocusSection | None = None
     psf: PsfSection | None = None
-    #: When each section was measured, ISO 8601, UTC, by name of the section.
+    #: Time at which each section was measured, ISO 8601, UTC, by name of the section.
     measured: dict[str, str] = {}
     raw: list[RawData] = []
     checks: list[Check] = []
-    #: Written although a check failed, because the user insisted.
+    #: Whether it was written although a check failed, because the user insisted.
     insisted: bool = False
 
     def id(self) -> str:
@@ -275,7 +275,7 @@ def load_profile(path: str | Path) -> Profile:
     Raises
     ------
     InputError
-        If there is none, it is no profile, or of another schema.
+        If the file does not exist, is not a profile, or has another schema.
     """
     path = Path(path)
     try:
@@ -296,7 +296,7 @@ def load_profile(path: str | Path) -> Profile:
 
 
 def save_profile(profile: Profile, path: str | Path) -> None:
-    """Write a profile, whole or not at all.
+    """Write a profile atomically.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Deconvolution with a known PSF: what a network has to be better than.
+"""Deconvolution with a known PSF: the baseline that a network has to beat.
 
 ===================  ==========================================================
 `richardson_lucy`    W. H. Richardson, J. Opt. Soc. Am. 62, 55 (1972); L. B. Lucy,

@@ -1,4 +1,4 @@
-"""`refocusd train ...`: the training package's part of the command line.
+"""`refocusd train ...`: the command line of the training package.
 
 One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
 a command runs.

@@ -1,4 +1,4 @@
-"""`refocusd train evaluate`: how good a bundle is."""
+"""`refocusd train evaluate`: measure how good a bundle is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`refocusd train export`: a run becomes a bundle."""
+"""`refocusd train export`: make a bundle from a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`refocusd train fetch-bbbc038`: get training images."""
+"""`refocusd train fetch-bbbc038`: download training images."""
 
 from __future__ import annotations
 

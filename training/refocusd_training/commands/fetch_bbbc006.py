@@ -1,4 +1,4 @@
-"""`refocusd train fetch-bbbc006`: get planes of the plate."""
+"""`refocusd train fetch-bbbc006`: download planes of the plate."""
 
 from __future__ import annotations
 

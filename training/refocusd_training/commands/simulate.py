@@ -1,4 +1,4 @@
-"""`refocusd train simulate`: one picture, out of focus."""
+"""`refocusd train simulate`: simulate the out-of-focus image of one picture."""
 
 from __future__ import annotations
 

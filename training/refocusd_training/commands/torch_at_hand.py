@@ -1,4 +1,4 @@
-"""Whether torch is there, which the base install lacks."""
+"""Checks that torch is installed, which the base install lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training data: images, plates and stacks become batches.
+"""Training data: makes batches from images, plates and stacks.
 
 ===================  ==============================================================
 `config`             the ``[data]`` table of a run

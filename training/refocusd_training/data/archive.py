@@ -1,4 +1,4 @@
-"""The images of one archived plane, taken out with care.
+"""Extracts the images of one archived plane safely.
 
 A zip is somebody else's: only members with a published name are taken, under that name alone,
 each up to a size that no field exceeds, and counted while they are written, as what a directory

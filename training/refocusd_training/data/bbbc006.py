@@ -1,4 +1,4 @@
-"""Plates of BBBC006: real pairs of a plane out of focus and plane 16.
+"""Plates of BBBC006: real pairs of an out-of-focus plane and plane 16.
 
 BBBC006 version 1 (Ljosa et al., Nature Methods 9, 637, 2012; CC0): 384 wells, 2 sites, 34 planes
 2 um apart, Hoechst (w1) and phalloidin (w2), 16-bit files of 520x696 px.  The names of one field

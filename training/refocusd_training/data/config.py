@@ -1,4 +1,4 @@
-"""What a training run learns from: the ``[data]`` table of its configuration."""
+"""The data of a training run: the ``[data]`` table of its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One large file over HTTP: resumed where it stopped, never taken for whole when it is not."""
+"""Downloads one large file over HTTP: resumes where it stopped, and checks that it is complete."""
 
 from __future__ import annotations
 

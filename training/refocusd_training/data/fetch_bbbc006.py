@@ -1,4 +1,4 @@
-"""Getting the planes of BBBC006, and proving on a second run that they are still the same.
+"""Downloads the planes of BBBC006, and verifies on a second run that they are unchanged.
 
 Below the output folder lie ``BBBC006_v1_images_z_NN`` for each plane and a manifest with the
 SHA-256 of each archive, as it came (the publisher gives none), and of each image.

@@ -1,4 +1,4 @@
-"""Grey images on disk: read, found by name, and told apart by their pixels."""
+"""Grey images on disk: reads them, finds them by name, and compares their pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endless training batches, simulated while the network trains.
+"""An endless stream of training batches, simulated while the network trains.
 
 One thread simulates ahead (numpy and scipy release the interpreter's lock);
 transfer functions come from a bank that is renewed all the time, because a

@@ -1,4 +1,4 @@
-"""Sharp images of one channel or several, put out of focus while the network trains."""
+"""Sharp images of one or several channels, defocused while the network trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which well or field trains, validates and tests: a function of its name.
+"""Assigns wells and fields to training, validation and test, as a function of the name.
 
 A hash, not a shuffle: a plate that lacks a well, or gets one more, leaves every other well where
 it was.  Of a small set the hash gives the order alone, or it would hold out six of ten.

@@ -1,4 +1,4 @@
-"""Where training batches come from, whatever the kind of data.
+"""The source of training batches, for every kind of data.
 
 ==========  ===================  =========================================================
 kind        file                 truth

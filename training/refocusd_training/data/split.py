@@ -1,4 +1,4 @@
-"""Which images train, validate and test; near-duplicates always on one side.
+"""Assigns images to training, validation and test; near-duplicates always to the same side.
 
 Many BBBC038 images are neighbouring tiles of one field: the last row or column
 of one continues in the first of the other, and such edges correlate above 0.97

@@ -1,4 +1,4 @@
-"""Through-focus stacks of one's own microscope: pairs with the sharpest plane of each field.
+"""Through-focus stacks of a user's own microscope: pairs with the sharpest plane of each field.
 
 Of each stack (one position, time and channel) every plane is scored; the in-focus plane is the
 sharpest, and the focus lies at the vertex of the parabola through it and its neighbours, which is

@@ -1,4 +1,4 @@
-"""How far apart the planes of a recording are."""
+"""Distance between the planes of a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a bundle is: what decides whether it ships.
+"""Evaluates a bundle; the result decides whether it ships.
 
 ===================  ==============================================================
 `cases`              specimens of the test side before microscopes never drawn

@@ -1,4 +1,4 @@
-"""Specimens in front of microscopes that training never draws."""
+"""Test specimens imaged by microscopes that training never draws."""
 
 from __future__ import annotations
 

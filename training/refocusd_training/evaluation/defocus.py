@@ -1,4 +1,4 @@
-"""How well a network with a defocus head knows how far out of focus a frame is."""
+"""Accuracy of the defocus that a network with a defocus head predicts."""
 
 from __future__ import annotations
 

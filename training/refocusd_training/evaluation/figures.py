@@ -1,4 +1,4 @@
-"""Every figure of one frame against the truth, beside `refocusd.imaging.quality.Quality`."""
+"""All figures of one frame compared with the truth, in addition to `refocusd.imaging.quality`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fourier-ring correlation: down to which size a frame shows what the truth shows.
+"""Fourier-ring correlation: the smallest detail at which a frame agrees with the truth.
 
 W. O. Saxton and W. Baumeister, J. Microsc. 127, 127 (1982); the thresholds: P. B. Rosenthal
 and R. Henderson, J. Mol. Biol. 333, 721 (2003); in light microscopy: R. P. J. Nieuwenhuizen

@@ -1,4 +1,4 @@
-"""What the evaluation's optics, noise and depth have that training never drew."""
+"""The part of the evaluation's optics, noise and depth that training never drew."""
 
 from __future__ import annotations
 

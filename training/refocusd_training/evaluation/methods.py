@@ -1,4 +1,4 @@
-"""What can turn an out-of-focus frame into an in-focus one, each behind the same Protocol.
+"""Methods that turn an out-of-focus frame into an in-focus one, all behind one Protocol.
 
 ======================  =====================================================================
 method                  what it is told

@@ -1,4 +1,4 @@
-"""An evaluation to look at: curves by defocus, contact sheets, worst cases; one folder of HTML and PNG."""
+"""An evaluation as a folder of HTML and PNG: curves by defocus, contact sheets, worst cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames that were taken, not simulated: one's own pair, and the published protocol."""
+"""Evaluates real frames: a user's own pair, and the published protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BBBC006 as it is published on: planes 2, 6 and 10 against plane 16, or others; real frames."""
+"""The published protocol on BBBC006: real planes 2, 6 and 10, or others, compared with plane 16."""
 
 from __future__ import annotations
 

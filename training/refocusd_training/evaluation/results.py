@@ -1,4 +1,4 @@
-"""Run every method on every frame."""
+"""Runs every method on every frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does a refocused frame lead to the same biology?  Nuclei, found by a plain recipe.
+"""Compares the nuclei found in a refocused frame with the true ones, by a simple recipe.
 
 Otsu's threshold and a watershed of the distance map, alike on the restored and on the
 true frame: what anyone would do first, not what segments best.  The restored frame has a

@@ -1,1 +1,1 @@
-"""What a training leaves: a model bundle with its networks (ONNX, int8, TensorRT), description and card."""
+"""Exports model bundles: networks (ONNX, int8, TensorRT), description and model card."""

@@ -1,4 +1,4 @@
-"""A finished run becomes a model bundle: ONNX, safetensors, test tensors, description.
+"""Makes a model bundle from a finished run: ONNX, safetensors, test tensors, description.
 
 The bundle is a bioimage.io model (format 0.5).  Its tensors come from the
 sample image that refocusd ships, which is on the test side of the split.

@@ -1,4 +1,4 @@
-"""An int8 network for the CPU, beside the float one: convolutions in 8 bits where it costs nothing.
+"""An int8 network for the CPU beside the float one: 8-bit convolutions where no quality is lost.
 
 NNCF measures the ranges of the activations on simulated training frames, quantises the
 convolutions, and gives back to float those that matter most until the frames are as good

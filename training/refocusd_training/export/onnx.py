@@ -1,4 +1,4 @@
-"""Any network of the registry as one ONNX file."""
+"""Exports any network of the registry as one ONNX file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rdf.yaml`` of a bundle: a bioimage.io model description, format 0.5, with refocusd's part."""
+"""``rdf.yaml`` of a bundle: a bioimage.io model description (format 0.5) with refocusd's section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines built from a bundle ahead of their first use.
+"""Builds engines from a bundle before their first use.
 
 Two builders.  ``onnx``: TensorRT itself, as `refocusd.engines.tensorrt` builds on first
 use.  ``torch``: weights from safetensors, `torch.export`, torch-tensorrt; what comes of it

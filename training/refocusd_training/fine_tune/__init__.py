@@ -1,1 +1,1 @@
-"""A bundle trained on, on a lab's own frames, and refused where that made it worse."""
+"""Trains a bundle further on a lab's own frames, and refuses it if that made it worse."""

@@ -1,4 +1,4 @@
-"""The page that shows a fine-tuning: pictures side by side, and a table."""
+"""The page that shows a fine-tuning: images before and after, and a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refocusd_training.fine_tune.result import FineTuned, Frame
 
 __all__ = ["write_page"]
 
-#: Frames with pictures: spread from the one that lost most to the one that gained most.
+#: Number of frames that are shown, spread from the largest loss to the largest gain.
 SHOWN = 8
 
 STYLE = (

@@ -1,4 +1,4 @@
-"""What a fine-tuning came to, frame by frame."""
+"""The result of a fine-tuning, frame by frame."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """What came of it: mean PSNR over the held-out frames in dB.
+    """Result of a fine-tuning: mean PSNR over the held-out frames in dB.
 
-    After an affine fit, and ``plain``, as the frames are: offset and gain count as well.
+    It is given after an affine fit and, as ``plain``, without it, so that errors of offset and
+    gain count as well.
     """
 
     frames: tuple[Frame, ...]

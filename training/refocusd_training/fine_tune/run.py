@@ -1,4 +1,4 @@
-"""A bundle trained on, on a lab's own frames, and refused where that made it worse."""
+"""Trains a bundle further on a lab's own frames, and refuses it if that made it worse."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Image = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """What a fine-tuning is to do.
+    """Parameters of a fine-tuning.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ class FineTuning:
     data : DataConfig
     steps : int
     minutes : float
-        At most so long; 0 for no limit.
+        Time limit; 0 for none.
     learning_rate : float
-        Highest rate: low, because what the network knows is to stay.
+        Highest rate; low, so that the network keeps what it has learnt.
     size, batch : int
         As in `TrainingConfig`.
     profile : str
@@ -77,13 +77,13 @@ def fine_tune(
     model_id: str | None = None,
     device: str | None = None,
 ) -> FineTuned:
-    """Train a bundle on, compare, and export it if it got better.
+    """Train a bundle further, compare, and export it if it became better.
 
     Parameters
     ----------
     job : FineTuning
     data : Path
-        Folder of the data; what ``job.data`` holds out decides.
+        Folder of the data; the frames that ``job.data`` holds out decide.
     output : Path
         New run folder; the page ``before-after.html`` in it shows the held-out frames.
     to : Path, optional
@@ -102,8 +102,8 @@ def fine_tune(
     BundleError
         If the bundle has no weights of a network that can be trained.
     InputError
-        If the data cannot be used or hold nothing out, or the held-out frames got worse:
-        then there is the page, and no bundle.
+        If the data cannot be used or hold nothing out, or if the held-out frames became worse;
+        in that case the page is written, but no bundle.
     """
     if to is not None and to.exists():
         raise ConfigError(f"{to} exists already: name a new folder for the bundle")
@@ -155,7 +155,7 @@ def _config(job: FineTuning, bundle: ModelBundle) -> TrainingConfig:
         learning_rate=job.learning_rate,
         warm_up=min(20, job.steps),
         decay=job.steps // 4,
-        # Long enough to smooth, short enough to forget where it came from.
+        # Long enough to smooth, short enough to forget the original weights.
         ema=0.98,
         checkpoint_every=max(job.steps // 4, 1),
         validate_every=max(job.steps // 4, 1),
@@ -169,7 +169,7 @@ def _config(job: FineTuning, bundle: ModelBundle) -> TrainingConfig:
 
 
 def _network(bundle: ModelBundle) -> NetworkConfig:
-    """What the bundle says of its network; the live one where it is from before it said so."""
+    """The network that the bundle describes; the live one for older bundles without a description."""
     try:
         return msgspec.convert(bundle.network or {}, NetworkConfig)
     except (msgspec.ValidationError, ConfigError) as error:

@@ -15,6 +15,6 @@
 `processes`      several devices, one process each (`process` is one of them)
 ===============  ====================================================================
 
-Lightning runs the steps, the precision and DDP.  What a run is resumed from, and what makes
-a step what it is (its batch and its rates), are this package's.
+Lightning handles the steps, the precision and DDP. This package handles the state to resume
+from and what determines a step (its batch and its rates).
 """

@@ -1,4 +1,4 @@
-"""The moving average of the weights: what is validated, kept and exported."""
+"""The moving average of the weights, which is validated, kept and exported."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel:
     ----------
     network : nn.Module
     decay : float
-        Of the exponential moving average; shorter at the start, where the weights that it
-        would remember are those of no training: ``min(decay, (2 + n) / (11 + n))`` after `n`
-        updates.
+        Of the exponential moving average. It is smaller at the start, so that the untrained
+        weights are forgotten quickly: ``min(decay, (2 + n) / (11 + n))`` after `n` updates.
 
     Returns
     -------
     AveragedModel
-        `update_parameters` is called after each step.  Running statistics of normalisations
-        are the network's own.
+        Call `update_parameters` after each step. The running statistics of normalisation
+        layers are those of the network itself.
     """
 
     def follow(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:

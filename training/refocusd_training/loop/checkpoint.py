@@ -1,4 +1,4 @@
-"""Checkpoints every so many steps, from which a run goes on exactly."""
+"""Checkpoints at regular steps, from which a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Checkpoints"]
 
 
 class Checkpoints(pl.Callback):
-    """Writes state, averaged weights and record; only of the first process.
+    """Writes state, averaged weights and record; only in the first process.
 
-    Lightning's own checkpoint is a pickle of its loops and callbacks.  This one is tensors and
-    numbers, read with nothing executed; the loops' state is the step alone, because batches and
-    rates are functions of it.
+    Lightning's own checkpoint is a pickle of its loops and callbacks. This one consists of
+    tensors and numbers, and reading it executes nothing. The loops' state is only the step,
+    because batches and rates are functions of it.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Checkpoints(pl.Callback):
     log : Log
     validation : Validation
     recorded : callable
-        Makes the record of the module's present step.
+        Makes the record of the module's current step.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Checkpoints(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
-        """Write, where it is time, and at the end."""
+        """Write a checkpoint if one is due, and at the end."""
         assert isinstance(pl_module, Refocusing)
         step, config = pl_module.step, pl_module.config
         due = step % config.checkpoint_every == 0 or step == config.steps
@@ -60,9 +60,9 @@ class Checkpoints(pl.Callback):
             self._write(pl_module)
 
     def _write(self, module: Refocusing) -> None:
-        # The log must not end before the state does, from which it is continued.
+        # The log must cover at least the steps of the state from which it is continued.
         self._log.flush()
-        # The state first: weights and record are made again from it.
+        # The state comes first: weights and record can be made again from it.
         state = module.state() | {"seconds": self._log.seconds}
         write_state(self._folder / STATE_FILE, state | {"validation": self._validation.state()})
         weights = module.average.state_dict()

@@ -1,4 +1,4 @@
-"""Batches on their way to the network: drawn ahead in a thread, then tensors."""
+"""Draws batches ahead in a thread and converts them to tensors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ExposingFeed", "Feed", "TensorBatch", "seed_of", "tensors"]
 
 
 class Drawn(Protocol):
-    """Gives what is drawn of one step after the other; `Prefetched` does."""
+    """Returns the samples of one step after the other; implemented by `Prefetched`."""
 
     def take(self) -> tuple[list[Exposure], NDArray[np.float32]]:
-        """Exposures of the next step, and how much each is dimmed."""
+        """Exposures of the next step, and the factor by which each is dimmed."""
         ...
 
 
@@ -34,14 +34,14 @@ class TensorBatch(TypedDict):
 
 
 def seed_of(seed: int, rank: int) -> int:
-    """Seed of what one of several processes draws; the first one's is the run's own."""
+    """Seed of one of several processes; the first one has the seed of the run."""
     if rank == 0:
         return seed
     return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
 
 
 def tensors(batch: Batch, *, pinned: bool = False) -> TensorBatch:
-    """A batch as tensors, in page-locked memory where a GPU will fetch them."""
+    """A batch as tensors, in page-locked memory if a GPU will fetch them."""
     found: TensorBatch = {
         "raw": torch.from_numpy(batch.raw),
         "truth": torch.from_numpy(batch.truth),
@@ -54,14 +54,14 @@ def tensors(batch: Batch, *, pinned: bool = False) -> TensorBatch:
 
 
 class Feed(Iterable[TensorBatch]):
-    """Tensors of `count` batches, taken as they are asked for.
+    """Tensors of `count` batches, taken on demand.
 
     Parameters
     ----------
     batches : Prefetched
     count : int
     pinned : bool
-        Into page-locked memory, where a GPU will fetch them.
+        Whether to use page-locked memory, because a GPU will fetch them.
     """
 
     def __init__(self, batches: Prefetched[Batch], count: int, *, pinned: bool = False) -> None:

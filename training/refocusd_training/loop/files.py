@@ -1,4 +1,4 @@
-"""The files of a run folder: each is there as a whole, or as it was before.
+"""The files of a run folder, each written atomically.
 
 =========================  ========================================================
 ``config.toml``            every setting
@@ -64,7 +64,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def not_written(path: Path, error: OSError) -> OutputError:
-    """What to raise where a file of a run cannot be written."""
+    """The error to raise if a file of a run cannot be written."""
     if error.errno in FULL:
         return DiskFullError(
             f"{path} cannot be written: {error.strerror}. The checkpoint before it is whole: make "
@@ -74,12 +74,12 @@ def not_written(path: Path, error: OSError) -> OutputError:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place once all of it is on the disk.
+    """Write a file atomically: it gets its name only when all of it is on the disk.
 
     Raises
     ------
     DiskFullError, OutputError
-        If it cannot be written; what was there before still is.
+        If it cannot be written; an earlier file is then unchanged.
     """
     try:
         files.write_whole(path, content)
@@ -88,7 +88,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def start_table(path: Path, columns: Sequence[str], done: int) -> None:
-    """Write the head of a table of steps, or take away its lines after step `done`.
+    """Write the header of a table of steps, or remove its lines after step `done`.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def start_table(path: Path, columns: Sequence[str], done: int) -> None:
     if done and path.exists():
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))[1:]
-        # The last line of a killed run may be half a line.
+        # The last line of a killed run may be incomplete.
         whole = (row for row in rows if len(row) == len(columns) and row[0].isdigit())
         kept += [row for row in whole if int(row[0]) <= done]
     text = io.StringIO()
@@ -128,14 +128,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what a run is resumed from: tensors, numbers and text, nothing else."""
+    """Write the state to resume a run from: only tensors, numbers and text."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_whole(path, buffer.getvalue())
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read what a run is resumed from; nothing in the file is executed.
+    """Read the state to resume a run from; nothing in the file is executed.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def read_state(path: Path) -> dict[str, Any]:
         If it cannot be read, or holds more than tensors, numbers and text.
     """
     try:
-        # On the CPU: a run may be resumed on another device than it was begun on.
+        # On the CPU, because a run may be resumed on another device than it was started on.
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(

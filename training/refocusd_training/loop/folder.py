@@ -1,4 +1,4 @@
-"""The run folder: made, checked before it is resumed, and read."""
+"""The run folder: creates it, checks it before a run is resumed, and reads it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEAD = "defocus."
 
 __all__ = ["load_weights", "network_of_run", "origin_of", "prepare", "ranges_of_run"]
 
-#: What a resumed run may change; anything else would make it another run.
+#: Settings that a resumed run may change; any other change would make it another run.
 MAY_CHANGE = frozenset(
     {
         "steps",
@@ -47,7 +47,7 @@ MAY_CHANGE = frozenset(
 
 
 def ranges_of_run(run: Path) -> tuple[Ranges, str | None]:
-    """What a run draws optics and cameras from, and the id of the profile behind it."""
+    """Ranges from which a run draws optics and cameras, and the id of the profile they come from."""
     path = run / PROFILE_FILE
     if not path.exists():
         return DEFAULT_RANGES, None
@@ -70,14 +70,14 @@ def network_of_run(run: Path, weights: Path | None = None) -> RefocusNetwork:
 
 
 def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> None:
-    """Load weights that are to fit.
+    """Load weights that must fit the network.
 
     Parameters
     ----------
     network : torch.nn.Module
     path : Path
     new_head : bool
-        Whether a defocus head that the file lacks may stay as it was drawn.
+        Whether a defocus head that the file lacks may keep its random initial weights.
 
     Raises
     ------
@@ -98,9 +98,9 @@ def load_weights(network: nn.Module, path: Path, *, new_head: bool = False) -> N
 
 
 def origin_of(path: Path) -> str:
-    """What to call weights that a run starts from: their bundle or run, as far as it is told.
+    """Name of the weights that a run starts from: their bundle or run, as far as it is known.
 
-    Never more than names and numbers: the paths of a machine are nobody else's business.
+    Contains only names and numbers, because the paths of a machine are private.
     """
     try:
         if (path.parent / "rdf.yaml").is_file():
@@ -117,7 +117,7 @@ def origin_of(path: Path) -> str:
 
 
 def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
-    """Make the run folder, with its configuration and profile, or check the one to resume.
+    """Create the run folder, with its configuration and profile, or check the one to resume.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
             raise InputError(f"{output} has no checkpoint to resume from: start the run anew")
         before = load_config(output / CONFIG_FILE)
         _refuse_other_run(config, before, output)
-        # What it was begun with; elsewhere the same files have other paths.
+        # The settings it was started with; on another machine the same files have other paths.
         config = replace(config, profile=before.profile, weights=before.weights)
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(
@@ -141,7 +141,7 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
     except OSError as error:
         raise not_written(output, error) from error
     if profile is not None:
-        # A copy: the run is resumed and exported with what it was begun with.
+        # A copy, so that the run is resumed and exported with the profile it was started with.
         save_profile(profile, output / PROFILE_FILE)
     write_config(config, output / CONFIG_FILE)
 

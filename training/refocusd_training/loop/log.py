@@ -1,4 +1,4 @@
-"""The log of a run: a line a step, TensorBoard, and a progress bar."""
+"""The log of a run: one line per step, TensorBoard, and a progress bar."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["LOG_FILE", "Log"]
 
 LOG_FILE = "log.csv"
 COLUMNS = ("step", "loss", "learning_rate", "seconds")
-#: Steps after which the log is readable from outside, and TensorBoard gets a point.
+#: Interval, in steps, at which the log is flushed and TensorBoard gets a point.
 EVERY = 25
 
 
 class Log(pl.Callback):
-    """Writes down every step; only of the first process.
+    """Logs every step; only in the first process.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Log(pl.Callback):
     spent : float
         Seconds of the run's earlier sessions.
     minutes : float
-        The run ends after so long, over all its sessions; 0 for no limit.
+        The run ends after so many minutes, over all its sessions; 0 for no limit.
     """
 
     def __init__(self, folder: Path, *, spent: float = 0.0, minutes: float = 0.0) -> None:
@@ -44,11 +44,11 @@ class Log(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Spent so far."""
+        """Seconds spent so far."""
         return time.monotonic() - self._started
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the file; what it says of steps that were lost with their state goes."""
+        """Open the file, and remove the lines of steps that were lost with their state."""
         assert isinstance(pl_module, Refocusing)
         if not trainer.is_global_zero:
             return
@@ -77,7 +77,7 @@ class Log(pl.Callback):
         pl_module.follow(loss)
         if self._minutes:
             late = self.seconds > 60 * self._minutes
-            # The processes' clocks differ; all of them end together.
+            # The processes' clocks differ, but all of them must end together.
             if trainer.strategy.reduce_boolean_decision(late, all=False):
                 self.ended = trainer.should_stop = True
         if self._file is None or self._progress is None:
@@ -100,7 +100,7 @@ class Log(pl.Callback):
         self.close()
 
     def flush(self) -> None:
-        """Have every line on the disk that was written so far."""
+        """Force all lines written so far to the disk."""
         if self._file is not None:
             try:
                 self._file.flush()
@@ -108,7 +108,7 @@ class Log(pl.Callback):
                 raise not_written(self._path, error) from error
 
     def close(self) -> None:
-        """Close the file and the bar, however the run ended; a second time does nothing.
+        """Close the file and the bar, however the run ended; a second call does nothing.
 
         Raises
         ------

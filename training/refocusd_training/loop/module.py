@@ -22,16 +22,16 @@ from refocusd_training.networks import RefocusNetwork
 
 __all__ = ["DivergedError", "Refocusing"]
 
-#: Norms that are no number and yet in order, one after the other: mixed float16 lowers its
-#: scale until they are.
+#: Number of consecutive gradient norms that may be NaN or infinite: mixed float16 lowers its
+#: scale until they are finite.
 MOST_SKIPPED = 20
-#: Share of the past in the smoothed loss.
+#: Weight of the past in the smoothed loss.
 SMOOTHING = 0.98
 BETA2 = 0.999
 
 
 class DivergedError(InputError):
-    """Loss or gradient is no number any more."""
+    """Loss or gradient is no longer a finite number."""
 
 
 class Refocusing(pl.LightningModule):
@@ -44,7 +44,7 @@ class Refocusing(pl.LightningModule):
     state : mapping, optional
         What `state` gave when the run was interrupted.
     teacher : RefocusNetwork, optional
-        Whose answers are learned beside the truth.
+        Its output is learned in addition to the truth.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Refocusing(pl.LightningModule):
         self.final_loss = build_loss(config.final_loss) if config.final_loss else self.loss
         self._encoder = _frozen_parameters(network) if config.frozen_steps else []
         self._resumed = state
-        # In a list: its weights are not among this module's, which DDP would synchronise.
+        # In a list, so that its weights are not part of this module; DDP would synchronise them.
         self._average: list[AveragedModel] = []
         self._teacher = [teacher] if teacher else []
         self._skipped = 0
@@ -89,7 +89,7 @@ class Refocusing(pl.LightningModule):
         return network
 
     def configure_optimizers(self) -> Optimizer:
-        """Give AdamW, with the encoder's rate apart where there is one."""
+        """Return AdamW, with a separate rate for the encoder if there is one."""
         encoder = {id(p) for p in self.network.encoder_parameters()}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in self.network.parameters() if id(p) not in encoder]}
@@ -99,7 +99,7 @@ class Refocusing(pl.LightningModule):
         return AdamW(groups, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def on_train_start(self) -> None:
-        """Start the average, and go on from where the run was, now that both are in place."""
+        """Start the average and restore the run's state, now that network and optimiser exist."""
         self._average = [averaged(self.network, self.config.ema)]
         for teacher in self._teacher:
             teacher.to(self.device)
@@ -114,7 +114,7 @@ class Refocusing(pl.LightningModule):
         """Loss of the next step."""
         self.step += 1
         self._set_rates()
-        # A layer that draws does so by the step alone, as the batches are.
+        # Layers with random numbers depend only on the step, as the batches do.
         torch.manual_seed((self.config.seed << 32) + self.step * 1024 + self.global_rank)
         last = self.step > self.config.steps - self.config.decay
         criterion = self.final_loss if last else self.loss
@@ -130,8 +130,8 @@ class Refocusing(pl.LightningModule):
     ) -> Tensor:
         """Loss of a network on a batch, computed in float32 whatever the network's precision.
 
-        Where it is `taught`, what the teacher answers counts as a second truth; what is validated
-        is not, or runs with and without a teacher would not compare.
+        If it is `taught`, the teacher's output counts as a second truth. Validation does not use
+        it, so that runs with and without a teacher can be compared.
         """
         raw = batch["raw"].contiguous(memory_format=torch.channels_last)
         if self.config.network.defocus_head:
@@ -158,7 +158,7 @@ class Refocusing(pl.LightningModule):
             parameter.requires_grad_(not rates.frozen)
         groups = self.optimizers(use_pl_optimizer=False).param_groups  # type: ignore[union-attr]
         for group, rate in zip(groups, (rates.rest, rates.encoder), strict=False):
-            # The frozen encoder's normalisations learn at the rate of the others.
+            # The frozen encoder's normalisation layers learn at the rate of the other layers.
             group["lr"] = rates.rest if rates.frozen else rate
             group["betas"] = (rates.beta, BETA2)
 
@@ -170,8 +170,8 @@ class Refocusing(pl.LightningModule):
     ) -> None:
         """Clip, and stop before a step that would spoil the weights.
 
-        The gradient is the mean over all processes by now: where one of them diverged, all of
-        them stop.
+        At this point the gradient is the mean over all processes, so if one of them diverged,
+        all of them stop.
         """
         norm = float(clip_grad_norm_(self.network.parameters(), self.config.clip))
         self._skipped = 0 if math.isfinite(norm) else self._skipped + 1

@@ -1,8 +1,8 @@
-"""Several devices: one process each, joined by torch's distributed data parallel (DDP).
+"""Training on several devices: one process each, joined by torch's DDP.
 
-Started as modules of our own with Lightning's environment variables, not by running the
-caller's script again: a program without a main guard, a notebook or an installed command
-trains the same way, on every system.
+They are started as separate modules with Lightning's environment variables, not by running
+the caller's script again. Programs without a main guard, notebooks and installed commands
+therefore train in the same way, on every operating system.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from refocusd_training.config import TrainingConfig, write_config
 
 __all__ = ["tied_to_parent", "train_in_processes"]
 
-#: Longest wait for the others once one has ended.
+#: Longest wait for the other processes after one has ended.
 GRACE_S = 30.0
 
 
 def train_in_processes(
     config: TrainingConfig, data: Path, output: Path, *, device: str, resume: bool, devices: int
 ) -> None:
-    """Run a prepared training in one process a device, and wait for its end.
+    """Run a prepared training in one process per device, and wait for its end.
 
     Raises
     ------
     RefocusdError
-        What the first process to fail said.
+        The error of the first process that failed.
     WorkerError
-        If one ended without a word.
+        If a process ended without a message.
     """
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         config_file = Path(scratch) / "config.toml"
@@ -85,10 +85,10 @@ def train_in_processes(
 
 
 def tied_to_parent() -> None:
-    """End this process when the one that started it does: its end of the pipe closes."""
+    """End this process when its parent ends, which closes the parent's end of the pipe."""
 
     def wait() -> None:
-        # Not through sys.stdin, whose lock an exiting interpreter would wait for.
+        # Not through sys.stdin, because an exiting interpreter would wait for its lock.
         while os.read(0, 1):
             pass
         os._exit(3)
@@ -111,7 +111,7 @@ def _failure(scratch: str, rank: int) -> Path:
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> None:
-    """Until all have ended, or soon after one has failed: the others wait for it in vain."""
+    """Wait until all have ended, or until soon after one has failed, which blocks the others."""
     while any(child.poll() is None for child in children):
         if any(child.poll() for child in children):
             for child in children:

@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""The record of a run: its provenance and its figures."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ PACKAGES = ("refocusd", "torch", "lightning", "numpy", "scipy", "scikit-image")
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What a finished (or interrupted) run says of itself; ``run.json``.
+    """The record of a finished or interrupted run, stored in ``run.json``.
 
     Parameters
     ----------
     data : str
-        What it learned from, in words.
+        Description of the training data, in words.
     images : int
-        Of the training side.
+        Number of images on the training side.
     split_sha256 : str
-        Of the list that decides which image trains, "" where there is none.
+        Of the list that assigns images to the sides; "" if there is none.
     seed, steps, planned_steps : int
     seconds : float
         Spent training, over all its sessions.
     final_loss : float
-        Of training, smoothed over some 50 steps.
+        Training loss, smoothed over about 50 steps.
     device : str
     versions : dict of str to str
     profile : str, optional
         Id of the calibration profile that it was trained for.
     devices, batch : int
-        Processes, and frames a step of all of them together.
+        Number of processes, and frames per step of all of them together.
     precision : str
     parameters : int
         Weights of the network.
     initialised : str
         Where the weights came from before the first step.
     teacher : str
-        Name of the bundle's or run's folder whose answers were learned as well; "" for none.
+        Folder name of the bundle or run that was the teacher; "" for none.
     limits : tuple of str
-        What was found of the finished network, for its card: sentences that a reader adds.
+        Limits of the finished network for its model card: sentences that a reader adds.
     validation_loss, validation_psnr : float, optional
-        Of the averaged weights: the latest, or the best where the run stopped by it.
+        Of the averaged weights: the latest, or the best if the run stopped early.
     best_step : int, optional
-        Of the lowest validation loss.
+        Step of the lowest validation loss.
     ended : str
-        ``steps``, ``patience`` or ``minutes``: what made it end; "" while it has not.
+        Why the run ended: ``steps``, ``patience`` or ``minutes``; "" while it has not.
     samples : dict
-        What the data's reader says of itself: counts, split, channels, what was skipped.
+        Description by the data's reader: counts, split, channels, skipped images.
     """
 
     data: str
@@ -82,7 +82,7 @@ class RunRecord:
 
 
 def versions() -> dict[str, str]:
-    """Of what takes part in training."""
+    """Versions of the packages that take part in training."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -93,7 +93,7 @@ def versions() -> dict[str, str]:
 
 
 def described_device(device: torch.device) -> str:
-    """The device in words: what a reader needs to judge the time that a run took."""
+    """The device in words, so that a reader can judge the time that a run took."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {torch.get_num_threads()} threads, {platform.machine()}"

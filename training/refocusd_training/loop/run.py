@@ -1,4 +1,4 @@
-"""A run from its configuration to its record."""
+"""Performs a run, from its configuration to its record."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 PRECISIONS: dict[str, Any] = {"bf16": "bf16-mixed", "f16": "16-mixed", "f32": "32-true"}
-#: Opens the data of a process: its seed, and what optics and cameras are drawn from.
+#: Opens the data of a process, given its seed and the ranges of optics and cameras.
 Opener = Callable[[int, Ranges], SampleSource]
 
 
@@ -71,7 +71,7 @@ def run_training(
     resume: bool = False,
     devices: int = 1,
 ) -> RunRecord:
-    """Train a network and leave its checkpoints in a new folder.
+    """Train a network and write its checkpoints to a new folder.
 
     Parameters
     ----------
@@ -83,10 +83,10 @@ def run_training(
     device : str, optional
         ``cpu``, ``cuda`` or ``cuda:1``; by default CUDA where there is one.
     resume : bool
-        Continue from the folder's latest checkpoint.  The configuration may give more steps
-        than before, another decay, and other intervals; nothing else.
+        Continue from the folder's latest checkpoint. The configuration may only have more steps
+        than before, another decay and other intervals.
     devices : int
-        GPUs, or processes on the CPU; `config.batch` is what each of them takes.
+        Number of GPUs, or of processes on the CPU; `config.batch` is the batch of each of them.
 
     Returns
     -------
@@ -95,11 +95,11 @@ def run_training(
     Raises
     ------
     ConfigError
-        If it does not continue the run, or asks for devices that are not there.
+        If it does not continue the run, or requests devices that do not exist.
     InputError
         If the data cannot be used, or the loss diverged.
     OutputError
-        If the folder holds something already, or cannot be written.
+        If the folder is not empty, or cannot be written.
     """
     target = _chosen_device(config, device, devices)
     if devices == 1:
@@ -148,14 +148,14 @@ def train_on(
     device: str | None = None,
     resume: bool = False,
 ) -> RunRecord:
-    """Train on any source of samples, in this process; otherwise as `run_training`."""
+    """Train on any source of samples in this process; the rest is as in `run_training`."""
     target = _chosen_device(config, device, 1)
     prepare(config, output, resume=resume)
     return _train(config, opener, output, device=target, resume=resume)
 
 
 def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> str:
-    """A device that is there; by default CUDA where there is one."""
+    """A device that exists; by default CUDA if there is one."""
     gpus = torch.cuda.device_count()
     chosen = device or ("cuda" if gpus else "cpu")
     kind, _, index = chosen.partition(":")
@@ -189,13 +189,13 @@ def _train(
     threads = config.threads or (max((os.cpu_count() or 1) // devices, 1) if devices > 1 else 0)
     if threads:
         torch.set_num_threads(threads)
-    # What is loaded below or was before needs no pre-trained encoder.
+    # Weights that are loaded below, or were saved before, need no pre-trained encoder.
     fresh = state is None and not config.weights
     network = build_network(config.network, config.seed, pretrained=fresh)
     if config.weights and state is None:
         load_weights(network, Path(config.weights), new_head=True)
         network.initialised = origin_of(Path(config.weights))
-    # After the network, which is drawn from the seed that its making sets.
+    # After the network, because building it sets the random seed.
     teacher = load_teacher(config.teacher) if config.teacher else None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = opener(seed_of(config.seed, rank), ranges)
@@ -223,7 +223,7 @@ def _train(
     def recorded(module: Refocusing) -> RunRecord:
         return _record(module, log, validation, source.description, devices, profile)
 
-    # Checkpoints last: what the others decide at a step is in the state.
+    # Checkpoints come last, so that the state includes what the others decide at a step.
     callbacks = [log, validation, Checkpoints(output, log, validation, recorded)]
     trainer = _trainer(config, output, device, devices, callbacks, steps=config.steps - module.step)
     try:
@@ -232,7 +232,7 @@ def _train(
     except OSError as error:
         raise not_written(output, error) from error
     finally:
-        # Lightning tears its callbacks down only where nothing was raised.
+        # Lightning tears down its callbacks only if nothing was raised.
         with suppress(OutputError):
             log.close()
     if validation.ended and rank == 0:
@@ -263,14 +263,14 @@ def _fed(
 
 @contextmanager
 def _lightning_of_another_torch() -> Iterator[None]:
-    """Keep quiet about what Lightning 2.6 uses of torch that torch 2.13 would rather not have."""
+    """Suppress the deprecation warnings of torch 2.13 that Lightning 2.6 causes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         yield
 
 
 def _keep_best(output: Path) -> None:
-    """Take the best weights for the run's: the later ones were found worse."""
+    """Use the best weights as the run's, because the later ones were worse."""
     write_whole(output / WEIGHTS_FILE, (output / BEST_FILE).read_bytes())
 
 
@@ -283,13 +283,13 @@ def _trainer(
     *,
     steps: int,
 ) -> pl.Trainer:
-    # What it says of devices and tips is for its own developers.
+    # Lightning's messages about devices and tips are for its own developers.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     kind, _, index = device.partition(":")
     chosen: int | list[int] = [int(index)] if index and kind == "cuda" else devices
     strategy: Any = "auto"
     if devices > 1:
-        # While the encoder is frozen, its gradients do not come.
+        # While the encoder is frozen, it has no gradients.
         strategy = DDPStrategy(find_unused_parameters=config.frozen_steps > 0)
     return pl.Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
@@ -355,7 +355,7 @@ def _record(
 
 
 def _training_images(images: object) -> int:
-    """How many images train, of what a source says: a number, or one a channel and side."""
+    """Number of training images, from a source's description: a number, or one per channel and side."""
     if isinstance(images, Mapping):
         if "train" in images:
             return _training_images(images["train"])

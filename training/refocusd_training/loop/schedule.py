@@ -9,7 +9,7 @@ from refocusd_training.config import TrainingConfig
 
 __all__ = ["Rates", "rates_at"]
 
-#: The first rate of a cycle is the highest by this, the last one the first by that.
+#: The highest rate of a cycle divided by its first rate, and the first divided by the last.
 DIV, FINAL_DIV = 25.0, 1e4
 #: First moment's decay of AdamW, at the ends and at the top of a cycle.
 MOMENTUM, LOW_MOMENTUM = 0.95, 0.85
@@ -19,7 +19,7 @@ BETA = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What an optimiser step uses: rates, AdamW's first beta, whether the encoder stays."""
+    """Values of an optimiser step: rates, AdamW's first beta, and whether the encoder is frozen."""
 
     encoder: float
     rest: float
@@ -30,7 +30,7 @@ class Rates:
 def rates_at(config: TrainingConfig, step: int) -> Rates:
     """Rates of a step (from 1).
 
-    A resumed run needs no state of a scheduler: the step is all there is to know.
+    They depend only on the step, so a resumed run needs no scheduler state.
     """
     frozen = step <= config.frozen_steps
     if config.schedule == "constant":

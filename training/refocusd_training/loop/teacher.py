@@ -1,4 +1,4 @@
-"""A trained network whose answers another one learns."""
+"""A trained network whose output another network learns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["load_teacher"]
 
 
 def load_teacher(folder: str) -> RefocusNetwork:
-    """Load the network of a bundle or of a run, in inference mode, with nothing to learn.
+    """Load the network of a bundle or of a run, in inference mode and without gradients.
 
     Parameters
     ----------
     folder : str
-        Of either.
+        Folder of the bundle or run.
 
     Raises
     ------

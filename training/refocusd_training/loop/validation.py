@@ -1,4 +1,4 @@
-"""How good the averaged weights are on frames that training does not show."""
+"""Validates the averaged weights on frames that are not in the training data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TABLE_FILE = "validation.csv"
 COLUMNS = ("step", "validation_loss", "validation_psnr_db")
 LEVELS_FILE = "validation_by_defocus.csv"
 LEVEL_COLUMNS = ("step", "defocus_um", "frames", "validation_psnr_db")
-#: Distances from focus are told apart by this, in um: the step between the planes of BBBC006.
+#: Width of the defocus levels, um: the step between the planes of BBBC006.
 LEVEL_UM = 2.0
 
 
@@ -37,7 +37,7 @@ class Validated:
 
 
 class Validation(pl.Callback):
-    """Validates every so many steps, keeps the best weights, and ends a run that has no better.
+    """Validates at regular steps, keeps the best weights, and ends a run that no longer improves.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Validation(pl.Callback):
         self.best = float(state.get("best", math.inf))
         self.best_step = int(state.get("best_step", 0))
         self._since = int(state.get("since", 0))
-        # The same in every process, each of which sees a part of the batches.
+        # The result is the same in every process, each of which sees a part of the batches.
         self._levels = sorted({level for batch in batches for level in _levels(batch)})
         self.latest: Validated | None = None
         if "latest" in state:
@@ -74,7 +74,7 @@ class Validation(pl.Callback):
         self.ended = False
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs of it."""
+        """The state that a resumed run needs."""
         found: dict[str, Any] = {
             "best": self.best,
             "best_step": self.best_step,
@@ -85,7 +85,7 @@ class Validation(pl.Callback):
         return found
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the table; what it says of steps that were lost with their state goes."""
+        """Start the table, and remove the lines of steps that were lost with their state."""
         assert isinstance(pl_module, Refocusing)
         if self._every and trainer.is_global_zero:
             start_table(self._folder / TABLE_FILE, COLUMNS, pl_module.step)
@@ -94,7 +94,7 @@ class Validation(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
     ) -> None:
-        """Validate, where it is time."""
+        """Validate if it is due."""
         assert isinstance(pl_module, Refocusing)
         last = pl_module.step == pl_module.config.steps
         if not self._every or (pl_module.step % self._every and not last):

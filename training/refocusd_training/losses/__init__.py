@@ -1,4 +1,4 @@
-"""What training minimises.
+"""The losses that training minimises.
 
 ============  ====================================================================
 `config`      which loss, and its weights

@@ -1,4 +1,4 @@
-"""From a configuration to a loss."""
+"""Builds a loss from a configuration."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def build_loss(config: LossConfig) -> nn.Module:
     Raises
     ------
     InputError
-        If weights that it needs cannot be had.
+        If weights that it needs cannot be obtained.
     """
     if config.name == "sum":
         parts = config.parts.items()

@@ -1,4 +1,4 @@
-"""Which loss: the ``[loss]`` table of a configuration."""
+"""The choice of the loss: the ``[loss]`` table of a configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LossConfig:
     ----------
     name : str
         ``refocus``: root mean square, its logarithm and Charbonnier; ``l1``; ``charbonnier``;
-        ``ms-ssim``: one less multi-scale structural similarity; ``frequency``: absolute
+        ``ms-ssim``: one minus multi-scale structural similarity; ``frequency``: absolute
         difference of the spectra; ``feature``: pixels, VGG-16's activations and their Gram
         matrices; ``sum``: `parts`.
     parts : dict of str to float
@@ -32,8 +32,8 @@ class LossConfig:
         relative to the configuration's folder.
     blocks : (float, float, float)
         Of ``feature``: weights of the activations before the third, fourth and fifth pooling,
-        each taken in units of its mean on fluorescence frames.  With the default the blocks of a
-        blurred frame weigh about twice what its pixels do, the Gram matrices half.
+        each in units of its mean on fluorescence frames. With the default, the blocks of a
+        blurred frame weigh about twice as much as its pixels, and the Gram matrices half.
     gram : float
         Of ``feature``: weight of the Gram matrices, times each block's weight; 0 leaves them
         out (they compare textures, and can reward texture that is not there).
@@ -55,7 +55,7 @@ class LossConfig:
     pixels: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse invalid values."""
         known = get_args(LossName)
         if self.name not in known:
             raise ConfigError(f"loss.name is {self.name!r}; give one of {', '.join(known)}")

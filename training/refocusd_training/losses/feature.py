@@ -1,10 +1,10 @@
 """The feature loss of the reference method (Johnson et al. 2016, arXiv:1603.08155).
 
-As Howard implements it: absolute differences of the pixels, of VGG-16's activations before
-its third, fourth and fifth pooling, and of their Gram matrices.  His weights are for the
-network with batch norm, whose activations are all about 1; here it is the one without, whose
-mean activations on a frame of Hoechst-stained nuclei are `ACTIVATIONS`: each block is taken
-in units of them, so that the weights of a configuration compare.
+It follows Howard's implementation: absolute differences of the pixels, of VGG-16's activations
+before its third, fourth and fifth pooling, and of their Gram matrices. His weights are for the
+network with batch norm, whose activations are all about 1. The network used here has no batch
+norm; its mean activations on a frame of Hoechst-stained nuclei are `ACTIVATIONS`. Each block is
+scaled by them, so that the weights of a configuration are comparable.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ ACTIVATIONS = (61.0, 6.5, 0.27)
 GROUPS = (2, 2, 3, 3, 3)
 #: ImageNet's mean colour and standard deviation.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: Below it nothing is left of a frame after four poolings.
+#: Smallest side of a frame, px: a smaller one vanishes after four poolings.
 MIN_SIDE = 32
 
 
 class FeatureLoss(nn.Module):
     """Loss of frames of at least 32 px a side, float32, in network units.
 
-    Each truth's range becomes 0 to 1, three times, as the network's colours.
+    Each truth's range is scaled to 0 to 1 and repeated for the network's three colours.
 
     Raises
     ------
     InputError
-        If VGG-16's weights cannot be had.
+        If VGG-16's weights cannot be obtained.
     """
 
     def __init__(self, config: LossConfig) -> None:
         super().__init__()
         self._config = config
         self._count = 0
-        # Buffers that no state dictionary holds: they do not learn, and are not the run's.
+        # Buffers outside the state dictionary: they do not learn and do not belong to the run.
         for weight, bias in vgg16_features(config.feature_weights):
             self.register_buffer(f"weight{self._count}", weight, persistent=False)
             self.register_buffer(f"bias{self._count}", bias, persistent=False)

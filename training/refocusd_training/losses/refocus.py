@@ -1,11 +1,11 @@
-"""The losses of pixels, in units of the truth's range.
+"""Pixel losses, in units of the truth's range.
 
-`refocus_loss` is the shipped network's.  The root of each frame's mean squared error gives
-every frame a gradient of the same size, whatever its defocus: the squared error alone would
-serve the frames that are 32 µm out.  A little of its logarithm (the loss of NAFNet, Chen et
-al. 2022, arXiv:2204.04676) is added for those in focus, whose errors are small and which
-must not lose.  The Charbonnier term (Charbonnier et al., ICIP 1994), an absolute value
-smooth at zero, holds edges.
+`refocus_loss` is the loss of the shipped network. The root of each frame's mean squared error
+gives every frame a gradient of the same size, whatever its defocus; the squared error would be
+dominated by the frames that are 32 µm out of focus. A small part of its logarithm (the loss of
+NAFNet, Chen et al. 2022, arXiv:2204.04676) is added for frames in focus, whose errors are small
+and which must not get worse. The Charbonnier term (Charbonnier et al., ICIP 1994), an absolute
+value that is smooth at zero, preserves edges.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["charbonnier_loss", "frequency_loss", "l1_loss", "ms_ssim_loss", "refocus_loss"]
 
-#: Root mean squared error below which nothing is gained: 50 dB.
+#: Root mean squared error below which there is no further gain: 50 dB.
 FLOOR = 3e-3
 #: Error below which Charbonnier's is a square.
 CHARBONNIER = 1e-3

@@ -1,4 +1,4 @@
-"""The networks: encoder, decoder and head apart, all with one frame in and one out.
+"""The networks, in separate encoders, decoders and heads; each takes and returns one frame.
 
 ==============  ======================================================================
 `config`        which network, and how wide

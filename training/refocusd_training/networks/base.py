@@ -1,4 +1,4 @@
-"""What every network of this package can do."""
+"""The interface of every network in this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a configuration, or a bundle's description, to a network."""
+"""Builds a network from a configuration or from a bundle's description."""
 
 from __future__ import annotations
 

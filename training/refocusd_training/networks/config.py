@@ -1,4 +1,4 @@
-"""Which network: the ``[network]`` table of a configuration, and what a bundle says of it."""
+"""The choice of the network: the ``[network]`` table of a configuration or bundle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`DefocusHead`: how far from focus each part of a frame is, from a network's deepest features.
+"""`DefocusHead`: estimates the defocus of each part of a frame from a network's deepest features.
 
 It predicts the magnitude.  The sign of defocus shows in a widefield frame only where the
 point spread function differs between the two sides of focus: with spherical aberration

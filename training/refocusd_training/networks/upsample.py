@@ -1,4 +1,4 @@
-"""Twice the resolution without a grid, which both families of networks use."""
+"""Upsampling by two without grid artefacts, for both families of networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sharp image becomes raw frames: specimen → optics → camera.
+"""Simulates raw frames from a sharp image: specimen → optics → camera.
 
 ============  =============================================================
 `specimen`    flux of a sharp image, with windows cut out of it

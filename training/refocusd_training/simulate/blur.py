@@ -1,4 +1,4 @@
-"""What the objective makes of a specimen: in focus, and out of focus.
+"""The image of a specimen through the objective, in focus and out of focus.
 
 The in-focus frame is the truth a network is trained and judged with: the
 specimen through the same optics at defocus 0, without noise.  A specimen may

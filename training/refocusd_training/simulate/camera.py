@@ -1,4 +1,4 @@
-"""A scientific camera: from expected light to counts.
+"""A scientific camera: converts expected light to counts.
 
 ``counts = offset + (Poisson(electrons) + N(0, read_noise)) / gain``, rounded and
 clipped; the variance of a pixel is ``(signal / gain) + (read_noise / gain)^2``

@@ -1,4 +1,4 @@
-"""Specimens with depth: layers at depths of their own, sharp and blurred mixed.
+"""Specimens with depth: layers at different depths, so that sharp and blurred parts mix.
 
 A cell is not a plane.  Its structures are divided among a few layers by a smooth random map, so
 that one nucleus lies in one layer and its neighbour perhaps in the next; each layer is imaged at

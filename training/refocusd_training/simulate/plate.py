@@ -1,4 +1,4 @@
-"""The microscope of BBBC006 as the simulator imitates it, fitted to the real plate.
+"""The simulator's model of the BBBC006 microscope, fitted to the real plate.
 
 The objective (20x/0.45), the sampling and the dye are published (Ljosa et al.,
 Nature Methods 9, 637, 2012); the rest is fitted to statistics of ten Hoechst fields at z = 00, which

@@ -1,4 +1,4 @@
-"""What training draws from, and what it never sees.
+"""The ranges that training draws from, and those that it never sees.
 
 `HELD_OUT` lists the optics and cameras of the evaluation; `draw_*` never reach
 them: other apertures, wavelengths, aberrations, gains and read noises, unless

@@ -1,4 +1,4 @@
-"""A raw frame and the truth behind it, both in counts and in network units."""
+"""A raw frame and its truth, both in counts and in network units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Specimens: the light that a sharp image stands for, freed of its camera's scale."""
+"""Specimens: the light that a sharp image represents, without the scale of its camera."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of frames that a simulator must reproduce: spectra, and noise against light.
+"""Statistics of frames that a simulator must reproduce: spectra, and noise as a function of light.
 
 Of frames that do not show the same field only statistics can be compared: the power at each
 spatial frequency (how the optics blur), and the variance at each brightness (how the camera
