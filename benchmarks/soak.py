@@ -109,10 +109,10 @@ class Tormentor:
                     self._kill()
 
     def _kill(self) -> None:
-        # One that takes frames: a daemon whose workers die three times in a row before they
-        # could work ends, and says so.
+        # One that has answered frames: a daemon whose workers die three times in a row before
+        # they could work ends, and a frame on which three workers died is failed; both say so.
         crew = daemon_status(self._endpoint).crew
-        if able := [worker.pid for worker in crew if worker.state != "starting"]:
+        if able := [w.pid for w in crew if w.state != "starting" and w.frames]:
             psutil.Process(self._rng.choice(able)).kill()
             self.kills += 1
 

@@ -372,7 +372,7 @@ def test_a_disk_that_fills_during_a_stop_does_not_hold_it_up(broker: Hand) -> No
 
 @POSIX
 def test_what_a_stopping_daemon_does_not_take_is_for_the_next_one(tmp_path: Path, raw: Raw) -> None:
-    settings = quick_settings(tmp_path, stop_timeout_s=4.0)
+    settings = quick_settings(tmp_path, stop_timeout_s=40.0)
     raw.write(0, 3)
     with running(settings) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")

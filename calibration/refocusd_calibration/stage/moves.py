@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 from refocusd_calibration.stage.microscope import microscope_core, quiet_stage, restored
 from refocusd_calibration.stage.plan import (
@@ -118,6 +117,9 @@ def run_series(
 
 def _check_whole(path: Path, moves: Sequence[Move]) -> None:
     """The engine prints what a device refuses, and carries on without that frame."""
+    # Not for every `refocusd --help`.
+    from refocusd.formats.open_dataset import open_dataset
+
     with open_dataset(path) as recording:
         taken = set(recording.axes_keys())
     for number, move in enumerate(moves, 1):
