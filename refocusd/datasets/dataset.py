@@ -178,6 +178,8 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
     with open_dataset(path) as frames:
         refuse_refocused(frames)
         outputs = outputs_of(frames, ledgers)
+        if not outputs:
+            frames.first_format()  # says what to do where there is no frame
         return RawAndOutputs(frames.path, "", outputs, ())
 
 
