@@ -116,7 +116,7 @@ def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recordin
         # A damaged frame says nothing of the others.
         with suppress(InputError, OSError):
             marks[key] = _mark(dataset.read(key))
-    summary = dataset.summary
+    summary = _summary(dataset)
     return Recording(_uuid(summary), _texts(summary, _RECORDING_TIMES), marks)
 
 
@@ -155,13 +155,14 @@ def recognise(
     growing : bool
         Frames that it does not have may still come.
     """
-    present = {key for key in (*before.frames, *checksums) if key in dataset}
+    known = dict.fromkeys((*before.frames, *checksums))
+    present = [key for key in known if key in dataset]
     marks = {}
     for key in present:
         with suppress(InputError, OSError):
             if dataset.is_whole(key):
                 marks[key] = _mark(dataset.read(key))
-    summary = dataset.summary
+    summary = _summary(dataset)
     differing = {}
     for key, mark in marks.items():
         old = before.frames.get(key)
@@ -177,7 +178,7 @@ def recognise(
         if old and new and old != new
     ]
     missing = set(dataset.missing_keys())
-    absent = tuple(k for k in {*before.frames, *checksums} - present if k not in missing)
+    absent = tuple(key for key in known if key not in dataset and key not in missing)
     strange = bool(absent) and not present and not growing
     none = [f"none of the frames refocused there is in it, such as {absent[0]}"] if strange else []
     return Recognition(
@@ -214,6 +215,13 @@ def _mark(frame: Frame) -> FrameMark:
     return FrameMark(
         height, width, frame.pixels.dtype.name, f"{checksum(frame.pixels):016x}", times
     )
+
+
+def _summary(dataset: Dataset) -> Mapping[str, Any]:
+    try:
+        return dataset.summary
+    except (InputError, OSError):  # damaged: the frames may be whole
+        return {}
 
 
 def _uuid(summary: Mapping[str, Any]) -> str:
