@@ -18,10 +18,11 @@ from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon
 from refocusd.datasets.dataset import Output, RawAndOutputs
 from refocusd.datasets.verify import STATES, RunCheck, check_run
-from refocusd.errors import RefocusdError, TransportError, WorkerError
+from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.open_sink import sink_kind
 
-__all__ = ["Done", "check_quickly", "feed", "quietly", "recorded", "report"]
+__all__ = ["Done", "check_quickly", "check_sink", "feed", "quietly", "recorded", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,24 @@ def recorded(all_done: list[Done], path: Path, output: Path | None = None) -> It
 def check_quickly(dataset: RawAndOutputs, output: Output, settings: Settings) -> RunCheck:
     """How a run stands, pixels unread."""
     return check_run(dataset, output, settings.ledgers, pixels=False, running=False)
+
+
+def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
+    """Refuse, or without having been asked note, that a dataset has another format than is set.
+
+    Raises
+    ------
+    OutputError
+    """
+    kind = sink_kind(output.path)
+    if kind is None or kind == settings.sink:
+        return
+    if asked:
+        raise OutputError(
+            f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and one dataset "
+            f"has one format; name another --output for one in {settings.sink}, or --sink {kind}"
+        )
+    note(f"{output.path} stays in the format {kind}, in which it was begun")
 
 
 def feed(

@@ -16,6 +16,7 @@ from refocusd.config import Settings
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.datasets.dataset import Output, is_being_written, note_recording
+from refocusd.datasets.identity import fingerprint
 from refocusd.errors import OutputError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.processes.priority import yield_to_acquisition
@@ -140,6 +141,7 @@ class OwnDaemon:
                 report=True,
                 first=first_of(output.first),
                 profiles=list(output.profiles),
+                recording=msgspec.json.encode(fingerprint(frames)).decode(),
             ),
             acquired=len(frames),
             live=False,

@@ -18,13 +18,23 @@ from typing import Any
 import msgspec
 
 from refocusd import files
-from refocusd.datasets.identity import derived_id
+from refocusd.datasets.identity import (
+    Recognition,
+    Recording,
+    derived_id,
+    fingerprint,
+    noted,
+    recognise,
+    samples,
+)
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
     REFOCUSED_NAME,
     RUN_FILE,
     SUFFIX,
     made_by,
+    notes_of,
+    output_of,
     refocused_path,
 )
 from refocusd.errors import InputError, LedgerError, OutputError
@@ -45,6 +55,8 @@ __all__ = [
     "open_ledger",
     "output_for",
     "outputs_of",
+    "recognised",
+    "refuse_another",
     "refuse_refocused",
 ]
 
@@ -73,6 +85,8 @@ class Output:
         Ids of the calibration profiles that it was started with.
     first : mapping
         The microscope, from the metadata of its first frame.
+    recording : Recording
+        Fingerprint of the recording that it was made from; empty if unknown.
     """
 
     path: Path
@@ -83,6 +97,7 @@ class Output:
     settings: dict[str, Any]
     profiles: tuple[str, ...] = ()
     first: dict[str, Any] = field(default_factory=dict)
+    recording: Recording = field(default_factory=Recording)
 
     @classmethod
     def at(cls, folder: Path) -> Output | None:
@@ -102,6 +117,7 @@ class Output:
             settings=settings if isinstance(settings, dict) else {},
             profiles=tuple(map(str, profiles)) if isinstance(profiles, list) else (),
             first=first if isinstance(first, dict) else {},
+            recording=noted(said.get("recording")),
         )
 
     @property
@@ -153,7 +169,7 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
         raise InputError(f"{path} does not exist: check the path of the dataset")
     folder = path.parent if path.is_file() else path
     if output := Output.at(folder):
-        raw, lost, notes = _raw_of(output)
+        raw, lost, notes = _raw_of(output, ledgers)
         return RawAndOutputs(raw, lost, (output,), notes)
     if (path / RUN_FILE).exists():
         raise InputError(
@@ -163,6 +179,8 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
     with open_dataset(path) as frames:
         refuse_refocused(frames)
         outputs = outputs_of(frames, ledgers)
+        if not outputs:
+            frames.first_format()  # says what to do where there is no frame
         return RawAndOutputs(frames.path, "", outputs, ())
 
 
@@ -191,8 +209,9 @@ def outputs_of(
 ) -> tuple[Output, ...]:
     """The refocused datasets of raw frames.
 
-    They are searched beside the raw frames, in `folder` (if given), and in the folders
-    that open acquisitions of these frames name.
+    They are searched by name beside the raw frames, in `folder` (if given), and in the folders
+    that open acquisitions of these frames name. Those of a recording that was renamed since are found
+    by its content. `recognised` says whether the others belong to this recording.
     """
     first = {output_for(frames), output_for(frames, folder)}
     # The name that the daemon itself uses.
@@ -204,13 +223,76 @@ def outputs_of(
         if REFOCUSED_NAME.fullmatch(SUFFIX + beside.name.removeprefix(place.name))
     ]
     folders += [Path(open_.output) for open_ in _open_acquisitions(frames, ledgers) if open_.output]
-    found: dict[Path, Output] = {}
-    for folder in folders:
-        output = Output.at(folder)
-        # Two recordings may differ only in their suffix: the output says to which it belongs.
-        if output and (not output.raw or _last_part(output.raw) == frames.path.name):
-            found[output.path] = output
+    outputs = {output.path: output for place in folders if (output := Output.at(place))}
+    # Two recordings may differ in their ending only: the output says which one it is of.
+    found = {
+        path: output
+        for path, output in outputs.items()
+        if not output.raw or _last_part(output.raw) == frames.path.name
+    }
+    if not found:
+        beside = {place.parent for place in first}
+        renamed = (each for where in sorted(beside) for each in sorted(where.glob(f"*{SUFFIX}*")))
+        outputs |= {output.path: output for place in renamed if (output := Output.at(place))}
+        found = {
+            path: output
+            for path, output in outputs.items()
+            if not _exists(output.raw) and _is_of(frames, output, ledgers)
+        }
     return tuple(found.values())
+
+
+def recognised(
+    frames: Dataset, output: Output, ledgers: str | Path | None, *, growing: bool = False
+) -> Recognition:
+    """Whether raw frames are those that an output was made from.
+
+    The fingerprint in the output is compared, and a few of the frames of which the ledger has the
+    checksum.
+
+    Parameters
+    ----------
+    frames : Dataset
+    output : Output
+    ledgers : path or None
+        Folder of the local ledgers; None to use the copy beside the output only.
+    growing : bool
+        Frames that the recording does not have may still come.
+    """
+    checksums: dict[str, int] = {}
+    ledger, _ = open_ledger(ledgers, output)
+    if ledger is not None:
+        with ledger:
+            sample = ledger.sample(output.run, output.acquisition, samples(frames))
+        checksums = {f.axes: f.raw_checksum for f in sample if f.raw_checksum is not None}
+    return recognise(frames, output.recording, checksums, growing=growing)
+
+
+def refuse_another(raw: Path, output: Output, recognition: Recognition) -> None:
+    """Refuse to add frames to the output of another recording, or of one that changed since.
+
+    Raises
+    ------
+    OutputError
+    """
+    if recognition.differing:
+        raise OutputError(
+            f"{output.path} was refocused from another recording than {raw} is now "
+            f"({recognition.what}): that one was {output.raw or 'of this name'}; name another --output, "
+            f"or move {output.path} away to have {raw.name} refocused there"
+        )
+
+
+def _is_of(frames: Dataset, output: Output, ledgers: str | Path) -> bool:
+    recognition = recognised(frames, output, ledgers)
+    return recognition.proved and not recognition.absent
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | Path) -> str:
@@ -226,15 +308,42 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
         If there is no frame.
     """
     known = [output.acquisition for output in outputs]
-    known += [open_.acquisition for open_ in _open_acquisitions(frames, ledgers)]
+    known += [
+        open_.acquisition
+        for open_ in _open_acquisitions(frames, ledgers)
+        # Another recording may have been made since under the name of that one.
+        if not (made := Output.at(output_of(open_.raw, open_.output)))
+        or made.acquisition != open_.acquisition
+        or not recognised(frames, made, ledgers).differing
+    ]
     if known:
         return known[0]
     frames.first_format()  # says what to do where there is no frame
     first = frames.axes_keys()[0]
-    return derived_id(frames.path, first, frames.read(first))
+    pixels = frames.read(first)
+    derived = derived_id(frames.path, first, pixels)
+    if ledger_path(ledgers, derived).exists() and _began_alike(frames, derived, ledgers):
+        salt = msgspec.json.encode(fingerprint(frames)).decode()
+        return derived_id(frames.path, first, pixels, salt)
+    return derived
 
 
-def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, list[str]]:
+def _began_alike(frames: Dataset, acquisition: str, ledgers: str | Path) -> bool:
+    """Whether a ledger is of another recording, which lay here and began with the same frame."""
+    try:
+        with Ledger(ledger_path(ledgers, acquisition), read_only=True) as ledger:
+            checksums = {
+                fate.axes: fate.raw_checksum
+                for run in ledger.runs()
+                for fate in ledger.sample(run, acquisition, samples(frames))
+                if fate.raw_checksum is not None
+            }
+    except LedgerError:
+        return False
+    return bool(recognise(frames, Recording(), checksums).differing)
+
+
+def open_ledger(ledgers: str | Path | None, output: Output) -> tuple[Ledger | None, list[str]]:
     """Open the ledger of an output's frames for reading.
 
     This is the local ledger, or the copy beside the output if that has more attempts: on
@@ -249,9 +358,12 @@ def open_ledger(ledgers: str | Path, output: Output) -> tuple[Ledger | None, lis
     """
     notes: list[str] = []
     best: Ledger | None = None
-    local = ledger_path(ledgers, output.acquisition)
-    for path, what in ((local, "ledger"), (output.path / LEDGER_COPY, "copy of the ledger")):
-        if not path.exists():
+    local = ledger_path(ledgers, output.acquisition) if ledgers is not None else None
+    for path, what in (
+        (local, "ledger"),
+        (notes_of(output.path) / LEDGER_COPY, "copy of the ledger"),
+    ):
+        if path is None or not path.exists():
             continue
         try:
             ledger = Ledger(path, read_only=True)
@@ -316,21 +428,32 @@ def _noted_recording(folder: Path) -> str:
     return str(said.get("recording", "")) if isinstance(said, dict) else ""
 
 
-def _raw_of(output: Output) -> tuple[Path | None, str, tuple[str, ...]]:
+def _raw_of(output: Output, ledgers: str | Path) -> tuple[Path | None, str, tuple[str, ...]]:
     """Where the raw frames of an output are, where they should be, and remarks for the user."""
     if not output.raw:
         return None, "", ()
     recorded = Path(output.raw)
     beside = output.path.parent
     named_alike = REFOCUSED_NAME.sub("", output.path.name)
-    for candidate in (beside / _last_part(output.raw), recorded, beside / named_alike):
-        if candidate == output.path or not candidate.exists():
-            continue
-        if candidate.resolve() == recorded.resolve():
-            return candidate, "", ()
-        note = f"the raw data are taken from {candidate}; they were recorded at {recorded}"
-        return candidate, "", (note,)
-    return None, output.raw, ()
+    candidates = (beside / _last_part(output.raw), recorded, beside / named_alike)
+    there = [path for path in candidates if path != output.path and path.exists()]
+    if not there:
+        return None, output.raw, ()
+    # Another recording of that name may lie nearer; where all are others, that is told of the first.
+    same = (path for path in dict.fromkeys(there) if not _is_another(path, output, ledgers))
+    candidate = there[0] if len(set(there)) == 1 else next(same, there[0])
+    if candidate.resolve() == recorded.resolve():
+        return candidate, "", ()
+    note = f"the raw data are taken from {candidate}; they were recorded at {recorded}"
+    return candidate, "", (note,)
+
+
+def _is_another(path: Path, output: Output, ledgers: str | Path) -> bool:
+    try:
+        with open_dataset(path) as frames:
+            return recognised(frames, output, ledgers).another
+    except InputError:
+        return False
 
 
 def _last_part(path: str) -> str:

@@ -1,21 +1,196 @@
-"""The id of an acquisition that was made without refocusd."""
+"""A recording is recognised by its content, whatever its name and wherever it is."""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from refocusd.errors import InputError
+from refocusd.formats.dataset import Dataset
 from refocusd.frame import Frame, checksum
 
-__all__ = ["derived_id"]
+__all__ = [
+    "Recognition",
+    "Recording",
+    "derived_id",
+    "fingerprint",
+    "noted",
+    "recognise",
+    "samples",
+]
 
 _NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
+#: Times of day that microscopes note, of frames and of whole recordings.
+_FRAME_TIMES = ("TimeReceivedByCore", "ReceivedTime", "Time")
+_RECORDING_TIMES = ("StartTime", "DateAndTime", "Time")
+#: Frames read to tell whether a recording is the one that was refocused, and their bytes in all.
+_SAMPLES, _SAMPLE_NBYTES = 32, 64 << 20
+#: Of texts that a recording says of itself: longer ones identify nothing.
+_MAX_CHARS = 100
 
 
-def derived_id(path: Path, key: str, first: Frame) -> str:
-    """An id that is derived from a raw dataset's path and first frame; the same each time.
+class FrameMark(msgspec.Struct, frozen=True):
+    """One frame: its size in px, its type, its time, and the 64-bit XXH3 of its pixels in hex."""
+
+    height: int
+    width: int
+    dtype: str
+    checksum: str
+    times: dict[str, str] = {}
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """Fingerprint of a recording.
+
+    Parameters
+    ----------
+    uuid : str
+        Its own, where its format has one; otherwise empty.
+    times : mapping of str to str
+        When it was begun, by the name under which it is noted.
+    frames : mapping of str to FrameMark
+        First and last frame, by canonical axes.
+    """
+
+    uuid: str = ""
+    times: dict[str, str] = {}
+    frames: dict[str, FrameMark] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What came of holding a recording against what is known of the one that was refocused.
+
+    Parameters
+    ----------
+    compared : int
+        Frames of which both are known.
+    differing : tuple of str
+        What differs, in words.
+    absent : tuple of str
+        Frames that were refocused and that the recording does not have.
+    another : bool
+        Nothing is the same: it is another recording, not one of which some frames changed.
+    """
+
+    compared: int
+    differing: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    another: bool = False
+
+    @property
+    def proved(self) -> bool:
+        """Whether all that could be compared is the same, and something could."""
+        return self.compared > 0 and not self.differing
+
+    @property
+    def what(self) -> str:
+        """What differs first, and how much more."""
+        more = len(self.differing) - 1
+        return self.differing[0] + (f", and {more} more such" if more > 0 else "")
+
+
+def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recording:
+    """Fingerprint of a recording: at most two frames are read.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    keys : iterable of str, optional
+        Frames to read instead of the first and the last: of a growing recording only the first is
+        certain.
+    """
+    if keys is None:
+        known = dataset.axes_keys()
+        keys = dict.fromkeys((*known[:1], *known[-1:]))
+    marks = {}
+    for key in keys:
+        # A damaged frame says nothing of the others.
+        with suppress(InputError, OSError):
+            marks[key] = _mark(dataset.read(key))
+    summary = _summary(dataset)
+    return Recording(_uuid(summary), _texts(summary, _RECORDING_TIMES), marks)
+
+
+def noted(said: object) -> Recording:
+    """A fingerprint as a file says it; an empty one where it does not."""
+    try:
+        return msgspec.convert(said, Recording)
+    except msgspec.ValidationError:
+        return Recording()
+
+
+def samples(dataset: Dataset) -> int:
+    """How many frames to read in order to recognise a recording, by their size."""
+    if not len(dataset):
+        return 0
+    nbytes = max(1, dataset.first_format().nbytes)
+    return max(2, min(_SAMPLES, _SAMPLE_NBYTES // nbytes))
+
+
+def recognise(
+    dataset: Dataset,
+    before: Recording,
+    checksums: Mapping[str, int],
+    *,
+    growing: bool = False,
+) -> Recognition:
+    """Hold a recording against what is known of the one that was refocused.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    before : Recording
+        Its fingerprint then.
+    checksums : mapping of str to int
+        64-bit XXH3 of the raw pixels of some frames that were refocused; all are read.
+    growing : bool
+        Frames that it does not have may still come.
+    """
+    known = dict.fromkeys((*before.frames, *checksums))
+    present = [key for key in known if key in dataset]
+    marks = {}
+    for key in present:
+        with suppress(InputError, OSError):
+            if dataset.is_whole(key):
+                marks[key] = _mark(dataset.read(key))
+    summary = _summary(dataset)
+    differing = {}
+    for key, mark in marks.items():
+        old = before.frames.get(key)
+        same = old is None or _same(old, mark)
+        if not same or f"{checksums.get(key, int(mark.checksum, 16)):016x}" != mark.checksum:
+            differing[key] = f"frame {key} is another one"
+    own = [
+        f"its {name} is {new}, and was {old}"
+        for name, old, new in (
+            ("UUID", before.uuid, _uuid(summary)),
+            *_both(before.times, _texts(summary, _RECORDING_TIMES)),
+        )
+        if old and new and old != new
+    ]
+    missing = set(dataset.missing_keys())
+    absent = tuple(key for key in known if key not in dataset and key not in missing)
+    strange = bool(absent) and not present and not growing
+    none = [f"none of the frames refocused there is in it, such as {absent[0]}"] if strange else []
+    return Recognition(
+        compared=len(marks),
+        differing=(*own, *none, *differing.values()),
+        absent=absent,
+        another=bool(own) or strange or (bool(marks) and len(differing) == len(marks)),
+    )
+
+
+def derived_id(path: Path, key: str, first: Frame, salt: str = "") -> str:
+    """An id made of where a raw dataset lies and of its first frame: the same each time.
 
     Parameters
     ----------
@@ -25,8 +200,53 @@ def derived_id(path: Path, key: str, first: Frame) -> str:
         Canonical axes of its first frame.
     first : Frame
         That frame.
+    salt : str
+        Tells recordings apart that begin alike.
     """
     pixels = first.pixels
     place = os.path.normcase(path)
     content = [place, key, pixels.shape, pixels.dtype.name, checksum(pixels)]
-    return str(uuid.uuid5(_NAMESPACE, json.dumps(content)))
+    return str(uuid.uuid5(_NAMESPACE, json.dumps([*content, salt] if salt else content)))
+
+
+def _mark(frame: Frame) -> FrameMark:
+    height, width = frame.pixels.shape
+    times = _texts(frame.metadata, _FRAME_TIMES)
+    return FrameMark(
+        height, width, frame.pixels.dtype.name, f"{checksum(frame.pixels):016x}", times
+    )
+
+
+def _summary(dataset: Dataset) -> Mapping[str, Any]:
+    try:
+        return dataset.summary
+    except (InputError, OSError):  # damaged: the frames may be whole
+        return {}
+
+
+def _uuid(summary: Mapping[str, Any]) -> str:
+    return _texts(summary, ("UUID",)).get("UUID", "")
+
+
+def _texts(said: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    texts = ((name, said.get(name)) for name in names)
+    return {
+        name: text
+        for name, text in texts
+        if isinstance(text, str) and 0 < len(text) <= _MAX_CHARS and text.isascii()
+    }
+
+
+def _same(old: FrameMark, new: FrameMark) -> bool:
+    if any(then != now for _, then, now in _both(old.times, new.times)):
+        return False
+    return (old.height, old.width, old.dtype, old.checksum) == (
+        new.height,
+        new.width,
+        new.dtype,
+        new.checksum,
+    )
+
+
+def _both(old: Mapping[str, str], new: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    return [(name, old[name], new[name]) for name in old if name in new]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger
+from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger, recognised
+from refocusd.datasets.identity import Recognition
 from refocusd.datasets.reconcile import Report, reconcile
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
@@ -41,6 +42,8 @@ class RunCheck:
         Whether it was being written meanwhile.
     ledger_off : bool
         Whether the local ledger is lost, damaged or behind its copy.
+    recognition : Recognition or None
+        Whether raw is the recording that was refocused; None while it is being written, or without raw.
     """
 
     output: Output
@@ -49,6 +52,7 @@ class RunCheck:
     notes: tuple[str, ...]
     running: bool
     ledger_off: bool = False
+    recognition: Recognition | None = None
 
     @property
     def clean(self) -> bool:
@@ -133,6 +137,13 @@ def check_run(
             faults.append(f"the raw data are not at {dataset.raw_lost}, nor beside the output")
         elif raw is None and acquired is None and not running:
             faults.append("no raw data, and the acquisition was never closed: nobody knows its end")
+        recognition = recognised(raw, output, ledgers) if raw is not None and not running else None
+        if raw is not None and recognition is not None and recognition.another:
+            faults.append(
+                f"{raw.path} is another recording than the one that was refocused here "
+                f"({recognition.what}): put that one back, or have this one refocused with `refocusd "
+                "process` and another --output"
+            )
         begin(len(keys) if keys is not None else len(written))
         report = reconcile(
             keys,
@@ -146,7 +157,9 @@ def check_run(
             looked_at=looked_at,
         )
     said = (*dataset.notes, *notes)
-    return RunCheck(output, report, tuple(faults), said, running, ledger_off)
+    if recognition is not None and not recognition.compared and written:
+        said += ("nothing tells whether raw is the recording that was refocused: its name does",)
+    return RunCheck(output, report, tuple(faults), said, running, ledger_off, recognition)
 
 
 def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int | None, list[str]]:

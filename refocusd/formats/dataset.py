@@ -130,6 +130,10 @@ class Dataset(ABC):
         """Frames that the dataset names, but whose pixels are not on disk (yet)."""
         return []
 
+    def missing_files(self) -> list[str]:
+        """Files that the dataset names, and that are not there."""
+        return []
+
     def unlisted(self) -> set[str]:
         """Frames that the dataset's own index does not name (yet)."""
         return set()
@@ -198,6 +202,11 @@ class Dataset(ABC):
         for key in self._frames:
             return self._format(key)
         missing = len(self.missing_keys())
+        if files := self.missing_files():
+            raise InputError(
+                f"{self.path}: the pixels of {missing} frames are not there: {', '.join(files[:3])} "
+                f"{'is' if len(files) == 1 else 'are'} missing; copy the dataset again, with all its files"
+            )
         raise InputError(
             f"{self.path} is a dataset without a frame"
             + (f": the pixels of {missing} are not in its files" if missing else "")

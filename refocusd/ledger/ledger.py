@@ -130,6 +130,32 @@ class Ledger:
         ):
             yield Fate(axes, state, reason, _unsigned(after), _unsigned(before))
 
+    def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
+        """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last."""
+        if self.version < 2:
+            return []  # of before raw checksums
+        # With an index the rows of a run would be sorted once for each frame; by id none are.
+        query = (
+            f"SELECT id, {columns(self.version, _FATE)} FROM attempt WHERE id >= ?"  # noqa: S608
+            " AND +run = ? AND +acquisition = ? AND raw_checksum IS NOT NULL"
+            " AND state IN ('refocused', 'passed_through') ORDER BY id"
+        )
+        ends = [
+            next(self._rows(f"{query} {order} LIMIT 1", (0, run, acquisition)), None)
+            for order in ("ASC", "DESC")
+        ]
+        if ends[0] is None or ends[1] is None:
+            return []
+        first, last = ends[0][0], ends[1][0]
+        steps = max(most - 1, 1)
+        found: dict[str, Fate] = {}
+        for id_ in sorted({first + (last - first) * step // steps for step in range(steps + 1)}):
+            for _, axes, state, reason, after, before in self._rows(
+                f"{query} LIMIT 1", (id_, run, acquisition)
+            ):
+                found[axes] = Fate(axes, state, reason, _unsigned(after), _unsigned(before))
+        return list(found.values())
+
     def state_of(self, run: str, acquisition: str, axes: str) -> str | None:
         """State of a frame after the latest attempt of a run; None if there was none."""
         rows = self._rows(
@@ -149,6 +175,10 @@ class Ledger:
     def acquisitions(self) -> list[str]:
         """Ids of the acquisitions in this ledger."""
         return [row[0] for row in self._rows("SELECT id FROM acquisition ORDER BY opened")]
+
+    def runs(self) -> list[str]:
+        """Ids of the runs in this ledger."""
+        return [row[0] for row in self._rows("SELECT id FROM run ORDER BY begun")]
 
     def run_note(self, run: str) -> RunNote | None:
         """The record of a run; None if it is not in this ledger."""

@@ -7,8 +7,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from refocusd.datasets.identity import fingerprint
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
@@ -69,6 +71,7 @@ def replay(
         expected=len(keys),
         report=True,
         first=first_of(first.metadata, first.axes.get("channel", "")),
+        recording=msgspec.json.encode(fingerprint(recording)).decode(),
     )
     closed = submit_frames(
         recording,

@@ -169,6 +169,8 @@ class Open(Message, frozen=True):
     first: str = ""
     #: Ids of the calibration profiles that the run was begun with; None lets the daemon choose.
     profiles: Annotated[list[str], msgspec.Meta(max_length=1000)] | None = None
+    #: Fingerprint of the recording on disk (`datasets.identity.Recording`), as JSON; "" without one.
+    recording: Annotated[str, msgspec.Meta(max_length=1 << 16)] = ""
 
 
 class Opened(Message, frozen=True):

@@ -17,6 +17,7 @@ from finished import (
     raw_dataset,
     refocusd,
     snapshot,
+    told,
     verify,
 )
 from live import opened, pump_until, quick_settings, running, source, stack
@@ -194,6 +195,18 @@ def test_raw_that_is_gone_or_cut_short_is_told(place: Path) -> None:
     status, said = verify(place / "raw_refocused", place=place)
     assert status == 1
     assert "the raw data are not at" in said["runs"][0]["faults"][0]
+
+
+@pytest.mark.parametrize("command", ["verify", "process", "resume", "replay"])
+def test_a_dataset_without_its_stack_names_the_file(tmp_path: Path, command: str) -> None:
+    """Its index was copied, the large file was not: another command would not help."""
+    raw = raw_dataset(tmp_path / "raw", 3)
+    (stack,) = raw.glob("*.tif")
+    stack.unlink()
+    more = ("--output", tmp_path / "out") if command == "replay" else ()
+    status, said = told(command, raw, *more, place=tmp_path)
+    assert status == 2
+    assert f"the pixels of 3 frames are not there: {stack.name} is missing" in said
 
 
 def test_what_was_never_refocused_is_told(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from typing import Any
 
 from refocusd.cli.console import note
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, report
+from refocusd.cli.offline import (
+    Done,
+    check_quickly,
+    check_sink,
+    feed,
+    quietly,
+    recorded,
+    report,
+)
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
 from refocusd.datasets.dataset import (
@@ -18,6 +26,8 @@ from refocusd.datasets.dataset import (
     acquisition_of,
     output_for,
     outputs_of,
+    recognised,
+    refuse_another,
     refuse_refocused,
 )
 from refocusd.errors import OutputError
@@ -64,18 +74,21 @@ def _process(arguments: argparse.Namespace) -> int:
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
             with recorded(all_done, path):
-                all_done.append(_one(path, arguments.output, settings, daemon))
+                done = _one(path, arguments.output, settings, daemon, asked=bool(arguments.sink))
+                all_done.append(done)
     return report(all_done, arguments.json)
 
 
-def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon) -> Done:
+def _one(
+    path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon, *, asked: bool
+) -> Done:
     with open_dataset(path) as frames:
         refuse_refocused(frames)
         if missing := len(frames.missing_keys()):
             note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
-        outputs = outputs_of(frames, settings.ledgers, folder)
-        acquisition = acquisition_of(frames, outputs, settings.ledgers)
         target = output_for(frames, folder)
+        outputs = _outputs(frames, target.parent, folder, settings)
+        acquisition = acquisition_of(frames, outputs, settings.ledgers)
         keys = frames.axes_keys()
         daemon.start(own_settings(settings))
         ours = [output for output in outputs if output.acquisition == acquisition]
@@ -88,6 +101,7 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
         new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
         output = next(found, new)
         if output is not new:
+            check_sink(output, settings, asked=asked or settings.sink != Settings().sink)
             if reason := held_elsewhere(output, settings):
                 return Done(path, output.path, summary=reason)
             check = check_quickly(_dataset(frames, output), output, settings)
@@ -100,6 +114,29 @@ def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon)
             raise OutputError(f"{place} was moved while it was written")
         check = check_quickly(_dataset(frames, made), made, settings)
     return Done(path, place, len(keys), seconds, check)
+
+
+def _outputs(
+    frames: Dataset, target: Path, folder: Path | None, settings: Settings
+) -> tuple[Output, ...]:
+    """Outputs of these very frames; those of others in the folder `target` are in the way.
+
+    Raises
+    ------
+    OutputError
+    """
+    ours = []
+    for output in outputs_of(frames, settings.ledgers, folder):
+        recognition = recognised(frames, output, settings.ledgers)
+        if output.path.parent == target:
+            refuse_another(frames.path, output, recognition)
+        if not recognition.differing:
+            ours.append(output)
+            if not recognition.compared:
+                note(
+                    f"{output.path} is taken for one of {frames.path} by its name: nothing proves it"
+                )
+    return tuple(ours)
 
 
 def _first(frames: Dataset) -> dict[str, Any]:

@@ -9,10 +9,23 @@ from typing import Any
 
 from refocusd.cli.console import note
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.offline import Done, check_quickly, feed, quietly, recorded, report
+from refocusd.cli.offline import (
+    Done,
+    check_quickly,
+    check_sink,
+    feed,
+    quietly,
+    recorded,
+    report,
+)
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
-from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
+from refocusd.datasets.dataset import (
+    Output,
+    RawAndOutputs,
+    find_dataset,
+    refuse_another,
+)
 from refocusd.datasets.run_settings import check_profiles, settings_of_run
 from refocusd.errors import BundleError, InputError
 from refocusd.formats.open_dataset import open_dataset
@@ -72,6 +85,8 @@ def _resume(arguments: argparse.Namespace) -> int:
                     )
                 for output in dataset.outputs:
                     with recorded(all_done, path, output.path):
+                        if arguments.sink:
+                            check_sink(output, settings, asked=True)
                         done = _finish(dataset, output, settings, daemon, arguments.retry_failed)
                         all_done.append(replace(done, path=path))
     return report(all_done, arguments.json)
@@ -101,6 +116,9 @@ def _finish(
     if not retry_failed:
         failed = {p.axes for p in check.report.problems if p.kind == "failed"}
         keys = [key for key in keys if key not in failed]
+    recognition = check.recognition
+    if dataset.raw is not None and recognition is not None and (keys or recognition.another):
+        refuse_another(dataset.raw, output, recognition)
     if not keys and not check.ledger_needs_repair:
         return Done(path, path, check=check, summary=f"{path}: nothing to do")
     if dataset.raw is None:

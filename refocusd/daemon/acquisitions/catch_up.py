@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
 from refocusd.config import Settings
 from refocusd.daemon.events import CatchUpFailed, EventQueue
+from refocusd.datasets.identity import noted, recognise, samples
 from refocusd.errors import InputError, RefocusdError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.ledger import WRITTEN, Ledger, ledger_path
+from refocusd.ledger import WRITTEN, Fate, Ledger, ledger_path
 from refocusd.sources.from_disk import submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
@@ -34,6 +37,24 @@ def _open_raw(path: str) -> Dataset:
         # One frame that cannot be used (RGB, in mid-run) must not cost the others.
         log.warning("%s; its frames are found by their directories", error)
         return open_dataset(path, growing=True)
+
+
+def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
+    """Refuse what was recorded in the place of an acquisition since an earlier daemon ended.
+
+    Raises
+    ------
+    InputError
+    """
+    known = {fate.axes: fate.raw_checksum for fate in sample if fate.raw_checksum is not None}
+    noted_then = noted(msgspec.json.decode(open_.recording or "{}"))
+    recognition = recognise(raw, noted_then, known, growing=True)
+    if recognition.differing:
+        raise InputError(
+            f"{raw.path} is another recording than {open_.name} ({recognition.what}): put that one back, "
+            f"and `refocusd resume` does the rest; `refocusd process {raw.path} --output FOLDER` "
+            "refocuses this one"
+        )
 
 
 class CatchUps:
@@ -93,6 +114,10 @@ class CatchUps:
         session = Session(self._endpoint, token=self._token)
         with session, closing(_open_raw(open_.raw)) as raw:
             keys = raw.axes_keys()
+            if open_.acquisition not in self._compared:
+                with Ledger(path, read_only=True) as ledger:
+                    sample = ledger.sample(run, open_.acquisition, samples(raw))
+                _refuse_another(raw, open_, sample)
             session.until(lambda: session.state is State.READY, stopped)
             session.announce(open_)
             session.until(lambda: session.opened, stopped)

@@ -45,16 +45,17 @@ def check_open(message: wire.Open) -> None:
         raise InputError(f"{message.output} lies in the raw dataset: choose a folder beside it")
     if len(message.summary) > MAX_METADATA_CHARS:
         raise InputError("the summary metadata is larger than 1 MiB")
-    _check_first(message.first)
+    _check_object(message.first, "metadata of the first frame are")
+    _check_object(message.recording, "fingerprint of the recording is")
 
 
-def _check_first(first: str) -> None:
-    if len(first) > MAX_METADATA_CHARS:
-        raise InputError("the metadata of the first frame are larger than 1 MiB")
+def _check_object(text: str, what: str) -> None:
+    if len(text) > MAX_METADATA_CHARS:
+        raise InputError(f"the {what} larger than 1 MiB")
     try:
-        msgspec.json.decode(first or "{}", type=dict[str, object])
+        msgspec.json.decode(text or "{}", type=dict[str, object])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise InputError(f"the metadata of the first frame are no JSON object: {error}") from error
+        raise InputError(f"the {what} no JSON object: {error}") from error
 
 
 def check_same(known: wire.Open, message: wire.Open) -> None:

@@ -273,6 +273,7 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
         "acquisition": message.acquisition,
         "name": message.name,
         "raw": message.raw,
+        "recording": json.loads(message.recording or "{}"),
         "engine": msgspec.to_builtins(job.engine),
         "settings": {
             "model": settings.model,

@@ -48,8 +48,10 @@ def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bo
         )
     if not output.exists():
         return output, False
+    raw = made_by(output).get("raw")
+    whose = f"refocused frames of another recording ({raw})" if raw else "something else"
     raise OutputError(
-        f"{output} exists already and holds something else; move it away, or name another --output"
+        f"{output} exists already and holds {whose}; move it away, or name another --output"
     )
 
 

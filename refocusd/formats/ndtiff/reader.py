@@ -101,6 +101,12 @@ class NDTiffReader(PlacedFrames):
         with self._lock:
             return list(self._waiting)
 
+    def missing_files(self) -> list[str]:
+        """Files that the index names, and that are not there."""
+        with self._lock:
+            names = {entry.file for entry in self._waiting.values()}
+        return sorted(name for name in names if not (self.path / name).exists())
+
     def refresh(self) -> list[str]:
         """Take up what was appended since."""
         with self._lock:

@@ -109,7 +109,7 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
         for position, image in enumerate(chosen)
         for frame in image.frames
     ]
-    summary: dict[str, Any] = {}
+    summary: dict[str, Any] = {"UUID": mine.uuid} if mine.uuid else {}
     if ignored := [image.name for image in images if image.format != largest]:
         summary["IgnoredImages"] = ignored
     return Arrangement(

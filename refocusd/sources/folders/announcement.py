@@ -6,13 +6,16 @@ import json
 import time
 from typing import Literal
 
+import msgspec
+
 from refocusd import __version__
-from refocusd.datasets.identity import derived_id
+from refocusd.datasets.dataset import Output, recognised, refuse_another
+from refocusd.datasets.identity import derived_id, fingerprint
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.reader import FULL_RESOLUTION
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.sources.folders.offers import output_beside, refocused_as
+from refocusd.sources.folders.offers import output_beside
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
 from refocusd.transport.messages import Open, Status, StatusRequest
 
@@ -28,9 +31,16 @@ def announcement(dataset: Dataset, first: str) -> Open:
     ------
     InputError, OSError
         If that frame cannot be read.
+    OutputError
+        If what was refocused beside it is of another recording.
     """
     form = dataset.format_of(first)
-    known = refocused_as(dataset.path)
+    output = Output.at(output_beside(dataset.path))
+    if output is not None:
+        # The local ledger is the daemon's; the copy beside the output tells enough.
+        recognition = recognised(dataset, output, None, growing=True)
+        refuse_another(dataset.path, output, recognition)
+    known = output.acquisition if output is not None else ""
     try:
         frame = dataset.read(first)
     except InputError:
@@ -52,6 +62,7 @@ def announcement(dataset: Dataset, first: str) -> Open:
         summary=json.dumps(dict(dataset.summary), default=str),
         report=True,
         first=said,
+        recording=msgspec.json.encode(fingerprint(dataset, [first])).decode(),
     )
 
 

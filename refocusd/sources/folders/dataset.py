@@ -9,7 +9,7 @@ from collections import deque
 from typing import Literal
 
 from refocusd import __version__
-from refocusd.errors import InputError, TransportError
+from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
@@ -160,6 +160,9 @@ class Following:
         try:
             self._open = open_ = self._open or announcement(self._dataset, first)
             stands = standing(self._endpoint, open_, self._growth.frames, self._ours)
+        except OutputError as error:
+            self._warn(f"not refocused: {error}")
+            return "refused"
         except (OSError, TransportError) as error:
             self._warn(f"{error}: tried again")
             stop.wait(AGAIN_S)
