@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,8 @@ _UM_PER_UNIT = {
     "mm": 1e3,
     "cm": 1e4,
 }
+#: What ImageJ puts in front of the label of a slice.
+_IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,15 @@ class PlacedPage:
     elapsed_ms : float or None
         Since the start of the acquisition.
     position_name : str or None
+    metadata : mapping
+        What else is said of the frame, under Micro-Manager's names.
     """
 
     page: int
     axes: dict[str, AxisValue]
     elapsed_ms: float | None = None
     position_name: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,13 @@ def plain(pages: int) -> Arrangement:
     return Arrangement(tuple(PlacedPage(page, {"z": page}) for page in range(pages)))
 
 
-def from_imagej(description: str, pages: int, resolution: float | None, what: str) -> Arrangement:
+def from_imagej(
+    description: str,
+    pages: int,
+    resolution: float | None,
+    what: str,
+    labels: Sequence[str] = (),
+) -> Arrangement:
     """Frames of an ImageJ (hyper)stack.
 
     Parameters
@@ -128,6 +140,8 @@ def from_imagej(description: str, pages: int, resolution: float | None, what: st
         Pixels per unit of length, of the first page.
     what : str
         The file, for errors.
+    labels : sequence of str
+        Those of the slices, if the file has them.
 
     Raises
     ------
@@ -158,6 +172,14 @@ def from_imagej(description: str, pages: int, resolution: float | None, what: st
     axes = _grid(names, [sizes[name] for name in names])
     interval = number_or_none(said.get("finterval"))
     um = _UM_PER_UNIT.get(said.get("unit", "").lower())
+    step = number_or_none(said.get("spacing"))
+    summary: dict[str, Any] = {"ImageJ": description}
+    if um and step and sizes["z"] > 1:
+        summary["z-step_um"] = um * step
+    if interval:
+        summary["Interval_ms"] = interval * 1000
+    if names_of_channels := _labelled_channels(axes, labels, sizes["channel"]):
+        summary["ChNames"] = names_of_channels
     return Arrangement(
         tuple(
             PlacedPage(
@@ -168,9 +190,26 @@ def from_imagej(description: str, pages: int, resolution: float | None, what: st
             for page, frame in enumerate(axes)
         ),
         plausible_pixel_um(um / resolution if um and resolution else None),
-        {"ImageJ": description},
+        summary,
         contiguous=pages == 1 and count > 1,
     )
+
+
+def _labelled_channels(
+    axes: Sequence[Mapping[str, AxisValue]], labels: Sequence[str], channels: int
+) -> list[str]:
+    """Names of the channels by the labels of the slices; empty where those do not name channels.
+
+    ImageJ labels slices, not channels: a label is a channel's name if all slices of the channel
+    have it, and no other channel.  ``c:1/2 z:3/9 - `` in front of it is ImageJ's own.
+    """
+    found: list[set[str]] = [set() for _ in range(channels)]
+    for frame, label in zip(axes, labels, strict=False):
+        found[int(frame["channel"])].add(_IMAGEJ_PLACE.sub("", label).strip())
+    names = [next(iter(of_channel)) for of_channel in found if len(of_channel) == 1]
+    usable = len(labels) >= len(axes) and len(set(names)) == channels and all(names)
+    # The one slice of a single image is labelled by its file.
+    return names if usable and (channels > 1 or len(axes) > 1) else []
 
 
 def from_shaped(

@@ -28,7 +28,7 @@ from refocusd.frame import AxisValue, Pixels
 
 __all__ = ["TiffImageFile"]
 
-_X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES = 282, 296, 33629
+_X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _IMAGEJ_METADATA = 282, 296, 33629, 50839
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
 
 
@@ -91,6 +91,7 @@ class TiffImageFile:
             "ElapsedTime-ms": frame.elapsed_ms,
             "PixelSizeUm": self.pixel_um,
             "PositionName": frame.position_name,
+            **frame.metadata,
         }
         return {key: value for key, value in said.items() if value is not None}
 
@@ -164,7 +165,7 @@ class TiffImageFile:
                 return arrangement
         if description.startswith("ImageJ="):
             resolution = file.rational(first, _X_RESOLUTION)
-            return from_imagej(description, pages, resolution, what)
+            return from_imagej(description, pages, resolution, what, _imagej_labels(first))
         if description.startswith('{"shape"'):
             return self._shaped(file, formats)
         return plain(pages)
@@ -224,3 +225,12 @@ class TiffImageFile:
     def _word(self, file: StrictTiff, offset: int) -> int:
         data = file.read_at(offset, 4, "a Micro-Manager header")
         return int(struct.unpack(f"{file.order}I", data)[0])
+
+
+def _imagej_labels(first: TiffPage) -> Sequence[str]:
+    """Labels of the slices of an ImageJ stack; empty if it has none."""
+    tag = first.tags.get(_IMAGEJ_METADATA)
+    labels = tag.value.get("Labels") if tag is not None and isinstance(tag.value, dict) else None
+    if isinstance(labels, str):
+        labels = [labels]
+    return [str(label) for label in labels] if isinstance(labels, (list, tuple)) else ()
