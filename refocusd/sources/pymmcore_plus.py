@@ -16,11 +16,14 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
+from refocusd.formats.written_keys import WrittenKeys
+from refocusd.frame import canonical_axes
 from refocusd.sources.feed import Feed
 from refocusd.sources.once import Once
 from refocusd.sources.output_folder import fresh_output
@@ -78,6 +81,8 @@ class AttachedMDA:
         self._feed: Feed | None = None
         self._last: Feed | None = None
         self._frames = 0
+        #: Axes of the acquisition's frames, and how often they came again.
+        self._taken, self._repeats = WrittenKeys(), Counter[str]()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
@@ -129,6 +134,7 @@ class AttachedMDA:
         feed.begin(name, has_raw=False)
         with self._lock:
             self._feed, self._frames = feed, 0
+            self._taken, self._repeats = WrittenKeys(), Counter()
 
     def _frame(self, image: Any, event: Any = None, metadata: Any = None, *_: Any) -> None:
         taken_ns = time.perf_counter_ns()
@@ -136,7 +142,24 @@ class AttachedMDA:
         if feed is not None:
             about = _metadata(event, metadata, self._frames)
             self._frames += 1
+            about["Axes"] = self._unused(about["Axes"])
             feed.take(image, about, taken_ns)
+
+    def _unused(self, axes: dict[str, int | str]) -> dict[str, int | str]:
+        """The axes, with one more where an earlier frame of the acquisition has had them.
+
+        Events may use an index twice, and there is no raw dataset that would keep the last.
+        """
+        chosen, repeat = axes, 0
+        while (key := canonical_axes(chosen)) in self._taken:
+            repeat = self._repeats[canonical_axes(axes)] = self._repeats[canonical_axes(axes)] + 1
+            chosen = {**axes, "repeat": repeat}
+        if repeat:
+            self._warn(
+                "the acquisition uses an index twice: frames after the first have an axis `repeat`"
+            )
+        self._taken.add(key)
+        return chosen
 
     def _finished(self) -> None:
         with self._lock:
