@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["AXIS", "Cameras", "names_by_core"]
+from refocusd.formats.written_keys import WrittenKeys
+from refocusd.frame import Axes, canonical_axes
+
+__all__ = ["AXIS", "Cameras", "DistinctAxes", "names_by_core"]
 
 #: Axis by which cameras are told apart.
 AXIS = "camera"
@@ -55,6 +58,25 @@ class Cameras:
         if len(self._come) > MAX_OPEN:
             del self._come[next(iter(self._come))]
         return True
+
+
+class DistinctAxes:
+    """Gives each frame axes that no earlier one had, by one more axis where that is needed."""
+
+    def __init__(self) -> None:
+        self._taken = WrittenKeys()
+        self._repeats: Counter[str] = Counter()
+
+    def of(self, axes: Axes) -> Axes:
+        """The axes, or those with a number on the axis ``repeat``."""
+        first = canonical_axes(axes)
+        chosen, key = axes, first
+        while key in self._taken:
+            self._repeats[first] += 1
+            chosen = {**axes, "repeat": self._repeats[first]}
+            key = canonical_axes(chosen)
+        self._taken.add(key)
+        return chosen
 
 
 def names_by_core() -> list[str]:

@@ -26,7 +26,7 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 from refocusd.frame import canonical_axes
-from refocusd.sources.cameras import AXIS, Cameras, names_by_core
+from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
 from refocusd.sources.feed import Feed
 from refocusd.sources.focus_hook import FocusHook
 from refocusd.sources.focus_limits import FocusLimits
@@ -169,7 +169,9 @@ def _like(own: Hook | None, work: Hook) -> Hook:
 
 
 def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook:
-    cameras = Cameras(names_by_core)
+    # pycromanager may give the frames of a sequence to the wrong events, so that even a camera and
+    # its event's axes come twice.
+    cameras, distinct = Cameras(names_by_core), DistinctAxes()
 
     def process(*arguments: Any) -> Any:
         if focus is not None:
@@ -178,22 +180,29 @@ def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook
         result = arguments if own is None else own(*arguments)
         if result is not None:
             taken_ns = time.perf_counter_ns()
-            feed.safely(lambda: _take(feed, cameras, given, result, taken_ns))
+            feed.safely(lambda: _take(feed, cameras, distinct, given, result, taken_ns))
         return result
 
     return _like(own, process)
 
 
-def _take(feed: Feed, cameras: Cameras, given: dict[str, Any], result: Any, taken_ns: int) -> None:
+def _take(
+    feed: Feed,
+    cameras: Cameras,
+    distinct: DistinctAxes,
+    given: dict[str, Any],
+    result: Any,
+    taken_ns: int,
+) -> None:
     """Take a frame: with several cameras, one under each axes if raw data keep only that."""
     image, metadata = result
     axes = metadata["Axes"]
     # A user's hook may give the cameras axes of their own.
     camera = cameras.camera_of(metadata) if axes == given else ""
     if camera and not feed.has_raw:
-        metadata = {**metadata, "Axes": {**axes, AXIS: camera}}
+        metadata = {**metadata, "Axes": distinct.of({**axes, AXIS: camera})}
     elif camera and cameras.others_come(canonical_axes(axes)):
-        feed.refuse(axes, {**axes, AXIS: camera})
+        feed.refuse(axes, distinct.of({**axes, AXIS: camera}))
         return
     feed.take(image, metadata, taken_ns)
 

@@ -16,14 +16,13 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
-from refocusd.formats.written_keys import WrittenKeys
-from refocusd.frame import canonical_axes
+from refocusd.frame import Axes
+from refocusd.sources.cameras import DistinctAxes
 from refocusd.sources.feed import Feed
 from refocusd.sources.once import Once
 from refocusd.sources.output_folder import fresh_output
@@ -81,8 +80,7 @@ class AttachedMDA:
         self._feed: Feed | None = None
         self._last: Feed | None = None
         self._frames = 0
-        #: Axes of the acquisition's frames, and how often they came again.
-        self._taken, self._repeats = WrittenKeys(), Counter[str]()
+        self._distinct = DistinctAxes()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
@@ -134,7 +132,7 @@ class AttachedMDA:
         feed.begin(name, has_raw=False)
         with self._lock:
             self._feed, self._frames = feed, 0
-            self._taken, self._repeats = WrittenKeys(), Counter()
+            self._distinct = DistinctAxes()
 
     def _frame(self, image: Any, event: Any = None, metadata: Any = None, *_: Any) -> None:
         taken_ns = time.perf_counter_ns()
@@ -145,20 +143,16 @@ class AttachedMDA:
             about["Axes"] = self._unused(about["Axes"])
             feed.take(image, about, taken_ns)
 
-    def _unused(self, axes: dict[str, int | str]) -> dict[str, int | str]:
+    def _unused(self, axes: Axes) -> Axes:
         """The axes, with one more where an earlier frame of the acquisition has had them.
 
         Events may use an index twice, and there is no raw dataset that would keep the last.
         """
-        chosen, repeat = axes, 0
-        while (key := canonical_axes(chosen)) in self._taken:
-            repeat = self._repeats[canonical_axes(axes)] = self._repeats[canonical_axes(axes)] + 1
-            chosen = {**axes, "repeat": repeat}
-        if repeat:
+        chosen = self._distinct.of(axes)
+        if chosen is not axes:
             self._warn(
                 "the acquisition uses an index twice: frames after the first have an axis `repeat`"
             )
-        self._taken.add(key)
         return chosen
 
     def _finished(self) -> None:
