@@ -182,7 +182,9 @@ def _sizes_of_axes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int
     for axis in given["axes"][2:]:
         size = axis["size"]
         if not (isinstance(size, dict) and "min" in size and "step" in size):
-            raise BundleError(f"its {_axis_id(axis)} axis takes {size} only; refocusd needs free sizes")
+            raise BundleError(
+                f"its {_axis_id(axis)} axis takes {size} only; refocusd needs free sizes"
+            )
         sides.append((int(size["min"]), int(size["step"])))
     for axis in returned["axes"][2:]:
         size = axis["size"]

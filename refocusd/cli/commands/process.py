@@ -23,6 +23,7 @@ from refocusd.datasets.dataset import (
 from refocusd.errors import OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
 
@@ -71,6 +72,7 @@ def _process(arguments: argparse.Namespace) -> int:
 def _one(path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon) -> Done:
     with open_dataset(path) as frames:
         refuse_refocused(frames)
+        note(understood(frames))
         if missing := len(frames.missing_keys()):
             note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
         outputs = outputs_of(frames, settings.ledgers, folder)

@@ -46,6 +46,7 @@ _UM_PER_UNIT = {
     "mm": 1e3,
     "cm": 1e4,
 }
+_SHAPED = "the description by tifffile"
 #: What ImageJ puts in front of the label of a slice.
 _IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
 
@@ -82,6 +83,8 @@ class Arrangement:
     Parameters
     ----------
     frames : tuple of PlacedPage
+    source : str
+        What said which page is which frame.
     pixel_um : float or None
         Width of a pixel in the specimen.
     summary : dict
@@ -94,6 +97,7 @@ class Arrangement:
     """
 
     frames: tuple[PlacedPage, ...]
+    source: str
     pixel_um: float | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     contiguous: bool = False
@@ -118,7 +122,8 @@ def without_constant_axes(axes: Sequence[Mapping[str, AxisValue]]) -> list[dict[
 
 def plain(pages: int) -> Arrangement:
     """Pages of which nothing is said: the planes of a z-stack."""
-    return Arrangement(tuple(PlacedPage(page, {"z": page}) for page in range(pages)))
+    frames = tuple(PlacedPage(page, {"z": page}) for page in range(pages))
+    return Arrangement(frames, "the order of the pages, of which nothing is said")
 
 
 def from_imagej(
@@ -189,6 +194,7 @@ def from_imagej(
             )
             for page, frame in enumerate(axes)
         ),
+        "ImageJ's description",
         plausible_pixel_um(um / resolution if um and resolution else None),
         summary,
         contiguous=pages == 1 and count > 1,
@@ -262,7 +268,7 @@ def from_shaped(
     frames = tuple(
         PlacedPage(0 if contiguous else page, axes) for page, axes in enumerate(_grid(names, sizes))
     )
-    return Arrangement(frames, contiguous=contiguous), 1 if contiguous else count
+    return Arrangement(frames, _SHAPED, contiguous=contiguous), 1 if contiguous else count
 
 
 def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:

@@ -116,6 +116,7 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
         summary["IgnoredImages"] = ignored
     return Arrangement(
         tuple(sorted(frames, key=lambda frame: frame.page)),
+        "OME-XML",
         chosen[0].pixel_um,
         summary,
         promised=largest,

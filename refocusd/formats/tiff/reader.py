@@ -136,6 +136,7 @@ class TiffImageFile:
         self.elapsed_ms: Sequence[float | None] = tuple(f.elapsed_ms for f in self._frames)
         self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
         self.summary: dict[str, Any] = arrangement.summary
+        self.source = arrangement.source
 
     def _check_contiguous(self, file: StrictTiff) -> None:
         number, count = self._frames[0].page, len(self._frames)
@@ -191,7 +192,7 @@ class TiffImageFile:
         if start == 0:
             return arrangement
         frames = tuple(PlacedPage(f.page + start, f.axes) for f in arrangement.frames)
-        return Arrangement(frames, contiguous=arrangement.contiguous)
+        return Arrangement(frames, arrangement.source, contiguous=arrangement.contiguous)
 
     def _one_format(
         self, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
