@@ -15,7 +15,7 @@ from typing import Any, Literal
 from refocusd.errors import InputError
 from refocusd.ledger import WRITTEN, Fate
 
-__all__ = ["Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
+__all__ = ["REPLACED", "Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
 
 ProblemKind = Literal[
     "failed",
@@ -33,6 +33,8 @@ ProblemKind = Literal[
 Checksum = Callable[[str], int]
 #: Prefix of the reason of frames that were skipped because they could not be caught up later.
 NO_RAW = "no raw"
+#: Reason of frames whose place in raw another one took; raw knows nothing of them.
+REPLACED = "replaced in raw by a later frame of the same axes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Report:
     Parameters
     ----------
     frames : int
-        Number of raw frames; without raw data, of acquired frames.
+        Number of raw frames and of those that were replaced in raw; without raw data, of acquired frames.
     states : dict of str to int
         Frames by final state.
     pending : tuple of str
@@ -166,6 +168,10 @@ def reconcile(
         if written and not (running and fate is None):
             problems += compare.frame(axes, fate, has_raw=raw is not None)
         looked_at()
+    for axes in [axes for axes in left if _was_replaced(ends.get(axes)) and not times[axes]]:
+        frames += 1
+        states[ends[axes].state] += 1
+        del left[axes]
     if not running:
         # A frame without pixels cannot be refocused; one with a state is in the list already.
         problems += [
@@ -205,6 +211,10 @@ def _off(axes: str, fate: Fate | None, written: int, *, running: bool) -> Iterat
 
 def _for_want_of_raw(fate: Fate) -> bool:
     return fate.state == "skipped" and fate.reason.startswith(NO_RAW)
+
+
+def _was_replaced(fate: Fate | None) -> bool:
+    return fate is not None and fate.state == "skipped" and fate.reason == REPLACED
 
 
 def _whose(axes: str, ends: dict[str, Fate], times: Counter[str]) -> str:

@@ -77,9 +77,12 @@ class Dataset(ABC):
     name : str
     catch_up_from : str
         Folder from which a daemon can catch up by itself; empty if it cannot.
+    source : str
+        What says which frame is which.
     """
 
     catch_up_from: str = ""
+    source: str = ""
 
     def __init__(self, path: Path, name: str = "") -> None:
         # Resolved: "." has no name to call the output by.

@@ -10,6 +10,7 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import json_object
+from refocusd.formats.plates import natural, plate_images, time_folders
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue
 
@@ -69,6 +70,8 @@ class NamedFiles:
     ----------
     files : sequence of NamedFile
         At least one.
+    source : str
+        What said which frame each file is; empty if the files themselves do.
     whole : bool
         The names give all axes, and each file is one frame; otherwise the files' own
         metadata come first.
@@ -77,6 +80,7 @@ class NamedFiles:
     """
 
     files: Sequence[NamedFile]
+    source: str = ""
     whole: bool = False
     summary: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,16 +98,30 @@ def files_in(folder: Path) -> NamedFiles:
         inner = [entry for entry in _entries(folder) if entry.is_dir()]
         planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
         positions = [entry for entry in inner if (entry / _METADATA_FILE).is_file()]
-        files = [file for place in planes or positions for file in listed_images(place)]
+        folders = planes or positions or time_folders(folder)
+        files = [file for place in folders for file in listed_images(place)]
     if not files:
         raise InputError(
             f"{folder} holds no dataset: looked for NDTiff.index, TIFF files "
             f"({', '.join('*' + ending for ending in _TIFF_ENDINGS)}), PNG files and folders "
-            "BBBC006_v1_images_z_NN; give the folder of a dataset, e.g. run_1, or a file"
+            "BBBC006_v1_images_z_NN or TimePoint_N; give the folder of a dataset, e.g. run_1, or a file"
         )
     if plate := _bbbc006(files):
-        return NamedFiles(plate, whole=True, summary=_BBBC006_SUMMARY)
-    return _separate(files) or NamedFiles(_by_tokens(files))
+        return NamedFiles(plate, "names of BBBC006", whole=True, summary=_BBBC006_SUMMARY)
+    return _separate(files) or _of_plate(files) or _by_tokens(files)
+
+
+def _of_plate(files: Sequence[Path]) -> NamedFiles | None:
+    """Files of a plate reader or of MetaMorph; None if they are others."""
+    plate = plate_images(files)
+    if plate is None:
+        return None
+    named = [
+        NamedFile(path, axes, {"PositionName": position} if position else {})
+        for path, axes, position in plate.frames
+    ]
+    left_out = f" ({plate.left_out} files that are no frames left out)" if plate.left_out else ""
+    return NamedFiles(named, f"names of {plate.system}{left_out}", whole=True)
 
 
 def _bbbc006(files: Sequence[Path]) -> list[NamedFile] | None:
@@ -154,7 +172,7 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
         if len(folders) > 1:
             axes["position"] = folders.index(path.parent)
         named.append(NamedFile(path, named_axes(axes, of_folder), said))
-    return NamedFiles(named, whole=True, summary=summary)
+    return NamedFiles(named, f"Micro-Manager's {_METADATA_FILE}", whole=True, summary=summary)
 
 
 def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
@@ -173,15 +191,16 @@ def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     return entries, summary if isinstance(summary, dict) else {}
 
 
-def _by_tokens(files: Sequence[Path]) -> list[NamedFile]:
+def _by_tokens(files: Sequence[Path]) -> NamedFiles:
     """Name the files by tokens of their names, if all names have the same tokens."""
     old = [_MICROMANAGER_14.fullmatch(path.stem) for path in files]
     if all(old):
         parts = [match.groups() for match in old if match]
-        return [
+        named = [
             NamedFile(path, {"time": int(time), "channel": channel or 0, "z": int(z)})
             for path, (time, channel, z) in zip(files, parts, strict=True)
         ]
+        return NamedFiles(named, "names of Micro-Manager 1.4")
     tokens = [
         [(_TOKEN_AXES[name.lower()], int(value)) for name, value in _TOKEN.findall(path.stem)]
         for path in files
@@ -191,8 +210,9 @@ def _by_tokens(files: Sequence[Path]) -> list[NamedFile]:
         sorted(axis for axis, _ in found) == first for found in tokens
     )
     if not usable:
-        return [NamedFile(path) for path in files]
-    return [NamedFile(path, dict(found)) for path, found in zip(files, tokens, strict=True)]
+        return NamedFiles([NamedFile(path) for path in files])
+    named = [NamedFile(path, dict(found)) for path, found in zip(files, tokens, strict=True)]
+    return NamedFiles(named, "tokens of the files' names" if first else "")
 
 
 def listed_images(folder: Path) -> list[Path]:
@@ -200,7 +220,7 @@ def listed_images(folder: Path) -> list[Path]:
     files = [path for path in _entries(folder) if not path.name.startswith(".") and path.is_file()]
     for endings in (_TIFF_ENDINGS, PNG_ENDINGS):
         if chosen := [path for path in files if path.suffix.lower() in endings]:
-            return sorted(chosen, key=lambda path: _natural(path.name))
+            return sorted(chosen, key=lambda path: natural(path.name))
     return []
 
 
@@ -211,9 +231,3 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(
             f"{folder} cannot be read ({error.strerror}): check the path and its permissions"
         ) from error
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key by which ``z2`` comes before ``z10``."""
-    parts = re.findall(r"\d+|\D+", name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -30,6 +30,8 @@ class _ImageFile(Protocol):
     elapsed_ms: Sequence[float | None]
     pixel_um: float | None
     summary: dict[str, Any]
+    #: What said which frame is which.
+    source: str
 
     def read(self, index: int) -> Pixels:
         """Pixels of one frame; opens the file if it is closed."""
@@ -110,7 +112,16 @@ class ImageFiles(Dataset):
             pixel_um = pixel_um or image.pixel_um
             self._summary = self._summary or image.summary
         places = [(index, frame) for index, axes in enumerate(own) for frame in range(len(axes))]
-        axes = [dict(file.axes) for file in files] if named.whole else _merged(own, files)
+        if named.whole:
+            axes = [dict(file.axes) for file in files]
+            self.source = named.source
+        else:
+            by_files = named.source or "the order of the files' names, which tell no axes"
+            axes, by_names = _merged(own, files)
+            inner = self._image(0).source
+            self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
+            if by_names and len(own[0]) == 1:
+                self.source = by_files
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
         self._whole = Plan(tuple(axes), tuple(elapsed), self._image(0).format, pixel_um)
@@ -174,11 +185,11 @@ class ImageFiles(Dataset):
 
 def _merged(
     own: Sequence[Sequence[Mapping[str, AxisValue]]], files: Sequence[NamedFile]
-) -> list[dict[str, AxisValue]]:
-    """Axes of all frames of all files, unambiguous over the folder."""
+) -> tuple[list[dict[str, AxisValue]], bool]:
+    """Axes of all frames of all files, unambiguous over the folder; whether by the files' names."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
-        return without_constant_axes(flat)
+        return without_constant_axes(flat), False
     single = all(len(file) == 1 for file in own)
     if files[0].axes:
         axes = [
@@ -187,16 +198,16 @@ def _merged(
             for frame in file
         ]
         if _distinct(axes):
-            return without_constant_axes(axes)
+            return without_constant_axes(axes), True
     if single:
-        return [{"time": index} for index in range(len(flat))]
+        return [{"time": index} for index in range(len(flat))], True
     positions: dict[tuple[int, AxisValue], int] = {}
     axes = []
     for index, file in enumerate(own):
         for frame in file:
             position = positions.setdefault((index, frame.get("position", 0)), len(positions))
             axes.append({**frame, "position": position})
-    return without_constant_axes(axes)
+    return without_constant_axes(axes), True
 
 
 def _distinct(axes: Sequence[Mapping[str, AxisValue]]) -> bool:

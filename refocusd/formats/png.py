@@ -57,6 +57,7 @@ class PngImageFile:
                 f"{path} promises a frame of {self.format}; taken are sides from {MIN_SIDE} px and "
                 f"up to {max_frame_bytes} bytes"
             )
+        self.source = "nothing in the file"
         self.axes: Sequence[Mapping[str, AxisValue]] = ({},)
         self.elapsed_ms: Sequence[float | None] = (None,)
         self.pixel_um: float | None = None

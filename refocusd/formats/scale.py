@@ -10,7 +10,7 @@ from typing import Any
 
 from refocusd.frame import AxisValue
 
-__all__ = ["Scale", "channel_label", "scale_of", "z_position_um", "z_step_um"]
+__all__ = ["Scale", "channel_label", "scale_of", "stage_position_um", "z_position_um", "z_step_um"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,18 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
 
 
 def z_position_um(metadata: Mapping[str, Any]) -> float | None:
-    """Where the stage stood for a frame; pycromanager says where it was to stand."""
-    for name in ("ZPosition_um_Intended", "ZPosition_um"):
+    """Where the focus stood for a frame."""
+    return stage_position_um(metadata, "Z")
+
+
+def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
+    """Where a stage (X, Y or Z) stood for a frame, in um.
+
+    pycromanager says where it was to stand, Micro-Manager where it stood.
+    """
+    for name in ("Position_um_Intended", "Position_um", "PositionUm"):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            if math.isfinite(um := float(metadata.get(name, ""))):
+            if math.isfinite(um := float(metadata.get(axis + name, ""))):
                 return um
     return None
 
@@ -72,11 +80,14 @@ def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
 def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
     """Name of a channel by its value on the axis; empty if only its number is known.
 
-    Micro-Manager lists the names of numbered channels in its summary.
+    Micro-Manager lists the names of numbered channels in its summary.  Frames of the only channel
+    may have no axis for it.
     """
     names = summary.get("ChNames")
     if isinstance(value, str):
         return value
+    if value is None and isinstance(names, list) and len(names) == 1:
+        value = 0
     if value is None or not isinstance(names, list) or not 0 <= value < len(names):
         return ""
     return str(names[value])

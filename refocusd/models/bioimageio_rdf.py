@@ -171,7 +171,7 @@ def _onnx(weights: dict[str, Any]) -> ForeignFile:
 def _sizes_of_axes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int, int, int]:
     """Least side, step and halo, in px, of format 0.5."""
     for axes in (given["axes"], returned["axes"]):
-        kinds = [str(axis.get("id") if axis["type"] == "space" else axis["type"]) for axis in axes]
+        kinds = [str(_axis_id(axis) if axis["type"] == "space" else axis["type"]) for axis in axes]
         if kinds != ["batch", "channel", "y", "x"]:
             raise BundleError(
                 f"its axes are {', '.join(kinds)[:100]}; refocusd takes 2-D images as batch, channel, y, x"
@@ -182,24 +182,31 @@ def _sizes_of_axes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int
     for axis in given["axes"][2:]:
         size = axis["size"]
         if not (isinstance(size, dict) and "min" in size and "step" in size):
-            raise BundleError(f"its {axis['id']} axis takes {size} only; refocusd needs free sizes")
+            raise BundleError(
+                f"its {_axis_id(axis)} axis takes {size} only; refocusd needs free sizes"
+            )
         sides.append((int(size["min"]), int(size["step"])))
     for axis in returned["axes"][2:]:
         size = axis["size"]
         source = given.get("id", "input")
         same = isinstance(size, dict) and (size.get("tensor_id"), size.get("axis_id")) == (
             source,
-            axis["id"],
+            _axis_id(axis),
         )
         if not same or size.get("offset", 0) != 0 or axis.get("scale", 1) != _scale_of(given, axis):
-            raise BundleError(f"its output's {axis['id']} axis is not as long as its input's")
+            raise BundleError(f"its output's {_axis_id(axis)} axis is not as long as its input's")
     halo = max(int(axis.get("halo", 0)) for axis in returned["axes"][2:])
     return _combined(sides, halo)
 
 
+def _axis_id(axis: dict[str, Any]) -> Any:
+    # Default of the format (bioimageio.spec, model 0.5: `SpaceAxisBase.id` and its siblings).
+    return axis.get("id", "x" if axis.get("type") == "space" else axis.get("type"))
+
+
 def _scale_of(given: dict[str, Any], axis: dict[str, Any]) -> Any:
     """Scale of the input's axis of the same name."""
-    return next(a.get("scale", 1) for a in given["axes"] if a.get("id") == axis["id"])
+    return next(a.get("scale", 1) for a in given["axes"] if _axis_id(a) == _axis_id(axis))
 
 
 def _sizes_of_shapes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@
 `feed`           what the hooks call: copies frames into a bounded buffer
 `feed_state`     what hooks and the thread behind them know of one acquisition
 `feed_upload`    the thread behind the hooks: hands over what is in the buffer
+`cameras`        which camera took a frame, where several give frames of the same axes
 `buffer`         the bounded buffer between the two
 `raw_reader`     saved frames of a dataset that Micro-Manager's Java side is writing
 `focus_hook`     moves the focus stage by the daemon's advice, where that is allowed

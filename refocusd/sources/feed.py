@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from refocusd.datasets.reconcile import REPLACED
 from refocusd.errors import RefocusdError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import Frame, canonical_axes, checked_pixels
@@ -75,6 +76,11 @@ class Feed:
     def output(self) -> str:
         """Folder of the refocused dataset; empty for that beside raw."""
         return self._state.output
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether the acquisition saves raw data."""
+        return self._state.has_raw
 
     def begin(self, name: str, *, has_raw: bool) -> None:
         """Start the thread; connecting does not wait for a daemon."""
@@ -138,6 +144,31 @@ class Feed:
             state.awaited.add(axes)
             return True
 
+    def refuse(self, axes: Any, told_as: Any) -> None:
+        """Leave out a frame whose place in the raw dataset another one will take.
+
+        Parameters
+        ----------
+        axes : mapping
+            Of the frame, and of the one that raw will keep.
+        told_as : mapping
+            Axes by which the ledger knows it.
+        """
+        if self._thread is None:
+            return
+        state = self._state
+        self._complain(
+            f"several cameras give frames of the same axes, of which raw keeps the last: only that "
+            f"one is refocused, the others are skipped ({REPLACED!r}); to have all, give each "
+            "camera axes of its own in an image_process_fn"
+        )
+        with self._changed:
+            state.taken += 1
+            state.replaced[canonical_axes(axes)] += 1
+            if len(state.refused) < MAX_LATER:
+                state.refused.append(canonical_axes(told_as))
+            self._changed.notify()
+
     def take_later(self, read: Callable[[], Frame], axes: Any, taken_ns: int) -> None:
         """Note a frame that lies on disk; the feed's thread reads it."""
         key = canonical_axes(axes)
@@ -160,10 +191,13 @@ class Feed:
                 state.summary = json.dumps(summary, default=str)
                 state.raw = str(Path(dataset.path).resolve())
                 self._changed.notify()
-        if state.awaited:
+        if state.awaited or state.replaced:
             key = canonical_axes(axes)
             with self._changed:
-                if key in state.awaited:
+                if state.replaced[key] > 0:
+                    # This is the frame that another one will replace.
+                    state.replaced[key] -= 1
+                elif key in state.awaited:
                     state.awaited.remove(key)
                     taken_ns = time.perf_counter_ns()
                     state.buffer.add(Held(key, taken_ns, {}, read=lambda: self._read_raw(key)))

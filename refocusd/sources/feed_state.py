@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,10 @@ class FeedState:
     first : FirstFrame or None
     awaited : set of str
         Axes of frames that are read from disk once they are saved, to keep the order.
+    replaced : Counter of str
+        Axes of frames that will be saved and then replaced by another camera's, how often.
+    refused : list of str
+        What those frames are called in the ledger, as far as the daemon was not told yet.
     ended_at : float
         When the acquisition ended; 0 while it runs.
     leaving : bool
@@ -65,6 +70,8 @@ class FeedState:
     taken: int = 0
     first: FirstFrame | None = None
     awaited: set[str] = field(default_factory=set)
+    replaced: Counter[str] = field(default_factory=Counter)
+    refused: list[str] = field(default_factory=list)
     ended_at: float = 0.0
     leaving: bool = False
     listening: bool = False

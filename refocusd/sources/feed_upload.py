@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from refocusd import __version__
+from refocusd.datasets.reconcile import REPLACED
 from refocusd.errors import InputError
 from refocusd.sources.feed_state import FeedState
 from refocusd.sources.once import Once
@@ -159,6 +160,7 @@ class FeedUpload:
                 self._changed.wait(0.05)
             held = buffer.pop() if len(buffer) and session.credit else None
             behind, buffer.behind = buffer.behind, 0
+        self._tell_refused(session)
         session.leave(behind, self._state.taken)
         if held is None:
             if len(buffer):
@@ -179,6 +181,12 @@ class FeedUpload:
                 buffer.miss(held.axes)
         buffer.give_back(held)
 
+    def _tell_refused(self, session: Session) -> None:
+        with self._changed:
+            refused, self._state.refused = self._state.refused, []
+        if refused:
+            session.miss(refused, "skipped", REPLACED)
+
     def _give_up_unsaved(self) -> None:
         """Stop waiting for frames that never came to disk, as when a run was cut short."""
         state = self._state
@@ -190,6 +198,7 @@ class FeedUpload:
     def _say_closed(self, session: Session) -> None:
         with self._changed:
             missed = self._state.buffer.missed + self._state.buffer.axes_left()
+        self._tell_refused(session)
         if not self._state.raw:
             session.miss(missed, "skipped", "no raw")
         session.close(self._state.taken)

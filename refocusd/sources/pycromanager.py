@@ -25,6 +25,8 @@ from inspect import signature
 from typing import Any
 
 from refocusd.errors import ConfigError
+from refocusd.frame import canonical_axes
+from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
 from refocusd.sources.feed import Feed
 from refocusd.sources.focus_hook import FocusHook
 from refocusd.sources.focus_limits import FocusLimits
@@ -167,16 +169,42 @@ def _like(own: Hook | None, work: Hook) -> Hook:
 
 
 def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook:
+    # pycromanager may give the frames of a sequence to the wrong events, so that even a camera and
+    # its event's axes come twice.
+    cameras, distinct = Cameras(names_by_core), DistinctAxes()
+
     def process(*arguments: Any) -> Any:
         if focus is not None:
             focus.note(arguments[1])
+        given = dict(arguments[1].get("Axes") or {})
         result = arguments if own is None else own(*arguments)
         if result is not None:
             taken_ns = time.perf_counter_ns()
-            feed.safely(lambda: feed.take(result[0], result[1], taken_ns))
+            feed.safely(lambda: _take(feed, cameras, distinct, given, result, taken_ns))
         return result
 
     return _like(own, process)
+
+
+def _take(
+    feed: Feed,
+    cameras: Cameras,
+    distinct: DistinctAxes,
+    given: dict[str, Any],
+    result: Any,
+    taken_ns: int,
+) -> None:
+    """Take a frame: with several cameras, one under each axes if raw data keep only that."""
+    image, metadata = result
+    axes = metadata["Axes"]
+    # A user's hook may give the cameras axes of their own.
+    camera = cameras.camera_of(metadata) if axes == given else ""
+    if camera and not feed.has_raw:
+        metadata = {**metadata, "Axes": distinct.of({**axes, AXIS: camera})}
+    elif camera and cameras.others_come(canonical_axes(axes)):
+        feed.refuse(axes, distinct.of({**axes, AXIS: camera}))
+        return
+    feed.take(image, metadata, taken_ns)
 
 
 def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
+from refocusd.frame import Axes
+from refocusd.sources.cameras import DistinctAxes
 from refocusd.sources.feed import Feed
 from refocusd.sources.once import Once
 from refocusd.sources.output_folder import fresh_output
@@ -78,6 +80,7 @@ class AttachedMDA:
         self._feed: Feed | None = None
         self._last: Feed | None = None
         self._frames = 0
+        self._distinct = DistinctAxes()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
@@ -129,6 +132,7 @@ class AttachedMDA:
         feed.begin(name, has_raw=False)
         with self._lock:
             self._feed, self._frames = feed, 0
+            self._distinct = DistinctAxes()
 
     def _frame(self, image: Any, event: Any = None, metadata: Any = None, *_: Any) -> None:
         taken_ns = time.perf_counter_ns()
@@ -136,7 +140,20 @@ class AttachedMDA:
         if feed is not None:
             about = _metadata(event, metadata, self._frames)
             self._frames += 1
+            about["Axes"] = self._unused(about["Axes"])
             feed.take(image, about, taken_ns)
+
+    def _unused(self, axes: Axes) -> Axes:
+        """The axes, with one more where an earlier frame of the acquisition has had them.
+
+        Events may use an index twice, and there is no raw dataset that would keep the last.
+        """
+        chosen = self._distinct.of(axes)
+        if chosen is not axes:
+            self._warn(
+                "the acquisition uses an index twice: frames after the first have an axis `repeat`"
+            )
+        return chosen
 
     def _finished(self) -> None:
         with self._lock:

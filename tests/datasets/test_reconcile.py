@@ -8,7 +8,7 @@ from finished import key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refocusd.datasets.reconcile import Report, reconcile
+from refocusd.datasets.reconcile import REPLACED, Report, reconcile
 from refocusd.ledger import Fate
 
 
@@ -123,3 +123,11 @@ def test_memory_does_not_depend_on_the_pixels_and_little_on_the_frames() -> None
     assert len(report.problems) == 2 * (frames - 1)
     # Two problems a frame are most of it.
     assert peak / frames < 2048
+
+
+def test_a_frame_that_another_replaced_in_raw_is_counted_and_no_problem() -> None:
+    replaced = Fate("a of another camera", "skipped", REPLACED)
+    report = reconcile(["a"], [Fate("a", "refocused"), replaced], ["a"])
+    assert report.clean
+    assert (report.frames, report.states) == (2, {"refocused": 1, "skipped": 1})
+    assert not report.to_do()

@@ -151,6 +151,20 @@ def test_the_description_of_others_stays_as_it_was(tmp_path: Path) -> None:
         load_bundle(bundle.folder)
 
 
+def test_axes_without_an_id_have_the_one_of_the_format(tmp_path: Path) -> None:
+    folder = made(tmp_path / "model", "percentiles")
+    (place,) = folder.glob("*.yaml")
+    said = yaml.safe_load(place.read_text(encoding="utf-8"))
+    for axis in (axis for part in ("inputs", "outputs") for axis in said[part][0]["axes"]):
+        if axis["type"] != "space" or axis["id"] == "x":
+            axis.pop("id", None)
+    place.write_text(yaml.safe_dump(said), encoding="utf-8")
+    added = add(folder)
+    assert added.adopted is not None
+    assert added.adopted.deviation < 1e-3
+    assert added.bundle.size_multiple == 8
+
+
 def test_the_larger_of_halo_and_measured_field_counts(tmp_path: Path) -> None:
     told = add(made(tmp_path / "a.zip", "percentiles", halo=40, sizes=(96, 8)), name="told").bundle
     measured = add(made(tmp_path / "b.zip", "percentiles", halo=2), name="measured").bundle

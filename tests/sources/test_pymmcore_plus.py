@@ -158,3 +158,24 @@ def test_the_runner_is_not_held_up(core: Any, tmp_path: Path) -> None:
 def test_a_core_without_a_runner_is_refused() -> None:
     with pytest.raises(ConfigError, match="takes a CMMCorePlus"):
         attach_mda(object(), "out")
+
+
+def test_an_index_that_is_used_twice_gives_two_frames(
+    core: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+        with caplog.at_level(logging.WARNING):
+            core.mda.run([useq.MDAEvent(index={"t": t}, exposure=2) for t in (0, 1, 0, 0)])
+            counts = attached.wait(20)
+        attached.detach()
+    assert counts is not None
+    assert (counts.acquired, counts.passed_through, counts.pending) == (4, 4, 0)
+    [folder] = (tmp_path / "out").iterdir()
+    assert sorted(keys(folder)) == [
+        '{"repeat":1,"time":0}',
+        '{"repeat":2,"time":0}',
+        '{"time":0}',
+        '{"time":1}',
+    ]
+    assert "uses an index twice" in caplog.text

@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, messages, progress, write_json
+from refocusd.cli.console import console, messages, note, progress, write_json
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
+from refocusd.formats.understood import understood
 
 __all__ = ["register"]
 
@@ -55,6 +56,7 @@ def _export(arguments: argparse.Namespace) -> int:
         plan = plan_export(
             reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
         )
+        note(understood(reader))
         if plan.missing:
             messages.print(f"{plan.missing} frames are missing: zeros are written there")
         with progress() as bar:

@@ -33,6 +33,7 @@ from refocusd.datasets.dataset import (
 from refocusd.errors import OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
 
@@ -84,6 +85,7 @@ def _one(
 ) -> Done:
     with open_dataset(path) as frames:
         refuse_refocused(frames)
+        note(understood(frames))
         if missing := len(frames.missing_keys()):
             note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
         target = output_for(frames, folder)

@@ -18,6 +18,7 @@ from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 from refocusd.frame import Axes, AxisValue, canonical_axes
 from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.imaging.quality import best_focus, focus_score
@@ -65,6 +66,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
     with open_dataset(arguments.path) as recording:
         plan = recording.plan()
+        note(understood(recording))
         output: Path = refocused_path(arguments.output / recording.name)
         if output.exists():
             raise OutputError(

@@ -29,6 +29,7 @@ from refocusd.datasets.dataset import (
 from refocusd.datasets.run_settings import check_profiles, settings_of_run
 from refocusd.errors import BundleError, InputError
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 
 __all__ = ["register"]
 
@@ -135,6 +136,7 @@ def _finish(
             "refocuses the raw data anew, beside it"
         )
     with open_dataset(dataset.raw) as frames:
+        note(understood(frames))
         _, seconds = feed(daemon, frames, keys, output)
     after = check_quickly(dataset, output, settings)
     return Done(

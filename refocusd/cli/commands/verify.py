@@ -17,6 +17,7 @@ from refocusd.daemon.offline import held_by_daemon
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 from refocusd.ledger import is_marked
 
 __all__ = ["register"]
@@ -63,6 +64,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if not checks:
         assert dataset.raw is not None
         with open_dataset(dataset.raw) as frames:
+            note(understood(frames))
             count = len(frames)
         say(
             f"{dataset.raw}: {count} frames, none refocused; `refocusd process {dataset.raw}` does that"

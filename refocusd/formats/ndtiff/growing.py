@@ -46,6 +46,8 @@ class GrowingNDTiff(PlacedFrames):
         Opens the stacks.
     """
 
+    source = "NDTiff's index and directories"
+
     def __init__(self, path: Path, opener: Opener = open_file) -> None:
         super().__init__(path, opener, name=place_of(path.resolve()).name, growing=True)
         self.catch_up_from = str(self.path)

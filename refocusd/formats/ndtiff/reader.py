@@ -60,6 +60,8 @@ class NDTiffReader(PlacedFrames):
     >>> frame = reader.read({"time": 0, "z": 3})  # doctest: +SKIP
     """
 
+    source = "NDTiff's index"
+
     def __init__(
         self,
         path: str | Path,

@@ -80,8 +80,8 @@ class Image:
     #: Of the channels that have a frame, by their place.
     looks: dict[int, ChannelLook] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
-    #: Of the last frame whose stage position is known: time, channel; z, its position in um.
-    last_plane: tuple[tuple[int, int], tuple[int, float]] | None = None
+    #: Of each channel's last frame whose stage position is known: time; z, its position in um.
+    last_planes: dict[int, tuple[int, tuple[int, float]]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -74,9 +74,12 @@ class Description:
         """Scale of an image by one more frame: two planes of a stack tell their distance."""
         scale = image.scale if image.grid != (0, 0, 0) else scale_of(metadata, self._summary)
         z, um = line.axes.get("z"), z_position_um(metadata)
-        if scale.z_um is None and isinstance(z, int) and um is not None:
-            last, image.last_plane = image.last_plane, (line.at[:2], (z, um))
-            if last is not None and last[0] == line.at[:2]:
+        time, channel, _ = line.at
+        if scale.z_um is None and isinstance(z, int) and um is not None and channel < MAX_CHANNELS:
+            # Channels may change within a plane: each has a last plane of its own.
+            last = image.last_planes.get(channel)
+            image.last_planes[channel] = (time, (z, um))
+            if last is not None and last[0] == time:
                 return replace(scale, z_um=z_step_um(last[1], (z, um)))
         return scale
 

@@ -44,6 +44,7 @@ class OmeZarrReader(Dataset):
         If there is no list of frames, or a line before its last is damaged.
     """
 
+    source = "refocusd's list of frames"
     _frames: dict[str, int]
 
     def __init__(self, path: str | Path, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,9 @@ _UM_PER_UNIT = {
     "mm": 1e3,
     "cm": 1e4,
 }
+_SHAPED = "the description by tifffile"
+#: What ImageJ puts in front of the label of a slice.
+_IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,15 @@ class PlacedPage:
     elapsed_ms : float or None
         Since the start of the acquisition.
     position_name : str or None
+    metadata : mapping
+        What else is said of the frame, under Micro-Manager's names.
     """
 
     page: int
     axes: dict[str, AxisValue]
     elapsed_ms: float | None = None
     position_name: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ class Arrangement:
     Parameters
     ----------
     frames : tuple of PlacedPage
+    source : str
+        What said which page is which frame.
     pixel_um : float or None
         Width of a pixel in the specimen.
     summary : dict
@@ -89,6 +98,7 @@ class Arrangement:
     """
 
     frames: tuple[PlacedPage, ...]
+    source: str
     pixel_um: float | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     contiguous: bool = False
@@ -113,10 +123,17 @@ def without_constant_axes(axes: Sequence[Mapping[str, AxisValue]]) -> list[dict[
 
 def plain(pages: int) -> Arrangement:
     """Pages of which nothing is said: the planes of a z-stack."""
-    return Arrangement(tuple(PlacedPage(page, {"z": page}) for page in range(pages)))
+    frames = tuple(PlacedPage(page, {"z": page}) for page in range(pages))
+    return Arrangement(frames, "the order of the pages, of which nothing is said")
 
 
-def from_imagej(description: str, pages: int, resolution: float | None, what: str) -> Arrangement:
+def from_imagej(
+    description: str,
+    pages: int,
+    resolution: float | None,
+    what: str,
+    labels: Sequence[str] = (),
+) -> Arrangement:
     """Frames of an ImageJ (hyper)stack.
 
     Parameters
@@ -129,6 +146,8 @@ def from_imagej(description: str, pages: int, resolution: float | None, what: st
         Pixels per unit of length, of the first page.
     what : str
         The file, for errors.
+    labels : sequence of str
+        Those of the slices, if the file has them.
 
     Raises
     ------
@@ -159,6 +178,14 @@ def from_imagej(description: str, pages: int, resolution: float | None, what: st
     axes = _grid(names, [sizes[name] for name in names])
     interval = number_or_none(said.get("finterval"))
     um = _UM_PER_UNIT.get(said.get("unit", "").lower())
+    step = number_or_none(said.get("spacing"))
+    summary: dict[str, Any] = {"ImageJ": description}
+    if um and step and sizes["z"] > 1:
+        summary["z-step_um"] = um * step
+    if interval:
+        summary["Interval_ms"] = interval * 1000
+    if names_of_channels := _labelled_channels(axes, labels, sizes["channel"]):
+        summary["ChNames"] = names_of_channels
     return Arrangement(
         tuple(
             PlacedPage(
@@ -168,10 +195,28 @@ def from_imagej(description: str, pages: int, resolution: float | None, what: st
             )
             for page, frame in enumerate(axes)
         ),
+        "ImageJ's description",
         plausible_pixel_um(um / resolution if um and resolution else None),
-        {"ImageJ": description},
+        summary,
         contiguous=pages == 1 and count > 1,
     )
+
+
+def _labelled_channels(
+    axes: Sequence[Mapping[str, AxisValue]], labels: Sequence[str], channels: int
+) -> list[str]:
+    """Names of the channels by the labels of the slices; empty where those do not name channels.
+
+    ImageJ labels slices, not channels: a label is a channel's name if all slices of the channel
+    have it, and no other channel.  ``c:1/2 z:3/9 - `` in front of it is ImageJ's own.
+    """
+    found: list[set[str]] = [set() for _ in range(channels)]
+    for frame, label in zip(axes, labels, strict=False):
+        found[int(frame["channel"])].add(_IMAGEJ_PLACE.sub("", label).strip())
+    names = [next(iter(of_channel)) for of_channel in found if len(of_channel) == 1]
+    usable = len(labels) >= len(axes) and len(set(names)) == channels and all(names)
+    # The one slice of a single image is labelled by its file.
+    return names if usable and (channels > 1 or len(axes) > 1) else []
 
 
 def from_shaped(
@@ -224,7 +269,7 @@ def from_shaped(
     frames = tuple(
         PlacedPage(0 if contiguous else page, axes) for page, axes in enumerate(_grid(names, sizes))
     )
-    return Arrangement(frames, contiguous=contiguous), 1 if contiguous else count
+    return Arrangement(frames, _SHAPED, contiguous=contiguous), 1 if contiguous else count
 
 
 def _names(letters: str, sizes: Sequence[int], what: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from refocusd import files
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
-from refocusd.formats.scale import channel_label, z_position_um
+from refocusd.formats.scale import channel_label, stage_position_um
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.frame import AxisValue, Pixels
 
@@ -133,6 +134,7 @@ def _ome_metadata(
         )
         name = name or str(metadata.get("PositionName") or "")
         on_step()
+    started = _start_time(source.summary.get("StartTime"))
     common = ", ".join(f"{axis} {value}" for axis, value in file.axes.items())
     told: dict[str, Any] = {"axes": "TCZYX", "Name": name or common or source.path.name}
     for size, value, unit in (
@@ -143,6 +145,8 @@ def _ome_metadata(
     ):
         if value is not None:
             told |= {size: value, f"{size}Unit": unit}
+    if started:
+        told["AcquisitionDate"] = started
     if any(channels := _channel_names(file.channels, source.summary)):
         told["Channel"] = {"Name": channels}
     for plane, seconds in zip(planes.values(), _elapsed_s(times), strict=True):
@@ -159,13 +163,21 @@ def _plane(metadata: Mapping[str, Any]) -> dict[str, Any]:
     plane: dict[str, Any] = {}
     for name, value, unit in (
         ("ExposureTime", _finite(exposure), "ms"),
-        ("PositionX", _finite(metadata.get("XPosition_um_Intended")), "µm"),
-        ("PositionY", _finite(metadata.get("YPosition_um_Intended")), "µm"),
-        ("PositionZ", z_position_um(metadata), "µm"),
+        ("PositionX", stage_position_um(metadata, "X"), "µm"),
+        ("PositionY", stage_position_um(metadata, "Y"), "µm"),
+        ("PositionZ", stage_position_um(metadata, "Z"), "µm"),
     ):
         if value is not None:
             plane |= {name: value, f"{name}Unit": unit}
     return plane
+
+
+def _start_time(said: Any) -> str:
+    """Time of an acquisition's start as OME-XML has it; empty where it is not legible."""
+    # Micro-Manager sets the time zone apart.
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(re.sub(r" (?=[+-]\d{4}$)", "", str(said))).isoformat()
+    return ""
 
 
 def _channel_names(channels: Sequence[AxisValue | None], summary: Mapping[str, Any]) -> list[str]:

@@ -8,8 +8,9 @@ the XML is followed.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from xml.etree import ElementTree
@@ -34,6 +35,7 @@ class _Image:
     format: tuple[int, int, str]
     frames: tuple[PlacedPage, ...]
     pixel_um: float | None
+    summary: Mapping[str, Any]
 
 
 @dataclass(slots=True)
@@ -109,11 +111,14 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
         for position, image in enumerate(chosen)
         for frame in image.frames
     ]
-    summary: dict[str, Any] = {"UUID": mine.uuid} if mine.uuid else {}
+    summary: dict[str, Any] = dict(chosen[0].summary)
+    if mine.uuid:
+        summary["UUID"] = mine.uuid
     if ignored := [image.name for image in images if image.format != largest]:
         summary["IgnoredImages"] = ignored
     return Arrangement(
         tuple(sorted(frames, key=lambda frame: frame.page)),
+        "OME-XML",
         chosen[0].pixel_um,
         summary,
         promised=largest,
@@ -130,17 +135,46 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
             )
         channels = [child.get("Name") for child in pixels.findall("Channel")]
         named = len(set(channels)) == len(channels) == sizes["C"] and all(channels)
-        elapsed = dict(_elapsed(pixels))
+        planes = dict(_planes(pixels))
         frames = []
         for page, place in _places(pixels, order[2:], sizes, mine, what):
             axes: dict[str, AxisValue] = {_AXES[letter]: place[letter] for letter in "TZC"}
             if named:
                 axes["channel"] = channels[place["C"]] or ""
-            time = elapsed.get((place["Z"], place["C"], place["T"]))
-            frames.append(PlacedPage(page, axes, time))
+            plane = planes.get((place["Z"], place["C"], place["T"]))
+            time = None if plane is None else _quantity(plane, "DeltaT", _MS, "s")
+            if time is not None and time < 0:
+                time = None
+            said = {} if plane is None else _plane_metadata(plane)
+            frames.append(PlacedPage(page, axes, time, metadata=said))
         um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
         form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
-        yield _Image(element.get("Name"), form, tuple(frames), plausible_pixel_um(um))
+        summary = _summary(element, pixels, channels)
+        yield _Image(element.get("Name"), form, tuple(frames), plausible_pixel_um(um), summary)
+
+
+def _summary(
+    image: ElementTree.Element, pixels: ElementTree.Element, channels: list[str | None]
+) -> dict[str, Any]:
+    """What an image says of the whole acquisition, under Micro-Manager's names."""
+    said = {
+        "z-step_um": _quantity(pixels, "PhysicalSizeZ", _UM, "µm"),
+        "Interval_ms": _quantity(pixels, "TimeIncrement", _MS, "s"),
+        "ChNames": [name or "" for name in channels] if any(channels) else None,
+        "StartTime": image.findtext("AcquisitionDate"),
+    }
+    return {name: value for name, value in said.items() if value}
+
+
+def _plane_metadata(plane: ElementTree.Element) -> dict[str, float]:
+    """Exposure and stage position of a plane, under Micro-Manager's names."""
+    said = {
+        "Exposure-ms": _quantity(plane, "ExposureTime", _MS, "s"),
+        "XPositionUm": _quantity(plane, "PositionX", _UM, ""),
+        "YPositionUm": _quantity(plane, "PositionY", _UM, ""),
+        "ZPositionUm": _quantity(plane, "PositionZ", _UM, ""),
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _places(
@@ -196,15 +230,14 @@ def _advance(
     return None if linear else place
 
 
-def _elapsed(pixels: ElementTree.Element) -> Iterator[tuple[tuple[int, int, int], float]]:
+def _planes(
+    pixels: ElementTree.Element,
+) -> Iterator[tuple[tuple[int, int, int], ElementTree.Element]]:
+    """What is said of single planes, by their Z, C, T."""
     for plane in pixels.findall("Plane"):
-        milliseconds = _quantity(plane, "DeltaT", _MS, "s")
-        try:
-            key = (int(plane.get("TheZ", 0)), int(plane.get("TheC", 0)), int(plane.get("TheT", 0)))
-        except ValueError:
-            continue
-        if milliseconds is not None and milliseconds >= 0:
-            yield key, milliseconds
+        with contextlib.suppress(ValueError):
+            z, c, t = (int(plane.get(f"The{letter}", 0)) for letter in "ZCT")
+            yield (z, c, t), plane
 
 
 def _is_mine(uuid: ElementTree.Element, mine: _Pages) -> bool:

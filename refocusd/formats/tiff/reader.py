@@ -28,7 +28,7 @@ from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 __all__ = ["TiffImageFile"]
 
-_X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES = 282, 296, 33629
+_X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _IMAGEJ_METADATA = 282, 296, 33629, 50839
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
 
 
@@ -91,6 +91,7 @@ class TiffImageFile:
             "ElapsedTime-ms": frame.elapsed_ms,
             "PixelSizeUm": self.pixel_um,
             "PositionName": frame.position_name,
+            **frame.metadata,
         }
         return {key: value for key, value in said.items() if value is not None}
 
@@ -135,6 +136,7 @@ class TiffImageFile:
         self.elapsed_ms: Sequence[float | None] = tuple(f.elapsed_ms for f in self._frames)
         self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
         self.summary: dict[str, Any] = arrangement.summary
+        self.source = arrangement.source
 
     def _check_contiguous(self, file: StrictTiff) -> None:
         number, count = self._frames[0].page, len(self._frames)
@@ -164,7 +166,7 @@ class TiffImageFile:
                 return arrangement
         if description.startswith("ImageJ="):
             resolution = file.rational(first, _X_RESOLUTION)
-            return from_imagej(description, pages, resolution, what)
+            return from_imagej(description, pages, resolution, what, _imagej_labels(first))
         if description.startswith('{"shape"'):
             return self._shaped(file, formats)
         return plain(pages)
@@ -190,7 +192,7 @@ class TiffImageFile:
         if start == 0:
             return arrangement
         frames = tuple(PlacedPage(f.page + start, f.axes) for f in arrangement.frames)
-        return Arrangement(frames, contiguous=arrangement.contiguous)
+        return Arrangement(frames, arrangement.source, contiguous=arrangement.contiguous)
 
     def _one_format(
         self, arrangement: Arrangement, formats: Sequence[PageFormat | InputError]
@@ -224,3 +226,12 @@ class TiffImageFile:
     def _word(self, file: StrictTiff, offset: int) -> int:
         data = file.read_at(offset, 4, "a Micro-Manager header")
         return int(struct.unpack(f"{file.order}I", data)[0])
+
+
+def _imagej_labels(first: TiffPage) -> Sequence[str]:
+    """Labels of the slices of an ImageJ stack; empty if it has none."""
+    tag = first.tags.get(_IMAGEJ_METADATA)
+    labels = tag.value.get("Labels") if tag is not None and isinstance(tag.value, dict) else None
+    if isinstance(labels, str):
+        labels = [labels]
+    return [str(label) for label in labels] if isinstance(labels, (list, tuple)) else ()

@@ -79,6 +79,7 @@ class MicroManagerStacks(PlacedFrames):
         If they are not growing, and a file is damaged or has pages that cannot be used.
     """
 
+    source = "Micro-Manager's metadata"
     _says_depth = True
 
     def __init__(

@@ -1,0 +1,174 @@
+"""Image files of plate readers and of MetaMorph, by their real names.
+
+=============  ============================================================================
+Yokogawa       ``exp_D08_T0001F001L01A01Z01C01.tif`` (CellVoyager, CV7000, CV8000); shading
+               and dark images (``SC_*``, ``DC_*``) lie beside them
+MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time
+ImageXpress    ``exp_B02_s1_w1.tif`` or with a UUID behind, in folders ``TimePoint_1`` and
+               ``ZStep_1``; small pictures (``*_thumb*``) lie beside them
+=============  ============================================================================
+
+Sources: faim-hcs and Bio-Formats (``CV7000Reader``, ``MetamorphReader``, ``CellWorxReader``), and the
+folders that these systems write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.errors import InputError
+from refocusd.frame import AxisValue
+
+__all__ = ["PlateImages", "natural", "plate_images", "time_folders"]
+
+_YOKOGAWA = re.compile(
+    r"(?P<name>.*)_(?P<well>[A-Z]{1,2}\d{2,3})_T(?P<time>\d{4})F(?P<site>\d{3})L(?P<line>\d{2})"
+    r"A(?P<action>\d{2})Z(?P<z>\d{2,3})C(?P<channel>\d{2})",
+    re.IGNORECASE,
+)
+_YOKOGAWA_CORRECTION = re.compile(r"[SD]C_.*", re.IGNORECASE)
+#: An ImageXpress site; MetaXpress puts a UUID behind its names.
+_IMAGEXPRESS = re.compile(
+    r"(?P<name>.*?)_(?P<well>[A-P]\d{2})(?:_s(?P<site>\d+))?(?:_w(?P<wave>\d))?"
+    r"(?:[0-9A-F]{8}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{4}-[0-9A-F]{12})?",
+    re.IGNORECASE,
+)
+_IMAGEXPRESS_THUMBNAIL = re.compile(r".*_thumb.*", re.IGNORECASE)
+_METAMORPH = re.compile(
+    r"(?P<name>.*?)(?:_w(?P<wave>\d{1,2})(?P<dye>[^_]*(?:_(?![stz]\d+(?:_|$))[^_]*)*))?"
+    r"(?:_s(?P<site>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?",
+    re.IGNORECASE,
+)
+_TIME_FOLDER = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
+_PLANE_FOLDER = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
+_NUMBERED = ("time", "z")
+#: What tells frames apart only where nothing else does.
+_SECONDARY = ("timeline", "action")
+
+
+@dataclass(frozen=True, slots=True)
+class PlateImages:
+    """Frames of a plate, and what their names mean.
+
+    Parameters
+    ----------
+    system : str
+        Who names files so.
+    frames : sequence of (Path, axes, str)
+        Each file with its axes and the name of its position (empty if there is one).
+    left_out : int
+        Files that are no frames: corrections and small pictures.
+    """
+
+    system: str
+    frames: Sequence[tuple[Path, Mapping[str, AxisValue], str]]
+    left_out: int
+
+
+def time_folders(folder: Path) -> list[Path]:
+    """The folders ``TimePoint_1`` and ``ZStep_1`` of an ImageXpress plate, the inner ones."""
+    times = _numbered(folder, _TIME_FOLDER)
+    places = [inner for outer in times or [folder] for inner in _numbered(outer, _PLANE_FOLDER)]
+    return places or times
+
+
+def _numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    found = [(name.fullmatch(entry.name), entry) for entry in folder.iterdir() if entry.is_dir()]
+    return [entry for _, entry in sorted((int(m[1]), entry) for m, entry in found if m)]
+
+
+def plate_images(files: Sequence[Path]) -> PlateImages | None:
+    """Frames by the names of their files; None if the names are no plate reader's or MetaMorph's.
+
+    Raises
+    ------
+    InputError
+        If some names are, and others are not; or if two files are the same frame.
+    """
+    for system, correction, axes_of in (
+        ("Yokogawa CellVoyager", _YOKOGAWA_CORRECTION, _yokogawa),
+        ("ImageXpress", _IMAGEXPRESS_THUMBNAIL, _imagexpress),
+        ("MetaMorph", _IMAGEXPRESS_THUMBNAIL, _metamorph),
+    ):
+        frames = [path for path in files if not correction.fullmatch(path.stem)]
+        found = [(path, axes_of(path)) for path in frames]
+        understood = [(path, named) for path, named in found if named is not None]
+        if understood and len(understood) == len(frames):
+            return _placed(system, understood, len(files) - len(frames))
+        if understood and system != "MetaMorph":
+            odd = next(path for path, named in found if named is None)
+            raise InputError(
+                f"{odd.parent} holds {len(understood)} files with names of {system}, such as "
+                f"{understood[0][0].name}, and {len(frames) - len(understood)} others, such as "
+                f"{odd.name}: put the others elsewhere"
+            )
+    return None
+
+
+#: Axes as numbers and names, and the position's name.
+_Named = tuple[dict[str, AxisValue], str]
+
+
+def _yokogawa(path: Path) -> _Named | None:
+    if (match := _YOKOGAWA.fullmatch(path.stem)) is None:
+        return None
+    axes: dict[str, AxisValue] = {name: int(match[name]) - 1 for name in _NUMBERED}
+    axes |= {"channel": f"C{match['channel']}"}
+    axes |= {"timeline": int(match["line"]) - 1, "action": int(match["action"]) - 1}
+    return axes, f"{match['well'].upper()}_F{match['site']}"
+
+
+def _imagexpress(path: Path) -> _Named | None:
+    match = _IMAGEXPRESS.fullmatch(path.stem)
+    folders = [path.parent.name, path.parent.parent.name]
+    time = next((m for name in folders if (m := _TIME_FOLDER.fullmatch(name))), None)
+    plane = _PLANE_FOLDER.fullmatch(folders[0])
+    if match is None or not (match["wave"] or time or match["site"]):
+        return None
+    axes: dict[str, AxisValue] = {}
+    if time:
+        axes["time"] = int(time[1]) - 1
+    if plane:
+        axes["z"] = int(plane[1]) - 1
+    if match["wave"]:
+        axes["channel"] = f"w{match['wave']}"
+    return axes, match["well"].upper() + (f"_s{match['site']}" if match["site"] else "")
+
+
+def _metamorph(path: Path) -> _Named | None:
+    match = _METAMORPH.fullmatch(path.stem)
+    if match is None or not match["wave"]:
+        return None
+    axes: dict[str, AxisValue] = {"channel": match["dye"] or f"w{match['wave']}"}
+    axes |= {axis: int(match[axis]) - 1 for axis in _NUMBERED if match[axis]}
+    return axes, f"s{match['site']}" if match["site"] else ""
+
+
+def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: int) -> PlateImages:
+    """Frames in the order of time, position, plane and channel, without axes of one value."""
+    positions = sorted({position for _, (_, position) in understood}, key=natural)
+    numbers = {position: number for number, position in enumerate(positions)}
+    rows = [
+        (path, {**axes, "position": numbers[position]}, position)
+        for path, (axes, position) in understood
+    ]
+    told: tuple[str, ...] = (*_NUMBERED, "position", "channel")
+    if len({tuple(axes.get(axis) for axis in told) for _, axes, _ in rows}) < len(rows):
+        told = (*told, *_SECONDARY)
+    several = {axis for axis in told if len({axes.get(axis) for _, axes, _ in rows}) > 1}
+    frames: list[tuple[Path, Mapping[str, AxisValue], str]] = []
+    for path, axes, position in rows:
+        kept = {axis: axes[axis] for axis in axes if axis in several or axis == "channel"}
+        frames.append((path, kept or {"time": 0}, position))
+    order = (*_SECONDARY, "time", "position", "z", "channel")
+    frames.sort(key=lambda frame: [str(frame[1].get(axis, "")).zfill(9) for axis in order])
+    return PlateImages(system, frames, left_out)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key by which ``z2`` comes before ``z10``."""
+    parts = re.findall(r"\d+|\D+", name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

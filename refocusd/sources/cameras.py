@@ -1,0 +1,88 @@
+"""Frames of several cameras to which one acquisition gives the same axes.
+
+With Micro-Manager's Multi Camera every event gives a frame of each camera, all under the event's
+axes.  A raw dataset keeps the last one that is written there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from refocusd.formats.written_keys import WrittenKeys
+from refocusd.frame import Axes, canonical_axes
+
+__all__ = ["AXIS", "Cameras", "DistinctAxes", "names_by_core"]
+
+#: Axis by which cameras are told apart.
+AXIS = "camera"
+#: Events of which some cameras' frames have come and others' have not.
+MAX_OPEN = 10_000
+
+
+class Cameras:
+    """Tells which camera took a frame, as far as there is more than one.
+
+    Parameters
+    ----------
+    names : callable
+        Gives the names of all cameras that an event exposes.  It is asked once, at the first
+        frame: the core may answer only after an exposure.
+    """
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self._ask = names
+        self._names: Sequence[str] | None = None
+        self._come: Counter[str] = Counter()
+
+    def camera_of(self, metadata: Mapping[str, Any]) -> str:
+        """Name of the camera that took a frame; empty where there is one, or its axes tell it."""
+        if self._names is None:
+            self._names = list(self._ask())
+        if len(self._names) < 2 or AXIS in metadata["Axes"]:
+            return ""
+        # A sequence's frames have it under the name of the device that joins the cameras.
+        said = next((metadata[k] for k in metadata if k.endswith("CameraChannelIndex")), None)
+        text = str(said)
+        place = int(text) if text.isdecimal() else -1
+        return self._names[place] if 0 <= place < len(self._names) else ""
+
+    def others_come(self, key: str) -> bool:
+        """Note one more frame of these axes; whether another camera's will take its place."""
+        assert self._names is not None
+        self._come[key] += 1
+        if self._come[key] >= len(self._names):
+            del self._come[key]
+            return False
+        if len(self._come) > MAX_OPEN:
+            del self._come[next(iter(self._come))]
+        return True
+
+
+class DistinctAxes:
+    """Gives each frame axes that no earlier one had, by one more axis where that is needed."""
+
+    def __init__(self) -> None:
+        self._taken = WrittenKeys()
+        self._repeats: Counter[str] = Counter()
+
+    def of(self, axes: Axes) -> Axes:
+        """The axes, or those with a number on the axis ``repeat``."""
+        first = canonical_axes(axes)
+        chosen, key = axes, first
+        while key in self._taken:
+            self._repeats[first] += 1
+            chosen = {**axes, "repeat": self._repeats[first]}
+            key = canonical_axes(chosen)
+        self._taken.add(key)
+        return chosen
+
+
+def names_by_core() -> list[str]:
+    """Names of the cameras that the core of pycromanager's Python backend exposes at once."""
+    from mmpycorex import Core
+
+    core = Core()
+    count = core.get_number_of_camera_channels()
+    return [str(core.get_camera_channel_name(index)) for index in range(count)]

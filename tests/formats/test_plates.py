@@ -1,0 +1,124 @@
+"""Folders of plate readers and of MetaMorph, read by the names of their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recordings_on_disk import frames, write_tiff
+
+from refocusd.errors import InputError
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
+from refocusd.frame import canonical_axes
+
+UUID = "0F3A8D2E-1B2C-4D5E-8F90-123456789ABC"
+
+
+def write_files(folder: Path, *names: str) -> dict[str, int]:
+    """A file of each name; all pixels of the n-th are n."""
+    values = {}
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_tiff(folder / name, np.full((24, 32), number, np.uint16))
+        values[name] = number
+    return values
+
+
+def read_values(folder: Path) -> dict[str, int]:
+    with open_dataset(folder) as dataset:
+        return {key: int(dataset.read(key).pixels[0, 0]) for key in dataset.axes_keys()}
+
+
+def test_a_yokogawa_plate_has_wells_fields_planes_and_channels(tmp_path: Path) -> None:
+    names = [
+        f"exp_{well}_T0001F00{f}L01A0{c}Z0{z}C0{c}.tif"
+        for well in ("B03", "D08")
+        for f in (1, 2)
+        for z in (1, 2)
+        for c in (1, 2)
+    ]
+    values = write_files(tmp_path, *names, "SC_BP445-45_20x_M01_CH01.tif", "DC_sCMOS_CH01.tif")
+    places = [(p, z, c) for p in range(4) for z in range(2) for c in (1, 2)]
+    expected = {
+        canonical_axes({"position": p, "z": z, "channel": f"C0{c}"}): values[name]
+        for name, (p, z, c) in zip(names, places, strict=True)
+    }
+    assert read_values(tmp_path) == expected
+    with open_dataset(tmp_path) as dataset:
+        frame = dataset.read({"position": 3, "z": 1, "channel": "C02"})
+        assert frame.metadata["PositionName"] == "D08_F002"
+        line = understood(dataset)
+    assert "position 4" in line
+    assert "channels C01, C02" in line
+    assert "names of Yokogawa CellVoyager (2 files that are no frames left out)" in line
+
+
+def test_a_metamorph_series_has_waves_stages_and_times_in_their_order(tmp_path: Path) -> None:
+    names = [
+        f"exp_1_w{w}{dye}_s{s}_t{t}.TIF"
+        for w, dye in ((1, "DAPI"), (2, "Cy5_long"))
+        for s in (1, 2)
+        for t in (1, 2, 10)
+    ]
+    values = write_files(tmp_path, *names)
+    found = read_values(tmp_path)
+    assert len(found) == 12
+    for s in (1, 2):
+        for t in (1, 2, 10):
+            key = canonical_axes({"position": s - 1, "time": t - 1, "channel": "Cy5_long"})
+            assert found[key] == values[f"exp_1_w2Cy5_long_s{s}_t{t}.TIF"]
+    times = [key for key in found if '"channel":"DAPI"' in key and '"position":0' in key]
+    assert [key[-2] for key in times] == ["0", "1", "9"]
+
+
+@pytest.mark.parametrize("plane", ["", "ZStep_{z}/"])
+def test_an_imagexpress_plate_has_the_times_and_planes_of_its_folders(
+    tmp_path: Path, plane: str
+) -> None:
+    names = {
+        canonical_axes({"time": t - 1, "position": s - 1, "channel": f"w{w}"})
+        if not plane
+        else canonical_axes({"time": t - 1, "position": s - 1, "channel": f"w{w}", "z": z - 1}): (
+            f"TimePoint_{t}/{plane.format(z=z)}plate_B02_s{s}_w{w}{UUID}.tif"
+        )
+        for t in (1, 2)
+        for s in (1, 2)
+        for w in (1, 2)
+        for z in ((1, 2) if plane else (1,))
+    }
+    thumbs = [name.replace(f"{UUID}.tif", f"_thumb{UUID}.tif") for name in names.values()]
+    values = write_files(tmp_path, *names.values(), *thumbs)
+    assert read_values(tmp_path) == {key: values[name] for key, name in names.items()}
+
+
+def test_a_plate_folder_with_other_files_in_it_is_refused_by_name(tmp_path: Path) -> None:
+    write_files(tmp_path, "exp_D08_T0001F001L01A01Z01C01.tif", "overview.tif")
+    with pytest.raises(InputError, match=r"Yokogawa CellVoyager.*others, such as overview\.tif"):
+        open_dataset(tmp_path)
+
+
+def test_files_of_the_same_place_in_two_plates_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, "a_w1DAPI_t1.tif", "b_w1DAPI_t1.tif")
+    with pytest.raises(InputError, match="two frames with the axes"):
+        open_dataset(tmp_path)
+
+
+def test_names_that_tell_nothing_are_said_to_be_guessed(tmp_path: Path) -> None:
+    write_files(tmp_path, "cells.tif", "more cells.tif")
+    with open_dataset(tmp_path) as dataset:
+        assert "time 2" in understood(dataset)
+        assert understood(dataset).endswith("by the order of the files' names, which tell no axes")
+
+
+def test_one_line_says_how_a_file_was_understood(tmp_path: Path) -> None:
+    stack = frames(2, 3, 2, side=(32, 40))
+    said = {"axes": "TZCYX", "unit": "um", "spacing": 2.0, "Labels": ["DAPI", "GFP"] * 6}
+    write_tiff(tmp_path / "a.tif", stack, imagej=True, resolution=(2.0, 2.0), metadata=said)
+    with open_dataset(tmp_path / "a.tif") as dataset:
+        line = understood(dataset)
+    assert line == (
+        "a: 12 frames of 40×32 px uint16: time 2 × z 3 × channel 2 (channels DAPI, GFP); "
+        "0.5 µm a pixel, planes 2 µm apart; by ImageJ's description"
+    )
