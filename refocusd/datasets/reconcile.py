@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from refocusd.errors import InputError
 from refocusd.ledger import WRITTEN, Fate
+from refocusd.transport.records import REPLACED
 
-__all__ = ["REPLACED", "Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
+__all__ = ["Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
 
 ProblemKind = Literal[
     "failed",
@@ -33,8 +34,6 @@ ProblemKind = Literal[
 Checksum = Callable[[str], int]
 #: Prefix of the reason of frames that were skipped because they could not be caught up later.
 NO_RAW = "no raw"
-#: Reason of frames whose place in raw another one took; raw knows nothing of them.
-REPLACED = "replaced in raw by a later frame of the same axes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from refocusd.datasets.reconcile import REPLACED
 from refocusd.errors import RefocusdError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import Frame, canonical_axes, checked_pixels
@@ -26,6 +25,7 @@ from refocusd.sources.feed_state import FeedState, FirstFrame
 from refocusd.sources.feed_upload import NOT_AFFECTED, FeedUpload
 from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, Counts
+from refocusd.transport.records import REPLACED
 
 __all__ = ["Feed"]
 

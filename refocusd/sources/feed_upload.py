@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 from refocusd import __version__
-from refocusd.datasets.reconcile import REPLACED
 from refocusd.errors import InputError
 from refocusd.sources.feed_state import FeedState
 from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, Counts, Open
+from refocusd.transport.records import REPLACED
 from refocusd.transport.session import Session, State
 
 __all__ = ["NOT_AFFECTED", "FeedUpload"]

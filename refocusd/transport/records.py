@@ -9,6 +9,7 @@ import msgspec
 from refocusd.frame import DType
 
 __all__ = [
+    "REPLACED",
     "AcquisitionStatus",
     "Counts",
     "EngineInfo",
@@ -20,6 +21,9 @@ __all__ = [
     "Message",
     "WorkerStatus",
 ]
+
+#: Reason of frames whose place in raw another one took; raw knows nothing of them.
+REPLACED = "replaced in raw by a later frame of the same axes"
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -8,8 +8,8 @@ from finished import key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refocusd.datasets.reconcile import REPLACED, Report, reconcile
 from refocusd.ledger import Fate
+from refocusd.transport.records import REPLACED, Report, reconcile
 
 
 def kinds(report: Report) -> dict[str, str]:
