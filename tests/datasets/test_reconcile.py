@@ -8,8 +8,9 @@ from finished import key
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refocusd.datasets.reconcile import Report, reconcile
 from refocusd.ledger import Fate
-from refocusd.transport.records import REPLACED, Report, reconcile
+from refocusd.transport.records import REPLACED
 
 
 def kinds(report: Report) -> dict[str, str]:
