@@ -23,6 +23,8 @@ from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Pixels
 
+pytestmark = pytest.mark.fast
+
 CAMERA = SimulatedCamera(gain=1.0, read_noise=3.0, bits=12)
 DARK_MS = (1.0, 100.0, 400.0)
 FLAT_MS = tuple(float(ms) for ms in range(10, 101, 10))

@@ -22,6 +22,8 @@ from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError, InputError
 from refocusd.formats.open_dataset import open_dataset
 
+pytestmark = pytest.mark.fast
+
 LIMITS = MoveLimits(-10, 10, longest_exposure_ms=100)
 
 

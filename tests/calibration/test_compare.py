@@ -23,6 +23,8 @@ from refocusd.profiles.profile import (
     save_profile,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def profile(scope: Microscope, camera: CameraSection | None, **more: Any) -> Profile:
     return Profile(

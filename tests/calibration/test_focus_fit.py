@@ -21,6 +21,8 @@ from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.optics import Optics
 
+pytestmark = pytest.mark.fast
+
 TWENTY = Optics(0.45, 0.52)
 
 

@@ -29,6 +29,8 @@ from refocusd.profiles.profile import (
     load_profile,
 )
 
+pytestmark = pytest.mark.fast
+
 RAW = [RawData(what="dark series", path="dark", sha256="0" * 64)]
 GOOD = [check("range", True, "fine")]
 BAD = [check("light leak", False, "cover the camera")]

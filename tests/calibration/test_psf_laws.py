@@ -16,6 +16,8 @@ from refocusd_calibration.psf.laws import (
 from refocusd.errors import ConfigError
 from refocusd.imaging.optics import Optics, defocus_psf
 
+pytestmark = pytest.mark.fast
+
 SPAN = (-40.0, 40.0)
 
 

@@ -16,6 +16,8 @@ from refocusd.cli.main import main
 from refocusd.config import SETTINGS, Settings, load_settings, toml_value, with_table
 from refocusd.errors import ConfigError
 
+pytestmark = pytest.mark.fast
+
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "tile_batch": 2,

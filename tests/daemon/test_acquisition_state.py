@@ -19,6 +19,8 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import Slot
 
+pytestmark = pytest.mark.fast
+
 ID = "00000000-0000-4000-8000-000000000001"
 
 

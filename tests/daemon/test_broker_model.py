@@ -28,6 +28,8 @@ from hypothesis.stateful import (
 from refocusd.daemon.events import CatchUpFailed, DiskFull
 from refocusd.transport import messages as wire
 
+pytestmark = pytest.mark.fast
+
 
 class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
     """Sources, workers, catch-ups and the writer, in any order."""

@@ -14,6 +14,8 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import Slot
 
+pytestmark = pytest.mark.fast
+
 TIMEOUT_S = 600.0
 
 

@@ -18,6 +18,8 @@ from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.ledger import Attempt, Ledger
 
+pytestmark = pytest.mark.fast
+
 SIDE = (24, 32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import pytest
 from finished import key
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from refocusd.datasets.reconcile import Report, reconcile
 from refocusd.ledger import Fate
 from refocusd.transport.records import REPLACED
+
+pytestmark = pytest.mark.fast
 
 
 def kinds(report: Report) -> dict[str, str]:

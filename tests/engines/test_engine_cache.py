@@ -16,6 +16,8 @@ from refocusd.engines.autotune import autotune_folder
 from refocusd.engines.cache import EngineCache, EngineKey, cache_folder
 from refocusd.errors import EngineError
 
+pytestmark = pytest.mark.fast
+
 KEY = EngineKey("engine", "ab" * 32, "tensorrt_rtx 1.7", "sm80+", "f16", "1x1x32x32")
 PAYLOAD = bytes(range(256)) * 20
 

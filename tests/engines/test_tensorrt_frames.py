@@ -22,6 +22,8 @@ from refocusd.errors import EngineError
 from refocusd.imaging.normalise import CountsRange
 from refocusd.models.bundle import ModelBundle
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Any:

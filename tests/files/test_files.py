@@ -13,6 +13,8 @@ from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.profiles.profile import Microscope, Profile, load_profile, save_profile
 from refocusd.transport.secure.keys import AllowList, KeyStore
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("seed", range(5))
 def test_fifty_refused_renames_lose_nothing(

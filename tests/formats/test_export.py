@@ -28,6 +28,8 @@ from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import plan_export
 from refocusd.frame import Axes, Frame
 
+pytestmark = pytest.mark.fast
+
 SUMMARY = {"PixelSize_um": 0.645, "z-step_um": 2.0, "Interval_ms": 500, "ChNames": ["DAPI", "GFP"]}
 
 

@@ -15,6 +15,8 @@ from recordings_on_disk import frames, write_micromanager
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 
+pytestmark = pytest.mark.fast
+
 SIDE = 32
 ONE_OF_EACH = {"Frames": 3, "Slices": 1, "Channels": 1, "Positions": 1}
 

@@ -23,6 +23,8 @@ from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def data() -> Path:

@@ -25,6 +25,8 @@ from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_an_ndtiff_dataset_reads_as_it_was_written(tmp_path: Path, dtype: type) -> None:

@@ -11,6 +11,8 @@ from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
+pytestmark = pytest.mark.fast
+
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 

@@ -24,6 +24,8 @@ from recordings_on_disk import (
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):

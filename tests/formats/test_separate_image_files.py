@@ -13,6 +13,8 @@ from recordings_on_disk import Frames, assert_reads, frames, nth, write_tiff
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 
+pytestmark = pytest.mark.fast
+
 CHANNELS = ("DAPI", "GFP")
 PLACES = [(t, c, z) for t in range(2) for c in range(2) for z in range(3)]
 

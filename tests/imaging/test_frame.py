@@ -10,6 +10,8 @@ import pytest
 from refocusd.errors import InputError
 from refocusd.frame import Frame, canonical_axes, checked_pixels
 
+pytestmark = pytest.mark.fast
+
 
 def test_equal_axes_have_equal_keys_whatever_their_order_and_integer_type() -> None:
     one = canonical_axes({"z": np.int64(1), "channel": "DAPI", "time": 0})

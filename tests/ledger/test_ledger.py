@@ -29,6 +29,8 @@ from refocusd.ledger import (
     unmark,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def attempt(axes: str, state: str, **more: object) -> Attempt:
     return Attempt(run="r", acquisition="a", axes=axes, state=state, **more)  # type: ignore[arg-type]

@@ -27,6 +27,8 @@ from refocusd.models.library import user_bundles
 from refocusd.models.onnx_guard import refuse_outside_weights
 from refocusd.models.tensors import read_frames
 
+pytestmark = pytest.mark.fast
+
 __all__ = ["library", "tiny"]
 
 

@@ -13,6 +13,8 @@ import pytest
 from refocusd.backoff import BackOff
 from refocusd.processes.supervisor import Action, End, Supervisor
 
+pytestmark = pytest.mark.fast
+
 #: Ends with its standard input.
 WAITS = ["-c", "import sys; print('up', flush=True); sys.stdin.read()"]
 #: Does not end when it is asked to.

@@ -11,6 +11,8 @@ import pytest
 from refocusd.errors import WorkerError
 from refocusd.processes.trial import attempt
 
+pytestmark = pytest.mark.fast
+
 CHILD = """
 import os, sys
 import msgspec

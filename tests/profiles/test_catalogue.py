@@ -30,6 +30,8 @@ from refocusd.profiles.profile import (
     save_profile,
 )
 
+pytestmark = pytest.mark.fast
+
 #: To the day: processes that share the tests must name them alike.
 NOW = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 FRAME = {"Camera": "Zyla", "TIObjective-Label": "20x", "Binning": "2", "PixelSizeUm": 0.65}

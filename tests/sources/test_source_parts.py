@@ -10,6 +10,8 @@ import pytest
 from refocusd.sources.once import MAX_WARNINGS, Once
 from refocusd.sources.output_folder import fresh_output
 
+pytestmark = pytest.mark.fast
+
 log = logging.getLogger("refocusd.sources.test")
 
 

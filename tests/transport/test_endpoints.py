@@ -25,6 +25,8 @@ from refocusd.transport.secure.endpoints import (
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
 from refocusd.transport.secure.link import SecureLink
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:

@@ -15,6 +15,8 @@ from refocusd.cli.main import main
 from refocusd.errors import ConfigError, OutputError
 from refocusd.transport.secure.keys import AllowList, KeyStore, load_client_keys
 
+pytestmark = pytest.mark.fast
+
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX file modes")
 
 

@@ -17,6 +17,8 @@ from house import open_house
 from refocusd.transport import messages as wire
 from refocusd.transport.secure.relay import BUFFER_NBYTES, Relay, listen
 
+pytestmark = pytest.mark.fast
+
 TIMEOUT_S = 20.0
 
 

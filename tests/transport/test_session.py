@@ -18,6 +18,8 @@ from refocusd.transport.client import MAX_METADATA_CHARS, SILENCE_S, Connection
 from refocusd.transport.ring import PAGE, RingAddress, Slot
 from refocusd.transport.session import TRANSITIONS, Event, Session, State, after
 
+pytestmark = pytest.mark.fast
+
 EVENTS: tuple[Event, ...] = get_args(Event)
 SIDE = 16
 FRAME = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE)

@@ -18,6 +18,8 @@ from refocusd.frame import checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import PAGE, SharedRing, Slot, SlotAllocator
 
+pytestmark = pytest.mark.fast
+
 FACTS = wire.FrameFacts(100.0, 900.0, 3.0, 4.0, 0.1, 0.2, 1.01, 0, "refocused")
 ENGINE = wire.Engines("openvino", "f32", "CPU", "key", "model", "0" * 64)
 SLOT = Slot(PAGE, 512)
