@@ -19,18 +19,18 @@ class RefocusNetwork(nn.Module, ABC):
     size_multiple : int
         Height and width are multiples of this, in px.
     defocus : DefocusHead, optional
-        None where defocus is not predicted.
+        None if defocus is not predicted.
     initialised : str
-        Where the weights come from, in words.
+        Origin of the weights, in words.
     """
 
     size_multiple: int = 32
     initialised: str = "from the seed"
-    # No value here: a class attribute would hide the module of that name.
+    # No value here, because a class attribute would hide the module of that name.
     defocus: DefocusHead | None
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """What is pre-trained, and may be frozen at first; empty where nothing is."""
+        """Pre-trained parameters, which may be frozen at first; empty if there are none."""
         return []
 
     @abstractmethod

@@ -18,7 +18,7 @@ from refocusd_training.weights import load_encoder
 
 __all__ = ["build_described", "build_network", "description_of"]
 
-#: What a bundle says of a network of each family, beside its name.
+#: Fields that describe a network of each family in a bundle, in addition to its name.
 OF_FAMILY = {
     "live": ("widths", "blocks", "half", "fine"),
     "resnet34": ("stages", "depths"),
@@ -29,20 +29,20 @@ OF_FAMILY = {
 def build_network(
     config: NetworkConfig, seed: int = 0, *, pretrained: bool = True
 ) -> RefocusNetwork:
-    """Make a network, initialised from a seed and, where so configured, a pre-trained encoder.
+    """Make a network, initialised from a seed and, if configured, from a pre-trained encoder.
 
     Parameters
     ----------
     config : NetworkConfig
     seed : int
-        Of torch's generator, which is set.
+        With which torch's generator is seeded.
     pretrained : bool
-        False leaves ``encoder_weights`` alone: all weights are going to be loaded.
+        If False, ``encoder_weights`` is ignored, because all weights are loaded afterwards.
 
     Raises
     ------
     InputError
-        If the encoder's weights cannot be had or do not fit.
+        If the encoder's weights cannot be obtained or do not fit.
     """
     torch.manual_seed(seed)
     network: RefocusNetwork
@@ -68,19 +68,19 @@ def build_network(
 
 
 def description_of(config: NetworkConfig) -> dict[str, object]:
-    """What `build_described` needs to make this network again; plain numbers and words."""
+    """Description from which `build_described` makes this network again; plain numbers and words."""
     known = asdict(config)
     keys = ("name", *OF_FAMILY[config.name], "defocus_head")
     return {k: list(known[k]) if isinstance(known[k], tuple) else known[k] for k in keys}
 
 
 def build_described(description: Mapping[str, object]) -> nn.Module:
-    """Make the network that a bundle describes; its weights are loaded by the caller.
+    """Make the network that a bundle describes; the caller loads its weights.
 
     Raises
     ------
     BundleError
-        If the description is of no network that is known here.
+        If the description does not match any known network.
     """
     try:
         config = msgspec.convert(dict(description), NetworkConfig)

@@ -21,21 +21,21 @@ class NetworkConfig:
     ----------
     name : str
         ``live``: the small one, for CPUs; ``resnet34``: a U-net on ResNet-34 as the reference
-        method has it; ``resnet34-96``: the same with 96 channels at full resolution, a width
-        that tensor cores take whole, instead of 97.
+        method has it; ``resnet34-96``: the same with 96 channels at full resolution instead
+        of 97, a width that suits tensor cores.
     widths : (int, int, int)
         Of ``live``: channels at 4, 8 and 16 px.
     blocks : (int, int, int)
-        Of ``live``: residual blocks at those levels; the first two count once on the way down
-        and once on the way up.
+        Of ``live``: residual blocks at those levels; the first two are used both on the way
+        down and on the way up.
     half, fine : int
         Of ``live``: channels at 2 px, and at full resolution.
     stages, depths : tuple of four int
         Of ``resnet34``: channels and blocks of the encoder's stages (4, 8, 16 and 32 px).
     encoder_weights : str
-        Of ``resnet34``: what its encoder starts from.  ``imagenet``: torchvision's official
-        file, downloaded; a path, relative to the configuration's folder: that file, of the same
-        kind; "" for none: from scratch.
+        Of ``resnet34``: initial weights of its encoder. ``imagenet``: torchvision's official
+        file, which is downloaded; a path, relative to the configuration's folder: that file, of
+        the same kind; "": none, trained from scratch.
     defocus_head : bool
         Whether defocus is predicted as well.
 
@@ -56,7 +56,7 @@ class NetworkConfig:
     defocus_head: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Refuse networks that cannot be built."""
         if self.name not in get_args(NetworkName):
             raise ConfigError(
                 f"network.name is {self.name!r}; give one of {', '.join(get_args(NetworkName))}"

@@ -3,8 +3,8 @@
 It predicts the magnitude.  The sign of defocus shows in a widefield frame only where the
 point spread function differs between the two sides of focus: with spherical aberration
 (a cover glass or medium that the objective is not corrected for), and then only as far as
-noise lets the difference be seen.  With corrected optics both sides look the same, and a
-signed estimate would be right half of the time; which way to go is found by a second frame
+noise lets the difference be seen. With corrected optics both sides look the same, and a
+signed estimate would be right half of the time; the direction is found from a second frame
 at another stage position.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["DefocusHead"]
 
 #: Unit of the raw outputs in um: half of what is usual in training.
 UNIT_UM = 8.0
-#: Bounds of the standard deviation in um: without the lower one the likelihood has no maximum.
+#: Bounds of the standard deviation in um; without the lower one the likelihood has no maximum.
 SIGMA_UM = (0.05, 50.0)
 
 
@@ -35,7 +35,7 @@ class DefocusHead(nn.Module):
     ----------
     channels : int
     grid : int
-        Pixels of the frame a feature, 16 or 32.
+        Pixels of the frame per feature, 16 or 32.
     hidden : int
     """
 

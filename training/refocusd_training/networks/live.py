@@ -1,19 +1,19 @@
 """`LiveUNet`: the small network that refocuses on a CPU while frames arrive.
 
 A pixel-unshuffle ×4 puts the work on a grid with 1/16 of the pixels; a U-net of
-three levels (4, 8 and 16 px) sees blur discs of 30 px radius; two ×2 steps lead
-back, and a refinement at full resolution, which sees the input, writes the
-correction that is added to the input.
+three levels (4, 8 and 16 px) covers blur discs of 30 px radius. Two ×2 steps lead
+back to full resolution, where a refinement that also receives the input computes
+the correction that is added to the input.
 
-No grid: every ×2 step is a pixel shuffle initialised to nearest-neighbour
+There are no grid artefacts: every ×2 step is a pixel shuffle initialised to nearest-neighbour
 (ICNR, Aitken et al. 2017, arXiv:1707.02937) followed by a fixed 2×2 mean
 (Sugawara et al. 2018, arXiv:1806.02658), whose response is zero exactly at the
-frequencies that a shuffle can imprint.  Every later layer is a convolution on
-that finer grid and treats all its pixels alike.
+frequencies that a shuffle can imprint. Every later layer is a convolution on
+that finer grid and treats all its pixels equally.
 
-Normalisation layers and global pooling are left out on purpose: a pixel then
-depends on a bounded neighbourhood and not on what else lies in the frame, so
-that a tiled frame equals a whole one.
+Normalisation layers and global pooling are left out deliberately: a pixel then
+depends only on a bounded neighbourhood and not on the rest of the frame, so that
+a frame processed in tiles equals a frame processed whole.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from refocusd_training.networks.upsample import icnr_, shuffled_up
 
 __all__ = ["SIZE_MULTIPLE", "LiveUNet", "LiveUNetConfig"]
 
-#: Height and width of what the network takes: 4 px unshuffled, halved twice,
+#: Height and width must be multiples of this: 4 px unshuffled, halved twice,
 #: rounded up to a power of two that leaves engines room to tile.
 SIZE_MULTIPLE = 32
 
@@ -45,7 +45,7 @@ class LiveUNetConfig:
         Channels at 4, 8 and 16 px.
     blocks : (int, int, int)
         Residual blocks of two convolutions at those levels; the first two
-        count once on the way down and once on the way up.
+        are used both on the way down and on the way up.
     half : int
         Channels at 2 px.
     fine : int

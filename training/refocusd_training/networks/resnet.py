@@ -10,8 +10,8 @@ from torch.nn import functional
 
 __all__ = ["ResNetEncoder"]
 
-#: Grey level of ImageNet's mean colour and its standard deviation, in network units, which
-#: its weights expect to be taken off.
+#: Grey level of ImageNet's mean colour and its standard deviation, in network units, by which
+#: its weights expect the input to be normalised.
 MEAN, STD = 0.449, 0.226
 
 

@@ -11,5 +11,5 @@
 `statistics`  what simulated and real frames are compared by
 ============  =============================================================
 
-numpy and scipy only; `torch_exposure` does the same on the device that trains.
+Uses only numpy and scipy; `torch_exposure` does the same on the training device.
 """

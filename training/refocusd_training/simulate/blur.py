@@ -1,8 +1,8 @@
 """The image of a specimen through the objective, in focus and out of focus.
 
-The in-focus frame is the truth a network is trained and judged with: the
-specimen through the same optics at defocus 0, without noise.  A specimen may
-be thick: its PSF is then the mean over its depth, in the truth as well.
+The in-focus frame is the truth with which a network is trained and judged: the
+specimen through the same optics at defocus 0, without noise. If the specimen is
+thick, the PSF is the mean over its depth, in the truth as well.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Defocus", "blurred", "transfer"]
 
 @dataclass(frozen=True, slots=True)
 class Defocus:
-    """How far out of focus a plane is, and what softens its disc.
+    """The defocus of a plane, and the softening of its disc.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class Defocus:
         Defocus in micrometres; 0 is in focus.
     thickness_um : float
         Depth of the specimen around that plane: the PSF is the mean over three
-        planes.  Also in focus.
+        planes. It applies in focus as well.
     softening : float
         Gaussian smoothing, sigma in units of the geometric disc's radius: on
         BBBC006 the disc at 32 µm has 28 px and is smoothed by 8 px, more than
-        a fully and evenly lit pupil gives.  Nothing in focus.
+        with a fully and evenly lit pupil. It has no effect in focus.
     """
 
     um: float

@@ -19,7 +19,7 @@ __all__ = ["Camera"]
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """What turns light into counts.
+    """The parameters that turn light into counts.
 
     Parameters
     ----------
@@ -30,10 +30,10 @@ class Camera:
     read_noise : float
         Electrons, standard deviation.
     hot_fraction : float
-        Share of pixels that are hot: they add an exponentially distributed
-        amount with a mean of a quarter of the brightest expectation.
+        Fraction of pixels that are hot: an exponentially distributed amount, with a
+        mean of a quarter of the brightest expectation, is added to them.
     hot_pixels : tuple of (y, x)
-        Pixels that are hot in every exposure, in the same way.
+        Pixels that are hot by the same amount in every exposure.
     bits : int
         8 gives uint8; anything else up to 16 gives uint16.
     """

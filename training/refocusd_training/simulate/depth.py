@@ -1,9 +1,9 @@
 """Specimens with depth: layers at different depths, so that sharp and blurred parts mix.
 
 A cell is not a plane.  Its structures are divided among a few layers by a smooth random map, so
-that one nucleus lies in one layer and its neighbour perhaps in the next; each layer is imaged at
-the defocus of its depth, in the truth as well: what the in-focus frame of a thick specimen shows
-is sharp in one place and blurred in another.
+that one nucleus is in one layer and its neighbour perhaps in the next. Each layer is imaged at
+the defocus of its depth, in the truth as well: the in-focus frame of a thick specimen is sharp
+in some places and blurred in others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from refocusd_training.simulate.blur import Defocus, transfer
 
 __all__ = ["blurred_layers", "depths_um", "layer_transfers", "layers_of"]
 
-#: Structures as large as this lie in one layer, in px: about a nucleus at 20x.
+#: Size, in px, of the structures that stay in one layer: about a nucleus at 20x.
 SAME_LAYER_PX = 24
 
 
@@ -54,7 +54,7 @@ def layers_of(
     smooth = heights(np.linspace(1, rows - 2, height), np.linspace(1, columns - 2, width))
     low, high = np.percentile(smooth, [5, 95])
     place = np.clip((smooth - low) / max(high - low, 1e-6), 0.0, 1.0) * (layers - 1)
-    # 0 and 1 within a layer, a ramp of a fifth of the map's range where two meet.
+    # 0 or 1 within a layer, and a ramp of a fifth of the map's range where two layers meet.
     share = [np.clip((0.5 - np.abs(place - i)) / 0.2 + 0.5, 0.0, 1.0) for i in range(layers)]
     weights = np.array(share) / np.sum(share, axis=0)
     return np.asarray(weights * flux, dtype=np.float32)
@@ -88,7 +88,7 @@ def blurred_layers(
     ----------
     layers : ndarray of float32, shape (layers, height, width)
     *transfers : ndarray of float32, shape (layers, height, width // 2 + 1)
-        One set a frame: out of focus, in focus.
+        One set per frame: out of focus, in focus.
 
     Returns
     -------

@@ -2,8 +2,8 @@
 
 The objective (20x/0.45), the sampling and the dye are published (Ljosa et al.,
 Nature Methods 9, 637, 2012); the rest is fitted to statistics of ten Hoechst fields at z = 00, which
-`benchmarks/simulator_validation.py` compares with five other fields at z = 16 that are put out of
-focus by the simulator: their power spectra, and their noise against their brightness.
+`benchmarks/simulator_validation.py` compares with five other fields at z = 16, which the simulator
+defocuses: their power spectra, and their noise as a function of brightness.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from refocusd_training.simulate.specimen import flux_of
 __all__ = ["PLATE_CAMERA", "PLATE_OPTICS", "PLATE_Z00", "plate_frame"]
 
 PLATE_OPTICS = Optics(0.45, 0.461, pixel_um=0.645)
-#: Gain from the photon transfer of the fields at z = 00.  No dark frame is published: the offset
-#: lies below the darkest pixels (115 counts), and the read noise goes with it.
+#: The gain is from the photon transfer of the fields at z = 00. No dark frame is published; the
+#: offset is below the darkest pixels (115 counts), and the read noise depends on it.
 PLATE_CAMERA = Camera(offset=105.0, gain=3.2, read_noise=6.4, bits=12)
 #: Nominally 32 um; single fields fit best between 29 and 34 um.  32 um, 8 um of thickness and half
-#: a wave of spherical aberration explain the spectra as well: statistics do not tell these apart.
+#: a wave of spherical aberration explain the spectra equally well; statistics cannot distinguish them.
 PLATE_Z00 = Defocus(-30.0, softening=0.2)
 
 
 def plate_frame(sharp: Pixels, rng: np.random.Generator, defocus: Defocus = PLATE_Z00) -> Pixels:
-    """A sharp field of the plate as the plate's microscope shows it out of focus.
+    """A sharp field of the plate as the plate's microscope images it out of focus.
 
     Parameters
     ----------

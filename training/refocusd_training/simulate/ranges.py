@@ -44,17 +44,17 @@ TRAINED_WAVELENGTH_UM = (0.44, 0.48)
 TRAINED_PIXEL_UM = (0.60, 0.70)
 TRAINED_SPHERICAL_WAVES = (-0.15, 0.15)
 TRAINED_DEFOCUS_UM = (0.0, 36.0)
-#: Depth of specimens of several layers; one layer may be up to 4 um thick.
+#: Depth of specimens with several layers; one layer may be up to 4 um thick.
 TRAINED_DEPTH_UM = (0.0, 8.0)
-#: Share of training frames that are in focus: the network must leave them alone.
+#: Fraction of training frames that are in focus, which the network must not change.
 IN_FOCUS_SHARE = 0.14
-#: A measured value is drawn within so many of its standard uncertainties: 95 % of what it may be.
+#: A measured value is drawn within so many standard uncertainties, that is with 95 % coverage.
 SIGMAS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Ranges:
-    """What optics and cameras are drawn from; each pair is (lowest, highest).
+    """Ranges from which optics and cameras are drawn; each pair is (lowest, highest).
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ class Ranges:
     read_noise : pair of float
         Electrons.
     hot_fraction : pair of float
-        Share of hot pixels, of the frames that have any.
+        Fraction of hot pixels in frames that have any.
     hot_share : float
-        Share of those frames.
+        Fraction of frames that have hot pixels.
     bits : int or None
         Of the camera; None draws 12 and 16, and 8 for some.
     """
@@ -87,18 +87,18 @@ class Ranges:
     bits: int | None = None
 
 
-#: Where no microscope was measured.
+#: Ranges if no microscope was measured.
 DEFAULT_RANGES = Ranges()
 
 
 def ranges_of(profile: Profile) -> Ranges:
-    """The ranges of one microscope: what was measured of it, within two uncertainties.
+    """The ranges of one microscope: its measured values, within two standard uncertainties.
 
     Parameters
     ----------
     profile : Profile
-        What it does not tell keeps the range of `DEFAULT_RANGES`.  Nominal values (of the
-        objective, of the emission) are taken as they are.
+        Values that it lacks keep the range of `DEFAULT_RANGES`. Nominal values (of the
+        objective, of the emission) are used as they are.
 
     Raises
     ------
@@ -144,10 +144,10 @@ def measured(profile: Profile, shape: tuple[int, int]) -> tuple[Optics, Camera]:
     Parameters
     ----------
     profile : Profile
-        What it does not tell is the middle of `DEFAULT_RANGES`.
+        For values that it lacks, the middle of `DEFAULT_RANGES` is used.
     shape : (height, width)
-        Of the frames: hot pixels lie where they were found in frames of that shape; of
-        another one as many are hot, somewhere.
+        Of the frames. If hot pixels were measured in frames of that shape, they have the same
+        positions; otherwise the same number of pixels is hot at random positions.
 
     Raises
     ------
@@ -205,11 +205,11 @@ class Setting:
     peak : float
         Counts above background of the in-focus frame's bright structures.
     haze : float
-        Even background light, as a share of `peak`.
+        Even background light, as a fraction of `peak`.
     layers : int
         Layers of the specimen; 1 is a plane.
     depth_um : float
-        What several layers are spread over, in um.
+        Depth over which several layers are spread, in um.
     """
 
     name: str
@@ -268,7 +268,7 @@ def draw_optics(rng: np.random.Generator, ranges: Ranges = DEFAULT_RANGES) -> Op
 
 
 def draw_defocus(rng: np.random.Generator) -> Defocus:
-    """In focus with `IN_FOCUS_SHARE`; otherwise 1-36 µm, either side."""
+    """In focus with probability `IN_FOCUS_SHARE`; otherwise 1-36 µm on either side."""
     thickness = float(rng.uniform(0.0, 4.0)) if rng.random() < 0.5 else 0.0
     if rng.random() < IN_FOCUS_SHARE:
         return Defocus(0.0, thickness)
@@ -283,7 +283,7 @@ def draw_peak(rng: np.random.Generator) -> float:
 
 
 def draw_camera(rng: np.random.Generator, ranges: Ranges = DEFAULT_RANGES) -> Camera:
-    """A camera within the ranges: unmeasured, 0.3-4 electrons per count and 1-8 of read noise."""
+    """A camera within the ranges; by default 0.3-4 electrons per count and 1-8 electrons of read noise."""
     hot = ranges.hot_fraction
     return Camera(
         offset=float(rng.uniform(*ranges.offset)),

@@ -35,7 +35,7 @@ class Scene:
     Parameters
     ----------
     raw : ndarray of uint8 or uint16, shape (height, width)
-        What the camera gave.
+        The camera's frame.
     truth : ndarray of float32, shape (height, width)
         Expectation of the in-focus frame in counts, offset included, no noise,
         clipped at full scale.
@@ -57,7 +57,7 @@ def expose_scene(
     haze: float,
     rng: np.random.Generator,
 ) -> Scene:
-    """Both expectations through one camera.
+    """Image both expectations with one camera.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def expose_scene(
         Flux, bright structures about 1.
     camera : Camera
     peak : float
-        Counts that flux 1 gives.
+        Counts of flux 1.
     haze : float
         Even background light in units of flux.
     rng : numpy.random.Generator
@@ -73,7 +73,7 @@ def expose_scene(
     scale = peak
     offset = camera.offset
     if camera.bits == 8:
-        # An 8-bit camera sees the same light on 1/16 of the counts.
+        # An 8-bit camera shows the same light with 1/16 of the counts.
         camera = replace(camera, offset=camera.offset / 16, gain=camera.gain * 16)
         scale, offset = peak / 16, camera.offset
     raw = camera.expose(np.asarray((unfocused + haze) * scale, dtype=np.float32), rng)
@@ -84,7 +84,7 @@ def expose_scene(
 def simulate_frame(
     flux: NDArray[np.float32], setting: Setting, defocus: Defocus, rng: np.random.Generator
 ) -> Scene:
-    """A whole frame of a specimen by one microscope.
+    """Simulate a whole frame of a specimen with one microscope.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def simulate_frame(
     setting : Setting
     defocus : Defocus
     rng : numpy.random.Generator
-        Draws the camera's noise, and before it which structures of several layers lie where.
+        Draws, for several layers, which structures lie where, and then the camera's noise.
 
     Returns
     -------

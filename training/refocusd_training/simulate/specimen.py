@@ -17,7 +17,7 @@ def flux_of(image: NDArray[np.generic]) -> NDArray[np.float32]:
     Parameters
     ----------
     image : ndarray, shape (height, width)
-        Any counts; 8-bit images have lost their offset and gain already.
+        Any counts; 8-bit images have already lost their offset and gain.
 
     Returns
     -------

@@ -1,8 +1,8 @@
 """Statistics of frames that a simulator must reproduce: spectra, and noise as a function of light.
 
-Of frames that do not show the same field only statistics can be compared: the power at each
-spatial frequency (how the optics blur), and the variance at each brightness (how the camera
-counts).
+For frames that do not show the same field, only statistics can be compared: the power at each
+spatial frequency (which depends on the blur), and the variance at each brightness (which depends
+on the camera).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def radial_spectrum(image: NDArray[np.generic], edges: NDArray[np.float64]) -> N
     Returns
     -------
     ndarray of float, shape (bands,)
-        Counts squared a pixel: white noise gives its variance in every band.  Under a Hann
-        window, whose leakage lies far below the fall of a blurred frame's spectrum.
+        Counts squared per pixel: white noise gives its variance in every band. A Hann window
+        is applied, whose leakage is far below the spectrum of a blurred frame.
     """
     values = np.asarray(image, np.float64)
     window = np.outer(*(scipy.signal.windows.hann(side, sym=False) for side in values.shape))
@@ -63,7 +63,7 @@ def radial_spectrum(image: NDArray[np.generic], edges: NDArray[np.float64]) -> N
     frequency = np.hypot(
         scipy.fft.fftfreq(values.shape[0])[:, None], scipy.fft.rfftfreq(values.shape[1])[None]
     )
-    # A half-spectrum has each column but the first (and the last of an even width) twice.
+    # Each column of a half-spectrum counts twice, except the first (and the last of an even width).
     twice = np.full(spectrum.shape, 2.0)
     twice[:, 0] = 1.0
     if values.shape[1] % 2 == 0:
@@ -100,9 +100,9 @@ class PhotonTransfer:
 def photon_transfer(images: Iterable[NDArray[np.generic]]) -> PhotonTransfer:
     """Mean and noise variance of blocks of single frames.
 
-    The noise is what a second difference leaves, by the median of its absolute value: a hot pixel
-    or an edge in a block does not count.  Frames whose structures are as small as a pixel give
-    too much; frames far out of focus give the camera's noise.
+    The noise is estimated from the median absolute value of the second difference, so that a hot
+    pixel or an edge in a block has no effect. Frames with structures as small as a pixel give
+    too high a value; frames far out of focus give the camera's noise.
     """
     means, variances = [], []
     for image in images:
@@ -127,7 +127,7 @@ class NoiseFit:
     Parameters
     ----------
     gain : float
-        Electrons per count: one over the slope.
+        Electrons per count: the inverse of the slope.
     dark_variance : float
         Variance at the offset, in counts squared; without dark frames it depends on the offset
         that was assumed.
@@ -146,7 +146,7 @@ def fit_noise(curve: PhotonTransfer, offset: float, edges: Sequence[float]) -> N
     offset : float
         Counts of a dark pixel.
     edges : sequence of float
-        Of the bins, in counts; each bin counts the same, relative to its variance.
+        Of the bins, in counts; all bins have the same weight, relative to their variance.
     """
     mean, variance = np.array(curve.binned(edges)).T
     slope, level = np.polyfit(mean - offset, variance, 1, w=1 / variance)

@@ -1,8 +1,8 @@
 """Exposures on the device that trains: blur, camera and normalisation as torch operations.
 
-The same law as `blur`, `camera` and `refocusd.imaging.normalise` give with numpy, on a batch at
-once; where numpy draws a frame's noise from its own stream, a device draws from one of its own, so
-that frames are equal in distribution and a run repeats itself on one kind of device.
+The arithmetic is that of `blur`, `camera` and `refocusd.imaging.normalise`, applied to a whole
+batch. numpy and a device draw the noise from different random streams, so that frames are equal
+in distribution, and a run is reproducible only on one kind of device.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def expose_on(
     exposures : sequence of Exposure
         Of one size and one number of layers, as `SampleStream.exposures` yields them.
     dimming : ndarray of float32, shape (batch,)
-        Factor on each frame's range.
+        Factor by which each frame's range is multiplied.
     device : torch.device or str
     seed : int
-        Of the noise; give each step its own.
+        Of the noise; use a different one for each step.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def expose_on(
             ]
             for transfers in (moved(lambda e: e.unfocused), moved(lambda e: e.in_focus))
         ]
-        # An 8-bit camera sees the same light on 1/16 of the counts.
+        # An 8-bit camera shows the same light with 1/16 of the counts.
         share = column(lambda exposure: 1 / 16 if exposure.camera.bits == 8 else 1.0)
         peak = column(lambda exposure: exposure.peak) * share
         haze = column(lambda exposure: exposure.haze)
@@ -113,7 +113,7 @@ def _heated(signal: Tensor, hot_fraction: Tensor, generator: torch.Generator) ->
         torch.rand(signal.shape, generator=generator, device=signal.device) for _ in range(2)
     )
     mean = 0.25 * signal.amax(dim=(1, 2), keepdim=True) + 10.0
-    # 1 - u lies in (0, 1]: its logarithm is finite.
+    # 1 - u is in (0, 1], so its logarithm is finite.
     return signal + (chance < hot_fraction) * -torch.log1p(-heat) * mean
 
 
