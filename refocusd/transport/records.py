@@ -170,8 +170,8 @@ class FrameFacts(msgspec.Struct, frozen=True):
         frame does not tell.
     blur_uncertainty : float or None
         Standard uncertainty of it, relative.
-    blur_source : str
-        What it was estimated from: ``frame`` or ``optics``; empty where it was not.
+    blur_source : str or None
+        What it was estimated from: ``frame`` or ``optics``.
     """
 
     offset: float
@@ -189,7 +189,7 @@ class FrameFacts(msgspec.Struct, frozen=True):
     calibration: str | None = None
     blur_px: float | None = None
     blur_uncertainty: float | None = None
-    blur_source: str = ""
+    blur_source: str | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):

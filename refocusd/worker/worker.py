@@ -267,7 +267,7 @@ def refocus_frame(
         calibration=profile,
         blur_px=refocused.blur.sigma_px if refocused.blur else None,
         blur_uncertainty=refocused.blur.uncertainty if refocused.blur else None,
-        blur_source=refocused.blur.source if refocused.blur else "",
+        blur_source=refocused.blur.source if refocused.blur else None,
     )
 
 
