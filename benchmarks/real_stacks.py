@@ -5,8 +5,8 @@
 FOLDER holds the stacks that `STACKS` names.  Truth is each stack's sharpest plane; for the nucleus
 that was imaged by a confocal microscope as well, that plane too.  Every frame is judged as
 the worker writes it, frames that pass through included: PSNR after an affine fit, 16 px border,
-range between the 0.1st and 99.9th percentile of the truth.  The picture shows the frames on which
-deconvolution gained least, worst first.
+range between the 0.1st and 99.9th percentile of the truth.  The picture shows, of each stack, the
+frames that deconvolution changed and gained least on, worst first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
 
 from refocusd.config import Backend, EngineOptions
 from refocusd.engines.choose import build_engine
@@ -34,8 +35,8 @@ __all__ = ["STACKS", "Row", "Stack", "load_stack", "measured"]
 
 RESULTS = Path(__file__).parent / "results"
 ENGINES: Mapping[str, Backend] = {"network": "openvino", "deconvolution": "deconvolution"}
-#: Rows of the picture, and the side of what is shown of a frame, px.
-SHOWN, SIDE_PX = 12, 200
+#: Rows of the picture for each stack, and the side of what is shown of a frame, px.
+SHOWN, SIDE_PX = 3, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,13 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
 
 def draw(found: Sequence[tuple[Row, dict[str, Pixels]]], path: Path) -> None:
     """The frames on which deconvolution gained least, on the truth's grey scale by the fit."""
-    worst = sorted(found, key=lambda one: one[0].deconvolution_db - one[0].raw_db)[:SHOWN]
+    changed = [one for one in found if one[0].deconvolution_verdict == "refocused"]
+    changed.sort(key=lambda one: one[0].deconvolution_db - one[0].raw_db)
+    worst = [
+        one
+        for stack in STACKS
+        for one in [one for one in changed if one[0].stack == Path(stack).stem][:SHOWN]
+    ]
     cell, text = SIDE_PX + 6, 14
     sheet = Image.new("L", (4 * cell, len(worst) * (cell + text)), 255)
     pen = ImageDraw.Draw(sheet)
@@ -168,16 +175,26 @@ def draw(found: Sequence[tuple[Row, dict[str, Pixels]]], path: Path) -> None:
         )
         truth = frames["truth"].astype(np.float64)
         low, high = np.percentile(truth, (0.5, 99.8))
+        rows, columns = _brightest(truth)
         for column, (frame, label) in enumerate(zip(frames.values(), labels, strict=True)):
             pen.text((column * cell + 2, top), label, fill=0)
             fitted = np.polyval(
                 np.polyfit(frame.ravel().astype(np.float64), truth.ravel(), 1), frame
             )
             shown = np.clip((fitted - low) / max(high - low, 1e-9) * 255, 0, 255).astype(np.uint8)
-            middle = [max(0, (side - SIDE_PX) // 2) for side in shown.shape]
-            part = shown[middle[0] : middle[0] + SIDE_PX, middle[1] : middle[1] + SIDE_PX]
+            part = shown[rows, columns]
             sheet.paste(Image.fromarray(part), (column * cell, top + text))
     sheet.save(path)
+
+
+def _brightest(truth: NDArray[np.float64]) -> tuple[slice, slice]:
+    """The part of a frame that is shown: about its brightest structure."""
+    top, left = np.unravel_index(int(gaussian_filter(truth, 20).argmax()), truth.shape)
+    starts = [
+        int(np.clip(at - SIDE_PX // 2, 0, max(0, side - SIDE_PX)))
+        for at, side in zip((top, left), truth.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + SIDE_PX), slice(starts[1], starts[1] + SIDE_PX)
 
 
 def main() -> int:

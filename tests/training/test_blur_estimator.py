@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-
-from refocusd.errors import InputError
-from refocusd.imaging.blur import FEATURES
 from refocusd_training.blur import fit as fitting
 from refocusd_training.blur.fit import collect, errors, fit
 from refocusd_training.blur.frames import load_sharp
 from refocusd_training.blur.psfs import CYCLES, FAMILIES, Family, transfer_functions
 from refocusd_training.commands import register
+
+from refocusd.errors import InputError
+from refocusd.imaging.blur import FEATURES
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Makes the network that estimates a frame's blur (`refocusd.imaging.blur`).
 
-==========  ====================================================================
-`psfs`      transfer functions of many kinds, scaled to one width
-`frames`    frames blurred by a known width, as a camera would see them
-`fit`       the network fitted on their features, and its errors
-==========  ====================================================================
+========  ==========================================================================================
+`fit`     The network that tells a frame's blur by its features: simulated, fitted, measured
+`frames`  Frames whose blur is known: sharp light, blurred, through a camera
+`psfs`    Transfer functions of many kinds of PSF, all scaled to one width
+========  ==========================================================================================
 
 May import `data`, and the imaging of `refocusd`.
 """
