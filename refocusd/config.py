@@ -36,6 +36,7 @@ __all__ = [
     "DEFAULT_ENDPOINT",
     "DEFAULT_VIEW_PORT",
     "SETTINGS",
+    "WITHOUT_MODEL",
     "Attach",
     "Backend",
     "EngineOptions",
@@ -48,10 +49,12 @@ __all__ = [
     "toml_value",
 ]
 
-Backend = Literal["auto", "tensorrt", "cuda", "openvino", "identity"]
+Backend = Literal["auto", "tensorrt", "cuda", "openvino", "deconvolution", "identity"]
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
+#: Backends that run no model: what stands for one in records is their own name.
+WITHOUT_MODEL: frozenset[Backend] = frozenset({"deconvolution", "identity"})
 Attach = Literal["auto", "on", "off"]
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:8751"
@@ -214,8 +217,9 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is compiled and run; the same for every model of a worker."""
 
     backend: Backend = "auto"
-    """What runs the model.  `auto` takes the best that is installed and works; `identity` returns
-    frames as they are, to measure the path."""
+    """What runs the model.  `auto` takes the best that is installed and works; `deconvolution` uses no
+    model: it estimates each frame's blur and undoes it; `identity` returns frames as they are, to
+    measure the path."""
     precision: Precision = "auto"
     """Number format of the network.  `auto` is f16 on a GPU; on a CPU it is bf16 where the processor
     has it, else int8 where the model ships it, else f32."""
@@ -331,9 +335,9 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     def models(self) -> dict[str, str]:
         """Name of the model of each channel that has one of its own; "" is for all others.
 
-        None but "" for the identity, which is of no model.
+        None but "" for backends that run no model.
         """
-        own = {} if self.backend == "identity" else self.channel_models
+        own = {} if self.backend in WITHOUT_MODEL else self.channel_models
         return {"": self.model, **own}
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from refocusd.bench.combination import Combination, Order, Quality, Rates, Report, Result
 from refocusd.bench.work import Work, count_work
-from refocusd.config import EngineOptions
+from refocusd.config import WITHOUT_MODEL, EngineOptions
 from refocusd.engines.choose import available_backends
 from refocusd.errors import RefocusdError, WorkerError
 from refocusd.frame import Pixels
@@ -88,7 +88,7 @@ class _Session:
         ]
 
     def _result(self, index: int, combination: Combination, reports: list[Report]) -> Result:
-        if combination.options.backend == "identity":
+        if combination.options.backend in WITHOUT_MODEL:
             return Result(combination, rounds=reports)
         precision = reports[0].precision
         work = _work(combination)

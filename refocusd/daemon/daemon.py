@@ -13,7 +13,7 @@ from typing import Self
 import zmq
 
 from refocusd import __version__
-from refocusd.config import Settings
+from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.daemon.acquisitions.catch_up import CatchUps
 from refocusd.daemon.acquisitions.run_id import models_named
 from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
@@ -64,8 +64,8 @@ class Daemon:
 
     def __enter__(self) -> Self:
         settings = self.settings
-        sums = {"": "identity"}
-        if settings.backend != "identity":
+        sums: dict[str, str] = {"": settings.backend}
+        if settings.backend not in WITHOUT_MODEL:
             # A bad bundle is reported here, not by a dying worker.
             sums = {name: load_bundle(model).sha256 for name, model in settings.models.items()}
         # What is entered first is closed last.

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from refocusd.config import Settings
+from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.datasets.dataset import Output
 from refocusd.errors import BundleError, InputError
 from refocusd.models.bundle import load_bundle, shipped_bundles
@@ -27,8 +27,8 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
         If the model that made the run is not available.
     """
     pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
-    if output.engine.get("backend") == "identity":
-        return replace(settings, backend="identity", pass_in_focus=pass_in_focus)
+    if (backend := output.engine.get("backend")) in WITHOUT_MODEL:
+        return replace(settings, backend=backend, pass_in_focus=pass_in_focus)
     recorded = _by_name(output.settings.get("channel_models"))
     channels = {
         channel: _at_hand(
@@ -42,7 +42,7 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
         channel_models=channels,
         # Frames that a rule skipped have their final state.
         skip_channels=[name for name in settings.skip_channels if name not in channels],
-        backend="auto" if settings.backend == "identity" else settings.backend,
+        backend="auto" if settings.backend in WITHOUT_MODEL else settings.backend,
         pass_in_focus=pass_in_focus,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from refocusd.config import Settings
+from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, fine
 from refocusd.doctor.trial import TRIAL, EngineOrder, EngineReport
@@ -31,18 +31,19 @@ def engine(case: Case) -> Iterator[Finding]:
 
 def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
     order = EngineOrder(model, settings.engine_options, shape)
+    named = "no model" if settings.backend in WITHOUT_MODEL else f"model {model}"
     try:
         report = attempt(TRIAL, order, EngineReport, TRIAL_S)
     except WorkerError as error:
         return broken(
             "engine",
-            f"{settings.backend}, model {model}: {error}",
+            f"{settings.backend}, {named}: {error}",
             "refocusd models checks the models; --backend openvino --precision f32 runs on every "
             "CPU; install openvino again where it cannot be loaded",
         )
     return fine(
         "engine",
-        f"{report.backend} {report.precision} on {report.device}, model {model}: "
+        f"{report.backend} {report.precision} on {report.device}, {named}: "
         f"{shape[1]}x{shape[0]} px in {report.frame_ms:.0f} ms "
         f"(about {1e3 / max(report.frame_ms, 1e-3):.0f} frames/s), ready after "
         f"{report.ready_s:.1f} s; bf16 {'yes' if report.bf16 else 'no'}",

@@ -5,6 +5,7 @@
 `choose`             picks and builds the engine that the settings ask for
 `openvino`           the embedded CPU engine (the default)
 `tensorrt`, `cuda`   engines on NVIDIA cards; `cache` keeps what was compiled
+`deconvolution`      physics without a network, from the frame's own blur
 `identity`           frames as they are: measures the path without a network
 `tiling`             which pixels a network sees at a time, and answers for
 `autotune`           the best tiles on this machine, measured once

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refocusd.config import Backend, EngineOptions
+from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
 from refocusd.errors import EngineError
@@ -72,6 +73,8 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     """
     if options.backend == "identity":
         return IdentityEngine()
+    if options.backend == "deconvolution":
+        return DeconvolutionEngine()
     bundle = load_bundle(model)
     if options.backend != "auto":
         return _build(options.backend, bundle, options)

@@ -1,13 +1,14 @@
 """What every backend offers to the worker.
 
-================  ==========================  =============================
-engine            runs                        builds from
-================  ==========================  =============================
-`OpenVinoEngine`  any x86-64 or Arm CPU       ``model.onnx`` of a bundle
-`TensorRtEngine`  an NVIDIA card              ``model.onnx`` of a bundle
-`TorchEngine`     an NVIDIA card              weights of a bundle of ours
-`IdentityEngine`  nothing (for measurements)  nothing
-================  ==========================  =============================
+=====================  ==========================  =============================
+engine                 runs                        builds from
+=====================  ==========================  =============================
+`OpenVinoEngine`       any x86-64 or Arm CPU       ``model.onnx`` of a bundle
+`TensorRtEngine`       an NVIDIA card              ``model.onnx`` of a bundle
+`TorchEngine`          an NVIDIA card              weights of a bundle of ours
+`DeconvolutionEngine`  any CPU, without a network  nothing
+`IdentityEngine`       nothing (for measurements)  nothing
+=====================  ==========================  =============================
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 
 from refocusd.errors import DeviceLostError
 from refocusd.frame import Pixels
+from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.normalise import CountsRange
 from refocusd.models.bundle import ModelBundle
 
@@ -34,7 +36,7 @@ class EngineDescription:
     key : str
         Content key: model, runtime with version, device, precision.
     model_id, model_sha256 : str
-        The bundle; empty for the identity.
+        The bundle; empty for engines without one.
     """
 
     backend: str
@@ -62,14 +64,17 @@ class Refocused:
     counts : CountsRange
         Offset and scale that the engine saw the frame in.
     engine_ms : float
-        Time in the network alone.
+        Time in the engine alone.
     clipped : int
         Pixels cut at the ends of the counts scale.
+    blur : BlurEstimate or None
+        The blur that the engine took the frame to have; None where it did not estimate any.
     """
 
     counts: CountsRange
     engine_ms: float
     clipped: int
+    blur: BlurEstimate | None = None
 
 
 def card_lost(reason: object) -> DeviceLostError:
@@ -81,7 +86,7 @@ def card_lost(reason: object) -> DeviceLostError:
 
 
 class Engine(Protocol):
-    """A network on one device.  Belongs to one thread."""
+    """A network, or what stands in for one, on one device.  Belongs to one thread."""
 
     @property
     def description(self) -> EngineDescription:

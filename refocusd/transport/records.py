@@ -169,6 +169,13 @@ class FrameFacts(msgspec.Struct, frozen=True):
         Of it, 0 to 1.
     calibration : str or None
         Id of the calibration profile that applied.
+    blur_px : float or None
+        Standard deviation of the frame's blur; None where the engine did not estimate it, or the
+        frame does not tell.
+    blur_uncertainty : float or None
+        Standard uncertainty of it, relative.
+    blur_source : str or None
+        What it was estimated from: ``frame`` or ``optics``.
     """
 
     offset: float
@@ -184,6 +191,9 @@ class FrameFacts(msgspec.Struct, frozen=True):
     defocus_uncertainty_um: float | None = None
     defocus_confidence: float = 0.0
     calibration: str | None = None
+    blur_px: float | None = None
+    blur_uncertainty: float | None = None
+    blur_source: str | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):

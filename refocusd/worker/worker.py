@@ -265,6 +265,9 @@ def refocus_frame(
         defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
         defocus_confidence=defocus.confidence if defocus else 0.0,
         calibration=profile,
+        blur_px=refocused.blur.sigma_px if refocused.blur else None,
+        blur_uncertainty=refocused.blur.uncertainty if refocused.blur else None,
+        blur_source=refocused.blur.source if refocused.blur else None,
     )
 
 

@@ -31,6 +31,7 @@ from waiting import PATIENCE_S
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
+from refocusd.demo.specimen import Specimen
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import Ledger
 from refocusd.sources.replay import replay
@@ -57,6 +58,25 @@ def test_every_frame_of_a_recording_is_written_and_accounted_for(tmp_path: Path)
         run = json.loads((output / RUN_FILE).read_text())["run"]
         assert set(ledger.final_states(run, acquisition)) == set(written)
     assert daemon.unfinished == 0
+
+
+def test_deconvolution_runs_without_a_model_and_tells_each_frames_blur(tmp_path: Path) -> None:
+    blurred = Specimen().frame("DAPI", 16.0, 10.0, np.random.default_rng(0))[:256, :256]
+    settings = quick_settings(tmp_path, backend="deconvolution", model="no such model")
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out", side=256)
+        frame = np.ascontiguousarray(blurred)
+        assert upload.submit(frame, '{"z":0}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=1, refocused=1)
+    pixels, metadata = read_all(tmp_path / "out")['{"z":0}']
+    assert pixels.std() > frame.std()
+    facts = metadata["refocusd"]
+    assert facts["blur_px"] > 2
+    assert 0 < facts["blur_uncertainty"] < 1
+    assert facts["blur_source"] == "frame"
 
 
 @pytest.mark.parametrize("worker_inline", [False, True], ids=["worker-ring", "worker-socket"])

@@ -18,7 +18,7 @@ from ability import cpu_engine
 from onnx import helper
 from small_networks import FRAME, write_network
 
-from refocusd.config import EngineOptions
+from refocusd.config import Backend, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
@@ -39,10 +39,18 @@ def bundle() -> ModelBundle:
 
 
 @pytest.fixture(scope="module")
-def engine(bundle: ModelBundle) -> Iterator[Engine]:
+def network(bundle: ModelBundle) -> Iterator[Engine]:
     engine = OpenVinoEngine(bundle, EngineOptions(precision="f32"))
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="module", params=["openvino", "deconvolution"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Every kind of engine that a CPU runs: what follows is true of each."""
+    built = build_engine(MODEL, EngineOptions(backend=request.param, precision="f32"))
+    yield built
+    built.close()
 
 
 @pytest.fixture(scope="module")
@@ -181,13 +189,13 @@ def test_an_empty_field_stays_empty(engine: Engine) -> None:
 
 
 def test_bf16_is_as_good_as_f32_where_the_processor_has_it(
-    bundle: ModelBundle, engine: Engine, blurred: Pixels
+    bundle: ModelBundle, network: Engine, blurred: Pixels
 ) -> None:
     from refocusd.imaging.quality import psnr
 
     half = cpu_engine(bundle, "bf16")
     truth = Specimen().truth("DAPI")
-    loss = psnr(refocused(engine, blurred), truth) - psnr(refocused(half, blurred), truth)
+    loss = psnr(refocused(network, blurred), truth) - psnr(refocused(half, blurred), truth)
     half.close()
     assert loss <= 0.05
 
@@ -315,8 +323,9 @@ def test_an_output_that_does_not_fit_is_refused(engine: Engine, blurred: Pixels)
             engine.refocus(blurred, out)
 
 
-def test_a_closed_engine_says_so(bundle: ModelBundle, blurred: Pixels) -> None:
-    engine = OpenVinoEngine(bundle, EngineOptions(precision="f32"))
+@pytest.mark.parametrize("backend", ["openvino", "deconvolution"])
+def test_a_closed_engine_says_so(backend: Backend, blurred: Pixels) -> None:
+    engine = build_engine(MODEL, EngineOptions(backend=backend, precision="f32"))
     engine.close()
     with pytest.raises(EngineError, match="closed"):
         refocused(engine, blurred)
@@ -359,8 +368,8 @@ def test_threads_leave_the_acquisition_its_core() -> None:
     assert engine_threads(7) == 7
 
 
-def test_the_key_tells_model_runtime_and_precision(engine: Engine, bundle: ModelBundle) -> None:
-    about = engine.description
+def test_the_key_tells_model_runtime_and_precision(network: Engine, bundle: ModelBundle) -> None:
+    about = network.description
     assert about.model_sha256 == bundle.sha256
     assert about.key.startswith(bundle.sha256[:16])
     assert about.key.endswith("f32")

@@ -12,6 +12,7 @@ The way from images to a bundle, one module a step:
 `loop`          the loop and its checkpoints (`train`: its public names)
 `fine_tune`     a bundle trained on for a lab's own microscope
 `export`        checkpoint → model bundle (bioimage.io 0.5, ONNX, safetensors)
+`blur`          the estimator of a frame's blur, which `refocusd.imaging.blur` ships
 `evaluate`      a bundle against held-out specimens, optics and Richardson-Lucy
 `commands`      `refocusd train ...`
 ==============  ===========================================================

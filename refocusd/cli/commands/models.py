@@ -14,7 +14,7 @@ from rich.table import Table
 from refocusd.cli.console import console, plain, say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, frame_size, settings_of
 from refocusd.cli.model_summary import Listed, bundle_json, quality, summary_lines
-from refocusd.config import EngineOptions
+from refocusd.config import WITHOUT_MODEL, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.self_test import check_engine
@@ -205,8 +205,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> EngineOptions:
     options = settings_of(arguments, *_FLAGS).engine_options
-    if options.backend == "identity":
-        raise ConfigError("backend = identity runs no model: name another --backend")
+    if options.backend in WITHOUT_MODEL:
+        raise ConfigError(f"backend = {options.backend} runs no model: name another --backend")
     return options
 
 

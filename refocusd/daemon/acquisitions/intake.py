@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from refocusd.config import WITHOUT_MODEL
 from refocusd.daemon.acquisitions.checks import (
     channel_of,
     check_frame,
@@ -61,7 +62,7 @@ class Intake:
 
     def __post_init__(self) -> None:
         self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
-        if self.lifecycle.settings.backend != "identity":
+        if self.lifecycle.settings.backend not in WITHOUT_MODEL:
             for channel, name in self.lifecycle.settings.models.items():
                 self._trained[channel] = Trained(name, load_bundle(name).trained)
 

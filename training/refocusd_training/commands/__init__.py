@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from refocusd_training.commands import (
+    blur,
     evaluate,
     export,
     fetch,
@@ -53,3 +54,4 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fetch.register(inner)
     fetch_bbbc006.register(inner)
     simulate.register(inner)
+    blur.register(inner)

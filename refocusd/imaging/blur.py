@@ -1,0 +1,318 @@
+"""How wide a frame's blur is, in pixels: from the frame alone, or from known optics.
+
+The width is a standard deviation: that of the Gaussian whose transfer function falls to one half
+at the same spatial frequency.  With a PSF of wave optics, apodised and aberrated as real objectives
+are, deconvolution by that Gaussian is as good as by the PSF itself, so that one number is enough.
+
+From one frame the width is estimated by a network of a few thousand weights from what the blur
+leaves: the power spectrum in 48 logarithmic rings, and the steepest edges and the kurtosis of
+the gradients at seven scales, all relative to the frame's contrast.  A hot pixel is replaced by its
+neighbours first, and clipped pixels do not count as edges.  The network states its own
+uncertainty.  How it was made, and how far it is off, stands in ``PROVENANCE.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from refocusd.frame import Pixels
+from refocusd.imaging.optics import Optics, defocus_psf
+
+__all__ = [
+    "FEATURES",
+    "BlurEstimate",
+    "blur_features",
+    "blur_of_optics",
+    "estimate_blur",
+    "half_width_sigma",
+]
+
+Floats = NDArray[np.float32]
+
+#: Edges of the rings of the power spectrum, cycles a pixel.
+_RINGS = np.exp(np.linspace(math.log(1 / 400), math.log(0.5), 49))
+#: Scales of gradients, each half as fine as the one before.
+_SCALES = 7
+#: Length of what `blur_features` returns.
+FEATURES = 48 + 2 * _SCALES + 2
+#: Larger frames are judged by two tiles of this side, those with most structure, px.
+_TILE_PX = 768
+#: Frames with a shorter side do not tell, px.
+MIN_SIDE_PX = 32
+#: A Gaussian's transfer function is one half at this many cycles a standard deviation.
+_HALF = math.sqrt(2 * math.log(2)) / (2 * math.pi)
+#: What the network was trained on, px.
+TRAINED_PX = (0.7, 42.0)
+#: Median absolute value of a normal variable, in standard deviations.
+_MEDIAN_ABSOLUTE = 0.6745
+
+
+@dataclass(frozen=True, slots=True)
+class BlurEstimate:
+    """The width of a frame's blur.
+
+    Parameters
+    ----------
+    sigma_px : float
+        Standard deviation of the Gaussian whose transfer function is one half at the same
+        frequency, in pixels.
+    uncertainty : float
+        Standard uncertainty (k = 1) of its natural logarithm: 0.2 stands for about 20 %.
+    source : str
+        ``frame``, or ``optics``.
+    """
+
+    sigma_px: float
+    uncertainty: float
+    source: Literal["frame", "optics"]
+
+
+def estimate_blur(raw: Pixels) -> BlurEstimate | None:
+    """The blur, by the frame alone; about 15 ms for 696×520 px on one core.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8 or uint16, shape (height, width)
+
+    Returns
+    -------
+    BlurEstimate or None
+        None where the frame shows no structure above its noise, or is under 32 px wide.
+    """
+    if min(raw.shape) < MIN_SIDE_PX or not _has_structure(raw):
+        return None
+    features = blur_features(raw)
+    if features is None:
+        return None
+    values = features
+    layers = _layers()
+    for index, (weight, bias) in enumerate(layers):
+        values = weight @ values + bias
+        if index < len(layers) - 1:
+            values = values / (1 + np.exp(-values))
+    log_sigma = float(np.clip(values[0], *np.log(TRAINED_PX)))
+    return BlurEstimate(math.exp(log_sigma), math.exp(float(np.clip(values[1], -4, 2))), "frame")
+
+
+def _has_structure(raw: Pixels) -> bool:
+    """Whether means of four by four pixels differ by more than their noise makes them."""
+    step = 4 * max(1, raw.size >> 20)
+    rows = np.concatenate([raw[at : at + 4] for at in range(0, raw.shape[0] - 3, step)])
+    frame = rows[:, : rows.shape[1] // 4 * 4].astype(np.float32)
+    low, high = np.percentile(_halved(_halved(frame)), (2, 99.8))
+    return bool(high - low > max(2 * _noise(frame), 1.0))
+
+
+def blur_of_optics(optics: Optics, defocus_um: float, uncertainty: float) -> BlurEstimate:
+    """The blur of a thin plane that is so far out of focus.
+
+    Parameters
+    ----------
+    optics : Optics
+    defocus_um : float
+    uncertainty : float
+        Relative, of the distance and the aperture together.
+    """
+    psf = defocus_psf(optics, defocus_um)
+    return BlurEstimate(half_width_sigma(psf) or _HALF / 0.5, uncertainty, "optics")
+
+
+def half_width_sigma(psf: NDArray[np.floating]) -> float | None:
+    """Width of a radially symmetric PSF as `BlurEstimate.sigma_px`.
+
+    Parameters
+    ----------
+    psf : ndarray, shape (size, size)
+        Odd square, centred, sum 1.
+
+    Returns
+    -------
+    float or None
+        None if its transfer function is above one half at every frequency that pixels can hold.
+    """
+    # By the projection-slice theorem the line's transform is the PSF's along one axis.
+    line = psf.sum(axis=0, dtype=np.float64)
+    half = len(line) // 2
+    frequencies = np.linspace(0, 0.5, 1025)
+    transfer = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
+    below = np.flatnonzero(transfer < 0.5 * transfer[0])
+    if not len(below):
+        return None
+    at = int(below[0])
+    crossing = np.interp(0.5 * transfer[0], transfer[[at, at - 1]], frequencies[[at, at - 1]])
+    return _HALF / float(crossing)
+
+
+def blur_features(raw: Pixels) -> Floats | None:
+    """What the estimate rests on; the same numbers for any gain and offset of the camera.
+
+    Returns
+    -------
+    ndarray of float32, shape (FEATURES,), or None
+        None where there is nothing to see, see `estimate_blur`.
+    """
+    if raw.ndim != 2 or min(raw.shape) < MIN_SIDE_PX:
+        return None
+    tiles = [_tile_features(tile) for tile in _tiles(raw)]
+    found = [tile for tile in tiles if tile is not None]
+    return np.asarray(np.mean(found, axis=0), dtype=np.float32) if found else None
+
+
+def _tiles(raw: Pixels) -> list[Pixels]:
+    height, width = (min(side, _TILE_PX) for side in raw.shape)
+    if (height, width) == raw.shape:
+        return [raw]
+    tiles = [
+        raw[top : top + height, left : left + width]
+        for top in range(0, raw.shape[0] - height + 1, height)
+        for left in range(0, raw.shape[1] - width + 1, width)
+    ]
+    return sorted(tiles, key=lambda tile: -float(np.std(tile[::4, ::4])))[:2]
+
+
+def _tile_features(raw: Pixels) -> Floats | None:
+    frame = raw.astype(np.float32)
+    noise = _noise(frame)
+    _mend_hot_pixels(frame, noise)
+    clipped = _clipped(raw)
+    share = float(clipped.mean()) if clipped is not None else 0.0
+    pooled = _halved(frame)
+    low, high = np.percentile(pooled[:: 1 + pooled.shape[0] // 300], (2, 99.8))
+    contrast = float(high - low)
+    if contrast <= max(noise, 1e-3):
+        return None
+    edges, kurtosis = _gradients(frame, clipped, contrast)
+    return np.concatenate(
+        [
+            _spectrum(frame),
+            edges,
+            kurtosis,
+            np.array([math.log(max(noise, 1e-3) / contrast) / 3 + 1, min(20 * share, 3.0)]),
+        ]
+    ).astype(np.float32)
+
+
+def _noise(frame: Floats) -> float:
+    """Standard deviation of a pixel's noise, by its diagonal neighbours (Immerkaer, 1996)."""
+    mixed = frame[1::2, 1:] - frame[1::2, :-1] - frame[:-1:2, 1:] + frame[:-1:2, :-1]
+    return float(np.median(np.abs(mixed[::2]))) / (2 * _MEDIAN_ABSOLUTE)
+
+
+def _mend_hot_pixels(frame: Floats, noise: float) -> None:
+    """Replace, in place, pixels that stand alone by their neighbours' mean.
+
+    A point that went through a lens lightens its neighbours: by 0.13 even where the PSF's
+    standard deviation is half a pixel.
+    """
+    inner = frame[2:-2, 2:-2]
+    near = (frame[1:-3, 2:-2] + frame[3:-1, 2:-2] + frame[2:-2, 1:-3] + frame[2:-2, 3:-1]) / 4
+    far = (frame[:-4, 2:-2] + frame[4:, 2:-2] + frame[2:-2, :-4] + frame[2:-2, 4:]) / 4
+    excess = inner - far
+    hot = (excess > 10 * noise + 1) & (near - far < np.float32(0.12) * excess)
+    inner[hot] = near[hot]
+
+
+def _clipped(raw: Pixels) -> NDArray[np.bool_] | None:
+    """Pixels at the end of the camera's scale; None if there are none.
+
+    A frame's largest count is taken for that end where too many pixels share it.
+    """
+    top = raw.max()
+    clipped = np.asarray(raw == top)
+    return clipped if np.count_nonzero(clipped) > max(16, 1e-4 * raw.size) else None
+
+
+def _halved(frame: Floats) -> Floats:
+    """Means of two by two pixels."""
+    height, width = (side // 2 * 2 for side in frame.shape)
+    rows = frame[0:height:2, :width] + frame[1:height:2, :width]
+    return np.asarray((rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25))
+
+
+def _gradients(
+    frame: Floats, clipped: NDArray[np.bool_] | None, contrast: float
+) -> tuple[Floats, Floats]:
+    """Steepest edges relative to the contrast, and kurtosis of gradients, by scale."""
+    edges, kurtosis = np.zeros(_SCALES, np.float32), np.zeros(_SCALES, np.float32)
+    usable = np.ones(frame.shape, np.float32) if clipped is None else 1 - clipped.astype(np.float32)
+    for scale in range(_SCALES):
+        if scale:
+            if min(frame.shape) < 12:
+                edges[scale], kurtosis[scale] = edges[scale - 1], kurtosis[scale - 1]
+                continue
+            frame = _halved(frame)
+            usable = (
+                _halved(usable)
+                if clipped is not None
+                else usable[: frame.shape[0], : frame.shape[1]]
+            )
+        step = 2 if frame.size > 1 << 16 else 1
+        across = frame[:-1:step, 1:] - frame[:-1:step, :-1]
+        down = frame[1::step, :-1] - frame[:-1:step, :-1]
+        squares = across**2
+        mean = float(squares.mean()) + 1e-12
+        kurtosis[scale] = math.log(float((squares**2).mean()) / mean**2 + 1e-3) / 2 - 1
+        squares += down**2
+        if clipped is not None:
+            squares *= usable[:-1:step, :-1] > 0.99
+        place = int(0.995 * (squares.size - 1))
+        steep = float(np.partition(squares, place, axis=None)[place])
+        edges[scale] = math.log(math.sqrt(steep) / contrast + 1e-4) / 2 + 1
+    return edges, kurtosis
+
+
+def _spectrum(frame: Floats) -> Floats:
+    """Logarithm of the power by ring, relative to the strongest."""
+    rings = _Rings.of(frame.shape)
+    values = frame - np.float32(np.average(frame[::2, ::2]))
+    values *= rings.window
+    values -= rings.window * np.float32(values.sum() / rings.window.sum())
+    transformed = scipy.fft.rfft2(values).ravel()
+    power = transformed.real**2 + transformed.imag**2
+    sums = np.bincount(rings.index, power, len(_RINGS))[: len(_RINGS) - 1]
+    known = rings.counts > 0
+    logs = np.log(np.maximum(sums[known] / rings.counts[known], 1e-12))
+    places = np.arange(len(known))
+    filled = np.interp(places, places[known], logs)
+    return np.asarray(np.clip(filled - filled.max(), -16, 0) / 5 + 1.5, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rings:
+    """Rings of a frame's half-spectrum."""
+
+    window: Floats
+    index: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def of(shape: tuple[int, int]) -> _Rings:
+        """The rings of frames of this shape."""
+        height, width = shape
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+        last = len(_RINGS) - 1
+        index = np.digitize(frequency.ravel(), _RINGS) - 1
+        index[(index < 0) | (index >= last)] = last
+        counts = np.bincount(index, minlength=last + 1)[:last]
+        window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
+        return _Rings(window.astype(np.float32), index, counts)
+
+
+@lru_cache(maxsize=1)
+def _layers() -> tuple[tuple[Floats, Floats], ...]:
+    """Weights and biases of the shipped network."""
+    with (
+        resources.files("refocusd.imaging").joinpath("blur_weights.npz").open("rb") as stream,
+        np.load(stream, allow_pickle=False) as stored,
+    ):
+        count = len(stored.files) // 2
+        return tuple((stored[f"weight{index}"], stored[f"bias{index}"]) for index in range(count))

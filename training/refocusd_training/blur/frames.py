@@ -1,0 +1,207 @@
+"""Frames whose blur is known: sharp light, blurred, through a camera."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.fft
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from refocusd.errors import InputError
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import TRAINED_PX
+from refocusd_training.blur.psfs import CYCLES
+from refocusd_training.data.images import SUFFIXES, read_image
+
+__all__ = ["SharpImage", "blurred_frame", "load_sharp"]
+
+#: Frames are of these sizes, px.
+SHAPES = ((520, 696), (512, 512), (256, 256), (400, 400), (130, 160))
+#: Every so many images, by the checksum of the name, are kept for testing.
+TEST_EVERY = 5
+#: Images are made smaller, hardly larger: what is enlarged is not sharp.
+ZOOM = (0.4, 1.1)
+#: Standard deviation of the blur that sharp images have by themselves, px.
+OWN_BLUR_PX = 0.8
+#: An image counts once; those of a kind with few images count more often, up to this.
+MOST_WEIGHT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SharpImage:
+    """Light of one sharp image.
+
+    Parameters
+    ----------
+    name : str
+    light : ndarray of float32, shape (height, width)
+        Background 0, bright structures 1.
+    weight : float
+        How often it is taken.
+    """
+
+    name: str
+    light: NDArray[np.float32]
+    weight: float
+
+    @property
+    def test(self) -> bool:
+        """Whether it is kept for testing: by its name, so that it never changes sides."""
+        return zlib.crc32(self.name.encode()) % TEST_EVERY == 0
+
+
+def load_sharp(folders: Sequence[Path]) -> list[SharpImage]:
+    """Every image of folders of sharp images that has light in it.
+
+    A stack counts by some of its planes.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    images: list[SharpImage] = []
+    for folder in folders:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        weight = min(MOST_WEIGHT, max(1.0, 150 / max(len(paths), 1)))
+        for path in paths:
+            for index, plane in enumerate(_planes(path)):
+                if (light := _light(plane)) is not None:
+                    images.append(SharpImage(f"{path.name}:{index}", light, weight))
+    if not images:
+        named = ", ".join(str(folder) for folder in folders)
+        raise InputError(f"no image with light in it in {named}: name folders of sharp images")
+    return images
+
+
+def _planes(path: Path) -> list[NDArray[np.generic]]:
+    if path.suffix.lower() == ".png":
+        return [read_image(path)]
+    stored = tifffile.imread(path)
+    planes = stored.reshape(-1, *stored.shape[-2:])
+    chosen = planes if len(planes) < 10 else planes[:: len(planes) // 3]
+    return [plane for plane in chosen if min(plane.shape) >= 100]
+
+
+def _light(image: NDArray[np.generic]) -> NDArray[np.float32] | None:
+    light = image.astype(np.float32)
+    light = np.maximum(light - np.float32(np.percentile(light[::5, ::5], 2)), 0)
+    bright = float(np.percentile(light[::3, ::3], 99.8))
+    return light / np.float32(bright) if bright >= 3 else None
+
+
+def blurred_frame(
+    image: SharpImage,
+    other: SharpImage,
+    transfers: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> tuple[Pixels, float] | None:
+    """A frame of 8 to 16 bits, and the width of its blur, px.
+
+    Parameters
+    ----------
+    image : SharpImage
+    other : SharpImage
+        Sometimes lies above or below it, at another distance from focus.
+    transfers : ndarray, shape (count, len(CYCLES))
+        Of `transfer_functions`; one is taken.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (ndarray, float) or None
+        None if what was cut out holds no light.
+    """
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    sigma = math.exp(rng.uniform(*np.log(TRAINED_PX)))
+    margin = int(min(3 * sigma + 8, 120))
+    transfer = transfers[rng.integers(len(transfers))]
+    zoom = math.exp(rng.uniform(*np.log(ZOOM)))
+    scene = _scene(image, zoom, shape, margin, rng)
+    if scene.max() < 0.2:
+        return None
+    seen = _blurred(scene, sigma, transfer)
+    if rng.random() < 0.25:
+        apart = sigma * math.exp(rng.normal(0, 0.4))
+        above = _blurred(_scene(other, zoom, shape, margin, rng), apart, transfer)
+        share = rng.uniform(0.05, 0.5)
+        seen = (1 - share) * seen + share * above
+    seen = np.maximum(seen[margin:-margin, margin:-margin], 0)
+    return _camera(seen, rng), math.hypot(sigma, OWN_BLUR_PX * zoom)
+
+
+def _scene(
+    image: SharpImage,
+    zoom: float,
+    shape: tuple[int, int],
+    margin: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """A part of the image at another magnification, turned, with a margin for the blur."""
+    height, width = (side + 2 * margin for side in shape)
+    needed = [math.ceil(side / zoom) + 2 for side in (height, width)]
+    light = image.light
+    for axis, length in enumerate(needed):
+        while light.shape[axis] < length:
+            light = np.concatenate([light, np.flip(light, axis)], axis)
+    top, left = (
+        int(rng.integers(have - need + 1)) for have, need in zip(light.shape, needed, strict=True)
+    )
+    part = light[top : top + needed[0], left : left + needed[1]]
+    size = (math.ceil(needed[1] * zoom), math.ceil(needed[0] * zoom))
+    method = Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.BOX
+    grown = np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize(size, method))
+    scene = np.clip(grown[:height, :width], 0, None)
+    if rng.random() < 0.5:
+        scene = scene[::-1]
+    if rng.random() < 0.1:  # debris
+        scene = scene.copy()
+        for _ in range(rng.integers(1, 6)):
+            y, x, size_px = rng.integers(height), rng.integers(width), rng.integers(1, 9)
+            scene[y : y + size_px, x : x + size_px] += rng.uniform(0.5, 6)
+    return np.asarray(scene ** np.float32(rng.uniform(0.7, 1.4)), dtype=np.float32)
+
+
+def _blurred(
+    scene: NDArray[np.float32], sigma: float, transfer: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    shape = tuple(scipy.fft.next_fast_len(side, real=True) for side in scene.shape)
+    grown = np.pad(
+        scene,
+        [(0, new - old) for new, old in zip(shape, scene.shape, strict=True)],
+        mode="symmetric",
+    )
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None, :])
+    gain = np.interp(frequency * sigma, CYCLES, transfer, right=0.0).astype(np.float32)
+    seen = scipy.fft.irfft2(scipy.fft.rfft2(grown) * gain, s=shape)
+    return np.asarray(seen[: scene.shape[0], : scene.shape[1]], dtype=np.float32)
+
+
+def _camera(seen: NDArray[np.float32], rng: np.random.Generator) -> Pixels:
+    photons = math.exp(rng.uniform(math.log(60), math.log(6000)))
+    background = rng.uniform(0, 0.4) if rng.random() < 0.5 else rng.uniform(0, 0.05)
+    light = (seen + background) * photons
+    if rng.random() < 0.3:  # light that falls off towards the corners
+        y, x = np.ogrid[-1 : 1 : seen.shape[0] * 1j, -1 : 1 : seen.shape[1] * 1j]
+        tilt = 1 + rng.uniform(-0.3, 0.3) * x + rng.uniform(-0.3, 0.3) * y
+        light *= np.maximum(tilt - rng.uniform(0, 0.25) * (x**2 + y**2), 0.05)
+    electrons = rng.poisson(np.maximum(light, 0)) + rng.normal(0, rng.uniform(1, 10), light.shape)
+    hot = rng.random() < 0.15
+    if hot:
+        places = rng.integers(0, light.size, rng.integers(1, 60))
+        electrons.flat[places] += rng.uniform(0.2, 5, len(places)) * photons
+    if rng.random() < 0.2:
+        top = float(np.percentile(electrons, rng.uniform(90, 100)))
+        counts = np.clip(electrons / max(top, 1.0) * 250 + rng.uniform(0, 10), 0, 255)
+        return np.asarray(np.rint(counts), dtype=np.uint8)
+    gain = math.exp(rng.uniform(math.log(0.2), math.log(5)))
+    counts = electrons / gain + 100
+    most = float(np.percentile(counts, rng.uniform(85, 99.9))) if rng.random() < 0.12 else 65535.0
+    return np.asarray(np.rint(np.clip(counts, 0, max(most, 200.0))), dtype=np.uint16)
