@@ -211,11 +211,17 @@ def main() -> int:
         groups.setdefault(f"{row.stack}, {row.truth}", []).append(row)
     sums = {name: summary(rows) for name, rows in groups.items()}
     result = {"summary": sums, "planes": [asdict(row) for row, _ in found]}
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    arguments.json.write_text(_as_json(result), encoding="utf-8")
     draw(found, arguments.png)
     for name, figures in sums.items():
         print(name, {key: round(value, 2) for key, value in figures.items()})
     return 0
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    """One line a plane: short, and a change of one plane is a change of one line."""
+    planes = ",\n  ".join(json.dumps(plane, separators=(",", ":")) for plane in result["planes"])
+    return f'{{"summary": {json.dumps(result["summary"])},\n "planes": [\n  {planes}\n]}}\n'
 
 
 if __name__ == "__main__":

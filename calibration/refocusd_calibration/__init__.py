@@ -3,16 +3,15 @@
 Writes the calibration profile (`refocusd.profiles.profile`) that training, normalisation and
 verdicts read.
 
-===============  =====================================================================
-`camera`         dark and flat series: gain, noise, offset, linearity, maps
-`focus`          through-focus series: best focus, surface, backlash, drift
-`psf`            beads or matched planes: the kernel as a function of defocus
-`stage`          series on the microscope: planned, limited, run, verified; and z series
-                 read back from recordings
-`profile`        sections, maps and raw data in one profile; reports; comparison
-`measurement`    what every measurement results in: section, checks, notes
-`cli`            the command line, ``refocusd calibrate``
-===============  =====================================================================
+=============  =====================================================================================
+`measurement`  What every measurement results in: a section of the profile, checks and notes
+`camera/`      The camera: gain, read noise, offset, hot pixels, flat field (EMVA 1288)
+`cli/`         `refocusd calibrate ...` on the command line
+`focus/`       Through-focus response: best focus, tilt, depth of field, backlash, drift
+`profile/`     Profiles: written, shown, compared
+`psf/`         The point spread function against defocus, from beads or matched planes
+`stage/`       The microscope that is measured on: its moves, planned, checked and run
+=============  =====================================================================================
 
 Each of `camera`, `focus` and `psf` has a `simulate` module of known truth.
 

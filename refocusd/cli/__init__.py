@@ -1,14 +1,15 @@
 """The command line: one module a sub-command in `commands`, each with `register`.
 
-===============  ===============================================================
-`main`           parses, runs, turns errors into one line and an exit status
-`flags`          the form of a command's parser, and the flags that set settings
-`console`        what a person sees: results, remarks, progress bars, JSON files
-`logs`           the log on standard error and in a rotating file
-`figures`        tables: what a run came to, and its quality
-`model_summary`  a model bundle as a row, as lines, as JSON
-`offline`        what `process` and `resume` show
-===============  ===============================================================
+===============  ===================================================================================
+`console`        What a person sees: results on standard output, progress and remarks on standard error
+`figures`        The tables of `replay` and `demo`: what a run came to, and its quality where the truth is known
+`flags`          What the commands' parsers share: their form, and the flags that set `refocusd.config.Settings`
+`logs`           The log: lines on standard error, and a rotating file in the user's log folder
+`main`           ``refocusd``: parses, runs a sub-command, turns errors into one line and a status
+`model_summary`  Summaries of a model bundle: a row of the list, lines of text, JSON
+`offline`        What `process` and `resume` show: progress, and what was done
+`commands/`      One sub-command a file; each adds itself to the parser with `register`
+===============  ===================================================================================
 
 May import everything in `refocusd`.  `refocusd_training` and
 `refocusd_calibration` add their sub-commands by entry point.

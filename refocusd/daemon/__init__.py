@@ -1,5 +1,17 @@
 """The daemon: one on an acquisition PC.
 
+===============  ===================================================================================
+`broker`         One thread, one socket: passes messages and events to those who act on them
+`control`        What control peers and views ask for: status, previews, a pause, catch-up
+`daemon`         The daemon, put together: sockets, ring, broker, writer, workers, catch-ups
+`events`         What other threads report to the broker, and the queue that wakes it
+`offline`        A daemon inside a command, for frames that lie on disk already: `refocusd process` and `resume`
+`peers`          Who is connected: the role of each peer, and when it was last heard
+`acquisitions/`  One acquisition in the daemon: opened, scheduled, caught up, closed, described
+`output/`        What the daemon writes: refocused datasets with their ledgers, and previews
+`workers/`       The daemon's workers
+===============  ===================================================================================
+
 Threads of the daemon's process, and what each owns:
 
 =================  ============================================================

@@ -1,12 +1,12 @@
 """A raw dataset with its refocused datasets and ledgers: found, reconciled, verified.
 
-==============  ==========================================================
-`dataset`       what belongs together: raw frames, outputs, ledgers
-`identity`      the id of an acquisition that lies on disk
-`run_folder`    names and files of a refocused dataset
-`reconcile`     raw, ledger and refocused frames, frame by frame
-`verify`        one run, read from disk and reconciled
-`run_settings`  the settings with which a run that was begun is finished
-`run_figures`   what a run came to: counts, rate, latencies
-==============  ==========================================================
+==============  ====================================================================================
+`dataset`       Finds what belongs to a dataset: its raw frames, refocused frames and ledgers
+`identity`      A recording is recognised by its content, whatever its name and wherever it is
+`reconcile`     Compares raw frames, ledger and refocused frames
+`run_figures`   Figures of a run: counts, rate and latencies, from the ledgers beside refocused datasets
+`run_folder`    Names of a refocused dataset and of refocusd's own files in it
+`run_settings`  The settings to finish a run with; those that determine the pixels are the run's own
+`verify`        Reads one run of a dataset from disk and reconciles it; changes nothing
+==============  ====================================================================================
 """

@@ -1,11 +1,11 @@
 """The demo: a simulated specimen under a real Micro-Manager core.
 
-=================  =========================================================
-`specimen`         real nuclei, imaged through focus by a small simulator
-`microscope`       MMCore with its demo camera, stage and channels
-`specimen_camera`  shows the specimen in place of the camera's test picture
-`sheet`            the contact sheet raw | refocused | truth
-=================  =========================================================
+=================  =================================================================================
+`microscope`       The demo's microscope: a real Micro-Manager core whose camera sees the specimen
+`sheet`            The contact sheet: raw, refocused and truth side by side, one row a defocus
+`specimen`         The demo's specimen: real nuclei on a slide, imaged through focus by a small simulator
+`specimen_camera`  What the demo's camera sees: the specimen, in place of the core's test picture
+=================  =================================================================================
 
 May import every package below `cli`.
 """

@@ -4,19 +4,19 @@ Each check is a function of a `Case` that gives `Finding` objects.  None raises 
 `examine` runs each in a thread with a time limit, and what may crash or block inside a library
 (an engine, a driver) runs in a process of its own.
 
-==============  ========================================================
-`finding`       what a check found, and what to do about it
-`case`          what is looked at: settings, folder, planned acquisition
-`examination`   the checks in order, each with its time limit
-`machine`       Python, packages, memory, clock, anti-virus
-`graphics`      NVIDIA devices, driver, backends
-`engine`        which engine would be taken, and a frame through it
-`memory_ring`   the shared ring, attached from another process
-`network`       Micro-Manager's bridge, the daemon, ports
-`disk`          ledgers, output folder, speed, room for a planned acquisition
-`file_system`   which disk a folder lies on
-`trial`         ``python -m refocusd.doctor.trial``: the other process
-==============  ========================================================
+=============  =====================================================================================
+`case`         What is looked at
+`disk`         Ledgers, output folder, speed, and room for a planned acquisition
+`engine`       Which engine would be taken, and one frame through it
+`examination`  The checks in order, each with its time limit
+`file_system`  Which disk a folder lies on
+`finding`      What a check found
+`graphics`     NVIDIA devices, their driver, and the backends that run networks on them
+`machine`      Python, packages, memory, clock, anti-virus
+`memory_ring`  The shared ring: made here, attached and read by another process
+`network`      Micro-Manager's bridge, the daemon, and the ports of this computer
+`trial`        ``python -m refocusd.doctor.trial``: what may crash or hang, in a process that can be ended
+=============  =====================================================================================
 
 May import everything but the command line.
 """

@@ -1,14 +1,14 @@
 """The durable record of what became of every frame.
 
-=============  ================================================================
-`attempt`      what a ledger holds, as plain data
-`ledger`       SQLite on a local disk: attempts append-only, the latest decides
-`schema`       its tables, and how older ones become today's
-`open_marks`   which acquisitions were open when a daemon ended
-`restore`      a ledger that was lost or damaged, put back
-=============  ================================================================
+============  ======================================================================================
+`attempt`     The contents of a ledger, as plain data
+`ledger`      The ledger of an acquisition: attempts at refocusing its frames, in SQLite
+`open_marks`  Marks of open acquisitions, so that they are found without opening thousands of ledgers
+`restore`     Restores a lost or damaged ledger from its copy and from the refocused frames
+`schema`      The ledger's tables, and the upgrade of those of an older refocusd
+============  ======================================================================================
 
-May import `errors`, `frame`.
+May import `files`, `frame` and `errors`.
 """
 
 from __future__ import annotations

@@ -1,18 +1,16 @@
 """Child processes: started, supervised, and ended with their parent.
 
-================  ==================================================================
-module            what lives there
-================  ==================================================================
-`child`           one process, its order on standard input, and its orderly end
-`supervisor`      keeps one child alive; restarts it after a back-off
-`order`           what a parent tells a child: one JSON line, typed
-`trial`           one order carried out in a process of its own, with a report
-`lifeline`        how a child notices that its parent is gone
-`priority`        how a child leaves the processor to the acquisition
-`daemon_process`  ``refocusd run`` as a child, for `demo` and `replay`
-`background_log`  log lines are queued; a thread writes them, so that nothing waits
-`signals`         an event that Ctrl-C and the like set
-================  ==================================================================
+================  ==================================================================================
+`background_log`  A log that never makes its process wait: lines are queued, and one thread writes them
+`child`           One child process: started with an order, watched, and ended within a bounded time
+`daemon_process`  A daemon as a child process: what `demo` and `replay` start, as a user would
+`lifeline`        Ends this process when its parent is gone, however the parent ended
+`order`           What a parent tells a child: one JSON line on its standard input, as a typed struct
+`priority`        The acquisition comes first: our processes take the processor after it
+`signals`         Signals that ask a process to stop
+`supervisor`      Keeps one child process alive: starts it, watches it, restarts it after a back-off
+`trial`           One order carried out in a process of its own: what may crash, hang, or leave traces
+================  ==================================================================================
 
 May import `formats`, `ledger`, `models`, `transport` and below.
 """

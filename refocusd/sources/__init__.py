@@ -1,24 +1,24 @@
 """Where frames come from; each source drives a `refocusd.transport.session.Session`.
 
-===============  ===============================================================
-`pycromanager`   the hooks of a pycromanager acquisition (`Source`)
-`pymmcore_plus`  the acquisitions of pymmcore-plus (`attach_mda`)
-`feed`           what the hooks call: copies frames into a bounded buffer
-`feed_state`     what hooks and the thread behind them know of one acquisition
-`feed_upload`    the thread behind the hooks: hands over what is in the buffer
-`cameras`        which camera took a frame, where several give frames of the same axes
-`buffer`         the bounded buffer between the two
-`raw_reader`     saved frames of a dataset that Micro-Manager's Java side is writing
-`focus_hook`     moves the focus stage by the daemon's advice, where that is allowed
-`focus_limits`   what it may do
-`from_disk`      frames on disk, submitted at given times or as fast as possible
-`replay`         a recording, submitted as if it was acquired now
-`folders/`       datasets that are followed while they are written
-`micromanager/`  Micro-Manager's GUI over its Java bridge: acquisitions, live, snaps
-`attached/`      the process in which the last two run
-`output_folder`  names for outputs of acquisitions that keep no raw data
-`once`           warnings that are logged once
-===============  ===============================================================
+===============  ===================================================================================
+`buffer`         Frames between the hook and the feed's thread: bounded, and each copied once
+`cameras`        Frames of several cameras to which one acquisition gives the same axes
+`feed`           Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it
+`feed_state`     What hooks and the thread behind them know of one acquisition
+`feed_upload`    The thread behind the hooks: hands over what they left in the buffer
+`focus_hook`     Moves the focus stage by the daemon's advice: only where it was allowed to, and carefully
+`focus_limits`   What a correction of the focus may do, as the user's script allows it
+`from_disk`      Frames on disk, submitted to a daemon at given times or as fast as it takes them
+`once`           Warnings that a source would repeat for every frame: each is logged once
+`output_folder`  Where an acquisition that keeps no raw data on disk is refocused into
+`pycromanager`   The hooks of a pycromanager acquisition
+`pymmcore_plus`  The acquisitions of pymmcore-plus, for those who left Java
+`raw_reader`     Frames of a dataset that Micro-Manager's Java side is writing
+`replay`         A recording, submitted to a daemon as if it was acquired now
+`attached/`      ``python -m refocusd.sources.attached``: the process in which attached sources run
+`folders/`       Folders where datasets appear: followed while they grow, offered when finished
+`micromanager/`  Micro-Manager's GUI over its Java bridge: acquisitions, live mode and snaps
+===============  ===================================================================================
 
 May import `datasets`, `processes`, `formats`, `transport`, `profiles`, `config`, `frame` and
 `errors`.

@@ -1,11 +1,12 @@
 """The process that owns one device: ``python -m refocusd.worker`` or ``refocusd worker``.
 
-===========  ==================================================================
-`worker`     the loop: a task in, a refocused frame out
-`session`    an engine built, a daemon greeted, the loop until its end
-`remote`     session after session, for a worker that nobody supervises
-`order`      what the parent tells a new worker, on standard input
-===========  ==================================================================
+==========  ========================================================================================
+`__main__`  ``python -m refocusd.worker``: started by the daemon, one process a device
+`order`     What a parent tells a new worker, as one JSON line on its standard input
+`remote`    A worker that nobody supervises: it finds its daemon again by itself
+`session`   What every worker does, whoever started it: build an engine, introduce itself, take frames
+`worker`    The loop of a worker: a task in, a refocused frame out
+==========  ========================================================================================
 
-May import everything up to `engines` and `transport`; never `daemon`.
+May import everything up to `sources`; never `daemon`.
 """

@@ -2,20 +2,21 @@
 
 The way from images to a bundle, one module a step:
 
-==============  ===========================================================
-`data`          the sharp images: where they lie, how they are fetched and read
-`split`         which of them train, validate and test; near-duplicates together
-`simulate`      specimen, optics and camera: a sharp image becomes raw frames
-`networks`      the live network
-`losses`        what training minimises
-`config`        all settings of a run
-`loop`          the loop and its checkpoints (`train`: its public names)
-`fine_tune`     a bundle trained on for a lab's own microscope
-`export`        checkpoint → model bundle (bioimage.io 0.5, ONNX, safetensors)
-`blur`          the estimator of a frame's blur, which `refocusd.imaging.blur` ships
-`evaluate`      a bundle against held-out specimens, optics and Richardson-Lucy
-`commands`      `refocusd train ...`
-==============  ===========================================================
+===============  ===================================================================================
+`config`         Settings of one training run, read from TOML; an unknown key is an error
+`deconvolution`  Deconvolution with a known PSF: the baseline that a network has to beat
+`weights`        Weights trained on ImageNet: torchvision's official files, by URL or from a path
+`blur/`          Makes the network that estimates a frame's blur (`refocusd.imaging.blur`)
+`commands/`      `refocusd train ...`: the command line of the training package
+`data/`          Training data: makes batches from images, plates and stacks
+`evaluation/`    Evaluates a bundle; the result decides whether it ships
+`export/`        Exports model bundles: networks (ONNX, int8, TensorRT), description and model card
+`fine_tune/`     Trains a bundle further on a lab's own frames, and refuses it if that made it worse
+`loop/`          The training loop, on Lightning: batches in, checkpoints out
+`losses/`        The losses that training minimises
+`networks/`      The networks, in separate encoders, decoders and heads; each takes and returns one frame
+`simulate/`      Simulates raw frames from a sharp image: specimen → optics → camera
+===============  ===================================================================================
 
 May import `refocusd`'s lower layers (`errors`, `frame`, `optics`, `quality`,
 `engines.normalise`); `refocusd` never imports this package.  torch is imported

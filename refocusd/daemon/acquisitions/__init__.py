@@ -1,17 +1,17 @@
 """One acquisition in the daemon: opened, scheduled, caught up, closed, described.
 
-================  =============================================================
-`state`           an acquisition, its lanes and tasks, and its state machine
-`registry`        all open acquisitions and tasks: the one owner of their state
-`scheduler`       who gets the ring's slots, and which frame goes next
-`intake`          what sources and catch-ups send
-`lifecycle`       what follows from that, until the last frame is on disk
-`catch_up`        threads that read from raw what could not be done live
-`unfinished`      what an earlier daemon left
-`focus_monitor`   which frames are measured for focus, and the advice that follows
-`focus_tracker`   the focus of one field, from many estimates
-`checks`          messages that are refused
-`run_id`          what identifies a run
-`statistics`      totals since the daemon started
-================  =============================================================
+===============  ===================================================================================
+`catch_up`       Catch-up: frames that could not be refocused live, from the raw dataset
+`checks`         What a message must satisfy, beyond its type, before the broker acts on it
+`focus_monitor`  Which frames are measured for focus, and the advice that follows for each field
+`focus_tracker`  How far to move the stage, and in which direction: many distances from focus, put together
+`intake`         What sources and catch-ups send: acquisitions announced, frames submitted, missed, closed
+`lifecycle`      From the announcement of an acquisition to its end: what follows from each event
+`registry`       All open acquisitions and the frames in the daemon: the one owner of their state
+`run_id`         What identifies a run: everything that determines the pixels of its frames
+`scheduler`      Who gets the ring's slots, and which of the waiting frames goes to a worker next
+`state`          An acquisition while it is open: its state machine, its lanes, its frames, its counts
+`statistics`     Totals since the daemon started.  Their size does not grow with the number of frames
+`unfinished`     Acquisitions that an earlier daemon left unfinished, from the marks beside the ledgers
+===============  ===================================================================================
 """

@@ -1,11 +1,11 @@
 """What the daemon writes: refocused datasets with their ledgers, and previews.
 
-===========  ====================================================
-`jobs`       what the writer is asked to do
-`writer`     the thread that does it, one job after the other
-`dataset`    an open acquisition on disk: refocused frames and ledger
-`folder`     which folder a run is written to
-`metadata`   the metadata of a refocused frame
-`preview`    the newest frame, reduced, for views
-===========  ====================================================
+==========  ========================================================================================
+`dataset`   An open acquisition on disk: its refocused frames and its ledger
+`folder`    Which folder a run is written to, and the file in it that says what made it
+`jobs`      What the writer is asked to do, one frozen object each
+`metadata`  The metadata of a refocused frame
+`preview`   The newest refocused frame, reduced, for views
+`writer`    The one thread that writes: refocused datasets and ledgers of all open acquisitions
+==========  ========================================================================================
 """

@@ -1,10 +1,10 @@
 """The daemon's workers.
 
-============  ==================================================================
-`pool`        who is ready, who holds which frame, who hangs
-`dispatcher`  frames on their way to the workers, back, and to the writer
-`worker`      one worker as the broker sees it
-`describe`    a worker as `Status` and the log report it
-`processes`   the worker processes, kept alive
-============  ==================================================================
+============  ======================================================================================
+`describe`    A worker as `Status` and the log report it
+`dispatcher`  Frames on their way to the workers, back, and to the writer; workers that are lost or hang
+`pool`        The workers as the broker sees them: who is ready, who holds which frame
+`processes`   The worker processes of a daemon: one supervisor each
+`worker`      One worker, as the broker sees it
+============  ======================================================================================
 """

@@ -1,15 +1,17 @@
 """Engines on NVIDIA cards by TensorRT, without torch.
 
-==================  ==========================================================
-`engine`            what a worker sees: `TensorRtEngine`
-`edition`, `card`   which TensorRT and which card there are, and what is missing
-`builder`, `half`   a bundle's ONNX compiled, in f16 unless told otherwise
-`context`           the compiled network, and the kernels made for this card
-`runner`            one frame's way: counts up, tiles through, counts back
-`device`            the CUDA calls that this takes, and none else
-`kernels`           counts to network units and back, on the card
-`log`               TensorRT's messages in refocusd's log
-==================  ==========================================================
+=========  =========================================================================================
+`builder`  A bundle's ONNX compiled by TensorRT, and kept in the cache of engines
+`card`     The NVIDIA card of this machine, as CUDA describes it
+`context`  A compiled engine as TensorRT runs it, and what its run-time compiler made
+`device`   The few CUDA calls that an engine makes, and nothing else
+`edition`  Which TensorRT is installed, and whether it can work on this machine
+`engine`   The TensorRT engine that a worker sees
+`half`     A TensorRT network computed in half precision
+`kernels`  Counts to network units and back, in kernels on the card
+`log`      TensorRT's messages in refocusd's log
+`runner`   One frame through a network on the card: counts go in, counts come out
+=========  =========================================================================================
 
 Imports without TensorRT and cuda-python; what needs them loads them when called.
 """

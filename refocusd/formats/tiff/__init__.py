@@ -1,1 +1,17 @@
-"""TIFF, OME-TIFF, ImageJ and Micro-Manager's image stacks."""
+"""TIFF, OME-TIFF, ImageJ and Micro-Manager's image stacks.
+
+=================  =================================================================================
+`arrangement`      Which page of a TIFF is which frame: time, z, channel and position of each
+`growing_file`     A TIFF that another process is writing, read directory by directory
+`micromanager`     Axes of a frame by Micro-Manager's metadata: its own, and the summary of the acquisition
+`ome_export`       Export of a dataset to OME-TIFF: one file a position, planes in the order t, c, z
+`ome_export_plan`  What an export to OME-TIFF will write where, checked before anything is written
+`ome_xml`          Which page of an OME-TIFF is which frame, by its OME-XML
+`page`             Shape and type of a frame on disk
+`page_layout`      One page of a TIFF: what its header promises, held against the bytes there are
+`place`            Where a frame lies in the files of a dataset
+`reader`           The frames of one TIFF, OME-TIFF or ImageJ stack
+`stacks`           Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written
+`strict`           A TIFF file read by tifffile, with an error where that would mend what it reads
+=================  =================================================================================
+"""

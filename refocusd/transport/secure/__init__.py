@@ -1,11 +1,11 @@
 """The daemon's sockets, and who may use them.
 
-===============  ==================================================================
-`endpoints`      the daemon's ROUTER sockets: local, and for workers on other hosts
-`relay`          before ZeroMQ: limits and ends connections from other hosts
-`authenticator`  answers ZeroMQ whether a key is good
-`keys`           key pairs (CURVE), the key store and its allow-list
-`private_file`   small files that only their user can read
-`link`           a peer's end: options of its socket, and what became of it
-===============  ==================================================================
+===============  ===================================================================================
+`authenticator`  Decides which keys may connect from other hosts: answers ZeroMQ's questions in a thread
+`endpoints`      The daemon's sockets: a local endpoint, and one for workers on other hosts
+`keys`           Who may connect from another host: key pairs (CURVE) and the allow-list
+`link`           The peer's end of a link, plain or encrypted: options of its socket, and what became of it
+`private_file`   Small files that only their user may read: written whole or not at all, never overwritten
+`relay`          Accepts connections from other hosts, and passes their bytes on to ZeroMQ
+===============  ===================================================================================
 """

@@ -1,17 +1,17 @@
 """The view's HTTP, on Starlette and uvicorn.
 
-==========  ==================================================================
-`options`   where the view listens, and what it needs to listen elsewhere
-`server`    uvicorn in a thread of its own, and the limits of a connection
-`guard`     who may ask: Host, Origin, token, sizes
-`app`       the page's files, and which address is answered by what
-`status`    state, health, metrics, and the actions of the page
-`events`    server-sent events
-`frames`    pixels: previews, frames from disk, snapshots
-`metrics`   the state for Prometheus
-`query`     parameters of a request, checked
-`answers`   JSON, binary and error answers
-==========  ==================================================================
+=========  =========================================================================================
+`answers`  The answers that every address gives: JSON, bytes in pieces, and errors in words
+`app`      Which address is answered by what: a Starlette application behind the guard
+`events`   Server-sent events: the state as it changes, and notices of new frames
+`frames`   Pixels: the newest frame reduced, any frame from disk, and snapshots
+`guard`    Who may ask: only pages that this view served itself, and programs on purpose
+`metrics`  The state for Prometheus: text exposition format 0.0.4
+`options`  Where the view listens, and what it needs to listen beyond this computer
+`query`    What a request asks, checked: nothing else of it is believed
+`server`   The view's web server: uvicorn in a thread of its own, with limits on every connection
+`status`   The state of daemon and view: for the page, for monitors, and the actions of the page
+=========  =========================================================================================
 
 Each of `status`, `events` and `frames` gives its own list of routes: another
 version of the interface is another list, put together in `app`.

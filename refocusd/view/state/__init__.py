@@ -1,12 +1,12 @@
 """What the view knows of the daemon: asked by one thread, read by all requests.
 
-============  ================================================================
-`link`        one thread, one connection to the daemon
-`view_state`  what the link learned last, for every thread
-`previews`    the newest frames, bounded
-`event_log`   what a person should see: workers that end, a daemon that is gone
-`figures`     rates and percentiles, from one status to the next
-`report`      the state as the page gets it, and health
-`gpu`         memory and load of this host's NVIDIA devices
-============  ================================================================
+============  ======================================================================================
+`event_log`   Events for the user: a daemon that is found or gone, workers that end and start
+`figures`     Rates and percentiles of the last seconds, from one status of the daemon to the next
+`gpu`         Memory and load of this host's NVIDIA devices, from the driver (NVML)
+`link`        One thread, one connection: asks the daemon how it is, and for its newest frame
+`previews`    The newest frames, reduced: one for each channel, slice and position
+`report`      The state of daemon and view, as the page gets it: one JSON object
+`view_state`  What the link learned last: written by one thread, read by all requests
+============  ======================================================================================
 """

@@ -1,5 +1,17 @@
 """`refocusd train ...`: the command line of the training package.
 
+===============  ===================================================================================
+`blur`           `refocusd train blur`: the network that estimates a frame's blur
+`evaluate`       `refocusd train evaluate`: measure how good a bundle is
+`export`         `refocusd train export`: make a bundle from a run
+`fetch`          `refocusd train fetch-bbbc038`: download training images
+`fetch_bbbc006`  `refocusd train fetch-bbbc006`: download planes of the plate
+`fine_tune`      `refocusd train fine-tune`: train a bundle further for a lab's own microscope
+`run`            `refocusd train run`: train a network
+`simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
+`torch_at_hand`  Checks that torch is installed, which the base install lacks
+===============  ===================================================================================
+
 One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
 a command runs.
 """

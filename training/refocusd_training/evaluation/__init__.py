@@ -1,20 +1,21 @@
 """Evaluates a bundle; the result decides whether it ships.
 
-===================  ==============================================================
-`cases`              specimens of the test side before microscopes never drawn
-`held_out`           which of their optics and noise training did not see
-`methods`            the bundle, deconvolution and rivals behind one Protocol
-`figures`            MS-SSIM, Fourier rings, flux, nuclei; PSNR: `refocusd.imaging.quality`
-`fourier_rings`      down to which size the truth is shown
-`segmentation`       nuclei by Otsu and watershed, invented and lost
-`results`            every method on every frame
-`summary`            means by level, microscope, specimens, channel
-`report`             JSON, CSV, tables
-`page`               curves and contact sheets, typical and worst, as HTML
-`pair`               frames that were taken: one's own
-`protocol`           BBBC006 as it is published on: planes 2, 6, 10 against 16
-`defocus`            the defocus head's accuracy
-===================  ==============================================================
+===============  ===================================================================================
+`cases`          Test specimens imaged by microscopes that training never draws
+`defocus`        Accuracy of the defocus that a network with a defocus head predicts
+`figures`        All figures of one frame compared with the truth, in addition to `refocusd.imaging.quality`
+`fourier_rings`  Fourier-ring correlation: the smallest detail at which a frame agrees with the truth
+`held_out`       The part of the evaluation's optics, noise and depth that training never drew
+`methods`        Methods that turn an out-of-focus frame into an in-focus one, all behind one Protocol
+`page`           An evaluation as a folder of HTML and PNG: curves by defocus, contact sheets, worst cases
+`pair`           Evaluates real frames: a user's own pair, and the published protocol
+`protocol`       The published protocol on BBBC006: real planes 2, 6 and 10, or others, compared with plane 16
+`report`         An evaluation as JSON, as CSV and as tables on the terminal
+`results`        Runs every method on every frame
+`run`            The three ways to evaluate a bundle, from data to tables, files and a page
+`segmentation`   Compares the nuclei found in a refocused frame with the true ones, by a simple recipe
+`summary`        Means of an evaluation by level, microscope, specimen and channel
+===============  ===================================================================================
 
 Simulated truths are the noise-free expectation of the in-focus frame by the same optics
 and camera; networks run through the engine that ships, so what is measured is what a

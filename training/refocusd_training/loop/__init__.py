@@ -1,19 +1,21 @@
 """The training loop, on Lightning: batches in, checkpoints out.
 
-===============  ====================================================================
-`run`            a run from its configuration to its record
-`folder`         the run folder: made, checked, read
-`module`         one optimiser step: rates, loss, clipping, average
-`schedule`       rates as functions of the step
-`average`        the moving average of the weights
-`feed`           batches drawn ahead, as tensors
-`validation`     held-out frames, the best weights, early stop
-`log`            a line a step, TensorBoard, progress bar
-`checkpoint`     when state, weights and record are written
-`files`          how: whole or not at all, nothing executed when read
-`record`         what a run says of itself
-`processes`      several devices, one process each (`process` is one of them)
-===============  ====================================================================
+============  ======================================================================================
+`average`     The moving average of the weights, which is validated, kept and exported
+`checkpoint`  Checkpoints at regular steps, from which a run resumes exactly
+`feed`        Draws batches ahead in a thread and converts them to tensors
+`files`       The files of a run folder, each written atomically
+`folder`      The run folder: creates it, checks it before a run is resumed, and reads it
+`log`         The log of a run: one line per step, TensorBoard, and a progress bar
+`module`      One optimiser step, as Lightning runs it
+`process`     One of several training processes: ``python -m refocusd_training.loop.process ORDER``
+`processes`   Training on several devices: one process each, joined by torch's DDP
+`record`      The record of a run: its provenance and its figures
+`run`         Performs a run, from its configuration to its record
+`schedule`    Learning rate and momentum of every step, as functions of the step alone
+`teacher`     A trained network whose output another network learns
+`validation`  Validates the averaged weights on frames that are not in the training data
+============  ======================================================================================
 
 Lightning handles the steps, the precision and DDP. This package handles the state to resume
 from and what determines a step (its batch and its rates).

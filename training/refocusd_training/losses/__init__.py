@@ -1,12 +1,12 @@
 """The losses that training minimises.
 
-============  ====================================================================
-`config`      which loss, and its weights
-`build`       from a configuration to a loss
-`refocus`     the losses of pixels, of spectra and of structure
-`feature`     VGG-16's activations and their Gram matrices
-`defocus`     the defocus head's
-============  ====================================================================
+=========  =========================================================================================
+`build`    Builds a loss from a configuration
+`config`   The choice of the loss: the ``[loss]`` table of a configuration
+`defocus`  The loss of the defocus head
+`feature`  The feature loss of the reference method (Johnson et al. 2016, arXiv:1603.08155)
+`refocus`  Pixel losses, in units of the truth's range
+=========  =========================================================================================
 """
 
 from refocusd_training.losses.build import build_loss

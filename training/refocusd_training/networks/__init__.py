@@ -1,15 +1,15 @@
 """The networks, in separate encoders, decoders and heads; each takes and returns one frame.
 
-==============  ======================================================================
-`config`        which network, and how wide
-`build`         from a configuration or a bundle's description to a network
-`base`          what each can do
-`live`          pixel-unshuffle U-net for CPUs
-`resnet_unet`   U-net on ResNet-34, the reference method's
-`resnet`        its encoder
-`defocus`       the head that estimates defocus
-`upsample`      twice the resolution without a grid
-==============  ======================================================================
+=============  =====================================================================================
+`base`         The interface of every network in this package
+`build`        Builds a network from a configuration or from a bundle's description
+`config`       The choice of the network: the ``[network]`` table of a configuration or bundle
+`defocus`      `DefocusHead`: estimates the defocus of each part of a frame from a network's deepest features
+`live`         `LiveUNet`: the small network that refocuses on a CPU while frames arrive
+`resnet`       The encoder: ResNet-34 (He et al. 2016, arXiv:1512.03385) up to its last pooling
+`resnet_unet`  `ResNetUNet`: the reference method's network, in the layout of fastai's ``DynamicUnet``
+`upsample`     Upsampling by two without grid artefacts, for both families of networks
+=============  =====================================================================================
 
 May import `refocusd.errors` and `refocusd_training.weights`.
 """

@@ -1,15 +1,16 @@
 """Simulates raw frames from a sharp image: specimen → optics → camera.
 
-============  =============================================================
-`specimen`    flux of a sharp image, with windows cut out of it
-`blur`        what the objective makes of it at a defocus, in and out of focus
-`depth`       specimens of several layers, each at a depth of its own
-`camera`      counts: offset, gain, shot noise, read noise, hot pixels, saturation
-`ranges`      what training draws from, and what evaluation uses instead
-`scene`       all of it together: a raw frame and the truth behind it
-`plate`       the microscope of BBBC006, fitted to its fields
-`statistics`  what simulated and real frames are compared by
-============  =============================================================
+================  ==================================================================================
+`blur`            The image of a specimen through the objective, in focus and out of focus
+`camera`          A scientific camera: converts expected light to counts
+`depth`           Specimens with depth: layers at different depths, so that sharp and blurred parts mix
+`plate`           The simulator's model of the BBBC006 microscope, fitted to the real plate
+`ranges`          The ranges that training draws from, and those that it never sees
+`scene`           A raw frame and its truth, both in counts and in network units
+`specimen`        Specimens: the light that a sharp image represents, without the scale of its camera
+`statistics`      Statistics of frames that a simulator must reproduce: spectra, and noise as a function of light
+`torch_exposure`  Exposures on the device that trains: blur, camera and normalisation as torch operations
+================  ==================================================================================
 
 Uses only numpy and scipy; `torch_exposure` does the same on the training device.
 """
