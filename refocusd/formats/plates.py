@@ -38,7 +38,7 @@ _IMAGEXPRESS = re.compile(
 )
 _IMAGEXPRESS_THUMBNAIL = re.compile(r".*_thumb.*", re.IGNORECASE)
 _METAMORPH = re.compile(
-    r"(?P<name>.*?)(?:_w(?P<wave>\d{1,2})(?P<dye>[^_]*(?:_(?![stz]\d+(?:_|$))[^_]*)*))?"
+    r"(?P<name>.*?)(?:_(?P<wave>w\d+)(?P<dye>[^_]+(?:_(?![stz]\d+(?:_|$))[^_]*)*)?)?"
     r"(?:_s(?P<site>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?",
     re.IGNORECASE,
 )
@@ -142,7 +142,7 @@ def _metamorph(path: Path) -> _Named | None:
     match = _METAMORPH.fullmatch(path.stem)
     if match is None or not match["wave"]:
         return None
-    axes: dict[str, AxisValue] = {"channel": match["dye"] or f"w{match['wave']}"}
+    axes: dict[str, AxisValue] = {"channel": match["wave"].lower() + (match["dye"] or "")}
     axes |= {axis: int(match[axis]) - 1 for axis in _NUMBERED if match[axis]}
     return axes, f"s{match['site']}" if match["site"] else ""
 
@@ -155,6 +155,10 @@ def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: in
         (path, {**axes, "position": numbers[position]}, position)
         for path, (axes, position) in understood
     ]
+    dyes = _dyes({str(axes["channel"]) for _, axes, _ in rows if "channel" in axes})
+    for _, axes, _ in rows:
+        if "channel" in axes:
+            axes["channel"] = dyes[str(axes["channel"])]
     told: tuple[str, ...] = (*_NUMBERED, "position", "channel")
     if len({tuple(axes.get(axis) for axis in told) for _, axes, _ in rows}) < len(rows):
         told = (*told, *_SECONDARY)
@@ -166,6 +170,13 @@ def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: in
     order = (*_SECONDARY, "time", "position", "z", "channel")
     frames.sort(key=lambda frame: [str(frame[1].get(axis, "")).zfill(9) for axis in order])
     return PlateImages(system, frames, left_out)
+
+
+def _dyes(channels: set[str]) -> dict[str, str]:
+    """Channels without MetaMorph's number of the wave, if that leaves them apart."""
+    dyes = {channel: re.sub(r"^w\d(?=\D)", "", channel) for channel in channels}
+    apart = len(set(dyes.values())) == len(channels)
+    return dyes if apart else {channel: channel for channel in channels}
 
 
 def natural(name: str) -> list[tuple[int, str]]:

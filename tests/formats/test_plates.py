@@ -105,6 +105,33 @@ def test_files_of_the_same_place_in_two_plates_are_refused(tmp_path: Path) -> No
         open_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("waves", "channels"),
+    [
+        (("w1DAPI", "w2GFP"), ("DAPI", "GFP")),
+        (("w1405", "w2488 nm"), ("w1405", "w2488 nm")),
+        (("w1GFP", "w2GFP"), ("w1GFP", "w2GFP")),
+        (("w1", "w2"), ("w1", "w2")),
+    ],
+)
+def test_waves_stay_apart(
+    tmp_path: Path, waves: tuple[str, str], channels: tuple[str, str]
+) -> None:
+    values = write_files(tmp_path, *(f"exp_{wave}_t{t}.tif" for wave in waves for t in (1, 2)))
+    found = read_values(tmp_path)
+    for wave, channel in zip(waves, channels, strict=True):
+        for t in (1, 2):
+            key = canonical_axes({"channel": channel, "time": t - 1})
+            assert found[key] == values[f"exp_{wave}_t{t}.tif"]
+
+
+def test_a_number_behind_the_wave_is_no_dye(tmp_path: Path) -> None:
+    write_files(tmp_path, "BBBC006__a02__s1__w1_10.tif", "BBBC006__a03__s1__w1_10.tif")
+    with open_dataset(tmp_path) as dataset:
+        assert len(dataset) == 2
+        assert "tell no axes" in dataset.source
+
+
 def test_names_that_tell_nothing_are_said_to_be_guessed(tmp_path: Path) -> None:
     write_files(tmp_path, "cells.tif", "more cells.tif")
     with open_dataset(tmp_path) as dataset:
