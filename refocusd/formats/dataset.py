@@ -26,7 +26,7 @@ from refocusd.errors import InputError
 from refocusd.formats.metadata import elapsed_ms
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes
-from refocusd.profiles.microscope_metadata import pixel_um_of
+from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 __all__ = ["Dataset", "Plan"]
 
@@ -236,7 +236,8 @@ class Dataset(ABC):
                     )
             said = [self._metadata(key) for key in keys]
             axes = tuple(_axes_of(key) for key in keys)
-            self._plan = Plan(axes, elapsed_ms(said), first, pixel_um_of(said[0], self.summary))
+            pixel_um = plausible_pixel_um(pixel_um_of(said[0], self.summary))
+            self._plan = Plan(axes, elapsed_ms(said), first, pixel_um)
         return self._plan
 
     @abstractmethod

@@ -15,7 +15,7 @@ from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
 from refocusd.frame import AxisValue, Pixels, canonical_axes
-from refocusd.profiles.microscope_metadata import pixel_um_of
+from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 __all__ = ["ImageFiles", "open_images"]
 
@@ -99,7 +99,7 @@ class ImageFiles(Dataset):
         self._summary: dict[str, Any] = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         elapsed: list[float | None] = []
-        pixel_um = pixel_um_of(files[0].metadata, named.summary)
+        pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
         for index in range(len(files)):
             image = self._image(index)
             if named.whole and len(image.axes) != 1:

@@ -69,8 +69,7 @@ def pixel_um_of(
     summary : mapping, optional
         Of its acquisition: counts where the frame does not say.
     """
-    um = _number(metadata, _PIXEL, math.inf) or _number(summary or {}, _PIXEL, math.inf)
-    return plausible_pixel_um(um)
+    return _number(metadata, _PIXEL, 1000.0) or _number(summary or {}, _PIXEL, 1000.0)
 
 
 def plausible_pixel_um(um: float | None) -> float | None:

@@ -19,7 +19,7 @@ from refocusd.profiles.microscope_metadata import pixel_um_of
         ({"PixelSizeUm": "?"}, {"PixelSize_um": 0.65}, 0.65),
         ({}, {"PixelSize_um": 0.65}, 0.65),
         ({"PixelSizeUm": 0}, {"PixelSize_um": 0}, None),
-        ({"PixelSizeUm": 352.8}, None, None),
+        ({"PixelSizeUm": 1e-6}, None, 1e-6),
         ({"PixelSizeUm": True}, None, None),
         ({"PixelSizeUm": float("nan")}, None, None),
         ({}, {}, None),

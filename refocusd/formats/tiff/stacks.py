@@ -23,7 +23,7 @@ from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, open_file
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue, canonical_axes
-from refocusd.profiles.microscope_metadata import pixel_um_of
+from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 __all__ = ["MicroManagerStacks", "is_stack", "is_stack_name"]
 
@@ -123,7 +123,7 @@ class MicroManagerStacks(PlacedFrames):
 
     def _metadata(self, key: str) -> dict[str, Any]:
         metadata = super()._metadata(key)
-        if (um := pixel_um_of(metadata, self._summary)) is not None:
+        if (um := plausible_pixel_um(pixel_um_of(metadata, self._summary))) is not None:
             metadata.setdefault("PixelSizeUm", um)
         return {**metadata, "FileName": self._frames[key].file}
 
