@@ -149,7 +149,8 @@ def test_a_backend_that_does_not_work_here_starts_no_process(
 def test_tables_show_a_models_folder_as_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+    # Another test may have made the console, in a narrow terminal.
+    monkeypatch.setattr(console, "_width", 400)
     wanted = Combination("/models/[/red]", CPU, (64, 64))
     report = Report(engine_ms=[1.0], worker_ms=[2.0], precision="f32", device="CPU")
     for table in (_times, _limits):
