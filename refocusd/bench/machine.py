@@ -43,9 +43,10 @@ def peak_mib() -> float | None:
     """The most memory that this process ever held, MiB; None where the system does not tell."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / MIB
-    # Not `getrusage`: its peak starts with that of the process that started this one.
-    found = _line_of(Path("/proc/self/status"), "VmHWM")
-    return int(found.split()[0]) / 1024 if found else None
+    else:  # noqa: RET505 (mypy for Windows takes what follows a return for unreachable)
+        # Not `getrusage`: its peak starts with that of the process that started this one.
+        found = _line_of(Path("/proc/self/status"), "VmHWM")
+        return int(found.split()[0]) / 1024 if found else None
 
 
 def _cpu() -> str:

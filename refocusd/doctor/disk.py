@@ -168,7 +168,7 @@ def _write_ahead(path: Path) -> tuple[str, int]:
 
 def _forget(file: int) -> bool:
     """Drop what the system keeps of a file in memory; True where it cannot be asked to."""
-    if sys.platform == "win32" or not hasattr(os, "posix_fadvise"):
-        return True
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    return False
+    if sys.platform != "win32" and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        return False
+    return True

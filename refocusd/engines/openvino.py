@@ -55,8 +55,10 @@ def engine_threads(wanted: int = 0) -> int:
     threads are better kept and the scheduler left to choose: the worker runs at
     a low priority.
     """
-    # Those that this process may use: a container or a scheduler may keep the others.
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if sys.platform == "linux":
+        # Those that this process may use: a container or a scheduler may keep the others.
+        cores = len(os.sched_getaffinity(0))
     return wanted or (cores - 1 if cores > 2 else cores)
 
 
