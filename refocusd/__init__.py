@@ -1,8 +1,8 @@
 """refocusd: out-of-focus microscope frames made sharp while they are acquired.
 
 A frame goes ``source → transport → worker → engine → sink``; the ledger knows
-where it is at every moment.  The rooms, from the bottom up (each may import
-only what stands before it; continuous integration checks this):
+where it is at every moment.  Imports run one way, in the layers that `pyproject.toml` lists
+(continuous integration checks this):
 
 ============  ======================================================================================
 `__main__`    ``python -m refocusd``: the same as the ``refocusd`` command
@@ -53,7 +53,7 @@ except PackageNotFoundError:  # run from a checkout that was never installed
 
 
 def __getattr__(name: str) -> object:
-    # The hook's room needs sockets; `import refocusd` alone should cost nothing.
+    # The hooks need sockets; `import refocusd` alone should cost nothing.
     if name == "Source":
         from refocusd.sources.pycromanager import Source
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from live import keys, quick_settings, read_all
 from test_source import acquire, refocused
+from waiting import until
 
 import refocusd
 from refocusd.daemon.daemon import Daemon
@@ -30,14 +31,6 @@ def frames_in(output: Path) -> int:
         return len(keys(output))
     except RefocusdError:
         return 0
-
-
-def until(done: Callable[[], object]) -> None:
-    """Wait for what another process does, however busy the machine is."""
-    deadline = time.monotonic() + 90.0
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.timeout(300)
