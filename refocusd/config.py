@@ -232,6 +232,9 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tiles that go through the network at once.  0 takes what was measured as best."""
     engine_mib: Annotated[int, Limits(0, 1 << 20)] = 0
     """Limit of the memory that an engine works in.  0 takes what the backend considers safe."""
+    blur_px: Annotated[float, Limits(0.0, 200.0)] = 0.0
+    """Width of the blur where it is known: the standard deviation of the PSF, in pixels.  0 estimates it
+    from the frames.  For the model live-fluorescence and the backend deconvolution."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""

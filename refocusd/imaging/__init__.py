@@ -8,5 +8,6 @@
 `normalise`   Offset and scale of a whole frame: an engine sees (counts - offset) / scale
 `optics`      Blur of an out-of-focus plane in a widefield fluorescence microscope
 `quality`     Measures how sharp a frame is, and how close a refocused frame comes to the truth
+`reduction`   Frames made smaller until their blur has a given width, and made large again
 ============  ======================================================================================
 """

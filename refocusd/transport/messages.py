@@ -295,6 +295,8 @@ class Task(Message, frozen=True):
     calibration: str = ""
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
+    #: Frames of one stream differ in time alone: what one tells of the blur serves the next.
+    stream: str = ""
 
 
 class Result(Message, frozen=True):

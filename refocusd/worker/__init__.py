@@ -2,6 +2,7 @@
 
 ==========  ========================================================================================
 `__main__`  ``python -m refocusd.worker``: started by the daemon, one process a device
+`blurs`     What frames told of their blur, for the next frames of their kind
 `order`     What a parent tells a new worker, as one JSON line on its standard input
 `remote`    A worker that nobody supervises: it finds its daemon again by itself
 `session`   What every worker does, whoever started it: build an engine, introduce itself, take frames

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import zmq
 
-from refocusd.engines.engine import Engine
+from refocusd.engines.engine import BlurEngine, Engine
 from refocusd.engines.verdict import flux_ratio, verdict
 from refocusd.errors import DeviceLostError, RefocusdError, TransportError
 from refocusd.frame import Pixels, checksum
@@ -31,6 +31,7 @@ from refocusd.transport.messages import (
     Stop,
     Task,
 )
+from refocusd.worker.blurs import Blurs
 
 if TYPE_CHECKING:
     from refocusd.imaging.defocus import DefocusEstimate
@@ -84,6 +85,7 @@ def serve(
     """
     lent = _Lent()
     calibrations = _Calibrations()
+    blurs = Blurs()
     while asked is None or not asked.is_set():
         received = connection.receive_parts(0.5)
         if received is None:
@@ -102,7 +104,7 @@ def serve(
         if isinstance(message, Calibration):
             calibrations.add(message)
         elif isinstance(message, Task):
-            _do(connection, engines, message, part, pass_in_focus, lent, calibrations)
+            _do(connection, engines, message, part, pass_in_focus, lent, calibrations, blurs)
     return "stopped"
 
 
@@ -167,6 +169,7 @@ def _do(
     pass_in_focus: bool,
     lent: _Lent,
     calibrations: _Calibrations,
+    blurs: Blurs,
 ) -> None:
     shape = (task.height, task.width)
     raw: Pixels
@@ -191,6 +194,8 @@ def _do(
             pass_in_focus=pass_in_focus,
             focus=task.focus,
             calibrated=calibrations.of(task),
+            blurs=blurs,
+            stream=task.stream,
         )
     except (MemoryError, DeviceLostError):
         raise
@@ -215,6 +220,8 @@ def refocus_frame(
     pass_in_focus: bool = True,
     focus: FocusOptics | None = None,
     calibrated: Calibrated | None = None,
+    blurs: Blurs | None = None,
+    stream: str = "",
 ) -> FrameFacts:
     """Refocus one frame and say what happened to it.
 
@@ -231,6 +238,9 @@ def refocus_frame(
         Its hot pixels are replaced in what the engine sees, and so in the percentiles that
         the frame is normalised by.  The camera's offset is no lower bound of these: networks
         are trained on frames whose darkest percent lies below it, by their noise.
+    blurs : Blurs, optional
+        What frames of the same `stream` told of their blur; learns from this one.
+    stream : str
 
     Returns
     -------
@@ -241,7 +251,11 @@ def refocus_frame(
     seen = raw
     if calibrated and calibrated.hot_pixels and engine.description.backend != "identity":
         seen = calibrated.hot_pixels.repaired(raw)
-    refocused = engine.refocus(seen, out)
+    if blurs and isinstance(engine, BlurEngine):
+        refocused = engine.refocus(seen, out, blurs.of(stream))
+        blurs.learn(stream, refocused.blur)
+    else:
+        refocused = engine.refocus(seen, out)
     if engine.description.backend == "identity":
         return _path_alone(refocused.engine_ms, begun, profile)
     # A hot pixel is the sharpest thing in a frame: it must not pass for focus.

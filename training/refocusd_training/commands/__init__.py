@@ -2,6 +2,7 @@
 
 ===============  ===================================================================================
 `blur`           `refocusd train blur`: the network that estimates a frame's blur
+`blur_scale`     `refocusd train blur-scale`: the network that works at the scale of the blur
 `evaluate`       `refocusd train evaluate`: measure how good a bundle is
 `export`         `refocusd train export`: make a bundle from a run
 `fetch`          `refocusd train fetch-bbbc038`: download training images
@@ -22,6 +23,7 @@ import argparse
 
 from refocusd_training.commands import (
     blur,
+    blur_scale,
     evaluate,
     export,
     fetch,
@@ -67,3 +69,4 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fetch_bbbc006.register(inner)
     simulate.register(inner)
     blur.register(inner)
+    blur_scale.register(inner)
