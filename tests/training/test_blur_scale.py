@@ -23,6 +23,12 @@ from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
 
 
+# torch's exporter uses what torch deprecates, and misses an optional torchvision.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"
+)
+
+
 @pytest.fixture(scope="module")
 def frames() -> Frames:
     rng = np.random.default_rng(0)
@@ -100,7 +106,6 @@ def test_a_run_is_gone_on_from(frames: Frames, tmp_path: Path) -> None:
     assert second.minutes >= 0.05
 
 
-@pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")
 def test_a_bundle_runs_the_same_everywhere(frames: Frames, tmp_path: Path) -> None:
     folder = tmp_path / "small"
     export_scale_bundle(
