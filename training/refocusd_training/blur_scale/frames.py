@@ -203,12 +203,15 @@ class Frames:
             scene = scene.flip(1)
         if rng.random() < 0.5:
             scene = scene.t()
-        scene = scene.clamp(0, 4) ** float(rng.uniform(0.65, 1.5))
-        if rng.random() < 0.12:  # debris
+        # Some objects are much brighter than others: dying cells, dirt.
+        steep = rng.uniform(1.5, 3.0) if rng.random() < 0.12 else rng.uniform(0.65, 1.5)
+        scene = scene.clamp(0, 4) ** float(steep)
+        if rng.random() < 0.25:
             for _ in range(rng.integers(1, 4)):
                 y, x = rng.integers(_WHOLE, size=2)
-                high, wide = rng.integers(1, 5, size=2)
-                scene[y : y + high, x : x + wide] += float(rng.uniform(0.3, 3))
+                high, wide = rng.integers(1, 7, size=2)
+                bright = math.exp(rng.uniform(math.log(0.3), math.log(8)))
+                scene[y : y + high, x : x + wide] += bright
         if rng.random() < 0.3:  # bodies of different brightness
             y, x = torch.meshgrid(*(torch.linspace(-1, 1, _WHOLE),) * 2, indexing="ij")
             tilt = rng.uniform(-0.4, 0.4, 2)
