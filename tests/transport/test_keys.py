@@ -267,3 +267,54 @@ def test_the_command_tells_an_error_in_one_line(
 ) -> None:
     assert main(["keys", "revoke", "../x", "--store", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+WHOAMI = """#!/bin/sh
+echo '"azuread\\S-1-5-99 of the lab","S-1-12-1-1234-5678"'
+"""
+
+
+def programs_of_windows(folder: Path, icacls: str) -> Path:
+    """Stand-ins for `whoami` and `icacls`; a file that will hold how the latter was called."""
+    called = folder / "called"
+    system = folder / "System32"
+    system.mkdir(parents=True)
+    for name, text in {
+        "whoami.exe": WHOAMI,
+        "icacls.exe": f"#!/bin/sh\ncat\nprintf '%s\\n' \"$@\" > '{called}'\n{icacls}\n",
+    }.items():
+        (system / name).write_text(text)
+        (system / name).chmod(0o700)
+    return called
+
+
+@posix
+def test_on_windows_the_account_is_named_by_its_number(
+    store: KeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = programs_of_windows(tmp_path / "windows", "exit 0")
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path / "windows"))
+    monkeypatch.setattr(sys, "platform", "win32")
+    store.server()
+    _, *rest = called.read_text().splitlines()
+    assert rest == ["/inheritance:r", "/grant:r", "*S-1-12-1-1234-5678:F"]
+
+
+@posix
+def test_a_key_file_that_windows_does_not_protect_is_told(
+    store: KeyStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    programs_of_windows(tmp_path / "windows", "exit 5")
+    monkeypatch.setenv("SYSTEMROOT", str(tmp_path / "windows"))
+    monkeypatch.setattr(sys, "platform", "win32")
+    store.server()
+    assert "may be readable for other users of this host" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="access lists of Windows")
+def test_windows_takes_the_commands(store: KeyStore, caplog: pytest.LogCaptureFixture) -> None:
+    store.server()
+    assert caplog.text == ""

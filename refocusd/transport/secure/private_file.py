@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 #: Such files are a few hundred bytes; nothing larger is read.
 MAX_FILE = 1 << 16
+#: For a program of the operating system, in seconds.
+SYSTEM_S = 30.0
 
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
@@ -114,8 +116,32 @@ def _name(beside: Path, path: Path) -> None:
 
 def _only_for_its_user(path: Path) -> None:
     """Windows: no access by inheritance.  Elsewhere the file's mode says it."""
-    if sys.platform == "win32":
-        command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"{getpass.getuser()}:F"]
-        done = subprocess.run(command, capture_output=True, check=False)
-        if done.returncode:
-            log.warning("%s may be readable for other users of this host", path)
+    if sys.platform != "win32":
+        return
+    try:
+        # By number: a name alone may be that of a local account too, or (Entra) of none.
+        sid = re.findall(r"S-1-[0-9-]+", _of_windows("whoami.exe", "/user", "/fo", "csv", "/nh"))[
+            -1
+        ]
+        _of_windows("icacls.exe", str(path), "/inheritance:r", "/grant:r", f"*{sid}:F")
+    except (OSError, IndexError, subprocess.SubprocessError) as error:
+        log.warning("%s may be readable for other users of this host: %s", path, error)
+
+
+def _of_windows(program: str, *arguments: str) -> str:
+    """What a program of Windows prints; not a program of that name in this folder or the PATH.
+
+    Raises
+    ------
+    OSError
+    subprocess.SubprocessError
+    """
+    system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
+    done = subprocess.run(
+        [str(system / program), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        timeout=SYSTEM_S,
+    )
+    return done.stdout.decode("ascii", "replace")
