@@ -38,9 +38,8 @@ if sys.platform == "win32":
     #: FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SHARE_DELETE: `open` leaves out the last.
     _SHARE_ALL = 1 | 2 | 4
 
-    def _open(path: Path, flags: int) -> int:
+    def _open(name: str, flags: int) -> int:
         """Open a file that exists, for reading; `io.FileIO` calls this with its own flags."""
-        name = os.fspath(path)
         try:
             handle = _winapi.CreateFile(
                 name, _winapi.GENERIC_READ, _SHARE_ALL, 0, _winapi.OPEN_EXISTING, 0, 0
@@ -61,7 +60,7 @@ def open_shared(path: Path) -> io.FileIO:
     ------
     OSError
     """
-    return io.FileIO(path, "r", opener=_open)
+    return io.FileIO(str(path), "r", opener=_open)
 
 
 def replace(source: Path, target: Path) -> None:

@@ -57,13 +57,14 @@ if sys.platform == "win32":
 
     _Handler = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)
     #: Windows keeps their addresses only.
-    _kept = []
+    _kept: list[object] = []
 
     def _on_end(ask: Callable[[], object]) -> None:
         # Python's own handler takes each of these events for Ctrl-Break, and returns at once.
         # The handler that was added last is called first.
-        _kept.append(_Handler(_handler(ask)))
-        ctypes.WinDLL("kernel32").SetConsoleCtrlHandler(_kept[-1], True)
+        handler = _Handler(_handler(ask))
+        _kept.append(handler)
+        ctypes.WinDLL("kernel32").SetConsoleCtrlHandler(handler, True)
 
 else:
 

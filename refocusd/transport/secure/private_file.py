@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import subprocess
 import sys
@@ -22,8 +21,6 @@ log = logging.getLogger(__name__)
 
 #: Such files are a few hundred bytes; nothing larger is read.
 MAX_FILE = 1 << 16
-#: For a program of the operating system, in seconds.
-SYSTEM_S = 30.0
 
 _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
@@ -116,32 +113,40 @@ def _name(beside: Path, path: Path) -> None:
 
 def _only_for_its_user(path: Path) -> None:
     """Windows: no access by inheritance.  Elsewhere the file's mode says it."""
-    if sys.platform != "win32":
-        return
-    try:
-        # By number: a name alone may be that of a local account too, or (Entra) of none.
-        sid = re.findall(r"S-1-[0-9-]+", _of_windows("whoami.exe", "/user", "/fo", "csv", "/nh"))[
-            -1
-        ]
-        _of_windows("icacls.exe", str(path), "/inheritance:r", "/grant:r", f"*{sid}:F")
-    except (OSError, IndexError, subprocess.SubprocessError) as error:
-        log.warning("%s may be readable for other users of this host: %s", path, error)
+    if sys.platform == "win32":
+        # Not a program of that name in this folder or the PATH.
+        program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
+        # By number: a name may be that of a local account too, or (Entra) of none.
+        grant = f"*{_account()}:F"
+        command = [str(program), str(path), "/inheritance:r", "/grant:r", grant]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode:
+            log.warning("%s may be readable for other users of this host", path)
 
 
-def _of_windows(program: str, *arguments: str) -> str:
-    """What a program of Windows prints; not a program of that name in this folder or the PATH.
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
 
-    Raises
-    ------
-    OSError
-    subprocess.SubprocessError
-    """
-    system = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32"
-    done = subprocess.run(
-        [str(system / program), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=True,
-        timeout=SYSTEM_S,
-    )
-    return done.stdout.decode("ascii", "replace")
+    TOKEN_QUERY, TOKEN_USER = 8, 1
+
+    def _account() -> str:
+        """Security identifier of the account that this process runs as.
+
+        Raises
+        ------
+        OSError
+        """
+        system = ctypes.WinDLL("advapi32", use_last_error=True)
+        token, text, nbytes = wintypes.HANDLE(), wintypes.LPWSTR(), wintypes.DWORD()
+        # Starts with a pointer to the identifier, which takes up to 68 bytes.
+        user = ctypes.create_string_buffer(128)
+        this_process = wintypes.HANDLE(-1)
+        if not (
+            system.OpenProcessToken(this_process, TOKEN_QUERY, ctypes.byref(token))
+            and system.GetTokenInformation(token, TOKEN_USER, user, len(user), ctypes.byref(nbytes))
+            and system.ConvertSidToStringSidW(ctypes.c_void_p.from_buffer(user), ctypes.byref(text))
+        ):
+            raise ctypes.WinError(ctypes.get_last_error())
+        ctypes.WinDLL("kernel32").CloseHandle(token)
+        return str(text.value)
