@@ -75,7 +75,8 @@ def test_every_command_it_calls_exists(parsed: Node) -> None:
 
 
 def test_every_variable_is_set_before_it_is_used(parsed: Node, text: str) -> None:
-    used = {told(n).lower() for n in nodes(parsed) if n.type == "variable"}
+    # `@name` spreads the list `$name`.
+    used = {told(n).lower().replace("@", "$") for n in nodes(parsed) if n.type == "variable"}
     builtin = {"$_", "$null", "$true", "$false", "$lastexitcode", "$psscriptroot"}
     builtin |= {"$erroractionpreference"}
     for name in used - builtin:
