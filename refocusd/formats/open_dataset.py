@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.file_names import listed_images
 from refocusd.formats.image_files import open_images
@@ -15,7 +16,7 @@ from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ndtiff.reader import NDTiffReader, ndtiff_folder
 from refocusd.formats.ome_zarr.layout import is_omezarr
 from refocusd.formats.ome_zarr.reader import OmeZarrReader
-from refocusd.formats.tiff.growing_file import Opener, open_file
+from refocusd.formats.tiff.growing_file import Opener
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 
@@ -34,7 +35,7 @@ def open_dataset(
     *,
     growing: bool = False,
     max_frame_bytes: int = MAX_FRAME_BYTES,
-    opener: Opener = open_file,
+    opener: Opener = open_shared,
 ) -> Dataset:
     """Open frames on disk, and check all of it that can be checked unread.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import threading
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import leave_signals_to_parent, stop_asked
 from refocusd.transport.client import default_endpoint
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.serve import announce, serving, until_asked
@@ -78,15 +78,12 @@ def run_view(arguments: argparse.Namespace) -> int:
     """Serve the page until a signal, or the parent's end."""
     options = view_options(arguments)
     yield_to_acquisition(NICENESS)
-    asked = threading.Event()
     if arguments.with_parent:
-        # Signals of the terminal reach the parent; its end is ours.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        asked = threading.Event()
+        leave_signals_to_parent()
         end_with_parent()
     else:
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), lambda *_: asked.set())
+        asked = stop_asked()
     with serving(options) as announcement:
         if arguments.announce:
             announce(announcement)

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import NDTIFF_MAGIC
 from refocusd.formats.ndtiff.reader import index_is_open, place_of, summary_of
 from refocusd.formats.placed_frames import PlacedFrames
-from refocusd.formats.tiff.growing_file import Opener, Page, Place, open_file
+from refocusd.formats.tiff.growing_file import Opener, Page, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
 
@@ -48,7 +49,7 @@ class GrowingNDTiff(PlacedFrames):
 
     source = "NDTiff's index and directories"
 
-    def __init__(self, path: Path, opener: Opener = open_file) -> None:
+    def __init__(self, path: Path, opener: Opener = open_shared) -> None:
         super().__init__(path, opener, name=place_of(path.resolve()).name, growing=True)
         self.catch_up_from = str(self.path)
         self._index = NDTiffIndex(self.path, MAX_FRAME_BYTES)

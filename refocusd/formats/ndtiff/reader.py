@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.metadata import json_object
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.refocused_name import REFOCUSED_NAME
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, open_file
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
 __all__ = [
@@ -67,7 +68,7 @@ class NDTiffReader(PlacedFrames):
         path: str | Path,
         *,
         max_frame_bytes: int = MAX_FRAME_BYTES,
-        opener: Opener = open_file,
+        opener: Opener = open_shared,
     ) -> None:
         super().__init__(Path(path), opener, name=place_of(Path(path).resolve()).name)
         self.catch_up_from = str(self.path)
@@ -198,7 +199,7 @@ def _is_stack_of_dataset(path: Path) -> bool:
     if not (path.parent / INDEX_NAME).is_file():
         return False
     try:
-        with path.open("rb") as file:
+        with open_shared(path) as file:
             head = file.read(12)
     except OSError:
         return False

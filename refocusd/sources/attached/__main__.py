@@ -14,6 +14,7 @@ from refocusd.processes.background_log import log_to_stderr
 from refocusd.processes.lifeline import watch_stdin
 from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import leave_signals_to_parent
 from refocusd.sources.attached.order import AGAIN, AttachOrder
 
 __all__ = ["main"]
@@ -83,10 +84,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Signals of the terminal reach the daemon, which tells us when to stop.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     status = main()
     logging.shutdown()
     # At once: the exit handlers of pyjavaz wait for a Micro-Manager that may be gone.
