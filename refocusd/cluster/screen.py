@@ -1,0 +1,311 @@
+"""A screen on a cluster: the store first, then a job a position, and the ledger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import psutil
+
+from refocusd.cluster.job import engines_of, refocus_position
+from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.config import WITHOUT_MODEL, Settings
+from refocusd.daemon.output.dataset import OutputDataset
+from refocusd.daemon.output.jobs import OpenOutput
+from refocusd.datasets.dataset import Output
+from refocusd.datasets.identity import fingerprint
+from refocusd.errors import RefocusdError, WorkerError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.models.bundle import load_bundle
+from refocusd.profiles.applied import apply_profiles
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.conformity import Trained
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.transport.messages import Engines, Open
+from refocusd.worker.worker import refocus_frame
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["Plan", "plan_of", "refocus_screen"]
+
+log = logging.getLogger(__name__)
+
+#: How often a position is begun again whose worker was lost or whose list was locked.
+MAX_ATTEMPTS = 10
+#: Before the next try, in s, times the number of tries: another job may still hold the list.
+AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a screen will take, by frames measured on this computer.
+
+    Parameters
+    ----------
+    jobs, frames : int
+        Positions with frames to do, and these frames.
+    frame_ms : float
+        For one frame, in one worker, of the slower of two.
+    nbytes : int
+        Of all raw pixels, not compressed; the output has as many, and its pyramid.
+    worker_nbytes : int
+        Memory of a worker.
+    """
+
+    jobs: int
+    frames: int
+    frame_ms: float
+    nbytes: int
+    worker_nbytes: int
+
+    def hours(self, workers: int) -> float:
+        """Expected time with so many workers, h; a position is done by one of them."""
+        busy = min(workers, self.jobs) or 1
+        return self.frames * self.frame_ms / busy / 3.6e6
+
+    def as_json(self, workers: int) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "jobs": self.jobs,
+            "frames": self.frames,
+            "frame_ms": round(self.frame_ms, 3),
+            "raw_gb": round(self.nbytes / 1e9, 3),
+            "worker_gb": round(self.worker_nbytes / 1e9, 3),
+            "workers": workers,
+            "hours": round(self.hours(workers), 4),
+        }
+
+
+def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
+    """Measure two frames here, and say what all of them will take.
+
+    Raises
+    ------
+    InputError
+        If a frame cannot be read.
+    """
+    engines = engines_of(settings)
+    times = []
+    for key in [*keys[:1], *keys[-1:]]:
+        begun = time.perf_counter()
+        pixels = frames.read(key).pixels
+        refocus_frame(
+            engines.engines[""], pixels, np.empty_like(pixels), pass_in_focus=settings.pass_in_focus
+        )
+        times.append((time.perf_counter() - begun) * 1e3)
+    form = frames.first_format()
+    return Plan(
+        jobs=len(_by_position(keys)),
+        frames=len(keys),
+        frame_ms=max(times, default=0.0),
+        nbytes=len(keys) * form.nbytes,
+        worker_nbytes=psutil.Process().memory_info().rss + 4 * form.nbytes,
+    )
+
+
+def refocus_screen(
+    frames: StoreReader,
+    keys: Sequence[str],
+    output: Output,
+    settings: Settings,
+    engine: Engines,
+    client: Client,
+    on_frames: Callable[[int], object] = lambda _: None,
+) -> Path:
+    """Have frames of a store refocused by the workers of a cluster, and record them.
+
+    Parameters
+    ----------
+    frames : StoreReader
+        The raw store; every worker sees it under the same path, and its output too.
+    keys : sequence of str
+        Frames to do, by canonical axes.
+    output : Output
+        Where the first run's frames are, and what must make them.
+    settings : Settings
+    engine : Engines
+        What makes the frames.
+    client : distributed.Client
+    on_frames : callable
+        Told how many more frames have a final state.
+
+    Returns
+    -------
+    Path
+        The refocused store.
+
+    Raises
+    ------
+    InputError, LedgerError, OutputError
+        If the store cannot be made, or not be written.
+    WorkerError
+        If a position was given up.
+    """
+    dataset = OutputDataset.open(settings, _open_output(frames, output, settings, engine))
+    acquired: int | None = None
+    try:
+        place = dataset.sink.path
+        orders = _orders(frames, keys, output, settings, place)
+        if isinstance(dataset.sink, MirrorSink):
+            for order in orders:
+                dataset.sink.make_room(json.loads(order.keys[-1]))
+        left = _run(client, orders, dataset, on_frames)
+        if left.found:
+            # Their rows went with the jobs that were killed: the frames themselves say what they are.
+            dataset.repair()
+        acquired = len(frames)
+    finally:
+        dataset.close(acquired)
+    return place
+
+
+@dataclass(slots=True)
+class _Left:
+    """Frames whose rows are not in the ledger yet."""
+
+    found: int = 0
+
+
+def _run(
+    client: Client,
+    orders: Sequence[PositionOrder],
+    dataset: OutputDataset,
+    on_frames: Callable[[int], object],
+) -> _Left:
+    """Run all jobs, each again if its worker was lost."""
+    from distributed import as_completed
+
+    left = _Left()
+    running: dict[Future, tuple[PositionOrder, int]] = {
+        _submit(client, order): (order, 1) for order in orders
+    }
+    waiting = as_completed(list(running))
+    for future in waiting:
+        order, tries = running.pop(future)
+        if future.status == "finished":
+            result = JobResult.unpack(future.result())
+            dataset.record_attempts(result.attempts)
+            left.found += result.found
+            on_frames(len(result.attempts) + result.found)
+            future.release()
+            continue
+        error = future.exception() if future.status == "error" else None
+        if tries >= MAX_ATTEMPTS or not _may_pass(error):
+            client.cancel(list(running))
+            raise _given_up(order, tries, error) from error
+        log.warning("%s: begun again (%s)", order.position or order.raw, _named(error))
+        time.sleep(AGAIN_S * tries)
+        left.found += 1  # it may have written frames whose rows were lost
+        again = _submit(client, order)
+        running[again] = (order, tries + 1)
+        waiting.add(again)
+    return left
+
+
+def _submit(client: Client, order: PositionOrder) -> Future:
+    # Not pure: the same order again is another try.
+    return client.submit(
+        refocus_position,
+        order.pack(),
+        pure=False,
+        key=f"{order.position or 'image'}-{time.time_ns():x}",
+    )
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether another try may do what this one could not: a worker was lost, or a list is locked."""
+    if error is None or type(error).__name__ in ("KilledWorker", "CancelledError"):
+        return True
+    return isinstance(error, RefocusdError) and "is being written by another process" in str(error)
+
+
+def _given_up(order: PositionOrder, tries: int, error: BaseException | None) -> RefocusdError:
+    where = f"position {order.position} of {order.raw}" if order.position else order.raw
+    if isinstance(error, RefocusdError):
+        return error
+    if isinstance(error, MemoryError):
+        return WorkerError(
+            f"{where}: a worker has not enough memory for a frame; give jobs more with --job-memory"
+        )
+    if _may_pass(error):
+        return WorkerError(
+            f"{where}: its worker was lost {tries} times (killed, preempted, or out of memory); what "
+            "was written stays: the same command goes on from there, with more --job-memory if that "
+            "was it"
+        )
+    return WorkerError(f"{where}: {type(error).__name__}: {error}")
+
+
+def _named(error: BaseException | None) -> str:
+    return "its worker was lost" if error is None else f"{type(error).__name__}: {error}"
+
+
+def _by_position(keys: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(str(json.loads(key).get("position", "")), []).append(key)
+    return found
+
+
+def _orders(
+    frames: StoreReader, keys: Sequence[str], output: Output, settings: Settings, place: Path
+) -> list[PositionOrder]:
+    # The longest first: at the end all workers are busy.
+    positions = sorted(_by_position(keys).items(), key=lambda each: -len(each[1]))
+    return [
+        PositionOrder(
+            raw=str(frames.path),
+            output=str(place),
+            position=position,
+            keys=own,
+            acquisition=output.acquisition,
+            run=output.run,
+            settings=settings,
+            first=first_of(output.first),
+            profiles=list(output.profiles),
+        )
+        for position, own in positions
+    ]
+
+
+def _open_output(
+    frames: StoreReader, output: Output, settings: Settings, engine: Engines
+) -> OpenOutput:
+    form = frames.first_format()
+    first = first_of(output.first)
+    trained = {}
+    if settings.backend not in WITHOUT_MODEL:
+        for channel, name in settings.models.items():
+            trained[channel] = Trained(name, load_bundle(name).trained)
+    applied = apply_profiles(
+        Catalogue(settings.calibrations),
+        json.loads(first),
+        (form.height, form.width),
+        named=list(output.profiles),
+        trained=trained,
+    )
+    message = Open(
+        acquisition=output.acquisition,
+        name=frames.name,
+        height=form.height,
+        width=form.width,
+        dtype=form.dtype_name,
+        raw=frames.catch_up_from,
+        output=str(output.path),
+        summary=json.dumps(dict(frames.summary), default=str),
+        expected=len(frames),
+        first=first,
+        profiles=list(output.profiles),
+        recording=msgspec.json.encode(fingerprint(frames)).decode(),
+    )
+    return OpenOutput(message, output.run, engine, applied)
