@@ -21,7 +21,7 @@ from refocusd.frame import canonical_axes
 
 def emptied(folder: Path, level: str = "0") -> Any:
     """The full resolution of an image, with no chunk written yet."""
-    array = zarr.open_array(folder / level, mode="r+", config={"write_empty_chunks": True})
+    array = zarr.open_array(folder / level, mode="r+")
     for place in [p for p in (folder / level).rglob("*") if p.is_file()]:
         if place.name not in ("zarr.json", ".zarray", ".zattrs"):
             place.unlink()

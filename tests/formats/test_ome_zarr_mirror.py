@@ -129,9 +129,10 @@ def test_no_two_frames_share_a_chunk_or_a_shard(tmp_path: Path) -> None:
     np.testing.assert_array_equal(array[:], zarr.open_array(raw / "0")[:])
 
 
-def test_a_black_frame_is_a_frame(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [{}, {"chunks": (1, 16, 32), "shards": (2, 48, 64), "levels": 1}])
+def test_a_black_frame_is_a_frame(tmp_path: Path, how: dict[str, Any]) -> None:
     raw, out = tmp_path / "cells.zarr", tmp_path / "cells_refocused.zarr"
-    write_image(raw, axes="tyx")
+    write_image(raw, axes="tyx", **how)
     with started(raw, out) as sink:
         sink.write(np.zeros((48, 64), np.uint16), {"time": 1}, {})
     with open_dataset(out) as dataset:

@@ -53,6 +53,7 @@ def write_image(
     datasets = []
     for level in range(levels):
         data = pixels[..., :: 2**level, :: 2**level]
+        form_only: dict[str, Any] = {} if form == 2 else {"dimension_names": list(axes)}
         array = group.create_array(
             str(level),
             shape=data.shape,
@@ -61,7 +62,7 @@ def write_image(
             shards=None if shards is None else tuple(shards),
             compressors=compressors,
             chunk_key_encoding={"name": "v2" if form == 2 else "default", "separator": "/"},
-            **({} if form == 2 else {"dimension_names": list(axes)}),
+            **form_only,
         )
         array[:] = data
         scale = [_STEPS[a] * (2**level if a in "yx" else 1) for a in axes]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -138,7 +138,8 @@ def stamp_of(path: Path) -> tuple[int, int] | None:
 
 def _index_form(array: zarr.Array[Any]) -> tuple[bool, bool]:
     """Whether the index of a shard is at its end, and has a checksum."""
-    (codec,) = (c for c in array.metadata.codecs if hasattr(c, "index_codecs"))
+    codecs: Sequence[Any] = getattr(array.metadata, "codecs", ())
+    (codec,) = (c for c in codecs if hasattr(c, "index_codecs"))
     names = [type(inner).__name__ for inner in codec.index_codecs]
     return str(getattr(codec.index_location, "value", codec.index_location)) == "end", (
         "Crc32cCodec" in names

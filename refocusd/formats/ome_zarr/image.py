@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,14 +44,11 @@ def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
             f"{folder} is an OME-Zarr, and zarr is not installed: pip install 'refocusd[zarr]'"
         ) from error
     try:
-        mode = "r+" if writable else "r"
-        found: zarr.Array[Any] = zarr.open_array(
-            str(folder), mode=mode, config={"write_empty_chunks": True}
-        )
+        found: zarr.Array[Any] = zarr.open_array(str(folder), mode="r+" if writable else "r")
     except Exception as error:
         # Metadata of others: the library raises whatever fails in it.
         raise InputError(f"{folder} is not a readable Zarr array ({error})") from error
-    return found
+    return found.with_config({"write_empty_chunks": True}) if writable else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +196,7 @@ class OmeImage:
 
 def _axes(said: list[Axis | str] | None, dimensions: int) -> list[Axis]:
     """The axes; before 0.3 there were none but these five, in this order."""
-    named: list[Axis | str] = list(said) if said else list("tczyx")[-dimensions:]
+    named: Sequence[Axis | str] = said or "tczyx"[-dimensions:]
     return [axis if isinstance(axis, Axis) else Axis(axis) for axis in named]
 
 
