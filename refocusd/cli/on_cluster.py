@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from refocusd.cli.console import note, plain, progress, say, write_json
 from refocusd.cli.offline import Done, check_quickly, quietly, recorded, report
 from refocusd.cli.runs import output_of_run, outputs_to_continue
@@ -63,8 +65,6 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
 
 
 def _with_threads(settings: Settings, threads: int) -> Settings:
-    import msgspec
-
     return msgspec.structs.replace(settings, threads=threads)
 
 

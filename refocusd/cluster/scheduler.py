@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -84,11 +85,10 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
         raise ConfigError(
             f"--cluster needs Dask ({error.name} is missing): pip install 'refocusd[cluster]'"
         ) from error
+    # Workers that come and go are ours to tell of.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     # Frames are refocused by our engines, in one thread a worker; Dask keeps nothing in memory.
-    settings = {
-        "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
-        "distributed.worker.daemon": False,
-    }
+    settings = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if "://" in options.where:

@@ -21,7 +21,7 @@ from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
 from refocusd.datasets.dataset import Output
 from refocusd.datasets.identity import fingerprint
-from refocusd.errors import RefocusdError, WorkerError
+from refocusd.errors import DiskFullError, RefocusdError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
 from refocusd.formats.ome_zarr.store_reader import StoreReader
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10
 #: Before the next try, in s, times the number of tries: another job may still hold the list.
 AGAIN_S = 1.0
+#: What Dask raises where a worker, or the result that it held, is gone.
+_LOST = frozenset({"KilledWorker", "CancelledError", "FutureCancelledError", "CommClosedError"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,57 +161,103 @@ def refocus_screen(
         if isinstance(dataset.sink, MirrorSink):
             for order in orders:
                 dataset.sink.make_room(json.loads(order.keys[-1]))
-        left = _run(client, orders, dataset, on_frames)
-        if left.found:
-            # Their rows went with the jobs that were killed: the frames themselves say what they are.
+        run = _Run(client, dataset, on_frames)
+        run.all(orders)
+        if run.rows_lost:
+            # They went with the jobs that were killed: the frames themselves say what they are.
             dataset.repair()
+        run.check()
         acquired = len(frames)
     finally:
         dataset.close(acquired)
     return place
 
 
-@dataclass(slots=True)
-class _Left:
-    """Frames whose rows are not in the ledger yet."""
+class _Run:
+    """The jobs of one screen, each begun again if its worker was lost.
 
-    found: int = 0
+    Parameters
+    ----------
+    client : distributed.Client
+    dataset : OutputDataset
+        Its ledger takes the rows.
+    on_frames : callable
+        See `refocus_screen`.
 
+    Attributes
+    ----------
+    rows_lost : bool
+        Frames may be written whose rows are not in the ledger.
+    """
 
-def _run(
-    client: Client,
-    orders: Sequence[PositionOrder],
-    dataset: OutputDataset,
-    on_frames: Callable[[int], object],
-) -> _Left:
-    """Run all jobs, each again if its worker was lost."""
-    from distributed import as_completed
+    def __init__(
+        self, client: Client, dataset: OutputDataset, on_frames: Callable[[int], object]
+    ) -> None:
+        self.rows_lost = False
+        self._client = client
+        self._dataset = dataset
+        self._on_frames = on_frames
+        self._given_up: list[RefocusdError] = []
 
-    left = _Left()
-    running: dict[Future, tuple[PositionOrder, int]] = {
-        _submit(client, order): (order, 1) for order in orders
-    }
-    waiting = as_completed(list(running))
-    for future in waiting:
-        order, tries = running.pop(future)
-        if future.status == "finished":
-            result = JobResult.unpack(future.result())
-            dataset.record_attempts(result.attempts)
-            left.found += result.found
-            on_frames(len(result.attempts) + result.found)
+    def all(self, orders: Sequence[PositionOrder]) -> None:
+        """Run all jobs; of those that were given up `check` tells.
+
+        Raises
+        ------
+        DiskFullError
+            No other job would fare better.
+        """
+        from distributed import as_completed
+
+        running = {_submit(self._client, order): (order, 1) for order in orders}
+        waiting = as_completed(list(running), loop=self._client.loop)
+        for future in waiting:
+            order, tries = running.pop(future)
+            outcome = _outcome(future)
             future.release()
-            continue
-        error = future.exception() if future.status == "error" else None
-        if tries >= MAX_ATTEMPTS or not _may_pass(error):
-            client.cancel(list(running))
-            raise _given_up(order, tries, error) from error
-        log.warning("%s: begun again (%s)", order.position or order.raw, _named(error))
-        time.sleep(AGAIN_S * tries)
-        left.found += 1  # it may have written frames whose rows were lost
-        again = _submit(client, order)
-        running[again] = (order, tries + 1)
-        waiting.add(again)
-    return left
+            if isinstance(outcome, JobResult):
+                self._take(outcome)
+                continue
+            self.rows_lost = True
+            if isinstance(outcome, DiskFullError):
+                self._client.cancel(list(running))
+                raise outcome
+            if tries >= MAX_ATTEMPTS or not _may_pass(outcome):
+                self._given_up.append(_said(order, tries, outcome))
+                continue
+            log.warning("%s: begun again (%s)", order.position or order.raw, _named(outcome))
+            time.sleep(AGAIN_S * tries)
+            again = _submit(self._client, order)
+            running[again] = (order, tries + 1)
+            waiting.add(again)
+
+    def check(self) -> None:
+        """Say which positions were given up.
+
+        Raises
+        ------
+        RefocusdError
+        """
+        if len(self._given_up) == 1:
+            raise self._given_up[0]
+        if self._given_up:
+            raise WorkerError(f"{len(self._given_up)} positions were given up: {self._given_up[0]}")
+
+    def _take(self, result: JobResult) -> None:
+        self._dataset.record_attempts(result.attempts)
+        self.rows_lost |= result.found > 0
+        self._on_frames(len(result.attempts) + result.found)
+
+
+def _outcome(future: Future) -> JobResult | BaseException | None:
+    """What a job returned or raised; None if it was cancelled."""
+    if future.status == "finished":
+        try:
+            return JobResult.unpack(future.result())
+        except Exception as error:  # noqa: BLE001 (the worker that held it is lost)
+            return error
+    found: BaseException | None = future.exception() if future.status == "error" else None
+    return found
 
 
 def _submit(client: Client, order: PositionOrder) -> Future:
@@ -224,12 +272,12 @@ def _submit(client: Client, order: PositionOrder) -> Future:
 
 def _may_pass(error: BaseException | None) -> bool:
     """Whether another try may do what this one could not: a worker was lost, or a list is locked."""
-    if error is None or type(error).__name__ in ("KilledWorker", "CancelledError"):
+    if error is None or type(error).__name__ in _LOST:
         return True
     return isinstance(error, RefocusdError) and "is being written by another process" in str(error)
 
 
-def _given_up(order: PositionOrder, tries: int, error: BaseException | None) -> RefocusdError:
+def _said(order: PositionOrder, tries: int, error: BaseException | None) -> RefocusdError:
     where = f"position {order.position} of {order.raw}" if order.position else order.raw
     if isinstance(error, RefocusdError):
         return error

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
@@ -238,7 +239,7 @@ def reduced(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
     """A frame at a lower resolution: the mean of the pixels that each pixel stands for."""
     steps = [max(1, round(n / m)) for n, m in zip(pixels.shape, shape, strict=True)]
     wanted = [m * step for m, step in zip(shape, steps, strict=True)]
-    cut = pixels[: wanted[0], : wanted[1]]
+    cut: NDArray[Any] = pixels[: wanted[0], : wanted[1]]
     missing = [(0, max(0, n - m)) for n, m in zip(wanted, cut.shape, strict=True)]
     if any(after for _, after in missing):
         cut = np.pad(cut, missing, mode="edge")
@@ -246,4 +247,5 @@ def reduced(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
     # Sums of 16-bit counts fit 32 bits up to 65 536 of them, which no step comes near.
     total = blocks.sum(axis=(1, 3), dtype=np.uint32)
     count = steps[0] * steps[1]
-    return ((total + count // 2) // count).astype(pixels.dtype)
+    means: Pixels = ((total + count // 2) // count).astype(pixels.dtype)
+    return means
