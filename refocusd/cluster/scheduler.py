@@ -115,7 +115,7 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
 def _local(options: ClusterOptions) -> Any:
     from distributed import LocalCluster
 
-    return LocalCluster(
+    cluster = LocalCluster(
         n_workers=options.at_a_time,
         threads_per_worker=1,
         processes=True,
@@ -123,6 +123,9 @@ def _local(options: ClusterOptions) -> Any:
         dashboard_address="127.0.0.1:0",
         host="127.0.0.1",
     )
+    # A worker that was killed while it started is replaced too.
+    cluster.adapt(minimum=options.at_a_time, maximum=options.at_a_time)
+    return cluster
 
 
 def _slurm(options: ClusterOptions) -> Any:

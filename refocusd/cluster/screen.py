@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10
 #: Before the next try, in s, times the number of tries: another job may still hold the list.
 AGAIN_S = 1.0
+#: How often it is looked whether there are workers, while no job ends.
+LOOK_S = 30.0
 #: What Dask raises where a worker, or the result that it held, is gone.
 _LOST = frozenset({"KilledWorker", "CancelledError", "FutureCancelledError", "CommClosedError"})
 
@@ -198,6 +201,8 @@ class _Run:
         self._dataset = dataset
         self._on_frames = on_frames
         self._given_up: list[RefocusdError] = []
+        #: It was said that there is no worker.
+        self._alone = False
 
     def all(self, orders: Sequence[PositionOrder]) -> None:
         """Run all jobs; of those that were given up `check` tells.
@@ -207,11 +212,11 @@ class _Run:
         DiskFullError
             No other job would fare better.
         """
-        from distributed import as_completed
-
         running = {_submit(self._client, order): (order, 1) for order in orders}
-        waiting = as_completed(list(running), loop=self._client.loop)
-        for future in waiting:
+        while running:
+            future = self._next(list(running))
+            if future is None:
+                continue
             order, tries = running.pop(future)
             outcome = _outcome(future)
             future.release()
@@ -227,9 +232,19 @@ class _Run:
                 continue
             log.warning("%s: begun again (%s)", order.position or order.raw, _named(outcome))
             time.sleep(AGAIN_S * tries)
-            again = _submit(self._client, order)
-            running[again] = (order, tries + 1)
-            waiting.add(again)
+            running[_submit(self._client, order)] = (order, tries + 1)
+
+    def _next(self, running: list[Future]) -> Future | None:
+        """A job that has ended; None if none has for a while."""
+        from distributed import wait
+
+        with suppress(TimeoutError):
+            ended, _ = wait(running, timeout=LOOK_S, return_when="FIRST_COMPLETED")
+            return next(iter(ended))
+        if not self._client.scheduler_info()["workers"] and not self._alone:
+            log.warning("no worker is there: jobs wait for one (in the queue?)")
+            self._alone = True
+        return None
 
     def check(self) -> None:
         """Say which positions were given up.

@@ -144,7 +144,7 @@ def test_frames_without_a_place_are_refused(tmp_path: Path) -> None:
     raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
     write_plate(raw, levels=1)
     black: Any = np.zeros((48, 64), np.uint16)
-    common = {"time": 0, "channel": "DAPI", "z": 0}
+    common: dict[str, Any] = {"time": 0, "channel": "DAPI", "z": 0}
     with started(raw, out) as sink:
         with pytest.raises(OutputError, match="has no image at C/9/0"):
             sink.write(black, {**common, "position": "C/9/0"}, {})

@@ -120,12 +120,12 @@ def write_plate(
             for well in wells
         ],
     }
-    _attributes(plate, {"plate": about | ({"version": version} if form == 2 else {})}, version)
+    _attributes(plate, {"plate": about | {"version": version}}, version)
     for well in wells:
         inside = [field.rpartition("/")[2] for field in fields if field.startswith(well + "/")]
         said: dict[str, Any] = {"images": [{"path": name} for name in inside]}
         group = plate.require_group(well)
-        _attributes(group, {"well": said | ({"version": version} if form == 2 else {})}, version)
+        _attributes(group, {"well": said | {"version": version}}, version)
     return {
         field: write_image(folder / field, version=version, seed=number, **image)
         for number, field in enumerate(fields)
