@@ -13,6 +13,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `frame`       A frame: one 2-D image of a camera, its axes and its metadata
 `bench/`      Measures engines: speed, memory and quality, against what the machine can do
 `cli/`        The command line: one module a sub-command in `commands`, each with `register`
+`cluster/`    Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
 `daemon/`     The daemon: one on an acquisition PC
 `datasets/`   A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
 `demo/`       The demo: a simulated specimen under a real Micro-Manager core

@@ -106,12 +106,12 @@ class OutputDataset:
             _begin(ledger, settings, job, output)
             dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers)
             if exists:
-                dataset._repair()
+                dataset.repair()
             dataset._load_states()
             undo.pop_all()
         return dataset
 
-    def _repair(self) -> None:
+    def repair(self) -> None:
         """Record frames that a killed writer had written, and not recorded yet."""
         with open_dataset(self.sink.path) as frames:
             known = self.ledger.final_states(self.run, self.message.acquisition)
@@ -229,6 +229,10 @@ class OutputDataset:
             replaced=replaced,
             known=len(job.axes) - len(fresh),
         )
+
+    def record_attempts(self, attempts: list[Attempt]) -> None:
+        """Record what other processes than the writer did."""
+        self._append(attempts)
 
     def _append(self, attempts: list[Attempt]) -> FinalState | None:
         """Record attempts; returns the state of the earlier attempt that a single one replaces."""

@@ -10,11 +10,13 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
+from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.open_dataset import kind_of
 
 __all__ = ["Found", "Pulse", "Scanner", "pulse_of"]
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 MAX_DEPTH = 6
 #: Known datasets looked at in one scan.
 MAX_PULSES = 256
+#: Folders of an OME-Zarr store looked at for when it changed; it has one for each few chunks.
+MAX_STORE_FOLDERS = 4096
 #: A folder is listed again for this long after it changed: its time stamp may be coarse.
 RESTLESS_S = 5.0
 #: Every folder is listed again at this interval: some shares do not date their folders.
@@ -175,8 +179,13 @@ class Scanner:
 
 
 def pulse_of(folder: Path) -> Pulse:
-    """Name, size and time of a dataset's index and of its newest stack; empty if it is gone."""
+    """Name, size and time of a dataset's index and of its newest stack; empty if it is gone.
+
+    Of an OME-Zarr store, when a chunk was added last.
+    """
     try:
+        if is_store(folder):
+            return (("chunks", 0, max(_changed_ns(folder), default=0)),)
         with os.scandir(folder) as listing:
             stacks = sorted(
                 entry.name for entry in listing if entry.name.lower().endswith((".tif", ".tiff"))
@@ -195,6 +204,18 @@ def pulse_of(folder: Path) -> Pulse:
     return tuple(pulse)
 
 
+def _changed_ns(store: Path) -> Iterator[int]:
+    """When the folders of an OME-Zarr store changed, up to a bound."""
+    waiting = deque([store])
+    for _ in range(MAX_STORE_FOLDERS):
+        if not waiting:
+            return
+        folder = waiting.popleft()
+        yield folder.stat().st_mtime_ns
+        with os.scandir(folder) as listing:
+            waiting += [Path(entry.path) for entry in listing if entry.is_dir()]
+
+
 def _is_junction(entry: os.DirEntry[str]) -> bool:
     # Python 3.12 and later; before, Windows' junctions are followed to the bounded depth.
     check = getattr(entry, "is_junction", None)
@@ -202,5 +223,5 @@ def _is_junction(entry: os.DirEntry[str]) -> bool:
 
 
 def _not_raw(name: str) -> bool:
-    """A folder of ours, or the chunks of an OME-Zarr, by its name."""
-    return bool(REFOCUSED_NAME.search(name)) or name.endswith(".zarr")
+    """A folder of ours, by its name."""
+    return bool(REFOCUSED_NAME.search(name))

@@ -19,11 +19,11 @@ from pathlib import Path
 from refocusd.datasets.run_folder import SUFFIX
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.groups import image_folders, store_root
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import AxisValue, Pixels
 from refocusd.imaging.quality import best_focus, focus_score, register
 from refocusd_training.data.config import DataConfig
-from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import sides_of
 from refocusd_training.data.split import Side
@@ -200,9 +200,9 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
 def _recordings(folder: Path, found: Stacks) -> Iterator[Dataset]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one that holds the stacks")
-    if images := ome_zarr_images(folder):
-        for image in images:
-            yield from _opened(image, found, zarr=True)
+    if images := image_folders(folder):
+        for image in images.values():
+            yield from _opened(image, found)
         return
     if (folder / "NDTiff.index").is_file():
         yield from _opened(folder, found)
@@ -220,9 +220,9 @@ def _recordings(folder: Path, found: Stacks) -> Iterator[Dataset]:
     for entry in entries:
         if not entry.is_dir():
             continue
-        if images := ome_zarr_images(entry):
-            for image in images:
-                yield from _opened(image, found, zarr=True)
+        if images := image_folders(entry):
+            for image in images.values():
+                yield from _opened(image, found)
         else:
             yield from _opened(entry, found)
 
@@ -231,12 +231,12 @@ def _read(recording: Dataset, index: int) -> Pixels:
     return recording.read(recording.plan().axes[index]).pixels
 
 
-def _opened(path: Path, found: Stacks, *, zarr: bool = False) -> Iterator[Dataset]:
-    if SUFFIX in path.name:
+def _opened(path: Path, found: Stacks) -> Iterator[Dataset]:
+    if SUFFIX in store_root(path).name:
         found.skip("recording that refocusd has written")
         return
     try:
-        yield OmeZarrImage(path) if zarr else open_dataset(path)
+        yield open_dataset(path)
     except InputError as error:
         found.skip("recording that cannot be read", error)
 
