@@ -17,15 +17,21 @@ from refocusd.formats.ome_zarr.layout import is_omezarr
 from refocusd.formats.ome_zarr.reader import OmeZarrReader
 from refocusd.formats.tiff.growing_file import Opener, open_file
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 
 __all__ = ["kind_of", "open_dataset"]
 
 
 def kind_of(names: Sequence[str]) -> str:
-    """What a folder with files of these names may grow into: ``ndtiff``, ``stacks`` or nothing."""
+    """What a folder with files of these names may grow into: ``ndtiff``, ``stacks`` or nothing.
+
+    ``separate`` is a position of a dataset of separate image files, see `separate_files.run_of`.
+    """
     if INDEX_NAME in names:
         return "ndtiff"
+    if METADATA_FILE in names and any(is_image_name(name) for name in names):
+        return "separate"
     return "stacks" if any(is_stack_name(name) for name in names) else ""
 
 
@@ -88,6 +94,10 @@ def open_dataset(
 
 def _open_growing(path: Path, opener: Opener) -> Dataset:
     kind = kind_of(os.listdir(path))  # noqa: PTH208 (names only)
+    if kind == "separate" or (not kind and any(path.glob(f"*/{METADATA_FILE}"))):
+        files = GrowingSeparateFiles(path)
+        files.refresh()
+        return files
     if not kind:
         raise InputError(
             f"{path} holds neither an NDTiff dataset nor image stacks of Micro-Manager: give the "
