@@ -25,7 +25,7 @@ from refocusd.frame import Axes
 from refocusd.sources.cameras import DistinctAxes
 from refocusd.sources.feed import Feed
 from refocusd.sources.once import Once
-from refocusd.sources.output_folder import fresh_output
+from refocusd.sources.output_folder import output_folder
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
@@ -125,7 +125,7 @@ class AttachedMDA:
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
         feed = Feed(
             self._endpoint,
-            output=str(fresh_output(self._output, name)),
+            output=str(output_folder(self._output, name)),
             expected=_expected(sequence),
             buffer_nbytes=self._buffer_nbytes,
         )
