@@ -86,6 +86,9 @@ def test_the_folder_of_an_acquisition_is_found_by_its_window(rig: Rig, tmp_path:
     rig.microscope.settings = rig.microscope.settings.__class__()
     [about] = rig.wait_ended(1)
     assert Path(about.raw) == saved.folder
+    # The GUI numbers its channels; rules and models go by their names.
+    _, metadata = read_all(Path(about.output))['{"channel":0,"time":2}']
+    assert metadata["Channel"] == "DAPI"
 
 
 def test_a_saved_one_is_taken_while_another_is_fetched_from_memory(
@@ -200,9 +203,14 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
     while user.is_alive():
         time.sleep(min(rig.studio.step(), 0.02))
     assert len(expected) == 200
+    looked_at = 0.0
 
     def found() -> bool:
         # The daemon remembers the last that ended; the outputs are all there are.
+        nonlocal looked_at
+        if rig.studio.busy or time.monotonic() - looked_at < 2.0:
+            return False
+        looked_at = time.monotonic()
         counts: Counter[str] = Counter()
         for folder in (*rig.out.glob("a*"), *tmp_path.glob("root*/*_refocused")):
             counts[folder.name.split("_")[0]] += len(keys(folder))

@@ -158,15 +158,17 @@ class FramesInMemory:
         if now - self._counted_at >= COUNT_S:
             self._counted_at = now
             self._look(now)
-        if self._finish_if_over(now, running=running):
-            return 0.0
         if self._open is not None and not session.has_room(MOST_OUT):
+            self._changed_at = now  # the daemon is waited for, not Micro-Manager
             return BUSY_S
         if (wait_s := self._bridge.pace.until_pixels_s()) > 0:
             return wait_s
         if not self._closed_window and (self._again() or self._fetch()):
             return 0.0
-        return BUSY_S if session.in_flight else COUNT_S / 2
+        if session.in_flight:
+            self._changed_at = now
+            return BUSY_S
+        return 0.0 if self._finish_if_over(now, running=running) else COUNT_S / 2
 
     def _look(self, now: float) -> None:
         """How many images there are, and how far the axes go."""
@@ -266,8 +268,6 @@ class FramesInMemory:
 
     def _finish_if_over(self, now: float, *, running: bool) -> bool:
         """End it when no more can be had; False while there may be."""
-        if self._session.in_flight:
-            return False
         left = self._count - len(self._final & self._found.keys())
         quiet = now - self._changed_at > LATE_S and not (running and not self._frozen)
         if not (self._closed_window or quiet or (self._frozen and self._count and not left)):
@@ -283,7 +283,7 @@ class FramesInMemory:
             )
         if self._open is None:
             self.done = True
-        elif self._session.state is State.OPEN:
+        else:
             self._session.close(self._count)
         return True
 
