@@ -272,6 +272,9 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Serve the live view, a web page on this computer."""
     view_port: Annotated[int, Limits(0, 65535)] = DEFAULT_VIEW_PORT
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
+    webhook: str = ""
+    """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
+    is full, a daemon without workers."""
     advise_focus: bool = False
     """Tell how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False

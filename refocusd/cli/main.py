@@ -19,6 +19,7 @@ __all__ = ["main"]
 COMMANDS = [
     "run",
     "view",
+    "ctl",
     "doctor",
     "bench",
     "demo",

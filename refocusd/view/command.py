@@ -25,6 +25,7 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the view listens, and how."""
     parser.add_argument("--endpoint", help="address of the daemon (default: REFOCUSD_ENDPOINT)")
     parser.add_argument("--port", type=int, default=DEFAULT_VIEW_PORT, help="0 takes a free one")
+    parser.add_argument("--webhook", default="", metavar="URL", help="post alerts there, as JSON")
     group = parser.add_argument_group("to be reached from other computers")
     group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
     group.add_argument("--token-file", type=Path, help="file whose first line is the token")
@@ -71,6 +72,7 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
         certificate=arguments.cert,
         key=arguments.key,
         hosts=tuple(arguments.allow_host),
+        webhook=arguments.webhook,
     )
 
 

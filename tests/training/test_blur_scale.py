@@ -22,7 +22,6 @@ from refocusd.engines.self_test import check_engine
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
 
-
 # torch's exporter uses what torch deprecates, and misses an optional torchvision.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"

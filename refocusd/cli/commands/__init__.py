@@ -3,6 +3,7 @@
 =========  =========================================================================================
 `bench`    ``refocusd bench``: how fast this computer is, beside what it could be
 `config`   ``refocusd config``: the settings in force, and a commented example of all
+`ctl`      ``refocusd ctl``: a running daemon's state and switches, through the API of its live view
 `demo`     ``refocusd demo``: the main job on a simulated microscope, from MMCore to the picture
 `doctor`   ``refocusd doctor``: what works here, and what to do about the rest
 `export`   ``refocusd export``: a dataset as OME-TIFF

@@ -69,7 +69,9 @@ def _run(arguments: argparse.Namespace) -> int:
     with (
         Daemon(settings) as daemon,
         # A process of its own: it can neither slow nor end the daemon.
-        ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
+        ViewProcess(
+            daemon.endpoint, ["--port", str(settings.view_port), "--webhook", settings.webhook]
+        )
         if settings.view
         else nullcontext(),
         AttachProcess(daemon.endpoint, settings) as attached,

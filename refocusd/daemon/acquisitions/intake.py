@@ -42,6 +42,8 @@ MAX_PICKED_UP = 8
 #: need no slot, and a source has far fewer.
 MAX_MISSED_CHARS = 32 << 20
 
+NO_RAW = "no raw data on disk: what live cannot do is skipped"
+
 
 @dataclass
 class Intake:
@@ -59,6 +61,7 @@ class Intake:
     _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
     #: What the models were trained for, by channel.
     _trained: dict[str, Trained] = field(default_factory=dict)
+    _said_no_raw: bool = False
 
     def __post_init__(self) -> None:
         self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
@@ -118,8 +121,15 @@ class Intake:
             )
         self._calibrate(acquisition)
         if not (message.raw or message.preview):
-            acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
-            log.warning("%s: %s", message.name, acquisition.warnings[-1])
+            acquisition.warnings.append(NO_RAW)
+            # Once: at every acquisition it would hide what is new.
+            log.log(
+                logging.INFO if self._said_no_raw else logging.WARNING,
+                "%s: %s",
+                message.name,
+                NO_RAW,
+            )
+            self._said_no_raw = True
         self.lifecycle.begin(acquisition)
 
     def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
@@ -248,10 +258,10 @@ class Intake:
     def behind(self, identity: bytes, message: wire.Behind) -> None:
         """The source itself leaves frames to the catch-up."""
         acquisition, _ = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+        acquisition.acquired = max(acquisition.acquired, message.acquired)
         if acquisition.open.raw:
             acquisition.behind += message.frames
             acquisition.deferred += message.frames
-            acquisition.acquired = max(acquisition.acquired, message.acquired)
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
         """Frames will not come: record why."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import struct
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.refocused_name import REFOCUSED_NAME
+from refocusd.formats.scale import channel_label
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
@@ -22,6 +26,7 @@ __all__ = [
     "FULL_RESOLUTION",
     "NDTiffReader",
     "index_is_open",
+    "named_channel",
     "ndtiff_folder",
     "place_of",
     "summary_of",
@@ -110,6 +115,9 @@ class NDTiffReader(PlacedFrames):
             names = {entry.file for entry in self._waiting.values()}
         return sorted(name for name in names if not (self.path / name).exists())
 
+    def _metadata(self, key: str) -> dict[str, Any]:
+        return named_channel(super()._metadata(key), key, lambda: self.summary)
+
     def refresh(self) -> list[str]:
         """Take up what was appended since."""
         with self._lock:
@@ -163,6 +171,23 @@ def summary_of(file: GrowingFile) -> dict[str, Any] | None:
     text = file.bytes_at(start, length).rstrip(b"\0").decode("utf-8", "replace").strip()
     # pycromanager writes null where there is nothing to say.
     return {} if text in ("", "null") else json_object(text)
+
+
+def named_channel(
+    metadata: dict[str, Any], key: str, summary: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A frame's metadata with the name of its channel.
+
+    Acquisitions of Micro-Manager's GUI number their channels and name them in the summary only.
+    """
+    channel = json.loads(key).get("channel")
+    if "Channel" in metadata or not isinstance(channel, int):
+        return metadata
+    with suppress(InputError, OSError):  # a damaged summary: the frame is whole
+        name = channel_label(channel, summary())
+        if name not in ("", "Default"):
+            return {**metadata, "Channel": name}
+    return metadata
 
 
 def place_of(path: Path) -> Path:

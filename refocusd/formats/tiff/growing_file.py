@@ -23,7 +23,7 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.files import open_shared
-from refocusd.formats.metadata import json_object
+from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.formats.tiff.place import Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
@@ -160,7 +160,7 @@ class GrowingFile:
         data = self.bytes_at(offset, length)
         if len(data) < length or not data[0]:
             return None
-        text = data.rstrip(b"\0").decode("utf-8", "replace")
+        text = java_text(data.rstrip(b"\0"))
         # Padded with blanks where there is nothing to say.
         return json_object(text) if text.strip() else {}
 

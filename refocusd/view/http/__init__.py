@@ -14,5 +14,6 @@
 =========  =========================================================================================
 
 Each of `status`, `events` and `frames` gives its own list of routes: another
-version of the interface is another list, put together in `app`.
+version of the interface is another list, put together in `app`.  ``openapi.json`` describes the
+API; a test holds it against the routes and their answers.
 """
