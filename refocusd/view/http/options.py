@@ -28,12 +28,15 @@ class ViewOptions:
     host, port : str, int
         Where to listen; port 0 takes a free one.
     token : str
-        Pages and programs must show it, where it is set.
+        Pages and programs must show it, where it is set.  The command line sets one that only
+        programs of the same user can know, unless another is given.
     certificate, key : Path or None
         TLS, as PEM files.
     hosts : tuple of str
         Further names under which browsers may ask for the page (checked against
         DNS rebinding), e.g. ``scope-3.lab.example``.
+    without_token : set of str
+        Paths that need no token: what neither acts nor shows pixels.
 
     Raises
     ------
@@ -49,6 +52,7 @@ class ViewOptions:
     certificate: Path | None = None
     key: Path | None = None
     hosts: tuple[str, ...] = ()
+    without_token: frozenset[str] = frozenset({"/health"})
 
     def __post_init__(self) -> None:
         """Refuse what would be unsafe or cannot work."""
