@@ -65,9 +65,11 @@ PREFIX = "REFOCUSD_"
 NOT_SETTINGS = {
     "REFOCUSD_CACHE",  # folder of compiled engines
     "REFOCUSD_FUZZ_ROUNDS",
+    "REFOCUSD_KEY",  # key of another user's daemon (`refocusd keys share`)
     "REFOCUSD_MODELS",  # folder of added model bundles
     "REFOCUSD_TEST_BRIDGE",
     "REFOCUSD_TEST_DATA",
+    "REFOCUSD_USER_KEYS",  # folder of this user's keys for daemons of this computer
 }
 #: A file with every setting explained has 7 KiB.
 MAX_FILE_NBYTES = 1 << 16

@@ -11,6 +11,17 @@ from pathlib import Path
 import pytest
 
 from refocusd.demo.microscope import DemoMicroscope
+from refocusd.transport.secure.user_keys import FOLDER_VARIABLE, KEY_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the keys of this user's daemons apart from those of the tests'."""
+    folder = tmp_path_factory.mktemp("user-keys")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        patch.delenv(KEY_VARIABLE, raising=False)
+        yield folder
 
 #: What `.ci/windows` runs: folders and files of tests.
 ON_WINDOWS = (

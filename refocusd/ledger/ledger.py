@@ -165,12 +165,18 @@ class Ledger:
         )
         return next((str(state) for (state,) in rows), None)
 
-    def final_states(self, run: str, acquisition: str) -> dict[str, str]:
-        """Canonical axes → final state, for the frames of one run that have one.
-
-        Holds all of them in memory: prefer `fates` or `state_of` for many frames.
-        """
-        return {fate.axes: fate.state for fate in self.fates(run, acquisition)}
+    def raw_checksum_of(self, acquisition: str, axes: str) -> int | None:
+        """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run."""
+        if self.version < 2:
+            return None
+        for run in reversed(self.runs()):
+            for (stored,) in self._rows(
+                "SELECT raw_checksum FROM attempt WHERE run = ? AND acquisition = ? AND axes = ?"
+                " AND raw_checksum IS NOT NULL ORDER BY id DESC LIMIT 1",
+                (run, acquisition, axes),
+            ):
+                return _unsigned(stored)
+        return None
 
     def acquisitions(self) -> list[str]:
         """Ids of the acquisitions in this ledger."""

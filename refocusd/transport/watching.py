@@ -21,7 +21,15 @@ __all__ = ["CatchUp", "Look", "Pause", "Shown", "Status", "StatusRequest"]
 
 
 class StatusRequest(Message, frozen=True):
-    """Ask the daemon how it is."""
+    """Ask the daemon how it is.
+
+    Parameters
+    ----------
+    answered : int
+        Answers that this peer has read so far; who does not read them gets no more.
+    """
+
+    answered: int = 0
 
 
 class Status(Message, frozen=True):

@@ -216,7 +216,7 @@ class PlayedBroker:
             assert story.ended is None, "closed twice"
             story.ended = message.counts
 
-    def catch_up(self, open_: wire.Open, run: str) -> None:
+    def catch_up(self, open_: wire.Open, run: str, *, last: bool) -> None:
         story = self.stories[open_.acquisition]
         assert not any(r.story is story for r in self.readings), "two catch-ups of one acquisition"
         done = self.writer.ledger[story.id]

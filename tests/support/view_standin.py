@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import zmq
 from numpy.typing import NDArray
+from user_curve import as_daemon
 
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.ndtiff.writer import NDTiffSink
@@ -146,6 +147,7 @@ class StandIn:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        as_daemon(self._socket)
         self._bind()
         self.endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
         self._thread = threading.Thread(target=self._run, name="stand-in")

@@ -41,6 +41,8 @@ MESSAGES: list[wire.Message] = [
     ),
     wire.Opened("a", "run", "/raw_refocused"),
     wire.Credit("a", [SLOT, Slot(8192, 512)]),
+    wire.Recall("a", [SLOT]),
+    wire.GiveBack("a", [SLOT]),
     wire.Submit("a", '{"z":1}', SLOT, 2**64 - 1, "{}", 12, live=False),
     wire.Miss("a", ['{"z":1}'], "skipped", "no raw"),
     wire.Close("a", 3),

@@ -7,7 +7,7 @@
 `demo`     ``refocusd demo``: the main job on a simulated microscope, from MMCore to the picture
 `doctor`   ``refocusd doctor``: what works here, and what to do about the rest
 `export`   ``refocusd export``: a dataset as OME-TIFF
-`keys`     ``refocusd keys``: who may connect a worker from another host
+`keys`     ``refocusd keys``: who may connect a worker from another host, and which other users of this one
 `models`   ``refocusd models``: list, show, add, remove, test and build model bundles
 `process`  ``refocusd process``: finished datasets and recordings, from scratch at full speed
 `replay`   ``refocusd replay``: recorded stacks through the same path as live frames

@@ -121,8 +121,8 @@ def _show(check: RunCheck) -> None:
     _show_problems(check)
     if check.running:
         say("still running: frames are being written; look again when that has ended")
-    elif count := len(report.to_do()):
-        say(f"{count} frames can be attempted: `refocusd resume {check.output.path}`")
+    for text in check.advice():
+        say(text)
     say("clean" if check.clean else "NOT clean")
 
 

@@ -19,6 +19,11 @@ class OpenOutput(msgspec.Struct, frozen=True):
     engine: Engines
     applied: Applied
 
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.open.acquisition
+
 
 class WriteFrame(msgspec.Struct, frozen=True):
     """Write the refocused half of a slot; answered by `FramesWritten` or `FrameNotWritten`."""
@@ -29,6 +34,11 @@ class WriteFrame(msgspec.Struct, frozen=True):
     facts: FrameFacts
     engine: EngineInfo
     focus: FocusAdvice | None
+
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.submit.acquisition
 
     @property
     def outcome(self) -> tuple[FinalState, str]:
@@ -52,6 +62,11 @@ class RecordFrames(msgspec.Struct, frozen=True):
     task: int = 0
     live: bool = True
 
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.acquisition
+
 
 class CloseOutput(msgspec.Struct, frozen=True):
     """Close sink and ledger; answered by `OutputClosed`.
@@ -61,6 +76,11 @@ class CloseOutput(msgspec.Struct, frozen=True):
 
     acquisition: str
     acquired: int | None
+
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.acquisition
 
 
 Job = OpenOutput | WriteFrame | RecordFrames | CloseOutput

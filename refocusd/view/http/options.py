@@ -28,7 +28,8 @@ class ViewOptions:
     host, port : str, int
         Where to listen; port 0 takes a free one.
     token : str
-        Pages and programs must show it, where it is set.
+        Pages and programs must show it, where it is set.  The command line sets one that only
+        programs of the same user can know, unless another is given.
     certificate, key : Path or None
         TLS, as PEM files.
     hosts : tuple of str
@@ -36,6 +37,8 @@ class ViewOptions:
         DNS rebinding), e.g. ``scope-3.lab.example``.
     webhook : str
         URL to which alerts are posted; empty for none.
+    without_token : set of str
+        Paths that need no token: what neither acts nor shows pixels.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class ViewOptions:
     key: Path | None = None
     hosts: tuple[str, ...] = ()
     webhook: str = ""
+    without_token: frozenset[str] = frozenset({"/health"})
 
     def __post_init__(self) -> None:
         """Refuse what would be unsafe or cannot work."""

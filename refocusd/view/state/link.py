@@ -111,6 +111,7 @@ class _Conversation:
     _look_asked: float = 0.0
     _look_due: float = 0.0
     _serial: int = 0
+    _answered: int = 0
 
     def hold(self) -> None:
         """Ask and listen until `stop` is set.
@@ -129,7 +130,7 @@ class _Conversation:
                     "it with `refocusd run`"
                 )
             if not self._status_asked and now >= self._status_due:
-                self._connection.send(wire.StatusRequest())
+                self._connection.send(wire.StatusRequest(self._answered))
                 self._status_asked = now
             wants_look = not self._look_asked or now - self._look_asked > REPEAT_LOOK_S
             if wants_look and now >= self._look_due and self._state.is_watched:
@@ -160,6 +161,7 @@ class _Conversation:
         now = time.monotonic()
         if isinstance(message, wire.Status):
             self._status_asked = 0.0
+            self._answered += 1
             self._status_due = now + (STATUS_S if self._state.is_watched else IDLE_STATUS_S)
             self._state.put_status(message)
             self._on_status(message)
