@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class RunCheck:
         Whether the local ledger is lost, damaged or behind its copy.
     recognition : Recognition or None
         Whether raw is the recording that was refocused; None while it is being written, or without raw.
+    verdicts : dict of str to int
+        Frames by verdict, of those that have one.
     """
 
     output: Output
@@ -53,6 +55,7 @@ class RunCheck:
     running: bool
     ledger_off: bool = False
     recognition: Recognition | None = None
+    verdicts: dict[str, int] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -83,6 +86,7 @@ class RunCheck:
             "faults": list(self.faults),
             "notes": list(self.notes),
             **self.report.as_json(),
+            "verdicts": self.verdicts,
             "clean": self.clean,
         }
 
@@ -120,7 +124,7 @@ def check_run(
     faults: list[str] = []
     with ExitStack() as stack:
         # In this order, a frame that is written meanwhile never counts as lost.
-        fates, acquired, notes = _ledger(ledgers, output)
+        fates, acquired, verdicts, notes = _ledger(ledgers, output)
         ledger_off = bool(notes)
         if fates is None:
             faults.append(notes.pop())
@@ -159,18 +163,24 @@ def check_run(
     said = (*dataset.notes, *notes)
     if recognition is not None and not recognition.compared and written:
         said += ("nothing tells whether raw is the recording that was refocused: its name does",)
-    return RunCheck(output, report, tuple(faults), said, running, ledger_off, recognition)
+    return RunCheck(output, report, tuple(faults), said, running, ledger_off, recognition, verdicts)
 
 
-def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int | None, list[str]]:
-    """Outcomes of all frames, the number acquired (if known), and notes; None without a ledger."""
+def _ledger(
+    ledgers: str | Path, output: Output
+) -> tuple[list[Fate] | None, int | None, dict[str, int], list[str]]:
+    """Outcomes of all frames, the number acquired (if known), verdicts and notes.
+
+    The outcomes are None without a ledger.
+    """
     ledger, notes = open_ledger(ledgers, output)
     if ledger is None:
-        return None, None, notes
+        return None, None, {}, notes
     with ledger:
         about = ledger.acquisition_note(output.acquisition)
         fates = list(ledger.fates(output.run, output.acquisition))
-    return fates, about.acquired if about else None, notes
+        verdicts = ledger.verdicts(output.run, output.acquisition)
+    return fates, about.acquired if about else None, verdicts, notes
 
 
 def _written(output: Path, readable: list[str]) -> Iterator[str]:

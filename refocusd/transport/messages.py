@@ -94,7 +94,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 5
+PROTOCOL = 6
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -295,6 +295,8 @@ class Task(Message, frozen=True):
     calibration: str = ""
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
+    #: What is written where the result is not trusted, see `refocusd.config.Settings`.
+    untrusted: Literal["mark", "pass", "deconvolve", "skip"] = "deconvolve"
 
 
 class Result(Message, frozen=True):

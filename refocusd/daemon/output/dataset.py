@@ -29,6 +29,7 @@ from refocusd.formats.open_sink import append_sink, create_sink
 from refocusd.formats.sink import Sink
 from refocusd.frame import FinalState, Pixels
 from refocusd.ledger import (
+    WRITTEN,
     Attempt,
     Ledger,
     ledger_path,
@@ -199,7 +200,7 @@ class OutputDataset:
             latency_ms=latency_ms,
             engine_ms=facts.engine_ms,
             facts=msgspec.to_builtins(facts),
-            checksum=job.checksum if state != "failed" else None,
+            checksum=job.checksum if state in WRITTEN else None,
             raw_checksum=submit.checksum,
         )
         replaces = self._append([attempt])
@@ -279,6 +280,8 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
             "model": settings.model,
             "channel_models": settings.channel_models,
             "pass_in_focus": settings.pass_in_focus,
+            "untrusted": settings.untrusted,
+            "channel_untrusted": settings.channel_untrusted,
         },
         "calibration": applied.id,
         "profiles": applied.selection.ids,

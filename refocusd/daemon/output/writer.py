@@ -179,6 +179,9 @@ class Writer:
                 events.FramesWritten(submit.acquisition, job.task, (submit.axes,), None)
             )
             return
+        if state == "skipped":
+            self._events.put(output.record_written(job, state, reason))
+            return
         try:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
             if checksum(pixels) != job.checksum:

@@ -167,6 +167,7 @@ class WorkerPool:
             focus=focus,
             calibration=self._calibrate(worker, task, acquisition),
             channel=task.channel,
+            untrusted=task.untrusted,
         )
         self._send(worker.identity, message, pixels)
 

@@ -10,6 +10,7 @@
 `run`            `refocusd train run`: train a network
 `simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
 `torch_at_hand`  Checks that torch is installed, which the base install lacks
+`trust`          `refocusd train trust`: what refocused frames are judged by
 ===============  ===================================================================================
 
 One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
@@ -29,6 +30,7 @@ from refocusd_training.commands import (
     fine_tune,
     run,
     simulate,
+    trust,
 )
 
 __all__ = ["register"]
@@ -67,3 +69,4 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fetch_bbbc006.register(inner)
     simulate.register(inner)
     blur.register(inner)
+    trust.register(inner)
