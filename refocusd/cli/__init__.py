@@ -8,6 +8,7 @@
 `main`           ``refocusd``: parses, runs a sub-command, turns errors into one line and a status
 `model_summary`  Summaries of a model bundle: a row of the list, lines of text, JSON
 `offline`        What `process` and `resume` show: progress, and what was done
+`report_page`    The page of `refocusd report`: one HTML file with its pictures and figures inside
 `commands/`      One sub-command a file; each adds itself to the parser with `register`
 ===============  ===================================================================================
 

@@ -26,6 +26,7 @@ COMMANDS = [
     "process",
     "resume",
     "verify",
+    "report",
     "export",
     "worker",
     "keys",

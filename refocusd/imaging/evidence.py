@@ -69,6 +69,8 @@ LOOKS = (
 )  # fmt: skip
 #: Bounds of the octaves, cycles a pixel of the reduced frame.
 _OCTAVES = (0.008, 0.03, 0.06, 0.12, 0.25, 0.5)
+#: Frames with less noise than one part in so many of the contrast look like those that have it.
+_CLEAN = 100.0
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745
 #: A blur is known to about this, relative: so much misfit of its width is not held against a picture.
@@ -440,8 +442,8 @@ def _looks(small: Floats, flat: Floats, half: Floats, contrast: float, noise: fl
             math.log(_moment(half, 4) + 1e-3),
             *(np.arcsinh(2 * _moment(_band(small, scale), 3)) for scale in (1.0, 3.0)),
             math.log(contrast / max(float(np.median(small)), 1.0) + 1e-3),
-            *_octaves(flat),
-            math.log(contrast / noise + 1e-2),
+            *_octaves(flat, contrast),
+            math.log(min(contrast / noise, _CLEAN) + 1e-2),
         ],
         np.float32,
     )
@@ -469,12 +471,14 @@ def _band(small: Floats, scale: float) -> Floats:
     return np.asarray(inner - outer)
 
 
-def _octaves(flat: Floats) -> list[float]:
+def _octaves(flat: Floats, contrast: float) -> list[float]:
     """Fall of the power from octave to octave, and the share along the axes."""
     power = scipy.fft.dctn(flat, norm="ortho") ** 2
     index, counts, axial = _octave_index(flat.shape)
     sums = np.bincount(index, power.ravel(), len(_OCTAVES) + 1)[1:-1]
-    logs = np.log(sums / np.maximum(counts, 1) + 1e-3)
+    # How little noise there is says nothing of the specimen.
+    least = (contrast / _CLEAN / 4) ** 2 + 1e-3
+    logs = np.log(sums / np.maximum(counts, 1) + least)
     along = float(power.ravel()[axial].sum()) / max(float(sums[1:].sum()), 1e-6)
     return [*(float(value) for value in logs[:-1] - logs[1:]), math.log(along + 1e-3)]
 
@@ -524,8 +528,9 @@ def _kept(before: TileFocus, after: TileFocus) -> float:
     told = before.structured | after.structured
     if not told.any():
         return 1.0
-    sharp = [np.maximum(each.fine[told] - each.chance[told], 0) for each in (before, after)]
-    return float(np.median((sharp[0] + 1e-6) / (sharp[1] + 1e-6)))
+    # Far from focus, fine structure alone is next to nothing in raw and in the result.
+    sharp = [np.maximum(each.fine[told] + each.coarse[told], 1e-6) for each in (before, after)]
+    return float(np.median(sharp[0] / sharp[1]))
 
 
 def _pooled(

@@ -17,6 +17,7 @@ from refocusd.engines.engine import Engine, Refocused
 from refocusd.engines.verdict import Judgement, flux_ratio, shipped_judge
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
+from refocusd.imaging.blur import estimate_blur
 from refocusd.imaging.evidence import (
     FieldEvidence,
     PairEvidence,
@@ -38,6 +39,8 @@ __all__ = ["Calibrated", "refocus_frame"]
 
 log = logging.getLogger(__name__)
 
+#: Wider blurs are no part in focus, px.
+_SHARP_PX = 2.2
 Written = Literal["refocused", "deconvolved", "raw", "nothing"]
 
 
@@ -104,7 +107,7 @@ def refocus_frame(
     field = examine_field(seen)
     if pass_in_focus and _parts and field is not None:
         part = sharp_part(field.focus)
-        if part is not None:
+        if part is not None and _two_blurs(seen, part, field.tile_px):
             facts = _refocus_part(
                 engine, raw, seen, out, field, part, untrusted=untrusted, focus=focus
             )
@@ -159,6 +162,30 @@ def refocus_frame(
     )
 
 
+def _two_blurs(seen: Pixels, part: NDArray[np.bool_], tile_px: int) -> bool:
+    """Whether the part is in focus indeed, and the rest is not: points look sharper than discs."""
+    inside, outside = (
+        estimate_blur(seen[_place(tiles, tile_px, seen.shape)]) for tiles in (part, ~part)
+    )
+    if inside is None or outside is None:
+        return False
+    return inside.sigma_px < min(_SHARP_PX, 0.6 * outside.sigma_px)
+
+
+def _place(
+    tiles: NDArray[np.bool_], tile_px: int, shape: tuple[int, ...], margin: int = 0
+) -> tuple[slice, slice]:
+    """The pixels of the smallest rectangle about some tiles, and so many tiles around it."""
+    found = []
+    for axis, side in enumerate(shape):
+        at = np.flatnonzero(tiles.any(axis=1 - axis))
+        last = int(at[-1]) + 1 + margin
+        # The last tile holds the rest of the frame.
+        end = side if last >= tiles.shape[axis] else last * tile_px
+        found.append(slice(max(0, int(at[0]) - margin) * tile_px, end))
+    return found[0], found[1]
+
+
 def _refocus_part(
     engine: Engine,
     raw: Pixels,
@@ -171,18 +198,8 @@ def _refocus_part(
     focus: FocusOptics | None,
 ) -> FrameFacts:
     """Refocus what is out of focus, and leave the part that is in focus as it is."""
-    height, width = raw.shape
-    rows, columns = (np.flatnonzero((~part).any(axis=axis)) for axis in (1, 0))
     # The surroundings within a tile belong to the blur.
-    ends = [
-        (max(0, (int(at[0]) - 1) * field.tile_px), (int(at[-1]) + 2) * field.tile_px)
-        for at in (rows, columns)
-    ]
-    (top, bottom), (left, right) = ends
-    # The last tiles hold the rest of the frame.
-    bottom = height if rows[-1] + 2 >= part.shape[0] else bottom
-    right = width if columns[-1] + 2 >= part.shape[1] else right
-    place = (slice(top, bottom), slice(left, right))
+    place = _place(~part, field.tile_px, raw.shape, margin=1)
     cut: Pixels = seen[place].copy()
     made = np.empty_like(cut)
     facts = refocus_frame(engine, cut, made, untrusted=untrusted, focus=focus, _parts=False)
