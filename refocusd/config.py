@@ -45,6 +45,7 @@ __all__ = [
     "Setting",
     "Settings",
     "SinkKind",
+    "Untrusted",
     "load_settings",
     "toml_value",
 ]
@@ -53,6 +54,7 @@ Backend = Literal["auto", "tensorrt", "cuda", "openvino", "deconvolution", "iden
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
+Untrusted = Literal["mark", "pass", "deconvolve", "skip"]
 #: Backends that run no model: what stands for one in records is their own name.
 WITHOUT_MODEL: frozenset[Backend] = frozenset({"deconvolution", "identity"})
 Attach = Literal["auto", "on", "off"]
@@ -303,6 +305,12 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Channel that is not refocused (brightfield, for example): its frames are `skipped`."""
     pass_in_focus: bool = True
     """Write frames that are in focus already as they are."""
+    untrusted: Untrusted = "deconvolve"
+    """What is written of a frame whose result is not trusted.  `deconvolve` undoes the blur without the
+    network where the blur is known, and else writes the raw frame; `pass` writes the raw frame; `skip`
+    writes nothing; `mark` writes the result and says in its metadata that it is not trusted."""
+    channel_untrusted: dict[str, str] = {}
+    """The same for single channels, by name."""
     ledgers: str = _folder(platformdirs.user_data_path, "ledgers")
     """Folder of the ledgers, one SQLite file for each acquisition.  It must lie on a local disk."""
     reserve_mib: Annotated[int, Limits(0, 1 << 30)] = 512
@@ -332,6 +340,12 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
                 f"channel {both[0]} has a model (channel_models) and is skipped (skip_channels): "
                 "take it out of one of them"
             )
+        for channel, policy in self.channel_untrusted.items():
+            if policy not in get_args(Untrusted):
+                raise ConfigError(
+                    f"channel_untrusted: {_short(policy)} for channel {_short(channel)}: it must be "
+                    f"{SETTINGS['untrusted'].kind}"
+                )
         address = re.fullmatch(r"tcp://(?:127\.0\.0\.1|localhost):([0-9]{1,5})", self.endpoint)
         if address is None or int(address[1]) > 65535:
             raise ConfigError(

@@ -23,6 +23,7 @@ def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv(KEY_VARIABLE, raising=False)
         yield folder
 
+
 #: What `.ci/windows` runs: folders and files of tests.
 ON_WINDOWS = (
     "backoff",

@@ -27,6 +27,7 @@ COMMANDS = [
     "process",
     "resume",
     "verify",
+    "report",
     "export",
     "worker",
     "keys",

@@ -13,6 +13,7 @@
 `tiling`         Tiles of a frame: which pixels a network sees at a time, and which it answers for
 `verdict`        What is said of a refocused frame: whether it needed refocusing, and its flux
 `scaled/`        Models that work at the scale of the blur: one engine, and what runs their network
+`verdict`        What is said of a frame: whether there was anything to refocus, and whether the result can be trusted
 `tensorrt/`      Engines on NVIDIA cards by TensorRT, without torch
 ===============  ===================================================================================
 

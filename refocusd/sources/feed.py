@@ -237,6 +237,11 @@ class Feed:
         self._done.wait(timeout_s)
         return self._upload.counts
 
+    @property
+    def refocused(self) -> str:
+        """Folder of the refocused dataset, once the daemon has closed the acquisition."""
+        return self._upload.refocused
+
     def _run(self) -> None:
         try:
             self._upload.run()

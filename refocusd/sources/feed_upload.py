@@ -42,6 +42,8 @@ class FeedUpload:
     ----------
     counts : Counts or None
         The daemon's, once it has closed the acquisition.
+    refocused : str
+        Folder of the refocused dataset, once the daemon has closed the acquisition.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FeedUpload:
         on_gone: Callable[[], None] | None,
     ) -> None:
         self.counts: Counts | None = None
+        self.refocused = ""
         self._state = state
         self._changed = state.buffer.changed
         self._session = Session(
@@ -118,6 +121,7 @@ class FeedUpload:
             raise InputError(session.refused)
         if session.closed:
             self.counts = session.closed.counts
+            self.refocused = session.opened.output if session.opened else ""
 
     @property
     def _gives_up(self) -> bool:

@@ -96,7 +96,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 5
+PROTOCOL = 6
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -316,6 +316,8 @@ class Task(Message, frozen=True):
     channel: str = ""
     #: Frames of one stream differ in time alone: what one tells of the blur serves the next.
     stream: str = ""
+    #: What is written where the result is not trusted, see `refocusd.config.Settings`.
+    untrusted: Literal["mark", "pass", "deconvolve", "skip"] = "deconvolve"
 
 
 class Result(Message, frozen=True):

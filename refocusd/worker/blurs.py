@@ -12,7 +12,7 @@ from collections import OrderedDict
 
 from refocusd.imaging.blur import BlurEstimate
 
-__all__ = ["Blurs"]
+__all__ = ["Blurs", "Stream"]
 
 #: Kinds of frames that are remembered; the oldest goes.
 MOST_STREAMS = 1024
@@ -28,16 +28,28 @@ class Blurs:
     def __init__(self) -> None:
         self._known: OrderedDict[str, BlurEstimate] = OrderedDict()
 
-    def of(self, stream: str) -> BlurEstimate | None:
-        """What earlier frames of a stream told; None at its first frame."""
-        return self._known.get(stream)
+    def of(self, key: str) -> Stream:
+        """Frames that differ in time alone."""
+        return Stream(self._known, key)
 
-    def learn(self, stream: str, blur: BlurEstimate | None) -> None:
+
+class Stream:
+    """What the frames of one stream told of their blur."""
+
+    def __init__(self, known: OrderedDict[str, BlurEstimate], key: str) -> None:
+        self._known, self._key = known, key
+
+    @property
+    def blur(self) -> BlurEstimate | None:
+        """What earlier frames told; None at the first one."""
+        return self._known.get(self._key)
+
+    def learn(self, blur: BlurEstimate | None) -> None:
         """Remember what a frame told; None where it did not tell, which makes nothing known."""
-        self._known.pop(stream, None)
+        self._known.pop(self._key, None)
         if blur is None or blur.source == "optics":
             return
         uncertainty = max(math.hypot(blur.uncertainty, DRIFT), LEAST_UNCERTAINTY)
-        self._known[stream] = BlurEstimate(blur.sigma_px, uncertainty, "frames")
+        self._known[self._key] = BlurEstimate(blur.sigma_px, uncertainty, "frames")
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)

@@ -20,7 +20,7 @@ from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.worker.blurs import Blurs
-from refocusd.worker.worker import refocus_frame
+from refocusd.worker.refocus import refocus_frame
 
 Floats = NDArray[np.float32]
 
@@ -160,10 +160,10 @@ def test_what_one_frame_tells_serves_the_next_of_its_stream() -> None:
     network = Copying(off=1.3)
     engine, blurs = ScaledEngine(bundle(), network), Blurs()
     raw = blurred()
-    first = refocus_frame(engine, raw, np.empty_like(raw), blurs=blurs, stream="a z=1")
+    first = refocus_frame(engine, raw, np.empty_like(raw), stream=blurs.of("a z=1"))
     assert first.blur_source == "frame"
-    assert blurs.of("a z=2") is None
-    known = blurs.of("a z=1")
+    assert blurs.of("a z=2").blur is None
+    known = blurs.of("a z=1").blur
     assert known is not None
     assert known.sigma_px == first.blur_px
     assert first.blur_uncertainty is not None
@@ -174,11 +174,11 @@ def test_streams_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("refocusd.worker.blurs.MOST_STREAMS", 3)
     blurs = Blurs()
     for name in "abcd":
-        blurs.learn(name, BlurEstimate(5.0, 0.2, "frame"))
-    assert blurs.of("a") is None
-    assert blurs.of("d") is not None
-    blurs.learn("d", None)
-    assert blurs.of("d") is None
+        blurs.of(name).learn(BlurEstimate(5.0, 0.2, "frame"))
+    assert blurs.of("a").blur is None
+    assert blurs.of("d").blur is not None
+    blurs.of("d").learn(None)
+    assert blurs.of("d").blur is None
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ from refocusd.view.state.view_state import Link, ViewState
 
 TOKEN = "a-token-of-enough-characters"
 ENDPOINT = "tcp://127.0.0.1:9"
-FACTS = wire.FrameFacts(100.0, 400.0, 1.0, 2.0, 0.1, 0.2, 1.0, 0, "refocused")
+FACTS = wire.FrameFacts(100.0, 400.0, 1.0, 2.0, 0.1, 0.2, 1.0, 0, "trusted")
 
 
 def options(**changes: Any) -> ViewOptions:

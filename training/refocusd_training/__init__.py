@@ -17,6 +17,7 @@ The way from images to a bundle, one module a step:
 `losses/`        The losses that training minimises
 `networks/`      The networks, in separate encoders, decoders and heads; each takes and returns one frame
 `simulate/`      Simulates raw frames from a sharp image: specimen → optics → camera
+`trust/`         Fits what `refocusd.engines.verdict` judges refocused frames by
 ===============  ===================================================================================
 
 May import `refocusd`'s lower layers (`errors`, `frame`, `optics`, `quality`,

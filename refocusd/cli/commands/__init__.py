@@ -11,6 +11,7 @@
 `models`   ``refocusd models``: list, show, add, remove, test and build model bundles
 `process`  ``refocusd process``: finished datasets and recordings, from scratch at full speed
 `replay`   ``refocusd replay``: recorded stacks through the same path as live frames
+`report`   ``refocusd report``: what was done to a dataset, for its readers and reviewers
 `resume`   ``refocusd resume``: finishes what is pending or failed
 `run`      ``refocusd run``: the daemon
 `verify`   ``refocusd verify``: proves frame by frame that nothing is lost or altered

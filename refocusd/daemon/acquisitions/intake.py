@@ -18,6 +18,7 @@ from refocusd.daemon.acquisitions.checks import (
     check_miss,
     check_open,
     check_same,
+    untrusted_of,
 )
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
@@ -270,6 +271,7 @@ class Intake:
             )
             return
         task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
+        task.untrusted = untrusted_of(message, self.lifecycle.settings)
         if oldest := self.lifecycle.scheduler.put(acquisition, task):
             self.lifecycle.give_up(acquisition, oldest)
 

@@ -205,7 +205,7 @@ class OutputDataset:
             latency_ms=latency_ms,
             engine_ms=facts.engine_ms,
             facts=msgspec.to_builtins(facts),
-            checksum=job.checksum if state != "failed" else None,
+            checksum=job.checksum if state in WRITTEN else None,
             raw_checksum=submit.checksum,
         )
         replaces = self._earlier(submit.axes)
@@ -292,6 +292,8 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
             "model": settings.model,
             "channel_models": settings.channel_models,
             "pass_in_focus": settings.pass_in_focus,
+            "untrusted": settings.untrusted,
+            "channel_untrusted": settings.channel_untrusted,
         },
         "calibration": applied.id,
         "profiles": applied.selection.ids,

@@ -169,6 +169,7 @@ class WorkerPool:
             calibration=self._calibrate(worker, task, acquisition),
             channel=task.channel,
             stream=_stream(acquisition.id, submit.axes),
+            untrusted=task.untrusted,
         )
         self._send(worker.identity, message, pixels)
 

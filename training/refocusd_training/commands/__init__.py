@@ -11,6 +11,7 @@
 `run`            `refocusd train run`: train a network
 `simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
 `torch_at_hand`  Checks that torch is installed, which the base install lacks
+`trust`          `refocusd train trust`: what refocused frames are judged by
 ===============  ===================================================================================
 
 One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
@@ -31,6 +32,7 @@ from refocusd_training.commands import (
     fine_tune,
     run,
     simulate,
+    trust,
 )
 
 __all__ = ["register"]
@@ -70,3 +72,4 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     simulate.register(inner)
     blur.register(inner)
     blur_scale.register(inner)
+    trust.register(inner)

@@ -15,9 +15,10 @@ from rich.console import Console
 from rich.progress import track
 
 from refocusd.engines.openvino import engine_threads
-from refocusd.engines.verdict import verdict
+from refocusd.engines.verdict import shipped_judge
 from refocusd.frame import Pixels
-from refocusd.imaging.quality import Quality, compare, focus_score, register, shifted
+from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.imaging.quality import Quality, compare, register, shifted
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import LEVELS_UM, NUCLEI, Case, scene_of
 from refocusd_training.evaluation.figures import Figures, Truth
@@ -148,13 +149,17 @@ def measure(
             image = method.refocus(exposure)
         found[method.name] = judged(image, time.perf_counter() - begun)
         if method.name == REFOCUSED:
-            passed = _in_focus(exposure.raw, np.asarray(image))
+            passed = _passes_through(exposure.raw, np.asarray(image))
             found[AS_WRITTEN] = found[INPUT if passed else REFOCUSED]
     return found
 
 
-def _in_focus(raw: Pixels, refocused: Pixels) -> bool:
-    return verdict(focus_score(raw), focus_score(refocused)) == "in focus"
+def _passes_through(raw: Pixels, refocused: Pixels) -> bool:
+    """Whether a worker would write raw: it finds nothing to refocus, or in focus already."""
+    field, judge = examine_field(raw), shipped_judge()
+    if field is None or judge.nothing_to_refocus(field) is not None:
+        return True
+    return judge.in_focus(examine_pair(field, raw, refocused, None))
 
 
 def exposure_of(case: Case, defocus_um: float) -> Exposure:
