@@ -20,7 +20,7 @@ __all__ = ["GENTLE", "LEAST_BLUR_PX", "DeconvolutionEngine"]
 LEAST_BLUR_PX = 1.2
 #: A blur that is taken too wide makes rings and beads, one too narrow costs little: the PSF is
 #: narrower than the estimate by so many of its standard uncertainties.  At 1, no plane of the real stacks
-#: in ``benchmarks/real_stacks.py`` comes out worse than raw by more than 0.1 dB; at 0.5, some do.
+#: (``refocusd train evaluate --protocol stacks``) comes out worse than raw by more than 0.1 dB; at 0.5, some do.
 GENTLE = 1.0
 
 
