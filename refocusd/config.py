@@ -251,7 +251,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     endpoint: str = DEFAULT_ENDPOINT
     """Address of the daemon, on the loopback interface only."""
-    model: str = "live-nuclei"
+    model: str = "live-fluorescence"
     """Name of a model (`refocusd models` lists them), or the path of a bundle's folder."""
     channel_models: dict[str, str] = {}
     """Channels that have a model of their own, by name.  All other channels use `model`."""

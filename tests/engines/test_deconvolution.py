@@ -29,7 +29,7 @@ def test_it_is_built_without_a_bundle() -> None:
     engine = build_engine("no such model", EngineOptions(backend="deconvolution"))
     assert engine.description.backend == "deconvolution"
     assert Settings(backend="deconvolution", channel_models={"GFP": "x"}).models == {
-        "": "live-nuclei"
+        "": "live-fluorescence"
     }
 
 
