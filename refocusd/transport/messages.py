@@ -95,7 +95,9 @@ __all__ = [
     "encode",
 ]
 
-#: Version of the wire; both sides must have the same.
+#: Version of the wire; both sides must have the same.  What came since with the same number
+#: (`Recall`, `GiveBack`, `StatusRequest.answered`) is not for workers, and peers of this host without
+#: it have no key: workers of 0.1.0 on other hosts go on working.
 PROTOCOL = 5
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
