@@ -122,3 +122,20 @@ def test_nothing_is_kept_in_memory_of_frames_that_are_skipped(
 
 def _size(value: object) -> int:
     return len(value) if isinstance(value, (set, dict, list, tuple)) else 0
+
+
+def test_a_folder_that_was_begun_is_moved_aside_only_if_nothing_else_is_in_it(
+    settings: Settings, message: wire.Open, tmp_path: Path
+) -> None:
+    """The daemon was killed while it created the folder; then somebody put a file there."""
+    opened(settings, message).close(None)
+    folder = tmp_path / "cells_1_refocused"
+    for path in folder.iterdir():
+        if path.name != "NDTiffStack.tif.part":
+            path.unlink()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt in it is not of refocusd"):
+        opened(settings, message)
+    (folder / "notes.txt").unlink()
+    opened(settings, message).close(None)
+    assert list(tmp_path.glob("cells_1_refocused.incomplete-*/NDTiffStack.tif.part"))

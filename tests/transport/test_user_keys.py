@@ -65,7 +65,7 @@ def test_a_secret_that_others_can_read_is_refused(
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "keys"))
     own_keys()
     (tmp_path / "keys" / "server.json").chmod(0o644)
-    with pytest.raises(TransportError, match="chmod 600"):
+    with pytest.raises(TransportError, match=f"chmod 600.*{FOLDER_VARIABLE}"):
         Connection("tcp://127.0.0.1:1", "source")
 
 

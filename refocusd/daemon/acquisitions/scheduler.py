@@ -102,9 +102,9 @@ class Scheduler:
         """Give a lane its fair share of the free ring: `least` slots in all, if there are so many."""
         span = Slot(0, acquisition.frame_nbytes).span
         most = min(MAX_LIVE_SLOTS if lane.live else MAX_CATCH_UP_SLOTS, self._source_nbytes // span)
-        # One that has used none of its slots since it lost them gets one, and the next when it does.
-        share = 1 if lane.lost_at > lane.used_at else self._slots.free // 2 // span
-        wanted = min(most - lane.slots, share)
+        if lane.lost_at > lane.used_at:
+            most = 1  # it has used none since it lost some
+        wanted = min(most - lane.slots, self._slots.free // 2 // span)
         wanted = max(wanted, min(least, most) - lane.slots)
         slots: list[Slot] = []
         while len(slots) < wanted and (slot := self._slots.take(acquisition.frame_nbytes)):

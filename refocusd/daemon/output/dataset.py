@@ -98,12 +98,12 @@ class OutputDataset:
                 copy = notes_of(output) / LEDGER_COPY
                 for done in restore_ledger(settings.ledgers, message.acquisition, copy):
                     log.warning("%s", done)
-            else:
+            ledger = undo.enter_context(Ledger(ledger_path(settings.ledgers, message.acquisition)))
+            _refuse_another(ledger, message, output)
+            if not exists:
                 about = {**summary, "refocusd": made}
                 sink = undo.enter_context(create_sink(settings.sink, output, about))
             write_run_file(output, made)
-            ledger = undo.enter_context(Ledger(ledger_path(settings.ledgers, message.acquisition)))
-            _refuse_another(ledger, message, output)
             _begin(ledger, settings, job, output)
             dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers)
             if exists:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from refocusd.transport.messages import Open
 __all__ = ["choose_folder", "write_run_file"]
 
 log = logging.getLogger(__name__)
+
+#: Files that a sink makes before its first frame is in it, and ours beside them.
+_BEGUN = re.compile(
+    r"NDTiff\.index|NDTiffStack(_\d+)?\.tif(\.part)?|zarr\.json|frames\.\w+|refocusd.*|\..*\.new|.*\.xml"
+)
 
 
 def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bool]:
@@ -59,16 +65,30 @@ def _unlabelled(output: Path) -> dict[str, Any]:
     """What made a dataset without a run file: the daemon was killed while it created the folder.
 
     If the folder is not a dataset yet, it is moved aside.
+
+    Raises
+    ------
+    OutputError
+        If there is something else in it as well.
     """
     try:
         with append_sink(output) as sink:
             made = getattr(sink, "summary", {}).get("refocusd", {})
             return dict(made) if isinstance(made, dict) else {}
     except OutputError:
+        if other := next((p for p in output.rglob("*") if not _is_ours(p)), None):
+            raise OutputError(
+                f"{output} was never completed, and {other.name} in it is not of refocusd: move it away"
+            ) from None
         aside = output.with_name(f"{output.name}.incomplete-{time.time_ns():x}")
         log.warning("%s was never completed: moved to %s", output, aside.name)
         files.replace(output, aside)
         return {}
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a sink makes such a file, or folder, when it begins."""
+    return path.is_dir() or bool(_BEGUN.fullmatch(path.name))
 
 
 def write_run_file(output: Path, made: dict[str, Any]) -> None:

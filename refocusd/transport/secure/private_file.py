@@ -104,14 +104,15 @@ def let_read(path: Path, user: str) -> bool:
     if sys.platform == "win32":
         command = ["icacls", str(path), "/grant", f"{user}:R"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    import pwd
+    else:  # noqa: RET505 (for mypy, which checks one platform at a time)
+        import pwd
 
-    try:
-        uid = pwd.getpwnam(user).pw_uid
-        os.setxattr(path, "system.posix_acl_access", _access_list(uid))
-    except (KeyError, OSError, AttributeError):  # no such user here; no access lists
-        return False
-    return True
+        try:
+            uid = pwd.getpwnam(user).pw_uid
+            os.setxattr(path, "system.posix_acl_access", _access_list(uid))
+        except (KeyError, OSError, AttributeError):  # no such user here; no access lists
+            return False
+        return True
 
 
 def _access_list(uid: int) -> bytes:
@@ -137,7 +138,8 @@ def _others(status: os.stat_result) -> int:
     """
     if sys.platform == "win32":
         return 0
-    return 0o077 if status.st_uid == os.getuid() else 0o007
+    else:  # noqa: RET505 (for mypy, which checks one platform at a time)
+        return 0o077 if status.st_uid == os.getuid() else 0o007
 
 
 def _name(beside: Path, path: Path) -> None:

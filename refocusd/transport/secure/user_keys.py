@@ -19,7 +19,8 @@ from pathlib import Path
 
 import platformdirs
 
-from refocusd.transport.secure.keys import ClientKeys, KeyStore, load_client_keys
+from refocusd.errors import ConfigError, OutputError
+from refocusd.transport.secure.keys import ClientKeys, KeyStore, ServerKeys, load_client_keys
 
 __all__ = [
     "FOLDER_VARIABLE",
@@ -36,9 +37,21 @@ KEY_VARIABLE = "REFOCUSD_KEY"
 FOLDER_VARIABLE = "REFOCUSD_USER_KEYS"
 
 
+class _UserStore(KeyStore):
+    """A store whose errors say what to do where its folder cannot be used."""
+
+    def server(self) -> ServerKeys:
+        try:
+            return super().server()
+        except (ConfigError, OutputError) as error:
+            raise type(error)(
+                f"{error}; or name a folder on a disk of this computer in {FOLDER_VARIABLE}"
+            ) from error
+
+
 def user_store() -> KeyStore:
     """The user's own pair of keys, and those that were shared with other users."""
-    return KeyStore(os.environ.get(FOLDER_VARIABLE) or _home() / "user-keys")
+    return _UserStore(os.environ.get(FOLDER_VARIABLE) or _home() / "user-keys")
 
 
 def own_keys() -> ClientKeys:
