@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = "win_amd64"
+#: How the names of wheels end that Windows can install.
+FIT = ("-any", f"-{PLATFORM}")
 
 
 def main() -> None:
@@ -51,8 +53,15 @@ def main() -> None:
             [sys.executable, "-m", "uv", "pip", "compile", *resolve, *sources], check=True
         )
         target = ["--platform", PLATFORM, "--python-version", arguments.python]
-        target += ["--only-binary=:all:", "--no-deps", "--dest", str(arguments.output)]
+        target += ["--no-deps", "--dest", str(arguments.output)]
         subprocess.run([*pip, "download", "--quiet", *target, "-r", str(pinned)], check=True)
+    # Some packages of pure Python come as sources only.
+    for source in [*arguments.output.glob("*.tar.gz"), *arguments.output.glob("*.zip")]:
+        build = ["--quiet", "--no-deps", "--wheel-dir", str(arguments.output), str(source)]
+        subprocess.run([*pip, "wheel", *build], check=True)
+        source.unlink()
+    if alien := [f.name for f in arguments.output.iterdir() if not f.stem.endswith(FIT)]:
+        sys.exit(f"no wheels for Windows: {', '.join(alien)}")
 
 
 if __name__ == "__main__":
