@@ -1,7 +1,7 @@
 """Micro-Manager's GUI over its Java bridge: acquisitions, live mode and snaps.
 
 ==============  ====================================================================================
-`acquisitions`  Acquisitions of the GUI: what there is is taken, whether or not it was seen to run
+`acquisitions`  Acquisitions of Micro-Manager's GUI: what exists is taken, whether or not it was seen to run
 `bridge`        Micro-Manager's Java bridge, called from one thread, slowly, and watched from another
 `coordinates`   Which images a growing acquisition may have: its axes' lengths, and what was not found yet
 `frames`        Frames of an acquisition that Micro-Manager keeps in memory, through its data provider

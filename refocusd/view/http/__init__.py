@@ -10,7 +10,7 @@
 `options`  Where the view listens, and what it needs to listen beyond this computer
 `query`    What a request asks, checked: nothing else of it is believed
 `server`   The view's web server: uvicorn in a thread of its own, with limits on every connection
-`status`   The state of daemon and view: for the page, for monitors, and the actions of the page
+`status`   The state of daemon and view: for the page, for programs, and what they can change
 =========  =========================================================================================
 
 Each of `status`, `events` and `frames` gives its own list of routes: another
