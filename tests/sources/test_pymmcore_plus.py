@@ -265,6 +265,7 @@ def test_an_end_that_is_not_relayed_is_noticed(tmp_path: Path) -> None:
         relay.sequenceStarted(sequence, {})
         relay.frameReady(np.ones((32, 32), np.uint16), useq.MDAEvent(index={"t": 0}), {})
         relay.stop()
+        relay.join()
         counts = refocused.wait(90.0)
     assert counts is not None
     assert counts.passed_through == 1
