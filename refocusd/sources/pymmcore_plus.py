@@ -43,6 +43,8 @@ AXES = {"t": "time", "p": "position", "c": "channel", "z": "z", "g": "grid"}
 NAMES = (("PixelSizeUm", "pixel_size_um"), ("Exposure", "exposure_ms"), ("Camera", "camera_device"))
 #: Why an event of a sequence has no frame.
 NO_FRAME = "not acquired: the engine skipped its event"
+#: Class of the thread in which outputs of ``run_mda`` are called.
+RELAY = "MDARelayThread"
 BUFFER_MIB = 256
 
 
@@ -105,6 +107,8 @@ class MDAOutput:
         self._last: Feed | None = None
         self._frames = 0
         self._canceled = False
+        self._sequence: Any = None
+        self._relay: threading.Thread | None = None
         self._distinct = DistinctAxes()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
@@ -144,8 +148,15 @@ class MDAOutput:
         nothing was acquired.
         """
         with self._lock:
-            feed = self._feed or self._last
-        return feed.wait(timeout_s) if feed is not None else None
+            feed, relay, sequence = self._feed or self._last, self._relay, self._sequence
+        if feed is None:
+            return None
+        if relay is not None:
+            # The thread that relays the runner's signals may end before it has relayed the last.
+            relay.join(timeout_s)
+            if not relay.is_alive():
+                self.sequenceFinished(sequence)
+        return feed.wait(timeout_s)
 
     def _connect(self, mmc: Any) -> None:
         events = getattr(getattr(mmc, "mda", None), "events", None)
@@ -178,6 +189,9 @@ class MDAOutput:
         feed.begin(name, has_raw=False, summary=json.dumps(_summary(sequence, meta), default=str))
         with self._lock:
             self._feed, self._frames, self._canceled = feed, 0, False
+            thread = threading.current_thread()
+            self._relay = thread if type(thread).__name__ == RELAY else None
+            self._sequence = sequence
             self._distinct = DistinctAxes()
 
     def _frame(self, image: Any, event: Any, metadata: Any) -> None:
@@ -276,4 +290,6 @@ def _expected(sequence: Any) -> int:
     if type(sequence).__name__ == "GeneratorMDASequence":
         return 0  # stands for an iterator of events, and warns when it is asked
     sizes = getattr(sequence, "sizes", None)
-    return math.prod(sizes.values()) if isinstance(sizes, Mapping) and sizes else 0
+    # useq says 0 for the axes that a sequence does not have.
+    lengths = [size for size in sizes.values() if size] if isinstance(sizes, Mapping) else []
+    return math.prod(lengths) if lengths else 0

@@ -249,3 +249,23 @@ def test_a_canceled_acquisition_misses_nothing(core: Any, tmp_path: Path) -> Non
     assert counts is not None
     assert counts.skipped == counts.pending == 0
     assert counts.passed_through == counts.acquired < 10
+
+
+def test_an_end_that_is_not_relayed_is_noticed(tmp_path: Path) -> None:
+    """The relay of pymmcore-plus ends when it is told to, which can be before the last signal."""
+    from pymmcore_plus.mda._thread_relay import MDARelayThread
+
+    with running(quick_settings(tmp_path)) as daemon:
+        refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+        sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 1})
+        relay = MDARelayThread()
+        relay.signals.sequenceStarted.connect(refocused.sequenceStarted)
+        relay.signals.frameReady.connect(refocused.frameReady)
+        relay.start()
+        relay.sequenceStarted(sequence, {})
+        relay.frameReady(np.ones((32, 32), np.uint16), useq.MDAEvent(index={"t": 0}), {})
+        relay.stop()
+        relay.join()
+        counts = refocused.wait(90.0)
+    assert counts is not None
+    assert counts.passed_through == 1
