@@ -3,16 +3,20 @@
 One acquisition of small frames as fast as the daemon takes them, in order; at
 intervals a worker gets a SIGKILL.  At the end every frame is read back from the
 refocused dataset and compared.  Memory, handles and threads of daemon and
-workers are read along the way: what grows with the frames shows as a slope.
+workers are read along the way: what grows with the frames shows as a slope.  So does the
+ledger's time: the rate over the last fifth of the frames is compared with that over the first, and
+what is asked of the finished ledger is timed.
 
     python -m benchmarks.soak --json benchmarks/results/soak-<machine>.json
     python -m benchmarks.soak --frames 3000 --kill-every 5      does it run?
+    python -m benchmarks.soak --frames 1000000 --size 64        what grows with the frames?
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import sys
 import threading
@@ -39,6 +43,7 @@ from refocusd.daemon.daemon import daemon_status
 from refocusd.errors import RefocusdError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import Pixels
+from refocusd.ledger import Ledger
 from refocusd.processes.daemon_process import DaemonProcess
 
 __all__ = ["main", "soak"]
@@ -54,6 +59,7 @@ class Readings:
     """What daemon and workers took, by the number of frames done."""
 
     frames: list[int] = field(default_factory=list)
+    at_s: list[float] = field(default_factory=list)
     daemon: list[tuple[float, int, int]] = field(default_factory=list)
     workers: list[tuple[float, int, int]] = field(default_factory=list)
 
@@ -70,6 +76,20 @@ class Readings:
                 figures[f"{who}_{unit}_first"] = round(float(values[0]), 2)
                 figures[f"{who}_{unit}_last"] = round(float(values[-1]), 2)
                 figures[f"{who}_{unit}_per_100000_frames"] = round(slope * 1e5, 2)
+        return figures | self._rates()
+
+    def _rates(self) -> dict[str, float]:
+        """Frames a second, over the second and over the last fifth of the frames."""
+        last = self.frames[-1]
+        figures = {}
+        for name, begin, end in (("early", 0.2, 0.4), ("late", 0.8, 1.0)):
+            inside = [i for i, n in enumerate(self.frames) if begin * last <= n <= end * last]
+            if len(inside) > 1:
+                a, b = inside[0], inside[-1]
+                spent_s = self.at_s[b] - self.at_s[a]
+                figures[f"frames_per_s_{name}"] = round(
+                    (self.frames[b] - self.frames[a]) / spent_s, 1
+                )
         return figures
 
 
@@ -126,6 +146,7 @@ class Tormentor:
         daemon, workers = _taken(self._daemon), [_taken(w) for w in self._workers()]
         if workers:
             self.readings.frames.append(self.done)
+            self.readings.at_s.append(time.monotonic())
             self.readings.daemon.append(daemon)
             # Of the one that takes most: those just started take little.
             self.readings.workers.append(max(workers))
@@ -194,6 +215,7 @@ def soak(
         "kill_every_mean_s": kill_every_s,
         "workers_killed_count": tormentor.kills,
         **_lost(streamed, output, pixels, frames),
+        **_ledger_times(folder / "ledgers", frames),
         "log_kib": log.stat().st_size // 1024,
         **tormentor.readings.slopes(),
     }
@@ -215,6 +237,30 @@ def _lost(streamed: Streamed, output: Path, pixels: list[Pixels], frames: int) -
     }
 
 
+def _ledger_times(ledgers: Path, frames: int) -> dict[str, float]:
+    """What is asked of a ledger of so many attempts, and how long it takes."""
+    (path,) = ledgers.glob("*.sqlite")
+    asked = [key for number, key in _keys(frames) if number % max(1, frames // 1000) == 0]
+    with Ledger(path, read_only=True) as ledger:
+        (acquisition,), (run,) = ledger.acquisitions(), ledger.runs()
+        times = [time.perf_counter()]
+        for key in asked:
+            ledger.state_of(run, acquisition, key)
+        times.append(time.perf_counter())
+        count = sum(1 for _ in ledger.fates(run, acquisition))
+        times.append(time.perf_counter())
+        ledger.copy_to(path.with_name("copy.sqlite"))
+        times.append(time.perf_counter())
+    one, every, copy = (later - earlier for earlier, later in itertools.pairwise(times))
+    return {
+        "ledger_frames": count,
+        "ledger_mib": round(path.stat().st_size / 2**20, 1),
+        "ledger_one_frame_us": round(one / len(asked) * 1e6, 1),
+        "ledger_all_frames_s": round(every, 2),
+        "ledger_copy_s": round(copy, 2),
+    }
+
+
 def _keys(frames: int) -> Iterator[tuple[int, str]]:
     return ((n, json.dumps({"time": n}, separators=(",", ":"))) for n in range(frames))
 
@@ -227,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--frames", type=int, default=100_000)
-    parser.add_argument("--side", type=int, default=128, help="pixels")
+    parser.add_argument("--size", "--side", dest="side", type=int, default=128, help="pixels")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kill-every", type=float, default=10.0, help="seconds, mean")
     parser.add_argument("--seed", type=int, default=0)

@@ -137,7 +137,7 @@ def measure_cost(
                 if condition != "none":
                     view = stack.enter_context(_view(daemon.endpoint))
                     if condition == "page":
-                        stack.enter_context(_page(browser, view.url))
+                        stack.enter_context(_page(browser, view.entry))
                 before = sum(map(_cpu_s, pipeline))
                 done = stream(daemon.endpoint, output, pixels, frames, fps=pace, inline=False)
                 spent = sum(map(_cpu_s, pipeline)) - before
@@ -203,7 +203,7 @@ def measure_soak(folder: Path, minutes: float) -> dict[str, Any]:
 
         view = stack.enter_context(_view(daemon.endpoint))
         browser = stack.enter_context(_browser())
-        page = stack.enter_context(_page(browser, view.url))
+        page = stack.enter_context(_page(browser, view.entry))
         session = page.context.new_cdp_session(page)
         process = psutil.Process(view.pid)
         feeder = threading.Thread(target=feed, daemon=True)

@@ -43,9 +43,17 @@ from refocusd.frame import Frame
 if TYPE_CHECKING:
     from refocusd.sources.focus_limits import FocusLimits
     from refocusd.sources.pycromanager import Source
-    from refocusd.sources.pymmcore_plus import attach_mda
+    from refocusd.sources.pymmcore_plus import MDAOutput, attach_mda
 
-__all__ = ["FocusLimits", "Frame", "RefocusdError", "Source", "__version__", "attach_mda"]
+__all__ = [
+    "FocusLimits",
+    "Frame",
+    "MDAOutput",
+    "RefocusdError",
+    "Source",
+    "__version__",
+    "attach_mda",
+]
 
 try:
     __version__ = version("refocusd")
@@ -63,8 +71,8 @@ def __getattr__(name: str) -> object:
         from refocusd.sources.focus_limits import FocusLimits
 
         return FocusLimits
-    if name == "attach_mda":
-        from refocusd.sources.pymmcore_plus import attach_mda
+    if name in ("MDAOutput", "attach_mda"):
+        from refocusd.sources import pymmcore_plus
 
-        return attach_mda
+        return getattr(pymmcore_plus, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from refocusd.config import Settings
 from refocusd.daemon import events
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
-from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.acquisitions.lifecycle import Lifecycle, StartCatchUp
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.scheduler import Scheduler
 from refocusd.daemon.acquisitions.state import Acquisition
@@ -87,7 +87,7 @@ class Broker:
         writer: Writer,
         event_queue: events.EventQueue,
         token: str,
-        catch_up: Callable[[wire.Open, str], None],
+        catch_up: StartCatchUp,
         processes: WorkerProcesses,
         models: str = "",
     ) -> None:
@@ -124,6 +124,11 @@ class Broker:
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """Frames by verdict; once it has ended."""
+        return self._lifecycle.statistics.verdicts
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end; False if it still runs."""
@@ -190,6 +195,7 @@ class Broker:
             if identity not in self._pool:
                 self._forget(identity)
                 self._intake.lost(identity)
+        self._lifecycle.scheduler.tick()
         self._lifecycle.tick(workers_idle=self._pool.idle)
         self._intake.pick_up()
 

@@ -16,6 +16,9 @@ __all__ = ["Control"]
 
 log = logging.getLogger(__name__)
 
+#: Answers about the state that a peer may leave unread.
+MAX_UNREAD = 2
+
 
 @dataclass(slots=True)
 class Control:
@@ -31,6 +34,8 @@ class Control:
     pool: WorkerPool
     #: Views that wait for a frame, and the serial that it must be later than.
     _waiting: dict[bytes, int] = field(default_factory=dict)
+    #: Answers about the state that each peer was sent.
+    _answers: dict[bytes, int] = field(default_factory=dict)
 
     def receive(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
         """Do what a control peer or a view asks for.
@@ -42,7 +47,7 @@ class Control:
         """
         match message:
             case wire.StatusRequest():
-                self.lifecycle.send(identity, self.status(), None)
+                self._answer(identity, message.answered)
             case wire.Look() if role == "view":
                 self._waiting[identity] = message.after
                 self.show()
@@ -56,6 +61,13 @@ class Control:
             case _:
                 raise TransportError(f"a {role} peer does not send {type(message).__name__}")
 
+    def _answer(self, identity: bytes, read: int) -> None:
+        """Send the state, unless this peer has not read what it was sent: ZeroMQ would keep it."""
+        sent = self._answers.get(identity, 0)
+        if sent - read < MAX_UNREAD:
+            self._answers[identity] = sent + 1
+            self.lifecycle.send(identity, self.status(), None)
+
     def show(self) -> None:
         """Send the newest frame to the views that wait for it."""
         for identity, after in list(self._waiting.items()):
@@ -64,8 +76,9 @@ class Control:
                 self.lifecycle.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
 
     def forget(self, identity: bytes) -> None:
-        """A view has gone."""
+        """A control peer or a view has gone."""
         self._waiting.pop(identity, None)
+        self._answers.pop(identity, None)
 
     def status(self) -> wire.Status:
         """State of the daemon."""
@@ -85,6 +98,7 @@ class Control:
             paused=scheduler.paused,
             catch_up=lifecycle.catch_up_when_idle,
             frames=statistics.frames,
+            verdicts=statistics.verdicts,
             stages=statistics.stages,
             raw_nbytes=statistics.raw_nbytes,
             serial=lifecycle.writer.preview.serial,

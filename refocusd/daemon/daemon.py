@@ -25,8 +25,9 @@ from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Endpoints, RemoteEndpoint
+from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, RemoteEndpoint
 from refocusd.transport.secure.keys import KeyStore
+from refocusd.transport.secure.user_keys import forget_shared_key
 
 __all__ = ["Daemon", "daemon_status", "stop_daemon"]
 
@@ -64,6 +65,7 @@ class Daemon:
 
     def __enter__(self) -> Self:
         settings = self.settings
+        forget_shared_key()
         sums: dict[str, str] = {"": settings.backend}
         if settings.backend not in WITHOUT_MODEL:
             # A bad bundle is reported here, not by a dying worker.
@@ -74,8 +76,7 @@ class Daemon:
             resources.callback(self._ring.close)
             context = zmq.Context(io_threads=1)
             resources.callback(context.destroy, linger=0)
-            local = _bind(context, settings)
-            self._endpoints = Endpoints(local, _remote(settings))
+            self._endpoints = _listen(settings)
             resources.callback(self._endpoints.close, linger=500)
             self._events = EventQueue(context)
             resources.callback(self._events.close)
@@ -97,7 +98,6 @@ class Daemon:
             self.supervisor,
             models_named(sums) if settings.workers else "",
         )
-        self._writer.start()
         self._broker.start()
         self.supervisor.start()
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
@@ -173,6 +173,10 @@ class Daemon:
         """Counts of the acquisitions it served; once it has stopped."""
         return self._broker.acquisitions.counts()
 
+    def verdicts(self) -> dict[str, int]:
+        """Frames it refocused, by verdict; once it has stopped."""
+        return self._broker.verdicts
+
     @property
     def unfinished(self) -> int:
         """Frames of all acquisitions that failed or have no final state; once it has stopped."""
@@ -184,20 +188,14 @@ class Daemon:
         return self._endpoints.remote_endpoint
 
 
-def _bind(context: zmq.Context[zmq.Socket[bytes]], settings: Settings) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+def _listen(settings: Settings) -> Endpoints:
     # Pixels of a peer that cannot map the ring, or a header.
-    largest = max(MAX_HEADER_NBYTES, settings.ring_mib << 20)
-    socket.setsockopt(zmq.MAXMSGSIZE, min(MAX_MESSAGE, largest))
-    socket.setsockopt(zmq.SNDHWM, 10_000)
-    socket.setsockopt(zmq.RCVHWM, 1000)
-    endpoint = settings.endpoint
-    address = endpoint.removesuffix(":0") + ":*" if endpoint.endswith(":0") else endpoint
+    largest = max(MAX_HEADER_NBYTES, (settings.ring_mib << 20) // 2)
+    local = LocalEndpoint(settings.endpoint, message_nbytes=min(MAX_MESSAGE, largest))
     try:
-        socket.bind(address)
+        return Endpoints(local, _remote(settings))
     except zmq.ZMQError as error:
-        raise TransportError(_why_not_bound(endpoint, error)) from error
-    return socket
+        raise TransportError(_why_not_bound(settings.endpoint, error)) from error
 
 
 def _remote(settings: Settings) -> RemoteEndpoint | None:
@@ -213,10 +211,10 @@ def _why_not_bound(endpoint: str, error: zmq.ZMQError) -> str:
         return f"cannot listen at {endpoint}: {error}"
     try:
         status = daemon_status(endpoint)
-    except TransportError:
+    except TransportError as said:
         return (
-            f"{endpoint} is taken by another program; choose another port with --endpoint or "
-            "`endpoint` in the settings"
+            f"{endpoint} is taken by another program or another user's daemon; choose another port "
+            f"with --endpoint or `endpoint` in the settings ({said})"
         )
     return (
         f"a refocusd daemon (version {status.version}, process {status.pid}) listens at {endpoint} "

@@ -13,7 +13,8 @@ from refocusd.transport.secure.endpoints import allowed_roles
 
 __all__ = ["Peer", "Peers"]
 
-#: Peers that may be connected at once.
+#: Peers that may be connected at once.  Workers and catch-ups of the daemon itself, and workers
+#: with a key, are not counted: nobody may take their places.
 MAX_PEERS = 256
 
 
@@ -81,15 +82,21 @@ class Peers:
                 "a worker must be started by this daemon, or connect with a key where it listens "
                 "for workers on other hosts"
             )
-        forgotten = self._make_room() if identity not in self else []
+        ours = trusted or message.role == "worker"
+        forgotten = self._make_room() if not ours and identity not in self else []
         self._peers[identity] = Peer(message.role, trusted)
         return forgotten
 
     def _make_room(self) -> list[bytes]:
         """Forget the control peer or view that was silent longest, if there are too many peers."""
-        if len(self) < MAX_PEERS:
+        others = {
+            key: peer
+            for key, peer in self._peers.items()
+            if not (peer.trusted or peer.role == "worker")
+        }
+        if len(others) < MAX_PEERS:
             return []
-        asked = [key for key, peer in self._peers.items() if peer.role in ("control", "view")]
+        asked = [key for key, peer in others.items() if peer.role in ("control", "view")]
         if not asked:
             raise TransportError(f"{MAX_PEERS} peers are connected; close some")
         longest = min(asked, key=lambda key: self._peers[key].heard_at)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger, recognised
 from refocusd.datasets.identity import Recognition
-from refocusd.datasets.reconcile import Report, reconcile
+from refocusd.datasets.reconcile import Problem, ProblemKind, Report, reconcile
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr, read_lines
@@ -22,6 +22,11 @@ from refocusd.ledger import Fate
 __all__ = ["STATES", "RunCheck", "check_run"]
 
 #: In the order of the tables.
+#: What `refocusd resume` records from the refocused frames themselves.
+_IN_LEDGER: frozenset[ProblemKind] = frozenset({"not in the ledger", "state differs"})
+#: What is wrong with refocused frames, and with raw ones (frames that cannot be read: with either).
+_DAMAGED: frozenset[ProblemKind] = frozenset({"written twice", "refocused pixels changed"})
+_RAW_LOST: frozenset[ProblemKind] = frozenset({"raw incomplete", "raw changed since", "not in raw"})
 STATES = ("refocused", "passed_through", "skipped", "failed", "pending")
 
 
@@ -44,6 +49,12 @@ class RunCheck:
         Whether the local ledger is lost, damaged or behind its copy.
     recognition : Recognition or None
         Whether raw is the recording that was refocused; None while it is being written, or without raw.
+    raw : str
+        Where the raw frames are, or were.
+    refocused_unreadable : bool
+        Whether the refocused dataset cannot be opened.
+    verdicts : dict of str to int
+        Frames by verdict, of those that have one.
     """
 
     output: Output
@@ -53,6 +64,9 @@ class RunCheck:
     running: bool
     ledger_off: bool = False
     recognition: Recognition | None = None
+    raw: str = ""
+    refocused_unreadable: bool = False
+    verdicts: dict[str, int] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -65,12 +79,39 @@ class RunCheck:
         states = dict.fromkeys(STATES, 0) | self.report.states | {"pending": pending}
         return {"frames": self.report.frames} | {name: states[name] for name in STATES}
 
+    def advice(self) -> list[str]:
+        """What mends it, one sentence for each kind of fault; empty where nothing need be done."""
+        if self.running:
+            return []
+        problems = self.report.problems
+        resumed = len(self.report.to_do()), sum(p.kind in _IN_LEDGER for p in problems)
+        damaged = sum(p.kind in _DAMAGED or _is_unreadable(p, "refocused") for p in problems)
+        lost = sum(p.kind in _RAW_LOST or _is_unreadable(p, "raw") for p in problems)
+        said = []
+        if any(resumed) or self.ledger_off:
+            said.append(
+                f"{resumed[0]} frames can be attempted, {resumed[1]} are to be recorded: `refocusd "
+                f"resume {self.output.path}`"
+            )
+        if damaged or self.refocused_unreadable:
+            frames = f"{damaged} refocused frames are" if damaged else "the refocused dataset is"
+            said.append(
+                f"{frames} damaged: move {self.output.path} away, and `refocusd process "
+                f"{self.raw or 'RAW'}` makes all of them again"
+            )
+        if lost:
+            said.append(
+                f"{lost} raw frames are not what they were, or gone: put {self.raw or 'the raw data'} "
+                "back from a copy (nothing of what was refocused is touched)"
+            )
+        return said
+
     @property
     def ledger_needs_repair(self) -> bool:
         """Whether the ledger, or its local file, must be repaired; opening the run does that."""
         # A ledger that was replaced by its copy is a note; one that is missing everywhere is a fault.
         kinds = {problem.kind for problem in self.report.problems}
-        return self.ledger_off or bool(kinds & {"not in the ledger", "state differs"})
+        return self.ledger_off or bool(kinds & _IN_LEDGER)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, as plain values."""
@@ -83,6 +124,7 @@ class RunCheck:
             "faults": list(self.faults),
             "notes": list(self.notes),
             **self.report.as_json(),
+            "verdicts": self.verdicts,
             "clean": self.clean,
         }
 
@@ -120,7 +162,7 @@ def check_run(
     faults: list[str] = []
     with ExitStack() as stack:
         # In this order, a frame that is written meanwhile never counts as lost.
-        fates, acquired, notes = _ledger(ledgers, output)
+        fates, acquired, verdicts, notes = _ledger(ledgers, output)
         ledger_off = bool(notes)
         if fates is None:
             faults.append(notes.pop())
@@ -159,18 +201,33 @@ def check_run(
     said = (*dataset.notes, *notes)
     if recognition is not None and not recognition.compared and written:
         said += ("nothing tells whether raw is the recording that was refocused: its name does",)
-    return RunCheck(output, report, tuple(faults), said, running, ledger_off, recognition)
+    return RunCheck(
+        *(output, report, tuple(faults), said, running, ledger_off, recognition),
+        raw=str(dataset.raw or dataset.raw_lost),
+        refocused_unreadable=refocused is None,
+        verdicts=verdicts,
+    )
 
 
-def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int | None, list[str]]:
-    """Outcomes of all frames, the number acquired (if known), and notes; None without a ledger."""
+def _is_unreadable(problem: Problem, which: str) -> bool:
+    return problem.kind == "unreadable" and problem.detail.startswith(f"{which}:")
+
+
+def _ledger(
+    ledgers: str | Path, output: Output
+) -> tuple[list[Fate] | None, int | None, dict[str, int], list[str]]:
+    """Outcomes of all frames, the number acquired (if known), verdicts and notes.
+
+    The outcomes are None without a ledger.
+    """
     ledger, notes = open_ledger(ledgers, output)
     if ledger is None:
-        return None, None, notes
+        return None, None, {}, notes
     with ledger:
         about = ledger.acquisition_note(output.acquisition)
         fates = list(ledger.fates(output.run, output.acquisition))
-    return fates, about.acquired if about else None, notes
+        verdicts = ledger.verdicts(output.run, output.acquisition)
+    return fates, about.acquired if about else None, verdicts, notes
 
 
 def _written(output: Path, readable: list[str]) -> Iterator[str]:

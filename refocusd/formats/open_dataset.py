@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.file_names import listed_images
 from refocusd.formats.image_files import open_images
@@ -19,19 +20,25 @@ from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.ome_zarr.mirror_reader import MirrorReader
 from refocusd.formats.ome_zarr.reader import OmeZarrReader
 from refocusd.formats.ome_zarr.store_reader import StoreReader
-from refocusd.formats.tiff.growing_file import Opener, open_file
+from refocusd.formats.tiff.growing_file import Opener
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 
 __all__ = ["kind_of", "open_dataset"]
 
 
 def kind_of(names: Sequence[str]) -> str:
-    """What a folder with such names may grow into: ``ndtiff``, ``stacks``, ``ome-zarr`` or nothing."""
+    """What a folder with such names may grow into: ``ndtiff``, ``stacks``, ``ome-zarr`` or nothing.
+
+    ``separate`` is a position of a dataset of separate image files, see `separate_files.run_of`.
+    """
     if INDEX_NAME in names:
         return "ndtiff"
     if not GROUP_NAMES.isdisjoint(names):
         return "ome-zarr"
+    if METADATA_FILE in names and any(is_image_name(name) for name in names):
+        return "separate"
     return "stacks" if any(is_stack_name(name) for name in names) else ""
 
 
@@ -40,7 +47,7 @@ def open_dataset(
     *,
     growing: bool = False,
     max_frame_bytes: int = MAX_FRAME_BYTES,
-    opener: Opener = open_file,
+    opener: Opener = open_shared,
 ) -> Dataset:
     """Open frames on disk, and check all of it that can be checked unread.
 
@@ -100,6 +107,10 @@ def open_dataset(
 
 def _open_growing(path: Path, opener: Opener) -> Dataset:
     kind = kind_of(os.listdir(path))  # noqa: PTH208 (names only)
+    if kind == "separate" or (not kind and any(path.glob(f"*/{METADATA_FILE}"))):
+        files = GrowingSeparateFiles(path)
+        files.refresh()
+        return files
     if not kind:
         raise InputError(
             f"{path} holds no NDTiff dataset, no image stacks of Micro-Manager and no OME-Zarr: give "

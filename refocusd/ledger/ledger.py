@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from refocusd import files
 from refocusd.errors import LedgerError
-from refocusd.ledger.attempt import AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate, RunNote
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
 __all__ = ["Ledger"]
@@ -165,12 +165,29 @@ class Ledger:
         )
         return next((str(state) for (state,) in rows), None)
 
-    def final_states(self, run: str, acquisition: str) -> dict[str, str]:
-        """Canonical axes → final state, for the frames of one run that have one.
+    def raw_checksum_of(self, acquisition: str, axes: str) -> int | None:
+        """64-bit XXH3 of the raw pixels of a frame when it was last refocused, in any run."""
+        if self.version < 2:
+            return None
+        for run in reversed(self.runs()):
+            for (stored,) in self._rows(
+                "SELECT raw_checksum FROM attempt WHERE run = ? AND acquisition = ? AND axes = ?"
+                " AND raw_checksum IS NOT NULL ORDER BY id DESC LIMIT 1",
+                (run, acquisition, axes),
+            ):
+                return _unsigned(stored)
+        return None
 
-        Holds all of them in memory: prefer `fates` or `state_of` for many frames.
-        """
-        return {fate.axes: fate.state for fate in self.fates(run, acquisition)}
+    def verdicts(self, run: str, acquisition: str) -> dict[str, int]:
+        """Frames of a run by verdict, after the latest attempt; those of before verdicts left out."""
+        rows = self._rows(
+            "SELECT json_extract(facts, '$.verdict') AS said, count(*) FROM attempt WHERE id IN"
+            " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
+            " AND json_valid(facts) GROUP BY said",
+            (run, acquisition),
+        )
+        counts = {str(said): int(count) for said, count in rows}
+        return {name: counts[name] for name in VERDICTS if name in counts}
 
     def acquisitions(self) -> list[str]:
         """Ids of the acquisitions in this ledger."""

@@ -12,7 +12,7 @@ import msgspec
 import zmq
 
 from refocusd.config import DEFAULT_ENDPOINT
-from refocusd.errors import TransportError
+from refocusd.errors import ConfigError, OutputError, TransportError
 from refocusd.frame import Pixels
 from refocusd.transport.messages import (
     PROTOCOL,
@@ -27,7 +27,8 @@ from refocusd.transport.messages import (
 )
 from refocusd.transport.ring import SharedRing
 from refocusd.transport.secure.keys import ClientKeys
-from refocusd.transport.secure.link import link_of
+from refocusd.transport.secure.link import LocalLink, RemoteLink
+from refocusd.transport.secure.user_keys import own_keys
 
 __all__ = ["Connection", "default_endpoint"]
 
@@ -66,8 +67,8 @@ class Connection:
     version : str
         Version of this side, named in the daemon's refusal if it cannot be served.
     keys : ClientKeys, optional
-        Encrypts the link, and proves each side to the other.  The daemon then names this
-        peer, and `identity` must be empty.
+        Of a daemon on another host, which then names this peer: `identity` must be empty.  Without
+        them the daemon is on this host, and both sides prove that they are the same user's.
 
     Connecting never blocks and never fails while no daemon is there; `welcome` says whether one
     answered.  Starts no thread; belongs to the thread that makes it.
@@ -116,7 +117,17 @@ class Connection:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
         if identity:
             self._socket.setsockopt(zmq.IDENTITY, identity.encode())
-        self._link = link_of(self._socket, endpoint, keys)
+        try:
+            self._link = (
+                RemoteLink(self._socket, endpoint, keys)
+                if keys is not None
+                else LocalLink(self._socket, endpoint, own_keys())
+            )
+        except (ConfigError, OutputError) as error:
+            self._context.destroy(linger=0)
+            raise TransportError(
+                f"no daemon of this host can be asked without the key of this user: {error}"
+            ) from error
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
@@ -140,7 +151,7 @@ class Connection:
 
     @property
     def lost(self) -> str:
-        """Why the link was lost, as far as known: with keys at once, else silence has to tell."""
+        """Why the link to another host was lost; on this host silence has to tell."""
         return self._link.lost if self._link.over else ""
 
     @property

@@ -9,8 +9,8 @@ depends on the role it named.
 role     sends                                receives
 ======== ==================================== ================================
 source   `Open`, `Submit`, `Miss`, `Behind`,  `Welcome`, `Opened`, `Credit`,
-         `Close`                              `Outcome`, `Advice`, `Closed`,
-                                              `Refused`
+         `GiveBack`, `Close`                  `Recall`, `Outcome`, `Advice`,
+                                              `Closed`, `Refused`
 worker   `Ready`, `Result`, `Failure`         `Welcome`, `Calibration`, `Task`,
                                               `Stop`
 control  `StatusRequest`, `Pause`, `CatchUp`, `Welcome`, `Status`, `Refused`
@@ -67,6 +67,7 @@ __all__ = [
     "FocusAdvice",
     "FocusOptics",
     "FrameFacts",
+    "GiveBack",
     "Hello",
     "Histogram",
     "Look",
@@ -78,6 +79,7 @@ __all__ = [
     "Pause",
     "Ping",
     "Ready",
+    "Recall",
     "Refused",
     "Result",
     "Role",
@@ -94,7 +96,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 5
+PROTOCOL = 6
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -186,6 +188,23 @@ class Credit(Message, frozen=True):
 
     acquisition: str
     slots: list[Slot]
+
+
+class Recall(Message, frozen=True):
+    """These slots are needed elsewhere: the source gives back those that it has not filled.
+
+    Slots that it does not give back in time are taken; to fill one after that is refused.
+    """
+
+    acquisition: str
+    slots: list[Slot]
+
+
+class GiveBack(Message, frozen=True):
+    """Slots that were recalled, and were not filled."""
+
+    acquisition: str
+    slots: Annotated[list[Slot], msgspec.Meta(max_length=1000)]
 
 
 class Submit(Message, frozen=True):
@@ -295,6 +314,10 @@ class Task(Message, frozen=True):
     calibration: str = ""
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
+    #: Frames of one stream differ in time alone: what one tells of the blur serves the next.
+    stream: str = ""
+    #: What is written where the result is not trusted, see `refocusd.config.Settings`.
+    untrusted: Literal["mark", "pass", "deconvolve", "skip"] = "deconvolve"
 
 
 class Result(Message, frozen=True):
@@ -324,6 +347,8 @@ _AnyMessage = (
     | Open
     | Opened
     | Credit
+    | Recall
+    | GiveBack
     | Submit
     | Miss
     | Behind

@@ -111,6 +111,7 @@ class SharedRing:
                 block = mmap.mmap(-1, nbytes, tagname=f"refocusd-{tag}")
             else:
                 handle = os.memfd_create("refocusd-ring", os.MFD_CLOEXEC)
+                os.fchmod(handle, 0o600)  # a memfd begins with 0777
                 os.ftruncate(handle, nbytes)
                 block = mmap.mmap(handle, nbytes)
         except (OSError, AttributeError, OverflowError) as error:

@@ -37,11 +37,13 @@ from refocusd.transport.messages import (
     Close,
     Closed,
     Credit,
+    GiveBack,
     Message,
     Miss,
     Open,
     Opened,
     Outcome,
+    Recall,
     Refused,
     Submit,
     Welcome,
@@ -242,7 +244,8 @@ class Session:
             return heard
         if connection.silent_s > SILENCE_S and not self.over:
             connecting = self.state is State.CONNECTING
-            self._lose(self.reason if connecting else f"the daemon at {self._endpoint} went away")
+            away = f"the daemon at {self._endpoint} went away"
+            self._lose(connection.nobody if connecting else away)
         return heard
 
     def until(self, done: Callable[[], object], stopped: Callable[[], bool] | None = None) -> None:
@@ -393,6 +396,8 @@ class Session:
         """Act upon one message."""
         if isinstance(message, Credit):
             self._slots.extend(message.slots)
+        elif isinstance(message, Recall):
+            self._give_back(message)
         elif isinstance(message, Outcome):
             self.in_flight.pop(message.axes, None)
             if self._on_outcome is not None:
@@ -418,6 +423,16 @@ class Session:
             else:
                 self.reason = message.reason
                 self._move("refused")
+
+    def _give_back(self, recall: Recall) -> None:
+        """Return the slots that the daemon needs elsewhere, as far as they are not filled."""
+        wanted = set(recall.slots)
+        unused = [slot for slot in self._slots if slot in wanted]
+        if recall.acquisition != self.acquisition or not unused or self._connection is None:
+            return
+        # Where it cannot be sent they stay: the daemon takes them, and says so if one is used.
+        if self._connection.send(GiveBack(recall.acquisition, unused)):
+            self._slots = deque(slot for slot in self._slots if slot not in wanted)
 
     def _lose(self, reason: str) -> None:
         if after(self.state, "lost") is not State.LOST:

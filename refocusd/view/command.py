@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -11,9 +11,11 @@ from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import leave_signals_to_parent, stop_asked
 from refocusd.transport.client import default_endpoint
-from refocusd.view.http.options import ViewOptions
-from refocusd.view.serve import announce, serving, until_asked
+from refocusd.transport.secure.user_keys import derived_secret
+from refocusd.view.http.options import LOOPBACK, ViewOptions
+from refocusd.view.serve import announce, page_address, serving, until_asked
 
 __all__ = ["add_view_flags", "run_view", "view_options"]
 
@@ -25,6 +27,12 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the view listens, and how."""
     parser.add_argument("--endpoint", help="address of the daemon (default: REFOCUSD_ENDPOINT)")
     parser.add_argument("--port", type=int, default=DEFAULT_VIEW_PORT, help="0 takes a free one")
+    parser.add_argument("--webhook", default="", metavar="URL", help="post alerts there, as JSON")
+    parser.add_argument(
+        "--print-url",
+        action="store_true",
+        help="only print the address of a view on this computer, with the token of your user",
+    )
     group = parser.add_argument_group("to be reached from other computers")
     group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
     group.add_argument("--token-file", type=Path, help="file whose first line is the token")
@@ -50,8 +58,14 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
     ConfigError
         If they are unsafe or cannot be used.
     """
-    token = ""
-    if arguments.token_file is not None:
+    open_paths = frozenset({"/health"})
+    if arguments.token_file is None and arguments.host in LOOPBACK:
+        # Every user of the computer reaches the loopback address.  Prometheus is another user.
+        token = derived_secret("view")
+        open_paths |= {"/metrics"}
+    elif arguments.token_file is None:
+        token = ""
+    else:
         try:
             lines = arguments.token_file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -71,22 +85,24 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
         certificate=arguments.cert,
         key=arguments.key,
         hosts=tuple(arguments.allow_host),
+        webhook=arguments.webhook,
+        without_token=open_paths,
     )
 
 
 def run_view(arguments: argparse.Namespace) -> int:
     """Serve the page until a signal, or the parent's end."""
     options = view_options(arguments)
+    if arguments.print_url:
+        sys.stdout.write(page_address(options, options.port) + "\n")
+        return 0
     yield_to_acquisition(NICENESS)
-    asked = threading.Event()
     if arguments.with_parent:
-        # Signals of the terminal reach the parent; its end is ours.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        asked = threading.Event()
+        leave_signals_to_parent()
         end_with_parent()
     else:
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), lambda *_: asked.set())
+        asked = stop_asked()
     with serving(options) as announcement:
         if arguments.announce:
             announce(announcement)

@@ -33,8 +33,9 @@ class ViewProcess:
 
     Attributes
     ----------
-    url : str
-        Of the page, once it listens; empty before, and when it was given up.
+    url, entry : str
+        Of the page, without and with its token, once it listens; empty before, and when it was
+        given up.
     settled : threading.Event
         Set once the page can be asked for, or never will.
     """
@@ -48,7 +49,7 @@ class ViewProcess:
             on_end=lambda end: Action.GIVE_UP if end.status == _CANNOT else Action.RESTART,
             on_over=self._ended,
         )
-        self.url = ""
+        self.url = self.entry = ""
         self.settled = threading.Event()
 
     @property
@@ -70,9 +71,10 @@ class ViewProcess:
 
     def _announced(self, line: bytes) -> None:
         with contextlib.suppress(msgspec.MsgspecError):
-            self.url = msgspec.json.decode(line, type=Announcement).url
+            said = msgspec.json.decode(line, type=Announcement)
+            self.url, self.entry = said.url, said.entry
             self.settled.set()
 
     def _ended(self) -> None:
-        self.url = ""
+        self.url = self.entry = ""
         self.settled.set()

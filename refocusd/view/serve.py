@@ -13,7 +13,7 @@ import msgspec
 
 from refocusd.view.http.options import ViewOptions
 
-__all__ = ["Announcement", "announce", "serving", "until_asked"]
+__all__ = ["Announcement", "announce", "page_address", "serving", "until_asked"]
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,21 @@ class Announcement(msgspec.Struct, frozen=True):
     url : str
         Of the page, on this computer.
     port, pid : int
+    entry : str
+        The same with the token, which the page's cookie keeps from then on.
     """
 
     url: str
     port: int
     pid: int
+    entry: str = ""
+
+
+def page_address(options: ViewOptions, port: int, *, token: bool = True) -> str:
+    """Where a browser finds the page."""
+    name = f"[{options.host}]" if ":" in options.host else options.host
+    shown = f"?token={options.token}" if token and options.token else ""
+    return f"{options.scheme}://{name}:{port}/{shown}"
 
 
 @contextmanager
@@ -48,19 +58,27 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
     from refocusd.view.frames.datasets import Datasets
     from refocusd.view.http.app import view_app
     from refocusd.view.http.server import web_server
+    from refocusd.view.state.alerts import Alerts
     from refocusd.view.state.gpu import GpuMonitor
     from refocusd.view.state.link import DaemonLink
     from refocusd.view.state.view_state import ViewState
 
     state = ViewState(options.endpoint)
-    with closing(Datasets(state)) as datasets, DaemonLink(state) as link:
+    with (
+        closing(Datasets(state)) as datasets,
+        Alerts(options.webhook) as alerts,
+        DaemonLink(state, alerts.note) as link,
+    ):
         app = view_app(options, state, link, datasets, GpuMonitor())
         with web_server(options, app) as port:
-            name = f"[{options.host}]" if ":" in options.host else options.host
-            url = f"{options.scheme}://{name}:{port}/"
-            log.info("live view: %s", url)
+            url, entry = page_address(options, port, token=False), page_address(options, port)
+            # Other users may read a file that this is redirected to.
+            if sys.stderr.isatty() or url == entry:
+                log.info("live view: %s", entry)
+            else:
+                log.info("live view: %s (`refocusd view --print-url` adds its token)", url)
             try:
-                yield Announcement(url, port, os.getpid())
+                yield Announcement(url, port, os.getpid(), entry)
             finally:
                 state.close()  # ends the pages' streams
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live import Upload, opened, pump_until, quick_settings, running, source, stack
+from waiting import PATIENCE_S, until
 
-from refocusd.daemon.acquisitions import unfinished
+from refocusd.daemon.acquisitions import intake, unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
 from refocusd.daemon.acquisitions.intake import MAX_MISSED_CHARS
+from refocusd.daemon.control import MAX_UNREAD
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.output import dataset
+from refocusd.daemon.output import acquisition_writer, dataset
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.errors import OutputError
 from refocusd.ledger import Ledger, ledger_path
 from refocusd.transport import messages as wire
+from refocusd.transport.client import Connection
 
 
 @pytest.fixture
@@ -93,6 +98,70 @@ def test_missed_frames_that_the_writer_cannot_keep_up_with_are_refused(
         hangs.set()
 
 
+def test_who_does_not_read_answers_about_the_state_gets_no_more(tmp_path: Path) -> None:
+    """They were kept in memory for that peer, thousands of them, with all that each repeats."""
+    settings = quick_settings(
+        tmp_path, workers=0, listen="tcp://127.0.0.2:0", keys=str(tmp_path / "keys")
+    )
+    with (
+        running(settings) as daemon,
+        Connection(daemon.endpoint, "control", inline=True) as connection,
+    ):
+        connection.welcome(PATIENCE_S)
+        for _ in range(50):
+            connection.send(wire.StatusRequest())
+        connection.send(wire.Pause(paused=False))
+        connection.send(wire.Ping())
+        heard: list[wire.Message] = []
+        while not heard or not isinstance(heard[-1], wire.Ping):
+            heard += [message] if (message := connection.receive(PATIENCE_S)) else []
+        assert len(heard) == MAX_UNREAD + 1
+        connection.send(wire.StatusRequest(answered=MAX_UNREAD))
+        assert isinstance(connection.receive(PATIENCE_S), wire.Status)
+
+
+def test_announcements_are_bounded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "MAX_ANNOUNCED_CHARS", 3000)
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        summary = '{"text":"' + "n" * 2000 + '"}'
+        opened(connection, tmp_path / "first", summary=summary)
+        refused = opened(connection, tmp_path / "second", summary=summary)
+        assert "acquisitions with 0 MiB of metadata are open already" in refused.refused
+
+
+def test_frames_that_are_skipped_wait_for_the_writer_in_slots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
+) -> None:
+    """The ring bounds how many of a channel that is not refocused wait to be recorded."""
+    record = OutputDataset.record
+    asked: list[int] = []
+
+    def slow(self: OutputDataset, job: Any) -> Any:
+        asked.append(job.task)
+        hangs.wait(30)
+        return record(self, job)
+
+    monkeypatch.setattr(OutputDataset, "record", slow)
+    settings = quick_settings(tmp_path, skip_channels=["DAPI"])
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path / "out")
+        had, sent = upload.credit, 0
+        frame = stack(1)[0]
+        while upload.credit:
+            upload.submit(frame, f'{{"channel":"DAPI","time":{sent}}}', "{}", 0)
+            sent += 1
+            upload.pump(0.0)
+            assert sent <= had, "slots came back before anything was recorded"
+        hangs.set()
+        upload.close(sent)
+        pump_until(upload, lambda: upload.closed)
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=sent, skipped=sent)
+    assert all(asked)
+
+
 # -- disks ---------------------------------------------------------------------------------
 
 
@@ -137,6 +206,57 @@ def test_an_output_that_hangs_does_not_keep_the_daemon_from_ending(
     assert not hangs.is_set()
     assert daemon.unfinished == 1
     assert "a disk hangs" in caplog.text
+
+
+def test_an_output_that_hangs_holds_up_no_other_acquisition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: threading.Event
+) -> None:
+    open_output = OutputDataset.open
+
+    def opens(settings: Any, job: Any) -> OutputDataset:
+        if job.open.name == "on a share":
+            hangs.wait(60)
+        return open_output(settings, job)
+
+    monkeypatch.setattr(OutputDataset, "open", opens)
+    settings = quick_settings(tmp_path, stop_timeout_s=2.0)
+    with running(settings) as daemon, source(daemon) as connection, source(daemon) as other:
+        Upload(
+            other,
+            wire.Open(
+                *(str(uuid.uuid4()), "on a share", 64, 64, "uint16", "", str(tmp_path / "share")),
+                "{}",
+            ),
+        )
+        until(lambda: daemon_status(daemon.endpoint).details)
+        upload = opened(connection, tmp_path / "out")
+        upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())
+        upload.close(1)
+        pump_until(upload, lambda: upload.closed)
+        assert not hangs.is_set()
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=1, passed_through=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(errno.EIO, 3), (errno.ESTALE, 3), (errno.EACCES, 1)],
+    ids=["a cable", "a share", "no right"],
+)
+def test_a_frame_is_written_again_where_the_error_may_pass(
+    monkeypatch: pytest.MonkeyPatch, error: int, attempts: int
+) -> None:
+    monkeypatch.setattr(acquisition_writer, "RETRY_S", (0.0, 0.0, 0.0))
+    tried: list[int] = []
+
+    def write() -> None:
+        tried.append(1)
+        if len(tried) < 3:
+            raise OutputError("the disk refuses") from OSError(error, os.strerror(error))
+
+    with nullcontext() if attempts == 3 else pytest.raises(OutputError):
+        acquisition_writer._persistently(write)
+    assert len(tried) == attempts
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks its reader")

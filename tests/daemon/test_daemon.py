@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from ledgers import final_states
 from live import (
     NOBODY,
     Upload,
@@ -30,6 +31,7 @@ from live import (
 from waiting import PATIENCE_S
 
 from refocusd.daemon.daemon import Daemon, daemon_status, stop_daemon
+from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.open_dataset import open_dataset
@@ -56,7 +58,7 @@ def test_every_frame_of_a_recording_is_written_and_accounted_for(tmp_path: Path)
     with Ledger(output / LEDGER_COPY, read_only=True) as ledger:
         (acquisition,) = ledger.acquisitions()
         run = json.loads((output / RUN_FILE).read_text())["run"]
-        assert set(ledger.final_states(run, acquisition)) == set(written)
+        assert set(final_states(ledger, run, acquisition)) == set(written)
     assert daemon.unfinished == 0
 
 
@@ -290,7 +292,7 @@ def test_a_full_disk_without_raw_skips_frames_by_name(tmp_path: Path) -> None:
         upload = opened(connection, tmp_path / "out")
         outcomes: list[wire.Outcome] = []
         upload._on_outcome = outcomes.append
-        daemon._writer._outputs[upload.acquisition].reserve_nbytes = 1 << 60
+        _output(daemon, upload).reserve_nbytes = 1 << 60
         upload.submit(stack(1)[0], '{"z":0}', "{}", time.perf_counter_ns())
         upload.close(1)
         pump_until(upload, lambda: upload.closed)
@@ -377,3 +379,9 @@ def test_what_a_killed_daemon_had_written_is_readable(tmp_path: Path) -> None:
         assert metadata["refocusd"]["run"]
     with tifffile.TiffFile(output / "NDTiffStack.tif") as tiff:
         assert len(tiff.pages) >= len(written)
+
+
+def _output(daemon: Daemon, upload: Upload) -> OutputDataset:
+    output = daemon._writer._writers[upload.acquisition].output
+    assert output is not None
+    return output

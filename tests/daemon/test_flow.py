@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from waiting import until
 
 from refocusd.daemon.daemon import Daemon, daemon_status
+from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import RUN_FILE
 from refocusd.ledger import is_marked
 from refocusd.transport import messages as wire
@@ -270,7 +271,7 @@ def test_a_full_disk_pauses_and_goes_on_when_there_is_room(tmp_path: Path, raw: 
         for number in range(4):
             assert raw.submit(upload, number)
         pump_until(upload, lambda: only(daemon).counts.passed_through == 4)
-        output = daemon._writer._outputs[upload.acquisition]
+        output = _output(daemon, upload)
         reserve, output.reserve_nbytes, output.checked_at = output.reserve_nbytes, 1 << 60, 0.0
         for number in range(4, 12):
             pump_until(upload, lambda: upload.credit > 0)
@@ -292,7 +293,7 @@ def test_a_stop_with_a_full_disk_leaves_the_rest_for_the_next_daemon(
     settings = quick_settings(tmp_path, stop_timeout_s=5.0)
     with running(settings) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
-        daemon._writer._outputs[upload.acquisition].reserve_nbytes = 1 << 60
+        _output(daemon, upload).reserve_nbytes = 1 << 60
         for number in range(6):
             assert raw.submit(upload, number)
         until(lambda: any("is full: paused" in text for text in only(daemon).warnings))
@@ -372,3 +373,9 @@ def test_channels_that_a_rule_names_are_skipped_by_name(tmp_path: Path) -> None:
     assert keys(tmp_path / "out") == ['{"channel":"DAPI","time":0}']
     skipped = {outcome.reason for outcome in outcomes if outcome.state == "skipped"}
     assert skipped == {"channel BF is not refocused (skip_channels)"}
+
+
+def _output(daemon: Daemon, upload: Upload) -> OutputDataset:
+    output = daemon._writer._writers[upload.acquisition].output
+    assert output is not None
+    return output

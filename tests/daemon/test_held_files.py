@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ledgers import final_states
 from live import opened, pump_until, quick_settings, running, source, stack
 from numpy.typing import NDArray
 from refusals import Refusals
@@ -56,6 +57,6 @@ def test_fifty_refused_renames_and_deletes_lose_no_frame_and_refuse_no_acquisiti
             np.testing.assert_array_equal(written[f'{{"time":{number}}}'], frame)
         with Ledger(notes_of(output) / LEDGER_COPY, read_only=True) as ledger:
             (acquisition,) = ledger.acquisitions()
-            assert set(ledger.final_states(made_by(output)["run"], acquisition)) == set(written)
+            assert set(final_states(ledger, made_by(output)["run"], acquisition)) == set(written)
     left = [path for path in tmp_path.rglob("*") if path.suffix in (".new", ".part")]
     assert left == []

@@ -89,6 +89,10 @@ def test_who_only_asked_something_makes_room_for_others() -> None:
     with pytest.raises(TransportError, match="peers are connected"):
         peers.greet(b"one too many", hello("source"), None)
     assert len(peers) == MAX_PEERS
+    # Nobody takes the places of those that do the work.
+    assert not peers.greet(b"ours", hello("worker", token="token"), None)
+    assert not peers.greet(b"far", hello("worker"), "gpu")
+    assert not peers.greet(b"catch-up", hello("source", token="token"), None)
 
 
 @pytest.mark.parametrize(

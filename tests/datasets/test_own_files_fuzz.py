@@ -11,6 +11,7 @@ from random import Random
 import numpy as np
 import pytest
 from fuzzing import ROUNDS, Target, damaged, fuzz, weak_places
+from ledgers import final_states
 from recordings_on_disk import frames
 
 from refocusd.errors import RefocusdError
@@ -76,7 +77,7 @@ def _ledger_target(folder: Path) -> Target:
         with Ledger(copy, read_only=True) as ledger:
             for acquisition in ledger.acquisitions():
                 list(ledger.attempts(acquisition))
-                ledger.final_states("run", acquisition)
+                final_states(ledger, "run", acquisition)
         return "read"
 
     return Target("ledger", [content], partial(_damaged_ledger, weak), feed)

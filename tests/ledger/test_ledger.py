@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ledgers import final_states
 
 from refocusd.errors import LedgerError
 from refocusd.ledger import (
@@ -49,7 +50,7 @@ def test_the_latest_attempt_decides_and_none_is_lost(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
         ledger.record([attempt('{"z":0}', "failed", reason="why"), attempt('{"z":1}', "refocused")])
         ledger.record([attempt('{"z":0}', "refocused", latency_ms=3.5, facts={"clipped": 2})])
-        assert ledger.final_states("r", "a") == {'{"z":0}': "refocused", '{"z":1}': "refocused"}
+        assert final_states(ledger, "r", "a") == {'{"z":0}': "refocused", '{"z":1}': "refocused"}
         latest = {a.axes: a for a in ledger.attempts("a")}
         assert latest['{"z":0}'].latency_ms == 3.5
         assert latest['{"z":0}'].facts == {"clipped": 2}
@@ -62,7 +63,7 @@ def test_the_latest_attempt_decides_and_none_is_lost(tmp_path: Path) -> None:
 def test_another_run_has_states_of_its_own(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
         ledger.record([attempt('{"z":0}', "refocused")])
-        assert ledger.final_states("other", "a") == {}
+        assert final_states(ledger, "other", "a") == {}
 
 
 def test_an_unknown_state_is_refused(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_killed_process_loses_nothing_that_was_recorded(tmp_path: Path) -> Non
         process.kill()
         last = int((process.stdout.read().splitlines() or [b"49"])[-1])
     with Ledger(path, read_only=True) as ledger:
-        assert len(ledger.final_states("r", "a")) >= last + 1
+        assert len(final_states(ledger, "r", "a")) >= last + 1
 
 
 def test_what_is_no_ledger_is_refused(tmp_path: Path) -> None:
@@ -368,12 +369,12 @@ def test_what_was_done_on_another_computer_is_taken_over(tmp_path: Path) -> None
     (said,) = restore_ledger(tmp_path, ONE, copy)
     assert said.startswith("2 attempts")
     with Ledger(path, read_only=True) as ledger:
-        assert ledger.final_states("r", "a") == {
+        assert final_states(ledger, "r", "a") == {
             '{"z":0}': "failed",
             '{"z":1}': "failed",
             '{"z":2}': "skipped",
         }
-        assert {f.axes: f.state for f in ledger.fates("r", "a")} == ledger.final_states("r", "a")
+        assert {f.axes: f.state for f in ledger.fates("r", "a")} == final_states(ledger, "r", "a")
 
 
 def test_frames_of_the_dataset_that_no_attempt_tells_of_are_recorded_again(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from bridge_standin import Standin, stranger
 from bridge_standin_rig import acquisitions, attached, frame, until
+from ledgers import final_states
 from live import keys, quick_settings, read_all, running
 from msgspec import structs
 from ndstorage.ndtiff_dataset import NDTiffDataset
@@ -106,7 +107,7 @@ def test_a_frame_of_another_size_fails_alone(tmp_path: Path) -> None:
         ledgers = daemon.settings.ledgers
     assert (about.counts.passed_through, about.counts.failed) == (2, 1)
     with closing(Ledger(ledger_path(ledgers, about.id))) as ledger:
-        states = ledger.final_states(about.run, about.id)
+        states = final_states(ledger, about.run, about.id)
     assert states['{"time":1}'] == "failed"
 
 

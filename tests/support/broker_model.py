@@ -34,7 +34,7 @@ __all__ = ["ENGINE", "MAX_FRAMES", "ModelWriter", "Peer", "PlayedBroker", "Readi
 
 RING_MIB = 1
 ENGINE = wire.Engines("identity", "exact", "CPU", "identity", "", "")
-FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "refocused")
+FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "trusted")
 #: Frames of one acquisition at most: more finds nothing else, and takes longer to settle.
 MAX_FRAMES = 40
 
@@ -216,7 +216,7 @@ class PlayedBroker:
             assert story.ended is None, "closed twice"
             story.ended = message.counts
 
-    def catch_up(self, open_: wire.Open, run: str) -> None:
+    def catch_up(self, open_: wire.Open, run: str, *, last: bool) -> None:
         story = self.stories[open_.acquisition]
         assert not any(r.story is story for r in self.readings), "two catch-ups of one acquisition"
         done = self.writer.ledger[story.id]

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from refocusd.cli.main import main
 from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.transport.secure.user_keys import FOLDER_VARIABLE
 
 __all__ = [
     "command",
@@ -65,7 +66,11 @@ def environment(place: Path, **more: str) -> dict[str, str]:
         "COLUMNS": "80",
         **more,
     }
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("REFOCUSD_")}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("REFOCUSD_") or name == FOLDER_VARIABLE
+    }
     return inherited | ours
 
 

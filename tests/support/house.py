@@ -15,7 +15,7 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.ring import RingAddress
-from refocusd.transport.secure.endpoints import Endpoints, RemoteEndpoint
+from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, RemoteEndpoint
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
 
 __all__ = ["FRAME_NBYTES", "House", "Received", "in_background", "open_house"]
@@ -32,9 +32,7 @@ class House:
     def __init__(self, folder: Path, **changes: int | float | str) -> None:
         self.store = KeyStore(folder / "keys")
         self._folder = folder
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        local = self._context.socket(zmq.ROUTER)
-        local.bind("tcp://127.0.0.1:*")
+        local = LocalEndpoint("tcp://127.0.0.1:0")
         remote = RemoteEndpoint("tcp://127.0.0.2:0", self.store, FRAME_NBYTES, handshake_s=0.5)
         for name, value in changes.items():
             object.__setattr__(remote, name, value)
@@ -43,6 +41,7 @@ class House:
         self.endpoints.register(self.poller)
         self.gone: dict[bytes, str] = {}
         self._named = 0
+        self._closed = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -101,9 +100,9 @@ class House:
         return None
 
     def close(self) -> None:
-        if not self._context.closed:
+        if not self._closed:
+            self._closed = True
             self.endpoints.close(linger=0)
-            self._context.term()
 
 
 @contextmanager

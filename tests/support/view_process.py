@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from refocusd.view.http.options import ViewOptions
-from refocusd.view.serve import serving
+import msgspec
 
-__all__ = ["Reply", "ask", "view_of", "view_process"]
+from refocusd.transport.secure.user_keys import derived_secret
+from refocusd.view.http.options import ViewOptions
+from refocusd.view.serve import Announcement, serving
+
+__all__ = ["Reply", "ask", "bearer", "view_of", "view_process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,11 @@ class Reply:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def bearer() -> dict[str, str]:
+    """What a program of this user shows to a view that the command line has started."""
+    return {"Authorization": f"Bearer {derived_secret('view')}"}
 
 
 def ask(
@@ -54,8 +62,10 @@ def view_of(endpoint: str, **options: Any) -> Iterator[int]:
 
 
 @contextmanager
-def view_process(endpoint: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A view in a process of its own, as `refocusd view` is; the process and its port."""
+def view_process(
+    endpoint: str, port: int = 0
+) -> Iterator[tuple[subprocess.Popen[bytes], Announcement]]:
+    """A view in a process of its own, as `refocusd view` is; the process and where it listens."""
     command = [sys.executable, "-m", "refocusd.view", "--announce", "--with-parent"]
     process = subprocess.Popen(
         [*command, "--endpoint", endpoint, "--port", str(port)],
@@ -65,7 +75,7 @@ def view_process(endpoint: str, port: int = 0) -> Iterator[tuple[subprocess.Pope
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield process, json.loads(process.stdout.readline())["port"]
+        yield process, msgspec.json.decode(process.stdout.readline(), type=Announcement)
     finally:
         process.stdin.close()
         process.stdout.close()

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import zmq
 from numpy.typing import NDArray
+from user_curve import as_daemon
 
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.ndtiff.writer import NDTiffSink
@@ -58,7 +59,8 @@ class Scene:
             focus_after=after,
             flux_ratio=1.003,
             clipped=0,
-            verdict="in focus" if in_focus else "refocused",
+            verdict="passed_through" if in_focus else "trusted",
+            written="raw" if in_focus else "refocused",
         )
 
 
@@ -97,7 +99,7 @@ def written_datasets(folder: Path, scene: Scene, times: int = 2, pending: int = 
                 facts = scene.facts(index)
                 made_by = {
                     "version": "0.1.0",
-                    "state": "passed_through" if facts.verdict == "in focus" else "refocused",
+                    "state": "passed_through" if facts.verdict == "passed_through" else "refocused",
                     "live": True,
                     "latency_ms": 31.0,
                     **msgspec.structs.asdict(facts),
@@ -146,6 +148,7 @@ class StandIn:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        as_daemon(self._socket)
         self._bind()
         self.endpoint = self._socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0")  # type: ignore[union-attr]
         self._thread = threading.Thread(target=self._run, name="stand-in")
@@ -266,7 +269,7 @@ class StandIn:
             acquisition=self._acquisition,
             name="cells_1",
             axes=json.dumps(dict(sorted(axes.items())), separators=(",", ":")),
-            state="passed_through" if facts.verdict == "in focus" else "refocused",
+            state="passed_through" if facts.verdict == "passed_through" else "refocused",
             height=height,
             width=width,
             dtype=both.dtype.name,  # type: ignore[arg-type]

@@ -18,12 +18,13 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.secure.endpoints import (
     Endpoints,
+    LocalEndpoint,
     RemoteEndpoint,
     allowed_roles,
     check_listen_address,
 )
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
-from refocusd.transport.secure.link import SecureLink
+from refocusd.transport.secure.link import RemoteLink
 
 pytestmark = pytest.mark.fast
 
@@ -67,7 +68,7 @@ def test_pixels_pass_both_ways_as_they_are(house: House) -> None:
         assert house.next()[0][1][1] == pixels
 
 
-def test_the_local_endpoint_needs_no_key(house: House) -> None:
+def test_the_local_endpoint_takes_processes_of_the_same_user(house: House) -> None:
     with Connection(house.endpoints.local_endpoint, "source", inline=True) as connection:
         (identity,) = house.hello()
         connection.welcome(5)
@@ -211,7 +212,7 @@ def test_peers_that_leave_before_they_are_heard_leave_nothing_behind(house: Hous
     keys = house.key()
     for _ in range(5):
         with house.peer(keys) as connection:
-            assert isinstance(connection._link, SecureLink)
+            assert isinstance(connection._link, RemoteLink)
             deadline = time.monotonic() + 5
             while not connection._link.was_up:
                 assert time.monotonic() < deadline
@@ -273,28 +274,23 @@ def test_closed_endpoints_leave_no_thread_and_no_port(tmp_path: Path) -> None:
         pass
 
 
-def test_without_a_remote_endpoint_there_is_only_the_local_one(tmp_path: Path) -> None:
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as local:
-        local.bind("tcp://127.0.0.1:*")
-        endpoints = Endpoints(local)
-        assert endpoints.remote_endpoint == ""
-        assert endpoints.gone() == []
-        endpoints.close(linger=0)
+def test_without_a_remote_endpoint_there_is_only_the_local_one() -> None:
+    endpoints = Endpoints(LocalEndpoint("tcp://127.0.0.1:0"))
+    assert endpoints.remote_endpoint == ""
+    assert endpoints.gone() == []
+    endpoints.close(linger=0)
 
 
 def test_a_remote_address_that_is_taken_is_told(tmp_path: Path) -> None:
-    with (
-        socket.create_server(("127.0.0.2", 0)) as other,
-        zmq.Context() as context,
-        context.socket(zmq.ROUTER) as local,
-    ):
-        local.bind("tcp://127.0.0.1:*")
+    with socket.create_server(("127.0.0.2", 0)) as other:
         address = f"tcp://127.0.0.2:{other.getsockname()[1]}"
         before = threading.active_count()
         with pytest.raises(TransportError, match="choose another"):
-            Endpoints(local, RemoteEndpoint(address, KeyStore(tmp_path / "keys")))
+            Endpoints(
+                LocalEndpoint("tcp://127.0.0.1:0"),
+                RemoteEndpoint(address, KeyStore(tmp_path / "keys")),
+            )
         assert threading.active_count() == before
-        assert not local.closed
 
 
 @pytest.mark.parametrize(

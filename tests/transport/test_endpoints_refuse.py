@@ -65,7 +65,7 @@ def test_another_daemons_key_is_told_apart(house: House, tmp_path: Path) -> None
 
 
 def test_a_peer_without_a_key_gets_no_answer(house: House) -> None:
-    assert "no refocusd daemon answers" in refusal(house, None, 1.0)
+    assert "is not a daemon of your user" in refusal(house, None, 1.0)
 
 
 def test_a_key_at_an_endpoint_that_takes_none_is_told(house: House) -> None:

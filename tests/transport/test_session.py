@@ -444,3 +444,18 @@ def test_whatever_a_daemon_says_the_session_stays_in_order(steps: list[Any]) -> 
                 assert not session.credit
                 assert not session.in_flight
     assert all(one.closed for one in daemon.connections)
+
+
+def test_slots_that_are_recalled_are_given_back_unless_they_are_filled() -> None:
+    daemon = PlayedDaemon()
+    session = open_session(daemon, frames=3)
+    used, *unused = list(session._slots)
+    session.submit(np.zeros((SIDE, SIDE), np.uint16), '{"time":0}', "{}", 0)
+    daemon.says(wire.Recall(OPEN.acquisition, [used, unused[0]]))
+    session.pump()
+    assert daemon.heard(wire.GiveBack) == [wire.GiveBack(OPEN.acquisition, [unused[0]])]
+    assert list(session._slots) == [unused[1]]
+    daemon.connections[-1].queue_is_full = True
+    daemon.says(wire.Recall(OPEN.acquisition, [unused[1]]))
+    session.pump()
+    assert session.credit == 1, "what could not be said was not done"

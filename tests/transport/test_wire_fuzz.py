@@ -21,6 +21,7 @@ import pytest
 import zmq
 from fuzzing import ROUNDS, STRANGE, Target, changed_tree, damaged, fuzz
 from live import Upload, opened, pump_until, quick_settings, running, source, stack
+from user_curve import as_daemon, as_peer
 
 from refocusd import __version__
 from refocusd.daemon.daemon import Daemon, daemon_status
@@ -153,6 +154,7 @@ class Garbler:
         try:
             peer = context.socket(zmq.DEALER)
             peer.setsockopt(zmq.LINGER, 0)
+            as_peer(peer)
             peer.connect(self.daemon.endpoint)
             if role != "nobody":
                 hello = wire.Hello(wire.PROTOCOL, __version__, role, os.getpid(), self._token(role))
@@ -324,7 +326,10 @@ def test_peers_that_come_and_go_do_not_shut_out_the_next(tmp_path: Path) -> None
 
 FLOOD = """
 import sys, zmq
-socket = zmq.Context().socket(zmq.DEALER)
+from refocusd.transport.secure.user_keys import own_keys
+socket, keys = zmq.Context().socket(zmq.DEALER), own_keys()
+socket.curve_publickey, socket.curve_secretkey = keys.public.encode(), keys.secret.encode()
+socket.curve_serverkey = keys.server.encode()
 socket.connect(sys.argv[1])
 socket.send(bytes(int(sys.argv[2]) << 20), copy=False)
 socket.send(b"end")
@@ -357,6 +362,7 @@ def test_a_false_daemon_ends_an_upload_with_one_clear_error(tmp_path: Path) -> N
     """The other direction: a client is told nonsense by whoever listens at the port."""
     context = zmq.Context()
     server = context.socket(zmq.ROUTER)
+    as_daemon(server)
     port = server.bind_to_random_port("tcp://127.0.0.1")
     good = [msgspec.msgpack.encode(tree) for tree in examples().values()]
     rng = Random("false daemon")

@@ -185,8 +185,8 @@ def test_the_page_comes_back_when_the_view_is_started_anew(
     browser: Browser, daemon: StandIn, scene: Scene
 ) -> None:
     with (
-        view_process(daemon.endpoint) as (process, port),
-        open_page(browser, f"http://127.0.0.1:{port}/") as page,
+        view_process(daemon.endpoint) as (process, view),
+        open_page(browser, view.entry) as page,
     ):
         shown = Shown(page, daemon, scene)
         eventually(lambda: shown.drawn() > 3, "frames")
@@ -194,7 +194,7 @@ def test_the_page_comes_back_when_the_view_is_started_anew(
         process.wait()
         eventually(lambda: page.locator("#alert").is_visible(), "lost", 3.0)
         assert "does not answer" in page.locator("#alert").inner_text()
-        with view_process(daemon.endpoint, port):
+        with view_process(daemon.endpoint, view.port):
             first = shown.drawn()
             eventually(lambda: shown.drawn() > first + 3, "frames again")
             assert not page.locator("#alert").is_visible()

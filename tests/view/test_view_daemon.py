@@ -13,7 +13,7 @@ import numpy as np
 from live import opened, pump_until, quick_settings, running, source, stack
 from pycromanager import Acquisition
 from view_browser import chromium, dataset, eventually, open_page
-from view_process import ask, view_of, view_process
+from view_process import ask, bearer, view_of, view_process
 
 import refocusd
 from refocusd.demo.microscope import DemoMicroscope
@@ -27,9 +27,9 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
     events = demo_microscope.events_snapped(80, stage_um, ("DAPI", "Cy5"))
     with (
         running(quick_settings(tmp_path)) as daemon,
-        view_process(daemon.endpoint) as (_, port),
+        view_process(daemon.endpoint) as (_, view),
         chromium() as browser,
-        open_page(browser, f"http://127.0.0.1:{port}/") as page,
+        open_page(browser, view.entry) as page,
     ):
         eventually(lambda: page.locator("#link").inner_text() == "ready", "the daemon is ready")
         hooked = refocusd.Source(daemon.endpoint, expected=len(events))
@@ -37,7 +37,9 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
         with Acquisition(**hooks) as acquisition:
             acquisition.acquire(events)
             eventually(lambda: int(dataset(page).get("drawn", 0)) >= 5, "live frames")
-            pid = ask(port, "/api/status").json()["daemon"]["workers"][0]["pid"]
+            pid = ask(view.port, "/api/status", headers=bearer()).json()["daemon"]["workers"][0][
+                "pid"
+            ]
             os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
             eventually(
                 lambda: f"(pid {pid}) ended" in page.locator("#events").inner_text(),
@@ -61,7 +63,7 @@ def test_a_real_acquisition_is_watched_while_its_worker_is_killed(
         labels = 'reason="identity engine",state="passed_through"'
         written = f"refocusd_frames_total{{{labels}}} {len(events)}.0"
         # The view asks the daemon a few times a second.
-        eventually(lambda: written in ask(port, "/metrics").body.decode(), "all are counted")
+        eventually(lambda: written in ask(view.port, "/metrics").body.decode(), "all are counted")
 
 
 def test_frames_of_an_ome_zarr_are_read_from_disk_as_well(tmp_path: Path) -> None:

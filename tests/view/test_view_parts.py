@@ -21,13 +21,13 @@ import pytest
 from PIL import ImageFont
 from view_browser import eventually
 from view_certificate import write_certificate
-from view_process import ask, view_of
+from view_process import ask, bearer, view_of, view_process
 from view_standin import ENGINE, StandIn, scene_of_nuclei
 
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.view import napari_layers
-from refocusd.view.command import add_view_flags, view_options
+from refocusd.view.command import add_view_flags, run_view, view_options
 from refocusd.view.frames.snapshot import scale_bar_text, scale_bar_um
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.process import ViewProcess
@@ -40,7 +40,7 @@ from refocusd.view.state.view_state import Link, ViewState
 
 TOKEN = "a-token-of-enough-characters"
 ENDPOINT = "tcp://127.0.0.1:9"
-FACTS = wire.FrameFacts(100.0, 400.0, 1.0, 2.0, 0.1, 0.2, 1.0, 0, "refocused")
+FACTS = wire.FrameFacts(100.0, 400.0, 1.0, 2.0, 0.1, 0.2, 1.0, 0, "trusted")
 
 
 def options(**changes: Any) -> ViewOptions:
@@ -287,6 +287,25 @@ def test_what_the_driver_does_not_report_of_a_gpu_is_none(monkeypatch: pytest.Mo
 
 def not_supported(*_arguments: Any) -> Any:
     raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+
+def test_a_view_of_the_command_line_shows_and_does_nothing_for_other_users(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with StandIn(scene_of_nuclei()) as daemon, view_process(daemon.endpoint) as (_, view):
+        for path in ("/", "/api/status", "/api/frame/latest", "/api/events"):
+            assert ask(view.port, path).status == 401
+        pause = {"X-Refocusd-View": "1", "Content-Length": "12"}
+        assert ask(view.port, "/api/pause", "POST", b'{"on": true}', pause).status == 401
+        assert daemon.actions == []
+        assert ask(view.port, "/metrics").status == 200
+        assert ask(view.port, "/api/status", headers=bearer()).status == 200
+        entry = view.entry.removeprefix(view.url.rstrip("/"))
+        assert ask(view.port, entry).status == 303
+        parser = ArgumentParser()
+        add_view_flags(parser)
+        assert run_view(parser.parse_args(["--port", str(view.port), "--print-url"])) == 0
+        assert capsys.readouterr().out == view.entry + "\n"
 
 
 # -- process --------------------------------------------------------------------------------

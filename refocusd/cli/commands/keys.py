@@ -1,8 +1,9 @@
-"""``refocusd keys``: who may connect a worker from another host."""
+"""``refocusd keys``: who may connect a worker from another host, and which other users of this one."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from refocusd.cli.console import console, plain, say, write_json
 from refocusd.cli.flags import add_command
 from refocusd.config import load_settings
 from refocusd.transport.secure.keys import KeyStore
+from refocusd.transport.secure.private_file import let_read
+from refocusd.transport.secure.user_keys import KEY_VARIABLE, user_store
 
 __all__ = ["register"]
 
@@ -21,6 +24,7 @@ examples:
   refocusd keys new gpu-2                      make gpu-2.refocusd-key, to carry to that host
   refocusd keys list
   refocusd keys revoke gpu-2                   a running daemon cuts it off at once
+  refocusd keys share anna                     let scripts of another user of this computer in
 """
 
 
@@ -30,11 +34,12 @@ def register(commands: Any) -> None:
         commands,
         "keys",
         _list,
-        short="who may connect a worker from another host",
+        short="who may connect from another host, or as another user of this one",
         description=(
             "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
             "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
-            "they exchange."
+            "they exchange. On this computer the daemon takes programs of its own user only; share "
+            "makes a key for another user, whose scripts, views and commands then reach it."
         ),
         epilog=EPILOG,
     )
@@ -51,18 +56,50 @@ def register(commands: Any) -> None:
     revoke = actions.add_parser("revoke", help="take a key back for good")
     revoke.add_argument("name")
     revoke.set_defaults(command=_revoke)
+    share = actions.add_parser("share", help="make a key for another user of this computer")
+    share.add_argument("user", help="name of that user's account, e.g. anna; each is used once")
+    share.add_argument(
+        "--output", type=Path, metavar="FILE", help="key file (default: USER.refocusd-key)"
+    )
+    share.set_defaults(command=_share)
     for action in (new, list_, revoke):
         action.add_argument("--config", metavar="FILE", help="settings file, TOML (its `keys`)")
         action.add_argument("--store", metavar="FOLDER", help="key store (default: as in settings)")
+    for action in (list_, revoke):
+        action.add_argument(
+            "--shared", action="store_true", help="of keys for other users of this computer"
+        )
 
 
 def _new(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or Path(f"{arguments.name}.refocusd-key")
-    _store(arguments).new(arguments.name, output)
+    KeyStore(load_settings(arguments.config, {"keys": arguments.store}).keys).new(
+        arguments.name, output
+    )
     say(
         f"{output} is the key {arguments.name}. It holds a secret: move it to the other host, leave no "
         "copy here, and start the worker there:\n"
         f"  refocusd worker --connect tcp://THIS-HOST:PORT --keys {output.name}"
+    )
+    return 0
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    user: str = arguments.user
+    # Names of accounts may have spaces and capitals.
+    name = re.sub("[^a-z0-9_-]", "-", user.lower()).lstrip("-_")
+    output: Path = arguments.output or Path(f"{name}.refocusd-key")
+    user_store().new(name, output)
+    to_do = (
+        f"{user} can read it, if the folders above let {user} in, and nobody else can."
+        if let_read(output, user)
+        else f"give it to {user} (who must own it, mode 600), and leave no copy here."
+    )
+    say(
+        f"{output.resolve()} lets {user} use the daemons of your user on this computer: hand over "
+        f"frames, watch, and stop them. It holds a secret: {to_do} Scripts and commands of {user} "
+        f"find it by the environment variable\n  {KEY_VARIABLE}={output.resolve()}\n"
+        f"Take it back with `refocusd keys revoke --shared {name}`."
     )
     return 0
 
@@ -78,7 +115,10 @@ def _list(arguments: argparse.Namespace) -> int:
     if peers:
         console.print(table)
     else:
-        say(f"no keys were made in {store.folder}; `refocusd keys new NAME` makes one")
+        say(
+            f"no keys were made in {store.folder}; `refocusd keys new NAME` makes one for another host, "
+            "`refocusd keys share NAME` for another user"
+        )
     write_json(arguments.json, {"keys": msgspec.to_builtins(peers)})
     return 0
 
@@ -90,5 +130,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 
 def _store(arguments: argparse.Namespace) -> KeyStore:
-    """The store of the daemon that is started with the same settings."""
+    """The store of the daemon that is started with the same settings, or that of this user."""
+    if arguments.shared:
+        return user_store()
     return KeyStore(load_settings(arguments.config, {"keys": arguments.store}).keys)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -57,6 +58,37 @@ def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
         )
 
 
+@dataclass(slots=True)
+class _Raw:
+    """The raw dataset of an acquisition, between its catch-ups: each reads only what is new.
+
+    Its files are closed meanwhile.  The first catch-up compares it with the ledger and the output:
+    both belong to us since.
+    """
+
+    dataset: Dataset
+    #: Frames that had no final state when they were last looked at.
+    pending: list[str] = field(default_factory=list)
+    compared: bool = False
+
+    @classmethod
+    def open(cls, path: str) -> _Raw:
+        dataset = _open_raw(path)
+        return cls(dataset, dataset.axes_keys())
+
+    def refresh(self) -> None:
+        """Take up what was recorded since the last catch-up."""
+        try:
+            fresh = self.dataset.refresh()
+            # A frame may have been written again.
+            self.pending = list(dict.fromkeys([*self.pending, *fresh]))
+        except InputError:
+            # One frame that cannot be used must not cost the others.
+            self.dataset.close()
+            self.dataset = _open_raw(str(self.dataset.path))
+            self.pending = self.dataset.axes_keys()
+
+
 class CatchUps:
     """Catch-ups in progress, one thread each.
 
@@ -75,17 +107,26 @@ class CatchUps:
         self._events = event_queue
         self._endpoint = ""
         self._stopping = threading.Event()
-        #: Acquisitions whose dataset was compared with the ledger once: both belong to us since.
-        self._compared: set[str] = set()
+        #: Of acquisitions that were caught up, and may be again.
+        self._raw: dict[str, _Raw] = {}
         self._threads: list[threading.Thread] = []
 
     def listen_on(self, endpoint: str) -> None:
         """Say where the daemon's socket was bound."""
         self._endpoint = endpoint
 
-    def start(self, open_: Open, run: str) -> None:
-        """Catch up one acquisition; ends with its `Close`, or with `CatchUpFailed`."""
-        thread = threading.Thread(target=self._run, args=(open_, run), name="catch-up", daemon=True)
+    def start(self, open_: Open, run: str, *, last: bool) -> None:
+        """Catch up one acquisition; ends with its `Close`, or with `CatchUpFailed`.
+
+        Parameters
+        ----------
+        open_ : Open
+        run : str
+        last : bool
+            Whether its source has closed it, so that nothing need be kept for another catch-up.
+        """
+        arguments = (open_, run, last)
+        thread = threading.Thread(target=self._run, args=arguments, name="catch-up", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
@@ -98,41 +139,58 @@ class CatchUps:
                 log.error("a catch-up has not ended within %.0f s: a disk hangs", timeout_s)
                 timeout_s = 0.0
 
-    def _run(self, open_: Open, run: str) -> None:
+    def _run(self, open_: Open, run: str, last: bool) -> None:
         try:
-            self._catch_up(open_, run)
+            raw = self._raw.pop(open_.acquisition, None)
+            if raw is None:
+                raw = _Raw.open(open_.raw)
+            else:
+                raw.refresh()
+            with closing(raw.dataset):
+                self._catch_up(raw, open_, run)
+            if not last:
+                self._raw[open_.acquisition] = raw
         except Exception as error:  # noqa: BLE001 (told to the broker: the acquisition is not complete)
             known = isinstance(error, RefocusdError)
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             self._events.put(CatchUpFailed(open_.acquisition, reason))
 
-    def _catch_up(self, open_: Open, run: str) -> None:
+    def _catch_up(self, raw: _Raw, open_: Open, run: str) -> None:
         path = ledger_path(self._settings.ledgers, open_.acquisition)
-        with Ledger(path, read_only=True) as ledger:
-            states = ledger.final_states(run, open_.acquisition)
         stopped = self._stopping.is_set
-        session = Session(self._endpoint, token=self._token)
-        with session, closing(_open_raw(open_.raw)) as raw:
-            keys = raw.axes_keys()
-            if open_.acquisition not in self._compared:
-                with Ledger(path, read_only=True) as ledger:
-                    sample = ledger.sample(run, open_.acquisition, samples(raw))
-                _refuse_another(raw, open_, sample)
+        with (
+            Ledger(path, read_only=True) as ledger,
+            Session(self._endpoint, token=self._token) as session,
+        ):
+            if not raw.compared:
+                sample = ledger.sample(run, open_.acquisition, samples(raw.dataset))
+                _refuse_another(raw.dataset, open_, sample)
             session.until(lambda: session.state is State.READY, stopped)
             session.announce(open_)
             session.until(lambda: session.opened, stopped)
             assert session.opened is not None
-            done = self._done(states, open_.acquisition, Path(session.opened.output))
-            pending = [key for key in keys if key not in done]
-            log.info("catching up %d of %d frames of %s", len(pending), len(keys), open_.name)
-            submit_all(session, raw, pending, live=False, stopped=stopped)
-            session.close(len(keys))
-            self._compared.add(open_.acquisition)
+            output = None if raw.compared else Path(session.opened.output)
+            raw.pending = list(_pending(ledger, run, open_.acquisition, raw.pending, output))
+            total = len(raw.dataset)
+            log.info("catching up %d of %d frames of %s", len(raw.pending), total, open_.name)
+            submit_all(session, raw.dataset, raw.pending, live=False, stopped=stopped)
+            session.close(total)
+            raw.compared = True
 
-    def _done(self, states: Mapping[str, str], acquisition: str, output: Path) -> Container[str]:
-        """Frames with a final state; not those that went with a deleted folder, or a power cut."""
-        if acquisition in self._compared or not WRITTEN & set(states.values()):
-            return states
-        with closing(open_dataset(output)) as refocused:
-            there = set(refocused.axes_keys())
-        return {key for key, state in states.items() if state not in WRITTEN or key in there}
+
+def _pending(
+    ledger: Ledger, run: str, acquisition: str, keys: Iterable[str], output: Path | None
+) -> Iterator[str]:
+    """Frames without a final state; with `output` also those that it lost.
+
+    They went with a deleted folder, or a power cut.
+    """
+    there: frozenset[str] | None = None
+    for key in keys:
+        state = ledger.state_of(run, acquisition, key)
+        if state in WRITTEN and output is not None and there is None:
+            with closing(open_dataset(output)) as refocused:
+                there = frozenset(refocused.axes_keys())
+        lost = state in WRITTEN and there is not None and key not in there
+        if state is None or lost:
+            yield key

@@ -18,6 +18,7 @@ from refocusd.daemon.acquisitions.checks import (
     check_miss,
     check_open,
     check_same,
+    untrusted_of,
 )
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
@@ -38,9 +39,14 @@ log = logging.getLogger(__name__)
 
 #: Acquisitions of earlier daemons that are open at once.
 MAX_PICKED_UP = 8
-#: Characters of the axes of missed frames, of one acquisition, that wait for the writer: misses
-#: need no slot, and a source has far fewer.
+#: Characters of the axes of missed frames that wait for the writer: misses need no slot, and
+#: sources have far fewer.
 MAX_MISSED_CHARS = 32 << 20
+#: Acquisitions that are open at once, and the metadata that came with them, in characters.
+MAX_OPEN = 256
+MAX_ANNOUNCED_CHARS = 64 << 20
+
+NO_RAW = "no raw data on disk: what live cannot do is skipped"
 
 
 @dataclass
@@ -59,6 +65,7 @@ class Intake:
     _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
     #: What the models were trained for, by channel.
     _trained: dict[str, Trained] = field(default_factory=dict)
+    _said_no_raw: bool = False
 
     def __post_init__(self) -> None:
         self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
@@ -81,6 +88,9 @@ class Intake:
                 self.open(identity, message, trusted=trusted)
             case wire.Submit():
                 self.submit(identity, message, part)
+            case wire.GiveBack():
+                _, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+                self.lifecycle.scheduler.given_back(lane, message.slots)
             case wire.Miss():
                 self.miss(identity, message)
             case wire.Behind():
@@ -110,6 +120,13 @@ class Intake:
     def _announce(self, identity: bytes, message: wire.Open) -> None:
         check_open(message)
         acquisition = Acquisition.announced(message, identity)
+        held = self.lifecycle.acquisitions
+        metadata = held.announced_chars + acquisition.announced_chars
+        if len(held) >= MAX_OPEN or metadata > MAX_ANNOUNCED_CHARS:
+            raise InputError(
+                f"{len(held)} acquisitions with {held.announced_chars / 2**20:.0f} MiB of metadata are "
+                "open already: close some, or restart the programs that left them open"
+            )
         if not self.lifecycle.scheduler.fits(acquisition):
             raise InputError(
                 f"a frame of {acquisition.frame_nbytes / 2**20:.1f} MiB, before and after, does "
@@ -118,8 +135,15 @@ class Intake:
             )
         self._calibrate(acquisition)
         if not (message.raw or message.preview):
-            acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
-            log.warning("%s: %s", message.name, acquisition.warnings[-1])
+            acquisition.warnings.append(NO_RAW)
+            # Once: at every acquisition it would hide what is new.
+            log.log(
+                logging.INFO if self._said_no_raw else logging.WARNING,
+                "%s: %s",
+                message.name,
+                NO_RAW,
+            )
+            self._said_no_raw = True
         self.lifecycle.begin(acquisition)
 
     def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
@@ -213,12 +237,21 @@ class Intake:
     def submit(self, identity: bytes, message: wire.Submit, part: memoryview | None) -> None:
         """Queue a frame that lies in a slot, or whose pixels are `part`."""
         acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+        if message.slot in lane.taken:
+            # It was asked for long ago; what was written there now is noticed by the checksum.
+            refused = wire.Refused(
+                f"slot {message.slot} was not used, and not given back: it was taken",
+                acquisition.id,
+                again=True,
+            )
+            self.lifecycle.send(identity, refused, None)
+            return
         if message.slot not in lane.granted:
             raise TransportError(f"slot {message.slot} is not yours to fill")
         check_frame(message)
         if part is not None:
             self._fill(message, part)
-        lane.granted.remove(message.slot)
+        lane.spend(message.slot)
         if message.live:
             self.lifecycle.last_live = time.monotonic()
             self.lifecycle.statistics.raw_nbytes += message.slot.nbytes
@@ -229,12 +262,16 @@ class Intake:
             return
         channel, rule = channel_of(message, self.lifecycle.settings)
         if rule:
+            # It keeps its slot until it is recorded, so that the ring bounds how many wait for it.
+            task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
+            lane.in_flight += 1
             axes, live = (message.axes,), message.live
-            job = RecordFrames(acquisition.id, axes, "skipped", rule, live=live)
-            self._record(acquisition, job)
-            self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
+            self.lifecycle.writer.put(
+                RecordFrames(acquisition.id, axes, "skipped", rule, task.number, live)
+            )
             return
         task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
+        task.untrusted = untrusted_of(message, self.lifecycle.settings)
         if oldest := self.lifecycle.scheduler.put(acquisition, task):
             self.lifecycle.give_up(acquisition, oldest)
 
@@ -248,10 +285,10 @@ class Intake:
     def behind(self, identity: bytes, message: wire.Behind) -> None:
         """The source itself leaves frames to the catch-up."""
         acquisition, _ = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+        acquisition.acquired = max(acquisition.acquired, message.acquired)
         if acquisition.open.raw:
             acquisition.behind += message.frames
             acquisition.deferred += message.frames
-            acquisition.acquired = max(acquisition.acquired, message.acquired)
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
         """Frames will not come: record why."""
@@ -259,16 +296,12 @@ class Intake:
         if not acquisition.state.opened:
             raise TransportError("an acquisition must be open before frames of it are missed")
         check_miss(message)
-        if sum(acquisition.records) > MAX_MISSED_CHARS:
+        if self.lifecycle.acquisitions.missed_chars > MAX_MISSED_CHARS:
             raise TransportError("too many missed frames at once: wait until these are recorded")
         acquisition.missed += len(message.axes) if lane.live else 0
         axes, state, reason = tuple(message.axes), message.state, message.reason
-        job = RecordFrames(acquisition.id, axes, state, reason, live=lane.live)
-        self._record(acquisition, job)
-
-    def _record(self, acquisition: Acquisition, job: RecordFrames) -> None:
-        acquisition.recording(job.axes)
-        self.lifecycle.writer.put(job)
+        acquisition.recording(axes)
+        self.lifecycle.writer.put(RecordFrames(acquisition.id, axes, state, reason, live=lane.live))
 
     def close(self, identity: bytes, message: wire.Close) -> None:
         """No more frames come from this peer."""

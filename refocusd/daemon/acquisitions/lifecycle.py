@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
@@ -23,12 +23,18 @@ from refocusd.daemon.output.jobs import CloseOutput, OpenOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
 from refocusd.transport import messages as wire
 
-__all__ = ["Lifecycle"]
+__all__ = ["Lifecycle", "StartCatchUp"]
 
 log = logging.getLogger(__name__)
 
 #: Without a live frame for this long, idle workers catch up.
 IDLE_S = 1.0
+
+
+class StartCatchUp(Protocol):
+    """Starts a catch-up: `CatchUps.start`."""
+
+    def __call__(self, open_: wire.Open, run: str, *, last: bool) -> None: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -44,7 +50,7 @@ class Lifecycle:
     send : callable
         Sends a message to a peer.
     catch_up : callable
-        Starts a catch-up of an acquisition from its raw dataset, in a run.
+        Starts a catch-up of an acquisition from its raw dataset, in a run (`CatchUps.start`).
 
     Attributes
     ----------
@@ -62,7 +68,7 @@ class Lifecycle:
     acquisitions: Acquisitions
     scheduler: Scheduler
     send: Send
-    catch_up: Callable[[wire.Open, str], None]
+    catch_up: StartCatchUp
     focus: FocusMonitor
     statistics: Statistics = field(default_factory=Statistics)
     engine: wire.Engines | None = None
@@ -187,7 +193,7 @@ class Lifecycle:
     def _start_catch_up(self, acquisition: Acquisition) -> None:
         acquisition.catch_up_started()
         # What is pending is what raw holds and the ledger does not.
-        self.catch_up(acquisition.open, acquisition.run)
+        self.catch_up(acquisition.open, acquisition.run, last=acquisition.live.closed)
 
     def settle(self, acquisition: Acquisition) -> None:
         """Once a closed acquisition is idle: catch up what is pending, then close its output."""

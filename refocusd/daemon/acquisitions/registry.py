@@ -114,6 +114,16 @@ class Acquisitions:
         acquisition.behind += 1
         acquisition.deferred += task.submit.live
 
+    @property
+    def missed_chars(self) -> int:
+        """Characters of the axes of missed frames that wait for the writer."""
+        return sum(acquisition.recorded_chars for acquisition in self._open.values())
+
+    @property
+    def announced_chars(self) -> int:
+        """Characters of the announcements of the open acquisitions."""
+        return sum(acquisition.announced_chars for acquisition in self._open.values())
+
     # -- reports --------------------------------------------------------------------------
 
     @property

@@ -8,10 +8,15 @@ its slots, its oldest waiting frame is left to the catch-up and the slot goes
 back to the source at once, so that live never waits for a slow engine.  Policy
 ``complete``: in order, and the source waits.  Without raw data there is nothing
 to catch up from, so such acquisitions are always served in order.
+
+A source that is open and sends nothing (a slow time lapse, say) keeps its slots only as long as
+nobody else needs them: they are recalled then, and taken if it does not answer.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Iterator
 
@@ -23,10 +28,18 @@ from refocusd.transport.ring import Slot, SlotAllocator
 
 __all__ = ["Scheduler"]
 
+log = logging.getLogger(__name__)
+
 #: Slots of a live lane at most: more only adds latency.
 MAX_LIVE_SLOTS = 32
 #: Slots of a catch-up: enough to keep the workers busy.
 MAX_CATCH_UP_SLOTS = 8
+#: Slots with which a lane that is used works at full speed.
+ENOUGH_SLOTS = 4
+#: A lane that has not used a slot for so long may lose it to others.
+IDLE_S = 3.0
+#: How long a source may take to give slots back.
+RECALL_S = 3.0
 
 
 class Scheduler:
@@ -85,18 +98,22 @@ class Scheduler:
         ring_mib = self._settings.ring_mib
         return min(self._settings.source_mib or ring_mib, ring_mib) << 20
 
-    def grant(self, acquisition: Acquisition, lane: Lane) -> None:
-        """Give a lane its fair share of the free ring: at least one slot, if it has none."""
+    def grant(self, acquisition: Acquisition, lane: Lane, least: int = 1) -> None:
+        """Give a lane its fair share of the free ring: `least` slots in all, if there are so many."""
         span = Slot(0, acquisition.frame_nbytes).span
         most = min(MAX_LIVE_SLOTS if lane.live else MAX_CATCH_UP_SLOTS, self._source_nbytes // span)
-        wanted = min(most - lane.slots, self._slots.free // 2 // span)
-        if lane.slots == 0:
-            wanted = max(1, wanted)
+        # One that has used none of its slots since it lost them gets one, and the next when it does.
+        share = 1 if lane.lost_at > lane.used_at else self._slots.free // 2 // span
+        wanted = min(most - lane.slots, share)
+        wanted = max(wanted, min(least, most) - lane.slots)
         slots: list[Slot] = []
         while len(slots) < wanted and (slot := self._slots.take(acquisition.frame_nbytes)):
             slots.append(slot)
         if slots:
+            if not lane.slots:
+                lane.got_at = time.monotonic()
             lane.granted.update(slots)
+            lane.taken.difference_update(slots)
             self._send(lane.peer, wire.Credit(acquisition.id, slots), None)
 
     def reclaim(self, lane: Lane) -> None:
@@ -104,11 +121,76 @@ class Scheduler:
         for slot in lane.granted:
             self._slots.give(slot)
         lane.granted.clear()
+        lane.recalled.clear()
+        lane.taken.clear()
 
     def top_up(self) -> None:
-        """Share freed memory among the lanes, those without a slot first."""
-        for acquisition, lane in sorted(self._open_lanes(), key=lambda pair: pair[1].slots > 0):
-            self.grant(acquisition, lane)
+        """Share freed memory among the lanes that use it, those without a slot first.
+
+        Of these first come those that have not lost one for longest.
+        """
+        for acquisition, lane in sorted(
+            self._open_lanes(), key=lambda pair: (pair[1].slots > 0, pair[1].lost_at)
+        ):
+            if not lane.unused_for(IDLE_S):
+                self.grant(acquisition, lane)
+
+    def tick(self) -> None:
+        """Recall slots that are not used where others have too few; take those not given back."""
+        now = time.monotonic()
+        lanes = list(self._open_lanes())
+        for acquisition, lane in lanes:
+            if late := [slot for slot, due in lane.recalled.items() if now > due]:
+                log.warning("%s does not give its slots back: taken", acquisition.open.name)
+                lane.taken.update(late)
+                self._free(lane, late)
+        self.top_up()
+        for acquisition, lane in lanes:
+            if not lane.granted:
+                self.grant(acquisition, lane, ENOUGH_SLOTS)
+        short = [
+            (acquisition, lane)
+            for acquisition, lane in lanes
+            if not lane.granted and lane.slots < ENOUGH_SLOTS
+        ]
+        if short:
+            self._recall(short, sorted(lanes, key=lambda pair: pair[1].used_at))
+
+    def _recall(
+        self, short: list[tuple[Acquisition, Lane]], lanes: list[tuple[Acquisition, Lane]]
+    ) -> None:
+        """Ask the lanes that were idle longest for what the short ones need."""
+        now = time.monotonic()
+        spans = [Slot(0, acquisition.frame_nbytes).span for acquisition, _ in short]
+        missing = [ENOUGH_SLOTS - lane.slots for _, lane in short]
+        needed = sum(span * slots for span, slots in zip(spans, missing, strict=True))
+        needed -= sum(slot.span for _, lane in lanes for slot in lane.recalled)
+        # What is free helps only those whose frames fit into a gap of it.
+        needed -= self._slots.free if self._slots.largest >= max(spans) else 0
+        keep = 0 if any(not lane.slots for _, lane in short) else 1
+        for acquisition, lane in lanes:
+            # Neighbours first: they make a gap.
+            unused = sorted(lane.granted - lane.recalled.keys(), key=lambda slot: slot.offset)
+            if needed <= 0:
+                return
+            if not lane.unused_for(IDLE_S) or len(unused) <= keep:
+                continue
+            some: list[Slot] = []
+            while needed > 0 and len(unused) > keep:
+                some.append(unused.pop())
+                needed -= some[-1].span
+            lane.recalled.update(dict.fromkeys(some, now + RECALL_S))
+            self._send(lane.peer, wire.Recall(acquisition.id, some), None)
+
+    def given_back(self, lane: Lane, slots: list[Slot]) -> None:
+        """A source has given back slots that were recalled."""
+        self._free(lane, [slot for slot in slots if slot in lane.recalled])
+
+    def _free(self, lane: Lane, slots: list[Slot]) -> None:
+        for slot in slots:
+            lane.lose(slot)
+            self._slots.give(slot)
+        self.top_up()
 
     def recycle(self, acquisition: Acquisition, lane: Lane, slot: Slot) -> None:
         """Give a slot back to its peer, unless that is done or another lane has none."""

@@ -17,11 +17,13 @@ frames in flight are drained, what is pending is caught up from raw, and the wri
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from refocusd.config import Untrusted
 from refocusd.daemon.events import FramesWritten
 from refocusd.frame import FinalState, Pixels
 from refocusd.profiles.applied import Applied
@@ -128,6 +130,8 @@ class Task:
     lane: Lane
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
+    #: What is written where the result is not trusted.
+    untrusted: Untrusted = "deconvolve"
     #: Workers that died, and links to workers that were lost, while they worked on it.
     deaths: int = 0
     cuts: int = 0
@@ -147,6 +151,15 @@ class Lane:
     peer: bytes
     live: bool
     granted: set[Slot] = field(default_factory=set)
+    #: Of these, what its peer was asked to give back, and by when (`time.monotonic`).
+    recalled: dict[Slot, float] = field(default_factory=dict)
+    #: Slots that its peer did not give back in time: it may fill one late.
+    taken: set[Slot] = field(default_factory=set)
+    #: When it last used a slot, got one after it had none, and lost one because it did not use it
+    #: (`time.monotonic`).
+    used_at: float = field(default_factory=time.monotonic)
+    got_at: float = 0.0
+    lost_at: float = 0.0
     queue: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
     #: Its peer sends no more frames.
@@ -156,6 +169,23 @@ class Lane:
     def idle(self) -> bool:
         """Whether none of its frames is queued, at a worker or being written."""
         return not self.queue and self.in_flight == 0
+
+    def spend(self, slot: Slot) -> None:
+        """Its peer has filled a slot."""
+        self.granted.discard(slot)
+        self.recalled.pop(slot, None)
+        self.used_at = time.monotonic()
+
+    def lose(self, slot: Slot) -> None:
+        """A slot that its peer has not filled is needed elsewhere."""
+        self.granted.discard(slot)
+        self.recalled.pop(slot, None)
+        self.lost_at = time.monotonic()
+
+    def unused_for(self, seconds: float) -> bool:
+        """Whether it has slots, and has used none for so long."""
+        since = max(self.used_at, self.got_at)
+        return self.slots > 0 and self.idle and time.monotonic() - since > seconds
 
     @property
     def slots(self) -> int:
@@ -183,6 +213,7 @@ class Acquisition:
     #: Jobs without pixels that the writer has not answered yet, oldest first: characters of
     #: the axes in each.  They take no slot, so nothing else bounds them.
     records: deque[int] = field(default_factory=deque)
+    recorded_chars: int = 0
     #: Frames in raw that the daemon gave up or never got: left to the catch-up.
     behind: int = 0
     deferred: int = 0
@@ -218,6 +249,11 @@ class Acquisition:
     def id(self) -> str:
         """The acquisition's UUID."""
         return self.open.acquisition
+
+    @property
+    def announced_chars(self) -> int:
+        """Characters of its announcement."""
+        return len(self.open.summary) + len(self.open.first) + len(self.open.recording)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -318,11 +354,12 @@ class Acquisition:
     def recording(self, axes: tuple[str, ...]) -> None:
         """The writer is asked to record frames without pixels."""
         self.records.append(sum(map(len, axes)))
+        self.recorded_chars += self.records[-1]
 
     def written(self, event: FramesWritten, task: Task | None) -> None:
         """Frames have a final state: count them."""
         if task is None:
-            self.records.popleft()
+            self.recorded_chars -= self.records.popleft()
             known = event.known + (event.replaced if event.replaces is not None else 0)
             self.missed = max(0, self.missed - known)
         elif event.state is None or event.replaces is not None:

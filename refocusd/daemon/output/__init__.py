@@ -1,11 +1,12 @@
 """What the daemon writes: refocused datasets with their ledgers, and previews.
 
-==========  ========================================================================================
-`dataset`   An open acquisition on disk: its refocused frames and its ledger
-`folder`    Which folder a run is written to, and the file in it that says what made it
-`jobs`      What the writer is asked to do, one frozen object each
-`metadata`  The metadata of a refocused frame
-`preview`   The newest refocused frame, reduced, for views
-`writer`    The one thread that writes: refocused datasets and ledgers of all open acquisitions
-==========  ========================================================================================
+====================  ==============================================================================
+`acquisition_writer`  The thread that writes one acquisition: its refocused dataset and its ledger
+`dataset`             An open acquisition on disk: its refocused frames and its ledger
+`folder`              Which folder a run is written to, and the file in it that says what made it
+`jobs`                What the writer is asked to do, one frozen object each
+`metadata`            The metadata of a refocused frame
+`preview`             The newest refocused frame, reduced, for views
+`writer`              Has every open acquisition written, each by a thread of its own
+====================  ==============================================================================
 """

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -21,14 +21,16 @@ from refocusd.daemon.events import FramesWritten
 from refocusd.daemon.output.folder import choose_folder, write_run_file
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.datasets.identity import noted
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
-from refocusd.errors import DiskFullError, InputError, LedgerError, RefocusdError
+from refocusd.errors import DiskFullError, InputError, LedgerError, OutputError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink
 from refocusd.formats.sink import Sink
 from refocusd.frame import FinalState, Pixels
 from refocusd.ledger import (
+    WRITTEN,
     Attempt,
     Ledger,
     ledger_path,
@@ -50,7 +52,7 @@ COPY_LEDGER_S = 60.0
 
 @dataclass(slots=True)
 class OutputDataset:
-    """Refocused frames and ledger of one acquisition; belongs to the writer's thread."""
+    """Refocused frames and ledger of one acquisition; belongs to the thread that writes it."""
 
     message: Open
     run: str
@@ -60,9 +62,6 @@ class OutputDataset:
     ledgers: str
     #: Frames by final state that were there when it was opened.
     before: dict[FinalState, int] = field(default_factory=dict)
-    #: Axes of frames whose latest attempt was not written: a later attempt replaces it.
-    failed: set[str] = field(default_factory=set)
-    skipped: set[str] = field(default_factory=set)
     #: The ledger could not be written once, so it is not complete.
     unrecorded: bool = False
     full: bool = False
@@ -79,6 +78,7 @@ class OutputDataset:
         Raises
         ------
         InputError, LedgerError, OutputError
+            The latter also if it holds frames of another recording of this name.
         """
         message, run = job.open, job.run
         summary = json.loads(message.summary or "{}")
@@ -103,32 +103,38 @@ class OutputDataset:
                 sink = undo.enter_context(create_sink(settings.sink, output, about))
             write_run_file(output, made)
             ledger = undo.enter_context(Ledger(ledger_path(settings.ledgers, message.acquisition)))
+            _refuse_another(ledger, message, output)
             _begin(ledger, settings, job, output)
             dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers)
             if exists:
                 dataset.repair()
-            dataset._load_states()
+                dataset._count_before()
             undo.pop_all()
         return dataset
 
     def repair(self) -> None:
         """Record frames that a killed writer had written, and not recorded yet."""
         with open_dataset(self.sink.path) as frames:
-            known = self.ledger.final_states(self.run, self.message.acquisition)
-            lost = [key for key in frames.axes_keys() if known.get(key, "failed") == "failed"]
+            lost = [key for key in frames.axes_keys() if self._state_of(key) not in WRITTEN]
             if lost:
                 found = ((key, frames.read(key).metadata) for key in lost)
                 rebuild(self.ledger, self.run, self.message.acquisition, found)
 
-    def _load_states(self) -> None:
+    def _state_of(self, axes: str) -> str | None:
+        """State of a frame after the latest attempt; asked for each, as a run may have millions."""
+        return self.ledger.state_of(self.run, self.message.acquisition, axes)
+
+    def _count_before(self) -> None:
         """Frames with a final state; not those whose pixels a deleted folder or power cut took."""
-        states = self.ledger.final_states(self.run, self.message.acquisition)
-        self.failed = {key for key, state in states.items() if state == "failed"}
-        self.skipped = {key for key, state in states.items() if state == "skipped"}
-        unwritten = self.failed | self.skipped
-        ended = {k: state for k, state in states.items() if k in unwritten or k in self.sink}
-        self.before = dict(Counter(ended.values()))  # type: ignore[assignment]
-        if gone := len(states) - len(ended):
+        ended: Counter[FinalState] = Counter()
+        gone = 0
+        for fate in self.ledger.fates(self.run, self.message.acquisition):
+            if fate.state in WRITTEN and fate.axes not in self.sink:
+                gone += 1
+            else:
+                ended[fate.state] += 1  # type: ignore[index]
+        self.before = dict(ended)
+        if gone:
             log.warning("%s: %d frames are in the ledger only", self.sink.path, gone)
 
     def close(self, acquired: int | None) -> str:
@@ -199,33 +205,34 @@ class OutputDataset:
             latency_ms=latency_ms,
             engine_ms=facts.engine_ms,
             facts=msgspec.to_builtins(facts),
-            checksum=job.checksum if state != "failed" else None,
+            checksum=job.checksum if state in WRITTEN else None,
             raw_checksum=submit.checksum,
         )
-        replaces = self._append([attempt])
+        replaces = self._earlier(submit.axes)
+        self._append([attempt])
         return FramesWritten(
             submit.acquisition, job.task, (submit.axes,), state, reason, replaces, latency_ms, facts
         )
 
     def record(self, job: RecordFrames) -> FramesWritten:
         """Record frames without pixels, except those that have been written already."""
-        fresh = tuple(
-            axes
-            for axes in dict.fromkeys(job.axes)
-            if axes not in self.sink and axes not in self.skipped
-        )
+        earlier = {
+            axes: self._earlier(axes) for axes in dict.fromkeys(job.axes) if axes not in self.sink
+        }
+        fresh = tuple(axes for axes, state in earlier.items() if state != "skipped")
         attempts = [
             Attempt(self.run, job.acquisition, axes, job.state, job.reason, job.live)
             for axes in fresh
         ]
-        replaced = sum(axes in self.failed for axes in fresh)
+        self._append(attempts)
+        replaced = sum(earlier[axes] == "failed" for axes in fresh)
         return FramesWritten(
             job.acquisition,
             job.task,
             fresh,
             job.state if fresh else None,
             job.reason,
-            self._append(attempts),
+            "failed" if replaced else None,
             replaced=replaced,
             known=len(job.axes) - len(fresh),
         )
@@ -234,30 +241,32 @@ class OutputDataset:
         """Record what other processes than the writer did."""
         self._append(attempts)
 
-    def _append(self, attempts: list[Attempt]) -> FinalState | None:
-        """Record attempts; returns the state of the earlier attempt that a single one replaces."""
-        replaces: FinalState | None = None
-        unwritten: tuple[tuple[FinalState, set[str]], ...]
-        unwritten = (("failed", self.failed), ("skipped", self.skipped))
-        for attempt in attempts:
-            for state, known in unwritten:
-                if attempt.axes in known:
-                    replaces = state
-                    known.discard(attempt.axes)
-                if attempt.state == state:
-                    known.add(attempt.axes)
+    def _earlier(self, axes: str) -> Literal["failed", "skipped"] | None:
+        """State of the earlier attempt at a frame that a later one replaces."""
+        try:
+            state = self._state_of(axes)
+        except LedgerError:  # recording will fail as well, and says so
+            return None
+        return state if state in ("failed", "skipped") else None  # type: ignore[return-value]
+
+    def _append(self, attempts: list[Attempt]) -> None:
+        """Record attempts."""
         try:
             self.ledger.record(attempts)
-        except RefocusdError:
+        except RefocusdError as error:
             # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
+            if not self.unrecorded:
+                log.error("%s; what follows is not recorded either, if it goes on", error)
             self.unrecorded = True
-            log.exception("the ledger of %s", self.message.name)
         else:
             self._copy_now_and_then()
-        return replaces
 
     def _copy_now_and_then(self) -> None:
-        """Copy the ledger beside the output, in a thread: a long one takes seconds to copy."""
+        """Copy the ledger beside the output, in a thread: a long one takes seconds to copy.
+
+        The copy is one step of SQLite's backup: it reads a snapshot of the write-ahead log, so it
+        does not hold up the writer; in several steps, each frame recorded would start it anew.
+        """
         now = time.monotonic()
         if now - self.copied_at > COPY_LEDGER_S and not (self.copying and self.copying.is_alive()):
             self.copied_at = now
@@ -283,12 +292,33 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
             "model": settings.model,
             "channel_models": settings.channel_models,
             "pass_in_focus": settings.pass_in_focus,
+            "untrusted": settings.untrusted,
+            "channel_untrusted": settings.channel_untrusted,
         },
         "calibration": applied.id,
         "profiles": applied.selection.ids,
         "first": json.loads(message.first or "{}"),
         "warnings": list(applied.warnings),
     }
+
+
+def _refuse_another(ledger: Ledger, message: Open, output: Path) -> None:
+    """Refuse what was recorded under the name of an acquisition since it was refocused.
+
+    The sources ask the output and the copy of the ledger in it, which may not be there yet.
+
+    Raises
+    ------
+    OutputError
+    """
+    recording = noted(json.loads(message.recording or "{}"))
+    for axes, mark in recording.frames.items():
+        before = ledger.raw_checksum_of(message.acquisition, axes)
+        if before is not None and f"{before:016x}" != mark.checksum:
+            raise OutputError(
+                f"{output} was refocused from another recording than {message.raw or message.name} is "
+                f"now (frame {axes} is another one): name another --output, or move {output} away"
+            )
 
 
 def _begin(ledger: Ledger, settings: Settings, job: OpenOutput, output: Path) -> None:

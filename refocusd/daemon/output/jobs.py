@@ -19,6 +19,11 @@ class OpenOutput(msgspec.Struct, frozen=True):
     engine: Engines
     applied: Applied
 
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.open.acquisition
+
 
 class WriteFrame(msgspec.Struct, frozen=True):
     """Write the refocused half of a slot; answered by `FramesWritten` or `FrameNotWritten`."""
@@ -31,12 +36,27 @@ class WriteFrame(msgspec.Struct, frozen=True):
     focus: FocusAdvice | None
 
     @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.submit.acquisition
+
+    @property
     def outcome(self) -> tuple[FinalState, str]:
         """The frame's final state once it is written, and the reason."""
-        refocused = self.facts.verdict == "refocused"
+        facts = self.facts
         if self.engine.backend == "identity":
-            return "refocused" if refocused else "passed_through", "identity engine"
-        return ("refocused", "") if refocused else ("passed_through", "already in focus")
+            return (
+                "refocused" if facts.written == "refocused" else "passed_through",
+                "identity engine",
+            )
+        if facts.written == "refocused":
+            return "refocused", ""
+        why = facts.reasons[0] if facts.reasons else "already in focus"
+        if facts.verdict == "untrusted":
+            why = f"not trusted: {why}"
+        if facts.written == "deconvolved":
+            return "refocused", f"deconvolved: {why}"
+        return ("skipped" if facts.written == "nothing" else "passed_through"), why
 
 
 class RecordFrames(msgspec.Struct, frozen=True):
@@ -52,6 +72,11 @@ class RecordFrames(msgspec.Struct, frozen=True):
     task: int = 0
     live: bool = True
 
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.acquisition
+
 
 class CloseOutput(msgspec.Struct, frozen=True):
     """Close sink and ledger; answered by `OutputClosed`.
@@ -61,6 +86,11 @@ class CloseOutput(msgspec.Struct, frozen=True):
 
     acquisition: str
     acquired: int | None
+
+    @property
+    def of(self) -> str:
+        """Id of its acquisition."""
+        return self.acquisition
 
 
 Job = OpenOutput | WriteFrame | RecordFrames | CloseOutput

@@ -1,6 +1,6 @@
 """The newest refocused frame, reduced, for views.
 
-The writer takes it, the broker sends it.  This costs one small copy a second, and
+A writer takes it, the broker sends it.  This costs one small copy a second, and
 at most 30 while a view waits for the next frame.
 """
 
@@ -25,7 +25,7 @@ UNWATCHED_S = 1.0
 
 
 class Preview:
-    """One frame, the latest; safe to use from the writer's and the broker's threads."""
+    """One frame, the latest; safe to use from the writers' and the broker's threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

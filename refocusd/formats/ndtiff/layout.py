@@ -23,9 +23,11 @@ What differs from ndstorage's writer, each within both formats:
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -33,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import OutputError
+from refocusd.formats.metadata import java_text
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.place import Place
 from refocusd.frame import Axes, Pixels, canonical_axes
@@ -256,6 +259,9 @@ def is_begun(rest: bytes) -> bool:
     return len(rest) < at + _PLACE.size
 
 
+_form = functools.lru_cache(maxsize=64)(PageFormat)
+
+
 def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] | None:
     texts = []
     for longest in (_MAX_AXES_BYTES, _MAX_NAME_BYTES):
@@ -270,7 +276,7 @@ def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] |
         _PLACE.unpack_from(data, at)
     )
     try:
-        axes, name = json.loads(texts[0].decode("utf-8")), texts[1].decode("utf-8")
+        axes, name = json.loads(java_text(texts[0])), java_text(texts[1])
     except (ValueError, RecursionError):
         return None
     if not isinstance(axes, dict) or not (width and height and metadata_length):
@@ -281,6 +287,7 @@ def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] |
         raise ValueError(
             f"frame {json.dumps(axes)} is {what}; refocusd takes one channel a frame, as uint8 or uint16"
         )
-    form = PageFormat(height, width, dtype)
-    entry = IndexEntry(name, offset, form, metadata_offset, metadata_length)
+    # What frames have in common they share: an index may name a million of them.
+    form = _form(height, width, dtype)
+    entry = IndexEntry(sys.intern(name), offset, form, metadata_offset, metadata_length)
     return at + _PLACE.size, axes, entry

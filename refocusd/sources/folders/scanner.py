@@ -18,8 +18,9 @@ from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.open_dataset import kind_of
+from refocusd.formats.tiff.separate_files import METADATA_FILE, run_of
 
-__all__ = ["Found", "Pulse", "Scanner", "pulse_of"]
+__all__ = ["MAX_DEPTH", "Found", "Pulse", "Scanner", "pulse_of"]
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +78,13 @@ class Scanner:
     Parameters
     ----------
     root : Path
+    depth : int
+        How deep below it datasets are looked for.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, depth: int = MAX_DEPTH) -> None:
         self.root = root
+        self._depth = depth
         self._folders: dict[Path, _Folder] = {root: _Folder(0)}
         self._pulses: dict[Path, Pulse] = {}
         self._round: deque[Path] = deque()
@@ -132,9 +136,9 @@ class Scanner:
             self._silent.remove(folder)
             log.info("%s can be read again", folder)
         names = [entry.name for entry in entries]
-        if kind_of(names):
+        if kind := kind_of(names):
             known.folders = []
-            self._note(folder, names, found)
+            self._note(folder, kind, names, found)
             return
         known.folders = [
             Path(entry.path) for entry in entries if self._enters(entry, known.depth + 1)
@@ -142,8 +146,19 @@ class Scanner:
         for inner in known.folders:
             self._folders.setdefault(inner, _Folder(known.depth + 1))
 
-    def _note(self, folder: Path, names: list[str], found: list[Found]) -> None:
-        if folder in self._pulses or RUN_FILE in names or _not_raw(folder.name):
+    def _note(self, folder: Path, kind: str, names: list[str], found: list[Found]) -> None:
+        if RUN_FILE in names or _not_raw(folder.name):
+            return
+        if kind == "separate":
+            try:
+                run = run_of(folder)
+            except OSError:
+                return
+            # The first entry is there a moment after the first file.
+            if run is None or not run.is_relative_to(self.root):
+                return
+            folder = run
+        if folder in self._pulses:
             return
         pulse = pulse_of(folder)
         if pulse:
@@ -152,7 +167,7 @@ class Scanner:
             found.append(Found(folder, pulse, new=True))
 
     def _enters(self, entry: os.DirEntry[str], depth: int) -> bool:
-        if depth > MAX_DEPTH or entry.name.startswith(".") or _not_raw(entry.name):
+        if depth > self._depth or entry.name.startswith(".") or _not_raw(entry.name):
             return False
         try:
             if not entry.is_dir():
@@ -190,8 +205,10 @@ def pulse_of(folder: Path) -> Pulse:
             stacks = sorted(
                 entry.name for entry in listing if entry.name.lower().endswith((".tif", ".tiff"))
             )
-        # Of NDTiff the newest; of image stacks each may grow.
+        # Of NDTiff the newest; of image stacks each may grow; of separate files their metadata.
         names = [INDEX_NAME, *stacks[-64:]]
+        if not stacks:
+            names += [f"{inner.parent.name}/{METADATA_FILE}" for inner in _inner_metadata(folder)]
         pulse = []
         for name in names:
             try:
@@ -214,6 +231,10 @@ def _changed_ns(store: Path) -> Iterator[int]:
         yield folder.stat().st_mtime_ns
         with os.scandir(folder) as listing:
             waiting += [Path(entry.path) for entry in listing if entry.is_dir()]
+
+
+def _inner_metadata(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*/{METADATA_FILE}"))[-64:]
 
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Decides which keys may connect from other hosts: answers ZeroMQ's questions in a thread.
+"""Decides which keys may connect: answers ZeroMQ's questions in a thread.
 
 The questions are asked by ZAP (https://rfc.zeromq.org/spec/27/).  `zmq.auth` is not used:
 its thread runs an asyncio loop, which cannot watch sockets with Windows' default loop, and
@@ -10,12 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import zmq
 from zmq.utils.z85 import encode as z85
-
-from refocusd.transport.secure.keys import AllowList
-from refocusd.transport.secure.relay import Relay
 
 __all__ = ["ZAP_DOMAIN", "Authenticator"]
 
@@ -30,23 +28,25 @@ LOOK_S = 0.25
 class Authenticator:
     """Answers for one context.  Its thread ends when the context is terminated.
 
-    What an accepted connection sends carries ``NAME/NUMBER`` (``User-Id``): the name of its
-    key and the relay's number of the connection.
-
     Parameters
     ----------
     context : zmq.Context
-        Of the remote endpoint, and of nothing else: a context has one ZAP handler.
-    allow_list : AllowList
-    relay : Relay
-        Through which all connections come.
+        Of one endpoint, and of nothing else: a context has one ZAP handler.
+    user_of : callable
+        Called with a key that was proved and the address it came from.  What it returns is the
+        ``User-Id`` of all that the connection sends; an empty text refuses the connection.
+    look : callable
+        Called a few times a second, before a question is answered and without one.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], allow_list: AllowList, relay: Relay
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        user_of: Callable[[str, str], str],
+        look: Callable[[], None],
     ) -> None:
-        self._allow_list = allow_list
-        self._relay = relay
+        self._user_of = user_of
+        self._look = look
         self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(ZAP_ADDRESS)
@@ -60,17 +60,12 @@ class Authenticator:
         """Wait for the thread's end, once the context is terminated."""
         self._thread.join()
 
-    @property
-    def good(self) -> frozenset[str]:
-        """Names of the keys that are accepted."""
-        return self._allow_list.good
-
     def _run(self) -> None:
         with self._zap:
             while True:
                 try:
                     asked = self._zap.poll(round(LOOK_S * 1000))
-                    self._allow_list.refresh()
+                    self._look()
                     if asked:
                         self._answer()
                 except zmq.ContextTerminated:
@@ -84,17 +79,10 @@ class Authenticator:
         version, request, _, where, _, mechanism, *credentials = self._zap.recv_multipart(
             zmq.NOBLOCK
         )
-        address = where.decode("ascii", "replace")
         key = z85(credentials[0]).decode() if mechanism == b"CURVE" and credentials else ""
-        name = self._allow_list.names.get(key)
-        number = self._relay.prove(address) if name is not None else None
-        if name is None or number is None:
-            log.warning(
-                "a connection from %s was refused: its key is not in the list, or was revoked (%s...)",
-                self._relay.peer(address),
-                key[:10],
-            )
-            answer = (b"400", b"this key is not accepted", b"")
+        user = self._user_of(key, where.decode("ascii", "replace"))
+        if user:
+            answer = (b"200", b"", user.encode())
         else:
-            answer = (b"200", b"", f"{name}/{number}".encode())
+            answer = (b"400", b"this key is not accepted", b"")
         self._zap.send_multipart([version, request, *answer, b""])

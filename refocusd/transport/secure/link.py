@@ -1,4 +1,4 @@
-"""The peer's end of a link, plain or encrypted: options of its socket, and what became of it."""
+"""The peer's end of a link: options of its socket, its keys, and what became of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from refocusd.transport.secure.keys import ClientKeys, require_curve
 
-__all__ = ["DEAD_PEERS", "Link", "SecureLink", "link_of"]
+__all__ = ["DEAD_PEERS", "LocalLink", "RemoteLink"]
 
 #: Has the system end a connection whose other side is gone without a word: after 10 s of
 #: silence and 3 questions, or when what was sent is not acknowledged for 15 s.  ZeroMQ's own
@@ -26,8 +26,11 @@ HANDSHAKE_MS = 5000
 REFUSED = 400
 
 
-class Link:
-    """A link of which nothing is known but what comes over it.
+class LocalLink:
+    """Encrypts a socket before it connects, and hears what becomes of its connection.
+
+    This one leads to a daemon of the same computer.  ZeroMQ connects again by itself, so the
+    link is never over: silence has to tell.
 
     Parameters
     ----------
@@ -35,59 +38,15 @@ class Link:
         Not connected yet.
     endpoint : str
         Named in what is said of the link.
+    keys : ClientKeys
 
     Attributes
     ----------
     lost : str
         Why the link cannot be made, or was lost after it had been; empty while neither
-        is known.  What was lost stays lost: the daemon takes the next connection for
-        another peer.
+        is known.
     refused : bool
         Whether the daemon does not take this peer's key.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], endpoint: str) -> None:
-        self.lost = ""
-        self.refused = False
-        self._socket = socket
-        self._endpoint = endpoint
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing will come over this link any more."""
-        return False
-
-    @property
-    def nobody(self) -> str:
-        """What to say when nothing was heard at all."""
-        return (
-            f"no refocusd daemon answers at {self._endpoint}; start one with `refocusd run`, or name its "
-            "address in REFOCUSD_ENDPOINT"
-        )
-
-    def wait(self, timeout_ms: int) -> bool:
-        """Wait for a message, or for news of the link; True if a message came."""
-        return bool(self._socket.poll(timeout_ms))
-
-    def renew(self) -> None:
-        """Forget that it was lost: this peer is about to introduce itself anew."""
-        self.lost = ""
-
-    def close(self) -> None:
-        """Close what listens; before the socket is closed."""
-
-
-class SecureLink(Link):
-    """Encrypts a socket before it connects, and hears what becomes of its connection.
-
-    Parameters
-    ----------
-    socket, endpoint
-        As for `Link`.
-    keys : ClientKeys
-
-    Attributes
-    ----------
     was_up : bool
         Whether both sides have proved themselves once.
 
@@ -99,19 +58,17 @@ class SecureLink(Link):
 
     def __init__(self, socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys) -> None:
         require_curve()
-        super().__init__(socket, endpoint)
+        self.lost = ""
+        self.refused = False
         self.was_up = False
+        self._socket = socket
+        self._endpoint = endpoint
         self._keys = keys
         socket.curve_publickey = keys.public.encode()
         socket.curve_secretkey = keys.secret.encode()
         socket.curve_serverkey = keys.server.encode()
-        options = {
-            zmq.IPV6: int("[" in endpoint),
-            zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
-            **DEAD_PEERS,
-        }
-        for option, value in options.items():
-            socket.setsockopt(option, value)
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         events = (
             zmq.Event.HANDSHAKE_SUCCEEDED
             | zmq.Event.HANDSHAKE_FAILED_AUTH
@@ -127,14 +84,35 @@ class SecureLink(Link):
     @property
     def over(self) -> bool:
         """Whether nothing will come over this link any more."""
-        return self.refused or (self.was_up and bool(self.lost))
+        return False
 
     @property
     def nobody(self) -> str:
         """What to say when nothing was heard at all."""
+        return self.lost or (
+            f"no refocusd daemon answers at {self._endpoint}; start one with `refocusd run`, or name its "
+            "address in REFOCUSD_ENDPOINT"
+        )
+
+    @property
+    def _not_taken(self) -> str:
+        whose = f"the key {self._keys.name}" if self._keys.name else "your user's key"
         return (
-            f"no refocusd daemon answers at {self._endpoint}: is it running there with --listen, "
-            "and is the port open in the firewall between?"
+            f"the daemon at {self._endpoint} does not take {whose}: it was revoked, or is of another "
+            "user's daemon; that user makes one with `refocusd keys share`"
+        )
+
+    @property
+    def _another(self) -> str:
+        if self._keys.name:
+            return (
+                f"what listens at {self._endpoint} is not a daemon of the user who shared the key "
+                f"{self._keys.name}"
+            )
+        return (
+            f"what listens at {self._endpoint} is not a daemon of your user: it is another user's (who "
+            "makes a key for you with `refocusd keys share`), of refocusd 0.1.0 (stop it), or "
+            "another program (choose another endpoint)"
         )
 
     def wait(self, timeout_ms: int) -> bool:
@@ -143,6 +121,10 @@ class SecureLink(Link):
         if self._monitor in arrived:
             self._hear()
         return self._socket in arrived
+
+    def renew(self) -> None:
+        """Forget that it was lost: this peer is about to introduce itself anew."""
+        self.lost = ""
 
     def close(self) -> None:
         """Close what listens; before the socket is closed."""
@@ -163,22 +145,55 @@ class SecureLink(Link):
             elif kind == zmq.Event.HANDSHAKE_FAILED_AUTH:
                 if event["value"] == REFUSED:
                     self.refused = True
-                    self.lost = (
-                        f"the daemon at {self._endpoint} does not take the key {self._keys.name}: it was "
-                        "revoked, or is not in its list; make another there with `refocusd keys new`"
-                    )
+                    self.lost = self._not_taken
                 else:
                     self.lost = f"the daemon at {self._endpoint} cannot check keys; see its log"
             elif self.was_up:
                 self.lost = self.lost or f"the link to {self._endpoint} was cut"
             elif kind != zmq.Event.DISCONNECTED:
-                self.lost = (
-                    f"what listens at {self._endpoint} is not the daemon that made the key "
-                    f"{self._keys.name}, takes no keys at that port, or takes no more connections: check "
-                    "host and port (the one given with --listen), or make a key there with `refocusd keys new`"
-                )
+                self.lost = self._another
 
 
-def link_of(socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys | None) -> Link:
-    """Encrypted with keys, plain without."""
-    return Link(socket, endpoint) if keys is None else SecureLink(socket, endpoint, keys)
+class RemoteLink(LocalLink):
+    """A link to another host.
+
+    What was lost stays lost: the daemon takes the next connection for another peer.
+
+    Parameters
+    ----------
+    socket, endpoint, keys
+        As for `LocalLink`.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], endpoint: str, keys: ClientKeys) -> None:
+        super().__init__(socket, endpoint, keys)
+        for option, value in DEAD_PEERS.items():
+            socket.setsockopt(option, value)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will come over this link any more."""
+        return self.refused or (self.was_up and bool(self.lost))
+
+    @property
+    def nobody(self) -> str:
+        """What to say when nothing was heard at all."""
+        return (
+            f"no refocusd daemon answers at {self._endpoint}: is it running there with --listen, "
+            "and is the port open in the firewall between?"
+        )
+
+    @property
+    def _not_taken(self) -> str:
+        return (
+            f"the daemon at {self._endpoint} does not take the key {self._keys.name}: it was "
+            "revoked, or is not in its list; make another there with `refocusd keys new`"
+        )
+
+    @property
+    def _another(self) -> str:
+        return (
+            f"what listens at {self._endpoint} is not the daemon that made the key "
+            f"{self._keys.name}, takes no keys at that port, or takes no more connections: check "
+            "host and port (the one given with --listen), or make a key there with `refocusd keys new`"
+        )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import secrets
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ import msgspec
 from refocusd.errors import ConfigError, OutputError
 from refocusd.files import remove, replace
 
-__all__ = ["read_private", "write_private"]
+__all__ = ["let_read", "read_private", "write_private"]
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,11 @@ def read_private(path: Path, kind: type[_Kind], otherwise: str, *, secret: bool 
     """
     try:
         with path.open("rb") as stream:
-            mode = os.fstat(stream.fileno()).st_mode
+            status = os.fstat(stream.fileno())
             text = stream.read(MAX_FILE)
     except OSError as error:
         raise ConfigError(f"the key file {path} cannot be read: {error.strerror}") from error
-    # Windows has no such bits: there the folder's access list decides.
-    if sys.platform != "win32" and secret and mode & 0o077:
+    if secret and status.st_mode & _others(status):
         raise ConfigError(
             f"the key file {path} holds a secret, and other users can read it: `chmod 600` it (on a "
             "disk of this host, where that is not possible)"
@@ -100,6 +99,47 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def let_read(path: Path, user: str) -> bool:
+    """Let one other user of this computer read a private file; False if that cannot be done."""
+    if sys.platform == "win32":
+        command = ["icacls", str(path), "/grant", f"{user}:R"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    import pwd
+
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+        os.setxattr(path, "system.posix_acl_access", _access_list(uid))
+    except (KeyError, OSError, AttributeError):  # no such user here; no access lists
+        return False
+    return True
+
+
+def _access_list(uid: int) -> bytes:
+    """POSIX access list of a file that its owner may write and one more user read (acl(5))."""
+    anyone = 0xFFFFFFFF
+    owner, user, group, mask, other = 1, 2, 4, 16, 32
+    write, read = 6, 4
+    entries = (
+        (owner, write, anyone),
+        (user, read, uid),
+        (group, 0, anyone),
+        (mask, read, anyone),
+        (other, 0, anyone),
+    )
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def _others(status: os.stat_result) -> int:
+    """Bits of a file's mode by which others than its user, and whom it was shared with, read it.
+
+    With an access list the group's bits stand for the users that are named in it.  Windows has no
+    such bits: there the folder's access list decides.
+    """
+    if sys.platform == "win32":
+        return 0
+    return 0o077 if status.st_uid == os.getuid() else 0o007
+
+
 def _name(beside: Path, path: Path) -> None:
     """Give a finished file its name, unless another has it: no half-written file is ever read."""
     try:
@@ -115,7 +155,39 @@ def _name(beside: Path, path: Path) -> None:
 def _only_for_its_user(path: Path) -> None:
     """Windows: no access by inheritance.  Elsewhere the file's mode says it."""
     if sys.platform == "win32":
-        command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"{getpass.getuser()}:F"]
-        done = subprocess.run(command, capture_output=True, check=False)
+        # Not a program of that name in this folder or the PATH.
+        program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
+        # By number: a name may be that of a local account too, or (Entra) of none.
+        grant = f"*{_account()}:F"
+        command = [str(program), str(path), "/inheritance:r", "/grant:r", grant]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             log.warning("%s may be readable for other users of this host", path)
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    TOKEN_QUERY, TOKEN_USER = 8, 1
+
+    def _account() -> str:
+        """Security identifier of the account that this process runs as.
+
+        Raises
+        ------
+        OSError
+        """
+        system = ctypes.WinDLL("advapi32", use_last_error=True)
+        token, text, nbytes = wintypes.HANDLE(), wintypes.LPWSTR(), wintypes.DWORD()
+        # Starts with a pointer to the identifier, which takes up to 68 bytes.
+        user = ctypes.create_string_buffer(128)
+        this_process = wintypes.HANDLE(-1)
+        if not (
+            system.OpenProcessToken(this_process, TOKEN_QUERY, ctypes.byref(token))
+            and system.GetTokenInformation(token, TOKEN_USER, user, len(user), ctypes.byref(nbytes))
+            and system.ConvertSidToStringSidW(ctypes.c_void_p.from_buffer(user), ctypes.byref(text))
+        ):
+            raise ctypes.WinError(ctypes.get_last_error())
+        ctypes.WinDLL("kernel32").CloseHandle(token)
+        return str(text.value)

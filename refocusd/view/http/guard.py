@@ -130,7 +130,11 @@ class GuardedApp:
             *(v.removeprefix("Bearer ").strip() for v in request.headers.getlist("Authorization")),
             request.cookies.get(COOKIE, ""),
         ]
-        if not token or path == "/health" or any(self._is_token(text) for text in shown):
+        if (
+            not token
+            or path in self._options.without_token
+            or any(self._is_token(text) for text in shown)
+        ):
             return None
         if path == "/" and self._is_token(request.query_params.get("token", "")):
             # The cookie keeps the token out of the address, and so out of the browser's history.
@@ -145,7 +149,8 @@ class GuardedApp:
             return entry
         return problem(
             401,
-            "this view asks for its token: open it as /?token=..., or send it as Bearer",
+            "this view asks for its token: open it as /?token=... (`refocusd view --print-url` prints "
+            "that address to its user), or send it as Bearer",
             close=True,
         )
 

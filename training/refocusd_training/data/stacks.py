@@ -73,6 +73,8 @@ class Stack:
         Where the focus lies, in planes.
     step_um : float
         Between two planes; NaN where it is not known.
+    pixel_um : float or None
+        If recorded.
     """
 
     recording: str
@@ -82,6 +84,7 @@ class Stack:
     best: int
     focus: float
     step_um: float
+    pixel_um: float | None = None
 
     def defocus_um(self, plane: int) -> float:
         """Distance of a plane from the focus, in um."""
@@ -111,6 +114,20 @@ class Stacks:
                 return _read(recording, place[1])
             finally:
                 recording.close()
+
+    def planes_of_channel(self, stack: Stack, channel: str) -> list[Pixels]:
+        """The planes of another channel of the same position and time; empty if there is none."""
+        axes = self.recordings[stack.recording].plan().axes
+
+        def place(index: int) -> list[tuple[str, AxisValue]]:
+            return sorted((name, at) for name, at in axes[index].items() if name != "channel")
+
+        places = [place(plane) for plane in stack.planes]
+        return [
+            self.read((stack.recording, index))
+            for index, one in enumerate(axes)
+            if str(one.get("channel")) == channel and place(index) in places
+        ]
 
     def skip(self, reason: str, problem: object = None) -> None:
         """Count what is left out."""
@@ -277,7 +294,8 @@ def _judge(
         found.skip("stack in which no plane stands out as sharp")
         return
     step = config.z_step_um or z_step_um(found.recordings[key], planes) or math.nan
-    found.stacks.append(Stack(key, name, channel, tuple(planes), best, focus, step))
+    pixel_um = found.recordings[key].plan().pixel_um
+    found.stacks.append(Stack(key, name, channel, tuple(planes), best, focus, step, pixel_um))
 
 
 def pairs_of(found: Stacks, stack: Stack, defocus_um: tuple[float, float]) -> list[Pair]:

@@ -9,6 +9,7 @@
 `scene`           A raw frame and its truth, both in counts and in network units
 `specimen`        Specimens: the light that a sharp image represents, without the scale of its camera
 `statistics`      Statistics of frames that a simulator must reproduce: spectra, and noise as a function of light
+`structures`      Generated structures that are not nuclei: sharp images of filaments, membranes, puncta and textures
 `torch_exposure`  Exposures on the device that trains: blur, camera and normalisation as torch operations
 ================  ==================================================================================
 

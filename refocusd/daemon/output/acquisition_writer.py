@@ -1,0 +1,304 @@
+"""The thread that writes one acquisition: its refocused dataset and its ledger."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from refocusd.config import Settings
+from refocusd.daemon import events
+from refocusd.daemon.output.dataset import CHECK_DISK_S, OutputDataset
+from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
+from refocusd.daemon.output.preview import Preview
+from refocusd.errors import DiskFullError, OutputError, RefocusdError, TransportError
+from refocusd.frame import Pixels, checksum
+from refocusd.transport.messages import Open
+from refocusd.transport.ring import SharedRing
+
+__all__ = ["AcquisitionWriter"]
+
+log = logging.getLogger(__name__)
+
+#: Pauses before a frame is written again, in s, where an error of the disk may pass.
+RETRY_S = (0.1, 0.5, 2.0)
+#: Such errors: of a cable or a controller, and of a share that comes back.
+_PASSING = {
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+}
+#: The same on Windows: network path or name gone, unexpected network error, semaphore time-out.
+_PASSING_WINDOWS = {53, 54, 59, 64, 121, 1231}
+
+
+class AcquisitionWriter:
+    """Writes a frame, then records it, then tells the broker: in that order.
+
+    Parameters
+    ----------
+    acquisition : str
+    settings : Settings
+    ring : SharedRing
+        Holds the refocused pixels.
+    event_queue : EventQueue
+        Of the broker.
+    preview : Preview
+        Given the newest frame.
+
+    Attributes
+    ----------
+    output : OutputDataset or None
+        While it is open.
+    """
+
+    def __init__(
+        self,
+        acquisition: str,
+        settings: Settings,
+        ring: SharedRing,
+        event_queue: events.EventQueue,
+        preview: Preview,
+    ) -> None:
+        self.acquisition = acquisition
+        self.output: OutputDataset | None = None
+        self._settings = settings
+        self._ring = ring
+        self._events = event_queue
+        self._preview = preview
+        # Frames are bounded by the ring's slots; this limit is a backstop for the rest.
+        self._jobs: queue.Queue[Job | None] = queue.Queue(maxsize=100_000)
+        #: It is shown, and not written.
+        self._shown_only: Open | None = None
+        #: Its disk is full.
+        self._full = False
+        #: Kinds of errors that were logged.
+        self._complained: set[str] = set()
+        # A disk that never answers must not keep this process alive.
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it ends with `CloseOutput`, or `end`."""
+        self._thread.start()
+
+    def put(self, job: Job) -> None:
+        """Have a job done after those before it; its answer is an event."""
+        self._jobs.put(job)
+
+    def end(self) -> None:
+        """Have the jobs so far done, and the output closed."""
+        self._jobs.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; False if it still runs."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        checked_at = time.monotonic()
+        over = False
+        while not over:
+            if self._full and time.monotonic() - checked_at > CHECK_DISK_S:
+                checked_at = time.monotonic()
+                self._check_disk()
+            try:
+                job = self._jobs.get(timeout=CHECK_DISK_S if self._full else None)
+            except queue.Empty:
+                continue
+            if job is None:
+                break
+            over = isinstance(job, CloseOutput)
+            # Whatever is wrong with one job, the others are done.
+            try:
+                self._do(job)
+            except Exception as error:
+                log.exception("the writer could not do %s", type(job).__name__)
+                self._report_error(job, f"{type(error).__name__}: {error}")
+        try:
+            self._close(None)
+        except Exception:
+            log.exception("closing acquisition %s", self.acquisition)
+
+    def _do(self, job: Job) -> None:
+        match job:
+            case OpenOutput():
+                self._open(job)
+            case WriteFrame():
+                self._write(job)
+            case RecordFrames():
+                self._record(job)
+            case CloseOutput():
+                error = "its output could not be closed; see the log"
+                try:
+                    error = self._close(job.acquired)
+                finally:
+                    self._events.put(events.OutputClosed(job.acquisition, error))
+
+    def _report_error(self, job: Job, error: str) -> None:
+        """Answer a job that could not be done, so that nobody waits for it."""
+        if isinstance(job, WriteFrame):
+            self._events.put(events.FrameNotWritten(job.submit.acquisition, job.task, error))
+        elif isinstance(job, RecordFrames) and job.task:
+            self._events.put(events.FrameNotWritten(job.acquisition, job.task, error))
+        elif isinstance(job, RecordFrames):
+            self._events.put(events.FramesWritten(job.acquisition, 0, job.axes, None))
+
+    # -- output -------------------------------------------------------------------------
+
+    def _open(self, job: OpenOutput) -> None:
+        if job.open.preview:
+            self._shown_only = job.open
+            self._events.put(events.OutputOpened(self.acquisition, ""))
+            return
+        try:
+            self.output = output = OutputDataset.open(self._settings, job)
+        except Exception as error:  # noqa: BLE001 (reported to the source; the others go on)
+            known = isinstance(error, RefocusdError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self._events.put(events.OutputOpened(self.acquisition, "", error=reason))
+            return
+        opened = events.OutputOpened(self.acquisition, str(output.sink.path), before=output.before)
+        self._events.put(opened)
+
+    def _close(self, acquired: int | None) -> str:
+        output, self.output = self.output, None
+        return output.close(acquired) if output else ""
+
+    def _opened(self) -> OutputDataset:
+        assert self.output is not None, f"acquisition {self.acquisition} has no output"
+        return self.output
+
+    def _check_disk(self) -> None:
+        output = self.output
+        try:
+            full = output is not None and output.is_full()
+        except OSError as error:  # a disk that was taken away
+            log.error("%s: %s", self.acquisition, error)
+            return
+        if not full:
+            self._full = False
+            self._events.put(events.DiskFull(self.acquisition, full=False))
+            if output is not None:
+                log.info("there is room again: %s goes on", output.message.name)
+
+    # -- frames -------------------------------------------------------------------------
+
+    def _write(self, job: WriteFrame) -> None:
+        submit = job.submit
+        state, reason = job.outcome
+        if message := self._shown_only:
+            latency_ms = (time.perf_counter_ns() - submit.taken_ns) / 1e6
+            written = events.FramesWritten(
+                *(submit.acquisition, job.task, (submit.axes,), state, reason, None),
+                latency_ms,
+                job.facts,
+            )
+            self._show(message, job, written)
+            self._events.put(written)
+            return
+        output = self._opened()
+        if submit.axes in output.sink:
+            # Sent again after the first answer was lost: written once is enough.
+            self._events.put(
+                events.FramesWritten(submit.acquisition, job.task, (submit.axes,), None)
+            )
+            return
+        if state == "skipped":
+            self._events.put(output.record_written(job, state, reason))
+            return
+        try:
+            pixels = self._pixels(output.message, submit.slot.refocused_offset)
+            if checksum(pixels) != job.checksum:
+                raise TransportError("the refocused pixels changed on their way (checksum)")
+            _persistently(lambda: output.write(pixels, job, state, reason))
+        except DiskFullError as error:
+            self._put_off(output, job, str(error))
+            return
+        except Exception as error:  # noqa: BLE001 (whatever it is, this frame is failed and the next is written)
+            self._complain(submit.axes, output.message.name, error)
+            state, reason = "failed", str(error) or type(error).__name__
+        written = output.record_written(job, state, reason)
+        self._events.put(written)
+        if state != "failed":
+            self._show(output.message, job, written)
+
+    def _complain(self, axes: str, name: str, error: Exception) -> None:
+        """Log why a frame is not written: once, as thousands may fail for one reason."""
+        cause = f"{type(error).__name__}: {getattr(error.__cause__, 'strerror', None) or ''}"
+        if cause in self._complained:
+            return
+        self._complained.add(cause)
+        known = isinstance(error, RefocusdError)
+        log.error(
+            "frame %s of %s: %s (others that fail so are not logged)",
+            *(axes, name, error),
+            exc_info=None if known else error,
+        )
+
+    def _put_off(self, output: OutputDataset, job: WriteFrame, why: str) -> None:
+        """The disk is full: raw has the frame, and it is caught up once there is room."""
+        key = job.submit.acquisition
+        if not output.message.raw:
+            skipped = RecordFrames(
+                key, (job.submit.axes,), "skipped", f"no raw: {why}", job.task, job.submit.live
+            )
+            self._events.put(output.record(skipped))
+            return
+        if not self._full:
+            log.error("%s: %s is paused until there is room", why, output.message.name)
+            output.full = self._full = True
+            self._events.put(events.DiskFull(key, full=True))
+        self._events.put(events.FrameNotWritten(key, job.task))
+
+    def _record(self, job: RecordFrames) -> None:
+        if self._shown_only:
+            written = events.FramesWritten(
+                job.acquisition, job.task, job.axes, job.state, job.reason
+            )
+        else:
+            written = self._opened().record(job)
+        self._events.put(written)
+
+    def _pixels(self, message: Open, offset: int) -> Pixels:
+        shape = (message.height, message.width)
+        return self._ring.view(offset, shape, message.dtype)  # type: ignore[return-value]
+
+    def _show(self, message: Open, job: WriteFrame, written: events.FramesWritten) -> None:
+        if not self._preview.due():
+            return
+        slot = job.submit.slot
+        raw = self._pixels(message, slot.offset)
+        refocused = self._pixels(message, slot.refocused_offset)
+        self._preview.take(raw, refocused, message, job, written)
+        self._events.put(events.PreviewTaken())
+
+
+def _persistently(write: Callable[[], None]) -> None:
+    """Write a frame, several times where that fails for a reason that may pass: sinks undo."""
+    for pause_s in RETRY_S:
+        try:
+            write()
+        except (OSError, OutputError) as error:
+            if isinstance(error, DiskFullError) or not _may_pass(error):
+                raise
+            log.info("a frame is written again in %.1f s: %s", pause_s, error)
+            time.sleep(pause_s)
+        else:
+            return
+    write()
+
+
+def _may_pass(error: Exception) -> bool:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and (
+        cause.errno in _PASSING or getattr(cause, "winerror", None) in _PASSING_WINDOWS
+    )

@@ -1,0 +1,12 @@
+"""What the tests ask a ledger."""
+
+from __future__ import annotations
+
+from refocusd.ledger import Ledger
+
+__all__ = ["final_states"]
+
+
+def final_states(ledger: Ledger, run: str, acquisition: str) -> dict[str, str]:
+    """Canonical axes → state, for the frames of a run that have one."""
+    return {fate.axes: fate.state for fate in ledger.fates(run, acquisition)}

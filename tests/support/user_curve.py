@@ -1,0 +1,25 @@
+"""Raw ZeroMQ sockets with the key of this user, for stand-ins of the daemon and of peers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from refocusd.transport.secure.user_keys import own_keys
+
+__all__ = ["as_daemon", "as_peer"]
+
+
+def as_daemon(socket: Any) -> None:
+    """Have a socket take this user's peers; before it is bound."""
+    keys = own_keys()
+    socket.curve_publickey = keys.public.encode()
+    socket.curve_secretkey = keys.secret.encode()
+    socket.curve_server = True
+
+
+def as_peer(socket: Any) -> None:
+    """Have a socket prove that it is of this user; before it connects."""
+    keys = own_keys()
+    socket.curve_publickey = keys.public.encode()
+    socket.curve_secretkey = keys.secret.encode()
+    socket.curve_serverkey = keys.server.encode()
