@@ -26,7 +26,7 @@ from refocusd.datasets.dataset import (
     output_for,
     refuse_refocused,
 )
-from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.errors import ConfigError, InputError, OutputError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
@@ -60,7 +60,11 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
             note(f"progress of the jobs: {client.dashboard_link}")
         for path in arguments.paths:
             with recorded(all_done, path):
-                all_done.append(_one(path, arguments.output, settings, client))
+                try:
+                    all_done.append(_one(path, arguments.output, settings, client))
+                except WorkerError as error:
+                    # Positions that were given up: the next plate may fare better.
+                    all_done.append(Done(path, summary=str(error), error=True))
     return report(all_done, arguments.json)
 
 

@@ -14,21 +14,23 @@ import numpy as np
 
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.config import Settings
-from refocusd.daemon.acquisitions.checks import channel_of
+from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.frame import checksum
-from refocusd.ledger import Attempt
+from refocusd.ledger import WRITTEN, Attempt
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.messages import EngineInfo, Submit
 from refocusd.transport.ring import Slot
+from refocusd.worker.blurs import Blurs
+from refocusd.worker.refocus import Calibrated, refocus_frame
 from refocusd.worker.session import Prepared, prepare
-from refocusd.worker.worker import Calibrated, refocus_frame
 
 __all__ = ["choose_device", "engines_of", "refocus_position"]
 
@@ -69,11 +71,12 @@ def refocus_position(order: bytes) -> bytes:
         catalogue = Catalogue(told.settings.calibrations)
         selection = catalogue.named(told.profiles, microscope, (form.height, form.width))
         applied = Applied(selection)
+        blurs = Blurs()
         for key in told.keys:
             if key in image.keys:
                 found += 1
             else:
-                attempts.append(_attempt(told, key, raw, image, prepared, applied))
+                attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs))
     return JobResult(attempts, found).pack()
 
 
@@ -120,6 +123,7 @@ def _attempt(
     image: MirrorImage,
     prepared: Prepared,
     applied: Applied,
+    blurs: Blurs,
 ) -> Attempt:
     """Refocus one frame, write it, and say what became of it.
 
@@ -148,6 +152,8 @@ def _attempt(
             frame.pixels,
             out,
             pass_in_focus=told.settings.pass_in_focus,
+            untrusted=untrusted_of(submit, told.settings),
+            stream=blurs.of(stream_of(told.acquisition, key)),
             calibrated=None
             if profile is None
             else Calibrated(profile.profile, HotPixels(profile.hot_pixels, frame.pixels.shape)),
@@ -155,7 +161,8 @@ def _attempt(
         engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
         job = WriteFrame(0, submit, checksum(out), facts, engine, None)
         state, reason = job.outcome
-        image.write(out, dict(frame.axes), frame_metadata(told.run, job, state, reason))
+        if state in WRITTEN:
+            image.write(out, dict(frame.axes), frame_metadata(told.run, job, state, reason))
     except (DiskFullError, DeviceLostError):
         raise
     except (RefocusdError, OutputError) as error:
@@ -170,7 +177,7 @@ def _attempt(
         latency_ms=(time.perf_counter_ns() - begun) / 1e6,
         engine_ms=facts.engine_ms,
         facts=msgspec.to_builtins(facts),
-        checksum=job.checksum,
+        checksum=job.checksum if state in WRITTEN else None,
         raw_checksum=before,
     )
 

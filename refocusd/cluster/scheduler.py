@@ -108,7 +108,7 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
                 f"--cluster {options.where}: write local, slurm, or the address of a Dask scheduler "
                 "such as tcp://10.0.0.5:8786"
             )
-        with client:
+        with client, client.as_current():
             yield client
 
 

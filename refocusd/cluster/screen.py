@@ -32,7 +32,7 @@ from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.conformity import Trained
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.transport.messages import Engines, Open
-from refocusd.worker.worker import refocus_frame
+from refocusd.worker.refocus import refocus_frame
 
 if TYPE_CHECKING:
     from distributed import Client, Future

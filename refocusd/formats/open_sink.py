@@ -39,6 +39,7 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     OutputError
         If the folder exists or cannot be made, or the summary is not JSON.
     """
+    path = Path(path)
     if (store := store_of(summary or {})) is not None and path.name.endswith(".zarr"):
         # The models of OME-Zarr take a fifth of a second to import.
         from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
@@ -63,6 +64,7 @@ def append_sink(path: Path) -> Sink:
         If there is no dataset of ours, if its index is damaged, or if another
         process is writing it.
     """
+    path = Path(path)
     kind = sink_kind(path)
     if kind == "ndtiff":
         return NDTiffSink.append(path)

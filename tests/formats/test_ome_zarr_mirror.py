@@ -119,6 +119,38 @@ def test_images_that_raw_is_given_while_it_grows_get_their_place(tmp_path: Path)
     assert len(open_dataset(out)) == 36
 
 
+def test_arrays_that_grow_with_raw_are_read_on(tmp_path: Path) -> None:
+    raw, out = tmp_path / "run.zarr", tmp_path / "run_refocused.zarr"
+    write_image(raw, axes="tyx")
+    with started(raw, out) as sink, open_dataset(out) as reader:
+        fill(sink, raw)
+        assert len(reader.refresh()) == 2
+        for level, step in (("0", 1), ("1", 2)):
+            array = zarr.open_array(raw / level, mode="r+")
+            array.resize((3, *array.shape[1:]))
+            array[2] = np.full((48 // step, 64 // step), 7, np.uint16)
+        fill(sink, raw, slice(2, None))
+        assert reader.refresh() == ['{"time":2}']
+        assert (reader.read({"time": 2}).pixels == 7).all()
+    assert zarr.open_array(out / "1", mode="r").shape == (3, 24, 32)
+
+
+def test_an_image_that_has_only_just_begun_gets_its_place_with_its_first_frame(
+    tmp_path: Path,
+) -> None:
+    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
+    write_plate(raw, levels=1)
+    (raw / "B" / "03" / "0" / "0").rename(tmp_path / "later")
+    with (
+        open_dataset(raw, growing=True) as dataset,
+        create_sink("ndtiff", out, dataset.summary) as sink,
+    ):
+        assert len(dataset) == 24
+        (tmp_path / "later").rename(raw / "B" / "03" / "0" / "0")
+        assert fill(sink, raw) == 36
+    yaozarrs.validate_zarr_store(str(out))
+
+
 def test_no_two_frames_share_a_chunk_or_a_shard(tmp_path: Path) -> None:
     raw = tmp_path / "cells.zarr"
     write_image(raw, chunks=(1, 1, 1, 16, 32), shards=(2, 2, 3, 48, 64), levels=1)

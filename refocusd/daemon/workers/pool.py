@@ -18,7 +18,7 @@ from refocusd.transport import messages as wire
 from refocusd.transport.messages import EngineInfo, WorkerStatus
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "stream_of"]
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class WorkerPool:
             focus=focus,
             calibration=self._calibrate(worker, task, acquisition),
             channel=task.channel,
-            stream=_stream(acquisition.id, submit.axes),
+            stream=stream_of(acquisition.id, submit.axes),
             untrusted=task.untrusted,
         )
         self._send(worker.identity, message, pixels)
@@ -214,7 +214,7 @@ class WorkerPool:
         view[0] = np.frombuffer(part, np.uint8)
 
 
-def _stream(acquisition: str, axes: str) -> str:
+def stream_of(acquisition: str, axes: str) -> str:
     """What a frame has in common with those before and after it: everything but the time."""
     shared = {name: value for name, value in json.loads(axes).items() if name != "time"}
     return f"{acquisition} {json.dumps(shared, separators=(',', ':'))}"

@@ -22,6 +22,7 @@ __all__ = [
     "Multiscale",
     "document_of",
     "image_folders",
+    "is_below",
     "is_store",
     "read_group",
     "store_root",
@@ -188,7 +189,7 @@ def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path]]:
     return [
         image
         for name in names
-        if _is_below(name)
+        if is_below(name)
         for image in _images(root, f"{place}/{name}" if place else name, depth - 1)
     ]
 
@@ -203,7 +204,7 @@ def _groups_in(folder: Path) -> list[str]:
     )
 
 
-def _is_below(name: str) -> bool:
+def is_below(name: str) -> bool:
     """Whether a path from a file stays inside the store."""
     parts = Path(name).parts
     return bool(parts) and not Path(name).is_absolute() and ".." not in parts

@@ -99,6 +99,10 @@ class MirrorReader(StoreReader):
                 for start, length, line in read_lines(file):
                     end = start + length
                     key, index = canonical_axes(line.axes), each.image.index_of(line.axes)
+                    if any(at >= n for at, n in zip(index, each.image.array.shape, strict=False)):
+                        # Raw has grown, and the arrays with it.
+                        self._take_up_images(anew=True)
+                        each = self._images[position]
                     if each.stored.state(index) == "absent":
                         continue
                     self._frames[key] = (position, index)

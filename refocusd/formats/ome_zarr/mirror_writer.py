@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
-from refocusd.formats.ome_zarr.groups import image_folders
+from refocusd.formats.ome_zarr.groups import image_folders, is_below, read_group
 from refocusd.formats.ome_zarr.image import OmeImage
 from refocusd.formats.ome_zarr.layout import OWN_GROUP
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image
@@ -93,7 +94,9 @@ class MirrorSink(Sink):
             lock = files.enter_context(_locked(path))
             put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
             for position, folder in image_folders(raw).items():
-                create_image(OmeImage.open(folder, position), raw, path)
+                # One that another program has only begun gets its place with its first frame.
+                with contextlib.suppress(InputError):
+                    create_image(OmeImage.open(folder, position), raw, path)
             # The folder of the lists comes last: a store with one is a dataset.
             (path / OWN_GROUP / LISTS).mkdir()
         return cls(path, plain, lock)
@@ -162,13 +165,14 @@ class MirrorSink(Sink):
                 index = found.image.index_of(axes)
                 if all(at < n for at, n in zip(index, found.image.array.shape, strict=False)):
                     return found
-            folders = image_folders(self._raw)
-            if position not in folders:
+            folder = self._raw / position
+            said = read_group(folder) if not position or is_below(position) else None
+            if said is None or not said.multiscales:
                 raise OutputError(
                     f"{self._raw} has no image at {position or 'its root'} (any more): the frame has no "
                     f"place in {self.path}"
                 )
-            raw_image = OmeImage.open(folders[position], position)
+            raw_image = OmeImage.open(folder, position)
             made = self.path / position / raw_image.levels[0]
             grown = found is not None and raw_image.array.shape != found.image.array.shape
             if grown or not made.is_dir():
