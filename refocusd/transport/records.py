@@ -140,6 +140,7 @@ class FocusOptics(msgspec.Struct, frozen=True):
     refractive_index: float
     pixel_um: float
     spherical_waves: float = 0.0
+    apodisation: float = 0.0
     measured: bool = False
 
 

@@ -302,6 +302,7 @@ def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | 
             about.refractive_index,
             about.pixel_um,
             about.spherical_waves,
+            about.apodisation,
         )
         estimate = estimate_defocus(raw, out, optics, measured=about.measured)
     except (RefocusdError, ArithmeticError, ValueError) as error:
