@@ -193,6 +193,8 @@ class Judge:
 IN_FOCUS_RATIO = 0.96
 #: Wider blurs are not in focus, whatever the engine did, px.
 IN_FOCUS_PX = 2.0
+#: Of wider blurs, how sharp a result is does not tell whether the engine did anything, px.
+JUDGED_PX = 6.0
 #: Shares of clipped pixels that make a frame doubtful, and untrusted.
 CLIPPED = (0.01, 0.05)
 #: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
@@ -213,7 +215,9 @@ def _measured_above(field: FieldEvidence, pair: PairEvidence, level: int) -> boo
 def _unsharpened(pair: PairEvidence) -> bool:
     """Whether a frame that is known to be blurred came back as it was."""
     narrowest = pair.stated_px * math.exp(-pair.uncertainty)
-    return pair.kept >= IN_FOCUS_RATIO and pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX
+    # Sharpness is that of structures of 4 to 8 px, of which a wide blur leaves nothing to compare.
+    told = pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX and pair.stated_px <= JUDGED_PX
+    return told and pair.kept >= IN_FOCUS_RATIO
 
 
 def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:

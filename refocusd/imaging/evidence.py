@@ -525,7 +525,8 @@ def _sharpened(before: TileFocus, after: TileFocus) -> float:
 
 def _kept(before: TileFocus, after: TileFocus) -> float:
     """One piece of debris, or one bright object, is a tile among many."""
-    told = before.structured | after.structured
+    # Haze around few objects is structure that a good result takes away.
+    told = after.structured if after.structured.any() else before.structured
     if not told.any():
         return 1.0
     # Far from focus, fine structure alone is next to nothing in raw and in the result.

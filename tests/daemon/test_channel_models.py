@@ -74,9 +74,11 @@ def two_channels(folder: Path, frames: int) -> Path:
 def environment(brighter: Path) -> dict[str, str]:
     return {
         "REFOCUSD_BACKEND": "openvino",
+        "REFOCUSD_MODEL": "live-nuclei",
         "REFOCUSD_PRECISION": "f32",
         "REFOCUSD_THREADS": "1",
         "REFOCUSD_PASS_IN_FOCUS": "false",
+        "REFOCUSD_UNTRUSTED": "mark",
         "REFOCUSD_CHANNEL_MODELS": f"{{GFP = {json.dumps(str(brighter))}}}",
     }
 

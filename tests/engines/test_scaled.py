@@ -44,7 +44,7 @@ class Copying:
             raise MemoryError("too large")
         self.seen.append(seen.copy())
         frame = seen[0, 0].copy()
-        return Answer(frame, np.zeros((2, *frame.shape), np.float32), math.log(self._off), -2.0)
+        return Answer(frame, np.zeros((2, *frame.shape), np.float32), self._off, 0.13)
 
     def close(self) -> None:
         self.closed = True
@@ -160,7 +160,9 @@ def test_what_one_frame_tells_serves_the_next_of_its_stream() -> None:
     network = Copying(off=1.3)
     engine, blurs = ScaledEngine(bundle(), network), Blurs()
     raw = blurred()
-    first = refocus_frame(engine, raw, np.empty_like(raw), stream=blurs.of("a z=1"))
+    first = refocus_frame(
+        engine, raw, np.empty_like(raw), untrusted="mark", stream=blurs.of("a z=1")
+    )
     assert first.blur_source == "frame"
     assert blurs.of("a z=2").blur is None
     known = blurs.of("a z=1").blur

@@ -30,12 +30,14 @@ from refocusd.engines.tensorrt.half import float_tensors
 from refocusd.engines.tensorrt.kernels import compiled_kernels
 from refocusd.engines.tensorrt.log import engine_log
 from refocusd.errors import DeviceLostError, EngineError
-from refocusd.models.bundle import load_bundle, shipped_bundles
+from refocusd.models.bundle import load_bundle
 
 ADA = Card("NVIDIA RTX 4000", (8, 9), 13000, True)
 TURING = Card("NVIDIA RTX 2080", (7, 5), 13000, True)
 HOPPER = Card("NVIDIA H200", (9, 0), 13000, False)
 PRECISIONS = ("f16", "f32")
+#: The shipped model that sees frames at full size.
+WHOLE = "live-nuclei"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,8 @@ def edition() -> Edition:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", shipped_bundles())
-def test_every_shipped_network_is_built_for_cards_that_are_not_here(
+@pytest.mark.parametrize("name", [WHOLE])
+def test_the_shipped_network_is_built_for_cards_that_are_not_here(
     edition: Edition, tmp_path: Path, name: str, precision: str
 ) -> None:
     bundle, cache = load_bundle(name), EngineCache(tmp_path)
@@ -63,8 +65,16 @@ def test_every_shipped_network_is_built_for_cards_that_are_not_here(
     assert compiled(bundle, edition, ADA, precision, 1, cache) == (key, payload)
 
 
-@pytest.mark.parametrize("name", shipped_bundles())
-def test_every_shipped_network_is_converted_whole(edition: Edition, name: str) -> None:
+def test_a_model_at_the_scale_of_the_blur_is_refused_with_a_way_out(
+    edition: Edition, tmp_path: Path
+) -> None:
+    bundle = load_bundle("live-fluorescence")
+    with pytest.raises(EngineError, match="use backend cuda or openvino"):
+        compiled(bundle, edition, None, "f16", 1, EngineCache(tmp_path))
+
+
+@pytest.mark.parametrize("name", [WHOLE])
+def test_the_shipped_network_is_converted_whole(edition: Edition, name: str) -> None:
     trt, bundle = edition.module, load_bundle(name)
     _, network, kept = parsed(trt, engine_log(trt), bundle.onnx.read_bytes(), "f16")
     assert float_tensors(trt, network) == {"raw", "refocused"}
@@ -84,7 +94,7 @@ def test_every_shipped_network_is_converted_whole(edition: Edition, name: str) -
 
 
 def test_f32_stays_f32(edition: Edition) -> None:
-    trt, bundle = edition.module, load_bundle(shipped_bundles()[0])
+    trt, bundle = edition.module, load_bundle(WHOLE)
     _, network, kept = parsed(trt, engine_log(trt), bundle.onnx.read_bytes(), "f32")
     assert not kept
     assert len(float_tensors(trt, network)) > 20
@@ -164,7 +174,7 @@ def test_export_puts_the_engine_where_the_worker_looks(
     monkeypatch.setenv("REFOCUSD_CACHE", str(tmp_path / "cache"))
     from refocusd_training.export.tensorrt import export_engine
 
-    bundle = load_bundle(shipped_bundles()[0])
+    bundle = load_bundle(WHOLE)
     key = export_engine(bundle.folder, str(tmp_path / "live.engine"))
     kept = EngineCache().get(key)
     assert kept == (tmp_path / "live.engine").read_bytes()
@@ -199,7 +209,7 @@ def test_without_a_card_everything_says_so() -> None:
     if not said:
         pytest.skip("there is a card, and it works")
     with pytest.raises(EngineError) as error:
-        TensorRtEngine(load_bundle(shipped_bundles()[0]), EngineOptions(backend="tensorrt"))
+        TensorRtEngine(load_bundle(WHOLE), EngineOptions(backend="tensorrt"))
     assert str(error.value) == said
 
 
@@ -245,14 +255,14 @@ def engine_on_card() -> Any:
     said = probe()
     if said:
         pytest.skip(said)
-    engine = TensorRtEngine(load_bundle(shipped_bundles()[0]), EngineOptions(backend="tensorrt"))
+    engine = TensorRtEngine(load_bundle(WHOLE), EngineOptions(backend="tensorrt"))
     yield engine
     engine.close()
 
 
 @pytest.mark.gpu
 def test_an_engine_on_a_card_gives_what_the_bundle_says(engine_on_card: TensorRtEngine) -> None:
-    bundle = load_bundle(shipped_bundles()[0])
+    bundle = load_bundle(WHOLE)
     assert engine_on_card.description.precision == "f16"
     for shape in ((64, 64), (520, 696), (2048, 2048)):
         engine_on_card.warm_up(shape)

@@ -42,6 +42,7 @@ def quick_settings(tmp_path: Path, **changes: Any) -> Settings:
     values: dict[str, Any] = {
         "endpoint": "tcp://127.0.0.1:0",
         "backend": "identity",
+        "model": "live-nuclei",
         "ledgers": str(tmp_path / "ledgers"),
         "calibrations": str(tmp_path / "calibrations"),
         "ring_mib": 64,

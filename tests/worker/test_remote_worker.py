@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from proxy import Proxy
 from waiting import PATIENCE_S
 
+from refocusd.demo.specimen import Specimen
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.frame import Pixels, checksum
 from refocusd.transport import messages as wire
@@ -324,7 +325,9 @@ def test_running_out_of_memory_ends_the_worker_and_is_no_failure_of_the_frame(
     with Connection(host.house.endpoints.remote_endpoint, "worker", inline=True, keys=keys) as one:
         (identity,) = host.house.hello()
         one.welcome(5)
-        host.house.endpoints.send(identity, task(1, frame(1)))
+        blurred = Specimen().frame("DAPI", 16.0, 10.0, np.random.default_rng(0))
+        something = np.ascontiguousarray(blurred[:SIDE, :SIDE])
+        host.house.endpoints.send(identity, task(1, something))
         with pytest.raises(MemoryError):
             serve(one, {"": OutOfMemory()}, pass_in_focus=True)
     host.until(lambda: identity in host.house.gone)

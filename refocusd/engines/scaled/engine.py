@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
-#: Narrower blurs are the objective's own: such frames are in focus, and pass through.
-LEAST_BLUR_PX = 0.8
+#: Narrower blurs are the objective's own: such frames are in focus, and pass through.  Below this, frames
+#: next to the sharpest plane of real stacks came out worse than raw.
+LEAST_BLUR_PX = 1.3
 #: A width that is off by more than this (natural logarithm) is mended at once.
 AGAIN = 0.12
 #: Uncertainties of a width that networks are trained with.
@@ -123,9 +124,13 @@ class ScaledEngine(BlurEngine):
         sigma = blur.sigma_px / reduction.factor
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
         answer = self._run(frame, told)
-        width = blur.sigma_px * math.exp(answer.log_ratio)
-        found = BlurEstimate(width, math.exp(min(max(answer.log_deviation, -4.0), 1.0)), "frame")
-        return _Restored(answer.light, answer.interval, counts, reduction, answer.log_ratio, found)
+        if not (0 < answer.ratio < math.inf and 0 < answer.uncertainty < math.inf):
+            raise EngineError(
+                f"model {self._bundle.model_id} returned a blur that is not finite; set precision to "
+                "f32, or use another model"
+            )
+        found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
+        return _Restored(answer.light, counts, reduction, math.log(answer.ratio), found)
 
     def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
         """A frame of any size through the network, in tiles where memory wants them."""
@@ -148,7 +153,7 @@ class ScaledEngine(BlurEngine):
         tiles = plan_tiles(around.shape, self._tile_px, _HALO_PX, multiple)
         light = np.empty_like(around)
         interval = np.empty((2, *around.shape), np.float32)
-        ratios, deviations = [], []
+        ratios, uncertainties = [], []
         for tile in tiles:
             seen = np.empty((1, 3, *tile.shape), np.float32)
             part = around[tile.read]
@@ -158,15 +163,15 @@ class ScaledEngine(BlurEngine):
             answer = self.network.run(seen)
             light[tile.write] = answer.light[tile.crop]
             interval[:, *tile.write] = answer.interval[:, *tile.crop]
-            ratios.append(answer.log_ratio)
-            deviations.append(answer.log_deviation)
-        weights = np.exp(-2 * np.array(deviations))
+            ratios.append(math.log(answer.ratio))
+            uncertainties.append(answer.uncertainty)
+        weights = np.array(uncertainties) ** -2.0
         inner = (slice(_AROUND_PX, -_AROUND_PX),) * 2
         return Answer(
             np.ascontiguousarray(light[inner]),
             interval[:, *inner],
-            float(np.average(ratios, weights=weights)),
-            float(np.mean(deviations)),
+            math.exp(float(np.average(ratios, weights=weights))),
+            float(np.mean(uncertainties)),
         )
 
 
@@ -175,7 +180,6 @@ class _Restored:
     """One pass: the reduced frame, its scale, and the blur that the network takes it to have."""
 
     light: Floats
-    interval: Floats
     counts: CountsRange
     reduction: Reduction
     off: float

@@ -25,15 +25,15 @@ class Answer:
         Normalised as the frame was.
     interval : ndarray of float32, shape (2, height, width)
         How far 90 % of true pixels lie under and over `light` at most.
-    log_ratio, log_deviation : float
-        Natural logarithm of the true width of the blur over the stated one, and of its
-        standard uncertainty.
+    ratio, uncertainty : float
+        True width of the blur over the stated one, and the standard uncertainty of the
+        logarithm of that.
     """
 
     light: Floats
     interval: Floats
-    log_ratio: float
-    log_deviation: float
+    ratio: float
+    uncertainty: float
 
 
 class ScaleNetwork(Protocol):

@@ -99,6 +99,11 @@ def compiled(
     EngineError
         If TensorRT cannot build it.
     """
+    if bundle.fine_sigma_px is not None:
+        raise EngineError(
+            f"model {bundle.model_id} works at the scale of the blur, which TensorRT does not serve yet; "
+            "use backend cuda or openvino"
+        )
     if precision not in PRECISIONS:
         raise EngineError(
             f"TensorRT engines compute in f16 or f32, not {precision}; set precision to auto"

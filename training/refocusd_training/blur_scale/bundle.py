@@ -111,12 +111,12 @@ def _rdf(
     channels = {
         "refocused": ["fluorescence"],
         "interval": ["below", "above"],
-        "blur": ["log_ratio", "log_uncertainty"],
+        "blur": ["ratio", "uncertainty"],
     }
     meaning = {
         "refocused": "In-focus estimate in the input's normalised units.",
         "interval": "How far 90 % of true pixels lie under and over the estimate at most.",
-        "blur": "Logarithm of true over stated width of the blur, and of its uncertainty.",
+        "blur": "True over stated width of the blur, and the uncertainty of its logarithm.",
     }
     return {
         "format_version": "0.5.4",

@@ -166,9 +166,10 @@ class BlurScaleNet(nn.Module):
         interval : Tensor, shape (n, 2, height, width)
             `Restored.below` and `Restored.above`.
         blur : Tensor, shape (n, 2)
+            True over stated width of the blur, and the standard uncertainty of its logarithm.
         """
         found = self.restore(seen[:, :1], seen[:, 1:].mean((2, 3)))
-        return found.light, torch.cat([found.below, found.above], 1), found.blur
+        return found.light, torch.cat([found.below, found.above], 1), torch.exp(found.blur)
 
     def restore(self, frame: Tensor, known: Tensor) -> Restored:
         """Restore.
