@@ -11,15 +11,20 @@ both sets give
   in the number of their nuclei, and power goes with it), pooled over the fields; the distance is in
   decades of power, RMS over the bands, as is and after the one factor that the nuclei's brightness
   differs by;
+- ``blur``: the blur that the set implies against the fields in focus, by the ratio of their mean
+  spectra (`refocusd_training.simulate.implied_blur`): its width, its radial profile, and whether
+  simulated and real are the same;
+- ``nuclei``: diameter at half height of what stands alone in a field, median;
 - ``noise``: variance of the pixels against their brightness, and the straight line through it.
 
-Writes the figures as JSON and draws them.  A few seconds.
+Writes the figures as JSON and draws them, and ends with 1 if the simulator's blur is not the real one.  A few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +32,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from refocusd_training.data import read_image
+from refocusd_training.evaluation.objects import IsolatedObjects
+from refocusd_training.simulate.implied_blur import (
+    ImpliedBlur,
+    implied_blur,
+    same_blur,
+    transfer_distance,
+)
 from refocusd_training.simulate.plate import PLATE_CAMERA, PLATE_OPTICS, PLATE_Z00, plate_frame
 from refocusd_training.simulate.statistics import (
     fit_noise,
@@ -45,6 +57,8 @@ FIGURE = Path(__file__).parents[1] / "docs" / "images" / "simulator_validation.p
 #: Bands that are told apart, in cycles per pixel: the disc, its side lobes, the noise.
 RANGES = {"disc": (0.008, 0.025), "side lobes": (0.025, 0.065), "noise": (0.1, 0.5)}
 LIGHT_EDGES = tuple(range(100, 800, 50))
+#: What the blur at z = 00 was once taken for, which is drawn for comparison.
+FORMER_DISC_PX = 28
 #: Crops of the pictures, in px.
 SHOWN = 400
 
@@ -59,11 +73,12 @@ def main() -> int:
     sharp = fields(arguments.data, "in_focus_w1")
     rng = np.random.default_rng(0)
     simulated = [plate_frame(image, rng) for image in sharp]
-    found = compared(real, simulated)
+    found = compared(real, sharp, simulated)
     arguments.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(arguments.figure, found, real, sharp, simulated)
-    Console().print({key: found[key] for key in ("distance_decades", "noise", "brightness_factor")})
-    return 0
+    told = ("distance_decades", "noise", "brightness_factor", "nuclei_diameter_px")
+    Console().print({key: found[key] for key in told} | {"same_blur": found["blur"]["same_blur"]})
+    return 0 if found["blur"]["same_blur"] else 1
 
 
 def fields(data: Path, name: str) -> list[Pixels]:
@@ -89,7 +104,9 @@ def pooled(images: Sequence[Pixels]) -> NDArray[np.float64]:
     return np.average(per_light(images), axis=0, weights=lights)
 
 
-def compared(real: Sequence[Pixels], simulated: Sequence[Pixels]) -> dict[str, Any]:
+def compared(
+    real: Sequence[Pixels], sharp: Sequence[Pixels], simulated: Sequence[Pixels]
+) -> dict[str, Any]:
     """Every figure of the comparison; plain JSON."""
     edges = spectrum_bands()
     frequency = np.sqrt(edges[1:] * edges[:-1])
@@ -114,6 +131,7 @@ def compared(real: Sequence[Pixels], simulated: Sequence[Pixels]) -> dict[str, A
             ),
             "decades_spanned": round(float(np.ptp(np.log10(one[band]))), 2),
         }
+    blurs = {"real": implied_blur(real, sharp), "simulated": implied_blur(simulated, sharp)}
     noise = {}
     for name, images in (("real", real), ("simulated", simulated)):
         curve = photon_transfer(images)
@@ -129,8 +147,8 @@ def compared(real: Sequence[Pixels], simulated: Sequence[Pixels]) -> dict[str, A
             "wavelength_um": PLATE_OPTICS.wavelength_um,
             "pixel_um": PLATE_OPTICS.pixel_um,
             "defocus_um": PLATE_Z00.um,
-            "softening": PLATE_Z00.softening,
-            "thickness_um": PLATE_Z00.thickness_um,
+            "spherical_waves": PLATE_OPTICS.spherical_waves,
+            "apodisation": PLATE_OPTICS.apodisation,
             "offset_counts": PLATE_CAMERA.offset,
             "gain_e_per_count": PLATE_CAMERA.gain,
             "read_noise_e": PLATE_CAMERA.read_noise,
@@ -138,6 +156,15 @@ def compared(real: Sequence[Pixels], simulated: Sequence[Pixels]) -> dict[str, A
         "fields": {"real": len(real), "simulated": len(simulated)},
         "distance_decades": distances,
         "brightness_factor": round(factor, 3),
+        "blur": {name: blur_figures(blur) for name, blur in blurs.items()}
+        | {
+            "distance_decades": round(transfer_distance(blurs["real"], blurs["simulated"]), 3),
+            "same_blur": same_blur(blurs["real"], blurs["simulated"]),
+        },
+        "nuclei_diameter_px": {
+            name: round(median_diameter(images), 1)
+            for name, images in (("real", real), ("simulated", simulated))
+        },
         "noise": noise,
         "frequency_per_px": [round(float(f), 5) for f in frequency],
         "pooled": {
@@ -151,6 +178,27 @@ def compared(real: Sequence[Pixels], simulated: Sequence[Pixels]) -> dict[str, A
     }
 
 
+def blur_figures(blur: ImpliedBlur) -> dict[str, Any]:
+    """Width, shape and profile of a blur; plain JSON."""
+    radii = np.arange(0.0, 60.0)
+    light = blur.encircled(radii)
+    return {
+        "width_px": round(blur.width_px, 2),
+        "relative_uncertainty": round(blur.uncertainty, 3),
+        "disc_of_the_same_width_px": round(2 * blur.width_px, 1),
+        "radius_of_half_of_the_light_px": int(np.argmax(light > 0.5)),
+        "radius_of_95_percent_px": int(np.argmax(light > 0.95)),
+        "profile_1e-6_per_px": [round(1e6 * float(p), 2) for p in blur.profile(radii)],
+    }
+
+
+def median_diameter(images: Sequence[Pixels]) -> float:
+    """Of what stands alone in the fields, at half of its own height, in px."""
+    found = [IsolatedObjects(image.astype(np.float64)).diameters_px() for image in images]
+    every = [diameter for field in found for diameter in field]
+    return float(np.median(every)) if every else math.nan
+
+
 def draw(
     path: Path,
     found: dict[str, Any],
@@ -158,14 +206,14 @@ def draw(
     sharp: Sequence[Pixels],
     simulated: Sequence[Pixels],
 ) -> None:
-    """Spectra, noise, and one field of each kind."""
+    """Spectra, implied blur, noise, and one field of each kind."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13.5, 7.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))  # type: ignore[misc]
-    spectra, noise = above.subplots(1, 2).flat
+    spectra, blur, noise = above.subplots(1, 3).flat
     frequency = found["frequency_per_px"]
     colours = {"real": "#1f77b4", "simulated": "#d95f02"}
     for name, colour in colours.items():
@@ -179,6 +227,17 @@ def draw(
     spectra.set_title("Blur: radial power spectrum, BBBC006 w1, z = 00")
     spectra.legend(loc="lower left")
     for name, colour in colours.items():
+        figures = found["blur"][name]
+        profile = figures["profile_1e-6_per_px"]
+        label = f"{name}, as wide as a disc of {figures['disc_of_the_same_width_px']:g} px"
+        blur.plot(range(len(profile)), profile, color=colour, label=label)
+    disc = 1e6 / (np.pi * FORMER_DISC_PX**2)
+    blur.step((0, FORMER_DISC_PX, 60), (disc, disc, 0), color="0.6", label="disc of 28 px")
+    blur.set_xlabel("radius (px)")
+    blur.set_ylabel("light per px (1e-6)")
+    blur.set_title("PSF implied by other fields in focus")
+    blur.legend()
+    for name, colour in colours.items():
         light, variance = np.array(found["noise"][name]["curve"]).T
         gain = found["noise"][name]["gain_e_per_count"]
         noise.plot(light, variance, "o", color=colour, label=f"{name}, {gain:.2f} e/count")
@@ -190,7 +249,7 @@ def draw(
     noise.legend()
     pictures = (
         ("in focus, real", sharp[2]),
-        ("the same field, simulated 30 µm out of focus", simulated[2]),
+        ("the same field, simulated 32 µm out of focus", simulated[2]),
         ("another field at z = 00, real", real[2]),
     )
     for axes, (title, image) in zip(below.subplots(1, 3), pictures, strict=True):

@@ -13,6 +13,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `frame`       A frame: one 2-D image of a camera, its axes and its metadata
 `bench/`      Measures engines: speed, memory and quality, against what the machine can do
 `cli/`        The command line: one module a sub-command in `commands`, each with `register`
+`cluster/`    Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
 `daemon/`     The daemon: one on an acquisition PC
 `datasets/`   A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
 `demo/`       The demo: a simulated specimen under a real Micro-Manager core
@@ -42,9 +43,17 @@ from refocusd.frame import Frame
 if TYPE_CHECKING:
     from refocusd.sources.focus_limits import FocusLimits
     from refocusd.sources.pycromanager import Source
-    from refocusd.sources.pymmcore_plus import attach_mda
+    from refocusd.sources.pymmcore_plus import MDAOutput, attach_mda
 
-__all__ = ["FocusLimits", "Frame", "RefocusdError", "Source", "__version__", "attach_mda"]
+__all__ = [
+    "FocusLimits",
+    "Frame",
+    "MDAOutput",
+    "RefocusdError",
+    "Source",
+    "__version__",
+    "attach_mda",
+]
 
 try:
     __version__ = version("refocusd")
@@ -62,8 +71,8 @@ def __getattr__(name: str) -> object:
         from refocusd.sources.focus_limits import FocusLimits
 
         return FocusLimits
-    if name == "attach_mda":
-        from refocusd.sources.pymmcore_plus import attach_mda
+    if name in ("MDAOutput", "attach_mda"):
+        from refocusd.sources import pymmcore_plus
 
-        return attach_mda
+        return getattr(pymmcore_plus, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

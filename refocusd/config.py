@@ -45,6 +45,7 @@ __all__ = [
     "Setting",
     "Settings",
     "SinkKind",
+    "Untrusted",
     "load_settings",
     "toml_value",
 ]
@@ -53,6 +54,7 @@ Backend = Literal["auto", "tensorrt", "cuda", "openvino", "deconvolution", "iden
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]
 SinkKind = Literal["ndtiff", "ome-zarr"]
+Untrusted = Literal["mark", "pass", "deconvolve", "skip"]
 #: Backends that run no model: what stands for one in records is their own name.
 WITHOUT_MODEL: frozenset[Backend] = frozenset({"deconvolution", "identity"})
 Attach = Literal["auto", "on", "off"]
@@ -234,6 +236,9 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tiles that go through the network at once.  0 takes what was measured as best."""
     engine_mib: Annotated[int, Limits(0, 1 << 20)] = 0
     """Limit of the memory that an engine works in.  0 takes what the backend considers safe."""
+    blur_px: Annotated[float, Limits(0.0, 200.0)] = 0.0
+    """Width of the blur where it is known: the standard deviation of the PSF, in pixels.  0 estimates it
+    from the frames.  For the model live-fluorescence and the backend deconvolution."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
@@ -246,7 +251,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     endpoint: str = DEFAULT_ENDPOINT
     """Address of the daemon, on the loopback interface only."""
-    model: str = "live-nuclei"
+    model: str = "live-fluorescence"
     """Name of a model (`refocusd models` lists them), or the path of a bundle's folder."""
     channel_models: dict[str, str] = {}
     """Channels that have a model of their own, by name.  All other channels use `model`."""
@@ -271,6 +276,9 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Serve the live view, a web page on this computer."""
     view_port: Annotated[int, Limits(0, 65535)] = DEFAULT_VIEW_PORT
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
+    webhook: str = ""
+    """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
+    is full, a daemon without workers."""
     advise_focus: bool = False
     """Tell how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False
@@ -297,6 +305,12 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Channel that is not refocused (brightfield, for example): its frames are `skipped`."""
     pass_in_focus: bool = True
     """Write frames that are in focus already as they are."""
+    untrusted: Untrusted = "deconvolve"
+    """What is written of a frame whose result is not trusted.  `deconvolve` undoes the blur without the
+    network where the blur is known, and else writes the raw frame; `pass` writes the raw frame; `skip`
+    writes nothing; `mark` writes the result and says in its metadata that it is not trusted."""
+    channel_untrusted: dict[str, str] = {}
+    """The same for single channels, by name."""
     ledgers: str = _folder(platformdirs.user_data_path, "ledgers")
     """Folder of the ledgers, one SQLite file for each acquisition.  It must lie on a local disk."""
     reserve_mib: Annotated[int, Limits(0, 1 << 30)] = 512
@@ -326,6 +340,12 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
                 f"channel {both[0]} has a model (channel_models) and is skipped (skip_channels): "
                 "take it out of one of them"
             )
+        for channel, policy in self.channel_untrusted.items():
+            if policy not in get_args(Untrusted):
+                raise ConfigError(
+                    f"channel_untrusted: {_short(policy)} for channel {_short(channel)}: it must be "
+                    f"{SETTINGS['untrusted'].kind}"
+                )
         address = re.fullmatch(r"tcp://(?:127\.0\.0\.1|localhost):([0-9]{1,5})", self.endpoint)
         if address is None or int(address[1]) > 65535:
             raise ConfigError(

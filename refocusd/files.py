@@ -2,22 +2,25 @@
 
 On Windows a virus scanner, an indexer or a backup opens a file that has just been
 written, and a rename or delete is refused until it lets go.  Everything here tries again
-for about a second and a half, and then raises what the system said.
+for about a second and a half, and then raises what the system said.  `open_shared` is the
+other side of it: what is open here does not keep others from renaming or deleting it.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["remove", "remove_tree", "replace", "write_whole"]
+__all__ = ["open_shared", "remove", "remove_tree", "replace", "write_whole"]
 
 #: Waits between attempts, in seconds.
 DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -26,6 +29,38 @@ DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 HELD_BY_ANOTHER = frozenset({5, 32, 33})
 
 _Result = TypeVar("_Result")
+
+
+if sys.platform == "win32":
+    import _winapi
+    import msvcrt
+
+    #: FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_SHARE_DELETE: `open` leaves out the last.
+    _SHARE_ALL = 1 | 2 | 4
+
+    def _open(name: str, flags: int) -> int:
+        """Open a file that exists, for reading; `io.FileIO` calls this with its own flags."""
+        try:
+            handle = _winapi.CreateFile(
+                name, _winapi.GENERIC_READ, _SHARE_ALL, 0, _winapi.OPEN_EXISTING, 0, 0
+            )
+        except OSError as error:
+            error.filename = name
+            raise
+        return msvcrt.open_osfhandle(handle, flags)
+
+else:
+    _open = os.open
+
+
+def open_shared(path: Path) -> io.FileIO:
+    """Open a file for unbuffered reads, so that others may append to, rename or delete it.
+
+    Raises
+    ------
+    OSError
+    """
+    return io.FileIO(str(path), "r", opener=_open)
 
 
 def replace(source: Path, target: Path) -> None:

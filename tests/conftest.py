@@ -24,6 +24,37 @@ def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+#: What `.ci/windows` runs: folders and files of tests.
+ON_WINDOWS = (
+    "backoff",
+    "cli",
+    "daemon",
+    "datasets",
+    "doctor",
+    "faults/test_killed.py",
+    "files",
+    "formats",
+    "ledger",
+    "models",
+    "processes",
+    "sources/test_follow.py",
+    "sources/test_source.py",
+    "sources/test_source_parts.py",
+    "transport",
+    "view/test_view_http.py",
+    "worker",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that run on Windows too."""
+    tests = Path(__file__).parent
+    chosen = [tests / name for name in ON_WINDOWS]
+    for item in items:
+        if any(item.path.is_relative_to(place) for place in chosen):
+            item.add_marker(pytest.mark.windows)
+
+
 @pytest.fixture(scope="session")
 def demo_microscope() -> Iterator[DemoMicroscope]:
     """Open a real MMCore with the demo specimen: one for the session, as a process takes one."""

@@ -19,6 +19,9 @@ def figures_table(figures: RunFigures, title: str) -> Table:
     table = Table(title=plain(title), show_header=False, title_justify="left", box=box.SIMPLE)
     for name in STATES:
         table.add_row(f"frames {name.replace('_', ' ')}", str(getattr(figures.counts, name)))
+    for name, count in figures.verdicts.items():
+        if name not in STATES:
+            table.add_row(f"  of these {name}", str(count))
     if figures.caught_up:
         table.add_row("  of these caught up from raw", str(figures.caught_up))
     table.add_row("frames per second", f"{figures.frames_per_s:.1f}")

@@ -19,6 +19,7 @@ __all__ = ["main"]
 COMMANDS = [
     "run",
     "view",
+    "ctl",
     "doctor",
     "bench",
     "demo",
@@ -26,6 +27,7 @@ COMMANDS = [
     "process",
     "resume",
     "verify",
+    "report",
     "export",
     "worker",
     "keys",

@@ -20,6 +20,7 @@ from refocusd.datasets.dataset import Output, RawAndOutputs
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.open_sink import sink_kind
 
 __all__ = ["Done", "check_quickly", "check_sink", "feed", "quietly", "recorded", "report"]
@@ -143,8 +144,8 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
     OutputError
     """
     kind = sink_kind(output.path)
-    if kind is None or kind == settings.sink:
-        return
+    if kind is None or kind == settings.sink or is_mirror(output.path):
+        return  # what is made of an OME-Zarr store is one, whatever is set
     if asked:
         raise OutputError(
             f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and one dataset "

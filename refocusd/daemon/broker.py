@@ -125,6 +125,11 @@ class Broker:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """Frames by verdict; once it has ended."""
+        return self._lifecycle.statistics.verdicts
+
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end; False if it still runs."""
         self._thread.join(timeout_s)

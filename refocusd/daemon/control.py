@@ -98,6 +98,7 @@ class Control:
             paused=scheduler.paused,
             catch_up=lifecycle.catch_up_when_idle,
             frames=statistics.frames,
+            verdicts=statistics.verdicts,
             stages=statistics.stages,
             raw_nbytes=statistics.raw_nbytes,
             serial=lifecycle.writer.preview.serial,

@@ -173,6 +173,10 @@ class Daemon:
         """Counts of the acquisitions it served; once it has stopped."""
         return self._broker.acquisitions.counts()
 
+    def verdicts(self) -> dict[str, int]:
+        """Frames it refocused, by verdict; once it has stopped."""
+        return self._broker.verdicts
+
     @property
     def unfinished(self) -> int:
         """Frames of all acquisitions that failed or have no final state; once it has stopped."""

@@ -32,6 +32,7 @@ from refocusd.datasets.run_folder import (
     REFOCUSED_NAME,
     RUN_FILE,
     SUFFIX,
+    ZARR,
     made_by,
     notes_of,
     output_of,
@@ -201,7 +202,7 @@ def refuse_refocused(frames: Dataset) -> None:
 
 def output_for(frames: Dataset, folder: Path | None = None) -> Path:
     """Output of the first run: ``<name>_refocused`` beside raw, or in `folder`."""
-    return refocused_path((folder or place_of(frames.path).parent).resolve() / frames.name)
+    return refocused_path((folder or place_of(frames.place).parent).resolve() / frames.name)
 
 
 def outputs_of(
@@ -219,8 +220,9 @@ def outputs_of(
     folders = [
         beside
         for place in sorted(first)
-        for beside in sorted(place.parent.glob(glob.escape(place.name) + "*"))
-        if REFOCUSED_NAME.fullmatch(SUFFIX + beside.name.removeprefix(place.name))
+        for stem in (place.name.removesuffix(ZARR),)
+        for beside in sorted(place.parent.glob(glob.escape(stem) + "*"))
+        if REFOCUSED_NAME.fullmatch(SUFFIX + beside.name.removeprefix(stem))
     ]
     folders += [Path(open_.output) for open_ in _open_acquisitions(frames, ledgers) if open_.output]
     outputs = {output.path: output for place in folders if (output := Output.at(place))}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refocusd.datasets.run_folder import LEDGER_COPY
-from refocusd.ledger import Attempt, Ledger
+from refocusd.ledger import VERDICTS, Attempt, Ledger
 from refocusd.transport.messages import Counts
 
-__all__ = ["STATES", "RunFigures", "read_attempts", "run_figures"]
+__all__ = ["STATES", "RunFigures", "count_verdicts", "read_attempts", "run_figures"]
 
 STATES = ("acquired", "refocused", "passed_through", "skipped", "failed", "pending")
 
@@ -35,6 +36,8 @@ class RunFigures:
         without the time in the engine.
     engine_ms : float
         Median time in the engine.
+    verdicts : mapping of str to int
+        Frames by verdict, of those that were judged.
     """
 
     counts: Counts
@@ -43,6 +46,7 @@ class RunFigures:
     latency_ms: tuple[float, float, float]
     overhead_ms: tuple[float, float, float]
     engine_ms: float
+    verdicts: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The figures with their units in the keys."""
@@ -58,6 +62,11 @@ class RunFigures:
             "frames_per_s": round(self.frames_per_s, 2),
             **timings,
             "engine_ms_p50": round(self.engine_ms, 3),
+            **{
+                f"frames_{name}": count
+                for name, count in self.verdicts.items()
+                if name not in STATES
+            },
         }
 
 
@@ -69,6 +78,12 @@ def read_attempts(datasets: Iterable[Path]) -> list[Attempt]:
             for acquisition in ledger.acquisitions():
                 attempts += ledger.attempts(acquisition)
     return attempts
+
+
+def count_verdicts(attempts: Iterable[Attempt]) -> dict[str, int]:
+    """Frames by verdict, in the order of `VERDICTS`; those without one are not counted."""
+    counted = Counter(str((attempt.facts or {}).get("verdict", "")) for attempt in attempts)
+    return {name: counted[name] for name in VERDICTS if counted[name]}
 
 
 def run_figures(counts: Sequence[Counts], attempts: Sequence[Attempt]) -> RunFigures:
@@ -88,6 +103,7 @@ def run_figures(counts: Sequence[Counts], attempts: Sequence[Attempt]) -> RunFig
         latency_ms=_percentiles(latency),
         overhead_ms=_percentiles(latency - engine),
         engine_ms=float(np.median(engine)),
+        verdicts=count_verdicts(attempts),
     )
 
 

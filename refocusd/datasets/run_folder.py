@@ -13,20 +13,32 @@ __all__ = [
     "REFOCUSED_NAME",
     "RUN_FILE",
     "SUFFIX",
+    "ZARR",
     "made_by",
     "notes_of",
     "output_of",
     "refocused_path",
+    "second_path",
 ]
 
 #: Files beside the refocused frames: the ledger's copy, and the description of the run.
 LEDGER_COPY = "refocusd-ledger.sqlite"
 RUN_FILE = "refocusd.json"
+ZARR = ".zarr"
 
 
 def refocused_path(raw: Path) -> Path:
-    """Default path of the refocused dataset of a raw one."""
+    """Default path of the refocused dataset of a raw one; of an OME-Zarr, it is one as well."""
+    if raw.name.endswith(ZARR):
+        stem = raw.name.removesuffix(ZARR).removesuffix(".ome")
+        return raw.with_name(stem + SUFFIX + ZARR)
     return raw.with_name(raw.name + SUFFIX)
+
+
+def second_path(first: Path, run: str) -> Path:
+    """Path of the refocused dataset of another run, beside that of the first."""
+    ending = ZARR if first.name.endswith(ZARR) else ""
+    return first.with_name(f"{first.name.removesuffix(ZARR)}_{run[:8]}{ending}")
 
 
 def output_of(raw: str, output: str = "") -> Path:

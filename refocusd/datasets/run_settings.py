@@ -26,9 +26,17 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
     BundleError
         If the model that made the run is not available.
     """
-    pass_in_focus = bool(output.settings.get("pass_in_focus", settings.pass_in_focus))
+    # What the run did not record is as it was before there was such a setting.
+    pixels = {
+        name: output.settings.get(name, default)
+        for name, default in (
+            ("pass_in_focus", settings.pass_in_focus),
+            ("untrusted", Settings().untrusted),
+            ("channel_untrusted", {}),
+        )
+    }
     if (backend := output.engine.get("backend")) in WITHOUT_MODEL:
-        return replace(settings, backend=backend, pass_in_focus=pass_in_focus)
+        return replace(settings, backend=backend, **pixels)
     recorded = _by_name(output.settings.get("channel_models"))
     channels = {
         channel: _at_hand(
@@ -43,7 +51,7 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
         # Frames that a rule skipped have their final state.
         skip_channels=[name for name in settings.skip_channels if name not in channels],
         backend="auto" if settings.backend in WITHOUT_MODEL else settings.backend,
-        pass_in_focus=pass_in_focus,
+        **pixels,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class RunCheck:
         Where the raw frames are, or were.
     refocused_unreadable : bool
         Whether the refocused dataset cannot be opened.
+    verdicts : dict of str to int
+        Frames by verdict, of those that have one.
     """
 
     output: Output
@@ -64,6 +66,7 @@ class RunCheck:
     recognition: Recognition | None = None
     raw: str = ""
     refocused_unreadable: bool = False
+    verdicts: dict[str, int] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -121,6 +124,7 @@ class RunCheck:
             "faults": list(self.faults),
             "notes": list(self.notes),
             **self.report.as_json(),
+            "verdicts": self.verdicts,
             "clean": self.clean,
         }
 
@@ -158,7 +162,7 @@ def check_run(
     faults: list[str] = []
     with ExitStack() as stack:
         # In this order, a frame that is written meanwhile never counts as lost.
-        fates, acquired, notes = _ledger(ledgers, output)
+        fates, acquired, verdicts, notes = _ledger(ledgers, output)
         ledger_off = bool(notes)
         if fates is None:
             faults.append(notes.pop())
@@ -201,6 +205,7 @@ def check_run(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
         raw=str(dataset.raw or dataset.raw_lost),
         refocused_unreadable=refocused is None,
+        verdicts=verdicts,
     )
 
 
@@ -208,15 +213,21 @@ def _is_unreadable(problem: Problem, which: str) -> bool:
     return problem.kind == "unreadable" and problem.detail.startswith(f"{which}:")
 
 
-def _ledger(ledgers: str | Path, output: Output) -> tuple[list[Fate] | None, int | None, list[str]]:
-    """Outcomes of all frames, the number acquired (if known), and notes; None without a ledger."""
+def _ledger(
+    ledgers: str | Path, output: Output
+) -> tuple[list[Fate] | None, int | None, dict[str, int], list[str]]:
+    """Outcomes of all frames, the number acquired (if known), verdicts and notes.
+
+    The outcomes are None without a ledger.
+    """
     ledger, notes = open_ledger(ledgers, output)
     if ledger is None:
-        return None, None, notes
+        return None, None, {}, notes
     with ledger:
         about = ledger.acquisition_note(output.acquisition)
         fates = list(ledger.fates(output.run, output.acquisition))
-    return fates, about.acquired if about else None, notes
+        verdicts = ledger.verdicts(output.run, output.acquisition)
+    return fates, about.acquired if about else None, verdicts, notes
 
 
 def _written(output: Path, readable: list[str]) -> Iterator[str]:

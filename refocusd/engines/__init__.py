@@ -11,7 +11,8 @@
 `openvino`       The embedded CPU engine: a bundle's ONNX, compiled by OpenVINO
 `self_test`      An engine held against the tensors of its bundle
 `tiling`         Tiles of a frame: which pixels a network sees at a time, and which it answers for
-`verdict`        What is said of a refocused frame: whether it needed refocusing, and its flux
+`verdict`        What is said of a frame: whether there was anything to refocus, and whether the result can be trusted
+`scaled/`        Models that work at the scale of the blur: one engine, and what runs their network
 `tensorrt/`      Engines on NVIDIA cards by TensorRT, without torch
 ===============  ===================================================================================
 

@@ -14,6 +14,7 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
+from refocusd.engines.scaled import ScaledEngine, ScaleNetwork
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle, load_bundle
 
@@ -74,7 +75,7 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     if options.backend == "identity":
         return IdentityEngine()
     if options.backend == "deconvolution":
-        return DeconvolutionEngine()
+        return DeconvolutionEngine(options.blur_px)
     bundle = load_bundle(model)
     if options.backend != "auto":
         return _build(options.backend, bundle, options)
@@ -107,6 +108,15 @@ def best_engine(
 
 def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
     """Import a backend, which may load a library of gigabytes, and build its engine."""
+    if bundle.fine_sigma_px is not None:
+        if backend not in _NETWORKS:
+            raise EngineError(
+                f"model {bundle.model_id} works at the scale of the blur, which backend {backend} does "
+                "not serve; set backend to cuda, openvino or auto"
+            )
+        module, name = _NETWORKS[backend]
+        network: ScaleNetwork = getattr(importlib.import_module(module), name)(bundle, options)
+        return ScaledEngine(bundle, network, options.blur_px)
     module, name = _ENGINES[backend]
     engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
     return engine
@@ -116,6 +126,12 @@ _ENGINES = {
     "openvino": ("refocusd.engines.openvino", "OpenVinoEngine"),
     "tensorrt": ("refocusd.engines.tensorrt", "TensorRtEngine"),
     "cuda": ("refocusd.engines.cuda", "TorchEngine"),
+}
+
+#: What runs networks at the scale of the blur.
+_NETWORKS = {
+    "openvino": ("refocusd.engines.scaled.openvino", "OpenVinoScaleNetwork"),
+    "cuda": ("refocusd.engines.scaled.torch", "TorchScaleNetwork"),
 }
 
 

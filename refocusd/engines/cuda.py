@@ -26,7 +26,7 @@ from refocusd.models.bundle import ModelBundle
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["INSTALL", "TorchEngine", "probe"]
+__all__ = ["INSTALL", "TorchEngine", "described_network", "probe"]
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class TorchEngine:
         self._bundle = bundle
         self._device = torch.device(device)
         self._type = types[precision]
-        self._network: Any = _network(bundle).to(
+        self._network: Any = described_network(bundle).to(
             self._device, self._type, memory_format=torch.channels_last
         )
         self._graphs: dict[tuple[int, ...], _Graph] = {}
@@ -262,7 +262,7 @@ class _Graph:
         return output
 
 
-def _network(bundle: ModelBundle) -> Any:
+def described_network(bundle: ModelBundle) -> Any:
     """The bundle's network with its weights, for inference."""
     if bundle.network is None or bundle.weights is None:
         raise EngineError(

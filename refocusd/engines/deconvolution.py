@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from refocusd.engines.engine import EngineDescription, Refocused
+from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate, estimate_blur
+from refocusd.imaging.blur import KNOWN, BlurEstimate, estimate_blur, fused
 from refocusd.imaging.deconvolve import deconvolve
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
@@ -20,16 +20,23 @@ __all__ = ["GENTLE", "LEAST_BLUR_PX", "DeconvolutionEngine"]
 LEAST_BLUR_PX = 1.2
 #: A blur that is taken too wide makes rings and beads, one too narrow costs little: the PSF is
 #: narrower than the estimate by so many of its standard uncertainties.  At 1, no plane of the real stacks
-#: in ``benchmarks/real_stacks.py`` comes out worse than raw by more than 0.1 dB; at 0.5, some do.
+#: (``refocusd train evaluate --protocol stacks``) comes out worse than raw by more than 0.1 dB; at 0.5, some do.
 GENTLE = 1.0
 
 
-class DeconvolutionEngine:
-    """Estimates the blur and undoes it; a frame that does not tell its blur passes through."""
+class DeconvolutionEngine(BlurEngine):
+    """Estimates the blur and undoes it; a frame that does not tell its blur passes through.
+
+    Parameters
+    ----------
+    blur_px : float
+        Width of every frame's blur, a standard deviation, where it is known; 0 estimates it.
+    """
 
     description = EngineDescription("deconvolution", "f32", "CPU", "deconvolution-1", "", "")
 
-    def __init__(self) -> None:
+    def __init__(self, blur_px: float = 0.0) -> None:
+        self._known = BlurEstimate(blur_px, KNOWN, "optics") if blur_px else None
         self._closed = False
 
     def warm_up(self, shape: tuple[int, int]) -> None:
@@ -37,13 +44,16 @@ class DeconvolutionEngine:
         ramp = np.arange(shape[0] * shape[1], dtype=np.uint32) % 4096
         estimate_blur(ramp.astype(np.uint16).reshape(shape))
 
-    def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
+    def refocus(self, raw: Pixels, out: Pixels, blur: BlurEstimate | None = None) -> Refocused:
         """Deconvolve `raw` into `out`."""
         if self._closed:
             raise EngineError("this engine is closed: build another")
         check_frame(raw, out)
         begun = time.perf_counter()
-        blur = estimate_blur(raw)
+        blur = self._known or blur
+        if blur is None or blur.source != "optics":
+            alone = estimate_blur(raw)
+            blur = fused(blur, alone) if blur and alone else alone
         counts = counts_range(raw)
         clipped = 0
         if blur is None or (sigma := _psf_width(blur)) < LEAST_BLUR_PX:

@@ -6,6 +6,7 @@ engine                 runs                        builds from
 `OpenVinoEngine`       any x86-64 or Arm CPU       ``model.onnx`` of a bundle
 `TensorRtEngine`       an NVIDIA card              ``model.onnx`` of a bundle
 `TorchEngine`          an NVIDIA card              weights of a bundle of ours
+`ScaledEngine`         any CPU, an NVIDIA card     a bundle that works at the scale of the blur
 `DeconvolutionEngine`  any CPU, without a network  nothing
 `IdentityEngine`       nothing (for measurements)  nothing
 =====================  ==========================  =============================
@@ -13,6 +14,7 @@ engine                 runs                        builds from
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +24,7 @@ from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.normalise import CountsRange
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["Engine", "EngineDescription", "Refocused", "card_lost"]
+__all__ = ["BlurEngine", "Engine", "EngineDescription", "Refocused", "card_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +115,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the device."""
+
+
+class BlurEngine(ABC):
+    """An `Engine` that works by each frame's blur, and can be told what is known of it."""
+
+    @abstractmethod
+    def refocus(self, raw: Pixels, out: Pixels, blur: BlurEstimate | None = None) -> Refocused:
+        """Estimate the in-focus frame; see `Engine.refocus`.
+
+        Parameters
+        ----------
+        raw, out : ndarray of uint8 or uint16, shape (height, width)
+        blur : BlurEstimate, optional
+            What optics or earlier frames tell of it.
+        """

@@ -23,7 +23,7 @@ from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, check_frame
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["DEFAULT_ENGINE_MIB", "OpenVinoEngine", "engine_threads"]
+__all__ = ["DEFAULT_ENGINE_MIB", "OpenVinoEngine", "engine_threads", "openvino_precision"]
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class OpenVinoEngine:
         # A mapped file cannot be replaced on Windows: a model could not be updated under a
         # running worker.  (Weights inside an ONNX file are never mapped, those beside it are.)
         self._core.set_property({"ENABLE_MMAP": sys.platform != "win32"})
-        chosen, hint = _precision(self._core, bundle, options.precision)
+        chosen, hint = openvino_precision(self._core, bundle, options.precision)
         self._onnx = bundle.variants["int8"] if chosen == "int8" else bundle.onnx
         self._how = {
             "INFERENCE_PRECISION_HINT": hint,
@@ -326,7 +326,7 @@ def _compiled(core: Any, onnx: Path, how: dict[str, str]) -> tuple[Any, Any, Any
     return model, request, named[0] if named else compiled.outputs[0]
 
 
-def _precision(core: Any, bundle: ModelBundle, wanted: str) -> tuple[Computed, str]:
+def openvino_precision(core: Any, bundle: ModelBundle, wanted: str) -> tuple[Computed, str]:
     """The precision that is computed in, and OpenVINO's hint for what is not quantised."""
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     hint: Computed = "bf16" if "BF16" in able else "f32"

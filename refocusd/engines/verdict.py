@@ -1,34 +1,266 @@
-"""What is said of a refocused frame: whether it needed refocusing, and its flux."""
+"""What is said of a frame: whether there was anything to refocus, and whether the result can be trusted.
+
+================  ==================================================================================
+verdict           meaning
+================  ==================================================================================
+`trusted`         errors above `Judge.bound` are unlikely
+`doubtful`        they are possible: look at the reasons
+`untrusted`       they are likely, or the frame is nothing that the engine was made for
+`passed_through`  there is nothing to refocus, and raw is written as it is
+================  ==================================================================================
+
+Thresholds and weights stand in ``verdict.toml``, which ``refocusd train trust`` fits on frames whose
+truth is known.  A quadratic logistic score tells fluorescence from other pictures; another tells the
+probability that the error is above the bound.
+"""
 
 from __future__ import annotations
 
 import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
+from refocusd.imaging.evidence import LOOKS, FieldEvidence, PairEvidence
 
-__all__ = ["IN_FOCUS_RATIO", "flux_ratio", "verdict"]
+__all__ = [
+    "ERROR_FEATURES",
+    "Judge",
+    "Judgement",
+    "Logistic",
+    "Verdict",
+    "error_features",
+    "flux_ratio",
+    "shipped_judge",
+]
 
-#: A raw frame at least this sharp, relative to what the engine made of it, is
-#: in focus already: writing it as it is cannot invent anything.
-IN_FOCUS_RATIO = 0.96
+Verdict = Literal["trusted", "doubtful", "untrusted", "passed_through"]
+
+#: What the probability of an error is computed from, see `error_features`.
+ERROR_FEATURES = (
+    "unexplained", "unexplained as stated", "chi2", "worst chi2", "worst flux", "blur",
+    "blur misfit", "uncertainty", "contrast over noise", "sharpened", "kept", "undershoot",
+    "clipped", "foreign", *LOOKS,
+)  # fmt: skip
+#: Features count up to so many standard deviations from the mean.
+_MOST = 4.0
 #: Samples that decide a ratio of sums to well under a percent.
 MAX_SAMPLES = 1 << 18
 
 
-def verdict(focus_before: float, focus_after: float) -> Literal["refocused", "in focus"]:
-    """``in focus`` when the engine found next to nothing to sharpen.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict, and why.
 
     Parameters
     ----------
-    focus_before, focus_after : float
-        `refocusd.imaging.quality.focus_score` of the raw and the refocused frame.
+    verdict : str
+    reasons : tuple of str
+        In plain words, the most important first; empty for a frame that is trusted.
+    error_chance : float or None
+        Probability that the error is above `Judge.bound`; None for raw frames.
     """
-    if focus_before > 0 and focus_before >= IN_FOCUS_RATIO * focus_after:
-        return "in focus"
-    return "refocused"
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    error_chance: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Logistic:
+    """A logistic score of standardised features and their squares.
+
+    Parameters
+    ----------
+    mean, deviation : ndarray of float, shape (features,)
+    weights : ndarray of float, shape (2 * features,)
+    bias : float
+    """
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    bias: float
+
+    def terms(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Standardised features and their squares; one row for each row of `features`."""
+        values = np.clip((features - self.mean) / self.deviation, -_MOST, _MOST)
+        return np.concatenate([values, values**2], axis=-1)
+
+    def score(self, features: NDArray[np.floating]) -> float:
+        """Log-odds."""
+        return float(self.terms(features) @ self.weights) + self.bias
+
+    def chance(self, features: NDArray[np.floating]) -> float:
+        """Probability."""
+        return 1 / (1 + math.exp(-min(max(self.score(features), -50.0), 50.0)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judge:
+    """Thresholds, as fitted; see `shipped_judge`.
+
+    Parameters
+    ----------
+    bound : float
+        Of the error (root of the mean square after the best offset and gain), over the range of the
+        true frame (percentiles 0.1 to 99.9).
+    looks : Logistic
+        Of `FieldEvidence.looks`: above 0 where the frame looks like something else than fluorescence.
+    error : Logistic
+        Of `error_features`: whether the error is above the bound.
+    strange, foreign : float
+        Scores of `looks` from which a frame is doubted, and is passed through.
+    doubtful, untrusted : float
+        Probabilities of an error from which a frame is that.
+    empty_noises, empty_counts : float
+        A frame is empty under so many standard deviations of a pixel's noise, or counts.
+    """
+
+    bound: float
+    looks: Logistic
+    error: Logistic
+    strange: float
+    foreign: float
+    doubtful: float
+    untrusted: float
+    empty_noises: float
+    empty_counts: float
+
+    # -- raw alone --------------------------------------------------------------------------
+
+    def nothing_to_refocus(self, field: FieldEvidence | None) -> Judgement | None:
+        """Whether raw alone tells that there is nothing that an engine should touch.
+
+        Returns
+        -------
+        Judgement or None
+            ``passed_through``; None where there is something to refocus.
+        """
+        if field is None:
+            return Judgement("passed_through", ("too small to judge",))
+        if field.contrast < max(self.empty_counts, self.empty_noises * field.noise):
+            seen, noise = f"{field.contrast:.0f} counts", f"{field.noise:.1f}"
+            return Judgement(
+                "passed_through", (f"empty field: structures of {seen} in noise of {noise}",)
+            )
+        if self.looks.score(field.looks) > self.foreign:
+            return Judgement(
+                "passed_through",
+                ("not fluorescence: it looks like transmitted light or a photograph",),
+            )
+        return None
+
+    # -- raw and refocused ------------------------------------------------------------------
+
+    def in_focus(self, pair: PairEvidence) -> bool:
+        """Whether the engine found next to nothing to sharpen, and the blur is as narrow as that."""
+        narrow = pair.stated_px * math.exp(-pair.uncertainty) < IN_FOCUS_PX
+        return pair.kept >= IN_FOCUS_RATIO and (pair.uncertainty >= 1 or narrow)
+
+    def of_pair(self, field: FieldEvidence, pair: PairEvidence) -> Judgement:
+        """The verdict on a refocused frame."""
+        foreign = self.looks.score(field.looks)
+        features = error_features(field, pair, foreign)
+        chance = self.error.chance(features)
+        reasons = _reasons(field, pair)
+        # What is impossible needs no statistics, and is rarer than what these were fitted on.
+        if _measured_above(field, pair, 1) or _unsharpened(pair):
+            chance = max(chance, self.untrusted)
+        verdict: Verdict = "trusted"
+        if chance >= self.doubtful or foreign > self.strange or _measured_above(field, pair, 0):
+            verdict = "doubtful"
+        if chance >= self.untrusted:
+            verdict = "untrusted"
+        if foreign > self.strange:
+            reasons.insert(0, "hardly looks like fluorescence")
+        if verdict == "trusted":
+            return Judgement("trusted", (), chance)
+        if not reasons:
+            reasons = [f"frames like this one came out wrong in {chance:.0%} of the tests"]
+        return Judgement(verdict, tuple(reasons), chance)
+
+
+#: A raw frame at least this sharp, relative to what the engine made of it, is in focus already:
+#: writing it as it is cannot invent anything.
+IN_FOCUS_RATIO = 0.96
+#: Wider blurs are not in focus, whatever the engine did, px.
+IN_FOCUS_PX = 2.0
+#: Shares of clipped pixels that make a frame doubtful, and untrusted.
+CLIPPED = (0.01, 0.05)
+#: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
+UNEXPLAINED = (0.1, 0.2)
+#: The same of the light of one tile that changed; 98 % of frames change less than 0.26.
+FLUX = (0.1, 0.5)
+
+
+def _measured_above(field: FieldEvidence, pair: PairEvidence, level: int) -> bool:
+    """Whether any of these is above its level."""
+    return bool(
+        field.clipped > CLIPPED[level]
+        or pair.unexplained > UNEXPLAINED[level]
+        or pair.worst_flux > FLUX[level]
+    )
+
+
+def _unsharpened(pair: PairEvidence) -> bool:
+    """Whether a frame that is known to be blurred came back as it was."""
+    narrowest = pair.stated_px * math.exp(-pair.uncertainty)
+    return pair.kept >= IN_FOCUS_RATIO and pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX
+
+
+def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:
+    """What is odd about a frame, in plain words."""
+    misfit = pair.blur_px / pair.stated_px
+    found = {
+        f"{field.clipped:.0%} of the pixels are clipped": field.clipped > CLIPPED[0],
+        f"blurred by {pair.stated_px:.0f} px, the engine found nothing to sharpen": _unsharpened(
+            pair
+        ),
+        f"blurred again, {pair.unexplained:.0%} of raw is left unexplained": pair.unexplained
+        > UNEXPLAINED[0],
+        f"explains raw with a blur of {pair.blur_px:.1f} px, not with {pair.stated_px:.1f} px": (
+            misfit < 0.6 or misfit > 1.6
+        )
+        and pair.unexplained_as_stated > 0.05,
+        f"light of one part changed by {pair.worst_flux:.0%}": pair.worst_flux > FLUX[0],
+        f"the blur of {pair.stated_px:.0f} px is very wide": pair.stated_px > 20,
+        f"the blur is uncertain by {pair.uncertainty:.0%}": 0.6 < pair.uncertainty < 1,
+        f"structures are only {field.contrast / field.noise:.1f} times the noise": (
+            field.contrast < 6 * field.noise
+        ),
+    }
+    return [text for text, applies in found.items() if applies]
+
+
+def error_features(field: FieldEvidence, pair: PairEvidence, foreign: float) -> NDArray[np.float64]:
+    """What the probability of an error is computed from, in the order of `ERROR_FEATURES`."""
+    return np.array(
+        [
+            math.log(pair.unexplained + 1e-3),
+            math.log(pair.unexplained_as_stated + 1e-3),
+            math.log(pair.chi2 + 1e-2),
+            math.log(pair.worst_chi2 + 1e-2),
+            math.log(min(pair.worst_flux, 10.0) + 1e-2),
+            math.log(pair.stated_px),
+            math.log(pair.blur_px / pair.stated_px),
+            pair.uncertainty,
+            math.log(field.contrast / field.noise + 1e-2),
+            pair.sharpened,
+            math.log(min(max(pair.kept, 1e-3), 10.0)),
+            math.log(pair.undershoot + 1e-3),
+            math.log(field.clipped + 1e-3),
+            min(max(foreign, -8.0), 8.0),
+            *field.looks,
+        ]
+    )
 
 
 def flux_ratio(raw: Pixels, refocused: Pixels, offset: float) -> float:
@@ -41,3 +273,20 @@ def flux_ratio(raw: Pixels, refocused: Pixels, offset: float) -> float:
     before = float(np.mean(raw[::stride, ::stride], dtype=np.float64)) - offset
     after = float(np.mean(refocused[::stride, ::stride], dtype=np.float64)) - offset
     return after / before if before > 1e-6 else 1.0
+
+
+@lru_cache(maxsize=1)
+def shipped_judge() -> Judge:
+    """The judge with the thresholds that are shipped."""
+    text = resources.files("refocusd.engines").joinpath("verdict.toml").read_text("utf-8")
+    told = tomllib.loads(text)
+    return Judge(
+        looks=_logistic(told.pop("looks")), error=_logistic(told.pop("error")), **told["limits"]
+    )
+
+
+def _logistic(told: dict[str, Sequence[float]]) -> Logistic:
+    mean, deviation, weights = (
+        np.array(told[name], np.float64) for name in ("mean", "deviation", "weights")
+    )
+    return Logistic(mean, deviation, weights, float(told["bias"]))  # type: ignore[arg-type]

@@ -18,7 +18,7 @@
 `understood`      How a dataset was understood, in one line for a person
 `written_keys`    Which frames a dataset holds, in eight bytes a frame
 `ndtiff/`         NDTiff 3.x: Micro-Manager's and pycromanager's format, and the default of our output
-`ome_zarr/`       OME-Zarr 0.5: written frame by frame in any order
+`ome_zarr/`       OME-Zarr: ours, written frame by frame in any order, and the stores of any other writer
 `tiff/`           TIFF, OME-TIFF, ImageJ and Micro-Manager's image stacks
 ================  ==================================================================================
 

@@ -7,7 +7,9 @@ implementation                      reads
 `ndtiff.growing.GrowingNDTiff`      NDTiff whose index may lag behind its files
 `tiff.stacks.MicroManagerStacks`    Micro-Manager's image stack files
 `image_files.ImageFiles`            other TIFF, OME-TIFF, ImageJ and PNG files
+`ome_zarr.store_reader.StoreReader` OME-Zarr of any writer, finished or growing
 `ome_zarr.reader.OmeZarrReader`     OME-Zarr as refocusd writes it
+`ome_zarr.mirror_reader.MirrorReader`  refocused OME-Zarr with the layout of a raw one
 ==================================  =================================================
 
 `open_dataset` chooses among them.
@@ -87,6 +89,8 @@ class Dataset(ABC):
     def __init__(self, path: Path, name: str = "") -> None:
         # Resolved: "." has no name to call the output by.
         self.path = path.resolve()
+        #: Beside this folder or file its output goes.
+        self.place = self.path
         self.name = name or self.path.name
         #: What each reader needs to find a frame, by canonical key, in acquisition order.
         self._frames: dict[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,7 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
     """
     folders = list(dict.fromkeys(path.parent for path in files))
     notes = {folder: _notes(folder) for folder in folders}
+    numbered = _are_numbered([entries.values() for entries, _ in notes.values()])
     named = []
     summary: dict[str, Any] = {}
     for path in files:
@@ -170,9 +171,16 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
         if said is None or not (axes := said_axes(said)):
             return None
         if len(folders) > 1:
-            axes["position"] = folders.index(path.parent)
+            axes["position"] = axes["position"] if numbered else folders.index(path.parent)
         named.append(NamedFile(path, named_axes(axes, of_folder), said))
     return NamedFiles(named, f"Micro-Manager's {_METADATA_FILE}", whole=True, summary=summary)
+
+
+def _are_numbered(positions: Sequence[Iterable[Mapping[str, Any]]]) -> bool:
+    """Whether the entries of each position name its own number."""
+    numbers = [{said_axes(said).get("position") for said in entries} for entries in positions]
+    known = {next(iter(found)) for found in numbers if len(found) == 1} - {None}
+    return len(known) == len(positions)
 
 
 def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

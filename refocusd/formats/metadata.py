@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-__all__ = ["elapsed_ms", "json_object", "number_or_none"]
+__all__ = ["elapsed_ms", "java_text", "json_object", "number_or_none"]
 
 
 def json_object(text: str | None) -> dict[str, Any] | None:
@@ -17,6 +17,14 @@ def json_object(text: str | None) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def java_text(data: bytes) -> str:
+    """Text that Micro-Manager wrote: UTF-8, or cp1252 on a western Windows before Java 18."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", "replace")
 
 
 def number_or_none(value: Any) -> float | None:

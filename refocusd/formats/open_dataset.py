@@ -7,25 +7,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.file_names import listed_images
 from refocusd.formats.image_files import open_images
 from refocusd.formats.ndtiff.growing import GrowingNDTiff
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ndtiff.reader import NDTiffReader, ndtiff_folder
+from refocusd.formats.ome_zarr.groups import GROUP_NAMES, is_store
 from refocusd.formats.ome_zarr.layout import is_omezarr
+from refocusd.formats.ome_zarr.mirror_layout import is_mirror
+from refocusd.formats.ome_zarr.mirror_reader import MirrorReader
 from refocusd.formats.ome_zarr.reader import OmeZarrReader
-from refocusd.formats.tiff.growing_file import Opener, open_file
+from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.tiff.growing_file import Opener
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 
 __all__ = ["kind_of", "open_dataset"]
 
 
 def kind_of(names: Sequence[str]) -> str:
-    """What a folder with files of these names may grow into: ``ndtiff``, ``stacks`` or nothing."""
+    """What a folder with such names may grow into: ``ndtiff``, ``stacks``, ``ome-zarr`` or nothing.
+
+    ``separate`` is a position of a dataset of separate image files, see `separate_files.run_of`.
+    """
     if INDEX_NAME in names:
         return "ndtiff"
+    if not GROUP_NAMES.isdisjoint(names):
+        return "ome-zarr"
+    if METADATA_FILE in names and any(is_image_name(name) for name in names):
+        return "separate"
     return "stacks" if any(is_stack_name(name) for name in names) else ""
 
 
@@ -34,7 +47,7 @@ def open_dataset(
     *,
     growing: bool = False,
     max_frame_bytes: int = MAX_FRAME_BYTES,
-    opener: Opener = open_file,
+    opener: Opener = open_shared,
 ) -> Dataset:
     """Open frames on disk, and check all of it that can be checked unread.
 
@@ -43,6 +56,8 @@ def open_dataset(
                                           parent if that holds just one, or one of
                                           its ``*_NDTiffStack*.tif``
     an OME-Zarr of refocusd               its folder
+    an OME-Zarr of any other writer       the folder of a plate, a well, an image or a
+                                          collection of images
     a TIFF, OME-TIFF, ImageJ or
     Micro-Manager stack, or a PNG         the file
     a folder of these                     the folder, or (BBBC006) its parent
@@ -52,8 +67,8 @@ def open_dataset(
     ----------
     path : str or Path
     growing : bool
-        Another process is writing it now: an NDTiff dataset or image stacks of
-        Micro-Manager.  Frames that cannot be used are reported by `Dataset.unusable`; the others
+        Another process is writing it now: an NDTiff dataset, image stacks of
+        Micro-Manager or an OME-Zarr store.  Frames that cannot be used are reported by `Dataset.unusable`; the others
         are read.
     max_frame_bytes : int
         A frame that claims to be larger is an error before memory is taken.
@@ -74,6 +89,10 @@ def open_dataset(
             raise InputError(f"{path} does not exist: give the folder of a dataset, or a file")
         if is_omezarr(path):
             return OmeZarrReader(path, max_frame_bytes=max_frame_bytes)
+        if is_mirror(path):
+            return MirrorReader(path, max_frame_bytes=max_frame_bytes)
+        if is_store(path):
+            return StoreReader(path, max_frame_bytes=max_frame_bytes)
         if (folder := ndtiff_folder(path)) is not None:
             return NDTiffReader(folder, max_frame_bytes=max_frame_bytes)
         if _is_of_stacks(path):
@@ -88,16 +107,22 @@ def open_dataset(
 
 def _open_growing(path: Path, opener: Opener) -> Dataset:
     kind = kind_of(os.listdir(path))  # noqa: PTH208 (names only)
+    if kind == "separate" or (not kind and any(path.glob(f"*/{METADATA_FILE}"))):
+        files = GrowingSeparateFiles(path)
+        files.refresh()
+        return files
     if not kind:
         raise InputError(
-            f"{path} holds neither an NDTiff dataset nor image stacks of Micro-Manager: give the "
-            "folder of one"
+            f"{path} holds no NDTiff dataset, no image stacks of Micro-Manager and no OME-Zarr: give "
+            "the folder of one"
         )
-    dataset = (
-        GrowingNDTiff(path, opener)
-        if kind == "ndtiff"
-        else MicroManagerStacks(path, opener, growing=True)
-    )
+    dataset: Dataset
+    if kind == "ome-zarr":
+        dataset = StoreReader(path, growing=True)
+    elif kind == "ndtiff":
+        dataset = GrowingNDTiff(path, opener)
+    else:
+        dataset = MicroManagerStacks(path, opener, growing=True)
     while dataset.refresh():
         pass
     return dataset

@@ -10,6 +10,8 @@ from refocusd.errors import ConfigError, OutputError
 from refocusd.formats.ndtiff.layout import INDEX_NAME
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.formats.ome_zarr.layout import is_omezarr
+from refocusd.formats.ome_zarr.mirror_layout import is_mirror
+from refocusd.formats.ome_zarr.store_reader import store_of
 from refocusd.formats.sink import Sink
 
 __all__ = ["SinkKind", "append_sink", "create_sink", "sink_kind"]
@@ -26,7 +28,9 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     path : Path
         Folder that does not exist yet (or is empty), e.g. ``<raw>_refocused``.
     summary : mapping, optional
-        Summary metadata of the raw dataset (JSON-serialisable).
+        Summary metadata of the raw dataset (JSON-serialisable).  Where they name an OME-Zarr store
+        that is there, and `path` ends in ``.zarr``, the dataset gets that store's layout, whatever
+        `kind` is.
 
     Raises
     ------
@@ -35,6 +39,12 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     OutputError
         If the folder exists or cannot be made, or the summary is not JSON.
     """
+    path = Path(path)
+    if (store := store_of(summary or {})) is not None and path.name.endswith(".zarr"):
+        # The models of OME-Zarr take a fifth of a second to import.
+        from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+
+        return MirrorSink.create(path, summary or {}, store)
     if kind == "ndtiff":
         return NDTiffSink.create(path, summary)
     if kind == "ome-zarr":
@@ -54,10 +64,15 @@ def append_sink(path: Path) -> Sink:
         If there is no dataset of ours, if its index is damaged, or if another
         process is writing it.
     """
+    path = Path(path)
     kind = sink_kind(path)
     if kind == "ndtiff":
         return NDTiffSink.append(path)
     if kind == "ome-zarr":
+        if is_mirror(path):
+            from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+
+            return MirrorSink.append(path)
         from refocusd.formats.ome_zarr.writer import OmeZarrSink
 
         return OmeZarrSink.append(path)
@@ -72,4 +87,4 @@ def sink_kind(path: Path) -> SinkKind | None:
     path = Path(path)
     if (path / INDEX_NAME).is_file():
         return "ndtiff"
-    return "ome-zarr" if is_omezarr(path) else None
+    return "ome-zarr" if is_omezarr(path) or is_mirror(path) else None

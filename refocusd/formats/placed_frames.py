@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, open_file
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
@@ -36,7 +37,7 @@ class PlacedFrames(Dataset):
     _says_depth = False
 
     def __init__(
-        self, path: Path, opener: Opener = open_file, *, name: str = "", growing: bool = False
+        self, path: Path, opener: Opener = open_shared, *, name: str = "", growing: bool = False
     ) -> None:
         super().__init__(path, name)
         self._folder = self.path.parent if self.path.is_file() else self.path

@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import MIN_SIDE, AxisValue, Pixels, checked_pixels
 
@@ -39,7 +40,7 @@ class PngImageFile:
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with open_shared(path) as file:
                 head = file.read(_HEADER.size)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): check it") from error
@@ -76,7 +77,8 @@ class PngImageFile:
             If the image cannot be decoded, or has changed.
         """
         try:
-            pixels = imagecodecs.png_decode(self.path.read_bytes())
+            with open_shared(self.path) as file:
+                pixels = imagecodecs.png_decode(file.readall())
         except (OSError, RuntimeError, ValueError, MemoryError) as error:
             raise InputError(f"{self.path} is damaged ({error}): copy it again") from error
         if (*pixels.shape, pixels.dtype) != (

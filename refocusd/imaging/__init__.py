@@ -5,8 +5,10 @@
 `comparison`  Compares refocused frames with the known in-focus plane, singly and as means per defocus
 `deconvolve`  Richardson-Lucy deconvolution at the scale of the blur
 `defocus`     Estimates how far out of focus a frame was, from the raw and the refocused frame
+`evidence`    Evidence for and against a refocused frame: from raw alone, and from raw and refocused together
 `normalise`   Offset and scale of a whole frame: an engine sees (counts - offset) / scale
 `optics`      Blur of an out-of-focus plane in a widefield fluorescence microscope
 `quality`     Measures how sharp a frame is, and how close a refocused frame comes to the truth
+`reduction`   Frames made smaller until their blur has a given width, and made large again
 ============  ======================================================================================
 """

@@ -28,10 +28,13 @@ from refocusd.imaging.optics import Optics, defocus_psf
 
 __all__ = [
     "FEATURES",
+    "KNOWN",
+    "MIN_SIDE_PX",
     "BlurEstimate",
     "blur_features",
     "blur_of_optics",
     "estimate_blur",
+    "fused",
     "half_width_sigma",
 ]
 
@@ -51,6 +54,8 @@ MIN_SIDE_PX = 32
 _HALF = math.sqrt(2 * math.log(2)) / (2 * math.pi)
 #: What the network was trained on, px.
 TRAINED_PX = (0.7, 42.0)
+#: Standard uncertainty of a width that somebody stated.
+KNOWN = 0.1
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745
 
@@ -67,12 +72,12 @@ class BlurEstimate:
     uncertainty : float
         Standard uncertainty (k = 1) of its natural logarithm: 0.2 stands for about 20 %.
     source : str
-        ``frame``, or ``optics``.
+        ``frame``, ``frames`` (with what earlier ones told), or ``optics``.
     """
 
     sigma_px: float
     uncertainty: float
-    source: Literal["frame", "optics"]
+    source: Literal["frame", "frames", "optics"]
 
 
 def estimate_blur(raw: Pixels) -> BlurEstimate | None:
@@ -100,6 +105,20 @@ def estimate_blur(raw: Pixels) -> BlurEstimate | None:
             values = values / (1 + np.exp(-values))
     log_sigma = float(np.clip(values[0], *np.log(TRAINED_PX)))
     return BlurEstimate(math.exp(log_sigma), math.exp(float(np.clip(values[1], -4, 2))), "frame")
+
+
+def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
+    """What earlier frames told and what one tells by itself, weighted by their uncertainties.
+
+    Where they contradict each other by three standard uncertainties, the focus has changed, and
+    the frame alone counts.
+    """
+    apart = math.log(alone.sigma_px / known.sigma_px)
+    if abs(apart) > 3 * math.hypot(known.uncertainty, alone.uncertainty):
+        return alone
+    weights = known.uncertainty**-2, alone.uncertainty**-2
+    sigma = known.sigma_px * math.exp(apart * weights[1] / sum(weights))
+    return BlurEstimate(sigma, sum(weights) ** -0.5, "frames")
 
 
 def _has_structure(raw: Pixels) -> bool:

@@ -17,16 +17,13 @@ M. Bertero et al., Inverse Problems 26, 105004 (2010) (the discrepancy principle
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import scipy.fft
-import scipy.ndimage
-import scipy.sparse
 from numpy.typing import NDArray
+
+from refocusd.imaging.reduction import LEAST_SIDE_PX, Reduction
 
 __all__ = ["MOST_ITERATIONS", "Deconvolved", "deconvolve"]
 
@@ -44,8 +41,6 @@ _PASSED_GAIN = 0.1
 _NOISE_FROM = 0.38
 #: Noise alone spans six standard deviations or so of a reduced frame.
 _STRUCTURE = 8.0
-#: Reduced frames have at least this side, px; smaller ones come back as they are.
-_LEAST_PX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +80,12 @@ def deconvolve(
         With the sum of the frame's counts.  A frame without structure comes back as it is.
     """
     shape = (frame.shape[0], frame.shape[1])
-    if min(shape) < _LEAST_PX:
+    if min(shape) < LEAST_SIDE_PX:
         return Deconvolved(frame.copy(), float(frame.min()), 0)
-    small = tuple(_reduced_side(side, sigma_px) for side in shape)
-    reduced = frame if small == shape else _resampled(frame, small, _averaging)
+    scale = Reduction.to_blur(shape, sigma_px, SCALE_PX)
+    reduced = scale.reduced(frame)
     background = float(np.percentile(reduced, 1))
-    sigmas = [sigma_px * side / whole for side, whole in zip(small, shape, strict=True)]
+    sigmas = [sigma_px * side / whole for side, whole in zip(scale.small, shape, strict=True)]
     spectrum = _transformed(reduced)
     grid = _frequencies(reduced.shape)
     noise = _noise(spectrum, grid)
@@ -107,9 +102,7 @@ def deconvolve(
     observed = np.maximum(reduced - (np.float32(background) - pedestal), pedestal / 4)
     estimate, iterations = _richardson_lucy(observed, gain, noise, most_iterations)
     estimate += np.float32(background) - pedestal
-    if small != shape:
-        coefficients = scipy.ndimage.spline_filter(estimate, 3, np.float32, mode="reflect")
-        estimate = _resampled(coefficients, shape, _cubic)
+    estimate = scale.enlarged(estimate)
     np.maximum(estimate, np.float32(background) - pedestal, out=estimate)
     light = _same_sum(estimate, frame, background - float(pedestal))
     return Deconvolved(light, background, iterations)
@@ -164,68 +157,3 @@ def _noise(spectrum: Floats, grid: tuple[NDArray[np.float64], NDArray[np.float64
     """Standard deviation of a pixel's noise, by the highest frequencies."""
     rows, columns = (int(np.searchsorted(axis, _NOISE_FROM)) for axis in grid)
     return float(np.sqrt(np.mean(spectrum[rows:, columns:] ** 2)))
-
-
-def _reduced_side(side: int, sigma_px: float) -> int:
-    factor = max(1.0, sigma_px / SCALE_PX)
-    wanted = round(side / factor)
-    if factor == 1 or wanted >= side:
-        return side
-    return min(side, max(int(scipy.fft.next_fast_len(wanted, real=True)), _LEAST_PX))
-
-
-def _resampled(
-    frame: Floats, shape: tuple[int, ...], matrix: Callable[[int, int], scipy.sparse.csr_array]
-) -> Floats:
-    """A frame of another size, one axis after the other."""
-    across = matrix(frame.shape[0], shape[0]) @ frame
-    return np.ascontiguousarray((matrix(frame.shape[1], shape[1]) @ across.T).T, dtype=np.float32)
-
-
-@lru_cache(maxsize=16)
-def _averaging(have: int, want: int) -> scipy.sparse.csr_array:
-    """Means over the pixels, and parts of pixels, that each of the fewer pixels covers."""
-    edges = np.linspace(0, have, want + 1)
-    rows, columns, weights = [], [], []
-    for row in range(want):
-        first, last = math.floor(edges[row] + 1e-9), math.ceil(edges[row + 1] - 1e-9)
-        covered = np.arange(first, min(last, have))
-        share = np.minimum(edges[row + 1], covered + 1) - np.maximum(edges[row], covered)
-        rows.append(np.full(len(covered), row))
-        columns.append(covered)
-        weights.append(share / share.sum())
-    return _sparse(
-        np.concatenate(rows), np.concatenate(columns), np.concatenate(weights), want, have
-    )
-
-
-@lru_cache(maxsize=16)
-def _cubic(have: int, want: int) -> scipy.sparse.csr_array:
-    """Values of a cubic spline at the middles of the more pixels, from its coefficients."""
-    places = (np.arange(want) + 0.5) * have / want - 0.5
-    left = np.floor(places).astype(int)
-    part = places - left
-    weights = np.stack(
-        [
-            (1 - part) ** 3 / 6,
-            2 / 3 - part**2 * (2 - part) / 2,
-            2 / 3 - (1 - part) ** 2 * (1 + part) / 2,
-            part**3 / 6,
-        ]
-    )
-    columns = left + np.arange(-1, 3)[:, None]
-    columns = np.where(columns < 0, -1 - columns, columns)
-    columns = np.where(columns >= have, 2 * have - 1 - columns, columns)
-    rows = np.broadcast_to(np.arange(want), columns.shape)
-    return _sparse(rows.ravel(), columns.ravel(), weights.ravel(), want, have)
-
-
-def _sparse(
-    rows: NDArray[np.intp],
-    columns: NDArray[np.intp],
-    weights: NDArray[np.float64],
-    want: int,
-    have: int,
-) -> scipy.sparse.csr_array:
-    entries = (weights.astype(np.float32), (rows, columns))
-    return scipy.sparse.csr_array(entries, shape=(want, have))

@@ -13,12 +13,13 @@ May import `files`, `frame` and `errors`.
 
 from __future__ import annotations
 
-from refocusd.ledger.attempt import WRITTEN, AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.attempt import VERDICTS, WRITTEN, AcquisitionNote, Attempt, Fate, RunNote
 from refocusd.ledger.ledger import Ledger
 from refocusd.ledger.open_marks import OpenMark, is_marked, mark_open, marked, unmark
 from refocusd.ledger.restore import ledger_path, rebuild, restore_ledger
 
 __all__ = [
+    "VERDICTS",
     "WRITTEN",
     "AcquisitionNote",
     "Attempt",

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from refocusd import files
 from refocusd.errors import LedgerError
-from refocusd.ledger.attempt import AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate, RunNote
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
 __all__ = ["Ledger"]
@@ -177,6 +177,17 @@ class Ledger:
             ):
                 return _unsigned(stored)
         return None
+
+    def verdicts(self, run: str, acquisition: str) -> dict[str, int]:
+        """Frames of a run by verdict, after the latest attempt; those of before verdicts left out."""
+        rows = self._rows(
+            "SELECT json_extract(facts, '$.verdict') AS said, count(*) FROM attempt WHERE id IN"
+            " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
+            " AND json_valid(facts) GROUP BY said",
+            (run, acquisition),
+        )
+        counts = {str(said): int(count) for said, count in rows}
+        return {name: counts[name] for name in VERDICTS if name in counts}
 
     def acquisitions(self) -> list[str]:
         """Ids of the acquisitions in this ledger."""

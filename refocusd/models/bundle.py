@@ -89,6 +89,9 @@ class ModelBundle:
     network_output : CountsRange
         What the test tensor's values are in network units, where a postprocessing step
         undoes the normalisation: (value - offset) / scale.
+    fine_sigma_px : float, optional
+        For a network that works at the scale of the blur: the width of the blur that it is made
+        for, a standard deviation in px.
     """
 
     folder: Path
@@ -113,6 +116,7 @@ class ModelBundle:
     test: tuple[Path, Path] | None = None
     validation: tuple[Path, Path] | None = None
     network_output: CountsRange = _COUNTS
+    fine_sigma_px: float | None = None
 
     def counts_range(self, pixels: Pixels) -> CountsRange:
         """Offset and scale of a whole frame, as this model wants them.
@@ -238,6 +242,7 @@ def _bundle(
         test=pair(tensors.test_input, tensors.test_output),
         validation=pair(tensors.validation_raw, tensors.validation_refocused),
         network_output=CountsRange(tensors.output_offset, tensors.output_scale),
+        fine_sigma_px=described.fine_sigma_px,
     )
 
 

@@ -111,6 +111,9 @@ class Description(msgspec.Struct, frozen=True):
         How far an engine may be from the bundle's tensors, in network units.
     title : str
     tensors : TensorNames
+    fine_sigma_px : float, optional
+        For a network that works at the scale of the blur: the width of the blur that it is made
+        for, a standard deviation in px.
     """
 
     schema: int
@@ -129,6 +132,7 @@ class Description(msgspec.Struct, frozen=True):
     tolerance: Annotated[dict[_Precision, _Amount], msgspec.Meta(max_length=16)] = {}
     title: Annotated[str, msgspec.Meta(max_length=512)] = ""
     tensors: TensorNames = TensorNames()
+    fine_sigma_px: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
 
 
 class _PlainLoader(yaml.SafeLoader):

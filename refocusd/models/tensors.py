@@ -16,17 +16,18 @@ __all__ = ["read_frames"]
 MAX_PIXELS = 1 << 26
 
 
-def read_frames(path: Path) -> NDArray[np.float32]:
+def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
     """Frames of one tensor of a bundle.
 
     Parameters
     ----------
     path : Path
-        ``.npy`` of real numbers, shape (n, 1, height, width).
+        ``.npy`` of real numbers, shape (n, channels, height, width).
+    channels : int
 
     Returns
     -------
-    ndarray of float32, shape (n, 1, height, width)
+    ndarray of float32, shape (n, channels, height, width)
 
     Raises
     ------
@@ -43,8 +44,10 @@ def read_frames(path: Path) -> NDArray[np.float32]:
             )
             shape, fortran, dtype = header(stream)
             pixels = math.prod(shape)
-            if len(shape) != 4 or shape[1] != 1 or min(shape) < 1 or pixels > MAX_PIXELS:
-                raise BundleError(f"{path} has shape {shape}: frames are (n, 1, height, width)")
+            if len(shape) != 4 or shape[1] != channels or min(shape) < 1 or pixels > MAX_PIXELS:
+                raise BundleError(
+                    f"{path} has shape {shape}: frames are (n, {channels}, height, width)"
+                )
             if dtype.hasobject or dtype.kind not in "fiu":
                 raise BundleError(f"{path} holds {dtype}: frames are real numbers")
             if path.stat().st_size != stream.tell() + pixels * dtype.itemsize:

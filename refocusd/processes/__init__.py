@@ -7,7 +7,7 @@
 `lifeline`        Ends this process when its parent is gone, however the parent ended
 `order`           What a parent tells a child: one JSON line on its standard input, as a typed struct
 `priority`        The acquisition comes first: our processes take the processor after it
-`signals`         Signals that ask a process to stop
+`signals`         What asks a process to stop: signals, and on Windows the end of its console or session
 `supervisor`      Keeps one child process alive: starts it, watches it, restarts it after a back-off
 `trial`           One order carried out in a process of its own: what may crash, hang, or leave traces
 ================  ==================================================================================

@@ -1,18 +1,72 @@
-"""Signals that ask a process to stop."""
+"""What asks a process to stop: signals, and on Windows the end of its console or session."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from collections.abc import Callable
 
-__all__ = ["stop_asked"]
+__all__ = ["leave_signals_to_parent", "stop_asked"]
+
+#: CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT.
+_ENDS = frozenset({2, 5, 6})
 
 
 def stop_asked() -> threading.Event:
-    """An event that Ctrl-C, SIGTERM or (on Windows) Ctrl-Break sets from now on."""
+    """An event that is set from now on by whatever asks this process to stop.
+
+    That is Ctrl-C or SIGTERM, and on Windows Ctrl-Break, a closed console window, logging off or
+    shutting down.
+    """
     asked = threading.Event()
     # Handlers only set a flag: a lock taken in one could be held by the thread it interrupts.
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: asked.set())
+    _on_end(asked.set)
     return asked
+
+
+def leave_signals_to_parent() -> None:
+    """Ignore what a terminal sends: the parent gets it too, and tells this process when to stop."""
+    for name in ("SIGINT", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _on_end(lambda: None)
+
+
+def _handler(ask: Callable[[], object]) -> Callable[[int], bool]:
+    """What Windows calls, in a thread of its own, for each event of the console."""
+
+    def handle(event: int) -> bool:
+        if event not in _ENDS:
+            return False  # Ctrl-C and Ctrl-Break are signals
+        ask()
+        # Windows ends the process when this returns, or after some seconds (5 where a window
+        # was closed).  Until then the process has time to end by itself.
+        threading.Event().wait()
+        return True
+
+    return handle
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    _Handler = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)
+    #: Windows keeps their addresses only.
+    _kept: list[object] = []
+
+    def _on_end(ask: Callable[[], object]) -> None:
+        # Python's own handler takes each of these events for Ctrl-Break, and returns at once.
+        # The handler that was added last is called first.
+        handler = _Handler(_handler(ask))
+        _kept.append(handler)
+        ctypes.WinDLL("kernel32").SetConsoleCtrlHandler(handler, True)
+
+else:
+
+    def _on_end(ask: Callable[[], object]) -> None:
+        """Nothing: elsewhere these are signals."""

@@ -67,6 +67,10 @@ class DistinctAxes:
         self._taken = WrittenKeys()
         self._repeats: Counter[str] = Counter()
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a frame has these canonical axes."""
+        return key in self._taken
+
     def of(self, axes: Axes) -> Axes:
         """The axes, or those with a number on the axis ``repeat``."""
         first = canonical_axes(axes)

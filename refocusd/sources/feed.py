@@ -82,11 +82,20 @@ class Feed:
         """Whether the acquisition saves raw data."""
         return self._state.has_raw
 
-    def begin(self, name: str, *, has_raw: bool) -> None:
-        """Start the thread; connecting does not wait for a daemon."""
+    def begin(self, name: str, *, has_raw: bool, summary: str = "{}") -> None:
+        """Start the thread; connecting does not wait for a daemon.
+
+        Parameters
+        ----------
+        name : str
+        has_raw : bool
+            Whether the acquisition saves raw data, which tell their summary themselves.
+        summary : str
+            Summary metadata as JSON.
+        """
         self._complain = Once(log, name, NOT_AFFECTED)
         state = self._state
-        state.name, state.has_raw = name, has_raw
+        state.name, state.has_raw, state.summary = name, has_raw, summary
         state.buffer.keep_missed = not has_raw
         if not has_raw and not state.output:
             self._done.set()
@@ -165,9 +174,20 @@ class Feed:
         with self._changed:
             state.taken += 1
             state.replaced[canonical_axes(axes)] += 1
-            if len(state.refused) < MAX_LATER:
-                state.refused.append(canonical_axes(told_as))
-            self._changed.notify()
+            self._skip([canonical_axes(told_as)], REPLACED)
+
+    def skip(self, keys: list[str], reason: str) -> None:
+        """Name frames, by canonical axes, that will not come, and why."""
+        if self._thread is None:
+            return
+        with self._changed:
+            self._state.taken += len(keys)
+            self._skip(keys, reason)
+
+    def _skip(self, keys: list[str], reason: str) -> None:
+        skipped = self._state.skipped.setdefault(reason, [])
+        skipped += keys[: MAX_LATER - len(skipped)]
+        self._changed.notify()
 
     def take_later(self, read: Callable[[], Frame], axes: Any, taken_ns: int) -> None:
         """Note a frame that lies on disk; the feed's thread reads it."""
@@ -216,6 +236,11 @@ class Feed:
         """Wait until the daemon has closed the acquisition, or there is none."""
         self._done.wait(timeout_s)
         return self._upload.counts
+
+    @property
+    def refocused(self) -> str:
+        """Folder of the refocused dataset, once the daemon has closed the acquisition."""
+        return self._upload.refocused
 
     def _run(self) -> None:
         try:

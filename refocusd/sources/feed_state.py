@@ -50,8 +50,9 @@ class FeedState:
         Axes of frames that are read from disk once they are saved, to keep the order.
     replaced : Counter of str
         Axes of frames that will be saved and then replaced by another camera's, how often.
-    refused : list of str
-        What those frames are called in the ledger, as far as the daemon was not told yet.
+    skipped : dict of str to list of str
+        By reason: what skipped frames are called in the ledger, as far as the daemon was not told
+        yet.
     ended_at : float
         When the acquisition ended; 0 while it runs.
     leaving : bool
@@ -71,7 +72,7 @@ class FeedState:
     first: FirstFrame | None = None
     awaited: set[str] = field(default_factory=set)
     replaced: Counter[str] = field(default_factory=Counter)
-    refused: list[str] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
     ended_at: float = 0.0
     leaving: bool = False
     listening: bool = False

@@ -11,7 +11,6 @@ from refocusd.errors import InputError
 from refocusd.sources.feed_state import FeedState
 from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, Counts, Open
-from refocusd.transport.records import REPLACED
 from refocusd.transport.session import Session, State
 
 __all__ = ["NOT_AFFECTED", "FeedUpload"]
@@ -43,6 +42,8 @@ class FeedUpload:
     ----------
     counts : Counts or None
         The daemon's, once it has closed the acquisition.
+    refocused : str
+        Folder of the refocused dataset, once the daemon has closed the acquisition.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class FeedUpload:
         on_gone: Callable[[], None] | None,
     ) -> None:
         self.counts: Counts | None = None
+        self.refocused = ""
         self._state = state
         self._changed = state.buffer.changed
         self._session = Session(
@@ -119,6 +121,7 @@ class FeedUpload:
             raise InputError(session.refused)
         if session.closed:
             self.counts = session.closed.counts
+            self.refocused = session.opened.output if session.opened else ""
 
     @property
     def _gives_up(self) -> bool:
@@ -160,7 +163,7 @@ class FeedUpload:
                 self._changed.wait(0.05)
             held = buffer.pop() if len(buffer) and session.credit else None
             behind, buffer.behind = buffer.behind, 0
-        self._tell_refused(session)
+        self._tell_skipped(session)
         session.leave(behind, self._state.taken)
         if held is None:
             if len(buffer):
@@ -181,11 +184,11 @@ class FeedUpload:
                 buffer.miss(held.axes)
         buffer.give_back(held)
 
-    def _tell_refused(self, session: Session) -> None:
+    def _tell_skipped(self, session: Session) -> None:
         with self._changed:
-            refused, self._state.refused = self._state.refused, []
-        if refused:
-            session.miss(refused, "skipped", REPLACED)
+            skipped, self._state.skipped = self._state.skipped, {}
+        for reason, keys in skipped.items():
+            session.miss(keys, "skipped", reason)
 
     def _give_up_unsaved(self) -> None:
         """Stop waiting for frames that never came to disk, as when a run was cut short."""
@@ -198,7 +201,7 @@ class FeedUpload:
     def _say_closed(self, session: Session) -> None:
         with self._changed:
             missed = self._state.buffer.missed + self._state.buffer.axes_left()
-        self._tell_refused(session)
+        self._tell_skipped(session)
         if not self._state.raw:
             session.miss(missed, "skipped", "no raw")
         session.close(self._state.taken)

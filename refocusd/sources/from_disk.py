@@ -109,6 +109,9 @@ def submit_all(
                 session.pump(left)
         handled = False
         while not handled:
+            if not session.credit:
+                # Windows renames no folder in which a file is open.
+                frames.close()
             session.until(lambda: session.credit > 0, stopped)
             handled = _submit(session, frames, key, live=live)
 

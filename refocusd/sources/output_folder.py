@@ -6,17 +6,31 @@ import re
 import time
 from pathlib import Path
 
-from refocusd.datasets.run_folder import refocused_path
+from refocusd.datasets.run_folder import made_by, refocused_path
 
-__all__ = ["fresh_output"]
+__all__ = ["output_folder"]
 
 
-def fresh_output(folder: Path, name: str) -> Path:
-    """A folder that does not exist yet: ``<name>_<date>-<time>_refocused`` in `folder`."""
+def output_folder(
+    folder: Path, name: str, started_s: float | None = None, acquisition: str = ""
+) -> Path:
+    """The output of an acquisition: ``<name>_<date>-<time>_refocused`` in `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+    started_s : float, optional
+        When it was begun, in seconds since 1970; now by default.
+    acquisition : str
+        Its id: where a folder of that name is its own already, it is that one.  Otherwise the
+        folder does not exist yet.
+    """
     stem = re.sub(r"[^\w.-]+", "_", name).strip("._") or "MDA"
-    wanted = refocused_path(folder / f"{stem}_{time.strftime('%Y%m%d-%H%M%S')}")
+    begun = time.strftime("%Y%m%d-%H%M%S", time.localtime(started_s))
+    wanted = refocused_path(folder / f"{stem}_{begun}")
     number, free = 1, wanted
-    while free.exists():
+    while free.exists() and not (acquisition and made_by(free).get("acquisition") == acquisition):
         number += 1
         free = wanted.with_name(f"{wanted.name}_{number}")
     return free.absolute()

@@ -22,8 +22,10 @@ import logging
 import time
 from collections.abc import Callable
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
+from refocusd.datasets.judged import JudgedFrame, judged_frames
 from refocusd.errors import ConfigError
 from refocusd.frame import canonical_axes
 from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
@@ -153,6 +155,31 @@ class Source:
         daemon was there, or it was not done in time.
         """
         return self._feed.wait(timeout_s)
+
+    def untrusted(self, *, doubtful: bool = False) -> list[JudgedFrame]:
+        """Frames whose result is not trusted, the worst first: those to image again.
+
+        Call it after `wait`.
+
+        Parameters
+        ----------
+        doubtful : bool
+            Those that are doubtful as well.
+
+        Returns
+        -------
+        list of JudgedFrame
+            With the axes and the reasons; empty if no daemon refocused this acquisition.
+
+        Raises
+        ------
+        InputError, LedgerError
+            If the refocused dataset was moved, or its ledger is damaged.
+        """
+        if not self._feed.refocused:
+            return []
+        verdicts = ("untrusted", "doubtful") if doubtful else ("untrusted",)
+        return judged_frames(Path(self._feed.refocused), verdicts)
 
 
 def _runs_on_java() -> bool:

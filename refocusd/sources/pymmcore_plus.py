@@ -1,17 +1,21 @@
 """The acquisitions of pymmcore-plus, for those who left Java.
 
-One line before the script's own::
+An output beside its own writers::
+
+    mmc.run_mda(sequence, output=["cells.ome.zarr", refocusd.MDAOutput("D:/refocused")])
+
+or one line for all acquisitions of a core, whoever runs them::
 
     refocusd.attach_mda(mmc, output="D:/refocused")
-    mmc.run_mda(sequence)
 
 Its runner tells of each frame with its image, event and metadata in memory; they are copied
-into a bounded buffer and the runner goes on.  It knows no raw dataset that could be caught up
-from: what does not fit while the daemon is busy is skipped, by name.
+into a bounded buffer and the runner goes on.  What does not fit while the daemon is busy is
+skipped, by name.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
@@ -21,30 +25,63 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import ConfigError
-from refocusd.frame import Axes
+from refocusd.frame import Axes, canonical_axes
 from refocusd.sources.cameras import DistinctAxes
 from refocusd.sources.feed import Feed
 from refocusd.sources.once import Once
-from refocusd.sources.output_folder import fresh_output
+from refocusd.sources.output_folder import output_folder
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
-__all__ = ["AttachedMDA", "attach_mda"]
+__all__ = ["MDAOutput", "attach_mda"]
 
 log = logging.getLogger(__name__)
 
 #: Axes as the rest of refocusd names them; others keep useq's names.
 AXES = {"t": "time", "p": "position", "c": "channel", "z": "z", "g": "grid"}
+#: Of a frame's metadata: our names, and pymmcore-plus's.
+NAMES = (("PixelSizeUm", "pixel_size_um"), ("Exposure", "exposure_ms"), ("Camera", "camera_device"))
+#: Why an event of a sequence has no frame.
+NO_FRAME = "not acquired: the engine skipped its event"
+#: Class of the thread in which outputs of ``run_mda`` are called.
+RELAY = "MDARelayThread"
+BUFFER_MIB = 256
 
 
 def attach_mda(
-    mmc: Any, output: str | Path, *, endpoint: str | None = None, buffer_mib: int = 256
-) -> AttachedMDA:
+    mmc: Any, output: str | Path, *, endpoint: str | None = None, buffer_mib: int = BUFFER_MIB
+) -> MDAOutput:
     """Refocus what a pymmcore-plus core acquires from now on.
 
     Parameters
     ----------
     mmc : pymmcore_plus.CMMCorePlus
+    output, endpoint, buffer_mib
+        As in `MDAOutput`.
+
+    Returns
+    -------
+    MDAOutput
+        To wait for the daemon, and to detach; need not be kept.
+
+    Raises
+    ------
+    ConfigError
+        If the core has no acquisition runner.
+    """
+    attached = MDAOutput(output, endpoint=endpoint, buffer_mib=buffer_mib)
+    attached._connect(mmc)
+    return attached
+
+
+class MDAOutput:
+    """An output of pymmcore-plus's acquisitions that refocuses their frames.
+
+    To be given to ``run_mda``, alone or beside one of its own writers.  Each acquisition gets a
+    dataset of its own.
+
+    Parameters
+    ----------
     output : path
         Folder in which each acquisition gets its refocused dataset.
     endpoint : str, optional
@@ -53,44 +90,56 @@ def attach_mda(
         Frames held while the daemon is busy, MiB; when it is full the oldest
         are skipped.
 
-    Returns
-    -------
-    AttachedMDA
-        To wait for the daemon, and to detach; need not be kept.
-
-    Raises
-    ------
-    ConfigError
-        If the core has no acquisition runner.
+    Examples
+    --------
+    >>> refocused = MDAOutput("refocused")
+    >>> mmc.run_mda(sequence, output=["cells.ome.zarr", refocused]).join()  # doctest: +SKIP
+    >>> refocused.wait()  # doctest: +SKIP
     """
-    attached = AttachedMDA(
-        Path(output).expanduser().absolute(), endpoint or default_endpoint(), buffer_mib << 20
-    )
-    attached._connect(mmc)
-    return attached
 
-
-class AttachedMDA:
-    """Listens to one runner; made by `attach_mda`."""
-
-    def __init__(self, output: Path, endpoint: str, buffer_nbytes: int) -> None:
-        self._output = output
-        self._endpoint = endpoint
-        self._buffer_nbytes = buffer_nbytes
+    def __init__(
+        self, output: str | Path, *, endpoint: str | None = None, buffer_mib: int = BUFFER_MIB
+    ) -> None:
+        self._output = Path(output).expanduser().absolute()
+        self._endpoint = endpoint or default_endpoint()
+        self._buffer_nbytes = buffer_mib << 20
         self._feed: Feed | None = None
         self._last: Feed | None = None
         self._frames = 0
+        self._canceled = False
+        self._sequence: Any = None
+        self._relay: threading.Thread | None = None
         self._distinct = DistinctAxes()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
         self._connected: list[tuple[Any, Callable[..., None]]] = []
+
+    # -- what the runner calls, by the names of its signals ---------------------------------
+
+    def sequenceStarted(self, sequence: Any, meta: Any = None) -> None:  # noqa: N802
+        """An acquisition begins."""
+        self._safely(lambda: self._started(sequence, meta))
+
+    def frameReady(self, image: Any, event: Any = None, meta: Any = None) -> None:  # noqa: N802
+        """Take one frame."""
+        self._safely(lambda: self._frame(image, event, meta))
+
+    def sequenceCanceled(self, sequence: Any = None) -> None:  # noqa: N802, ARG002
+        """The user has ended the acquisition: what it did not come to is not missing."""
+        self._canceled = True
+
+    def sequenceFinished(self, sequence: Any = None) -> None:  # noqa: N802
+        """An acquisition is over."""
+        self._safely(lambda: self._finished(sequence))
+
+    # -- what the user calls ----------------------------------------------------------------
 
     def detach(self) -> None:
         """Listen no more; an acquisition that runs ends here for refocusd."""
         for signal, listener in self._connected:
             signal.disconnect(listener)
         self._connected.clear()
-        self._safely(self._finished)
+        self._safely(lambda: self._finished(None))
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
         """Wait until every frame of the last acquisition has a final state.
@@ -99,15 +148,23 @@ class AttachedMDA:
         nothing was acquired.
         """
         with self._lock:
-            feed = self._feed or self._last
-        return feed.wait(timeout_s) if feed is not None else None
+            feed, relay, sequence = self._feed or self._last, self._relay, self._sequence
+        if feed is None:
+            return None
+        if relay is not None:
+            # The thread that relays the runner's signals may end before it has relayed the last.
+            relay.join(timeout_s)
+            if not relay.is_alive():
+                self.sequenceFinished(sequence)
+        return feed.wait(timeout_s)
 
     def _connect(self, mmc: Any) -> None:
         events = getattr(getattr(mmc, "mda", None), "events", None)
         listeners: dict[str, Callable[..., None]] = {
-            "sequenceStarted": lambda *said: self._safely(lambda: self._started(*said)),
-            "frameReady": lambda *said: self._safely(lambda: self._frame(*said)),
-            "sequenceFinished": lambda *_: self._safely(self._finished),
+            "sequenceStarted": lambda *said: self.sequenceStarted(*said),
+            "frameReady": lambda *said: self.frameReady(*said[:3]),
+            "sequenceCanceled": lambda *said: self.sequenceCanceled(*said),
+            "sequenceFinished": lambda *said: self.sequenceFinished(*said),
         }
         # Functions of their own: bound methods would be held weakly, and forgotten.
         for name, listener in listeners.items():
@@ -120,21 +177,24 @@ class AttachedMDA:
             signal.connect(listener)
             self._connected.append((signal, listener))
 
-    def _started(self, sequence: Any, *_: Any) -> None:
-        self._finished()
+    def _started(self, sequence: Any, meta: Any) -> None:
+        self._finished(None)
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
         feed = Feed(
             self._endpoint,
-            output=str(fresh_output(self._output, name)),
+            output=str(output_folder(self._output, name)),
             expected=_expected(sequence),
             buffer_nbytes=self._buffer_nbytes,
         )
-        feed.begin(name, has_raw=False)
+        feed.begin(name, has_raw=False, summary=json.dumps(_summary(sequence, meta), default=str))
         with self._lock:
-            self._feed, self._frames = feed, 0
+            self._feed, self._frames, self._canceled = feed, 0, False
+            thread = threading.current_thread()
+            self._relay = thread if type(thread).__name__ == RELAY else None
+            self._sequence = sequence
             self._distinct = DistinctAxes()
 
-    def _frame(self, image: Any, event: Any = None, metadata: Any = None, *_: Any) -> None:
+    def _frame(self, image: Any, event: Any, metadata: Any) -> None:
         taken_ns = time.perf_counter_ns()
         feed = self._feed
         if feed is not None:
@@ -155,11 +215,18 @@ class AttachedMDA:
             )
         return chosen
 
-    def _finished(self) -> None:
+    def _finished(self, sequence: Any) -> None:
         with self._lock:
             feed, self._feed = self._feed, None
             self._last = feed or self._last
-        if feed is not None:
+        if feed is None:
+            return
+        try:
+            if not self._canceled and self._frames < _expected(sequence):
+                events = enumerate(sequence)
+                keys = (canonical_axes(_axes(event, number)) for number, event in events)
+                feed.skip([key for key in keys if key not in self._distinct], NO_FRAME)
+        finally:
             feed.end()
 
     def _safely(self, do: Callable[[], None]) -> None:
@@ -170,15 +237,37 @@ class AttachedMDA:
             self._warn(f"{type(error).__name__}: {error}")
 
 
+def _summary(sequence: Any, meta: Any) -> dict[str, Any]:
+    """What is known of the whole acquisition, by Micro-Manager's names."""
+    summary: dict[str, Any] = {"Source": "pymmcore-plus"}
+    infos = meta.get("image_infos") if isinstance(meta, Mapping) else None
+    if infos and (um := infos[0].get("pixel_size_um")):
+        summary["PixelSize_um"] = um
+    if step_um := getattr(getattr(sequence, "z_plan", None), "step", None):
+        summary["z-step_um"] = step_um
+    if channels := [channel.config for channel in getattr(sequence, "channels", None) or ()]:
+        summary["ChNames"] = channels
+    if hasattr(sequence, "model_dump"):
+        summary["mda_sequence"] = sequence.model_dump(mode="json", exclude_unset=True)
+    return summary
+
+
 def _metadata(event: Any, said: Any, number: int) -> dict[str, Any]:
     metadata = dict(said) if isinstance(said, Mapping) else {}
     metadata.pop("mda_event", None)
     if hasattr(event, "model_dump"):
         metadata["mda_event"] = event.model_dump(mode="json", exclude_defaults=True)
     metadata["Axes"] = _axes(event, number)
-    for ours, theirs in (("PixelSizeUm", "pixel_size_um"), ("Exposure", "exposure_ms")):
+    for ours, theirs in NAMES:
         if theirs in metadata:
             metadata.setdefault(ours, metadata[theirs])
+    # The position list's or the plate's name, such as A1: its axis is a number.
+    if name := getattr(event, "pos_name", None):
+        metadata.setdefault("PositionName", str(name))
+    where = metadata.get("position")
+    for axis, um in where.items() if isinstance(where, Mapping) else ():
+        if axis in ("x", "y", "z") and um is not None:
+            metadata.setdefault(f"{axis.upper()}PositionUm", um)
     return metadata
 
 
@@ -201,4 +290,6 @@ def _expected(sequence: Any) -> int:
     if type(sequence).__name__ == "GeneratorMDASequence":
         return 0  # stands for an iterator of events, and warns when it is asked
     sizes = getattr(sequence, "sizes", None)
-    return math.prod(sizes.values()) if isinstance(sizes, Mapping) and sizes else 0
+    # useq says 0 for the axes that a sequence does not have.
+    lengths = [size for size in sizes.values() if size] if isinstance(sizes, Mapping) else []
+    return math.prod(lengths) if lengths else 0

@@ -95,10 +95,8 @@ __all__ = [
     "encode",
 ]
 
-#: Version of the wire; both sides must have the same.  What came since with the same number
-#: (`Recall`, `GiveBack`, `StatusRequest.answered`) is not for workers, and peers of this host without
-#: it have no key: workers of 0.1.0 on other hosts go on working.
-PROTOCOL = 5
+#: Version of the wire; both sides must have the same.
+PROTOCOL = 6
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -316,6 +314,10 @@ class Task(Message, frozen=True):
     calibration: str = ""
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
+    #: Frames of one stream differ in time alone: what one tells of the blur serves the next.
+    stream: str = ""
+    #: What is written where the result is not trusted, see `refocusd.config.Settings`.
+    untrusted: Literal["mark", "pass", "deconvolve", "skip"] = "deconvolve"
 
 
 class Result(Message, frozen=True):

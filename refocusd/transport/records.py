@@ -140,6 +140,7 @@ class FocusOptics(msgspec.Struct, frozen=True):
     refractive_index: float
     pixel_um: float
     spherical_waves: float = 0.0
+    apodisation: float = 0.0
     measured: bool = False
 
 
@@ -161,7 +162,25 @@ class FrameFacts(msgspec.Struct, frozen=True):
     clipped : int
         Pixels cut at the ends of the counts scale.
     verdict : str
-        ``refocused``, or ``in focus`` when the raw frame needs nothing.
+        See `refocusd.engines.verdict`.
+    written : str
+        What the frame's pixels are: what the engine made of it (``refocused``), a deconvolution in
+        its place, ``raw``, or ``nothing``, so that the frame is skipped.
+    reasons : list of str
+        Of the verdict, in plain words.
+    error_chance : float or None
+        Probability that the error is above the bound of the verdict; None for raw frames.
+    contrast, noise : float or None
+        Brightest structures over the background, and noise of one pixel, counts.
+    clipped_share : float or None
+        Of raw, of all pixels.
+    unexplained : float or None
+        Share of raw's structure that the frame, blurred again, does not explain.
+    residual_chi2, worst_flux_change : float or None
+        Median over the frame of the normalised squared residual; largest relative change of light
+        in one tile.
+    kept_share : float
+        Share of the frame that was in focus already and is raw's.
     defocus_um, defocus_uncertainty_um : float or None
         Distance from focus, on either side, and its standard uncertainty; None where nobody
         asked, or the frame does not tell.
@@ -186,7 +205,7 @@ class FrameFacts(msgspec.Struct, frozen=True):
     focus_after: float
     flux_ratio: float
     clipped: int
-    verdict: Literal["refocused", "in focus"]
+    verdict: Literal["trusted", "doubtful", "untrusted", "passed_through"]
     defocus_um: float | None = None
     defocus_uncertainty_um: float | None = None
     defocus_confidence: float = 0.0
@@ -194,6 +213,16 @@ class FrameFacts(msgspec.Struct, frozen=True):
     blur_px: float | None = None
     blur_uncertainty: float | None = None
     blur_source: str | None = None
+    written: Literal["refocused", "deconvolved", "raw", "nothing"] = "refocused"
+    reasons: list[str] = []
+    error_chance: float | None = None
+    contrast: float | None = None
+    noise: float | None = None
+    clipped_share: float | None = None
+    unexplained: float | None = None
+    residual_chi2: float | None = None
+    worst_flux_change: float | None = None
+    kept_share: float = 0.0
 
 
 class Histogram(msgspec.Struct, frozen=True):

@@ -51,6 +51,8 @@ class Status(Message, frozen=True):
         Idle workers catch up while acquisitions go on.
     frames : dict of str to int
         Frames since the start, by ``state`` or ``state: reason``.
+    verdicts : dict of str to int
+        Frames since the start, by verdict.
     stages : dict of str to Histogram
         ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
         ``total`` (hook to disk); live frames only.
@@ -78,6 +80,7 @@ class Status(Message, frozen=True):
     raw_nbytes: int = 0
     serial: int = 0
     uptime_s: float = 0.0
+    verdicts: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Look(Message, frozen=True):

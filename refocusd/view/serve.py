@@ -58,12 +58,17 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
     from refocusd.view.frames.datasets import Datasets
     from refocusd.view.http.app import view_app
     from refocusd.view.http.server import web_server
+    from refocusd.view.state.alerts import Alerts
     from refocusd.view.state.gpu import GpuMonitor
     from refocusd.view.state.link import DaemonLink
     from refocusd.view.state.view_state import ViewState
 
     state = ViewState(options.endpoint)
-    with closing(Datasets(state)) as datasets, DaemonLink(state) as link:
+    with (
+        closing(Datasets(state)) as datasets,
+        Alerts(options.webhook) as alerts,
+        DaemonLink(state, alerts.note) as link,
+    ):
         app = view_app(options, state, link, datasets, GpuMonitor())
         with web_server(options, app) as port:
             url, entry = page_address(options, port, token=False), page_address(options, port)

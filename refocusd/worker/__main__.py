@@ -11,6 +11,7 @@ from refocusd.processes.background_log import log_to_stderr
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import leave_signals_to_parent
 from refocusd.transport.client import Connection
 from refocusd.worker.order import WorkerOrder
 from refocusd.worker.session import OUT_OF_MEMORY, hold_session, prepare
@@ -49,8 +50,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Signals of the terminal reach the daemon, which tells us when to stop.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     sys.exit(main())

@@ -4,48 +4,32 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import zmq
 
 from refocusd.engines.engine import Engine
-from refocusd.engines.verdict import flux_ratio, verdict
 from refocusd.errors import DeviceLostError, RefocusdError, TransportError
 from refocusd.frame import Pixels, checksum
-from refocusd.imaging.optics import Optics
-from refocusd.imaging.quality import focus_score
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.client import SILENCE_S, Connection
 from refocusd.transport.messages import (
     MAX_CALIBRATIONS,
     Calibration,
     Failure,
-    FocusOptics,
-    FrameFacts,
     Refused,
     Result,
     Stop,
     Task,
 )
-
-if TYPE_CHECKING:
-    from refocusd.imaging.defocus import DefocusEstimate
+from refocusd.worker.blurs import Blurs
+from refocusd.worker.refocus import Calibrated, refocus_frame
 
 __all__ = ["Calibrated", "refocus_frame", "serve"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What applies to a frame of its calibration profile: the profile's id, and its hot pixels."""
-
-    profile: str
-    hot_pixels: HotPixels
 
 
 def serve(
@@ -84,6 +68,7 @@ def serve(
     """
     lent = _Lent()
     calibrations = _Calibrations()
+    blurs = Blurs()
     while asked is None or not asked.is_set():
         received = connection.receive_parts(0.5)
         if received is None:
@@ -102,7 +87,7 @@ def serve(
         if isinstance(message, Calibration):
             calibrations.add(message)
         elif isinstance(message, Task):
-            _do(connection, engines, message, part, pass_in_focus, lent, calibrations)
+            _do(connection, engines, message, part, pass_in_focus, lent, calibrations, blurs)
     return "stopped"
 
 
@@ -167,6 +152,7 @@ def _do(
     pass_in_focus: bool,
     lent: _Lent,
     calibrations: _Calibrations,
+    blurs: Blurs,
 ) -> None:
     shape = (task.height, task.width)
     raw: Pixels
@@ -189,8 +175,10 @@ def _do(
             raw,
             out,
             pass_in_focus=pass_in_focus,
+            untrusted=task.untrusted,
             focus=task.focus,
             calibrated=calibrations.of(task),
+            stream=blurs.of(task.stream),
         )
     except (MemoryError, DeviceLostError):
         raise
@@ -205,95 +193,3 @@ def _do(
             connection.send(result)
         elif tracker := connection.lend(result, out):
             lent.give(out, tracker)
-
-
-def refocus_frame(
-    engine: Engine,
-    raw: Pixels,
-    out: Pixels,
-    *,
-    pass_in_focus: bool = True,
-    focus: FocusOptics | None = None,
-    calibrated: Calibrated | None = None,
-) -> FrameFacts:
-    """Refocus one frame and say what happened to it.
-
-    Parameters
-    ----------
-    engine : Engine
-    raw : ndarray of uint8 or uint16, shape (height, width)
-    out : ndarray, same shape and dtype
-        Filled with the refocused frame; with the raw one if that is in focus
-        already and `pass_in_focus` is set.
-    focus : FocusOptics, optional
-        Estimate the defocus as well, by these optics.
-    calibrated : Calibrated, optional
-        Its hot pixels are replaced in what the engine sees, and so in the percentiles that
-        the frame is normalised by.  The camera's offset is no lower bound of these: networks
-        are trained on frames whose darkest percent lies below it, by their noise.
-
-    Returns
-    -------
-    FrameFacts
-    """
-    begun = time.perf_counter()
-    profile = calibrated.profile if calibrated else None
-    seen = raw
-    if calibrated and calibrated.hot_pixels and engine.description.backend != "identity":
-        seen = calibrated.hot_pixels.repaired(raw)
-    refocused = engine.refocus(seen, out)
-    if engine.description.backend == "identity":
-        return _path_alone(refocused.engine_ms, begun, profile)
-    # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
-    focus_before, focus_after = focus_score(seen), focus_score(out)
-    # Before a frame in focus takes the place of what the network made of it.
-    defocus = _defocus(seen, out, focus) if focus is not None else None
-    said = verdict(focus_before, focus_after) if pass_in_focus else "refocused"
-    if said == "in focus":
-        np.copyto(out, raw)
-    return FrameFacts(
-        offset=refocused.counts.offset,
-        scale=refocused.counts.scale,
-        engine_ms=refocused.engine_ms,
-        worker_ms=(time.perf_counter() - begun) * 1e3,
-        focus_before=focus_before,
-        focus_after=focus_before if said == "in focus" else focus_after,
-        flux_ratio=1.0 if said == "in focus" else flux_ratio(seen, out, refocused.counts.offset),
-        clipped=0 if said == "in focus" else refocused.clipped,
-        verdict=said,
-        defocus_um=defocus.distance_um if defocus else None,
-        defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
-        defocus_confidence=defocus.confidence if defocus else 0.0,
-        calibration=profile,
-        blur_px=refocused.blur.sigma_px if refocused.blur else None,
-        blur_uncertainty=refocused.blur.uncertainty if refocused.blur else None,
-        blur_source=refocused.blur.source if refocused.blur else None,
-    )
-
-
-def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFacts:
-    """What is said where only the path is measured: nothing of the picture."""
-    worker_ms = (time.perf_counter() - begun) * 1e3
-    return FrameFacts(
-        0.0, 1.0, engine_ms, worker_ms, 0.0, 0.0, 1.0, 0, "in focus", calibration=profile
-    )
-
-
-def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | None:
-    """The defocus, where the frame tells it.  An estimate is a help, and never costs a frame."""
-    # SciPy's transforms, which only this needs.
-    from refocusd.imaging.defocus import estimate_defocus
-
-    try:
-        optics = Optics(
-            about.na,
-            about.wavelength_um,
-            about.refractive_index,
-            about.pixel_um,
-            about.spherical_waves,
-        )
-        estimate = estimate_defocus(raw, out, optics, measured=about.measured)
-    except (RefocusdError, ArithmeticError, ValueError) as error:
-        log.warning("no estimate of the defocus: %s", error)
-        return None
-    return estimate if estimate.confidence > 0 else None

@@ -269,7 +269,7 @@ def test_the_settings_in_force_are_printed_as_toml(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     settings = tomllib.loads(done.stdout)
     assert settings["ring_mib"] == 77
-    assert settings["model"] == "live-nuclei"
+    assert settings["model"] == "live-fluorescence"
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ OTHERS = {
     "Activate", "Add-MpPreference", "New-NetFirewallRule", "New-ScheduledTaskAction",
     "New-ScheduledTaskSettingsSet", "New-ScheduledTaskTrigger", "Register-ScheduledTask",
     "Start-ScheduledTask", "Unregister-ScheduledTask", "cp", "journalctl", "loginctl", "mkdir",
-    "nssm", "py", "python", "python3", "systemctl",
+    "nssm", "powershell", "py", "python", "python3", "systemctl",
 }  # fmt: skip
 
 

@@ -650,7 +650,7 @@ def test_lost_links_are_no_proof_against_a_frame(
                     continue  # the link is cut in the middle of the frame
                 assert part is not None
                 pixels = np.frombuffer(part, np.uint16).reshape(SIDE, SIDE)
-                facts = wire.FrameFacts(0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0, "refocused")
+                facts = wire.FrameFacts(0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0, "trusted")
                 worker.send(wire.Result(task.task, checksum(pixels), facts), pixels)
                 upload.close(1)
                 pump_until(upload, lambda: upload.closed)

@@ -280,6 +280,7 @@ def test_a_calibration_profile_gives_the_optics(tmp_path: Path) -> None:
         focus_um=Measured(value=0, uncertainty=0.1),
         na=Measured(value=0.47, uncertainty=0.01),
         spherical_waves=Measured(value=0.1, uncertainty=0.02),
+        apodisation=Measured(value=0.4, uncertainty=0.1),
         wavelength_um=0.52,
     )
     profile = Profile(
@@ -289,7 +290,7 @@ def test_a_calibration_profile_gives_the_optics(tmp_path: Path) -> None:
     acquisition = announced()
     acquisition.applied = Applied(Selection((profile,)))
     about = monitor.ask(acquisition, submitted({"time": 0}))
-    assert about == wire.FocusOptics(0.47, 0.52, 1.0, 0.6, 0.1, measured=True)
+    assert about == wire.FocusOptics(0.47, 0.52, 1.0, 0.6, 0.1, 0.4, measured=True)
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["worker-ring", "worker-socket"])

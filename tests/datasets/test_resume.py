@@ -34,7 +34,7 @@ import refocusd as package
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import Attempt, Ledger, marked
 from refocusd.models.bundle import load_bundle
 
@@ -44,7 +44,7 @@ MANY = 250
 def written(dataset: Path) -> int:
     """Frames in a dataset that may be being made."""
     try:
-        return len(NDTiffReader(dataset))
+        return len(open_dataset(dataset))
     except InputError:
         return 0
 

@@ -22,7 +22,7 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
-from refocusd.engines.openvino import OpenVinoEngine, _precision, engine_threads
+from refocusd.engines.openvino import OpenVinoEngine, engine_threads, openvino_precision
 from refocusd.engines.verdict import flux_ratio
 from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
@@ -225,7 +225,7 @@ def test_auto_takes_what_the_processor_has(
     bundle: ModelBundle, types: tuple[str, ...], with_int8: bool, chosen: str, hint: str
 ) -> None:
     variants = {"int8": bundle.onnx} if with_int8 else {}
-    found = _precision(Processor(*types), replace(bundle, variants=variants), "auto")
+    found = openvino_precision(Processor(*types), replace(bundle, variants=variants), "auto")
     assert found == (chosen, hint)
 
 
@@ -234,7 +234,7 @@ def test_a_precision_that_the_processor_lacks_is_refused_by_name(
     bundle: ModelBundle, wanted: str
 ) -> None:
     with pytest.raises(EngineError, match=f"does not compute in {wanted}"):
-        _precision(Processor("FP32"), bundle, wanted)
+        openvino_precision(Processor("FP32"), bundle, wanted)
 
 
 def engine_of(bundle: ModelBundle, network: Path) -> OpenVinoEngine:
@@ -380,7 +380,7 @@ def test_the_identity_changes_nothing(blurred: Pixels) -> None:
     out = np.empty_like(blurred)
     facts = refocus_frame(engine, blurred, out)
     np.testing.assert_array_equal(out, blurred)
-    assert facts.verdict == "in focus"
+    assert facts.verdict == "passed_through"
 
 
 # -- normalisation -----------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bridge_standin_acquisitions import Saved
+from bridge_standin_microscope import Microscope
 from recordings_on_disk import Frames, assert_reads, frames, nth, write_tiff
 
 from refocusd.formats.open_dataset import open_dataset
@@ -84,3 +86,61 @@ def test_without_readable_metadata_the_names_tell(tmp_path: Path, version: str) 
         assert found == ({"DAPI", "GFP"} if version == "1.4" else {0, 1})
         assert {json.loads(key)["z"] for key in recording.axes_keys()} == {0, 1, 2}
         np.testing.assert_array_equal(nth(recording, 0).pixels, stack[0, 0, 0])
+
+
+def named(number: int) -> str:
+    return canonical_axes({"channel": "DAPI", "time": number})
+
+
+def test_frames_are_found_while_they_are_written_with_the_axes_of_the_finished_dataset(
+    tmp_path: Path,
+) -> None:
+    saved = Saved(Microscope(), tmp_path, "run", "SINGLEPLANE_TIFF_SERIES", 3)
+    stack = frames(3)
+    ended = []
+    saved.put(0, stack[0])
+    with open_dataset(saved.folder, growing=True) as recording:
+        assert recording.axes_keys() == [named(0)]
+        for number in (1, 2):
+            saved.put(number, stack[number])
+            assert recording.refresh() == [named(number)]
+            ended.append(recording.finished)
+            np.testing.assert_array_equal(recording.read(named(number)).pixels, stack[number])
+        assert recording.metadata(named(0))["Camera"] == "Camera"
+        saved.end()
+        assert recording.refresh() == []
+        ended.append(recording.finished)
+        with open_dataset(saved.folder) as finished:
+            assert sorted(finished.axes_keys()) == sorted(recording.axes_keys())
+            assert finished.summary["ChNames"] == recording.summary["ChNames"]
+    assert ended == [False, False, True]
+
+
+def test_an_entry_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    saved = Saved(Microscope(), tmp_path, "run", "SINGLEPLANE_TIFF_SERIES", 2)
+    for number, pixels in enumerate(frames(2)):
+        saved.put(number, pixels)
+    notes = saved.folder / "Default" / "metadata.txt"
+    whole = notes.read_bytes()
+    notes.write_bytes(whole[:-20])
+    with open_dataset(saved.folder, growing=True) as recording:
+        assert recording.axes_keys() == [named(0)]
+        notes.write_bytes(whole)
+        assert recording.refresh() == [named(1)]
+
+
+def test_positions_have_the_numbers_of_micro_manager_whatever_their_names(tmp_path: Path) -> None:
+    stack = frames(2, 2, 2, 3)
+    for number, name in enumerate(("well B", "well A")):
+        folder = tmp_path / "run_1" / name
+        write_position(folder, stack[number], "2.0")
+        notes = folder / "metadata.txt"
+        said = json.loads(notes.read_text(encoding="utf-8"))
+        for key, entry in said.items():
+            if key.startswith("Metadata-"):
+                entry["PositionIndex"] = number
+        notes.write_text(json.dumps(said), encoding="utf-8")
+    wanted = {**expected(stack[0], position=0), **expected(stack[1], position=1)}
+    for growing in (False, True):
+        with open_dataset(tmp_path / "run_1", growing=growing) as recording:
+            assert_reads(recording, wanted)

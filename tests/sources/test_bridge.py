@@ -151,6 +151,15 @@ def test_another_program_is_told_from_micro_manager(
         found = probe(HOST, port, timeout_s=0.5)
     assert found.state == "stranger"
     assert "another program" in found.says
+    assert "close" not in found.says
+
+
+def test_a_bridge_that_works_for_another_caller_is_busy() -> None:
+    with Standin() as standin, standin.microscope.blocking():
+        found = probe(HOST, standin.port, timeout_s=0.5)
+    assert found.state == "busy"
+    assert "refocusd waits" in found.says
+    assert "close" not in found.says
 
 
 @pytest.mark.parametrize("reply", [b"hello", b"[1]", b'{"a": 1}', b"\xff\xfe"])

@@ -23,6 +23,7 @@ from waiting import PATIENCE_S, until
 import refocusd
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.demo.microscope import DemoMicroscope
+from refocusd.sources.folders import growth
 from refocusd.sources.folders.offers import command_for
 from refocusd.sources.folders.watcher import Follower
 from refocusd.transport import messages as wire
@@ -295,3 +296,16 @@ def test_a_restarted_refocusd_goes_on_with_the_same_acquisition(tmp_path: Path) 
         assert until(lambda: ended(daemon, "run_1")) == wire.Counts(acquired=8, passed_through=8)
     assert (data / "run_1_refocused" / "refocusd.json").read_text(encoding="utf-8") == said
     assert sorted(keys(data / "run_1_refocused")) == sorted(key(n) for n in range(8))
+
+
+def test_a_dataset_that_was_finished_before_anybody_looked_is_done(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rests from the first look on: it must not count as done for that."""
+    monkeypatch.setattr(growth, "SETTLE_S", -1.0)
+    dataset = JavaNDTiff(tmp_path / "data" / "run_1")
+    put(dataset, 0, 1)
+    dataset.finish()
+    with following(tmp_path / "data", daemon.endpoint, since_s=0.0):
+        counts = until(lambda: ended(daemon, "run_1"))
+    assert (counts.acquired, counts.passed_through) == (2, 2)

@@ -87,6 +87,24 @@ def test_snaps_are_shown_each_once(tmp_path: Path, view_of: ViewOf) -> None:
         assert look(view, serial) is None
 
 
+def test_live_mode_after_a_snap_is_not_called_a_snap(tmp_path: Path, view_of: ViewOf) -> None:
+    with Standin() as standin, attached(tmp_path, standin.port, **LIVE_ONLY) as (daemon, _):
+        view = view_of(daemon)
+        standin.microscope.snap(frame(0))
+        shown, _pixels = until(lambda: look(view), "snap")
+        assert shown.name == "snap"
+        standin.microscope.expose(1, frame(1))
+        shown, _pixels = until(lambda: look(view, shown.serial), "frame")
+        assert shown.name == "live"
+
+
+def test_a_sequence_that_a_script_acquires_is_not_live_mode(tmp_path: Path) -> None:
+    with Standin() as standin, attached(tmp_path, standin.port, **LIVE_ONLY):
+        standin.microscope.stream(1, frame(1))
+        until(lambda: sum(call.name == "isLiveModeOn" for call in standin.calls) > 3, "questions")
+        assert standin.pixel_nbytes == 0
+
+
 def test_another_roi_or_bit_depth_is_another_preview(tmp_path: Path, view_of: ViewOf) -> None:
     with Standin() as standin, attached(tmp_path, standin.port, **LIVE_ONLY) as (daemon, _):
         view = view_of(daemon)

@@ -14,7 +14,8 @@ import pytest
 from live import keys, quick_settings, read_all, running
 
 from refocusd.errors import ConfigError
-from refocusd.sources.pymmcore_plus import attach_mda
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.sources.pymmcore_plus import MDAOutput, attach_mda
 
 pymmcore_plus = pytest.importorskip("pymmcore_plus", reason="pymmcore-plus is not installed")
 adapters = pytest.importorskip("mm_test_adapters", reason="mm-test-adapters is not installed")
@@ -64,6 +65,7 @@ def test_every_frame_of_an_mda_is_refocused(core: Any, tmp_path: Path) -> None:
     assert np.array_equal(pixels, seen[-1])
     assert metadata["camera_device"] == "Camera"
     assert metadata["Exposure"] == metadata["exposure_ms"]
+    assert metadata["Camera"] == "Camera"
     assert metadata["mda_event"]["channel"]["config"] == "FITC"
 
 
@@ -179,3 +181,91 @@ def test_an_index_that_is_used_twice_gives_two_frames(
         '{"time":1}',
     ]
     assert "uses an index twice" in caplog.text
+
+
+def test_it_is_an_output_beside_the_writers_of_pymmcore_plus(core: Any, tmp_path: Path) -> None:
+    """Axes and names of a plate are carried; its own OME-Zarr is written as ever."""
+    pytest.importorskip("ome_writers")
+    plan = useq.WellPlatePlan(plate="96-well", a1_center_xy=(0, 0), selected_wells=([0, 1], [0, 1]))
+    sequence = useq.MDASequence(
+        stage_positions=plan, channels=["DAPI", "FITC"], z_plan={"range": 2, "step": 1}
+    )
+    raw = tmp_path / "plate.ome.zarr"
+    with running(quick_settings(tmp_path)) as daemon:
+        refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+        core.run_mda(sequence, output=[raw, refocused]).join()
+        counts = refocused.wait(90.0)
+    assert counts is not None
+    assert counts.acquired == counts.passed_through == 12
+    assert raw.is_dir()
+    [folder] = (tmp_path / "out").iterdir()
+    written = read_all(folder)
+    assert len(written) == 12
+    _, metadata = written['{"channel":"FITC","position":1,"z":2}']
+    assert metadata["PositionName"].startswith("B2")
+    assert isinstance(metadata["ZPositionUm"], float)
+    with NDTiffReader(folder) as reader:
+        assert reader.summary["ChNames"] == ["DAPI", "FITC"]
+        assert reader.summary["z-step_um"] == 1
+
+
+def test_an_event_that_the_engine_skips_is_accounted_for(core: Any, tmp_path: Path) -> None:
+    from pymmcore_plus.mda import MDAEngine, SkipEvent
+
+    class Skipping(MDAEngine):
+        def setup_event(self, event: Any) -> None:
+            if event.index.get("t") == 1:
+                raise SkipEvent(reason="the stage is late")
+            super().setup_event(event)
+
+    engine = core.mda.engine
+    core.mda.set_engine(Skipping(core, use_hardware_sequencing=False))
+    try:
+        with running(quick_settings(tmp_path)) as daemon:
+            refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+            sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 4})
+            core.run_mda(sequence, output=refocused).join()
+            counts = refocused.wait(90.0)
+    finally:
+        core.mda.set_engine(engine)
+    assert counts is not None
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (4, 3, 1)
+    assert counts.pending == 0
+
+
+def test_a_canceled_acquisition_misses_nothing(core: Any, tmp_path: Path) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+        sequence = useq.MDASequence(time_plan={"interval": 0.05, "loops": 100})
+
+        def cancel(image: object, event: Any) -> None:
+            if event.index["t"] == 2:
+                core.mda.cancel()
+
+        core.mda.events.frameReady.connect(cancel)
+        core.run_mda(sequence, output=refocused).join()
+        core.mda.events.frameReady.disconnect(cancel)
+        counts = refocused.wait(90.0)
+    assert counts is not None
+    assert counts.skipped == counts.pending == 0
+    assert counts.passed_through == counts.acquired < 10
+
+
+def test_an_end_that_is_not_relayed_is_noticed(tmp_path: Path) -> None:
+    """The relay of pymmcore-plus ends when it is told to, which can be before the last signal."""
+    from pymmcore_plus.mda._thread_relay import MDARelayThread
+
+    with running(quick_settings(tmp_path)) as daemon:
+        refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+        sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 1})
+        relay = MDARelayThread()
+        relay.signals.sequenceStarted.connect(refocused.sequenceStarted)
+        relay.signals.frameReady.connect(refocused.frameReady)
+        relay.start()
+        relay.sequenceStarted(sequence, {})
+        relay.frameReady(np.ones((32, 32), np.uint16), useq.MDAEvent(index={"t": 0}), {})
+        relay.stop()
+        relay.join()
+        counts = refocused.wait(90.0)
+    assert counts is not None
+    assert counts.passed_through == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refocusd.sources.once import MAX_WARNINGS, Once
-from refocusd.sources.output_folder import fresh_output
+from refocusd.sources.output_folder import output_folder
 
 pytestmark = pytest.mark.fast
 
@@ -50,7 +50,7 @@ def test_warnings_that_name_each_frame_fill_no_disk(caplog: pytest.LogCaptureFix
 def test_an_output_is_named_after_its_acquisition_and_stays_in_its_folder(
     tmp_path: Path, name: str, begins: str
 ) -> None:
-    output = fresh_output(tmp_path, name)
+    output = output_folder(tmp_path, name)
     assert output.parent == tmp_path
     assert output.name.startswith(begins)
     assert output.name.endswith("_refocused")
@@ -61,7 +61,7 @@ def test_an_output_that_exists_is_never_used_again(
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda form: "20260101-120000")
     for _ in range(3):
-        fresh_output(tmp_path, "run").mkdir()
+        output_folder(tmp_path, "run").mkdir()
     assert sorted(folder.name for folder in tmp_path.iterdir()) == [
         "run_20260101-120000_refocused",
         "run_20260101-120000_refocused_2",

@@ -12,6 +12,7 @@ import json
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -130,7 +131,8 @@ class Standin:
                     request = json.loads(self._socket.recv_multipart()[0].decode("iso-8859-1"))
                     if self.dies_after is not None and len(self.calls) >= self.dies_after:
                         return
-                    self._socket.send_multipart(self._answer(request))
+                    with self.microscope.server:
+                        self._socket.send_multipart(self._answer(request))
         finally:
             self._socket.close()
 
@@ -196,7 +198,7 @@ class Standin:
         java = JavaList(value) if isinstance(value, list) else value
         assert isinstance(java, Java)
         self._names += 1
-        code = f"{id(java):x}-{self._names}"
+        code = f"{java.hashCode():x}{uuid.uuid4()}"
         self._objects[code] = java
         return {
             "type": "unserialized-object",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from bridge_standin_microscope import Microscope, Store, StoredImage
+from bridge_standin_microscope import Microscope, Settings, Store, StoredImage
 
 __all__ = ["CONSTRUCTIBLE", "Java", "JavaList", "Studio"]
 
@@ -17,6 +17,8 @@ CONSTRUCTIBLE = ("org.micromanager.Studio", "mmcorej.CMMCore")
 STRING, COORDS = "java.lang.String", "org.micromanager.data.Coords"
 
 Methods = tuple[tuple[str, tuple[str, ...], str], ...]
+#: What every object has.
+OBJECT: Methods = (("hashCode", (), "int"), ("toString", (), STRING))
 
 
 class Java:
@@ -30,8 +32,19 @@ class Java:
     def api(self) -> list[dict[str, Any]]:
         return [
             {"name": name, "arguments": list(arguments), "return-type": result}
-            for name, arguments, result in (*self.methods, ("hashCode", (), "int"))
+            for name, arguments, result in (*self.methods, *OBJECT)
         ]
+
+    @property
+    def identity(self) -> object:
+        """What of the microscope it stands for: the same object in Java as long as that lives."""
+        return self
+
+    def hashCode(self) -> int:
+        return hash((self.java_class, id(self.identity))) & 0x7FFFFFFF
+
+    def toString(self) -> str:
+        return f"{self.java_class}@{self.hashCode():x}"
 
 
 class JavaList(Java):
@@ -47,6 +60,9 @@ class JavaList(Java):
 
     def get(self, index: int) -> Any:
         return self._items[index]
+
+    def toString(self) -> str:
+        return f"[{', '.join(item.toString() for item in self._items)}]"
 
 
 class PropertyMap(Java):
@@ -91,7 +107,7 @@ class SummaryMetadata(Metadata):
     )
 
     def __init__(self, store: Store) -> None:
-        super().__init__({"Prefix": store.name, "MicroManagerVersion": "2.0.3"})
+        super().__init__({**store.summary, "MicroManagerVersion": "2.0.3"})
         self._channels = list(store.channels)
 
     def getChannelNameList(self) -> list[str]:
@@ -123,6 +139,10 @@ class Image(Java):
 
     def __init__(self, stored: StoredImage) -> None:
         self._stored = stored
+
+    @property
+    def identity(self) -> object:
+        return self._stored
 
     def getRawPixels(self) -> Any:
         return self._stored.pixels
@@ -157,6 +177,10 @@ class Datastore(Java):
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    @property
+    def identity(self) -> object:
+        return self._store
 
     def getSavePath(self) -> str | None:
         return self._store.save_path or None
@@ -212,6 +236,10 @@ class DisplayWindow(Java):
     def __init__(self, store: Store) -> None:
         self._store = store
 
+    @property
+    def identity(self) -> object:
+        return self._store
+
     def getDataProvider(self) -> Datastore:
         return _provider(self._store)
 
@@ -228,16 +256,46 @@ class DisplayManager(Java):
         return [DisplayWindow(store) for store in self._microscope.windows]
 
 
+class SequenceSettings(Java):
+    """Its public fields are called like its methods."""
+
+    java_class = "org.micromanager.acquisition.SequenceSettings"
+    fields = ("save", "root", "prefix")
+    methods: ClassVar[Methods] = (
+        ("save", (), "boolean"),
+        ("root", (), STRING),
+        ("prefix", (), STRING),
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def save(self) -> bool:
+        return self._settings.save
+
+    def root(self) -> str:
+        return self._settings.root
+
+    def prefix(self) -> str:
+        return self._settings.prefix
+
+
 class AcquisitionManager(Java):
     java_class = "org.micromanager.acquisition.internal.DefaultAcquisitionManager"
     interfaces: ClassVar[tuple[str, ...]] = ("org.micromanager.acquisition.AcquisitionManager",)
-    methods: ClassVar[Methods] = (("isAcquisitionRunning", (), "boolean"),)
+    methods: ClassVar[Methods] = (
+        ("isAcquisitionRunning", (), "boolean"),
+        ("getAcquisitionSettings", (), "org.micromanager.acquisition.SequenceSettings"),
+    )
 
     def __init__(self, microscope: Microscope) -> None:
         self._microscope = microscope
 
     def isAcquisitionRunning(self) -> bool:
         return self._microscope.running
+
+    def getAcquisitionSettings(self) -> SequenceSettings:
+        return SequenceSettings(self._microscope.settings)
 
 
 class DataManager(Java):
@@ -252,7 +310,10 @@ class DataManager(Java):
 class SnapLiveManager(Java):
     java_class = "org.micromanager.internal.SnapLiveManager"
     interfaces: ClassVar[tuple[str, ...]] = ("org.micromanager.SnapLiveManager",)
-    methods: ClassVar[Methods] = (("getDisplay", (), "org.micromanager.display.DisplayWindow"),)
+    methods: ClassVar[Methods] = (
+        ("getDisplay", (), "org.micromanager.display.DisplayWindow"),
+        ("isLiveModeOn", (), "boolean"),
+    )
 
     def __init__(self, microscope: Microscope) -> None:
         self._microscope = microscope
@@ -260,6 +321,9 @@ class SnapLiveManager(Java):
     def getDisplay(self) -> DisplayWindow | None:
         store = self._microscope.snap_live
         return None if store is None else DisplayWindow(store)
+
+    def isLiveModeOn(self) -> bool:
+        return self._microscope.live_mode_on
 
 
 class TaggedImage(Java):

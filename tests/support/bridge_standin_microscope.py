@@ -1,20 +1,30 @@
-"""What the stand-in's Micro-Manager does: acquisitions, live mode, snaps.  No bridge in it."""
+"""What the stand-in's Micro-Manager does: acquisitions, live mode, snaps.  No bridge in it.
+
+It behaves as a real Micro-Manager Studio 2 was measured to do: the bridge's server has one thread
+and answers nobody while a caller's acquisition blocks it; windows and their data stay after the
+end of an acquisition; an Album is a window that is no acquisition; the Clojure engine names a UUID
+in its summary and AcqEngJ does not.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Microscope", "Store", "StoredImage"]
+__all__ = ["Engine", "Microscope", "Settings", "Store", "StoredImage"]
 
 Pixels = NDArray[Any]
+Engine = Literal["AcqEngJ", "Clojure"]
+CHANNELS = ("DAPI", "Cy5")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +36,19 @@ class StoredImage:
     metadata: Mapping[str, Any]
 
 
-@dataclass
+@dataclass(eq=False)
 class Store:
-    """A datastore: of an acquisition, or (`rewritable`) of the Snap/Live window."""
+    """A datastore: of an acquisition, of an Album, or (`rewritable`) of the Snap/Live window."""
 
     name: str
     save_path: str = ""
     channels: tuple[str, ...] = ()
     rewritable: bool = False
     frozen: bool = False
+    #: Its window was closed: Micro-Manager has freed the images.
+    closed: bool = False
+    #: Of an acquisition only: an Album says neither when it began nor with which settings.
+    summary: Mapping[str, Any] = field(default_factory=dict)
     images: dict[tuple[tuple[str, int], ...], StoredImage] = field(default_factory=dict)
 
     def put(self, coords: Mapping[str, int], pixels: Pixels, **metadata: Any) -> None:
@@ -58,6 +72,15 @@ class Store:
         return max((dict(key).get(axis, -1) for key in self.images), default=-1) + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the dialog of acquisitions says of saving."""
+
+    save: bool = False
+    root: str = ""
+    prefix: str = "MDA"
+
+
 @dataclass
 class Microscope:
     """State that the user changes and the bridge tells of."""
@@ -66,14 +89,30 @@ class Microscope:
     #: Stores with a window, oldest first.
     windows: list[Store] = field(default_factory=list)
     snap_live: Store | None = None
+    album: Store | None = None
+    settings: Settings = Settings()
+    live_mode_on: bool = False
     sequence_running: bool = False
     #: The core's circular buffer: pixels and tags of the newest frame.
     newest: tuple[Pixels, dict[str, Any]] | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    #: The only thread of the bridge's server: held while it works for a caller.
+    server: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self, name: str = "MDA", *, save_path: str = "", window: bool = True) -> Store:
+    def begin(
+        self,
+        name: str = "MDA",
+        *,
+        save_path: str = "",
+        window: bool = True,
+        engine: Engine = "AcqEngJ",
+        started: datetime | None = None,
+    ) -> Store:
         """The user presses the button that starts an acquisition."""
-        store = Store(name, save_path, ("DAPI", "Cy5"))
+        begun = (started or datetime.now(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        summary = {"Prefix": name, "StartTime": f"{begun[:-3]} +0000", "MDA_Settings": "{}"}
+        if engine == "Clojure":
+            summary["UUID"] = str(uuid.uuid4())
+        store = Store(name, save_path, CHANNELS, summary=summary)
         if window:
             self.windows.append(store)
         self.running = True
@@ -84,15 +123,43 @@ class Microscope:
         store.frozen = True
         self.running = False
 
+    def acquire(self, name: str, frames: list[Pixels], **options: Any) -> Store:
+        """A short acquisition of some times, from its begin to its end."""
+        store = self.begin(name, **options)
+        for number, pixels in enumerate(frames):
+            store.put({"time": number}, pixels)
+        self.end(store)
+        return store
+
+    def close(self, store: Store) -> None:
+        """The user closes a window."""
+        store.closed, store.images = True, {}
+        self.windows.remove(store)
+
+    @contextmanager
+    def blocking(self) -> Iterator[None]:
+        """A caller of the bridge waits for its acquisition: nobody else is answered."""
+        with self.server:
+            yield
+
+    def add_to_album(self, pixels: Pixels) -> None:
+        """The user presses Album."""
+        if self.album is None:
+            self.album = Store("Album", channels=("",))
+            self.windows.append(self.album)
+        self.album.put({"time": len(self.album.images)}, pixels)
+
     def snap(self, pixels: Pixels) -> None:
         """The user presses Snap."""
-        if self.snap_live is None:
-            self.snap_live = Store("Snap/Live View", rewritable=True)
-            self.windows.append(self.snap_live)
-        self.snap_live.put({"channel": 0}, pixels, ImageNumber=0)
+        self._snap_live().put({"channel": 0}, pixels, ImageNumber=0)
 
     def expose(self, number: int, pixels: Pixels, *, components: int = 1) -> None:
         """The camera, in live mode, has one frame more; one in colour has four components."""
+        self.stream(number, pixels, components=components)
+        self.live_mode_on = True
+
+    def stream(self, number: int, pixels: Pixels, *, components: int = 1) -> None:
+        """The core's buffer gets a frame of a sequence: live mode's, or a hooked acquisition's."""
         height, width = pixels.shape
         tags = {
             "ImageNumber": str(number),
@@ -106,5 +173,11 @@ class Microscope:
         self.sequence_running = True
 
     def stop_live(self) -> None:
-        """The user ends live mode."""
-        self.sequence_running = False
+        """The user ends live mode, or a sequence is over."""
+        self.sequence_running = self.live_mode_on = False
+
+    def _snap_live(self) -> Store:
+        if self.snap_live is None:
+            self.snap_live = Store("Snap/Live View", rewritable=True)
+            self.windows.append(self.snap_live)
+        return self.snap_live

@@ -1,23 +1,38 @@
-"""A real daemon with the attach process as `refocusd run` has it, beside the bridge's stand-in."""
+"""A real daemon beside the bridge's stand-in, with the attach process as `refocusd run` has it.
+
+`Rig` has the sources in the test's own thread instead, which steps them while it waits: the same
+code, without the start of a process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
+import pyjavaz  # type: ignore[import-untyped]
+from bridge_standin import Standin
+from bridge_standin_microscope import Microscope
 from live import quick_settings, running
 from numpy.typing import NDArray
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.sources.attached.process import AttachProcess
+from refocusd.sources.folders.watcher import Follower
+from refocusd.sources.micromanager.acquisitions import Studio
+from refocusd.sources.micromanager.bridge import Bridge
+from refocusd.sources.micromanager.save_roots import SaveRoots
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 
-__all__ = ["acquisitions", "attached", "frame", "look", "until"]
+__all__ = ["Rig", "acquisitions", "attached", "frame", "look", "until"]
 
 
 @contextmanager
@@ -56,3 +71,87 @@ def frame(number: int, shape: tuple[int, int] = (48, 64)) -> NDArray[np.uint16]:
     """A frame that tells its number."""
     values = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
     return np.asarray(values + 7 * number, dtype=np.uint16)
+
+
+class Rig:
+    """The source *studio* at a stand-in, stepped by the thread of the test.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        Others may use it as well.
+    folder : Path
+        What it refocuses goes in there.
+    """
+
+    def __init__(self, daemon: Daemon, folder: Path, **standin: Any) -> None:
+        self.standin = Standin(**standin)
+        self.out = folder / "out"
+        self.roots: SaveRoots | None = None
+        self.since_s = time.time()
+        self._daemon = daemon
+        self._folder = folder
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def microscope(self) -> Microscope:
+        """Of the stand-in."""
+        return self.standin.microscope
+
+    def __enter__(self) -> Self:
+        # Java's objects are released by destructors, which must run in this thread.
+        gc.disable()
+        self.standin.start()
+        self.attach()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self.detach()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+        self.standin.stop()
+        pyjavaz.server_terminated(self.standin.port)
+        gc.enable()
+
+    def attach(self) -> None:
+        """What a new attach process does."""
+        bridge = self._bridge = Bridge("127.0.0.1", self.standin.port)
+        self.roots = SaveRoots(self._daemon.endpoint, self.since_s, [], self._start)
+        self.studio = Studio(bridge, self._daemon.endpoint, self.out, self.roots, self.since_s)
+
+    def detach(self) -> None:
+        """What is left of a process that was stopped."""
+        self.studio.close()
+        del self.studio
+        gc.collect()  # what comes after the bridge would wait for it for ever
+        self._bridge.let_go()
+
+    def wait(self, done: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+        """Step the source until something is so."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := done()):
+            assert time.monotonic() < deadline, f"no {what} in time"
+            time.sleep(min(self.studio.step(), 0.02))
+        return found
+
+    def acquisitions(self, state: str = "") -> list[wire.AcquisitionStatus]:
+        """Of this rig, by state; the last that ended are remembered."""
+        found = acquisitions(self._daemon, state)
+        return [about for about in found if Path(about.output).is_relative_to(self._folder)]
+
+    def wait_ended(self, count: int, timeout_s: float = PATIENCE_S) -> list[wire.AcquisitionStatus]:
+        """The acquisitions that ended, once there are so many."""
+        self.wait(lambda: len(self.acquisitions("ended")) >= count, "end", timeout_s)
+        return self.acquisitions("ended")
+
+    def _start(self, follower: Follower, name: str) -> None:
+        thread = threading.Thread(target=follower.run, args=(self._stop,), name=name)
+        self._threads.append(thread)
+        thread.start()

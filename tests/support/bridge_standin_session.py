@@ -53,7 +53,11 @@ def _talk(port: int) -> None:
     bridge = Bridge("127.0.0.1", port)
     studio = bridge.studio
     assert bridge.call(bridge.call(studio.acquisitions).is_acquisition_running) is True
-    viewers = bridge.items(bridge.call(bridge.call(studio.displays).get_all_data_viewers))
+    settings = bridge.call(bridge.call(studio.acquisitions).get_acquisition_settings)
+    assert (bridge.call(settings.save), bridge.call(settings.root)) == (False, "")
+    listed = bridge.call(bridge.call(studio.displays).get_all_data_viewers)
+    assert bridge.call(listed.to_string).count("DisplayController@") == 2
+    viewers = bridge.items(listed)
     provider = bridge.call(viewers[0].get_data_provider)
     assert bridge.items(bridge.call(provider.get_axes)) == ["channel", "time"]
     assert bridge.call(provider.get_next_index, "channel") == 2
@@ -65,10 +69,11 @@ def _talk(port: int) -> None:
     tagged = bridge.call(bridge.core.get_last_tagged_image)
     assert bridge.field(tagged, "tags")["ImageNumber"] == "7"
     assert bridge.field(tagged, "pix").size == 32 * 20
+    assert bridge.call(bridge.call(studio.live).is_live_mode_on) is True
     display = bridge.call(bridge.call(studio.live).get_display)
     assert hasattr(bridge.call(display.get_data_provider), "delete_all_images")
     # Every object is given back while somebody is there to take it.
-    del studio, viewers, provider, where, image, tagged, display
+    del studio, settings, listed, viewers, provider, where, image, tagged, display
     bridge.let_go()
     gc.collect()
 

@@ -34,7 +34,7 @@ __all__ = ["ENGINE", "MAX_FRAMES", "ModelWriter", "Peer", "PlayedBroker", "Readi
 
 RING_MIB = 1
 ENGINE = wire.Engines("identity", "exact", "CPU", "identity", "", "")
-FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "refocused")
+FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "trusted")
 #: Frames of one acquisition at most: more finds nothing else, and takes longer to settle.
 MAX_FRAMES = 40
 

@@ -64,6 +64,8 @@ class JavaNDTiff:
     summary : mapping
     frames_per_file : int
         Stands in for the 4 GiB at which the writer begins another stack; 0 for those.
+    encoding : str
+        Of the platform: ``cp1252`` on a western Windows before Java 18.
     """
 
     def __init__(
@@ -72,8 +74,10 @@ class JavaNDTiff:
         prefix: str = "run",
         summary: Mapping[str, Any] = SUMMARY,
         frames_per_file: int = 0,
+        encoding: str = "utf-8",
     ) -> None:
         folder.mkdir(parents=True)
+        self._encoding = encoding
         self.folder = folder
         self._base = f"{prefix}_NDTiffStack"
         self._summary = json.dumps(dict(summary)).encode()
@@ -98,7 +102,7 @@ class JavaNDTiff:
         cut: int = 0,
     ) -> tuple[bytes, bytes, tuple[int, ...]]:
         """Write one frame without its entry, which is returned; `cut` bytes fewer of it."""
-        text = json.dumps(dict(metadata)).encode()
+        text = json.dumps(dict(metadata), ensure_ascii=False).encode(self._encoding)
         full = self._per_file and self._in_file == self._per_file
         if self._file is None or full or self._file.tell() + pixels.nbytes + _PADDING >= MAX_FILE:
             self._new_file()
@@ -143,16 +147,18 @@ class JavaNDTiff:
         kind = 2 if rgb else {8: 0, 16: 1}[depth]
         name = self._name().encode()
         place = (pixels_at, width, height, kind, 0, text_at, len(text), 0)
-        return json.dumps(dict(sorted(axes.items()))).encode(), name, place
+        text_of_axes = json.dumps(dict(sorted(axes.items())), ensure_ascii=False)
+        return text_of_axes.encode(self._encoding), name, place
 
     def put_entry(self, axes: bytes, name: bytes, place: tuple[int, ...]) -> None:
         """Write an index entry, as `IndexEntryData.asByteBuffer` does."""
         record = struct.pack("<I", len(axes)) + axes + struct.pack("<I", len(name)) + name
         self._index.write(record + struct.pack("<8I", *place))
 
-    def finish(self) -> None:
-        """Null behind the last image, and both files cut."""
-        self._finish_file()
+    def finish(self, *, stacks: bool = True) -> None:
+        """Null behind the last image, and both files cut; without `stacks` those are cut later."""
+        if stacks:
+            self._finish_file()
         self._index.truncate(self._index.tell())
         self._index.close()
 

@@ -59,7 +59,8 @@ class Scene:
             focus_after=after,
             flux_ratio=1.003,
             clipped=0,
-            verdict="in focus" if in_focus else "refocused",
+            verdict="passed_through" if in_focus else "trusted",
+            written="raw" if in_focus else "refocused",
         )
 
 
@@ -98,7 +99,7 @@ def written_datasets(folder: Path, scene: Scene, times: int = 2, pending: int = 
                 facts = scene.facts(index)
                 made_by = {
                     "version": "0.1.0",
-                    "state": "passed_through" if facts.verdict == "in focus" else "refocused",
+                    "state": "passed_through" if facts.verdict == "passed_through" else "refocused",
                     "live": True,
                     "latency_ms": 31.0,
                     **msgspec.structs.asdict(facts),
@@ -268,7 +269,7 @@ class StandIn:
             acquisition=self._acquisition,
             name="cells_1",
             axes=json.dumps(dict(sorted(axes.items())), separators=(",", ":")),
-            state="passed_through" if facts.verdict == "in focus" else "refocused",
+            state="passed_through" if facts.verdict == "passed_through" else "refocused",
             height=height,
             width=width,
             dtype=both.dtype.name,  # type: ignore[arg-type]

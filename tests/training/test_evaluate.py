@@ -276,6 +276,16 @@ def test_the_published_protocol_is_one_flag(plate: Path) -> None:
     assert means_12["refocused"]["psnr_db"] > means_12["input"]["psnr_db"]
 
 
+def test_published_figures_are_one_flag(plate: Path) -> None:
+    output = plate / "q.json"
+    arguments = ("--data", str(plate), "--protocol", "mpt", "--json", str(output))
+    assert run(*arguments, "--no-deconvolution", "--limit", "1") == 0
+    document = json.loads(output.read_text(encoding="utf-8"))
+    assert "its own minimum and maximum" in document["definition"]
+    assert set(document["figures_by_defocus_um"]) == {"12", "20", "28"}
+    assert len(document["frames"]) == 3
+
+
 def test_no_well_that_a_bundle_was_trained_on_is_in_its_evaluation(plate: Path) -> None:
     trained = {"split_seed": 3, "validate": 0.4, "test": 0.5, "wells": {"train": "p24 p23"}}
     assert {p.specimen.split()[0] for p in bbbc006_pairs(plate, trained=trained)} == {"a02"}
@@ -323,6 +333,8 @@ def test_a_plate_without_the_planes_is_refused(tmp_path: Path) -> None:
         (("--data", "d", "--planes", "32"), "goes with --protocol bbbc006"),
         (("--data", "d", "--protocol", "bbbc006", "--planes", "16"), "16, the truth"),
         (("--input", "a", "--truth", "b", "--protocol", "bbbc006", "--planes", "2"), "goes with"),
+        (("--data", "d", "--protocol", "mpt", "--planes", "2"), "goes with"),
+        (("--data", "d", "--engine", "deconvolution"), "go with --protocol stacks only"),
         (("--data", "d", "--channel", "w2=f", "--protocol", "bbbc006"), "held-out protocol only"),
         (("--input", "a.tif", "--truth", "b.tif", "--pixel-um", "0"), "pixel's side in um"),
     ],

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from refocusd_training.data import read_image
+from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
-from refocusd_training.simulate.plate import PLATE_CAMERA, PLATE_OPTICS, plate_frame
+from refocusd_training.simulate.implied_blur import implied_blur, same_blur
+from refocusd_training.simulate.plate import PLATE_CAMERA, plate_frame
 from refocusd_training.simulate.statistics import (
     fit_noise,
     log_spectral_distance,
@@ -123,5 +125,19 @@ def test_the_psf_agrees_with_psfmodels(defocus_um: float) -> None:
     assert np.abs(pixels - ours).sum() < 0.03, "one and a half per cent of the light at most"
 
 
-def test_the_plates_optics_are_those_that_are_published() -> None:
-    assert (PLATE_OPTICS.na, PLATE_OPTICS.pixel_um) == (0.45, 0.645)
+def test_the_simulated_psf_is_that_which_the_real_plate_implies(
+    test_data: Path, real: list[Pixels], simulated: list[Pixels]
+) -> None:
+    sharp = fields(test_data, "bbbc006/in_focus_w1")
+    found = implied_blur(real, sharp)
+    # A central peak, and light out to 39 px.
+    centre, flank = found.profile(np.array([0.0, 15.0]))
+    assert centre > 2 * flank
+    assert found.encircled(np.array([39.0]))[0] == pytest.approx(1.0, abs=0.05)
+    assert found.encircled(np.array([28.0]))[0] < 0.9
+    assert same_blur(found, implied_blur(simulated, sharp))
+    # The published aperture, as the plate was first simulated: a disc.
+    rng = np.random.default_rng(0)
+    former = Defocus(-30.0, softening=0.2)
+    discs = [plate_frame(image, rng, former, Optics(0.45, 0.461)) for image in sharp]
+    assert not same_blur(found, implied_blur(discs, sharp))

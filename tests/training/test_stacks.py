@@ -11,7 +11,6 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from refocusd_training.data import DataConfig, open_samples
-from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
 from refocusd_training.data.stacks import find_stacks, focus_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
@@ -150,19 +149,28 @@ def test_stacks_of_every_format_give_pairs_with_their_sharpest_plane(
         found.close()
 
 
-def test_zarr_of_version_2_is_read_and_other_folders_are_not(
+def test_stacks_of_a_plate_are_found_by_field_and_refocused_ones_are_not(
     tmp_path: Path, stacks: list[Stack]
 ) -> None:
-    write_ome_zarr(tmp_path, stacks[:1], "0.4")
-    (image,) = ome_zarr_images(tmp_path / "field0.ome.zarr")
-    recording = OmeZarrImage(image)
-    assert recording.plan().axes[3] == {"channel": "DAPI", "z": 3}
-    assert recording.plan().pixel_um == 0.645
-    np.testing.assert_array_equal(recording.read({"channel": "DAPI", "z": 3}).pixels, stacks[0][3])
-    assert ome_zarr_images(tmp_path) == []
-    (tmp_path / "field0.ome.zarr" / ".zattrs").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="cannot be read"):
-        ome_zarr_images(tmp_path / "field0.ome.zarr")
+    import zarr
+
+    for name in ("plate.zarr", "plate_refocused.zarr"):
+        plate = zarr.open_group(tmp_path / name, mode="w", zarr_format=2)
+        plate.attrs["plate"] = {"version": "0.4", "wells": [{"path": "A/1"}]}
+        well = plate.require_group("A/1")
+        well.attrs["well"] = {"version": "0.4", "images": [{"path": "0"}, {"path": "1"}]}
+        inside = tmp_path / name / "A" / "1"
+        write_ome_zarr(inside, stacks[:2], "0.4")
+        for number in range(2):
+            (inside / f"field{number}.ome.zarr").rename(inside / str(number))
+    found = find_stacks(tmp_path, DataConfig(kind="stacks"))
+    try:
+        assert [stack.best for stack in found.stacks] == [round(focus) for focus in FOCI[:2]]
+        assert len({stack.field for stack in found.stacks}) == 2
+        assert all(stack.step_um == pytest.approx(STEP_UM) for stack in found.stacks)
+        assert found.skipped == {"recording that refocusd has written": 2}
+    finally:
+        found.close()
 
 
 @pytest.mark.parametrize("form", ["ome-tiff", "ndtiff", "ome-zarr"])

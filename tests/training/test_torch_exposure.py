@@ -49,7 +49,7 @@ def test_mean_and_variance_are_those_of_numpys_exposures(
 ) -> None:
     camera = CAMERAS[name]
     peak = 6000.0 if name == "saturated" else 900.0
-    exposure = replace(drawn, camera=camera, peak=peak, haze=0.05)
+    exposure = replace(drawn, camera=camera, peak=peak, haze=np.full((1, 1), 0.05, np.float32))
     rng = np.random.default_rng(0)
     inner = (slice(MARGIN, -MARGIN),) * 2
     one, two = blurred_layers(exposure.layers, exposure.unfocused, exposure.in_focus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from refocusd.cli.main import main
 from refocusd.errors import ConfigError, OutputError
+from refocusd.transport.secure import private_file
 from refocusd.transport.secure.keys import AllowList, KeyStore, load_client_keys
 
 pytestmark = pytest.mark.fast
@@ -267,3 +269,45 @@ def test_the_command_tells_an_error_in_one_line(
 ) -> None:
     assert main(["keys", "revoke", "../x", "--store", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def windows(folder: Path, monkeypatch: pytest.MonkeyPatch, icacls: str) -> Path:
+    """Stand-ins for what Windows has; a file that will hold how `icacls` was called."""
+    called, program = folder / "called", folder / "System32" / "icacls.exe"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/sh\ncat\nprintf '%s\\n' \"$@\" > '{called}'\n{icacls}\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("SYSTEMROOT", str(folder))
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(private_file, "_account", lambda: "S-1-12-1-1234", raising=False)
+    return called
+
+
+@posix
+def test_on_windows_the_account_is_named_by_its_number(
+    store: KeyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = windows(tmp_path / "windows", monkeypatch, "exit 0")
+    store.server()
+    _, *rest = called.read_text().splitlines()
+    assert rest == ["/inheritance:r", "/grant:r", "*S-1-12-1-1234:F"]
+
+
+@posix
+def test_a_key_file_that_windows_does_not_protect_is_told(
+    store: KeyStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    windows(tmp_path / "windows", monkeypatch, "exit 5")
+    store.server()
+    assert "may be readable for other users of this host" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="access lists of Windows")
+def test_windows_takes_the_commands(store: KeyStore, caplog: pytest.LogCaptureFixture) -> None:
+    store.server()
+    assert caplog.text == ""
+    if sys.platform == "win32":  # for mypy
+        assert re.fullmatch(r"S-1-[0-9]+(-[0-9]+)+", private_file._account())

@@ -20,7 +20,7 @@ from refocusd.transport.ring import PAGE, SharedRing, Slot, SlotAllocator
 
 pytestmark = pytest.mark.fast
 
-FACTS = wire.FrameFacts(100.0, 900.0, 3.0, 4.0, 0.1, 0.2, 1.01, 0, "refocused")
+FACTS = wire.FrameFacts(100.0, 900.0, 3.0, 4.0, 0.1, 0.2, 1.01, 0, "trusted")
 ENGINE = wire.Engines("openvino", "f32", "CPU", "key", "model", "0" * 64)
 SLOT = Slot(PAGE, 512)
 MESSAGES: list[wire.Message] = [

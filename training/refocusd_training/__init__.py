@@ -7,6 +7,7 @@ The way from images to a bundle, one module a step:
 `deconvolution`  Deconvolution with a known PSF: the baseline that a network has to beat
 `weights`        Weights trained on ImageNet: torchvision's official files, by URL or from a path
 `blur/`          Makes the network that estimates a frame's blur (`refocusd.imaging.blur`)
+`blur_scale/`    Trains the network that works at the scale of the blur (`refocusd_training.networks.blur_scale`)
 `commands/`      `refocusd train ...`: the command line of the training package
 `data/`          Training data: makes batches from images, plates and stacks
 `evaluation/`    Evaluates a bundle; the result decides whether it ships
@@ -16,6 +17,7 @@ The way from images to a bundle, one module a step:
 `losses/`        The losses that training minimises
 `networks/`      The networks, in separate encoders, decoders and heads; each takes and returns one frame
 `simulate/`      Simulates raw frames from a sharp image: specimen → optics → camera
+`trust/`         Fits what `refocusd.engines.verdict` judges refocused frames by
 ===============  ===================================================================================
 
 May import `refocusd`'s lower layers (`errors`, `frame`, `optics`, `quality`,

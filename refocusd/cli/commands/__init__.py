@@ -3,6 +3,7 @@
 =========  =========================================================================================
 `bench`    ``refocusd bench``: how fast this computer is, beside what it could be
 `config`   ``refocusd config``: the settings in force, and a commented example of all
+`ctl`      ``refocusd ctl``: a running daemon's state and switches, through the API of its live view
 `demo`     ``refocusd demo``: the main job on a simulated microscope, from MMCore to the picture
 `doctor`   ``refocusd doctor``: what works here, and what to do about the rest
 `export`   ``refocusd export``: a dataset as OME-TIFF
@@ -10,6 +11,7 @@
 `models`   ``refocusd models``: list, show, add, remove, test and build model bundles
 `process`  ``refocusd process``: finished datasets and recordings, from scratch at full speed
 `replay`   ``refocusd replay``: recorded stacks through the same path as live frames
+`report`   ``refocusd report``: what was done to a dataset, for its readers and reviewers
 `resume`   ``refocusd resume``: finishes what is pending or failed
 `run`      ``refocusd run``: the daemon
 `verify`   ``refocusd verify``: proves frame by frame that nothing is lost or altered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from refocusd.cli.offline import (
     recorded,
     report,
 )
+from refocusd.cli.runs import output_of_run, outputs_to_continue
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
 from refocusd.datasets.dataset import (
@@ -25,17 +25,12 @@ from refocusd.datasets.dataset import (
     RawAndOutputs,
     acquisition_of,
     output_for,
-    outputs_of,
-    recognised,
-    refuse_another,
     refuse_refocused,
 )
 from refocusd.errors import OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
-from refocusd.profiles.catalogue import Catalogue
-from refocusd.profiles.microscope_metadata import first_of
 
 __all__ = ["register"]
 
@@ -44,6 +39,9 @@ examples:
   refocusd process data/run_1                     → data/run_1_refocused
   refocusd process *.ome.tif --output refocused   → refocused/<name>_refocused each
   refocusd process data/run_1 --model my-bundle   another model: a second dataset beside the first
+  refocusd process plate.zarr                     → plate_refocused.zarr, the same plate
+  refocusd process plate.zarr --cluster slurm --max-jobs 50 --job-option=--partition=short
+  refocusd process plate.zarr --cluster local --dry-run     jobs, memory and time, nothing done
 
 What is done already is not done again; what was interrupted goes on where it was.
 """
@@ -56,7 +54,8 @@ def register(commands: Any) -> None:
         "process",
         _process,
         short="refocus finished datasets and recordings at full speed",
-        description="Refocuses NDTiff datasets, TIFF stacks and folders of images that lie on disk.",
+        description="Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders of "
+        "images that lie on disk.",
         epilog=EPILOG,
         json="what was done",
     )
@@ -66,11 +65,54 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for <name>_refocused (default: beside each PATH)"
     )
+    cluster = parser.add_argument_group("cluster (OME-Zarr only; one job a position)")
+    cluster.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="local, slurm, or the address of a Dask scheduler, tcp://HOST:PORT",
+    )
+    cluster.add_argument(
+        "--max-jobs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="workers at a time (default: cores, or 8)",
+    )
+    cluster.add_argument(
+        "--job-memory", default="4GB", metavar="SIZE", help="of each worker (default: 4GB)"
+    )
+    cluster.add_argument(
+        "--job-time",
+        default="01:00:00",
+        metavar="H:M:S",
+        help="of each SLURM job (default: 01:00:00)",
+    )
+    cluster.add_argument(
+        "--job-option",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="for sbatch; may be repeated",
+    )
+    cluster.add_argument(
+        "--sbatch-file",
+        type=Path,
+        metavar="FILE",
+        help="take sbatch options and commands from a file",
+    )
+    cluster.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and what it takes"
+    )
     add_setting_flags(parser)
 
 
 def _process(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
+    if arguments.cluster or arguments.dry_run:
+        # Dask takes most of a second to import.
+        from refocusd.cli.on_cluster import process_on_cluster
+
+        return process_on_cluster(arguments, settings)
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
@@ -89,20 +131,14 @@ def _one(
         if missing := len(frames.missing_keys()):
             note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
         target = output_for(frames, folder)
-        outputs = _outputs(frames, target.parent, folder, settings)
+        outputs = outputs_to_continue(frames, target.parent, folder, settings)
         acquisition = acquisition_of(frames, outputs, settings.ledgers)
         keys = frames.axes_keys()
         daemon.start(own_settings(settings))
-        ours = [output for output in outputs if output.acquisition == acquisition]
-        first = next((o.first for o in ours if o.first), None) or _first(frames)
-        form = frames.first_format()
-        chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
-        run = daemon.run_of(chosen.ids)
-        there = (o for o in ours if folder is None or o.path.parent == target.parent)
-        found = (o for o in there if o.run == run)
-        new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
-        output = next(found, new)
-        if output is not new:
+        output, is_new = output_of_run(
+            frames, outputs, acquisition, settings, daemon.run_of, target, folder
+        )
+        if not is_new:
             check_sink(output, settings, asked=asked or settings.sink != Settings().sink)
             if reason := held_elsewhere(output, settings):
                 return Done(path, output.path, summary=reason)
@@ -116,36 +152,6 @@ def _one(
             raise OutputError(f"{place} was moved while it was written")
         check = check_quickly(_dataset(frames, made), made, settings)
     return Done(path, place, len(keys), seconds, check)
-
-
-def _outputs(
-    frames: Dataset, target: Path, folder: Path | None, settings: Settings
-) -> tuple[Output, ...]:
-    """Outputs of these very frames; those of others in the folder `target` are in the way.
-
-    Raises
-    ------
-    OutputError
-    """
-    ours = []
-    for output in outputs_of(frames, settings.ledgers, folder):
-        recognition = recognised(frames, output, settings.ledgers)
-        if output.path.parent == target:
-            refuse_another(frames.path, output, recognition)
-        if not recognition.differing:
-            ours.append(output)
-            if not recognition.compared:
-                note(
-                    f"{output.path} is taken for one of {frames.path} by its name: nothing proves it"
-                )
-    return tuple(ours)
-
-
-def _first(frames: Dataset) -> dict[str, Any]:
-    """What the first frame tells of the microscope."""
-    frame = frames.read(frames.axes_keys()[0])
-    first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
-    return first
 
 
 def _dataset(frames: Dataset, output: Output) -> RawAndOutputs:

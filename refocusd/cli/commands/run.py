@@ -69,7 +69,9 @@ def _run(arguments: argparse.Namespace) -> int:
     with (
         Daemon(settings) as daemon,
         # A process of its own: it can neither slow nor end the daemon.
-        ViewProcess(daemon.endpoint, ["--port", str(settings.view_port)])
+        ViewProcess(
+            daemon.endpoint, ["--port", str(settings.view_port), "--webhook", settings.webhook]
+        )
         if settings.view
         else nullcontext(),
         AttachProcess(daemon.endpoint, settings) as attached,
@@ -86,5 +88,8 @@ def _run(arguments: argparse.Namespace) -> int:
         log.info("stopping")
     daemon.check()
     counts = daemon.counts()
+    if verdicts := daemon.verdicts():
+        said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in verdicts.items())
+        log.info("frames by verdict: %s", said)
     write_json(arguments.json, {key: msgspec.to_builtins(value) for key, value in counts.items()})
     return 1 if daemon.unfinished else 0

@@ -108,6 +108,9 @@ def _show(check: RunCheck) -> None:
     table = Table(title=plain(title), show_header=False, title_justify="left", box=box.SIMPLE)
     for state, count in check.counts().items():
         table.add_row("raw frames" if state == "frames" else state.replace("_", " "), str(count))
+    for verdict, count in check.verdicts.items():
+        if verdict != "passed_through":  # counted as a state
+            table.add_row(f"  of these {verdict}", str(count))
     table.add_row("refocused pixels compared", str(report.compared))
     table.add_row("raw pixels compared", str(report.raw_compared))
     console.print(table)

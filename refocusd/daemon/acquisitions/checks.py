@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from refocusd.config import Settings
+from refocusd.config import Settings, Untrusted
 from refocusd.errors import InputError, TransportError
 from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
 
-__all__ = ["channel_of", "check_frame", "check_miss", "check_open", "check_same"]
+__all__ = ["channel_of", "check_frame", "check_miss", "check_open", "check_same", "untrusted_of"]
 
 #: Of the axes of a frame, of the name of an acquisition, and of the reason for a missed frame.
 MAX_TEXT_CHARS = 4096
@@ -116,6 +116,15 @@ def channel_of(message: wire.Submit, settings: Settings) -> tuple[str, str]:
     if skipped := next((name for name in names if name in settings.skip_channels), ""):
         return "", f"channel {skipped} is not refocused (skip_channels)"
     return next((name for name in names if name in settings.models), ""), ""
+
+
+def untrusted_of(message: wire.Submit, settings: Settings) -> Untrusted:
+    """What is written of a frame whose result is not trusted."""
+    if settings.channel_untrusted:
+        for name in _channel_names(message):
+            if name in settings.channel_untrusted:
+                return settings.channel_untrusted[name]  # type: ignore[return-value]
+    return settings.untrusted
 
 
 def _channel_names(message: wire.Submit) -> list[str]:

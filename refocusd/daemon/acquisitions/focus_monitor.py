@@ -130,6 +130,7 @@ class FocusMonitor:
             refractive_index=optics.refractive_index,
             pixel_um=optics.pixel_um,
             spherical_waves=optics.spherical_waves,
+            apodisation=optics.apodisation,
             measured=measured,
         )
 

@@ -18,6 +18,7 @@ from refocusd.daemon.acquisitions.checks import (
     check_miss,
     check_open,
     check_same,
+    untrusted_of,
 )
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
@@ -45,6 +46,8 @@ MAX_MISSED_CHARS = 32 << 20
 MAX_OPEN = 256
 MAX_ANNOUNCED_CHARS = 64 << 20
 
+NO_RAW = "no raw data on disk: what live cannot do is skipped"
+
 
 @dataclass
 class Intake:
@@ -62,6 +65,7 @@ class Intake:
     _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
     #: What the models were trained for, by channel.
     _trained: dict[str, Trained] = field(default_factory=dict)
+    _said_no_raw: bool = False
 
     def __post_init__(self) -> None:
         self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
@@ -131,8 +135,15 @@ class Intake:
             )
         self._calibrate(acquisition)
         if not (message.raw or message.preview):
-            acquisition.warnings.append("no raw data on disk: what live cannot do is skipped")
-            log.warning("%s: %s", message.name, acquisition.warnings[-1])
+            acquisition.warnings.append(NO_RAW)
+            # Once: at every acquisition it would hide what is new.
+            log.log(
+                logging.INFO if self._said_no_raw else logging.WARNING,
+                "%s: %s",
+                message.name,
+                NO_RAW,
+            )
+            self._said_no_raw = True
         self.lifecycle.begin(acquisition)
 
     def _join_catch_up(self, acquisition: Acquisition | None, identity: bytes) -> None:
@@ -260,6 +271,7 @@ class Intake:
             )
             return
         task = self.lifecycle.acquisitions.begin_task(acquisition, lane, message, channel)
+        task.untrusted = untrusted_of(message, self.lifecycle.settings)
         if oldest := self.lifecycle.scheduler.put(acquisition, task):
             self.lifecycle.give_up(acquisition, oldest)
 
@@ -273,10 +285,10 @@ class Intake:
     def behind(self, identity: bytes, message: wire.Behind) -> None:
         """The source itself leaves frames to the catch-up."""
         acquisition, _ = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
+        acquisition.acquired = max(acquisition.acquired, message.acquired)
         if acquisition.open.raw:
             acquisition.behind += message.frames
             acquisition.deferred += message.frames
-            acquisition.acquired = max(acquisition.acquired, message.acquired)
 
     def miss(self, identity: bytes, message: wire.Miss) -> None:
         """Frames will not come: record why."""

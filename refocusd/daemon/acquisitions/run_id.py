@@ -43,5 +43,9 @@ def run_id(engine: Engines, settings: Settings, calibration: str | None = None) 
     str
         16 hexadecimal digits.
     """
-    parts = [models_of(engine), settings.pass_in_focus, calibration]
+    parts: list[object] = [models_of(engine), settings.pass_in_focus, calibration]
+    policies = [settings.untrusted, sorted(settings.channel_untrusted.items())]
+    # Runs of versions that had no such setting keep their id.
+    if policies != [Settings().untrusted, []]:
+        parts.append(policies)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

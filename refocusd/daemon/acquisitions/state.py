@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from refocusd.config import Untrusted
 from refocusd.daemon.events import FramesWritten
 from refocusd.frame import FinalState, Pixels
 from refocusd.profiles.applied import Applied
@@ -129,6 +130,8 @@ class Task:
     lane: Lane
     #: A channel that has a model of its own; "" for any other.
     channel: str = ""
+    #: What is written where the result is not trusted.
+    untrusted: Untrusted = "deconvolve"
     #: Workers that died, and links to workers that were lost, while they worked on it.
     deaths: int = 0
     cuts: int = 0

@@ -24,6 +24,7 @@ class Statistics:
     def __init__(self) -> None:
         self._begun = time.monotonic()
         self._frames: Counter[str] = Counter()
+        self._verdicts: Counter[str] = Counter()
         self._counts = {stage: [0] * (len(BOUNDS_MS) + 1) for stage in STAGES}
         self._sums = dict.fromkeys(STAGES, 0.0)
         #: Bytes of raw pixels received.
@@ -38,6 +39,11 @@ class Statistics:
     def frames(self) -> dict[str, int]:
         """Frames by ``state`` or ``state: reason``."""
         return dict(self._frames)
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """Frames by verdict."""
+        return dict(self._verdicts)
 
     @property
     def stages(self) -> dict[str, Histogram]:
@@ -57,6 +63,8 @@ class Statistics:
         if key not in self._frames and len(self._frames) >= MAX_REASONS:
             key = f"{event.state}: other"
         self._frames[key] += len(event.axes)
+        if event.facts is not None:
+            self._verdicts[event.facts.verdict] += 1
         if waited_ms is None or event.facts is None:
             return
         spent = (waited_ms, event.facts.worker_ms, event.facts.engine_ms, event.latency_ms)

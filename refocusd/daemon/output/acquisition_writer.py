@@ -212,6 +212,9 @@ class AcquisitionWriter:
                 events.FramesWritten(submit.acquisition, job.task, (submit.axes,), None)
             )
             return
+        if state == "skipped":
+            self._events.put(output.record_written(job, state, reason))
+            return
         try:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
             if checksum(pixels) != job.checksum:

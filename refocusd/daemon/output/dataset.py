@@ -107,12 +107,12 @@ class OutputDataset:
             _begin(ledger, settings, job, output)
             dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers)
             if exists:
-                dataset._repair()
+                dataset.repair()
                 dataset._count_before()
             undo.pop_all()
         return dataset
 
-    def _repair(self) -> None:
+    def repair(self) -> None:
         """Record frames that a killed writer had written, and not recorded yet."""
         with open_dataset(self.sink.path) as frames:
             lost = [key for key in frames.axes_keys() if self._state_of(key) not in WRITTEN]
@@ -205,7 +205,7 @@ class OutputDataset:
             latency_ms=latency_ms,
             engine_ms=facts.engine_ms,
             facts=msgspec.to_builtins(facts),
-            checksum=job.checksum if state != "failed" else None,
+            checksum=job.checksum if state in WRITTEN else None,
             raw_checksum=submit.checksum,
         )
         replaces = self._earlier(submit.axes)
@@ -236,6 +236,10 @@ class OutputDataset:
             replaced=replaced,
             known=len(job.axes) - len(fresh),
         )
+
+    def record_attempts(self, attempts: list[Attempt]) -> None:
+        """Record what other processes than the writer did."""
+        self._append(attempts)
 
     def _earlier(self, axes: str) -> Literal["failed", "skipped"] | None:
         """State of the earlier attempt at a frame that a later one replaces."""
@@ -288,6 +292,8 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
             "model": settings.model,
             "channel_models": settings.channel_models,
             "pass_in_focus": settings.pass_in_focus,
+            "untrusted": settings.untrusted,
+            "channel_untrusted": settings.channel_untrusted,
         },
         "calibration": applied.id,
         "profiles": applied.selection.ids,

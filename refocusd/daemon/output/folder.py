@@ -11,7 +11,7 @@ from typing import Any
 
 from refocusd import files
 from refocusd.config import Settings
-from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of
+from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of, second_path
 from refocusd.errors import OutputError
 from refocusd.formats.open_sink import append_sink
 from refocusd.ledger import is_marked
@@ -38,7 +38,7 @@ def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bo
         If the folder holds something else, or two other runs.
     """
     first = output_of(message.raw, message.output)
-    for output in (first, first.with_name(f"{first.name}_{run[:8]}")):
+    for output in (first, second_path(first, run)):
         if not output.exists() or not any(output.iterdir()):
             return output, False
         made = made_by(output)

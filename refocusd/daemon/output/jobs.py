@@ -43,10 +43,20 @@ class WriteFrame(msgspec.Struct, frozen=True):
     @property
     def outcome(self) -> tuple[FinalState, str]:
         """The frame's final state once it is written, and the reason."""
-        refocused = self.facts.verdict == "refocused"
+        facts = self.facts
         if self.engine.backend == "identity":
-            return "refocused" if refocused else "passed_through", "identity engine"
-        return ("refocused", "") if refocused else ("passed_through", "already in focus")
+            return (
+                "refocused" if facts.written == "refocused" else "passed_through",
+                "identity engine",
+            )
+        if facts.written == "refocused":
+            return "refocused", ""
+        why = facts.reasons[0] if facts.reasons else "already in focus"
+        if facts.verdict == "untrusted":
+            why = f"not trusted: {why}"
+        if facts.written == "deconvolved":
+            return "refocused", f"deconvolved: {why}"
+        return ("skipped" if facts.written == "nothing" else "passed_through"), why
 
 
 class RecordFrames(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 
@@ -17,7 +18,7 @@ from refocusd.transport import messages as wire
 from refocusd.transport.messages import EngineInfo, WorkerStatus
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "stream_of"]
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ class WorkerPool:
             focus=focus,
             calibration=self._calibrate(worker, task, acquisition),
             channel=task.channel,
+            stream=stream_of(acquisition.id, submit.axes),
+            untrusted=task.untrusted,
         )
         self._send(worker.identity, message, pixels)
 
@@ -209,3 +212,9 @@ class WorkerPool:
             raise TransportError("the worker's answer came without its pixels")
         view = self._ring.view(slot.refocused_offset, (1, slot.nbytes), "uint8")
         view[0] = np.frombuffer(part, np.uint8)
+
+
+def stream_of(acquisition: str, axes: str) -> str:
+    """What a frame has in common with those before and after it: everything but the time."""
+    shared = {name: value for name, value in json.loads(axes).items() if name != "time"}
+    return f"{acquisition} {json.dumps(shared, separators=(',', ':'))}"

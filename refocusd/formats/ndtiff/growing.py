@@ -15,11 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import NDTIFF_MAGIC
-from refocusd.formats.ndtiff.reader import index_is_open, place_of, summary_of
+from refocusd.formats.ndtiff.reader import (
+    PRESIZED_INDEX,
+    index_is_open,
+    named_channel,
+    place_of,
+    summary_of,
+)
 from refocusd.formats.placed_frames import PlacedFrames
-from refocusd.formats.tiff.growing_file import Opener, Page, Place, open_file
+from refocusd.formats.tiff.growing_file import Opener, Page, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
 
@@ -48,7 +55,7 @@ class GrowingNDTiff(PlacedFrames):
 
     source = "NDTiff's index and directories"
 
-    def __init__(self, path: Path, opener: Opener = open_file) -> None:
+    def __init__(self, path: Path, opener: Opener = open_shared) -> None:
         super().__init__(path, opener, name=place_of(path.resolve()).name, growing=True)
         self.catch_up_from = str(self.path)
         self._index = NDTiffIndex(self.path, MAX_FRAME_BYTES)
@@ -59,6 +66,8 @@ class GrowingNDTiff(PlacedFrames):
         self._next: dict[str, int] = {}
         self._last: dict[str, Place] = {}
         self._summary: dict[str, Any] = {}
+        #: Whether Java's index was seen before it was cut, which is the last thing that is written.
+        self._seen_open = False
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -70,10 +79,12 @@ class GrowingNDTiff(PlacedFrames):
 
     @property
     def finished(self) -> bool:
-        """Whether its last stack was cut behind its last frame, and its index is complete."""
+        """Whether its index was cut, or its last stack behind its last frame, and the index is complete."""
         try:
             if index_is_open(self.path) or (self._ahead and not self._index_trouble):
                 return False
+            if self._seen_open and self._frames:
+                return True  # the stacks may be cut later: when Micro-Manager's window is closed
             stacks = self._stacks()
             last = self._last.get(stacks[-1]) if stacks else None
             if last is None:
@@ -94,12 +105,16 @@ class GrowingNDTiff(PlacedFrames):
     def refresh(self) -> list[str]:
         """Take up what was written since."""
         # An index that cannot be reached is for the caller, who waits; one that is damaged is not.
-        os.stat(self.path / INDEX_NAME)  # noqa: PTH116
+        size = os.stat(self.path / INDEX_NAME).st_size  # noqa: PTH116
+        self._seen_open |= size == PRESIZED_INDEX
         fresh = self._from_index()
         # Earlier stacks are full: the index has them.
         for stack in self._stacks()[-2:]:
             fresh += self._from_chain(stack)
         return fresh
+
+    def _metadata(self, key: str) -> dict[str, Any]:
+        return named_channel(super()._metadata(key), key, lambda: self.summary)
 
     def _from_index(self) -> list[str]:
         found: dict[str, Any] = {}

@@ -7,12 +7,12 @@ index to 25 MiB of zeros beforehand and cuts it when it is done.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.ndtiff.layout import INDEX_NAME, IndexEntry, is_begun, unpack_records
 from refocusd.frame import MIN_SIDE, AxisValue, canonical_axes, plain_axes
 
@@ -74,7 +74,7 @@ class NDTiffIndex:
         index = self._folder / INDEX_NAME
         doubtful = -1
         try:
-            with io.FileIO(index, "r") as file:
+            with open_shared(index) as file:
                 if os.fstat(file.fileno()).st_size < self.end:
                     raise self._damaged(f"{INDEX_NAME} is shorter than before: it was written anew")
                 while True:

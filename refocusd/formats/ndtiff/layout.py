@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import OutputError
+from refocusd.formats.metadata import java_text
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.place import Place
 from refocusd.frame import Axes, Pixels, canonical_axes
@@ -275,7 +276,7 @@ def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] |
         _PLACE.unpack_from(data, at)
     )
     try:
-        axes, name = json.loads(texts[0].decode("utf-8")), texts[1].decode("utf-8")
+        axes, name = json.loads(java_text(texts[0])), java_text(texts[1])
     except (ValueError, RecursionError):
         return None
     if not isinstance(axes, dict) or not (width and height and metadata_length):

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import struct
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.metadata import json_object
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.refocused_name import REFOCUSED_NAME
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, open_file
+from refocusd.formats.scale import channel_label
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
 __all__ = [
     "FULL_RESOLUTION",
     "NDTiffReader",
     "index_is_open",
+    "named_channel",
     "ndtiff_folder",
     "place_of",
     "summary_of",
@@ -67,7 +73,7 @@ class NDTiffReader(PlacedFrames):
         path: str | Path,
         *,
         max_frame_bytes: int = MAX_FRAME_BYTES,
-        opener: Opener = open_file,
+        opener: Opener = open_shared,
     ) -> None:
         super().__init__(Path(path), opener, name=place_of(Path(path).resolve()).name)
         self.catch_up_from = str(self.path)
@@ -108,6 +114,9 @@ class NDTiffReader(PlacedFrames):
         with self._lock:
             names = {entry.file for entry in self._waiting.values()}
         return sorted(name for name in names if not (self.path / name).exists())
+
+    def _metadata(self, key: str) -> dict[str, Any]:
+        return named_channel(super()._metadata(key), key, lambda: self.summary)
 
     def refresh(self) -> list[str]:
         """Take up what was appended since."""
@@ -164,6 +173,23 @@ def summary_of(file: GrowingFile) -> dict[str, Any] | None:
     return {} if text in ("", "null") else json_object(text)
 
 
+def named_channel(
+    metadata: dict[str, Any], key: str, summary: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A frame's metadata with the name of its channel.
+
+    Acquisitions of Micro-Manager's GUI number their channels and name them in the summary only.
+    """
+    channel = json.loads(key).get("channel")
+    if "Channel" in metadata or not isinstance(channel, int):
+        return metadata
+    with suppress(InputError, OSError):  # a damaged summary: the frame is whole
+        name = channel_label(channel, summary())
+        if name not in ("", "Default"):
+            return {**metadata, "Channel": name}
+    return metadata
+
+
 def place_of(path: Path) -> Path:
     """What its owner takes for a dataset: its folder, or the one around ``Full resolution``."""
     return path.parent if path.name == FULL_RESOLUTION else path
@@ -198,7 +224,7 @@ def _is_stack_of_dataset(path: Path) -> bool:
     if not (path.parent / INDEX_NAME).is_file():
         return False
     try:
-        with path.open("rb") as file:
+        with open_shared(path) as file:
             head = file.read(12)
     except OSError:
         return False

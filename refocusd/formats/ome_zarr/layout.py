@@ -48,6 +48,7 @@ __all__ = [
     "metadata_of",
     "pack_line",
     "read_line_at",
+    "read_line_of",
     "read_lines",
     "read_own_attributes",
 ]
@@ -169,7 +170,12 @@ def read_line_at(path: Path, start: int) -> tuple[FrameLine, bytes] | None:
     OSError
         If the file cannot be read.
     """
-    with frames_path(path).open("rb") as file:
+    return read_line_of(frames_path(path), start)
+
+
+def read_line_of(place: Path, start: int) -> tuple[FrameLine, bytes] | None:
+    """As `read_line_at`, of a list by its own path."""
+    with place.open("rb") as file:
         file.seek(start)
         text = file.readline()
     line = _parse(text)

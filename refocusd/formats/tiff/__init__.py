@@ -11,6 +11,7 @@
 `page_layout`      One page of a TIFF: what its header promises, held against the bytes there are
 `place`            Where a frame lies in the files of a dataset
 `reader`           The frames of one TIFF, OME-TIFF or ImageJ stack
+`separate_files`   Micro-Manager's separate image files while they are written: a file a frame, and their metadata
 `stacks`           Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written
 `strict`           A TIFF file read by tifffile, with an error where that would mend what it reads
 =================  =================================================================================

@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import json_object
+from refocusd.files import open_shared
+from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.formats.tiff.place import Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
-__all__ = ["GrowingFile", "Opener", "Page", "Place", "open_file"]
+__all__ = ["GrowingFile", "Opener", "Page", "Place"]
 
 _WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIP, _SAMPLES, _STRIP_BYTES = (
     256,
@@ -45,11 +46,6 @@ _MOST_METADATA = 1 << 26
 
 #: Opens a file for unbuffered reads; tests put a slow or failing disk here.
 Opener = Callable[[Path], io.RawIOBase]
-
-
-def open_file(path: Path) -> io.RawIOBase:
-    """Open a file for ordinary, unbuffered reads."""
-    return io.FileIO(path, "r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +86,16 @@ class GrowingFile:
         ndstorage 0.1.18 says 16 bits of every frame.
     """
 
-    def __init__(self, path: Path, opener: Opener = open_file, *, says_depth: bool = False) -> None:
+    def __init__(
+        self, path: Path, opener: Opener = open_shared, *, says_depth: bool = False
+    ) -> None:
         self.path = path
         self._says_depth = says_depth
         self._opener = opener
         self._file: io.RawIOBase | None = None
 
     def close(self) -> None:
-        """Close the file until the next read: an open one could not be deleted on Windows."""
+        """Close the file until the next read."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -162,7 +160,7 @@ class GrowingFile:
         data = self.bytes_at(offset, length)
         if len(data) < length or not data[0]:
             return None
-        text = data.rstrip(b"\0").decode("utf-8", "replace")
+        text = java_text(data.rstrip(b"\0"))
         # Padded with blanks where there is nothing to say.
         return json_object(text) if text.strip() else {}
 

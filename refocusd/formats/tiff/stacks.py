@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.metadata import json_object
 from refocusd.formats.placed_frames import PlacedFrames
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, open_file
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
@@ -50,7 +51,7 @@ def is_stack_name(name: str) -> bool:
 def is_stack(path: Path) -> bool:
     """Whether a file has the header of Micro-Manager's image stacks, whatever its name."""
     try:
-        with path.open("rb") as file:
+        with open_shared(path) as file:
             head = file.read(12)
     except OSError:
         return False
@@ -83,7 +84,7 @@ class MicroManagerStacks(PlacedFrames):
     _says_depth = True
 
     def __init__(
-        self, path: Path, opener: Opener = open_file, *, name: str = "", growing: bool = False
+        self, path: Path, opener: Opener = open_shared, *, name: str = "", growing: bool = False
     ) -> None:
         super().__init__(path, opener, name=name, growing=growing)
         self._summary: dict[str, Any] = {}

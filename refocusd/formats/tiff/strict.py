@@ -9,6 +9,7 @@ chain of pages is walked here before tifffile sees it, whatever tifffile logs is
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import struct
@@ -22,6 +23,7 @@ import numpy as np
 from tifffile import TiffFile, TiffPage
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 
 __all__ = ["MAX_PAGES", "StrictTiff"]
 
@@ -66,7 +68,7 @@ class StrictTiff:
     def __init__(self, path: Path, offsets: array[int] | None = None) -> None:
         self.path = path
         try:
-            self._file = path.open("rb")
+            self._file = io.BufferedReader(open_shared(path))
         except OSError as error:
             raise InputError(
                 f"{path} cannot be read ({error.strerror or error}): check the path and its permissions"

@@ -14,6 +14,7 @@ from refocusd.processes.background_log import log_to_stderr
 from refocusd.processes.lifeline import watch_stdin
 from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
+from refocusd.processes.signals import leave_signals_to_parent
 from refocusd.sources.attached.order import AGAIN, AttachOrder
 
 __all__ = ["main"]
@@ -45,11 +46,6 @@ def main() -> int:
     yield_to_acquisition(NICENESS)
     threads: list[threading.Thread] = []
 
-    def follow(folder: Path) -> None:
-        from refocusd.sources.folders.watcher import Follower
-
-        host(Follower(folder, order.endpoint), f"follow {folder.name}")
-
     def host(source: Attached, name: str) -> None:
         thread = threading.Thread(target=source.run, args=(stop,), name=name, daemon=True)
         threads[:] = [other for other in threads if other.is_alive()]
@@ -57,8 +53,11 @@ def main() -> int:
         thread.start()
 
     for folder in order.follow:
+        from refocusd.sources.folders.watcher import Follower
+
         log.info("source follow: %s", folder)
-        follow(Path(folder).expanduser())
+        follower = Follower(Path(folder).expanduser(), order.endpoint, since_s=order.since_s)
+        host(follower, f"follow {folder}")
     if order.studio == "off" and not order.live:
         stop.wait()
         status = 0
@@ -67,7 +66,7 @@ def main() -> int:
 
         # Java's objects are released by destructors, which must run in the bridge's thread.
         gc.disable()
-        source = BridgeSource(order, follow)
+        source = BridgeSource(order, host)
         host(source, "bridge")
         while not (stop.is_set() or source.over):
             source.look_after()
@@ -83,10 +82,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # Signals of the terminal reach the daemon, which tells us when to stop.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     status = main()
     logging.shutdown()
     # At once: the exit handlers of pyjavaz wait for a Micro-Manager that may be gone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 import msgspec
@@ -35,6 +36,9 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Folders that another process follows: acquisitions saved there are its.
     studio_output : str
         Folder for refocused datasets of acquisitions that Micro-Manager does not save.
+    since_s : float
+        When refocusd was started, in seconds since 1970: what was acquired since is taken, even if
+        it was finished before this process could see it.
     """
 
     endpoint: str
@@ -45,6 +49,7 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bridge_port: int = 4827
     covered: list[str] = []
     studio_output: str = ""
+    since_s: float = 0.0
 
     @property
     def sources(self) -> list[str]:
@@ -69,8 +74,9 @@ def orders(settings: Settings, endpoint: str) -> list[AttachOrder]:
     and a dataset that is followed must not suffer for it.
     """
     wanted: list[AttachOrder] = []
+    since_s = time.time()
     if settings.follow:
-        wanted.append(AttachOrder(endpoint, follow=settings.follow))
+        wanted.append(AttachOrder(endpoint, follow=settings.follow, since_s=since_s))
     if settings.studio != "off" or settings.live:
         wanted.append(
             AttachOrder(
@@ -80,6 +86,7 @@ def orders(settings: Settings, endpoint: str) -> list[AttachOrder]:
                 bridge_port=settings.bridge_port,
                 covered=settings.follow,
                 studio_output=settings.studio_output,
+                since_s=since_s,
             )
         )
     return wanted

@@ -106,6 +106,8 @@ class Following:
                     if not self._dataset.axes_keys() or time.monotonic() - begun < HOOK_FIRST_S:
                         self._look()
                         ending: Ending | None = self._growth.ending
+                        if ending == "closed" and self._dataset.axes_keys():
+                            ending = None  # closed it is, but not refocused
                         stop.wait(self._poll_s)
                     else:
                         ending = self._step(session, stop)

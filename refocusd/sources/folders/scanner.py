@@ -10,14 +10,17 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
+from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.open_dataset import kind_of
+from refocusd.formats.tiff.separate_files import METADATA_FILE, run_of
 
-__all__ = ["Found", "Pulse", "Scanner", "pulse_of"]
+__all__ = ["MAX_DEPTH", "Found", "Pulse", "Scanner", "pulse_of"]
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 MAX_DEPTH = 6
 #: Known datasets looked at in one scan.
 MAX_PULSES = 256
+#: Folders of an OME-Zarr store looked at for when it changed; it has one for each few chunks.
+MAX_STORE_FOLDERS = 4096
 #: A folder is listed again for this long after it changed: its time stamp may be coarse.
 RESTLESS_S = 5.0
 #: Every folder is listed again at this interval: some shares do not date their folders.
@@ -73,10 +78,13 @@ class Scanner:
     Parameters
     ----------
     root : Path
+    depth : int
+        How deep below it datasets are looked for.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, depth: int = MAX_DEPTH) -> None:
         self.root = root
+        self._depth = depth
         self._folders: dict[Path, _Folder] = {root: _Folder(0)}
         self._pulses: dict[Path, Pulse] = {}
         self._round: deque[Path] = deque()
@@ -128,9 +136,9 @@ class Scanner:
             self._silent.remove(folder)
             log.info("%s can be read again", folder)
         names = [entry.name for entry in entries]
-        if kind_of(names):
+        if kind := kind_of(names):
             known.folders = []
-            self._note(folder, names, found)
+            self._note(folder, kind, names, found)
             return
         known.folders = [
             Path(entry.path) for entry in entries if self._enters(entry, known.depth + 1)
@@ -138,8 +146,19 @@ class Scanner:
         for inner in known.folders:
             self._folders.setdefault(inner, _Folder(known.depth + 1))
 
-    def _note(self, folder: Path, names: list[str], found: list[Found]) -> None:
-        if folder in self._pulses or RUN_FILE in names or _not_raw(folder.name):
+    def _note(self, folder: Path, kind: str, names: list[str], found: list[Found]) -> None:
+        if RUN_FILE in names or _not_raw(folder.name):
+            return
+        if kind == "separate":
+            try:
+                run = run_of(folder)
+            except OSError:
+                return
+            # The first entry is there a moment after the first file.
+            if run is None or not run.is_relative_to(self.root):
+                return
+            folder = run
+        if folder in self._pulses:
             return
         pulse = pulse_of(folder)
         if pulse:
@@ -148,7 +167,7 @@ class Scanner:
             found.append(Found(folder, pulse, new=True))
 
     def _enters(self, entry: os.DirEntry[str], depth: int) -> bool:
-        if depth > MAX_DEPTH or entry.name.startswith(".") or _not_raw(entry.name):
+        if depth > self._depth or entry.name.startswith(".") or _not_raw(entry.name):
             return False
         try:
             if not entry.is_dir():
@@ -175,14 +194,21 @@ class Scanner:
 
 
 def pulse_of(folder: Path) -> Pulse:
-    """Name, size and time of a dataset's index and of its newest stack; empty if it is gone."""
+    """Name, size and time of a dataset's index and of its newest stack; empty if it is gone.
+
+    Of an OME-Zarr store, when a chunk was added last.
+    """
     try:
+        if is_store(folder):
+            return (("chunks", 0, max(_changed_ns(folder), default=0)),)
         with os.scandir(folder) as listing:
             stacks = sorted(
                 entry.name for entry in listing if entry.name.lower().endswith((".tif", ".tiff"))
             )
-        # Of NDTiff the newest; of image stacks each may grow.
+        # Of NDTiff the newest; of image stacks each may grow; of separate files their metadata.
         names = [INDEX_NAME, *stacks[-64:]]
+        if not stacks:
+            names += [f"{inner.parent.name}/{METADATA_FILE}" for inner in _inner_metadata(folder)]
         pulse = []
         for name in names:
             try:
@@ -195,6 +221,22 @@ def pulse_of(folder: Path) -> Pulse:
     return tuple(pulse)
 
 
+def _changed_ns(store: Path) -> Iterator[int]:
+    """When the folders of an OME-Zarr store changed, up to a bound."""
+    waiting = deque([store])
+    for _ in range(MAX_STORE_FOLDERS):
+        if not waiting:
+            return
+        folder = waiting.popleft()
+        yield folder.stat().st_mtime_ns
+        with os.scandir(folder) as listing:
+            waiting += [Path(entry.path) for entry in listing if entry.is_dir()]
+
+
+def _inner_metadata(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"*/{METADATA_FILE}"))[-64:]
+
+
 def _is_junction(entry: os.DirEntry[str]) -> bool:
     # Python 3.12 and later; before, Windows' junctions are followed to the bounded depth.
     check = getattr(entry, "is_junction", None)
@@ -202,5 +244,5 @@ def _is_junction(entry: os.DirEntry[str]) -> bool:
 
 
 def _not_raw(name: str) -> bool:
-    """A folder of ours, or the chunks of an OME-Zarr, by its name."""
-    return bool(REFOCUSED_NAME.search(name)) or name.endswith(".zarr")
+    """A folder of ours, by its name."""
+    return bool(REFOCUSED_NAME.search(name))

@@ -7,6 +7,7 @@ intervals.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from contextlib import closing
@@ -18,7 +19,7 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.sources.folders.dataset import Ending, Following
 from refocusd.sources.folders.growth import AWAY_S
 from refocusd.sources.folders.offers import command_for, refocused_as
-from refocusd.sources.folders.scanner import Found, Pulse, Scanner, pulse_of
+from refocusd.sources.folders.scanner import MAX_DEPTH, Found, Pulse, Scanner, pulse_of
 
 __all__ = ["Follower"]
 
@@ -60,6 +61,13 @@ class Follower:
         A dataset that changed so recently, when watching begins, is growing.
     away_s : float
         How long the share of a followed dataset may be away.
+    since_s : float
+        A dataset that changed since, in seconds since 1970, is followed even if it is finished
+        when watching begins.
+    depth : int
+        How deep below the folder datasets are looked for.
+    offers_finished : bool
+        Whether older datasets that were never refocused are named in the log.
 
     Examples
     --------
@@ -76,6 +84,9 @@ class Follower:
         quiet_s: float = QUIET_S,
         recent_s: float = RECENT_S,
         away_s: float = AWAY_S,
+        since_s: float = math.inf,
+        depth: int = MAX_DEPTH,
+        offers_finished: bool = True,
     ) -> None:
         # Not resolved: a link may be made to lead elsewhere meanwhile, as a share's is.
         self.folder = Path(folder).absolute()
@@ -84,20 +95,32 @@ class Follower:
         self._quiet_s = quiet_s
         self._recent_s = recent_s
         self._away_s = away_s
-        self._scanner = Scanner(self.folder)
+        self._since_s = since_s
+        self._offers_finished = offers_finished
+        self._scanner = Scanner(self.folder, depth)
         self._first_scan = True
         self._followed: dict[Path, _Followed] = {}
         self._waiting: list[Path] = []
         self._refused: set[Path] = set()
         #: How datasets were when they were closed: a scan may see their last change later.
         self._ended: dict[Path, Pulse] = {}
+        self._left = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no dataset is being followed; for other threads."""
+        return not (self._first_scan or self._followed or self._waiting)
+
+    def leave(self) -> None:
+        """End `run`; for other threads."""
+        self._left = True
 
     def run(self, stop: threading.Event) -> None:
         """Watch until `stop` is set; never raises."""
         log.info("watching %s for datasets", self.folder)
         ended = threading.Event()
         wait_s = 0.0
-        while not stop.wait(wait_s):
+        while not (self._left or stop.wait(wait_s)):
             begun = time.monotonic()
             try:
                 self._step(ended)
@@ -132,9 +155,10 @@ class Follower:
         known = path in self._followed or path in self._refused or path in self._waiting
         if known or self._ended.get(path) == found.pulse:
             return
-        if not (found.new and self._first_scan) or self._is_growing(found):
+        old = found.new and self._first_scan and found.changed_ns / 1e9 < self._since_s
+        if not old or self._is_growing(found):
             self._waiting.append(path)
-        elif not refocused_as(path):
+        elif self._offers_finished and not refocused_as(path):
             log.info("%s was never refocused; to do it: %s", path, command_for(path))
 
     def _is_growing(self, found: Found) -> bool:

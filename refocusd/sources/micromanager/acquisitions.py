@@ -1,35 +1,37 @@
-"""Acquisitions that were started with Micro-Manager's own button.
+"""Acquisitions of Micro-Manager's GUI: what exists is taken, whether or not it was seen to run.
 
-pycromanager cannot hook them (pycro-manager#29).  While nothing runs, Micro-Manager is asked
-twice a second whether an acquisition does.  When one begins, its window's data provider says
-whether it is saved to disk: then the dataset is followed there and the bridge is left alone.
-Otherwise its frames are fetched from memory.
+pycromanager cannot hook them (pycro-manager#29), and an acquisition of half a second is over
+before anybody has asked whether one runs.  So twice a second what refocusd has taken is compared
+with what there is: the windows, which stay after the end of an acquisition, and the folders in
+which acquisitions are saved.  Saved ones are followed on disk and the bridge is left alone; the
+others are fetched from Micro-Manager's memory, one after the other.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
 from pathlib import Path
-from typing import Any
 
 from refocusd.errors import RefocusdError, TransportError
 from refocusd.sources.micromanager.bridge import Bridge
 from refocusd.sources.micromanager.frames import FramesInMemory
+from refocusd.sources.micromanager.save_roots import SaveRoots
+from refocusd.sources.micromanager.viewers import Viewers, Window
 
 __all__ = ["Studio"]
 
 log = logging.getLogger(__name__)
 
-#: Interval of asking whether an acquisition runs.
-POLL_S = 0.5
-#: A running acquisition without a window is warned of after this long.
-NO_WINDOW_S = 10.0
+#: Interval of comparing, and of asking in which folder acquisitions are saved.
+RECONCILE_S, SETTINGS_S = 0.5, 2.0
+#: A folder in which an acquisition was saved is looked for during this time.
+UNREACHED_S = 10.0
 
 
 class Studio:
-    """Notices acquisitions in the GUI; belongs to the bridge's thread.
+    """Takes the acquisitions of the GUI; belongs to the bridge's thread.
 
     Parameters
     ----------
@@ -38,37 +40,43 @@ class Studio:
         Of the daemon.
     output : Path
         Folder for refocused datasets of acquisitions that are not saved.
-    follow : callable
-        Follows a dataset on disk, in a thread of its own.
-    covered : sequence of Path
-        Folders that are followed already, with what appears in them.
+    roots : SaveRoots
+    since_s : float
+        Finished acquisitions that were begun since, in seconds since 1970, are taken; older ones
+        are named.
+
+    Attributes
+    ----------
+    running : bool
+        Whether an acquisition runs now.
     """
 
     def __init__(
-        self,
-        bridge: Bridge,
-        endpoint: str,
-        output: Path,
-        follow: Callable[[Path], None],
-        covered: Sequence[Path] = (),
+        self, bridge: Bridge, endpoint: str, output: Path, roots: SaveRoots, since_s: float
     ) -> None:
+        self.running = False
         self._bridge = bridge
         self._endpoint = endpoint
         self._output = output
-        self._follow = follow
-        self._covered = [folder.expanduser().absolute() for folder in covered]
+        self._roots = roots
+        self._since_s = since_s
         self._acquisitions = bridge.call(bridge.studio.acquisitions)
-        self._displays = bridge.call(bridge.studio.displays)
-        self._polled_at = -POLL_S
-        self._running_since = 0.0
-        self._found = False
-        self._told = False
+        self._viewers = Viewers(bridge)
+        self._reconciled_at = -RECONCILE_S
+        self._asked_at = -SETTINGS_S
+        self._first_look = True
+        #: Acquisitions that were taken, or are not to be.
+        self._known: set[str] = set()
+        #: Those in memory, in the order in which they were begun.
+        self._waiting: deque[Window] = deque()
         self._memory: FramesInMemory | None = None
+        #: Folders of saved acquisitions that are not there, and since when.
+        self._unreached: dict[Path, float] = {}
 
     @property
     def busy(self) -> bool:
         """Whether an acquisition runs, or is being fetched from memory."""
-        return bool(self._running_since) or self._memory is not None
+        return self.running or bool(self._waiting) or self._memory is not None
 
     def step(self) -> float:
         """Do what can be done now; seconds until there may be more.
@@ -79,13 +87,15 @@ class Studio:
             If the bridge does not answer as it should: Micro-Manager was restarted.
         """
         now = time.monotonic()
-        wait_s = POLL_S
-        if now - self._polled_at >= POLL_S:
-            self._polled_at = now
-            self._poll(now)
+        if now - self._reconciled_at >= RECONCILE_S:
+            self._reconciled_at = now
+            self._reconcile(now)
+        if self._memory is None and self._waiting:
+            self._memory = self._begin(self._waiting.popleft())
+        wait_s = RECONCILE_S
         if self._memory is not None:
             wait_s = self._fetch(self._memory)
-        return min(wait_s, max(0.0, self._polled_at + POLL_S - time.monotonic()))
+        return min(wait_s, max(0.0, self._reconciled_at + RECONCILE_S - time.monotonic()))
 
     def close(self) -> None:
         """Give up what is being fetched."""
@@ -93,78 +103,86 @@ class Studio:
             self._memory.close()
             self._memory = None
 
-    def _poll(self, now: float) -> None:
-        if not self._bridge.call(self._acquisitions.is_acquisition_running):
-            self._running_since = 0.0
-            self._found = self._told = False
+    def _reconcile(self, now: float) -> None:
+        was_running = self.running
+        self.running = bool(self._bridge.call(self._acquisitions.is_acquisition_running))
+        windows = self._viewers.new()
+        for window in windows:
+            self._consider(window, now)
+        self._waiting = deque(sorted(self._waiting, key=lambda window: window.started))
+        self._first_look = False
+        if windows or self.running != was_running or now - self._asked_at >= SETTINGS_S:
+            self._asked_at = now
+            self._watch_save_root()
+        for folder, since in list(self._unreached.items()):
+            self._reach(folder, now - since)
+
+    def _consider(self, window: Window, now: float) -> None:
+        """Take what a new window shows, if it is an acquisition that was not taken yet."""
+        if not window.key:
+            log.info("a window of Micro-Manager is no acquisition: %s", window.name)
             return
-        self._running_since = self._running_since or now
-        if self._found or self._memory is not None:
+        if window.key in self._known:
             return
-        provider = self._provider()
-        if provider is not None:
-            self._found = True
-            self._take(provider)
-        elif now - self._running_since > NO_WINDOW_S and not self._told:
-            self._told = True
+        self._known.add(window.key)
+        if window.frozen and self._is_old(window):
+            log.info(
+                "%s was acquired in Micro-Manager before refocusd was started: it is left as it is; "
+                "save it and use `refocusd process`",
+                window.name,
+            )
+        elif window.saved_at:
+            log.info("an acquisition of Micro-Manager is saved at %s", window.saved_at)
+            place = Path(window.saved_at)
+            root = (place.parent if place.is_file() else place).parent
+            if not self._roots.watch(root):
+                self._unreached[root] = now
+        else:
+            log.info("an acquisition of Micro-Manager is in its memory: %s", window.name)
+            self._waiting.append(window)
+
+    def _is_old(self, window: Window) -> bool:
+        started_s = window.started_s
+        return self._first_look if started_s is None else started_s < self._since_s
+
+    def _watch_save_root(self) -> None:
+        """Watch the folder that the settings of acquisitions name: not every one has a window."""
+        bridge = self._bridge
+        settings = bridge.call(self._acquisitions.get_acquisition_settings)
+        if settings is not None and bridge.call(settings.save):
+            root = str(bridge.call(settings.root) or "")
+            if root:
+                self._roots.watch(Path(root))
+
+    def _reach(self, folder: Path, waited_s: float) -> None:
+        if self._roots.watch(folder):
+            del self._unreached[folder]
+        elif waited_s > UNREACHED_S:
+            del self._unreached[folder]
             log.warning(
-                "an acquisition runs in Micro-Manager without a window: it cannot be taken from there; "
-                "let refocusd follow the folder that it saves to (--follow)"
+                "Micro-Manager saves in %s, which cannot be reached from here: its acquisitions there "
+                "are not refocused; choose a folder that this computer can read",
+                folder,
             )
 
-    def _provider(self) -> Any:
-        """The data of the acquisition that runs: the newest window's that may still get images."""
-        bridge = self._bridge
-        viewers = bridge.items(bridge.call(self._displays.get_all_data_viewers))
-        for viewer in reversed(viewers):
-            provider = bridge.call(viewer.get_data_provider)
-            # Images of the Snap/Live window can be deleted again; an acquisition's cannot.
-            if provider is None or hasattr(provider, "delete_all_images"):
-                continue
-            if not bridge.call(provider.is_frozen):
-                return provider
-        return None
-
-    def _take(self, provider: Any) -> None:
-        if path := self._saved_at(provider):
-            log.info("an acquisition runs in Micro-Manager, saved at %s: followed there", path)
-            if not any(path.is_relative_to(folder) for folder in self._covered):
-                self._follow(path)
-            return
+    def _begin(self, window: Window) -> FramesInMemory | None:
         try:
-            self._memory = FramesInMemory(self._bridge, provider, self._endpoint, self._output)
+            return FramesInMemory(self._bridge, window, self._endpoint, self._output)
         except TransportError as error:
-            # Its window was closed as we looked, or Micro-Manager is gone: the next question tells.
-            log.warning("an acquisition in Micro-Manager is not taken: %s", error)
-            return
-        log.info("an acquisition runs in Micro-Manager: %s, not saved to disk", self._memory.name)
-
-    def _saved_at(self, provider: Any) -> Path | None:
-        """The folder of the dataset, if it is saved and can be reached from here."""
-        said = ""
-        if hasattr(provider, "get_save_path"):
-            said = str(self._bridge.call(provider.get_save_path) or "")
-        if not said:
+            log.warning("%s of Micro-Manager is not refocused: %s", window.name, error)
             return None
-        path = Path(said)
-        if path.is_file():
-            path = path.parent
-        if not path.is_dir():
-            log.warning("Micro-Manager saves at %s, which cannot be reached from here", path)
-            return None
-        return path.absolute()
 
     def _fetch(self, memory: FramesInMemory) -> float:
         try:
-            wait_s = memory.step(running=bool(self._running_since))
+            # Where a later one waits, Micro-Manager does not acquire this one any more.
+            wait_s = memory.step(running=self.running and not self._waiting)
         except (RefocusdError, OSError) as error:
             log.warning("%s is given up: %s", memory.name, error)
             self.close()
-            return POLL_S
+            return 0.0
         if memory.done:
             if memory.refused:
                 log.warning("%s is not refocused: %s", memory.name, memory.refused)
-            else:
-                log.info("%s is done", memory.name)
             self.close()
+            return 0.0
         return wait_s

@@ -29,6 +29,8 @@ __all__ = ["Bridge"]
 
 #: Calls after which the process is replaced, at a quiet moment (about 50 MB of exit handlers).
 WORN_OUT = 300_000
+#: For the first answer: Micro-Manager may have become busy since it was probed.
+GREETING_MS = 5000
 
 
 class Bridge:
@@ -58,7 +60,9 @@ class Bridge:
             # Another version was told in words of ours, by the probe.
             warnings.simplefilter("ignore")
             # Found again by its port in what follows.
-            self._java: Any = JavaBridge.create_or_get_existing_bridge(port=port, ip_address=host)
+            self._java: Any = JavaBridge.create_or_get_existing_bridge(
+                port=port, ip_address=host, timeout=GREETING_MS
+            )
         self._new = JavaObject
         self.studio: Any = self.new("org.micromanager.Studio")
         self._core: Any = None

@@ -2,7 +2,9 @@
 
 There is no raw dataset to catch up from, but Micro-Manager keeps the images as long as their
 window is open.  They are fetched as fast as the bridge allows and the daemon takes them, and
-again if the daemon was restarted meanwhile.
+again if the daemon was restarted meanwhile.  The id of an acquisition is made of what
+Micro-Manager says of it, and so is the place of its output: another process goes on where this
+one was.
 """
 
 from __future__ import annotations
@@ -12,17 +14,20 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from refocusd import __version__
 from refocusd.errors import InputError, RefocusdError, TransportError
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.micromanager.bridge import Bridge
 from refocusd.sources.micromanager.coordinates import GrowingBox
 from refocusd.sources.micromanager.values import image_of
-from refocusd.sources.output_folder import fresh_output
+from refocusd.sources.micromanager.viewers import Window
+from refocusd.sources.output_folder import output_folder
 from refocusd.transport.messages import Open, Outcome
 from refocusd.transport.session import Session, State
 
@@ -30,6 +35,7 @@ __all__ = ["FramesInMemory"]
 
 log = logging.getLogger(__name__)
 
+_NAMESPACE = uuid.UUID("0c2f9f4e-7c1b-4d0e-8a57-0d3c5a7f9b21")
 #: Interval of asking for the number of images.
 COUNT_S = 0.2
 #: Interval of listening to the daemon while it is busy; no call is made.
@@ -38,9 +44,8 @@ BUSY_S = 0.005
 MOST_OUT = 8
 #: After this many failing calls in a row its window counts as closed.
 GIVE_UP = 5
-#: An acquisition that is over is complete when no image came for this long.
-QUIET_S = 1.0
-#: If images that were counted are missing then, they are waited for this long.
+#: Images that were counted and cannot be had are waited for this long, and so are those of an
+#: acquisition that was stopped without being frozen.
 LATE_S = 5.0
 
 
@@ -50,44 +55,53 @@ class FramesInMemory:
     Parameters
     ----------
     bridge : Bridge
-    provider : Java object
-        ``org.micromanager.data.DataProvider``.
+    window : Window
+        That shows it.
     endpoint : str
         Of the daemon.
     output : Path
         Folder in which the refocused dataset is made.
+
+    Attributes
+    ----------
+    name : str
+    done : bool
+        Whether every image has its final state, or cannot be had.
+
+    Raises
+    ------
+    TransportError
+        If its window was closed.
     """
 
-    def __init__(self, bridge: Bridge, provider: Any, endpoint: str, output: Path) -> None:
+    def __init__(self, bridge: Bridge, window: Window, endpoint: str, output: Path) -> None:
+        self.name = window.name
+        self.done = False
         self._bridge = bridge
-        self._provider = provider
-        self._data = bridge.call(bridge.studio.data)
-        summary = bridge.call(provider.get_summary_metadata)
+        self._provider: Any = window.provider
+        self._data: Any = bridge.call(bridge.studio.data)
+        summary = bridge.call(window.provider.get_summary_metadata)
         self._summary = dict(bridge.properties(summary))
         self._channels = self._names_of_channels(summary)
-        self.name = str(self._summary.get("Prefix") or bridge.call(provider.get_name) or "MDA")
-        self._output = fresh_output(output, self.name)
+        self._acquisition = str(uuid.uuid5(_NAMESPACE, window.key))
+        self._output = output_folder(output, self.name, window.started_s, self._acquisition)
         self._box = GrowingBox()
         self._sizes: tuple[int, int, int] | None = None
+        self._frozen = False
         self._count = 0
-        self._grown_at = 0.0
         self._counted_at = -COUNT_S
+        self._changed_at = time.monotonic()
+        self._closed_window = False
         self._found: dict[str, dict[str, int]] = {}
         self._failures = 0
-        self._over_since = 0.0
         self._misses = 0
         self._session = Session(endpoint, version=__version__, on_outcome=self._note)
         #: What the daemon is told, once there is an image.
         self._open: Open | None = None
+        #: Frames that the daemon was told of.
+        self._told = 0
         #: Axes of the frames that have a final state.
-        self._done: set[str] = set()
-
-    @property
-    def done(self) -> bool:
-        """Whether everything was handed over and is on disk, or it was given up."""
-        if self._open is not None:
-            return self._session.over
-        return bool(self._over_since) and time.monotonic() - self._over_since > LATE_S
+        self._final = _written(self._output)
 
     @property
     def refused(self) -> str:
@@ -100,17 +114,25 @@ class FramesInMemory:
         Parameters
         ----------
         running : bool
-            Whether the acquisition goes on.
+            Whether Micro-Manager acquires: images may come that are not there yet.
+
+        Raises
+        ------
+        TransportError
+            If the bridge refuses several calls in a row.
         """
+        session = self._session
         if self._open is not None:
-            self._session.pump()
+            session.pump()
             # A daemon that was restarted is told the same acquisition again.
-            if self._session.state is State.READY:
-                self._session.announce(self._open)
-        if not running:
-            self._over_since = self._over_since or time.monotonic()
+            if session.state is State.READY:
+                session.announce(self._open)
+                self._told = 0
+            if session.over:
+                self.done = True
+                return 0.0
         try:
-            wait_s = self._step()
+            wait_s = self._step(running=running)
         except TransportError as error:
             self._failures += 1
             if self._failures >= GIVE_UP:
@@ -121,12 +143,14 @@ class FramesInMemory:
         return wait_s
 
     def close(self) -> None:
-        """Give it up where it stands."""
-        if self._session.opened:
-            self._session.close(0)
+        """Give it up where it stands, and Java's objects back."""
+        if self._session.state is State.OPEN:
+            self._session.close(self._count)
         self._session.hang_up()
+        # The session tells us of outcomes: in that cycle they would wait for the collector.
+        self._provider = self._data = None
 
-    def _step(self) -> float:
+    def _step(self, *, running: bool) -> float:
         now = time.monotonic()
         session = self._session
         if session.state is State.CLOSING:
@@ -135,36 +159,46 @@ class FramesInMemory:
             self._counted_at = now
             self._look(now)
         if self._open is not None and not session.has_room(MOST_OUT):
+            self._changed_at = now  # the daemon is waited for, not Micro-Manager
             return BUSY_S
         if (wait_s := self._bridge.pace.until_pixels_s()) > 0:
             return wait_s
-        if self._again() or (len(self._found) < self._count and self._fetch()):
+        if not self._closed_window and (self._again() or self._fetch()):
             return 0.0
-        self._finish_if_over(now)
-        return BUSY_S if session.in_flight else COUNT_S / 2
+        if session.in_flight:
+            self._changed_at = now
+            return BUSY_S
+        return 0.0 if self._finish_if_over(now, running=running) else COUNT_S / 2
 
     def _look(self, now: float) -> None:
         """How many images there are, and how far the axes go."""
         bridge, provider = self._bridge, self._provider
+        # Asked first: what is counted after an acquisition was frozen is all of it.
+        self._frozen = self._frozen or bool(bridge.call(provider.is_frozen))
         count = int(bridge.call(provider.get_num_images))
+        self._closed_window = count < self._count
         if count > self._count:
             axes = [str(axis) for axis in bridge.items(bridge.call(provider.get_axes))]
             self._box.grow({axis: int(bridge.call(provider.get_next_index, axis)) for axis in axes})
             self._count = count
-            self._grown_at = now
+            self._changed_at = now
             self._misses = 0
+        if self._session.state is State.OPEN and self._count:
+            # What is not submitted yet is pending.
+            self._session.leave(self._count - self._told, self._count)
+            self._told = self._count
 
     def _again(self) -> bool:
         """Fetch a frame again that a daemon took with it; False if there is none."""
-        if self._open is None or len(self._done) >= len(self._found) or self._session.in_flight:
+        if self._open is None or self._session.in_flight:
             return False
-        missing = (at for key, at in self._found.items() if key not in self._done)
-        return self._hand_on(next(missing))
+        missing = next((at for key, at in self._found.items() if key not in self._final), None)
+        return missing is not None and self._hand_on(missing)
 
     def _fetch(self) -> bool:
         """Fetch one image that was not there before; False if none of them is there yet."""
         # One round through all coordinates for every time that the number of images changed.
-        while self._misses < len(self._box):
+        while len(self._found) < self._count and self._misses < len(self._box):
             coordinates = self._box.next()
             assert coordinates is not None
             if self._hand_on(coordinates):
@@ -175,18 +209,21 @@ class FramesInMemory:
 
     def _hand_on(self, coordinates: dict[str, int]) -> bool:
         bridge = self._bridge
+        key = canonical_axes(coordinates)
         text = ",".join(f"{axis}={value}" for axis, value in coordinates.items())
         where = bridge.call(self._data.create_coords, text)
         image = bridge.call(self._provider.get_image, where)
         if image is None:
             return False
+        self._changed_at = time.monotonic()
+        self._found[key] = coordinates
+        if key in self._final:
+            return True  # another process had it written
         taken_ns = time.perf_counter_ns()
         metadata = dict(bridge.properties(bridge.call(image.get_metadata)))
         metadata["Axes"] = coordinates
         if (channel := coordinates.get("channel", -1)) in range(len(self._channels)):
             metadata.setdefault("Channel", self._channels[channel])
-        key = canonical_axes(coordinates)
-        self._found[key] = coordinates
         try:
             pixels = self._pixels(image, f"image {text} of {self.name}")
             if self._open is None:
@@ -198,7 +235,7 @@ class FramesInMemory:
             log.warning("%s", error)
             if self._open is not None:
                 self._session.miss([key], "failed", str(error))
-                self._done.add(key)
+                self._final.add(key)
         return True
 
     def _pixels(self, image: Any, what: str) -> Pixels:
@@ -216,7 +253,7 @@ class FramesInMemory:
         self._output.parent.mkdir(parents=True, exist_ok=True)
         log.info("%s is in Micro-Manager's memory only: refocused into %s", self.name, self._output)
         return Open(
-            acquisition=str(uuid.uuid4()),
+            acquisition=self._acquisition,
             name=self.name,
             height=height,
             width=width,
@@ -224,20 +261,34 @@ class FramesInMemory:
             raw="",
             output=str(self._output),
             summary=json.dumps(self._summary, default=str),
+            expected=self._count if self._frozen else 0,
             report=True,
             first=first_of(first),
         )
 
-    def _finish_if_over(self, now: float) -> None:
-        if self._open is None or not self._over_since or self._session.in_flight:
-            return
-        quiet_s = now - max(self._over_since, self._grown_at)
-        complete = len(self._done) >= self._count
-        if quiet_s > (QUIET_S if complete else LATE_S):
+    def _finish_if_over(self, now: float, *, running: bool) -> bool:
+        """End it when no more can be had; False while there may be."""
+        left = self._count - len(self._final & self._found.keys())
+        quiet = now - self._changed_at > LATE_S and not (running and not self._frozen)
+        if not (self._closed_window or quiet or (self._frozen and self._count and not left)):
+            return False
+        if left or not self._count:
+            why = "its window was closed" if self._closed_window else "they cannot be had"
+            log.warning(
+                "%s: %s images of Micro-Manager's memory are not refocused: %s; keep windows open "
+                "until refocusd is done, or let Micro-Manager save",
+                self.name,
+                left or "all",
+                why,
+            )
+        if self._open is None:
+            self.done = True
+        else:
             self._session.close(self._count)
+        return True
 
     def _note(self, outcome: Outcome) -> None:
-        self._done.add(outcome.axes)
+        self._final.add(outcome.axes)
 
     def _names_of_channels(self, summary: Any) -> list[str]:
         try:
@@ -245,3 +296,12 @@ class FramesInMemory:
             return [str(name) for name in self._bridge.items(names)]
         except (RefocusdError, AttributeError):
             return []
+
+
+def _written(output: Path) -> set[str]:
+    """Axes of the frames that another process had written; none if it did not come to that."""
+    try:
+        with closing(open_dataset(output)) as dataset:
+            return set(dataset.axes_keys())
+    except InputError:
+        return set()

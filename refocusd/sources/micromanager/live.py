@@ -2,8 +2,9 @@
 
 In live mode the core is asked for its newest frame at most 30 times a second, and less often
 where the camera is slower; of a frame that was seen (same `ImageNumber`) only the tags are
-fetched.  A snap does not pass the core's buffer: it is found in the Snap/Live window, which is
-looked at once a second.
+fetched.  Whether live mode is on is asked of Micro-Manager: the core also streams while a script
+acquires a sequence.  A snap does not pass the core's buffer: it is found in the Snap/Live window,
+which is looked at once a second.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Live:
         self._still = 0
         self._seen: tuple[Any, Any] | None = None
         self._snap_seen: tuple[Any, ...] | None = None
+        self._snap_identity: int | None = None
         #: What is shown now: frames of one size and type.
         self._session: Session | None = None
         self._open: Open | None = None
@@ -96,7 +98,7 @@ class Live:
             return LOOK_S
         if not self._streaming and now - self._looked_at >= LOOK_S:
             self._looked_at = now
-            self._streaming = bool(self._bridge.call(self._bridge.core.is_sequence_running))
+            self._streaming = bool(self._bridge.call(self._live.is_live_mode_on))
             if self._streaming:
                 self._period_s, self._still = FASTEST_S, 0
                 log.info("live mode is on")
@@ -143,7 +145,7 @@ class Live:
             self._period_s = min(SLOWEST_S, self._period_s * 1.5)
             if self._still >= STILL:
                 self._still = 0
-                self._streaming = bool(self._bridge.call(self._bridge.core.is_sequence_running))
+                self._streaming = bool(self._bridge.call(self._live.is_live_mode_on))
                 self._looked_at = now
                 if not self._streaming:
                     log.info("live mode is off")
@@ -174,6 +176,12 @@ class Live:
         image = bridge.call(provider.get_any_image) if provider is not None else None
         if image is None:
             return
+        if hasattr(image, "hash_code"):
+            # The same object in Java is the same image: its metadata take five calls.
+            identity = bridge.call(image.hash_code)
+            if identity == self._snap_identity:
+                return
+            self._snap_identity = identity
         tags = bridge.properties(bridge.call(image.get_metadata))
         number = str(tags.get("ImageNumber"))
         seen = (number, tags.get("UUID"), tags.get("ReceivedTime"), tags.get("ElapsedTimeMs"))
@@ -197,7 +205,7 @@ class Live:
             self._warn(str(error))
             return
         self._shown_at = time.monotonic()
-        if self._session is None or not _same_format(self._open, pixels):
+        if self._session is None or not _same(self._open, name, pixels):
             self.close()
             self._open = _announcement(name, pixels, tags)
             self._session = Session(self._endpoint, version=__version__)
@@ -233,7 +241,8 @@ def _announcement(name: str, pixels: Pixels, tags: Mapping[str, Any]) -> Open:
     )
 
 
-def _same_format(open_: Open | None, pixels: Pixels) -> bool:
-    if open_ is None:
+def _same(open_: Open | None, name: str, pixels: Pixels) -> bool:
+    """Whether an image continues what is shown: a snap is not live mode."""
+    if open_ is None or open_.name != name:
         return False
     return (open_.height, open_.width) == pixels.shape and open_.dtype == pixels.dtype.name

@@ -3,6 +3,9 @@
 pyjavaz waits for ever for an answer that does not come, and takes anything that answers for
 Micro-Manager.  So the first message of its protocol is sent here, over a socket of our own with
 a time limit.
+
+Micro-Manager's server has one thread: while a caller's acquisition blocks it, nobody is answered.
+ZeroMQ greets all the same, from a thread of its own, which tells Micro-Manager from other programs.
 """
 
 from __future__ import annotations
@@ -18,21 +21,30 @@ __all__ = ["EXPECTED_VERSION", "BridgeAnswer", "is_listening", "probe"]
 
 #: Of Micro-Manager's side, as pyjavaz 1.2 expects it.
 EXPECTED_VERSION = "5.1.0"
-#: A bridge answers this message from its own thread, whatever Micro-Manager does.
+#: For the answer of a bridge that has nothing else to do.
 ANSWER_S = 2.0
 CONNECT_S = 0.5
+#: First byte of ZeroMQ's greeting (ZMTP 3.1, "signature").
+_GREETING = b"\xff"
 #: No answer to this message is larger; a program that sends more is another one.
 MAX_ANSWER = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeAnswer:
-    """Who is there: ``nothing``, another program (``stranger``), an ``old`` bridge, or ``ready``.
+    """Who is there.
 
-    `says` tells it in words, with what to do about it.
+    Parameters
+    ----------
+    state : {"nothing", "stranger", "busy", "old", "ready"}
+        Nobody; another program; a bridge that works for another caller; one of an old version; or
+        one that answers.
+    version : str
+    says : str
+        The same in words, with what to do about it.
     """
 
-    state: Literal["nothing", "stranger", "old", "ready"]
+    state: Literal["nothing", "stranger", "busy", "old", "ready"]
     version: str
     says: str
 
@@ -63,11 +75,17 @@ def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
             '"Run pycro-manager server on port 4827"'
         )
         return BridgeAnswer("nothing", "", says)
-    reply = _ask(host, port, timeout_s)
+    reply = _ask(host, port, timeout_s) if _speaks_zeromq(host, port, timeout_s) else {}
     if reply is None:
         says = (
-            f"another program than Micro-Manager listens on port {port}; close it, or set bridge_port "
-            "to the port that Micro-Manager's log names"
+            f"Micro-Manager's bridge on port {port} is busy: it serves one caller at a time, and a "
+            "script's acquisition may run; refocusd waits and takes what was acquired"
+        )
+        return BridgeAnswer("busy", "", says)
+    if "type" not in reply:
+        says = (
+            f"another program than Micro-Manager listens on port {port}: set bridge_port to the port "
+            "that Micro-Manager's log names"
         )
         return BridgeAnswer("stranger", "", says)
     # Bridges that do not name their version are 2.0.0 or older.
@@ -83,7 +101,17 @@ def probe(host: str, port: int, timeout_s: float = ANSWER_S) -> BridgeAnswer:
     return BridgeAnswer("ready", version, f"Micro-Manager's bridge {version} on port {port}{also}")
 
 
+def _speaks_zeromq(host: str, port: int, timeout_s: float) -> bool:
+    try:
+        with socket.create_connection((host, port), CONNECT_S) as connection:
+            connection.settimeout(timeout_s)
+            return connection.recv(1) == _GREETING
+    except OSError:
+        return False
+
+
 def _ask(host: str, port: int, timeout_s: float) -> dict[str, object] | None:
+    """What the program answers, empty if that is no bridge's answer; None while it does not."""
     try:
         # A context of our own: the global one belongs to pyjavaz.
         with zmq.Context() as context, context.socket(zmq.REQ) as request:
@@ -96,9 +124,11 @@ def _ask(host: str, port: int, timeout_s: float) -> dict[str, object] | None:
             request.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
             parts = request.recv_multipart()
         reply = json.loads(parts[0].decode("iso-8859-1"))
-    except (zmq.Again, ValueError):
+    except zmq.Again:
         return None
-    return reply if isinstance(reply, dict) and "type" in reply else None
+    except ValueError:
+        return {}
+    return reply if isinstance(reply, dict) else {}
 
 
 def _major(version: str) -> int:

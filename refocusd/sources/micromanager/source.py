@@ -10,10 +10,12 @@ from pathlib import Path
 
 from refocusd.errors import RefocusdError, TransportError
 from refocusd.sources.attached.order import AttachOrder
+from refocusd.sources.folders.watcher import Follower
 from refocusd.sources.micromanager.acquisitions import Studio
 from refocusd.sources.micromanager.bridge import Bridge
 from refocusd.sources.micromanager.live import Live
-from refocusd.sources.micromanager.probe import BridgeAnswer, is_listening, probe
+from refocusd.sources.micromanager.probe import BridgeAnswer, probe
+from refocusd.sources.micromanager.save_roots import SaveRoots
 
 __all__ = ["BridgeSource"]
 
@@ -23,9 +25,10 @@ log = logging.getLogger(__name__)
 LOOK_S = 3.0
 #: Interval of garbage collections, in the only thread that may run them.
 COLLECT_S = 10.0
-#: Micro-Manager is gone when a call is unanswered this long and nothing listens any more, or for
-#: the longer time.
-SILENT_S, HANGING_S = 3.0, 30.0
+#: After so long without an answer, it is found out whether Micro-Manager is busy or gone.
+SILENT_S = 3.0
+#: For the answer to our own call, when Micro-Manager answers others again.
+GRACE_S = 1.0
 #: Longest sleep between two steps.
 NAP_S = 0.25
 
@@ -36,8 +39,8 @@ class BridgeSource:
     Parameters
     ----------
     order : AttachOrder
-    follow : callable
-        Follows a dataset on disk, in a thread of its own.
+    start : callable
+        Runs a follower in a thread of its own, named by the text.
 
     Attributes
     ----------
@@ -47,12 +50,14 @@ class BridgeSource:
         Whether that is a mistake of ours.
     """
 
-    def __init__(self, order: AttachOrder, follow: Callable[[Path], None]) -> None:
+    def __init__(self, order: AttachOrder, start: Callable[[Follower, str], None]) -> None:
         self._order = order
-        self._follow = follow
+        covered = [Path(folder) for folder in order.covered]
+        self._roots = SaveRoots(order.endpoint, order.since_s, covered, start)
         self._bridge: Bridge | None = None
         self._attaching_since = 0.0
         self._said = ""
+        self._said_busy = False
         self.over = ""
         self.failed = False
 
@@ -72,11 +77,19 @@ class BridgeSource:
         """Find out, from another thread, whether a call is left without an answer."""
         order, silent_s = self._order, self._silent_s
         if self.over or silent_s < SILENT_S:
+            self._said_busy = False
             return
-        if not is_listening(order.bridge_host, order.bridge_port):
-            self.over = "Micro-Manager is gone"
-        elif silent_s > HANGING_S:
-            self.over = f"Micro-Manager has not answered for {silent_s:.0f} s"
+        answer = probe(order.bridge_host, order.bridge_port)
+        if answer.state == "busy":
+            if not self._said_busy:
+                self._said_busy = True
+                log.warning("%s", answer.says)
+            return
+        # An answer to us may be on its way, after one to somebody else.
+        time.sleep(GRACE_S)
+        if self._silent_s > silent_s:
+            gone = answer.state in ("nothing", "stranger")
+            self.over = f"Micro-Manager {'is gone' if gone else 'was restarted'}"
 
     @property
     def _silent_s(self) -> float:
@@ -101,7 +114,7 @@ class BridgeSource:
         if answer.says == self._said:
             return
         self._said = answer.says
-        expected = self._order.studio == "on" or answer.state in ("stranger", "old")
+        expected = self._order.studio == "on" or answer.state in ("stranger", "busy", "old")
         wrong = answer.state != "ready"
         log.log(logging.WARNING if wrong and expected else logging.INFO, "%s", answer.says)
 
@@ -112,11 +125,10 @@ class BridgeSource:
         studio = None
         if order.studio != "off":
             output = Path(order.studio_output).expanduser()
-            covered = [Path(folder) for folder in order.covered]
-            studio = Studio(bridge, order.endpoint, output, self._follow, covered)
+            studio = Studio(bridge, order.endpoint, output, self._roots, order.since_s)
         live = None
         if order.live:
-            live = Live(bridge, order.endpoint, lambda: studio is not None and studio.busy)
+            live = Live(bridge, order.endpoint, lambda: studio is not None and studio.running)
         parts = [part for part in (studio, live) if part is not None]
         names = " and ".join(type(part).__name__.lower() for part in parts)
         log.info("attached to Micro-Manager: %s", names)

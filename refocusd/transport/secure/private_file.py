@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import secrets
@@ -158,7 +157,39 @@ def _name(beside: Path, path: Path) -> None:
 def _only_for_its_user(path: Path) -> None:
     """Windows: no access by inheritance.  Elsewhere the file's mode says it."""
     if sys.platform == "win32":
-        command = ["icacls", str(path), "/inheritance:r", "/grant:r", f"{getpass.getuser()}:F"]
-        done = subprocess.run(command, capture_output=True, check=False)
+        # Not a program of that name in this folder or the PATH.
+        program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
+        # By number: a name may be that of a local account too, or (Entra) of none.
+        grant = f"*{_account()}:F"
+        command = [str(program), str(path), "/inheritance:r", "/grant:r", grant]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             log.warning("%s may be readable for other users of this host", path)
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    TOKEN_QUERY, TOKEN_USER = 8, 1
+
+    def _account() -> str:
+        """Security identifier of the account that this process runs as.
+
+        Raises
+        ------
+        OSError
+        """
+        system = ctypes.WinDLL("advapi32", use_last_error=True)
+        token, text, nbytes = wintypes.HANDLE(), wintypes.LPWSTR(), wintypes.DWORD()
+        # Starts with a pointer to the identifier, which takes up to 68 bytes.
+        user = ctypes.create_string_buffer(128)
+        this_process = wintypes.HANDLE(-1)
+        if not (
+            system.OpenProcessToken(this_process, TOKEN_QUERY, ctypes.byref(token))
+            and system.GetTokenInformation(token, TOKEN_USER, user, len(user), ctypes.byref(nbytes))
+            and system.ConvertSidToStringSidW(ctypes.c_void_p.from_buffer(user), ctypes.byref(text))
+        ):
+            raise ctypes.WinError(ctypes.get_last_error())
+        ctypes.WinDLL("kernel32").CloseHandle(token)
+        return str(text.value)

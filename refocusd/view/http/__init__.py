@@ -10,9 +10,10 @@
 `options`  Where the view listens, and what it needs to listen beyond this computer
 `query`    What a request asks, checked: nothing else of it is believed
 `server`   The view's web server: uvicorn in a thread of its own, with limits on every connection
-`status`   The state of daemon and view: for the page, for monitors, and the actions of the page
+`status`   The state of daemon and view: for the page, for programs, and what they can change
 =========  =========================================================================================
 
 Each of `status`, `events` and `frames` gives its own list of routes: another
-version of the interface is another list, put together in `app`.
+version of the interface is another list, put together in `app`.  ``openapi.json`` describes the
+API; a test holds it against the routes and their answers.
 """

@@ -1,28 +1,20 @@
 """Which address is answered by what: a Starlette application behind the guard.
 
-====================================  ==================================================
-``GET /``, ``/static/NAME``           the page
-``GET /health``                       200 once a worker is ready, else 503 and why
-``GET /metrics``                      Prometheus
-``GET /api/status``                   state of daemon and view, JSON
-``GET /api/history``                  focus scores of the frames shown so far
-``POST /api/pause``                   ``{"on": true}``: send no frames to workers
-``POST /api/catch-up``                ``{"on": true}``: catch up while idle
-``GET /api/events``                   the state as it changes, and notices of new frames
-                                      (`events`)
-``GET /api/frame/latest``             the newest frame reduced: ``side``, ``match``, ``after``
-``GET /api/frame``                    any frame from disk: ``acquisition``, ``axes``, and
-                                      ``side``, or ``left top width height`` in full
-``GET /api/axes``                     what there is to choose from: ``acquisition``
-``GET /api/pixel``                    counts of one pixel: ``acquisition axes x y``
-``GET /api/snapshot.png``, ``.tif``   both frames as a file: ``acquisition axes low high``
-====================================  ==================================================
+====================  ======================================================================
+``/``, ``/static``    the page
+``/health``           200 once a worker is ready, else 503 and why
+``/metrics``          Prometheus
+``/api/v1``           the API, as ``/api/v1/openapi.json`` describes it: the page uses it, and so
+                      does ``refocusd ctl``
+``/api``              the same, at the addresses of 0.1.0
+====================  ======================================================================
 """
 
 from __future__ import annotations
 
 import logging
 import mimetypes
+from importlib.resources import files
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -39,7 +31,7 @@ from refocusd.view.http.events import event_routes
 from refocusd.view.http.frames import frame_routes
 from refocusd.view.http.guard import GuardedApp
 from refocusd.view.http.options import ViewOptions
-from refocusd.view.http.status import status_routes
+from refocusd.view.http.status import health_routes, status_routes
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.view_state import ViewState
@@ -53,12 +45,18 @@ def view_app(
     options: ViewOptions, state: ViewState, link: DaemonLink, datasets: Datasets, gpus: GpuMonitor
 ) -> ASGIApp:
     """The whole application."""
+    api = [
+        Route("/openapi.json", _described),
+        *status_routes(state, link, gpus),
+        *event_routes(state, gpus),
+        *frame_routes(state, datasets),
+    ]
     app = Starlette(
         routes=[
             *_page_routes(),
-            *status_routes(state, link, gpus),
-            *event_routes(state, gpus),
-            *frame_routes(state, datasets),
+            *health_routes(state, gpus),
+            Mount("/api/v1", routes=api),
+            Mount("/api", routes=api),
         ],
         exception_handlers={InputError: _refused, HTTPException: _refused, Exception: _failed},
     )
@@ -76,6 +74,11 @@ def _page_routes() -> list[BaseRoute]:
         return await static.get_response("index.html", request.scope)
 
     return [Route("/", index), Mount("/static", static)]
+
+
+def _described(_request: Request) -> Response:
+    description = files("refocusd.view.http") / "openapi.json"
+    return Response(description.read_bytes(), media_type="application/json")
 
 
 async def _refused(_request: Request, error: Exception) -> Response:

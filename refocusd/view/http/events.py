@@ -34,8 +34,8 @@ QUIET_S = 2.0
 
 
 def event_routes(state: ViewState, gpus: GpuMonitor) -> list[Route]:
-    """``/api/events``."""
-    return [Route("/api/events", _Events(state, gpus), methods=["GET"])]
+    """``events`` of the API."""
+    return [Route("/events", _Events(state, gpus), methods=["GET"])]
 
 
 class _Events:

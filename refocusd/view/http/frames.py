@@ -35,7 +35,7 @@ _PIXELS = "application/octet-stream"
 
 
 def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
-    """What ``/api`` gives of frames."""
+    """What the API gives of frames."""
     frames = _Frames(state, datasets)
     reading = asyncio.Semaphore(MAX_READING)
 
@@ -54,12 +54,12 @@ def frame_routes(state: ViewState, datasets: Datasets) -> list[Route]:
         return limited
 
     return [
-        Route("/api/frame/latest", frames.latest),
-        Route("/api/frame", one_of_few(frames.from_disk)),
-        Route("/api/axes", one_of_few(frames.axes)),
-        Route("/api/pixel", one_of_few(frames.pixel)),
-        Route("/api/snapshot.png", one_of_few(frames.png)),
-        Route("/api/snapshot.tif", one_of_few(frames.tiff)),
+        Route("/frame/latest", frames.latest),
+        Route("/frame", one_of_few(frames.from_disk)),
+        Route("/axes", one_of_few(frames.axes)),
+        Route("/pixel", one_of_few(frames.pixel)),
+        Route("/snapshot.png", one_of_few(frames.png)),
+        Route("/snapshot.tif", one_of_few(frames.tiff)),
     ]
 
 

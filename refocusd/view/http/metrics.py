@@ -79,6 +79,8 @@ def _daemon(status: Status) -> Iterator[Metric]:
 def _frames(status: Status) -> Iterator[Metric]:
     final = "Frames since the start, by final state and reason."
     yield _metric("frames_total", final, _by_reason(status.frames), "counter")
+    verdicts = [({"verdict": name}, float(count)) for name, count in status.verdicts.items()]
+    yield _metric("verdicts_total", "Frames since the start, by verdict.", verdicts, "counter")
     open_ = [detail for detail in status.details if detail.state != "ended"]
     yield _metric("acquisitions", "Acquisitions that are open.", len(open_))
     queued = sum(detail.queued for detail in status.details)

@@ -35,6 +35,8 @@ class ViewOptions:
     hosts : tuple of str
         Further names under which browsers may ask for the page (checked against
         DNS rebinding), e.g. ``scope-3.lab.example``.
+    webhook : str
+        URL to which alerts are posted; empty for none.
     without_token : set of str
         Paths that need no token: what neither acts nor shows pixels.
 
@@ -42,7 +44,7 @@ class ViewOptions:
     ------
     ConfigError
         For another address than loopback without token and TLS, half a pair of
-        TLS files, a short token, or a port out of range.
+        TLS files, a short token, a port out of range, or a webhook that is no URL.
     """
 
     endpoint: str
@@ -52,12 +54,15 @@ class ViewOptions:
     certificate: Path | None = None
     key: Path | None = None
     hosts: tuple[str, ...] = ()
+    webhook: str = ""
     without_token: frozenset[str] = frozenset({"/health"})
 
     def __post_init__(self) -> None:
         """Refuse what would be unsafe or cannot work."""
         if not 0 <= self.port < 65536:
             raise ConfigError(f"port {self.port}: it must lie between 0 and 65535")
+        if self.webhook and not self.webhook.startswith(("http://", "https://")):
+            raise ConfigError(f"webhook {self.webhook!r}: it must begin with http:// or https://")
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("TLS takes both a certificate and its key (--cert and --key)")
         if self.token and len(self.token) < MIN_TOKEN_CHARS:

@@ -1,4 +1,4 @@
-"""The state of daemon and view: for the page, for monitors, and the actions of the page."""
+"""The state of daemon and view: for the page, for programs, and what they can change."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from refocusd.view.http.answers import json_response
 from refocusd.view.http.metrics import CONTENT_TYPE, metrics_text
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
-from refocusd.view.state.report import health, status_json
+from refocusd.view.state.report import acquisitions_of, health, status_json
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["status_routes"]
+__all__ = ["health_routes", "status_routes"]
 
 
 class _Switch(msgspec.Struct):
@@ -25,10 +25,12 @@ class _Switch(msgspec.Struct):
     on: bool
 
 
-def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[Route]:
-    """``/health``, ``/metrics`` and what ``/api`` says of the state."""
+# Functions that are not asynchronous run in Starlette's threads: reading the GPUs may wait.
 
-    # Functions that are not asynchronous run in Starlette's threads: reading the GPUs may wait.
+
+def health_routes(state: ViewState, gpus: GpuMonitor) -> list[Route]:
+    """``/health`` and ``/metrics``, where monitors look for them."""
+
     def is_ready(_request: Request) -> Response:
         now = health(state)
         return json_response(now, 200 if now.ready else 503)
@@ -36,8 +38,24 @@ def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[
     def metrics(_request: Request) -> Response:
         return Response(metrics_text(state, gpus.read()), headers={"Content-Type": CONTENT_TYPE})
 
+    return [Route("/health", is_ready), Route("/metrics", metrics)]
+
+
+def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[Route]:
+    """What the API says of the state."""
+
     def status(_request: Request) -> Response:
         return Response(status_json(state, gpus.read()), media_type="application/json")
+
+    def acquisitions(_request: Request) -> Response:
+        return json_response({"acquisitions": acquisitions_of(state)})
+
+    def acquisition(request: Request) -> Response:
+        wanted = request.path_params["id"]
+        found = next((about for about in acquisitions_of(state) if about["id"] == wanted), None)
+        if found is None:
+            raise HTTPException(404, f"the daemon knows no acquisition {wanted[:80]!r} (any more)")
+        return json_response(found)
 
     def history(_request: Request) -> Response:
         return json_response({"focus": state.focus})
@@ -47,7 +65,7 @@ def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[
             switch = msgspec.json.decode(await request.body(), type=_Switch)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise HTTPException(400, 'say {"on": true} or {"on": false}') from error
-        pauses = request.url.path == "/api/pause"
+        pauses = request.url.path.endswith("/pause")
         if not link.request(Pause(switch.on) if pauses else CatchUp(switch.on)):
             raise HTTPException(
                 503, state.link.reason or "too many actions wait for the daemon; ask again"
@@ -55,10 +73,10 @@ def status_routes(state: ViewState, link: DaemonLink, gpus: GpuMonitor) -> list[
         return json_response({"asked": switch}, 202)
 
     return [
-        Route("/health", is_ready),
-        Route("/metrics", metrics),
-        Route("/api/status", status),
-        Route("/api/history", history),
-        Route("/api/pause", act, methods=["POST"]),
-        Route("/api/catch-up", act, methods=["POST"]),
+        Route("/status", status),
+        Route("/acquisitions", acquisitions),
+        Route("/acquisitions/{id}", acquisition),
+        Route("/history", history),
+        Route("/pause", act, methods=["POST"]),
+        Route("/catch-up", act, methods=["POST"]),
     ]

@@ -1,6 +1,7 @@
 """What the view knows of the daemon: asked by one thread, read by all requests.
 
 ============  ======================================================================================
+`alerts`      Tells somebody else when nobody looks: one URL, and JSON that says what is wrong
 `event_log`   Events for the user: a daemon that is found or gone, workers that end and start
 `figures`     Rates and percentiles of the last seconds, from one status of the daemon to the next
 `gpu`         Memory and load of this host's NVIDIA devices, from the driver (NVML)

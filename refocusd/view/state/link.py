@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -45,10 +46,15 @@ class DaemonLink:
     ----------
     state : ViewState
         Names the daemon's endpoint, and takes what comes.
+    on_status : callable, optional
+        Told every status as well; must not wait.
     """
 
-    def __init__(self, state: ViewState) -> None:
+    def __init__(
+        self, state: ViewState, on_status: Callable[[wire.Status], None] = lambda _status: None
+    ) -> None:
         self._state = state
+        self._on_status = on_status
         self._actions: queue.Queue[wire.Pause | wire.CatchUp] = queue.Queue(maxsize=16)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="daemon-link", daemon=True)
@@ -79,7 +85,9 @@ class DaemonLink:
                 ) as connection:
                     connection.welcome(ANSWER_S)
                     self._state.set_link(Link("connected", ""))
-                    _Conversation(connection, self._state, self._actions, self._stop).hold()
+                    _Conversation(
+                        connection, self._state, self._actions, self._stop, self._on_status
+                    ).hold()
             except TransportError as error:
                 searching = self._state.link.state == "searching"
                 self._state.set_link(Link("searching" if searching else "lost", str(error)))
@@ -97,6 +105,7 @@ class _Conversation:
     _state: ViewState
     _actions: queue.Queue[wire.Pause | wire.CatchUp]
     _stop: threading.Event
+    _on_status: Callable[[wire.Status], None]
     _status_asked: float = 0.0
     _status_due: float = 0.0
     _look_asked: float = 0.0
@@ -155,6 +164,7 @@ class _Conversation:
             self._answered += 1
             self._status_due = now + (STATUS_S if self._state.is_watched else IDLE_STATUS_S)
             self._state.put_status(message)
+            self._on_status(message)
         elif isinstance(message, wire.Shown):
             nbytes = part.nbytes if part is not None else 0
             asked = self._look_asked or now

@@ -13,7 +13,7 @@ from refocusd.view.state.figures import Figures
 from refocusd.view.state.gpu import Gpu
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["Health", "health", "status_json"]
+__all__ = ["Health", "acquisitions_of", "health", "status_json"]
 
 #: Warnings of one acquisition, and acquisitions, that are shown.
 MAX_WARNINGS, MAX_ACQUISITIONS = 20, 50
@@ -52,7 +52,7 @@ def health(state: ViewState) -> Health:
 
 
 def status_json(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
-    """The JSON of `/api/status` and of the page's status events."""
+    """The JSON of the API's ``status`` and of its status events."""
     status = state.status
     return json_bytes(
         {
@@ -72,6 +72,12 @@ def status_json(state: ViewState, gpus: tuple[Gpu, ...]) -> bytes:
             "daemon": _daemon(status, state.figures) if status is not None else None,
         }
     )
+
+
+def acquisitions_of(state: ViewState) -> list[dict[str, Any]]:
+    """The open acquisitions and the last that ended, oldest first."""
+    details = state.status.details if state.status is not None else []
+    return [_acquisition(detail) for detail in details[-MAX_ACQUISITIONS:]]
 
 
 def _daemon(status: Status, figures: Figures) -> dict[str, Any]:

@@ -68,7 +68,7 @@ function follow(on) {
 
 function latest() {
   const { boot: from, live } = { boot: shown?.header.id, live: shown?.header.live };
-  feed.want("/api/frame/latest", { side: viewer.side, match: axes.pinned, after: live ? from : "" }, (frame, problem) => {
+  feed.want("/api/v1/frame/latest", { side: viewer.side, match: axes.pinned, after: live ? from : "" }, (frame, problem) => {
     // It may have been on its way when another channel was pinned.
     if (following && (!frame || axes.matches(frame.header.axes))) take(frame, problem);
   });
@@ -79,7 +79,7 @@ function browse() {
   const acquisition = find("acquisition").value || shown?.header.acquisition || "";
   const wanted = axes.current;
   follow(false);
-  feed.want("/api/frame", { acquisition, axes: keyOf(wanted), side: viewer.side }, (frame, problem) => {
+  feed.want("/api/v1/frame", { acquisition, axes: keyOf(wanted), side: viewer.side }, (frame, problem) => {
     // Where the selectors have moved on meanwhile, the next answer is on its way.
     if (!following && keyOf(wanted) === keyOf(axes.current)) take(frame, problem);
   });
@@ -100,7 +100,7 @@ function refine() {
     if (Math.max(part.width, part.height) > MOST_FINE || Math.min(part.width, part.height) < 1) return;
     try {
       const { decodeFrame } = await import("./frame.js");
-      const answer = await get("/api/frame", { acquisition: header.acquisition, axes: keyOf(header.axes), ...part });
+      const answer = await get("/api/v1/frame", { acquisition: header.acquisition, axes: keyOf(header.axes), ...part });
       if (answer.ok && shown.header === header) viewer.showFine(decodeFrame(await answer.arrayBuffer()));
     } catch {
       // The preview stays.
@@ -131,7 +131,7 @@ feed.addEventListener("status", ({ detail }) => {
   status = detail;
   if (boot !== detail.boot) {
     boot = detail.boot;
-    getJson("/api/history").then(({ focus }) => plot.fill(focus)).catch(() => {});
+    getJson("/api/v1/history").then(({ focus }) => plot.fill(focus)).catch(() => {});
     if (following) latest();
   }
   showStatus(detail);
@@ -157,7 +157,7 @@ async function refreshAxes(acquisition, now = false) {
   if (acquisition !== axesOf) axes.clear();
   axesOf = acquisition;
   try {
-    const known = await getJson("/api/axes", { acquisition });
+    const known = await getJson("/api/v1/axes", { acquisition });
     if (known.acquisition === axesOf || !axesOf) axes.offer(known.axes, { replace: known.frames > 0 && !following });
   } catch {
     // Nothing on disk yet: what comes live is offered.
@@ -216,7 +216,7 @@ async function snapshot(kind) {
   const { low, high } = contrast.window;
   const { acquisition, axes: at } = shown.header;
   try {
-    const answer = await get(`/api/snapshot.${kind}`, { acquisition, axes: keyOf(at), low, high });
+    const answer = await get(`/api/v1/snapshot.${kind}`, { acquisition, axes: keyOf(at), low, high });
     if (!answer.ok) throw new Error((await answer.json()).error);
     const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1] ?? `refocusd.${kind}`;
     const link = document.createElement("a");
@@ -241,14 +241,14 @@ async function ask(path, on, done) {
 
 function pause() {
   const paused = !status?.daemon?.paused;
-  ask("/api/pause", paused, paused ? "refocusing is paused" : "refocusing goes on");
+  ask("/api/v1/pause", paused, paused ? "refocusing is paused" : "refocusing goes on");
 }
 
 function catchUp() {
   const button = find("catch-up");
   const on = button.getAttribute("aria-pressed") !== "true";
   button.setAttribute("aria-pressed", on);
-  ask("/api/catch-up", on, on ? "catching up while there is time" : "catching up after acquisitions only");
+  ask("/api/v1/catch-up", on, on ? "catching up while there is time" : "catching up after acquisitions only");
 }
 
 function theme() {

@@ -21,7 +21,7 @@ export class Feed extends EventTarget {
 
   start() {
     if (this.source || document.hidden) return;
-    const source = (this.source = new EventSource("/api/events"));
+    const source = (this.source = new EventSource("/api/v1/events"));
     source.addEventListener("status", (event) => {
       this.become("open");
       this.tell("status", JSON.parse(event.data));

@@ -28,6 +28,7 @@ export function showVerdict(frame, problem) {
   const { level, title, why } = said(header);
   heading.dataset.level = level;
   heading.dataset.state = header.state;
+  heading.dataset.verdict = header.facts?.verdict ?? "";
   put("verdict", title);
   put("verdict-why", why);
   showFacts(header);
@@ -41,16 +42,23 @@ function said({ state, reason, facts, missing, caught_up: late }) {
   if (state === "passed_through") {
     const why = reason === "identity engine"
       ? "Written as it was taken: the pass-through engine estimates nothing."
-      : "Already in focus: written as it was taken, nothing was estimated.";
+      : `Written as it was taken, nothing was estimated: ${because(facts) || "already in focus"}.`;
+    if (facts?.verdict === "untrusted") return { level: "bad", title: "Not trusted: raw written", why: why + when };
     return { level: "raw", title: "Passed through", why: why + when };
   }
   if (state === "refocused") {
+    const what = facts?.written === "deconvolved" ? "Deconvolved" : "Refocused";
+    const judged = { doubtful: ["wait", `${what} (doubtful)`], untrusted: ["bad", `${what} (not trusted)`] }[facts?.verdict];
+    if (judged) return { level: judged[0], title: judged[1], why: `Take care: ${because(facts) || "no reason was given"}.${when}` };
     const odd = oddities(facts);
     const why = odd.length ? `An estimate; take care: ${odd.join(", ")}.` : "An estimate by the network, not a measurement: the raw frame stays the record.";
     return { level: odd.length ? "wait" : "refocused", title: "Refocused (estimate)", why: why + when };
   }
   return { level: "bad", title: state === "failed" ? "Failed" : state, why: reason || "This frame was not refocused." };
 }
+
+// What the worker said of the frame, in its words.
+const because = (facts) => (facts?.reasons ?? []).join("; ");
 
 function oddities(facts) {
   const odd = [];
@@ -69,6 +77,7 @@ function showFacts({ facts, latency_ms: latency, width, height, dtype, step, liv
     list.push(["focus", `${shortNumber(facts.focus_before)} → ${shortNumber(facts.focus_after)}`]);
     list.push(["flux", facts.flux_ratio === null ? "–" : percent(facts.flux_ratio - 1), Math.abs(facts.flux_ratio - 1) > 0.1]);
   }
+  if (facts?.error_chance !== null && facts?.error_chance !== undefined) list.push(["error", `${Math.round(100 * facts.error_chance)} % likely`, facts.error_chance >= 0.25]);
   if (latency) list.push(["latency", `${ms(latency)} ms`]);
   if (facts?.engine_ms) list.push(["engine", `${ms(facts.engine_ms)} ms`]);
   list.push(["size", `${width}×${height} ${dtype === "uint8" ? 8 : 16} bit`]);

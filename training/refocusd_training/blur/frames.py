@@ -20,7 +20,7 @@ from refocusd.imaging.blur import TRAINED_PX
 from refocusd_training.blur.psfs import CYCLES
 from refocusd_training.data.images import SUFFIXES, read_image
 
-__all__ = ["SharpImage", "blurred_frame", "load_sharp"]
+__all__ = ["Exposure", "SharpImage", "blurred_frame", "expose", "load_sharp"]
 
 #: Frames are of these sizes, px.
 SHAPES = ((520, 696), (512, 512), (256, 256), (400, 400), (130, 160))
@@ -55,6 +55,24 @@ class SharpImage:
     def test(self) -> bool:
         """Whether it is kept for testing: by its name, so that it never changes sides."""
         return zlib.crc32(self.name.encode()) % TEST_EVERY == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A frame whose blur and whose light are known.
+
+    Parameters
+    ----------
+    frame : ndarray of uint8 or uint16, shape (height, width)
+    sigma_px : float
+        Width of its blur, that of the sharp image included.
+    truth : ndarray of float32, shape (height, width)
+        The light before the blur, on a scale of its own.
+    """
+
+    frame: Pixels
+    sigma_px: float
+    truth: NDArray[np.float32]
 
 
 def load_sharp(folders: Sequence[Path]) -> list[SharpImage]:
@@ -103,7 +121,18 @@ def blurred_frame(
     transfers: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> tuple[Pixels, float] | None:
-    """A frame of 8 to 16 bits, and the width of its blur, px.
+    """The frame of `expose`, and the width of its blur, px."""
+    exposure = expose(image, other, transfers, rng)
+    return (exposure.frame, exposure.sigma_px) if exposure else None
+
+
+def expose(
+    image: SharpImage,
+    other: SharpImage,
+    transfers: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> Exposure | None:
+    """Blur a sharp image, and take a picture of 8 to 16 bits of it.
 
     Parameters
     ----------
@@ -116,7 +145,7 @@ def blurred_frame(
 
     Returns
     -------
-    (ndarray, float) or None
+    Exposure or None
         None if what was cut out holds no light.
     """
     shape = SHAPES[rng.integers(len(SHAPES))]
@@ -124,17 +153,19 @@ def blurred_frame(
     margin = int(min(3 * sigma + 8, 120))
     transfer = transfers[rng.integers(len(transfers))]
     zoom = math.exp(rng.uniform(*np.log(ZOOM)))
-    scene = _scene(image, zoom, shape, margin, rng)
-    if scene.max() < 0.2:
+    truth = _scene(image, zoom, shape, margin, rng)
+    if truth.max() < 0.2:
         return None
-    seen = _blurred(scene, sigma, transfer)
+    seen = _blurred(truth, sigma, transfer)
     if rng.random() < 0.25:
         apart = sigma * math.exp(rng.normal(0, 0.4))
-        above = _blurred(_scene(other, zoom, shape, margin, rng), apart, transfer)
+        behind = _scene(other, zoom, shape, margin, rng)
         share = rng.uniform(0.05, 0.5)
-        seen = (1 - share) * seen + share * above
-    seen = np.maximum(seen[margin:-margin, margin:-margin], 0)
-    return _camera(seen, rng), math.hypot(sigma, OWN_BLUR_PX * zoom)
+        seen = (1 - share) * seen + share * _blurred(behind, apart, transfer)
+        truth = (1 - np.float32(share)) * truth + np.float32(share) * behind
+    inner = (slice(margin, -margin), slice(margin, -margin))
+    frame = _camera(np.maximum(seen[inner], 0), rng)
+    return Exposure(frame, math.hypot(sigma, OWN_BLUR_PX * zoom), truth[inner])
 
 
 def _scene(

@@ -2,6 +2,7 @@
 
 ===============  ===================================================================================
 `blur`           `refocusd train blur`: the network that estimates a frame's blur
+`blur_scale`     `refocusd train blur-scale`: the network that works at the scale of the blur
 `evaluate`       `refocusd train evaluate`: measure how good a bundle is
 `export`         `refocusd train export`: make a bundle from a run
 `fetch`          `refocusd train fetch-bbbc038`: download training images
@@ -10,6 +11,7 @@
 `run`            `refocusd train run`: train a network
 `simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
 `torch_at_hand`  Checks that torch is installed, which the base install lacks
+`trust`          `refocusd train trust`: what refocused frames are judged by
 ===============  ===================================================================================
 
 One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until
@@ -22,6 +24,7 @@ import argparse
 
 from refocusd_training.commands import (
     blur,
+    blur_scale,
     evaluate,
     export,
     fetch,
@@ -29,6 +32,7 @@ from refocusd_training.commands import (
     fine_tune,
     run,
     simulate,
+    trust,
 )
 
 __all__ = ["register"]
@@ -67,3 +71,5 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     fetch_bbbc006.register(inner)
     simulate.register(inner)
     blur.register(inner)
+    blur_scale.register(inner)
+    trust.register(inner)

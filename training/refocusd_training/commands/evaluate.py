@@ -12,7 +12,10 @@ __all__ = ["register"]
 EXAMPLES = """examples:
   refocusd train evaluate --bundle models/live --data bbbc038 --json quality.json --page quality
   refocusd train evaluate --bundle models/live --data bbbc038 --rival CARE=care.onnx --csv q.csv
+  refocusd train evaluate --protocol stacks --data z_stacks --page real --json real.json
+  refocusd train evaluate --protocol stacks --data z_stacks --engine deconvolution --engine my/bundle
   refocusd train evaluate --bundle models/live --data bbbc006 --protocol bbbc006 --json q.json
+  refocusd train evaluate --bundle models/live --data bbbc006 --protocol mpt
   refocusd train evaluate --bundle models/live --data bbbc006 --protocol bbbc006 --planes 32
   refocusd train evaluate --bundle models/live --input blurred.tif --truth sharp.tif
 """
@@ -22,22 +25,40 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the sub-command."""
     parser = inner.add_parser(
         "evaluate",
-        help="a bundle on held-out specimens and optics, beside deconvolution and rivals",
-        description="How good a bundle is: on specimens and microscopes that training never saw, "
-        "on a published protocol, or on a pair of your own.",
+        help="a bundle on real stacks, or on held-out specimens and optics, beside deconvolution",
+        description="How good a bundle is: on real through-focus stacks, on specimens and microscopes "
+        "that training never saw, on a published protocol, or on a pair of your own.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--bundle", default="live-nuclei", help="folder, or a shipped bundle's name"
     )
-    parser.add_argument("--data", type=Path, help="folder of the test images, or of a plate")
+    parser.add_argument(
+        "--engine",
+        action="append",
+        default=[],
+        help="of --protocol stacks, repeatable: 'deconvolution', a shipped bundle's name, or a "
+        "bundle's folder (default: --bundle, and deconvolution); the worst frames of the first "
+        "are shown",
+    )
+    parser.add_argument(
+        "--data", type=Path, help="folder of the stacks, of the test images, or of a plate"
+    )
     parser.add_argument(
         "--protocol",
-        choices=("held-out", "bbbc006"),
+        choices=("stacks", "held-out", "bbbc006", "mpt"),
         default="held-out",
-        help="held-out: simulated from the test images (default); bbbc006: planes of a plate "
-        "against plane 16",
+        help="stacks: every plane of real through-focus stacks against the sharpest; held-out: "
+        "simulated from the test images (default); bbbc006: planes of a plate against plane 16; "
+        "mpt: the same as published figures are made, planes 2, 6 and 10 and every frame scaled "
+        "by its own minimum and maximum",
+    )
+    parser.add_argument(
+        "--notes",
+        type=Path,
+        help="of --protocol stacks: TOML file with the NA, pixel size, z step or truth channel that "
+        "the stacks' files do not say (see benchmarks/real_stacks.toml)",
     )
     parser.add_argument(
         "--planes",
@@ -73,7 +94,9 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--csv", type=Path, help="write a row a frame and method to this file")
     parser.add_argument("--page", type=Path, help="write curves and pictures to this folder")
-    parser.add_argument("--limit", type=int, help="at most so many specimens or fields")
+    parser.add_argument(
+        "--limit", type=int, help="at most so many specimens, fields, or planes a stack"
+    )
     parser.add_argument("--no-deconvolution", action="store_true", help="leave out deconvolution")
     parser.set_defaults(command=_evaluate)
 
@@ -90,6 +113,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--input and --truth are a pair; give both")
     if (arguments.data is None) == (arguments.input is None):
         raise ConfigError("give --data FOLDER, or --input FILE and --truth FILE of your own")
+    if (arguments.engine or arguments.notes) and arguments.protocol != "stacks":
+        raise ConfigError("--engine and --notes go with --protocol stacks only; leave them out")
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit is {arguments.limit}; give at least 1")
     if not 0 < arguments.pixel_um < 100:
@@ -111,6 +136,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         run_held_out,
         run_own_pair,
         run_protocol,
+        run_stacks,
     )
 
     rivals = [_named(text, "--rival", "FILE") for text in arguments.rival]
@@ -127,12 +153,23 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             rivals=rivals,
             deconvolve=deconvolve,
         )
-    elif arguments.protocol == "bbbc006":
+    elif arguments.protocol == "stacks":
+        run_stacks(
+            arguments.engine or (arguments.bundle, "deconvolution"),
+            arguments.data,
+            outputs,
+            notes=arguments.notes,
+            rivals=rivals,
+            limit=arguments.limit,
+            deconvolve=deconvolve,
+        )
+    elif arguments.protocol in ("bbbc006", "mpt"):
         run_protocol(
             arguments.bundle,
             arguments.data,
             outputs,
             planes=arguments.planes,
+            scaled=arguments.protocol == "mpt",
             rivals=rivals,
             limit=arguments.limit,
             deconvolve=deconvolve,

@@ -8,7 +8,6 @@
 `download`       Downloads one large file over HTTP: resumes where it stopped, and checks that it is complete
 `fetch_bbbc006`  Downloads the planes of BBBC006, and verifies on a second run that they are unchanged
 `images`         Grey images on disk: reads them, finds them by name, and compares their pixels
-`ome_zarr`       Images of an OME-Zarr (0.4 or 0.5) as recordings, read by the zarr library
 `pairs`          Pairs of real frames, out of focus and in focus, as training batches
 `samples`        An endless stream of training batches, simulated while the network trains
 `sharp`          Sharp images of one or several channels, defocused while the network trains

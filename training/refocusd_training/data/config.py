@@ -9,9 +9,10 @@ from typing import Literal, get_args
 from refocusd.errors import ConfigError
 from refocusd_training.simulate.ranges import TRAINED_DEPTH_UM
 
-__all__ = ["DataConfig", "DataKind"]
+__all__ = ["DataConfig", "DataKind", "OpticsKind"]
 
 DataKind = Literal["sharp", "bbbc006", "stacks"]
+OpticsKind = Literal["20x", "any"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,10 @@ class DataConfig:
         Axis of ``stacks`` along which they go through focus.
     z_step_um : float
         Distance of their planes in um; 0 for what the recordings say.
+    optics : str
+        Of ``sharp``, where no microscope was measured: ``20x``, those of an air objective with an NA of
+        0.4-0.5; ``any``, any fluorescence microscope, with uneven light, debris, overexposure and
+        generated structures (`refocusd_training.simulate.ranges.WIDE_RANGES`).
 
     Raises
     ------
@@ -76,12 +81,17 @@ class DataConfig:
     defocus_um: tuple[float, float] = (0.0, 36.0)
     z_axis: str = "z"
     z_step_um: float = 0.0
+    optics: OpticsKind = "20x"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
         if self.kind not in get_args(DataKind):
             raise ConfigError(
                 f"data.kind is {self.kind!r}; give one of {', '.join(get_args(DataKind))}"
+            )
+        if self.optics not in get_args(OpticsKind):
+            raise ConfigError(
+                f"data.optics is {self.optics!r}; give one of {', '.join(get_args(OpticsKind))}"
             )
         for name in ("validate", "test"):
             if not 0 <= getattr(self, name) < 0.5:

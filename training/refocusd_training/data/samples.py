@@ -22,7 +22,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.blur import Defocus, best_focus_um, blurred, transfer
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.depth import (
     blurred_layers,
@@ -30,6 +30,7 @@ from refocusd_training.simulate.depth import (
     layer_transfers,
     layers_of,
 )
+from refocusd_training.simulate.imperfections import uneven, with_debris
 from refocusd_training.simulate.ranges import (
     DEFAULT_RANGES,
     TRAINED_DEPTH_UM,
@@ -41,6 +42,7 @@ from refocusd_training.simulate.ranges import (
 )
 from refocusd_training.simulate.scene import Scene, expose_scene
 from refocusd_training.simulate.specimen import window
+from refocusd_training.simulate.structures import GENERATORS
 
 __all__ = ["MARGIN", "Batch", "Exposure", "Prefetched", "SampleStream", "collate"]
 
@@ -101,8 +103,9 @@ class Exposure:
     unfocused, in_focus : ndarray of float32, shape (layers, height, width // 2 + 1)
         Transfer function of each layer.
     camera : Camera
-    peak, haze : float
-        As `expose_scene` takes them.
+    peak : float
+    haze, shading : ndarray of float32, shape (height, width) or (1, 1)
+        As `expose_scene` takes them; of the frame, without the margin.
     defocus_um : float
         NaN for a frame that shows nothing.
     """
@@ -112,7 +115,8 @@ class Exposure:
     in_focus: NDArray[np.float32]
     camera: Camera
     peak: float
-    haze: float
+    haze: NDArray[np.float32]
+    shading: NDArray[np.float32]
     defocus_um: float
 
 
@@ -209,19 +213,24 @@ class SampleStream:
 
     def _drawn_transfers(self, number: int, side: int) -> _Transfers:
         rng = np.random.default_rng([self._seed, _TRANSFERS, number])
-        optics, defocus = draw_optics(rng, self._ranges), draw_defocus(rng)
+        optics = draw_optics(rng, self._ranges)
+        defocus = draw_defocus(rng, self._ranges, optics)
+        focus_um = best_focus_um(optics) if self._ranges.best_focus else 0.0
         if self._layers > 1:
             depths = depths_um(float(rng.uniform(*self._depth_um)), self._layers)
-            in_focus = layer_transfers(optics, Defocus(0.0), depths, (side, side))
+            in_focus = layer_transfers(optics, Defocus(focus_um), depths, (side, side))
             defocus = replace(defocus, thickness_um=0.0)
             if defocus.um == 0:
                 return _Transfers(in_focus, in_focus, 0.0)
-            unfocused = layer_transfers(optics, defocus, depths, (side, side))
+            placed = replace(defocus, um=focus_um + defocus.um)
+            unfocused = layer_transfers(optics, placed, depths, (side, side))
             return _Transfers(unfocused, in_focus, defocus.um)
-        in_focus = transfer(optics, Defocus(0.0, defocus.thickness_um), (side, side))[np.newaxis]
+        focused = Defocus(focus_um, defocus.thickness_um)
+        in_focus = transfer(optics, focused, (side, side))[np.newaxis]
         if defocus.um == 0:
             return _Transfers(in_focus, in_focus, 0.0)
-        unfocused = transfer(optics, defocus, (side, side))[np.newaxis]
+        placed = replace(defocus, um=focus_um + defocus.um)
+        unfocused = transfer(optics, placed, (side, side))[np.newaxis]
         return _Transfers(unfocused, in_focus, defocus.um)
 
     def _frame(self, rng: np.random.Generator, bank: Sequence[_Transfers]) -> tuple[Scene, float]:
@@ -240,25 +249,32 @@ class SampleStream:
             drawn.camera,
             peak=drawn.peak,
             haze=drawn.haze,
+            shading=drawn.shading,
             rng=rng,
         )
         return scene, drawn.defocus_um
 
     def _exposure(self, rng: np.random.Generator, bank: Sequence[_Transfers]) -> Exposure:
         side = self._size + 2 * MARGIN
-        camera, peak = draw_camera(rng, self._ranges), draw_peak(rng)
+        camera, peak = draw_camera(rng, self._ranges), draw_peak(rng, self._ranges)
         if rng.random() < 0.1 and self._ranges.bits is None:
             camera = Camera(
                 camera.offset, camera.gain, camera.read_noise, camera.hot_fraction, bits=8
             )
-        haze = float(rng.uniform(0.0, 0.1))
+        haze = np.full((1, 1), rng.uniform(0.0, 0.1), np.float32)
+        shading = np.ones((1, 1), np.float32)
+        if self._ranges.uneven_share:
+            haze, shading = uneven(rng, self._size, float(haze[0, 0]), self._ranges.uneven_share)
         if rng.random() < EMPTY_SHARE:
             empty = np.zeros((self._layers, side, side), np.float32)
             nothing = np.zeros((self._layers, side, side // 2 + 1), np.float32)
-            return Exposure(empty, nothing, nothing, camera, peak, haze, math.nan)
-        chosen = self._specimens[int(rng.choice(len(self._specimens), p=self._probabilities))]
-        zoom = float(rng.uniform(0.8, 1.6)) if rng.random() < 0.5 else 1.0
-        flux = window(chosen, side, zoom, rng)
+            return Exposure(empty, nothing, nothing, camera, peak, haze, shading, math.nan)
+        if self._ranges.structures_share and rng.random() < self._ranges.structures_share:
+            flux = GENERATORS[int(rng.integers(len(GENERATORS)))](rng, (side, side))
+        else:
+            index = int(rng.choice(len(self._specimens), p=self._probabilities))
+            zoom = float(rng.uniform(0.8, 1.6)) if rng.random() < 0.5 else 1.0
+            flux = window(self._specimens[index], side, zoom, rng)
         if rng.random() < 0.3:
             # Structures of one image differ in brightness more than the 8-bit sources show.
             flux = flux ** np.float32(rng.uniform(0.8, 1.5))
@@ -267,10 +283,12 @@ class SampleStream:
             flux = flux + np.float32(rng.uniform(0, 0.3)) * np.kron(
                 glow, np.ones((8, 8), np.float32)
             )
+        if self._ranges.debris_share and rng.random() < self._ranges.debris_share:
+            flux = with_debris(rng, flux)
         drawn = bank[int(rng.integers(len(bank)))]
         layers = layers_of(flux, self._layers, rng) if self._layers > 1 else flux[np.newaxis]
         return Exposure(
-            layers, drawn.unfocused, drawn.in_focus, camera, peak, haze, drawn.defocus_um
+            layers, drawn.unfocused, drawn.in_focus, camera, peak, haze, shading, drawn.defocus_um
         )
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from refocusd.datasets.run_folder import SUFFIX
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.groups import image_folders, store_root
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import AxisValue, Pixels
 from refocusd.imaging.quality import best_focus, focus_score, register
 from refocusd_training.data.config import DataConfig
-from refocusd_training.data.ome_zarr import OmeZarrImage, ome_zarr_images
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import sides_of
 from refocusd_training.data.split import Side
@@ -73,6 +73,8 @@ class Stack:
         Where the focus lies, in planes.
     step_um : float
         Between two planes; NaN where it is not known.
+    pixel_um : float or None
+        If recorded.
     """
 
     recording: str
@@ -82,6 +84,7 @@ class Stack:
     best: int
     focus: float
     step_um: float
+    pixel_um: float | None = None
 
     def defocus_um(self, plane: int) -> float:
         """Distance of a plane from the focus, in um."""
@@ -111,6 +114,20 @@ class Stacks:
                 return _read(recording, place[1])
             finally:
                 recording.close()
+
+    def planes_of_channel(self, stack: Stack, channel: str) -> list[Pixels]:
+        """The planes of another channel of the same position and time; empty if there is none."""
+        axes = self.recordings[stack.recording].plan().axes
+
+        def place(index: int) -> list[tuple[str, AxisValue]]:
+            return sorted((name, at) for name, at in axes[index].items() if name != "channel")
+
+        places = [place(plane) for plane in stack.planes]
+        return [
+            self.read((stack.recording, index))
+            for index, one in enumerate(axes)
+            if str(one.get("channel")) == channel and place(index) in places
+        ]
 
     def skip(self, reason: str, problem: object = None) -> None:
         """Count what is left out."""
@@ -200,9 +217,9 @@ def find_stacks(folder: Path, config: DataConfig, *, smallest: int = 0) -> Stack
 def _recordings(folder: Path, found: Stacks) -> Iterator[Dataset]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the one that holds the stacks")
-    if images := ome_zarr_images(folder):
-        for image in images:
-            yield from _opened(image, found, zarr=True)
+    if images := image_folders(folder):
+        for image in images.values():
+            yield from _opened(image, found)
         return
     if (folder / "NDTiff.index").is_file():
         yield from _opened(folder, found)
@@ -220,9 +237,9 @@ def _recordings(folder: Path, found: Stacks) -> Iterator[Dataset]:
     for entry in entries:
         if not entry.is_dir():
             continue
-        if images := ome_zarr_images(entry):
-            for image in images:
-                yield from _opened(image, found, zarr=True)
+        if images := image_folders(entry):
+            for image in images.values():
+                yield from _opened(image, found)
         else:
             yield from _opened(entry, found)
 
@@ -231,12 +248,12 @@ def _read(recording: Dataset, index: int) -> Pixels:
     return recording.read(recording.plan().axes[index]).pixels
 
 
-def _opened(path: Path, found: Stacks, *, zarr: bool = False) -> Iterator[Dataset]:
-    if SUFFIX in path.name:
+def _opened(path: Path, found: Stacks) -> Iterator[Dataset]:
+    if SUFFIX in store_root(path).name:
         found.skip("recording that refocusd has written")
         return
     try:
-        yield OmeZarrImage(path) if zarr else open_dataset(path)
+        yield open_dataset(path)
     except InputError as error:
         found.skip("recording that cannot be read", error)
 
@@ -277,7 +294,8 @@ def _judge(
         found.skip("stack in which no plane stands out as sharp")
         return
     step = config.z_step_um or z_step_um(found.recordings[key], planes) or math.nan
-    found.stacks.append(Stack(key, name, channel, tuple(planes), best, focus, step))
+    pixel_um = found.recordings[key].plan().pixel_um
+    found.stacks.append(Stack(key, name, channel, tuple(planes), best, focus, step, pixel_um))
 
 
 def pairs_of(found: Stacks, stack: Stack, defocus_um: tuple[float, float]) -> list[Pair]:

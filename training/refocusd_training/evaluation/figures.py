@@ -16,6 +16,7 @@ from refocusd_training.evaluation.fourier_rings import (
     TO_NOISE_FREE,
     ring_resolution_um,
 )
+from refocusd_training.evaluation.objects import IsolatedObjects, ObjectRatios
 from refocusd_training.evaluation.segmentation import Agreement, Labels, agreement, nuclei_of
 
 __all__ = ["DEFINITIONS", "Figures", "Truth", "ms_ssim"]
@@ -33,6 +34,12 @@ DEFINITIONS = {
     "frc_um": "period at which the Fourier-ring correlation with the truth falls below 1/2, um; below "
     "1/7 where the truth is a frame with noise of its own (Rosenthal and Henderson 2003)",
     "flux_ratio": "light above the truth's 1st percentile, restored over true",
+    "object_area": "area above half of its own peak of an isolated object, restored over true, median; "
+    "objects are what Otsu's threshold finds in the truth, alone in their window",
+    "area_within_15": "share of the isolated objects whose area is within 15 % of the true one",
+    "object_light": "counts above the background in an isolated object's window, restored over true, "
+    "median",
+    "light_within_5": "share of the isolated objects whose light is within 5 % of the true one",
     "f1": "2 matched / (true + found) nuclei; Otsu and watershed on both frames, matched at an "
     "intersection over union of 0.5",
     "count_error": "(found - true) / true nuclei",
@@ -52,6 +59,8 @@ class Figures:
     ----------
     ms_ssim, frc_um, flux_ratio : float
         NaN where the frame is too small.
+    objects : ObjectRatios
+        Size and light of isolated objects.
     nuclei : Agreement or None
         None for channels without nuclei.
     """
@@ -59,6 +68,7 @@ class Figures:
     ms_ssim: float
     frc_um: float
     flux_ratio: float
+    objects: ObjectRatios
     nuclei: Agreement | None
 
 
@@ -85,6 +95,7 @@ class Truth:
         low, high = np.percentile(self._inner, (0.1, 99.9))
         self._low, self._range = float(low), float(high - low) or 1.0
         self._background = float(np.percentile(self._inner, 1))
+        self._objects = IsolatedObjects(self._inner)
         self.nuclei: Labels | None = nuclei_of(self._inner, pixel_um) if nuclear else None
 
     def compare(self, image: NDArray[Any]) -> Figures:
@@ -96,6 +107,7 @@ class Truth:
                 inner, self._inner, self._pixel_um, threshold=self._threshold
             ),
             flux_ratio=flux_ratio(self._inner, inner, self._background),  # type: ignore[arg-type]
+            objects=self._objects.compare(inner),
             nuclei=None
             if self.nuclei is None
             else agreement(nuclei_of(inner, self._pixel_um), self.nuclei),

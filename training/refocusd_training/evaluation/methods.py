@@ -5,7 +5,9 @@ method                  what it is told
 ======================  =====================================================================
 `EngineMethod`          the frame; a bundle through the engine that ships
 `OnnxMethod`            the frame; any network in network units, as a rival's ONNX
+`WrittenMethod`         the frame; an engine and the worker's decision what is written
 `user_methods`          the frame and one mid-range PSF, as a user would run them
+`stack_methods`         the frame, and the plane's distance by a stage or by the frame alone
 `oracle_methods`        the frame, its true PSF, and the truth to choose by: the best they can
 ======================  =====================================================================
 """
@@ -24,8 +26,12 @@ from numpy.typing import NDArray
 from refocusd.config import EngineOptions, Precision
 from refocusd.engines.engine import Engine
 from refocusd.engines.openvino import OpenVinoEngine, engine_threads
+from refocusd.engines.verdict import shipped_judge
 from refocusd.errors import EngineError, InputError
 from refocusd.frame import Pixels
+from refocusd.imaging.blur import estimate_blur
+from refocusd.imaging.deconvolve import deconvolve
+from refocusd.imaging.evidence import examine_field, examine_pair
 from refocusd.imaging.normalise import CountsRange
 from refocusd.imaging.optics import Optics
 from refocusd.imaging.quality import psnr
@@ -34,7 +40,9 @@ from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wi
 from refocusd_training.simulate.blur import Defocus
 
 __all__ = [
+    "ESTIMATED_RL",
     "INPUT",
+    "NOMINAL_RL",
     "ORACLE_RL",
     "REFOCUSED",
     "USER_RL",
@@ -43,9 +51,13 @@ __all__ = [
     "Method",
     "OnnxMethod",
     "OnnxNetwork",
+    "WrittenMethod",
+    "applies",
     "bundle_methods",
     "oracle_methods",
+    "stack_methods",
     "user_methods",
+    "was_in_focus",
 ]
 
 INPUT, REFOCUSED = "input", "refocused"
@@ -53,7 +65,10 @@ INPUT, REFOCUSED = "input", "refocused"
 USER_RL, ORACLE_RL = "RL 12 um PSF", "RL true PSF"
 USER_WIENER, ORACLE_WIENER = "Wiener 12 um PSF", "Wiener true PSF"
 ORACLE_TV = "RL-TV true PSF"
+NOMINAL_RL, ESTIMATED_RL = "RL nominal PSF", "RL estimated blur"
 
+#: Methods that need optics and defocus of a frame.
+_TOLD = frozenset({NOMINAL_RL, ORACLE_RL, ORACLE_TV, ORACLE_WIENER})
 #: As a user would run it: nominal optics, one PSF in the middle of the range.
 USER_OPTICS = Optics(0.45, 0.461)
 USER_DEFOCUS = Defocus(12.0)
@@ -128,6 +143,28 @@ class EngineMethod:
         out = np.empty_like(exposure.raw)
         self.engine.refocus(exposure.raw, out)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenMethod:
+    """What the worker writes with an engine: frames in focus pass through."""
+
+    name: str
+    engine: Engine
+
+    def refocus(self, exposure: Exposure) -> Pixels:
+        """Frame by the engine, or the raw one."""
+        out = np.empty_like(exposure.raw)
+        self.engine.refocus(exposure.raw, out)
+        return exposure.raw if was_in_focus(exposure.raw, out) else out
+
+
+def was_in_focus(raw: Pixels, refocused: Pixels) -> bool:
+    """Whether the worker passes the raw frame through: nothing to refocus, or in focus already."""
+    field, judge = examine_field(raw), shipped_judge()
+    if field is None or judge.nothing_to_refocus(field) is not None:
+        return True
+    return judge.in_focus(examine_pair(field, raw, refocused, None))
 
 
 class OnnxNetwork:
@@ -241,6 +278,20 @@ def user_methods() -> list[Method]:
     return [_Plain(USER_RL, _user_richardson_lucy), _Plain(USER_WIENER, _user_wiener)]
 
 
+def stack_methods() -> list[Method]:
+    """Richardson-Lucy with the PSF of the stage's position, and with the blur of the frame itself."""
+    return [
+        _Plain(NOMINAL_RL, _nominal_richardson_lucy),
+        _Plain(ESTIMATED_RL, _estimated_richardson_lucy),
+    ]
+
+
+def applies(method: Method, exposure: Exposure) -> bool:
+    """Whether what the method has to be told of a frame is known."""
+    told = exposure.optics is not None and exposure.defocus_um is not None
+    return told or method.name not in _TOLD
+
+
 def oracle_methods() -> list[Method]:
     """Deconvolution with the true PSF, its parameters chosen by the truth (affine PSNR)."""
     return [
@@ -269,6 +320,19 @@ def _user_richardson_lucy(exposure: Exposure) -> NDArray[np.float32]:
     light = _light(exposure)
     *_, estimate = richardson_lucy(light, _user_optics(exposure), USER_DEFOCUS, USER_ITERATIONS)
     return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
+
+
+def _nominal_richardson_lucy(exposure: Exposure) -> NDArray[np.float32]:
+    optics, defocus = _known(exposure)
+    *_, estimate = richardson_lucy(_light(exposure), optics, defocus, USER_ITERATIONS)
+    return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
+
+
+def _estimated_richardson_lucy(exposure: Exposure) -> NDArray[Any]:
+    blur = estimate_blur(exposure.raw)
+    if blur is None:
+        return exposure.raw
+    return deconvolve(exposure.raw.astype(np.float32), blur.sigma_px).light
 
 
 def _user_wiener(exposure: Exposure) -> NDArray[np.float32]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from refocusd.errors import ConfigError, OutputError
 from refocusd.imaging.quality import BORDER
-from refocusd_training.evaluation.cases import AVERAGED_UM
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.methods import (
     INPUT,
@@ -22,16 +22,24 @@ from refocusd_training.evaluation.methods import (
     USER_RL,
     Exposure,
     Method,
+    applies,
 )
 from refocusd_training.evaluation.results import AS_WRITTEN, Result
 from refocusd_training.evaluation.segmentation import nuclei_of
 from refocusd_training.evaluation.summary import (
     DEEP,
     DEFINITION,
+    TAKEN,
+    averaged,
+    by_group,
     by_level,
+    frame_key,
+    gains,
+    is_scattered,
     level_name,
     means,
     ordered,
+    values,
 )
 
 __all__ = ["chosen_frames", "write_page"]
@@ -39,10 +47,10 @@ __all__ = ["chosen_frames", "write_page"]
 TRUTH = "truth"
 #: Columns of a contact sheet, where there are such methods.
 SHOWN = (INPUT, REFOCUSED, TRUTH, USER_RL, ORACLE_RL)
-#: Middle of a frame that is shown, px.
+#: Part of a frame that is shown, px.
 SHOWN_SIDE = 300
 #: Typical and worst frames that are shown.
-TYPICAL, WORST = 4, 4
+TYPICAL, WORST, WORST_OF_STACK = 4, 4, 3
 CURVES = (
     ("psnr_db", "PSNR as is (dB)"),
     ("psnr_affine_db", "PSNR after affine fit (dB)"),
@@ -69,27 +77,36 @@ p.note { color: #555; }
 Frames = Callable[[Result], Exposure]
 
 
-def chosen_frames(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+def chosen_frames(
+    results: Sequence[Result], judged: str = REFOCUSED
+) -> tuple[list[Result], list[Result]]:
     """Frames worth looking at: typical ones of each level, and the worst of all.
 
     Typical: nearest to the median PSNR of their level.  Worst, half each: where the network
-    improved PSNR least over the input, and where it invented most.
+    improved PSNR least over the input, and where it invented most.  Of stacks, whose frames have no
+    levels: the worst of each stack and truth, those that were passed through apart.
+
+    Parameters
+    ----------
+    results : sequence of Result
+    judged : str
+        The method that is looked at.
     """
-    refocused = [r for r in results if r.method == REFOCUSED]
-    before = {
-        (r.specimen, r.setting, r.defocus_um): r.quality.psnr_affine_db
-        for r in results
-        if r.method == INPUT
-    }
+    refocused = [r for r in results if r.method == judged]
+    before = {frame_key(r): r.quality.psnr_affine_db for r in results if r.method == INPUT}
+
+    def gain(result: Result) -> float:
+        return result.quality.psnr_affine_db - before[frame_key(result)]
+
+    if is_scattered(results):
+        changed = sorted((r for r in refocused if not r.unchanged), key=gain)
+        each = [part[:WORST_OF_STACK] for part in by_group(changed).values()]
+        return [], sorted((r for part in each for r in part), key=gain)
     typical = []
     for part in list(by_level(refocused).values())[-TYPICAL:]:
         part = sorted(part, key=lambda r: r.quality.psnr_affine_db)
         typical.append(part[len(part) // 2])
-    out_of_focus = [r for r in refocused if r.defocus_um in AVERAGED_UM] or refocused
-
-    def gain(result: Result) -> float:
-        key = (result.specimen, result.setting, result.defocus_um)
-        return result.quality.psnr_affine_db - before.get(key, 0.0)
+    out_of_focus = averaged(refocused)
 
     def invention(result: Result) -> float:
         nuclei = result.figures.nuclei
@@ -109,6 +126,7 @@ def write_page(
     *,
     title: str,
     definition: str = DEFINITION,
+    judged: str = REFOCUSED,
 ) -> None:
     """Write ``index.html`` and its PNGs.
 
@@ -124,6 +142,8 @@ def write_page(
     title : str
     definition : str
         Of PSNR and the truth.
+    judged : str
+        The method whose worst frames are shown.
 
     Raises
     ------
@@ -138,15 +158,21 @@ def write_page(
         raise ConfigError(
             "pages need matplotlib, which is not installed: pip install matplotlib"
         ) from error
-    typical, worst = chosen_frames(results)
+    typical, worst = chosen_frames(results, judged)
     flat = [r for r in results if r.setting not in DEEP]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _draw_curves(flat).savefig(folder / "curves.png", dpi=110)
+        if is_scattered(flat):
+            for number, part in enumerate(by_group(flat).values()):
+                _draw_curves(part).savefig(folder / f"curves-{number}.png", dpi=110)
+            text = _stacks_page(title, flat, definition, judged if worst else None)
+        else:
+            _draw_curves(flat).savefig(folder / "curves.png", dpi=110)
+            text = _page(title, flat, definition)
         for name, chosen in (("typical", typical), ("worst", worst)):
-            sheet = _draw_sheet(chosen, frames, methods)
-            sheet.savefig(folder / f"{name}.png", dpi=110)
-        text = _page(title, flat, definition)
+            if chosen:
+                sheet = _draw_sheet(chosen, frames, methods, before=flat)
+                sheet.savefig(folder / f"{name}.png", dpi=110)
         (folder / "index.html").write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"the page {folder} cannot be written ({error.strerror})") from error
@@ -160,12 +186,15 @@ def _draw_curves(results: Sequence[Result]) -> Any:
     figure = Figure(figsize=(13, 6.4), layout="constrained")
     places = figure.subplots(2, 4)
     names = [name for name in ordered(results) if name != AS_WRITTEN]
+    # Levels double, and even steps show them all; planes of a stack lie where they are.
+    known = is_scattered(results) and "unknown" not in levels
+    at: list[float] = [float(level) if known else i for i, level in enumerate(levels)]
     for axes, (key, heading) in zip(places.ravel(), CURVES, strict=True):
         for index, name in enumerate(names):
             points = [row[name][key] if name in row else math.nan for row in rows]
             ours = name.startswith(REFOCUSED)
             axes.plot(
-                range(len(levels)),
+                at,
                 points,
                 marker="o",
                 markersize=3,
@@ -175,8 +204,8 @@ def _draw_curves(results: Sequence[Result]) -> Any:
                 label=name,
             )
         axes.set_title(heading, fontsize=10)
-        # Levels double: even steps show them all.
-        axes.set_xticks(range(len(levels)), list(levels))
+        if not known:
+            axes.set_xticks(at, list(levels))
         axes.grid(alpha=0.25)
     for axes in places[1]:
         axes.set_xlabel("defocus (µm)")
@@ -185,20 +214,37 @@ def _draw_curves(results: Sequence[Result]) -> Any:
     return figure
 
 
-def _draw_sheet(chosen: Sequence[Result], frames: Frames, methods: Sequence[Method]) -> Any:
+def _draw_sheet(
+    chosen: Sequence[Result],
+    frames: Frames,
+    methods: Sequence[Method],
+    before: Sequence[Result],
+) -> Any:
     from matplotlib.figure import Figure
 
     by_name = {method.name: method for method in methods}
     columns = [name for name in SHOWN if name in by_name or name in (INPUT, TRUTH)]
+    if is_scattered(before):
+        columns = [INPUT, *by_name, TRUTH]
+    psnr = {(*frame_key(r), r.method): r.quality.psnr_affine_db for r in before}
     figure = Figure(figsize=(2.75 * len(columns), 2.72 * len(chosen)), layout="constrained")
     places = figure.subplots(len(chosen), len(columns), squeeze=False)
     for row, result in zip(places, chosen, strict=True):
         exposure = frames(result)
         # One contrast for the whole row: that of the truth.
         low, high = np.percentile(exposure.truth, (0.5, 99.8))
-        shown = _middle(exposure.raw.shape)
+        shown = _brightest(exposure.truth)
         for axes, name in zip(row, columns, strict=True):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            value = psnr.get((*frame_key(result), name))
+            axes.set_title(name if value is None else f"{name} {value:.1f} dB", fontsize=9)
+            if name in by_name and not applies(by_name[name], exposure):
+                axes.set_axis_off()
+                continue
             image = _image(name, exposure, by_name)
+            if result.setting in TAKEN:
+                image = _fitted(image, exposure.truth)
             axes.imshow(image[shown], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
             if result.figures.nuclei is not None:
                 nuclei = nuclei_of(image[BORDER:-BORDER, BORDER:-BORDER], exposure.pixel_um)
@@ -206,15 +252,11 @@ def _draw_sheet(chosen: Sequence[Result], frames: Frames, methods: Sequence[Meth
                 tint = np.zeros((*outlined.shape, 4))
                 tint[outlined] = (1.0, 0.55, 0.1, 0.9)
                 axes.imshow(tint, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.set_title(name, fontsize=9)
         nuclei_text = ""
         if (found := result.figures.nuclei) is not None:
             nuclei_text = f"\ninvented {found.invented}, lost {found.lost} of {found.true}"
         row[0].set_ylabel(
-            f"{level_name(result)} µm, {result.setting}\n{result.specimen[:22]}\nrefocused: "
-            f"{result.quality.psnr_affine_db:.1f} dB{nuclei_text}",
+            f"{level_name(result)} µm, {result.setting}\n{_short(result.specimen)}{nuclei_text}",
             fontsize=8,
         )
     return figure
@@ -228,12 +270,27 @@ def _image(name: str, exposure: Exposure, methods: dict[str, Method]) -> NDArray
     return methods[name].refocus(exposure)
 
 
-def _middle(shape: tuple[int, ...]) -> tuple[slice, slice]:
-    def cut(side: int) -> slice:
-        start = max(0, (side - SHOWN_SIDE) // 2)
+def _short(name: str) -> str:
+    """A name of which both ends say something."""
+    return name if len(name) <= 24 else f"{name[:11]} ... {name[-9:]}"
+
+
+def _fitted(image: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
+    """On the truth's scale: two microscopes have two scales."""
+    gain, offset = np.polyfit(image.ravel().astype(np.float64), truth.ravel(), 1)
+    return np.asarray(gain * image + offset)
+
+
+def _brightest(truth: NDArray[Any]) -> tuple[slice, slice]:
+    """The part of a frame about its brightest structure."""
+
+    def cut(at: int, side: int) -> slice:
+        start = int(np.clip(at - SHOWN_SIDE // 2, 0, max(0, side - SHOWN_SIDE)))
         return slice(start, start + SHOWN_SIDE)
 
-    return cut(shape[0]), cut(shape[1])
+    smooth = ndimage.gaussian_filter(truth, SHOWN_SIDE / 15)
+    top, left = np.unravel_index(int(smooth.argmax()), truth.shape)
+    return cut(int(top), truth.shape[0]), cut(int(left), truth.shape[1])
 
 
 def _outlines(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -244,39 +301,9 @@ def _outlines(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 
 def _page(title: str, results: Sequence[Result], definition: str) -> str:
-    averaged = [r for r in results if r.defocus_um in AVERAGED_UM] or list(results)
-    levels = ", ".join(by_level(averaged))
-    methods = ordered(results)
-    columns = [*DEFINITIONS, "ms_per_frame"]
-    found = means(averaged)
-    rows = "\n".join(
-        f"<tr><td>{html.escape(method)}</td>"
-        + "".join(f"<td>{_number(found[method][name])}</td>" for name in columns)
-        + "</tr>"
-        for method in methods
-        if method in found
-    )
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in ("method", *columns))
-    terms = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
-        for name, text in DEFINITIONS.items()
-    )
-    frames = len({(r.specimen, r.setting, r.defocus_um) for r in results})
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p class="note">{frames} frames. {html.escape(definition)}.</p>
-<h2>Mean of {levels} µm</h2>
-<table><thead><tr>{heads}</tr></thead><tbody>
-{rows}
-</tbody></table>
+    chosen = averaged(results)
+    body = f"""<h2>Mean of {", ".join(by_level(chosen))} µm</h2>
+{_means_table(chosen)}
 <h2>By defocus</h2>
 <img src="curves.png" alt="Every figure against defocus, one line a method">
 <h2>Typical frames</h2>
@@ -287,7 +314,109 @@ refocused frame after the affine fit.</p>
 <h2>Worst frames</h2>
 <p class="note">First where refocusing gained least over the input, then where most nuclei were
 invented.</p>
-<img src="worst.png" alt="Worst frames: input, refocused, truth, deconvolved">
+<img src="worst.png" alt="Worst frames: input, refocused, truth, deconvolved">"""
+    return _document(title, results, definition, body)
+
+
+def _stacks_page(title: str, results: Sequence[Result], definition: str, judged: str | None) -> str:
+    """Of stacks: the worst frames first, then every stack and truth with all its planes.
+
+    `judged` is None if that method passed every frame through.
+    """
+    sections = "\n".join(
+        f"""<h2>{html.escape(name)}</h2>
+{_gains_table(part)}
+{_means_table(part)}
+<img src="curves-{number}.png" alt="Every figure against defocus, one line a method">
+<details><summary>Every plane</summary>{_planes_table(part)}</details>"""
+        for number, (name, part) in enumerate(by_group(results).items())
+    )
+    if judged is None:
+        return _document(title, results, definition, sections)
+    body = f"""<h2>Worst frames of {html.escape(judged)}</h2>
+<p class="note">Of each stack and truth the frames that it changed and gained least on, worst first,
+by the affine fit on the scale of the truth.</p>
+<img src="worst.png" alt="Worst frames: input, every method, truth">
+{sections}"""
+    return _document(title, results, definition, body)
+
+
+def _gains_table(results: Sequence[Result]) -> str:
+    found = gains(results)
+    columns = list(next(iter(found.values())))
+    return _table(
+        ("gain over raw", *columns),
+        ((method, *(f"{row[name]:g}" for name in columns)) for method, row in found.items()),
+    )
+
+
+def _means_table(results: Sequence[Result]) -> str:
+    found = means(results)
+    columns = [
+        name
+        for name in (*DEFINITIONS, "ms_per_frame")
+        if any(math.isfinite(row[name]) for row in found.values())
+    ]
+    return _table(
+        ("method", *columns),
+        (
+            (method, *(_number(found[method][name]) for name in columns))
+            for method in ordered(results)
+            if method in found
+        ),
+    )
+
+
+def _planes_table(results: Sequence[Result]) -> str:
+    """Raw's PSNR and every method's gain, area and light of objects."""
+    methods = [name for name in ordered(results) if name != INPUT]
+    planes: dict[tuple[str, ...], dict[str, Result]] = {}
+    for result in results:
+        planes.setdefault(frame_key(result), {})[result.method] = result
+
+    def cells(plane: dict[str, Result]) -> Iterator[str]:
+        raw = plane[INPUT]
+        yield raw.specimen
+        yield level_name(raw)
+        yield f"{raw.quality.psnr_affine_db:.2f}"
+        for name in methods:
+            if name not in plane:
+                yield ""
+                continue
+            figures = values(plane[name])
+            gain = plane[name].quality.psnr_affine_db - raw.quality.psnr_affine_db
+            sizes = (_number(figures[key]) for key in ("object_area", "object_light"))
+            yield "unchanged" if plane[name].unchanged else " / ".join((f"{gain:+.2f}", *sizes))
+
+    heads = ("plane", "µm", "raw (dB)", *(f"{name}: gain / area / light" for name in methods))
+    return _table(heads, (tuple(cells(plane)) for plane in planes.values()))
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def row(cells: Iterable[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    body = "\n".join(row(cells, "td") for cells in rows)
+    return f"<table><thead>{row(heads, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
+
+
+def _document(title: str, results: Sequence[Result], definition: str, body: str) -> str:
+    terms = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
+        for name, text in DEFINITIONS.items()
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+<p class="note">{len({frame_key(r) for r in results})} frames. {html.escape(definition)}.</p>
+{body}
 <h2>Definitions</h2>
 <dl>{terms}</dl>
 </body>

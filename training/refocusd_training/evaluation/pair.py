@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
 from refocusd_training.data import read_image
-from refocusd_training.evaluation.methods import Exposure, Method
-from refocusd_training.evaluation.results import Result, measure
+from refocusd_training.evaluation.methods import Exposure, Method, applies
+from refocusd_training.evaluation.results import AS_TAKEN, Judge, Result, measure
 
 __all__ = ["REAL_DEFINITION", "Pair", "evaluate_pairs", "pair_of_files"]
 
@@ -41,6 +43,8 @@ class Pair:
         Magnitude; None where it is not known.
     optics : Optics or None
         Nominal ones, with which the oracles deconvolve.
+    setting : str
+        `AS_TAKEN`, or `THROUGH_FOCUS` for the planes of a stack.
     """
 
     specimen: str
@@ -51,6 +55,7 @@ class Pair:
     pixel_um: float
     defocus_um: float | None = None
     optics: Optics | None = None
+    setting: str = AS_TAKEN
 
     @property
     def exposure(self) -> Exposure:
@@ -91,34 +96,40 @@ def pair_of_files(raw: Path, truth: Path, *, channel: str, pixel_um: float) -> P
     return Pair(raw.name, "own", frames[0], frames[1], channel, pixel_um)
 
 
-def evaluate_pairs(pairs: Sequence[Pair], methods: Sequence[Method]) -> list[Result]:
+def evaluate_pairs(
+    pairs: Sequence[Pair], methods: Sequence[Method], judge: Judge | None = None
+) -> list[Result]:
     """Every method on every pair; results are registered onto the truth.
 
     Parameters
     ----------
     pairs : sequence of Pair
     methods : sequence of Method
-        With oracles only where the pairs have optics and defocus.
+        Those that need optics and defocus are left out for pairs that have none.
+    judge : callable, optional
+        As `measure` takes it.
     """
     results = []
-    for pair in pairs:
+    for pair in track(pairs, "evaluating", console=Console(stderr=True)):
         found = measure(
             pair.exposure,
-            methods,
+            [method for method in methods if applies(method, pair.exposure)],
             channel=pair.channel,
             simulated=False,
+            judge=judge,
         )
         results += [
             Result(
                 specimen=pair.specimen,
                 group=pair.group,
-                setting="as taken",
+                setting=pair.setting,
                 defocus_um=math.nan if pair.defocus_um is None else abs(pair.defocus_um),
                 method=method,
                 quality=one.quality,
                 figures=one.figures,
                 seconds=one.seconds,
                 channel=pair.channel,
+                unchanged=one.unchanged,
             )
             for method, one in found.items()
         ]

@@ -18,14 +18,19 @@ from rich.table import Table
 from refocusd.engines.openvino import engine_threads
 from refocusd.errors import OutputError
 from refocusd.models.bundle import load_bundle
-from refocusd_training.evaluation.cases import AVERAGED_UM
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
+from refocusd_training.evaluation.methods import INPUT
 from refocusd_training.evaluation.results import Result
 from refocusd_training.evaluation.summary import (
     DEEP,
     DEFINITION,
+    averaged,
+    by_group,
     by_level,
+    frame_key,
+    gains,
+    is_scattered,
     level_name,
     means,
     ordered,
@@ -47,6 +52,14 @@ _IMAGES = (
     ("ms_per_frame", "ms", "{:.1f}"),
 )
 _PSNR = ("psnr_db", "psnr_affine_db")
+_OBJECTS = (
+    ("object_area", "area", "{:.2f}"),
+    ("area_within_15", "within 15 %", "{:.0%}"),
+    ("object_light", "light", "{:.3f}"),
+    ("light_within_5", "within 5 %", "{:.0%}"),
+)
+#: Figures of every single frame in the JSON file.
+_EACH = ("psnr_affine_db", "ssim", "pearson", "object_area", "object_light")
 _NUCLEI = (
     ("f1", "F1", "{:.3f}"),
     ("count_error", "count", "{:+.1%}"),
@@ -60,19 +73,19 @@ _NUCLEI = (
 
 def write_json(
     path: Path,
-    bundle: Path | str,
+    bundle: Path | str | None,
     results: Sequence[Result],
     *,
     further: Mapping[str, object] | None = None,
     simulated: bool = True,
 ) -> None:
-    """Summary with what was measured, as JSON; single frames stand in the CSV file.
+    """Summary with what was measured, as JSON; of frames that were taken, each one as well.
 
     Parameters
     ----------
     path : Path
-    bundle : Path or str
-        Folder, or the name of a shipped bundle.
+    bundle : Path, str or None
+        Folder, or the name of a shipped bundle; None where several engines were evaluated.
     results : sequence of Result
     further : mapping, optional
         Written beside the summary.
@@ -84,27 +97,49 @@ def write_json(
     OutputError
         If the file cannot be written.
     """
-    loaded = load_bundle(bundle)
-    document: dict[str, object] = {
-        "model_id": loaded.model_id,
-        "onnx_sha256": hashlib.sha256(loaded.onnx.read_bytes()).hexdigest(),
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": engine_threads(),
-        },
+    document: dict[str, object] = {}
+    if bundle is not None:
+        loaded = load_bundle(bundle)
+        document["model_id"] = loaded.model_id
+        document["onnx_sha256"] = hashlib.sha256(loaded.onnx.read_bytes()).hexdigest()
+    document["machine"] = {
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": engine_threads(),
     }
     if simulated:
         document["microscopes"] = [asdict(setting) for setting in (*HELD_OUT, *HELD_OUT_DEEP)]
         document["held_out"] = held_out()
     document |= summary(results)
     document |= further or {}
-    text = json.dumps(plain(document), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(plain(document), indent=1, allow_nan=False)
+    if not simulated:
+        # One line a frame: a change of one frame is a change of one line.
+        frames = ",\n  ".join(
+            json.dumps(plain(frame), allow_nan=False) for frame in _frames(results)
+        )
+        text = f'{text[:-2]},\n "frames": [\n  {frames}\n ]\n}}'
+    text += "\n"
 
     def write() -> None:
         path.write_text(text, encoding="utf-8")
 
     _written(path, write)
+
+
+def _frames(results: Sequence[Result]) -> list[dict[str, object]]:
+    """Of each frame, what each method made of it."""
+    found: dict[tuple[str, ...], dict[str, object]] = {}
+    for result in results:
+        frame = found.setdefault(
+            frame_key(result),
+            {"frame": result.specimen, "set": result.group, "defocus_um": result.defocus_um},
+        )
+        figures = values(result)
+        frame[result.method] = {name: round(figures[name], 3) for name in _EACH}
+        if result.unchanged and result.method != INPUT:
+            frame[result.method] = "unchanged"
+    return list(found.values())
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
@@ -162,14 +197,18 @@ def print_table(
     console = console or Console()
     methods = ordered(results)
     flat = [r for r in results if r.setting not in DEEP]
+    chosen = averaged(flat)
+    if is_scattered(flat):
+        _print_groups(chosen, console)
+        console.print(definition, style="dim")
+        return
     rows = list(by_level(flat).items())
-    averaged = [r for r in flat if r.defocus_um in AVERAGED_UM]
-    if len({r.defocus_um for r in averaged}) > 1:
-        rows.append(("4-32", averaged))
+    if len({r.defocus_um for r in chosen}) > 1:
+        rows.append(("mean", chosen))
     channels = sorted({r.channel for r in flat})
     if len(channels) > 1:
-        rows += [(name, [r for r in averaged if r.channel == name]) for name in channels]
-    if deep := [r for r in results if r.setting in DEEP and r.defocus_um in AVERAGED_UM]:
+        rows += [(name, [r for r in chosen if r.channel == name]) for name in channels]
+    if deep := averaged([r for r in results if r.setting in DEEP]):
         rows.append(("deep", deep))
     # Methods are rows: their number grows, and tables are to fit into 80 columns.
     table = Table(
@@ -186,16 +225,45 @@ def print_table(
         )
         table.add_row(method, *both)
     console.print(table)
-    _print_figures(averaged or flat, methods, console)
+    _print_figures(chosen, methods, console, f"mean of {', '.join(by_level(chosen))} um")
     console.print(definition, style="dim")
 
 
-def _print_figures(results: Sequence[Result], methods: Sequence[str], console: Console) -> None:
-    levels, found = ", ".join(by_level(results)), means(results)
+def _print_groups(results: Sequence[Result], console: Console) -> None:
+    """Of frames at any distances from focus: what is gained over raw by each stack and truth."""
+    for name, part in by_group(results).items():
+        found = means(part)
+        raw = found[INPUT]
+        table = Table(
+            title=f"{name}: raw {raw['psnr_affine_db']:.2f} dB, SSIM {raw['ssim']:.3f}; gain in dB",
+            padding=(0, 0),
+        )
+        headings = ("mean", "best", "worst", "below raw", "unchanged", "SSIM", "area", "light")
+        for heading in ("method", *headings):
+            table.add_column(heading, justify="left" if heading == "method" else "right")
+        for method, gain in gains(part).items():
+            row = found[method]
+            table.add_row(
+                method,
+                *(f"{gain[key]:+.2f}" for key in ("mean_db", "best_db", "worst_db")),
+                *(f"{gain[key]}" for key in ("below_raw", "unchanged")),
+                f"{row['ssim']:.3f}",
+                *(f"{row[key]:.2f}" for key in ("object_area", "object_light")),
+            )
+        console.print(table)
+
+
+def _print_figures(
+    results: Sequence[Result], methods: Sequence[str], console: Console, of_what: str
+) -> None:
+    found = means(results)
     for title, columns in (
-        (f"mean of {levels} um", _IMAGES),
-        (f"nuclei per true nucleus, mean of {levels} um", _NUCLEI),
+        (of_what, _IMAGES),
+        (f"isolated objects, restored over true, {of_what}", _OBJECTS),
+        (f"nuclei per true nucleus, {of_what}", _NUCLEI),
     ):
+        if all(math.isnan(row[columns[0][0]]) for row in found.values()):
+            continue
         table = Table(title=title, padding=(0, 0))
         table.add_column("method")
         for _, heading, _ in columns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from refocusd.engines.openvino import engine_threads
-from refocusd.engines.verdict import verdict
-from refocusd.frame import Pixels
-from refocusd.imaging.quality import Quality, compare, focus_score, register, shifted
+from refocusd.imaging.quality import Quality, compare, register, shifted
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import LEVELS_UM, NUCLEI, Case, scene_of
 from refocusd_training.evaluation.figures import Figures, Truth
@@ -29,14 +27,31 @@ from refocusd_training.evaluation.methods import (
     bundle_methods,
     oracle_methods,
     user_methods,
+    was_in_focus,
 )
 
-__all__ = ["AS_WRITTEN", "Measured", "Result", "evaluate", "exposure_of", "measure", "methods_of"]
+__all__ = [
+    "AS_TAKEN",
+    "AS_WRITTEN",
+    "THROUGH_FOCUS",
+    "Judge",
+    "Measured",
+    "Result",
+    "evaluate",
+    "exposure_of",
+    "measure",
+    "methods_of",
+]
 
+#: The microscope of frames that were taken, not simulated: pairs, and planes of stacks.
+AS_TAKEN, THROUGH_FOCUS = "as taken", "through focus"
 #: What a user gets: the worker passes frames through that are in focus already.
 AS_WRITTEN = "as written"
 #: Channels whose frames show nuclei to be counted.
 NUCLEAR_CHANNELS = frozenset({NUCLEI, "w1", "hoechst", "dapi"})
+
+#: Compares a restored frame with the truth, in counts.
+Judge = Callable[[NDArray[Any], NDArray[Any]], Quality]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +64,14 @@ class Measured:
     figures : Figures
     seconds : float
         Wall time of the method.
+    unchanged : bool
+        Whether the method gave the raw frame back.
     """
 
     quality: Quality
     figures: Figures
     seconds: float
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +90,8 @@ class Result:
     seconds : float
         Wall time of the method.
     channel : str
+    unchanged : bool
+        Whether the method gave the raw frame back.
     """
 
     specimen: str
@@ -83,6 +103,7 @@ class Result:
     figures: Figures
     seconds: float
     channel: str = NUCLEI
+    unchanged: bool = False
 
 
 def methods_of(
@@ -114,6 +135,7 @@ def measure(
     *,
     channel: str,
     simulated: bool = True,
+    judge: Judge | None = None,
 ) -> dict[str, Measured]:
     """Every method on one frame, by name; the frame itself first.
 
@@ -126,6 +148,9 @@ def measure(
     simulated : bool
         Whether the truth is the noise-free frame of the same scene.  A camera's has noise of its
         own, and each result is shifted onto it first (`refocusd.imaging.quality.register`).
+    judge : callable, optional
+        Another definition of the `Quality` than that of `refocusd.imaging.quality.compare`; then
+        nothing is shifted.
     """
     truth = Truth(
         exposure.truth,
@@ -135,10 +160,14 @@ def measure(
     )
 
     def judged(image: NDArray[Any], seconds: float) -> Measured:
-        if not simulated:
+        unchanged = np.array_equal(image, exposure.raw)
+        if not simulated and judge is None:
             image = shifted(image, register(image, exposure.truth))
-        quality = compare(image, exposure.truth, register=False)
-        return Measured(quality, truth.compare(image), seconds)
+        if judge is None:
+            quality = compare(image, exposure.truth, register=False)
+        else:
+            quality = judge(image, exposure.truth)
+        return Measured(quality, truth.compare(image), seconds, unchanged)
 
     found = {INPUT: judged(exposure.raw, 0.0)}
     for method in methods:
@@ -148,13 +177,9 @@ def measure(
             image = method.refocus(exposure)
         found[method.name] = judged(image, time.perf_counter() - begun)
         if method.name == REFOCUSED:
-            passed = _in_focus(exposure.raw, np.asarray(image))
+            passed = was_in_focus(exposure.raw, np.asarray(image))
             found[AS_WRITTEN] = found[INPUT if passed else REFOCUSED]
     return found
-
-
-def _in_focus(raw: Pixels, refocused: Pixels) -> bool:
-    return verdict(focus_score(raw), focus_score(refocused)) == "in focus"
 
 
 def exposure_of(case: Case, defocus_um: float) -> Exposure:

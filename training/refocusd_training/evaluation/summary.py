@@ -11,7 +11,8 @@ import numpy as np
 from refocusd_training.evaluation.cases import AVERAGED_UM
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.methods import INPUT, ORACLE_RL, REFOCUSED, USER_RL
-from refocusd_training.evaluation.results import AS_WRITTEN, Result
+from refocusd_training.evaluation.objects import object_figures
+from refocusd_training.evaluation.results import AS_TAKEN, AS_WRITTEN, THROUGH_FOCUS, Result
 from refocusd_training.evaluation.segmentation import Agreement
 from refocusd_training.simulate.ranges import HELD_OUT_DEEP
 
@@ -19,8 +20,14 @@ __all__ = [
     "DEEP",
     "DEFINITION",
     "QUALITY",
+    "TAKEN",
+    "averaged",
+    "by_group",
     "by_level",
     "differences",
+    "frame_key",
+    "gains",
+    "is_scattered",
     "level_name",
     "means",
     "ordered",
@@ -37,6 +44,10 @@ DEFINITION = (
 QUALITY = ("psnr_db", "psnr_affine_db", "ssim", "pearson")
 #: Microscopes with deep specimens.
 DEEP = frozenset(setting.name for setting in HELD_OUT_DEEP)
+#: Of frames that were taken.
+TAKEN = frozenset({AS_TAKEN, THROUGH_FOCUS})
+#: A frame is worse than raw if it lost more than this, in dB.
+NOT_WORSE_DB = 0.1
 #: Draws of the bootstrap, and its seed.
 DRAWS, SEED = 2000, 0
 
@@ -49,6 +60,7 @@ def values(result: Result) -> dict[str, float]:
         "ms_ssim": result.figures.ms_ssim,
         "frc_um": result.figures.frc_um,
         "flux_ratio": result.figures.flux_ratio,
+        **object_figures([result.figures.objects]),
         **_ratios([] if nuclei is None else [nuclei]),
     }
 
@@ -81,7 +93,7 @@ def means(results: Iterable[Result]) -> dict[str, dict[str, float]]:
         nuclei = [r.figures.nuclei for r in part if r.figures.nuclei is not None]
         each = [values(result) for result in part]
         row = {name: _mean([one[name] for one in each]) for name in DEFINITIONS}
-        row |= _ratios(nuclei)
+        row |= object_figures([result.figures.objects for result in part]) | _ratios(nuclei)
         row["ms_per_frame"] = 1e3 * median(result.seconds for result in part)
         found[method] = {name: round(value, 4) for name, value in row.items()}
     return found
@@ -116,6 +128,50 @@ def by_level(results: Iterable[Result]) -> dict[str, list[Result]]:
     return found
 
 
+def by_group(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Results by where they are from: of stacks, by stack and truth."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.group, []).append(result)
+    return found
+
+
+def is_scattered(results: Sequence[Result]) -> bool:
+    """Whether these are planes of stacks, which lie at any distances: means by level say nothing."""
+    return any(r.setting == THROUGH_FOCUS for r in results)
+
+
+def averaged(results: Sequence[Result]) -> list[Result]:
+    """What the means are over: simulated frames out of focus, and all frames that were taken."""
+    chosen = [r for r in results if r.setting in TAKEN or r.defocus_um in AVERAGED_UM]
+    return chosen or list(results)
+
+
+def frame_key(result: Result) -> tuple[str, str, str, str]:
+    """What tells the frame of a result from all others of the set."""
+    return result.group, result.specimen, result.setting, level_name(result)
+
+
+def gains(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """By method, what it adds to the raw frame's affine PSNR, in dB: mean, best and worst.
+
+    ``below_raw`` counts the frames that lost more than 0.1 dB, ``unchanged`` those that passed through.
+    """
+    raw = {frame_key(r): r.quality.psnr_affine_db for r in results if r.method == INPUT}
+    found = {}
+    for method, part in _by_method(r for r in results if r.method != INPUT).items():
+        gained = np.array([r.quality.psnr_affine_db - raw[frame_key(r)] for r in part])
+        found[method] = {
+            "frames": len(part),
+            "unchanged": sum(r.unchanged for r in part),
+            "below_raw": int((gained < -NOT_WORSE_DB).sum()),
+            "mean_db": round(float(gained.mean()), 3),
+            "best_db": round(float(gained.max()), 3),
+            "worst_db": round(float(gained.min()), 3),
+        }
+    return found
+
+
 def ordered(results: Iterable[Result]) -> list[str]:
     """Methods in the order of their columns: the input, what is written, all others."""
     names = list(dict.fromkeys(result.method for result in results))
@@ -139,10 +195,10 @@ def differences(results: Sequence[Result], to: str) -> dict[str, dict[str, float
     dict of str to dict
         By the other method: ``mean_db``, ``low_db``, ``high_db``.
     """
-    averaged = [r for r in results if r.defocus_um in AVERAGED_UM]
+    chosen = [r for r in results if r.defocus_um in AVERAGED_UM]
     figures = {
-        method: {(r.specimen, r.setting, r.defocus_um): r.quality.psnr_affine_db for r in part}
-        for method, part in _by_method(averaged).items()
+        method: {frame_key(r): r.quality.psnr_affine_db for r in part}
+        for method, part in _by_method(chosen).items()
     }
     base = figures.pop(to, {})
     rng = np.random.default_rng(SEED)
@@ -151,7 +207,7 @@ def differences(results: Sequence[Result], to: str) -> dict[str, dict[str, float
         by_specimen: dict[str, list[float]] = {}
         for key, value in base.items():
             if key in other and math.isfinite(value - other[key]):
-                by_specimen.setdefault(key[0], []).append(value - other[key])
+                by_specimen.setdefault(key[1], []).append(value - other[key])
         each = np.array([fmean(part) for part in by_specimen.values()])
         if each.size == 0:
             continue
@@ -169,18 +225,19 @@ def summary(results: Sequence[Result]) -> dict[str, object]:
     """Means by level, over the out-of-focus levels, by microscope and by specimen group.
 
     ``by_*`` and ``mean_*`` hold PSNR, SSIM and Pearson's coefficient; ``figures_*`` hold every
-    figure, over all channels unless they are named; ``deep`` holds them for deep specimens, which
+    figure, over all channels unless they are named; ``gain_over_raw`` what each method adds to the
+    raw frame, by specimen group; ``deep`` holds them for deep specimens, which
     are in no other mean.  ``ms_per_frame`` is the median wall time of each method, and
     ``speed_over`` how many times as fast it is as Richardson-Lucy as a user runs it, and with the
     oracle's search.
     """
     every = results
     results = [result for result in every if result.setting not in DEEP]
-    levels = by_level(results)
-    averaged = [result for result in results if result.defocus_um in AVERAGED_UM]
+    levels = {} if is_scattered(results) else by_level(results)
+    chosen = averaged(results)
     settings = sorted({result.setting for result in results})
-    groups = sorted({result.group for result in results})
     channels = sorted({result.channel for result in results})
+    mean = "mean" if TAKEN.issuperset(settings) else "mean_4_8_16_32_um"
     times = {
         method: 1e3 * median(result.seconds for result in part)
         for method, part in _by_method(results).items()
@@ -188,26 +245,27 @@ def summary(results: Sequence[Result]) -> dict[str, object]:
     }
     return {
         "definition": DEFINITION,
-        "frames_per_level": len({(r.specimen, r.setting) for r in results}),
+        "frames_per_level": len({(r.group, r.specimen, r.setting) for r in results}),
         "by_defocus_um": {level: _qualities(part) for level, part in levels.items()},
-        "mean_4_8_16_32_um": _qualities(averaged),
+        mean: _qualities(chosen),
         "by_microscope": {
-            name: _qualities(r for r in averaged if r.setting == name) for name in settings
+            name: _qualities(r for r in chosen if r.setting == name) for name in settings
         },
         "in_focus_by_microscope": {
             name: _qualities(r for r in results if r.setting == name and r.defocus_um == 0)
             for name in settings
         },
-        "by_specimens": {
-            name: _qualities(r for r in averaged if r.group == name) for name in groups
-        },
+        "by_specimens": {name: _qualities(part) for name, part in sorted(by_group(chosen).items())},
         "definitions": dict(DEFINITIONS),
         "figures_by_defocus_um": {level: means(part) for level, part in levels.items()},
-        "figures_mean_4_8_16_32_um": means(averaged),
+        f"figures_{mean}": means(chosen),
+        "figures_by_specimens": {name: means(part) for name, part in by_group(chosen).items()},
+        "gain_over_raw": {name: gains(part) for name, part in by_group(chosen).items()},
         "figures_by_channel": {
             name: {
                 level: means(part)
                 for level, part in by_level(r for r in results if r.channel == name).items()
+                if level in levels
             }
             for name in channels
         },

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from refocusd_training.networks import RefocusNetwork
 
-__all__ = ["OPSET", "export_onnx"]
+__all__ = ["OPSET", "export_onnx", "write_onnx"]
 
 OPSET = 18
 
@@ -39,18 +39,47 @@ def export_onnx(network: RefocusNetwork, path: Path) -> None:
         In inference mode.
     path : Path
     """
+    headed = network.defocus is not None
+    write_onnx(
+        _WithDefocus(network).eval() if headed else network,
+        channels=1,
+        size_multiple=network.size_multiple,
+        names=("raw", ["refocused", "defocus"] if headed else ["refocused"]),
+        path=path,
+    )
+
+
+def write_onnx(
+    network: nn.Module,
+    *,
+    channels: int,
+    size_multiple: int,
+    names: tuple[str, list[str]],
+    path: Path,
+) -> None:
+    """Write any network of one input as one ONNX file, its batch, height and width dynamic.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In inference mode.
+    channels, size_multiple : int
+        Of its input.
+    names : (str, list of str)
+        Of its input and its outputs.
+    path : Path
+    """
     batch = torch.export.Dim("batch", min=1, max=64)
     high = torch.export.Dim("high", min=1, max=512)
     wide = torch.export.Dim("wide", min=1, max=512)
-    step = network.size_multiple
-    headed = network.defocus is not None
+    step = size_multiple
     program = torch.onnx.export(
-        _WithDefocus(network).eval() if headed else network,
-        (torch.zeros(2, 1, 4 * step, 6 * step),),
+        network,
+        (torch.zeros(2, channels, 4 * step, 6 * step),),
         dynamo=True,
-        input_names=["raw"],
-        output_names=["refocused", "defocus"] if headed else ["refocused"],
-        dynamic_shapes={"raw": {0: batch, 2: step * high, 3: step * wide}},
+        input_names=[names[0]],
+        output_names=names[1],
+        dynamic_shapes=({0: batch, 2: step * high, 3: step * wide},),
         opset_version=OPSET,
         verbose=False,
     )

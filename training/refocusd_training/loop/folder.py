@@ -22,7 +22,7 @@ from refocusd_training.loop.files import (
     read_weights,
 )
 from refocusd_training.networks import RefocusNetwork, build_network
-from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges, ranges_of
+from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES, Ranges, ranges_of
 
 #: Prefix of the defocus head's weights.
 HEAD = "defocus."
@@ -50,7 +50,8 @@ def ranges_of_run(run: Path) -> tuple[Ranges, str | None]:
     """Ranges from which a run draws optics and cameras, and the id of the profile they come from."""
     path = run / PROFILE_FILE
     if not path.exists():
-        return DEFAULT_RANGES, None
+        wide = load_config(run / CONFIG_FILE).data.optics == "any"
+        return WIDE_RANGES if wide else DEFAULT_RANGES, None
     profile = load_profile(path)
     return ranges_of(profile), profile.id()
 

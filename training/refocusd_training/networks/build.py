@@ -11,13 +11,16 @@ from torch import nn
 
 from refocusd.errors import BundleError, ConfigError
 from refocusd_training.networks.base import RefocusNetwork
+from refocusd_training.networks.blur_scale import BlurScaleNet
 from refocusd_training.networks.config import NetworkConfig
 from refocusd_training.networks.live import LiveUNet, LiveUNetConfig
 from refocusd_training.networks.resnet_unet import ResNetUNet
 from refocusd_training.weights import load_encoder
 
-__all__ = ["build_described", "build_network", "description_of"]
+__all__ = ["BLUR_SCALE", "build_described", "build_network", "description_of"]
 
+#: Name of `BlurScaleNet` in a bundle's description.
+BLUR_SCALE = "blur-scale"
 #: Fields that describe a network of each family in a bundle, in addition to its name.
 OF_FAMILY = {
     "live": ("widths", "blocks", "half", "fine"),
@@ -82,6 +85,8 @@ def build_described(description: Mapping[str, object]) -> nn.Module:
     BundleError
         If the description does not match any known network.
     """
+    if description.get("name") == BLUR_SCALE:
+        return _blur_scale_net(description)
     try:
         config = msgspec.convert(dict(description), NetworkConfig)
     except (msgspec.ValidationError, ConfigError) as error:
@@ -90,3 +95,13 @@ def build_described(description: Mapping[str, object]) -> nn.Module:
             "matching version, or a backend that takes its ONNX"
         ) from error
     return build_network(replace(config, encoder_weights=""))
+
+
+def _blur_scale_net(description: Mapping[str, object]) -> BlurScaleNet:
+    try:
+        channels = msgspec.convert(description.get("channels"), tuple[int, ...])
+    except msgspec.ValidationError as error:
+        raise BundleError(f"the bundle's network has no list of channels ({error})") from error
+    if not 2 <= len(channels) <= 8 or not all(1 <= count <= 4096 for count in channels):
+        raise BundleError(f"the bundle's network has channels {channels}: give 2 to 8 of 1 to 4096")
+    return BlurScaleNet(channels)

@@ -7,6 +7,7 @@ thick, the PSF is the mean over its depth, in the truth as well.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from refocusd.imaging.optics import Optics, defocus_otf, geometric_radius_um
 
-__all__ = ["Defocus", "blurred", "transfer"]
+__all__ = ["Defocus", "best_focus_um", "blurred", "transfer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,28 @@ class Defocus:
         Gaussian smoothing, sigma in units of the geometric disc's radius: on
         BBBC006 the disc at 32 µm has 28 px and is smoothed by 8 px, more than
         with a fully and evenly lit pupil. It has no effect in focus.
+    stretch : float
+        Astigmatism: the disc is an ellipse whose axes are longer and shorter by this part.
+    angle : float
+        Of the ellipse's long axis to the columns, in radians.
     """
 
     um: float
     thickness_um: float = 0.0
     softening: float = 0.0
+    stretch: float = 0.0
+    angle: float = 0.0
+
+
+def best_focus_um(optics: Optics) -> float:
+    """Where the image of an aberrated pupil is sharpest, as a defocus in um.
+
+    There the phase is that of the Zernike polynomial ``6 rho^4 - 6 rho^2 + 1`` (M. Born and E. Wolf,
+    Principles of Optics, section 9.2), defocus in its paraxial form.
+    """
+    return (
+        2 * optics.refractive_index * optics.wavelength_um * optics.spherical_waves / optics.na**2
+    )
 
 
 def transfer(optics: Optics, defocus: Defocus, shape: tuple[int, int]) -> NDArray[np.float32]:
@@ -59,7 +77,22 @@ def transfer(optics: Optics, defocus: Defocus, shape: tuple[int, int]) -> NDArra
         columns = scipy.fft.rfftfreq(shape[1]).astype(np.float32)
         decay = np.float32(-2 * np.pi**2 * sigma_px**2)
         otf = otf * np.exp(decay * rows**2)[:, None] * np.exp(decay * columns**2)[None, :]
+    if defocus.stretch:
+        otf = _stretched(np.asarray(otf, dtype=np.float32), defocus, shape)
     return np.asarray(otf, dtype=np.float32)
+
+
+def _stretched(
+    otf: NDArray[np.float32], defocus: Defocus, shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """A radially symmetric transfer function, of an ellipse in place of the disc."""
+    rows = scipy.fft.fftfreq(shape[0])[:, None]
+    columns = scipy.fft.rfftfreq(shape[1])[None, :]
+    cos, sin = math.cos(defocus.angle), math.sin(defocus.angle)
+    along, across = cos * columns + sin * rows, cos * rows - sin * columns
+    at = np.hypot((1 + defocus.stretch) * along, (1 - defocus.stretch) * across)
+    # Beyond the last column's frequency, only corners are left, where next to nothing passes.
+    return np.asarray(np.interp(at, columns[0], otf[0]), dtype=np.float32)
 
 
 def blurred(

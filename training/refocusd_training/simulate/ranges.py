@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import ConfigError
-from refocusd.imaging.optics import Optics
+from refocusd.imaging.optics import Optics, geometric_radius_um
 from refocusd.profiles.profile import Measured, Profile
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
@@ -29,6 +29,7 @@ __all__ = [
     "TRAINED_PIXEL_UM",
     "TRAINED_SPHERICAL_WAVES",
     "TRAINED_WAVELENGTH_UM",
+    "WIDE_RANGES",
     "Ranges",
     "Setting",
     "draw_camera",
@@ -72,6 +73,23 @@ class Ranges:
         Fraction of frames that have hot pixels.
     bits : int or None
         Of the camera; None draws 12 and 16, and 8 for some.
+    apodisation : pair of float
+        See `refocusd.imaging.optics.Optics`.
+    blur_px : pair of float or None
+        What the radius of the geometric disc is drawn from, evenly in its logarithm, in place of
+        the defocus.
+    astigmatism : float
+        The disc is an ellipse whose axes differ from the mean by up to this part of it.
+    best_focus : bool
+        Defocus is counted from the best focus of an aberrated pupil, not from that of its axis.
+    clipped_share : float
+        Fraction of frames that are overexposed, by up to four times.
+    uneven_share : float
+        Fraction of frames with vignetting and an uneven background.
+    debris_share : float
+        Fraction of frames with some debris, brighter than the specimen.
+    structures_share : float
+        Fraction of frames that show generated structures (`simulate.structures`).
     """
 
     na: tuple[float, float] = TRAINED_NA
@@ -85,10 +103,40 @@ class Ranges:
     hot_fraction: tuple[float, float] = (0.0, 2e-4)
     hot_share: float = 0.2
     bits: int | None = None
+    apodisation: tuple[float, float] = (0.0, 0.0)
+    blur_px: tuple[float, float] | None = None
+    astigmatism: float = 0.0
+    best_focus: bool = False
+    clipped_share: float = 0.0
+    uneven_share: float = 0.0
+    debris_share: float = 0.0
+    structures_share: float = 0.0
 
 
-#: Ranges if no microscope was measured.
+#: Ranges if no microscope was measured: those of a 20x objective, which `live-nuclei` has learnt.
 DEFAULT_RANGES = Ranges()
+#: Any fluorescence microscope.  Spherical aberration of 3.6 waves at the pupil's edge is 0.6 waves of
+#: the Zernike polynomial ``6 rho^4 - 6 rho^2 + 1``, as the wrong cover glass or medium causes.
+WIDE_RANGES = Ranges(
+    na=(0.2, 1.3),
+    wavelength_um=(0.44, 0.70),
+    pixel_um=(0.1, 1.3),
+    spherical_waves=(-3.6, 3.6),
+    apodisation=(0.0, 2.0),
+    blur_px=(1.0, 50.0),
+    astigmatism=0.1,
+    best_focus=True,
+    clipped_share=0.1,
+    uneven_share=0.4,
+    debris_share=0.15,
+    structures_share=0.25,
+)
+#: Refractive indices of what is between objective and cover glass: air, water, oil.
+IMMERSIONS = (1.0, 1.333, 1.518)
+#: No objective collects more than this part of its immersion's index.
+MOST_SINE = 0.97
+#: Planes are no further out of focus than this, in um.
+MOST_DEFOCUS_UM = 60.0
 
 
 def ranges_of(profile: Profile) -> Ranges:
@@ -113,13 +161,14 @@ def ranges_of(profile: Profile) -> Ranges:
         "pixel_um": _measured(psf.pixel_um if psf else None, 0.01) or _nominal(microscope.pixel_um),
         "spherical_waves": _measured(psf.spherical_waves if psf else None),
         "refractive_index": psf.refractive_index if psf else microscope.refractive_index,
+        "apodisation": _measured((psf.apodisation or None) if psf else None),
     }
     if camera is not None:
         pixels = camera.shape[0] * camera.shape[1]
         hot = camera.hot_pixel_count / pixels if pixels else 0.0
         bits = min(max(math.ceil(math.log2(camera.saturation_counts + 1)), 8), 16)
-        # `expose_scene` takes an 8-bit camera's figures on the scale of a 12-bit one.
-        scale = 16.0 if bits == 8 else 1.0
+        # `expose_scene` takes the figures of a camera of fewer bits on the scale of a 12-bit one.
+        scale = 2.0 ** max(12 - bits, 0)
         known |= {
             "offset": _measured(camera.offset_counts, 0.0, scale),
             "gain": _measured(camera.gain_e_per_count, 1e-3, 1 / scale),
@@ -175,6 +224,7 @@ def measured(profile: Profile, shape: tuple[int, int]) -> tuple[Optics, Camera]:
         refractive_index=ranges.refractive_index,
         pixel_um=middle(ranges.pixel_um),
         spherical_waves=middle(ranges.spherical_waves),
+        apodisation=middle(ranges.apodisation),
     )
     return optics, camera
 
@@ -258,27 +308,55 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def draw_optics(rng: np.random.Generator, ranges: Ranges = DEFAULT_RANGES) -> Optics:
     """Optics within the ranges."""
+    na = float(rng.uniform(*ranges.na))
+    fits = (index for index in IMMERSIONS if na < MOST_SINE * index)
+    low, high = ranges.apodisation
     return Optics(
-        na=float(rng.uniform(*ranges.na)),
+        na=na,
         wavelength_um=float(rng.uniform(*ranges.wavelength_um)),
-        refractive_index=ranges.refractive_index,
+        # A measured microscope's index is its own; without one, the medium that the NA needs.
+        refractive_index=max(ranges.refractive_index, next(fits, ranges.refractive_index)),
         pixel_um=float(rng.uniform(*ranges.pixel_um)),
         spherical_waves=float(rng.uniform(*ranges.spherical_waves)),
+        # Nothing is drawn for ranges without apodisation: their frames stay what they were.
+        apodisation=float(rng.uniform(low, high)) if high > low else low,
     )
 
 
-def draw_defocus(rng: np.random.Generator) -> Defocus:
-    """In focus with probability `IN_FOCUS_SHARE`; otherwise 1-36 µm on either side."""
+def draw_defocus(
+    rng: np.random.Generator, ranges: Ranges = DEFAULT_RANGES, optics: Optics | None = None
+) -> Defocus:
+    """In focus with probability `IN_FOCUS_SHARE`; otherwise out of focus on either side.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    ranges : Ranges
+        With `blur_px`, the disc's radius is drawn; without, 1-36 µm.
+    optics : Optics, optional
+        Of the frame; required with `blur_px`.
+    """
     thickness = float(rng.uniform(0.0, 4.0)) if rng.random() < 0.5 else 0.0
     if rng.random() < IN_FOCUS_SHARE:
         return Defocus(0.0, thickness)
-    um = float(rng.uniform(1.0, TRAINED_DEFOCUS_UM[1])) * (1 if rng.random() < 0.5 else -1)
+    if ranges.blur_px is None or optics is None:
+        um = float(rng.uniform(1.0, TRAINED_DEFOCUS_UM[1]))
+    else:
+        radius_um = _log_uniform(rng, *ranges.blur_px) * optics.pixel_um
+        um = min(radius_um / geometric_radius_um(optics, 1.0), MOST_DEFOCUS_UM)
+        thickness = min(thickness, um)
+    um *= 1 if rng.random() < 0.5 else -1
     softening = float(rng.uniform(0.05, 0.30)) if rng.random() < 0.4 else 0.0
-    return Defocus(um, thickness, softening)
+    if not ranges.astigmatism:
+        return Defocus(um, thickness, softening)
+    stretch = float(rng.uniform(0.0, ranges.astigmatism))
+    return Defocus(um, thickness, softening, stretch, float(rng.uniform(0, math.pi)))
 
 
-def draw_peak(rng: np.random.Generator) -> float:
-    """Counts above background of bright structures, dim to bright."""
+def draw_peak(rng: np.random.Generator, ranges: Ranges = DEFAULT_RANGES) -> float:
+    """Counts above background of bright structures on the scale of 12 bits, dim to overexposed."""
+    if ranges.clipped_share and rng.random() < ranges.clipped_share:
+        return _log_uniform(rng, 4095.0, 4 * 4095.0)
     return _log_uniform(rng, 150.0, 3500.0)
 
 

@@ -21,7 +21,7 @@ from refocusd_training.simulate.depth import (
 from refocusd_training.simulate.ranges import Setting
 from refocusd_training.simulate.specimen import reflected
 
-__all__ = ["Scene", "expose_scene", "simulate_frame"]
+__all__ = ["Scene", "counts_share", "expose_scene", "simulate_frame"]
 
 #: Reflected border for whole frames: wider than the widest disc (36 µm at NA
 #: 0.6: 42 px) and its diffraction rings.
@@ -48,14 +48,20 @@ class Scene:
     range: CountsRange
 
 
+def counts_share(camera: Camera) -> float:
+    """Counts of a camera over those of a 12-bit one in the same light; 1 for more bits."""
+    return 2.0 ** min(camera.bits - 12, 0)
+
+
 def expose_scene(
     unfocused: NDArray[np.float32],
     in_focus: NDArray[np.float32],
     camera: Camera,
     *,
     peak: float,
-    haze: float,
+    haze: float | NDArray[np.float32],
     rng: np.random.Generator,
+    shading: float | NDArray[np.float32] = 1.0,
 ) -> Scene:
     """Image both expectations with one camera.
 
@@ -66,18 +72,18 @@ def expose_scene(
     camera : Camera
     peak : float
         Counts of flux 1.
-    haze : float
-        Even background light in units of flux.
+    haze : float or ndarray, shape (height, width)
+        Background light in units of flux.
     rng : numpy.random.Generator
+    shading : float or ndarray, shape (height, width)
+        Part of the light that arrives at each pixel: vignetting.
     """
-    scale = peak
-    offset = camera.offset
-    if camera.bits == 8:
-        # An 8-bit camera shows the same light with 1/16 of the counts.
-        camera = replace(camera, offset=camera.offset / 16, gain=camera.gain * 16)
-        scale, offset = peak / 16, camera.offset
-    raw = camera.expose(np.asarray((unfocused + haze) * scale, dtype=np.float32), rng)
-    truth = np.minimum((in_focus + haze) * scale + offset, camera.full_scale)
+    # A camera of fewer bits shows the same light with fewer counts: an 8-bit one with 1/16.
+    share = counts_share(camera)
+    camera = replace(camera, offset=camera.offset * share, gain=camera.gain / share)
+    light = np.asarray(shading * (peak * share), dtype=np.float32)
+    raw = camera.expose(np.asarray((unfocused + haze) * light, dtype=np.float32), rng)
+    truth = np.minimum((in_focus + haze) * light + camera.offset, camera.full_scale)
     return Scene(raw, truth.astype(np.float32), counts_range(raw))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from refocusd.imaging.normalise import MAX_SAMPLES, MIN_SCALE
 from refocusd_training.data.samples import MARGIN, MIN_SPAN, Exposure
+from refocusd_training.simulate.scene import counts_share
 
 __all__ = ["DeviceBatch", "expose_on"]
 
@@ -76,10 +77,10 @@ def expose_on(
             ]
             for transfers in (moved(lambda e: e.unfocused), moved(lambda e: e.in_focus))
         ]
-        # An 8-bit camera shows the same light with 1/16 of the counts.
-        share = column(lambda exposure: 1 / 16 if exposure.camera.bits == 8 else 1.0)
-        peak = column(lambda exposure: exposure.peak) * share
-        haze = column(lambda exposure: exposure.haze)
+        share = column(lambda exposure: counts_share(exposure.camera))
+        # One number a frame, or one a pixel.
+        peak = column(lambda exposure: exposure.peak) * share * moved(lambda e: e.shading)
+        haze = moved(lambda exposure: exposure.haze)
         offset = column(lambda exposure: exposure.camera.offset) * share
         gain = column(lambda exposure: exposure.camera.gain) / share
         read_noise = column(lambda exposure: exposure.camera.read_noise)

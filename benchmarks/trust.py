@@ -1,0 +1,161 @@
+"""What verdicts are worth: empty fields, pictures of something else, clipped frames, cost.
+
+    python -m benchmarks.trust [--fields 1000] [--backend deconvolution] [--transmitted FILE] [--json FILE]
+
+Every frame goes through `refocusd.worker.refocus.refocus_frame`, as in a worker.  An object is
+invented if the written frame has a peak of a Laplacian of Gaussian above 6 robust standard deviations
+of that of raw, of at least 5 counts, where raw has none.  How good the probability of an error is
+says `refocusd train trust`, which fits it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from refocusd_training.trust import pictures
+from rich.console import Console
+from rich.table import Table
+from scipy.ndimage import gaussian_laplace, maximum_filter
+
+from refocusd.config import EngineOptions
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.choose import build_engine
+from refocusd.engines.engine import Engine
+from refocusd.frame import Pixels
+from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.worker.refocus import refocus_frame
+
+Draw = Callable[[np.random.Generator], Pixels]
+#: Scales of the Laplacian of Gaussian, px.
+SCALES_PX = (2.0, 4.0, 8.0)
+ROBUST_SIGMAS, COUNTS = 6.0, 5.0
+
+
+def peaks(frame: Pixels, noise_of: Pixels, scale: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Where a frame has objects of about this scale."""
+    found, noise = (
+        -(scale**2) * gaussian_laplace(pixels.astype(np.float32), scale)
+        for pixels in (frame, noise_of)
+    )
+    robust = float(np.median(np.abs(noise - np.median(noise)))) / 0.6745
+    high = maximum_filter(found, round(2 * scale) * 2 + 1) == found
+    return np.asarray(high & (found > max(ROBUST_SIGMAS * robust, COUNTS)))
+
+
+def invented(raw: Pixels, written: Pixels) -> int:
+    """Objects of a written frame that raw does not have."""
+    if np.array_equal(raw, written):
+        return 0
+    count = 0
+    for scale in SCALES_PX:
+        there = maximum_filter(peaks(raw, raw, scale), round(4 * scale) * 2 + 1)
+        count += int(np.count_nonzero(peaks(written, raw, scale) & ~there))
+    return count
+
+
+def clipped_nuclei(rng: np.random.Generator) -> Pixels:
+    """Blurred nuclei of which a tenth of the pixels is at the end of the scale."""
+    specimen = Specimen()
+    z_um = specimen.focus.at() + rng.uniform(4, 24)
+    raw = specimen.frame("DAPI", z_um, 10.0, rng)
+    np.minimum(raw, np.uint16(np.percentile(raw, 90)), out=raw)
+    return raw
+
+
+def verdicts(engine: Engine, draw: Draw, count: int, seed: int) -> dict[str, Any]:
+    """Verdicts on so many pictures, and what was written of them."""
+    rng = np.random.default_rng(seed)
+    said: Counter[str] = Counter()
+    written: Counter[str] = Counter()
+    empty = objects = 0
+    for _ in range(count):
+        raw = draw(rng)
+        out = np.empty_like(raw)
+        facts = refocus_frame(engine, raw, out)
+        said[facts.verdict] += 1
+        written[facts.written] += 1
+        empty += facts.reasons[:1] != [] and facts.reasons[0].startswith("empty field")
+        objects += invented(raw, out)
+    return {
+        "frames": count,
+        "verdicts": dict(said),
+        "written": dict(written),
+        "called_empty": empty,
+        "invented_objects": objects,
+    }
+
+
+def cost_ms(engine: Engine, repeats: int = 20) -> dict[str, float]:
+    """Medians for 696×520 px: the engine, and the evidence."""
+    raw = np.tile(Specimen().frame("DAPI", 12.0, 10.0, np.random.default_rng(0)), (2, 2))
+    raw = np.ascontiguousarray(raw[:520, :696])
+    out = np.empty_like(raw)
+    engine.refocus(raw, out)
+    times: dict[str, list[float]] = {"engine_ms": [], "evidence_ms": []}
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        blur = engine.refocus(raw, out).blur
+        refocused = time.perf_counter()
+        field = examine_field(raw)
+        assert field is not None
+        examine_pair(field, raw, out, blur)
+        times["engine_ms"].append((refocused - begun) * 1e3)
+        times["evidence_ms"].append((time.perf_counter() - refocused) * 1e3)
+    return {name: round(float(np.median(values)), 2) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument(
+        "--fields", type=int, default=1000, help="empty fields; a tenth of the rest"
+    )
+    parser.add_argument("--backend", default="deconvolution")
+    parser.add_argument("--model", default="live-nuclei")
+    parser.add_argument("--transmitted", type=Path, help="a TIFF stack in transmitted light")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    engine = build_engine(arguments.model, EngineOptions(backend=arguments.backend))
+    rest = max(10, arguments.fields // 10)
+    kinds: dict[str, tuple[Draw, int]] = {
+        f"empty: {kind}": (
+            lambda rng, kind=kind: pictures.empty_field(kind, rng),  # type: ignore[misc]
+            arguments.fields // len(pictures.EMPTY),
+        )
+        for kind in pictures.EMPTY
+    }
+    kinds |= {
+        "brightfield": (pictures.brightfield, rest),
+        "photographs": (pictures.photograph, rest),
+        "checkerboards": (pictures.checkerboard, rest),
+        "noise": (pictures.clouds, rest),
+        "a tenth clipped": (clipped_nuclei, rest),
+    }
+    if arguments.transmitted:
+        stack = tifffile.imread(arguments.transmitted)
+        images = list(stack.reshape(-1, *stack.shape[-2:]))
+        kinds["transmitted light"] = (lambda rng: pictures.transmitted(images, rng), rest)
+    found = {name: verdicts(engine, draw, count, 99) for name, (draw, count) in kinds.items()}
+    table = Table("pictures", "frames", "trusted", "called empty", "invented objects")
+    for name, row in found.items():
+        trusted = row["verdicts"].get("trusted", 0)
+        numbers = (row["frames"], trusted, row["called_empty"], row["invented_objects"])
+        table.add_row(name, *map(str, numbers))
+    console = Console()
+    console.print(table)
+    cost = cost_ms(engine)
+    console.print(cost)
+    if arguments.json:
+        result = {"backend": arguments.backend, "cost": cost, "pictures": found}
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

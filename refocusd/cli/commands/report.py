@@ -1,0 +1,176 @@
+"""``refocusd report``: what was done to a dataset, for its readers and reviewers."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refocusd import files
+from refocusd.cli.console import say, write_json
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.report_page import Pictures, RunReport, page
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
+from refocusd.datasets.judged import JudgedFrame, attempts_of, judged
+from refocusd.datasets.run_figures import count_verdicts
+from refocusd.datasets.run_folder import made_by, notes_of
+from refocusd.errors import InputError, OutputError
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import Pixels, canonical_axes
+from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.ledger import Attempt
+
+__all__ = ["register"]
+
+#: File beside the refocused frames, unless another is named.
+REPORT_NAME = "refocusd-report.html"
+#: Frames that are shown in pictures.
+SHOWN = 10
+
+EPILOG = """\
+examples:
+  refocusd report data/run_1                        a page beside the refocused frames of each run
+  refocusd report data/run_1_refocused --output run_1.html
+"""
+
+
+def register(commands: Any) -> None:
+    """Add the sub-command."""
+    parser = add_command(
+        commands,
+        "report",
+        _report,
+        short="write a page that says what was done to a dataset, and what to look at",
+        description="Writes one HTML file for each run: what made its frames, states and verdicts, "
+        "agreement with raw, the frames to look at in pictures, and a statement of use for a methods "
+        "section.",
+        epilog=EPILOG,
+        json="the figures of all runs",
+    )
+    parser.add_argument(
+        "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="for a dataset of one run")
+    add_setting_flags(parser, "ledgers")
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    dataset = find_dataset(arguments.dataset, settings_of(arguments, "ledgers").ledgers)
+    if not dataset.outputs:
+        raise InputError(
+            f"{arguments.dataset}: no frame of it was refocused, so there is no report"
+        )
+    if arguments.output is not None and len(dataset.outputs) > 1:
+        raise InputError(
+            f"{arguments.dataset} has {len(dataset.outputs)} runs: name the refocused dataset of one, or "
+            "leave out --output"
+        )
+    figures = []
+    for output in dataset.outputs:
+        report = _run_report(dataset, output)
+        place = arguments.output or notes_of(output.path) / REPORT_NAME
+        try:
+            files.write_whole(place, page(report).encode())
+        except OSError as error:
+            raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
+        say(f"wrote {place}")
+        figures.append(dict(report.figures))
+    write_json(arguments.json, {"runs": figures})
+    return 0
+
+
+def _run_report(dataset: RawAndOutputs, output: Output) -> RunReport:
+    attempts = attempts_of(output.path)
+    states = dict(Counter(attempt.state for attempt in attempts))
+    verdicts = count_verdicts(attempts)
+    doubted = judged(attempts, ("untrusted", "doubtful"))
+    made = _made(output)
+    agreement = _agreement(attempts)
+    blurs = [(attempt.facts or {}).get("blur_px") for attempt in attempts]
+    blur_px = [blur for blur in blurs if isinstance(blur, float)]
+    return RunReport(
+        title=f"{output.path.name}: refocusing report",
+        made=made,
+        states=states,
+        verdicts=verdicts,
+        agreement=agreement,
+        blur_px=blur_px,
+        worst=_pictures(dataset, output, doubted),
+        figures={
+            "dataset": output.path.name,
+            "made": made,
+            "states": states,
+            "verdicts": verdicts,
+            "agreement": agreement,
+            "frames": [
+                {"axes": frame.axes, "verdict": frame.verdict, "reasons": list(frame.reasons)}
+                for frame in doubted
+            ],
+        },
+    )
+
+
+def _made(output: Output) -> dict[str, str]:
+    engine = output.engine
+    about = {
+        "version": made_by(output.path).get("version"),
+        "run": output.run,
+        "model": output.model,
+        "model sha256": engine.get("model_sha256"),
+        "engine": engine.get("key"),
+        "precision": engine.get("precision"),
+        "device": engine.get("device"),
+        "settings": ", ".join(f"{name} = {value}" for name, value in output.settings.items()),
+        "calibration profiles": ", ".join(output.profiles) or "none: optics and camera assumed",
+        "how to cite": "name refocusd with this version and the sha256 of the model",
+    }
+    return {name: str(value) for name, value in about.items() if value}
+
+
+def _agreement(attempts: Sequence[Attempt]) -> dict[str, str]:
+    """Of refocused frames: their light over raw's, and what they leave unexplained of raw."""
+    facts = [attempt.facts or {} for attempt in attempts if attempt.state == "refocused"]
+    found = {}
+    for name, key in (
+        ("light of a frame, written over raw", "flux_ratio"),
+        ("largest change of light in a part of a frame", "worst_flux_change"),
+        ("share of raw's structure left unexplained", "unexplained"),
+    ):
+        values = [float(each[key]) for each in facts if isinstance(each.get(key), float)]
+        if values:
+            middle, high = np.percentile(values, (50, 95))
+            found[name] = f"{middle:.3f} (median), {high:.3f} (95 % of the frames below)"
+    return found
+
+
+def _pictures(
+    dataset: RawAndOutputs, output: Output, frames: Sequence[JudgedFrame]
+) -> list[Pictures]:
+    """The worst frames, where raw and written frame are both there."""
+    if dataset.raw is None:
+        return []
+    found: list[Pictures] = []
+    with ExitStack() as stack:
+        raw = stack.enter_context(open_dataset(dataset.raw))
+        written = stack.enter_context(open_dataset(output.path))
+        both = set(raw.axes_keys()) & set(written.axes_keys())
+        for frame in frames:
+            key = canonical_axes(frame.axes)
+            if key in both and len(found) < SHOWN:
+                before, after = raw.read(key).pixels, written.read(key).pixels
+                found.append(_shown(frame, before, after))
+    return found
+
+
+def _shown(frame: JudgedFrame, before: Pixels, after: Pixels) -> Pictures:
+    field = examine_field(before)
+    blur = BlurEstimate(frame.blur_px, 0.3, "frame") if frame.blur_px else None
+    known = field is not None and not np.array_equal(before, after)
+    residuals = examine_pair(field, before, after, blur).residuals if known and field else None
+    return Pictures(frame, before, after, residuals)

@@ -1,0 +1,83 @@
+"""Which output a run of frames on disk goes to: a new one, or one that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from refocusd.cli.console import note
+from refocusd.config import Settings
+from refocusd.datasets.dataset import Output, outputs_of, recognised, refuse_another
+from refocusd.formats.dataset import Dataset
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.microscope_metadata import first_of
+
+__all__ = ["output_of_run", "outputs_to_continue"]
+
+
+def outputs_to_continue(
+    frames: Dataset, target: Path, folder: Path | None, settings: Settings
+) -> tuple[Output, ...]:
+    """Outputs of these very frames; those of others in the folder `target` are in the way.
+
+    Raises
+    ------
+    OutputError
+    """
+    ours = []
+    for output in outputs_of(frames, settings.ledgers, folder):
+        recognition = recognised(frames, output, settings.ledgers)
+        if output.path.parent == target:
+            refuse_another(frames.path, output, recognition)
+        if not recognition.differing:
+            ours.append(output)
+            if not recognition.compared:
+                note(
+                    f"{output.path} is taken for one of {frames.path} by its name: nothing proves it"
+                )
+    return tuple(ours)
+
+
+def output_of_run(
+    frames: Dataset,
+    outputs: Sequence[Output],
+    acquisition: str,
+    settings: Settings,
+    run_of: Callable[[Sequence[str]], str],
+    target: Path,
+    folder: Path | None,
+) -> tuple[Output, bool]:
+    """The output of the run that these settings make, and whether it is a new one.
+
+    Parameters
+    ----------
+    frames : Dataset
+    outputs : sequence of Output
+        Of `outputs_to_continue`.
+    acquisition : str
+    settings : Settings
+    run_of : callable
+        Gives the run's id, from the ids of the calibration profiles.
+    target : Path
+        Where a new one goes.
+    folder : Path or None
+        The folder that was asked for.
+    """
+    ours = [output for output in outputs if output.acquisition == acquisition]
+    first = next((o.first for o in ours if o.first), None) or _first(frames)
+    form = frames.first_format()
+    chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
+    run = run_of(chosen.ids)
+    there = (o for o in ours if folder is None or o.path.parent == target.parent)
+    found = next((o for o in there if o.run == run), None)
+    new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
+    return (new, True) if found is None else (found, False)
+
+
+def _first(frames: Dataset) -> dict[str, Any]:
+    """What the first frame tells of the microscope."""
+    frame = frames.read(frames.axes_keys()[0])
+    first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
+    return first

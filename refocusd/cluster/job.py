@@ -1,0 +1,186 @@
+"""One position of a screen, refocused by a worker of a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.config import Settings
+from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
+from refocusd.daemon.output.jobs import WriteFrame
+from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.workers.pool import stream_of
+from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
+from refocusd.formats.ome_zarr.mirror_image import MirrorImage
+from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.frame import checksum
+from refocusd.ledger import WRITTEN, Attempt
+from refocusd.profiles.applied import Applied
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.hot_pixels import HotPixels
+from refocusd.transport.messages import EngineInfo, Submit
+from refocusd.transport.ring import Slot
+from refocusd.worker.blurs import Blurs
+from refocusd.worker.refocus import Calibrated, refocus_frame
+from refocusd.worker.session import Prepared, prepare
+
+__all__ = ["choose_device", "engines_of", "refocus_position"]
+
+_lock = threading.Lock()
+_engines: dict[bytes, Prepared] = {}
+
+
+def refocus_position(order: bytes) -> bytes:
+    """Refocus the frames of one position that are not in the output yet.
+
+    It may be killed at any moment and run again: what is listed is not done twice.
+
+    Parameters
+    ----------
+    order : bytes
+        A packed `PositionOrder`.
+
+    Returns
+    -------
+    bytes
+        A packed `JobResult`.
+
+    Raises
+    ------
+    RefocusdError
+        If the raw store cannot be read, the output not be written, or no engine be built.
+    MemoryError
+    """
+    told = PositionOrder.unpack(order)
+    prepared = engines_of(told.settings)
+    attempts: list[Attempt] = []
+    found = 0
+    with ExitStack() as stack:
+        raw = stack.enter_context(StoreReader(Path(told.raw), only=told.position))
+        image = stack.enter_context(MirrorImage(Path(told.output), told.position))
+        form = raw.first_format()
+        microscope = msgspec.json.decode(told.first or "{}", type=dict[str, object])
+        catalogue = Catalogue(told.settings.calibrations)
+        selection = catalogue.named(told.profiles, microscope, (form.height, form.width))
+        applied = Applied(selection)
+        blurs = Blurs()
+        for key in told.keys:
+            if key in image.keys:
+                found += 1
+            else:
+                attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs))
+    return JobResult(attempts, found).pack()
+
+
+def engines_of(settings: Settings) -> Prepared:
+    """The engines of this process for these settings, built when they are first needed.
+
+    Raises
+    ------
+    BundleError, EngineError
+    """
+    # What engines do not depend on would only build them again.
+    name = msgspec.msgpack.encode((settings.models, settings.engine_options))
+    with _lock:
+        if name not in _engines:
+            choose_device()
+            _engines[name] = prepare(settings.models, settings.engine_options)
+        return _engines[name]
+
+
+def choose_device() -> None:
+    """Take one graphics card of several, by the number of this worker of a local cluster."""
+    with suppress(ImportError, ValueError, TypeError):
+        from distributed import get_worker
+
+        number = int(get_worker().name)  # a name where it is no number of a local cluster
+        if (cards := _cards()) > 1:
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(number % cards))
+
+
+def _cards() -> int:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
+def _attempt(
+    told: PositionOrder,
+    key: str,
+    raw: StoreReader,
+    image: MirrorImage,
+    prepared: Prepared,
+    applied: Applied,
+    blurs: Blurs,
+) -> Attempt:
+    """Refocus one frame, write it, and say what became of it.
+
+    Raises
+    ------
+    DiskFullError, DeviceLostError, MemoryError
+        The next frame would fare no better.
+    """
+    begun = time.perf_counter_ns()
+    try:
+        frame = raw.read(key)
+    except (InputError, OSError) as error:
+        return _unwritten(told, key, "failed", f"raw cannot be used: {error}")
+    metadata = json.dumps(dict(frame.metadata), default=str)
+    before = checksum(frame.pixels)
+    slot = Slot(0, frame.pixels.nbytes)
+    submit = Submit(told.acquisition, key, slot, before, metadata, begun, live=False)
+    channel, skipped = channel_of(submit, told.settings)
+    if skipped:
+        return _unwritten(told, key, "skipped", skipped)
+    out = np.empty_like(frame.pixels)
+    profile = applied.of_frame(key, metadata, frame.pixels.shape)
+    try:
+        facts = refocus_frame(
+            prepared.engines[channel],
+            frame.pixels,
+            out,
+            pass_in_focus=told.settings.pass_in_focus,
+            untrusted=untrusted_of(submit, told.settings),
+            stream=blurs.of(stream_of(told.acquisition, key)),
+            calibrated=None
+            if profile is None
+            else Calibrated(profile.profile, HotPixels(profile.hot_pixels, frame.pixels.shape)),
+        )
+        engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
+        job = WriteFrame(0, submit, checksum(out), facts, engine, None)
+        state, reason = job.outcome
+        if state in WRITTEN:
+            image.write(out, dict(frame.axes), frame_metadata(told.run, job, state, reason))
+    except (DiskFullError, DeviceLostError):
+        raise
+    except (RefocusdError, OutputError) as error:
+        return _unwritten(told, key, "failed", str(error))
+    return Attempt(
+        told.run,
+        told.acquisition,
+        key,
+        state,
+        reason,
+        live=False,
+        latency_ms=(time.perf_counter_ns() - begun) / 1e6,
+        engine_ms=facts.engine_ms,
+        facts=msgspec.to_builtins(facts),
+        checksum=job.checksum if state in WRITTEN else None,
+        raw_checksum=before,
+    )
+
+
+def _unwritten(told: PositionOrder, key: str, state: str, reason: str) -> Attempt:
+    return Attempt(told.run, told.acquisition, key, state, reason, live=False)

@@ -1,0 +1,73 @@
+"""What a job is told, and what it tells: small, and as MessagePack."""
+
+from __future__ import annotations
+
+import msgspec
+
+from refocusd.config import Settings
+from refocusd.ledger import Attempt
+
+__all__ = ["JobResult", "PositionOrder"]
+
+
+class PositionOrder(msgspec.Struct, frozen=True):
+    """Refocus frames of one position.
+
+    Parameters
+    ----------
+    raw, output : str
+        The raw store, and the refocused one, as every worker sees them.
+    position : str
+        Path of the image in both.
+    keys : list of str
+        Canonical axes of the frames.
+    acquisition, run : str
+    settings : Settings
+    first : str
+        JSON: the microscope, from the metadata of the first frame.
+    profiles : list of str
+        Ids of the calibration profiles.
+    """
+
+    raw: str
+    output: str
+    position: str
+    keys: list[str]
+    acquisition: str
+    run: str
+    settings: Settings
+    first: str
+    profiles: list[str]
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PositionOrder:
+        """Of bytes."""
+        return msgspec.msgpack.decode(data, type=cls)
+
+
+class JobResult(msgspec.Struct, frozen=True):
+    """What became of the frames of one position.
+
+    Parameters
+    ----------
+    attempts : list of Attempt
+        One for each frame that was attempted.
+    found : int
+        Frames that an earlier job had written before it was killed.
+    """
+
+    attempts: list[Attempt]
+    found: int
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> JobResult:
+        """Of bytes."""
+        return msgspec.msgpack.decode(data, type=cls)

@@ -1,0 +1,166 @@
+"""The clusters that jobs run on: this computer, SLURM, or a scheduler that is there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refocusd.errors import ConfigError, TransportError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["ClusterOptions", "connected"]
+
+#: For a scheduler that is named by its address to answer.
+ANSWER_S = 15.0
+#: Workers that a position may cost before the scheduler gives it up; we try again after that.
+ALLOWED_FAILURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterOptions:
+    """Where jobs run, and what each may take.
+
+    Parameters
+    ----------
+    where : str
+        ``local``, ``slurm``, or the address of a Dask scheduler (``tcp://...``).
+    workers : int
+        Jobs at a time; 0 is one for each core (local), or 8.
+    threads : int
+        Of each engine; 0 is 1.
+    memory : str
+        Of each worker, as in ``4GB``.
+    walltime : str
+        Of each job of SLURM, as in ``01:00:00``.
+    options : sequence of str
+        Further options of ``sbatch``, as in ``--partition=gpu``.
+    sbatch_file : Path or None
+        A batch file: its ``#SBATCH`` lines are options, and its other lines run before a worker.
+    logs : Path or None
+        Folder for the output of jobs of SLURM.
+    """
+
+    where: str
+    workers: int = 0
+    threads: int = 0
+    memory: str = "4GB"
+    walltime: str = "01:00:00"
+    options: Sequence[str] = ()
+    sbatch_file: Path | None = None
+    logs: Path | None = None
+
+    @property
+    def at_a_time(self) -> int:
+        """Jobs at a time."""
+        return self.workers or (len(os.sched_getaffinity(0)) if self._counts_cores else 8)
+
+    @property
+    def _counts_cores(self) -> bool:
+        return self.where == "local" and hasattr(os, "sched_getaffinity")
+
+
+@contextmanager
+def connected(options: ClusterOptions) -> Iterator[Client]:
+    """A client of the cluster; what was started for it ends with the block.
+
+    Raises
+    ------
+    ConfigError
+        If Dask is not installed, or there is no such kind of cluster.
+    TransportError
+        If the scheduler does not answer.
+    """
+    try:
+        import dask
+        from distributed import Client
+    except ImportError as error:
+        raise ConfigError(
+            f"--cluster needs Dask ({error.name} is missing): pip install 'refocusd[cluster]'"
+        ) from error
+    # Workers that come and go are ours to tell of.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    # Frames are refocused by our engines, in one thread a worker; Dask keeps nothing in memory.
+    settings = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set(settings))
+        if "://" in options.where:
+            try:
+                client = Client(options.where, timeout=ANSWER_S, set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise TransportError(
+                    f"no Dask scheduler answers at {options.where} ({error}): start one with `dask "
+                    "scheduler`, or name another address"
+                ) from error
+        elif options.where == "local":
+            client = Client(stack.enter_context(_local(options)), set_as_default=False)
+        elif options.where == "slurm":
+            client = Client(stack.enter_context(_slurm(options)), set_as_default=False)
+        else:
+            raise ConfigError(
+                f"--cluster {options.where}: write local, slurm, or the address of a Dask scheduler "
+                "such as tcp://10.0.0.5:8786"
+            )
+        with client, client.as_current():
+            yield client
+
+
+def _local(options: ClusterOptions) -> Any:
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(
+        n_workers=options.at_a_time,
+        threads_per_worker=1,
+        processes=True,
+        memory_limit=options.memory,
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
+    )
+    # A worker that was killed while it started is replaced too.
+    cluster.adapt(minimum=options.at_a_time, maximum=options.at_a_time)
+    return cluster
+
+
+def _slurm(options: ClusterOptions) -> Any:
+    try:
+        from dask_jobqueue import SLURMCluster
+    except ImportError as error:
+        raise ConfigError(
+            "--cluster slurm needs dask-jobqueue: pip install 'refocusd[cluster]'"
+        ) from error
+    directives, prologue = _batch_file(options.sbatch_file)
+    cluster = SLURMCluster(
+        cores=1,
+        job_cpu=max(1, options.threads),
+        processes=1,
+        memory=options.memory,
+        walltime=options.walltime,
+        python=sys.executable,
+        job_extra_directives=[*directives, *options.options],
+        job_script_prologue=prologue,
+        log_directory=None if options.logs is None else str(options.logs),
+    )
+    # Jobs that the queue ends (preemption, time) are replaced as long as there is work.
+    cluster.adapt(minimum=1, maximum=options.at_a_time)
+    return cluster
+
+
+def _batch_file(path: Path | None) -> tuple[list[str], list[str]]:
+    """Options and commands of a batch file."""
+    if path is None:
+        return [], []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"--sbatch-file {path} cannot be read ({error.strerror})") from error
+    marked = "#SBATCH"
+    directives = [line.removeprefix(marked).strip() for line in lines if line.startswith(marked)]
+    commands = [line for line in lines if line.strip() and not line.startswith("#")]
+    return directives, commands

@@ -1,0 +1,374 @@
+"""A screen on a cluster: the store first, then a job a position, and the ledger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import psutil
+
+from refocusd.cluster.job import engines_of, refocus_position
+from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.config import WITHOUT_MODEL, Settings
+from refocusd.daemon.output.dataset import OutputDataset
+from refocusd.daemon.output.jobs import OpenOutput
+from refocusd.datasets.dataset import Output
+from refocusd.datasets.identity import fingerprint
+from refocusd.errors import DiskFullError, RefocusdError, WorkerError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.models.bundle import load_bundle
+from refocusd.profiles.applied import apply_profiles
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.conformity import Trained
+from refocusd.profiles.microscope_metadata import first_of
+from refocusd.transport.messages import Engines, Open
+from refocusd.worker.refocus import refocus_frame
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["Plan", "plan_of", "refocus_screen"]
+
+log = logging.getLogger(__name__)
+
+#: How often a position is begun again whose worker was lost or whose list was locked.
+MAX_ATTEMPTS = 10
+#: Before the next try, in s, times the number of tries: another job may still hold the list.
+AGAIN_S = 1.0
+#: How often it is looked whether there are workers, while no job ends.
+LOOK_S = 30.0
+#: What Dask raises where a worker, or the result that it held, is gone.
+_LOST = frozenset({"KilledWorker", "CancelledError", "FutureCancelledError", "CommClosedError"})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a screen will take, by frames measured on this computer.
+
+    Parameters
+    ----------
+    jobs, frames : int
+        Positions with frames to do, and these frames.
+    frame_ms : float
+        For one frame, in one worker, of the slower of two.
+    nbytes : int
+        Of all raw pixels, not compressed; the output has as many, and its pyramid.
+    worker_nbytes : int
+        Memory of a worker.
+    """
+
+    jobs: int
+    frames: int
+    frame_ms: float
+    nbytes: int
+    worker_nbytes: int
+
+    def hours(self, workers: int) -> float:
+        """Expected time with so many workers, h; a position is done by one of them."""
+        busy = min(workers, self.jobs) or 1
+        return self.frames * self.frame_ms / busy / 3.6e6
+
+    def as_json(self, workers: int) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            "jobs": self.jobs,
+            "frames": self.frames,
+            "frame_ms": round(self.frame_ms, 3),
+            "raw_gb": round(self.nbytes / 1e9, 3),
+            "worker_gb": round(self.worker_nbytes / 1e9, 3),
+            "workers": workers,
+            "hours": round(self.hours(workers), 4),
+        }
+
+
+def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
+    """Measure two frames here, and say what all of them will take.
+
+    Raises
+    ------
+    InputError
+        If a frame cannot be read.
+    """
+    engines = engines_of(settings)
+    times = []
+    for key in [*keys[:1], *keys[-1:]]:
+        begun = time.perf_counter()
+        pixels = frames.read(key).pixels
+        refocus_frame(
+            engines.engines[""], pixels, np.empty_like(pixels), pass_in_focus=settings.pass_in_focus
+        )
+        times.append((time.perf_counter() - begun) * 1e3)
+    form = frames.first_format()
+    return Plan(
+        jobs=len(_by_position(keys)),
+        frames=len(keys),
+        frame_ms=max(times, default=0.0),
+        nbytes=len(keys) * form.nbytes,
+        worker_nbytes=psutil.Process().memory_info().rss + 4 * form.nbytes,
+    )
+
+
+def refocus_screen(
+    frames: StoreReader,
+    keys: Sequence[str],
+    output: Output,
+    settings: Settings,
+    engine: Engines,
+    client: Client,
+    on_frames: Callable[[int], object] = lambda _: None,
+) -> Path:
+    """Have frames of a store refocused by the workers of a cluster, and record them.
+
+    Parameters
+    ----------
+    frames : StoreReader
+        The raw store; every worker sees it under the same path, and its output too.
+    keys : sequence of str
+        Frames to do, by canonical axes.
+    output : Output
+        Where the first run's frames are, and what must make them.
+    settings : Settings
+    engine : Engines
+        What makes the frames.
+    client : distributed.Client
+    on_frames : callable
+        Told how many more frames have a final state.
+
+    Returns
+    -------
+    Path
+        The refocused store.
+
+    Raises
+    ------
+    InputError, LedgerError, OutputError
+        If the store cannot be made, or not be written.
+    WorkerError
+        If a position was given up.
+    """
+    dataset = OutputDataset.open(settings, _open_output(frames, output, settings, engine))
+    acquired: int | None = None
+    try:
+        place = dataset.sink.path
+        orders = _orders(frames, keys, output, settings, place)
+        if isinstance(dataset.sink, MirrorSink):
+            for order in orders:
+                dataset.sink.make_room(json.loads(order.keys[-1]))
+        run = _Run(client, dataset, on_frames)
+        run.all(orders)
+        if run.rows_lost:
+            # They went with the jobs that were killed: the frames themselves say what they are.
+            dataset.repair()
+        run.check()
+        acquired = len(frames)
+    finally:
+        dataset.close(acquired)
+    return place
+
+
+class _Run:
+    """The jobs of one screen, each begun again if its worker was lost.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    dataset : OutputDataset
+        Its ledger takes the rows.
+    on_frames : callable
+        See `refocus_screen`.
+
+    Attributes
+    ----------
+    rows_lost : bool
+        Frames may be written whose rows are not in the ledger.
+    """
+
+    def __init__(
+        self, client: Client, dataset: OutputDataset, on_frames: Callable[[int], object]
+    ) -> None:
+        self.rows_lost = False
+        self._client = client
+        self._dataset = dataset
+        self._on_frames = on_frames
+        self._given_up: list[RefocusdError] = []
+        #: It was said that there is no worker.
+        self._alone = False
+
+    def all(self, orders: Sequence[PositionOrder]) -> None:
+        """Run all jobs; of those that were given up `check` tells.
+
+        Raises
+        ------
+        DiskFullError
+            No other job would fare better.
+        """
+        running = {_submit(self._client, order): (order, 1) for order in orders}
+        while running:
+            future = self._next(list(running))
+            if future is None:
+                continue
+            order, tries = running.pop(future)
+            outcome = _outcome(future)
+            future.release()
+            if isinstance(outcome, JobResult):
+                self._take(outcome)
+                continue
+            self.rows_lost = True
+            if isinstance(outcome, DiskFullError):
+                self._client.cancel(list(running))
+                raise outcome
+            if tries >= MAX_ATTEMPTS or not _may_pass(outcome):
+                self._given_up.append(_said(order, tries, outcome))
+                continue
+            log.warning("%s: begun again (%s)", order.position or order.raw, _named(outcome))
+            time.sleep(AGAIN_S * tries)
+            running[_submit(self._client, order)] = (order, tries + 1)
+
+    def _next(self, running: list[Future]) -> Future | None:
+        """A job that has ended; None if none has for a while."""
+        from distributed import wait
+
+        with suppress(TimeoutError):
+            ended, _ = wait(running, timeout=LOOK_S, return_when="FIRST_COMPLETED")
+            return next(iter(ended))
+        if not self._client.scheduler_info()["workers"] and not self._alone:
+            log.warning("no worker is there: jobs wait for one (in the queue?)")
+            self._alone = True
+        return None
+
+    def check(self) -> None:
+        """Say which positions were given up.
+
+        Raises
+        ------
+        RefocusdError
+        """
+        if len(self._given_up) == 1:
+            raise self._given_up[0]
+        if self._given_up:
+            raise WorkerError(f"{len(self._given_up)} positions were given up: {self._given_up[0]}")
+
+    def _take(self, result: JobResult) -> None:
+        self._dataset.record_attempts(result.attempts)
+        self.rows_lost |= result.found > 0
+        self._on_frames(len(result.attempts) + result.found)
+
+
+def _outcome(future: Future) -> JobResult | BaseException | None:
+    """What a job returned or raised; None if it was cancelled."""
+    if future.status == "finished":
+        try:
+            return JobResult.unpack(future.result())
+        except Exception as error:  # noqa: BLE001 (the worker that held it is lost)
+            return error
+    found: BaseException | None = future.exception() if future.status == "error" else None
+    return found
+
+
+def _submit(client: Client, order: PositionOrder) -> Future:
+    # Not pure: the same order again is another try.
+    return client.submit(
+        refocus_position,
+        order.pack(),
+        pure=False,
+        key=f"{order.position or 'image'}-{time.time_ns():x}",
+    )
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether another try may do what this one could not: a worker was lost, or a list is locked."""
+    if error is None or type(error).__name__ in _LOST:
+        return True
+    return isinstance(error, RefocusdError) and "is being written by another process" in str(error)
+
+
+def _said(order: PositionOrder, tries: int, error: BaseException | None) -> RefocusdError:
+    where = f"position {order.position} of {order.raw}" if order.position else order.raw
+    if isinstance(error, RefocusdError):
+        return error
+    if isinstance(error, MemoryError):
+        return WorkerError(
+            f"{where}: a worker has not enough memory for a frame; give jobs more with --job-memory"
+        )
+    if _may_pass(error):
+        return WorkerError(
+            f"{where}: its worker was lost {tries} times (killed, preempted, or out of memory); what "
+            "was written stays: the same command goes on from there, with more --job-memory if that "
+            "was it"
+        )
+    return WorkerError(f"{where}: {type(error).__name__}: {error}")
+
+
+def _named(error: BaseException | None) -> str:
+    return "its worker was lost" if error is None else f"{type(error).__name__}: {error}"
+
+
+def _by_position(keys: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(str(json.loads(key).get("position", "")), []).append(key)
+    return found
+
+
+def _orders(
+    frames: StoreReader, keys: Sequence[str], output: Output, settings: Settings, place: Path
+) -> list[PositionOrder]:
+    # The longest first: at the end all workers are busy.
+    positions = sorted(_by_position(keys).items(), key=lambda each: -len(each[1]))
+    return [
+        PositionOrder(
+            raw=str(frames.path),
+            output=str(place),
+            position=position,
+            keys=own,
+            acquisition=output.acquisition,
+            run=output.run,
+            settings=settings,
+            first=first_of(output.first),
+            profiles=list(output.profiles),
+        )
+        for position, own in positions
+    ]
+
+
+def _open_output(
+    frames: StoreReader, output: Output, settings: Settings, engine: Engines
+) -> OpenOutput:
+    form = frames.first_format()
+    first = first_of(output.first)
+    trained = {}
+    if settings.backend not in WITHOUT_MODEL:
+        for channel, name in settings.models.items():
+            trained[channel] = Trained(name, load_bundle(name).trained)
+    applied = apply_profiles(
+        Catalogue(settings.calibrations),
+        json.loads(first),
+        (form.height, form.width),
+        named=list(output.profiles),
+        trained=trained,
+    )
+    message = Open(
+        acquisition=output.acquisition,
+        name=frames.name,
+        height=form.height,
+        width=form.width,
+        dtype=form.dtype_name,
+        raw=frames.catch_up_from,
+        output=str(output.path),
+        summary=json.dumps(dict(frames.summary), default=str),
+        expected=len(frames),
+        first=first,
+        profiles=list(output.profiles),
+        recording=msgspec.json.encode(fingerprint(frames)).decode(),
+    )
+    return OpenOutput(message, output.run, engine, applied)

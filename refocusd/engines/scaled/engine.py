@@ -1,0 +1,189 @@
+"""Refocuses frames at the scale of their blur, and finds that blur out as it goes.
+
+A frame is reduced until its blur has the width that the network is made for, restored there, and
+enlarged again.  The network says by how much the width was off; where that is much, the frame
+goes through once more.  What a frame told is where the next one of its kind begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
+from refocusd.engines.scaled.network import Answer, ScaleNetwork
+from refocusd.engines.tiling import plan_tiles, reflect_into
+from refocusd.errors import EngineError
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import KNOWN, MIN_SIDE_PX, BlurEstimate, estimate_blur
+from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
+from refocusd.imaging.reduction import Reduction
+from refocusd.models.bundle import ModelBundle
+
+__all__ = ["LEAST_BLUR_PX", "ScaledEngine"]
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+
+#: Narrower blurs are the objective's own: such frames are in focus, and pass through.
+LEAST_BLUR_PX = 0.8
+#: A width that is off by more than this (natural logarithm) is mended at once.
+AGAIN = 0.12
+#: Uncertainties of a width that networks are trained with.
+UNCERTAINTY = (0.03, 0.45)
+#: Around a frame so much of it is reflected, px of the reduced frame.
+_AROUND_PX = 16
+#: Surroundings that a tile needs, and its largest size, px of the reduced frame.
+_HALO_PX, _TILE_PX = 96, 2048
+#: Smallest tile that is tried before a frame is given up for want of memory, px.
+_LEAST_TILE_PX = 512
+
+
+class ScaledEngine(BlurEngine):
+    """Refocuses by a model that works at the scale of the blur.
+
+    Parameters
+    ----------
+    bundle : ModelBundle
+        With `ModelBundle.scale`.
+    network : ScaleNetwork
+        Compiled from it.  Closed with the engine.
+    blur_px : float
+        Width of every frame's blur, a standard deviation, where it is known; 0 estimates it.
+    """
+
+    def __init__(self, bundle: ModelBundle, network: ScaleNetwork, blur_px: float = 0.0) -> None:
+        if bundle.fine_sigma_px is None:
+            raise EngineError(f"model {bundle.model_id} does not work at the scale of the blur")
+        self._bundle = bundle
+        self._fine_px = bundle.fine_sigma_px
+        self.network = network
+        self._known = BlurEstimate(blur_px, KNOWN, "optics") if blur_px else None
+        self._tile_px = _TILE_PX
+        self._closed = False
+
+    @property
+    def description(self) -> EngineDescription:
+        """What runs."""
+        return self.network.description
+
+    def warm_up(self, shape: tuple[int, int]) -> None:
+        """Load the estimator of the blur, and run the network on a flat frame of this shape."""
+        ramp = np.arange(shape[0] * shape[1], dtype=np.uint32) % 4096
+        frame = ramp.astype(np.uint16).reshape(shape)
+        estimate_blur(frame)
+        self._restored(frame, BlurEstimate(self._fine_px, 0.1, "frame"))
+
+    def refocus(self, raw: Pixels, out: Pixels, blur: BlurEstimate | None = None) -> Refocused:
+        """Estimate the in-focus frame into `out`; see `Engine.refocus`."""
+        check_frame(raw, out)
+        if self._closed:
+            raise EngineError(f"the engine of {self._bundle.model_id} is closed; build another")
+        begun = time.perf_counter()
+        if (
+            min(raw.shape) < MIN_SIDE_PX
+            or (blur := self._known or blur or estimate_blur(raw)) is None
+        ):
+            np.copyto(out, raw)
+            return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, 0)
+        restored = self._restored(raw, blur)
+        if blur.source != "optics" and abs(restored.off) > AGAIN:
+            if blur.source == "frames" and (alone := estimate_blur(raw)) is not None:
+                # The frame departs from those before it: the focus has changed.
+                restored = self._restored(raw, alone)
+            if abs(restored.off) > AGAIN:
+                told = restored.blur
+                restored = replace(self._restored(raw, told), blur=told)
+        found = blur if blur.source == "optics" else restored.blur
+        clipped = 0
+        if found.sigma_px < LEAST_BLUR_PX:
+            np.copyto(out, raw)
+        else:
+            light = restored.reduction.enlarged(restored.light)
+            clipped = restored.counts.restore(light, out)
+        return Refocused(restored.counts, (time.perf_counter() - begun) * 1e3, clipped, found)
+
+    def close(self) -> None:
+        """Free the device."""
+        self._closed = True
+        self.network.close()
+
+    def _restored(self, raw: Pixels, blur: BlurEstimate) -> _Restored:
+        """The reduced frame through the network."""
+        reduction = Reduction.to_blur(raw.shape, blur.sigma_px, self._fine_px)
+        reduced = reduction.reduced(raw.astype(np.float32))
+        counts = _range_of(reduced)
+        frame = (reduced - np.float32(counts.offset)) * np.float32(1 / counts.scale)
+        sigma = blur.sigma_px / reduction.factor
+        told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
+        answer = self._run(frame, told)
+        width = blur.sigma_px * math.exp(answer.log_ratio)
+        found = BlurEstimate(width, math.exp(min(max(answer.log_deviation, -4.0), 1.0)), "frame")
+        return _Restored(answer.light, answer.interval, counts, reduction, answer.log_ratio, found)
+
+    def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
+        """A frame of any size through the network, in tiles where memory wants them."""
+        while True:
+            try:
+                return self._in_tiles(frame, told)
+            except MemoryError as error:
+                if self._tile_px <= _LEAST_TILE_PX:
+                    raise EngineError(
+                        f"the memory ran out for model {self._bundle.model_id}, with "
+                        f"{self._tile_px}×{self._tile_px} px at a time, and less will not do; close other "
+                        "programs"
+                    ) from error
+                self._tile_px //= 2
+                log.warning("the memory ran out; from now on in tiles of %d px", self._tile_px)
+
+    def _in_tiles(self, frame: Floats, told: tuple[float, float]) -> Answer:
+        around = np.pad(frame, _AROUND_PX, mode="symmetric")
+        multiple = self._bundle.size_multiple
+        tiles = plan_tiles(around.shape, self._tile_px, _HALO_PX, multiple)
+        light = np.empty_like(around)
+        interval = np.empty((2, *around.shape), np.float32)
+        ratios, deviations = [], []
+        for tile in tiles:
+            seen = np.empty((1, 3, *tile.shape), np.float32)
+            part = around[tile.read]
+            seen[0, 0, : part.shape[0], : part.shape[1]] = part
+            reflect_into(seen[0, 0], part.shape)
+            seen[0, 1], seen[0, 2] = told
+            answer = self.network.run(seen)
+            light[tile.write] = answer.light[tile.crop]
+            interval[:, *tile.write] = answer.interval[:, *tile.crop]
+            ratios.append(answer.log_ratio)
+            deviations.append(answer.log_deviation)
+        weights = np.exp(-2 * np.array(deviations))
+        inner = (slice(_AROUND_PX, -_AROUND_PX),) * 2
+        return Answer(
+            np.ascontiguousarray(light[inner]),
+            interval[:, *inner],
+            float(np.average(ratios, weights=weights)),
+            float(np.mean(deviations)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Restored:
+    """One pass: the reduced frame, its scale, and the blur that the network takes it to have."""
+
+    light: Floats
+    interval: Floats
+    counts: CountsRange
+    reduction: Reduction
+    off: float
+    blur: BlurEstimate
+
+
+def _range_of(reduced: Floats) -> CountsRange:
+    """Percentiles 1 and 99.9, as networks are trained."""
+    step = max(1, math.isqrt(reduced.size >> 17))
+    low, high = np.percentile(reduced[::step, ::step], (1, 99.9))
+    return CountsRange(float(low), max(float(high - low), 1.0))

@@ -1,0 +1,210 @@
+"""What the groups of an OME-Zarr store say, whoever wrote it: images, plates, collections.
+
+OME-Zarr 0.3 to 0.5, in Zarr 2 (``.zattrs``) and Zarr 3 (``zarr.json``).  Only what is needed is
+read, and leniently: writers differ in what they leave out, and a frame must not be lost for it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from refocusd.errors import InputError
+
+__all__ = [
+    "GROUP_NAMES",
+    "MAX_DEPTH",
+    "Axis",
+    "GroupMetadata",
+    "Multiscale",
+    "document_of",
+    "image_folders",
+    "is_below",
+    "is_store",
+    "read_group",
+    "store_root",
+]
+
+#: Names of the files that make a folder a Zarr group; the first has the attributes.
+GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
+GROUP_NAMES = frozenset(GROUP_FILES)
+#: Fields of a plate lie three below it: row, column, field.
+MAX_DEPTH = 3
+
+
+class Axis(msgspec.Struct, frozen=True):
+    """One dimension of an image."""
+
+    name: str
+    type: str | None = None
+    unit: str | None = None
+
+
+class Transformation(msgspec.Struct, frozen=True):
+    """A coordinate transformation, as far as it is a scale or a translation."""
+
+    type: str
+    scale: list[float] | None = None
+    translation: list[float] | None = None
+
+
+class Level(msgspec.Struct, frozen=True):
+    """One resolution of an image: the path of its array below the image's group."""
+
+    path: str
+    transformations: list[Transformation] = msgspec.field(
+        default_factory=list, name="coordinateTransformations"
+    )
+
+
+class Multiscale(msgspec.Struct, frozen=True):
+    """An image: its axes, and its resolutions, the full one first."""
+
+    datasets: list[Level]
+    axes: list[Axis | str] | None = None
+    transformations: list[Transformation] = msgspec.field(
+        default_factory=list, name="coordinateTransformations"
+    )
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """How a channel is called."""
+
+    label: str | None = None
+
+
+class _Omero(msgspec.Struct, frozen=True):
+    channels: list[Channel] = []
+
+
+class _Path(msgspec.Struct, frozen=True):
+    path: str
+
+
+class _Plate(msgspec.Struct, frozen=True):
+    wells: list[_Path]
+
+
+class _Well(msgspec.Struct, frozen=True):
+    images: list[_Path]
+
+
+class GroupMetadata(msgspec.Struct, frozen=True):
+    """The OME metadata of one group.
+
+    Parameters
+    ----------
+    multiscales, omero
+        Of an image.
+    plate, well
+        Of a plate (its wells), and of a well (its fields).
+    series : list of str or None
+        Paths of the images of a collection, in order.
+    """
+
+    multiscales: list[Multiscale] | None = None
+    omero: _Omero | None = None
+    plate: _Plate | None = None
+    well: _Well | None = None
+    series: list[str] | None = None
+
+
+def is_store(path: Path) -> bool:
+    """Whether a folder is a Zarr group, or (a writer has just begun) may become one."""
+    return path.is_dir() and any((path / name).is_file() for name in GROUP_FILES)
+
+
+def store_root(path: Path) -> Path:
+    """The outermost Zarr group that a group lies in."""
+    root = path
+    while root.parent != root and is_store(root.parent):
+        root = root.parent
+    return root
+
+
+def document_of(folder: Path) -> Path:
+    """The file that has the attributes of a group; that of its group if there are none."""
+    return next(
+        (folder / n for n in GROUP_FILES if (folder / n).is_file()), folder / GROUP_FILES[0]
+    )
+
+
+def read_group(folder: Path) -> GroupMetadata | None:
+    """The OME metadata of a folder; None if it is no Zarr group.
+
+    Raises
+    ------
+    InputError
+        If its metadata cannot be read.
+    """
+    if not is_store(folder):
+        return None
+    document = document_of(folder)
+    try:
+        said: Any = json.loads(document.read_text(encoding="utf-8") or "{}")
+        if document.name == GROUP_FILES[0]:
+            said = said.get("attributes", {})
+        return msgspec.convert(said.get("ome", said), GroupMetadata)
+    except (OSError, ValueError, AttributeError, RecursionError, msgspec.ValidationError) as error:
+        raise InputError(
+            f"{document} cannot be read as metadata of OME-Zarr ({error}): repair it, or copy the "
+            "store again"
+        ) from error
+
+
+def image_folders(root: Path) -> dict[str, Path]:
+    """The images of a store, in its own order, by their path below it; "" is the store itself.
+
+    Those of a plate are ``row/column/field``.  Images that the store names and that are not there
+    (yet) are left out.
+
+    Raises
+    ------
+    InputError
+        If the metadata of a group cannot be read.
+    """
+    return dict(_images(root, "", MAX_DEPTH))
+
+
+def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path]]:
+    folder = root / place
+    said = read_group(folder)
+    if said is None:
+        return []
+    if said.multiscales:
+        return [(place, folder)]
+    if depth == 0:
+        return []
+    if said.plate is not None:
+        names = [well.path for well in said.plate.wells]
+    elif said.well is not None:
+        names = [field.path for field in said.well.images]
+    else:
+        collection = read_group(folder / "OME")
+        series = collection.series if collection is not None else None
+        names = series if series is not None else _groups_in(folder)
+    return [
+        image
+        for name in names
+        if is_below(name)
+        for image in _images(root, f"{place}/{name}" if place else name, depth - 1)
+    ]
+
+
+def _groups_in(folder: Path) -> list[str]:
+    """Groups of a store that does not say what they are, by number where they have one."""
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and is_store(entry)]
+    ours = {"labels", "tables", "OME", "refocusd"}
+    return sorted(
+        (name for name in names if name not in ours),
+        key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name),
+    )
+
+
+def is_below(name: str) -> bool:
+    """Whether a path from a file stays inside the store."""
+    parts = Path(name).parts
+    return bool(parts) and not Path(name).is_absolute() and ".." not in parts

@@ -1,0 +1,236 @@
+"""One image of an OME-Zarr store: which frames it has, and where they lie in its arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.formats.ome_zarr.groups import Axis, GroupMetadata, read_group
+from refocusd.formats.scale import Scale
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import Axes, AxisValue
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["OmeImage", "open_array"]
+
+_NAMES = {"t": "time", "c": "channel", "z": "z"}
+_UM = {"micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
+_SECONDS = {"second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6, "minute": 60.0, "hour": 3600.0}
+
+
+def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
+    """Open an array of a store; a chunk of zeros is written, as it says that a frame is there.
+
+    Raises
+    ------
+    ConfigError
+        If the zarr library is not installed.
+    InputError
+        If there is none, or its compression is unknown.
+    """
+    try:
+        # A third of a second to import, which only OME-Zarr needs.
+        import zarr
+    except ImportError as error:
+        raise ConfigError(
+            f"{folder} is an OME-Zarr, and zarr is not installed: pip install 'refocusd[zarr]'"
+        ) from error
+    try:
+        found: zarr.Array[Any] = zarr.open_array(str(folder), mode="r+" if writable else "r")
+    except Exception as error:
+        # Metadata of others: the library raises whatever fails in it.
+        raise InputError(f"{folder} is not a readable Zarr array ({error})") from error
+    return found.with_config({"write_empty_chunks": True}) if writable else found
+
+
+@dataclass(frozen=True, slots=True)
+class OmeImage:
+    """An image at its full resolution.
+
+    Parameters
+    ----------
+    folder : Path
+        Its group.
+    position : str
+        Its path in the store, which is the value of the axis ``position``; empty for none.
+    outer : tuple of str
+        Axes of its frames, in the order of the array's first dimensions: ``time``, ``channel``,
+        ``z``, or the user's own.
+    channels : tuple of str
+        Names of the channels if each has one of its own; otherwise channels are numbers.
+    labels : tuple of str
+        The names as they are written.
+    scale : Scale
+    origin_z_um : float
+        Where its first plane lies.
+    levels : tuple of str
+        Paths of the arrays, the full resolution first.
+    array : zarr.Array
+        The full resolution.
+    """
+
+    folder: Path
+    position: str
+    outer: tuple[str, ...]
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+    scale: Scale
+    origin_z_um: float
+    levels: tuple[str, ...]
+    array: zarr.Array[Any]
+
+    @classmethod
+    def open(cls, folder: Path, position: str) -> OmeImage:
+        """Open the image of a group.
+
+        Raises
+        ------
+        InputError
+            If it cannot be read, has axes other than OME-Zarr allows, or pixels that are neither
+            uint8 nor uint16.
+        """
+        said = read_group(folder)
+        if said is None or not said.multiscales or not said.multiscales[0].datasets:
+            raise InputError(f"{folder} holds no image of OME-Zarr: give a plate, or an image")
+        multiscale = said.multiscales[0]
+        levels = tuple(level.path for level in multiscale.datasets)
+        array = open_array(folder / levels[0])
+        axes = _axes(multiscale.axes, len(array.shape))
+        if len(axes) != len(array.shape) or [a.name.lower() for a in axes[-2:]] != ["y", "x"]:
+            raise InputError(
+                f"{folder} has the axes {[axis.name for axis in axes]} and {len(array.shape)} "
+                "dimensions: OME-Zarr has up to five, and y and x are the last"
+            )
+        dtype = np.dtype(array.dtype)
+        if dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise InputError(f"{folder} has pixels of type {dtype}; uint8 and uint16 are read")
+        outer = tuple(_NAMES.get(kind, name) for kind, name in map(_kind, axes[:-2]))
+        labels = _labels(said)
+        size = array.shape[outer.index("channel")] if "channel" in outer else 1
+        named = labels[:size]
+        unique = len(set(named)) == size and all(named)
+        scales, offsets = _transformed(multiscale, len(axes))
+        z_um = z_origin = None
+        if "z" in outer:
+            unit = axes[outer.index("z")].unit
+            z_um = _length(scales[outer.index("z")], unit)
+            z_origin = (offsets[outer.index("z")] * _UM[unit]) if z_um and unit else None
+        time_s = None
+        if "time" in outer:
+            at = outer.index("time")
+            time_s = _positive(scales[at] * _SECONDS.get(axes[at].unit or "", math.nan))
+        return cls(
+            folder,
+            position,
+            outer,
+            named if unique else (),
+            labels,
+            Scale(_length(scales[-1], axes[-1].unit), z_um, time_s),
+            z_origin or 0.0,
+            levels,
+            array,
+        )
+
+    @property
+    def format(self) -> PageFormat:
+        """Shape and type of its frames."""
+        height, width = self.array.shape[-2:]
+        return PageFormat(height, width, np.dtype(self.array.dtype).newbyteorder("="))
+
+    def frames(self) -> Iterator[tuple[dict[str, AxisValue], tuple[int, ...]]]:
+        """Axes of every frame that the array has room for, and its index in the array."""
+        for index in np.ndindex(*self.array.shape[:-2]):
+            yield self.axes_at(index), index
+
+    def axes_at(self, index: tuple[int, ...]) -> dict[str, AxisValue]:
+        """Axes of the frame at an index of the array."""
+        axes: dict[str, AxisValue] = {"position": self.position} if self.position else {}
+        for name, at in zip(self.outer, index, strict=True):
+            named = name == "channel" and at < len(self.channels)
+            axes[name] = self.channels[at] if named else at
+        return axes or {"time": 0}  # a frame has at least one axis
+
+    def index_of(self, axes: Axes) -> tuple[int, ...]:
+        """Index in the array of the frame with these axes, as `axes_at` gave them.
+
+        Raises
+        ------
+        InputError
+            If the image can have no such frame.
+        """
+        index = []
+        for name in self.outer:
+            value = axes.get(name, 0)
+            if name == "channel" and isinstance(value, str) and value in self.channels:
+                value = self.channels.index(value)
+            if not isinstance(value, int) or value < 0:
+                raise InputError(f"{self.folder} has no frame with {name} {value!r}")
+            index.append(value)
+        return tuple(index)
+
+    def metadata_at(self, index: tuple[int, ...]) -> dict[str, Any]:
+        """What the store says of one frame, by Micro-Manager's names."""
+        at = dict(zip(self.outer, index, strict=True))
+        metadata: dict[str, Any] = {}
+        if self.scale.pixel_um:
+            metadata["PixelSizeUm"] = self.scale.pixel_um
+        if self.position:
+            metadata["PositionName"] = self.position
+        channel = at.get("channel", 0)
+        if channel < len(self.labels) and self.labels[channel]:
+            metadata["Channel"] = self.labels[channel]
+        if self.scale.z_um and "z" in at:
+            metadata["ZPositionUm"] = round(self.origin_z_um + at["z"] * self.scale.z_um, 6)
+        if self.scale.interval_s and "time" in at:
+            metadata["ElapsedTime-ms"] = at["time"] * self.scale.interval_s * 1e3
+        return metadata
+
+
+def _axes(said: list[Axis | str] | None, dimensions: int) -> list[Axis]:
+    """The axes; before 0.3 there were none but these five, in this order."""
+    named: Sequence[Axis | str] = said or "tczyx"[-dimensions:]
+    return [axis if isinstance(axis, Axis) else Axis(axis) for axis in named]
+
+
+def _kind(axis: Axis) -> tuple[str, str]:
+    """An axis as t, c or z, if it is one, and its own name."""
+    kinds = {"time": "t", "channel": "c", "space": "z"}
+    return kinds.get(axis.type or "", axis.name.lower()), axis.name
+
+
+def _labels(said: GroupMetadata) -> tuple[str, ...]:
+    channels = said.omero.channels if said.omero is not None else []
+    return tuple(channel.label or "" for channel in channels)
+
+
+def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
+    """Size of one step along each axis, and where the first is."""
+    scales, offsets = [1.0] * axes, [0.0] * axes
+    found = False
+    for each in (*multiscale.datasets[0].transformations, *multiscale.transformations):
+        if each.scale is not None and len(each.scale) == axes:
+            found = True
+            scales = [a * b for a, b in zip(scales, each.scale, strict=True)]
+            offsets = [a * b for a, b in zip(offsets, each.scale, strict=True)]
+        if each.translation is not None and len(each.translation) == axes:
+            offsets = [a + b for a, b in zip(offsets, each.translation, strict=True)]
+    # Nothing but ones is what writers put who were not told.
+    known = found and set(scales) != {1.0}
+    return (scales if known else [math.nan] * axes), offsets
+
+
+def _length(step: float, unit: str | None) -> float | None:
+    # Without a unit a number says nothing: most writers put 1 for "unknown".
+    return _positive(step * _UM.get(unit or "", math.nan))
+
+
+def _positive(value: float) -> float | None:
+    return round(value, 9) if math.isfinite(value) and value > 0 else None

@@ -1,0 +1,251 @@
+"""One image of a refocused store with the layout of a raw one: its arrays and its list of frames."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.errors import InputError, OutputError
+from refocusd.formats.disk_space import write_error
+from refocusd.formats.lock import lock_for_writing
+from refocusd.formats.ndtiff.stack import write_all
+from refocusd.formats.ome_zarr.chunks import StoredChunks
+from refocusd.formats.ome_zarr.files import put
+from refocusd.formats.ome_zarr.groups import is_store
+from refocusd.formats.ome_zarr.image import OmeImage, open_array
+from refocusd.formats.ome_zarr.layout import FrameLine, lines_behind, pack_line, read_lines
+from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
+from refocusd.formats.sink import json_bytes
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.written_keys import WrittenKeys
+from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes
+
+if TYPE_CHECKING:
+    import zarr
+
+__all__ = ["MirrorImage", "create_image"]
+
+
+def create_image(raw_image: OmeImage, raw: Path, path: Path) -> None:
+    """Make the groups and empty arrays of one image; what is there is left as it is.
+
+    Parameters
+    ----------
+    raw_image : OmeImage
+    raw, path : Path
+        The raw store, and the refocused one.
+
+    Raises
+    ------
+    OSError, InputError
+    """
+    folder = path / raw_image.position
+    for level in raw_image.levels:
+        _put_array(raw_image.folder / level, folder / level)
+    # Outer groups last: whatever is described is there.
+    put_like(raw_image.folder, folder)
+    parts = Path(raw_image.position).parts
+    for count in range(len(parts) - 1, -1, -1):
+        inner = Path(*parts[:count])
+        if is_store(raw / inner):
+            put_like(raw / inner, path / inner)
+    # In the layout of bioformats2raw this group has the order of the images.
+    if (raw / "OME").is_dir():
+        put_like(raw / "OME", path / "OME")
+
+
+def _put_array(raw: Path, place: Path) -> None:
+    name = "zarr.json" if (raw / "zarr.json").is_file() else ".zarray"
+    try:
+        document = json.loads((raw / name).read_text(encoding="utf-8"))
+        text = json.dumps(frame_wise(document), indent=2).encode()
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{raw / name} cannot be read as a Zarr array ({error})") from error
+    put(place / name, text)
+
+
+class MirrorImage:
+    """Writes the frames of one image, for one thread.
+
+    Parameters
+    ----------
+    path : Path
+        The refocused store.
+    position : str
+        Path of the image in it.
+    keys : WrittenKeys, optional
+        Takes up the canonical axes of its frames.
+    lock : bool
+        Hold the lock of its list; not needed by who holds that of the whole store.
+
+    Raises
+    ------
+    OutputError
+        If another process writes this image, or its list of frames is damaged.
+    InputError
+        If its arrays cannot be opened.
+    OSError
+    """
+
+    def __init__(
+        self, path: Path, position: str, keys: WrittenKeys | None = None, *, lock: bool = True
+    ) -> None:
+        self.path = path
+        self.keys = WrittenKeys() if keys is None else keys
+        self.image = OmeImage.open(path / position, position)
+        self._levels: list[zarr.Array[Any]] = [
+            open_array(self.image.folder / level, writable=True) for level in self.image.levels
+        ]
+        self._stored = StoredChunks(self.image.array, self.image.folder / self.image.levels[0])
+        self._list = list_path(path, position)
+        self._list.parent.mkdir(parents=True, exist_ok=True)
+        self._lock: io.FileIO | None = None
+        #: Nothing stands behind the last whole line of the list.
+        self._clean = False
+        try:
+            if lock:
+                self._lock = io.FileIO(self._list, "a+")
+                lock_for_writing(self._lock)
+            self._end = self._read() if self._list.exists() else 0
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def format(self) -> PageFormat:
+        """Shape and type of its frames."""
+        return self.image.format
+
+    def write(self, pixels: Pixels, axes: dict[str, AxisValue], metadata: Metadata) -> None:
+        """Add one frame that is not written yet: its pixels, then the line that lists it.
+
+        Raises
+        ------
+        OutputError
+            If the image has no place for it, or the disk refuses.
+        """
+        key = canonical_axes(axes)
+        text = json_bytes(metadata, f"the metadata of frame {key}")
+        try:
+            self.append(pixels, axes, text)
+        except OSError as error:
+            self.take_back()
+            raise write_error(error, self.path, f"writing frame {key}") from error
+
+    def append(self, pixels: Pixels, axes: dict[str, AxisValue], text: bytes) -> None:
+        """As `write`; what the system refuses is an `OSError`, after which `take_back` is due."""
+        if not self._clean:
+            # Only now: who merely looks must not cut off what a job of a cluster is writing.
+            self.take_back()
+            self._clean = True
+        index = self.place(axes)
+        for number, level in enumerate(self._levels):
+            _write_level(level, index, pixels, self._levels[0].shape if number else level.shape)
+        at = dict(zip(self.image.outer, index, strict=True))
+        line = FrameLine(
+            axes,
+            0,
+            (at.get("time", 0), at.get("channel", 0), at.get("z", 0)),
+            (pixels.shape[0], pixels.shape[1]),
+            pixels.dtype.name,
+        )
+        packed = pack_line(line, text)
+        # Not kept open: a plate has more images than a process may have files.
+        with io.FileIO(self._list, "a") as file:
+            write_all(file, packed)
+        self._end += len(packed)
+        self.keys.add(canonical_axes(axes))
+
+    def place(self, axes: Axes) -> tuple[int, ...]:
+        """Index of a frame in the array.
+
+        Raises
+        ------
+        OutputError
+            If there is none.
+        """
+        try:
+            index = self.image.index_of(axes)
+        except InputError as error:
+            raise OutputError(str(error)) from error
+        if any(at >= size for at, size in zip(index, self.image.array.shape, strict=False)):
+            raise OutputError(
+                f"{self.image.folder} has room for {self.image.array.shape[:-2]} frames, and none for "
+                f"{canonical_axes(axes)}"
+            )
+        return index
+
+    def take_back(self) -> None:
+        """Remove what stands behind the last whole line of the list."""
+        if self._list.exists():
+            os.truncate(self._list, self._end)
+
+    def close(self) -> None:
+        """Free the lock of the list."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self) -> int:
+        """Take in the frames of the list whose pixels are there; where its last whole line ends."""
+        end = 0
+        with self._list.open("rb") as file:
+            for start, length, line in read_lines(file):
+                end = start + length
+                key = canonical_axes(line.axes)
+                # A frame whose pixels were lost (a power failure) may be written again.
+                if key not in self.keys and self._stored.state(self.place(line.axes)) != "absent":
+                    self.keys.add(key)
+            if lines_behind(file, end):
+                raise OutputError(
+                    f"{self._list} is damaged at byte {end}; appending would lose the frames "
+                    "behind it: restore it from a copy, or choose another --output"
+                )
+        return end
+
+
+def _write_level(
+    array: zarr.Array[Any], index: tuple[int, ...], pixels: Pixels, full: tuple[int, ...]
+) -> None:
+    """Write a frame at one resolution, if that has a plane of its own for it."""
+    place = []
+    for at, size, whole in zip(index, array.shape, full, strict=False):
+        step = max(1, round(whole / size))
+        if at % step or at // step >= size:
+            return  # resolutions with fewer planes take the first of those that they stand for
+        place.append(at // step)
+    shape = (array.shape[-2], array.shape[-1])
+    array[tuple(place)] = pixels if pixels.shape == shape else reduced(pixels, shape)
+
+
+def reduced(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
+    """A frame at a lower resolution: the mean of the pixels that each pixel stands for."""
+    steps = [max(1, round(n / m)) for n, m in zip(pixels.shape, shape, strict=True)]
+    wanted = [m * step for m, step in zip(shape, steps, strict=True)]
+    cut: NDArray[Any] = pixels[: wanted[0], : wanted[1]]
+    missing = [(0, max(0, n - m)) for n, m in zip(wanted, cut.shape, strict=True)]
+    if any(after for _, after in missing):
+        cut = np.pad(cut, missing, mode="edge")
+    blocks = cut.reshape(shape[0], steps[0], shape[1], steps[1])
+    # Sums of 16-bit counts fit 32 bits up to 65 536 of them, which no step comes near.
+    total = blocks.sum(axis=(1, 3), dtype=np.uint32)
+    count = steps[0] * steps[1]
+    means: Pixels = ((total + count // 2) // count).astype(pixels.dtype)
+    return means

@@ -1,0 +1,146 @@
+"""What lies where in a refocused OME-Zarr store that has the layout of the raw one.
+
+::
+
+    plate_refocused.zarr/
+    ├── zarr.json or .zattrs     as in raw: the plate, its wells, ...
+    ├── B/03/0/                  an image as in raw: axes, scales, channel names, resolutions
+    │   ├── 0/                   its arrays; no chunk or shard holds more than one frame
+    │   └── 1/
+    └── refocusd/                a group of its own
+        ├── zarr.json or .zattrs the summary metadata, and our mark
+        ├── frames.lock          held by whoever writes the whole store
+        └── lists/B/03/0.jsonl   which frames of that image there are: one line of JSON each
+
+A frame is in the dataset when its line is whole.  Each image has a list of its own, which its
+writer locks: several processes write one store, each other images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.formats.ome_zarr.files import put
+from refocusd.formats.ome_zarr.groups import document_of
+from refocusd.formats.ome_zarr.layout import LOCK_NAME, OWN_GROUP
+
+__all__ = [
+    "LISTS",
+    "MIRROR",
+    "frame_wise",
+    "is_mirror",
+    "list_path",
+    "listed",
+    "lock_path",
+    "put_like",
+    "read_attributes",
+]
+
+#: Under ``refocusd`` in the attributes of our group: the store may be continued.
+MIRROR = {"sink": "ome-zarr", "sink_format": 2}
+LISTS = "lists"
+#: The list of a store that is itself an image.
+ONE_IMAGE = "image"
+
+
+def is_mirror(path: Path) -> bool:
+    """Whether a folder is a refocused store of this kind."""
+    return (path / OWN_GROUP / LISTS).is_dir()
+
+
+def list_path(path: Path, position: str) -> Path:
+    """List of the frames of one image of the store in `path`."""
+    return path / OWN_GROUP / LISTS / f"{position or ONE_IMAGE}.jsonl"
+
+
+def listed(path: Path) -> Iterator[tuple[str, Path]]:
+    """Positions that have a list of frames, and the list."""
+    folder = path / OWN_GROUP / LISTS
+    for found in sorted(folder.rglob("*.jsonl")):
+        position = found.relative_to(folder).with_suffix("").as_posix()
+        yield ("" if position == ONE_IMAGE else position), found
+
+
+def lock_path(path: Path) -> Path:
+    """What the writer of the whole store holds."""
+    return path / OWN_GROUP / LOCK_NAME
+
+
+def read_attributes(group: Path) -> dict[str, Any]:
+    """Attributes of a group of Zarr 2 or 3.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read.
+    """
+    document = document_of(group)
+    try:
+        said = json.loads(document.read_text(encoding="utf-8"))
+        if document.name == "zarr.json":
+            said = said.get("attributes", {})
+        elif document.name == ".zgroup":
+            said = {}
+        if not isinstance(said, dict):
+            raise ValueError("they are no JSON object")  # noqa: TRY004 (of the file)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"the attributes in {document} cannot be read ({error})") from error
+    return said
+
+
+def put_like(model: Path, group: Path, attributes: Mapping[str, Any] | None = None) -> None:
+    """Make a group of the same Zarr version as another, with its attributes unless told otherwise.
+
+    Raises
+    ------
+    OSError
+    InputError
+        If the attributes of that one cannot be read.
+    """
+    about = read_attributes(model) if attributes is None else attributes
+    if (model / "zarr.json").is_file():
+        # A consolidated copy of the metadata below would be of the raw store.
+        said = {"zarr_format": 3, "node_type": "group", "attributes": about}
+        _put(group / "zarr.json", said)
+        return
+    _put(group / ".zgroup", {"zarr_format": 2})
+    _put(group / ".zattrs", about)
+
+
+def _put(place: Path, said: Mapping[str, Any]) -> None:
+    text = json.dumps(said, indent=2).encode()
+    with contextlib.suppress(FileNotFoundError):
+        if place.read_bytes() == text:
+            return
+    put(place, text)
+
+
+def frame_wise(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a raw array, for one with the same compression and one frame a chunk or shard.
+
+    Parameters
+    ----------
+    document : mapping
+        Content of ``zarr.json`` or ``.zarray``.
+    """
+    said = json.loads(json.dumps(document))
+    if "chunks" in said:
+        said["chunks"] = _one_frame(said["chunks"])
+        return dict(said)
+    grid = said["chunk_grid"]["configuration"]
+    grid["chunk_shape"] = _one_frame(grid["chunk_shape"])
+    for codec in said["codecs"]:
+        if codec["name"] == "sharding_indexed":
+            codec["configuration"]["chunk_shape"] = _one_frame(
+                codec["configuration"]["chunk_shape"]
+            )
+    return dict(said)
+
+
+def _one_frame(chunks: list[int]) -> list[int]:
+    return [1] * (len(chunks) - 2) + list(chunks[-2:])

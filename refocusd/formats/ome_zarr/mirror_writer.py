@@ -1,0 +1,220 @@
+"""OME-Zarr sink with the layout of a raw store: the same plate, images, names and resolutions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError, OutputError
+from refocusd.formats.disk_space import write_error
+from refocusd.formats.lock import lock_for_writing
+from refocusd.formats.ome_zarr.groups import image_folders, is_below, read_group
+from refocusd.formats.ome_zarr.image import OmeImage
+from refocusd.formats.ome_zarr.layout import OWN_GROUP
+from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image
+from refocusd.formats.ome_zarr.mirror_layout import (
+    LISTS,
+    MIRROR,
+    listed,
+    lock_path,
+    put_like,
+    read_attributes,
+)
+from refocusd.formats.ome_zarr.store_reader import STORE
+from refocusd.formats.sink import (
+    Sink,
+    json_bytes,
+    opened_files,
+    refuse_existing,
+    refuse_foreign,
+    with_mark,
+)
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.written_keys import Written
+from refocusd.frame import AxisValue, Metadata, Pixels
+
+__all__ = ["MirrorSink"]
+
+#: Images whose arrays are kept open.
+MAX_OPEN = 256
+
+
+class MirrorSink(Sink):
+    """A refocused OME-Zarr store beside a raw one, made by `create` or `append`.
+
+    Groups and arrays are those of the raw store, of the same versions of Zarr and OME-Zarr, with
+    the same axes, scales, channels, resolutions and compression; but one frame a chunk or shard,
+    so that a frame is written once and whole.  `mirror_layout` draws the files.
+
+    Parameters
+    ----------
+    path : Path
+    summary : mapping
+    lock : io.FileIO
+    """
+
+    def __init__(self, path: Path, summary: Mapping[str, Any], lock: io.FileIO) -> None:
+        super().__init__(path, summary, Written())
+        self._lock = lock
+        self._raw = Path(str(summary.get(STORE, "")))
+        self._images: dict[str, MirrorImage] = {}
+        self._dirty_image: MirrorImage | None = None
+
+    @classmethod
+    def create(cls, path: Path, summary: Mapping[str, Any], raw: Path) -> MirrorSink:
+        """Make the whole store, all of its images empty.
+
+        Parameters
+        ----------
+        path : Path
+            Folder that does not exist yet (or is empty).
+        summary : mapping
+            Summary metadata of the raw dataset.
+        raw : Path
+            The raw store.
+
+        Raises
+        ------
+        OutputError
+            If the folder exists or cannot be made.
+        InputError
+            If the raw store cannot be read.
+        """
+        marked = json_bytes(with_mark(summary, MIRROR), "the summary metadata")
+        # NaN and infinity, which Zarr refuses, are null.
+        plain = json.loads(marked, parse_constant=lambda _: None)
+        with opened_files(path, "starting a dataset") as files:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+            refuse_existing(path)
+            lock = files.enter_context(_locked(path))
+            put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
+            for position, folder in image_folders(raw).items():
+                # One that another program has only begun gets its place with its first frame.
+                with contextlib.suppress(InputError):
+                    create_image(OmeImage.open(folder, position), raw, path)
+            # The folder of the lists comes last: a store with one is a dataset.
+            (path / OWN_GROUP / LISTS).mkdir()
+        return cls(path, plain, lock)
+
+    @classmethod
+    def append(cls, path: Path) -> MirrorSink:
+        """Continue a store that `create` started, whatever ended its writer.
+
+        Raises
+        ------
+        OutputError
+            If it is none of ours, if a list of frames is damaged, or if another process is
+            writing it.
+        """
+        with opened_files(path, "opening the dataset for appending") as files:
+            lock = files.enter_context(_locked(path))
+            try:
+                attributes = read_attributes(path / OWN_GROUP)
+            except InputError as error:
+                raise OutputError(f"{path} cannot be continued: {error}") from error
+            refuse_foreign(path, attributes.get("refocusd"), MIRROR)
+            summary = attributes.get("summary")
+            sink = cls(path, summary if isinstance(summary, dict) else {}, lock)
+            for position, _ in listed(path):
+                before = len(sink._written.keys)
+                with MirrorImage(path, position, sink._written.keys, lock=False) as image:
+                    if len(sink._written.keys) > before:
+                        sink._written.format = image.format
+        return sink
+
+    def make_room(self, axes: dict[str, AxisValue]) -> None:
+        """Make the image of a frame, or the room in it, if raw was given it since.
+
+        Raises
+        ------
+        OutputError
+            If raw has no such image, or the disk refuses.
+        """
+        try:
+            self._image(axes)
+        except OSError as error:
+            raise write_error(error, self.path, "making an image") from error
+
+    def _opened(self, position: str) -> MirrorImage:
+        if len(self._images) >= MAX_OPEN:
+            self._images.pop(next(iter(self._images))).close()
+        image = MirrorImage(self.path, position, self._written.keys, lock=False)
+        self._images[position] = image
+        return image
+
+    def _refuse_unfit(self, key: str, axes: dict[str, AxisValue], form: PageFormat) -> None:
+        super()._refuse_unfit(key, axes, form)
+        image = self._image(axes)
+        if form != image.format:
+            raise OutputError(
+                f"frame {key} has {form}, but its image in {self.path} has {image.format}"
+            )
+        image.place(axes)
+
+    def _image(self, axes: dict[str, AxisValue]) -> MirrorImage:
+        """The image of a frame; one that raw was given since, or that has grown, is made now."""
+        position = str(axes.get("position", ""))
+        found = self._images.get(position)
+        try:
+            if found is not None:
+                index = found.image.index_of(axes)
+                if all(at < n for at, n in zip(index, found.image.array.shape, strict=False)):
+                    return found
+            folder = self._raw / position
+            said = read_group(folder) if not position or is_below(position) else None
+            if said is None or not said.multiscales:
+                raise OutputError(
+                    f"{self._raw} has no image at {position or 'its root'} (any more): the frame has no "
+                    f"place in {self.path}"
+                )
+            raw_image = OmeImage.open(folder, position)
+            made = self.path / position / raw_image.levels[0]
+            grown = found is not None and raw_image.array.shape != found.image.array.shape
+            if grown or not made.is_dir():
+                create_image(raw_image, self._raw, self.path)
+            if found is not None:
+                if not grown:
+                    return found
+                found.close()
+            return self._opened(position)
+        except InputError as error:
+            raise OutputError(str(error)) from error
+
+    def _append(
+        self,
+        pixels: Pixels,
+        axes: dict[str, AxisValue],
+        text: bytes,
+        metadata: Metadata,  # noqa: ARG002 (`text` is the same)
+    ) -> None:
+        image = self._dirty_image = self._image(axes)
+        image.append(pixels, axes, text)
+        self._written.format = image.format
+        self._dirty_image = None
+
+    def _undo(self) -> None:
+        if self._dirty_image is not None:
+            self._dirty_image.take_back()
+            self._dirty_image = None
+
+    def _close_files(self) -> None:
+        for image in self._images.values():
+            image.close()
+        self._lock.close()
+
+
+def _locked(path: Path) -> io.FileIO:
+    place = lock_path(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = io.FileIO(place, "a+")
+    try:
+        lock_for_writing(lock)
+    except BaseException:
+        lock.close()
+        raise
+    return lock

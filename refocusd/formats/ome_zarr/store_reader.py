@@ -1,0 +1,336 @@
+"""OME-Zarr of any writer as a dataset: images, plates and collections, finished or growing."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refocusd.errors import InputError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.chunks import StoredChunks, stamp_of
+from refocusd.formats.ome_zarr.groups import (
+    MAX_DEPTH,
+    document_of,
+    image_folders,
+    is_store,
+    store_root,
+)
+from refocusd.formats.ome_zarr.image import OmeImage
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
+from refocusd.frame import Pixels, canonical_axes
+
+__all__ = ["STORE", "StoreReader", "store_of"]
+
+#: In the summary metadata: where the store lies whose layout the output is given.
+STORE = "OmeZarrStore"
+#: Frames that share a chunk are decoded together, up to this many bytes, and kept for the next one.
+MAX_BLOCK_BYTES = 256 << 20
+#: A chunk of several frames is written anew for each: it counts once it has rested for this long.
+SETTLE_S = 2.0
+#: Writers leave out tiles that are all zero: a frame without them counts once it has rested so long.
+TILES_S = 10.0
+#: In between only the frames that may come next are looked for in a growing store.
+LOOK_AT_ALL_S = 10.0
+#: Groups that hold no raw frames.
+_OTHERS = frozenset({"labels", "tables", "OME", "refocusd"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image, and which of its frames are stored."""
+
+    image: OmeImage
+    stored: StoredChunks
+
+
+class StoreReader(Dataset):
+    """The frames of an OME-Zarr store, at full resolution; for one thread.
+
+    A frame's axes are ``position`` (the path of its image in the store, such as ``B/03/0``; a
+    single image has none), ``time``, ``channel`` (its name, if each has one of its own) and ``z``,
+    as far as the image has these dimensions, whatever their length: frames keep their axes while
+    the store grows.  A frame of which no chunk is stored was not acquired: it is missing, not black.
+
+    Parameters
+    ----------
+    path : Path
+        A plate, a well, an image, or a group of images.
+    growing : bool
+        Another program is writing it.  A frame is there once all of its chunks are, each of them
+        whole; where chunks or shards hold several frames, once they are.
+    only : str, optional
+        Open the image at this position alone: of a plate of thousands that is quicker.
+    max_frame_bytes : int
+        A frame that claims to be larger is an error.
+
+    Raises
+    ------
+    InputError
+        If it holds no image, or one that cannot be read; or if it is finished, and its images
+        differ in size or type.
+    """
+
+    source = "OME-Zarr metadata"
+    _frames: dict[str, tuple[str, tuple[int, ...]]]
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        growing: bool = False,
+        only: str | None = None,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+    ) -> None:
+        super().__init__(path)
+        root = store_root(self.path)
+        #: The folder beside which the output goes: never within the store.
+        self.place = root
+        if root != self.path:
+            inner = "_".join(self.path.relative_to(root).parts)
+            self.name = f"{root.name.removesuffix('.zarr').removesuffix('.ome')}_{inner}.zarr"
+        self.catch_up_from = str(self.path)
+        self._growing = growing
+        self._only = only
+        self._max_frame_bytes = max_frame_bytes
+        self._images: dict[str, _Image] = {}
+        #: By image: frames that its array has room for, and that are not stored (yet).
+        self._missing: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._stamps: dict[Path, tuple[int, int]] | None = None
+        self._looked_at_all = -math.inf
+        self._doubtful: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
+        self._block: tuple[object, Any] = (None, None)
+        self.refresh()
+        if not growing:
+            self._check()
+            if self._missing and (absent := sum(map(len, self._missing.values()))):
+                self.source += f"; {absent} frames that its arrays have room for were never written"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the store says of all frames, by Micro-Manager's names, and where it lies."""
+        summary: dict[str, Any] = {STORE: str(self.path)}
+        for each in self._images.values():
+            scale, labels = each.image.scale, each.image.labels
+            if scale.pixel_um:
+                summary["PixelSize_um"] = scale.pixel_um
+            if scale.z_um:
+                summary["z-step_um"] = scale.z_um
+            if scale.interval_s:
+                summary["Interval_ms"] = scale.interval_s * 1e3
+            if any(labels):
+                summary["ChNames"] = list(labels)
+            break
+        return summary
+
+    @property
+    def finished(self) -> bool:
+        """Whether no frame will come any more: OME-Zarr never says so itself."""
+        return not self._growing
+
+    def refresh(self) -> list[str]:
+        """Take up images and frames that were written since, in the order in which they were.
+
+        Raises
+        ------
+        InputError
+            If the store's metadata cannot be read.
+        OSError
+            If it is away.
+        """
+        if not self.path.is_dir():
+            if self._growing:
+                raise FileNotFoundError(f"{self.path} is not there")
+            raise InputError(f"{self.path} does not exist: give the folder of an OME-Zarr store")
+        self._take_up_images()
+        everywhere = not self._growing or time.monotonic() - self._looked_at_all > LOOK_AT_ALL_S
+        if everywhere:
+            self._looked_at_all = time.monotonic()
+        fresh = []
+        for position, missing in self._missing.items():
+            stored = self._images[position].stored
+            for key in self._found(stored, missing, everywhere=everywhere):
+                index = missing.pop(key)
+                self._frames[key] = (position, index)
+                written = max((when for when, _ in stored.stamps(index)), default=0)
+                fresh.append((written if self._growing else 0, key))
+        return [key for _, key in sorted(fresh, key=lambda each: each[0])]
+
+    def unusable(self) -> dict[str, str]:
+        """Images that cannot be read, and why, since the last call."""
+        found, self._unusable = self._unusable, {}
+        return found
+
+    def is_whole(self, key: str) -> bool:
+        """Whether a frame can be decoded; of a growing store it is read for that, and kept."""
+        if not self._growing:
+            return key in self
+        position, index = self._frames[self._key(key)]
+        each = self._images[position]
+        try:
+            pixels = self._decoded(each, position, index)
+        except InputError:
+            self._block = (None, None)
+            return False
+        # A chunk of several frames has zeros where the next ones will be.
+        return each.stored.frames_a_file == 1 or bool(pixels.any())
+
+    def close(self) -> None:
+        """Forget what was decoded; no file stays open between reads."""
+        self._block = (None, None)
+
+    def _take_up_images(self, *, anew: bool = False) -> None:
+        """Open images that are new, and arrays that have grown."""
+        stamps = self._stamps_now()
+        if stamps == self._stamps and not anew:
+            # Metadata that were illegible in passing were only being written.
+            self._unusable |= self._doubtful
+            self._doubtful = {}
+            return
+        self._stamps = stamps
+        try:
+            folders = self._folders()
+        except InputError as error:
+            if not self._growing:
+                raise
+            self._doubtful[""] = str(error)
+            return
+        for position, folder in folders.items():
+            self._take_up(position, folder)
+
+    def _folders(self) -> dict[str, Path]:
+        if self._only is not None:
+            return {self._only: self.path / self._only}
+        return image_folders(self.path)
+
+    def _take_up(self, position: str, folder: Path) -> None:
+        before = self._images.get(position)
+        try:
+            image = OmeImage.open(folder, position)
+        except InputError as error:
+            if not self._growing:
+                raise
+            self._doubtful[""] = str(error)
+            return
+        form = image.format
+        if form.nbytes > self._max_frame_bytes:
+            raise InputError(
+                f"{folder} has frames of {form}, above the limit of {self._max_frame_bytes} bytes"
+            )
+        if before is not None and before.image.array.shape == image.array.shape:
+            return
+        stored = StoredChunks(image.array, folder / image.levels[0])
+        self._images[position] = _Image(image, stored)
+        missing = self._missing.setdefault(position, {})
+        for axes, index in image.frames():
+            if (key := canonical_axes(axes)) not in self._frames:
+                missing[key] = index
+
+    def _stamps_now(self) -> dict[Path, tuple[int, int]]:
+        """Of the folders and files that change when the store is given images, or arrays grow."""
+        if not self._growing:
+            return {}
+        places: list[Path] = []
+        images = {each.image.folder: each.image for each in self._images.values()}
+        groups = [(self.path, MAX_DEPTH)]
+        while groups:
+            folder, depth = groups.pop()
+            places += [folder, document_of(folder)]
+            if image := images.get(folder):
+                places += [folder / image.levels[0] / name for name in ("zarr.json", ".zarray")]
+            elif depth:
+                groups += [
+                    (entry, depth - 1)
+                    for entry in folder.iterdir()
+                    if entry.is_dir() and entry.name not in _OTHERS
+                ]
+        return {path: stamp for path in places if (stamp := stamp_of(path)) is not None}
+
+    def _found(
+        self, stored: StoredChunks, missing: dict[str, tuple[int, ...]], *, everywhere: bool
+    ) -> list[str]:
+        """Those of an image's missing frames that are stored now."""
+        found: list[str] = []
+        last: int | None = None
+        for key, index in missing.items():
+            if not everywhere:
+                # Time points come one after the other: behind one without a frame there is none.
+                last = index[0] + 1 if last is None and index else last
+                if last is not None and index[0] > last:
+                    break
+            if self._is_there(stored, index):
+                found.append(key)
+                last = index[0] + 1 if index else None
+        return found
+
+    def _is_there(self, stored: StoredChunks, index: tuple[int, ...]) -> bool:
+        state = stored.state(index)
+        if not self._growing or state == "absent":
+            return state != "absent"
+        if state == "whole" and stored.frames_a_file == 1:
+            return True
+        rested_s = time.time() - max(when for when, _ in stored.stamps(index)) / 1e9
+        return rested_s >= (SETTLE_S if state == "whole" else TILES_S)
+
+    def _check(self) -> None:
+        if not self._images:
+            raise InputError(
+                f"{self.path} is a Zarr group without an image of OME-Zarr: give a plate or an "
+                "image, version 0.3 to 0.5"
+            )
+        forms = {each.image.format: each.image.folder for each in self._images.values()}
+        if len(forms) > 1:
+            (a, first), (b, second) = list(forms.items())[:2]
+            raise InputError(
+                f"{self.path} has images of different formats: {first} has {a}, and {second} has "
+                f"{b}; give each image by itself"
+            )
+
+    def _format(self, key: str) -> PageFormat:
+        return self._images[self._frames[key][0]].image.format
+
+    def _metadata(self, key: str) -> dict[str, Any]:
+        position, index = self._frames[key]
+        return self._images[position].image.metadata_at(index)
+
+    def _pixels(self, key: str) -> Pixels:
+        position, index = self._frames[key]
+        return self._decoded(self._images[position], position, index)
+
+    def _decoded(self, each: _Image, position: str, index: tuple[int, ...]) -> Pixels:
+        """A frame, by way of the block of frames that is decoded with it."""
+        form = each.image.format
+        size = each.stored.block
+        if math.prod(size) * form.nbytes > MAX_BLOCK_BYTES:
+            size = (1,) * len(index)
+        start = tuple(at // n * n for at, n in zip(index, size, strict=True))
+        # What is being written is read anew each time that its file has changed.
+        stamps = each.stored.stamps(index) if self._growing else ()
+        name = (position, start, stamps)
+        if self._block[0] != name:
+            self._block = (None, None)
+            slices = tuple(slice(at, at + n) for at, n in zip(start, size, strict=True))
+            try:
+                self._block = (name, np.asarray(each.image.array[slices]))
+            except Exception as error:
+                # Compressed data of others: the library raises whatever its codecs do.
+                raise self._damaged(
+                    f"the chunk of frame {index} of {each.image.folder} cannot be decoded ({error})"
+                ) from error
+        inside = tuple(at - first for at, first in zip(index, start, strict=True))
+        pixels = self._block[1][inside]
+        return np.ascontiguousarray(pixels, dtype=form.dtype)
+
+
+def store_of(summary: Any) -> Path | None:
+    """The store that a raw dataset lies in, by its summary metadata; None if it is none, or away."""
+    said = summary.get(STORE)
+    if not isinstance(said, str) or not said:
+        return None
+    path = Path(said)
+    return path if is_store(path) else None

@@ -1,0 +1,74 @@
+"""The folders in which Micro-Manager saves acquisitions, each watched by one thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from refocusd.sources.folders.watcher import Follower
+
+__all__ = ["SaveRoots"]
+
+log = logging.getLogger(__name__)
+
+#: Folders watched at a time; of more, those in which nothing happens are left.
+MAX_ROOTS = 4
+#: How deep below the save root an acquisition lies: its folder, and a folder in that.
+DEPTH = 3
+
+
+class SaveRoots:
+    """Watches the folders that acquisitions are saved in.
+
+    Parameters
+    ----------
+    endpoint : str
+        Of the daemon.
+    since_s : float
+        What was saved there since, in seconds since 1970, is taken even if it is finished.
+    covered : sequence of Path
+        Folders that are followed already, with what appears in them.
+    start : callable
+        Runs a follower in a thread of its own, named by the text.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        since_s: float,
+        covered: Sequence[Path],
+        start: Callable[[Follower, str], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._since_s = since_s
+        self._covered = [folder.expanduser().absolute() for folder in covered]
+        self._start = start
+        self._watched: dict[Path, Follower] = {}
+
+    def watch(self, root: Path) -> bool:
+        """Watch a folder, unless that is done already; False while it does not exist."""
+        root = root.expanduser().absolute()
+        if root in self._watched:
+            self._watched[root] = self._watched.pop(root)  # the last one used stands last
+            return True
+        if any(root.is_relative_to(folder) for folder in self._covered):
+            return True
+        if not root.is_dir():
+            return False
+        log.info("Micro-Manager saves in %s: acquisitions are followed there", root)
+        follower = Follower(
+            root, self._endpoint, since_s=self._since_s, depth=DEPTH, offers_finished=False
+        )
+        self._watched[root] = follower
+        self._leave_idle()
+        self._start(follower, f"follow {root.name}")
+        return True
+
+    def _leave_idle(self) -> None:
+        for root, follower in list(self._watched.items())[:-1]:
+            if len(self._watched) <= MAX_ROOTS:
+                return
+            if follower.idle:
+                follower.leave()
+                del self._watched[root]

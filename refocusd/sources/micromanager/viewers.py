@@ -1,0 +1,154 @@
+"""The windows of Micro-Manager that show data, each described once.
+
+A window and its data stay after the end of an acquisition, so that an acquisition is found whether
+or not anybody saw it run.  The list of windows names each by its identity in Java: as long as it
+says the same, one call is all that a look takes.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from refocusd.errors import TransportError
+from refocusd.sources.micromanager.bridge import Bridge
+
+__all__ = ["Viewers", "Window"]
+
+log = logging.getLogger(__name__)
+
+#: What an object is called in Java: its class, and a number that no other one has.
+_IDENTITY = re.compile(r"@[0-9a-f]+$")
+#: A window that cannot be described this many times is left alone.
+MAX_FAILURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The data behind one window.
+
+    Parameters
+    ----------
+    provider : Java object
+        ``org.micromanager.data.DataProvider``.
+    name : str
+    started : str
+        When its acquisition was begun, as Micro-Manager writes it; empty if it does not say.
+    key : str
+        The same for every window on this acquisition, and for no other; empty if it is none: an
+        Album, the Snap/Live window, data that a plugin made.
+    saved_at : str
+        Folder or file in which Micro-Manager saves it; empty if it does not.
+    frozen : bool
+        Whether no image can come any more.
+    """
+
+    provider: Any
+    name: str
+    started: str
+    key: str
+    saved_at: str
+    frozen: bool
+
+    @property
+    def started_s(self) -> float | None:
+        """When its acquisition was begun, in seconds since 1970; None if that cannot be read."""
+        date, _, zone = self.started.rpartition(" ")
+        try:
+            return datetime.fromisoformat(date + zone).timestamp()
+        except ValueError:
+            return None
+
+
+class Viewers:
+    """Looks at the windows of Micro-Manager; belongs to the bridge's thread.
+
+    Parameters
+    ----------
+    bridge : Bridge
+    """
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._displays = bridge.call(bridge.studio.displays)
+        self._text = ""
+        self._known: set[str] = set()
+        self._failures: dict[str, int] = {}
+
+    def new(self) -> list[Window]:
+        """The windows that were not there at the last call.
+
+        Raises
+        ------
+        TransportError
+            If the bridge does not answer as it should: Micro-Manager was restarted.
+        """
+        bridge = self._bridge
+        viewers = bridge.call(self._displays.get_all_data_viewers)
+        text = str(bridge.call(viewers.to_string)) if hasattr(viewers, "to_string") else ""
+        if text and text == self._text:
+            return []
+        identities, viewer_at = self._identified(viewers, text)
+        fresh = []
+        for index, identity in enumerate(identities):
+            if identity in self._known:
+                continue
+            window = self._described(identity, viewer_at, index)
+            if window is None:
+                text = ""  # to look at it again
+                continue
+            self._known.add(identity)
+            fresh.append(window)
+        self._known &= set(identities)
+        self._text = text
+        return fresh
+
+    def _identified(self, viewers: Any, text: str) -> tuple[list[str], Callable[[int], Any]]:
+        """Identities of the windows, and how to get one of them."""
+        bridge = self._bridge
+        if text:
+            identities = text.strip("[]").split(", ") if text != "[]" else []
+            told_apart = len(set(identities)) == bridge.call(viewers.size)
+            if told_apart and all(map(_IDENTITY.search, identities)):
+                return identities, lambda index: bridge.call(viewers.get, index)
+        # A bridge that hands out lists by value, or a window that calls itself otherwise.
+        items = bridge.items(viewers)
+        return [str(bridge.call(item.hash_code)) for item in items], items.__getitem__
+
+    def _described(
+        self, identity: str, viewer_at: Callable[[int], Any], index: int
+    ) -> Window | None:
+        """What a window shows; None while that cannot be said."""
+        try:
+            provider = self._bridge.call(viewer_at(index).get_data_provider)
+            return None if provider is None else self._describe(provider)
+        except TransportError as error:
+            # It may have been closed as we looked.
+            count = self._failures[identity] = self._failures.get(identity, 0) + 1
+            if count < MAX_FAILURES:
+                return None
+            log.warning("a window of Micro-Manager is not looked at: %s", error)
+            del self._failures[identity]
+            return Window(None, "", "", "", "", frozen=True)
+
+    def _describe(self, provider: Any) -> Window:
+        bridge = self._bridge
+        name = str(bridge.call(provider.get_name) or "")
+        # Images of the Snap/Live window can be deleted again; an acquisition's cannot.
+        if hasattr(provider, "delete_all_images"):
+            return Window(provider, name, "", "", "", frozen=False)
+        summary = bridge.properties(bridge.call(provider.get_summary_metadata))
+        started = str(summary.get("StartTime") or "")
+        name = str(summary.get("Prefix") or name or "MDA")
+        # An Album says neither: it is no acquisition.
+        key = str(summary.get("UUID") or "") or (f"{started} {name}" if started else "")
+        saved_at = ""
+        if hasattr(provider, "get_save_path"):
+            saved_at = str(bridge.call(provider.get_save_path) or "")
+        return Window(
+            provider, name, started, key, saved_at, frozen=bool(bridge.call(provider.is_frozen))
+        )

@@ -1,0 +1,121 @@
+"""Tells somebody else when nobody looks: one URL, and JSON that says what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+import time
+import urllib.request
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from refocusd.transport.messages import AcquisitionStatus, Status
+from refocusd.view.json_text import json_bytes
+
+__all__ = ["Alerts"]
+
+log = logging.getLogger(__name__)
+
+#: Alerts that wait to be sent; of more, the latest are dropped.
+MAX_WAITING = 64
+#: Acquisitions of which it is known whether they were told.
+MAX_KNOWN = 1000
+SEND_S = 10.0
+#: Workers are started again: they are lost for good after this long without any.
+NO_WORKER_S = 60.0
+
+
+class Alerts:
+    """Sends alerts from a thread of its own, for as long as the `with` statement lasts.
+
+    Of an acquisition that ends with frames failed or pending, of one that is paused because its
+    disk is full, and of a daemon that has had no worker for a minute.
+
+    Parameters
+    ----------
+    url : str
+        Where they are posted to; empty for nowhere.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
+        self._first = True
+        #: What was told, or lay before our time: (acquisition, what).
+        self._told: dict[tuple[str, str], None] = {}
+        self._worker_seen_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._url:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._url:
+            self._waiting.put(None)
+            self._thread.join(SEND_S)
+
+    def note(self, status: Status) -> None:
+        """Take in the daemon's newest status; does not wait."""
+        if not self._url:
+            return
+        for detail in status.details:
+            for event, text in _troubles(detail):
+                if self._is_news(detail.id, event) and not self._first:
+                    self._put(event, text, detail)
+        now = time.monotonic()
+        if status.workers or status.stopping:
+            self._worker_seen_at = now
+            self._told.pop(("", "no worker"), None)
+        elif now - self._worker_seen_at > NO_WORKER_S and self._is_news("", "no worker"):
+            self._put("no worker", f"no worker has been ready for {NO_WORKER_S:.0f} s", None)
+        self._first = False
+
+    def _is_news(self, acquisition: str, event: str) -> bool:
+        known = (acquisition, event) in self._told
+        self._told[acquisition, event] = None
+        if len(self._told) > MAX_KNOWN:
+            del self._told[next(iter(self._told))]
+        return not known
+
+    def _put(self, event: str, text: str, detail: AcquisitionStatus | None) -> None:
+        alert = {
+            "event": event,
+            "text": text,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "acquisition": None if detail is None else detail.id,
+            "counts": None if detail is None else detail.counts,
+        }
+        try:
+            self._waiting.put_nowait(alert)
+        except queue.Full:
+            log.warning("an alert is dropped, as %s takes none: %s", self._url, text)
+
+    def _run(self) -> None:
+        while (alert := self._waiting.get()) is not None:
+            headers = {"Content-Type": "application/json"}
+            request = urllib.request.Request(self._url, json_bytes(alert), headers)  # noqa: S310
+            try:
+                urllib.request.urlopen(request, timeout=SEND_S).close()  # noqa: S310
+            except (OSError, ValueError) as error:
+                log.warning("the alert %r did not reach %s: %s", alert["text"], self._url, error)
+
+
+def _troubles(detail: AcquisitionStatus) -> list[tuple[str, str]]:
+    found = []
+    counts = detail.counts
+    if detail.state == "ended" and counts.failed + counts.pending:
+        text = (
+            f"{detail.name} is incomplete: {counts.failed} frames failed, {counts.pending} pending"
+        )
+        found.append(("acquisition incomplete", text))
+    found += [
+        ("disk full", f"{detail.name}: {warning}")
+        for warning in detail.warnings
+        if warning.startswith("the disk of ")
+    ]
+    return found

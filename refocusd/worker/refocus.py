@@ -1,0 +1,311 @@
+"""One frame through an engine, what is said of it, and what is written."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.config import Untrusted
+from refocusd.engines.deconvolution import DeconvolutionEngine
+from refocusd.engines.engine import BlurEngine, Engine, Refocused
+from refocusd.engines.verdict import Judgement, flux_ratio, shipped_judge
+from refocusd.errors import RefocusdError
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import estimate_blur
+from refocusd.imaging.evidence import (
+    FieldEvidence,
+    PairEvidence,
+    examine_field,
+    examine_pair,
+    sharp_part,
+    weights_outside,
+)
+from refocusd.imaging.normalise import check_frame, counts_range
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.quality import focus_score
+from refocusd.profiles.hot_pixels import HotPixels
+from refocusd.transport.messages import FocusOptics, FrameFacts
+from refocusd.worker.blurs import Stream
+
+if TYPE_CHECKING:
+    from refocusd.imaging.defocus import DefocusEstimate
+
+__all__ = ["Calibrated", "refocus_frame"]
+
+log = logging.getLogger(__name__)
+
+#: Wider blurs are no part in focus, px.
+_SHARP_PX = 2.2
+Written = Literal["refocused", "deconvolved", "raw", "nothing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What applies to a frame of its calibration profile: the profile's id, and its hot pixels."""
+
+    profile: str
+    hot_pixels: HotPixels
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What became of a frame's pixels."""
+
+    refocused: Refocused
+    written: Written
+    said: Judgement
+    pair: PairEvidence | None = None
+
+
+def refocus_frame(
+    engine: Engine,
+    raw: Pixels,
+    out: Pixels,
+    *,
+    pass_in_focus: bool = True,
+    untrusted: Untrusted = "deconvolve",
+    focus: FocusOptics | None = None,
+    calibrated: Calibrated | None = None,
+    stream: Stream | None = None,
+    _parts: bool = True,
+) -> FrameFacts:
+    """Refocus one frame and say what happened to it.
+
+    Parameters
+    ----------
+    engine : Engine
+    raw : ndarray of uint8 or uint16, shape (height, width)
+    out : ndarray, same shape and dtype
+        Filled with what is to be written: the refocused frame, or the raw one if there is nothing
+        to refocus and `pass_in_focus` is set, or what `untrusted` says.
+    pass_in_focus : bool
+    untrusted : str
+        What is written where the result is not trusted, see `refocusd.config.Settings`.
+    focus : FocusOptics, optional
+        Estimate the defocus as well, by these optics.
+    calibrated : Calibrated, optional
+        Its hot pixels are replaced in what the engine sees, and so in the percentiles that
+        the frame is normalised by.  The camera's offset is no lower bound of these: networks
+        are trained on frames whose darkest percent lies below it, by their noise.
+    stream : Stream, optional
+        What earlier frames told of the blur; learns from this one.
+
+    Returns
+    -------
+    FrameFacts
+    """
+    begun = time.perf_counter()
+    profile = calibrated.profile if calibrated else None
+    if engine.description.backend == "identity":
+        return _path_alone(engine.refocus(raw, out).engine_ms, begun, profile)
+    check_frame(raw, out)
+    seen = raw
+    if calibrated and calibrated.hot_pixels:
+        seen = calibrated.hot_pixels.repaired(raw)
+    field = examine_field(seen)
+    if pass_in_focus and _parts and field is not None:
+        part = sharp_part(field.focus)
+        if part is not None and _two_blurs(seen, part, field.tile_px):
+            facts = _refocus_part(
+                engine, raw, seen, out, field, part, untrusted=untrusted, focus=focus, stream=stream
+            )
+            worker_ms = (time.perf_counter() - begun) * 1e3
+            return msgspec.structs.replace(facts, worker_ms=worker_ms, calibration=profile)
+    # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
+    focus_before = focus_after = focus_score(seen)
+    defocus = None
+    nothing = shipped_judge().nothing_to_refocus(field) if pass_in_focus else None
+    if nothing is not None:
+        np.copyto(out, raw)
+        made = _Made(Refocused(counts_range(seen), 0.0, 0), "raw", nothing)
+    else:
+        refocused = _through(engine, seen, out, stream)
+        # Of what the engine made, before anything takes its place.
+        defocus = _defocus(seen, out, focus) if focus is not None else None
+        made = _judged(refocused, field, seen, out, pass_in_focus)
+        if made.said.verdict == "untrusted" and untrusted != "mark":
+            made = _in_its_place(made, untrusted, engine, field, seen, out)
+        if made.written in ("raw", "nothing"):
+            np.copyto(out, raw)
+        else:
+            focus_after = focus_score(out)
+    blur, pair = made.refocused.blur, made.pair
+    own = made.written not in ("raw", "nothing")
+    return FrameFacts(
+        offset=made.refocused.counts.offset,
+        scale=made.refocused.counts.scale,
+        engine_ms=made.refocused.engine_ms,
+        worker_ms=(time.perf_counter() - begun) * 1e3,
+        focus_before=focus_before,
+        focus_after=focus_after,
+        flux_ratio=flux_ratio(seen, out, made.refocused.counts.offset) if own else 1.0,
+        clipped=made.refocused.clipped if own else 0,
+        verdict=made.said.verdict,
+        defocus_um=defocus.distance_um if defocus else None,
+        defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
+        defocus_confidence=defocus.confidence if defocus else 0.0,
+        calibration=profile,
+        blur_px=blur.sigma_px if blur else None,
+        blur_uncertainty=blur.uncertainty if blur else None,
+        blur_source=blur.source if blur else None,
+        written=made.written,
+        reasons=list(made.said.reasons),
+        error_chance=made.said.error_chance,
+        contrast=field.contrast if field else None,
+        noise=field.noise if field else None,
+        clipped_share=field.clipped if field else None,
+        unexplained=pair.unexplained if pair else None,
+        residual_chi2=pair.chi2 if pair else None,
+        worst_flux_change=pair.worst_flux if pair else None,
+    )
+
+
+def _through(engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None) -> Refocused:
+    """The engine's result, by what the stream tells of the blur where the engine asks for it."""
+    if stream is None or not isinstance(engine, BlurEngine):
+        return engine.refocus(seen, out)
+    refocused = engine.refocus(seen, out, stream.blur)
+    stream.learn(refocused.blur)
+    return refocused
+
+
+def _two_blurs(seen: Pixels, part: NDArray[np.bool_], tile_px: int) -> bool:
+    """Whether the part is in focus indeed, and the rest is not: points look sharper than discs."""
+    inside, outside = (
+        estimate_blur(seen[_place(tiles, tile_px, seen.shape)]) for tiles in (part, ~part)
+    )
+    if inside is None or outside is None:
+        return False
+    return inside.sigma_px < min(_SHARP_PX, 0.6 * outside.sigma_px)
+
+
+def _place(
+    tiles: NDArray[np.bool_], tile_px: int, shape: tuple[int, ...], margin: int = 0
+) -> tuple[slice, slice]:
+    """The pixels of the smallest rectangle about some tiles, and so many tiles around it."""
+    found = []
+    for axis, side in enumerate(shape):
+        at = np.flatnonzero(tiles.any(axis=1 - axis))
+        last = int(at[-1]) + 1 + margin
+        # The last tile holds the rest of the frame.
+        end = side if last >= tiles.shape[axis] else last * tile_px
+        found.append(slice(max(0, int(at[0]) - margin) * tile_px, end))
+    return found[0], found[1]
+
+
+def _refocus_part(
+    engine: Engine,
+    raw: Pixels,
+    seen: Pixels,
+    out: Pixels,
+    field: FieldEvidence,
+    part: NDArray[np.bool_],
+    *,
+    untrusted: Untrusted,
+    focus: FocusOptics | None,
+    stream: Stream | None,
+) -> FrameFacts:
+    """Refocus what is out of focus, and leave the part that is in focus as it is."""
+    # The surroundings within a tile belong to the blur.
+    place = _place(~part, field.tile_px, raw.shape, margin=1)
+    cut: Pixels = seen[place].copy()
+    made = np.empty_like(cut)
+    facts = refocus_frame(
+        engine, cut, made, untrusted=untrusted, focus=focus, stream=stream, _parts=False
+    )
+    np.copyto(out, raw)
+    if facts.written in ("raw", "nothing"):
+        return facts
+    weights = weights_outside(part, field.tile_px, raw.shape)[place]
+    blended = raw[place] + weights * (made.astype(np.float32) - raw[place])
+    np.copyto(out[place], np.rint(blended), casting="unsafe")
+    kept = float(part.mean())
+    return msgspec.structs.replace(
+        facts,
+        kept_share=kept,
+        focus_before=focus_score(seen),
+        focus_after=focus_score(out),
+        flux_ratio=flux_ratio(seen, out, facts.offset),
+        reasons=[*facts.reasons, f"in focus already: {kept:.0%} of the frame, kept as it is"],
+    )
+
+
+def _judged(
+    refocused: Refocused,
+    field: FieldEvidence | None,
+    seen: Pixels,
+    out: Pixels,
+    pass_in_focus: bool,
+) -> _Made:
+    """What is said of an engine's result."""
+    if field is None:
+        return _Made(refocused, "refocused", Judgement("doubtful", ("too small to judge",)))
+    judge = shipped_judge()
+    pair = examine_pair(field, seen, out, refocused.blur)
+    if pass_in_focus and judge.in_focus(pair):
+        said = Judgement("passed_through", ("already in focus",))
+        return _Made(refocused, "raw", said, pair)
+    return _Made(refocused, "refocused", judge.of_pair(field, pair), pair)
+
+
+def _in_its_place(
+    made: _Made,
+    untrusted: Untrusted,
+    engine: Engine,
+    field: FieldEvidence | None,
+    seen: Pixels,
+    out: Pixels,
+) -> _Made:
+    """What is written instead of a result that is not trusted."""
+    if untrusted == "skip":
+        return replace(made, written="nothing")
+    if untrusted == "pass" or field is None or engine.description.backend == "deconvolution":
+        return replace(made, written="raw")
+    deconvolved = _judged(DeconvolutionEngine().refocus(seen, out), field, seen, out, True)
+    if deconvolved.written == "raw" or deconvolved.said.verdict == "untrusted":
+        return replace(made, written="raw")
+    reasons = (*made.said.reasons, *deconvolved.said.reasons)
+    engine_ms = made.refocused.engine_ms + deconvolved.refocused.engine_ms
+    return replace(
+        deconvolved,
+        refocused=replace(deconvolved.refocused, engine_ms=engine_ms),
+        written="deconvolved",
+        said=Judgement("doubtful", tuple(dict.fromkeys(reasons)), deconvolved.said.error_chance),
+    )
+
+
+def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFacts:
+    """What is said where only the path is measured: nothing of the picture."""
+    worker_ms = (time.perf_counter() - begun) * 1e3
+    return FrameFacts(
+        *(0.0, 1.0, engine_ms, worker_ms, 0.0, 0.0, 1.0, 0, "passed_through"),
+        calibration=profile,
+        written="raw",
+    )
+
+
+def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | None:
+    """The defocus, where the frame tells it.  An estimate is a help, and never costs a frame."""
+    # SciPy's transforms, which only this needs.
+    from refocusd.imaging.defocus import estimate_defocus
+
+    try:
+        optics = Optics(
+            about.na,
+            about.wavelength_um,
+            about.refractive_index,
+            about.pixel_um,
+            about.spherical_waves,
+            about.apodisation,
+        )
+        estimate = estimate_defocus(raw, out, optics, measured=about.measured)
+    except (RefocusdError, ArithmeticError, ValueError) as error:
+        log.warning("no estimate of the defocus: %s", error)
+        return None
+    return estimate if estimate.confidence > 0 else None

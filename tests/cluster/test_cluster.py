@@ -1,0 +1,224 @@
+"""Screens on a cluster: a job a position, the ledger complete, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import zarr
+from finished import environment, snapshot, verify
+from plates_on_disk import write_plate
+from slurm_node import missing, one_node
+
+from refocusd.cli.main import main
+from refocusd.cluster.job import refocus_position
+from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.scheduler import ClusterOptions, connected
+from refocusd.config import Settings
+from refocusd.errors import ConfigError, OutputError, TransportError
+from refocusd.formats.ome_zarr.mirror_image import MirrorImage
+from refocusd.formats.ome_zarr.mirror_layout import list_path
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.open_sink import create_sink
+
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+
+#: Dask leaves a few of them at the end of its processes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.timeout(600),
+]
+
+
+def process(*arguments: object, place: Path, **more: str) -> int:
+    """`refocusd process` in this process; its exit status."""
+    with mock.patch.dict(os.environ, environment(place, **more), clear=True):
+        return main(["process", *map(str, arguments)])
+
+
+def prepared(tmp_path: Path) -> tuple[Path, Path]:
+    """A plate and its output, without a frame yet."""
+    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
+    write_plate(raw, levels=1)
+    with open_dataset(raw) as dataset:
+        create_sink("ndtiff", out, dataset.summary).close()
+    return raw, out
+
+
+def order_for(raw: Path, out: Path, position: str = "A/1/1") -> PositionOrder:
+    with open_dataset(raw) as dataset:
+        keys = [key for key in dataset.axes_keys() if json.loads(key)["position"] == position]
+    settings = Settings(backend="identity")
+    acquisition = "00000000-0000-0000-0000-000000000001"
+    return PositionOrder(str(raw), str(out), position, keys, acquisition, "r", settings, "{}", [])
+
+
+def test_a_job_does_its_position_once(tmp_path: Path) -> None:
+    raw, out = prepared(tmp_path)
+    order = order_for(raw, out)
+    done = JobResult.unpack(refocus_position(order.pack()))
+    assert [attempt.axes for attempt in done.attempts] == order.keys
+    assert {attempt.state for attempt in done.attempts} == {"passed_through"}
+    assert all(a.checksum == a.raw_checksum for a in done.attempts)
+    again = JobResult.unpack(refocus_position(order.pack()))
+    assert (again.attempts, again.found) == ([], 12)
+    with open_dataset(out) as dataset:
+        assert dataset.axes_keys() == order.keys
+        assert dataset.metadata(order.keys[0])["refocusd"]["run"] == "r"
+
+
+def test_a_job_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
+    raw, out = prepared(tmp_path)
+    order = order_for(raw, out)
+    refocus_position(order.pack())
+    place = list_path(out, order.position)
+    lines = place.read_bytes().splitlines(keepends=True)
+    place.write_bytes(b"".join(lines[:5]) + lines[5][:50])
+    done = JobResult.unpack(refocus_position(order.pack()))
+    assert (len(done.attempts), done.found) == (7, 5)
+    assert len(open_dataset(out)) == 12
+
+
+def test_two_jobs_never_write_one_position(tmp_path: Path) -> None:
+    raw, out = prepared(tmp_path)
+    order = order_for(raw, out)
+    with (
+        MirrorImage(out, order.position),
+        pytest.raises(OutputError, match="being written by another process"),
+    ):
+        refocus_position(order.pack())
+
+
+def test_a_frame_that_cannot_be_read_fails_and_the_others_are_done(tmp_path: Path) -> None:
+    raw, out = prepared(tmp_path)
+    order = order_for(raw, out)
+    (raw / "A" / "1" / "1" / "0" / "c" / "0" / "1" / "2" / "0" / "0").write_bytes(b"junk")
+    done = JobResult.unpack(refocus_position(order.pack()))
+    (failed,) = [attempt for attempt in done.attempts if attempt.state == "failed"]
+    assert json.loads(failed.axes)["z"] == 2
+    assert "raw cannot be used" in failed.reason
+    assert len(open_dataset(out)) == 11
+
+
+def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="write local, slurm, or the address"):
+        connected(ClusterOptions("pbs")).__enter__()
+    with (
+        mock.patch("refocusd.cluster.scheduler.ANSWER_S", 0.5),
+        pytest.raises(TransportError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"),
+    ):
+        connected(ClusterOptions("tcp://127.0.0.1:9")).__enter__()
+
+
+def test_a_dry_run_says_what_it_takes_and_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "plate.zarr"
+    write_plate(raw, levels=1)
+    before = snapshot(tmp_path)
+    figures = tmp_path / "plan.json"
+    asked = ("--cluster", "slurm", "--max-jobs", 3, "--dry-run", "--json", figures)
+    assert process(raw, *asked, place=tmp_path) == 0
+    (plan,) = json.loads(figures.read_text())["plans"]
+    assert (plan["jobs"], plan["frames"], plan["workers"]) == (3, 36, 3)
+    assert plan["output"] == str(tmp_path / "plate_refocused.zarr")
+    assert "3 jobs, 36 frames" in capsys.readouterr().out
+    figures.unlink()
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_plate_on_local_workers_is_refocused_once_and_verified(tmp_path: Path) -> None:
+    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
+    pixels = write_plate(raw)
+    assert process(raw, "--cluster", "local", "--max-jobs", 2, place=tmp_path) == 0
+    for field, wanted in pixels.items():
+        np.testing.assert_array_equal(zarr.open_array(out / field / "0")[:], wanted)
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    # Done by one command, the others have nothing left to do.
+    before = snapshot(out)
+    assert process(raw, place=tmp_path) == 0
+    assert snapshot(out) == before
+
+
+@contextmanager
+def a_cluster(workers: int) -> Iterator[Any]:
+    """A scheduler with workers of its own, as others start them."""
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1"
+    ) as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+def test_killed_workers_lose_no_frame_and_do_none_twice(tmp_path: Path) -> None:
+    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
+    fields = [f"A/{n}/0" for n in range(1, 9)]
+    write_plate(raw, fields=fields, levels=1)
+    rng = np.random.default_rng(7)
+    ended = threading.Event()
+    killed: list[int] = []
+
+    def kill(cluster: Any) -> None:
+        while not ended.wait(float(rng.uniform(0.2, 1.0))):
+            # In mid-work: once there are frames, and before all of them are there.
+            lists = [list_path(out, field) for field in fields]
+            lines = sum(len(p.read_bytes().splitlines()) for p in lists if p.exists())
+            started = [nanny.process for nanny in cluster.workers.values() if nanny.process]
+            # Dask gives up workers that are killed while they start.
+            pids = [each.pid for each in started if each.status.name == "running"]
+            if pids and lines > 8 * len(killed) and len(killed) < 6:
+                victim = pids[int(rng.integers(len(pids)))]
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+
+    with a_cluster(2) as cluster:
+        killer = threading.Thread(target=kill, args=(cluster,))
+        killer.start()
+        try:
+            status = process(
+                *(raw, "--cluster", cluster.scheduler_address),
+                place=tmp_path,
+                REFOCUSD_BACKEND="deconvolution",
+            )
+        finally:
+            ended.set()
+            killer.join()
+    assert killed
+    assert status == 0
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    with open_dataset(out) as dataset:
+        keys = dataset.axes_keys()
+    lines = sum(len(list_path(out, field).read_bytes().splitlines()) for field in fields)
+    assert len(keys) == lines == 8 * 12
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing() or "SLURM can be started")
+def test_a_plate_through_slurm(tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue", reason="the extra `cluster` is not installed")
+    raw = tmp_path / "plate.zarr"
+    write_plate(raw, levels=1)
+    batch = tmp_path / "cluster.sh"
+    batch.write_text("#!/bin/sh\n#SBATCH --job-name=screen\nexport SCREEN=7\n")
+    asked = ("--max-jobs", 1, "--job-memory", "1GB", "--sbatch-file", batch)
+    with one_node(tmp_path) as conf:
+        more = {"SLURM_CONF": str(conf)}
+        assert process(raw, "--cluster", "slurm", *asked, place=tmp_path, **more) == 0
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said

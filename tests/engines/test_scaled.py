@@ -1,0 +1,210 @@
+"""The engine at the scale of the blur, with a network whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from refocusd.config import EngineOptions
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.choose import build_engine
+from refocusd.engines.engine import EngineDescription
+from refocusd.engines.scaled import Answer, ScaledEngine
+from refocusd.errors import EngineError
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import BlurEstimate
+from refocusd.models.bundle import ModelBundle, load_bundle
+from refocusd.worker.blurs import Blurs
+from refocusd.worker.refocus import refocus_frame
+
+Floats = NDArray[np.float32]
+
+
+def bundle() -> ModelBundle:
+    return replace(load_bundle("live-nuclei"), fine_sigma_px=3.0, size_multiple=16)
+
+
+class Copying:
+    """Answers with the frame itself, and that every blur is `off` times what it is told to be."""
+
+    description = EngineDescription("openvino", "f32", "CPU", "copying", "copying", "")
+
+    def __init__(self, off: float = 1.0, most_px: int = 1 << 30) -> None:
+        self.seen: list[Floats] = []
+        self.closed = False
+        self._off, self._most_px = off, most_px
+
+    def run(self, seen: Floats) -> Answer:
+        if seen[0, 0].size > self._most_px:
+            raise MemoryError("too large")
+        self.seen.append(seen.copy())
+        frame = seen[0, 0].copy()
+        return Answer(frame, np.zeros((2, *frame.shape), np.float32), math.log(self._off), -2.0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def blurred(defocus_um: float = 16.0) -> Pixels:
+    return Specimen().frame("DAPI", defocus_um, 10.0, np.random.default_rng(0))
+
+
+def test_a_frame_is_reduced_until_its_blur_fits_the_network() -> None:
+    network = Copying()
+    engine = ScaledEngine(bundle(), network)
+    raw = blurred()
+    out = np.empty_like(raw)
+    engine.refocus(raw, out, BlurEstimate(12.0, 0.2, "frame"))
+    (seen,) = network.seen
+    height, width = seen.shape[2:]
+    assert height % 16 == width % 16 == 0
+    # A quarter of the side, and what is reflected around it.
+    assert raw.shape[0] / 4 + 32 <= height < raw.shape[0] / 4 + 64
+    assert seen[0, 1].min() == seen[0, 1].max() == pytest.approx(0.0, abs=0.02)
+    assert seen[0, 2].max() == pytest.approx(0.2)
+
+
+def test_a_narrow_blur_is_told_and_nothing_is_reduced() -> None:
+    network = Copying()
+    raw = blurred(4.0)
+    out = np.empty_like(raw)
+    ScaledEngine(bundle(), network).refocus(raw, out, BlurEstimate(1.5, 0.2, "frame"))
+    (seen,) = network.seen
+    assert seen[0, 1].max() == pytest.approx(math.log(1.5 / 3.0))
+    # What goes through at full size comes back as it was, but for the rounding.
+    assert np.abs(out.astype(int) - raw).max() <= 1
+
+
+def test_a_blur_that_is_far_off_sends_the_frame_through_again() -> None:
+    network = Copying(off=1.5)
+    raw = blurred()
+    found = ScaledEngine(bundle(), network).refocus(
+        raw, np.empty_like(raw), BlurEstimate(8.0, 0.3, "frame")
+    )
+    first, second = network.seen
+    assert second.shape[2] < first.shape[2]
+    assert found.blur is not None
+    assert found.blur.sigma_px == pytest.approx(12.0)
+
+
+def test_a_blur_that_somebody_stated_is_kept() -> None:
+    network = Copying(off=1.5)
+    raw = blurred()
+    engine = ScaledEngine(bundle(), network, blur_px=9.0)
+    found = engine.refocus(raw, np.empty_like(raw), BlurEstimate(4.0, 0.1, "frames"))
+    assert found.blur == BlurEstimate(9.0, 0.1, "optics")
+    assert len(network.seen) == 1
+
+
+def test_light_is_neither_made_nor_lost_on_the_way() -> None:
+    raw = blurred()
+    out = np.empty_like(raw)
+    ScaledEngine(bundle(), Copying()).refocus(raw, out, BlurEstimate(9.0, 0.2, "frame"))
+    assert float(out.mean()) == pytest.approx(float(raw.mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("blur", [None, BlurEstimate(0.6, 0.1, "frames")])
+def test_what_needs_no_refocusing_passes_through(blur: BlurEstimate | None) -> None:
+    raw = np.full((128, 128), 300, np.uint16) if blur is None else blurred(0.0)
+    out = np.zeros_like(raw)
+    ScaledEngine(bundle(), Copying()).refocus(raw, out, blur)
+    np.testing.assert_array_equal(out, raw)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 400), (33, 35), (521, 697)])
+def test_frames_of_any_size_come_back(shape: tuple[int, int]) -> None:
+    raw = np.random.default_rng(0).integers(0, 4000, shape, dtype=np.uint16)
+    out = np.zeros_like(raw)
+    engine = ScaledEngine(bundle(), Copying())
+    for sigma in (1.0, 5.0, 60.0):
+        engine.refocus(raw, out, BlurEstimate(sigma, 0.1, "optics"))
+        assert out.any()
+
+
+def test_where_memory_runs_out_tiles_give_the_same_frame() -> None:
+    raw = np.random.default_rng(0).integers(0, 4000, (1100, 1300), dtype=np.uint16)
+    whole, tiled = np.empty_like(raw), np.empty_like(raw)
+    blur = BlurEstimate(2.0, 0.1, "optics")
+    ScaledEngine(bundle(), Copying()).refocus(raw, whole, blur)
+    network = Copying(most_px=600 * 600)
+    ScaledEngine(bundle(), network).refocus(raw, tiled, blur)
+    np.testing.assert_array_equal(tiled, whole)
+    assert len(network.seen) > 4
+    with pytest.raises(EngineError, match="the memory ran out"):
+        ScaledEngine(bundle(), Copying(most_px=100)).refocus(raw, tiled, blur)
+
+
+def test_a_closed_engine_refuses_and_its_network_is_closed() -> None:
+    network = Copying()
+    engine = ScaledEngine(bundle(), network)
+    engine.close()
+    assert network.closed
+    raw = blurred()
+    with pytest.raises(EngineError, match="closed"):
+        engine.refocus(raw, np.empty_like(raw))
+
+
+def test_other_models_and_other_backends_are_refused() -> None:
+    with pytest.raises(EngineError, match="scale of the blur"):
+        ScaledEngine(load_bundle("live-nuclei"), Copying())
+    with pytest.raises(EngineError, match="set backend to cuda, openvino or auto"):
+        build_engine("live-fluorescence", EngineOptions(backend="tensorrt"))
+
+
+def test_what_one_frame_tells_serves_the_next_of_its_stream() -> None:
+    network = Copying(off=1.3)
+    engine, blurs = ScaledEngine(bundle(), network), Blurs()
+    raw = blurred()
+    first = refocus_frame(engine, raw, np.empty_like(raw), stream=blurs.of("a z=1"))
+    assert first.blur_source == "frame"
+    assert blurs.of("a z=2").blur is None
+    known = blurs.of("a z=1").blur
+    assert known is not None
+    assert known.sigma_px == first.blur_px
+    assert first.blur_uncertainty is not None
+    assert known.uncertainty > first.blur_uncertainty
+
+
+def test_streams_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refocusd.worker.blurs.MOST_STREAMS", 3)
+    blurs = Blurs()
+    for name in "abcd":
+        blurs.of(name).learn(BlurEstimate(5.0, 0.2, "frame"))
+    assert blurs.of("a").blur is None
+    assert blurs.of("d").blur is not None
+    blurs.of("d").learn(None)
+    assert blurs.of("d").blur is None
+
+
+@pytest.fixture(scope="module")
+def nucleus() -> tuple[Pixels, Pixels, list[int]]:
+    import os
+
+    import tifffile
+
+    folder = os.environ.get("REFOCUSD_TEST_DATA")
+    path = Path(folder or "", "z_stacks", "neubias_dna_widefield_confocal.tif")
+    if not folder or not path.exists():
+        pytest.skip("needs the real stacks: set REFOCUSD_TEST_DATA")
+    planes = np.ascontiguousarray(tifffile.imread(path)[:, 1])
+    return planes, planes[19], [3, 7, 11, 27, 31, 35]
+
+
+def test_real_planes_out_of_focus_gain(nucleus: tuple[Pixels, Pixels, list[int]]) -> None:
+    from refocusd.imaging.quality import psnr
+
+    planes, truth, chosen = nucleus
+    engine = build_engine("live-fluorescence", EngineOptions("openvino", "f32", threads=1))
+    gains = []
+    for plane in chosen:
+        raw = planes[plane]
+        out = np.empty_like(raw)
+        refocus_frame(engine, raw, out)
+        gains.append(psnr(out, truth, affine=True) - psnr(raw, truth, affine=True))
+    assert min(gains) > 0.5
+    assert float(np.mean(gains)) > 2.0

@@ -1,0 +1,76 @@
+"""OME-Zarr plates are followed while another program writes them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from finished import verify
+from live import quick_settings, running
+from plates_on_disk import FIELDS, write_plate
+from test_follow import ended, following, live_frames
+from waiting import until
+
+from refocusd.daemon.daemon import Daemon
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.sources.folders.scanner import Scanner
+
+METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+FRAMES = 36
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with running(quick_settings(tmp_path)) as daemon:
+        yield daemon
+
+
+def without_chunks(folder: str, names: list[str]) -> set[str]:
+    """What `shutil.copytree` leaves out: all files but metadata."""
+    return {n for n in names if (Path(folder) / n).is_file() and n not in METADATA}
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_every_frame_of_a_growing_plate_is_done(
+    daemon: Daemon, tmp_path: Path, version: str
+) -> None:
+    whole, raw = tmp_path / "whole" / "plate.zarr", tmp_path / "data" / "plate.zarr"
+    whole.parent.mkdir()
+    pixels = write_plate(whole, version=version, levels=1)
+    with following(raw.parent, daemon.endpoint, quiet_s=5.0):
+        shutil.copytree(whole, raw, ignore=without_chunks)
+        arrays = {field: zarr.open_array(raw / field / "0", mode="r+") for field in FIELDS}
+        for index in np.ndindex(2, 2, 3):
+            for field in FIELDS:
+                arrays[field][index] = pixels[field][index]
+            if index == (0, 0, 1):
+                # The first frames are refocused before the last ones are written.
+                until(lambda: live_frames(daemon, raw.name) > 0, "a frame of the plate")
+        until(
+            lambda: (counts := ended(daemon, raw.name)) is not None and counts.acquired == FRAMES,
+            "the end of the plate",
+        )
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    out = tmp_path / "data" / "plate_refocused.zarr"
+    assert len(open_dataset(out)) == FRAMES
+    for field in FIELDS:
+        np.testing.assert_array_equal(zarr.open_array(out / field / "0")[:], pixels[field])
+
+
+def test_a_store_is_found_with_the_time_of_its_newest_chunk_and_ours_is_not(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.zarr", levels=1)
+    write_plate(tmp_path / "plate_refocused.zarr", levels=1)
+    scanner = Scanner(tmp_path)
+    (found,) = scanner.scan()
+    assert (found.path, found.new) == (tmp_path / "plate.zarr", True)
+    assert scanner.scan() == []
+    chunk = tmp_path / "plate.zarr" / "A" / "1" / "0" / "0" / "c" / "0" / "0" / "0" / "0" / "1"
+    chunk.write_bytes(b"")
+    (again,) = scanner.scan()
+    assert not again.new
+    assert again.changed_ns > found.changed_ns

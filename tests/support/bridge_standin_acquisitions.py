@@ -1,0 +1,134 @@
+"""Acquisitions of the stand-in's Micro-Manager that are saved, as its writers lay them out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tifffile
+from bridge_standin_microscope import CHANNELS, Microscope, Settings, Store
+from java_ndtiff import JavaNDTiff, JavaStack
+from numpy.typing import NDArray
+
+__all__ = ["SaveMode", "Saved"]
+
+SaveMode = Literal["NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"]
+
+
+class Saved:
+    """One acquisition with the settings of the dialog, image by image.
+
+    Parameters
+    ----------
+    microscope : Microscope
+    root : Path
+    name : str
+        Its folder is the first that does not exist: ``<name>_1``, ``<name>_2``, ...
+    mode : {"NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"}
+    frames : int
+        Times that will come, with one image each.
+    options : Any
+        For `Microscope.begin`.
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        root: Path,
+        name: str,
+        mode: SaveMode = "NDTIFF",
+        frames: int = 3,
+        **options: Any,
+    ) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while (root / f"{name}_{number}").exists():
+            number += 1
+        self.folder = root / f"{name}_{number}"
+        self._microscope = microscope
+        microscope.settings = Settings(save=True, root=str(root), prefix=name)
+        self.store: Store = microscope.begin(
+            self.folder.name, save_path=str(self.folder), **options
+        )
+        self._frames = frames
+        self._mode = mode
+        self._ndtiff: JavaNDTiff | None = None
+        self._stack: JavaStack | None = None
+        self._notes: list[str] = []
+        if mode == "NDTIFF":
+            summary = {"ChNames": list(CHANNELS), **self.store.summary}
+            self._ndtiff = JavaNDTiff(self.folder, name, summary)
+
+    def put(self, number: int, pixels: NDArray[np.uint16], channel: int = 0) -> None:
+        """The next time's image of a channel."""
+        coords = {"time": number, "channel": channel}
+        said: dict[str, Any] = {
+            "FrameIndex": number,
+            "SliceIndex": 0,
+            "ChannelIndex": channel,
+            "PositionIndex": 0,
+        }
+        said |= {"Camera": "Camera", "PixelSizeUm": 0.645}
+        if self._ndtiff is not None:
+            # The GUI's axes are numbers, and its frames do not name their channel.
+            self._ndtiff.put(coords, pixels, {"Axes": coords, "Camera": "Camera"})
+        elif self._mode == "MULTIPAGE_TIFF":
+            if self._stack is None:
+                path = self.folder / f"{self.folder.name}_MMStack_Default.ome.tif"
+                summary: dict[str, Any] = {
+                    "Frames": self._frames,
+                    "Slices": 1,
+                    "Channels": 1,
+                    "Positions": 1,
+                }
+                summary |= {"ChNames": [CHANNELS[0]], **self.store.summary}
+                self._stack = JavaStack(path, summary, pixels.shape[0], self._frames)
+            self._stack.put((channel, 0, number, 0), pixels, said)
+        else:
+            self._put_file(number, channel, pixels, said)
+        self.store.put(coords, pixels)
+
+    def end(self, *, files: bool = True) -> None:
+        """The acquisition is over; without `files` its files stay open."""
+        self._microscope.end(self.store)
+        if files:
+            self.close_files()
+
+    def close_files(self) -> None:
+        """The engine closes the files, which can be some time after the end."""
+        if self._ndtiff is not None:
+            self._ndtiff.finish()
+        if self._stack is not None:
+            self._stack.finish()
+        if self._notes:
+            self._write_notes("\n}\n")
+
+    def run(self, images: Sequence[NDArray[np.uint16]]) -> Saved:
+        """All of it."""
+        for number, pixels in enumerate(images):
+            self.put(number, pixels)
+        self.end()
+        return self
+
+    def _put_file(
+        self, number: int, channel: int, pixels: NDArray[np.uint16], said: dict[str, Any]
+    ) -> None:
+        """A file, then its entry; the folder is made for the first image."""
+        place = self.folder / "Default"
+        if not self._notes:
+            place.mkdir(parents=True)
+            summary: dict[str, Any] = {"Frames": self._frames, "Slices": 1, "Channels": 1}
+            summary |= {"Positions": 1, "ChNames": [CHANNELS[0]], **self.store.summary}
+            self._notes = [f'"Summary": {json.dumps(summary, indent=2)}']
+        name = f"img_channel{channel:03d}_position000_time{number:09d}_z000.tif"
+        tifffile.imwrite(place / name, pixels, imagej=True, metadata={"Info": json.dumps(said)})
+        self._notes.append(f'"Coords-Default/{name}": {json.dumps({"time": number}, indent=2)}')
+        self._notes.append(f'"Metadata-Default/{name}": {json.dumps(said, indent=2)}')
+        self._write_notes("")
+
+    def _write_notes(self, end: str) -> None:
+        text = "{\n" + ",\n".join(self._notes) + end
+        (self.folder / "Default" / "metadata.txt").write_text(text, encoding="utf-8")

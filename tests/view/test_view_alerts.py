@@ -1,0 +1,127 @@
+"""Alerts: each trouble is posted once, as JSON, and nothing waits for whoever takes them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from waiting import until
+
+from refocusd.errors import ConfigError
+from refocusd.transport import messages as wire
+from refocusd.view.http.options import ViewOptions
+from refocusd.view.state import alerts
+from refocusd.view.state.alerts import Alerts
+
+pytestmark = pytest.mark.fast
+
+
+@contextmanager
+def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A web server that keeps what is posted; its URL."""
+    received: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            received.append(json.loads(self.rfile.read(length)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/", received
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def acquisition(name: str, state: str, *warnings: str, pending: int = 0) -> wire.AcquisitionStatus:
+    return wire.AcquisitionStatus(
+        id=name,
+        name=name,
+        raw="",
+        output="",
+        run="",
+        state=state,  # type: ignore[arg-type]
+        height=64,
+        width=64,
+        dtype="uint16",
+        counts=wire.Counts(acquired=5, pending=pending),
+        queued=0,
+        deferred=0,
+        warnings=list(warnings),
+    )
+
+
+def status(*details: wire.AcquisitionStatus, workers: int = 1) -> wire.Status:
+    return wire.Status(
+        version="1",
+        pid=1,
+        workers=workers,
+        engine=None,
+        acquisitions={},
+        stopping=False,
+        details=list(details),
+    )
+
+
+def test_each_trouble_is_posted_once() -> None:
+    full = "the disk of /out is full: paused until there is room"
+    with receiver() as (url, received), Alerts(url) as told:
+        told.note(status(acquisition("old", "ended", pending=1)))
+        for _ in range(3):
+            told.note(
+                status(
+                    acquisition("old", "ended", pending=1),
+                    acquisition("whole", "ended"),
+                    acquisition("broken", "ended", pending=2),
+                    acquisition("running", "live", full, pending=3),
+                )
+            )
+        until(lambda: len(received) >= 2, "alerts")
+    assert [(alert["event"], alert["acquisition"]) for alert in received] == [
+        ("acquisition incomplete", "broken"),
+        ("disk full", "running"),
+    ]
+    assert received[0]["text"] == "broken is incomplete: 0 frames failed, 2 pending"
+    assert received[0]["counts"]["pending"] == 2
+
+
+def test_a_daemon_without_workers_is_told_again_after_it_had_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alerts, "NO_WORKER_S", -1.0)
+    with receiver() as (url, received), Alerts(url) as told:
+        for workers in (0, 0, 1, 0):
+            told.note(status(workers=workers))
+        until(lambda: len(received) == 2, "alerts")
+    assert {alert["event"] for alert in received} == {"no worker"}
+
+
+def test_a_receiver_that_is_gone_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with Alerts("http://127.0.0.1:9/") as told:
+        told.note(status())
+        told.note(status(acquisition("broken", "ended", pending=2)))
+    assert "did not reach http://127.0.0.1:9/" in caplog.text
+
+
+def test_without_a_url_nothing_is_sent() -> None:
+    with Alerts("") as told:
+        told.note(status(acquisition("broken", "ended", pending=2)))
+    assert told._waiting.empty()
+
+
+def test_a_webhook_that_is_no_url_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must begin with http"):
+        ViewOptions("tcp://127.0.0.1:1", webhook="ftp://x")

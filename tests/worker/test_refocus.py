@@ -1,0 +1,114 @@
+"""One frame through an engine: what is written of it, by the settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from refocusd_training.trust.pictures import empty_field
+from scipy.ndimage import gaussian_filter
+
+from refocusd.config import Untrusted
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.deconvolution import DeconvolutionEngine
+from refocusd.engines.engine import EngineDescription, Refocused
+from refocusd.frame import Pixels
+from refocusd.imaging.normalise import counts_range
+from refocusd.worker.refocus import refocus_frame
+
+pytestmark = pytest.mark.fast
+
+
+class Inventor:
+    """An engine that returns something else than the frame, and counts what it is given."""
+
+    description = EngineDescription("openvino", "f32", "CPU", "inventor", "inventor", "")
+
+    def __init__(self) -> None:
+        self.frames = 0
+
+    def warm_up(self, shape: tuple[int, int]) -> None: ...
+
+    def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
+        self.frames += 1
+        light = np.random.default_rng(0).random(raw.shape) < 2e-4
+        spots = gaussian_filter(light.astype(np.float32), 5)
+        np.copyto(out, (100 + 4000 * spots / spots.max()).astype(raw.dtype))
+        return Refocused(counts_range(raw), 1.0, 0)
+
+    def close(self) -> None: ...
+
+
+def blurred() -> Pixels:
+    specimen = Specimen()
+    z_um = specimen.focus.at() + 8.0
+    return specimen.frame("DAPI", z_um, 10.0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("untrusted", "written"),
+    [("mark", "refocused"), ("pass", "raw"), ("deconvolve", "deconvolved"), ("skip", "nothing")],
+)
+def test_what_is_not_trusted_is_written_as_the_settings_say(
+    untrusted: Untrusted, written: str
+) -> None:
+    raw = blurred()
+    out = np.empty_like(raw)
+    facts = refocus_frame(Inventor(), raw, out, untrusted=untrusted)
+    assert facts.written == written
+    assert facts.reasons
+    if written in ("raw", "nothing"):
+        np.testing.assert_array_equal(out, raw)
+        assert facts.verdict == "untrusted"
+    elif written == "deconvolved":
+        expected = np.empty_like(raw)
+        DeconvolutionEngine().refocus(raw, expected)
+        np.testing.assert_array_equal(out, expected)
+        assert facts.verdict == "doubtful"
+        assert facts.blur_px is not None
+    else:
+        assert facts.verdict == "untrusted"
+        assert (out != raw).mean() > 0.5
+
+
+def test_an_empty_field_never_reaches_the_engine() -> None:
+    raw = empty_field("dim blobs", np.random.default_rng(1))
+    engine, out = Inventor(), np.empty_like(raw)
+    facts = refocus_frame(engine, raw, out)
+    assert engine.frames == 0
+    assert (facts.verdict, facts.written) == ("passed_through", "raw")
+    assert facts.reasons[0].startswith("empty field")
+    np.testing.assert_array_equal(out, raw)
+
+
+def test_without_passing_through_an_empty_field_is_written_by_the_engine_only_if_marked() -> None:
+    raw = empty_field("flat", np.random.default_rng(1))
+    out = np.empty_like(raw)
+    facts = refocus_frame(Inventor(), raw, out, pass_in_focus=False, untrusted="mark")
+    assert facts.written == "refocused"
+    assert facts.verdict == "untrusted"
+    facts = refocus_frame(Inventor(), raw, out, pass_in_focus=False)
+    assert facts.written == "raw"
+
+
+def test_the_half_of_a_frame_that_is_in_focus_is_kept_to_the_last_bit() -> None:
+    specimen = Specimen()
+    near, far = (
+        specimen.frame("DAPI", specimen.focus.at() + um, 10.0, np.random.default_rng(0))
+        for um in (0.0, 14.0)
+    )
+    half = near.shape[1] // 2
+    raw = np.where(np.arange(near.shape[1]) < half, near, far)
+    out = np.empty_like(raw)
+    facts = refocus_frame(DeconvolutionEngine(), raw, out)
+    assert facts.written == "refocused"
+    assert 0.3 < facts.kept_share < 0.7
+    assert any("in focus already" in reason for reason in facts.reasons)
+    np.testing.assert_array_equal(out[:, : half - 64], raw[:, : half - 64])
+    changed = np.abs(out.astype(int) - raw)[:, half + 96 :]
+    assert changed.mean() > 3
+    # The border is blended: nothing steps there that does not step in raw or in the middle.
+    steps = np.abs(np.diff(out.astype(float), axis=1)).mean(axis=0)
+    assert (
+        steps[half - 70 : half + 70].max()
+        < 3 * np.abs(np.diff(raw.astype(float), axis=1)).mean(axis=0)[half - 70 : half + 70].max()
+    )

@@ -1,0 +1,198 @@
+"""Makes a model bundle of the trained network: ONNX, safetensors, test tensors, card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from refocusd.errors import OutputError
+from refocusd.models.bundle import load_bundle
+from refocusd_training.blur_scale.frames import Frames
+from refocusd_training.export.onnx import OPSET, write_onnx
+from refocusd_training.networks.blur_scale import FINE_SIGMA_PX, BlurScaleNet
+from refocusd_training.networks.build import BLUR_SCALE
+
+__all__ = ["export_scale_bundle"]
+
+#: How far engines may be from the test tensors, in network units.
+TOLERANCE = {"f32": 2e-3, "f16": 5e-2, "bf16": 0.2, "int8": 0.3}
+#: The same for other programs, which may allow no more than a hundredth of an output's maximum.
+REPRODUCED = 1e-4
+#: Beyond so many pixels a pixel does not matter to the answer, pixels of the reduced frame.
+RECEPTIVE_FIELD_PX = 96
+_OUTPUTS = ["refocused", "interval", "blur"]
+
+
+def export_scale_bundle(
+    network: BlurScaleNet,
+    frames: Frames,
+    output: Path,
+    *,
+    model_id: str,
+    card: str,
+    training: Mapping[str, Any],
+) -> None:
+    """Write a bundle.
+
+    Parameters
+    ----------
+    network : BlurScaleNet
+    frames : Frames
+        Test tensors are two of its frames.
+    output : Path
+        New folder.
+    model_id : str
+    card : str
+        Markdown.
+    training : mapping
+        What is recorded of the training: plain numbers and words.
+
+    Raises
+    ------
+    OutputError
+        If the folder exists.
+    """
+    if output.exists():
+        raise OutputError(f"{output} exists already: name another folder")
+    output.mkdir(parents=True)
+    network = network.eval().float()
+    write_onnx(
+        network,
+        channels=3,
+        size_multiple=network.size_multiple,
+        names=("seen", _OUTPUTS),
+        path=output / "model.onnx",
+    )
+    weights = {name: value.contiguous() for name, value in network.state_dict().items()}
+    save_file(weights, output / "weights.safetensors")
+    batch = frames.batch(2)
+    planes = batch.known[:, :, None, None].expand(-1, -1, *batch.frame.shape[2:])
+    seen = torch.cat([batch.frame, planes], 1)
+    with torch.inference_mode():
+        answers = network(seen)
+    _save(output / "test_input.npy", seen)
+    for name, answer in zip(_OUTPUTS, answers, strict=True):
+        _save(output / _tensor_file(name), answer)
+    (output / "README.md").write_text(card, encoding="utf-8")
+    sums = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.iterdir())
+    }
+    described = _rdf(model_id, sums, network, training)
+    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
+    (output / "rdf.yaml").write_text(text, encoding="utf-8")
+    load_bundle(output)
+
+
+def _save(path: Path, values: torch.Tensor) -> None:
+    array: NDArray[np.float32] = np.ascontiguousarray(values.numpy(), dtype=np.float32)
+    np.save(path, array, allow_pickle=False)
+
+
+def _tensor_file(output: str) -> str:
+    return "test_output.npy" if output == "refocused" else f"test_{output}.npy"
+
+
+def _rdf(
+    model_id: str, sums: Mapping[str, str], network: BlurScaleNet, training: Mapping[str, Any]
+) -> dict[str, Any]:
+    def source(name: str) -> dict[str, str]:
+        return {"source": name, "sha256": sums[name]}
+
+    step = network.size_multiple
+    channels = {
+        "refocused": ["fluorescence"],
+        "interval": ["below", "above"],
+        "blur": ["log_ratio", "log_uncertainty"],
+    }
+    meaning = {
+        "refocused": "In-focus estimate in the input's normalised units.",
+        "interval": "How far 90 % of true pixels lie under and over the estimate at most.",
+        "blur": "Logarithm of true over stated width of the blur, and of its uncertainty.",
+    }
+    return {
+        "format_version": "0.5.4",
+        "type": "model",
+        "name": f"refocusd {model_id.replace('-', ' ')}",
+        "description": "Estimates the in-focus frame of out-of-focus fluorescence frames, at the scale "
+        "of their blur, while they are acquired.",
+        "authors": [{"name": "refocusd developers"}],
+        "license": "BSD-3-Clause",
+        "documentation": source("README.md"),
+        "tags": ["fluorescence-light-microscopy", "refocusing", "deblurring", "2d"],
+        "cite": [{"text": "refocusd", "url": "https://bioimage.io"}],
+        "inputs": [
+            {
+                "id": "seen",
+                "description": "The frame at the scale of its blur, normalised; log of the width over "
+                f"{FINE_SIGMA_PX:g} px; uncertainty of that.",
+                "axes": [
+                    {"type": "batch"},
+                    {
+                        "type": "channel",
+                        "channel_names": ["fluorescence", "log_width", "uncertainty"],
+                    },
+                    *(
+                        {"type": "space", "id": name, "size": {"min": 2 * step, "step": step}}
+                        for name in ("y", "x")
+                    ),
+                ],
+                "data": {"type": "float32"},
+                "test_tensor": source("test_input.npy"),
+            }
+        ],
+        "outputs": [
+            {
+                "id": name,
+                "description": meaning[name],
+                "axes": [
+                    {"type": "batch"},
+                    {"type": "channel", "channel_names": channels[name]},
+                    *(
+                        {
+                            "type": "space",
+                            "id": axis,
+                            "size": {"tensor_id": "seen", "axis_id": axis},
+                        }
+                        for axis in ("y", "x")
+                        if name != "blur"
+                    ),
+                ],
+                "data": {"type": "float32"},
+                "test_tensor": source(_tensor_file(name)),
+            }
+            for name in _OUTPUTS
+        ],
+        "weights": {"onnx": {**source("model.onnx"), "opset_version": OPSET}},
+        "attachments": [source("weights.safetensors")],
+        "config": {
+            "bioimageio": {
+                "reproducibility_tolerance": [
+                    {"absolute_tolerance": REPRODUCED, "relative_tolerance": 0.001}
+                ]
+            },
+            "refocusd": {
+                "schema": 1,
+                "id": model_id,
+                "normalisation": {"low_percentile": 1.0, "high_percentile": 99.9},
+                "fine_sigma_px": FINE_SIGMA_PX,
+                "size_multiple": step,
+                "receptive_field_px": RECEPTIVE_FIELD_PX,
+                "tolerance": TOLERANCE,
+                "network": {
+                    "name": BLUR_SCALE,
+                    "channels": [pair[0].out_channels for pair in network.down],  # type: ignore[index]
+                },
+                "files": dict(sorted(sums.items())),
+                "training": dict(training),
+            },
+        },
+    }

@@ -1,0 +1,191 @@
+"""Trains the network at the scale of the blur, for so many minutes."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from refocusd_training.blur_scale.frames import Batch, Frames
+from refocusd_training.networks.blur_scale import BlurScaleNet, Restored
+
+__all__ = ["Fitted", "Losses", "Schedule", "fit", "losses"]
+
+log = logging.getLogger(__name__)
+
+#: Not judged at the border, whose surroundings the network does not see, px.
+_BORDER_PX = 8
+#: 90 % of pixels are to lie between two quantiles.
+_TAIL = 0.05
+_LIGHT_KEPT, _INTERVAL, _BLUR = 0.5, 0.3, 0.04
+#: Share of light that differs is looked at in squares of this side, px.
+_SQUARE_PX = 16
+_EVERY = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Parts of the loss: each a mean over frames, relative to the frame's contrast."""
+
+    pixels: Tensor
+    light: Tensor
+    interval: Tensor
+    blur: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return (
+            self.pixels + _LIGHT_KEPT * self.light + _INTERVAL * self.interval + _BLUR * self.blur
+        )
+
+
+def losses(answer: Restored, batch: Batch) -> Losses:
+    """How far an answer is off."""
+    inner = slice(_BORDER_PX, -_BORDER_PX)
+    light, below, above, truth = (
+        part.float()[..., inner, inner]
+        for part in (answer.light, answer.below, answer.above, batch.truth)
+    )
+    flat = truth.flatten(1)
+    contrast = (torch.quantile(flat, 0.999, dim=1) - flat.amin(1)).clamp_min(0.2)
+    contrast = contrast[:, None, None, None]
+    off = (light - truth) / contrast
+    pixels = torch.sqrt((off**2).mean((1, 2, 3)) + 1e-6) + 0.3 * off.abs().mean((1, 2, 3))
+    squares = nn.functional.avg_pool2d(off, _SQUARE_PX, _SQUARE_PX // 2)
+    kept = torch.sqrt((squares**2).mean((1, 2, 3)) + 1e-6)
+    centre = light.detach()
+    under, over = centre - below - truth, truth - centre - above
+    # The pinball loss of the two quantiles (Koenker and Bassett, 1978).
+    pinball = torch.maximum((1 - _TAIL) * under, -_TAIL * under) + torch.maximum(
+        (1 - _TAIL) * over, -_TAIL * over
+    )
+    interval = (pinball / contrast).mean((1, 2, 3))
+    deviation = answer.blur[:, 1].float().clamp(-4, 1)
+    apart = (answer.blur[:, 0].float() - batch.error) ** 2
+    blur = apart * torch.exp(-2 * deviation) / 2 + deviation
+    return Losses(pixels.mean(), kept.mean(), interval.mean(), blur.mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long, and how fast.
+
+    Parameters
+    ----------
+    minutes : float
+        Of computing, pauses not counted.
+    batch : int
+    rate : float
+        Highest learning rate.
+    average : float
+        Decay of the weights' running mean, a step.
+    """
+
+    minutes: float
+    batch: int = 16
+    rate: float = 1.5e-3
+    average: float = 0.9995
+
+    def rate_at(self, part: float, step: int) -> float:
+        """After a part of the time: a short rise, a plateau, a fall to nearly nothing."""
+        warm = min(1.0, (step + 1) / 200)
+        fall = 1.0 if part < 0.4 else max(0.01, (1 - part) / 0.6)
+        return self.rate * warm * fall
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network.
+
+    Parameters
+    ----------
+    network : BlurScaleNet
+        The running mean of its weights.
+    steps : int
+    minutes : float
+    """
+
+    network: BlurScaleNet
+    steps: int
+    minutes: float
+
+
+def fit(frames: Frames, schedule: Schedule, folder: Path) -> Fitted:
+    """Train; a run that `folder` holds is gone on from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "checkpoint.pt"
+    network = BlurScaleNet()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean = copy.deepcopy(network)
+    optimiser = torch.optim.AdamW(network.parameters(), schedule.rate, weight_decay=1e-4)
+    step, spent = 0, 0.0
+    if kept.exists():
+        stored = torch.load(kept, weights_only=True)
+        network.load_state_dict(stored["network"])
+        mean.load_state_dict(stored["mean"])
+        optimiser.load_state_dict(stored["optimiser"])
+        step, spent = stored["step"], stored["spent"]
+    begun = time.monotonic() - spent
+    sums = torch.zeros(4)
+    while (part := (time.monotonic() - begun) / 60 / schedule.minutes) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate_at(part, step)
+        batch = frames.batch(schedule.batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=_computes_bf16()):
+            answer = network.restore(batch.frame, batch.known)
+        found = losses(answer, batch)
+        optimiser.zero_grad()
+        found.total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        decay = min(schedule.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for ours, theirs in zip(mean.parameters(), network.parameters(), strict=True):
+                ours.lerp_(theirs, 1 - decay)
+        sums += torch.stack([found.pixels, found.light, found.interval, found.blur]).detach()
+        step += 1
+        if step % _EVERY == 0:
+            pixels, light, interval, blur = (sums / _EVERY).tolist()
+            log.info(
+                "%d steps, %.1f min: pixels %.4f, light %.4f, interval %.4f, blur %.3f",
+                step, part * schedule.minutes, pixels, light, interval, blur,
+            )  # fmt: skip
+            sums.zero_()
+        if step % (10 * _EVERY) == 0:
+            _keep(kept, network, mean, optimiser, step, time.monotonic() - begun)
+    _keep(kept, network, mean, optimiser, step, time.monotonic() - begun)
+    return Fitted(mean, step, (time.monotonic() - begun) / 60)
+
+
+def _computes_bf16() -> bool:
+    able: bool = torch.cpu._is_avx512_bf16_supported()
+    return able
+
+
+def _keep(
+    path: Path,
+    network: BlurScaleNet,
+    mean: BlurScaleNet,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    spent: float,
+) -> None:
+    """Replace the checkpoint in one step."""
+    partial = path.with_suffix(".partial")
+    torch.save(
+        {
+            "network": network.state_dict(),
+            "mean": mean.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "step": step,
+            "spent": spent,
+        },
+        partial,
+    )
+    partial.replace(path)

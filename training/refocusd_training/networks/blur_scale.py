@@ -1,0 +1,223 @@
+"""A network at the scale of the blur: Richardson-Lucy first, then a small U-net that refines it.
+
+Frames come reduced so that the estimated blur has `FINE_SIGMA_PX`; blurs that are narrower
+come at full size.  The network works on a grid half as fine, on which it first deconvolves with
+Gaussians of several widths, so that a blur estimate that is wrong by a third has a right one
+among them, and then sees the frame, the deconvolved frames and what is known of the blur.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["FINE_SIGMA_PX", "BlurScaleNet", "Restored", "RichardsonLucy"]
+
+#: Width of the blur of the frames that the network sees, px.
+FINE_SIGMA_PX = 3.0
+#: Widths of the Gaussians that are deconvolved with, pixels of the coarse grid (1.5 is right).
+BANK_SIGMAS_PX = (0.7, 1.1, 1.5, 2.0)
+#: Deconvolved frames are taken after so many iterations.
+ITERATIONS = (5, 12, 30)
+#: Added to normalised frames, which Richardson-Lucy wants positive.
+PEDESTAL = 0.05
+_REACH = 6
+#: Light is neither made nor lost on this scale, pixels of the coarse grid.
+_KEPT_SIGMA_PX, _KEPT_REACH = 4.0, 10
+
+
+class Restored(NamedTuple):
+    """What the network answers.
+
+    Parameters
+    ----------
+    light : Tensor, shape (n, 1, height, width)
+    below, above : Tensor, shape (n, 1, height, width)
+        How far 90 % of true pixels lie under and over `light` at most; not negative.
+    blur : Tensor, shape (n, 2)
+        Natural logarithm of true over stated blur, and of its standard uncertainty.
+    """
+
+    light: Tensor
+    below: Tensor
+    above: Tensor
+    blur: Tensor
+
+
+def _gaussians(sigmas: tuple[float, ...], reach: int) -> Tensor:
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    lines = torch.stack([torch.exp(-(offsets**2) / 2 / sigma**2) for sigma in sigmas])
+    return lines / lines.sum(1, keepdim=True)
+
+
+class _Gaussian(nn.Module):
+    """Gaussian blur of each channel by its own width; borders count what lies inside alone."""
+
+    lines: Tensor
+
+    def __init__(self, sigmas: tuple[float, ...], reach: int) -> None:
+        super().__init__()
+        self.register_buffer("lines", _gaussians(sigmas, reach), persistent=False)
+
+    def sums(self, frames: Tensor) -> Tensor:
+        count, width = self.lines.shape
+        down = self.lines.view(count, 1, width, 1)
+        across = self.lines.view(count, 1, 1, width)
+        half = width // 2
+        once = functional.conv2d(frames, down, padding=(half, 0), groups=count)
+        return functional.conv2d(once, across, padding=(0, half), groups=count)
+
+
+class RichardsonLucy(nn.Module):
+    """Richardson-Lucy with Gaussians of several widths at once."""
+
+    def __init__(
+        self,
+        sigmas: tuple[float, ...] = BANK_SIGMAS_PX,
+        iterations: tuple[int, ...] = ITERATIONS,
+    ) -> None:
+        super().__init__()
+        self.iterations = iterations
+        self.blur = _Gaussian(sigmas, _REACH)
+
+    def forward(self, frame: Tensor) -> Tensor:
+        """Deconvolve positive frames, shape (n, 1, height, width); a channel for each result."""
+        count = self.blur.lines.shape[0]
+        seen = frame.expand(-1, count, -1, -1)
+        inside = 1 / self.blur.sums(torch.ones_like(seen[:1]))
+        light, before, results = seen, seen, []
+        for done in range(1, self.iterations[-1] + 1):
+            # Nesterov's momentum: 14 iterations go as far as 35 without, 30 as far as 150.
+            ahead = light + max(0.0, (done - 2) / (done + 1)) * (light - before)
+            ahead = ahead.clamp_min(PEDESTAL / 50)
+            ratio = seen / (self.blur.sums(ahead) * inside)
+            before, light = light, ahead * (self.blur.sums(ratio) * inside)
+            if done in self.iterations:
+                results.append(light)
+        return torch.cat(results, 1)
+
+
+def _pair(have: int, want: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(have, want, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(want, want, 3, padding=1),
+        nn.ReLU(),
+    )
+
+
+def _exactly(device: str) -> AbstractContextManager[object]:
+    """Computes in f32, whatever is computed in around it: rounded, the iterations drift."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+class BlurScaleNet(nn.Module):
+    """Restores frames whose blur has about a known width.
+
+    Parameters
+    ----------
+    channels : tuple of int
+        Of each level of the U-net, finest first.
+    """
+
+    #: Height and width are multiples of this, px.
+    size_multiple = 16
+
+    def __init__(self, channels: tuple[int, ...] = (32, 64, 96, 128)) -> None:
+        super().__init__()
+        self.deconvolve = RichardsonLucy()
+        self.kept = _Gaussian((_KEPT_SIGMA_PX,), _KEPT_REACH)
+        self.assumed = _Gaussian((FINE_SIGMA_PX / 2,), _REACH)
+        seen = 4 + len(BANK_SIGMAS_PX) * len(ITERATIONS) + 2
+        self.down = nn.ModuleList(_pair(have, want) for have, want in pairwise((seen, *channels)))
+        self.lift = nn.ModuleList(nn.Conv2d(have, want, 1) for want, have in pairwise(channels))
+        self.up = nn.ModuleList(_pair(want, want) for want in channels[:-1])
+        self.direct = nn.Conv2d(seen, 4, 3, padding=1)
+        self.head = nn.Conv2d(channels[0], 12, 3, padding=1)
+        self.blur = nn.Sequential(nn.Linear(sum(channels) + 2, 96), nn.ReLU(), nn.Linear(96, 2))
+        with torch.no_grad():
+            for layer in (self.direct, self.head, self.blur[-1]):
+                assert isinstance(layer, nn.Conv2d | nn.Linear)
+                assert layer.bias is not None
+                layer.weight.mul_(0.1)
+                layer.bias.zero_()
+            # To begin with, the answer is the frame deconvolved by the stated width, not too far.
+            right = 4 + len(BANK_SIGMAS_PX) + BANK_SIGMAS_PX.index(1.5)
+            self.direct.weight[:, right, 1, 1] = 1.0
+
+    def forward(self, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As bundles run it.
+
+        Parameters
+        ----------
+        seen : Tensor, shape (n, 3, height, width)
+            The frame, and the two numbers of `restore`'s `known` at every pixel.
+
+        Returns
+        -------
+        light : Tensor, shape (n, 1, height, width)
+        interval : Tensor, shape (n, 2, height, width)
+            `Restored.below` and `Restored.above`.
+        blur : Tensor, shape (n, 2)
+        """
+        found = self.restore(seen[:, :1], seen[:, 1:].mean((2, 3)))
+        return found.light, torch.cat([found.below, found.above], 1), found.blur
+
+    def restore(self, frame: Tensor, known: Tensor) -> Restored:
+        """Restore.
+
+        Parameters
+        ----------
+        frame : Tensor, shape (n, 1, height, width)
+            Normalised: background 0, bright structures 1.  Sides are multiples of 16.
+        known : Tensor, shape (n, 2)
+            Natural logarithm of the blur in pixels over `FINE_SIGMA_PX`, and its uncertainty.
+        """
+        fine = functional.pixel_unshuffle(frame, 2)
+        coarse = fine.mean(1, keepdim=True)
+        with _exactly(coarse.device.type):
+            positive = (coarse.float() + PEDESTAL).clamp_min(PEDESTAL / 5)
+            bank = self.deconvolve(positive) - PEDESTAL
+        told = known[:, :, None, None].expand(-1, -1, *coarse.shape[2:])
+        seen = torch.cat([fine, bank, told], 1)
+        levels, pooled = [], []
+        values = seen
+        for depth, pair in enumerate(self.down):
+            values = pair(functional.avg_pool2d(values, 2) if depth else values)
+            levels.append(values)
+            pooled.append(torch.log((values.float() ** 2).mean((2, 3)) + 1e-4))
+        for depth in range(len(self.up) - 1, -1, -1):
+            grown = functional.interpolate(
+                self.lift[depth](values), scale_factor=2.0, mode="nearest"
+            )
+            values = self.up[depth](grown + levels[depth])
+        head = self.head(values)
+        light = functional.pixel_shuffle(
+            self._with_light_of(coarse, self.direct(seen) + head[:, :4], known), 2
+        )
+        below, above = (
+            functional.pixel_shuffle(functional.softplus(part - 3.0), 2)
+            for part in (head[:, 4:8], head[:, 8:])
+        )
+        # To begin with, what is told is right, and as uncertain as it is told to be.
+        off, doubt = self.blur(torch.cat([*pooled, known], 1)).float().chunk(2, 1)
+        uncertainty = known[:, 1:]
+        blur = torch.cat([uncertainty * off, torch.log(uncertainty) + doubt], 1)
+        return Restored(light, below, above, blur)
+
+    def _with_light_of(self, coarse: Tensor, light: Tensor, known: Tensor) -> Tensor:
+        """The answer, corrected so that its low frequencies, blurred, are those of the frame."""
+        flat = light.float().mean(1, keepdim=True)
+        inside = 1 / self.assumed.sums(torch.ones_like(flat[:1]))
+        # A narrower blur is that much of the full one, to the second order of the frequency.
+        share = torch.exp(2 * known[:, :1, None, None]).clamp_max(1)
+        again = flat + share * (self.assumed.sums(flat) * inside - flat)
+        around = 1 / self.kept.sums(torch.ones_like(flat[:1]))
+        return light + self.kept.sums(coarse - again) * around

@@ -1,0 +1,137 @@
+"""Refocused frames whose truth is known, with the evidence that tells of their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.engines.engine import Engine
+from refocusd.imaging.evidence import (
+    MIN_SIDE_PX,
+    FieldEvidence,
+    PairEvidence,
+    examine_field,
+    examine_pair,
+)
+from refocusd.imaging.quality import BORDER, psnr
+from refocusd_training.blur.frames import Exposure, SharpImage, expose
+from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions
+
+__all__ = ["Example", "Outcome", "examples", "other_looks", "relative_error"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What one engine made of a frame.
+
+    Parameters
+    ----------
+    pair : PairEvidence
+    error : float
+        See `relative_error`.
+    """
+
+    pair: PairEvidence
+    error: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One simulated frame.
+
+    Parameters
+    ----------
+    sigma_px : float
+        Width of its blur.
+    test : bool
+        Its specimen or the family of its PSF is kept for testing.
+    field : FieldEvidence
+    raw_error : float
+        Of the frame as it is.
+    outcomes : mapping of str to Outcome
+        By engine.
+    """
+
+    sigma_px: float
+    test: bool
+    field: FieldEvidence
+    raw_error: float
+    outcomes: Mapping[str, Outcome]
+
+
+def relative_error(frame: NDArray[np.generic], truth: NDArray[np.float32]) -> float:
+    """Root of the mean square error after the best offset and gain, over the truth's range."""
+    return float(10 ** (-psnr(frame, truth, affine=True) / 20))
+
+
+def examples(
+    images: Sequence[SharpImage], engines: Mapping[str, Engine], count: int, seed: int
+) -> Iterator[Example]:
+    """Frames of sharp images, blurred by 0 to 42 px, refocused by each engine.
+
+    Parameters
+    ----------
+    images : sequence of SharpImage
+    engines : mapping of str to Engine
+    count, seed : int
+    """
+    rng = np.random.default_rng(seed)
+    transfers = {family: transfer_functions(family, 60, rng) for family in FAMILIES}
+    chances = np.array([image.weight for image in images])
+    made = 0
+    while made < count:
+        one, other = rng.choice(len(images), 2, p=chances / chances.sum())
+        family = FAMILIES[rng.integers(len(FAMILIES))]
+        exposure = expose(images[one], images[other], transfers[family], rng)
+        if exposure is None or min(exposure.frame.shape) < MIN_SIDE_PX + 2 * BORDER:
+            continue
+        made += 1
+        yield _example(exposure, engines, images[one].test or family in HELD_OUT)
+
+
+def _example(exposure: Exposure, engines: Mapping[str, Engine], test: bool) -> Example:
+    raw = exposure.frame
+    field = examine_field(raw)
+    assert field is not None
+    outcomes = {}
+    for name, engine in engines.items():
+        out = np.empty_like(raw)
+        blur = engine.refocus(raw, out).blur
+        pair = examine_pair(field, raw, out, blur)
+        outcomes[name] = Outcome(pair, relative_error(out, exposure.truth))
+    return Example(exposure.sigma_px, test, field, relative_error(raw, exposure.truth), outcomes)
+
+
+def other_looks(
+    transmitted_light: Sequence[NDArray[np.generic]], count: int, seed: int
+) -> dict[str, NDArray[np.float32]]:
+    """`FieldEvidence.looks` of pictures of other kinds, one a row.
+
+    Parameters
+    ----------
+    transmitted_light : sequence of ndarray
+        Real pictures of it; none are drawn where there are none.
+    count : int
+        Of each kind.
+    seed : int
+    """
+    from refocusd_training.trust import pictures
+
+    rng = np.random.default_rng(seed)
+    kinds = {
+        "photographs": pictures.photograph,
+        "checkerboards": pictures.checkerboard,
+        "brightfield": pictures.brightfield,
+        "noise": pictures.clouds,
+    }
+    if transmitted_light:
+        images = [np.asarray(image, np.float32) for image in transmitted_light]
+        kinds["phase contrast"] = lambda rng: pictures.transmitted(images, rng)
+    found = {}
+    for name, draw in kinds.items():
+        fields = [examine_field(draw(rng)) for _ in range(count)]
+        found[name] = np.stack([field.looks for field in fields if field is not None])
+    return found

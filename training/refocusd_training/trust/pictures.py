@@ -1,0 +1,159 @@
+"""Pictures that a refocusing engine should leave alone: empty fields, transmitted light, photographs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from refocusd.frame import Pixels
+
+__all__ = [
+    "EMPTY",
+    "Empty",
+    "brightfield",
+    "checkerboard",
+    "clouds",
+    "empty_field",
+    "photograph",
+    "through_camera",
+    "transmitted",
+]
+
+Light = NDArray[np.floating]
+Empty = Literal["flat", "gradient", "dust", "hot pixels", "dim blobs"]
+#: Kinds of empty fields.
+EMPTY: tuple[Empty, ...] = get_args(Empty)
+SHAPE = (520, 696)
+#: Photographs that scikit-image ships.
+PHOTOGRAPHS = (
+    "astronaut", "brick", "camera", "chelsea", "coffee", "coins", "grass", "gravel",
+    "immunohistochemistry", "page", "rocket", "text",
+)  # fmt: skip
+
+
+def empty_field(kind: Empty, rng: np.random.Generator, shape: tuple[int, int] = SHAPE) -> Pixels:
+    """A field without a specimen.
+
+    Dust and blobs are no brighter than 1.5 standard deviations of a pixel's noise.
+
+    Parameters
+    ----------
+    kind : str
+        One of `EMPTY`.
+    rng : numpy.random.Generator
+    shape : (int, int)
+    """
+    electrons = math.exp(rng.uniform(math.log(5), math.log(2000)))
+    read_noise, gain = rng.uniform(1, 8), math.exp(rng.uniform(math.log(0.3), math.log(3)))
+    noise = math.sqrt(electrons + read_noise**2)
+    light = np.full(shape, electrons)
+    if kind == "gradient":
+        y, x = np.ogrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
+        tilt = rng.uniform(-0.3, 0.3) * x + rng.uniform(-0.3, 0.3) * y
+        light *= 1 + tilt - rng.uniform(0, 0.2) * (x**2 + y**2)
+    if kind in ("dust", "dim blobs"):
+        dust = kind == "dust"
+        spots = np.zeros(shape)
+        for _ in range(rng.integers(1, 12)):
+            radius = rng.uniform(2, 20) if dust else rng.uniform(8, 50)
+            height = rng.uniform(-1.5, 1.5) if dust else rng.uniform(0.2, 1.5)
+            spots += height * _spot(shape, radius, 4 if dust else 2, rng)
+        light += noise * spots * min(1.0, 1.5 / float(np.abs(spots).max()))
+    seen = rng.poisson(np.maximum(light, 0)) + rng.normal(0, read_noise, shape)
+    counts = seen / gain + 100
+    if kind == "hot pixels" or rng.random() < 0.2:
+        hot = rng.integers(5, 300)
+        counts.flat[rng.integers(0, counts.size, hot)] += np.exp(rng.uniform(2, 9, hot))
+    return np.asarray(np.clip(np.rint(counts), 0, 65535), dtype=np.uint16)
+
+
+def _spot(
+    shape: tuple[int, int], radius: float, power: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    apart = np.hypot(y - rng.uniform(0, shape[0]), x - rng.uniform(0, shape[1]))
+    return np.asarray(np.exp(-((apart / radius) ** power) / 2))
+
+
+def photograph(rng: np.random.Generator) -> Pixels:
+    """A photograph of something else than a specimen, sometimes blurred."""
+    from skimage import data
+
+    chosen: Callable[[], Any] = getattr(data, PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
+    image = np.asarray(chosen(), dtype=np.float32)
+    grey = image[..., :3].mean(axis=-1) if image.ndim == 3 else image
+    return through_camera(_blurred(_cut(grey, rng), rng), rng)
+
+
+def checkerboard(rng: np.random.Generator) -> Pixels:
+    """Squares, or bars."""
+    pitch = rng.integers(6, 80)
+    y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    squares = (y // pitch * (rng.random() < 0.7) + x // pitch) % 2 + rng.uniform(0, 1)
+    return through_camera(_blurred(squares, rng), rng)
+
+
+def clouds(rng: np.random.Generator) -> Pixels:
+    """Noise, white or smoothed."""
+    noise = rng.normal(0, 1, SHAPE)
+    smooth = scipy.ndimage.gaussian_filter(noise, math.exp(rng.uniform(-2, 3)))
+    return through_camera(smooth / smooth.std() + 4, rng)
+
+
+def transmitted(images: Sequence[Light], rng: np.random.Generator) -> Pixels:
+    """A part of a real picture in transmitted light, at another magnification and blur."""
+    image = np.asarray(images[int(rng.integers(len(images)))], dtype=np.float32)
+    zoom = math.exp(rng.uniform(math.log(0.6), math.log(2.5)))
+    side = [math.ceil(length / zoom) for length in SHAPE]
+    part = scipy.ndimage.zoom(_cut(image, rng, (side[0], side[1])), zoom, order=1)
+    return through_camera(_blurred(_cut(part, rng), rng), rng)
+
+
+def brightfield(rng: np.random.Generator) -> Pixels:
+    """Transparent cells, which bend light at their edges, and absorb a little of it.
+
+    By the transport of intensity: what a distance from focus adds is the Laplacian of the phase
+    (M. R. Teague, J. Opt. Soc. Am. 73, 1434, 1983).
+    """
+    y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
+    thick = np.zeros(SHAPE)
+    for _ in range(rng.integers(5, 60)):
+        radius, long = rng.uniform(8, 40), rng.uniform(0.6, 1.6)
+        down, across = y - rng.uniform(0, SHAPE[0]), x - rng.uniform(0, SHAPE[1])
+        squared = (down / radius * long) ** 2 + (across / radius / long) ** 2
+        thick = np.maximum(thick, np.sqrt(np.maximum(1 - squared, 0)))
+    grains = scipy.ndimage.gaussian_filter(rng.normal(0, 1, SHAPE), 2) * 0.6
+    thick = scipy.ndimage.gaussian_filter(thick + grains * (thick > 0), 1)
+    bent = scipy.ndimage.laplace(scipy.ndimage.gaussian_filter(thick, 1.5))
+    light = 1 - rng.uniform(-3, 3) * bent - rng.uniform(0, 0.25) * thick
+    fall = ((y / SHAPE[0] - 0.5) ** 2 + (x / SHAPE[1] - 0.5) ** 2) * rng.uniform(0, 0.3)
+    return through_camera(_blurred(light * (1 - fall), rng), rng)
+
+
+def through_camera(light: Light, rng: np.random.Generator) -> Pixels:
+    """A picture of 300 to 6000 electrons at its brightest."""
+    electrons = np.maximum(light, 0) / float(light.max()) * rng.uniform(300, 6000)
+    seen = rng.poisson(electrons) + rng.normal(0, 3, light.shape)
+    counts = seen / rng.uniform(0.5, 2) + 100
+    return np.asarray(np.clip(np.rint(counts), 0, 65535), dtype=np.uint16)
+
+
+def _blurred(light: Light, rng: np.random.Generator) -> Light:
+    sigma = math.exp(rng.uniform(math.log(0.5), math.log(12)))
+    return np.asarray(scipy.ndimage.gaussian_filter(np.asarray(light, np.float64), sigma))
+
+
+def _cut(image: Light, rng: np.random.Generator, shape: tuple[int, int] = SHAPE) -> Light:
+    """A part of this size; images that are smaller are continued by their mirror images."""
+    for axis, length in enumerate(shape):
+        while image.shape[axis] < length:
+            image = np.concatenate([image, np.flip(image, axis)], axis)
+    top, left = (
+        int(rng.integers(have - need + 1)) for have, need in zip(image.shape, shape, strict=True)
+    )
+    return image[top : top + shape[0], left : left + shape[1]]
