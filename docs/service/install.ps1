@@ -44,7 +44,6 @@ $ErrorActionPreference = 'Stop'
 $Environment = Join-Path $Folder 'venv'
 $Python = Join-Path $Environment 'Scripts\python.exe'
 $Refocusd = Join-Path $Environment 'Scripts\refocusd.exe'
-$Page = 'http://127.0.0.1:8750/'
 $Versions = '3.12', '3.13', '3.11'
 $Probe = 'import struct, sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and struct.calcsize(chr(80)) == 8))'
 
@@ -118,7 +117,8 @@ function New-Shortcut([string] $Path, [string] $Target, [string] $Arguments, [in
 function Install-Shortcuts {
     foreach ($place in Get-ShortcutFolders) {
         New-Shortcut (Join-Path $place 'refocusd.lnk') $Refocusd 'run' 1
-        New-Shortcut (Join-Path $place 'refocusd live view.url') $Page '' 1
+        # Not the page itself: it asks for the token of this user, which this command knows.
+        New-Shortcut (Join-Path $place 'refocusd live view.lnk') $Refocusd 'view --open' 7
     }
 }
 
@@ -140,7 +140,7 @@ function Uninstall-Refocusd {
     Stop-Daemon
     $places = @(Get-ShortcutFolders) + [Environment]::GetFolderPath('Startup')
     foreach ($place in $places) {
-        foreach ($name in 'refocusd.lnk', 'refocusd live view.url') {
+        foreach ($name in 'refocusd.lnk', 'refocusd live view.lnk', 'refocusd live view.url') {
             Remove-Item (Join-Path $place $name) -ErrorAction SilentlyContinue
         }
     }

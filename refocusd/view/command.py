@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import html
+import os
 import sys
 import threading
+import webbrowser
 from pathlib import Path
 
+from refocusd import files
 from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import leave_signals_to_parent, stop_asked
 from refocusd.transport.client import default_endpoint
-from refocusd.transport.secure.user_keys import derived_secret
+from refocusd.transport.secure.user_keys import derived_secret, user_store
 from refocusd.view.http.options import LOOPBACK, ViewOptions
 from refocusd.view.serve import announce, page_address, serving, until_asked
 
@@ -32,6 +36,9 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
         "--print-url",
         action="store_true",
         help="only print the address of a view on this computer, with the token of your user",
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="only open that address in this user's browser"
     )
     group = parser.add_argument_group("to be reached from other computers")
     group.add_argument("--host", default="127.0.0.1", help="needs a token and TLS")
@@ -93,8 +100,12 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
 def run_view(arguments: argparse.Namespace) -> int:
     """Serve the page until a signal, or the parent's end."""
     options = view_options(arguments)
+    address = page_address(options, options.port)
     if arguments.print_url:
-        sys.stdout.write(page_address(options, options.port) + "\n")
+        sys.stdout.write(address + "\n")
+        return 0
+    if arguments.open:
+        webbrowser.open(_redirection(address).as_uri())
         return 0
     yield_to_acquisition(NICENESS)
     if arguments.with_parent:
@@ -108,3 +119,15 @@ def run_view(arguments: argparse.Namespace) -> int:
             announce(announcement)
         until_asked(asked)
     return 0
+
+
+def _redirection(address: str) -> Path:
+    """A page that only this user can read, which leads a browser to the address.
+
+    Other users could read the address itself, with its token, in the list of processes.
+    """
+    page = user_store().folder / "open-view.html"
+    files.remove(page, missing_ok=True)
+    with os.fdopen(os.open(page, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(f'<meta http-equiv="refresh" content="0; url={html.escape(address)}">\n')
+    return page

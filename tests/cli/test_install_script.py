@@ -11,7 +11,6 @@ import tree_sitter_powershell
 from tree_sitter import Language, Node, Parser
 
 from refocusd.cli.main import COMMANDS
-from refocusd.config import DEFAULT_VIEW_PORT
 
 pytestmark = pytest.mark.fast
 
@@ -88,8 +87,8 @@ def test_every_variable_is_set_before_it_is_used(parsed: Node, text: str) -> Non
 
 
 def test_it_speaks_of_the_product_as_it_is(text: str) -> None:
-    assert f"http://127.0.0.1:{DEFAULT_VIEW_PORT}/" in text
-    assert {"run", "doctor"} <= set(COMMANDS)
+    assert "$Refocusd 'view --open'" in text
+    assert {"run", "doctor", "view"} <= set(COMMANDS)
     assert set(re.findall(r"@\('run', '([\w-]+)'\)", text)) == {"--stop"}
     for version in ("3.11", "3.12", "3.13"):
         assert f"'{version}'" in text

@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pynvml
@@ -26,6 +28,7 @@ from view_standin import ENGINE, StandIn, scene_of_nuclei
 
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
+from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view import napari_layers
 from refocusd.view.command import add_view_flags, run_view, view_options
 from refocusd.view.frames.snapshot import scale_bar_text, scale_bar_um
@@ -306,6 +309,22 @@ def test_a_view_of_the_command_line_shows_and_does_nothing_for_other_users(
         add_view_flags(parser)
         assert run_view(parser.parse_args(["--port", str(view.port), "--print-url"])) == 0
         assert capsys.readouterr().out == view.entry + "\n"
+
+
+def test_the_browser_is_led_to_the_page_by_a_file_of_this_user_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The list of processes, which all users see, shows what a browser is started with."""
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    parser = ArgumentParser()
+    add_view_flags(parser)
+    assert run_view(parser.parse_args(["--port", "1234", "--open"])) == 0
+    (address,) = opened
+    page = Path(url2pathname(urlsplit(address).path))
+    assert f"http://127.0.0.1:1234/?token={derived_secret('view')}" in page.read_text()
+    assert derived_secret("view") not in address
+    assert page.stat().st_mode & 0o077 == 0 or os.name == "nt"
 
 
 # -- process --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from refocusd.cli.flags import add_command
 from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError, TransportError
 from refocusd.processes.background_log import escape_controls
+from refocusd.transport.secure.user_keys import derived_secret
+from refocusd.view.http.options import LOOPBACK
 
 __all__ = ["register"]
 
@@ -48,7 +51,11 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--url", default=f"http://127.0.0.1:{DEFAULT_VIEW_PORT}", help="of the live view"
     )
-    parser.add_argument("--token-file", type=Path, help="file whose first line is its token")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        help="file whose first line is its token (default: that of your own views)",
+    )
     parser.add_argument("--json", action="store_true", help="print the answer as it came")
 
 
@@ -130,6 +137,9 @@ def _open(arguments: argparse.Namespace, address: str, body: Any) -> Any:
                 f"the token in {arguments.token_file} cannot be read: {error}"
             ) from error
         headers["Authorization"] = f"Bearer {token}"
+    elif urllib.parse.urlsplit(url).hostname in LOOPBACK:
+        # That of views which the same user has started on this computer.
+        headers["Authorization"] = f"Bearer {derived_secret('view')}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, headers)  # noqa: S310 (http and https only)
     try:
