@@ -27,7 +27,10 @@ def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 #: What `.ci/windows` runs: folders and files of tests.
 ON_WINDOWS = (
     "backoff",
-    "cli",
+    "cli/test_cli.py",
+    "cli/test_config.py",
+    "cli/test_logs.py",
+    "cli/test_text_at_the_edges.py",
     "daemon",
     "datasets",
     "doctor",

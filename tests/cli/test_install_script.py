@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tree_sitter_powershell
-from tree_sitter import Language, Node, Parser
 
 from refocusd.cli.main import COMMANDS
+
+tree_sitter_powershell = pytest.importorskip(
+    "tree_sitter_powershell", reason="not in this environment"
+)
+from tree_sitter import Language, Node, Parser  # noqa: E402
 
 pytestmark = pytest.mark.fast
 

@@ -184,6 +184,15 @@ def test_a_tifffile_stack_has_the_axes_of_its_description(tmp_path: Path) -> Non
             canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(4) for z in range(3)
         }
         assert_reads(recording, expected)
+    older = write_tiff(
+        tmp_path / "older.tif",
+        stack,
+        photometric="minisblack",
+        description='{"axes": "TZYX", "shape": [4, 3, 24, 32]}',
+        metadata=None,
+    )
+    with open_dataset(older) as recording:
+        assert_reads(recording, expected)
     whole = write_tiff(
         tmp_path / "one.tif", stack, truncate=True, rowsperstrip=24, metadata={"axes": "TZYX"}
     )

@@ -167,7 +167,8 @@ class TiffImageFile:
         if description.startswith("ImageJ="):
             resolution = file.rational(first, _X_RESOLUTION)
             return from_imagej(description, pages, resolution, what, _imagej_labels(first))
-        if description.startswith('{"shape"'):
+        # As tifffile tells its own files; up to 2024 it wrote the axes first.
+        if description.startswith("{") and '"shape":' in description:
             return self._shaped(file, formats)
         return plain(pages)
 
