@@ -20,6 +20,7 @@ pytestmark = pytest.mark.fast
 
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
+    "webhook": "https://chat.example/hook",
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "tile_batch": 2,
     "engine_mib": 64, "endpoint": "tcp://127.0.0.1:9", "model": "C:/m", "channel_models": {"é": "b"},
     "workers": 2, "policy": "complete", "sink": "ome-zarr", "listen": "tcp://0.0.0.0:1", "keys": "k",

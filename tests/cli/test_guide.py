@@ -82,7 +82,7 @@ IN_TEXT = [
 
 
 #: Commands that the text names alone; they take a path or a command of their own.
-NEED_MORE = {"calibrate", "demo", "process"}
+NEED_MORE = {"calibrate", "ctl", "demo", "process"}
 
 
 @pytest.fixture(scope="module")
