@@ -163,7 +163,7 @@ class Judge:
     def in_focus(self, pair: PairEvidence) -> bool:
         """Whether the engine found next to nothing to sharpen, and the blur is as narrow as that."""
         narrow = pair.stated_px * math.exp(-pair.uncertainty) < IN_FOCUS_PX
-        return pair.kept >= IN_FOCUS_RATIO and (pair.uncertainty >= 1 or narrow)
+        return _as_it_was(pair) and (pair.uncertainty >= 1 or narrow)
 
     def of_pair(self, field: FieldEvidence, pair: PairEvidence) -> Judgement:
         """The verdict on a refocused frame."""
@@ -191,6 +191,8 @@ class Judge:
 #: A raw frame at least this sharp, relative to what the engine made of it, is in focus already:
 #: writing it as it is cannot invent anything.
 IN_FOCUS_RATIO = 0.96
+#: The same of fine structure in the whole frame, as a natural logarithm.
+SHARPENED = 0.1
 #: Wider blurs are not in focus, whatever the engine did, px.
 IN_FOCUS_PX = 2.0
 #: Shares of clipped pixels that make a frame doubtful, and untrusted.
@@ -213,7 +215,12 @@ def _measured_above(field: FieldEvidence, pair: PairEvidence, level: int) -> boo
 def _unsharpened(pair: PairEvidence) -> bool:
     """Whether a frame that is known to be blurred came back as it was."""
     narrowest = pair.stated_px * math.exp(-pair.uncertainty)
-    return pair.kept >= IN_FOCUS_RATIO and pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX
+    return _as_it_was(pair) and pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX
+
+
+def _as_it_was(pair: PairEvidence) -> bool:
+    """Whether hardly any tile was sharpened, and the few that were do not count for much."""
+    return pair.kept >= IN_FOCUS_RATIO and pair.sharpened < SHARPENED
 
 
 def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:
