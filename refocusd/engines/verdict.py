@@ -163,7 +163,7 @@ class Judge:
     def in_focus(self, pair: PairEvidence) -> bool:
         """Whether the engine found next to nothing to sharpen, and the blur is as narrow as that."""
         narrow = pair.stated_px * math.exp(-pair.uncertainty) < IN_FOCUS_PX
-        return pair.kept >= IN_FOCUS_RATIO and (pair.uncertainty >= 1 or narrow)
+        return _as_it_was(pair) and (pair.uncertainty >= 1 or narrow)
 
     def of_pair(self, field: FieldEvidence, pair: PairEvidence) -> Judgement:
         """The verdict on a refocused frame."""
@@ -191,6 +191,8 @@ class Judge:
 #: A raw frame at least this sharp, relative to what the engine made of it, is in focus already:
 #: writing it as it is cannot invent anything.
 IN_FOCUS_RATIO = 0.96
+#: The same of fine structure in the whole frame, as a natural logarithm.
+SHARPENED = 0.1
 #: Wider blurs are not in focus, whatever the engine did, px.
 IN_FOCUS_PX = 2.0
 #: Of wider blurs, how sharp a result is does not tell whether the engine did anything, px.
@@ -217,7 +219,12 @@ def _unsharpened(pair: PairEvidence) -> bool:
     narrowest = pair.stated_px * math.exp(-pair.uncertainty)
     # Sharpness is that of structures of 4 to 8 px, of which a wide blur leaves nothing to compare.
     told = pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX and pair.stated_px <= JUDGED_PX
-    return told and pair.kept >= IN_FOCUS_RATIO
+    return told and _as_it_was(pair)
+
+
+def _as_it_was(pair: PairEvidence) -> bool:
+    """Whether hardly any tile was sharpened, and the few that were do not count for much."""
+    return pair.kept >= IN_FOCUS_RATIO and pair.sharpened < SHARPENED
 
 
 def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:
