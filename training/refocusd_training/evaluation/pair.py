@@ -118,19 +118,7 @@ def evaluate_pairs(
             simulated=False,
             judge=judge,
         )
-        results += [
-            Result(
-                specimen=pair.specimen,
-                group=pair.group,
-                setting=pair.setting,
-                defocus_um=math.nan if pair.defocus_um is None else abs(pair.defocus_um),
-                method=method,
-                quality=one.quality,
-                figures=one.figures,
-                seconds=one.seconds,
-                channel=pair.channel,
-                unchanged=one.unchanged,
-            )
-            for method, one in found.items()
-        ]
+        um = math.nan if pair.defocus_um is None else abs(pair.defocus_um)
+        frame = (pair.specimen, pair.group, pair.setting, um)
+        results += [one.of(*frame, method, pair.channel) for method, one in found.items()]
     return results

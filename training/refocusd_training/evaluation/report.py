@@ -248,9 +248,13 @@ def _print_groups(results: Sequence[Result], console: Console) -> None:
                 *(f"{gain[key]:+.2f}" for key in ("mean_db", "best_db", "worst_db")),
                 *(f"{gain[key]}" for key in ("below_raw", "unchanged")),
                 f"{row['ssim']:.3f}",
-                *(f"{row[key]:.2f}" for key in ("object_area", "object_light")),
+                *(_shown(row[key], "{:.2f}") for key in ("object_area", "object_light")),
             )
         console.print(table)
+
+
+def _shown(value: float, form: str) -> str:
+    return form.format(value) if math.isfinite(value) else ""
 
 
 def _print_figures(
@@ -270,9 +274,5 @@ def _print_figures(
             table.add_column(heading, justify="right")
         for method in (name for name in methods if name in found):
             row = found[method]
-            cells = (
-                form.format(row[name]) if math.isfinite(row[name]) else ""
-                for name, _, form in columns
-            )
-            table.add_row(method, *cells)
+            table.add_row(method, *(_shown(row[name], form) for name, _, form in columns))
         console.print(table)

@@ -71,7 +71,30 @@ class Measured:
     quality: Quality
     figures: Figures
     seconds: float
-    unchanged: bool = False
+    unchanged: bool
+
+    def of(
+        self,
+        specimen: str,
+        group: str,
+        setting: str,
+        defocus_um: float,
+        method: str,
+        channel: str,
+    ) -> Result:
+        """The same with what was measured; see `Result`."""
+        return Result(
+            specimen,
+            group,
+            setting,
+            defocus_um,
+            method,
+            self.quality,
+            self.figures,
+            self.seconds,
+            channel,
+            self.unchanged,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,18 +239,6 @@ def evaluate(
     frames = [(case, level) for level in levels for case in cases]
     for case, level in track(frames, "evaluating", console=Console(stderr=True)):
         found = measure(exposure_of(case, level), methods, channel=case.channel)
-        results += [
-            Result(
-                specimen=case.specimen,
-                group=case.group,
-                setting=case.setting.name,
-                defocus_um=level,
-                method=method,
-                quality=one.quality,
-                figures=one.figures,
-                seconds=one.seconds,
-                channel=case.channel,
-            )
-            for method, one in found.items()
-        ]
+        frame = (case.specimen, case.group, case.setting.name, level)
+        results += [one.of(*frame, method, case.channel) for method, one in found.items()]
     return results
