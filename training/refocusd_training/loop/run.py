@@ -291,9 +291,24 @@ def _trainer(
     if devices > 1:
         # While the encoder is frozen, it has no gradients.
         strategy = DDPStrategy(find_unused_parameters=config.frozen_steps > 0)
+    with warnings.catch_warnings():
+        # On a cluster Lightning wants to be started by srun, unless it is told how to start.
+        warnings.filterwarnings("ignore", message=".*srun. command is available")
+        return _built(config, output, kind, chosen, strategy, callbacks, steps)
+
+
+def _built(
+    config: TrainingConfig,
+    output: Path,
+    kind: str,
+    devices: int | list[int],
+    strategy: Any,
+    callbacks: list[pl.Callback],
+    steps: int,
+) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
-        devices=chosen,
+        devices=devices,
         strategy=strategy,
         precision=PRECISIONS[config.precision],
         max_epochs=1,
