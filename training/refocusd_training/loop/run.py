@@ -263,9 +263,11 @@ def _fed(
 
 @contextmanager
 def _lightning_of_another_torch() -> Iterator[None]:
-    """Suppress the deprecation warnings of torch 2.13 that Lightning 2.6 causes."""
+    """Suppress the deprecation warnings of torch 2.13 that Lightning 2.6 causes, and its hints."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+        # On a computer that has SLURM, Lightning wants to be started by srun.
+        warnings.filterwarnings("ignore", message=".*srun. command is available")
         yield
 
 
