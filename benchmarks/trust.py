@@ -102,11 +102,11 @@ def cost_ms(engine: Engine, repeats: int = 20) -> dict[str, float]:
     times: dict[str, list[float]] = {"engine_ms": [], "evidence_ms": []}
     for _ in range(repeats):
         begun = time.perf_counter()
-        blur = engine.refocus(raw, out).blur
+        found = engine.refocus(raw, out)
         refocused = time.perf_counter()
         field = examine_field(raw)
         assert field is not None
-        examine_pair(field, raw, out, blur)
+        examine_pair(field, raw, out, found.blur, found.expected_error)
         times["engine_ms"].append((refocused - begun) * 1e3)
         times["evidence_ms"].append((time.perf_counter() - refocused) * 1e3)
     return {name: round(float(np.median(values)), 2) for name, values in times.items()}

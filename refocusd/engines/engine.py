@@ -71,12 +71,16 @@ class Refocused:
         Pixels cut at the ends of the counts scale.
     blur : BlurEstimate or None
         The blur that the engine took the frame to have; None where it did not estimate any.
+    expected_error : float or None
+        Root mean square error that the engine expects of its result, in counts; None where it does
+        not tell.
     """
 
     counts: CountsRange
     engine_ms: float
     clipped: int
     blur: BlurEstimate | None = None
+    expected_error: float | None = None
 
 
 def card_lost(reason: object) -> DeviceLostError:

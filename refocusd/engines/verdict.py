@@ -47,7 +47,7 @@ Verdict = Literal["trusted", "doubtful", "untrusted", "passed_through"]
 ERROR_FEATURES = (
     "unexplained", "unexplained as stated", "chi2", "worst chi2", "worst flux", "blur",
     "blur misfit", "uncertainty", "contrast over noise", "sharpened", "kept", "undershoot",
-    "clipped", "foreign", *LOOKS,
+    "clipped", "foreign", "expected error", *LOOKS,
 )  # fmt: skip
 #: Features count up to so many standard deviations from the mean.
 _MOST = 4.0
@@ -269,6 +269,7 @@ def error_features(field: FieldEvidence, pair: PairEvidence, foreign: float) -> 
             math.log(pair.undershoot + 1e-3),
             math.log(field.clipped + 1e-3),
             min(max(foreign, -8.0), 8.0),
+            math.log(min(pair.expected_error, 10.0) + 1e-3),
             *field.looks,
         ]
     )

@@ -55,6 +55,8 @@ __all__ = [
     "weights_outside",
 ]
 
+#: Expected error of engines that expect none, over the contrast: about what frames have.
+UNTOLD = 0.05
 Floats = NDArray[np.float32]
 
 #: Frames with a shorter side are too small for any evidence, px.
@@ -181,6 +183,9 @@ class PairEvidence:
         Median over tiles of the sharpness of raw over that of the refocused frame.
     undershoot : float
         Share of the refocused frame that is darker than anything in raw.
+    expected_error : float
+        Error that the engine expects of its result, over the frame's contrast; `UNTOLD` where it
+        does not tell.
     """
 
     blur_px: float
@@ -196,6 +201,7 @@ class PairEvidence:
     sharpened: float
     kept: float
     undershoot: float
+    expected_error: float
 
 
 def examine_field(raw: Pixels) -> FieldEvidence | None:
@@ -234,7 +240,11 @@ def examine_field(raw: Pixels) -> FieldEvidence | None:
 
 
 def examine_pair(
-    field: FieldEvidence, raw: Pixels, refocused: Pixels, blur: BlurEstimate | None
+    field: FieldEvidence,
+    raw: Pixels,
+    refocused: Pixels,
+    blur: BlurEstimate | None,
+    expected_error: float | None = None,
 ) -> PairEvidence:
     """Hold a refocused frame against raw.
 
@@ -245,6 +255,8 @@ def examine_pair(
     raw, refocused : ndarray of uint8 or uint16, shape (height, width)
     blur : BlurEstimate or None
         What the engine took the blur to be.
+    expected_error : float, optional
+        `refocusd.engines.engine.Refocused.expected_error`, in counts.
     """
     factor, before = field.factor, field.small
     after = _means(refocused, factor)
@@ -278,6 +290,7 @@ def examine_pair(
         sharpened=_sharpened(field.focus, focus),
         kept=_kept(field.focus, focus),
         undershoot=float(np.mean(after < floor)),
+        expected_error=UNTOLD if expected_error is None else expected_error / field.contrast,
     )
 
 

@@ -179,6 +179,9 @@ class FrameFacts(msgspec.Struct, frozen=True):
     residual_chi2, worst_flux_change : float or None
         Median over the frame of the normalised squared residual; largest relative change of light
         in one tile.
+    expected_error : float or None
+        Root mean square error that the engine expects of the frame, in counts; None where it does
+        not tell.
     kept_share : float
         Share of the frame that was in focus already and is raw's.
     defocus_um, defocus_uncertainty_um : float or None
@@ -194,7 +197,7 @@ class FrameFacts(msgspec.Struct, frozen=True):
     blur_uncertainty : float or None
         Standard uncertainty of it, relative.
     blur_source : str or None
-        What it was estimated from: ``frame`` or ``optics``.
+        What it was estimated from: ``frame``, ``frames`` (with earlier ones) or ``optics``.
     """
 
     offset: float
@@ -223,6 +226,7 @@ class FrameFacts(msgspec.Struct, frozen=True):
     residual_chi2: float | None = None
     worst_flux_change: float | None = None
     kept_share: float = 0.0
+    expected_error: float | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):

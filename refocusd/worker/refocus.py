@@ -163,6 +163,7 @@ def refocus_frame(
         unexplained=pair.unexplained if pair else None,
         residual_chi2=pair.chi2 if pair else None,
         worst_flux_change=pair.worst_flux if pair else None,
+        expected_error=made.refocused.expected_error if made.written == "refocused" else None,
     )
 
 
@@ -247,7 +248,7 @@ def _judged(
     if field is None:
         return _Made(refocused, "refocused", Judgement("doubtful", ("too small to judge",)))
     judge = shipped_judge()
-    pair = examine_pair(field, seen, out, refocused.blur)
+    pair = examine_pair(field, seen, out, refocused.blur, refocused.expected_error)
     if pass_in_focus and judge.in_focus(pair):
         said = Judgement("passed_through", ("already in focus",))
         return _Made(refocused, "raw", said, pair)

@@ -38,6 +38,8 @@ LEAST_BLUR_PX = 1.3
 AGAIN = 0.12
 #: Uncertainties of a width that networks are trained with.
 UNCERTAINTY = (0.03, 0.45)
+#: 90 % of a normal variable lie within so many standard deviations.
+_NINETY = 1.645
 #: Around a frame so much of it is reflected, px of the reduced frame.
 _AROUND_PX = 16
 #: Surroundings that a tile needs, and its largest size, px of the reduced frame.
@@ -108,7 +110,8 @@ class ScaledEngine(BlurEngine):
         else:
             light = restored.reduction.enlarged(restored.light)
             clipped = restored.counts.restore(light, out)
-        return Refocused(restored.counts, (time.perf_counter() - begun) * 1e3, clipped, found)
+        engine_ms = (time.perf_counter() - begun) * 1e3
+        return Refocused(restored.counts, engine_ms, clipped, found, restored.expected_error)
 
     def close(self) -> None:
         """Free the device."""
@@ -130,7 +133,9 @@ class ScaledEngine(BlurEngine):
                 "f32, or use another model"
             )
         found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
-        return _Restored(answer.light, counts, reduction, math.log(answer.ratio), found)
+        half = answer.interval.mean(axis=0)
+        expected = counts.scale * math.sqrt(float(np.vdot(half, half)) / half.size) / _NINETY
+        return _Restored(answer.light, counts, reduction, math.log(answer.ratio), found, expected)
 
     def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
         """A frame of any size through the network, in tiles where memory wants them."""
@@ -184,6 +189,7 @@ class _Restored:
     reduction: Reduction
     off: float
     blur: BlurEstimate
+    expected_error: float
 
 
 def _range_of(reduced: Floats) -> CountsRange:

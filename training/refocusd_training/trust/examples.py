@@ -99,8 +99,8 @@ def _example(exposure: Exposure, engines: Mapping[str, Engine], test: bool) -> E
     outcomes = {}
     for name, engine in engines.items():
         out = np.empty_like(raw)
-        blur = engine.refocus(raw, out).blur
-        pair = examine_pair(field, raw, out, blur)
+        found = engine.refocus(raw, out)
+        pair = examine_pair(field, raw, out, found.blur, found.expected_error)
         outcomes[name] = Outcome(pair, relative_error(out, exposure.truth))
     return Example(exposure.sigma_px, test, field, relative_error(raw, exposure.truth), outcomes)
 
