@@ -195,8 +195,6 @@ IN_FOCUS_RATIO = 0.96
 SHARPENED = 0.1
 #: Wider blurs are not in focus, whatever the engine did, px.
 IN_FOCUS_PX = 2.0
-#: Of wider blurs, how sharp a result is does not tell whether the engine did anything, px.
-JUDGED_PX = 6.0
 #: Shares of clipped pixels that make a frame doubtful, and untrusted.
 CLIPPED = (0.01, 0.05)
 #: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
@@ -217,9 +215,7 @@ def _measured_above(field: FieldEvidence, pair: PairEvidence, level: int) -> boo
 def _unsharpened(pair: PairEvidence) -> bool:
     """Whether a frame that is known to be blurred came back as it was."""
     narrowest = pair.stated_px * math.exp(-pair.uncertainty)
-    # Sharpness is that of structures of 4 to 8 px, of which a wide blur leaves nothing to compare.
-    told = pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX and pair.stated_px <= JUDGED_PX
-    return told and _as_it_was(pair)
+    return _as_it_was(pair) and pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX
 
 
 def _as_it_was(pair: PairEvidence) -> bool:

@@ -25,7 +25,7 @@ WORSE = 1.0116
 #: Shares of fluorescence frames that are called strange, and something else, by mistake.
 FALSE_ALARMS = (0.05, 0.01)
 #: Probabilities of an error from which a frame is doubtful, and untrusted.
-LEVELS = (0.25, 0.6)
+LEVELS = (0.25, 0.8)
 #: Under so many standard deviations of a pixel's noise, or counts, a field is empty.
 EMPTY = (2.5, 5.0)
 #: Bounds of the bins of the reliability curve.
