@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.ledger import VERDICTS, Attempt, Ledger
 from refocusd.transport.messages import Counts
 
@@ -74,7 +74,7 @@ def read_attempts(datasets: Iterable[Path]) -> list[Attempt]:
     """The latest attempt at each frame, from the ledgers beside refocused datasets."""
     attempts: list[Attempt] = []
     for dataset in datasets:
-        with Ledger(dataset / LEDGER_COPY, read_only=True) as ledger:
+        with Ledger(notes_of(dataset) / LEDGER_COPY, read_only=True) as ledger:
             for acquisition in ledger.acquisitions():
                 attempts += ledger.attempts(acquisition)
     return attempts
