@@ -193,13 +193,15 @@ def pulse_of(folder: Path) -> Pulse:
     """Name, size and time of a dataset's index and of its newest stack; empty if it is gone."""
     try:
         with os.scandir(folder) as listing:
-            stacks = sorted(
-                entry.name for entry in listing if entry.name.lower().endswith((".tif", ".tiff"))
-            )
+            entries = list(listing)
+        stacks = sorted(
+            entry.name for entry in entries if entry.name.lower().endswith((".tif", ".tiff"))
+        )
         # Of NDTiff the newest; of image stacks each may grow; of separate files their metadata.
         names = [INDEX_NAME, *stacks[-64:]]
         if not stacks:
-            names += [f"{inner.parent.name}/{METADATA_FILE}" for inner in _inner_metadata(folder)]
+            positions = sorted(entry.name for entry in entries if entry.is_dir())
+            names += [f"{position}/{METADATA_FILE}" for position in positions[-64:]]
         pulse = []
         for name in names:
             try:
@@ -210,10 +212,6 @@ def pulse_of(folder: Path) -> Pulse:
     except OSError:
         return ()
     return tuple(pulse)
-
-
-def _inner_metadata(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*/{METADATA_FILE}"))[-64:]
 
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:
