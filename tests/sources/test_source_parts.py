@@ -59,7 +59,7 @@ def test_an_output_is_named_after_its_acquisition_and_stays_in_its_folder(
 def test_an_output_that_exists_is_never_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.strftime", lambda form: "20260101-120000")
+    monkeypatch.setattr("time.strftime", lambda *_: "20260101-120000")
     for _ in range(3):
         output_folder(tmp_path, "run").mkdir()
     assert sorted(folder.name for folder in tmp_path.iterdir()) == [

@@ -88,7 +88,7 @@ def test_refusals_are_problems(setup: Setup) -> None:
 
 
 def test_the_addresses_of_the_first_version_stay(setup: Setup) -> None:
-    for address in ("status", "history", "frame/latest", "axes"):
+    for address in ("status", "history", "acquisitions", "frame/latest"):
         assert setup.get(f"/api/{address}").status in (200, 204)
 
 

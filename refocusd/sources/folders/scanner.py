@@ -202,13 +202,15 @@ def pulse_of(folder: Path) -> Pulse:
         if is_store(folder):
             return (("chunks", 0, max(_changed_ns(folder), default=0)),)
         with os.scandir(folder) as listing:
-            stacks = sorted(
-                entry.name for entry in listing if entry.name.lower().endswith((".tif", ".tiff"))
-            )
+            entries = list(listing)
+        stacks = sorted(
+            entry.name for entry in entries if entry.name.lower().endswith((".tif", ".tiff"))
+        )
         # Of NDTiff the newest; of image stacks each may grow; of separate files their metadata.
         names = [INDEX_NAME, *stacks[-64:]]
         if not stacks:
-            names += [f"{inner.parent.name}/{METADATA_FILE}" for inner in _inner_metadata(folder)]
+            positions = sorted(entry.name for entry in entries if entry.is_dir())
+            names += [f"{position}/{METADATA_FILE}" for position in positions[-64:]]
         pulse = []
         for name in names:
             try:
@@ -231,10 +233,6 @@ def _changed_ns(store: Path) -> Iterator[int]:
         yield folder.stat().st_mtime_ns
         with os.scandir(folder) as listing:
             waiting += [Path(entry.path) for entry in listing if entry.is_dir()]
-
-
-def _inner_metadata(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"*/{METADATA_FILE}"))[-64:]
 
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:
