@@ -57,7 +57,7 @@ def assert_holds(path: Path, frames: Iterable[Frame]) -> None:
 def content(path: Path) -> dict[str, bytes]:
     """Every file of a dataset, but for the writer's own notes."""
     return {
-        str(name.relative_to(path)): name.read_bytes()
+        name.relative_to(path).as_posix(): name.read_bytes()
         for name in path.rglob("*")
         if name.is_file() and name.name != "frames.lock"
     }
