@@ -28,7 +28,7 @@ def main() -> None:
     # Neither the settings nor the ledgers of who runs this.
     os.environ |= {"REFOCUSD_LEDGERS": str(folder / "ledgers"), "PYTHONUTF8": "0"}
     refocusd("doctor", "--folder", folder)
-    refocusd("demo", "--output", folder / "demo", "--times", "1", "--json", folder / "demo.json")
+    refocusd("demo", "--output", folder / "demo", "--times", "2", "--json", folder / "demo.json")
     made = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     expect(Path(made["contact_sheet"]).stat().st_size > 10_000, "the demo made no contact sheet")
     for dataset in made["datasets"]:

@@ -37,7 +37,7 @@ DRAIN_S = 120.0
 EPILOG = """\
 examples:
   refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
-  refocusd demo --output demo --times 1       the same, quicker
+  refocusd demo --output demo --times 2       the same, quicker
   refocusd demo --output demo --sink ome-zarr --json demo.json
 """
 
