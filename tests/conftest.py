@@ -24,8 +24,7 @@ def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-#: What `.ci/windows` runs: folders and files of tests.  Each was seen to pass there; add more once
-#: they were.
+#: What `.ci/windows` runs: folders and files of tests that have been run there, at least in part.
 ON_WINDOWS = (
     "cli/test_config.py",
     "cli/test_text_at_the_edges.py",
