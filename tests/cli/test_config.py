@@ -21,7 +21,8 @@ pytestmark = pytest.mark.fast
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
     "webhook": "https://chat.example/hook",
-    "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "tile_batch": 2,
+    "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "blur_px": 2.5,
+    "untrusted": "mark", "channel_untrusted": {"DAPI": "skip"}, "tile_batch": 2,
     "engine_mib": 64, "endpoint": "tcp://127.0.0.1:9", "model": "C:/m", "channel_models": {"é": "b"},
     "workers": 2, "policy": "complete", "sink": "ome-zarr", "listen": "tcp://0.0.0.0:1", "keys": "k",
     "calibrations": "c", "view_port": 0, "follow": ["a", "b"], "studio": "off", "bridge_port": 1,
