@@ -114,11 +114,20 @@ def acquire(folder: str, endpoint: str) -> None:
 
 
 def page(port: int, path: str) -> str:
-    """What the live view serves."""
+    """What the live view serves to the user who started it."""
+    told = subprocess.run(
+        [sys.executable, "-m", "refocusd", "view", "--print-url", "--port", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    token = {"Authorization": f"Bearer {told.strip().partition('token=')[2]}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=token)
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 (http)
                 return str(answer.read().decode("utf-8"))
         except OSError:
             if time.monotonic() > deadline:

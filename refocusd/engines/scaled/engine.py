@@ -1,8 +1,8 @@
 """Refocuses frames at the scale of their blur, and finds that blur out as it goes.
 
 A frame is reduced until its blur has the width that the network is made for, restored there, and
-enlarged again.  The network says by how much the width was off; where that is much, the frame
-goes through once more.  What a frame told is where the next one of its kind begins.
+enlarged again.  The network says by how much the width was off, and the frame goes through once more
+with a width that errs towards too little.  What frames told serves the next ones of their kind.
 """
 
 from __future__ import annotations
@@ -31,11 +31,21 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
-#: Narrower blurs are the objective's own: such frames are in focus, and pass through.  Below this, frames
-#: next to the sharpest plane of real stacks came out worse than raw.
-LEAST_BLUR_PX = 1.3
-#: A width that is off by more than this (natural logarithm) is mended at once.
-AGAIN = 0.12
+#: Narrower blurs are the objective's own, as far as frames tell: such frames are in focus, and
+#: pass through.
+LEAST_BLUR_PX = 1.7
+#: Widths are taken to be smaller by this (natural logarithm) at narrow blurs and at wide ones, px.
+#: Estimates of narrow ones are too large by up to a half where objects are smooth, and a width that is
+#: too large costs several dB; one that is too small, a part of the gain.
+CAREFUL = ((3.0, 0.35), (7.0, 0.08))
+#: What the network is told of the uncertainty of such a width: told more, it would guess upwards.
+TOLD = 0.1
+#: What frames tell is good for those after it up to this uncertainty,
+LEAST_TOLD = 0.15
+#: and so much more: then the next frame of a stream is asked for its width again.
+STALE = 0.05
+#: A frame departs from those before it where the network finds the width off by this (logarithm).
+DEPARTED = 0.45
 #: Uncertainties of a width that networks are trained with.
 UNCERTAINTY = (0.03, 0.45)
 #: 90 % of a normal variable lie within so many standard deviations.
@@ -95,17 +105,17 @@ class ScaledEngine(BlurEngine):
         ):
             np.copyto(out, raw)
             return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, 0)
-        restored = self._restored(raw, blur)
-        if blur.source != "optics" and abs(restored.off) > AGAIN:
-            if blur.source == "frames" and (alone := estimate_blur(raw)) is not None:
-                # The frame departs from those before it: the focus has changed.
-                restored = self._restored(raw, alone)
-            if abs(restored.off) > AGAIN:
-                told = restored.blur
-                restored = replace(self._restored(raw, told), blur=told)
-        found = blur if blur.source == "optics" else restored.blur
+        if blur.source == "optics":
+            restored, found = self._restored(raw, blur), blur
+        elif (known := self._as_before(raw, blur)) is not None:
+            restored, found = known, blur
+        else:
+            found = self._restored(raw, blur).blur
+            if blur.source == "frames":
+                found = replace(found, source="frames")
+            restored = self._restored(raw, _careful(found))
         clipped = 0
-        if found.sigma_px < LEAST_BLUR_PX:
+        if found.sigma_px * math.exp(-found.uncertainty) < LEAST_BLUR_PX:
             np.copyto(out, raw)
         else:
             light = restored.reduction.enlarged(restored.light)
@@ -117,6 +127,13 @@ class ScaledEngine(BlurEngine):
         """Free the device."""
         self._closed = True
         self.network.close()
+
+    def _as_before(self, raw: Pixels, blur: BlurEstimate) -> _Restored | None:
+        """By what earlier frames told; None where that is too long ago, or the frame departs from it."""
+        if blur.source != "frames" or blur.uncertainty > max(_care(blur), LEAST_TOLD) + STALE:
+            return None
+        restored = self._restored(raw, _careful(blur))
+        return restored if abs(restored.off) < DEPARTED else None
 
     def _restored(self, raw: Pixels, blur: BlurEstimate) -> _Restored:
         """The reduced frame through the network."""
@@ -135,7 +152,9 @@ class ScaledEngine(BlurEngine):
         found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
         half = answer.interval.mean(axis=0)
         expected = counts.scale * math.sqrt(float(np.vdot(half, half)) / half.size) / _NINETY
-        return _Restored(answer.light, counts, reduction, math.log(answer.ratio), found, expected)
+        return _Restored(
+            answer.light, counts, reduction, math.log(answer.ratio), found, expected, blur.sigma_px
+        )
 
     def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
         """A frame of any size through the network, in tiles where memory wants them."""
@@ -190,6 +209,18 @@ class _Restored:
     off: float
     blur: BlurEstimate
     expected_error: float
+    told_px: float
+
+
+def _care(blur: BlurEstimate) -> float:
+    (narrow, most), (wide, least) = CAREFUL
+    return float(np.interp(blur.sigma_px, (narrow, wide), (most, least)))
+
+
+def _careful(blur: BlurEstimate) -> BlurEstimate:
+    """A width that is too narrow costs little; one that is too wide makes rims and beads."""
+    width = blur.sigma_px * math.exp(-_care(blur))
+    return replace(blur, sigma_px=width, uncertainty=TOLD)
 
 
 def _range_of(reduced: Floats) -> CountsRange:
