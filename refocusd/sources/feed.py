@@ -223,7 +223,11 @@ class Feed:
                     state.buffer.add(Held(key, taken_ns, {}, read=lambda: self._read_raw(key)))
 
     def _read_raw(self, key: str) -> Frame:
-        self._reader = self._reader or NDTiffReader(self._state.raw)
+        if self._reader is None:
+            self._reader = NDTiffReader(self._state.raw)
+        else:
+            # The acquisition goes on: this frame may have come since.
+            self._reader.refresh()
         return self._reader.read(key)
 
     def end(self) -> None:

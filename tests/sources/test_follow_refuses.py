@@ -380,7 +380,7 @@ def test_damaged_files_are_refused_or_empty_and_never_hang(tmp_path: Path) -> No
         reader = open_dataset(tmp_path / "run_1", growing=True)
         assert reader.axes_keys() == []
         reader.close()
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="holds no NDTiff dataset"):
         open_dataset(tmp_path, growing=True)
 
 

@@ -252,4 +252,4 @@ def test_the_page_asks_nobody_else(shown: Shown, port: int) -> None:
     eventually(lambda: shown.drawn() > 3, "frames")
     assert asked
     assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:")) for url in asked)
-    assert json.dumps(asked).count("/api/events") == 1
+    assert json.dumps(asked).count("/api/v1/events") == 1
