@@ -60,11 +60,14 @@ class ClusterOptions:
     @property
     def at_a_time(self) -> int:
         """Jobs at a time."""
-        return self.workers or (len(os.sched_getaffinity(0)) if self._counts_cores else 8)
+        return self.workers or (_cores() if self.where == "local" else 8)
 
-    @property
-    def _counts_cores(self) -> bool:
-        return self.where == "local" and hasattr(os, "sched_getaffinity")
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
