@@ -65,9 +65,10 @@ class ClusterOptions:
 
 def _cores() -> int:
     """Cores that this process may use."""
+    cores = os.cpu_count() or 1
     if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    return cores
 
 
 @contextmanager
