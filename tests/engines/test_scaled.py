@@ -138,6 +138,36 @@ def test_a_blur_that_somebody_stated_is_kept() -> None:
     assert len(network.seen) == 1
 
 
+class Brightening(Copying):
+    """Adds one normalised unit."""
+
+    def run(self, seen: Floats) -> Answer:
+        answer = super().run(seen)
+        return replace(answer, light=answer.light + 1)
+
+
+def test_a_narrow_blur_that_somebody_stated_is_believed() -> None:
+    raw = blurred(0.0)
+    out = np.empty_like(raw)
+    ScaledEngine(bundle(), Brightening(), blur_px=1.2).refocus(raw, out)
+    assert (out != raw).mean() > 0.9
+
+
+def test_a_frame_in_focus_is_measured_once() -> None:
+    network, raw = Copying(), blurred(0.0)
+    out = np.empty_like(raw)
+    ScaledEngine(bundle(), network).refocus(raw, out, BlurEstimate(1.5, 0.3, "frame"))
+    np.testing.assert_array_equal(out, raw)
+    assert len(network.seen) == 1
+
+
+@pytest.mark.parametrize("off", [0.0, math.inf, math.nan])
+def test_a_blur_that_is_not_finite_is_the_models_error(off: float) -> None:
+    raw = blurred()
+    with pytest.raises(EngineError, match="a blur that is not finite"):
+        ScaledEngine(bundle(), Copying(off=off)).refocus(raw, np.empty_like(raw))
+
+
 def test_light_is_neither_made_nor_lost_on_the_way() -> None:
     raw = blurred()
     out = np.empty_like(raw)

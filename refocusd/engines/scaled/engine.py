@@ -64,7 +64,7 @@ class ScaledEngine(BlurEngine):
     Parameters
     ----------
     bundle : ModelBundle
-        With `ModelBundle.scale`.
+        With `ModelBundle.fine_sigma_px`.
     network : ScaleNetwork
         Compiled from it.  Closed with the engine.
     blur_px : float
@@ -110,12 +110,12 @@ class ScaledEngine(BlurEngine):
         elif (known := self._as_before(raw, blur)) is not None:
             restored, found = known, blur
         else:
-            found = self._restored(raw, blur).blur
-            if blur.source == "frames":
-                found = replace(found, source="frames")
-            restored = self._restored(raw, _careful(found))
+            restored = self._restored(raw, blur)
+            found = replace(restored.blur, source=blur.source)
+            if not _in_focus(found):
+                restored = self._restored(raw, _careful(found))
         clipped = 0
-        if found.sigma_px * math.exp(-found.uncertainty) < LEAST_BLUR_PX:
+        if _in_focus(found):
             np.copyto(out, raw)
         else:
             light = restored.reduction.enlarged(restored.light)
@@ -144,17 +144,10 @@ class ScaledEngine(BlurEngine):
         sigma = blur.sigma_px / reduction.factor
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
         answer = self._run(frame, told)
-        if not (0 < answer.ratio < math.inf and 0 < answer.uncertainty < math.inf):
-            raise EngineError(
-                f"model {self._bundle.model_id} returned a blur that is not finite; set precision to "
-                "f32, or use another model"
-            )
         found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
         half = answer.interval.mean(axis=0)
         expected = counts.scale * math.sqrt(float(np.vdot(half, half)) / half.size) / _NINETY
-        return _Restored(
-            answer.light, counts, reduction, math.log(answer.ratio), found, expected, blur.sigma_px
-        )
+        return _Restored(answer.light, counts, reduction, math.log(answer.ratio), found, expected)
 
     def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
         """A frame of any size through the network, in tiles where memory wants them."""
@@ -185,6 +178,11 @@ class ScaledEngine(BlurEngine):
             reflect_into(seen[0, 0], part.shape)
             seen[0, 1], seen[0, 2] = told
             answer = self.network.run(seen)
+            if not (0 < answer.ratio < math.inf and 0 < answer.uncertainty < math.inf):
+                raise EngineError(
+                    f"model {self._bundle.model_id} returned a blur that is not finite; set precision "
+                    "to f32, or use another model"
+                )
             light[tile.write] = answer.light[tile.crop]
             interval[:, *tile.write] = answer.interval[:, *tile.crop]
             ratios.append(math.log(answer.ratio))
@@ -209,7 +207,12 @@ class _Restored:
     off: float
     blur: BlurEstimate
     expected_error: float
-    told_px: float
+
+
+def _in_focus(blur: BlurEstimate) -> bool:
+    """Whether the frame may be as sharp as its objective; a width that somebody stated is believed."""
+    narrowest = blur.sigma_px * math.exp(-blur.uncertainty)
+    return blur.source != "optics" and narrowest < LEAST_BLUR_PX
 
 
 def _care(blur: BlurEstimate) -> float:
