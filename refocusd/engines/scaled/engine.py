@@ -34,10 +34,11 @@ Floats = NDArray[np.float32]
 #: Narrower blurs are the objective's own, as far as frames tell: such frames are in focus, and
 #: pass through.
 LEAST_BLUR_PX = 1.7
-#: Widths are taken to be smaller by this (natural logarithm) at narrow blurs and at wide ones, px.
-#: Estimates of narrow ones are too large by up to a half where objects are smooth, and a width that is
-#: too large costs several dB; one that is too small, a part of the gain.
-CAREFUL = ((3.0, 0.35), (7.0, 0.08))
+#: Widths (px) are taken to be smaller by so much (natural logarithm).  Estimates of narrow ones are
+#: too large by up to a half where objects are smooth, and a width that is too large costs several dB;
+#: one that is too small, a part of the gain.  Estimates of wide ones are 5 to 15 % too small.
+CAREFUL_AT_PX = (3.5, 6.0, 9.0)
+CAREFUL = (0.35, 0.05, -0.08)
 #: What the network is told of the uncertainty of such a width: told more, it would guess upwards.
 TOLD = 0.1
 #: What frames tell is good for those after it up to this uncertainty,
@@ -216,8 +217,7 @@ def _in_focus(blur: BlurEstimate) -> bool:
 
 
 def _care(blur: BlurEstimate) -> float:
-    (narrow, most), (wide, least) = CAREFUL
-    return float(np.interp(blur.sigma_px, (narrow, wide), (most, least)))
+    return float(np.interp(blur.sigma_px, CAREFUL_AT_PX, CAREFUL))
 
 
 def _careful(blur: BlurEstimate) -> BlurEstimate:
