@@ -31,6 +31,7 @@ from refocusd.models.bundle import ModelBundle
 
 __all__ = [
     "INSTALL",
+    "PLUGIN",
     "PROVIDER",
     "TensorRtEngine",
     "TensorRtProvider",
@@ -45,8 +46,8 @@ log = logging.getLogger(__name__)
 
 INSTALL = 'pip install "refocusd[tensorrt]"'
 PROVIDER = "NvTensorRTRTXExecutionProvider"
-_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
-_NEEDED = {"onnxruntime": "onnxruntime", _PLUGIN: _PLUGIN.replace("_", "-"), "onnx": "onnx"}
+PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+_NEEDED = {"onnxruntime": "onnxruntime", PLUGIN: PLUGIN.replace("_", "-"), "onnx": "onnx"}
 #: First ONNX Runtime with the interface that the plug-in needs.
 _LEAST_RUNTIME = (1, 24)
 #: Compute capabilities that the plug-in takes; beside these, all from Blackwell (12.0) on.
@@ -109,13 +110,13 @@ def engine_key(graph: Graph, sm: str) -> EngineKey:
     Engines do not depend on the driver: it completes them when they are first run.
     """
     try:
-        plugin = version(_PLUGIN)
+        plugin = version(PLUGIN)
     except PackageNotFoundError:
         plugin = "unknown"
     return EngineKey(
         "onnx with engine",
         graph.source_sha256,
-        f"{_PLUGIN} {plugin}, form {_FORM}",
+        f"{PLUGIN} {plugin}, form {_FORM}",
         sm,
         graph.precision,
         str(graph.shapes),
@@ -148,7 +149,7 @@ class TensorRtProvider:
             raise EngineError(why)
         self._device, self.card = on or _plugin_device()
         self.device = self.card.name
-        self.runtime = f"{_PLUGIN}-{version(_PLUGIN)}-{self.card.sm}"
+        self.runtime = f"{PLUGIN}-{version(PLUGIN)}-{self.card.sm}"
         self._cache = cache or EngineCache()
 
     def session(self, graph: Graph) -> Any:

@@ -76,6 +76,25 @@ def test_a_run_or_a_bundle_is_exported_and_not_both(
     assert "--engine" in capsys.readouterr().err
 
 
+def test_another_tensorrt_than_the_plugin_runs_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REFOCUSD_CACHE", str(tmp_path))
+    export_engines(MODELS[0], "cache", cards=("sm86",))
+    assert "may build its own again" not in caplog.text
+    monkeypatch.setattr("refocusd_training.export.tensorrt.version", lambda _: "1.6.1.120")
+    export_engines(MODELS[0], "cache", cards=("sm86",))
+    assert "built by TensorRT 1.6, and the plug-in runs 1.7" in caplog.text
+
+
+def test_the_cache_needs_the_plugin_that_will_run_the_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"install it: pip install.*tensorrt"):
+        export_engines(MODELS[0], "cache", cards=("sm86",))
+
+
 def test_a_card_that_is_not_known_is_refused_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no engines for sm75: choose of sm86, sm89, sm120"):
         export_engines(load_bundle(MODELS[0]).folder, str(tmp_path), cards=("sm75",))

@@ -7,17 +7,23 @@ way the engine is kept inside an ONNX file, as the worker looks for it.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.engines.onnxruntime import Graph, graph_of
-from refocusd.engines.tensorrt import PROVIDER, engine_key, engine_shapes
+from refocusd.engines.tensorrt import PLUGIN, PROVIDER, engine_key, engine_shapes
 from refocusd.errors import EngineError, OutputError
 from refocusd.models.bundle import load_bundle
 
 __all__ = ["CARDS", "build_engine_onnx", "export_engines", "with_engine_inside"]
+
+log = logging.getLogger(__name__)
 
 #: Compute capabilities that engines are built for, as TensorRT and NVIDIA write them.
 CARDS = {"sm86": "SM86", "sm89": "SM89", "sm120": "SM120"}
@@ -57,13 +63,16 @@ def export_engines(
     Raises
     ------
     EngineError
-        If TensorRT or torch-tensorrt is missing, or it cannot build an engine.
+        If TensorRT or torch-tensorrt is missing, or it cannot build an engine, or the plug-in is whose
+        version the cache tells engines apart by.
     OutputError
         If a file cannot be written.
     """
     unknown = [name for name in cards if name not in CARDS]
     if unknown or not cards:
         raise EngineError(f"no engines for {', '.join(unknown)}: choose of {', '.join(CARDS)}")
+    if output == "cache":
+        _check_runner()
     model = load_bundle(bundle)
     graph = graph_of(model, precision, engine_shapes(model, batch))
     cache = EngineCache()
@@ -72,7 +81,7 @@ def export_engines(
         if builder == "torch":
             from refocusd_training.export.by_torch import build_engine_torch
 
-            engine = build_engine_torch(model, graph)
+            engine = build_engine_torch(model, graph, card)
         else:
             engine = build_engine_onnx(graph, card)
         content = with_engine_inside(graph, engine, card)
@@ -83,6 +92,25 @@ def export_engines(
             _write(Path(output) / f"{model.model_id}-{precision}-{card}.onnx", content)
         keys.append(key)
     return keys
+
+
+def _check_runner() -> None:
+    """Whether what builds and what runs are the same TensorRT."""
+    found = importlib.util.find_spec(PLUGIN)
+    if found is None or not found.submodule_search_locations:
+        raise EngineError(
+            "engines in the cache are told apart by the version of the plug-in that runs them; install it: "
+            'pip install ".[tensorrt]", or write files (--engine FOLDER)'
+        )
+    names = " ".join(path.name for path in Path(found.submodule_search_locations[0]).iterdir())
+    runs = re.search(r"tensorrt_rtx(?:\.so\.|_)(\d+)[._](\d+)", names)
+    builds = version("tensorrt-rtx").split(".")[:2]
+    if runs and list(runs.groups()) != builds:
+        log.warning(
+            "engines are built by TensorRT %s, and the plug-in runs %s: it may build its own again",
+            ".".join(builds),
+            ".".join(runs.groups()),
+        )
 
 
 def build_engine_onnx(graph: Graph, card: str) -> bytes:
