@@ -17,7 +17,14 @@ MIB = 1 << 20
 
 #: Share of the processor taken by others from which on times mean little.
 BUSY = 0.15
-_PACKAGES = ("refocusd", "numpy", "openvino", "torch", "tensorrt", "tensorrt-rtx")
+_PACKAGES = (
+    "refocusd",
+    "numpy",
+    "openvino",
+    "onnxruntime",
+    "onnxruntime-ep-nv-tensorrt-rtx",
+    "torch",
+)
 
 
 def machine() -> dict[str, object]:

@@ -102,12 +102,15 @@ class _Session:
         )
 
     def _rates_of(self, combination: Combination, report: Report) -> Rates | None:
+        options = combination.options
+        if options.backend == "openvino" and report.device != "CPU":
+            return None  # nothing here measures Intel's graphics
         backend = "openvino" if report.device == "CPU" else "cuda"
-        key = (backend, report.precision, combination.options.threads)
+        key = (backend, report.precision, options.threads)
         if key not in self._rates:
             self._on_step(f"rates of the device in {report.precision}")
-            options = EngineOptions(*key)  # type: ignore[arg-type]
-            order = Order(Combination(combination.model, options, (1, 1)), 0, rates=True)
+            device = EngineOptions(*key)  # type: ignore[arg-type]
+            order = Order(Combination(combination.model, device, (1, 1)), 0, rates=True)
             self._rates[key] = self._ask(order).rates
         return self._rates[key]
 

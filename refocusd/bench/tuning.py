@@ -7,7 +7,7 @@ import logging
 from refocusd.bench.combination import Combination
 from refocusd.engines.autotune import tuned
 from refocusd.engines.choose import build_engine
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.tiled import TiledEngine
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 
@@ -33,7 +33,7 @@ def tune(combination: Combination) -> None:
         log.info("%s: %s", combination.name, error)
         return
     try:
-        if not isinstance(engine, OpenVinoEngine) or len(engine.tiles(shape)) == 1:
+        if not isinstance(engine, TiledEngine) or len(engine.tiles(shape)) == 1:
             return
         key = engine.description.key
     finally:

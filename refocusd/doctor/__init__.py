@@ -11,7 +11,7 @@ Each check is a function of a `Case` that gives `Finding` objects.  None raises 
 `examination`  The checks in order, each with its time limit
 `file_system`  Which disk a folder lies on
 `finding`      What a check found
-`graphics`     NVIDIA devices, their driver, and the backends that run networks on them
+`graphics`     Devices that networks can run on, their drivers, and the backends that use them
 `machine`      Python, packages, memory, clock, anti-virus
 `memory_ring`  The shared ring: made here, attached and read by another process
 `network`      Micro-Manager's bridge, the daemon, and the ports of this computer

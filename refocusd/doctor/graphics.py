@@ -1,4 +1,4 @@
-"""NVIDIA devices, their driver, and the backends that run networks on them."""
+"""Devices that networks can run on, their drivers, and the backends that use them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pynvml
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, doubtful, fine, not_applicable
 from refocusd.engines.choose import available_backends, count_cards
+from refocusd.engines.openvino import openvino_devices
 
 __all__ = ["backends", "devices"]
 
@@ -49,7 +50,10 @@ def backends(_case: Case) -> Iterator[Finding]:
     has_card = count_cards() > 0
     for status in available_backends():
         name = f"backend {status.name}"
-        if status.works:
+        if status.works and status.name == "openvino":
+            found = (f"{device} ({full})" for device, full in openvino_devices().items())
+            yield fine(name, f"works here; devices for --device: {', '.join(found)}, AUTO")
+        elif status.works:
             yield fine(name, "works here")
         elif has_card:
             yield doubtful(name, "not used", status.why_not)

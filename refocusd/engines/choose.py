@@ -109,11 +109,6 @@ def best_engine(
 def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
     """Import a backend, which may load a library of gigabytes, and build its engine."""
     if bundle.fine_sigma_px is not None:
-        if backend not in _NETWORKS:
-            raise EngineError(
-                f"model {bundle.model_id} works at the scale of the blur, which backend {backend} does "
-                "not serve; set backend to cuda, openvino or auto"
-            )
         module, name = _NETWORKS[backend]
         network: ScaleNetwork = getattr(importlib.import_module(module), name)(bundle, options)
         return ScaledEngine(bundle, network, options.blur_px)
@@ -130,7 +125,8 @@ _ENGINES = {
 
 #: What runs networks at the scale of the blur.
 _NETWORKS = {
-    "openvino": ("refocusd.engines.scaled.openvino", "OpenVinoScaleNetwork"),
+    "openvino": ("refocusd.engines.openvino", "openvino_scale_network"),
+    "tensorrt": ("refocusd.engines.tensorrt", "tensorrt_scale_network"),
     "cuda": ("refocusd.engines.scaled.torch", "TorchScaleNetwork"),
 }
 

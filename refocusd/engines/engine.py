@@ -4,7 +4,7 @@
 engine                 runs                        builds from
 =====================  ==========================  =============================
 `OpenVinoEngine`       any x86-64 or Arm CPU       ``model.onnx`` of a bundle
-`TensorRtEngine`       an NVIDIA card              ``model.onnx`` of a bundle
+`TensorRtEngine`       an NVIDIA RTX card          ``model.onnx`` of a bundle
 `TorchEngine`          an NVIDIA card              weights of a bundle of ours
 `ScaledEngine`         any CPU, an NVIDIA card     a bundle that works at the scale of the blur
 `DeconvolutionEngine`  any CPU, without a network  nothing

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.fast
 
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
+    "device": "GPU",
     "webhook": "https://chat.example/hook",
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "blur_px": 2.5,
     "untrusted": "mark", "channel_untrusted": {"DAPI": "skip"}, "tile_batch": 2,

@@ -1,272 +1,317 @@
-"""TensorRT: engines are really built here, for cards that are not.
+"""TensorRT on NVIDIA cards.
 
-Building needs no card.  What only a card can show, that a built engine runs and how fast,
-is marked ``gpu``.
+ONNX Runtime's processor stands in for the card: what compiles, keeps, loads and runs an engine is the
+real code.  What only a card can show is marked ``gpu``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
-from host_device import small_bundle
-from onnx import helper
-from small_networks import blur_network, write_network
+from small_networks import blur_network, small_bundle
 
 from refocusd.config import EngineOptions
 from refocusd.engines.cache import EngineCache
+from refocusd.engines.card import Card
+from refocusd.engines.choose import build_engine, count_cards
+from refocusd.engines.onnxruntime import Graph, Shapes
+from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.self_test import check_engine
-from refocusd.engines.tensorrt import TensorRtEngine, probe
-from refocusd.engines.tensorrt.builder import compiled, engine_key, parsed, shape_range
-from refocusd.engines.tensorrt.card import Card
-from refocusd.engines.tensorrt.edition import Edition, choose_edition, load_edition
-from refocusd.engines.tensorrt.half import float_tensors
-from refocusd.engines.tensorrt.kernels import compiled_kernels
-from refocusd.engines.tensorrt.log import engine_log
+from refocusd.engines.tensorrt import (
+    TensorRtEngine,
+    TensorRtProvider,
+    engine_key,
+    engine_shapes,
+    probe,
+    tensorrt_scale_network,
+    unsupported,
+)
 from refocusd.errors import DeviceLostError, EngineError
-from refocusd.models.bundle import load_bundle
+from refocusd.models.bundle import ModelBundle, load_bundle
 
-ADA = Card("NVIDIA RTX 4000", (8, 9), 13000, True)
-TURING = Card("NVIDIA RTX 2080", (7, 5), 13000, True)
-HOPPER = Card("NVIDIA H200", (9, 0), 13000, False)
-PRECISIONS = ("f16", "f32")
-#: The shipped model that sees frames at full size.
-WHOLE = "live-nuclei"
+ADA = Card("NVIDIA RTX 4000", (8, 9), "580.82", 8000, False)
+MODELS = ("live-nuclei", "live-fluorescence")
+no_card = pytest.mark.skipif(count_cards() > 0, reason="there is an NVIDIA card")
 
 
-@pytest.fixture(scope="module")
-def edition() -> Edition:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    return load_edition(None)
+class Counting(TensorRtProvider):
+    """Compiles for the processor, and counts how often."""
+
+    compiled = 0
+
+    def _compiled(self, graph: Graph) -> bytes:
+        self.compiled += 1
+        return super()._compiled(graph)
 
 
-# -- building ------------------------------------------------------------------------------
+def provider(folder: Path, card: Card = ADA) -> Counting:
+    (processor,) = (d for d in onnxruntime.get_ep_devices() if d.ep_name == "CPUExecutionProvider")
+    return Counting(EngineCache(folder), (processor, card))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", [WHOLE])
-def test_the_shipped_network_is_built_for_cards_that_are_not_here(
-    edition: Edition, tmp_path: Path, name: str, precision: str
+def engine_of(
+    bundle: ModelBundle, made_by: TensorRtProvider, options: EngineOptions | None = None
+) -> Any:
+    options = options or EngineOptions()
+    if bundle.fine_sigma_px is None:
+        return TensorRtEngine(bundle, options, made_by)
+    return ScaledEngine(bundle, tensorrt_scale_network(bundle, options, made_by))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> ModelBundle:
+    return small_bundle(blur_network(tmp_path / "blur.onnx", 4))
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.engine"))
+
+
+# -- compiled once, and kept ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_shipped_models_go_through_what_serves_a_card(tmp_path: Path, name: str) -> None:
+    bundle, made_by = load_bundle(name), provider(tmp_path)
+    with closing(engine_of(bundle, made_by)) as engine:
+        about = engine.description
+        assert (about.backend, about.precision, about.device) == ("tensorrt", "f16", ADA.name)
+        assert "sm89" in about.key
+        assert all(check.good for check in check_engine(bundle, engine))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_engine_is_compiled_once_and_found_again(tmp_path: Path, name: str) -> None:
+    bundle, first = load_bundle(name), provider(tmp_path)
+    engine_of(bundle, first).close()
+    assert first.compiled == 1
+    assert len(entries(tmp_path)) == 1
+    again = provider(tmp_path, replace(ADA, driver="590.01", free_mib=100_000))
+    engine_of(bundle, again).close()
+    assert again.compiled == 0
+
+
+def test_card_precision_and_shapes_decide_what_is_compiled(
+    tmp_path: Path, small: ModelBundle
 ) -> None:
-    bundle, cache = load_bundle(name), EngineCache(tmp_path)
-    key, payload = compiled(bundle, edition, None, precision, 1, cache)
-    assert key.target == "sm80+"
-    assert key.source_sha256 == hashlib.sha256(bundle.onnx.read_bytes()).hexdigest()
-    # The weights are in it, in the width asked for.
-    weights = bundle.onnx.stat().st_size / (2 if precision == "f16" else 1)
-    assert 0.9 * weights < len(payload) < weights + (4 << 20)
-    # A card of that kind takes the one that was built without it.
-    assert compiled(bundle, edition, ADA, precision, 1, cache) == (key, payload)
+    folder = tmp_path / "cache"
+    for card in (ADA, replace(ADA, capability=(12, 0))):
+        for precision in ("f16", "f32"):
+            for batch in (1, 4):
+                options = EngineOptions(precision=precision, tile_batch=batch)
+                engine_of(small, provider(folder, card), options).close()
+    assert len(entries(folder)) == 8
 
 
-def test_a_model_at_the_scale_of_the_blur_is_refused_with_a_way_out(
-    edition: Edition, tmp_path: Path
+def test_an_engine_that_is_refused_is_compiled_again(
+    tmp_path: Path, small: ModelBundle, caplog: pytest.LogCaptureFixture
 ) -> None:
+    folder = tmp_path / "cache"
+    engine_of(small, provider(folder)).close()
+    sha256 = hashlib.sha256(small.onnx.read_bytes()).hexdigest()
+    key = engine_key(Graph(b"", sha256, "f16", "raw", engine_shapes(small)), ADA.sm)
+    assert EngineCache(folder).get(key) is not None
+    EngineCache(folder).put(key, b"an engine of another edition")
+    made_by = provider(folder)
+    engine_of(small, made_by).close()
+    assert made_by.compiled == 1
+    assert "it is built again" in caplog.text
+
+
+def test_what_tensorrt_leaves_to_the_processor_is_said(
+    tmp_path: Path, small: ModelBundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine_of(small, provider(tmp_path / "cache")).close()
+    assert "TensorRT leaves Cast, Conv, Relu to the processor" in caplog.text
+
+
+def test_a_key_names_the_model_and_what_compiled_it() -> None:
     bundle = load_bundle("live-fluorescence")
-    with pytest.raises(EngineError, match="use backend cuda or openvino"):
-        compiled(bundle, edition, None, "f16", 1, EngineCache(tmp_path))
-
-
-@pytest.mark.parametrize("name", [WHOLE])
-def test_the_shipped_network_is_converted_whole(edition: Edition, name: str) -> None:
-    trt, bundle = edition.module, load_bundle(name)
-    _, network, kept = parsed(trt, engine_log(trt), bundle.onnx.read_bytes(), "f16")
-    assert float_tensors(trt, network) == {"raw", "refocused"}
-    assert sum(weights.size for weights in kept) > 100_000
-    assert network.num_inputs == network.num_outputs == 1
-    raw, refocused = network.get_input(0), network.get_output(0)
-    assert (raw.name, refocused.name) == ("raw", "refocused")
-    assert raw.dtype == refocused.dtype == trt.float32
-    assert tuple(raw.shape) == (-1, 1, -1, -1)
-    half = {
-        tensor.dtype
-        for layer in map(network.get_layer, range(network.num_layers))
-        if layer.type == trt.LayerType.CONVOLUTION
-        for tensor in (layer.get_input(0), layer.get_output(0))
-    }
-    assert half == {trt.float16}
-
-
-def test_f32_stays_f32(edition: Edition) -> None:
-    trt, bundle = edition.module, load_bundle(WHOLE)
-    _, network, kept = parsed(trt, engine_log(trt), bundle.onnx.read_bytes(), "f32")
-    assert not kept
-    assert len(float_tensors(trt, network)) > 20
-
-
-def test_shape_range_and_card_decide_what_is_built(edition: Edition, tmp_path: Path) -> None:
-    bundle = small_bundle(blur_network(tmp_path / "blur.onnx", 4))
-    cache = EngineCache(tmp_path / "cache")
-    keys = {
-        compiled(bundle, edition, card, "f16", batch, cache)[0]
-        for card in (ADA, TURING)
-        for batch in (1, 4)
-    }
-    assert len(keys) == 4
-    assert {key.target for key in keys} == {"sm75", "sm80+"}
-    ranges = {batch: shape_range(8, batch) for batch in (1, 4)}
-    assert ranges[1].least == (1, 1, 8, 8)
-    assert ranges[1].largest == (1, 1, 4096, 4096)
-    assert ranges[4].best == ranges[4].largest == (4, 1, 2048, 2048)
-
-
-def test_a_damaged_entry_is_built_again(edition: Edition, tmp_path: Path) -> None:
-    bundle = small_bundle(blur_network(tmp_path / "blur.onnx", 4))
-    cache = EngineCache(tmp_path / "cache")
-    key, payload = compiled(bundle, edition, None, "f16", 1, cache)
-    damaged = bytearray(cache.path(key).read_bytes())
-    damaged[-100] ^= 1
-    cache.path(key).write_bytes(damaged)
-    _, again = compiled(bundle, edition, None, "f16", 1, cache)
-    assert len(again) == pytest.approx(len(payload), rel=0.01)
-    assert cache.get(key) == again
-
-
-def test_the_output_named_refocused_is_the_frame(edition: Edition, tmp_path: Path) -> None:
-    shape = ("batch", 1, "height", "width")
-    nodes = [
-        helper.make_node("Relu", ["raw"], ["defocus"]),
-        helper.make_node("Mul", ["defocus", "two"], ["refocused"]),
-    ]
-    path = write_network(
-        tmp_path / "two.onnx",
-        nodes,
-        {"two": [2.0]},
-        {"defocus": shape, "refocused": shape},
-    )
-    trt = edition.module
-    _, network, _ = parsed(trt, engine_log(trt), path.read_bytes(), "f16")
-    assert [network.get_output(i).name for i in range(network.num_outputs)] == ["refocused"]
+    content = bundle.onnx.read_bytes()
+    shapes = engine_shapes(bundle)
+    graph = Graph(b"", hashlib.sha256(content).hexdigest(), "f16", "seen", shapes)
+    key = engine_key(graph, "sm86")
+    assert (key.source_sha256, key.target, key.precision) == (graph.source_sha256, "sm86", "f16")
+    assert "onnxruntime_ep_nv_tensorrt_rtx" in key.runtime
+    assert key.shapes == "1x3x16x16 1x3x1024x1024 1x3x2048x2048"
 
 
 @pytest.mark.parametrize(
-    ("precision", "weight", "said"),
-    [
-        ("bf16", 1.0, "f16 or f32, not bf16"),
-        ("int8", 1.0, "f16 or f32, not int8"),
-        ("f16", 1e6, "beyond f16"),
-    ],
+    ("step", "batch", "largest"), [(8, 1, 4096), (8, 4, 2048), (32, 3, 2336), (48, 1, 4080)]
 )
-def test_what_cannot_be_built_is_said(
-    edition: Edition, tmp_path: Path, precision: str, weight: float, said: str
+def test_the_largest_shape_has_as_many_pixels_for_every_batch(
+    step: int, batch: int, largest: int
 ) -> None:
-    nodes = [helper.make_node("Mul", ["raw", "much"], ["refocused"])]
-    path = write_network(tmp_path / "much.onnx", nodes, {"much": [weight]})
-    with pytest.raises(EngineError, match=said):
-        compiled(small_bundle(path), edition, None, precision, 1, EngineCache(tmp_path / "cache"))
+    shapes = Shapes.of(step, 1, batch, 2048, 4096)
+    assert shapes.largest == (batch, 1, largest, largest)
+    assert shapes.best[2] <= min(2048, largest)
+    assert shapes.least == (1, 1, step, step)
 
 
-def test_a_file_that_is_no_network_is_one_error(edition: Edition, tmp_path: Path) -> None:
-    (tmp_path / "no.onnx").write_bytes(b"no network at all")
-    with pytest.raises(EngineError, match="TensorRT cannot take the network"):
-        compiled(small_bundle(tmp_path / "no.onnx"), edition, None, "f16", 1, EngineCache(tmp_path))
+# -- frames --------------------------------------------------------------------------------
 
 
-def test_export_puts_the_engine_where_the_worker_looks(
-    edition: Edition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REFOCUSD_CACHE", str(tmp_path / "cache"))
-    from refocusd_training.export.tensorrt import export_engine
+def test_the_memory_of_the_card_decides_about_tiles(tmp_path: Path) -> None:
+    bundle = load_bundle("live-nuclei")
+    for free_mib, most_px in ((200_000, 4096), (400, 1400)):
+        card = replace(ADA, free_mib=free_mib)
+        with closing(engine_of(bundle, provider(tmp_path, card))) as engine:
+            assert max(engine.tiles((8192, 8192))[0].shape) <= most_px
+            assert max(engine.tiles((8192, 8192))[0].shape) > most_px / 2
 
-    bundle = load_bundle(WHOLE)
-    key = export_engine(bundle.folder, str(tmp_path / "live.engine"))
-    kept = EngineCache().get(key)
-    assert kept == (tmp_path / "live.engine").read_bytes()
-    assert export_engine(bundle.folder, "cache") == key
-    if importlib.util.find_spec("torch_tensorrt") is None:
-        with pytest.raises(EngineError, match="torch-tensorrt does not load"):
-            export_engine(bundle.folder, "cache", builder="torch")
+
+def test_a_card_that_draws_the_desktop_gets_small_tiles(tmp_path: Path) -> None:
+    bundle = load_bundle("live-nuclei")
+    display = provider(tmp_path, replace(ADA, draws_display=True))
+    with closing(engine_of(bundle, display)) as engine:
+        assert max(engine.tiles((2048, 2048))[0].shape) <= 1024
+    asked = EngineOptions(tile_px=1536)
+    with closing(engine_of(bundle, display, asked)) as engine:
+        assert max(engine.tiles((2048, 2048))[0].shape) > 1024
+
+
+def test_tiles_and_batches_beyond_the_engine_are_cut_or_refused(tmp_path: Path) -> None:
+    bundle = load_bundle("live-nuclei")
+    made_by = provider(tmp_path)
+    with closing(engine_of(bundle, made_by, EngineOptions(tile_px=16000))) as engine:
+        assert max(engine.tiles((9000, 9000))[0].shape) <= 4096
+    with pytest.raises(EngineError, match="set a smaller tile_batch"):
+        TensorRtEngine(
+            replace(bundle, receptive_field_px=500), EngineOptions(tile_batch=60), made_by
+        )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_precision_that_it_lacks_is_refused_by_name(tmp_path: Path, precision: Any) -> None:
+    with pytest.raises(EngineError, match=f"f16 or f32, not {precision}"):
+        engine_of(load_bundle(MODELS[0]), provider(tmp_path), EngineOptions(precision=precision))
 
 
 # -- what is there -------------------------------------------------------------------------
 
 
-def test_a_card_that_the_rtx_edition_does_not_know_is_refused_with_a_way_out() -> None:
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")
-    assert choose_edition(ADA) == choose_edition(TURING) == "tensorrt_rtx"
-    with pytest.raises(EngineError, match=r"H200 \(compute capability 9\.0\); set backend to cuda"):
-        choose_edition(HOPPER)
+@pytest.mark.parametrize("capability", [(8, 6), (8, 9), (12, 0), (12, 1)])
+def test_the_cards_of_acquisition_computers_are_served(capability: tuple[int, int]) -> None:
+    assert not unsupported(replace(ADA, capability=capability))
 
 
-def test_the_full_edition_builds_for_one_card_and_driver() -> None:
-    full = Edition("tensorrt", "11.0", None)
-    shapes = shape_range(32, 1)
-    keys = {
-        engine_key(b"onnx", full, card, "f16", shapes)
-        for card in (HOPPER, ADA, replace(HOPPER, driver=13010))
-    }
-    assert len(keys) == 3
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0), (10, 0)])
+def test_a_card_that_tensorrt_for_rtx_does_not_know_is_refused_with_a_way_out(
+    capability: tuple[int, int],
+) -> None:
+    said = unsupported(replace(ADA, capability=capability))
+    assert f"compute capability {capability[0]}.{capability[1]}" in said
+    assert "set backend to cuda" in said
 
 
-def test_without_a_card_everything_says_so() -> None:
+@no_card
+@pytest.mark.parametrize("name", MODELS)
+def test_without_a_card_every_model_says_so(name: str) -> None:
     said = probe()
-    if not said:
-        pytest.skip("there is a card, and it works")
     with pytest.raises(EngineError) as error:
-        TensorRtEngine(load_bundle(WHOLE), EngineOptions(backend="tensorrt"))
+        build_engine(name, EngineOptions(backend="tensorrt"))
     assert str(error.value) == said
+    assert "no NVIDIA card answers" in said
 
 
-def test_without_tensorrt_the_command_that_installs_it_is_said() -> None:
-    """In a process that sees only the base installation."""
-    code = (
-        "import sys, importlib.abc\n"
-        "class Hidden(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('tensorrt', 'tensorrt_rtx', 'cuda', 'torch'):\n"
-        "            raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Hidden())\n"
-        "from refocusd.engines.tensorrt import probe\n"
-        "print(probe())\n"
-    )
+@pytest.mark.parametrize(
+    ("hidden", "package"),
+    [
+        ("onnxruntime", "onnxruntime"),
+        ("onnxruntime_ep_nv_tensorrt_rtx", "onnxruntime-ep-nv-tensorrt-rtx"),
+        ("onnx", "onnx"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_the_command(hidden: str, package: str) -> None:
+    """In a process that sees a card, and not the package."""
+    code = f"""
+import sys, importlib.abc
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {hidden!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hidden())
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name: None if name == {hidden!r} else find_spec(name)
+from refocusd.engines import tensorrt
+from refocusd.engines.card import Card
+tensorrt.find_card = lambda bus_id="": Card("NVIDIA RTX 4000", (8, 9), "580.82", 8000, False)
+print(tensorrt.probe())
+"""
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     ).stdout
+    assert said.startswith(f"{package} is not installed")
     assert 'pip install "refocusd[tensorrt]"' in said
 
 
-def test_the_kernels_compile_for_every_card(tmp_path: Path) -> None:
-    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-python is not installed")
-    try:
-        nvrtc.nvrtcVersion()
-    except RuntimeError:
-        pytest.skip("NVIDIA's run-time compiler is not installed")
-    cache = EngineCache(tmp_path)
-    codes = {sm: compiled_kernels(sm, cache) for sm in (75, 86, 89, 120)}
-    assert all(code.startswith(b"\x7fELF") for code in codes.values())
-    assert all(
-        name in codes[89]
-        for name in (b"normalise_u8", b"normalise_u16", b"restore_u8", b"restore_u16")
-    )
-    assert len(set(codes.values())) == 4
+@no_card
+def test_the_plugin_without_a_driver_is_one_clear_error() -> None:
+    """The real one, in a process of its own: it loads 300 MB."""
+    pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the plug-in is not installed")
+    code = """
+from refocusd.engines.tensorrt import _plugin_device
+from refocusd.errors import EngineError
+try:
+    _plugin_device()
+except EngineError as error:
+    print(error)
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
+    ).stdout
+    assert "update the NVIDIA driver" in said
 
 
 # -- on a card -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def engine_on_card() -> Any:
+@pytest.fixture(params=MODELS)
+def engine_on_card(request: pytest.FixtureRequest) -> Iterator[Any]:
     said = probe()
     if said:
         pytest.skip(said)
-    engine = TensorRtEngine(load_bundle(WHOLE), EngineOptions(backend="tensorrt"))
+    engine = build_engine(request.param, EngineOptions(backend="tensorrt"))
     yield engine
     engine.close()
 
 
 @pytest.mark.gpu
-def test_an_engine_on_a_card_gives_what_the_bundle_says(engine_on_card: TensorRtEngine) -> None:
-    bundle = load_bundle(WHOLE)
-    assert engine_on_card.description.precision == "f16"
+def test_an_engine_on_a_card_gives_what_the_bundle_says(
+    engine_on_card: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle = load_bundle(engine_on_card.description.model_id.rpartition("-")[0])
     for shape in ((64, 64), (520, 696), (2048, 2048)):
         engine_on_card.warm_up(shape)
     assert all(check.good for check in check_engine(bundle, engine_on_card))
+    assert "leaves" not in caplog.text
+
+
+@pytest.mark.gpu
+def test_frames_from_a_card_are_those_from_the_processor(engine_on_card: Any) -> None:
+    from refocusd.demo.specimen import Specimen
+
+    raw = Specimen().frame("DAPI", 8.0, 10.0, np.random.default_rng(0))
+    other = build_engine(
+        engine_on_card.description.model_id.rpartition("-")[0], EngineOptions("openvino", "f32")
+    )
+    found, expected = np.empty_like(raw), np.empty_like(raw)
+    engine_on_card.refocus(raw, found)
+    other.refocus(raw, expected)
+    other.close()
+    apart = np.percentile(np.abs(found.astype(int) - expected), 99.9)
+    assert apart <= 0.02 * np.percentile(raw, 99.9)
 
 
 def test_a_lost_card_is_an_engine_error_of_its_own() -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["blur_network", "write_network"]
+from refocusd.models.bundle import ModelBundle
+
+__all__ = ["blur_network", "small_bundle", "write_network"]
 
 #: Height and width of any size, in batches of any number.
 FRAME: tuple[str | int, ...] = ("batch", 1, "height", "width")
@@ -59,3 +61,10 @@ def blur_network(path: Path, channels: int) -> Path:
         helper.make_node("Conv", ["kept", "gather"], ["refocused"], pads=[1, 1, 1, 1]),
     ]
     return write_network(path, nodes, {"spread": spread, "gather": gather})
+
+
+def small_bundle(onnx: Path, step: int = 8, field: int = 3) -> ModelBundle:
+    """Describe a bundle of one network."""
+    return ModelBundle(
+        onnx.parent, "small", "0" * 64, 1.0, 99.9, step, field, onnx, normalisation="percentiles"
+    )

@@ -54,6 +54,12 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--model", nargs="+", default=["live-nuclei"], help="bundles")
     parser.add_argument("--backend", nargs="+", choices=get_args(Backend))
+    parser.add_argument(
+        "--device",
+        nargs="+",
+        default=["CPU"],
+        help="of openvino: CPU, GPU, NPU, AUTO (default: CPU)",
+    )
     parser.add_argument("--precision", nargs="+", choices=get_args(Precision))
     parser.add_argument(
         "--size",
@@ -129,26 +135,44 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
         load_bundle(model)  # what is missing or damaged is told before any work
     named: Sequence[Backend] = arguments.backend or ("openvino", "tensorrt", "cuda")
     engines = [
-        (backend, precision)
+        (backend, precision, device)
         for backend in named
-        for precision in (arguments.precision or _PRECISIONS.get(backend, ("auto",)))
+        for device in (arguments.device if backend == "openvino" else ["CPU"])
+        for precision in (arguments.precision or _precisions(backend, device))
     ]
     return [
         Combination(
             model,
-            EngineOptions(backend, precision, arguments.threads, tile, batch, arguments.engine_mib),
+            EngineOptions(
+                backend,
+                precision,
+                arguments.threads,
+                tile,
+                batch,
+                arguments.engine_mib,
+                device=device,
+            ),
             shape,
         )
-        for model, (backend, precision), shape, tile, batch in itertools.product(
+        for model, (backend, precision, device), shape, tile, batch in itertools.product(
             arguments.model, engines, arguments.size, arguments.tile, arguments.batch
         )
     ]
+
+
+def _precisions(backend: Backend, device: str) -> tuple[Precision, ...]:
+    """What is tried where no precision is named."""
+    if device.upper() != "CPU":
+        return ("auto", "f32")
+    return _PRECISIONS.get(backend, ("auto",))
 
 
 def _engine(result: Result) -> tuple[str, str]:
     """Engine and frame, as the tables name them."""
     made = result.combination
     name = f"{made.model} {made.options.backend} {result.rounds[0].precision}"
+    if made.options.device.upper() != "CPU":
+        name += f" {result.rounds[0].device}"
     if made.options.tile_px or made.options.tile_batch:
         name += f" {made.options.tile_px or 'auto'}×{made.options.tile_batch or 'auto'}"
     return plain(name), f"{made.shape[1]}×{made.shape[0]}"

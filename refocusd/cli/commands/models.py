@@ -26,7 +26,7 @@ from refocusd.models.library import models_folder, user_bundles
 
 __all__ = ["register"]
 
-_FLAGS = ("backend", "precision")
+_FLAGS = ("backend", "precision", "device")
 
 EPILOG = """\
 examples:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: It may run on the acquisition's own host, and on others it is a guest.
 NICENESS = 10
-_FLAGS = ("model", "backend", "precision", "threads")
+_FLAGS = ("model", "backend", "precision", "threads", "device")
 
 EPILOG = """\
 examples:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from refocusd.errors import ConfigError
 from refocusd_training.commands.torch_at_hand import needs_torch
 
 __all__ = ["register"]
@@ -15,8 +16,11 @@ __all__ = ["register"]
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     parser = inner.add_parser("export", help="turn a run into a model bundle")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--run", type=Path, help="folder of the run")
+    parser.add_argument("--output", type=Path, help="folder of the bundle")
+    parser.add_argument(
+        "--bundle", help="instead of --run and --output: a model whose engines are built"
+    )
     parser.add_argument("--weights", type=Path, help="an earlier checkpoint of the run")
     parser.add_argument("--metrics", type=Path, help="JSON of 'evaluate' to quote in the bundle")
     parser.add_argument("--int8", action="store_true", help="add an int8 network for CPUs")
@@ -27,14 +31,21 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument(
         "--engine",
-        metavar="FILE|cache",
-        help="build the TensorRT engine too: into a file, or where 'refocusd run' looks for it",
+        metavar="FOLDER|cache",
+        help="build TensorRT engines too: into a folder, or where 'refocusd run' looks for them",
+    )
+    parser.add_argument(
+        "--for",
+        dest="cards",
+        default="sm86,sm89,sm120",
+        metavar="CARDS",
+        help="compute capabilities that engines are built for (default: %(default)s)",
     )
     parser.add_argument(
         "--engine-builder",
         choices=("onnx", "torch"),
         default="onnx",
-        help="what builds it: TensorRT from ONNX, or torch-tensorrt (default: %(default)s)",
+        help="what builds them: TensorRT from ONNX, or torch-tensorrt (default: %(default)s)",
     )
     parser.add_argument(
         "--id", default="", help="model id (default: the name of the --output folder)"
@@ -43,6 +54,27 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    if bool(arguments.bundle) == bool(arguments.run and arguments.output):
+        raise ConfigError("name --run and --output, or --bundle and --engine")
+    if arguments.bundle and not arguments.engine:
+        raise ConfigError("--bundle builds engines: say where they go with --engine")
+    if not arguments.bundle:
+        _export_run(arguments)
+    if arguments.engine:
+        from refocusd_training.export.tensorrt import export_engines
+
+        cards = [name.strip() for name in arguments.cards.split(",")]
+        for key in export_engines(
+            arguments.bundle or arguments.output,
+            arguments.engine,
+            cards=cards,
+            builder=arguments.engine_builder,
+        ):
+            Console().print(f"built the engine for {key.target} in {key.precision}")
+    return 0
+
+
+def _export_run(arguments: argparse.Namespace) -> None:
     needs_torch()
     from refocusd_training.export.bundle import export_bundle
 
@@ -56,12 +88,3 @@ def _export(arguments: argparse.Namespace) -> int:
         data=arguments.data,
     )
     Console().print(f"wrote {arguments.output}")
-    if arguments.engine:
-        from refocusd_training.export.tensorrt import export_engine
-
-        key = export_engine(arguments.output, arguments.engine, builder=arguments.engine_builder)
-        Console().print(
-            f"built the engine by {key.runtime} for {key.target} in {key.precision}: "
-            f"{arguments.engine}"
-        )
-    return 0

@@ -1,50 +1,55 @@
-"""Builds engines from a bundle before their first use.
+"""Builds TensorRT engines from a bundle before their first use, for cards that need not be here.
 
-Two builders.  ``onnx``: TensorRT itself, as `refocusd.engines.tensorrt` builds on first
-use.  ``torch``: weights from safetensors, `torch.export`, torch-tensorrt; what comes of it
-is the raw engine, no pickle.  Either way it is kept as the worker looks for it.
+Two builders.  ``onnx``: TensorRT for RTX from the bundle's ONNX, as its plug-in for ONNX Runtime builds
+on first use.  ``torch``: weights from safetensors, `torch.export`, torch-tensorrt (`by_torch`).  Either
+way the engine is kept inside an ONNX file, as the worker looks for it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from refocusd.engines.cache import EngineCache, EngineKey
-from refocusd.engines.tensorrt.builder import INPUT, compiled, engine_key, shape_range
-from refocusd.engines.tensorrt.card import Card, find_card
-from refocusd.engines.tensorrt.edition import Edition, load_edition
+from refocusd.engines.onnxruntime import Graph, graph_of
+from refocusd.engines.tensorrt import PLUGIN, PROVIDER, engine_key, engine_shapes
 from refocusd.errors import EngineError, OutputError
-from refocusd.models.bundle import ModelBundle, load_bundle
+from refocusd.models.bundle import load_bundle
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["export_engine"]
+__all__ = ["CARDS", "build_engine_onnx", "export_engines", "with_engine_inside"]
 
 log = logging.getLogger(__name__)
 
-INSTALL = 'pip install "refocusd[torch-tensorrt]" --extra-index-url https://pypi.nvidia.com'
+#: Compute capabilities that engines are built for, as TensorRT and NVIDIA write them.
+CARDS = {"sm86": "SM86", "sm89": "SM89", "sm120": "SM120"}
+INSTALL = 'pip install "refocusd[train]"'
 
 
-def export_engine(
-    bundle: Path,
+def export_engines(
+    bundle: str | Path,
     output: str,
     *,
+    cards: Sequence[str] = tuple(CARDS),
     precision: Literal["f16", "f32"] = "f16",
     batch: int = 1,
     builder: Literal["onnx", "torch"] = "onnx",
-) -> EngineKey:
-    """Build the engine of a bundle.
+) -> list[EngineKey]:
+    """Build the engines of a bundle.
 
     Parameters
     ----------
-    bundle : Path
-        Folder of a bundle.
+    bundle : str or Path
+        Name of a model, or a bundle's folder.
     output : str
-        ``cache``: the user's cache of engines, where the tensorrt backend finds it.  Else the
-        file that the engine is written to, as TensorRT reads it.
+        ``cache``: the user's cache of engines, where the tensorrt backend finds them.  Else the
+        folder that they are written to, as ONNX files with the engine inside.
+    cards : sequence of str
+        Compute capabilities; see `CARDS`.
     precision : {"f16", "f32"}
     batch : int
         Tiles at once, at most.
@@ -52,116 +57,132 @@ def export_engine(
 
     Returns
     -------
-    EngineKey
-        What the engine was built from and for.  Without a card here: any card from Ampere on.
+    list of EngineKey
+        What each was built from and for.
 
     Raises
     ------
     EngineError
-        If TensorRT, torch-tensorrt or a card that it needs is missing, or it cannot build it.
+        If TensorRT or torch-tensorrt is missing, or it cannot build an engine, or the plug-in is whose
+        version the cache tells engines apart by.
     OutputError
-        If the file cannot be written.
+        If a file cannot be written.
     """
+    unknown = [name for name in cards if name not in CARDS]
+    if unknown or not cards:
+        raise EngineError(f"no engines for {', '.join(unknown)}: choose of {', '.join(CARDS)}")
+    if output == "cache":
+        _check_runner()
     model = load_bundle(bundle)
-    card = _card()
-    edition = load_edition(card)
+    graph = graph_of(model, precision, engine_shapes(model, batch))
     cache = EngineCache()
-    if builder == "onnx":
-        key, payload = compiled(model, edition, card, precision, batch, cache)
-    else:
-        key, payload = _by_torch(model, edition, card, precision, batch)
-        cache.put(key, payload)
-    if output != "cache":
-        try:
-            Path(output).write_bytes(payload)
-        except OSError as error:
-            raise OutputError(f"{output} cannot be written: {error.strerror}") from error
-    return key
+    keys = []
+    for card in cards:
+        if builder == "torch":
+            from refocusd_training.export.by_torch import build_engine_torch
+
+            engine = build_engine_torch(model, graph, card)
+        else:
+            engine = build_engine_onnx(graph, card)
+        content = with_engine_inside(graph, engine, card)
+        key = engine_key(graph, card)
+        if output == "cache":
+            cache.put(key, content)
+        else:
+            _write(Path(output) / f"{model.model_id}-{precision}-{card}.onnx", content)
+        keys.append(key)
+    return keys
 
 
-def _card() -> Card | None:
-    try:
-        return find_card()
-    except EngineError as error:
-        log.info("%s: the engine is built for cards that are not here", error)
-        return None
-
-
-def _by_torch(
-    model: ModelBundle, edition: Edition, card: Card | None, precision: str, batch: int
-) -> tuple[EngineKey, bytes]:
-    # Fails on import where torch was built without CUDA.
-    try:
-        import torch_tensorrt
-    except (ImportError, OSError, RuntimeError) as error:
+def _check_runner() -> None:
+    """Whether what builds and what runs are the same TensorRT."""
+    found = importlib.util.find_spec(PLUGIN)
+    if found is None or not found.submodule_search_locations:
         raise EngineError(
-            f"torch-tensorrt does not load ({error}); install it on a machine with an NVIDIA card: "
-            f"{INSTALL}; or build from ONNX (--engine-builder onnx)"
-        ) from error
-    import torch
-
-    shapes = shape_range(model.size_multiple, batch)
-    key = engine_key(model.onnx.read_bytes(), edition, card, precision, shapes)
-    network = _network(model).to("cuda")
-    step = model.size_multiple
-    example = torch.zeros(min(2, batch), 1, 4 * step, 4 * step, device="cuda")
-    dims: dict[int, Any] = {
-        side: step * torch.export.Dim(name, min=1, max=shapes.largest[side] // step)
-        for side, name in ((2, "high"), (3, "wide"))
-    }
-    if batch > 1:
-        dims[0] = torch.export.Dim("batch", min=1, max=batch)
-    whole = _in_half(network) if precision == "f16" else network
-    program = torch.export.export(whole, (example,), dynamic_shapes=(dims,))
-    payload: bytes = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
-        program,
-        inputs=[
-            torch_tensorrt.Input(
-                min_shape=shapes.least,
-                opt_shape=shapes.best,
-                max_shape=shapes.largest,
-                dtype=torch.float32,
-                name=INPUT,
-            )
-        ],
-        require_full_compilation=True,  # nothing is left to torch
-    )
-    return key, payload
+            "engines in the cache are told apart by the version of the plug-in that runs them; install it: "
+            'pip install ".[tensorrt]", or write files (--engine FOLDER)'
+        )
+    names = " ".join(path.name for path in Path(found.submodule_search_locations[0]).iterdir())
+    runs = re.search(r"tensorrt_rtx(?:\.so\.|_)(\d+)[._](\d+)", names)
+    builds = version("tensorrt-rtx").split(".")[:2]
+    if runs and list(runs.groups()) != builds:
+        log.warning(
+            "engines are built by TensorRT %s, and the plug-in runs %s: it may build its own again",
+            ".".join(builds),
+            ".".join(runs.groups()),
+        )
 
 
-def _network(model: ModelBundle) -> nn.Module:
-    """The bundle's network, with its weights.
+def build_engine_onnx(graph: Graph, card: str) -> bytes:
+    """An engine as TensorRT for RTX builds it from ONNX, without a card.
 
     Raises
     ------
     EngineError
-        If the bundle does not say what it is.
+        If TensorRT is missing, lacks an operator, or cannot build it.
     """
-    from safetensors.torch import load_file
-
-    from refocusd_training.networks import build_described
-
-    if model.network is None or model.weights is None:
+    try:
+        import tensorrt_rtx as trt
+    except (ImportError, OSError) as error:
         raise EngineError(
-            f"{model.folder} does not describe its network, or has no weights of its own: build from "
-            "ONNX (--engine-builder onnx)"
-        )
-    network = build_described(model.network)
-    network.load_state_dict(load_file(model.weights))
-    return network.eval()
+            f"TensorRT for RTX does not load ({error}); install it: {INSTALL}"
+        ) from error
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    # Types as the network states them: nothing falls back to another.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph.model):
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(f"TensorRT cannot take the network: {'; '.join(errors[:3])}")
+    config = builder.create_builder_config()
+    profile = builder.create_optimization_profile()
+    shapes = graph.shapes
+    profile.set_shape(graph.input, shapes.least, shapes.best, shapes.largest)
+    config.add_optimization_profile(profile)
+    if graph.precision == "f32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # has the mantissa of f16
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, CARDS[card]), 0)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise EngineError(f"TensorRT cannot build the network in {graph.precision} for {card}")
+    return bytes(engine)
 
 
-def _in_half(network: nn.Module) -> nn.Module:
-    """The network computed in f16, between f32 in and out."""
-    import torch
+def with_engine_inside(graph: Graph, engine: bytes, card: str) -> bytes:
+    """The network as ONNX that holds nothing but its engine, as the plug-in writes and reads it.
 
-    class InHalf(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network.half()
+    See https://onnxruntime.ai/docs/execution-providers/EP-Context-Design.html.
+    """
+    import onnx
+    from onnx import helper
 
-        def forward(self, raw: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = self.network(raw.half())
-            return answer.float()
+    model = onnx.load_model_from_string(graph.model)
+    node: Any = helper.make_node(
+        "EPContext",
+        [graph.input],
+        [port.name for port in model.graph.output],
+        domain="com.microsoft",
+        embed_mode=1,
+        ep_cache_context=engine,
+        main_context=0,
+        source=PROVIDER,
+        hardware_architecture=card.removeprefix("sm"),
+        partition_name="network",
+        ep_sdk_version="1.0",
+    )
+    inside = helper.make_graph([node], "engine", [model.graph.input[0]], list(model.graph.output))
+    opsets = [*model.opset_import, helper.make_opsetid("com.microsoft", 1)]
+    made: bytes = helper.make_model(
+        inside, opset_imports=opsets, ir_version=model.ir_version
+    ).SerializeToString()
+    return made
 
-    return InHalf().eval()
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
