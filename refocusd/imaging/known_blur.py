@@ -20,7 +20,7 @@ from refocusd.imaging.blur import BlurEstimate, BlurSource
 from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
 from refocusd.profiles.profile import Profile, PsfSection
 
-__all__ = ["Distance", "distance_from_focus", "known_blur"]
+__all__ = ["DISC_SIGMA", "Distance", "distance_from_focus", "known_blur"]
 
 _Table = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _STATED_UM, _STATED = 1.0, 0.1
 #: Where the focus lies on the stage changes by so much between specimens, um.
 _ANOTHER_SPECIMEN_UM = 5.0
 #: Standard deviation of a disc, over its radius, as `half_width_sigma` defines it.
-_DISC = 0.53
+DISC_SIGMA = 0.53
 #: That of the Airy pattern, over wavelength and aperture, and of a square pixel.
 _AIRY, _PIXEL = 0.22, 12**-0.5
 #: Emission where nothing is said: it hardly matters out of focus.
@@ -123,7 +123,7 @@ def known_blur(
         wavelength_um = (nominal.wavelength_um if nominal else None) or _WAVELENGTH_UM
         index = _index(na, nominal.refractive_index if nominal else 1.0)
         least = math.hypot(_AIRY * wavelength_um / na, _PIXEL * pixel_um)
-        widths = [math.hypot(_DISC * um * na / index, least) for um in _around(distance)]
+        widths = [math.hypot(DISC_SIGMA * um * na / index, least) for um in _around(distance)]
     else:
         return None
     logs = np.log(widths)
