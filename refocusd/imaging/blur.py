@@ -127,9 +127,13 @@ def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
 
 
 def contradict(one: BlurEstimate, other: BlurEstimate) -> bool:
-    """Whether two widths differ by more than three standard uncertainties."""
+    """Whether two widths differ by more than three standard uncertainties.
+
+    Two are enough where the one rests on no frame of the stream: it may be of another focus altogether.
+    """
     apart = math.log(other.sigma_px / one.sigma_px)
-    return abs(apart) > 3 * math.hypot(one.uncertainty, other.uncertainty)
+    limit = 3 if one.source in ("frame", "frames") else 2
+    return abs(apart) > limit * math.hypot(one.uncertainty, other.uncertainty)
 
 
 def _has_structure(raw: Pixels) -> bool:

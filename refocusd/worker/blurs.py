@@ -44,6 +44,7 @@ class Stream:
         self, known: OrderedDict[str, BlurEstimate], key: str, beforehand: BlurEstimate | None
     ) -> None:
         self._known, self._key, self._beforehand = known, key, beforehand
+        self._asked: BlurEstimate | None = None
 
     @property
     def blur(self) -> BlurEstimate | None:
@@ -53,16 +54,18 @@ class Stream:
     def known(self, seen: Pixels) -> BlurEstimate | None:
         """What is known of the next frame's blur; None where that is nothing.
 
-        Of the first frame, what was known beforehand and what it tells by itself.  Later, what was known
-        beforehand and what earlier frames told, no surer than the latter: they see the focus drift.
+        Of the first frame, what was known beforehand and what it tells by itself.  Later, what earlier
+        frames told, which holds the former; a measured PSF is weighed in again, or it would be forgotten,
+        but makes nothing surer: frames see the focus drift.
         """
         told, beforehand = self.blur, self._beforehand
-        if beforehand is None:
-            return told
-        if told is None:
+        if told is None and beforehand is not None:
             alone = estimate_blur(seen)
             return fused(beforehand, alone) if alone else beforehand
-        return BlurEstimate(fused(beforehand, told).sigma_px, told.uncertainty, "frames")
+        if told is None or beforehand is None or beforehand.source != "profile":
+            return told
+        self._asked = BlurEstimate(fused(beforehand, told).sigma_px, told.uncertainty, "frames")
+        return self._asked
 
     def learn(self, blur: BlurEstimate | None) -> BlurEstimate | None:
         """Remember what a frame told; None where it did not tell, which makes nothing known.
@@ -76,7 +79,9 @@ class Stream:
         if blur is None or blur.source == "optics":
             return blur
         uncertainty = max(math.hypot(blur.uncertainty, DRIFT), LEAST_UNCERTAINTY)
-        self._known[self._key] = BlurEstimate(blur.sigma_px, uncertainty, "frames")
+        # What the engine took as it was given tells nothing new: it would count twice.
+        sigma_px = told.sigma_px if told and blur == self._asked else blur.sigma_px
+        self._known[self._key] = BlurEstimate(sigma_px, uncertainty, "frames")
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)
         if told is None or beforehand is None or beforehand.uncertainty > told.uncertainty:
