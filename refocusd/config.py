@@ -80,7 +80,7 @@ _MAX_DOTS = 1000
 #: Longer values are cut in messages.
 _SHOWN_CHARS = 200
 
-_UNITS = {"mib": "MiB", "px": "px", "s": "s"}
+_UNITS = {"mib": "MiB", "px": "px", "s": "s", "um": "um"}
 _BACKSLASHES = (
     '; in "..." a backslash starts an escape: write a Windows path with slashes ("C:/data") or in '
     "single quotes ('C:\\data')"
@@ -282,6 +282,16 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     webhook: str = ""
     """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
     is full, a daemon without workers."""
+    defocus_um: Annotated[float, Limits(-1000.0, 1000.0)] = 0.0
+    """Distance of the frames from focus where it is known: stage z minus focus.  0 takes the stage's
+    position and the focus in the calibration profile.  With the profile's PSF, or with the aperture and
+    the pixel size, it tells the width of the blur, which the frames correct."""
+    na: Annotated[float, Limits(0.0, 1.7)] = 0.0
+    """Numerical aperture of the objective.  0 takes that of the calibration profile or of the frames'
+    metadata."""
+    blur_memory: bool = True
+    """Begin with the blur that frames of the same camera, objective, channel and plane had in earlier
+    sessions, until those of this one tell theirs.  Kept in blurs.json beside the ledgers."""
     advise_focus: bool = False
     """Tell how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False

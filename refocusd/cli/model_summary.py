@@ -22,7 +22,13 @@ _SAME = [
     "network",
     "tolerance",
 ]
-_UNITS = {"na": "NA", "wavelength_um": "µm light", "pixel_um": "µm/px", "defocus_um": "µm defocus"}
+_UNITS = {
+    "na": "NA",
+    "wavelength_um": "µm light",
+    "pixel_um": "µm/px",
+    "defocus_um": "µm defocus",
+    "blur_px": "px blur",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class RunReport:
         With raw.
     blur_px : sequence of float
         In the order of the frames.
+    blur_sources : mapping of str to int
+        Frames by what their blur rests on.
     worst : sequence of Pictures
     figures : mapping
         The same for machines.
@@ -79,6 +81,7 @@ class RunReport:
     verdicts: Mapping[str, int]
     agreement: Mapping[str, str]
     blur_px: Sequence[float]
+    blur_sources: Mapping[str, int]
     worst: Sequence[Pictures]
     figures: Mapping[str, Any]
 
@@ -104,7 +107,7 @@ def page(report: RunReport) -> str:
             ),
             "<h2>Agreement with raw</h2>",
             _table(report.agreement.items()),
-            *(("<h2>Blur of raw, px</h2>", _line(report.blur_px)) if report.blur_px else ()),
+            *(_blur(report) if report.blur_px else ()),
             *(("<h2>Frames to look at</h2>",) if report.worst else ()),
             *(_figure(pictures) for pictures in report.worst),
             f'<script type="application/json" id="figures">{figures}</script>',
@@ -135,6 +138,10 @@ def _table(rows: Iterable[tuple[object, ...]]) -> str:
         for name, value, *kind in rows
     )
     return f"<table>{''.join(cells)}</table>"
+
+
+def _blur(report: RunReport) -> tuple[str, ...]:
+    return "<h2>Blur of raw, px</h2>", _line(report.blur_px), _table(report.blur_sources.items())
 
 
 def _line(values: Sequence[float]) -> str:

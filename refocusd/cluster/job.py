@@ -15,6 +15,7 @@ import numpy as np
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
+from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.workers.pool import stream_of
@@ -28,7 +29,7 @@ from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.messages import EngineInfo, Submit
 from refocusd.transport.ring import Slot
-from refocusd.worker.blurs import Blurs
+from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
 from refocusd.worker.session import Prepared, prepare
 
@@ -146,6 +147,7 @@ def _attempt(
         return _unwritten(told, key, "skipped", skipped)
     out = np.empty_like(frame.pixels)
     profile = applied.of_frame(key, metadata, frame.pixels.shape)
+    known = blur_by_microscope(told.settings, applied, "", key, metadata)
     try:
         facts = refocus_frame(
             prepared.engines[channel],
@@ -153,7 +155,7 @@ def _attempt(
             out,
             pass_in_focus=told.settings.pass_in_focus,
             untrusted=untrusted_of(submit, told.settings),
-            stream=blurs.of(stream_of(told.acquisition, key)),
+            stream=blurs.of(stream_of(told.acquisition, key), known_blur(known)),
             calibrated=None
             if profile is None
             else Calibrated(profile.profile, HotPixels(profile.hot_pixels, frame.pixels.shape)),

@@ -20,6 +20,7 @@ from refocusd.config import Settings
 from refocusd.daemon import events
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
+from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle, StartCatchUp
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.scheduler import Scheduler
@@ -101,7 +102,14 @@ class Broker:
         self.acquisitions = held = Acquisitions()
         scheduler = Scheduler(settings, ring.address.nbytes, held, send)
         self._lifecycle = lifecycle = Lifecycle(
-            settings, writer, held, scheduler, send, catch_up, FocusMonitor(settings)
+            settings,
+            writer,
+            held,
+            scheduler,
+            send,
+            catch_up,
+            FocusMonitor(settings),
+            KnownBlurs(settings),
         )
         self._intake = Intake(ring, lifecycle)
         self._pool = pool = WorkerPool(send, ring, models)

@@ -43,6 +43,8 @@ def own_settings(settings: Settings) -> Settings:
         pick_up=False,
         listen="",
         workers=max(1, settings.workers),
+        # The same frames give the same result whenever they are refocused.
+        blur_memory=False,
     )
 
 

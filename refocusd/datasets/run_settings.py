@@ -33,6 +33,9 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
             ("pass_in_focus", settings.pass_in_focus),
             ("untrusted", Settings().untrusted),
             ("channel_untrusted", {}),
+            ("blur_px", 0.0),
+            ("defocus_um", 0.0),
+            ("na", 0.0),
         )
     }
     if (backend := output.engine.get("backend")) in WITHOUT_MODEL:

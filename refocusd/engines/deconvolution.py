@@ -51,7 +51,7 @@ class DeconvolutionEngine(BlurEngine):
         check_frame(raw, out)
         begun = time.perf_counter()
         blur = self._known or blur
-        if blur is None or blur.source != "optics":
+        if blur is None or blur.source == "frames":
             alone = estimate_blur(raw)
             blur = fused(blur, alone) if blur and alone else alone
         counts = counts_range(raw)

@@ -1,4 +1,4 @@
-"""How wide a frame's blur is, in pixels: from the frame alone, or from known optics.
+"""How wide a frame's blur is, in pixels, as the frame alone tells it.
 
 The width is a standard deviation: that of the Gaussian whose transfer function falls to one half
 at the same spatial frequency.  With a PSF of wave optics, apodised and aberrated as real objectives
@@ -24,15 +24,15 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
-from refocusd.imaging.optics import Optics, defocus_psf
 
 __all__ = [
     "FEATURES",
     "KNOWN",
     "MIN_SIDE_PX",
     "BlurEstimate",
+    "BlurSource",
     "blur_features",
-    "blur_of_optics",
+    "contradict",
     "estimate_blur",
     "fused",
     "half_width_sigma",
@@ -58,6 +58,8 @@ TRAINED_PX = (0.7, 42.0)
 KNOWN = 0.1
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745
+#: What a width rests on; "optics" is one that somebody stated, which is believed.
+BlurSource = Literal["frame", "frames", "optics", "profile", "nominal", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,14 @@ class BlurEstimate:
     uncertainty : float
         Standard uncertainty (k = 1) of its natural logarithm: 0.2 stands for about 20 %.
     source : str
-        ``frame``, ``frames`` (with what earlier ones told), or ``optics``.
+        What it rests on most: ``frame``; ``frames`` (with what earlier ones told); ``profile`` (the
+        PSF that a calibration measured); ``nominal`` (aperture and distance from focus); ``memory``
+        (frames of an earlier session); or ``optics`` (the width was stated).
     """
 
     sigma_px: float
     uncertainty: float
-    source: Literal["frame", "frames", "optics"]
+    source: BlurSource
 
 
 def estimate_blur(raw: Pixels) -> BlurEstimate | None:
@@ -108,17 +112,28 @@ def estimate_blur(raw: Pixels) -> BlurEstimate | None:
 
 
 def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
-    """What earlier frames told and what one tells by itself, weighted by their uncertainties.
+    """What is known beforehand and what one frame tells by itself, weighted by their uncertainties.
 
-    Where they contradict each other by three standard uncertainties, the focus has changed, and
+    Where they contradict each other, the focus has changed, or the microscope is another one, and
     the frame alone counts.
     """
-    apart = math.log(alone.sigma_px / known.sigma_px)
-    if abs(apart) > 3 * math.hypot(known.uncertainty, alone.uncertainty):
+    if contradict(known, alone):
         return alone
+    apart = math.log(alone.sigma_px / known.sigma_px)
     weights = known.uncertainty**-2, alone.uncertainty**-2
     sigma = known.sigma_px * math.exp(apart * weights[1] / sum(weights))
-    return BlurEstimate(sigma, sum(weights) ** -0.5, "frames")
+    leads = known.source == "frames" or weights[0] > weights[1]
+    return BlurEstimate(sigma, sum(weights) ** -0.5, known.source if leads else alone.source)
+
+
+def contradict(one: BlurEstimate, other: BlurEstimate) -> bool:
+    """Whether two widths differ by more than three standard uncertainties.
+
+    Two are enough where the one rests on no frame of the stream: it may be of another focus altogether.
+    """
+    apart = math.log(other.sigma_px / one.sigma_px)
+    limit = 3 if one.source in ("frame", "frames") else 2
+    return abs(apart) > limit * math.hypot(one.uncertainty, other.uncertainty)
 
 
 def _has_structure(raw: Pixels) -> bool:
@@ -128,20 +143,6 @@ def _has_structure(raw: Pixels) -> bool:
     frame = rows[:, : rows.shape[1] // 4 * 4].astype(np.float32)
     low, high = np.percentile(_halved(_halved(frame)), (2, 99.8))
     return bool(high - low > max(2 * _noise(frame), 1.0))
-
-
-def blur_of_optics(optics: Optics, defocus_um: float, uncertainty: float) -> BlurEstimate:
-    """The blur of a thin plane that is so far out of focus.
-
-    Parameters
-    ----------
-    optics : Optics
-    defocus_um : float
-    uncertainty : float
-        Relative, of the distance and the aperture together.
-    """
-    psf = defocus_psf(optics, defocus_um)
-    return BlurEstimate(half_width_sigma(psf) or _HALF / 0.5, uncertainty, "optics")
 
 
 def half_width_sigma(psf: NDArray[np.floating]) -> float | None:

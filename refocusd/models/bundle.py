@@ -58,7 +58,8 @@ class ModelBundle:
         Radius beyond which a pixel does not matter to the output, as measured.
     trained : dict of str to (low, high)
         Ranges that the model was trained for, as far as the bundle tells: ``na``,
-        ``wavelength_um``, ``pixel_um``, ``spherical_waves``, ``defocus_um``.
+        ``wavelength_um``, ``pixel_um``, ``spherical_waves``, and ``defocus_um`` or
+        ``blur_px`` (its standard deviation).
     normalisation : {"percentiles", "mean_std", "fixed"}
         How `counts_range` finds offset and scale of a frame.
     fixed_range : CountsRange

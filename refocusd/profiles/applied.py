@@ -93,19 +93,22 @@ class Applied:
             JSON, of the frame.
         shape : (height, width)
         """
-        if not self.selection.profiles:
-            return None
-        frame = _frame_metadata(metadata)
-        channel = json.loads(axes).get("channel", "")
-        first = self.selection.metadata
-        camera = str(frame.camera or frame.core_camera or "")
-        profile = self.selection.of(
-            str(channel or first.get("Channel") or ""), "" if camera == camera_of(first) else camera
-        )
+        profile = self.profile_of(axes, metadata)
         if profile is None:
             return None
-        roi = roi_of({"ROI": frame.roi}) or roi_of(first)
+        roi = roi_of({"ROI": _frame_metadata(metadata).roi}) or roi_of(self.selection.metadata)
         return self._listed(profile, roi, shape)
+
+    def profile_of(self, axes: str, metadata: str) -> Profile | None:
+        """The profile of a frame; None if none applies.  Parameters as of `of_frame`."""
+        if not self.selection.profiles:
+            return None
+        frame, first = _frame_metadata(metadata), self.selection.metadata
+        channel = json.loads(axes).get("channel", "")
+        camera = str(frame.camera or frame.core_camera or "")
+        return self.selection.of(
+            str(channel or first.get("Channel") or ""), "" if camera == camera_of(first) else camera
+        )
 
     def _listed(
         self, profile: Profile, roi: tuple[int, int, int, int] | None, shape: tuple[int, int]

@@ -41,6 +41,7 @@ from refocusd.transport.records import (
     FocusOptics,
     FrameFacts,
     Histogram,
+    KnownBlur,
     Message,
     WorkerStatus,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "GiveBack",
     "Hello",
     "Histogram",
+    "KnownBlur",
     "Look",
     "Message",
     "Miss",
@@ -318,6 +320,8 @@ class Task(Message, frozen=True):
     stream: str = ""
     #: What is written where the result is not trusted, see `refocusd.config.Settings`.
     untrusted: Literal["mark", "pass", "deconvolve", "skip"] = "deconvolve"
+    #: What is known of the blur before the frame is looked at.
+    blur: KnownBlur | None = None
 
 
 class Result(Message, frozen=True):

@@ -18,6 +18,7 @@ __all__ = [
     "FocusOptics",
     "FrameFacts",
     "Histogram",
+    "KnownBlur",
     "Message",
     "WorkerStatus",
 ]
@@ -197,7 +198,8 @@ class FrameFacts(msgspec.Struct, frozen=True):
     blur_uncertainty : float or None
         Standard uncertainty of it, relative.
     blur_source : str or None
-        What it was estimated from: ``frame``, ``frames`` (with earlier ones) or ``optics``.
+        What it rests on most: ``frame``, ``frames`` (with earlier ones), ``profile``, ``nominal``,
+        ``memory`` or ``optics``, see `refocusd.imaging.blur.BlurEstimate`.
     """
 
     offset: float
@@ -227,6 +229,14 @@ class FrameFacts(msgspec.Struct, frozen=True):
     worst_flux_change: float | None = None
     kept_share: float = 0.0
     expected_error: float | None = None
+
+
+class KnownBlur(msgspec.Struct, frozen=True):
+    """What is known of a frame's blur before it is looked at, see `refocusd.imaging.blur.BlurEstimate`."""
+
+    sigma_px: float
+    uncertainty: float
+    source: Literal["profile", "nominal", "memory"]
 
 
 class Histogram(msgspec.Struct, frozen=True):

@@ -171,9 +171,8 @@ def _through(engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None) -
     """The engine's result, by what the stream tells of the blur where the engine asks for it."""
     if stream is None or not isinstance(engine, BlurEngine):
         return engine.refocus(seen, out)
-    refocused = engine.refocus(seen, out, stream.blur)
-    stream.learn(refocused.blur)
-    return refocused
+    refocused = engine.refocus(seen, out, stream.known(seen))
+    return replace(refocused, blur=stream.learn(refocused.blur))
 
 
 def _two_blurs(seen: Pixels, part: NDArray[np.bool_], tile_px: int) -> bool:

@@ -24,7 +24,7 @@ from refocusd.transport.messages import (
     Stop,
     Task,
 )
-from refocusd.worker.blurs import Blurs
+from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
 
 __all__ = ["Calibrated", "refocus_frame", "serve"]
@@ -178,7 +178,7 @@ def _do(
             untrusted=task.untrusted,
             focus=task.focus,
             calibrated=calibrations.of(task),
-            stream=blurs.of(task.stream),
+            stream=blurs.of(task.stream, known_blur(task.blur)),
         )
     except (MemoryError, DeviceLostError):
         raise

@@ -23,6 +23,7 @@ OTHER: dict[str, Any] = {
     "device": "GPU",
     "webhook": "https://chat.example/hook",
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "blur_px": 2.5,
+    "defocus_um": -8.0, "na": 0.75,
     "untrusted": "mark", "channel_untrusted": {"DAPI": "skip"}, "tile_batch": 2,
     "engine_mib": 64, "endpoint": "tcp://127.0.0.1:9", "model": "C:/m", "channel_models": {"é": "b"},
     "workers": 2, "policy": "complete", "sink": "ome-zarr", "listen": "tcp://0.0.0.0:1", "keys": "k",

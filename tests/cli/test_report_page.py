@@ -94,6 +94,8 @@ def test_the_page_holds_counts_reasons_and_pictures(raw: Path, tmp_path: Path) -
     assert figures["verdicts"]["untrusted"] == 1
     assert figures["verdicts"]["passed_through"] == 1
     assert figures["states"]["passed_through"] == 2
+    assert figures["blur_sources"] == {"frame": len(figures["blur_px"])}
+    assert "<h2>Blur of raw, px</h2>" in text
     assert json.loads(told.read_text())["runs"] == [figures]
 
 

@@ -85,9 +85,11 @@ def test_the_rule_is_part_of_a_run_and_the_default_leaves_its_id_as_it_was() -> 
             Settings(),
             Settings(untrusted="mark"),
             Settings(channel_untrusted={"GFP": "mark"}),
+            Settings(blur_px=5.0),
+            Settings(defocus_um=5.0),
         )
     }
-    assert len(ids) == 3
+    assert len(ids) == 5
 
 
 def test_frames_are_counted_by_verdict() -> None:

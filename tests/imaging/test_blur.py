@@ -1,4 +1,4 @@
-"""The width of a frame's blur, from the frame alone and from optics."""
+"""The width of a frame's blur, from the frame alone and with what is known beforehand."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from refocusd.frame import Pixels
 from refocusd.imaging.blur import (
     FEATURES,
     MIN_SIDE_PX,
+    BlurEstimate,
     blur_features,
-    blur_of_optics,
     estimate_blur,
+    fused,
     half_width_sigma,
 )
-from refocusd.imaging.optics import Optics
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +123,16 @@ def test_a_gaussian_is_as_wide_as_it_is() -> None:
     assert half_width_sigma(psf) == pytest.approx(5.0, rel=1e-3)
 
 
-def test_the_blur_of_optics_grows_with_the_distance() -> None:
-    optics = Optics(0.7, 0.461, apodisation=1.6, spherical_waves=0.0)
-    widths = [blur_of_optics(optics, um, 0.1).sigma_px for um in (0.0, 8.0, 16.0, 32.0)]
-    assert all(narrow < wide for narrow, wide in pairwise(widths))
-    assert 13 < widths[-1] < 19
+def test_the_surer_of_two_widths_leads_and_a_contradicted_one_is_dropped() -> None:
+    alone = BlurEstimate(8.0, 0.2, "frame")
+    measured = fused(BlurEstimate(10.0, 0.1, "profile"), alone)
+    assert measured.source == "profile"
+    assert measured.sigma_px == pytest.approx(10 ** (4 / 5) * 8 ** (1 / 5))
+    assert measured.uncertainty < 0.1
+    nominal = fused(BlurEstimate(10.0, 0.4, "nominal"), alone)
+    assert nominal.source == "frame"
+    assert 8 < nominal.sigma_px < 9
+    assert fused(BlurEstimate(30.0, 0.1, "profile"), alone) == alone
 
 
 def test_a_real_stack_is_widest_far_from_focus_and_narrowest_in_it(test_data: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
+from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.scheduler import Scheduler
@@ -167,6 +168,7 @@ class PlayedBroker:
             self.send,
             self.catch_up,
             FocusMonitor(self.settings),
+            KnownBlurs(self.settings),
         )
         self.intake = Intake(self.ring, self.lifecycle)
         nobody: Any = None  # neither remote workers nor processes

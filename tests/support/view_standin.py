@@ -61,6 +61,9 @@ class Scene:
             clipped=0,
             verdict="passed_through" if in_focus else "trusted",
             written="raw" if in_focus else "refocused",
+            blur_px=None if in_focus else 6.25,
+            blur_uncertainty=None if in_focus else 0.12,
+            blur_source=None if in_focus else "profile",
         )
 
 

@@ -26,7 +26,7 @@ from refocusd_training.config import TrainingConfig, write_config
 from refocusd_training.data.config import DataConfig
 from refocusd_training.export import bundle as export
 from refocusd_training.export.bundle import export_bundle, receptive_field_px
-from refocusd_training.export.card import model_card
+from refocusd_training.export.card import _trained, model_card
 from refocusd_training.export.onnx import export_onnx
 from refocusd_training.export.rdf import Facts, rdf
 from refocusd_training.loop.record import RunRecord
@@ -37,7 +37,7 @@ from refocusd_training.networks import (
     build_described,
     build_network,
 )
-from refocusd_training.simulate.ranges import DEFAULT_RANGES
+from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES
 from safetensors.torch import load_file, save_file
 
 from refocusd.errors import InputError, OutputError
@@ -311,3 +311,16 @@ def test_a_card_quotes_nuclei_flux_and_deep_specimens_within_what_a_description_
         (tmp_path / "evaluation.json").write_text(other, encoding="utf-8")
         with pytest.raises(InputError, match=r"is no evaluation of held-out|other weights"):
             export._short_metrics(tmp_path / "evaluation.json", "1" * 64)
+
+
+def test_a_model_for_any_microscope_states_its_reach_in_pixels_of_blur() -> None:
+    record = {"data": "cells", "samples": {"kind": "sharp"}}
+    network = {"name": "live", "defocus_head": False}
+    for ranges, said, key in (
+        (WIDE_RANGES, "blurs of 0.53 to 26.5 px, at most 60 µm", "blur_px"),
+        (DEFAULT_RANGES, "defocus up to 36 µm on either side", "defocus_um"),
+    ):
+        facts = Facts("any-1", record, network, 32, 64, ranges)
+        assert said in " ".join(_trained(facts).split())
+        optics = rdf(facts, defaultdict(str))["config"]["refocusd"]["optics"]
+        assert [name for name in optics if name in ("blur_px", "defocus_um")] == [key]

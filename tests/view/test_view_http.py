@@ -127,6 +127,8 @@ def test_any_frame_is_read_from_disk(setup: Setup, query: dict[str, int]) -> Non
     cut = np.s_[::4, ::4] if "side" in query else np.s_[80:150, 40:130]
     assert header["state"] == "refocused"
     assert header["facts"]["flux_ratio"] == pytest.approx(1.003)
+    blur = [header["facts"][f"blur_{name}"] for name in ("px", "uncertainty", "source")]
+    assert blur == [6.25, 0.12, "profile"]
     np.testing.assert_array_equal(frames["raw"], setup.scene.raw[index][cut])
     np.testing.assert_array_equal(frames["refocused"], setup.scene.refocused[index][cut])
 

@@ -32,6 +32,8 @@ def test_a_state_is_said_plainly(shown: Shown) -> None:
         shown.page.locator("[data-axis=z] input").fill(str(z))
         shown.said("#verdict", words)
         assert tag in shown.page.locator("#tag-refocused").inner_text()
+        blur = "6.3 px ± 12 %, measured PSF"
+        assert (blur in shown.page.locator("#facts").inner_text()) == (tag == "estimate")
 
 
 @pytest.mark.parametrize("query", ["", "?2d"], ids=["webgl2", "canvas"])

@@ -92,8 +92,10 @@ def _run_report(dataset: RawAndOutputs, output: Output) -> RunReport:
     doubted = judged(attempts, ("untrusted", "doubtful"))
     made = _made(output)
     agreement = _agreement(attempts)
-    blurs = [(attempt.facts or {}).get("blur_px") for attempt in attempts]
-    blur_px = [blur for blur in blurs if isinstance(blur, float)]
+    facts = [attempt.facts or {} for attempt in attempts]
+    blurred = [each for each in facts if isinstance(each.get("blur_px"), float)]
+    blur_px = [each["blur_px"] for each in blurred]
+    blur_sources = dict(Counter(str(each.get("blur_source")) for each in blurred))
     return RunReport(
         title=f"{output.path.name}: refocusing report",
         made=made,
@@ -101,6 +103,7 @@ def _run_report(dataset: RawAndOutputs, output: Output) -> RunReport:
         verdicts=verdicts,
         agreement=agreement,
         blur_px=blur_px,
+        blur_sources=blur_sources,
         worst=_pictures(dataset, output, doubted),
         figures={
             "dataset": output.path.name,
@@ -108,6 +111,8 @@ def _run_report(dataset: RawAndOutputs, output: Output) -> RunReport:
             "states": states,
             "verdicts": verdicts,
             "agreement": agreement,
+            "blur_px": blur_px,
+            "blur_sources": blur_sources,
             "frames": [
                 {"axes": frame.axes, "verdict": frame.verdict, "reasons": list(frame.reasons)}
                 for frame in doubted

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
+from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.acquisitions.scheduler import Scheduler
@@ -45,7 +46,7 @@ class Lifecycle:
 
     Parameters
     ----------
-    settings, writer, acquisitions, scheduler, focus
+    settings, writer, acquisitions, scheduler, focus, blurs
         See their classes.
     send : callable
         Sends a message to a peer.
@@ -70,6 +71,7 @@ class Lifecycle:
     send: Send
     catch_up: StartCatchUp
     focus: FocusMonitor
+    blurs: KnownBlurs
     statistics: Statistics = field(default_factory=Statistics)
     engine: wire.Engines | None = None
     last_live: float = 0.0
@@ -247,6 +249,7 @@ class Lifecycle:
 
     def _release(self, acquisition: Acquisition) -> None:
         self.focus.forget(acquisition.id)
+        self.blurs.end(acquisition.id)
         for task in self.scheduler.remove(acquisition):
             self.acquisitions.end_task(acquisition, task)
         self.scheduler.top_up()

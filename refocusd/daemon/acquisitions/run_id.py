@@ -48,4 +48,7 @@ def run_id(engine: Engines, settings: Settings, calibration: str | None = None) 
     # Runs of versions that had no such setting keep their id.
     if policies != [Settings().untrusted, []]:
         parts.append(policies)
+    blur = [settings.blur_px, settings.defocus_um, settings.na]
+    if any(blur):
+        parts.append(blur)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -55,7 +55,8 @@ class Dispatcher:
         while (worker := self.pool.free()) and (found := self.lifecycle.scheduler.next_task()):
             task, acquisition = found
             focus = self.lifecycle.focus.ask(acquisition, task.submit)
-            self.pool.assign(worker, task, acquisition, focus)
+            blur = self.lifecycle.blurs.of(acquisition, task.submit)
+            self.pool.assign(worker, task, acquisition, focus, blur)
 
     def join(self, identity: bytes, message: wire.Hello, remote: str | None) -> None:
         """A worker has connected; one that lost its link holds no frames any more."""
@@ -130,6 +131,7 @@ class Dispatcher:
         acquisition = self.lifecycle.acquisitions.get(task.acquisition)
         if acquisition is None:
             return
+        self.lifecycle.blurs.note(acquisition, task.submit, result.facts)
         focus = None
         if advice := self.lifecycle.focus.note(acquisition.open, task.submit, result.facts):
             focus = acquisition.focus = advice.focus

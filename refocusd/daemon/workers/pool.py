@@ -147,8 +147,9 @@ class WorkerPool:
         task: Task,
         acquisition: Acquisition,
         focus: wire.FocusOptics | None = None,
+        blur: wire.KnownBlur | None = None,
     ) -> None:
-        """Send a frame to a worker; with `focus` it estimates the defocus as well."""
+        """Send a frame to a worker, with what is known of its blur; with `focus` it estimates the defocus as well."""
         about, submit = acquisition.open, task.submit
         pixels: Pixels | None = None
         if worker.inline:
@@ -170,6 +171,7 @@ class WorkerPool:
             channel=task.channel,
             stream=stream_of(acquisition.id, submit.axes),
             untrusted=task.untrusted,
+            blur=blur,
         )
         self._send(worker.identity, message, pixels)
 

@@ -71,12 +71,15 @@ function oddities(facts) {
 
 const percent = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(Math.abs(value) < 0.1 ? 1 : 0)} %`;
 
+const blurSources = { profile: ", measured PSF", nominal: ", by the aperture", memory: ", as before", optics: ", stated", frames: ", by frames" };
+
 function showFacts({ facts, latency_ms: latency, width, height, dtype, step, live }) {
   const list = [];
   if (facts && facts.focus_before !== null && facts.focus_before !== undefined) {
     list.push(["focus", `${shortNumber(facts.focus_before)} → ${shortNumber(facts.focus_after)}`]);
     list.push(["flux", facts.flux_ratio === null ? "–" : percent(facts.flux_ratio - 1), Math.abs(facts.flux_ratio - 1) > 0.1]);
   }
+  if (facts?.blur_px) list.push(["blur", `${facts.blur_px.toFixed(1)} px ± ${Math.round(100 * facts.blur_uncertainty)} %${blurSources[facts.blur_source] ?? ""}`]);
   if (facts?.error_chance !== null && facts?.error_chance !== undefined) list.push(["error", `${Math.round(100 * facts.error_chance)} % likely`, facts.error_chance >= 0.25]);
   if (latency) list.push(["latency", `${ms(latency)} ms`]);
   if (facts?.engine_ms) list.push(["engine", `${ms(facts.engine_ms)} ms`]);

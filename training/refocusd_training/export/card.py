@@ -7,7 +7,7 @@ from typing import Any
 
 from refocusd_training.export.rdf import Facts
 from refocusd_training.simulate import ranges
-from refocusd_training.simulate.ranges import HELD_OUT
+from refocusd_training.simulate.ranges import HELD_OUT, Ranges
 
 __all__ = ["model_card"]
 
@@ -177,9 +177,16 @@ def _trained(facts: Facts) -> str:
     return (
         f"Trained range: NA {_span(trained.na)}, emission {_span(trained.wavelength_um)} µm, "
         f"{_span(trained.pixel_um)} µm a pixel, spherical aberration "
-        f"{_span(trained.spherical_waves)} waves, defocus up to {ranges.TRAINED_DEFOCUS_UM[1]:g} µm "
-        f"on either side of focus{_depth(facts)}."
+        f"{_span(trained.spherical_waves)} waves, {_reach(trained)} on either side of "
+        f"focus{_depth(facts)}."
     )
+
+
+def _reach(trained: Ranges) -> str:
+    """How far out of focus frames were; where the blur is drawn, no distance says it for all optics."""
+    if trained.blur_sigma_px is None:
+        return f"defocus up to {ranges.TRAINED_DEFOCUS_UM[1]:g} µm"
+    return f"blurs of {_span(trained.blur_sigma_px)} px, at most {ranges.MOST_DEFOCUS_UM:g} µm"
 
 
 def _depth(facts: Facts) -> str:

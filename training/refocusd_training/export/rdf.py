@@ -205,8 +205,11 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
         "wavelength_um": list(trained.wavelength_um),
         "pixel_um": list(trained.pixel_um),
         "spherical_waves": list(trained.spherical_waves),
-        "defocus_um": list(ranges.TRAINED_DEFOCUS_UM),
     }
+    if trained.blur_sigma_px:
+        optics["blur_px"] = list(trained.blur_sigma_px)
+    else:
+        optics["defocus_um"] = list(ranges.TRAINED_DEFOCUS_UM)
     if facts.depth_um:
         optics["depth_um"] = list(facts.depth_um)
     samples = dict(facts.samples)

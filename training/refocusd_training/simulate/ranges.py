@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import ConfigError
+from refocusd.imaging.known_blur import DISC_SIGMA
 from refocusd.imaging.optics import Optics, geometric_radius_um
 from refocusd.profiles.profile import Measured, Profile
 from refocusd_training.simulate.blur import Defocus
@@ -23,6 +24,7 @@ __all__ = [
     "DEFAULT_RANGES",
     "HELD_OUT",
     "HELD_OUT_DEEP",
+    "MOST_DEFOCUS_UM",
     "TRAINED_DEFOCUS_UM",
     "TRAINED_DEPTH_UM",
     "TRAINED_NA",
@@ -111,6 +113,14 @@ class Ranges:
     uneven_share: float = 0.0
     debris_share: float = 0.0
     structures_share: float = 0.0
+
+    @property
+    def blur_sigma_px(self) -> tuple[float, float] | None:
+        """`blur_px` as standard deviations, as blurs are stated elsewhere."""
+        if self.blur_px is None:
+            return None
+        low, high = self.blur_px
+        return DISC_SIGMA * low, DISC_SIGMA * high
 
 
 #: Ranges if no microscope was measured: those of a 20x objective, which `live-nuclei` has learnt.

@@ -1,0 +1,134 @@
+"""What is known of a frame's blur before a worker looks at it.
+
+From its calibration profile, or the aperture, and its distance from focus: as stated in the settings,
+or by its stage position.  Else from what frames of such a microscope told in earlier sessions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from refocusd.config import Settings
+from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
+from refocusd.daemon.acquisitions.focus_monitor import stage_um
+from refocusd.daemon.acquisitions.state import Acquisition
+from refocusd.imaging.known_blur import distance_from_focus, known_blur
+from refocusd.profiles.applied import Applied
+from refocusd.profiles.microscope_metadata import camera_of, objective_of, pixel_um_of
+from refocusd.transport.messages import FrameFacts, KnownBlur, Submit
+
+__all__ = ["KnownBlurs", "blur_by_microscope"]
+
+log = logging.getLogger(__name__)
+
+#: Beside the ledgers.
+MEMORY_FILE = "blurs.json"
+
+
+class KnownBlurs:
+    """Tells workers what is known of the blur of each frame.  Belongs to the broker's thread.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        path = Path(settings.ledgers, MEMORY_FILE)
+        self._memory = BlurMemory(path) if settings.blur_memory else None
+        self._said: set[tuple[str, Kind]] = set()
+
+    def of(self, acquisition: Acquisition, submit: Submit) -> KnownBlur | None:
+        """What is known of one frame; None where that is nothing."""
+        applied, summary = acquisition.applied, acquisition.open.summary
+        found = blur_by_microscope(self._settings, applied, summary, submit.axes, submit.metadata)
+        if self._memory is None or (kind := _kind(acquisition, submit.axes)) is None:
+            return found
+        remembered = self._memory.of(kind)
+        if remembered is None or (found and found.uncertainty < remembered.blur.uncertainty):
+            return found
+        if (said := (acquisition.id, kind)) not in self._said:
+            self._said.add(said)
+            log.info(
+                "%s: the blur of %s begins with %.1f px, as %d frames told until %s",
+                acquisition.open.name,
+                kind.channel or "frames",
+                remembered.sigma_px,
+                remembered.frames,
+                remembered.date,
+            )
+        return KnownBlur(remembered.sigma_px, remembered.blur.uncertainty, "memory")
+
+    def note(self, acquisition: Acquisition, submit: Submit, facts: FrameFacts) -> None:
+        """Remember what a frame told of its blur."""
+        if self._memory is None or acquisition.open.preview or facts.verdict == "untrusted":
+            return
+        if facts.blur_source not in ("frame", "frames") or not facts.blur_px:
+            return
+        if kind := _kind(acquisition, submit.axes):
+            uncertainty = facts.blur_uncertainty or 0.0
+            self._memory.add(acquisition.id, kind, facts.blur_px, uncertainty)
+
+    def end(self, acquisition: str) -> None:
+        """An acquisition is over: keep what its frames told."""
+        if self._memory is not None:
+            self._memory.end(acquisition)
+        self._said = {said for said in self._said if said[0] != acquisition}
+
+
+def blur_by_microscope(
+    settings: Settings, applied: Applied, summary: str, axes: str, metadata: str
+) -> KnownBlur | None:
+    """What profile, aperture and distance from focus tell of a frame's blur; None where too little.
+
+    Parameters
+    ----------
+    settings : Settings
+        `defocus_um`, `na`.
+    applied : Applied
+        To its acquisition.
+    summary, axes, metadata : str
+        JSON, of its acquisition and of the frame.
+    """
+    profile, stated_um = applied.profile_of(axes, metadata), settings.defocus_um
+    if profile is None and not stated_um:
+        return None
+    distance = distance_from_focus(
+        profile, None if stated_um else stage_um(_object(metadata)), stated_um
+    )
+    first = applied.selection.metadata
+    blur = known_blur(profile, first, distance, na=settings.na, summary=_summary(summary))
+    return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source) if blur else None  # type: ignore[arg-type]
+
+
+def _kind(acquisition: Acquisition, axes: str) -> Kind | None:
+    """What a frame has in common with those of other sessions; None where its camera is not known."""
+    first = acquisition.applied.selection.metadata
+    if not (camera := camera_of(first)):
+        return None
+    at, summary = json.loads(axes), _summary(acquisition.open.summary)
+    return Kind(
+        camera,
+        objective_of(first),
+        str(at.get("channel") or first.get("Channel") or ""),
+        pixel_um_of(first, summary),
+        f"{at['z']} of {summary.get('z-step_um', '?')} um" if "z" in at else "",
+    )
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """A JSON object; empty if it is none, which others report."""
+    try:
+        found = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+_summary = lru_cache(maxsize=64)(_object)

@@ -1,0 +1,173 @@
+"""How wide a frame's blur must be, by what is known of the microscope and of the distance from focus.
+
+The width follows from a *measured* PSF (a calibration profile), else from the *nominal* aperture.  The
+distance from focus is stated, or it is the stage's distance from the focus in the profile.  The
+uncertainties say how far each can be trusted; what frames tell is weighed against them
+(`refocusd.imaging.blur.fused`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refocusd.imaging.blur import BlurEstimate, BlurSource
+from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
+from refocusd.profiles.profile import Profile, PsfSection
+
+__all__ = ["DISC_SIGMA", "Distance", "distance_from_focus", "known_blur"]
+
+_Table = NDArray[np.float64]
+
+#: Standard uncertainty of a measured width on another specimen, relative: its depth and cover glass
+#: change the aberrations.
+_MEASURED = 0.08
+#: The same beyond the distances that were measured.
+_EXTRAPOLATED = 0.15
+#: The same of a width by the nominal aperture: the scatter of the PSFs that objectives from NA 0.2 to
+#: 1.3 have when they are apodised, and aberrated by up to 0.6 Zernike waves.
+_NOMINAL = 0.4
+#: A stated distance is good to so much, um and relative.
+_STATED_UM, _STATED = 1.0, 0.1
+#: Where the focus lies on the stage changes by so much between specimens, um.
+_ANOTHER_SPECIMEN_UM = 5.0
+#: Standard deviation of a disc, over its radius, as `half_width_sigma` defines it.
+DISC_SIGMA = 0.53
+#: That of the Airy pattern, over wavelength and aperture, and of a square pixel.
+_AIRY, _PIXEL = 0.22, 12**-0.5
+#: Emission where nothing is said: it hardly matters out of focus.
+_WAVELENGTH_UM = 0.52
+#: Refractive indices of what may lie between objective and specimen.
+_IMMERSIONS = (1.0, 1.333, 1.518)
+#: No objective collects more than this part of its immersion's index.
+_MOST_SINE = 0.97
+#: Of three points of a normal distribution (Gauss-Hermite).
+_WEIGHTS = np.array([1, 4, 1]) / 6
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a frame is from the sharpest plane, um (stage z minus focus), and how sure that is."""
+
+    um: float
+    uncertainty_um: float
+
+
+def distance_from_focus(
+    profile: Profile | None, stage_um: float | None, stated_um: float = 0.0
+) -> Distance | None:
+    """How far a frame is from focus: as stated, else by its stage position; None if unknown.
+
+    Parameters
+    ----------
+    profile : Profile or None
+    stage_um : float or None
+        Where the focus stage stood.
+    stated_um : float
+        0 for not stated.
+    """
+    if stated_um:
+        return Distance(stated_um, max(_STATED_UM, _STATED * abs(stated_um)))
+    if profile is None or stage_um is None:
+        return None
+    if profile.focus is not None:
+        focus = profile.focus.best_um
+        best_um, uncertainty_um = focus.value, focus.uncertainty
+    elif profile.psf is not None and (table := _table(profile.psf)) is not None:
+        best_um = profile.psf.focus_um.value + _sharpest_um(table)
+        uncertainty_um = profile.psf.focus_um.uncertainty
+    else:
+        return None
+    return Distance(stage_um - best_um, math.hypot(uncertainty_um, _ANOTHER_SPECIMEN_UM))
+
+
+def known_blur(
+    profile: Profile | None,
+    metadata: Mapping[str, Any],
+    distance: Distance | None,
+    *,
+    na: float = 0.0,
+    summary: Mapping[str, Any] | None = None,
+) -> BlurEstimate | None:
+    """The blur of a thin plane at this distance; None where too little is known.
+
+    Parameters
+    ----------
+    profile : Profile or None
+        That applies to the frame.
+    metadata : mapping
+        Of the acquisition's first frame: pixel size and aperture.
+    distance : Distance or None
+    na : float
+        Stated aperture; 0 takes that of the profile or the metadata.
+    summary : mapping, optional
+        Of the acquisition.
+    """
+    nominal = profile.microscope if profile is not None else None
+    pixel_um = pixel_um_of(metadata, summary) or (nominal.pixel_um if nominal else None)
+    if distance is None or pixel_um is None:
+        return None
+    table = _table(profile.psf) if profile is not None and profile.psf is not None else None
+    na = na or (nominal.na if nominal else None) or na_of(metadata) or 0.0
+    if table is not None:
+        beyond = abs(distance.um) > np.abs(table[0] - _sharpest_um(table)).max()
+        relative = _EXTRAPOLATED if beyond else _MEASURED
+        widths = [_measured_um(table, um) for um in _around(distance)]
+    elif na:
+        relative = _NOMINAL
+        wavelength_um = (nominal.wavelength_um if nominal else None) or _WAVELENGTH_UM
+        index = _index(na, nominal.refractive_index if nominal else 1.0)
+        least = math.hypot(_AIRY * wavelength_um / na, _PIXEL * pixel_um)
+        widths = [math.hypot(DISC_SIGMA * um * na / index, least) for um in _around(distance)]
+    else:
+        return None
+    logs = np.log(widths)
+    mean = float(_WEIGHTS @ logs)
+    uncertainty = math.hypot(relative, math.sqrt(float(_WEIGHTS @ (logs - mean) ** 2)))
+    source: BlurSource = "nominal" if table is None else "profile"
+    return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, source)
+
+
+def _around(distance: Distance) -> NDArray[np.float64]:
+    """Distances that stand for a normal distribution about this one, by `_WEIGHTS`."""
+    return distance.um + math.sqrt(3) * distance.uncertainty_um * np.array([-1.0, 0.0, 1.0])
+
+
+def _table(psf: PsfSection) -> _Table | None:
+    """Distance from the fitted focus and width, um, by distance; None if hardly any was measured."""
+    found = [
+        (um, sigma)
+        for um, sigma in zip(psf.defocus_um, psf.sigma_um, strict=False)
+        if math.isfinite(sigma) and sigma > 0
+    ]
+    return np.array(sorted(found)).T if len(found) > 2 else None
+
+
+def _sharpest_um(table: _Table) -> float:
+    """Where the width is least, between the planes: its square is nearly a parabola there."""
+    at = int(table[1].argmin())
+    if not 0 < at < table.shape[1] - 1:
+        return float(table[0, at])
+    z = table[0, at - 1 : at + 2] - table[0, at]
+    curve, slope, _ = np.polyfit(z, table[1, at - 1 : at + 2] ** 2, 2)
+    return float(table[0, at] - slope / (2 * curve))
+
+
+def _measured_um(table: _Table, distance_um: float) -> float:
+    """Width at a distance from the sharpest plane; beyond the table it grows with the distance."""
+    sharpest = _sharpest_um(table)
+    z, sigma = table[0] - sharpest, table[1]
+    end = float(np.clip(distance_um, z[0], z[-1]))
+    width = float(np.interp(end, z, sigma))
+    return width * max(1.0, abs(distance_um / end)) if end else width
+
+
+def _index(na: float, stated: float) -> float:
+    """The refractive index: as stated, unless no objective collects that much light from there."""
+    fits = [index for index in (stated, *_IMMERSIONS) if na < _MOST_SINE * index]
+    return fits[0] if fits else max(stated, _IMMERSIONS[-1])

@@ -1,0 +1,69 @@
+"""What is known of a stream's blur beforehand, and what its frames make of it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.deconvolution import DeconvolutionEngine
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import BlurEstimate, estimate_blur
+from refocusd.worker.blurs import Blurs
+from refocusd.worker.refocus import refocus_frame
+
+
+@pytest.fixture(scope="module")
+def raw() -> Pixels:
+    return Specimen().frame("DAPI", 16.0, 10.0, np.random.default_rng(0))
+
+
+def widths(raw: Pixels, beforehand: BlurEstimate | None, frames: int = 6) -> list[float]:
+    """Of frames of one stream that all tell the same."""
+    blurs, found = Blurs(), []
+    for _ in range(frames):
+        stream = blurs.of("a", beforehand)
+        facts = refocus_frame(
+            DeconvolutionEngine(), raw, np.empty_like(raw), untrusted="mark", stream=stream
+        )
+        assert facts.blur_px is not None
+        found.append(facts.blur_px)
+    return found
+
+
+@pytest.mark.parametrize("source", ["memory", "nominal"])
+def test_what_is_remembered_or_assumed_fades_as_frames_come(raw: Pixels, source: str) -> None:
+    alone = estimate_blur(raw)
+    assert alone is not None
+    known = BlurEstimate(alone.sigma_px * 1.4, 0.22, source)  # type: ignore[arg-type]
+    found = widths(raw, known)
+    assert found[0] > 1.05 * alone.sigma_px
+    assert all(later <= earlier for earlier, later in pairwise(found))
+    assert abs(np.log(found[-1] / alone.sigma_px)) < 0.6 * abs(np.log(found[0] / alone.sigma_px))
+
+
+def test_a_measured_psf_does_not_fade(raw: Pixels) -> None:
+    alone = estimate_blur(raw)
+    assert alone is not None
+    measured = BlurEstimate(alone.sigma_px * 1.3, 0.08, "profile")
+    assert min(widths(raw, measured)) > 1.15 * alone.sigma_px
+
+
+def test_frames_overrule_what_is_twice_what_they_tell(raw: Pixels) -> None:
+    alone = estimate_blur(raw)
+    assert alone is not None
+    known = BlurEstimate(alone.sigma_px * 2.5, 0.2, "memory")
+    assert widths(raw, known, 1) == [pytest.approx(alone.sigma_px)]
+
+
+def test_what_an_engine_takes_as_it_is_given_counts_once(raw: Pixels) -> None:
+    blurs, measured = Blurs(), BlurEstimate(12.0, 0.1, "profile")
+    blurs.of("a").learn(BlurEstimate(10.0, 0.1, "frame"))
+    for _ in range(5):
+        stream = blurs.of("a", measured)
+        stream.learn(stream.known(raw))
+    told = blurs.of("a").blur
+    assert told is not None
+    assert told.sigma_px == pytest.approx(10.0)
