@@ -13,7 +13,7 @@ verdicts read.
 `stage/`       The microscope that is measured on: its moves, planned, checked and run
 =============  =====================================================================================
 
-Each of `camera`, `focus` and `psf` has a `simulate` module of known truth.
+Simulated cameras, specimens and beads of known truth are in `tests/support`.
 
 May import `errors`, `frame`, `formats`, `imaging` and `profiles` of `refocusd`.
 """

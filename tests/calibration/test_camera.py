@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from refocusd_calibration.camera.measure import CameraMeasurement, measure_camera
 from refocusd_calibration.camera.series import Level, Series
-from refocusd_calibration.camera.simulate import SimulatedCamera
+from simulated_camera import SimulatedCamera
 
 from refocusd.profiles.profile import Measured
 

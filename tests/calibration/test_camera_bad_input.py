@@ -17,7 +17,7 @@ from refocusd_calibration.camera.series import (
     series_of_frames,
     series_of_recording,
 )
-from refocusd_calibration.camera.simulate import SimulatedCamera
+from simulated_camera import SimulatedCamera
 
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset

@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from recordings_on_disk import write_ndtiff
 from refocusd_calibration.camera.command import register
-from refocusd_calibration.camera.simulate import SimulatedCamera
 from refocusd_calibration.cli import commands
 from refocusd_calibration.profile.write import raw_data, read_map
+from simulated_camera import SimulatedCamera
 
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError, InputError

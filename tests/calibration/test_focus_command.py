@@ -17,7 +17,7 @@ import tifffile
 from recordings_on_disk import write_ndtiff
 from refocusd_calibration.focus import command as focus_command
 from refocusd_calibration.focus.command import sweep_positions
-from refocusd_calibration.focus.simulate import FocusScene, depth_of_field_um
+from simulated_focus import FocusScene, depth_of_field_um
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics

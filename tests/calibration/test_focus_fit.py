@@ -13,9 +13,9 @@ from refocusd_calibration.focus.metrics import (
     without_hot_pixels,
 )
 from refocusd_calibration.focus.peak import count_peaks, fit_peak, noise_of
-from refocusd_calibration.focus.simulate import FocusScene
 from refocusd_calibration.focus.stage_motion import Passage, fit_motion
 from refocusd_calibration.focus.surface import fit_surface
+from simulated_focus import FocusScene
 
 from refocusd.errors import InputError
 from refocusd.frame import Pixels

@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 from recordings_on_disk import write_ndtiff
 from refocusd_calibration.psf import command as psf_command
-from refocusd_calibration.psf.simulate import scattered, simulate_beads, simulate_planes
+from simulated_psf import scattered, simulate_beads, simulate_planes
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics

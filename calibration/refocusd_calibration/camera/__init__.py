@@ -8,6 +8,5 @@
 `measure`          A camera, measured from dark and lit (flat) frames by the definitions of EMVA 1288
 `photon_transfer`  The photon-transfer curve: gain, read noise, saturation and linearity (EMVA 1288)
 `series`           Series of frames at known exposures, read one frame at a time
-`simulate`         A camera of known gain, noise and faults, to prove the calibration against
 =================  =================================================================================
 """

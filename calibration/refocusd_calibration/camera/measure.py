@@ -6,7 +6,6 @@
 `photon_transfer`       photon-transfer line, read noise, saturation, linearity
 `maps`           offset, variance, gain and flat field of each pixel; defects
 `checks`         what makes a series unfit
-`simulate`       a camera whose every number is known
 ======================  ========================================================
 
 What departs from the standard, on purpose: frames are brought to one brightness before

@@ -9,7 +9,6 @@
 `laws`      How a point blurs with defocus: three laws, as radial functions that can be fitted
 `measure`   The defocus kernel as a function of micrometres, from beads or from matched planes
 `observed`  What was observed of the blur, in a form that any law can be fitted to
-`simulate`  Through-focus series of known optics, to try the measurement of the PSF with
 `spectra`   The blur without beads: spectra of defocused planes over that of the in-focus plane
 `stack`     Planes of one field at known stage positions, as the PSF is measured from
 `width`     Width of each kernel measured, and how it differs between the two sides of focus

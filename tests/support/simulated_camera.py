@@ -14,9 +14,9 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from refocusd_calibration.camera.series import Level, Series, series_of_frames
 
 from refocusd.frame import Pixels
-from refocusd_calibration.camera.series import Level, Series, series_of_frames
 
 __all__ = ["SimulatedCamera"]
 
