@@ -4,6 +4,7 @@ Writes the calibration profile (`refocusd.profiles.profile`) that training, norm
 verdicts read.
 
 =============  =====================================================================================
+`estimates`    Weighted fits and uncertainties that all measurements share
 `measurement`  What every measurement results in: a section of the profile, checks and notes
 `camera/`      The camera: gain, read noise, offset, hot pixels, flat field (EMVA 1288)
 `cli/`         `refocusd calibrate ...` on the command line

@@ -197,7 +197,7 @@ def test_show_prints_numbers_checks_and_what_is_stale(
     printed = capsys.readouterr().out
     assert "1.25 ± 0.12 um" in printed
     assert "FAILED" in printed
-    assert "stale focus: measured 400 days ago" in printed
+    assert "stale: its focus section was measured 400 days ago" in printed
     assert "camera:" not in printed
     assert (tmp_path / "page.html").exists()
 

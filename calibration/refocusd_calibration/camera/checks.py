@@ -39,7 +39,6 @@ class Findings:
 
     section: CameraSection
     dark: tuple[LevelStatistics, ...]
-    lit: tuple[LevelStatistics, ...]
     fitted: tuple[LevelStatistics, ...]
     line: Line
     saturation: Saturation

@@ -89,7 +89,7 @@ def level_statistics(
     bad : ndarray of bool, shape (height, width), optional
         Pixels to leave out of all but the maps.
     """
-    first = level.read(0)
+    first = level.reads[0]()
     good = np.ones(first.shape, np.bool_) if bad is None else ~bad
     mean = np.zeros(first.shape, np.float64)
     squares = np.zeros(first.shape, np.float64)

@@ -50,6 +50,7 @@ from refocusd_calibration.camera.photon_transfer import (
     read_noise,
 )
 from refocusd_calibration.camera.series import Series
+from refocusd_calibration.estimates import measured
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
@@ -128,7 +129,6 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     findings = Findings(
         section=section,
         dark=tuple(dark_levels),
-        lit=tuple(lit),
         fitted=tuple(fitted),
         line=line,
         saturation=saturation,
@@ -213,8 +213,11 @@ def _section(
     saturation: Saturation,
 ) -> CameraSection:
     slope = line.slope
-    gain = Measured(value=1 / slope.value, uncertainty=slope.uncertainty / slope.value**2)
+    gain = measured(1 / slope.value, slope.uncertainty / slope.value**2)
     noise, _ = read_noise(line)
+    well = measured(
+        saturation.counts - offset.value, math.hypot(saturation.uncertainty, offset.uncertainty)
+    )
     used = {id(level) for level in (*dark, *fitted)}
     points = sorted((*dark, *lit), key=lambda level: level.mean)
     return CameraSection(
@@ -222,15 +225,7 @@ def _section(
         gain_e_per_count=gain,
         read_noise_e=noise,
         dark_current_e_per_s=_product(dark_rate, gain, 1000.0) if dark_rate else None,
-        full_well_e=_product(
-            Measured(
-                value=saturation.counts - offset.value,
-                uncertainty=math.hypot(saturation.uncertainty, offset.uncertainty),
-            ),
-            gain,
-        )
-        if saturation.reached
-        else None,
+        full_well_e=_product(well, gain) if saturation.reached else None,
         saturation_counts=saturation.counts,
         linearity_error_percent=linearity_error_percent(lit, offset.value, saturation),
         ptc_mean_counts=[level.mean - offset.value for level in points],
@@ -240,10 +235,8 @@ def _section(
 
 
 def _product(a: Measured, b: Measured, scale: float = 1.0) -> Measured:
-    return Measured(
-        value=a.value * b.value * scale,
-        uncertainty=math.hypot(a.uncertainty * b.value, a.value * b.uncertainty) * scale,
-    )
+    uncertainty = math.hypot(a.uncertainty * b.value, a.value * b.uncertainty)
+    return measured(a.value * b.value, uncertainty, scale)
 
 
 def _with_patterns(

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from rich.console import Console
 from rich.table import Table
 
-from refocusd.errors import ConfigError, OutputError
-from refocusd.profiles.profile import Check, Measured, Profile
+from refocusd.cli.console import console
+from refocusd.errors import ConfigError
+from refocusd.profiles.profile import Check, Measured
 from refocusd_calibration.profile.identity import add_microscope_flags
 from refocusd_calibration.stage.moves import LONGEST_EXPOSURE_MS
 
 __all__ = [
-    "add_hardware_flags",
-    "add_output_flags",
-    "console",
+    "add_command",
+    "add_measurement_flags",
     "number",
     "numbers",
     "print_outcome",
     "raw_folder",
-    "write_json",
 ]
 
-console = Console(soft_wrap=True)
+
+def add_command(
+    subparsers: Any, name: str, run: Callable[[argparse.Namespace], int], **texts: str
+) -> argparse.ArgumentParser:
+    """Add a sub-command; `texts` are its ``help``, ``description`` and ``epilog``."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name, formatter_class=formatter, **texts
+    )
+    parser.set_defaults(command=run)
+    return parser
 
 
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--output``, ``--json``, ``--insist``, ``--replace`` and the microscope's flags."""
+def add_measurement_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all measurements have: for output, for the microscope, for its hardware."""
     parser.add_argument(
         "--output", type=Path, metavar="PROFILE", help="profile (.json) to write or to add to"
     )
@@ -44,10 +51,6 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--replace", action="store_true", help="begin a profile of another microscope anew"
     )
     add_microscope_flags(parser)
-
-
-def add_hardware_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a measurement on the microscope itself."""
     group = parser.add_argument_group("on the microscope")
     group.add_argument(
         "--dry-run", action="store_true", help="print every move and exposure, and do nothing"
@@ -132,23 +135,3 @@ def print_outcome(title: str, rows: list[tuple[str, str]], checks: list[Check]) 
     for item in checks:
         verdicts.add_row(item.name, "passed" if item.passed else "[bold red]FAILED[/]", item.detail)
     console.print(verdicts)
-
-
-def write_json(path: Path | None, figures: Profile | dict[str, Any]) -> None:
-    """Write a command's figures to the file given with ``--json``, if it was given.
-
-    Infinity and NaN become null.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    if path is None:
-        return
-    plain = json.loads(msgspec.json.encode(figures))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the figures cannot be written to {path}: {error.strerror}") from error

@@ -9,22 +9,17 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.progress import Progress
-
+from refocusd.cli.console import console, progress
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import (
-    add_hardware_flags,
-    add_output_flags,
-    console,
+    add_command,
+    add_measurement_flags,
 )
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
-
-if TYPE_CHECKING:
-    from refocusd_calibration.stage.z_sweeps import ZSeries
 
 __all__ = ["register", "sweep_positions"]
 
@@ -44,12 +39,13 @@ steps of about half the depth of field (wavelength n / NA^2).
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "focus",
+        _calibrate,
         help="best focus, tilt, curvature, depth of field, backlash, drift",
         description="Measures the through-focus response of a field.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--from-recording",
@@ -62,9 +58,7 @@ def register(subparsers: Any) -> None:
     group.add_argument(
         "--sweeps", type=int, default=4, help="up, down, up, ... (default: %(default)s)"
     )
-    add_output_flags(parser)
-    add_hardware_flags(parser)
-    parser.set_defaults(command=_calibrate)
+    add_measurement_flags(parser)
 
 
 def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) -> list[float]:
@@ -126,12 +120,12 @@ def _measure(
                 "--pixel-um"
             )
         planes = sum(len(sweep.planes) for sweep in series.sweeps)
-        with Progress(console=console, transient=True) as bar:
+        with progress() as bar:
             task = bar.add_task("planes", total=planes)
             measured = measure_focus(
                 series,
                 pixel_um=pixel_um,
-                camera=_known_camera(arguments, series),
+                camera=_known_camera(arguments),
                 on_plane=lambda: bar.advance(task),
             )
     surface = measured.surface
@@ -154,9 +148,8 @@ def _measure(
     )
 
 
-def _known_camera(arguments: argparse.Namespace, series: ZSeries) -> CameraSection | None:
-    """The camera section of the profile that is added to, if it is of such frames."""
+def _known_camera(arguments: argparse.Namespace) -> CameraSection | None:
+    """The camera section of the profile that this measurement is added to."""
     if arguments.output is None or arguments.replace or not arguments.output.exists():
         return None
-    camera = load_profile(arguments.output).camera
-    return camera if camera and tuple(camera.shape) in ((0, 0), series.shape) else None
+    return load_profile(arguments.output).camera

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from refocusd.errors import ConfigError, InputError
+from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import Measured, Profile
-from refocusd_calibration.profile.write import SECTIONS, differences
+from refocusd_calibration.profile.write import differences
 
 __all__ = ["Difference", "Limit", "Limits", "compare_profiles", "load_limits"]
 
@@ -95,14 +96,7 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """The difference as plain data."""
-        return {
-            "name": self.name,
-            "before": self.before,
-            "after": self.after,
-            "uncertainty": self.uncertainty,
-            "allowed": self.allowed,
-            "drifted": self.drifted,
-        }
+        return {**asdict(self), "drifted": self.drifted}
 
 
 def compare_profiles(
@@ -133,15 +127,9 @@ def compare_profiles(
         before, after = _value(one, name), _value(other, name)
         if before is None or after is None:
             continue
-        found.append(
-            Difference(
-                name=name,
-                before=before.value,
-                after=after.value,
-                uncertainty=math.hypot(before.uncertainty, after.uncertainty),
-                allowed=limit.allowed(before.value),
-            )
-        )
+        uncertainty = math.hypot(before.uncertainty, after.uncertainty)
+        allowance = limit.allowed(before.value)
+        found.append(Difference(name, before.value, after.value, uncertainty, allowance))
     if not found:
         raise InputError(
             "the profiles have no measurement in common: calibrate the same sections "

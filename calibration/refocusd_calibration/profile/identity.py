@@ -9,8 +9,9 @@ from typing import Any
 from refocusd.errors import ConfigError
 from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of, pixel_um_of
 from refocusd.profiles.profile import Microscope
+from refocusd_calibration.stage.microscope import strings
 
-__all__ = ["add_microscope_flags", "core_metadata", "microscope_of"]
+__all__ = ["add_microscope_flags", "microscope_of", "microscope_of_core"]
 
 
 def add_microscope_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def microscope_of(
     arguments : Namespace or None
         With the flags of `add_microscope_flags`, as far as a command has them.
     metadata : mapping
-        Of a frame, as Micro-Manager wrote it, or of the core (`core_metadata`).
+        Of a frame, as Micro-Manager wrote it.
     channel : str
         From the frame's axes.
     pixel_um : float, optional
@@ -86,19 +87,15 @@ def _check(microscope: Microscope) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {value:g} makes no sense")
 
 
-def core_metadata(core: Any) -> dict[str, Any]:
-    """What a running core says of itself, in the keys of a frame's metadata."""
+def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:
+    """Identify the microscope of a running core, as `microscope_of` that of frames."""
+    group = core.get_channel_group()
+    channel = str(core.get_current_config(group) or "") if group else ""
     camera = core.get_camera_device()
     metadata: dict[str, Any] = {"Camera": camera, "PixelSizeUm": core.get_pixel_size_um()}
     if camera and core.has_property(camera, "Binning"):
         metadata["Binning"] = core.get_property(camera, "Binning")
-    devices = core.get_loaded_devices()
-    names = (
-        [devices.get(index) for index in range(devices.size())]
-        if hasattr(devices, "size")
-        else devices
-    )
-    for device in names:
+    for device in strings(core.get_loaded_devices()):
         if "objective" in device.lower() and core.has_property(device, "Label"):
             metadata[f"{device}-Label"] = core.get_property(device, "Label")
-    return metadata
+    return microscope_of(arguments, metadata, channel=channel)

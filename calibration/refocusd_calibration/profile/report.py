@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import Profile, load_profile
 from refocusd_calibration.profile.report_figures import (
     draw_flat_field,
@@ -21,7 +22,7 @@ from refocusd_calibration.profile.report_figures import (
     draw_transfer,
 )
 from refocusd_calibration.profile.rows import Rows, profile_rows
-from refocusd_calibration.profile.write import read_map, stale
+from refocusd_calibration.profile.write import read_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,25 +9,30 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
+from refocusd.cli.console import console, say, write_json
+from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import load_profile
-from refocusd_calibration.cli.flags import console, print_outcome, write_json
+from refocusd_calibration.cli.flags import add_command, print_outcome
 
 __all__ = ["register"]
 
 
 def register(subparsers: Any) -> None:
     """Add both sub-commands."""
-    show: argparse.ArgumentParser = subparsers.add_parser(
+    show = add_command(
+        subparsers,
         "show",
+        _show,
         help="print a profile, and draw it",
         description="Prints a profile; says which measurements are stale.",
     )
     show.add_argument("profile", type=Path)
     show.add_argument("--report", type=Path, metavar="FILE", help="write FILE.html or FILE.png")
     _add_json(show)
-    show.set_defaults(command=_show)
-    compare: argparse.ArgumentParser = subparsers.add_parser(
+    compare = add_command(
+        subparsers,
         "compare",
+        _compare,
         help="has the microscope drifted?",
         description="Compares two profiles of one microscope. Exit status: 0 no drift beyond the "
         "limits, 1 drifted, 2 error.",
@@ -41,7 +46,6 @@ def register(subparsers: Any) -> None:
         help='TOML: a table for each number, ["camera.gain_e_per_count"] with percent, absolute or both',
     )
     _add_json(compare)
-    compare.set_defaults(command=_compare)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +61,6 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _show(arguments: argparse.Namespace) -> int:
     from refocusd_calibration.profile.report import write_report
     from refocusd_calibration.profile.rows import profile_rows
-    from refocusd_calibration.profile.write import stale
 
     profile = load_profile(arguments.profile)
     remarks = stale(profile)
@@ -79,7 +82,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if profile.insisted:
         console.print("[bold red]written although checks failed, because the user insisted[/]")
     for remark in remarks:
-        console.print(f"[bold yellow]stale[/] {remark}")
+        console.print(f"[bold yellow]stale[/]: {remark}")
     if arguments.report:
         console.print(f"wrote {arguments.report}")
     return 0
@@ -90,10 +93,9 @@ def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
     if arguments.json is None:
         return False
     if arguments.json == "-":
-        text = msgspec.json.format(msgspec.json.encode(figures), indent=1).decode()
-        console.print(text, markup=False, highlight=False)
+        say(msgspec.json.format(msgspec.json.encode(figures), indent=1).decode())
         return True
-    write_json(Path(arguments.json), figures)
+    write_json(arguments.json, figures)
     return False
 
 

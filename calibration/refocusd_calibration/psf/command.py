@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refocusd.cli.console import console
 from refocusd.errors import InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import (
-    add_hardware_flags,
-    add_output_flags,
-    console,
+    add_command,
+    add_measurement_flags,
 )
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
@@ -45,12 +45,13 @@ kernel.  With --in-focus any thin specimen serves: planes of one field, nothing 
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "psf",
+        _calibrate,
         help="defocus kernel per micrometre, NA, spherical aberration, both sides of focus",
         description="Measures how a point blurs with defocus, and fits wave optics to it.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--from-recording", type=Path, metavar="PATH", help="z series, instead of the microscope"
@@ -72,9 +73,7 @@ def register(subparsers: Any) -> None:
     group.add_argument(
         "--frames", type=int, default=1, help="averaged at each plane (default: %(default)s)"
     )
-    add_output_flags(parser)
-    add_hardware_flags(parser)
-    parser.set_defaults(command=_calibrate)
+    add_measurement_flags(parser)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:

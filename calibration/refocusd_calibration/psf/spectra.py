@@ -142,7 +142,6 @@ class SpectraRatios:
             radius_um=np.empty(0),
             operator=np.empty((0, 0, 0)),
             area_um2=np.empty(0),
-            kernels=np.empty((0, 0, 0), np.float32),
             reference_um=self._reference_um,
             spread_factor=_ALIKE,
         )

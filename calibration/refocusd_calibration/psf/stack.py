@@ -50,6 +50,11 @@ class PlaneStack:
     channel: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def around(self, place: NDArray[np.float64], radius: int) -> NDArray[np.float32]:
+        """Square around a place (y, x) in px, shape (planes, 2 radius + 1, 2 radius + 1)."""
+        y, x = np.rint(place).astype(int)
+        return self.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
+
 
 def read_planes(
     path: str | Path,
@@ -101,8 +106,7 @@ def read_planes(
             reads = [read for plane in planes[place] for read in plane.reads]
             for read in reads:
                 frame = read()
-                total += frame
-            total /= len(reads)
+                total += frame / len(reads)
             counts.append(len(reads))
         full = saturation if saturation is not None else _full_scale(series.metadata, frame.dtype)
         return PlaneStack(

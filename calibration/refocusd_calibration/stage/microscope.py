@@ -11,7 +11,7 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 
-__all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored"]
+__all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored", "strings"]
 
 #: Where Micro-Manager's pycromanager server listens.
 JAVA_PORT = 4827
@@ -39,6 +39,13 @@ def microscope_core() -> Any:
         return Core()
     except Exception as error:
         raise ConfigError(f"Micro-Manager does not answer ({error}): restart it") from error
+
+
+def strings(vector: Any) -> list[str]:
+    """Micro-Manager's lists of names: a tuple in Python, a StrVector over the bridge."""
+    if hasattr(vector, "size"):
+        return [str(vector.get(index)) for index in range(vector.size())]
+    return [str(item) for item in vector]
 
 
 def _listens(port: int) -> bool:

@@ -23,7 +23,12 @@ from typing import Any
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.frame import canonical_axes
-from refocusd_calibration.stage.microscope import microscope_core, quiet_stage, restored
+from refocusd_calibration.stage.microscope import (
+    microscope_core,
+    quiet_stage,
+    restored,
+    strings,
+)
 from refocusd_calibration.stage.plan import (
     LONGEST_EXPOSURE_MS,
     Move,
@@ -154,20 +159,13 @@ def _check_devices(core: Any, moves: Sequence[Move]) -> None:
     if not channels:
         return
     group = core.get_channel_group()
-    known = _strings(core.get_available_configs(group)) if group else []
+    known = strings(core.get_available_configs(group)) if group else []
     for channel in sorted(channels):
         if channel not in known:
             raise ConfigError(
                 f"there is no channel {channel!r}; Micro-Manager's channel group {group!r} has "
                 f"{', '.join(known) or 'none'}"
             )
-
-
-def _strings(vector: Any) -> list[str]:
-    """Micro-Manager's lists of names: a tuple in Python, a StrVector over the bridge."""
-    if hasattr(vector, "size"):
-        return [str(vector.get(index)) for index in range(vector.size())]
-    return [str(item) for item in vector]
 
 
 def _acquire(core: Any, moves: Sequence[Move], directory: Path, name: str, watch: _Watch) -> Path:

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from refocusd.cli.console import console
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import Microscope
-from refocusd_calibration.cli.flags import console, raw_folder
-from refocusd_calibration.profile.identity import core_metadata, microscope_of
+from refocusd_calibration.cli.flags import raw_folder
+from refocusd_calibration.profile.identity import microscope_of_core
 from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
 from refocusd_calibration.stage.moves import (
     MoveLimits,
@@ -95,7 +96,7 @@ def take_series(
     Parameters
     ----------
     arguments : Namespace
-        With the flags of `add_z_flags`, `add_hardware_flags` and `add_output_flags`.
+        With the flags of `add_z_flags` and `add_measurement_flags`.
     name : str
         Of the recording.
     positions : callable
@@ -131,9 +132,7 @@ def take_series(
         return None
     folder = raw_folder(arguments)
     with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
-        group = core.get_channel_group()
-        now = str(core.get_current_config(group) or "") if group else ""
-        microscope = microscope_of(arguments, core_metadata(core), channel=now)
+        microscope = microscope_of_core(arguments, core)
         path = run_series(
             moves, folder, name, limits=limits, settle_ms=arguments.settle_ms, core=core
         )
