@@ -188,10 +188,10 @@ def test_a_recording_without_exposures_needs_them_as_a_list(tmp_path: Path) -> N
     tifffile.imwrite(path, frames, photometric="minisblack")
     with open_dataset(path) as recording:
         with pytest.raises(
-            InputError, match="do not tell their exposure: give --dark-exposures-ms"
+            InputError, match="do not state their exposure: give --dark-exposures-ms"
         ):
             series_of_recording(recording)
-        with pytest.raises(InputError, match="4 frames, which cannot be 3 exposures"):
+        with pytest.raises(InputError, match="4 frames, which cannot be divided equally among 3"):
             series_of_recording(recording, [5, 9, 12])
         series = series_of_recording(recording, [5, 9])
         assert [(level.exposure_ms, level.count) for level in series.levels] == [(5, 2), (9, 2)]

@@ -144,7 +144,7 @@ def test_maps_lie_beside_the_profile_and_are_checked(
     assert now is not None
     file = tmp_path / now.maps["flat"].file
     file.write_bytes(file.read_bytes()[:-1] + b"#")
-    with pytest.raises(InputError, match="was altered"):
+    with pytest.raises(InputError, match="was changed after"):
         read_map(path, now.maps["flat"])
     outside = msgspec.structs.replace(stored, file="../flat.tif")
     with pytest.raises(InputError, match="outside its folder"):

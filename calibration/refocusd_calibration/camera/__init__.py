@@ -1,7 +1,7 @@
 """The camera: gain, read noise, offset, hot pixels, flat field (EMVA 1288).
 
 =================  =================================================================================
-`checks`           What makes a camera series unfit, each as one check that says what to do about it
+`checks`           Checks of a camera series, each with advice if it fails
 `command`          `refocusd calibrate camera`: dark and flat series, taken now or recorded before
 `levels`           Statistics of one level (frames at one exposure), in one pass over its frames
 `maps`             One value a pixel: offset, variance, gain, flat field; and the pixels that are defective

@@ -62,30 +62,33 @@ def register(subparsers: Any) -> None:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="the dark recording, then the flat one, instead of the microscope",
+        help="measure recordings instead of the microscope: the dark one, then the flat one",
     )
     parser.add_argument(
         "--dark-exposures-ms",
         type=numbers,
         metavar="LIST",
-        help="of the dark series, e.g. 10,100,500",
+        help="exposures of the dark series, for example 10,100,500",
     )
     parser.add_argument(
         "--flat-exposures-ms",
         type=numbers,
         metavar="LIST",
-        help="of the flat series, in the order taken",
+        help="exposures of the flat series, in the order they were taken",
     )
     parser.add_argument(
-        "--dark-frames", type=int, default=16, help="at each dark exposure (default: %(default)s)"
+        "--dark-frames",
+        type=int,
+        default=16,
+        help="frames per dark exposure (default: %(default)s)",
     )
     parser.add_argument(
-        "--flat-frames", type=int, default=4, help="at each flat exposure (default: %(default)s)"
+        "--flat-frames", type=int, default=4, help="frames per flat exposure (default: %(default)s)"
     )
     parser.add_argument(
         "--user-light",
         action="store_true",
-        help="there is no shutter: the light is changed by hand",
+        help="switch the light by hand, because there is no shutter",
     )
     add_measurement_flags(parser)
 
@@ -96,7 +99,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         if len(paths) != 2:
             raise InputError(
                 f"--from-recording was given {len(paths)} paths: give the dark recording and then the "
-                "flat one; dark frames alone tell offset and noise in counts, but no gain"
+                "flat one; dark frames alone give offset and noise in counts, but no gain"
             )
         if arguments.dry_run:
             console.print(f"would read the dark series {paths[0]} and the flat series {paths[1]}")

@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class LevelStatistics:
-    """What was found of the frames at one exposure.
+    """Statistics of the frames at one exposure.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class LevelStatistics:
         Correlation of neighbours in the difference of the first and last frame; near 0
         for noise, larger where something moved.
     structure_error : float
-        What chance gives.
+        Standard error of `structure` for pure noise.
     histogram : ndarray of int64
         Of the counts of good pixels, in all frames.
     mean_map, variance_map : ndarray of float64, shape (height, width)

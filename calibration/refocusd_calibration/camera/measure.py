@@ -119,7 +119,7 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     if line.slope.value <= 3 * line.slope.uncertainty:
         raise InputError(
             "the noise of the flat frames does not grow with the light, so the gain cannot be "
-            "measured: are they averaged, denoised, compressed or of no more light than the dark ones?"
+            "measured: check that they are not averaged, denoised, compressed, or as dark as the dark frames"
         )
     field = flat_field(flat.levels, fitted, shortest, offset.value, bad)
     gains = gain_map(flat.levels, fitted, shortest, line, offset.value, bad)
@@ -169,7 +169,7 @@ def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
     longest = level_statistics(dark.levels[-1])
     bad = hot_pixels(longest) | noisy_pixels(longest)
     if bad.mean() > 0.5:
-        raise InputError("more than half of the pixels are hot: these are no dark frames")
+        raise InputError("more than half of the pixels are hot: these are not dark frames")
     levels: list[LevelStatistics] = []
     for level in dark.levels:
         # Maps are needed of the shortest exposure and of the longest.

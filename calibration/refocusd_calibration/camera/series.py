@@ -159,8 +159,9 @@ def _by_list(
     each, rest = divmod(frames, len(exposures_ms))
     if rest or each == 0:
         raise InputError(
-            f"{recording.path} has {frames} frames, which cannot be {len(exposures_ms)} exposures of "
-            "equally many: give one value of --exposures-ms for each exposure, in the order taken"
+            f"{recording.path} has {frames} frames, which cannot be divided equally among "
+            f"{len(exposures_ms)} exposures: give --dark-exposures-ms or --flat-exposures-ms one "
+            "value for each exposure, in the order taken"
         )
     groups: dict[float, list[int]] = {}
     for number, exposure in enumerate(exposures_ms):
@@ -180,7 +181,7 @@ def _by_metadata(recording: Dataset) -> dict[float, list[int]]:
         exposure = positive_number(recording.metadata(plan.axes[indices[0]]), _EXPOSURE_KEYS)
         if exposure is None:
             raise InputError(
-                f"the frames of {recording.path} do not tell their exposure: give --dark-exposures-ms "
+                f"the frames of {recording.path} do not state their exposure: give --dark-exposures-ms "
                 "and --flat-exposures-ms, one value for each exposure in the order taken"
             )
         groups.setdefault(exposure, []).extend(indices)

@@ -1,4 +1,4 @@
-"""What every measurement ends with: figures printed, JSON written, the profile written or refused."""
+"""End of every measurement: figures are printed, JSON and the profile are written."""
 
 from __future__ import annotations
 
@@ -82,6 +82,6 @@ def conclude(
         maps=maps,
     )
     if profile.insisted:
-        console.print("[bold red]written although checks failed, because you insisted[/]")
+        console.print("[bold red]written although checks failed, because --insist was given[/]")
     console.print(f"wrote {arguments.output}, profile {profile.id()}")
     return 0

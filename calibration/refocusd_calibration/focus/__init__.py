@@ -1,7 +1,7 @@
 """Through-focus response: best focus, tilt, depth of field, backlash, drift.
 
 ===============  ===================================================================================
-`checks`         What must hold for a through-focus measurement to be believed, and what to do if not
+`checks`         Conditions that a through-focus measurement must meet to be valid, and advice if it does not
 `choose_metric`  Which focus metric decides: every metric judged on the same planes
 `command`        `refocusd calibrate focus`: through-focus series, taken now or recorded before
 `measure`        Through-focus measurement: from sweeps to a profile's focus section and its checks

@@ -1,4 +1,4 @@
-"""What must hold for a through-focus measurement to be believed, and what to do if not."""
+"""Conditions that a through-focus measurement must meet to be valid, and advice if it does not."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def refuse_still(table: FocusTable, figures: Sequence[MetricFigures]) -> None:
     for sweep in table.sweeps:
         if sweep.repeated > len(sweep.z_um) // 2:
             raise InputError(
-                f"{sweep.repeated} of {len(sweep.z_um)} planes equal the one before pixel by pixel: "
-                "the stage did not move, or the camera gave one frame again and again; move the "
-                "stage by hand in Micro-Manager and see whether the picture changes"
+                f"{sweep.repeated} of {len(sweep.z_um)} planes are identical to the one before: "
+                "the stage did not move, or the camera returned the same frame; move the "
+                "stage by hand in Micro-Manager and check whether the image changes"
             )
     if all(item.contrast < CONTRAST for item in figures):
         raise InputError(
-            "no plane is sharper than another: the stage did not move, the range is much smaller "
-            "than the depth of field, or focus is far outside it; check the stage, widen the range"
+            "all planes are equally sharp: the stage did not move, the range is much smaller than "
+            "the depth of field, or focus is far outside it; check the stage or widen the range"
         )
 
 
@@ -145,7 +145,7 @@ def _one_peak(found: FocusFindings) -> Check:
 def _sampled(found: FocusFindings) -> Check:
     name = "planes close enough"
     if found.peak is None:
-        return check(name, False, "there is no peak to sample")
+        return check(name, False, "no peak was found")
     steps = [float(np.median(np.abs(np.diff(sweep.z_um)))) for sweep in found.table.sweeps]
     step, depth = max(steps), 2 * found.peak.half_depth_um
     detail = f"steps of {step:g} um, depth of field {depth:.3g} um"
@@ -191,12 +191,12 @@ def _arrived(found: FocusFindings) -> Check:
         if off[at] / span > PLANE_SHARE and off[at] / sigma > worst:
             worst, place, share = off[at] / sigma, float(z[at]), off[at] / span
     if worst <= PLANE_SIGMAS:
-        return check(name, True, "every plane fits in with its neighbours")
+        return check(name, True, "every plane agrees with its neighbours")
     return check(
         name,
         False,
         f"the plane at {place:g} um is off its neighbours by {100 * share:.0f} % of the peak",
-        "the stage was not there, or something passed; take the series again, slower",
+        "the stage was elsewhere, or something moved; take the series again, more slowly",
     )
 
 
@@ -229,12 +229,12 @@ def _still(sweeps: Sequence[SweepTable]) -> Check:
         jump |= drop > max(JUMP, JUMP_SIGMAS * robust_sigma(sweep.alike))
     detail = f"planes shift sideways by {excursion:.1f} px at most"
     if jump:
-        detail += "; one plane shows another scene than the one before"
+        detail += "; one plane does not show the scene of the plane before"
         advice = "something moved; take the series again with a fixed specimen"
     else:
         advice = (
             "the specimen moves or drifts, or the stage does not travel along the optical axis; "
-            "wait until it is still, use a fixed specimen"
+            "wait until it is still, or use a fixed specimen"
         )
     return check("specimen still", excursion <= MAX_EXCURSION_PX and not jump, detail, advice)
 
@@ -262,7 +262,7 @@ def _light(sweeps: Sequence[SweepTable], focus_um: float | None) -> Check:
         "light steady",
         change <= MAX_LIGHT_CHANGE,
         f"mean light changes by {100 * change:.1f} % during the series",
-        "the specimen bleaches or the lamp drifts; use less light or a steadier lamp",
+        "the specimen bleaches or the lamp drifts: use less light or a steadier lamp",
     )
 
 

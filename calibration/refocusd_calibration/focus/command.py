@@ -52,11 +52,12 @@ def register(subparsers: Any) -> None:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="through-focus series of one field in the order taken, instead of the microscope",
+        help="measure through-focus series of one field, in the order they were taken, instead of the "
+        "microscope",
     )
     group = add_z_flags(parser)
     group.add_argument(
-        "--sweeps", type=int, default=4, help="up, down, up, ... (default: %(default)s)"
+        "--sweeps", type=int, default=4, help="sweeps up and down in turn (default: %(default)s)"
     )
     add_measurement_flags(parser)
 
@@ -70,7 +71,7 @@ def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) 
         If the range is none, or holds fewer than six planes or far too many.
     """
     if sweeps < 1:
-        raise ConfigError(f"--sweeps {sweeps}: take one or more, better 4")
+        raise ConfigError(f"--sweeps {sweeps}: take one or more (recommended: 4)")
     # A sweep less its turning plane must still show a focus.
     up = plane_positions(low_um, high_um, step_um, least=6, better="20 to 40")
     planes = list(up)
@@ -116,8 +117,7 @@ def _measure(
         pixel_um = microscope.pixel_um or series.pixel_um
         if pixel_um is None:
             raise InputError(
-                f"{paths[0]} does not say its pixel size: give it, in um in the specimen, with "
-                "--pixel-um"
+                f"{paths[0]} does not state the pixel size in the specimen: give --pixel-um"
             )
         planes = sum(len(sweep.planes) for sweep in series.sweeps)
         with progress() as bar:

@@ -62,7 +62,7 @@ TILE_CONTRAST = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FocusMeasurement(Measurement):
-    """What was measured, and whether to believe it.
+    """The result of a measurement, with checks that say whether it is valid.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def measure_focus(
         move), or a frame cannot be read.
     """
     if not (math.isfinite(pixel_um) and pixel_um > 0):
-        raise InputError(f"a pixel of {pixel_um} um is none: give its size in the specimen")
+        raise InputError(f"a pixel of {pixel_um} um is not valid: give its size in the specimen")
     if camera is not None and tuple(camera.shape) not in ((0, 0), series.shape):
         camera = None
     table = measure_series(
@@ -169,7 +169,7 @@ def measure_focus(
     )
     if surface is None:
         notes.append(
-            f"{len(tiles)} tiles with content: too few for tilt and curvature; use a field that is "
+            f"{len(tiles)} tiles have content, which is too few for tilt and curvature: use a field that is "
             "covered by specimen"
         )
     centre = best[chosen.metric]
@@ -252,7 +252,7 @@ def _jackknife(replicates: Floats) -> float:
 
 
 def _common(peak: Peak, motion: StageMotion) -> float:
-    """What all tiles share: planes off their place, the model, sweeps that disagree."""
+    """Uncertainty that all tiles share: misplaced planes, the model, sweeps that disagree."""
     return math.hypot(max(peak.uncertainty_um, motion.centre_uncertainty_um), peak.model_um)
 
 

@@ -95,7 +95,7 @@ class Peak:
 
 
 def base_of(y: ArrayLike) -> float:
-    """What the curve falls to: the mean of the lowest fifth of its planes."""
+    """Base of the curve: the mean of the lowest fifth of its planes."""
     values = np.sort(np.asarray(y, dtype=np.float64))
     return float(values[: max(1, len(values) // 5)].mean())
 

@@ -46,7 +46,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class StageMotion:
-    """What the sweeps say of the stage.
+    """Motion of the stage, as the sweeps show it.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
     if drifting:
         columns.append(minutes - minutes.mean())
     elif not timed:
-        notes.append("no time stamps far enough apart: drift was not measured")
+        notes.append("the time stamps are not far enough apart, so drift was not measured")
     else:
-        notes.append("backlash and drift cannot be told apart: take the sweeps up, down, up, down")
+        notes.append("backlash and drift cannot be told apart: take sweeps up, down, up and down")
     fit = weighted_fit(np.stack(columns, axis=1), z, 1 / u**2)
     sigma = fit.sigma
     free = count - len(columns)
@@ -101,7 +101,7 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
         # The stage's own scatter counts where it is above that of the fits.
         sigma = sigma * math.sqrt(max(1.0, fit.chi2 / free))
     else:
-        notes.append("too few sweeps to measure repeatability beside the rest: take more")
+        notes.append("there are too few sweeps to measure repeatability: take more")
     values = [measured(*pair) for pair in zip(fit.coefficients, sigma, strict=True)]
     return StageMotion(
         values[0].value,

@@ -1,4 +1,4 @@
-"""Has the microscope drifted?  Two profiles, number by number, against limits."""
+"""Compares two profiles number by number with limits, to tell whether the microscope drifted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGMA = 2.0
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a number may move: the larger of the two counts.
+    """How far a number may move; the larger of the two values applies.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def compare_profiles(
     apart = differences(one.microscope, other.microscope)
     if apart:
         raise InputError(
-            f"the profiles are of different microscopes ({'; '.join(apart)}): compare two of one"
+            f"the profiles are of different microscopes ({'; '.join(apart)}): compare two of the same one"
         )
     allowed = {**DEFAULT_LIMITS, **(limits or {})}
     found = []
@@ -166,13 +166,13 @@ def load_limits(path: Path) -> Limits:
         raise ConfigError(f"the limits {path} cannot be read: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(
-            f"{path} holds no limits ({error}): write tables such as "
+            f"{path} does not hold limits ({error}): write tables such as "
             '["camera.gain_e_per_count"] with percent = 3'
         ) from error
     for name, limit in limits.items():
         if name not in DEFAULT_LIMITS:
             raise ConfigError(
-                f"{path} limits {name!r}, which is no number of a profile: known are "
+                f"{path} limits {name!r}, which is not a number of a profile; these are: "
                 f"{', '.join(DEFAULT_LIMITS)}"
             )
         if limit.percent < 0 or limit.absolute < 0:

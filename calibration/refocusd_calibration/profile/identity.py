@@ -1,4 +1,4 @@
-"""Which microscope was measured: from flags, from frames' metadata, or from the core."""
+"""Identifies the microscope that was measured, from flags, frames' metadata or the core."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ __all__ = ["add_microscope_flags", "microscope_of", "microscope_of_core"]
 
 
 def add_microscope_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what the metadata do not."""
+    """Add the flags for values that the metadata lack."""
     group = parser.add_argument_group(
-        "microscope", "what the recording's metadata do not tell, or tell wrongly"
+        "microscope", "values that are missing from the recording's metadata, or wrong there"
     )
     group.add_argument("--camera", help="label of the camera device")
     group.add_argument("--objective", help="label of the objective")
     group.add_argument("--channel", help="channel preset")
     group.add_argument("--binning", type=int)
-    group.add_argument("--pixel-um", type=float, help="camera pixel in the specimen plane")
+    group.add_argument(
+        "--pixel-um", type=float, help="size of a camera pixel in the specimen plane"
+    )
     group.add_argument("--na", type=float, help="numerical aperture")
     group.add_argument("--wavelength-um", type=float, help="emission wavelength")
-    group.add_argument("--refractive-index", type=float, help="of the immersion (default: 1)")
+    group.add_argument(
+        "--refractive-index",
+        type=float,
+        help="refractive index of the immersion medium (default: 1)",
+    )
     group.add_argument("--magnification", type=float)
 
 
@@ -37,7 +43,7 @@ def microscope_of(
     channel: str = "",
     pixel_um: float | None = None,
 ) -> Microscope:
-    """Say which microscope frames are of; flags override what the frames say.
+    """Identify the microscope of frames; flags override the frames' metadata.
 
     Parameters
     ----------
@@ -73,18 +79,18 @@ def microscope_of(
 
 def _check(microscope: Microscope) -> None:
     if not 1 <= microscope.binning <= 16:
-        raise ConfigError(f"a binning of {microscope.binning} is none: it is 1 to 16")
+        raise ConfigError(f"a binning of {microscope.binning} is not valid: it is 1 to 16")
     if not 1 <= microscope.refractive_index < 2.5:
         raise ConfigError(f"no medium has a refractive index of {microscope.refractive_index:g}")
     if microscope.na is not None and not 0 < microscope.na < microscope.refractive_index:
         raise ConfigError(
-            f"an NA of {microscope.na:g} does not go with a refractive index of "
-            f"{microscope.refractive_index:g}: it must be below it; give --refractive-index"
+            f"an NA of {microscope.na:g} is not possible in a medium with a refractive index of "
+            f"{microscope.refractive_index:g}: the NA must be below it; give --refractive-index"
         )
     for name in ("pixel_um", "wavelength_um", "magnification"):
         value = getattr(microscope, name)
         if value is not None and not 0 < value < 1000:
-            raise ConfigError(f"--{name.replace('_', '-')} {value:g} makes no sense")
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g} is not plausible")
 
 
 def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:

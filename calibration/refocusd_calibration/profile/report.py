@@ -1,4 +1,4 @@
-"""A profile as a picture (PNG) or a page (HTML) that needs nothing but itself."""
+"""Draws a profile as a picture (PNG) or a self-contained page (HTML)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def draw_residuals(axes: Axes, camera: CameraSection) -> None:
-    """Draw how far the photon-transfer curve is from its line, percent."""
+    """Draw the deviation of the photon-transfer curve from its line, in percent."""
     x, y, used, slope, floor = _transfer(camera)
     expected = np.maximum(floor + slope * x, 1e-9)
     axes.axhline(0, color=RED, lw=1.2)

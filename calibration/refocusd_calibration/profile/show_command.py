@@ -24,7 +24,7 @@ def register(subparsers: Any) -> None:
         "show",
         _show,
         help="print a profile, and draw it",
-        description="Prints a profile; says which measurements are stale.",
+        description="Prints a profile and says which measurements are stale.",
     )
     show.add_argument("profile", type=Path)
     show.add_argument("--report", type=Path, metavar="FILE", help="write FILE.html or FILE.png")
@@ -33,9 +33,9 @@ def register(subparsers: Any) -> None:
         subparsers,
         "compare",
         _compare,
-        help="has the microscope drifted?",
-        description="Compares two profiles of one microscope. Exit status: 0 no drift beyond the "
-        "limits, 1 drifted, 2 error.",
+        help="tell whether the microscope has drifted",
+        description="Compares two profiles of one microscope. The exit status is 0 if nothing drifted "
+        "beyond the limits, 1 if something did, and 2 after an error.",
     )
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
@@ -43,7 +43,7 @@ def register(subparsers: Any) -> None:
         "--limits",
         type=Path,
         metavar="FILE",
-        help='TOML: a table for each number, ["camera.gain_e_per_count"] with percent, absolute or both',
+        help='TOML file with a table per number: ["camera.gain_e_per_count"] with percent, absolute or both',
     )
     _add_json(compare)
 
@@ -54,7 +54,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write JSON to FILE, or print it and nothing else",
+        help="write the result as JSON to FILE; without FILE, print only JSON",
     )
 
 

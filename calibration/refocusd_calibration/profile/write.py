@@ -109,10 +109,10 @@ def write_section(
     failed = [check for check in checks if not check.passed]
     if failed and not insist:
         raise InputError(
-            f"the {' and '.join(written)} calibration is not to be trusted, and no profile was "
+            f"the {' and '.join(written)} calibration failed its checks, and no profile was "
             "written: "
             + "; ".join(f"{check.name}: {check.detail}" for check in failed)
-            + ". Measure again, or give --insist to write it with these remarks"
+            + ". Measure again, or give --insist to write it nevertheless"
         )
     path = Path(profile_path)
     former = load_profile(path) if path.exists() else None
@@ -121,7 +121,7 @@ def write_section(
         if differing and not replace:
             raise OutputError(
                 f"{path} is the profile of another microscope ({'; '.join(differing)}): name another "
-                "file, or give --replace to begin it anew"
+                "file, or give --replace to replace it"
             )
         if differing:
             former = None
@@ -277,8 +277,10 @@ def read_map(profile_path: str | Path, stored: StoredMap) -> NDArray[np.float32]
             f"the map {path} cannot be read ({error.strerror}): keep a profile's maps beside it"
         ) from error
     if hashlib.sha256(data).hexdigest() != stored.sha256:
-        raise InputError(f"the map {path} was altered since {profile_path} was written")
+        raise InputError(f"the map {path} was changed after {profile_path} was written")
     values = np.asarray(tifffile.imread(path))
     if values.ndim != 2 or values.dtype != np.float32:
-        raise InputError(f"{path} is no map: its pixels are {values.dtype} of shape {values.shape}")
+        raise InputError(
+            f"{path} is not a map: its pixels are {values.dtype} of shape {values.shape}"
+        )
     return values

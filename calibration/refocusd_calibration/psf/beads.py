@@ -97,7 +97,7 @@ def sharpest_plane(stack: PlaneStack) -> int:
     best = int(np.argmax(scores))
     if scores.max() <= _FLAT * scores.min():
         raise InputError(
-            "all planes are equally sharp: either the stage did not move, or nothing is in view; "
+            "all planes are equally sharp: the stage did not move, or nothing is in view; "
             "watch the stage while it moves, and look at the planes"
         )
     if best in (0, len(scores) - 1):
@@ -311,8 +311,8 @@ def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
         radius = int(radius / 1.15)
     if seen:
         raise InputError(
-            "at the ends of the series the beads' light reaches further than the room that single "
-            "beads have around them: dilute the beads, take a smaller range of z, or measure without "
+            "at the ends of the series the beads' light reaches their neighbours: "
+            "dilute the beads, take a smaller range of z, or measure without "
             "single beads (--in-focus)"
         )
     return _SMALLEST_RADIUS

@@ -24,7 +24,7 @@ _ENOUGH_REPLICATES = 4
 
 @dataclass(frozen=True, slots=True)
 class LawFit:
-    """A law fitted.
+    """A fitted law.
 
     Parameters
     ----------
@@ -185,5 +185,5 @@ def _jacobian(misfit: Misfit, values: Floats, scale: Floats, low: Floats, high: 
 
 
 def _student(count: int) -> float:
-    """What widens a standard uncertainty from `count` replicates."""
+    """Factor by which a standard uncertainty from `count` replicates is widened."""
     return float(stats.t.ppf(stats.norm.cdf(1.0), max(1, count - 1)))

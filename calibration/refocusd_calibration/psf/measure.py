@@ -49,12 +49,12 @@ _REFINEMENTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What is known of the objective beforehand.
+    """What the user states about the objective and the beads.
 
     Parameters
     ----------
     na : float or None
-        Nominal; where the fit starts, and what it is held against.
+        Nominal; the fit starts there, and the result is compared with it.
     wavelength_um : float or None
         Emission; without it there is no wave law.
     refractive_index : float
@@ -71,7 +71,7 @@ class Stated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PsfMeasurement(Measurement):
-    """All that was found.
+    """A measured point spread function.
 
     Parameters
     ----------
@@ -184,8 +184,8 @@ def measure_planes(
 def _check_stated(stated: Stated) -> None:
     if stated.na is not None and not 0 < stated.na < stated.refractive_index:
         raise ConfigError(
-            f"NA {stated.na:g} does not go with a refractive index of {stated.refractive_index:g}: "
-            "give --refractive-index of the immersion"
+            f"NA {stated.na:g} is not possible in a medium with a refractive index of "
+            f"{stated.refractive_index:g}: give the immersion medium's --refractive-index"
         )
 
 
@@ -300,7 +300,7 @@ def _wave_law(
 
 
 def _changed(law: WaveLaw, **values: float) -> Floats:
-    """Where the law's fit starts, some parameters changed."""
+    """Start of the law's fit with some parameters changed."""
     start = law.start()
     for name, value in values.items():
         start[law.parameters.index(name)] = value
@@ -377,7 +377,9 @@ def _measurement(
     )
     said = [*notes, *more, f"misfit (chi² per degree of freedom): {laws}"]
     if stated.wavelength_um is None:
-        said.append("no wave optics without the wavelength: give --wavelength-um")
+        said.append(
+            "wave optics was not fitted, because the wavelength is unknown: give --wavelength-um"
+        )
     return PsfMeasurement(
         section=section,
         checks=tuple(checks),

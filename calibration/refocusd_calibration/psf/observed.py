@@ -1,4 +1,4 @@
-"""What was observed of the blur, in a form that any law can be fitted to.
+"""The observed blur, in a form that any law can be fitted to.
 
 Beads give kernels as radial profiles; planes give ratios of spectra.  Either is a table
 of values by plane and radial bin, known to a law up to an amplitude (and, for beads, a

@@ -88,7 +88,7 @@ def read_planes(
         size = pixel_um if pixel_um is not None else series.pixel_um
         if size is None or not (math.isfinite(size) and size > 0):
             raise InputError(
-                f"{path} does not say how large a pixel is in the specimen: give --pixel-um"
+                f"{path} does not state the pixel size in the specimen: give --pixel-um"
             )
         height, width = series.shape
         planes: dict[float, list[Plane]] = {}
@@ -96,8 +96,8 @@ def read_planes(
             planes.setdefault(round(plane.z_um, 3), []).append(plane)
         if len(planes) * height * width * 4 > MOST_BYTES:
             raise InputError(
-                f"{path} has {len(planes)} planes of {width}×{height}, more than is held in memory at "
-                "once: crop the recording, or take fewer planes"
+                f"{path} has {len(planes)} planes of {width}×{height}, which is more than fits in "
+                "memory: crop the recording, or take fewer planes"
             )
         places = sorted(planes)
         pixels = np.zeros((len(places), height, width), np.float32)

@@ -152,7 +152,7 @@ def sign_of_defocus(
     (bool, str)
     """
     if difference is None:
-        return False, "not known: the series has one side of focus only"
+        return False, "not known: the series covers only one side of focus"
     text = f"asymmetry of width {difference.value:+.3f} ± {difference.uncertainty:.3f}"
     waves = fit.measured("spherical_waves")
     if not isinstance(fit.law, WaveLaw) or waves is None:

@@ -1,4 +1,4 @@
-"""The microscope that a measurement runs on: found, or started, and left as it was."""
+"""Finds or starts the microscope that a measurement runs on, and restores its state."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _listens(port: int) -> bool:
 def open_microscope(
     mm_config: str | Path | None = None, adapters: str | Path | None = None
 ) -> Iterator[Any]:
-    """Give a core: the running one, or one started in this process.
+    """Yield a core: the running one, or one started in this process.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def _test_adapters() -> str:
 
 @contextmanager
 def restored(core: Any) -> Iterator[None]:
-    """Leave stage, exposure, shutter and channel afterwards as they are now."""
+    """Restore stage, exposure, shutter and channel on leaving."""
     stage, shutter, group = (
         core.get_focus_device(),
         core.get_shutter_device(),
@@ -152,7 +152,7 @@ def restored(core: Any) -> Iterator[None]:
 
 @contextmanager
 def quiet_stage(core: Any) -> Iterator[None]:
-    """Continuous focus off while a stage is stepped through focus, and on again afterwards."""
+    """Switch continuous focus off while a stage is stepped through focus, and on again afterwards."""
     device = core.get_auto_focus_device()
     on = bool(device) and bool(core.is_continuous_focus_enabled())
     if on:
@@ -170,9 +170,9 @@ def ask(question: str, *, yes: bool) -> None:
     Parameters
     ----------
     question : str
-        What was done, or is about to be.
+        About what was done, or is about to be done.
     yes : bool
-        ``--yes``: nobody is asked.
+        Do not ask (``--yes``).
 
     Raises
     ------
@@ -182,8 +182,8 @@ def ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin or not sys.stdin.isatty():
-        raise ConfigError(f"{question} Nobody can be asked here: give --yes once it is so")
+        raise ConfigError(f"{question} There is no terminal to ask on: give --yes once this is so")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("stopped: nothing more was moved")
+        raise ConfigError("stopped: nothing else was moved")

@@ -179,7 +179,7 @@ def open_series(
     with ExitStack() as stack:
         recordings = [stack.enter_context(open_dataset(path)) for path in paths]
         if not recordings:
-            raise InputError("no recording was given: give one or more")
+            raise InputError("give one or more recordings")
         shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
         if len(shapes) > 1:
             raise InputError(
@@ -192,7 +192,7 @@ def open_series(
         # Each recording has its own zero of time, unless its frames carry wall-clock times.
         common = len(taken) == 1 or all(item.absolute for item in taken)
         if not common:
-            notes.append("the recordings have no common clock: drift is not measured")
+            notes.append("the recordings have no common clock, so drift was not measured")
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
             found, remarks = _sweeps(planes)
@@ -283,15 +283,15 @@ def _positions(
     if z_step_um is None and len(known) == len(said):
         if float(np.ptp(known)) < SAME_UM:
             raise InputError(
-                f"{recording.path} was taken at one stage position, z = {known[0]:g} um, by its "
-                "metadata: record a series through focus; or, if the stage did move, say by how "
-                "much from plane to plane with --z-step"
+                f"{recording.path} was taken at one stage position (z = {known[0]:g} um) according to "
+                "its metadata: record a series through focus; or, if the stage did move, give the "
+                "distance between planes with --z-step"
             )
         return known
     step = z_step_um if z_step_um is not None else _step_of(recording.summary)
     if step is None:
         raise InputError(
-            f"{recording.path} does not say where the stage was: give the distance between two "
+            f"{recording.path} does not state the stage positions: give the distance between two "
             "planes in um with --z-step"
         )
     # The pages of a plain stack are called `time` where nothing says what they are.
@@ -357,7 +357,7 @@ def _checked(series: ZSeries, what: str) -> ZSeries:
     if not series.sweeps:
         raise InputError(
             f"{what}: fewer than {MIN_PLANES} stage positions in a row; record at least "
-            f"{MIN_PLANES}, better 20, planes through focus"
+            f"{MIN_PLANES} planes through focus (recommended: 20)"
         )
     return series
 
