@@ -8,6 +8,7 @@
 `fetch`          `refocusd train fetch-bbbc038`: download training images
 `fetch_bbbc006`  `refocusd train fetch-bbbc006`: download planes of the plate
 `fine_tune`      `refocusd train fine-tune`: train a bundle further for a lab's own microscope
+`fitting`        Flags of the commands that fit on simulated frames (`blur`, `trust`), and their checks
 `run`            `refocusd train run`: train a network
 `simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
 `torch_at_hand`  Checks that torch is installed, which the base install lacks
