@@ -180,7 +180,7 @@ def test_export_puts_the_engine_where_the_worker_looks(
     assert kept == (tmp_path / "live.engine").read_bytes()
     assert export_engine(bundle.folder, "cache") == key
     if importlib.util.find_spec("torch_tensorrt") is None:
-        with pytest.raises(EngineError, match="torch-tensorrt does not load"):
+        with pytest.raises(EngineError, match="torch-tensorrt cannot be loaded"):
             export_engine(bundle.folder, "cache", builder="torch")
 
 

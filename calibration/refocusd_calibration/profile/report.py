@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.optional import need
 from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import Profile, load_profile
 from refocusd_calibration.profile.report_figures import (
@@ -95,17 +96,12 @@ def _figures(profile: Profile, path: Path) -> list[Draw]:
 
 
 def _picture(profile: Profile, path: Path) -> bytes:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "reports need matplotlib, which is not installed: pip install 'refocusd[calibrate]'"
-        ) from error
+    figures = need("matplotlib.figure", "a report", "calibrate")
     draws = _figures(profile, path)
     rows = -(-len(draws) // 2)
     strips = 1 if profile.psf is not None else 0
     heights = [4.2] * rows + [2.0] * strips or [1.0]
-    figure = Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
+    figure: Figure = figures.Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
     microscope = profile.microscope
     named = [microscope.camera, microscope.objective, microscope.channel]

@@ -1,4 +1,4 @@
-"""`refocusd train blur`: the network that estimates a frame's blur."""
+"""`refocusd train blur`: fits the network that estimates a frame's blur."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["register"]
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     parser = inner.add_parser(
-        "blur", help="fit the estimator of a frame's blur, which `refocusd.imaging.blur` ships"
+        "blur", help="fit the estimator of a frame's blur that `refocusd.imaging.blur` uses"
     )
     add_fitting_flags(parser, output="file of weights (.npz)", samples=12000)
     parser.set_defaults(command=_fit)

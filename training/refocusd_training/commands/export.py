@@ -18,23 +18,25 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
     parser.add_argument("--weights", type=Path, help="an earlier checkpoint of the run")
-    parser.add_argument("--metrics", type=Path, help="JSON of 'evaluate' to quote in the bundle")
+    parser.add_argument(
+        "--metrics", type=Path, help="JSON file of 'evaluate', whose figures the bundle then states"
+    )
     parser.add_argument("--int8", action="store_true", help="add an int8 network for CPUs")
     parser.add_argument(
         "--data",
         type=Path,
-        help="the run's data, to calibrate int8 on (default: the demo's sample)",
+        help="the run's data, for the calibration of int8 (default: the demo's sample)",
     )
     parser.add_argument(
         "--engine",
         metavar="FILE|cache",
-        help="build the TensorRT engine too: into a file, or where 'refocusd run' looks for it",
+        help="also build the TensorRT engine, as a file or in the cache of 'refocusd run'",
     )
     parser.add_argument(
         "--engine-builder",
         choices=("onnx", "torch"),
         default="onnx",
-        help="what builds it: TensorRT from ONNX, or torch-tensorrt (default: %(default)s)",
+        help="builder of the engine: TensorRT from ONNX, or torch-tensorrt (default: %(default)s)",
     )
     parser.add_argument(
         "--id", default="", help="model id (default: the name of the --output folder)"

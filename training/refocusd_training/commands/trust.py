@@ -1,4 +1,4 @@
-"""`refocusd train trust`: what refocused frames are judged by."""
+"""`refocusd train trust`: fits the thresholds by which refocused frames are judged."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ __all__ = ["register"]
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     parser = inner.add_parser(
-        "trust", help="fit what frames are judged by, which `refocusd.engines.verdict` ships"
+        "trust", help="fit the thresholds of `refocusd.engines.verdict`, by which frames are judged"
     )
     add_fitting_flags(parser, output="file of thresholds (.toml)", samples=3000)
     parser.add_argument(
         "--transmitted", type=Path, help="a TIFF stack in phase contrast or brightfield"
     )
-    parser.add_argument("--model", default="live-nuclei", help="judged beside the deconvolution")
+    parser.add_argument(
+        "--model", default="live-nuclei", help="model that is judged beside the deconvolution"
+    )
     parser.set_defaults(command=_fit)
 
 

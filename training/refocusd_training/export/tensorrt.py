@@ -83,7 +83,7 @@ def _card() -> Card | None:
     try:
         return find_card()
     except EngineError as error:
-        log.info("%s: the engine is built for cards that are not here", error)
+        log.info("%s: the engine is built for cards that this computer does not have", error)
         return None
 
 
@@ -95,7 +95,7 @@ def _by_torch(
         import torch_tensorrt
     except (ImportError, OSError, RuntimeError) as error:
         raise EngineError(
-            f"torch-tensorrt does not load ({error}); install it on a machine with an NVIDIA card: "
+            f"torch-tensorrt cannot be loaded ({error}); install it on a machine with an NVIDIA card: "
             f"{INSTALL}; or build from ONNX (--engine-builder onnx)"
         ) from error
     import torch
