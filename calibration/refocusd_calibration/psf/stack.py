@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
+from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
-from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, finite_number, open_series
+from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, open_series
 
 __all__ = ["PlaneStack", "in_order", "read_planes"]
 
