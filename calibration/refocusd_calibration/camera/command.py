@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, progress
+from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import (
-    add_command,
     add_measurement_flags,
     numbers,
     raw_folder,
@@ -53,7 +53,7 @@ def register(subparsers: Any) -> None:
         subparsers,
         "camera",
         _calibrate,
-        help="gain, read noise, offset, dark current, linearity, flat field, hot pixels",
+        short="gain, read noise, offset, dark current, linearity, flat field, hot pixels",
         description="Measures a camera from dark and flat series, by EMVA 1288.",
         epilog=EPILOG,
     )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -17,25 +15,12 @@ from refocusd_calibration.profile.identity import add_microscope_flags
 from refocusd_calibration.stage.moves import LONGEST_EXPOSURE_MS
 
 __all__ = [
-    "add_command",
     "add_measurement_flags",
     "number",
     "numbers",
     "print_outcome",
     "raw_folder",
 ]
-
-
-def add_command(
-    subparsers: Any, name: str, run: Callable[[argparse.Namespace], int], **texts: str
-) -> argparse.ArgumentParser:
-    """Add a sub-command; `texts` are its ``help``, ``description`` and ``epilog``."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name, formatter_class=formatter, **texts
-    )
-    parser.set_defaults(command=run)
-    return parser
 
 
 def add_measurement_flags(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, progress
+from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import (
-    add_command,
     add_measurement_flags,
 )
 from refocusd_calibration.profile.identity import microscope_of
@@ -43,7 +43,7 @@ def register(subparsers: Any) -> None:
         subparsers,
         "focus",
         _calibrate,
-        help="best focus, tilt, curvature, depth of field, backlash, drift",
+        short="best focus, tilt, curvature, depth of field, backlash, drift",
         description="Measures the through-focus response of a field.",
         epilog=EPILOG,
     )

@@ -10,9 +10,10 @@ import msgspec
 from rich.table import Table
 
 from refocusd.cli.console import console, say, write_json
+from refocusd.cli.flags import add_command
 from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import load_profile
-from refocusd_calibration.cli.flags import add_command, print_outcome
+from refocusd_calibration.cli.flags import print_outcome
 
 __all__ = ["register"]
 
@@ -23,8 +24,9 @@ def register(subparsers: Any) -> None:
         subparsers,
         "show",
         _show,
-        help="print a profile, and draw it",
+        short="print a profile, and draw it",
         description="Prints a profile and says which measurements are stale.",
+        epilog="",
     )
     show.add_argument("profile", type=Path)
     show.add_argument("--report", type=Path, metavar="FILE", help="write FILE.html or FILE.png")
@@ -33,9 +35,10 @@ def register(subparsers: Any) -> None:
         subparsers,
         "compare",
         _compare,
-        help="tell whether the microscope has drifted",
+        short="tell whether the microscope has drifted",
         description="Compares two profiles of one microscope. The exit status is 0 if nothing drifted "
         "beyond the limits, 1 if something did, and 2 after an error.",
+        epilog="",
     )
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refocusd.cli.console import console
+from refocusd.cli.flags import add_command
 from refocusd.errors import InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import (
-    add_command,
     add_measurement_flags,
 )
 from refocusd_calibration.profile.identity import microscope_of
@@ -49,7 +49,7 @@ def register(subparsers: Any) -> None:
         subparsers,
         "psf",
         _calibrate,
-        help="defocus kernels, NA, spherical aberration, difference between the sides of focus",
+        short="defocus kernels, NA, spherical aberration, difference between the sides of focus",
         description="Measures how a point blurs with defocus, and fits wave optics to it.",
         epilog=EPILOG,
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from refocusd.demo.headless import headless_core
 from refocusd.errors import ConfigError
 
 __all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored", "strings"]
@@ -78,44 +79,8 @@ def open_microscope(
     if mm_config is None:
         yield microscope_core()
         return
-    from mmpycorex.launcher import is_java_active, is_pymmcore_active
-    from pycromanager import start_headless, stop_headless
-
-    if is_pymmcore_active() or is_java_active():
-        raise ConfigError("a Micro-Manager core runs in this process already: use it as it is")
-    folder = str(adapters or _test_adapters())
-    try:
-        start_headless(mm_app_path=folder, config_file=str(mm_config), python_backend=True)
-    except Exception as error:
-        with suppress(Exception):
-            stop_headless()
-        raise ConfigError(
-            f"the configuration {mm_config} does not load with the adapters in {folder}: {error}"
-        ) from error
-    try:
-        yield microscope_core()
-    finally:
-        stop_headless()
-        _forget_engine()
-
-
-def _forget_engine() -> None:
-    """Drop the engine that pycromanager 1.0.2 keeps, on which the next core of the process would fail."""
-    from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
-
-    if hasattr(Engine, "singleton"):
-        del Engine.singleton
-
-
-def _test_adapters() -> str:
-    try:
-        from mm_test_adapters import device_adapter_path
-    except ImportError as error:
-        raise ConfigError(
-            "no device adapters: give --adapters with Micro-Manager's folder, or install the demo "
-            'devices: pip install "refocusd[demo]"'
-        ) from error
-    return str(device_adapter_path())
+    with headless_core(mm_config, adapters) as core:
+        yield core
 
 
 @contextmanager
