@@ -29,7 +29,6 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from refocusd_calibration.focus.curve import FocusCurve
 from refocusd_training.evaluation import Case, held_out_cases
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
@@ -39,6 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.focus_curve import FocusCurve
 from refocusd.config import EngineOptions
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.frame import Pixels

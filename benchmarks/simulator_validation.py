@@ -4,7 +4,7 @@
 
 FOLDER holds Hoechst fields of BBBC006 in focus (``in_focus_w1``) and at z = 00
 (``defocused_z00_w1``), of different wells: there are no pairs, so that only statistics are
-compared.  The fields in focus are put out of focus as `refocusd_training.simulate.plate` says, and
+compared.  The fields in focus are put out of focus as `benchmarks/plate_model.py` says, and
 both sets give
 
 - ``spectra``: power at each spatial frequency over the mean light above the offset (fields differ
@@ -12,7 +12,7 @@ both sets give
   decades of power, RMS over the bands, as is and after the one factor that the nuclei's brightness
   differs by;
 - ``blur``: the blur that the set implies against the fields in focus, by the ratio of their mean
-  spectra (`refocusd_training.simulate.implied_blur`): its width, its radial profile, and whether
+  spectra (`benchmarks/implied_blur.py`): its width, its radial profile, and whether
   simulated and real are the same;
 - ``nuclei``: diameter at half height of what stands alone in a field, median;
 - ``noise``: variance of the pixels against their brightness, and the straight line through it.
@@ -33,22 +33,22 @@ import numpy as np
 from numpy.typing import NDArray
 from refocusd_training.data import read_image
 from refocusd_training.evaluation.objects import IsolatedObjects
-from refocusd_training.simulate.implied_blur import (
-    ImpliedBlur,
-    implied_blur,
-    same_blur,
-    transfer_distance,
-)
-from refocusd_training.simulate.plate import PLATE_CAMERA, PLATE_OPTICS, PLATE_Z00, plate_frame
-from refocusd_training.simulate.statistics import (
+from rich.console import Console
+
+from benchmarks.frame_statistics import (
     fit_noise,
     log_spectral_distance,
     photon_transfer,
     radial_spectrum,
     spectrum_bands,
 )
-from rich.console import Console
-
+from benchmarks.implied_blur import (
+    ImpliedBlur,
+    implied_blur,
+    same_blur,
+    transfer_distance,
+)
+from benchmarks.plate_model import PLATE_CAMERA, PLATE_OPTICS, PLATE_Z00, plate_frame
 from refocusd.errors import InputError
 from refocusd.frame import Pixels, checked_pixels
 

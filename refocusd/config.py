@@ -486,7 +486,7 @@ def toml_value(value: object) -> str:
     if isinstance(value, str):
         # Escapes of JSON strings are TOML's; only this one JSON leaves as it is.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, dict):
         inner = ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())

@@ -1,4 +1,4 @@
-"""What every measurement results in: a section of the profile, checks and notes."""
+"""The result of every measurement: a section of the profile, checks and notes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Measurement", "check"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What was measured, and whether to believe it.
+    """The result of a measurement, with checks that say whether it is valid.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class Measurement:
         For the profile.
     checks : tuple of Check
     notes : tuple of str
-        Remarks that do not decide: what was left out, what could not be measured.
+        Remarks without influence on the checks: what was left out or could not be measured.
     """
 
     section: CameraSection | FocusSection | PsfSection

@@ -9,25 +9,9 @@ from typing import Any
 import numpy as np
 
 from refocusd.bench.combination import Result, percentile
-from refocusd.errors import ConfigError, OutputError
+from refocusd.errors import OutputError
 
-__all__ = ["require_matplotlib", "write_plot"]
-
-
-def require_matplotlib() -> None:
-    """Say what to install before anything is measured.
-
-    Raises
-    ------
-    ConfigError
-        If matplotlib is missing.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "--plot needs matplotlib, which is not installed: pip install refocusd[calibrate]"
-        ) from error
+__all__ = ["write_plot"]
 
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees: results on standard output, progress and remarks on standard error."""
+"""Output for people: results on standard output, progress and remarks on standard error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class _Console(Console):
-    """Shows text that others wrote (metadata, file names, reasons) without obeying it."""
+    """Shows control characters in text from elsewhere (metadata, file names) instead of obeying them."""
 
     def render_str(self, text: str, **how: Any) -> Text:
         """The text, with control characters made visible."""
@@ -52,17 +52,17 @@ messages = _Console(stderr=True, soft_wrap=True)
 
 
 def say(text: object) -> None:
-    """One line of a result, as it is."""
+    """Print one line of a result without markup."""
     console.print(str(text), markup=False, highlight=False)
 
 
 def note(text: object) -> None:
-    """One remark, as it is."""
+    """Print one remark without markup."""
     messages.print(str(text), markup=False, highlight=False)
 
 
 def plain(text: object) -> str:
-    """Text for a table's cell or a progress bar, as it is: no markup, no control characters."""
+    """Escape text for a table's cell or a progress bar: no markup, no control characters."""
     return escape(escape_controls(str(text)))
 
 
@@ -81,7 +81,7 @@ def progress(*more: ProgressColumn) -> Progress:
 
 
 def tolerate_any_encoding() -> None:
-    """Have standard output show ``?`` where its encoding lacks a character.
+    """Let standard output show ``?`` for characters that its encoding lacks.
 
     A file or a pipe on Windows has the code page of the system (cp1252 and the like).  An arrow
     in a table must not end a command whose work is done.

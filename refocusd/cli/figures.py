@@ -1,4 +1,4 @@
-"""The tables of `replay` and `demo`: what a run came to, and its quality where the truth is known."""
+"""Tables of `replay` and `demo`: the figures of a run, and its quality if the truth is known."""
 
 from __future__ import annotations
 

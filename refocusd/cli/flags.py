@@ -1,4 +1,4 @@
-"""What the commands' parsers share: their form, and the flags that set `refocusd.config.Settings`."""
+"""Parts that the commands' parsers share, such as the flags that set `refocusd.config.Settings`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log: lines on standard error, and a rotating file in the user's log folder.
+"""Logs to standard error, and to a rotating file in the user's log folder.
 
 The file is kept by the commands that run for long (`KEEPS_FILE`), or by any with ``--log-file``.
 Each process of refocusd (workers, view, attached sources) writes its own lines to the standard
@@ -39,7 +39,9 @@ _TEXT = "%(asctime)s %(levelname)s %(message)s"
 def add_log_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--log-json`` and ``--log-file``; they stand before the command, as ``-v`` does."""
     parser.add_argument(
-        "--log-json", action="store_true", help="log in JSON, one object a line (run, worker, ...)"
+        "--log-json",
+        action="store_true",
+        help="log as JSON, one object per line (run, worker, ...)",
     )
     parser.add_argument(
         "--log-file",
@@ -51,7 +53,7 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def default_log_file() -> Path:
-    """Where the log of a command that runs for long is kept."""
+    """Log file of a command that runs for long."""
     return Path(platformdirs.user_log_dir("refocusd", appauthor=False)) / "refocusd.log"
 
 
@@ -116,7 +118,7 @@ def _file(command: str, file: str | None) -> _Rotating | None:
 
 
 class _Rotating(RotatingFileHandler):
-    """Goes on in the same file where it cannot be rotated."""
+    """Continues in the same file if it cannot be rotated."""
 
     _not_before = 0.0
 

@@ -36,9 +36,9 @@ COMMANDS = [
 ]
 EPILOG = """\
 examples:
-  refocusd demo --output demo            see it work on a simulated microscope
+  refocusd demo --output demo            try it on a simulated microscope
   refocusd run                           start the daemon beside Micro-Manager
-  refocusd doctor                        look at this computer, and say what to do
+  refocusd doctor                        check this computer, and say what to do
   refocusd process data/cells_1          refocus a finished dataset
   refocusd verify data/cells_1           prove that every frame is accounted for
   refocusd replay stack.tif --output out --reference z=16
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"refocusd {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
     for name in COMMANDS:

@@ -53,7 +53,7 @@ class Listed:
 
     @classmethod
     def of(cls, name: str, bundle: ModelBundle, origin: str) -> Listed:
-        """The line of a bundle that was checked."""
+        """List a bundle that was checked."""
         state = "good, made elsewhere" if bundle.foreign else "good"
         optics, gain = ", ".join(_optics(bundle)), quality(_stated(bundle, "metrics"))
         return cls(
@@ -72,7 +72,7 @@ def quality(metrics: Any) -> str:
 
 
 def bundle_json(bundle: ModelBundle) -> dict[str, Any]:
-    """All that a bundle states, for JSON."""
+    """Everything that a bundle states, for JSON."""
     files = _stated(bundle, "files") or {}
     return {
         "id": bundle.model_id,
@@ -92,7 +92,7 @@ def bundle_json(bundle: ModelBundle) -> dict[str, Any]:
 
 
 def summary_lines(bundle: ModelBundle) -> list[str]:
-    """The most important of that in a few lines."""
+    """The most important properties of a bundle in a few lines."""
     how = {
         "percentiles": f"percentiles {bundle.low_percentile:g} and {bundle.high_percentile:g} of a frame",
         "mean_std": "mean and standard deviation of a frame",
@@ -104,7 +104,7 @@ def summary_lines(bundle: ModelBundle) -> list[str]:
         f"  folder     {bundle.folder}",
         f"  made       {'elsewhere' if bundle.foreign else 'by refocusd'}",
         f"  normalised {how}",
-        f"  sides      multiples of {bundle.size_multiple} px, looks {bundle.receptive_field_px} px far",
+        f"  sides      multiples of {bundle.size_multiple} px, receptive field {bundle.receptive_field_px} px",
     ]
     if bundle.trained:
         lines.append(f"  trained    {', '.join(_optics(bundle))}")

@@ -1,4 +1,4 @@
-"""What `process` and `resume` show: progress, and what was done."""
+"""Output of `process` and `resume`: progress, and what was done."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Done:
 
     @property
     def fine(self) -> bool:
-        """Whether every frame has a final state, or will get one without us."""
+        """Whether every frame has a final state, or another process will give it one."""
         return not self.error and (self.check is None or self.check.clean)
 
     @property
     def frames_per_s(self) -> float:
-        """Rate of what was done now."""
+        """Rate of this run."""
         return self.attempted / self.seconds if self.seconds > 0 else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def quietly() -> Iterator[None]:
             logging.getLogger(name).setLevel(before[name] if verbose else level)
         yield
     except KeyboardInterrupt:
-        note("what was done stays; the same command goes on from there")
+        note("finished frames are kept; the same command continues from there")
         raise
     finally:
         for name, level in before.items():
@@ -132,12 +132,12 @@ def recorded(all_done: list[Done], path: Path, output: Path | None = None) -> It
 
 
 def check_quickly(dataset: RawAndOutputs, output: Output, settings: Settings) -> RunCheck:
-    """How a run stands, pixels unread."""
+    """Check the state of a run without reading pixels."""
     return check_run(dataset, output, settings.ledgers, pixels=False, running=False)
 
 
 def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
-    """Refuse, or without having been asked note, that a dataset has another format than is set.
+    """Refuse a dataset of another format than the one set, or only note it if none was asked for.
 
     Raises
     ------
@@ -148,8 +148,8 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
         return  # what is made of an OME-Zarr store is one, whatever is set
     if asked:
         raise OutputError(
-            f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and one dataset "
-            f"has one format; name another --output for one in {settings.sink}, or --sink {kind}"
+            f"{output.path} is in the format {kind}, not {settings.sink} as sink says, and a dataset has "
+            f"one format; name another --output for one in {settings.sink}, or --sink {kind}"
         )
     note(f"{output.path} stays in the format {kind}, in which it was begun")
 
@@ -183,7 +183,7 @@ def report(all_done: Sequence[Done], json_file: str | None) -> int:
         console.print(_table(all_done))
     for done in all_done:
         if done.check is not None and not done.check.clean:
-            say(f"{done.output}: not all is well; `refocusd verify {done.output}` says what is off")
+            say(f"{done.output}: there are problems; `refocusd verify {done.output}` lists them")
     write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
     if all_done and all(done.error for done in all_done):
         return 2

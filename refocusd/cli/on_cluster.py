@@ -1,4 +1,4 @@
-"""``refocusd process --cluster``: OME-Zarr stores, refocused by the workers of a cluster."""
+"""``refocusd process --cluster``: refocuses OME-Zarr stores with the workers of a cluster."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["process_on_cluster"]
 
 
 def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Refocus stores on a cluster, or say what that would take; the exit status."""
+    """Refocus stores on a cluster, or estimate jobs, memory and time; return the exit status."""
     if arguments.max_jobs < 0:
         raise ConfigError(f"--max-jobs {arguments.max_jobs}: it must be 1 or more")
     options = ClusterOptions(
@@ -77,8 +77,8 @@ def _one(path: Path, folder: Path | None, settings: Settings, client: Any) -> Do
         refuse_refocused(frames)
         if not isinstance(frames, StoreReader):
             raise InputError(
-                f"{path} is no OME-Zarr, whose positions several workers can write at once: refocus it "
-                "without --cluster, or convert it"
+                f"{path} is not an OME-Zarr store, the only kind that several workers can write at once: "
+                "refocus it without --cluster, or convert it"
             )
         note(understood(frames))
         engine = engines_of(settings).ready.engine

@@ -1,4 +1,4 @@
-"""The page of `refocusd report`: one HTML file with its pictures and figures inside."""
+"""Page of `refocusd report`: one HTML file that contains its pictures and figures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunReport:
-    """What a page says of one run.
+    """Content of the page of one run.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which output a run of frames on disk goes to: a new one, or one that is there."""
+"""Chooses the output of a run of frames on disk: a new one, or an existing one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["output_of_run", "outputs_to_continue"]
 def outputs_to_continue(
     frames: Dataset, target: Path, folder: Path | None, settings: Settings
 ) -> tuple[Output, ...]:
-    """Outputs of these very frames; those of others in the folder `target` are in the way.
+    """Outputs of these frames; outputs of other frames in the folder `target` are refused.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def outputs_to_continue(
             ours.append(output)
             if not recognition.compared:
                 note(
-                    f"{output.path} is taken for one of {frames.path} by its name: nothing proves it"
+                    f"{output.path} is assumed to be of {frames.path} because of its name; nothing else proves it"
                 )
     return tuple(ours)
 
@@ -49,7 +49,7 @@ def output_of_run(
     target: Path,
     folder: Path | None,
 ) -> tuple[Output, bool]:
-    """The output of the run that these settings make, and whether it is a new one.
+    """Output of the run that these settings make, and whether it is new.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def output_of_run(
 
 
 def _first(frames: Dataset) -> dict[str, Any]:
-    """What the first frame tells of the microscope."""
+    """Metadata of the first frame that identify the microscope."""
     frame = frames.read(frames.axes_keys()[0])
     first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
     return first

@@ -1,6 +1,7 @@
 """The demo: a simulated specimen under a real Micro-Manager core.
 
 =================  =================================================================================
+`headless`         Runs Micro-Manager's core in this process, without its GUI
 `microscope`       The demo's microscope: a real Micro-Manager core whose camera sees the specimen
 `sheet`            The contact sheet: raw, refocused and truth side by side, one row a defocus
 `specimen`         The demo's specimen: real nuclei on a slide, imaged through focus by a small simulator

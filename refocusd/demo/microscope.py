@@ -11,17 +11,16 @@ What was found of pycromanager 1.0.2 with pymmcore 12.5:
   for 0, 4, 8 and 16 um all found the stage at 4 um when they were taken out.
 - Sequences keep up: 95 frames/s at 10 ms exposure (2 cores), and 600 frames at
   0.5 ms did not overflow the circular buffer.
-- `stop_headless` leaves `Engine.singleton`, on which a second start in the
-  same process would fail: it is removed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+from refocusd.demo.headless import headless_core
 from refocusd.demo.specimen import Specimen
 from refocusd.demo.specimen_camera import CHANNEL_GROUP, SpecimenCamera
 from refocusd.errors import ConfigError
@@ -105,52 +104,23 @@ class DemoMicroscope:
 
     def __enter__(self) -> Self:
         """Start the core, set it up and put the specimen under its camera."""
-        adapters = str(self._adapters or _adapter_path())
-        # Seconds to import, and only needed with a microscope.
-        from mmpycorex.launcher import is_java_active, is_pymmcore_active
-        from pycromanager import Core, start_headless
-
-        if is_pymmcore_active() or is_java_active():
-            raise ConfigError(
-                "a Micro-Manager core is running in this process already; "
-                "close it (pycromanager.stop_headless()) before the demo microscope is opened"
+        with ExitStack() as stack:
+            core = stack.enter_context(
+                headless_core("MMConfig_demo.cfg", self._adapters, buffer_mb=self._buffer_mb)
             )
-        try:
-            start_headless(
-                mm_app_path=adapters,
-                config_file="MMConfig_demo.cfg",
-                python_backend=True,
-                buffer_size_mb=self._buffer_mb,
-            )
-        except Exception as error:
-            _stop()
-            raise ConfigError(
-                f"Micro-Manager's demo devices in {adapters} do not load ({error}); their "
-                'version must fit pymmcore: pip install --upgrade "refocusd[demo]"'
-            ) from error
-        try:
-            self._core = Core()
-            self._set_up(self._core)
-            self._camera = SpecimenCamera(self.specimen, self._core, self._seed)
-        except BaseException:
-            self._core = None
-            _stop()
-            raise
+            self._set_up(core)
+            self._camera = SpecimenCamera(self.specimen, core, self._seed)
+            self._core, self._stop = core, stack.pop_all().close
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Stop the core; raise if frames could not be shown."""
         core, self._core = self._core, None
         if core is not None:
             if core.is_sequence_running():
                 core.stop_sequence_acquisition()
-            _stop()
-        if self._camera is not None and exc is None:
+            self._stop()
+        if self._camera is not None and error[0] is None:
             self._camera.check()
 
     def events_snapped(
@@ -265,23 +235,3 @@ class DemoMicroscope:
         core.set_config(CHANNEL_GROUP, self.specimen.channels[0])
         core.set_exposure(self._exposure_ms)
         core.wait_for_system()
-
-
-def _adapter_path() -> str:
-    try:
-        from mm_test_adapters import device_adapter_path
-    except ImportError as error:
-        raise ConfigError(
-            "the demo microscope needs Micro-Manager's demo devices, which are not installed: "
-            'pip install "refocusd[demo]"'
-        ) from error
-    return str(device_adapter_path())
-
-
-def _stop() -> None:
-    from pycromanager import stop_headless
-    from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
-
-    stop_headless()
-    if hasattr(Engine, "singleton"):
-        del Engine.singleton

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.errors import InputError, OutputError
+from refocusd.optional import need
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SheetRow", "contact_sheet", "defocus_label", "require_matplotlib"]
+__all__ = ["SheetRow", "contact_sheet", "defocus_label"]
 
 #: Any real 2-D picture in camera counts.
 Picture = NDArray[Any]
@@ -72,22 +73,6 @@ def defocus_label(defocus_um: float) -> str:
     return f"{sign}{abs(round(defocus_um, 2)):g} µm"
 
 
-def require_matplotlib() -> None:
-    """Check that a sheet can be drawn, before the work that it is to show.
-
-    Raises
-    ------
-    ConfigError
-        If matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            'the contact sheet needs matplotlib, which is not installed: pip install "refocusd[demo]"'
-        ) from error
-
-
 def contact_sheet(
     rows: Sequence[SheetRow],
     path: Path,
@@ -129,7 +114,7 @@ def contact_sheet(
     shape = _common_shape(rows)
     if pixel_um is not None and not (math.isfinite(pixel_um) and pixel_um > 0):
         raise InputError(f"pixel size is {pixel_um} um; give a positive length, or None")
-    require_matplotlib()
+    need("matplotlib", "the contact sheet", "demo")
     sheet = _Sheet(shape, len(rows))
     sheet.draw_text(title, f"{caption} {_explanation(shape, sheet.enlarged, pixel_um)}")
     for index, row in enumerate(rows):

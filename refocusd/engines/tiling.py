@@ -15,26 +15,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import EngineError
-from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle
-
-if TYPE_CHECKING:
-    from refocusd.engines.engine import Engine
 
 __all__ = [
     "Tile",
-    "TilingError",
     "least_tile_px",
     "plan_tiles",
     "reflect_into",
     "smallest_tile",
-    "tiling_error",
 ]
 
 
@@ -144,43 +137,6 @@ def reflect_into(tile: NDArray[np.float32], filled: tuple[int, int]) -> None:
         tile[rows:, :columns] = tile[_reflected(rows, tile.shape[0]), :columns]
     if columns < tile.shape[1]:
         tile[:, columns:] = tile[:, _reflected(columns, tile.shape[1])]
-
-
-@dataclass(frozen=True, slots=True)
-class TilingError:
-    """How far a tiled frame is from the same frame inferred whole, in counts.
-
-    Parameters
-    ----------
-    p999_counts : float
-        99.9th percentile of the absolute differences.
-    max_counts : int
-        The largest one.
-    """
-
-    p999_counts: float
-    max_counts: int
-
-
-def tiling_error(whole: Engine, tiled: Engine, raw: Pixels) -> TilingError:
-    """Compare two engines of one model on one frame.
-
-    Parameters
-    ----------
-    whole, tiled : Engine
-        Same model and precision; the second with options that cut `raw` into tiles.
-    raw : ndarray of uint8 or uint16, shape (height, width)
-
-    Raises
-    ------
-    EngineError
-        If one of them cannot refocus it.
-    """
-    expected, found = np.empty_like(raw), np.empty_like(raw)
-    whole.refocus(raw, expected)
-    tiled.refocus(raw, found)
-    difference = np.abs(found.astype(np.int32) - expected.astype(np.int32))
-    return TilingError(float(np.percentile(difference, 99.9)), int(difference.max()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-__all__ = ["elapsed_ms", "java_text", "json_object", "number_or_none"]
+__all__ = ["elapsed_ms", "finite_number", "java_text", "json_object", "number_or_none"]
 
 
 def json_object(text: str | None) -> dict[str, Any] | None:
@@ -27,15 +29,21 @@ def java_text(data: bytes) -> str:
         return data.decode("cp1252", "replace")
 
 
+def finite_number(*values: Any) -> float | None:
+    """Return the first of some values of metadata that is a finite number, also as text."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            continue
+        with suppress(ValueError, OverflowError):
+            if math.isfinite(number := float(value)):
+                return number
+    return None
+
+
 def number_or_none(value: Any) -> float | None:
     """Return a finite number that is not negative, or None."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if 0 <= number < float("inf") else None
+    number = finite_number(value)
+    return number if number is not None and number >= 0 else None
 
 
 def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
 
-__all__ = ["Scale", "channel_label", "scale_of", "stage_position_um", "z_position_um", "z_step_um"]
+__all__ = [
+    "Scale",
+    "channel_label",
+    "scale_of",
+    "stage_position_um",
+    "stated_z_step_um",
+    "z_position_um",
+    "z_step_um",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +69,8 @@ def stage_position_um(metadata: Mapping[str, Any], axis: str) -> float | None:
 
     pycromanager says where it was to stand, Micro-Manager where it stood.
     """
-    for name in ("Position_um_Intended", "Position_um", "PositionUm"):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            if math.isfinite(um := float(metadata.get(axis + name, ""))):
-                return um
-    return None
+    names = ("Position_um_Intended", "Position_um", "PositionUm")
+    return finite_number(*(metadata.get(axis + name) for name in names))
 
 
 def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
@@ -75,6 +79,12 @@ def z_step_um(a: tuple[int, float], b: tuple[int, float]) -> float | None:
         return None
     # Stages are told in binary fractions of a um; nothing is known below a pm.
     return round(abs(b[1] - a[1]) / abs(b[0] - a[0]), 6) or None
+
+
+def stated_z_step_um(summary: Mapping[str, Any]) -> float | None:
+    """Distance of planes that the summary of an acquisition states, in um; negative if downwards."""
+    names = ("z-step_um", "zStep_um", "Z-step_um", "z-step_um_Intended")
+    return finite_number(*(summary.get(name) for name in names)) or None
 
 
 def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
@@ -94,8 +104,5 @@ def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
 
 
 def _first_positive(*values: Any) -> float | None:
-    for value in values:
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            if not isinstance(value, bool) and 0 < (size := float(value)) < math.inf:
-                return size
-    return None
+    sizes = (finite_number(value) for value in values)
+    return next((size for size in sizes if size is not None and size > 0), None)

@@ -31,7 +31,7 @@ trained on (``benchmarks/focus_advice.py`` repeats the measurement):
   little more than half of the frames with 0.4 waves of it, so it is not used. The direction
   comes from several frames: `refocusd.daemon.acquisitions.focus_tracker`.
 
-The alternative, a profile's focus curve (`refocusd_calibration.focus.curve`) applied to the
+The alternative, a profile's focus curve (`benchmarks/focus_curve.py`) applied to the
 ratio of the focus scores before and after, was three to thirty times worse on the same frames
 from 3 um on (and as good below that), because it depends on the specimen.
 

@@ -1,16 +1,16 @@
 """Model bundles: described, checked, installed, found.  Nothing in one is ever executed.
 
 ===================  ===============================================================================
-`archive`            A model as it arrives: a folder or a zip, copied into an empty folder with bounds
-`bioimageio`         Takes in a bioimage.io model that somebody else made
-`bioimageio_rdf`     What refocusd needs to know of a bioimage.io model that somebody else made
+`archive`            Copies a model from a folder or a zip into an empty folder, within bounds
+`bioimageio`         Adopts a bioimage.io model from elsewhere
+`bioimageio_rdf`     Reads the description of a bioimage.io model from elsewhere
 `bundle`             Model bundles: a folder that is also a bioimage.io model (format 0.5)
-`description`        What a bundle says of itself: ``config.refocusd``, read with bounds on everything
-`install`            Adds models to the user's folder, and removes them: whole, or not at all
-`library`            Where model bundles are found: those shipped with refocusd, then the user's own
-`onnx_guard`         An ONNX file must hold its weights itself: looked at before any runtime opens it
-`receptive_field`    How far a network looks, measured: the halo that tiles need
-`reference_network`  A network by itself, in float32 on the CPU: what every engine of it is held against
+`description`        Reads a bundle's ``config.refocusd``, with bounds on everything
+`install`            Adds models to the user's folder and removes them, completely or not at all
+`library`            Finds model bundles: those shipped with refocusd, then the user's own
+`onnx_guard`         Refuses ONNX files whose weights are in other files, before any runtime opens them
+`receptive_field`    Measures a network's receptive field, which is the halo that tiles need
+`reference_network`  Runs a network in float32 on the CPU, as the reference for every engine
 `tensors`            A bundle's tensors (``.npy``): looked at before they are loaded
 ===================  ===============================================================================
 """

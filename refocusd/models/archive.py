@@ -1,7 +1,7 @@
-"""A model as it arrives: a folder or a zip, copied into an empty folder with bounds.
+"""Copies a model from a folder or a zip into an empty folder, within bounds.
 
-Only ordinary files directly in it are taken (in a zip also where all lie in one
-folder); nothing is written anywhere but into the folder given.
+Only ordinary files at its top are copied (or in the only folder of a zip), and only
+into the given folder.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Runti
 
 
 class Package(ABC):
-    """Files beside each other."""
+    """The files of a folder or a zip."""
 
     _where: str
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """Name and size of each file, bytes."""
+        """Name and size of each file, in bytes."""
 
     @abstractmethod
     def open(self, name: str) -> IO[bytes]:
-        """Read one."""
+        """Open a file for reading."""
 
     def copy(self, names: list[str], folder: Path) -> None:
-        """Copy some into a folder.
+        """Copy files into a folder.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Package(ABC):
                 f"{MAX_FILE_BYTES >> 30} GiB, {MAX_TOTAL_BYTES >> 30} GiB together"
             )
         if shutil.disk_usage(folder).free < total + RESERVE_BYTES:
-            raise OutputError(f"{folder} has no room for {total >> 20} MiB; make some")
+            raise OutputError(f"{folder} has no room for {total >> 20} MiB: free some space")
         for name in names:
             self._copy(name, sizes[name], folder / name)
 
@@ -77,7 +77,9 @@ class Package(ABC):
                 while chunk := source.read(min(_CHUNK, size + 1)):
                     size -= len(chunk)
                     if size < 0:
-                        raise BundleError(f"{self._where}: {name} is larger than it says")
+                        raise BundleError(
+                            f"{self._where}: {name} is larger than the archive states"
+                        )
                     copy.write(chunk)
         except OSError as error:
             raise OutputError(f"{name} of {self._where} cannot be copied: {error}") from error
@@ -94,7 +96,9 @@ class _Folder(Package):
         found: dict[str, int] = {}
         for entry in self._folder.iterdir():
             if len(found) >= MAX_ENTRIES:
-                raise BundleError(f"{self._where} holds more than {MAX_ENTRIES} files: no model")
+                raise BundleError(
+                    f"{self._where} holds more than {MAX_ENTRIES} files, so it is not a model"
+                )
             if entry.is_file() and not entry.is_symlink():
                 found[entry.name] = entry.stat().st_size
         return found
@@ -112,7 +116,9 @@ class _Zip(Package):
     def _looked_at(self) -> dict[str, zipfile.ZipInfo]:
         entries = self._archive.infolist()
         if len(entries) > MAX_ENTRIES:
-            raise BundleError(f"{self._where} holds more than {MAX_ENTRIES} files: no model")
+            raise BundleError(
+                f"{self._where} holds more than {MAX_ENTRIES} files, so it is not a model"
+            )
         paths = {}
         for entry in entries:
             self._check(entry)
@@ -134,17 +140,19 @@ class _Zip(Package):
         )
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if bad_name or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise BundleError(f"{self._where} holds {name[:100]!r}, which is no plain file in it")
+            raise BundleError(
+                f"{self._where} holds {name[:100]!r}, which is not a plain file inside it"
+            )
         if entry.flag_bits & 1:
-            raise BundleError(f"{self._where} is encrypted: unpack it, and add the folder")
+            raise BundleError(f"{self._where} is encrypted: unpack it and add the folder")
         if entry.compress_type not in _PACKED:
             raise BundleError(
-                f"{self._where} is packed in an uncommon way: unpack it, and pack it again as an "
-                "ordinary zip (deflate), or add the folder"
+                f"{self._where} uses an uncommon compression: unpack it and add the folder, or "
+                "pack it again as an ordinary zip (deflate)"
             )
         if entry.file_size > _CHUNK and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
             raise BundleError(
-                f"{self._where}: {name[:100]} would grow more than {MAX_RATIO}-fold: not unpacked"
+                f"{self._where}: {name[:100]} would grow more than {MAX_RATIO}-fold, so it is not unpacked"
             )
 
     def sizes(self) -> dict[str, int]:
@@ -175,5 +183,5 @@ def open_package(path: Path) -> Iterator[Package]:
     with archive:
         names = [entry.filename.casefold() for entry in archive.infolist()]
         if len(set(names)) < len(names):
-            raise BundleError(f"{path} holds two files of one name: not unpacked")
+            raise BundleError(f"{path} holds two files with the same name, so it is not unpacked")
         yield _Zip(archive, path)

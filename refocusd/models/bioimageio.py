@@ -1,6 +1,6 @@
-"""Takes in a bioimage.io model that somebody else made.
+"""Adopts a bioimage.io model from elsewhere.
 
-Its files stay as they are; what refocusd needs beside them is derived, measured, and
+Its files are not changed; the values that they lack are derived or measured, and
 written into ``refocusd.yaml`` with the sha256 of everything.
 """
 
@@ -40,7 +40,7 @@ _SIDE = 128
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What was found out while a model was taken in.
+    """Measurements made while a model was adopted.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Adopted:
 def adopt(
     package: Package, rdf: str, content: Any, folder: Path, frames: Sequence[Pixels]
 ) -> Adopted:
-    """Copy what is needed of a foreign model into `folder`, and describe it.
+    """Copy the required files of a foreign model into `folder`, and describe it.
 
     Parameters
     ----------
@@ -84,11 +84,11 @@ def adopt(
         wanted.append(model.documentation)
     names = list(dict.fromkeys([rdf, *(file.name for file in wanted)]))
     if SIDECAR in names or {VALIDATION_RAW, VALIDATION_REFOCUSED} & set(names):
-        raise BundleError("it holds files that are named like refocusd's own")
+        raise BundleError("it holds files with the names of refocusd's own files")
     package.copy(names, folder)
     for file in wanted:
         if file.sha256 and sha256_of(folder / file.name) != file.sha256:
-            raise BundleError(f"{file.name} is not the file that it was described as (sha256)")
+            raise BundleError(f"{file.name} does not have the sha256 that the description states")
     # Before anything opens it.
     refuse_outside_weights(folder / model.onnx.name)
     network = ReferenceNetwork(folder / model.onnx.name)
@@ -99,8 +99,8 @@ def adopt(
     measured = measured_field_px(network, ready, multiple=multiple)
     if measured is None and model.halo_px == 0:
         raise BundleError(
-            f"{model.onnx.name} looks farther than 240 px: what it makes of a pixel depends on the whole "
-            "frame, and frames that must be cut into tiles would show seams"
+            f"{model.onnx.name} has a receptive field of more than 240 px: its output at a pixel depends on the "
+            "whole frame, and frames that must be cut into tiles would show seams"
         )
     field = max(measured or 0, -(-model.halo_px // STEP) * STEP)
     side = -(-max(_SIDE, model.least_px) // multiple) * multiple
@@ -113,7 +113,7 @@ def adopt(
 
 
 def exactly_normalised(bundle: ModelBundle, counts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Test tensors as bioimage.io normalises them: percentiles between samples.
+    """Normalise test tensors as bioimage.io does, with percentiles interpolated between samples.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _normalised(bundle: ModelBundle, frame: NDArray[np.float32]) -> NDArray[np.f
 
 
 def _size_multiple(network: ReferenceNetwork, model: ForeignModel) -> int:
-    """Sides that the network takes are multiples of this: the step stated, where that works."""
+    """Sides that the network takes are multiples of this: the stated step, if it works."""
     at_least = -(-model.least_px // model.step_px) * model.step_px
     refused: EngineError | None = None
     for multiple in dict.fromkeys((model.step_px, at_least)):
@@ -158,7 +158,7 @@ def _size_multiple(network: ReferenceNetwork, model: ForeignModel) -> int:
 
 
 def _reproduced(network: ReferenceNetwork, model: ForeignModel, folder: Path) -> float:
-    """Largest difference between our run and the model's test output, if small enough."""
+    """Largest difference between the network's output here and its test output, if small enough."""
     bundle = _describe(model, folder, 1, 0)
     assert bundle.test is not None
     raw, expected = (read_frames(path) for path in bundle.test)
@@ -170,14 +170,14 @@ def _reproduced(network: ReferenceNetwork, model: ForeignModel, folder: Path) ->
     allowed = REPRODUCED * max(1.0, float(np.abs(expected).max()))
     if not deviation <= allowed:
         raise BundleError(
-            f"its test tensor does not come out: {deviation:.2g} away in network units, {allowed:.2g} "
-            "allowed; its description and its network do not belong together"
+            f"its test tensor is not reproduced: the difference is {deviation:.2g} in network units, "
+            f"{allowed:.2g} is allowed; its description and its network do not belong together"
         )
     return deviation
 
 
 def _describe(model: ForeignModel, folder: Path, multiple: int, field: int) -> ModelBundle:
-    """Write the sidecar for what lies in the folder now, and read it back."""
+    """Write the sidecar for the files that are in the folder now, and read it back."""
     described = Description(
         schema=SCHEMA,
         id=identifier(model.title),
@@ -204,7 +204,7 @@ def _describe(model: ForeignModel, folder: Path, multiple: int, field: int) -> M
     content = {"config": {"refocusd": msgspec.to_builtins(described)}}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     (folder / SIDECAR).write_text(
-        "# Written by `refocusd models add`: what refocusd needs beside the model's own description.\n"
+        "# Written by `refocusd models add`: values that the model's own description lacks.\n"
         + text,
         encoding="utf-8",
         newline="\n",
@@ -213,5 +213,5 @@ def _describe(model: ForeignModel, folder: Path, multiple: int, field: int) -> M
 
 
 def identifier(title: str) -> str:
-    """A name of letters, digits and hyphens made of a title."""
+    """Convert a title to a name of letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", title.casefold()).strip("-")[:48].strip("-") or "model"

@@ -1,8 +1,8 @@
-"""What refocusd needs to know of a bioimage.io model that somebody else made.
+"""Reads the description of a bioimage.io model from elsewhere.
 
-Formats 0.4 and 0.5, of which only what matters here is read: one 2-D image of one
-channel in, one of the same size out, ONNX weights, and pre- and postprocessing that
-amount to an affine map of the counts.  Everything else is refused by name.
+Only a part of the formats 0.4 and 0.5 is supported: one 2-D image of one channel in, one of
+the same size out, ONNX weights, and pre- and postprocessing that amount to an affine map of
+the counts.  Everything else is refused, and the message names it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from refocusd.models.description import NormalisationDescription
 __all__ = ["ForeignFile", "ForeignModel", "read_foreign"]
 
 _SHA256 = re.compile("[0-9a-f]{64}")
-#: Values that are taken for equal when a postprocessing step undoes the normalisation.
+#: Relative difference up to which a postprocessing step counts as undoing the normalisation.
 SAME = 1e-3
 
 
@@ -33,7 +33,7 @@ class ForeignFile:
 
 @dataclass(frozen=True, slots=True)
 class ForeignModel:
-    """What a bioimage.io description says, as far as refocusd uses it.
+    """The part of a bioimage.io description that refocusd uses.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class ForeignModel:
     least_px, step_px : int
         Smallest side, and step of sides, that the model takes.
     halo_px : int
-        What the description says is wrong at the output's border.
+        Width of the border of the output that the description calls invalid.
     """
 
     title: str
@@ -64,7 +64,7 @@ class ForeignModel:
 
 
 def read_foreign(content: Any) -> ForeignModel:
-    """Understand a description, or refuse it.
+    """Interpret a description, or refuse it.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def _read(content: Any) -> ForeignModel:
     inputs, outputs = content["inputs"], content["outputs"]
     if len(inputs) != 1 or len(outputs) != 1:
         raise BundleError(
-            f"it takes {len(inputs)} and returns {len(outputs)} tensors; a frame in and a frame out is "
-            "what refocusd has"
+            f"it takes {len(inputs)} and returns {len(outputs)} tensors; refocusd needs one of each, "
+            "a frame in and a frame out"
         )
     given, returned = inputs[0], outputs[0]
     modern = version.startswith("0.5")
@@ -141,15 +141,15 @@ def _file(value: Any) -> ForeignFile:
     stated = str(value.get("sha256") or "") if isinstance(value, dict) else ""
     if "://" in name:
         raise BundleError(
-            f"it names {name[:100]} on the internet; download the whole package (zip) and add that"
+            f"it refers to {name[:100]} on the internet; download the whole package (zip) and add that"
         )
     if not name or "/" in name or "\\" in name or name in (".", "..") or not name.isprintable():
         raise BundleError(
-            f"it names {name[:100]!r}; refocusd takes packages whose files lie beside each other, as "
+            f"it names {name[:100]!r}; refocusd takes packages whose files are in one folder, as "
             "`bioimageio package` writes them"
         )
     if stated and not _SHA256.fullmatch(stated):
-        raise BundleError(f"the sha256 of {name} is none")
+        raise BundleError(f"the sha256 of {name} is not valid")
     return ForeignFile(name, stated)
 
 
@@ -161,7 +161,9 @@ def _onnx(weights: dict[str, Any]) -> ForeignFile:
             "the others run code (`bioimageio.core.add_weights` converts)"
         )
     if entry.get("external_data") is not None:
-        raise BundleError("its ONNX weights lie in a file of their own (external data): not taken")
+        raise BundleError(
+            "its ONNX weights are in a separate file (external data), which is not supported"
+        )
     return _file(entry)
 
 
@@ -183,7 +185,7 @@ def _sizes_of_axes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[int
         size = axis["size"]
         if not (isinstance(size, dict) and "min" in size and "step" in size):
             raise BundleError(
-                f"its {_axis_id(axis)} axis takes {size} only; refocusd needs free sizes"
+                f"its {_axis_id(axis)} axis has the fixed size {size}; refocusd needs variable sizes"
             )
         sides.append((int(size["min"]), int(size["step"])))
     for axis in returned["axes"][2:]:
@@ -218,7 +220,9 @@ def _sizes_of_shapes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[i
             )
     shape = given["shape"]
     if not isinstance(shape, dict):
-        raise BundleError(f"it takes images of {shape} only; refocusd needs free sizes")
+        raise BundleError(
+            f"it takes images of the fixed shape {shape}; refocusd needs variable sizes"
+        )
     if shape["min"][1] != 1 or shape["step"][1] != 0:
         raise BundleError("it takes several channels; a frame has one")
     sides = [(int(shape["min"][i]), int(shape["step"][i])) for i in (2, 3)]
@@ -230,17 +234,19 @@ def _sizes_of_shapes(given: dict[str, Any], returned: dict[str, Any]) -> tuple[i
         and not any(out["offset"])
     )
     if not same:
-        raise BundleError("its output has not the shape of its input")
+        raise BundleError("its output does not have the shape of its input")
     halo = returned.get("halo") or [0, 0, 0, 0]
     return _combined(sides, max(int(halo[2]), int(halo[3])))
 
 
 def _combined(sides: list[tuple[int, int]], halo: int) -> tuple[int, int, int]:
     if any(step == 0 for _, step in sides):
-        raise BundleError("it takes images of one size only; refocusd needs free sizes")
+        raise BundleError("it takes images of one size; refocusd needs variable sizes")
     least, step = max(low for low, _ in sides), math.lcm(*(step for _, step in sides))
     if not (0 < least <= 4096 and 0 < step <= 4096 and 0 <= halo <= 8192):
-        raise BundleError(f"sides from {least} px in steps of {step} px, halo {halo}: not taken")
+        raise BundleError(
+            f"sides from {least} px in steps of {step} px with a halo of {halo} px are not supported"
+        )
     return least, step, halo
 
 
@@ -276,18 +282,18 @@ def _linear(name: str, kwargs: dict[str, Any]) -> tuple[float, float] | None:
 
 
 def _of_the_frame(name: str, kwargs: dict[str, Any]) -> NormalisationDescription:
-    """A step whose constants are taken from each frame."""
+    """Describe a step whose constants are computed from each frame."""
     if name not in ("scale_range", "zero_mean_unit_variance"):
         raise BundleError(
-            f"its preprocessing is {name[:64]!r}; refocusd does scale_range, zero_mean_unit_variance "
-            "and scale_linear"
+            f"its preprocessing is {name[:64]!r}; refocusd supports scale_range, "
+            "zero_mean_unit_variance and scale_linear"
         )
     axes = kwargs.get("axes")
     names = set(axes or ()) - {"c", "channel"}
     whole = axes is None or names in ({"x", "y"}, {"b", "x", "y"}, {"batch", "x", "y"})
     if not whole or kwargs.get("mode") == "per_dataset":
         raise BundleError(
-            f"its {name} takes {kwargs.get('mode') or axes}: constants of a whole data set, or of rows, "
+            f"its {name} takes {kwargs.get('mode') or axes}: constants of a whole dataset or of rows "
             "are not known while frames arrive"
         )
     if kwargs.get("reference_tensor") is not None:
@@ -307,7 +313,7 @@ def _normalisation(processing: list[Any]) -> NormalisationDescription:
     for name, kwargs in _steps(processing):
         if found is not None:
             raise BundleError(
-                f"its preprocessing goes on after the normalisation, with {name[:64]!r}"
+                f"its preprocessing continues after the normalisation with {name[:64]!r}"
             )
         linear = _linear(name, kwargs)
         if linear is None:
@@ -315,8 +321,8 @@ def _normalisation(processing: list[Any]) -> NormalisationDescription:
                 # bioimageio.core takes the frame's constants from before the first step, which
                 # is not what the order of the steps says: whichever was meant, it is a guess.
                 raise BundleError(
-                    f"its preprocessing scales the counts and then does {name[:64]!r}: tools differ in "
-                    "what that means; leave the scaling out"
+                    f"its preprocessing scales the counts and then does {name[:64]!r}: tools disagree "
+                    "on what that means; leave the scaling out"
                 )
             found = _of_the_frame(name, kwargs)
         else:
@@ -335,7 +341,7 @@ def _output(processing: list[Any], normalisation: NormalisationDescription) -> C
         linear = _linear(name, kwargs)
         if linear is None:
             raise BundleError(
-                f"its postprocessing is {name[:64]!r}: what it returns is no image on the counts scale"
+                f"its postprocessing is {name[:64]!r}: what it returns is not an image on the scale of counts"
             )
         gain, shift = linear[0] * gain, linear[0] * shift + linear[1]
     if gain == 1.0 and shift == 0.0:
@@ -344,7 +350,7 @@ def _output(processing: list[Any], normalisation: NormalisationDescription) -> C
     undoes = math.isclose(gain, scale, rel_tol=SAME) and abs(shift - offset) <= SAME * scale
     if normalisation.kind != "fixed" or not undoes:
         raise BundleError(
-            "its postprocessing scales the output otherwise than undoing the preprocessing: refocusd "
-            "gives counts back on the raw frame's scale and cannot"
+            "its postprocessing does not undo the scaling of its preprocessing: refocusd returns "
+            "counts on the raw frame's scale, which is not possible then"
         )
     return CountsRange(shift, gain)

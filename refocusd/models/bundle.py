@@ -27,9 +27,17 @@ from refocusd.models.description import (
 from refocusd.models.library import find_bundle, shipped_bundles, user_bundles
 from refocusd.models.onnx_guard import refuse_outside_weights
 
-__all__ = ["MAX_RDF_BYTES", "SCHEMA", "SIDECAR", "ModelBundle", "load_bundle", "shipped_bundles"]
+__all__ = [
+    "MAX_RDF_BYTES",
+    "SCHEMA",
+    "SIDECAR",
+    "ModelBundle",
+    "load_bundle",
+    "sha256_of",
+    "shipped_bundles",
+]
 
-#: What refocusd says of a bundle that somebody else made lies beside its description.
+#: File with refocusd's section for a bundle from elsewhere, beside its description.
 SIDECAR = "refocusd.yaml"
 MAX_FILE_BYTES = 2 << 30
 MAX_CARD_BYTES = 1 << 20
@@ -120,7 +128,7 @@ class ModelBundle:
     fine_sigma_px: float | None = None
 
     def counts_range(self, pixels: Pixels) -> CountsRange:
-        """Offset and scale of a whole frame, as this model wants them.
+        """Offset and scale of a whole frame for this model.
 
         Parameters
         ----------
@@ -153,7 +161,7 @@ class ModelBundle:
         try:
             if self.documentation.stat().st_size > MAX_CARD_BYTES:
                 raise BundleError(
-                    f"{self.documentation} is larger than {MAX_CARD_BYTES >> 20} MiB: no card"
+                    f"{self.documentation} is larger than {MAX_CARD_BYTES >> 20} MiB, so it is not a model card"
                 )
             return self.documentation.read_text(encoding="utf-8", errors="replace")
         except OSError as error:
@@ -188,7 +196,7 @@ def load_bundle(name: str | Path) -> ModelBundle:
     except OSError as error:
         raise BundleError(
             f"no model bundle at {folder} ({error.strerror}: {path.name}); name a folder that holds one, "
-            f"or one of the models at hand: {', '.join([*shipped_bundles(), *user_bundles()])}"
+            f"or one of these models: {', '.join([*shipped_bundles(), *user_bundles()])}"
         ) from error
     described = read_description(path, content)
     for file, expected in described.files.items():
@@ -259,7 +267,7 @@ def _check_file(folder: Path, file: str, expected: str) -> None:
         raise BundleError(f"the bundle {folder} names {file!r}, which is not a bare file name")
     try:
         if not path.is_file():
-            raise BundleError(f"the bundle {folder} is incomplete: {file} is no file there")
+            raise BundleError(f"the bundle {folder} is incomplete: {file} is not a file there")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise BundleError(f"{path} is larger than {MAX_FILE_BYTES >> 30} GiB")
         found = sha256_of(path)

@@ -1,7 +1,7 @@
-"""What a bundle says of itself: ``config.refocusd``, read with bounds on everything.
+"""Reads a bundle's ``config.refocusd``, with bounds on everything.
 
-It stands in a bundle's own ``rdf.yaml``, or, for a bioimage.io model that somebody
-else made, in a ``refocusd.yaml`` beside the untouched ``rdf.yaml``.
+It is in the bundle's own ``rdf.yaml``, or, for a bioimage.io model from elsewhere, in a
+``refocusd.yaml`` beside the unchanged ``rdf.yaml``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 SCHEMA = 1
 MAX_RDF_BYTES = 1 << 16
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})$")
-#: How much a network's description may hold: no architecture of ours needs a tenth of it.
+#: Limits of a network's description; refocusd's own architectures need less than a tenth.
 MAX_NETWORK_VALUES, MAX_NETWORK_DEPTH = 512, 6
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -40,7 +40,7 @@ _Amount = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
 class NormalisationDescription(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How counts become what the network sees.
+    """Conversion of counts to network units.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class NormalisationDescription(msgspec.Struct, frozen=True, forbid_unknown_field
 
 
 class TensorNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Files of the tensors that an engine is checked with; those not listed are not there.
+    """Names of the tensors that an engine is checked with; unlisted ones do not exist.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class TensorNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """The part of a bundle that is refocusd's; keys beside these are left to others.
+    """The section ``config.refocusd`` of a bundle; unknown keys are ignored.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("a model description has no references (*name)")
+            raise yaml.YAMLError("a model description must not contain references (*name)")
         return super().compose_node(parent, index)
 
 
@@ -167,7 +167,7 @@ def read_yaml(path: Path) -> tuple[bytes, Any]:
         If it is no file, too large or no YAML.
     """
     if path.exists() and not path.is_file():
-        raise BundleError(f"{path} is no file")
+        raise BundleError(f"{path} is not a file")
     if path.stat().st_size > MAX_RDF_BYTES:
         raise BundleError(f"{path} is larger than {MAX_RDF_BYTES} bytes: not a model description")
     text = path.read_bytes()
@@ -196,38 +196,40 @@ def read_description(path: Path, content: Any) -> Description:
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"{path} has no config.refocusd part: it is not a bundle that refocusd made; a model "
-            "from elsewhere is taken in by `refocusd models add`"
+            "from elsewhere is added with `refocusd models add`"
         ) from error
     except (msgspec.ValidationError, UnicodeError) as error:
         raise BundleError(f"{path}: config.refocusd: {error}; export the bundle again") from error
     if described.schema != SCHEMA:
         raise BundleError(
-            f"{path} has schema {described.schema}, this refocusd reads {SCHEMA}; use a matching version"
+            f"{path} has schema {described.schema}, but this version of refocusd reads {SCHEMA}; use a matching version"
         )
     norm = described.normalisation
     if norm.low_percentile >= norm.high_percentile:
         raise BundleError(f"{path}: low_percentile must be below high_percentile")
     for file in (described.onnx, *described.variants.values()):
         if file not in described.files:
-            raise BundleError(f"the bundle {path.parent} lists no {file}; export it again")
+            raise BundleError(f"the bundle {path.parent} does not list {file}; export it again")
     if described.network is not None:
         _check_plain(path, described.network)
     return described
 
 
 def _check_plain(path: Path, network: dict[str, Any]) -> None:
-    """Finite numbers, words, lists and tables of them only, and not many."""
+    """Refuse anything but a limited number of finite numbers, words, lists and tables of them."""
     left = MAX_NETWORK_VALUES
     todo: list[tuple[Any, int]] = [(network, 0)]
     while todo:
         value, depth = todo.pop()
         left -= 1
         if left < 0 or depth > MAX_NETWORK_DEPTH:
-            raise BundleError(f"{path}: config.refocusd.network holds more than a network needs")
+            raise BundleError(
+                f"{path}: config.refocusd.network is larger or deeper than a network description may be"
+            )
         if isinstance(value, dict):
             if not all(isinstance(key, str) and len(key) <= 64 for key in value):
                 raise BundleError(
-                    f"{path}: config.refocusd.network has a key that is no short word"
+                    f"{path}: config.refocusd.network has a key that is not a short word"
                 )
             todo += [(item, depth + 1) for item in value.values()]
         elif isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Adds models to the user's folder, and removes them: whole, or not at all."""
+"""Adds models to the user's folder and removes them, completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from refocusd.models.library import NAME, models_folder, shipped_bundles
 __all__ = ["Added", "add_bundle", "remove_bundle"]
 
 _DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml")
-#: What an interrupted run left is cleared away after a day.
+#: Remains of an interrupted run are deleted after a day.
 _STALE_S = 86400.0
 #: Never names of models: they begin with a dot.
 _STAGE, _OLD = ".adding-", ".removed-"
@@ -36,10 +36,10 @@ class Added:
     Parameters
     ----------
     name : str
-        What it is called from now on.
+        Name of the model in the folder.
     bundle : ModelBundle
     adopted : Adopted, optional
-        What was measured of a foreign one.
+        Measurements of a foreign model.
     """
 
     name: str
@@ -61,9 +61,9 @@ def add_bundle(
     path : Path
         Folder or zip: a bundle of refocusd's, or any bioimage.io model that it can use.
     frames : callable
-        Gives typical frames, uint16; asked for only where a foreign network is measured.
+        Returns typical frames, uint16; called only if a foreign network is measured.
     name : str, optional
-        What to call it; else the model's own id.
+        Name of the model; by default its own id.
     replace : bool
         Whether an older one of this name may be replaced.
 
@@ -111,7 +111,7 @@ def remove_bundle(name: str) -> Path:
         If it cannot be deleted.
     """
     if name in shipped_bundles():
-        raise BundleError(f"{name} is shipped with refocusd and stays")
+        raise BundleError(f"{name} is shipped with refocusd and cannot be removed")
     target = models_folder() / name
     if not NAME.fullmatch(name) or not target.is_dir():
         raise BundleError(f"{models_folder()} holds no model {name}; `refocusd models` lists them")
@@ -130,7 +130,7 @@ def _staged(
         return None
     rdf = next((name for name in _DESCRIPTIONS if name in sizes), None)
     if rdf is None:
-        raise BundleError(f"it holds no {_DESCRIPTIONS[0]}: no bioimage.io model")
+        raise BundleError(f"it holds no {_DESCRIPTIONS[0]}, so it is not a bioimage.io model")
     content = _peek(package, rdf, sizes[rdf])
     if _is_ours(content):
         package.copy([rdf, *_listed(content)], stage)
@@ -155,7 +155,7 @@ def _is_ours(content: Any) -> bool:
 
 
 def _listed(content: Any) -> list[str]:
-    """The files of a bundle of ours; `load_bundle` checks them once they lie in the stage."""
+    """Files of refocusd's own bundle; `load_bundle` checks them once they are staged."""
     files = content["config"]["refocusd"]
     files = files.get("files") if isinstance(files, dict) else None
     if not isinstance(files, dict):
@@ -166,22 +166,22 @@ def _listed(content: Any) -> list[str]:
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise BundleError(
-            f"{name!r} is no name for a model; give one with --name, of letters, digits, '.', '_' "
+            f"{name!r} is not a valid name for a model; give one with --name, of letters, digits, '.', '_' "
             "and '-', not ending in '.', and none of Windows' devices (con, nul, ...)"
         )
     if name in shipped_bundles():
         raise BundleError(
-            f"a model called {name} is shipped with refocusd; give this one another with --name"
+            f"a model called {name} is shipped with refocusd; give this one another name with --name"
         )
 
 
 def _move(stage: Path, target: Path, *, replace: bool) -> None:
-    """Rename the stage into place; an older model is out of the way only for that moment."""
+    """Rename the stage into place; an older model is missing only for that moment."""
     old: Path | None = None
     if target.exists():
         if not replace:
             raise OutputError(
-                f"there is a model at {target} already; --replace replaces it, --name names this one"
+                f"there is a model at {target} already: replace it with --replace, or name this one with --name"
             )
         old = _aside(target)
     try:

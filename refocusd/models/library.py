@@ -1,4 +1,4 @@
-"""Where model bundles are found: those shipped with refocusd, then the user's own."""
+"""Finds model bundles: those shipped with refocusd, then the user's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An ONNX file must hold its weights itself: looked at before any runtime opens it.
+"""Refuses ONNX files whose weights are in other files, before any runtime opens them.
 
 A network may name other files as its weights, anywhere on the disk.  The base
 install has no ``onnx`` package, so the few messages of its protobuf schema that
@@ -67,16 +67,22 @@ class _Walk:
     def message(self, kind: str, end: int, depth: int) -> None:
         """Walk one message up to the offset `end`."""
         if depth > MAX_DEPTH:
-            raise BundleError(f"{self._path}: graphs within graphs, {MAX_DEPTH} deep: not taken")
+            raise BundleError(
+                f"{self._path}: graphs are nested more than {MAX_DEPTH} deep, which is not supported"
+            )
         inner = _FIELDS[kind]
         while (at := self._stream.tell()) < end:
             self._left -= 1
             if self._left < 0:
-                raise BundleError(f"{self._path} has more than {MAX_FIELDS} fields: not taken")
+                raise BundleError(
+                    f"{self._path} has more than {MAX_FIELDS} fields, which is not supported"
+                )
             tag = self._varint()
             if tag >= MAX_TAG:
                 # Runtimes cut it to 32 bits, and see another field than this walk does.
-                raise BundleError(f"{self._path} has an oversized tag at byte {at}: not taken")
+                raise BundleError(
+                    f"{self._path} has an oversized tag at byte {at}, which is not supported"
+                )
             number, wire = tag >> 3, tag & 7
             if kind == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION):
                 self._tensor_field(number, wire)
@@ -95,7 +101,9 @@ class _Walk:
                 self._stream.seek(stop)
             elif wire == _GROUP:
                 # Groups: nothing writes them, and what they hide is not looked for.
-                raise BundleError(f"{self._path} has an obsolete field at byte {at}: not taken")
+                raise BundleError(
+                    f"{self._path} has an obsolete field at byte {at}, which is not supported"
+                )
             else:
                 raise _NoProtobufError
         if self._stream.tell() != end:
@@ -105,8 +113,8 @@ class _Walk:
         if number == _DATA_LOCATION and wire == _VARINT and self._varint() == 0:
             return
         raise BundleError(
-            f"{self._path} keeps weights in other files (ONNX external data): not taken; save the "
-            "network as one file (onnx.save with save_as_external_data=False)"
+            f"{self._path} keeps weights in other files (ONNX external data), which is not supported; save "
+            "the network as one file (onnx.save with save_as_external_data=False)"
         )
 
     def _varint(self) -> int:

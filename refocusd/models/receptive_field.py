@@ -1,4 +1,4 @@
-"""How far a network looks, measured: the halo that tiles need."""
+"""Measures a network's receptive field, which is the halo that tiles need."""
 
 from __future__ import annotations
 

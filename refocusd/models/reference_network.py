@@ -1,4 +1,4 @@
-"""A network by itself, in float32 on the CPU: what every engine of it is held against."""
+"""Runs a network in float32 on the CPU, as the reference for every engine."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ class ReferenceNetwork:
 
 def _check_input(onnx: Path, model: Any) -> None:
     if len(model.inputs) != 1:
-        raise BundleError(
-            f"{onnx.name} takes {len(model.inputs)} inputs; one frame is what there is"
-        )
+        raise BundleError(f"{onnx.name} takes {len(model.inputs)} inputs; refocusd gives one frame")
     port = model.inputs[0]
     shape = port.get_partial_shape()
     kind = port.get_element_type().get_type_name()
@@ -100,6 +98,6 @@ def _check_input(onnx: Path, model: Any) -> None:
         raise BundleError(f"{onnx.name} takes {shape[1]} channels; a frame has one")
     if shape[2].is_static or shape[3].is_static:
         raise BundleError(
-            f"{onnx.name} takes frames of one size only ({shape}); export it with dynamic height "
+            f"{onnx.name} takes frames of one size ({shape}); export it with dynamic height "
             "and width"
         )

@@ -51,7 +51,7 @@ def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
             if dtype.hasobject or dtype.kind not in "fiu":
                 raise BundleError(f"{path} holds {dtype}: frames are real numbers")
             if path.stat().st_size != stream.tell() + pixels * dtype.itemsize:
-                raise BundleError(f"{path} is not as long as its header says")
+                raise BundleError(f"{path} is shorter or longer than its header states")
             data = np.fromfile(stream, dtype, pixels)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
@@ -59,7 +59,7 @@ def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
         raise
     except Exception as error:
         # numpy's reader of headers raises what its parser raises.
-        raise BundleError(f"{path} is no .npy file ({error})") from error
+        raise BundleError(f"{path} is not an .npy file ({error})") from error
     frames = data.reshape(shape, order="F" if fortran else "C").astype(np.float32)
     if not np.isfinite(frames).all():
         raise BundleError(f"{path} holds values that are not finite")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -67,12 +66,7 @@ class DaemonProcess:
         self.endpoint = msgspec.json.decode(line, type=Announcement).endpoint
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._child.stop(STOP_S)
 
     @property

@@ -165,7 +165,9 @@ def apply_profiles(
     if not selection.profiles:
         notes.append("no calibration profile applies: the documented defaults do")
     for profile in selection.profiles:
-        warnings += stale(profile)
+        warnings += [
+            f"calibration profile {profile.id()} is stale: {remark}" for remark in stale(profile)
+        ]
         warnings += against_profile(first, profile)
         warnings += _misplaced(profile, first, shape)
     chosen: tuple[Profile | None, ...] = selection.profiles or (None,)

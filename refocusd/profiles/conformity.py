@@ -10,7 +10,7 @@ from typing import Any
 from refocusd.profiles.microscope_metadata import bit_depth_of, magnification_of, na_of, pixel_um_of
 from refocusd.profiles.profile import Measured, Profile
 
-__all__ = ["Trained", "against_profile", "against_training", "stale"]
+__all__ = ["SECTIONS", "Trained", "against_profile", "against_training", "stale"]
 
 #: A measurement that is older than this counts as stale: cameras age, stages are serviced.
 STALE_AFTER = timedelta(days=180)
@@ -28,8 +28,8 @@ _RANGES = {
 }
 
 
-def stale(profile: Profile, now: datetime | None = None) -> list[str]:
-    """Warnings about measurements of a profile that are too old to rely on."""
+def stale(profile: Profile, *, now: datetime | None = None) -> list[str]:
+    """Say which sections of a profile are too old to rely on, or have no date."""
     now = now or datetime.now(UTC)
     said = []
     for name in SECTIONS:
@@ -39,15 +39,15 @@ def stale(profile: Profile, now: datetime | None = None) -> list[str]:
         try:
             age = now - datetime.fromisoformat(text)
         except (TypeError, ValueError):
-            said.append(
-                f"calibration profile {profile.id()} is stale: the date {text!r} of its {name} section "
-                "cannot be read; measure again"
-            )
+            said.append(f"the date {text!r} of its {name} section cannot be read: measure again")
             continue
         if age > STALE_AFTER:
             said.append(
-                f"calibration profile {profile.id()} is stale: its {name} section was measured "
-                f"{age.days} days ago; measure again"
+                f"its {name} section was measured {age.days} days ago, on {text[:10]}: measure again"
+            )
+        elif age < timedelta(days=-1):
+            said.append(
+                f"its {name} section was measured in the future ({text}): check this computer's clock"
             )
     return said
 

@@ -21,6 +21,7 @@ __all__ = [
     "objective_of",
     "pixel_um_of",
     "plausible_pixel_um",
+    "positive_number",
     "roi_of",
 ]
 
@@ -69,7 +70,9 @@ def pixel_um_of(
     summary : mapping, optional
         Of its acquisition: counts where the frame does not say.
     """
-    return _number(metadata, _PIXEL, 1000.0) or _number(summary or {}, _PIXEL, 1000.0)
+    return positive_number(metadata, _PIXEL, 1000.0) or positive_number(
+        summary or {}, _PIXEL, 1000.0
+    )
 
 
 def plausible_pixel_um(um: float | None) -> float | None:
@@ -82,17 +85,17 @@ def plausible_pixel_um(um: float | None) -> float | None:
 
 def na_of(metadata: Mapping[str, Any]) -> float | None:
     """Numerical aperture; None if the metadata do not say."""
-    return _number(metadata, _NA, 2.0)
+    return positive_number(metadata, _NA, 2.0)
 
 
 def magnification_of(metadata: Mapping[str, Any]) -> float | None:
     """Magnification; None if the metadata do not say."""
-    return _number(metadata, _MAGNIFICATION, 1000.0)
+    return positive_number(metadata, _MAGNIFICATION, 1000.0)
 
 
 def bit_depth_of(metadata: Mapping[str, Any]) -> int | None:
     """Bits of a count; None if the metadata do not say."""
-    bits = _number(metadata, ("BitDepth",), 33.0)
+    bits = positive_number(metadata, ("BitDepth",), 33.0)
     return round(bits) if bits else None
 
 
@@ -142,7 +145,10 @@ def _is_short(value: Any) -> bool:
     return len(str(value)) <= _MAX_CHARS
 
 
-def _number(metadata: Mapping[str, Any], keys: tuple[str, ...], below: float) -> float | None:
+def positive_number(
+    metadata: Mapping[str, Any], keys: tuple[str, ...], below: float = math.inf
+) -> float | None:
+    """The first value of some keys that is a finite number above zero, and below a limit."""
     for key in keys:
         try:
             value = math.nan if isinstance(metadata[key], bool) else float(metadata[key])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 from refocusd_calibration.camera.measure import CameraMeasurement, measure_camera
 from refocusd_calibration.camera.series import Level, Series
-from refocusd_calibration.camera.simulate import SimulatedCamera
+from simulated_camera import SimulatedCamera
 
+from refocusd.frame import Pixels
 from refocusd.profiles.profile import Measured
 
 DARK_MS = (1.0, 100.0, 400.0)
@@ -244,14 +246,13 @@ def test_memory_does_not_grow_with_the_frames() -> None:
     def series(levels: Sequence[tuple[float, float]], frames: int) -> Series:
         """Frames that are made as they are read, as a recording's are."""
 
-        def read(mean: float) -> Level:
-            return Level(
-                mean,
-                frames,
-                lambda _: rng.normal(100 + mean, np.sqrt(9 + mean), shape).astype(np.uint16),
-            )
+        def frame(mean: float) -> Pixels:
+            return rng.normal(100 + mean, np.sqrt(9 + mean), shape).astype(np.uint16)
 
-        return Series(tuple(read(mean) for _, mean in levels), shape, 65535, bits=16)
+        def level(mean: float) -> Level:
+            return Level(mean, [partial(frame, mean)] * frames)
+
+        return Series(tuple(level(mean) for _, mean in levels), shape, 65535, bits=16)
 
     def peak(frames: int) -> int:
         tracemalloc.start()

@@ -14,9 +14,9 @@ import pytest
 import tifffile
 from recordings_on_disk import write_ndtiff
 from refocusd_calibration.camera.command import register
-from refocusd_calibration.camera.simulate import SimulatedCamera
 from refocusd_calibration.cli import commands
 from refocusd_calibration.profile.write import raw_data, read_map
+from simulated_camera import SimulatedCamera
 
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError, InputError
@@ -103,7 +103,7 @@ def test_recordings_without_metadata_take_their_exposures_from_flags(tmp_path: P
         tifffile.imwrite(tmp_path / f"{name}.tif", np.stack(frames), photometric="minisblack")
     paths = (tmp_path / "dark.tif", tmp_path / "flat.tif")
     path = tmp_path / "scope.json"
-    with pytest.raises(InputError, match="do not tell their exposure"):
+    with pytest.raises(InputError, match="do not state their exposure"):
         run("--from-recording", *paths, "--output", path)
     lists = [",".join(f"{ms:g}" for ms in exposures) for exposures in (DARK_MS, FLAT_MS)]
     flags = ("--dark-exposures-ms", lists[0], "--flat-exposures-ms", lists[1])
@@ -121,7 +121,7 @@ def test_without_an_output_the_figures_are_told_only(
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
     leaking = recorded(tmp_path / "leak", DARK_MS, 0.3)
     assert run("--from-recording", leaking, series[1]) == 1
-    with pytest.raises(ConfigError, match="so that the recordings have a place"):
+    with pytest.raises(ConfigError, match="so that the recordings can be stored"):
         run("--yes")
 
 

@@ -104,13 +104,13 @@ def test_shutter_and_exposure_are_set_for_each_move_and_put_back(core: Any, tmp_
             LIMITS,
             r"move 2 goes to z = 11 um, outside .*nothing",
         ),
-        (plane_moves([0, 1], exposure_ms=200), LIMITS, "move 1 exposes for 200 ms; allowed"),
+        (plane_moves([0, 1], exposure_ms=200), LIMITS, "move 1 exposes for 200 ms; at most"),
         (plane_moves([0, 1], exposure_ms=0), LIMITS, "exposes for 0 ms"),
         (plane_moves([0, 1], exposure_ms=5), MoveLimits(), "no limits are set"),
         (plane_moves([0, 1], exposure_ms=5, repeats=0), LIMITS, "takes 0 frames"),
         (plane_moves([0, float("nan")], exposure_ms=5), LIMITS, "outside the limits"),
         ([], LIMITS, "no move"),
-        (plane_moves([0], exposure_ms=5), MoveLimits(3, -3), "are no range"),
+        (plane_moves([0], exposure_ms=5), MoveLimits(3, -3), "are not a range"),
     ],
 )
 def test_a_series_beyond_its_limits_moves_nothing(
@@ -156,7 +156,7 @@ def test_a_stage_that_stops_short_is_an_error(
             move(stage, z_um)
 
     monkeypatch.setattr(core, "set_position", stuck)
-    with pytest.raises(InputError, match=r"sent to 6\.000 um and stopped at 3\.000 um"):
+    with pytest.raises(InputError, match=r"sent to 6\.000 um but stopped at 3\.000 um"):
         run_series(
             plane_moves([0.0, 3.0, 6.0], exposure_ms=5),
             tmp_path,

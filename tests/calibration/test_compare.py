@@ -136,10 +136,10 @@ def test_limits_are_read_from_a_file(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('["camera.gain"]\npercent = 1', "no number of a profile"),
-        ('["camera.gain_e_per_count"]\npermille = 1', "holds no limits"),
+        ('["camera.gain"]\npercent = 1', "not a number of a profile"),
+        ('["camera.gain_e_per_count"]\npermille = 1', "does not hold limits"),
         ('["camera.gain_e_per_count"]\npercent = -1', "negative"),
-        ("nonsense", "holds no limits"),
+        ("nonsense", "does not hold limits"),
     ],
 )
 def test_wrong_limits_are_refused(tmp_path: Path, text: str, message: str) -> None:

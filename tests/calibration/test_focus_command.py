@@ -17,7 +17,7 @@ import tifffile
 from recordings_on_disk import write_ndtiff
 from refocusd_calibration.focus import command as focus_command
 from refocusd_calibration.focus.command import sweep_positions
-from refocusd_calibration.focus.simulate import FocusScene, depth_of_field_um
+from simulated_focus import FocusScene, depth_of_field_um
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics
@@ -212,7 +212,7 @@ def test_sweeps_go_up_and_down_and_turn_once() -> None:
     [
         ((5, 0, 1, 1), "lower end first"),
         ((0, 5, -1, 1), "above zero"),
-        ((0, 5, math.nan, 1), "no range"),
+        ((0, 5, math.nan, 1), "not a range"),
         ((0, 3, 1, 1), "take 6"),
         ((0, 9000, 1, 1), "another --z-step"),
         ((0, 9, 1, 0), "one or more"),

@@ -10,16 +10,16 @@ from refocusd_calibration.focus.metrics import (
     Grid,
     find_hot_pixels,
     measure_frame,
-    without_hot_pixels,
 )
 from refocusd_calibration.focus.peak import count_peaks, fit_peak, noise_of
-from refocusd_calibration.focus.simulate import FocusScene
 from refocusd_calibration.focus.stage_motion import Passage, fit_motion
 from refocusd_calibration.focus.surface import fit_surface
+from simulated_focus import FocusScene
 
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.optics import Optics
+from refocusd.profiles.hot_pixels import HotPixels
 
 pytestmark = pytest.mark.fast
 
@@ -115,11 +115,8 @@ def test_hot_pixels_are_found_by_their_sameness_and_mended() -> None:
     strong = (stack.astype(float) - clean.stack(z)).min(axis=0) > 250
     assert strong.sum() > 5
     assert found[strong].mean() > 0.9
-    places = [(int(y), int(x)) for y, x in np.argwhere(found)]
-    mended = without_hot_pixels(stack[0], places).astype(float)
-    assert np.abs(mended - clean.stack(z)[0])[strong & found].max() < 200
-    frame = stack[0]
-    assert without_hot_pixels(frame, []) is frame
+    mended = HotPixels(np.flatnonzero(found).tolist(), found.shape).repaired(stack[0])
+    assert np.abs(mended.astype(float) - clean.stack(z)[0])[strong & found].max() < 200
 
 
 def test_tiles_cover_a_frame_and_know_where_they_are() -> None:

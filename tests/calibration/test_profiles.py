@@ -15,11 +15,11 @@ from refocusd_calibration.profile.write import (
     Map,
     raw_data,
     read_map,
-    stale,
     write_section,
 )
 
 from refocusd.errors import ConfigError, InputError, OutputError
+from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import (
     CameraSection,
     FocusSection,
@@ -144,7 +144,7 @@ def test_maps_lie_beside_the_profile_and_are_checked(
     assert now is not None
     file = tmp_path / now.maps["flat"].file
     file.write_bytes(file.read_bytes()[:-1] + b"#")
-    with pytest.raises(InputError, match="was altered"):
+    with pytest.raises(InputError, match="was changed after"):
         read_map(path, now.maps["flat"])
     outside = msgspec.structs.replace(stored, file="../flat.tif")
     with pytest.raises(InputError, match="outside its folder"):
@@ -176,7 +176,7 @@ def test_an_old_measurement_is_called_stale(
     assert stale(profile) == []
     assert stale(profile, now=now + timedelta(days=179)) == []
     (remark,) = stale(profile, now=now + timedelta(days=200))
-    assert remark.startswith("camera: measured 200 days ago")
+    assert remark.startswith("its camera section was measured 200 days ago")
     assert "clock" in stale(profile, now=now - timedelta(days=3))[0]
     undated = msgspec.structs.replace(profile, measured={"camera": "last week"})
     assert "cannot be read" in stale(undated)[0]

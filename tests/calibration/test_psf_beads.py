@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from refocusd_calibration.psf.beads import find_beads
 from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_beads
-from refocusd_calibration.psf.simulate import scattered, simulate_beads
 from refocusd_calibration.psf.stack import PlaneStack, in_order, read_planes
+from simulated_psf import scattered, simulate_beads
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics

@@ -16,7 +16,7 @@ import tifffile
 from numpy.typing import NDArray
 from recordings_on_disk import write_ndtiff
 from refocusd_calibration.psf import command as psf_command
-from refocusd_calibration.psf.simulate import scattered, simulate_beads, simulate_planes
+from simulated_psf import scattered, simulate_beads, simulate_planes
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics
@@ -211,7 +211,7 @@ def test_moves_that_make_no_series_are_refused() -> None:
         calibrate("--z-from", -5, "--z-to", 5, "--z-step", 1, *limits, "--dry-run")
     with pytest.raises(ConfigError, match="take 5 to"):
         calibrate("--z-from", -4, "--z-to", 4, "--z-step", 4, *limits, "--dry-run")
-    with pytest.raises(ConfigError, match="make no range"):
+    with pytest.raises(ConfigError, match="are not a range"):
         calibrate("--z-from", 4, "--z-to", -4, "--z-step", 1, *limits, "--dry-run")
 
 

@@ -18,11 +18,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from refocusd_calibration.camera.measure import measure_camera
-from refocusd_calibration.camera.simulate import SimulatedCamera
 from refocusd_calibration.measurement import check
 from refocusd_calibration.profile.report import write_report
 from refocusd_calibration.profile.show_command import register
 from refocusd_calibration.profile.write import write_section
+from simulated_camera import SimulatedCamera
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import (
@@ -197,7 +197,7 @@ def test_show_prints_numbers_checks_and_what_is_stale(
     printed = capsys.readouterr().out
     assert "1.25 ± 0.12 um" in printed
     assert "FAILED" in printed
-    assert "stale focus: measured 400 days ago" in printed
+    assert "stale: its focus section was measured 400 days ago" in printed
     assert "camera:" not in printed
     assert (tmp_path / "page.html").exists()
 

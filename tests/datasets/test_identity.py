@@ -125,7 +125,7 @@ def test_an_output_of_0_1_0_without_checksums_is_matched_by_name_with_a_warning(
     (output / LEDGER_COPY).unlink()
     shutil.rmtree(tmp_path / "ledgers")
     done = refocusd("process", raw, place=tmp_path)
-    assert "by its name: nothing proves it" in done.stderr
+    assert "because of its name; nothing else proves it" in done.stderr
     assert [p.name for p in tmp_path.glob("raw_refocused*")] == ["raw_refocused"]
 
 

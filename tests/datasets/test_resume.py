@@ -252,7 +252,7 @@ def test_raw_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:
     shutil.rmtree(raw)
     status, said = told("resume", tmp_path / "raw_refocused", place=tmp_path)
     assert status == 2
-    assert "raw data are not there" in said
+    assert "raw data are missing" in said
 
 
 def test_nothing_refocused_yet_names_the_command_that_does_it(tmp_path: Path) -> None:

@@ -391,5 +391,5 @@ with DemoMicroscope() as microscope:
 def test_devices_that_do_not_load_are_named_and_the_next_start_works(tmp_path: Path) -> None:
     done = run_script(NO_DEVICES, str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert f"demo devices in {tmp_path} do not load" in done.stdout
+    assert f"does not load with the adapters in {tmp_path}" in done.stdout
     assert done.stdout.split()[-1] == "512"

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tiling_errors import tiling_error
 
 from benchmarks.gpu import COUNTED_PX, bound_ms, counted
 from refocusd.bench.combination import Rates
@@ -20,7 +21,6 @@ from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.cuda import TorchEngine, probe
 from refocusd.engines.openvino import OpenVinoEngine
-from refocusd.engines.tiling import tiling_error
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle

@@ -101,7 +101,7 @@ def made(path: Path, case: str, kind: str = "plain", **more: Any) -> Path:
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_model_does_in_an_engine_what_its_makers_meant(tmp_path: Path, case: str) -> None:
-    """The refocused frame is network(normalised counts), back on the counts scale."""
+    """The refocused frame is network(normalised counts), back on the scale of counts."""
     added = add(made(tmp_path / "model.zip", case))
     assert added.adopted is not None
     assert added.adopted.deviation < 1e-3
@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda r: r["weights"]["onnx"].update(external_data={"source": "big.bin"}),
         "external data",
     ),
-    "one size": (lambda r: r["inputs"][0]["axes"][3].update(size=256), "free sizes"),
+    "one size": (lambda r: r["inputs"][0]["axes"][3].update(size=256), "variable sizes"),
     "half the size": (lambda r: r["outputs"][0]["axes"][3].update(scale=2.0), "not as long"),
     "unknown preprocessing": (
         lambda r: r["inputs"][0].update(preprocessing=[{"id": "custom", "kwargs": {}}]),
@@ -237,7 +237,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a data set's percentiles": (
         lambda r: r["inputs"][0]["preprocessing"][1]["kwargs"].update(mode="per_dataset"),
-        "data set",
+        "whole dataset",
     ),
     "rows by themselves": (
         lambda r: r["inputs"][0]["preprocessing"][1]["kwargs"].update(axes=["x"]),
@@ -247,7 +247,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda r: r["inputs"][0]["preprocessing"].insert(
             0, {"id": "scale_linear", "kwargs": {"gain": 0.5}}
         ),
-        "tools differ",
+        "tools disagree",
     ),
     "no spread": (
         lambda r: r["inputs"][0].update(
@@ -259,13 +259,13 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a segmentation": (
         lambda r: r["outputs"][0].update(postprocessing=[{"id": "sigmoid"}]),
-        "counts scale",
+        "scale of counts",
     ),
     "another scale": (
         lambda r: r["outputs"][0].update(
             postprocessing=[{"id": "scale_linear", "kwargs": {"gain": 5.0}}]
         ),
-        "otherwise than undoing",
+        "does not undo",
     ),
     "on the internet": (
         lambda r: r["weights"]["onnx"].update(source="https://example.com/n.onnx"),
@@ -273,12 +273,12 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "elsewhere on the disk": (
         lambda r: r["weights"]["onnx"].update(source="../net.onnx"),
-        "beside each other",
+        "in one folder",
     ),
     "other weights": (lambda r: r["weights"]["onnx"].update(sha256="0" * 64), "sha256"),
     "another test tensor": (
         lambda r: r["inputs"][0]["preprocessing"][1]["kwargs"].update(max_percentile=60.0),
-        "does not come out",
+        "is not reproduced",
     ),
     "a data set": (lambda r: r.update(type="dataset"), "takes models"),
     "a later format": (lambda r: r.update(format_version="0.6.0"), "0.4 and 0.5"),
@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path, library: Path, cas
 @pytest.mark.parametrize(
     ("kind", "sizes", "word"),
     [
-        ("fixed", (32, 8), "one size only"),
+        ("fixed", (32, 8), "frames of one size"),
         ("colours", (32, 8), "3 channels"),
         ("global", (32, 8), "whole frame"),
         ("grid", (34, 2), "does not take the sizes"),

@@ -49,11 +49,11 @@ def _link() -> zipfile.ZipInfo:
 
 
 HARMFUL: dict[str, tuple[Callable[[], list[tuple[zipfile.ZipInfo | str, bytes]]], str]] = {
-    "above": (lambda: [("../evil", b"x")], "no plain file"),
-    "absolute": (lambda: [("/evil", b"x")], "no plain file"),
-    "a drive": (lambda: [("C:/evil", b"x")], "no plain file"),
-    "backslashes": (lambda: [("a\\..\\evil", b"x")], "no plain file"),
-    "a link": (lambda: [(_link(), b"/etc/passwd")], "no plain file"),
+    "above": (lambda: [("../evil", b"x")], "not a plain file"),
+    "absolute": (lambda: [("/evil", b"x")], "not a plain file"),
+    "a drive": (lambda: [("C:/evil", b"x")], "not a plain file"),
+    "backslashes": (lambda: [("a\\..\\evil", b"x")], "not a plain file"),
+    "a link": (lambda: [(_link(), b"/etc/passwd")], "not a plain file"),
     "a bomb": (lambda: [("rdf.yaml", bytes(64 << 20))], "grow"),
     "many": (lambda: [(f"f{n}", b"") for n in range(1100)], "more than 1024"),
     "two of one name": (lambda: [("rdf.yaml", b"a"), ("RDF.yaml", b"b")], "two files"),
@@ -186,7 +186,7 @@ def test_a_tag_that_runtimes_cut_to_32_bits_hides_no_weights(tmp_path: Path) -> 
     model.ClearField("graph")
     path = tmp_path / "n.onnx"
     path.write_bytes(model.SerializeToString() + _field(7, graph))
-    with pytest.raises(BundleError, match="not taken"):
+    with pytest.raises(BundleError, match="not supported"):
         refuse_outside_weights(path)
 
 
@@ -206,7 +206,7 @@ def test_what_is_odd_is_refused_or_left_to_the_runtime(tmp_path: Path, data: byt
     if data[0] == 0x3A:
         refuse_outside_weights(tmp_path / "n.onnx")
         return
-    with pytest.raises(BundleError, match="not taken"):
+    with pytest.raises(BundleError, match="not supported"):
         refuse_outside_weights(tmp_path / "n.onnx")
 
 
@@ -244,7 +244,7 @@ def test_a_tensor_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:
     path = _saved(tmp_path / "t.npy", np.zeros((1, 1, 8, 8), np.float32))
     data = path.read_bytes()
     path.write_bytes(data.replace(b"(1, 1, 8, 8), ", b"(1, 1, 9, 8), "))
-    with pytest.raises(BundleError, match="as long as its header"):
+    with pytest.raises(BundleError, match="than its header states"):
         read_frames(path)
     path.write_bytes(data.replace(b"(1, 1, 8, 8), }  ", b"(9999, 1, 99999, 9), }")[: len(data)])
     with pytest.raises(BundleError):

@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(archives: Path, tmp_path: 
             env=environment,
         )
         assert "DiskFullError" in run.stderr
-        assert "make room and run the command again" in run.stderr
+        assert "free some space and run the command again" in run.stderr
         report = fetch_bbbc006([5], output, url=url, reserve_bytes=0)
         assert report.fetched == [5]
         assert server.ranges[-1] == "bytes=50000-"

@@ -241,7 +241,7 @@ def test_what_is_no_run_or_no_bundle_is_refused(tmp_path: Path) -> None:
     (run / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="no record of a run"):
         export_bundle(run, tmp_path / "bundle")
-    with pytest.raises(OutputError, match="no bundle"):
+    with pytest.raises(OutputError, match="not a bundle"):
         export_bundle(run, run)
     assert not (tmp_path / "bundle").exists()
 
@@ -309,7 +309,7 @@ def test_a_card_quotes_nuclei_flux_and_deep_specimens_within_what_a_description_
         export._short_metrics(tmp_path / "evaluation.json", "1" * 64)
     for other in ("[]", "{}", '{"onnx_sha256": 3}', "no JSON"):
         (tmp_path / "evaluation.json").write_text(other, encoding="utf-8")
-        with pytest.raises(InputError, match=r"is no evaluation of held-out|other weights"):
+        with pytest.raises(InputError, match=r"is not an evaluation of held-out|other weights"):
             export._short_metrics(tmp_path / "evaluation.json", "1" * 64)
 
 

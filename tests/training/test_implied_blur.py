@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import scipy.fft
 from numpy.typing import NDArray
-from refocusd_training.simulate.implied_blur import (
+
+from benchmarks.implied_blur import (
     ImpliedBlur,
     implied_blur,
     same_blur,
     transfer_width,
 )
-
 from refocusd.errors import InputError
 from refocusd.imaging.optics import Optics, defocus_otf
 

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from refocusd_training.data import read_image
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
-from refocusd_training.simulate.implied_blur import implied_blur, same_blur
-from refocusd_training.simulate.plate import PLATE_CAMERA, plate_frame
-from refocusd_training.simulate.statistics import (
+
+from benchmarks.frame_statistics import (
     fit_noise,
     log_spectral_distance,
     photon_transfer,
     radial_spectrum,
     spectrum_bands,
 )
-
+from benchmarks.implied_blur import implied_blur, same_blur
+from benchmarks.plate_model import PLATE_CAMERA, plate_frame
 from refocusd.frame import Pixels, checked_pixels
 from refocusd.imaging.optics import Optics, defocus_psf
 

@@ -127,8 +127,8 @@ def test_ctl_switches(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["catch-up"], "on or off belongs to catch-up"),
-        (["status", "--url", "file:///etc/passwd"], "is no address of a live view"),
+        (["catch-up"], "only catch-up takes on or off"),
+        (["status", "--url", "file:///etc/passwd"], "is not an address of a live view"),
         (["status", "--url", "http://127.0.0.1:9"], "no live view at"),
     ],
 )

@@ -7,7 +7,6 @@ The loop's own settings stand at the top of the file; the tables ``[network]``,
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tomllib
 import types
@@ -17,6 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
+from refocusd.config import toml_value
 from refocusd.errors import ConfigError, OutputError
 from refocusd_training.data.config import DataConfig
 from refocusd_training.losses.config import LossConfig
@@ -221,20 +221,6 @@ def load_config(path: Path) -> TrainingConfig:
         raise ConfigError(f"{path} has a value that cannot be ({error})") from error
 
 
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # A JSON string is a TOML one as well.
-        return json.dumps(value)
-    if isinstance(value, dict):
-        inner = (f"{json.dumps(str(key))} = {_toml(item)}" for key, item in value.items())
-        return "{" + ", ".join(inner) + "}"
-    if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return str(value)
-
-
 def _lines(settings: Any, name: str = "") -> list[str]:
     """One dataclass as TOML: its values, then the tables within it."""
     values, tables = [f"[{name}]"] if name else [], []
@@ -243,7 +229,7 @@ def _lines(settings: Any, name: str = "") -> list[str]:
         if dataclasses.is_dataclass(value):
             tables += ["", *_lines(value, f"{name}.{item.name}" if name else item.name)]
         elif value is not None:
-            values.append(f"{item.name} = {_toml(value)}")
+            values.append(f"{item.name} = {toml_value(value)}")
     return values + tables
 
 

@@ -1,4 +1,4 @@
-"""What makes a camera series unfit, each as one check that says what to do about it."""
+"""Checks of a camera series, each with advice if it fails."""
 
 from __future__ import annotations
 
@@ -35,11 +35,10 @@ MOST_CLIPPED = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that is judged."""
+    """Everything that the checks look at."""
 
     section: CameraSection
     dark: tuple[LevelStatistics, ...]
-    lit: tuple[LevelStatistics, ...]
     fitted: tuple[LevelStatistics, ...]
     line: Line
     saturation: Saturation
@@ -71,12 +70,12 @@ def _dark_clipping(f: Findings) -> Check:
         "dark clipping",
         share <= MOST_CLIPPED,
         f"{100 * share:.3g} % of the dark pixels are at zero counts",
-        "raise the camera's offset, the noise is cut off",
+        "raise the camera's offset, because it cuts off the noise",
     )
 
 
 def _light_leak(f: Findings) -> Check:
-    advice = "close the shutter, cover the camera, switch the room light off"
+    advice = "close the shutter, cover the camera and switch off the room light"
     offset = f.section.offset_counts.value
     if f.dark_rate is None:
         # One exposure: nothing tells its light from its offset but their size.
@@ -139,7 +138,7 @@ def _light(f: Findings) -> Check:
         "light",
         worst <= MOST_LIGHT_CHANGE,
         f"the flat light varies by {100 * worst:.2g} % at one exposure",
-        "let the lamp warm up, use a steady (LED) one, keep out other light",
+        "let the lamp warm up, use a steady one (LED), and keep out other light",
     )
 
 
@@ -171,14 +170,16 @@ def _range(f: Findings) -> Check:
         shot >= 3 * f.line.intercept.value,
         f"{len(f.fitted)} flat exposures fitted, up to {top:.0f} counts; saturation at "
         f"{f.saturation.counts:.0f} counts is {reached}",
-        "the flats are too dim for their noise to be the light's; expose longer",
+        "the flat frames are too dim: read noise dominates; expose longer",
     )
 
 
 def _linearity(f: Findings) -> Check:
     error = f.section.linearity_error_percent
     if error is None:
-        return check("linearity", True, "too few exposures between 5 and 95 % to tell")
+        return check(
+            "linearity", True, "there are too few exposures between 5 and 95 % of saturation"
+        )
     return check(
         "linearity",
         error <= MOST_NONLINEARITY,
@@ -210,7 +211,7 @@ def _defects(f: Findings) -> Check:
         "defects",
         share <= MOST_DEFECTS,
         f"{f.section.hot_pixel_count} defective pixels ({100 * share:.3f} %)",
-        "cool the camera, and see that no light leaks in",
+        "cool the camera, and make sure that no light leaks in",
     )
 
 

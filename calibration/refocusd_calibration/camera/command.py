@@ -8,20 +8,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.progress import Progress
-
+from refocusd.cli.console import console, progress
+from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import (
-    add_hardware_flags,
-    add_output_flags,
-    console,
+    add_measurement_flags,
     numbers,
     raw_folder,
 )
-from refocusd_calibration.profile.identity import core_metadata, microscope_of
+from refocusd_calibration.profile.identity import microscope_of, microscope_of_core
 from refocusd_calibration.stage.microscope import ask, open_microscope
 from refocusd_calibration.stage.moves import (
     Move,
@@ -31,9 +29,6 @@ from refocusd_calibration.stage.moves import (
     print_moves,
     run_series,
 )
-
-if TYPE_CHECKING:
-    from refocusd_calibration.camera.series import Series
 
 __all__ = ["camera_moves", "register"]
 
@@ -54,46 +49,48 @@ FLAT_MS = (1.0, 2.0, 4.0, *(float(ms) for ms in range(8, 97, 8)))
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "camera",
-        help="gain, read noise, offset, dark current, linearity, flat field, hot pixels",
+        _calibrate,
+        short="gain, read noise, offset, dark current, linearity, flat field, hot pixels",
         description="Measures a camera from dark and flat series, by EMVA 1288.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--from-recording",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="the dark recording, then the flat one, instead of the microscope",
+        help="measure recordings instead of the microscope: the dark one, then the flat one",
     )
     parser.add_argument(
         "--dark-exposures-ms",
         type=numbers,
         metavar="LIST",
-        help="of the dark series, e.g. 10,100,500",
+        help="exposures of the dark series, for example 10,100,500",
     )
     parser.add_argument(
         "--flat-exposures-ms",
         type=numbers,
         metavar="LIST",
-        help="of the flat series, in the order taken",
+        help="exposures of the flat series, in the order they were taken",
     )
     parser.add_argument(
-        "--dark-frames", type=int, default=16, help="at each dark exposure (default: %(default)s)"
+        "--dark-frames",
+        type=int,
+        default=16,
+        help="frames per dark exposure (default: %(default)s)",
     )
     parser.add_argument(
-        "--flat-frames", type=int, default=4, help="at each flat exposure (default: %(default)s)"
+        "--flat-frames", type=int, default=4, help="frames per flat exposure (default: %(default)s)"
     )
     parser.add_argument(
         "--user-light",
         action="store_true",
-        help="there is no shutter: the light is changed by hand",
+        help="switch the light by hand, because there is no shutter",
     )
-    add_output_flags(parser)
-    add_hardware_flags(parser)
-    parser.set_defaults(command=_calibrate)
+    add_measurement_flags(parser)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
@@ -102,7 +99,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         if len(paths) != 2:
             raise InputError(
                 f"--from-recording was given {len(paths)} paths: give the dark recording and then the "
-                "flat one; dark frames alone tell offset and noise in counts, but no gain"
+                "flat one; dark frames alone give offset and noise in counts, but no gain"
             )
         if arguments.dry_run:
             console.print(f"would read the dark series {paths[0]} and the flat series {paths[1]}")
@@ -155,7 +152,7 @@ def _acquire(arguments: argparse.Namespace) -> tuple[Path, Path, Microscope] | N
         return None
     folder = raw_folder(arguments)
     with open_microscope(arguments.mm_config, arguments.adapters) as core:
-        microscope = microscope_of(arguments, core_metadata(core), channel=_channel(core))
+        microscope = microscope_of_core(arguments, core)
         ask("The dark series is next. Is all light off, or the camera covered?", yes=arguments.yes)
         dark_path = _run(dark, folder, "camera_dark", limits, arguments, core)
         ask(
@@ -166,11 +163,6 @@ def _acquire(arguments: argparse.Namespace) -> tuple[Path, Path, Microscope] | N
     return dark_path, flat_path, microscope
 
 
-def _channel(core: Any) -> str:
-    group = core.get_channel_group()
-    return str(core.get_current_config(group) or "") if group else ""
-
-
 def _run(
     moves: Sequence[Move],
     folder: Path,
@@ -179,7 +171,7 @@ def _run(
     arguments: argparse.Namespace,
     core: Any,
 ) -> Path:
-    with Progress(console=console, transient=True) as bar:
+    with progress() as bar:
         task = bar.add_task(name, total=sum(move.frames for move in moves))
         return run_series(
             moves,
@@ -208,7 +200,12 @@ def _measure(
         flat_series = series_of_recording(flat, arguments.flat_exposures_ms if recorded else None)
         measured = measure_camera(dark_series, flat_series)
     if microscope is None:
-        microscope = _microscope(arguments, flat_series)
+        microscope = microscope_of(
+            arguments,
+            flat_series.metadata or {},
+            channel=flat_series.channel,
+            pixel_um=flat_series.pixel_um,
+        )
     return conclude(
         arguments,
         "camera",
@@ -222,10 +219,4 @@ def _measure(
         ],
         figures={"maps": sorted(measured.maps)},
         maps=measured.maps,
-    )
-
-
-def _microscope(arguments: argparse.Namespace, series: Series) -> Microscope:
-    return microscope_of(
-        arguments, series.metadata or {}, channel=series.channel, pixel_um=series.pixel_um
     )

@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class LevelStatistics:
-    """What was found of the frames at one exposure.
+    """Statistics of the frames at one exposure.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class LevelStatistics:
         Correlation of neighbours in the difference of the first and last frame; near 0
         for noise, larger where something moved.
     structure_error : float
-        What chance gives.
+        Standard error of `structure` for pure noise.
     histogram : ndarray of int64
         Of the counts of good pixels, in all frames.
     mean_map, variance_map : ndarray of float64, shape (height, width)
@@ -89,7 +89,7 @@ def level_statistics(
     bad : ndarray of bool, shape (height, width), optional
         Pixels to leave out of all but the maps.
     """
-    first = level.read(0)
+    first = level.reads[0]()
     good = np.ones(first.shape, np.bool_) if bad is None else ~bad
     mean = np.zeros(first.shape, np.float64)
     squares = np.zeros(first.shape, np.float64)

@@ -13,6 +13,7 @@ from scipy import ndimage, stats
 from refocusd_calibration.camera.levels import LevelStatistics, level_statistics
 from refocusd_calibration.camera.photon_transfer import Line
 from refocusd_calibration.camera.series import Level
+from refocusd_calibration.estimates import robust_sigma
 
 __all__ = [
     "FlatField",
@@ -73,9 +74,8 @@ def hot_pixels(dark: LevelStatistics) -> Mask:
     a frame: less is harmless.
     """
     excess = dark.mean_map - np.median(dark.mean_map)
-    spread = 1.4826 * float(np.median(np.abs(excess)))
     noise = math.sqrt(float(np.median(dark.variance_map)))
-    limit = max(6 * spread, 6 * noise / math.sqrt(dark.frames), 2 * noise, 1.0)
+    limit = max(6 * robust_sigma(excess), 6 * noise / math.sqrt(dark.frames), 2 * noise, 1.0)
     return np.asarray(excess > limit)
 
 

@@ -6,7 +6,6 @@
 `photon_transfer`       photon-transfer line, read noise, saturation, linearity
 `maps`           offset, variance, gain and flat field of each pixel; defects
 `checks`         what makes a series unfit
-`simulate`       a camera whose every number is known
 ======================  ========================================================
 
 What departs from the standard, on purpose: frames are brought to one brightness before
@@ -51,6 +50,7 @@ from refocusd_calibration.camera.photon_transfer import (
     read_noise,
 )
 from refocusd_calibration.camera.series import Series
+from refocusd_calibration.estimates import measured
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
@@ -119,7 +119,7 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     if line.slope.value <= 3 * line.slope.uncertainty:
         raise InputError(
             "the noise of the flat frames does not grow with the light, so the gain cannot be "
-            "measured: are they averaged, denoised, compressed or of no more light than the dark ones?"
+            "measured: check that they are not averaged, denoised, compressed, or as dark as the dark frames"
         )
     field = flat_field(flat.levels, fitted, shortest, offset.value, bad)
     gains = gain_map(flat.levels, fitted, shortest, line, offset.value, bad)
@@ -129,7 +129,6 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     findings = Findings(
         section=section,
         dark=tuple(dark_levels),
-        lit=tuple(lit),
         fitted=tuple(fitted),
         line=line,
         saturation=saturation,
@@ -170,7 +169,7 @@ def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
     longest = level_statistics(dark.levels[-1])
     bad = hot_pixels(longest) | noisy_pixels(longest)
     if bad.mean() > 0.5:
-        raise InputError("more than half of the pixels are hot: these are no dark frames")
+        raise InputError("more than half of the pixels are hot: these are not dark frames")
     levels: list[LevelStatistics] = []
     for level in dark.levels:
         # Maps are needed of the shortest exposure and of the longest.
@@ -214,8 +213,11 @@ def _section(
     saturation: Saturation,
 ) -> CameraSection:
     slope = line.slope
-    gain = Measured(value=1 / slope.value, uncertainty=slope.uncertainty / slope.value**2)
+    gain = measured(1 / slope.value, slope.uncertainty / slope.value**2)
     noise, _ = read_noise(line)
+    well = measured(
+        saturation.counts - offset.value, math.hypot(saturation.uncertainty, offset.uncertainty)
+    )
     used = {id(level) for level in (*dark, *fitted)}
     points = sorted((*dark, *lit), key=lambda level: level.mean)
     return CameraSection(
@@ -223,15 +225,7 @@ def _section(
         gain_e_per_count=gain,
         read_noise_e=noise,
         dark_current_e_per_s=_product(dark_rate, gain, 1000.0) if dark_rate else None,
-        full_well_e=_product(
-            Measured(
-                value=saturation.counts - offset.value,
-                uncertainty=math.hypot(saturation.uncertainty, offset.uncertainty),
-            ),
-            gain,
-        )
-        if saturation.reached
-        else None,
+        full_well_e=_product(well, gain) if saturation.reached else None,
         saturation_counts=saturation.counts,
         linearity_error_percent=linearity_error_percent(lit, offset.value, saturation),
         ptc_mean_counts=[level.mean - offset.value for level in points],
@@ -241,10 +235,8 @@ def _section(
 
 
 def _product(a: Measured, b: Measured, scale: float = 1.0) -> Measured:
-    return Measured(
-        value=a.value * b.value * scale,
-        uncertainty=math.hypot(a.uncertainty * b.value, a.value * b.uncertainty) * scale,
-    )
+    uncertainty = math.hypot(a.uncertainty * b.value, a.value * b.uncertainty)
+    return measured(a.value * b.value, uncertainty, scale)
 
 
 def _with_patterns(

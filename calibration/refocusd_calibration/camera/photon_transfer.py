@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from refocusd.profiles.profile import Measured
 from refocusd_calibration.camera.levels import LevelStatistics
+from refocusd_calibration.estimates import measured, robust_sigma, weighted_fit
 
 __all__ = [
     "QUANTISATION",
@@ -40,7 +41,7 @@ NEAR_SHARE = 1e-4
 NEAR = 0.95
 #: Rounds of re-weighting; the third changes nothing that matters.
 ROUNDS = 6
-#: Bits of the counts that cameras give.
+#: Bits per count of the cameras that exist.
 BITS = (8, 10, 11, 12, 14, 16)
 
 Floats = NDArray[np.float64]
@@ -94,21 +95,14 @@ def weighted_line(x: Floats, y: Floats, variances: Floats) -> Line:
     Where the residuals are larger than the stated variances explain, the uncertainties
     are widened by the Birge ratio.
     """
-    weights = 1 / variances
-    design = np.stack([np.ones_like(x), x], axis=1)
-    normal = design.T @ (design * weights[:, None])
-    covariance = np.linalg.inv(normal)
-    intercept, slope = covariance @ (design.T @ (weights * y))
-    residuals = y - intercept - slope * x
+    fit = weighted_fit(np.stack([np.ones_like(x), x], axis=1), y, 1 / variances)
     freedom = len(x) - 2
-    birge = math.sqrt(float(np.sum(weights * residuals**2)) / freedom) if freedom > 0 else 1.0
-    covariance = covariance * max(1.0, birge) ** 2
-    return Line(
-        intercept=Measured(value=float(intercept), uncertainty=math.sqrt(float(covariance[0, 0]))),
-        slope=Measured(value=float(slope), uncertainty=math.sqrt(float(covariance[1, 1]))),
-        covariance=float(covariance[0, 1]),
-        birge=birge,
+    birge = math.sqrt(fit.chi2 / freedom) if freedom > 0 else 1.0
+    wider = max(1.0, birge)
+    intercept, slope = (
+        measured(*pair) for pair in zip(fit.coefficients, wider * fit.sigma, strict=True)
     )
+    return Line(intercept, slope, float(fit.covariance[0, 1]) * wider**2, birge)
 
 
 def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:
@@ -157,7 +151,7 @@ def dark_line(levels: Sequence[LevelStatistics]) -> tuple[Measured, Measured | N
     exposure's mean.
     """
     if len(levels) == 1:
-        return Measured(value=levels[0].mean, uncertainty=levels[0].mean_error), None
+        return measured(levels[0].mean, levels[0].mean_error), None
     x = np.array([level.exposure_ms for level in levels])
     y = np.array([level.mean for level in levels])
     line = weighted_line(x, y, np.array([max(level.mean_error, 1e-9) ** 2 for level in levels]))
@@ -172,7 +166,7 @@ def read_noise(line: Line) -> tuple[Measured, bool]:
     """
     slope, variance = line.slope.value, line.intercept.value - QUANTISATION
     if line.intercept.value < 0.24**2 or variance <= 0:
-        return Measured(value=0.2 / slope, uncertainty=0.2 / slope / math.sqrt(3)), False
+        return measured(0.2 / slope, 0.2 / slope / math.sqrt(3)), False
     counts = math.sqrt(variance)
     # Relative variances: of the root of v0, of K, and what they have in common.
     relative = (
@@ -181,7 +175,7 @@ def read_noise(line: Line) -> tuple[Measured, bool]:
         - line.covariance / (variance * slope)
     )
     value = counts / slope
-    return Measured(value=value, uncertainty=value * math.sqrt(max(relative, 0.0))), True
+    return measured(value, value * math.sqrt(max(relative, 0.0))), True
 
 
 def find_saturation(
@@ -221,11 +215,9 @@ def _plateau(level: LevelStatistics, line: Line, offset: float) -> Saturation | 
     if full.mean() < 0.05:
         return None
     counts = level.mean_map[full]
-    centre = float(np.median(counts))
-    spread = 1.4826 * float(np.median(np.abs(counts - centre)))
     # Twice over, as neighbours that were just not full lie below.
-    error = math.hypot(0.5, 2 * spread / math.sqrt(counts.size / 25))
-    return Saturation(centre, reached=True, uncertainty=error)
+    error = math.hypot(0.5, 2 * robust_sigma(counts) / math.sqrt(counts.size / 25))
+    return Saturation(float(np.median(counts)), reached=True, uncertainty=error)
 
 
 def _piles_up(level: LevelStatistics) -> bool:

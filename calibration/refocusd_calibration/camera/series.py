@@ -5,13 +5,15 @@ A series is read more than once and never held in memory: 1000 frames of 2048² 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.frame import Metadata, Pixels, canonical_axes, checked_pixels
+from refocusd.frame import Axes, Metadata, Pixels, canonical_axes, checked_pixels
+from refocusd.profiles.microscope_metadata import bit_depth_of, positive_number
 
 __all__ = ["Level", "Series", "series_of_frames", "series_of_recording"]
 
@@ -28,25 +30,21 @@ class Level:
     Parameters
     ----------
     exposure_ms : float
-    count : int
-        Frames.
-    read : callable
-        ``read(index)`` gives frame number `index`: uint8 or uint16, shape (height, width).
+    reads : sequence of callable
+        Each returns one frame: uint8 or uint16, shape (height, width).
     """
 
     exposure_ms: float
-    count: int
-    read: Callable[[int], Pixels]
+    reads: Sequence[Callable[[], Pixels]]
 
-    @classmethod
-    def of(cls, exposure_ms: float, frames: Sequence[Pixels]) -> Level:
-        """Make a level of frames in memory."""
-        return cls(float(exposure_ms), len(frames), lambda index: frames[index])
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return len(self.reads)
 
     def frames(self) -> Iterator[Pixels]:
-        """Each frame, one at a time."""
-        for index in range(self.count):
-            yield self.read(index)
+        """Read each frame, one at a time."""
+        return (read() for read in self.reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +74,6 @@ class Series:
     channel: str = ""
     pixel_um: float | None = None
 
-    @property
-    def frames(self) -> int:
-        """Frames in all."""
-        return sum(level.count for level in self.levels)
-
 
 def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Series:
     """Make a series of levels; levels of equal exposure become one.
@@ -91,7 +84,7 @@ def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Serie
         If there is no frame, a frame is no frame, sizes or types are mixed, or an
         exposure is not positive.
     """
-    merged: dict[float, list[Level]] = {}
+    merged: dict[float, list[Callable[[], Pixels]]] = {}
     shape: tuple[int, ...] | None = None
     kind: Any = None
     for level in levels:
@@ -99,8 +92,8 @@ def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Serie
             raise InputError(
                 f"{what} has an exposure of {level.exposure_ms:g} ms: it must be positive"
             )
-        for index in (0, level.count - 1) if level.count else ():
-            frame = checked_pixels(level.read(index), what=f"a frame of {what}")
+        for read in (level.reads[0], level.reads[-1]) if level.reads else ():
+            frame = checked_pixels(read(), what=f"a frame of {what}")
             if shape is None:
                 shape, kind = frame.shape, frame.dtype
             elif frame.shape != shape or frame.dtype != kind:
@@ -109,26 +102,14 @@ def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Serie
                     f"{frame.shape[1]}×{frame.shape[0]} px ({frame.dtype}): take all with one camera "
                     "region, binning and pixel type"
                 )
-        merged.setdefault(level.exposure_ms, []).append(level)
+        merged.setdefault(float(level.exposure_ms), []).extend(level.reads)
     if shape is None:
         raise InputError(f"{what} has no frame")
     return Series(
-        levels=tuple(_joined(merged[exposure]) for exposure in sorted(merged)),
+        levels=tuple(Level(exposure, merged[exposure]) for exposure in sorted(merged)),
         shape=(shape[0], shape[1]),
         largest_count=255 if kind.itemsize == 1 else 65535,
     )
-
-
-def _joined(levels: Sequence[Level]) -> Level:
-    if len(levels) == 1:
-        return levels[0]
-    places = [(level, index) for level in levels for index in range(level.count)]
-
-    def read(index: int) -> Pixels:
-        level, inner = places[index]
-        return level.read(inner)
-
-    return Level(levels[0].exposure_ms, len(places), read)
 
 
 def series_of_recording(recording: Dataset, exposures_ms: Sequence[float] | None = None) -> Series:
@@ -154,22 +135,22 @@ def series_of_recording(recording: Dataset, exposures_ms: Sequence[float] | None
     groups = (
         _by_list(recording, exposures_ms, len(plan)) if exposures_ms else _by_metadata(recording)
     )
-    levels = [_level(recording, exposure, indices) for exposure, indices in groups.items()]
-    series = series_of_frames(levels, str(recording.path))
-    return Series(
-        levels=series.levels,
-        shape=series.shape,
-        largest_count=series.largest_count,
-        bits=_bits(first),
+    levels = [
+        Level(exposure, [partial(_pixels, recording, plan.axes[index]) for index in indices])
+        for exposure, indices in groups.items()
+    ]
+    bits = bit_depth_of(first)
+    return replace(
+        series_of_frames(levels, str(recording.path)),
+        bits=bits if bits in _BITS else None,
         metadata=first,
         channel=str(plan.axes[0].get("channel", "")),
         pixel_um=plan.pixel_um,
     )
 
 
-def _level(recording: Dataset, exposure: float, indices: Sequence[int]) -> Level:
-    axes = recording.plan().axes
-    return Level(exposure, len(indices), lambda index: recording.read(axes[indices[index]]).pixels)
+def _pixels(recording: Dataset, axes: Axes) -> Pixels:
+    return recording.read(axes).pixels
 
 
 def _by_list(
@@ -178,8 +159,9 @@ def _by_list(
     each, rest = divmod(frames, len(exposures_ms))
     if rest or each == 0:
         raise InputError(
-            f"{recording.path} has {frames} frames, which cannot be {len(exposures_ms)} exposures of "
-            "equally many: give one value of --exposures-ms for each exposure, in the order taken"
+            f"{recording.path} has {frames} frames, which cannot be divided equally among "
+            f"{len(exposures_ms)} exposures: give --dark-exposures-ms or --flat-exposures-ms one "
+            "value for each exposure, in the order taken"
         )
     groups: dict[float, list[int]] = {}
     for number, exposure in enumerate(exposures_ms):
@@ -196,31 +178,11 @@ def _by_metadata(recording: Dataset) -> dict[float, list[int]]:
         together.setdefault(canonical_axes(others) if others else str(index), []).append(index)
     groups: dict[float, list[int]] = {}
     for indices in together.values():
-        exposure = exposure_ms(recording.metadata(plan.axes[indices[0]]))
+        exposure = positive_number(recording.metadata(plan.axes[indices[0]]), _EXPOSURE_KEYS)
         if exposure is None:
             raise InputError(
-                f"the frames of {recording.path} do not tell their exposure: give --dark-exposures-ms "
+                f"the frames of {recording.path} do not state their exposure: give --dark-exposures-ms "
                 "and --flat-exposures-ms, one value for each exposure in the order taken"
             )
         groups.setdefault(exposure, []).extend(indices)
     return groups
-
-
-def exposure_ms(metadata: Mapping[str, Any]) -> float | None:
-    """Exposure of a frame in milliseconds, if its metadata tell."""
-    for key in _EXPOSURE_KEYS:
-        try:
-            value = float(metadata[key])
-        except (KeyError, TypeError, ValueError):
-            continue
-        if value > 0:
-            return value
-    return None
-
-
-def _bits(metadata: Mapping[str, Any]) -> int | None:
-    try:
-        bits = int(metadata["BitDepth"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    return bits if bits in _BITS else None

@@ -1,72 +1,60 @@
-"""Flags that the measurements share, and what is done with them at the end."""
+"""Flags that the measurements share, and the printing of their results."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
-from typing import Any
 
-import msgspec
-from rich.console import Console
 from rich.table import Table
 
-from refocusd.errors import ConfigError, OutputError
-from refocusd.profiles.profile import Check, Measured, Profile
+from refocusd.cli.console import console
+from refocusd.errors import ConfigError
+from refocusd.profiles.profile import Check, Measured
 from refocusd_calibration.profile.identity import add_microscope_flags
 from refocusd_calibration.stage.moves import LONGEST_EXPOSURE_MS
 
 __all__ = [
-    "add_hardware_flags",
-    "add_output_flags",
-    "console",
+    "add_measurement_flags",
     "number",
     "numbers",
     "print_outcome",
     "raw_folder",
-    "write_json",
 ]
 
-console = Console(soft_wrap=True)
 
-
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--output``, ``--json``, ``--insist``, ``--replace`` and the microscope's flags."""
+def add_measurement_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all measurements have: for output, for the microscope, for its hardware."""
     parser.add_argument(
         "--output", type=Path, metavar="PROFILE", help="profile (.json) to write or to add to"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(
-        "--insist", action="store_true", help="write the profile although a check failed"
+        "--insist", action="store_true", help="write the profile even if a check failed"
     )
     parser.add_argument(
-        "--replace", action="store_true", help="begin a profile of another microscope anew"
+        "--replace", action="store_true", help="replace a profile of another microscope"
     )
     add_microscope_flags(parser)
-
-
-def add_hardware_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a measurement on the microscope itself."""
     group = parser.add_argument_group("on the microscope")
-    group.add_argument(
-        "--dry-run", action="store_true", help="print every move and exposure, and do nothing"
-    )
-    group.add_argument("--yes", action="store_true", help="ask nothing before light changes")
+    group.add_argument("--dry-run", action="store_true", help="only print the moves and exposures")
+    group.add_argument("--yes", action="store_true", help="do not ask before the light is changed")
     group.add_argument(
         "--data", type=Path, help="folder for the recordings (default: <profile>_raw)"
     )
-    group.add_argument("--settle-ms", type=float, default=50.0, help="waited after each move")
+    group.add_argument(
+        "--settle-ms", type=float, default=50.0, help="wait this long after each move"
+    )
     group.add_argument(
         "--longest-exposure-ms",
         type=float,
         default=LONGEST_EXPOSURE_MS,
-        help="no exposure may be longer (default: %(default)g)",
+        help="refuse longer exposures (default: %(default)g)",
     )
     group.add_argument(
         "--mm-config",
         metavar="FILE",
-        help="start this hardware configuration here (default: use the Micro-Manager that runs)",
+        help="start this hardware configuration (default: use the running Micro-Manager)",
     )
     group.add_argument(
         "--adapters", type=Path, help="folder of Micro-Manager's device adapters, with --mm-config"
@@ -80,7 +68,7 @@ def numbers(text: str) -> list[float]:
     except ValueError:
         values = []
     if not values or not all(math.isfinite(value) for value in values):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as 1,2,5")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,5")
     return values
 
 
@@ -96,14 +84,14 @@ def raw_folder(arguments: argparse.Namespace) -> Path:
         return Path(arguments.data)
     if arguments.output is None:
         raise ConfigError(
-            "give --output PROFILE (or --data DIR), so that the recordings have a place"
+            "give --output PROFILE or --data DIR, so that the recordings can be stored"
         )
     output: Path = arguments.output
     return output.with_name(f"{output.stem}_raw")
 
 
 def number(value: Measured | float | None, unit: str = "", digits: int = 4) -> str:
-    """A number with its standard uncertainty, as people read it: ``1.003 ± 0.004 e-``."""
+    """Format a number with its standard uncertainty: ``1.003 ± 0.004 e-``."""
     if value is None:
         return "not measured"
     if isinstance(value, Measured):
@@ -132,23 +120,3 @@ def print_outcome(title: str, rows: list[tuple[str, str]], checks: list[Check]) 
     for item in checks:
         verdicts.add_row(item.name, "passed" if item.passed else "[bold red]FAILED[/]", item.detail)
     console.print(verdicts)
-
-
-def write_json(path: Path | None, figures: Profile | dict[str, Any]) -> None:
-    """Write a command's figures to the file given with ``--json``, if it was given.
-
-    Infinity and NaN become null.
-
-    Raises
-    ------
-    OutputError
-        If the file cannot be written.
-    """
-    if path is None:
-        return
-    plain = json.loads(msgspec.json.encode(figures))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the figures cannot be written to {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What every measurement ends with: figures printed, JSON written, the profile written or refused."""
+"""End of every measurement: figures are printed, JSON and the profile are written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from refocusd.cli.console import console, write_json
 from refocusd.profiles.profile import Microscope, RawData
-from refocusd_calibration.cli.flags import console, print_outcome, write_json
+from refocusd_calibration.cli.flags import print_outcome
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map, write_section
 
@@ -31,7 +34,7 @@ def conclude(
     Parameters
     ----------
     arguments : Namespace
-        With the flags of `add_output_flags`.
+        With the flags of `add_measurement_flags`.
     name : {"camera", "focus", "psf"}
         Of the section.
     measured : Measurement
@@ -60,11 +63,11 @@ def conclude(
     common = {
         "microscope": microscope,
         name: measured.section,
-        "checks": list(measured.checks),
-        "notes": list(measured.notes),
-        "raw": list(raw),
+        "checks": measured.checks,
+        "notes": measured.notes,
+        "raw": raw,
     }
-    write_json(arguments.json, {**common, **figures})
+    write_json(arguments.json, msgspec.to_builtins({**common, **figures}))
     if arguments.output is None:
         console.print("no --output PROFILE was given: no profile was written")
         return 0 if measured.passed else 1
@@ -79,6 +82,6 @@ def conclude(
         maps=maps,
     )
     if profile.insisted:
-        console.print("[bold red]written although checks failed, because you insisted[/]")
+        console.print("[bold red]written although checks failed, because --insist was given[/]")
     console.print(f"wrote {arguments.output}, profile {profile.id()}")
     return 0

@@ -1,15 +1,13 @@
 """Through-focus response: best focus, tilt, depth of field, backlash, drift.
 
 ===============  ===================================================================================
-`checks`         What must hold for a through-focus measurement to be believed, and what to do if not
+`checks`         Conditions that a through-focus measurement must meet to be valid, and advice if it does not
 `choose_metric`  Which focus metric decides: every metric judged on the same planes
 `command`        `refocusd calibrate focus`: through-focus series, taken now or recorded before
-`curve`          From sharpness to distance: how far out of focus a frame is, by a profile's focus curve
 `measure`        Through-focus measurement: from sweeps to a profile's focus section and its checks
 `metrics`        Focus metrics: how sharp each tile of a frame is, by several definitions
 `peak`           The peak of a focus curve, between its planes and with its uncertainty
 `shift`          How far a plane lies sideways of the one before, and how alike the two are
-`simulate`       A simulated specimen on a tilted slide, taken through focus: stacks with known truth
 `stage_motion`   Backlash, drift and repeatability of the stage, from the best z of each sweep
 `surface`        The focal surface over the field: tilt and curvature from the best z of each tile
 `table`          All planes of a series measured: metrics by tile, light, shifts, what is suspicious

@@ -1,4 +1,4 @@
-"""What must hold for a through-focus measurement to be believed, and what to do if not."""
+"""Conditions that a through-focus measurement must meet to be valid, and advice if it does not."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.profiles.profile import Check, Measured
+from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.focus.choose_metric import CONTRAST, MetricFigures
 from refocusd_calibration.focus.metrics import METRICS
 from refocusd_calibration.focus.peak import Peak
 from refocusd_calibration.focus.table import FocusTable, SweepTable
 from refocusd_calibration.measurement import check
 
-__all__ = ["FocusFacts", "check_focus", "refuse_still"]
+__all__ = ["FocusFindings", "check_focus", "refuse_still"]
 
 #: Lateral excursion over a sweep that is believed to be optics and stage, px.
 MAX_EXCURSION_PX = 4.0
@@ -37,7 +38,7 @@ MIN_STEPS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class FocusFacts:
+class FocusFindings:
     """What the checks look at.
 
     Parameters
@@ -74,42 +75,42 @@ def refuse_still(table: FocusTable, figures: Sequence[MetricFigures]) -> None:
     for sweep in table.sweeps:
         if sweep.repeated > len(sweep.z_um) // 2:
             raise InputError(
-                f"{sweep.repeated} of {len(sweep.z_um)} planes equal the one before pixel by pixel: "
-                "the stage did not move, or the camera gave one frame again and again; move the "
-                "stage by hand in Micro-Manager and see whether the picture changes"
+                f"{sweep.repeated} of {len(sweep.z_um)} planes are identical to the one before: "
+                "the stage did not move, or the camera returned the same frame; move the "
+                "stage by hand in Micro-Manager and check whether the image changes"
             )
     if all(item.contrast < CONTRAST for item in figures):
         raise InputError(
-            "no plane is sharper than another: the stage did not move, the range is much smaller "
-            "than the depth of field, or focus is far outside it; check the stage, widen the range"
+            "all planes are equally sharp: the stage did not move, the range is much smaller than "
+            "the depth of field, or focus is far outside it; check the stage or widen the range"
         )
 
 
-def check_focus(facts: FocusFacts) -> tuple[Check, ...]:
+def check_focus(found: FocusFindings) -> tuple[Check, ...]:
     """Every check, passed or not."""
-    sweeps = facts.table.sweeps
+    sweeps = found.table.sweeps
     return (
-        _inside(facts),
-        _one_peak(facts),
-        _sampled(facts),
-        _agree(facts),
-        _arrived(facts),
+        _inside(found),
+        _one_peak(found),
+        _sampled(found),
+        _agree(found),
+        _arrived(found),
         _still(sweeps),
-        _light(sweeps, facts.peak.z_um if facts.peak else None),
+        _light(sweeps, found.peak.z_um if found.peak else None),
         _saturated(sweeps),
     )
 
 
-def _inside(facts: FocusFacts) -> Check:
-    z = np.concatenate([sweep.z_um for sweep in facts.table.sweeps])
+def _inside(found: FocusFindings) -> Check:
+    z = np.concatenate([sweep.z_um for sweep in found.table.sweeps])
     where = f"{z.min():g} to {z.max():g} um"
-    passed = facts.inside and facts.peak is not None and not facts.failed_sweeps
-    chosen = METRICS.index(facts.chosen.metric)
+    passed = found.inside and found.peak is not None and not found.failed_sweeps
+    chosen = METRICS.index(found.chosen.metric)
     # A metric that decides only because better ones rise up to the last plane decides
     # nothing: those may be right.
     beyond = [
         item.metric
-        for item in facts.figures
+        for item in found.figures
         if METRICS.index(item.metric) < chosen
         and item.peaks == 1
         and item.contrast >= CONTRAST
@@ -127,12 +128,12 @@ def _inside(facts: FocusFacts) -> Check:
     )
 
 
-def _one_peak(facts: FocusFacts) -> Check:
-    chosen = facts.chosen
+def _one_peak(found: FocusFindings) -> Check:
+    chosen = found.chosen
     if chosen.fit_to_decide:
         detail = f"{chosen.metric} has one peak, {chosen.contrast:.0f} times its noise"
         return check("one peak", True, detail)
-    counts = ", ".join(f"{item.metric}: {item.peaks}" for item in facts.figures)
+    counts = ", ".join(f"{item.metric}: {item.peaks}" for item in found.figures)
     return check(
         "one peak",
         False,
@@ -141,25 +142,25 @@ def _one_peak(facts: FocusFacts) -> Check:
     )
 
 
-def _sampled(facts: FocusFacts) -> Check:
+def _sampled(found: FocusFindings) -> Check:
     name = "planes close enough"
-    if facts.peak is None:
-        return check(name, False, "there is no peak to sample")
-    steps = [float(np.median(np.abs(np.diff(sweep.z_um)))) for sweep in facts.table.sweeps]
-    step, depth = max(steps), 2 * facts.peak.half_depth_um
+    if found.peak is None:
+        return check(name, False, "no peak was found")
+    steps = [float(np.median(np.abs(np.diff(sweep.z_um)))) for sweep in found.table.sweeps]
+    step, depth = max(steps), 2 * found.peak.half_depth_um
     detail = f"steps of {step:g} um, depth of field {depth:.3g} um"
     return check(name, step <= depth / MIN_STEPS, detail, f"take planes {depth / 2:.2g} um apart")
 
 
-def _agree(facts: FocusFacts) -> Check:
+def _agree(found: FocusFindings) -> Check:
     """Metrics fit to decide put focus within one depth of field of each other."""
     name = "metrics agree"
-    fit = {item.metric for item in facts.figures if item.fit_to_decide}
-    places = {metric: facts.best[metric].value for metric in fit if metric in facts.best}
-    if facts.peak is None or len(places) < 2:
+    fit = {item.metric for item in found.figures if item.fit_to_decide}
+    places = {metric: found.best[metric].value for metric in fit if metric in found.best}
+    if found.peak is None or len(places) < 2:
         return check(name, True, "fewer than two metrics to compare")
     spread = max(places.values()) - min(places.values())
-    passed = spread <= 2 * facts.peak.half_depth_um
+    passed = spread <= 2 * found.peak.half_depth_um
     listed = ", ".join(f"{metric} {z:.3g}" for metric, z in sorted(places.items()))
     detail = f"{len(places)} metrics within {spread:.3g} um"
     return check(
@@ -171,31 +172,31 @@ def _agree(facts: FocusFacts) -> Check:
     )
 
 
-def _arrived(facts: FocusFacts) -> Check:
+def _arrived(found: FocusFindings) -> Check:
     """A plane far off the curve through its neighbours was not where it says."""
     name = "stage arrived"
     worst, place, share = 0.0, 0.0, 0.0
-    for sweep in facts.table.sweeps:
+    for sweep in found.table.sweeps:
         order = np.argsort(sweep.z_um)
         z = sweep.z_um[order]
-        y = sweep.curve(facts.chosen.metric, facts.table.content)[order]
+        y = sweep.curve(found.chosen.metric, found.table.content)[order]
         if len(y) < 7:
             continue
         residual = _against_neighbours(y)
-        sigma = 1.4826 * float(np.median(np.abs(residual))) or 1e-12
+        sigma = robust_sigma(residual) or 1e-12
         span = float(np.ptp(y)) or 1.0
         # Between coarse planes the peak itself is off the cubic through its neighbours.
-        off = np.maximum(np.abs(residual) - _of_the_peak(facts.peak, z), 0.0)
+        off = np.maximum(np.abs(residual) - _of_the_peak(found.peak, z), 0.0)
         at = int(np.argmax(off))
         if off[at] / span > PLANE_SHARE and off[at] / sigma > worst:
             worst, place, share = off[at] / sigma, float(z[at]), off[at] / span
     if worst <= PLANE_SIGMAS:
-        return check(name, True, "every plane fits in with its neighbours")
+        return check(name, True, "every plane agrees with its neighbours")
     return check(
         name,
         False,
         f"the plane at {place:g} um is off its neighbours by {100 * share:.0f} % of the peak",
-        "the stage was not there, or something passed; take the series again, slower",
+        "the stage was elsewhere, or something moved; take the series again, more slowly",
     )
 
 
@@ -224,17 +225,16 @@ def _still(sweeps: Sequence[SweepTable]) -> Check:
         path = np.concatenate([np.zeros((1, 2)), np.cumsum(sweep.shifts_px, axis=0)])
         excursion = max(excursion, float(np.hypot(*np.ptp(path, axis=0))))
         usual = float(np.median(sweep.alike))
-        spread = 1.4826 * float(np.median(np.abs(sweep.alike - usual)))
-        lowest = float(sweep.alike.min())
-        jump |= usual - lowest > max(JUMP, JUMP_SIGMAS * spread)
+        drop = usual - float(sweep.alike.min())
+        jump |= drop > max(JUMP, JUMP_SIGMAS * robust_sigma(sweep.alike))
     detail = f"planes shift sideways by {excursion:.1f} px at most"
     if jump:
-        detail += "; one plane shows another scene than the one before"
+        detail += "; one plane does not show the scene of the plane before"
         advice = "something moved; take the series again with a fixed specimen"
     else:
         advice = (
             "the specimen moves or drifts, or the stage does not travel along the optical axis; "
-            "wait until it is still, use a fixed specimen"
+            "wait until it is still, or use a fixed specimen"
         )
     return check("specimen still", excursion <= MAX_EXCURSION_PX and not jump, detail, advice)
 
@@ -262,7 +262,7 @@ def _light(sweeps: Sequence[SweepTable], focus_um: float | None) -> Check:
         "light steady",
         change <= MAX_LIGHT_CHANGE,
         f"mean light changes by {100 * change:.1f} % during the series",
-        "the specimen bleaches or the lamp drifts; use less light or a steadier lamp",
+        "the specimen bleaches or the lamp drifts: use less light or a steadier lamp",
     )
 
 

@@ -27,7 +27,7 @@ __all__ = ["CONTRAST", "MetricFigures", "choose_metric", "judge_metric"]
 
 Floats = NDArray[np.float64]
 
-#: A peak is believed at so many standard deviations of the noise.
+#: A peak counts if it is this many standard deviations of the noise high.
 CONTRAST = 5.0
 #: Metrics whose uncertainty is within this factor of the smallest are equally good.
 EQUAL = 2.5

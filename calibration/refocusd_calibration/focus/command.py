@@ -9,22 +9,17 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.progress import Progress
-
+from refocusd.cli.console import console, progress
+from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import (
-    add_hardware_flags,
-    add_output_flags,
-    console,
+    add_measurement_flags,
 )
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
-
-if TYPE_CHECKING:
-    from refocusd_calibration.stage.z_sweeps import ZSeries
 
 __all__ = ["register", "sweep_positions"]
 
@@ -44,27 +39,27 @@ steps of about half the depth of field (wavelength n / NA^2).
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "focus",
-        help="best focus, tilt, curvature, depth of field, backlash, drift",
+        _calibrate,
+        short="best focus, tilt, curvature, depth of field, backlash, drift",
         description="Measures the through-focus response of a field.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--from-recording",
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="through-focus series of one field in the order taken, instead of the microscope",
+        help="measure through-focus series of one field, in the order they were taken, instead of the "
+        "microscope",
     )
     group = add_z_flags(parser)
     group.add_argument(
-        "--sweeps", type=int, default=4, help="up, down, up, ... (default: %(default)s)"
+        "--sweeps", type=int, default=4, help="sweeps up and down in turn (default: %(default)s)"
     )
-    add_output_flags(parser)
-    add_hardware_flags(parser)
-    parser.set_defaults(command=_calibrate)
+    add_measurement_flags(parser)
 
 
 def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) -> list[float]:
@@ -76,7 +71,7 @@ def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) 
         If the range is none, or holds fewer than six planes or far too many.
     """
     if sweeps < 1:
-        raise ConfigError(f"--sweeps {sweeps}: take one or more, better 4")
+        raise ConfigError(f"--sweeps {sweeps}: take one or more (recommended: 4)")
     # A sweep less its turning plane must still show a focus.
     up = plane_positions(low_um, high_um, step_um, least=6, better="20 to 40")
     planes = list(up)
@@ -122,16 +117,15 @@ def _measure(
         pixel_um = microscope.pixel_um or series.pixel_um
         if pixel_um is None:
             raise InputError(
-                f"{paths[0]} does not say its pixel size: give it, in um in the specimen, with "
-                "--pixel-um"
+                f"{paths[0]} does not state the pixel size in the specimen: give --pixel-um"
             )
         planes = sum(len(sweep.planes) for sweep in series.sweeps)
-        with Progress(console=console, transient=True) as bar:
+        with progress() as bar:
             task = bar.add_task("planes", total=planes)
             measured = measure_focus(
                 series,
                 pixel_um=pixel_um,
-                camera=_known_camera(arguments, series),
+                camera=_known_camera(arguments),
                 on_plane=lambda: bar.advance(task),
             )
     surface = measured.surface
@@ -154,9 +148,8 @@ def _measure(
     )
 
 
-def _known_camera(arguments: argparse.Namespace, series: ZSeries) -> CameraSection | None:
-    """The camera section of the profile that is added to, if it is of such frames."""
+def _known_camera(arguments: argparse.Namespace) -> CameraSection | None:
+    """The camera section of the profile that this measurement is added to."""
     if arguments.output is None or arguments.replace or not arguments.output.exists():
         return None
-    camera = load_profile(arguments.output).camera
-    return camera if camera and tuple(camera.shape) in ((0, 0), series.shape) else None
+    return load_profile(arguments.output).camera

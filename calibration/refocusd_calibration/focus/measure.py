@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.profiles.profile import CameraSection, FocusSection, Measured
-from refocusd_calibration.focus.checks import FocusFacts, check_focus, refuse_still
+from refocusd_calibration.estimates import jackknife, measured
+from refocusd_calibration.focus.checks import FocusFindings, check_focus, refuse_still
 from refocusd_calibration.focus.choose_metric import (
     MetricFigures,
     choose_metric,
@@ -61,7 +62,7 @@ TILE_CONTRAST = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FocusMeasurement(Measurement):
-    """What was measured, and whether to believe it.
+    """The result of a measurement, with checks that say whether it is valid.
 
     Parameters
     ----------
@@ -81,10 +82,14 @@ class FocusMeasurement(Measurement):
 
 @dataclass(frozen=True, slots=True)
 class _Fitted:
-    """A sweep's peak and its jackknife replicates."""
+    """A sweep's peak, and the peaks of its jackknife replicates."""
 
     peak: Peak
-    replicates: Floats
+    replicates: list[Peak]
+
+    @property
+    def places_um(self) -> Floats:
+        return np.array([peak.z_um for peak in self.replicates])
 
 
 def measure_focus(
@@ -113,12 +118,13 @@ def measure_focus(
         move), or a frame cannot be read.
     """
     if not (math.isfinite(pixel_um) and pixel_um > 0):
-        raise InputError(f"a pixel of {pixel_um} um is none: give its size in the specimen")
-    matching = camera is not None and tuple(camera.shape) in ((0, 0), series.shape)
+        raise InputError(f"a pixel of {pixel_um} um is not valid: give its size in the specimen")
+    if camera is not None and tuple(camera.shape) not in ((0, 0), series.shape):
+        camera = None
     table = measure_series(
         series,
         offset=camera.offset_counts.value if camera else None,
-        hot_pixels=camera.hot_pixels if camera and matching else (),
+        hot_pixels=camera.hot_pixels if camera else (),
         full_scale=camera.saturation_counts if camera else None,
         on_plane=on_plane,
     )
@@ -130,7 +136,10 @@ def measure_focus(
     refuse_still(table, figures)
     chosen = choose_metric(figures)
     groups = _groups(table.content)
-    fitted = [_fit_sweep(sweep, chosen.metric, table.content, groups) for sweep in table.sweeps]
+    fitted = [
+        _fit_pooled(sweep.z_um, sweep.values[chosen.metric], table.content, groups)
+        for sweep in table.sweeps
+    ]
     good = [index for index, item in enumerate(fitted) if item is not None]
     notes = list(series.notes)
     if not good:
@@ -146,7 +155,7 @@ def measure_focus(
         name: _fit_pooled(z, values, table.content, groups) for name, values in values_of.items()
     }
     best = {
-        name: Measured(value=item.peak.z_um, uncertainty=_uncertainty(item, motion))
+        name: measured(item.peak.z_um, _uncertainty(item, motion))
         for name, item in pooled_of.items()
         if item is not None
     }
@@ -160,7 +169,7 @@ def measure_focus(
     )
     if surface is None:
         notes.append(
-            f"{len(tiles)} tiles with content: too few for tilt and curvature; use a field that is "
+            f"{len(tiles)} tiles have content, which is too few for tilt and curvature: use a field that is "
             "covered by specimen"
         )
     centre = best[chosen.metric]
@@ -168,7 +177,7 @@ def measure_focus(
         # The curve of the whole field says where focus is amid its content, not at its
         # centre; what all tiles share does not show in their scatter.
         own = math.hypot(surface.centre_uncertainty_um, _common(pooled.peak, motion))
-        centre = Measured(value=surface.centre_um, uncertainty=own)
+        centre = measured(surface.centre_um, own)
     if table.hot:
         notes.append(f"{table.hot} hot pixels were replaced by their neighbours' median")
     section = FocusSection(
@@ -177,13 +186,13 @@ def measure_focus(
         best_by_metric_um=best,
         z_um=_taken_z(table),
         curves=_taken_curves(table),
-        depth_of_field_um=_depth(pooled, z, values, groups),
+        depth_of_field_um=_depth(pooled),
         tiles_um=tiles,
         backlash_um=motion.backlash_um,
         repeatability_um=motion.repeatability_um,
         drift_um_per_min=motion.drift_um_per_min,
     )
-    facts = FocusFacts(
+    findings = FocusFindings(
         table=table,
         figures=figures,
         chosen=chosen,
@@ -196,7 +205,7 @@ def measure_focus(
     )
     return FocusMeasurement(
         section=_with_surface(section, surface),
-        checks=check_focus(facts),
+        checks=check_focus(findings),
         figures=figures,
         surface=surface,
         power=pooled.peak.power,
@@ -234,44 +243,30 @@ def _fit_pooled(
     for mask in groups:
         # The same model over the same planes: what changes is the content alone.
         again = fit_peak(z, values[:, mask].mean(axis=1), power=peak.power, window=window)
-        replicates.append(again.z_um if again else peak.z_um)
-    return _Fitted(peak, np.array(replicates))
-
-
-def _fit_sweep(
-    sweep: SweepTable,
-    metric: str,
-    content: NDArray[np.bool_],
-    groups: list[NDArray[np.bool_]],
-) -> _Fitted | None:
-    return _fit_pooled(sweep.z_um, sweep.values[metric], content, groups)
+        replicates.append(again or peak)
+    return _Fitted(peak, replicates)
 
 
 def _jackknife(replicates: Floats) -> float:
-    """Standard uncertainty from leave-one-group-out replicates (Efron 1982)."""
-    count = len(replicates)
-    if count < MIN_GROUPS:
-        return 0.0
-    return math.sqrt((count - 1) / count * float(((replicates - replicates.mean()) ** 2).sum()))
+    return float(jackknife(replicates)) if len(replicates) >= MIN_GROUPS else 0.0
 
 
 def _common(peak: Peak, motion: StageMotion) -> float:
-    """What all tiles share: planes off their place, the model, sweeps that disagree."""
+    """Uncertainty that all tiles share: misplaced planes, the model, sweeps that disagree."""
     return math.hypot(max(peak.uncertainty_um, motion.centre_uncertainty_um), peak.model_um)
 
 
 def _uncertainty(item: _Fitted, motion: StageMotion) -> float:
-    return max(
-        _common(item.peak, motion), math.hypot(_jackknife(item.replicates), item.peak.model_um)
-    )
+    own = math.hypot(_jackknife(item.places_um), item.peak.model_um)
+    return max(_common(item.peak, motion), own)
 
 
 def _passages(sweeps: Sequence[SweepTable], fitted: Sequence[_Fitted]) -> list[Passage]:
-    mean = np.mean([item.replicates for item in fitted], axis=0)
+    mean = np.mean([item.places_um for item in fitted], axis=0)
     passages = []
     for sweep, item in zip(sweeps, fitted, strict=True):
         # Against the mean of all sweeps the specimen cancels.
-        own = _jackknife(item.replicates - mean) if len(fitted) > 1 else 0.0
+        own = _jackknife(item.places_um - mean) if len(fitted) > 1 else 0.0
         time = None
         if sweep.time_s is not None:
             order = np.argsort(sweep.z_um)
@@ -296,53 +291,28 @@ def _tiles(
             continue
         # A perfect fit (no noise) is not infinitely certain.
         least = 1e-3 * peak.half_depth_um
-        found.append(
-            (
-                float(centres[tile, 0]),
-                float(centres[tile, 1]),
-                own.z_um,
-                max(own.uncertainty_um, least),
-            )
-        )
+        x, y = (float(um) for um in centres[tile])
+        found.append((x, y, own.z_um, max(own.uncertainty_um, least)))
     return found
 
 
-def _depth(
-    pooled: _Fitted,
-    z: Floats,
-    values: Floats,
-    groups: list[NDArray[np.bool_]],
-) -> Measured:
-    peak = pooled.peak
-    window = (peak.low_um, peak.high_um)
-    widths = []
-    for mask in groups:
-        again = fit_peak(z, values[:, mask].mean(axis=1), power=peak.power, window=window)
-        widths.append(2 * (again.half_depth_um if again else peak.half_depth_um))
+def _depth(pooled: _Fitted) -> Measured:
+    spread = _jackknife(np.array([peak.half_depth_um for peak in pooled.replicates]))
     # The width follows from curvature and height, each about as certain as the place.
-    own = 2 * peak.uncertainty_um
-    return Measured(
-        value=2 * peak.half_depth_um, uncertainty=max(_jackknife(np.array(widths)), own)
-    )
+    half = measured(pooled.peak.half_depth_um, max(spread, pooled.peak.uncertainty_um))
+    return measured(half.value, half.uncertainty, 2)
 
 
 def _with_surface(section: FocusSection, surface: FocalSurface | None) -> FocusSection:
     if surface is None:
         return section
     (a, b), (ua, ub) = surface.coefficients[1:3], surface.uncertainties[1:3]
-    curvature = None
-    if surface.curvature is not None:
-        q, uq = surface.curvature
-        curvature = Measured(value=2e6 * q, uncertainty=2e6 * uq)
     return msgspec.structs.replace(
         section,
         surface_um=list(surface.coefficients),
         surface_uncertainty_um=list(surface.uncertainties),
-        tilt_mrad=(
-            Measured(value=1e3 * a, uncertainty=1e3 * ua),
-            Measured(value=1e3 * b, uncertainty=1e3 * ub),
-        ),
-        curvature_per_m=curvature,
+        tilt_mrad=(measured(a, ua, 1e3), measured(b, ub, 1e3)),
+        curvature_per_m=measured(*surface.curvature, 2e6) if surface.curvature else None,
     )
 
 
@@ -359,11 +329,11 @@ def _at_the_edge(
     section = FocusSection(
         metric=chosen.metric,
         # Anywhere beyond: the range itself is the least that can be said.
-        best_um=Measured(value=sharpest, uncertainty=float(np.ptp(z))),
+        best_um=measured(sharpest, float(np.ptp(z))),
         z_um=_taken_z(table),
         curves=_taken_curves(table),
     )
-    facts = FocusFacts(
+    findings = FocusFindings(
         table=table,
         figures=figures,
         chosen=chosen,
@@ -372,9 +342,8 @@ def _at_the_edge(
         inside=False,
         best={},
     )
-    return FocusMeasurement(
-        section=section, checks=check_focus(facts), figures=figures, notes=notes
-    )
+    checks = check_focus(findings)
+    return FocusMeasurement(section=section, checks=checks, figures=figures, notes=notes)
 
 
 def _taken_z(table: FocusTable) -> list[float]:

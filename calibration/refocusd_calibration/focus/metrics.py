@@ -26,7 +26,7 @@ L. A. Royer et al., Nat. Biotechnol. 34:1267 (2016) (normalised DCT Shannon entr
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import focus_score
 
-__all__ = ["METRICS", "Grid", "find_hot_pixels", "measure_frame", "without_hot_pixels"]
+__all__ = ["METRICS", "Grid", "find_hot_pixels", "measure_frame"]
 
 Floats = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -142,7 +142,7 @@ def measure_frame(pixels: Pixels, grid: Grid, offset: float) -> tuple[dict[str, 
     Parameters
     ----------
     pixels : ndarray of uint8 or uint16, shape (height, width)
-        Without hot pixels (see `without_hot_pixels`).
+        Without hot pixels.
     grid : Grid
     offset : float
         Of the camera, counts.
@@ -269,28 +269,3 @@ def find_hot_pixels(frames: Iterable[Pixels]) -> NDArray[np.bool_]:
         raise InputError("no plane to look for hot pixels in: give a stack")
     hot = np.asarray((low > HOT_SIGMAS) | (high < -HOT_SIGMAS))
     return hot if hot.mean() <= HOT_SHARE else np.zeros_like(hot)
-
-
-def without_hot_pixels(pixels: Pixels, hot: Sequence[tuple[int, int]]) -> Pixels:
-    """A copy with each hot pixel replaced by the median of its neighbours.
-
-    Parameters
-    ----------
-    pixels : ndarray of uint8 or uint16, shape (height, width)
-    hot : sequence of (y, x)
-    """
-    if not hot:
-        return pixels
-    mended = pixels.copy()
-    height, width = pixels.shape
-    places = set(hot)
-    for y, x in hot:
-        around = [
-            pixels[v, u]
-            for v in range(max(0, y - 1), min(height, y + 2))
-            for u in range(max(0, x - 1), min(width, x + 2))
-            if (v, u) not in places
-        ]
-        if around:
-            mended[y, x] = np.median(around)
-    return mended

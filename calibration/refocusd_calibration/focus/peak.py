@@ -20,12 +20,13 @@ no model.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import signal, stats
 
+from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.stage.z_sweeps import MIN_PLANES
 
 __all__ = ["POWERS", "Peak", "base_of", "count_peaks", "fit_peak", "noise_of"]
@@ -94,7 +95,7 @@ class Peak:
 
 
 def base_of(y: ArrayLike) -> float:
-    """What the curve falls to: the mean of the lowest fifth of its planes."""
+    """Base of the curve: the mean of the lowest fifth of its planes."""
     values = np.sort(np.asarray(y, dtype=np.float64))
     return float(values[: max(1, len(values) // 5)].mean())
 
@@ -108,7 +109,7 @@ def noise_of(y: ArrayLike) -> float:
     values = np.asarray(y, dtype=np.float64)
     if len(values) < 6:
         return 0.0
-    return float(1.4826 * np.median(np.abs(np.diff(values, 3))) / math.sqrt(20))
+    return robust_sigma(np.diff(values, 3)) / math.sqrt(20)
 
 
 def count_peaks(y: ArrayLike, noise: float, *, share: float = 0.15) -> int:
@@ -164,38 +165,19 @@ def fit_peak(
         return None
     if window is None:
         window = _window(z, above, height)
-        first = _best_of(z, above, height, window, power)
+        first = _best(_fits(z, above, height, window, power))
         if first is None:
             return None
         # Centred on the peak: what is not symmetric far out pulls less.
         half = min(first.z_um - window[0], window[1] - first.z_um)
         half = max(half, _least_half(z, first.z_um))
         window = (first.z_um - half, first.z_um + half)
-    best = _best_of(z, above, height, window, power)
+    fits = _fits(z, above, height, window, power)
+    best = _best(fits)
     if best is None or not z[0] <= best.z_um <= z[-1]:
         return None
-    model = 0.0
-    if power is None:
-        fits = [_fit(z, above, height, window, p) for p in POWERS]
-        equal = [
-            fit.z_um
-            for fit in fits
-            if fit is not None and fit.residual <= ALTERNATIVE * best.residual
-        ]
-        model = float(np.std(equal)) if len(equal) > 1 else 0.0
-    return Peak(
-        best.z_um,
-        best.uncertainty_um,
-        model,
-        best.height,
-        base,
-        best.half_depth_um,
-        best.power,
-        best.residual,
-        best.low_um,
-        best.high_um,
-        best.planes,
-    )
+    equal = [fit.z_um for fit in fits if fit.residual <= ALTERNATIVE * best.residual]
+    return replace(best, model_um=float(np.std(equal)), base=base)
 
 
 def _smoothed_maximum(above: Floats) -> float:
@@ -229,12 +211,15 @@ def _least_half(z: Floats, centre: float) -> float:
     return float(distance[min(MIN_PLANES, len(z)) - 1]) * (1 + 1e-9)
 
 
-def _best_of(
+def _fits(
     z: Floats, above: Floats, height: float, window: tuple[float, float], power: float | None
-) -> Peak | None:
+) -> list[Peak]:
     powers = POWERS if power is None else (power,)
-    fits = [fit for p in powers if (fit := _fit(z, above, height, window, p)) is not None]
-    return min(fits, key=lambda fit: fit.residual) if fits else None
+    return [fit for p in powers if (fit := _fit(z, above, height, window, p)) is not None]
+
+
+def _best(fits: list[Peak]) -> Peak | None:
+    return min(fits, key=lambda fit: fit.residual, default=None)
 
 
 def _fit(

@@ -27,7 +27,7 @@ SHARE = 1 / 6
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is kept of a plane to compare the next one with.
+    """The part of a plane that the next plane is compared with.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.profiles.profile import Measured
+from refocusd_calibration.estimates import measured, weighted_fit
 
 __all__ = ["Passage", "StageMotion", "fit_motion"]
 
@@ -45,7 +46,7 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class StageMotion:
-    """What the sweeps say of the stage.
+    """Motion of the stage, as the sweeps show it.
 
     Parameters
     ----------
@@ -72,14 +73,8 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
     z = np.array([passage.best_um for passage in passages])
     u = np.maximum([passage.uncertainty_um for passage in passages], 1e-9)
     if count == 1:
-        return StageMotion(
-            float(z[0]),
-            0.0,
-            None,
-            None,
-            None,
-            ("one sweep: backlash, drift and repeatability need more",),
-        )
+        note = "one sweep does not tell backlash, drift and repeatability: take more"
+        return StageMotion(float(z[0]), 0.0, None, None, None, (note,))
     directions = np.array([passage.direction for passage in passages], dtype=np.float64)
     both = bool((directions > 0).any() and (directions < 0).any())
     columns = [np.ones(count)]
@@ -93,33 +88,26 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
     if drifting:
         columns.append(minutes - minutes.mean())
     elif not timed:
-        notes.append("no time stamps far enough apart: drift was not measured")
+        notes.append("the time stamps are not far enough apart, so drift was not measured")
     else:
-        notes.append("backlash and drift cannot be told apart: take the sweeps up, down, up, down")
-    design = np.stack(columns, axis=1)
-    weight = 1 / u**2
-    covariance = np.linalg.inv(design.T @ (design * weight[:, None]))
-    coefficients = covariance @ (design.T @ (weight * z))
-    residual = z - design @ coefficients
+        notes.append("backlash and drift cannot be told apart: take sweeps up, down, up and down")
+    fit = weighted_fit(np.stack(columns, axis=1), z, 1 / u**2)
+    sigma = fit.sigma
     free = count - len(columns)
     repeatability = None
     if free >= 1:
-        spread = math.sqrt(float((residual**2).sum()) / free)
-        repeatability = Measured(value=spread, uncertainty=spread / math.sqrt(2 * free))
+        spread = math.sqrt(float((fit.residual**2).sum()) / free)
+        repeatability = measured(spread, spread / math.sqrt(2 * free))
         # The stage's own scatter counts where it is above that of the fits.
-        covariance = covariance * max(1.0, float((weight * residual**2).sum()) / free)
+        sigma = sigma * math.sqrt(max(1.0, fit.chi2 / free))
     else:
-        notes.append("too few sweeps to measure repeatability beside the rest: take more")
-    sigma = np.sqrt(np.diag(covariance))
-
-    def measured(index: int) -> Measured:
-        return Measured(value=float(coefficients[index]), uncertainty=float(sigma[index]))
-
+        notes.append("there are too few sweeps to measure repeatability: take more")
+    values = [measured(*pair) for pair in zip(fit.coefficients, sigma, strict=True)]
     return StageMotion(
-        float(coefficients[0]),
-        float(sigma[0]),
-        measured(1) if both else None,
-        measured(len(columns) - 1) if drifting else None,
+        values[0].value,
+        values[0].uncertainty,
+        values[1] if both else None,
+        values[-1] if drifting else None,
         repeatability,
         tuple(notes),
     )

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from refocusd_calibration.estimates import LinearFit, jackknife, robust_sigma, weighted_fit
+
 __all__ = ["MIN_TILES", "FocalSurface", "fit_surface"]
 
 Floats = NDArray[np.float64]
@@ -88,13 +90,6 @@ class FocalSurface:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    coefficients: Floats
-    covariance: Floats
-    chi2: float
-
-
 def fit_surface(
     x_um: Floats, y_um: Floats, z_um: Floats, uncertainty_um: Floats
 ) -> FocalSurface | None:
@@ -116,8 +111,8 @@ def fit_surface(
     design = _design(x, y, _TERMS[most])
     scatter = _scatter(design, z, u)
     weight = 1 / (u**2 + scatter**2)
-    fits: dict[Kind, _Fit] = {
-        kind: _fit(design[:, :terms], z, weight)
+    fits: dict[Kind, LinearFit] = {
+        kind: weighted_fit(design[:, :terms], z, weight)
         for kind, terms in _TERMS.items()
         if terms <= design.shape[1]
     }
@@ -148,7 +143,7 @@ def fit_surface(
     )
 
 
-def _kind(fits: Mapping[Kind, _Fit], count: int, p_plane: float, p_curved: float) -> Kind:
+def _kind(fits: Mapping[Kind, LinearFit], count: int, p_plane: float, p_curved: float) -> Kind:
     """The simplest surface that neither criterion nor F-test finds wanting."""
     criterion = {name: fit.chi2 + _TERMS[name] * math.log(count) for name, fit in fits.items()}
     kind: Kind = "flat"
@@ -159,7 +154,7 @@ def _kind(fits: Mapping[Kind, _Fit], count: int, p_plane: float, p_curved: float
     return kind
 
 
-def _centre(fits: Mapping[Kind, _Fit], sigma: Mapping[Kind, Floats]) -> tuple[float, float]:
+def _centre(fits: Mapping[Kind, LinearFit], sigma: Mapping[Kind, Floats]) -> tuple[float, float]:
     """Best z at the centre and its uncertainty, averaged by Akaike weights."""
     akaike = np.array([fit.chi2 + 2 * _TERMS[name] for name, fit in fits.items()])
     share = np.exp((akaike.min() - akaike) / 2)
@@ -183,53 +178,32 @@ def _blocks(x: Floats, y: Floats) -> NDArray[np.int_]:
 
 
 def _sigma(
-    fit: _Fit, design: Floats, z: Floats, weight: Floats, blocks: NDArray[np.int_]
+    fit: LinearFit, design: Floats, z: Floats, weight: Floats, blocks: NDArray[np.int_]
 ) -> Floats:
     """Standard uncertainties: of the fit, or of the jackknife where that is larger."""
-    analytic = np.sqrt(np.diag(fit.covariance))
+    analytic = fit.sigma
     names = np.unique(blocks)
     replicates = []
     for name in names:
         stay = blocks != name
         if np.linalg.matrix_rank(design[stay] / np.abs(design).max(axis=0)) < design.shape[1]:
             return analytic
-        replicates.append(_fit(design[stay], z[stay], weight[stay]).coefficients)
-    count = len(names)
-    if count < 2 * design.shape[1]:
+        replicates.append(weighted_fit(design[stay], z[stay], weight[stay]).coefficients)
+    if len(names) < 2 * design.shape[1]:
         return analytic
-    spread = np.array(replicates) - np.mean(replicates, axis=0)
-    jackknife = np.sqrt((count - 1) / count * (spread**2).sum(axis=0))
-    return np.asarray(np.maximum(analytic, jackknife))
+    return np.maximum(analytic, jackknife(np.array(replicates)))
 
 
 def _design(x: Floats, y: Floats, terms: int) -> Floats:
     return np.stack([np.ones_like(x), x, y, x**2 + y**2], axis=1)[:, :terms]
 
 
-def _fit(design: Floats, z: Floats, weight: Floats) -> _Fit:
-    # Micrometres squared and ones differ by six orders: scale the columns.
-    scale = np.abs(design).max(axis=0)
-    scale[scale == 0] = 1
-    scaled = design / scale
-    gram = scaled.T @ (scaled * weight[:, None])
-    covariance = np.linalg.inv(gram)
-    coefficients = covariance @ (scaled.T @ (weight * z))
-    residual = z - scaled @ coefficients
-    return _Fit(
-        coefficients / scale,
-        covariance / np.outer(scale, scale),
-        float((weight * residual**2).sum()),
-    )
-
-
 def _inliers(design: Floats, z: Floats) -> NDArray[np.bool_]:
     """Iteratively re-weighted least squares with Tukey's weights, then a cut."""
     weight = np.ones(len(z))
-    residual = z - np.median(z)
-    spread = _spread(residual)
     for _ in range(20):
-        residual = z - design @ _fit(design, z, np.maximum(weight, 1e-6)).coefficients
-        spread = _spread(residual)
+        residual = weighted_fit(design, z, np.maximum(weight, 1e-6)).residual
+        spread = robust_sigma(residual)
         if spread <= 0:
             break
         weight = np.maximum(1 - (residual / (6 * spread)) ** 2, 0) ** 2
@@ -239,17 +213,12 @@ def _inliers(design: Floats, z: Floats) -> NDArray[np.bool_]:
     return ~far
 
 
-def _spread(residual: Floats) -> float:
-    return float(1.4826 * np.median(np.abs(residual)))
-
-
 def _scatter(design: Floats, z: Floats, u: Floats) -> float:
     """Standard deviation beyond `u` that makes chi² equal its degrees of freedom."""
     free: int = len(z) - design.shape[1]
 
     def excess(scatter: float) -> float:
-        fit = _fit(design, z, 1 / (u**2 + scatter**2))
-        return fit.chi2 - free
+        return weighted_fit(design, z, 1 / (u**2 + scatter**2)).chi2 - free
 
     high = float(np.ptp(z))
     if free < 1 or excess(0.0) <= 0 or excess(high) >= 0:
@@ -258,7 +227,7 @@ def _scatter(design: Floats, z: Floats, u: Floats) -> float:
     return root
 
 
-def _f_test(less: _Fit, more: _Fit, terms: int, free: int) -> float:
+def _f_test(less: LinearFit, more: LinearFit, terms: int, free: int) -> float:
     if free < 1 or more.chi2 <= 0:
         return 1.0
     ratio = (less.chi2 - more.chi2) / terms / (more.chi2 / free)

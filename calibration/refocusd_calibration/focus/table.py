@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
-from refocusd_calibration.focus.metrics import (
-    METRICS,
-    Grid,
-    find_hot_pixels,
-    measure_frame,
-    without_hot_pixels,
-)
+from refocusd.profiles.hot_pixels import HotPixels
+from refocusd_calibration.focus.metrics import METRICS, Grid, find_hot_pixels, measure_frame
 from refocusd_calibration.focus.shift import Look, compare_looks, look_at
 from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries
 
@@ -126,13 +121,12 @@ def measure_series(
     if offset is None:
         offset = float(min(np.percentile(pixels, 1) for pixels in probes))
     height, width = series.shape
-    found = {(int(y), int(x)) for y, x in np.argwhere(find_hot_pixels(probes))}
-    found |= {(y, x) for y, x in hot_pixels if 0 <= y < height and 0 <= x < width}
-    hot = sorted(found)
+    found = find_hot_pixels(probes)
+    known = [(y, x) for y, x in hot_pixels if 0 <= y < height and 0 <= x < width]
+    found[tuple(np.array(known, int).reshape(-1, 2).T)] = True
+    hot = HotPixels(np.flatnonzero(found).tolist(), series.shape)
     top = full_scale if full_scale is not None else float(np.iinfo(probes[0].dtype).max)
-    sweeps = tuple(
-        _measure(sweep, grid, offset, hot, top, on_plane or _nothing) for sweep in series.sweeps
-    )
+    sweeps = tuple(_measure(sweep, grid, offset, hot, top, on_plane) for sweep in series.sweeps)
     scores = np.concatenate([sweep.values["focus_score"] for sweep in sweeps])
     content = (scores > 0).sum(axis=0) >= CONTENT_PLANES
     if not content.any():
@@ -140,7 +134,7 @@ def measure_series(
             "the field is empty: no part of any plane has structure above the noise; move to a "
             "place with specimen, focus roughly, and give it more light or exposure"
         )
-    return FocusTable(grid, sweeps, content, offset, len(hot))
+    return FocusTable(grid, sweeps, content, offset, int(found.sum()))
 
 
 def _probes(sweep: Sweep) -> list[Pixels]:
@@ -152,9 +146,9 @@ def _measure(
     sweep: Sweep,
     grid: Grid,
     offset: float,
-    hot: list[tuple[int, int]],
+    hot: HotPixels,
     top: float,
-    on_plane: Callable[[], None],
+    on_plane: Callable[[], None] | None,
 ) -> SweepTable:
     rows: dict[str, list[Floats]] = {name: [] for name in METRICS}
     light, saturated, shifts, alike = [], [], [], []
@@ -164,19 +158,21 @@ def _measure(
         frames = [read() for read in plane.reads]
         if any(frame.shape != grid.shape for frame in frames):
             raise InputError(f"{plane.name} has another size than the first plane: record anew")
-        measured = [measure_frame(without_hot_pixels(frame, hot), grid, offset) for frame in frames]
+        mended = [hot.repaired(frame) for frame in frames]
+        measured = [measure_frame(frame, grid, offset) for frame in mended]
         for name in METRICS:
             rows[name].append(np.mean([values[name] for values, _ in measured], axis=0))
         light.append(float(np.mean([amount for _, amount in measured])))
         saturated.append(float(np.mean([(frame >= top).mean() for frame in frames])))
-        look = look_at(without_hot_pixels(frames[0], hot))
+        look = look_at(mended[0])
         if before is not None:
             repeated += int(np.array_equal(before.pixels, look.pixels))
             shift, likeness = compare_looks(look, before)
             shifts.append(shift)
             alike.append(likeness)
         before = look
-        on_plane()
+        if on_plane is not None:
+            on_plane()
     times = [plane.time_s for plane in sweep.planes]
     known = [time for time in times if time is not None]
     return SweepTable(
@@ -190,7 +186,3 @@ def _measure(
         np.array(alike),
         repeated,
     )
-
-
-def _nothing() -> None:
-    pass

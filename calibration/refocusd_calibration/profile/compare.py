@@ -1,17 +1,18 @@
-"""Has the microscope drifted?  Two profiles, number by number, against limits."""
+"""Compares two profiles number by number with limits, to tell whether the microscope drifted."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from refocusd.errors import ConfigError, InputError
+from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import Measured, Profile
-from refocusd_calibration.profile.write import SECTIONS, differences
+from refocusd_calibration.profile.write import differences
 
 __all__ = ["Difference", "Limit", "Limits", "compare_profiles", "load_limits"]
 
@@ -20,7 +21,7 @@ SIGMA = 2.0
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far a number may move: the larger of the two counts.
+    """How far a number may move; the larger of the two values applies.
 
     Parameters
     ----------
@@ -95,14 +96,7 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """The difference as plain data."""
-        return {
-            "name": self.name,
-            "before": self.before,
-            "after": self.after,
-            "uncertainty": self.uncertainty,
-            "allowed": self.allowed,
-            "drifted": self.drifted,
-        }
+        return {**asdict(self), "drifted": self.drifted}
 
 
 def compare_profiles(
@@ -125,7 +119,7 @@ def compare_profiles(
     apart = differences(one.microscope, other.microscope)
     if apart:
         raise InputError(
-            f"the profiles are of different microscopes ({'; '.join(apart)}): compare two of one"
+            f"the profiles are of different microscopes ({'; '.join(apart)}): compare two of the same one"
         )
     allowed = {**DEFAULT_LIMITS, **(limits or {})}
     found = []
@@ -133,15 +127,9 @@ def compare_profiles(
         before, after = _value(one, name), _value(other, name)
         if before is None or after is None:
             continue
-        found.append(
-            Difference(
-                name=name,
-                before=before.value,
-                after=after.value,
-                uncertainty=math.hypot(before.uncertainty, after.uncertainty),
-                allowed=limit.allowed(before.value),
-            )
-        )
+        uncertainty = math.hypot(before.uncertainty, after.uncertainty)
+        allowance = limit.allowed(before.value)
+        found.append(Difference(name, before.value, after.value, uncertainty, allowance))
     if not found:
         raise InputError(
             "the profiles have no measurement in common: calibrate the same sections "
@@ -178,13 +166,13 @@ def load_limits(path: Path) -> Limits:
         raise ConfigError(f"the limits {path} cannot be read: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigError(
-            f"{path} holds no limits ({error}): write tables such as "
+            f"{path} does not hold limits ({error}): write tables such as "
             '["camera.gain_e_per_count"] with percent = 3'
         ) from error
     for name, limit in limits.items():
         if name not in DEFAULT_LIMITS:
             raise ConfigError(
-                f"{path} limits {name!r}, which is no number of a profile: known are "
+                f"{path} limits {name!r}, which is not a number of a profile; these are: "
                 f"{', '.join(DEFAULT_LIMITS)}"
             )
         if limit.percent < 0 or limit.absolute < 0:

@@ -1,4 +1,4 @@
-"""Which microscope was measured: from flags, from frames' metadata, or from the core."""
+"""Identifies the microscope that was measured, from flags, frames' metadata or the core."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from typing import Any
 from refocusd.errors import ConfigError
 from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of, pixel_um_of
 from refocusd.profiles.profile import Microscope
+from refocusd_calibration.stage.microscope import strings
 
-__all__ = ["add_microscope_flags", "core_metadata", "microscope_of"]
+__all__ = ["add_microscope_flags", "microscope_of", "microscope_of_core"]
 
 
 def add_microscope_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what the metadata do not."""
+    """Add the flags for values that the metadata lack."""
     group = parser.add_argument_group(
-        "microscope", "what the recording's metadata do not tell, or tell wrongly"
+        "microscope", "values that are missing from the recording's metadata, or wrong there"
     )
     group.add_argument("--camera", help="label of the camera device")
     group.add_argument("--objective", help="label of the objective")
     group.add_argument("--channel", help="channel preset")
     group.add_argument("--binning", type=int)
-    group.add_argument("--pixel-um", type=float, help="camera pixel in the specimen plane")
+    group.add_argument(
+        "--pixel-um", type=float, help="size of a camera pixel in the specimen plane"
+    )
     group.add_argument("--na", type=float, help="numerical aperture")
     group.add_argument("--wavelength-um", type=float, help="emission wavelength")
-    group.add_argument("--refractive-index", type=float, help="of the immersion (default: 1)")
+    group.add_argument(
+        "--refractive-index",
+        type=float,
+        help="refractive index of the immersion medium (default: 1)",
+    )
     group.add_argument("--magnification", type=float)
 
 
@@ -36,14 +43,14 @@ def microscope_of(
     channel: str = "",
     pixel_um: float | None = None,
 ) -> Microscope:
-    """Say which microscope frames are of; flags override what the frames say.
+    """Identify the microscope of frames; flags override the frames' metadata.
 
     Parameters
     ----------
     arguments : Namespace or None
         With the flags of `add_microscope_flags`, as far as a command has them.
     metadata : mapping
-        Of a frame, as Micro-Manager wrote it, or of the core (`core_metadata`).
+        Of a frame, as Micro-Manager wrote it.
     channel : str
         From the frame's axes.
     pixel_um : float, optional
@@ -72,33 +79,29 @@ def microscope_of(
 
 def _check(microscope: Microscope) -> None:
     if not 1 <= microscope.binning <= 16:
-        raise ConfigError(f"a binning of {microscope.binning} is none: it is 1 to 16")
+        raise ConfigError(f"a binning of {microscope.binning} is not valid: it is 1 to 16")
     if not 1 <= microscope.refractive_index < 2.5:
         raise ConfigError(f"no medium has a refractive index of {microscope.refractive_index:g}")
     if microscope.na is not None and not 0 < microscope.na < microscope.refractive_index:
         raise ConfigError(
-            f"an NA of {microscope.na:g} does not go with a refractive index of "
-            f"{microscope.refractive_index:g}: it must be below it; give --refractive-index"
+            f"an NA of {microscope.na:g} is not possible in a medium with a refractive index of "
+            f"{microscope.refractive_index:g}: the NA must be below it; give --refractive-index"
         )
     for name in ("pixel_um", "wavelength_um", "magnification"):
         value = getattr(microscope, name)
         if value is not None and not 0 < value < 1000:
-            raise ConfigError(f"--{name.replace('_', '-')} {value:g} makes no sense")
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g} is not plausible")
 
 
-def core_metadata(core: Any) -> dict[str, Any]:
-    """What a running core says of itself, in the keys of a frame's metadata."""
+def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:
+    """Identify the microscope of a running core, as `microscope_of` that of frames."""
+    group = core.get_channel_group()
+    channel = str(core.get_current_config(group) or "") if group else ""
     camera = core.get_camera_device()
     metadata: dict[str, Any] = {"Camera": camera, "PixelSizeUm": core.get_pixel_size_um()}
     if camera and core.has_property(camera, "Binning"):
         metadata["Binning"] = core.get_property(camera, "Binning")
-    devices = core.get_loaded_devices()
-    names = (
-        [devices.get(index) for index in range(devices.size())]
-        if hasattr(devices, "size")
-        else devices
-    )
-    for device in names:
+    for device in strings(core.get_loaded_devices()):
         if "objective" in device.lower() and core.has_property(device, "Label"):
             metadata[f"{device}-Label"] = core.get_property(device, "Label")
-    return metadata
+    return microscope_of(arguments, metadata, channel=channel)

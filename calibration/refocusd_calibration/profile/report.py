@@ -1,4 +1,4 @@
-"""A profile as a picture (PNG) or a page (HTML) that needs nothing but itself."""
+"""Draws a profile as a picture (PNG) or a self-contained page (HTML)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.optional import need
+from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import Profile, load_profile
 from refocusd_calibration.profile.report_figures import (
     draw_flat_field,
@@ -21,7 +23,7 @@ from refocusd_calibration.profile.report_figures import (
     draw_transfer,
 )
 from refocusd_calibration.profile.rows import Rows, profile_rows
-from refocusd_calibration.profile.write import read_map, stale
+from refocusd_calibration.profile.write import read_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,17 +96,12 @@ def _figures(profile: Profile, path: Path) -> list[Draw]:
 
 
 def _picture(profile: Profile, path: Path) -> bytes:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "reports need matplotlib, which is not installed: pip install 'refocusd[calibrate]'"
-        ) from error
+    figures = need("matplotlib.figure", "a report", "calibrate")
     draws = _figures(profile, path)
     rows = -(-len(draws) // 2)
     strips = 1 if profile.psf is not None else 0
     heights = [4.2] * rows + [2.0] * strips or [1.0]
-    figure = Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
+    figure: Figure = figures.Figure(figsize=(11, sum(heights) + 0.6), layout="constrained")
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
     microscope = profile.microscope
     named = [microscope.camera, microscope.objective, microscope.channel]

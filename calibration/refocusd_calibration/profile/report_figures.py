@@ -32,16 +32,15 @@ __all__ = [
 #: Colours that people with any colour vision tell apart (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, RED = COLOURS[:2]
-#: A flat field is drawn with no more pixels than this a side.
+Floats = NDArray[np.float64]
+
+#: A flat field is drawn with at most this many pixels along each side.
 _SHOWN = 512
 
 
 def draw_transfer(axes: Axes, camera: CameraSection) -> None:
     """Draw the photon-transfer curve, on logarithmic axes."""
-    x = np.array(camera.ptc_mean_counts)
-    y = np.array(camera.ptc_variance_counts2)
-    used = np.array(camera.ptc_fitted, np.bool_)
-    slope, floor = _line(camera)
+    x, y, used, slope, floor = _transfer(camera)
     shown = x > 0.3
     axes.plot(x[used & shown], y[used & shown], "o", color=BLUE, ms=5, label="fitted")
     axes.plot(
@@ -56,33 +55,39 @@ def draw_transfer(axes: Axes, camera: CameraSection) -> None:
     top = camera.saturation_counts - camera.offset_counts.value
     if top <= 2 * float(x.max()):
         axes.axvline(top, color="0.3", ls="--", lw=1, label="saturation")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("mean above offset (counts)")
-    axes.set_ylabel("temporal variance (counts²)")
-    axes.set_title("Photon-transfer curve")
+    axes.set(xscale="log", yscale="log")
+    _label(
+        axes, "Photon-transfer curve", "mean above offset (counts)", "temporal variance (counts²)"
+    )
     axes.legend(fontsize=8, loc="upper left")
-    axes.grid(True, which="major", lw=0.3)
 
 
-def _line(camera: CameraSection) -> tuple[float, float]:
+def _transfer(
+    camera: CameraSection,
+) -> tuple[Floats, Floats, NDArray[np.bool_], float, float]:
+    """Means, variances, which were fitted, and the slope and intercept of the line."""
     slope = 1 / camera.gain_e_per_count.value
-    return slope, (camera.read_noise_e.value * slope) ** 2 + 1 / 12
+    return (
+        np.array(camera.ptc_mean_counts),
+        np.array(camera.ptc_variance_counts2),
+        np.array(camera.ptc_fitted, np.bool_),
+        slope,
+        (camera.read_noise_e.value * slope) ** 2 + 1 / 12,
+    )
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(True, lw=0.3)
 
 
 def draw_residuals(axes: Axes, camera: CameraSection) -> None:
-    """Draw how far the photon-transfer curve is from its line, percent."""
-    x = np.array(camera.ptc_mean_counts)
-    y = np.array(camera.ptc_variance_counts2)
-    used = np.array(camera.ptc_fitted, np.bool_)
-    slope, floor = _line(camera)
+    """Draw the deviation of the photon-transfer curve from its line, in percent."""
+    x, y, used, slope, floor = _transfer(camera)
     expected = np.maximum(floor + slope * x, 1e-9)
     axes.axhline(0, color=RED, lw=1.2)
     axes.plot(x[used], 100 * (y / expected - 1)[used], "o", color=BLUE, ms=5)
-    axes.set_xlabel("mean above offset (counts)")
-    axes.set_ylabel("variance less line (%)")
-    axes.set_title("Residuals of the fit")
-    axes.grid(True, lw=0.3)
+    _label(axes, "Residuals of the fit", "mean above offset (counts)", "variance minus line (%)")
 
 
 def draw_flat_field(figure: Figure, axes: Axes, flat: NDArray[np.float32]) -> None:
@@ -99,9 +104,7 @@ def draw_flat_field(figure: Figure, axes: Axes, flat: NDArray[np.float32]) -> No
         interpolation="nearest",
     )
     figure.colorbar(image, ax=axes, shrink=0.85, label="relative response")
-    axes.set_xlabel("x (px)")
-    axes.set_ylabel("y (px)")
-    axes.set_title("Flat field")
+    axes.set(title="Flat field", xlabel="x (px)", ylabel="y (px)")
 
 
 def draw_focus_curves(axes: Axes, focus: FocusSection) -> None:
@@ -127,19 +130,16 @@ def draw_focus_curves(axes: Axes, focus: FocusSection) -> None:
         best.value - 2 * best.uncertainty, best.value + 2 * best.uncertainty, color="0.8", zorder=1
     )
     axes.axvline(best.value, color="0.2", lw=1, ls="--", label="best focus ± 2 u")
-    axes.set_xlabel("stage z (um)")
-    axes.set_ylabel("focus metric, scaled")
-    axes.set_title("Through focus")
+    _label(axes, "Through focus", "stage z (um)", "focus metric, scaled")
     axes.legend(fontsize=7)
-    axes.grid(True, lw=0.3)
 
 
 def draw_focus_surface(figure: Figure, axes: Axes, focus: FocusSection) -> None:
     """Draw best z over the field: the fitted surface, and the tiles it was fitted to."""
     tiles = np.array(focus.tiles_um, np.float64).reshape(-1, 4)
-    axes.set_title("Focus surface")
-    axes.set_xlabel("x from the centre (um)")
-    axes.set_ylabel("y from the centre (um)")
+    axes.set(
+        title="Focus surface", xlabel="x from the centre (um)", ylabel="y from the centre (um)"
+    )
     if len(tiles) == 0 or not focus.surface_um:
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
         return
@@ -186,12 +186,9 @@ def draw_kernel_widths(axes: Axes, psf: PsfSection) -> None:
         grid = np.linspace(float(z.min()), float(z.max()), 200)
         law = np.hypot(psf.blur_focus_um.value, psf.blur_um_per_um.value * grid)
         axes.plot(grid, law, "--", color="0.5", lw=1, label="Gaussian law")
-    axes.set_xlabel("defocus (um)")
-    axes.set_ylabel("kernel width σ (um)")
     axes.set_ylim(bottom=0)
-    axes.set_title("Kernel width")
+    _label(axes, "Kernel width", "defocus (um)", "kernel width σ (um)")
     axes.legend(fontsize=8)
-    axes.grid(True, lw=0.3)
 
 
 def draw_kernels(axes: Axes, psf: PsfSection, microscope: Microscope) -> None:
@@ -232,7 +229,9 @@ def _kernel(
         optics = Optics(psf.na.value, wavelength, psf.refractive_index, step, waves, apodisation)
         values = defocus_psf(optics, defocus_um).astype(np.float64)
         return _centred(values / values.max(), side)
-    sigma = float(np.interp(defocus_um, *_sorted(psf)))
+    order = np.argsort(psf.defocus_um, kind="stable")
+    widths = np.array(psf.sigma_model_um or psf.sigma_um)
+    sigma = float(np.interp(defocus_um, np.array(psf.defocus_um)[order], widths[order]))
     if psf.model == "disc":
         # By the definition of sigma, a disc of radius R has 0.522 R.
         edge = np.clip((sigma / 0.522 - distance) / step + 0.5, 0.0, 1.0)
@@ -240,16 +239,9 @@ def _kernel(
     return np.asarray(np.exp(-(distance**2) / (2 * max(sigma, 1e-6) ** 2)))
 
 
-def _sorted(psf: PsfSection) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    z = np.array(psf.defocus_um)
-    widths = np.array(psf.sigma_model_um or psf.sigma_um)
-    order = np.argsort(z, kind="stable")
-    return z[order], widths[order]
-
-
-def _centred(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+def _centred(values: Floats, side: int) -> Floats:
     """Cut or pad an odd square to `side`."""
-    half, wanted = values.shape[0] // 2, side // 2
-    if half >= wanted:
-        return values[half - wanted : half + wanted + 1, half - wanted : half + wanted + 1]
-    return np.pad(values, wanted - half)
+    excess = (values.shape[0] - side) // 2
+    if excess < 0:
+        return np.pad(values, -excess)
+    return values[excess : excess + side, excess : excess + side]

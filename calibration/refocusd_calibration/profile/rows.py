@@ -1,4 +1,4 @@
-"""Each section of a profile as people read it: rows of name and value."""
+"""Each section of a profile as rows of name and value."""
 
 from __future__ import annotations
 

@@ -9,28 +9,36 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
+from refocusd.cli.console import console, say, write_json
+from refocusd.cli.flags import add_command
+from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import load_profile
-from refocusd_calibration.cli.flags import console, print_outcome, write_json
+from refocusd_calibration.cli.flags import print_outcome
 
 __all__ = ["register"]
 
 
 def register(subparsers: Any) -> None:
     """Add both sub-commands."""
-    show: argparse.ArgumentParser = subparsers.add_parser(
+    show = add_command(
+        subparsers,
         "show",
-        help="print a profile, and draw it",
-        description="Prints a profile; says which measurements are stale.",
+        _show,
+        short="print a profile, and draw it",
+        description="Prints a profile and says which measurements are stale.",
+        epilog="",
     )
     show.add_argument("profile", type=Path)
     show.add_argument("--report", type=Path, metavar="FILE", help="write FILE.html or FILE.png")
     _add_json(show)
-    show.set_defaults(command=_show)
-    compare: argparse.ArgumentParser = subparsers.add_parser(
+    compare = add_command(
+        subparsers,
         "compare",
-        help="has the microscope drifted?",
-        description="Compares two profiles of one microscope. Exit status: 0 no drift beyond the "
-        "limits, 1 drifted, 2 error.",
+        _compare,
+        short="tell whether the microscope has drifted",
+        description="Compares two profiles of one microscope. The exit status is 0 if nothing drifted "
+        "beyond the limits, 1 if something did, and 2 after an error.",
+        epilog="",
     )
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
@@ -38,10 +46,9 @@ def register(subparsers: Any) -> None:
         "--limits",
         type=Path,
         metavar="FILE",
-        help='TOML: a table for each number, ["camera.gain_e_per_count"] with percent, absolute or both',
+        help='TOML file with a table per number: ["camera.gain_e_per_count"] with percent, absolute or both',
     )
     _add_json(compare)
-    compare.set_defaults(command=_compare)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -50,14 +57,13 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write JSON to FILE, or print it and nothing else",
+        help="write the result as JSON to FILE; without FILE, print only JSON",
     )
 
 
 def _show(arguments: argparse.Namespace) -> int:
     from refocusd_calibration.profile.report import write_report
     from refocusd_calibration.profile.rows import profile_rows
-    from refocusd_calibration.profile.write import stale
 
     profile = load_profile(arguments.profile)
     remarks = stale(profile)
@@ -79,7 +85,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if profile.insisted:
         console.print("[bold red]written although checks failed, because the user insisted[/]")
     for remark in remarks:
-        console.print(f"[bold yellow]stale[/] {remark}")
+        console.print(f"[bold yellow]stale[/]: {remark}")
     if arguments.report:
         console.print(f"wrote {arguments.report}")
     return 0
@@ -90,10 +96,9 @@ def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
     if arguments.json is None:
         return False
     if arguments.json == "-":
-        text = msgspec.json.format(msgspec.json.encode(figures), indent=1).decode()
-        console.print(text, markup=False, highlight=False)
+        say(msgspec.json.format(msgspec.json.encode(figures), indent=1).decode())
         return True
-    write_json(Path(arguments.json), figures)
+    write_json(arguments.json, figures)
     return False
 
 

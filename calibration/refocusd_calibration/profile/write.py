@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from refocusd import __version__, files
 from refocusd.errors import InputError, OutputError
+from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import (
     CameraSection,
     Check,
@@ -34,11 +35,8 @@ from refocusd.profiles.profile import (
     save_profile,
 )
 
-__all__ = ["SECTIONS", "Map", "raw_data", "read_map", "stale", "write_section"]
+__all__ = ["Map", "raw_data", "read_map", "write_section"]
 
-SECTIONS = ("camera", "focus", "psf")
-#: After this long a measurement is called stale: cameras age, stages are serviced.
-STALE_AFTER = timedelta(days=180)
 #: Nominal values of one microscope agree within this.
 _SAME = 0.005
 
@@ -111,10 +109,10 @@ def write_section(
     failed = [check for check in checks if not check.passed]
     if failed and not insist:
         raise InputError(
-            f"the {' and '.join(written)} calibration is not to be trusted, and no profile was "
+            f"the {' and '.join(written)} calibration failed its checks, and no profile was "
             "written: "
             + "; ".join(f"{check.name}: {check.detail}" for check in failed)
-            + ". Measure again, or give --insist to write it with these remarks"
+            + ". Measure again, or give --insist to write it nevertheless"
         )
     path = Path(profile_path)
     former = load_profile(path) if path.exists() else None
@@ -123,7 +121,7 @@ def write_section(
         if differing and not replace:
             raise OutputError(
                 f"{path} is the profile of another microscope ({'; '.join(differing)}): name another "
-                "file, or give --replace to begin it anew"
+                "file, or give --replace to replace it"
             )
         if differing:
             former = None
@@ -279,31 +277,10 @@ def read_map(profile_path: str | Path, stored: StoredMap) -> NDArray[np.float32]
             f"the map {path} cannot be read ({error.strerror}): keep a profile's maps beside it"
         ) from error
     if hashlib.sha256(data).hexdigest() != stored.sha256:
-        raise InputError(f"the map {path} was altered since {profile_path} was written")
+        raise InputError(f"the map {path} was changed after {profile_path} was written")
     values = np.asarray(tifffile.imread(path))
     if values.ndim != 2 or values.dtype != np.float32:
-        raise InputError(f"{path} is no map: its pixels are {values.dtype} of shape {values.shape}")
+        raise InputError(
+            f"{path} is not a map: its pixels are {values.dtype} of shape {values.shape}"
+        )
     return values
-
-
-def stale(profile: Profile, *, now: datetime | None = None) -> list[str]:
-    """Say which measurements are too old to be relied on, as sentences."""
-    now = now or datetime.now(UTC)
-    remarks = []
-    for name in SECTIONS:
-        if getattr(profile, name) is None:
-            continue
-        text = profile.measured.get(name, profile.created)
-        try:
-            age = now - datetime.fromisoformat(text)
-        except (TypeError, ValueError):
-            remarks.append(f"{name}: its date {text!r} cannot be read; measure again")
-            continue
-        if age > STALE_AFTER:
-            remarks.append(
-                f"{name}: measured {age.days} days ago, on {text[:10]}; measure again (stale after "
-                f"{STALE_AFTER.days} days)"
-            )
-        elif age < timedelta(days=-1):
-            remarks.append(f"{name}: measured in the future ({text}); check this computer's clock")
-    return remarks

@@ -3,13 +3,12 @@
 ==========  ========================================================================================
 `average`   Beads averaged to one kernel a plane: registered to a fraction of a pixel, as radial profiles
 `beads`     Finds beads that can be measured: single, in the series' focus, whole and not saturated
-`checks`    What a measured PSF must meet to be believed
+`checks`    Conditions that a measured PSF must meet to be valid
 `command`   `refocusd calibrate psf`: beads or matched planes, taken now or recorded before
 `fit`       Fits a law of blur to what was observed, with uncertainties from the replicates
 `laws`      How a point blurs with defocus: three laws, as radial functions that can be fitted
 `measure`   The defocus kernel as a function of micrometres, from beads or from matched planes
-`observed`  What was observed of the blur, in a form that any law can be fitted to
-`simulate`  Through-focus series of known optics, to try the measurement of the PSF with
+`observed`  The observed blur, in a form that any law can be fitted to
 `spectra`   The blur without beads: spectra of defocused planes over that of the in-focus plane
 `stack`     Planes of one field at known stage positions, as the PSF is measured from
 `width`     Width of each kernel measured, and how it differs between the two sides of focus

@@ -63,7 +63,6 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
     fine = np.arange(0, radius + 1 + 1 / _FINE, 1 / _FINE)
     sums = np.zeros((count, planes, len(edges) - 1))
     pixels = np.zeros((count, planes, len(edges) - 1))
-    squares = np.zeros((planes, len(edges) - 1))
     operator = np.zeros((planes if moved else 1, len(edges) - 1, len(fine)))
     scale = _brightness(cut, beads)
     places: list[list[tuple[NDArray[np.intp], Floats, NDArray[np.bool_]]]] = []
@@ -94,8 +93,7 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
     deviations = (sums - expected) / norm
     deviations -= deviations.mean(0)
     background, per_count = _noise(cut, places, values, middles, scale, radius)
-    for plane in range(planes):
-        squares[plane] = background[plane] + per_count * np.maximum(values[plane], 0)
+    squares = background[:, None] + per_count * np.maximum(values, 0)
     peak = np.maximum(np.abs(values).max(1, keepdims=True), 1e-9)
     variances = squares * pixels.sum(0) / norm**2 + (_MODEL_ERROR * peak) ** 2
     step = stack.pixel_um
@@ -110,7 +108,6 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
         radius_um=fine * step,
         operator=operator,
         area_um2=np.pi * np.diff(edges**2) * step**2,
-        kernels=_mean_images(cut, beads, shifts),
     )
 
 
@@ -124,7 +121,7 @@ def plane_shifts(cut: Floats, beads: Beads) -> Floats:
     radius = beads.radius_px
     offsets = np.arange(-radius, radius + 1)
     y, x = np.meshgrid(offsets, offsets, indexing="ij")
-    images = _mean_images(cut, beads, np.zeros((cut.shape[1], 2))).astype(np.float64)
+    images = _mean_images(cut, beads)
     far = np.hypot(y, x)
     inside = far < radius - 1
     shifts = np.zeros((len(images), 2))
@@ -184,11 +181,11 @@ def _cut(
     rim_pixels = (rim > 0.85 * radius) & (rim <= radius)
     side = 2 * radius + 1
     cut = np.empty((len(beads.centres), len(stack.z_um), side, side))
-    for bead, (y, x) in enumerate(np.rint(beads.centres).astype(int)):
-        cut[bead] = stack.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
+    for bead, centre in enumerate(beads.centres):
+        cut[bead] = stack.around(centre, radius)
         if light is not None:
             for place, brightness in zip(*neighbours[bead], strict=True):
-                dy, dx = place - (y, x)
+                dy, dx = place - np.rint(centre)
                 far = np.hypot(offsets[:, None] - dy, offsets[None, :] - dx) * stack.pixel_um
                 for plane, values in enumerate(light.values):
                     shine = np.interp(far, light.bins, np.maximum(values, 0), right=0.0)
@@ -254,12 +251,11 @@ def _noise(
     return np.maximum(background, 1 / 12), max(0.0, float(np.median(rises)) if rises else 0.0)
 
 
-def _mean_images(cut: Floats, beads: Beads, shifts: Floats) -> NDArray[np.float32]:
-    """Mean bead at each plane, centred by cubic splines: for pictures, not for fits."""
-    total = np.zeros(cut.shape[1:])
-    for bead, centre in enumerate(beads.centres):
-        offset = np.rint(centre) - centre
-        for plane in range(cut.shape[1]):
-            move = tuple(offset - shifts[plane])
-            total[plane] += ndimage.shift(cut[bead, plane], move, order=3, mode="nearest")
-    return np.asarray(total / len(cut), np.float32)
+def _mean_images(cut: Floats, beads: Beads) -> Floats:
+    """Mean bead at each plane, centred by cubic splines: not for the fit of a law."""
+    moves = np.rint(beads.centres) - beads.centres
+    centred = [
+        [ndimage.shift(image, move, order=3, mode="nearest") for image in planes]
+        for planes, move in zip(cut, moves, strict=True)
+    ]
+    return np.asarray(np.mean(centred, axis=0))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize, spatial
 
 from refocusd.errors import InputError
+from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.psf.laws import Floats
 from refocusd_calibration.psf.stack import PlaneStack
 
@@ -79,7 +80,7 @@ def sharpness(stack: PlaneStack) -> Floats:
         smooth = ndimage.gaussian_laplace(plane, 1.0)
         # Of the filtered noise the robust width is subtracted: most of a bead
         # sample is background.
-        noise = _robust(smooth)
+        noise = robust_sigma(smooth)
         scores.append(max(0.0, float(np.mean(smooth**2)) - noise**2))
     return np.asarray(scores)
 
@@ -96,7 +97,7 @@ def sharpest_plane(stack: PlaneStack) -> int:
     best = int(np.argmax(scores))
     if scores.max() <= _FLAT * scores.min():
         raise InputError(
-            "all planes are equally sharp: either the stage did not move, or nothing is in view; "
+            "all planes are equally sharp: the stage did not move, or nothing is in view; "
             "watch the stage while it moves, and look at the planes"
         )
     if best in (0, len(scores) - 1):
@@ -136,10 +137,11 @@ def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: in
             f"no beads were found in the sharpest plane (z = {stack.z_um[plane]:g} um): expose "
             "longer, look whether beads are in view, or measure without beads (--in-focus)"
         )
-    if reach_um is not None:
-        beads = _within(stack, plane, spots, max(6, math.ceil(reach_um / stack.pixel_um)))
+    if reach_um is None:
+        radius = _radius_needed(stack, plane, spots)
     else:
-        beads = _within(stack, plane, spots, _radius_needed(stack, plane, spots))
+        radius = max(6, math.ceil(reach_um / stack.pixel_um))
+    beads = _within(stack, plane, spots, radius)
     if len(beads.centres) < at_least:
         raise InputError(
             f"{len(beads.centres)} of {beads.found} beads can be measured within a radius of "
@@ -168,12 +170,6 @@ def _advice(dropped: dict[str, int]) -> str:
     }.get(worst, "Give a field with more single beads on one plane")
 
 
-def _robust(values: NDArray[np.float32]) -> float:
-    """Standard deviation from the median absolute deviation."""
-    middle = np.median(values)
-    return 1.4826 * float(np.median(np.abs(values - middle)))
-
-
 @dataclass(frozen=True, slots=True)
 class _Spots:
     """Maxima of the Laplacian of Gaussian: where, how strong, and which may be beads."""
@@ -186,7 +182,7 @@ class _Spots:
 def _spots(image: NDArray[np.float32]) -> _Spots:
     # Normalised by the scale: the answer to a spot is largest at its own size.
     layers = np.stack([-(s**2) * ndimage.gaussian_laplace(image, s) for s in _SCALES])
-    noise = np.array([_robust(layer) for layer in layers])[:, None, None]
+    noise = np.array([robust_sigma(layer) for layer in layers])[:, None, None]
     answer = layers.max(0)
     significance = (layers / np.maximum(noise, 1e-6 * max(float(answer.max()), 1e-12))).max(0)
     top = (ndimage.maximum_filter(answer, 5) == answer) & (answer > 0)
@@ -251,9 +247,7 @@ def _saturated(
 ) -> NDArray[np.bool_]:
     bad = np.zeros(len(spots), bool)
     for index in np.flatnonzero(keep):
-        y, x = spots[index].astype(int)
-        near = stack.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
-        bad[index] = bool((near >= stack.saturation).any())
+        bad[index] = bool((stack.around(spots[index], radius) >= stack.saturation).any())
     return bad
 
 
@@ -317,8 +311,8 @@ def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
         radius = int(radius / 1.15)
     if seen:
         raise InputError(
-            "at the ends of the series the beads' light reaches further than the room that single "
-            "beads have around them: dilute the beads, take a smaller range of z, or measure without "
+            "at the ends of the series the beads' light reaches their neighbours: "
+            "dilute the beads, take a smaller range of z, or measure without "
             "single beads (--in-focus)"
         )
     return _SMALLEST_RADIUS
@@ -330,10 +324,7 @@ def _end_of_light(stack: PlaneStack, beads: Beads, order: range) -> int:
     offsets = np.arange(-radius, radius + 1)
     far = np.hypot(offsets[:, None], offsets[None, :])
     for plane in order:
-        mean = np.zeros_like(far)
-        for y, x in np.rint(beads.centres).astype(int):
-            near = stack.pixels[plane, y - radius : y + radius + 1, x - radius : x + radius + 1]
-            mean += near / len(beads.centres)
+        mean = np.mean([stack.around(centre, radius)[plane] for centre in beads.centres], axis=0)
         rim = mean[(far > 0.85 * radius) & (far < radius)]
         bins = np.clip(far.astype(int), 0, radius)
         pixels = np.bincount(bins.ravel())[:radius]

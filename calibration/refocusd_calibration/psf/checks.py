@@ -1,4 +1,4 @@
-"""What a measured PSF must meet to be believed."""
+"""Conditions that a measured PSF must meet to be valid."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def psf_checks(
     """Checks of a measurement, and remarks that do not decide."""
     checks = [_focus(observed, section), _widening(widths), _misfit(observed, fit)]
     if section.method == "beads":
-        detail = f"{section.beads} beads averaged; at least {FEWEST_BEADS} tell how they differ"
+        detail = f"{section.beads} beads were averaged; at least {FEWEST_BEADS} are needed to see how they differ"
         checks.append(check("beads", section.beads >= FEWEST_BEADS, detail))
     if fit.at_bound:
         detail = f"{', '.join(fit.at_bound)} ended at a limit of the fit"
@@ -93,12 +93,12 @@ def _widening(widths: Widths) -> Check:
         "range of defocus",
         ratio >= _WIDENING,
         f"the widest kernel is {ratio:.2f} times the narrowest",
-        "take a wider range of z, or look whether the stage moves",
+        "take a wider range of z, or check that the stage moves",
     )
 
 
 def excess_misfit(observed: Observed, fit: LawFit) -> float:
-    """What the law leaves beyond noise, as a share of the kernels' weighted energy's root."""
+    """Root of the misfit beyond noise, relative to the root of the kernels' weighted energy."""
     # Values count by their certainty: of planes, high frequencies are noise.
     weight = 1 / observed.variances
     level = (weight * observed.values).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
@@ -151,9 +151,9 @@ def _notes(observed: Observed, fit: LawFit, *, fits_in: bool) -> list[str]:
     highest = float(amplitude.max())
     if max(amplitude[0], amplitude[-1]) < (1 - _FLUX / 2) * highest:
         why = (
-            "the microscope rejects light that is out of focus, as a confocal one does"
+            "the microscope rejects light that is out of focus, as a confocal microscope does"
             if fits_in
-            else "light leaves the radius that is looked at"
+            else "light leaves the radius that is measured"
         )
         lowest = 100 * float(amplitude.min()) / highest
         notes.append(f"brightness falls to {lowest:.0f} % on both sides of focus: {why}")

@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refocusd.cli.console import console
+from refocusd.cli.flags import add_command
 from refocusd.errors import InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import (
-    add_hardware_flags,
-    add_output_flags,
-    console,
+    add_measurement_flags,
 )
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
@@ -45,36 +45,45 @@ kernel.  With --in-focus any thin specimen serves: planes of one field, nothing 
 
 def register(subparsers: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    parser = add_command(
+        subparsers,
         "psf",
-        help="defocus kernel per micrometre, NA, spherical aberration, both sides of focus",
+        _calibrate,
+        short="defocus kernels, NA, spherical aberration, difference between the sides of focus",
         description="Measures how a point blurs with defocus, and fits wave optics to it.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--from-recording", type=Path, metavar="PATH", help="z series, instead of the microscope"
+        "--from-recording",
+        type=Path,
+        metavar="PATH",
+        help="measure a recorded z series instead of the microscope",
     )
     parser.add_argument(
         "--in-focus",
         metavar="PATH|INDEX|sharpest",
-        help="measure without beads: an in-focus frame of the same field, or which plane it is "
-        "(counted from 0 in order of z)",
-    )
-    parser.add_argument("--bead-um", type=float, default=0.0, help="diameter (default: a point)")
-    parser.add_argument(
-        "--radius-um", type=float, help="of the widest kernel (default: by NA, or found)"
+        help="measure without beads: an in-focus frame of the same field, or the index of the in-focus "
+        "plane (from 0 in order of z)",
     )
     parser.add_argument(
-        "--saturation", type=float, metavar="COUNTS", help="default: end of the camera's scale"
+        "--bead-um", type=float, default=0.0, help="diameter of the beads (default: 0, a point)"
+    )
+    parser.add_argument(
+        "--radius-um",
+        type=float,
+        help="radius of the widest kernel (default: from the NA or the beads)",
+    )
+    parser.add_argument(
+        "--saturation",
+        type=float,
+        metavar="COUNTS",
+        help="counts of a saturated pixel (default: end of the camera's scale)",
     )
     group = add_z_flags(parser)
     group.add_argument(
-        "--frames", type=int, default=1, help="averaged at each plane (default: %(default)s)"
+        "--frames", type=int, default=1, help="frames averaged per plane (default: %(default)s)"
     )
-    add_output_flags(parser)
-    add_hardware_flags(parser)
-    parser.set_defaults(command=_calibrate)
+    add_measurement_flags(parser)
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:

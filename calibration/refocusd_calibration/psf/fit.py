@@ -10,6 +10,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from refocusd.profiles.profile import Measured
+from refocusd_calibration.estimates import measured
 from refocusd_calibration.psf.laws import BlurLaw, Floats
 from refocusd_calibration.psf.observed import Observed, Weighted
 
@@ -23,7 +24,7 @@ _ENOUGH_REPLICATES = 4
 
 @dataclass(frozen=True, slots=True)
 class LawFit:
-    """A law fitted.
+    """A fitted law.
 
     Parameters
     ----------
@@ -67,11 +68,13 @@ class LawFit:
         if parameter not in self.law.parameters:
             return None
         place = self.law.parameters.index(parameter)
-        return Measured(value=float(self.values[place]), uncertainty=float(self.uncertainty[place]))
+        return measured(self.values[place], self.uncertainty[place])
 
     def spread(self, errors: Floats) -> Floats:
         """Standard uncertainty of quantities from their error in each replicate (first axis)."""
-        return np.asarray(_student(len(errors)) * np.sqrt(_bessel(errors)), np.float64)
+        count = len(errors)
+        variance = (errors**2).sum(0) * count / max(1, count - 1)
+        return np.asarray(_student(count) * np.sqrt(variance), np.float64)
 
 
 def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> LawFit:
@@ -182,10 +185,5 @@ def _jacobian(misfit: Misfit, values: Floats, scale: Floats, low: Floats, high: 
 
 
 def _student(count: int) -> float:
-    """What widens a standard uncertainty from `count` replicates."""
+    """Factor by which a standard uncertainty from `count` replicates is widened."""
     return float(stats.t.ppf(stats.norm.cdf(1.0), max(1, count - 1)))
-
-
-def _bessel(errors: Floats) -> Floats:
-    count = len(errors)
-    return np.asarray((errors**2).sum(0) * count / max(1, count - 1), np.float64)

@@ -51,7 +51,7 @@ class BlurLaw(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the law."""
+        """Name of the law."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class BlurLaw(Protocol):
         ...
 
     def start(self) -> Floats:
-        """Where a fit begins, shape (parameters,)."""
+        """Parameters at which a fit starts, shape (parameters,)."""
         ...
 
     def bounds(self) -> tuple[Floats, Floats]:

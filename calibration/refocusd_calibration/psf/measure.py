@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Measured, PsfSection
+from refocusd_calibration.estimates import measured, weighted_fit
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.psf.average import average_beads
 from refocusd_calibration.psf.beads import Beads, find_beads, sharpest_plane, sharpness
@@ -48,12 +49,12 @@ _REFINEMENTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What is known of the objective beforehand.
+    """What the user states about the objective and the beads.
 
     Parameters
     ----------
     na : float or None
-        Nominal; where the fit starts, and what it is held against.
+        Nominal; the fit starts there, and the result is compared with it.
     wavelength_um : float or None
         Emission; without it there is no wave law.
     refractive_index : float
@@ -70,7 +71,7 @@ class Stated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PsfMeasurement(Measurement):
-    """All that was found.
+    """A measured point spread function.
 
     Parameters
     ----------
@@ -183,8 +184,8 @@ def measure_planes(
 def _check_stated(stated: Stated) -> None:
     if stated.na is not None and not 0 < stated.na < stated.refractive_index:
         raise ConfigError(
-            f"NA {stated.na:g} does not go with a refractive index of {stated.refractive_index:g}: "
-            "give --refractive-index of the immersion"
+            f"NA {stated.na:g} is not possible in a medium with a refractive index of "
+            f"{stated.refractive_index:g}: give the immersion medium's --refractive-index"
         )
 
 
@@ -299,7 +300,7 @@ def _wave_law(
 
 
 def _changed(law: WaveLaw, **values: float) -> Floats:
-    """Where the law's fit starts, some parameters changed."""
+    """Start of the law's fit with some parameters changed."""
     start = law.start()
     for name, value in values.items():
         start[law.parameters.index(name)] = value
@@ -347,24 +348,19 @@ def _measurement(
     assert focus is not None
     defocus = observed.z_um - focus.value
     blur, slope = _gaussian_law(fits["gaussian"] if best == "gaussian" else None, defocus, widths)
-    pixel = None
-    if scale is not None:
-        pixel = Measured(
-            value=scale.value * observed.pixel_um, uncertainty=scale.uncertainty * observed.pixel_um
-        )
     section = PsfSection(
         method=observed.method,
         model=best,  # type: ignore[arg-type]
         focus_um=focus,
         na=fit.measured("na"),
         spherical_waves=fit.measured("spherical_waves"),
-        pixel_um=pixel,
+        pixel_um=scale and measured(scale.value, scale.uncertainty, observed.pixel_um),
         refractive_index=stated.refractive_index,
         wavelength_um=stated.wavelength_um,
-        defocus_um=[float(value) for value in defocus],
-        sigma_um=[float(value) for value in widths.sigma_um],
-        sigma_uncertainty_um=[float(value) for value in widths.uncertainty_um],
-        sigma_model_um=[float(value) for value in widths.model_um],
+        defocus_um=defocus.tolist(),
+        sigma_um=widths.sigma_um.tolist(),
+        sigma_uncertainty_um=widths.uncertainty_um.tolist(),
+        sigma_model_um=widths.model_um.tolist(),
         blur_um_per_um=slope,
         blur_focus_um=blur,
         asymmetry=difference,
@@ -381,7 +377,9 @@ def _measurement(
     )
     said = [*notes, *more, f"misfit (chi² per degree of freedom): {laws}"]
     if stated.wavelength_um is None:
-        said.append("no wave optics without the wavelength: give --wavelength-um")
+        said.append(
+            "wave optics was not fitted, because the wavelength is unknown: give --wavelength-um"
+        )
     return PsfMeasurement(
         section=section,
         checks=tuple(checks),
@@ -428,16 +426,11 @@ def _gaussian_law(
         return None, None
     variance = widths.sigma_um[good] ** 2
     # In relative terms: a law that is a few per cent off everywhere serves best.
-    design = np.stack([np.ones(int(good.sum())), defocus[good] ** 2], axis=1) / variance[:, None]
-    normal = np.linalg.inv(design.T @ design)
-    square = normal @ design.sum(0)
-    rest = 1 - design @ square
-    spread = np.sqrt(np.diag(normal) * float(rest @ rest) / (len(rest) - 2))
-    slope = math.sqrt(max(float(square[1]), 0.0))
+    design = np.stack([np.ones_like(variance), defocus[good] ** 2], axis=1)
+    found = weighted_fit(design, variance, variance**-2)
+    spread = found.sigma * math.sqrt(found.chi2 / (len(variance) - 2))
+    blur, slope = np.sqrt(np.maximum(found.coefficients, 0))
     if slope == 0:
         return None, None
-    per_um = Measured(value=slope, uncertainty=float(spread[1]) / (2 * slope))
-    if square[0] <= 0:
-        return None, per_um
-    blur = math.sqrt(float(square[0]))
-    return Measured(value=blur, uncertainty=float(spread[0]) / (2 * blur)), per_um
+    per_um = measured(slope, spread[1] / (2 * slope))
+    return (measured(blur, spread[0] / (2 * blur)) if blur > 0 else None), per_um

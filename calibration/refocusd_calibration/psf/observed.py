@@ -1,4 +1,4 @@
-"""What was observed of the blur, in a form that any law can be fitted to.
+"""The observed blur, in a form that any law can be fitted to.
 
 Beads give kernels as radial profiles; planes give ratios of spectra.  Either is a table
 of values by plane and radial bin, known to a law up to an amplitude (and, for beads, a
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refocusd_calibration.psf.laws import BlurLaw, Floats
 
@@ -68,8 +67,6 @@ class Observed:
     spread_factor : float
         What the replicates' spread is multiplied with, as they are not quite independent.
     pixel_um : float
-    kernels : ndarray of float32, shape (planes, side, side)
-        Mean image of a bead at each plane; empty for planes.
     """
 
     method: Literal["beads", "planes"]
@@ -82,7 +79,6 @@ class Observed:
     radius_um: Floats
     operator: Floats
     area_um2: Floats
-    kernels: NDArray[np.float32]
     reference_um: float | None = None
     amplitude_spread: float = 0.05
     spread_factor: float = 1.0

@@ -91,7 +91,7 @@ class SpectraRatios:
         for z, plane in zip(self._z_um, self._planes, strict=True):
             if np.array_equal(plane, in_focus):
                 raise InputError(
-                    f"the plane at {z:g} um equals the in-focus plane: the stage did not move, or "
+                    f"the plane at {z:g} um is identical to the in-focus plane: the stage did not move, or "
                     "the recording holds one frame twice"
                 )
             shift = register(plane, in_focus)
@@ -142,7 +142,6 @@ class SpectraRatios:
             radius_um=np.empty(0),
             operator=np.empty((0, 0, 0)),
             area_um2=np.empty(0),
-            kernels=np.empty((0, 0, 0), np.float32),
             reference_um=self._reference_um,
             spread_factor=_ALIKE,
         )
@@ -219,8 +218,8 @@ class _Field:
         good = total > 0.5 * noise
         if not good[:3].any():
             raise InputError(
-                "the in-focus plane shows nothing but noise: expose longer, or give a field with "
-                "more in it"
+                "the in-focus plane shows only noise: expose longer, or give a field with more "
+                "structure"
             )
         # Rings without signal stay in the table, with no weight.
         self._total = np.where(good, total, np.inf)

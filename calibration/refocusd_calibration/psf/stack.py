@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
+from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
-from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, finite_number, open_series
+from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, open_series
 
 __all__ = ["PlaneStack", "in_order", "read_planes"]
 
@@ -50,6 +51,11 @@ class PlaneStack:
     channel: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def around(self, place: NDArray[np.float64], radius: int) -> NDArray[np.float32]:
+        """Square around a place (y, x) in px, shape (planes, 2 radius + 1, 2 radius + 1)."""
+        y, x = np.rint(place).astype(int)
+        return self.pixels[:, y - radius : y + radius + 1, x - radius : x + radius + 1]
+
 
 def read_planes(
     path: str | Path,
@@ -83,7 +89,7 @@ def read_planes(
         size = pixel_um if pixel_um is not None else series.pixel_um
         if size is None or not (math.isfinite(size) and size > 0):
             raise InputError(
-                f"{path} does not say how large a pixel is in the specimen: give --pixel-um"
+                f"{path} does not state the pixel size in the specimen: give --pixel-um"
             )
         height, width = series.shape
         planes: dict[float, list[Plane]] = {}
@@ -91,8 +97,8 @@ def read_planes(
             planes.setdefault(round(plane.z_um, 3), []).append(plane)
         if len(planes) * height * width * 4 > MOST_BYTES:
             raise InputError(
-                f"{path} has {len(planes)} planes of {width}×{height}, more than is held in memory at "
-                "once: crop the recording, or take fewer planes"
+                f"{path} has {len(planes)} planes of {width}×{height}, which is more than fits in "
+                "memory: crop the recording, or take fewer planes"
             )
         places = sorted(planes)
         pixels = np.zeros((len(places), height, width), np.float32)
@@ -101,8 +107,7 @@ def read_planes(
             reads = [read for plane in planes[place] for read in plane.reads]
             for read in reads:
                 frame = read()
-                total += frame
-            total /= len(reads)
+                total += frame / len(reads)
             counts.append(len(reads))
         full = saturation if saturation is not None else _full_scale(series.metadata, frame.dtype)
         return PlaneStack(

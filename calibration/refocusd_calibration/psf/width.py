@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import optimize
 from scipy.special import j0
 
 from refocusd.profiles.profile import Measured
+from refocusd_calibration.estimates import measured
 from refocusd_calibration.psf.fit import LawFit
 from refocusd_calibration.psf.laws import WIDTH_LEVEL, Floats, WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.observed import Observed
@@ -126,7 +127,7 @@ def asymmetry(observed: Observed, fit: LawFit, widths: Widths) -> Measured | Non
 
     sigma = widths.sigma_um[good]
     value = of(sigma, focus)
-    gradient = _gradient(lambda s: of(s, focus), sigma)
+    gradient = optimize.approx_fprime(sigma, of, 1e-6 * sigma, focus)
     step = 1e-3 * end
     by_focus = (of(sigma, focus + step) - of(sigma, focus - step)) / (2 * step)
     if fit.replicates_decide:
@@ -135,16 +136,7 @@ def asymmetry(observed: Observed, fit: LawFit, widths: Widths) -> Measured | Non
     else:
         parts = gradient * widths.uncertainty_um[good]
         uncertainty = float(np.hypot(np.linalg.norm(parts), by_focus * fit.uncertainty[-1]))
-    return Measured(value=value, uncertainty=uncertainty)
-
-
-def _gradient(function: Callable[[Floats], float], at: Floats) -> Floats:
-    columns = []
-    for place in range(len(at)):
-        step = np.zeros_like(at)
-        step[place] = 1e-3 * at[place]
-        columns.append((function(at + step) - function(at - step)) / (2 * step[place]))
-    return np.array(columns)
+    return measured(value, uncertainty)
 
 
 def sign_of_defocus(
@@ -160,7 +152,7 @@ def sign_of_defocus(
     (bool, str)
     """
     if difference is None:
-        return False, "not known: the series has one side of focus only"
+        return False, "not known: the series covers only one side of focus"
     text = f"asymmetry of width {difference.value:+.3f} ± {difference.uncertainty:.3f}"
     waves = fit.measured("spherical_waves")
     if not isinstance(fit.law, WaveLaw) or waves is None:

@@ -1,4 +1,4 @@
-"""The microscope that a measurement runs on: found, or started, and left as it was."""
+"""Finds or starts the microscope that a measurement runs on, and restores its state."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from refocusd.demo.headless import headless_core
 from refocusd.errors import ConfigError
 
-__all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored"]
+__all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored", "strings"]
 
 #: Where Micro-Manager's pycromanager server listens.
 JAVA_PORT = 4827
@@ -41,6 +42,13 @@ def microscope_core() -> Any:
         raise ConfigError(f"Micro-Manager does not answer ({error}): restart it") from error
 
 
+def strings(vector: Any) -> list[str]:
+    """Micro-Manager's lists of names: a tuple in Python, a StrVector over the bridge."""
+    if hasattr(vector, "size"):
+        return [str(vector.get(index)) for index in range(vector.size())]
+    return [str(item) for item in vector]
+
+
 def _listens(port: int) -> bool:
     # Its clients wait for ever or fail obscurely where nothing answers: look first.
     with socket.socket() as probe:
@@ -52,7 +60,7 @@ def _listens(port: int) -> bool:
 def open_microscope(
     mm_config: str | Path | None = None, adapters: str | Path | None = None
 ) -> Iterator[Any]:
-    """Give a core: the running one, or one started in this process.
+    """Yield a core: the running one, or one started in this process.
 
     Parameters
     ----------
@@ -71,49 +79,13 @@ def open_microscope(
     if mm_config is None:
         yield microscope_core()
         return
-    from mmpycorex.launcher import is_java_active, is_pymmcore_active
-    from pycromanager import start_headless, stop_headless
-
-    if is_pymmcore_active() or is_java_active():
-        raise ConfigError("a Micro-Manager core runs in this process already: use it as it is")
-    folder = str(adapters or _test_adapters())
-    try:
-        start_headless(mm_app_path=folder, config_file=str(mm_config), python_backend=True)
-    except Exception as error:
-        with suppress(Exception):
-            stop_headless()
-        raise ConfigError(
-            f"the configuration {mm_config} does not load with the adapters in {folder}: {error}"
-        ) from error
-    try:
-        yield microscope_core()
-    finally:
-        stop_headless()
-        _forget_engine()
-
-
-def _forget_engine() -> None:
-    """Drop the engine that pycromanager 1.0.2 keeps, on which the next core of the process would fail."""
-    from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
-
-    if hasattr(Engine, "singleton"):
-        del Engine.singleton
-
-
-def _test_adapters() -> str:
-    try:
-        from mm_test_adapters import device_adapter_path
-    except ImportError as error:
-        raise ConfigError(
-            "no device adapters: give --adapters with Micro-Manager's folder, or install the demo "
-            'devices: pip install "refocusd[demo]"'
-        ) from error
-    return str(device_adapter_path())
+    with headless_core(mm_config, adapters) as core:
+        yield core
 
 
 @contextmanager
 def restored(core: Any) -> Iterator[None]:
-    """Leave stage, exposure, shutter and channel afterwards as they are now."""
+    """Restore stage, exposure, shutter and channel on leaving."""
     stage, shutter, group = (
         core.get_focus_device(),
         core.get_shutter_device(),
@@ -145,7 +117,7 @@ def restored(core: Any) -> Iterator[None]:
 
 @contextmanager
 def quiet_stage(core: Any) -> Iterator[None]:
-    """Continuous focus off while a stage is stepped through focus, and on again afterwards."""
+    """Switch continuous focus off while a stage is stepped through focus, and on again afterwards."""
     device = core.get_auto_focus_device()
     on = bool(device) and bool(core.is_continuous_focus_enabled())
     if on:
@@ -163,9 +135,9 @@ def ask(question: str, *, yes: bool) -> None:
     Parameters
     ----------
     question : str
-        What was done, or is about to be.
+        About what was done, or is about to be done.
     yes : bool
-        ``--yes``: nobody is asked.
+        Do not ask (``--yes``).
 
     Raises
     ------
@@ -175,8 +147,8 @@ def ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin or not sys.stdin.isatty():
-        raise ConfigError(f"{question} Nobody can be asked here: give --yes once it is so")
+        raise ConfigError(f"{question} There is no terminal to ask on: give --yes once this is so")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise ConfigError("stopped: nothing more was moved")
+        raise ConfigError("stopped: nothing else was moved")

@@ -1,4 +1,4 @@
-"""Moves of a microscope for a measurement: planned, printed, checked, run, verified.
+"""Runs the moves of a measurement on the microscope, and verifies them.
 
 A measurement is a list of `Move`: where the stage goes, how long the camera exposes,
 what the shutter does, how many frames are taken there.  The list exists before
@@ -23,7 +23,12 @@ from typing import Any
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.frame import canonical_axes
-from refocusd_calibration.stage.microscope import microscope_core, quiet_stage, restored
+from refocusd_calibration.stage.microscope import (
+    microscope_core,
+    quiet_stage,
+    restored,
+    strings,
+)
 from refocusd_calibration.stage.plan import (
     LONGEST_EXPOSURE_MS,
     Move,
@@ -154,20 +159,13 @@ def _check_devices(core: Any, moves: Sequence[Move]) -> None:
     if not channels:
         return
     group = core.get_channel_group()
-    known = _strings(core.get_available_configs(group)) if group else []
+    known = strings(core.get_available_configs(group)) if group else []
     for channel in sorted(channels):
         if channel not in known:
             raise ConfigError(
                 f"there is no channel {channel!r}; Micro-Manager's channel group {group!r} has "
                 f"{', '.join(known) or 'none'}"
             )
-
-
-def _strings(vector: Any) -> list[str]:
-    """Micro-Manager's lists of names: a tuple in Python, a StrVector over the bridge."""
-    if hasattr(vector, "size"):
-        return [str(vector.get(index)) for index in range(vector.size())]
-    return [str(item) for item in vector]
 
 
 def _acquire(core: Any, moves: Sequence[Move], directory: Path, name: str, watch: _Watch) -> Path:
@@ -265,21 +263,21 @@ class _Watch:
             time.sleep(self._settle_s)
             self._last = number
         if move.shutter != "as is" and bool(core.get_shutter_open()) != (move.shutter == "open"):
-            return f"the shutter {core.get_shutter_device()!r} did not get {move.shutter}"
+            return f"the shutter {core.get_shutter_device()!r} is not {move.shutter}"
         exposure = float(core.get_exposure())
         # Cameras round to a line time; a tenth is another exposure.
         if abs(exposure - move.exposure_ms) > 0.1 * move.exposure_ms:
             return (
-                f"the camera was to expose for {move.exposure_ms:g} ms and is set to {exposure:g} ms: "
-                "choose exposures that it can take"
+                f"an exposure of {move.exposure_ms:g} ms was set, but the camera reports {exposure:g} ms: "
+                "choose exposures that it supports"
             )
         if move.z_um is None:
             return ""
         z = float(core.get_position(core.get_focus_device()))
         if abs(z - move.z_um) > self._arrival_um:
             return (
-                f"the focus stage {core.get_focus_device()!r} was sent to {move.z_um:.3f} um and "
-                f"stopped at {z:.3f} um: look for a limit switch, a lock (continuous focus) or a "
-                "step that is too small for it"
+                f"the focus stage {core.get_focus_device()!r} was sent to {move.z_um:.3f} um but "
+                f"stopped at {z:.3f} um: check for a limit switch, a continuous-focus lock, or a "
+                "step that is too small for the stage"
             )
         return ""

@@ -1,4 +1,4 @@
-"""Moves of a microscope, as a plan: what is checked and printed before anything moves."""
+"""The planned moves of a microscope, checked and printed before anything moves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 #: What the shutter does: `as is` leaves it to the user and to Micro-Manager.
 Shutter = Literal["open", "closed", "as is"]
 
-#: Longest exposure that is taken for meant, in milliseconds.
+#: Longer exposures are refused as a mistake, milliseconds.
 LONGEST_EXPOSURE_MS = 10_000.0
 
 
@@ -60,7 +60,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class MoveLimits:
-    """What no move may leave.
+    """Limits of every move.
 
     Parameters
     ----------
@@ -86,14 +86,14 @@ def check_moves(moves: Sequence[Move], limits: MoveLimits) -> None:
         raise ConfigError("there is nothing to measure: the series has no move")
     if not limits.low_um <= limits.high_um:
         raise ConfigError(
-            f"the stage limits {limits.low_um:g} to {limits.high_um:g} um are no range: give the "
+            f"the stage limits {limits.low_um:g} to {limits.high_um:g} um are not a range: give the "
             "lower one first"
         )
     for number, move in enumerate(moves, 1):
         if not 0 < move.exposure_ms <= limits.longest_exposure_ms:
             raise ConfigError(
-                f"move {number} exposes for {move.exposure_ms:g} ms; allowed is up to "
-                f"{limits.longest_exposure_ms:g} ms: change the exposures or the limit"
+                f"move {number} exposes for {move.exposure_ms:g} ms; at most "
+                f"{limits.longest_exposure_ms:g} ms is allowed: change the exposures or the limit"
             )
         if move.frames < 1:
             raise ConfigError(f"move {number} takes {move.frames} frames; it must take one or more")
@@ -101,7 +101,7 @@ def check_moves(moves: Sequence[Move], limits: MoveLimits) -> None:
             continue
         if not (math.isfinite(limits.low_um) and math.isfinite(limits.high_um)):
             raise ConfigError(
-                "the stage is to move, but no limits are set for it: give the lowest and the "
+                "the series moves the stage, but no limits are set for it: give the lowest and the "
                 "highest z that are safe for objective and specimen"
             )
         if not limits.low_um <= move.z_um <= limits.high_um:
@@ -120,7 +120,7 @@ def check_axes(moves: Sequence[Move]) -> None:
     """
     keys = [canonical_axes(axes) for move in moves for axes in frame_axes(move)]
     if len(set(keys)) < len(keys):
-        raise ConfigError("two moves of the series have the same axes: tell them apart")
+        raise ConfigError("two moves of the series have the same axes: give them different ones")
 
 
 def print_moves(

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from refocusd.cli.console import console
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import Microscope
-from refocusd_calibration.cli.flags import console, raw_folder
-from refocusd_calibration.profile.identity import core_metadata, microscope_of
+from refocusd_calibration.cli.flags import raw_folder
+from refocusd_calibration.profile.identity import microscope_of_core
 from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
 from refocusd_calibration.stage.moves import (
     MoveLimits,
@@ -22,7 +23,7 @@ from refocusd_calibration.stage.moves import (
 
 __all__ = ["add_z_flags", "plane_positions", "take_series"]
 
-#: Planes that nobody meant to ask for.
+#: A series with more planes than this is refused as a mistake.
 MAX_PLANES = 1000
 
 
@@ -32,12 +33,12 @@ def add_z_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--z-step",
         type=float,
         metavar="UM",
-        help="from plane to plane; of a recording only where it does not say, or says wrongly",
+        help="distance between planes; for a recording only if its metadata lack it or are wrong",
     )
-    parser.add_argument("--position", help="which stage position, of a recording with several")
-    group = parser.add_argument_group("the series, on the microscope")
-    group.add_argument("--z-from", type=float, metavar="UM", help="lower end, stage position")
-    group.add_argument("--z-to", type=float, metavar="UM", help="upper end, stage position")
+    parser.add_argument("--position", help="stage position to use, if the recording has several")
+    group = parser.add_argument_group("series on the microscope")
+    group.add_argument("--z-from", type=float, metavar="UM", help="stage position of the lower end")
+    group.add_argument("--z-to", type=float, metavar="UM", help="stage position of the upper end")
     group.add_argument(
         "--z-limits",
         type=float,
@@ -45,7 +46,9 @@ def add_z_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         metavar=("LOW", "HIGH"),
         help="stage positions that are safe for objective and specimen",
     )
-    group.add_argument("--exposure-ms", type=float, default=20.0, help="default: %(default)g")
+    group.add_argument(
+        "--exposure-ms", type=float, default=20.0, help="exposure of a plane (default: %(default)g)"
+    )
     return group
 
 
@@ -71,14 +74,14 @@ def plane_positions(
     finite = all(map(math.isfinite, (low_um, high_um, step_um)))
     if not (finite and low_um < high_um and step_um > 0):
         raise ConfigError(
-            f"--z-from {low_um:g}, --z-to {high_um:g} and --z-step {step_um:g} make no range: give "
+            f"--z-from {low_um:g}, --z-to {high_um:g} and --z-step {step_um:g} are not a range: give "
             "the lower end first, and a step above zero"
         )
     count = math.floor((high_um - low_um) / step_um + 1e-6) + 1
     if not least <= count <= MAX_PLANES:
         raise ConfigError(
-            f"{count} planes from {low_um:g} to {high_um:g} um: take {least} to {MAX_PLANES}, better "
-            f"{better}, by another --z-step"
+            f"{count} planes from {low_um:g} to {high_um:g} um: take {least} to {MAX_PLANES} (recommended: "
+            f"{better}) with another --z-step"
         )
     return [low_um + index * step_um for index in range(count)]
 
@@ -95,7 +98,7 @@ def take_series(
     Parameters
     ----------
     arguments : Namespace
-        With the flags of `add_z_flags`, `add_hardware_flags` and `add_output_flags`.
+        With the flags of `add_z_flags` and `add_measurement_flags`.
     name : str
         Of the recording.
     positions : callable
@@ -131,9 +134,7 @@ def take_series(
         return None
     folder = raw_folder(arguments)
     with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
-        group = core.get_channel_group()
-        now = str(core.get_current_config(group) or "") if group else ""
-        microscope = microscope_of(arguments, core_metadata(core), channel=now)
+        microscope = microscope_of_core(arguments, core)
         path = run_series(
             moves, folder, name, limits=limits, settle_ms=arguments.settle_ms, core=core
         )

@@ -8,7 +8,6 @@ taken one after the other at one stage position are one plane.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "Plane",
     "Sweep",
     "ZSeries",
-    "finite_number",
     "open_series",
     "series_of_stack",
 ]
@@ -39,11 +38,6 @@ __all__ = [
 MIN_PLANES = 5
 #: Stage positions nearer than this (um) are the same: encoders resolve more than stages repeat.
 SAME_UM = 1e-4
-#: Where the acquisition engine and Micro-Manager's GUI write the stage position.  The GUI's
-#: `Z-Position` is stale and therefore not read.
-_POSITION_KEYS = ("ZPosition_um_Intended", "ZPositionUm", "ZPosition_um")
-#: Where Micro-Manager's programs write the distance between planes.
-_STEP_KEYS = ("z-step_um", "z-step_um_Intended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +173,7 @@ def open_series(
     with ExitStack() as stack:
         recordings = [stack.enter_context(open_dataset(path)) for path in paths]
         if not recordings:
-            raise InputError("no recording was given: give one or more")
+            raise InputError("give one or more recordings")
         shapes = {(item.plan().format.height, item.plan().format.width) for item in recordings}
         if len(shapes) > 1:
             raise InputError(
@@ -192,7 +186,7 @@ def open_series(
         # Each recording has its own zero of time, unless its frames carry wall-clock times.
         common = len(taken) == 1 or all(item.absolute for item in taken)
         if not common:
-            notes.append("the recordings have no common clock: drift is not measured")
+            notes.append("the recordings have no common clock, so drift was not measured")
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
             found, remarks = _sweeps(planes)
@@ -239,7 +233,7 @@ def _taken(
     for index in indices:
         metadata = recording.metadata(plan.axes[index])
         first = metadata if first is None else first
-        said.append(finite_number(*(metadata.get(key) for key in _POSITION_KEYS)))
+        said.append(z_position_um(metadata))
         clock.append(_wall_clock_s(metadata.get("TimeReceivedByCore")))
     axes = [plan.axes[index] for index in indices]
     z = _positions(recording, axes, said, z_step_um)
@@ -283,15 +277,15 @@ def _positions(
     if z_step_um is None and len(known) == len(said):
         if float(np.ptp(known)) < SAME_UM:
             raise InputError(
-                f"{recording.path} was taken at one stage position, z = {known[0]:g} um, by its "
-                "metadata: record a series through focus; or, if the stage did move, say by how "
-                "much from plane to plane with --z-step"
+                f"{recording.path} was taken at one stage position (z = {known[0]:g} um) according to "
+                "its metadata: record a series through focus; or, if the stage did move, give the "
+                "distance between planes with --z-step"
             )
         return known
-    step = z_step_um if z_step_um is not None else _step_of(recording.summary)
+    step = z_step_um if z_step_um is not None else stated_z_step_um(recording.summary)
     if step is None:
         raise InputError(
-            f"{recording.path} does not say where the stage was: give the distance between two "
+            f"{recording.path} does not state the stage positions: give the distance between two "
             "planes in um with --z-step"
         )
     # The pages of a plain stack are called `time` where nothing says what they are.
@@ -303,17 +297,6 @@ def _positions(
             "whose planes are numbered"
         )
     return [float(number) * step for number in numbers]
-
-
-def _step_of(summary: Mapping[str, Any]) -> float | None:
-    """The z step that Micro-Manager or ImageJ wrote into the summary, um."""
-    if step := finite_number(*(summary.get(key) for key in _STEP_KEYS)):
-        return step
-    text = summary.get("ImageJ")
-    if not isinstance(text, str) or not re.search(r"^unit=(micron|um|µm|\\u00B5m)", text, re.M):
-        return None
-    found = re.search(r"^spacing=([0-9.eE+-]+)", text, re.M)
-    return (finite_number(found.group(1)) or None) if found else None
 
 
 def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
@@ -357,27 +340,13 @@ def _checked(series: ZSeries, what: str) -> ZSeries:
     if not series.sweeps:
         raise InputError(
             f"{what}: fewer than {MIN_PLANES} stage positions in a row; record at least "
-            f"{MIN_PLANES}, better 20, planes through focus"
+            f"{MIN_PLANES} planes through focus (recommended: 20)"
         )
     return series
 
 
 def _pixels(recording: Dataset, axes: Axes) -> Pixels:
     return recording.read(axes).pixels
-
-
-def finite_number(*values: Any) -> float | None:
-    """The first of some metadata values that is a finite number."""
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            continue
-        try:
-            number = float(value)
-        except ValueError:
-            continue
-        if math.isfinite(number):
-            return number
-    return None
 
 
 def _wall_clock_s(value: Any) -> float | None:

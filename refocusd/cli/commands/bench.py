@@ -1,4 +1,4 @@
-"""``refocusd bench``: how fast this computer is, beside what it could be."""
+"""``refocusd bench``: measures how fast this computer is, and compares it with what it could be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from refocusd.bench.combination import Combination, Result, median_interval, percentile
 from refocusd.bench.machine import BUSY, busy_share, machine
-from refocusd.bench.plot import require_matplotlib, write_plot
+from refocusd.bench.plot import write_plot
 from refocusd.bench.session import run_session
 from refocusd.bench.tuning import tune
 from refocusd.cli.console import console, messages, plain, progress, say, write_json
@@ -20,6 +20,7 @@ from refocusd.cli.flags import add_command, frame_size
 from refocusd.config import Backend, EngineOptions, Precision
 from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
+from refocusd.optional import need
 
 __all__ = ["register"]
 
@@ -29,7 +30,7 @@ examples:
   refocusd bench --size 512 1024 2048x2048 --precision f32 bf16 --json bench.json --plot bench.png
   refocusd bench --size 4096 --tile 512 1024 --batch 1 4
 
-WORKER is all that a worker does to a frame, NETWORK the engine alone.  LIMIT is what the
+WORKER is the time of everything a worker does to a frame, NETWORK that of the engine alone.  LIMIT is what the
 network's arithmetic and bytes would take at the rates that were measured of this device.
 """
 
@@ -68,29 +69,33 @@ def register(commands: Any) -> None:
         default=[(side, side) for side in (512, 1024, 2048)],
         help="side, or WIDTHxHEIGHT, px (default: 512 1024 2048)",
     )
-    parser.add_argument("--tile", nargs="+", type=int, default=[0], help="tiles, px; 0: by itself")
+    parser.add_argument(
+        "--tile", nargs="+", type=int, default=[0], help="sides of tiles, px; 0 chooses"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[0], help="tiles at once")
     parser.add_argument(
         "--tune",
         action="store_true",
-        help="first find the best tiles for frames that do not go whole; `refocusd run` uses them",
+        help="first find the best tiles for frames that do not fit whole; `refocusd run` then uses them",
     )
-    parser.add_argument("--threads", type=int, default=0, help="of a CPU engine; 0 chooses")
-    parser.add_argument("--engine-mib", type=int, default=0, help="its memory; 0 chooses")
-    parser.add_argument("--frames", type=int, default=20, help="timed in each round")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a combination")
-    parser.add_argument("--plot", metavar="FILE", help="draw them (PNG, SVG or PDF)")
+    parser.add_argument("--threads", type=int, default=0, help="threads of a CPU engine; 0 chooses")
+    parser.add_argument(
+        "--engine-mib", type=int, default=0, help="memory of the engine, MiB; 0 chooses"
+    )
+    parser.add_argument("--frames", type=int, default=20, help="frames timed in each round")
+    parser.add_argument("--rounds", type=int, default=3, help="new processes per combination")
+    parser.add_argument("--plot", metavar="FILE", help="plot the results (PNG, SVG or PDF)")
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     combinations = _combinations(arguments)
     if arguments.plot:
-        require_matplotlib()
+        need("matplotlib", "--plot", "calibrate")
     busy = busy_share()
     if busy > BUSY:
         messages.print(
-            f"[bold red]!![/] other programs take {100 * busy:.0f} % of the processor: these times "
-            "will mean little; close them and measure again"
+            f"[bold red]!![/] other programs take {100 * busy:.0f} % of the processor, so "
+            "these times are not reliable: close them and measure again"
         )
     with progress() as bar:
         task = bar.add_task("measuring")
@@ -130,7 +135,7 @@ def _combinations(arguments: argparse.Namespace) -> list[Combination]:
         ("rounds", arguments.rounds, 100),
     ):
         if not 1 <= value <= high:
-            raise ConfigError(f"--{name} {value}: it must lie between 1 and {high}")
+            raise ConfigError(f"--{name} {value}: it must be between 1 and {high}")
     for model in arguments.model:
         load_bundle(model)  # what is missing or damaged is told before any work
     named: Sequence[Backend] = arguments.backend or ("openvino", "tensorrt", "cuda")

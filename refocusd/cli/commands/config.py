@@ -1,4 +1,4 @@
-"""``refocusd config``: the settings in force, and a commented example of all."""
+"""``refocusd config``: prints the settings in force, or writes a commented example of all."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ examples:
 
 _HEAD = f"""\
 # Settings of refocusd {__version__}.
-# Every setting below stands at its default: take the # away and change it.
+# Every setting below has its default value: remove the # and change it.
 # Use:   refocusd run --config refocusd.toml
 # The environment (REFOCUSD_RING_MIB=256) overrides this file; flags (--ring-mib 256) override both.
 """
@@ -39,12 +39,14 @@ def register(commands: Any) -> None:
         commands,
         "config",
         _show,
-        short="print the settings in force, or write an example",
+        short="print the settings in force, or write an example file",
         description="Prints the settings that result from defaults, file, environment and flags.",
         epilog=EPILOG,
     )
     add_setting_flags(parser)
-    actions = parser.add_subparsers(metavar="ACTION", title="instead of printing")
+    actions = parser.add_subparsers(
+        metavar="ACTION", title="write an example file instead of printing"
+    )
     init = actions.add_parser(
         "init",
         help="write a settings file with every setting explained",
@@ -52,7 +54,7 @@ def register(commands: Any) -> None:
         "default, as a comment.",
     )
     init.add_argument("--output", metavar="FILE", type=Path, default=Path("refocusd.toml"))
-    init.add_argument("--overwrite", action="store_true", help="replace a file that exists")
+    init.add_argument("--overwrite", action="store_true", help="replace an existing file")
     init.set_defaults(command=_init)
 
 

@@ -1,4 +1,4 @@
-"""``refocusd ctl``: a running daemon's state and switches, through the API of its live view."""
+"""``refocusd ctl``: shows and changes a running daemon's state, through the API of its live view."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ examples:
   refocusd ctl acquisitions --json
   refocusd ctl pause            no frame is sent to workers until: refocusd ctl resume
   refocusd ctl catch-up off
-  refocusd ctl watch            a line of JSON for every event, until it is interrupted
+  refocusd ctl watch            one line of JSON per event, until interrupted
 """
 ANSWER_S = 10.0
 #: Switches: address, and what is asked.
@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
         commands,
         "ctl",
         _ctl,
-        short="ask a running daemon how it is, pause it, watch it",
+        short="show, pause or watch a running daemon",
         description="Talks to the documented API of the live view (URL/api/v1/openapi.json).",
         epilog=EPILOG,
     )
@@ -49,20 +49,20 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("value", nargs="?", choices=["on", "off"], help="of catch-up")
     parser.add_argument(
-        "--url", default=f"http://127.0.0.1:{DEFAULT_VIEW_PORT}", help="of the live view"
+        "--url", default=f"http://127.0.0.1:{DEFAULT_VIEW_PORT}", help="address of the live view"
     )
     parser.add_argument(
         "--token-file",
         type=Path,
-        help="file whose first line is its token (default: that of your own views)",
+        help="file whose first line is the view's token (default: the token of your own views)",
     )
-    parser.add_argument("--json", action="store_true", help="print the answer as it came")
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
 def _ctl(arguments: argparse.Namespace) -> int:
     action = arguments.action
     if (action == "catch-up") != (arguments.value is not None):
-        raise ConfigError("on or off belongs to catch-up: refocusd ctl catch-up on")
+        raise ConfigError("only catch-up takes on or off: refocusd ctl catch-up on")
     if action == "watch":
         for event in _events(arguments):
             say(json.dumps(event))
@@ -87,7 +87,7 @@ def _told(action: str, answer: dict[str, Any]) -> list[str]:
     """An answer for a person to read."""
     if action == "acquisitions":
         found = answer["acquisitions"]
-        return [_line(about) for about in found] or ["no acquisition yet"]
+        return [_line(about) for about in found] or ["there is no acquisition yet"]
     health, daemon = answer["health"], answer["daemon"]
     lines = ["ready" if health["ready"] else f"not ready: {health['reason']}"]
     if daemon:
@@ -127,7 +127,9 @@ def _ask(arguments: argparse.Namespace, address: str, body: Any = None) -> dict[
 def _open(arguments: argparse.Namespace, address: str, body: Any) -> Any:
     url = f"{arguments.url.rstrip('/')}/api/v1/{address}"
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"{arguments.url} is no address of a live view: http://127.0.0.1:8750")
+        raise ConfigError(
+            f"{arguments.url} is not an address of a live view, such as http://127.0.0.1:8750"
+        )
     headers = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
     if arguments.token_file is not None:
         try:

@@ -1,4 +1,4 @@
-"""``refocusd demo``: the main job on a simulated microscope, from MMCore to the picture."""
+"""``refocusd demo``: refocuses acquisitions of a simulated microscope, from MMCore to the picture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, set
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
-from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label, require_matplotlib
+from refocusd.demo.sheet import SheetRow, contact_sheet, defocus_label
 from refocusd.demo.specimen import Specimen
 from refocusd.errors import OutputError, WorkerError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.imaging.comparison import Comparison, by_level, compare_frames
+from refocusd.optional import need
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
 from refocusd.transport.messages import Counts
@@ -48,7 +49,7 @@ def register(commands: Any) -> None:
         commands,
         "demo",
         _demo,
-        short="see it work: a simulated microscope on a real MMCore",
+        short="try refocusd on a simulated microscope with a real MMCore",
         description=(
             "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
             "imaged through focus by a simulator, refocuses every frame live, and shows the result."
@@ -56,14 +57,14 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
         json="the figures",
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for everything it makes")
-    parser.add_argument("--times", type=int, default=4, help="time points of each acquisition")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--times", type=int, default=4, help="time points per acquisition")
     add_setting_flags(parser)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
-    require_matplotlib()
+    need("matplotlib", "the contact sheet", "demo")
     output: Path = arguments.output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(

@@ -1,4 +1,4 @@
-"""``refocusd doctor``: what works here, and what to do about the rest."""
+"""``refocusd doctor``: says what works on this computer, and what to do about the rest."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def register(commands: Any) -> None:
         commands,
         "doctor",
         _doctor,
-        short="look at this computer, and say what to do",
-        description="Looks at everything a run needs, with the settings in force.  Changes nothing.",
+        short="check this computer, and say what to do",
+        description="Checks everything that a run needs, with the settings in force. Changes nothing.",
         epilog=EPILOG,
     )
     parser.add_argument(
@@ -48,14 +48,14 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--plan",
         metavar="WxHxBITS,FRAMES",
-        help="a planned acquisition: its room on disk, and the engine at its frame size",
+        help="check disk space and engine for a planned acquisition",
     )
     parser.add_argument(
         "--json",
         metavar="FILE",
         nargs="?",
         const="-",
-        help="write the findings as JSON; without FILE print it and nothing else",
+        help="write the findings as JSON; without FILE, print only JSON",
     )
     add_setting_flags(parser)
 
@@ -85,7 +85,9 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, Finding]:
     try:
         settings = settings_of(arguments)
     except ConfigError as error:
-        return Settings(), broken("settings", str(error), "put it right; all else depends on it")
+        return Settings(), broken(
+            "settings", str(error), "correct it, because everything else depends on it"
+        )
     source = arguments.config or "defaults, environment and flags"
     return settings, fine("settings", f"from {source}")
 

@@ -1,4 +1,4 @@
-"""``refocusd export``: a dataset as OME-TIFF."""
+"""``refocusd export``: writes a dataset as OME-TIFF."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", type=Path, metavar="DATASET", help="the dataset's folder")
+    parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="FILE",
-        help="ends in .ome.tif; where there are several positions, their names are added to it",
+        help="file to write, ending in .ome.tif; the names of positions are added if there are several",
     )
-    parser.add_argument("--fill", action="store_true", help="write zeros where a frame is missing")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.add_argument("--fill", action="store_true", help="write zeros for missing frames")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     parser.set_defaults(command=_export)
 

@@ -1,4 +1,4 @@
-"""``refocusd keys``: who may connect a worker from another host, and which other users of this one."""
+"""``refocusd keys``: manages who may connect from another host, or as another user of this one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def register(commands: Any) -> None:
         commands,
         "keys",
         _list,
-        short="who may connect from another host, or as another user of this one",
+        short="manage who may connect from another host, or as another user of this one",
         description=(
             "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
             "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
@@ -45,7 +45,7 @@ def register(commands: Any) -> None:
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     new = actions.add_parser("new", help="make a key for one host")
-    new.add_argument("name", help="what to call it here, e.g. gpu-2; each name is used once")
+    new.add_argument("name", help="name of the key, for example gpu-2; a name can be used once")
     new.add_argument(
         "--output", type=Path, metavar="FILE", help="key file (default: NAME.refocusd-key)"
     )
@@ -53,21 +53,25 @@ def register(commands: Any) -> None:
     list_ = actions.add_parser("list", help="list the keys that were made")
     list_.add_argument("--json", metavar="FILE", help="write the list as JSON")
     list_.set_defaults(command=_list)
-    revoke = actions.add_parser("revoke", help="take a key back for good")
+    revoke = actions.add_parser("revoke", help="revoke a key permanently")
     revoke.add_argument("name")
     revoke.set_defaults(command=_revoke)
     share = actions.add_parser("share", help="make a key for another user of this computer")
-    share.add_argument("user", help="name of that user's account, e.g. anna; each is used once")
+    share.add_argument(
+        "user", help="name of that user's account, for example anna; a name can be used once"
+    )
     share.add_argument(
         "--output", type=Path, metavar="FILE", help="key file (default: USER.refocusd-key)"
     )
     share.set_defaults(command=_share)
     for action in (new, list_, revoke):
         action.add_argument("--config", metavar="FILE", help="settings file, TOML (its `keys`)")
-        action.add_argument("--store", metavar="FOLDER", help="key store (default: as in settings)")
+        action.add_argument(
+            "--store", metavar="FOLDER", help="key store (default: from the settings)"
+        )
     for action in (list_, revoke):
         action.add_argument(
-            "--shared", action="store_true", help="of keys for other users of this computer"
+            "--shared", action="store_true", help="act on the keys of other users of this computer"
         )
 
 

@@ -44,7 +44,7 @@ def register(commands: Any) -> None:
         commands,
         "models",
         _list,
-        short="list, add, test and build the models",
+        short="list, add, remove, test and build models",
         description=(
             "The models that refocusd can use: shipped ones, and those in your model folder "
             "(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked against its "
@@ -60,26 +60,34 @@ def register(commands: Any) -> None:
         made.set_defaults(command=run)
         return made
 
-    list_ = action("list", _list, "list the models, checked")
+    list_ = action("list", _list, "check and list the models")
     list_.add_argument("bundle", nargs="*", help="further bundles (folders) to check")
-    show = action("show", _show, "card, optics, files and figures of one")
+    show = action("show", _show, "show a model's card, optics, files and figures")
     add = action("add", _add, "check a model and copy it into your model folder")
     add.add_argument("path", type=Path, help="folder or zip of a bioimage.io model")
-    add.add_argument("--name", help="what to call it (default: its own id)")
-    add.add_argument("--replace", action="store_true", help="replace an older one of this name")
-    remove = action("remove", _remove, "delete one from your model folder")
+    add.add_argument("--name", help="name of the model (default: its own id)")
+    add.add_argument(
+        "--replace", action="store_true", help="replace an existing model of this name"
+    )
+    remove = action("remove", _remove, "delete a model from your model folder")
     remove.add_argument("model", metavar="NAME")
-    test = action("test", _test, "run its test tensors through an engine; 1 if they differ")
-    build = action("build", _build, "build and warm up its engine now")
+    test = action(
+        "test", _test, "run a model's test tensors through an engine; exit with 1 if results differ"
+    )
+    build = action("build", _build, "build and warm up a model's engine now")
     build.add_argument(
-        "--size", type=frame_size, default="512", metavar="W[xH]", help="frame size, px (512)"
+        "--size",
+        type=frame_size,
+        default="512",
+        metavar="W[xH]",
+        help="frame size, px (default: 512)",
     )
     for one in (show, test, build):
         one.add_argument("model", metavar="NAME", help="name of a model, or a bundle's folder")
     for one in (test, build):
         add_setting_flags(one, *_FLAGS)
     for one in (list_, show, test):
-        one.add_argument("--json", metavar="FILE", help="write it as JSON")
+        one.add_argument("--json", metavar="FILE", help="write the result as JSON")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -135,9 +143,9 @@ def _add(arguments: argparse.Namespace) -> int:
     )
     if added.adopted is not None:
         say(
-            "made elsewhere; measured here: its own test tensor comes out within "
-            f"{added.adopted.deviation:.1g}, sides are multiples of {added.adopted.size_multiple} px, it looks "
-            f"{added.adopted.receptive_field_px} px far"
+            "made elsewhere; measured here: its own test tensor is reproduced within "
+            f"{added.adopted.deviation:.1g}, sides are multiples of {added.adopted.size_multiple} px, the "
+            f"receptive field is {added.adopted.receptive_field_px} px"
         )
     say(
         f"{added.name} is in {added.bundle.folder}; use it with `refocusd run --model {added.name}`"
@@ -206,7 +214,9 @@ def _build(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> EngineOptions:
     options = settings_of(arguments, *_FLAGS).engine_options
     if options.backend in WITHOUT_MODEL:
-        raise ConfigError(f"backend = {options.backend} runs no model: name another --backend")
+        raise ConfigError(
+            f"backend = {options.backend} does not run models: name another --backend"
+        )
     return options
 
 

@@ -43,7 +43,7 @@ examples:
   refocusd process plate.zarr --cluster slurm --max-jobs 50 --job-option=--partition=short
   refocusd process plate.zarr --cluster local --dry-run     jobs, memory and time, nothing done
 
-What is done already is not done again; what was interrupted goes on where it was.
+Frames that are done are not refocused again; an interrupted run is continued where it stopped.
 """
 
 
@@ -76,32 +76,32 @@ def register(commands: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="workers at a time (default: cores, or 8)",
+        help="most workers at a time (default: number of cores, or 8)",
     )
     cluster.add_argument(
-        "--job-memory", default="4GB", metavar="SIZE", help="of each worker (default: 4GB)"
+        "--job-memory", default="4GB", metavar="SIZE", help="memory of each worker (default: 4GB)"
     )
     cluster.add_argument(
         "--job-time",
         default="01:00:00",
         metavar="H:M:S",
-        help="of each SLURM job (default: 01:00:00)",
+        help="time limit of each SLURM job (default: 01:00:00)",
     )
     cluster.add_argument(
         "--job-option",
         action="append",
         default=[],
         metavar="OPTION",
-        help="for sbatch; may be repeated",
+        help="option for sbatch; may be repeated",
     )
     cluster.add_argument(
         "--sbatch-file",
         type=Path,
         metavar="FILE",
-        help="take sbatch options and commands from a file",
+        help="read sbatch options and commands from a file",
     )
     cluster.add_argument(
-        "--dry-run", action="store_true", help="say what would be done, and what it takes"
+        "--dry-run", action="store_true", help="print jobs, memory and time, and do nothing"
     )
     add_setting_flags(parser)
 
@@ -129,7 +129,7 @@ def _one(
         refuse_refocused(frames)
         note(understood(frames))
         if missing := len(frames.missing_keys()):
-            note(f"{frames.path}: {missing} frames are named but not on disk: they are left out")
+            note(f"{frames.path}: {missing} frames are listed but not on disk: they are left out")
         target = output_for(frames, folder)
         outputs = outputs_to_continue(frames, target.parent, folder, settings)
         acquisition = acquisition_of(frames, outputs, settings.ledgers)

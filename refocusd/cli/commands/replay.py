@@ -46,18 +46,18 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
         json="the figures",
     )
-    parser.add_argument("path", type=Path, help="recording: a file or a folder")
+    parser.add_argument("path", type=Path, help="recording, a file or a folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
     parser.add_argument(
         "--fps",
         type=float,
-        help="frames per second; 0 is as fast as possible (default: as recorded, where the file tells)",
+        help="frames per second; 0 is as fast as possible (default: the recorded rate, if the file has one)",
     )
     parser.add_argument(
         "--reference",
         default="auto",
         metavar="z=N",
-        help="in-focus plane to compare with: z=N, auto (found by focus score) or none",
+        help="in-focus plane to compare with: z=N, auto (by focus score) or none",
     )
     add_setting_flags(parser)
 
@@ -76,7 +76,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         times = _times(arguments.fps, plan)
         references = _references(arguments.reference, recording, plan)
         if missing := len(recording.missing_keys()):
-            note(f"{missing} frames are named but not on disk: they are left out")
+            note(f"{missing} frames are listed but not on disk: they are left out")
         with _daemon(arguments) as endpoint, progress() as bar:
             task = bar.add_task(plain(f"refocusing {recording.name}"), total=len(plan))
             counts = replay(
@@ -120,7 +120,7 @@ def _times(fps: float | None, plan: Plan) -> list[float] | None:
     if fps is None:
         times = recorded_times_s(plan)
         if times is None:
-            note("the recording does not tell its rate: as fast as possible")
+            note("the recording does not state its rate: it is replayed as fast as possible")
         elif times[-1] > 60:
             note(
                 f"at the recorded rate this takes {times[-1] / 60:.1f} minutes; --fps 0 is as fast as "
@@ -128,9 +128,7 @@ def _times(fps: float | None, plan: Plan) -> list[float] | None:
             )
         return times
     if not 0 <= fps <= 1e5:
-        raise ConfigError(
-            f"--fps {fps:g}: it must be 0 (as fast as possible) or more, up to 100000"
-        )
+        raise ConfigError(f"--fps {fps:g}: it must be 0 (as fast as possible) to 100000")
     return [index / fps for index in range(len(plan))] if fps > 0 else None
 
 

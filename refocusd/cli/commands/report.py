@@ -1,4 +1,4 @@
-"""``refocusd report``: what was done to a dataset, for its readers and reviewers."""
+"""``refocusd report``: documents what was done to a dataset, for its readers and reviewers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def register(commands: Any) -> None:
         commands,
         "report",
         _report,
-        short="write a page that says what was done to a dataset, and what to look at",
+        short="write a page on what was done to a dataset, and which frames to look at",
         description="Writes one HTML file for each run: what made its frames, states and verdicts, "
         "agreement with raw, the frames to look at in pictures, and a statement of use for a methods "
         "section.",
@@ -56,7 +56,9 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="for a dataset of one run")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="file to write, for a dataset of one run"
+    )
     add_setting_flags(parser, "ledgers")
 
 
@@ -64,7 +66,7 @@ def _report(arguments: argparse.Namespace) -> int:
     dataset = find_dataset(arguments.dataset, settings_of(arguments, "ledgers").ledgers)
     if not dataset.outputs:
         raise InputError(
-            f"{arguments.dataset}: no frame of it was refocused, so there is no report"
+            f"{arguments.dataset}: none of its frames was refocused, so there is nothing to report"
         )
     if arguments.output is not None and len(dataset.outputs) > 1:
         raise InputError(
@@ -132,7 +134,8 @@ def _made(output: Output) -> dict[str, str]:
         "precision": engine.get("precision"),
         "device": engine.get("device"),
         "settings": ", ".join(f"{name} = {value}" for name, value in output.settings.items()),
-        "calibration profiles": ", ".join(output.profiles) or "none: optics and camera assumed",
+        "calibration profiles": ", ".join(output.profiles)
+        or "none: optics and camera were assumed",
         "how to cite": "name refocusd with this version and the sha256 of the model",
     }
     return {name: str(value) for name, value in about.items() if value}

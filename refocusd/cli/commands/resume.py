@@ -39,8 +39,8 @@ examples:
   refocusd resume data/run_1_refocused        this run only
   refocusd resume data/* --no-retry-failed    leave alone what failed before
 
-It goes on with the model and the settings that the run was begun with.  Doing it twice does
-no harm, nor does stopping it at any moment.
+The model and the settings with which the run was started are used again. The command may be
+repeated, and interrupted at any time.
 """
 
 
@@ -50,7 +50,7 @@ def register(commands: Any) -> None:
         commands,
         "resume",
         _resume,
-        short="finish what is pending or failed in a dataset",
+        short="refocus the pending and failed frames of a dataset",
         description="Refocuses, from raw, the frames of a dataset that have no final state yet or "
         "failed, and repairs its ledger.",
         epilog=EPILOG,
@@ -67,7 +67,7 @@ def register(commands: Any) -> None:
         "--retry-failed",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="attempt failed frames once more",
+        help="attempt failed frames once more (default: yes)",
     )
     add_setting_flags(parser)
 
@@ -81,8 +81,8 @@ def _resume(arguments: argparse.Namespace) -> int:
                 dataset = find_dataset(path, settings.ledgers)
                 if not dataset.outputs:
                     raise InputError(
-                        f"nothing of {path} was refocused yet, so there is nothing to resume; "
-                        f"`refocusd process {path}` does all of it"
+                        f"no frame of {path} was refocused yet, so there is nothing to resume; "
+                        f"refocus it with `refocusd process {path}`"
                     )
                 for output in dataset.outputs:
                     with recorded(all_done, path, output.path):
@@ -125,7 +125,7 @@ def _finish(
     if dataset.raw is None:
         lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
         raise InputError(
-            f"{path} is not complete, and its raw data are not there{lost}: put them beside it"
+            f"{path} is not complete, and its raw data are missing{lost}: put them beside it"
         )
     check_profiles(output, dataset.raw, settings)
     daemon.start(own_settings(settings_of_run(output, settings)))
@@ -133,7 +133,7 @@ def _finish(
         raise BundleError(
             f"{path} is of run {output.run}, but its model and settings make run "
             f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
-            "refocuses the raw data anew, beside it"
+            "refocuses the raw data again, into another dataset"
         )
     with open_dataset(dataset.raw) as frames:
         note(understood(frames))

@@ -1,4 +1,4 @@
-"""``refocusd verify``: proves frame by frame that nothing is lost or altered."""
+"""``refocusd verify``: proves frame by frame that nothing was lost or altered."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def register(commands: Any) -> None:
         description="Compares raw frames, ledger and refocused frames with each other, frame by "
         "frame.  Changes nothing.",
         epilog=EPILOG,
-        json="all that was found",
+        json="all findings",
     )
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
@@ -123,7 +123,7 @@ def _show(check: RunCheck) -> None:
         )
     _show_problems(check)
     if check.running:
-        say("still running: frames are being written; look again when that has ended")
+        say("still running: frames are being written; verify again when the run has ended")
     for text in check.advice():
         say(text)
     say("clean" if check.clean else "NOT clean")
@@ -140,5 +140,5 @@ def _show_problems(check: RunCheck) -> None:
         kinds = Counter(p.kind for p in report.problems).most_common()
         say(
             f"and {len(lines) - SHOWN} more ({', '.join(f'{n} {kind}' for kind, n in kinds) or 'no problems'}; "
-            f"{len(report.pending)} pending): --json has them all"
+            f"{len(report.pending)} pending): --json lists all"
         )

@@ -1,4 +1,4 @@
-"""``refocusd view``: the live view beside a running daemon, as a page or in napari."""
+"""``refocusd view``: shows the frames of a running daemon live, as a page or in napari."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
     )
     add_view_flags(parser)
-    parser.add_argument("--napari", action="store_true", help="two linked layers of napari instead")
+    parser.add_argument(
+        "--napari", action="store_true", help="show two linked layers in napari instead"
+    )
 
 
 def _view(arguments: argparse.Namespace) -> int:

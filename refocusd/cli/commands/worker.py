@@ -1,4 +1,4 @@
-"""``refocusd worker``: a worker on another host, or run by hand on this one."""
+"""``refocusd worker``: runs a worker on another host, or by hand on this one."""
 
 from __future__ import annotations
 
@@ -45,9 +45,14 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--connect", required=True, metavar="ADDRESS", help="tcp://HOST:PORT")
     parser.add_argument(
-        "--keys", required=True, metavar="FILE", help="made with `refocusd keys new` there"
+        "--keys",
+        required=True,
+        metavar="FILE",
+        help="key file, made with `refocusd keys new` on the daemon's host",
     )
-    parser.add_argument("--once", action="store_true", help="end when the link or the daemon ends")
+    parser.add_argument(
+        "--once", action="store_true", help="stop when the connection or the daemon ends"
+    )
     add_setting_flags(parser, *_FLAGS)
 
 
@@ -61,7 +66,7 @@ def _worker(arguments: argparse.Namespace) -> int:
         work_remotely(arguments.connect, keys, prepared, once=arguments.once, asked=asked)
     except MemoryError as error:
         raise WorkerError(
-            "a frame took more memory than there is; start the worker again, with fewer --threads or "
+            "a frame needed more memory than is available; start the worker again, with fewer --threads or "
             "on a host with more"
         ) from error
     prepared.close()

@@ -7,7 +7,6 @@ tifffile writes the file and its OME-XML.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -20,6 +19,7 @@ from refocusd import files
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
+from refocusd.formats.metadata import elapsed_ms, finite_number
 from refocusd.formats.scale import channel_label, stage_position_um
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.frame import AxisValue, Pixels
@@ -149,9 +149,9 @@ def _ome_metadata(
         told["AcquisitionDate"] = started
     if any(channels := _channel_names(file.channels, source.summary)):
         told["Channel"] = {"Name": channels}
-    for plane, seconds in zip(planes.values(), _elapsed_s(times), strict=True):
-        if seconds is not None:
-            plane |= {"DeltaT": seconds, "DeltaTUnit": "s"}
+    for plane, ms in zip(planes.values(), elapsed_ms(times), strict=True):
+        if ms is not None:
+            plane |= {"DeltaT": ms / 1000, "DeltaTUnit": "s"}
     if any(planes.values()):
         told["Plane"] = [planes.get(place, {}) for place in np.ndindex(*file.sizes)]
     return told
@@ -162,7 +162,7 @@ def _plane(metadata: Mapping[str, Any]) -> dict[str, Any]:
     exposure = metadata.get("Exposure-ms", metadata.get("Exposure"))
     plane: dict[str, Any] = {}
     for name, value, unit in (
-        ("ExposureTime", _finite(exposure), "ms"),
+        ("ExposureTime", finite_number(exposure), "ms"),
         ("PositionX", stage_position_um(metadata, "X"), "µm"),
         ("PositionY", stage_position_um(metadata, "Y"), "µm"),
         ("PositionZ", stage_position_um(metadata, "Z"), "µm"),
@@ -186,25 +186,3 @@ def _channel_names(channels: Sequence[AxisValue | None], summary: Mapping[str, A
     if any(names) or any(value not in (None, place) for place, value in enumerate(channels)):
         names = [name or f"channel {value}" for name, value in zip(names, channels, strict=True)]
     return names
-
-
-def _elapsed_s(said: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """When each frame was taken, in s, as far as its metadata tell.
-
-    A hardware-triggered sequence has one ``ElapsedTime-ms`` for all of its
-    frames; there the time at which each one reached the core is to be used.
-    """
-    # Missing, illegible, or some with and some without a time zone: not one clock.
-    with contextlib.suppress(TypeError, ValueError):
-        received = [datetime.fromisoformat(metadata["TimeReceivedByCore"]) for metadata in said]
-        first = min(received)
-        return [(time - first).total_seconds() for time in received]
-    elapsed_ms = [_finite(metadata["ElapsedTime-ms"]) for metadata in said]
-    return [None if ms is None else ms / 1000 for ms in elapsed_ms]
-
-
-def _finite(value: Any) -> float | None:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if math.isfinite(number := float(value)):
-            return number
-    return None

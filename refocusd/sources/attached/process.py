@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from refocusd.config import Settings
@@ -54,12 +53,7 @@ class AttachProcess:
             supervisor.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         for supervisor in self._supervisors:
             supervisor.ask_to_stop()
         for supervisor in self._supervisors:

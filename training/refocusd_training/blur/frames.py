@@ -20,7 +20,7 @@ from refocusd.imaging.blur import TRAINED_PX
 from refocusd_training.blur.psfs import CYCLES
 from refocusd_training.data.images import SUFFIXES, read_image
 
-__all__ = ["Exposure", "SharpImage", "blurred_frame", "expose", "load_sharp"]
+__all__ = ["Exposure", "SharpImage", "blurred_frame", "cut", "expose", "load_sharp"]
 
 #: Frames are of these sizes, px.
 SHAPES = ((520, 696), (512, 512), (256, 256), (400, 400), (130, 160))
@@ -168,6 +168,19 @@ def expose(
     return Exposure(frame, math.hypot(sigma, OWN_BLUR_PX * zoom), truth[inner])
 
 
+def cut(
+    image: NDArray[np.float32], shape: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Cut a random part out of an image; a smaller image is continued by its mirror images."""
+    for axis, length in enumerate(shape):
+        while image.shape[axis] < length:
+            image = np.concatenate([image, np.flip(image, axis)], axis)
+    top, left = (
+        int(rng.integers(have - need + 1)) for have, need in zip(image.shape, shape, strict=True)
+    )
+    return image[top : top + shape[0], left : left + shape[1]]
+
+
 def _scene(
     image: SharpImage,
     zoom: float,
@@ -178,14 +191,7 @@ def _scene(
     """A part of the image at another magnification, turned, with a margin for the blur."""
     height, width = (side + 2 * margin for side in shape)
     needed = [math.ceil(side / zoom) + 2 for side in (height, width)]
-    light = image.light
-    for axis, length in enumerate(needed):
-        while light.shape[axis] < length:
-            light = np.concatenate([light, np.flip(light, axis)], axis)
-    top, left = (
-        int(rng.integers(have - need + 1)) for have, need in zip(light.shape, needed, strict=True)
-    )
-    part = light[top : top + needed[0], left : left + needed[1]]
+    part = cut(image.light, (needed[0], needed[1]), rng)
     size = (math.ceil(needed[1] * zoom), math.ceil(needed[0] * zoom))
     method = Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.BOX
     grown = np.asarray(Image.fromarray(np.ascontiguousarray(part)).resize(size, method))

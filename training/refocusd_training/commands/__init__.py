@@ -1,17 +1,18 @@
 """`refocusd train ...`: the command line of the training package.
 
 ===============  ===================================================================================
-`blur`           `refocusd train blur`: the network that estimates a frame's blur
+`blur`           `refocusd train blur`: fits the network that estimates a frame's blur
 `blur_scale`     `refocusd train blur-scale`: the network that works at the scale of the blur
-`evaluate`       `refocusd train evaluate`: measure how good a bundle is
+`evaluate`       `refocusd train evaluate`: evaluates a bundle
 `export`         `refocusd train export`: make a bundle from a run
 `fetch`          `refocusd train fetch-bbbc038`: download training images
 `fetch_bbbc006`  `refocusd train fetch-bbbc006`: download planes of the plate
 `fine_tune`      `refocusd train fine-tune`: train a bundle further for a lab's own microscope
+`fitting`        Flags of the commands that fit on simulated frames (`blur`, `trust`), and their checks
 `run`            `refocusd train run`: train a network
 `simulate`       `refocusd train simulate`: simulate the out-of-focus image of one picture
 `torch_at_hand`  Checks that torch is installed, which the base install lacks
-`trust`          `refocusd train trust`: what refocused frames are judged by
+`trust`          `refocusd train trust`: fits the thresholds by which refocused frames are judged
 ===============  ===================================================================================
 
 One file a sub-command.  Only argparse, numpy and rich are imported here; torch waits until

@@ -1,14 +1,13 @@
-"""`refocusd train blur`: the network that estimates a frame's blur."""
+"""`refocusd train blur`: fits the network that estimates a frame's blur."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from refocusd.errors import InputError, OutputError
+from refocusd_training.commands.fitting import add_fitting_flags, check_fitting
 
 __all__ = ["register"]
 
@@ -16,14 +15,9 @@ __all__ = ["register"]
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     parser = inner.add_parser(
-        "blur", help="fit the estimator of a frame's blur, which `refocusd.imaging.blur` ships"
+        "blur", help="fit the estimator of a frame's blur that `refocusd.imaging.blur` uses"
     )
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="folders of sharp images"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="weights to write (.npz)")
-    parser.add_argument("--samples", type=int, default=12000, help="simulated frames")
-    parser.add_argument("--seed", type=int, default=0)
+    add_fitting_flags(parser, output="file of weights (.npz)", samples=12000)
     parser.set_defaults(command=_fit)
 
 
@@ -31,13 +25,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from refocusd_training.blur.fit import collect, errors, fit, write_weights
     from refocusd_training.blur.frames import load_sharp
 
-    if arguments.output.exists():
-        raise OutputError(f"{arguments.output} exists already: name another file")
-    if not 60 <= arguments.samples <= 10**6 or arguments.seed < 0:
-        raise InputError(
-            f"{arguments.samples} samples with seed {arguments.seed} cannot be fitted: give 60 to "
-            "1000000, and a seed of 0 or more"
-        )
+    check_fitting(arguments)
     samples = collect(load_sharp(arguments.data), arguments.samples, arguments.seed)
     known = fit(samples.of(~samples.test & ~samples.held_out), arguments.seed)
     shipped = fit(samples.of(~samples.test), arguments.seed)

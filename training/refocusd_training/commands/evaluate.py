@@ -1,4 +1,4 @@
-"""`refocusd train evaluate`: measure how good a bundle is."""
+"""`refocusd train evaluate`: evaluates a bundle."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the sub-command."""
     parser = inner.add_parser(
         "evaluate",
-        help="a bundle on real stacks, or on held-out specimens and optics, beside deconvolution",
-        description="How good a bundle is: on real through-focus stacks, on specimens and microscopes "
-        "that training never saw, on a published protocol, or on a pair of your own.",
+        help="evaluate a bundle on real stacks, or on held-out specimens and optics",
+        description="Evaluates a bundle on real through-focus stacks, on specimens and microscopes that "
+        "training never saw, on a published protocol, or on a pair of your own frames.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,9 +38,9 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--engine",
         action="append",
         default=[],
-        help="of --protocol stacks, repeatable: 'deconvolution', a shipped bundle's name, or a "
-        "bundle's folder (default: --bundle, and deconvolution); the worst frames of the first "
-        "are shown",
+        help="engine for --protocol stacks: 'deconvolution', a shipped bundle's name, or a bundle's "
+        "folder; may be repeated (default: --bundle and deconvolution); the page shows the worst "
+        "frames of the first",
     )
     parser.add_argument(
         "--data", type=Path, help="folder of the stacks, of the test images, or of a plate"
@@ -51,51 +51,51 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         default="held-out",
         help="stacks: every plane of real through-focus stacks against the sharpest; held-out: "
         "simulated from the test images (default); bbbc006: planes of a plate against plane 16; "
-        "mpt: the same as published figures are made, planes 2, 6 and 10 and every frame scaled "
-        "by its own minimum and maximum",
+        "mpt: the same for comparison with published figures, with planes 2, 6 and 10 and every "
+        "frame scaled by its own minimum and maximum",
     )
     parser.add_argument(
         "--notes",
         type=Path,
-        help="of --protocol stacks: TOML file with the NA, pixel size, z step or truth channel that "
-        "the stacks' files do not say (see benchmarks/real_stacks.toml)",
+        help="TOML file for --protocol stacks, with the NA, pixel size, z step or truth channel that the "
+        "stacks' files lack (see benchmarks/real_stacks.toml)",
     )
     parser.add_argument(
         "--planes",
         type=int,
         nargs="+",
-        help="of --protocol bbbc006 (default: those that the bundle's training set apart, else the "
-        "published 2 6 10; 32 is beyond the focus)",
+        help="planes for --protocol bbbc006 (default: the planes that the bundle's training set apart, "
+        "else the published 2 6 10; 32 is beyond the focus)",
     )
-    parser.add_argument("--input", type=Path, help="an image out of focus of your own")
+    parser.add_argument("--input", type=Path, help="your own out-of-focus image")
     parser.add_argument("--truth", type=Path, help="the same field in focus")
     parser.add_argument(
-        "--pixel-um", type=float, default=0.645, help="of --input (default: %(default)s)"
+        "--pixel-um", type=float, default=0.645, help="pixel size of --input (default: %(default)s)"
     )
     parser.add_argument(
         "--stain",
         default="nuclei",
-        help="of --input; nuclei are counted where it is 'nuclei' (default: %(default)s)",
+        help="stain of --input; nuclei are counted if it is 'nuclei' (default: %(default)s)",
     )
     parser.add_argument(
         "--channel",
         action="append",
         default=[],
         metavar="NAME=FOLDER",
-        help="also sharp images of another channel, which the bundle was not trained on",
+        help="evaluate also on sharp images of another channel, on which the bundle was not trained",
     )
     parser.add_argument(
         "--rival",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="another network as a column: ONNX that takes and gives frames in network units",
+        help="compare with another network: ONNX that takes and returns frames in network units",
     )
     parser.add_argument("--json", type=Path, help="write every figure to this file")
-    parser.add_argument("--csv", type=Path, help="write a row a frame and method to this file")
+    parser.add_argument("--csv", type=Path, help="write one row per frame and method to this file")
     parser.add_argument("--page", type=Path, help="write curves and pictures to this folder")
     parser.add_argument(
-        "--limit", type=int, help="at most so many specimens, fields, or planes a stack"
+        "--limit", type=int, help="largest number of specimens, of fields, or of planes per stack"
     )
     parser.add_argument("--no-deconvolution", action="store_true", help="leave out deconvolution")
     parser.set_defaults(command=_evaluate)
@@ -110,23 +110,23 @@ def _named(text: str, flag: str, what: str) -> tuple[str, Path]:
 
 def _check(arguments: argparse.Namespace) -> None:
     if (arguments.input is None) != (arguments.truth is None):
-        raise ConfigError("--input and --truth are a pair; give both")
+        raise ConfigError("give both --input and --truth, which are a pair")
     if (arguments.data is None) == (arguments.input is None):
         raise ConfigError("give --data FOLDER, or --input FILE and --truth FILE of your own")
     if (arguments.engine or arguments.notes) and arguments.protocol != "stacks":
-        raise ConfigError("--engine and --notes go with --protocol stacks only; leave them out")
+        raise ConfigError("--engine and --notes apply to --protocol stacks only; leave them out")
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit is {arguments.limit}; give at least 1")
     if not 0 < arguments.pixel_um < 100:
         raise ConfigError(f"--pixel-um is {arguments.pixel_um}; give a pixel's side in um")
     if arguments.planes and (arguments.protocol != "bbbc006" or arguments.input):
-        raise ConfigError("--planes goes with --protocol bbbc006 only; leave it out")
+        raise ConfigError("--planes applies to --protocol bbbc006 only; leave it out")
     if any(not 0 <= plane <= 33 or plane == 16 for plane in arguments.planes or ()):
         raise ConfigError(
-            f"--planes is {arguments.planes}; give planes of 0 to 33 but 16, the truth"
+            f"--planes is {arguments.planes}; give planes of 0 to 33 except 16, which is the truth"
         )
     if arguments.channel and (arguments.protocol != "held-out" or arguments.input):
-        raise ConfigError("--channel goes with the held-out protocol only; leave it out")
+        raise ConfigError("--channel applies to the held-out protocol only; leave it out")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

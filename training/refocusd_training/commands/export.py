@@ -22,12 +22,14 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--bundle", help="instead of --run and --output: a model whose engines are built"
     )
     parser.add_argument("--weights", type=Path, help="an earlier checkpoint of the run")
-    parser.add_argument("--metrics", type=Path, help="JSON of 'evaluate' to quote in the bundle")
+    parser.add_argument(
+        "--metrics", type=Path, help="JSON file of 'evaluate', whose figures the bundle then states"
+    )
     parser.add_argument("--int8", action="store_true", help="add an int8 network for CPUs")
     parser.add_argument(
         "--data",
         type=Path,
-        help="the run's data, to calibrate int8 on (default: the demo's sample)",
+        help="the run's data, for the calibration of int8 (default: the demo's sample)",
     )
     parser.add_argument(
         "--engine",

@@ -14,8 +14,8 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the sub-command."""
     parser = inner.add_parser(
         "fetch-bbbc006",
-        help="download planes of BBBC006, or unpack archives got elsewhere, and check them",
-        description="Run it again to go on where it stopped, or to check what is there.",
+        help="download planes of BBBC006, or unpack archives from elsewhere, and check them",
+        description="Run it again to continue where it stopped, or to check the existing planes.",
     )
     parser.add_argument(
         "--planes",
@@ -31,7 +31,7 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         dest="archives",
         type=Path,
         metavar="DIR",
-        help="folder with BBBC006_v1_images_z_NN.zip: nothing is downloaded",
+        help="folder with BBBC006_v1_images_z_NN.zip, used instead of a download",
     )
     parser.add_argument("--url", help="folder of the archives on another server")
     parser.set_defaults(command=_fetch)
@@ -49,6 +49,6 @@ def _fetch(arguments: argparse.Namespace) -> int:
     )
     console = Console()
     for plane, checksum in sorted(report.sha256.items()):
-        what = "fetched" if plane in report.fetched else "there, unchanged"
+        what = "fetched" if plane in report.fetched else "is there, unchanged"
         console.print(f"plane {plane:02d} {what}; archive sha256 {checksum}", soft_wrap=True)
     return 0

@@ -17,8 +17,8 @@ EPILOG = """examples:
   refocusd train fine-tune --bundle live-nuclei --data sharp --kind sharp \\
       --profile zyla.json --stain DNA --steps 20000 --minutes 480 --output runs/ours --to models/ours
 
-Ten through-focus stacks of different fields are enough to begin with; some of the fields are
-held out, and decide.  Exits with an error, and writes no bundle, when they got worse.
+Ten through-focus stacks of different fields are enough to begin with. Some of the fields are
+held out; if the bundle got worse on them, the command writes none and ends with an error.
 """
 
 
@@ -26,16 +26,16 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     """Add the sub-command."""
     parser = inner.add_parser(
         "fine-tune",
-        help="train a bundle on for your own microscope",
-        description="Train a bundle on with your own stacks or sharp images.",
+        help="train a bundle further for your own microscope",
+        description="Trains a bundle further with your own stacks or sharp images.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--bundle", required=True, help="folder, or a shipped bundle's name")
     parser.add_argument("--data", type=Path, required=True, help="folder of stacks or images")
     parser.add_argument("--output", type=Path, required=True, help="new folder of the run")
-    parser.add_argument("--to", type=Path, help="write the new bundle here, if it is better")
-    parser.add_argument("--id", help="its model id (default: the old one with '-tuned')")
+    parser.add_argument("--to", type=Path, help="write the new bundle here if it is better")
+    parser.add_argument("--id", help="id of the new model (default: the old one with '-tuned')")
     parser.add_argument(
         "--kind",
         choices=("stacks", "sharp"),
@@ -43,24 +43,42 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         help="through-focus stacks, or sharp images for the simulator (default: %(default)s)",
     )
     parser.add_argument(
-        "--z-step-um", type=float, default=0.0, help="of stacks that do not say (in um)"
+        "--z-step-um",
+        type=float,
+        default=0.0,
+        help="distance of the planes in um, for stacks that do not state it",
     )
     parser.add_argument(
         "--stain",
         default="specimens",
-        help="what --kind sharp shows, for the model card (default: %(default)s)",
+        help="content of the images of --kind sharp, for the model card (default: %(default)s)",
     )
     parser.add_argument("--profile", default="", help="calibration profile, for --kind sharp")
-    parser.add_argument("--steps", type=int, default=600, help="(default: %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=0.0, help="at most so long, however many --steps"
+        "--steps", type=int, default=600, help="training steps (default: %(default)s)"
     )
     parser.add_argument(
-        "--learning-rate", type=float, default=1e-4, help="highest rate (default: %(default)s)"
+        "--minutes",
+        type=float,
+        default=0.0,
+        help="stop after this time, whatever --steps is; 0 for no limit",
     )
-    parser.add_argument("--size", type=int, default=256, help="side of a training frame in px")
-    parser.add_argument("--batch", type=int, default=4, help="frames a step")
-    parser.add_argument("--device", help="a torch device; by default CUDA if there is one")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=1e-4,
+        help="highest learning rate (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=256,
+        help="side of a training frame in px (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=4, help="frames per step (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="torch device (default: CUDA if there is one)")
     parser.set_defaults(command=_fine_tune)
 
 

@@ -17,21 +17,24 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = inner.add_parser("run", help="train a network; optionally export and evaluate it")
     parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of what its [data] describes"
+        "--data",
+        type=Path,
+        required=True,
+        help="folder of the data that its [data] table describes",
     )
     parser.add_argument("--output", type=Path, required=True, help="new folder of the run")
     parser.add_argument(
         "--bundle",
         type=Path,
-        help="also export a bundle here, with its figures where data are BBBC038",
+        help="also export a bundle here, with figures if the data are BBBC038",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
-    parser.add_argument("--device", help="a torch device; by default CUDA if there is one")
+    parser.add_argument("--device", help="torch device (default: CUDA if there is one)")
     parser.add_argument(
         "--devices",
         type=int,
         default=1,
-        help="GPUs (or processes on the CPU), a batch each (default: %(default)s)",
+        help="number of GPUs (or processes on the CPU), each with its own batch (default: %(default)s)",
     )
     parser.set_defaults(command=_run)
 
@@ -69,8 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
         export_bundle(arguments.output, arguments.bundle)
         if not shipped:
             Console().print(
-                f"wrote {arguments.bundle}, not evaluated: 'refocusd train evaluate' does that, with "
-                "--protocol bbbc006 or with --input and --truth, a pair of your own"
+                f"wrote {arguments.bundle}, not evaluated: use 'refocusd train evaluate' with "
+                "--protocol bbbc006, or with --input and --truth, a pair of your own"
             )
             return 0
         from refocusd_training.evaluation.run import Outputs, run_held_out

@@ -16,24 +16,32 @@ __all__ = ["register"]
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
-    parser = inner.add_parser("simulate", help="image a sharp picture out of focus")
-    parser.add_argument("image", type=Path, help="sharp grey PNG or TIFF")
+    parser = inner.add_parser("simulate", help="simulate an out-of-focus frame of a sharp image")
+    parser.add_argument("image", type=Path, help="sharp grey image, PNG or TIFF")
     parser.add_argument("--defocus-um", type=float, required=True)
     parser.add_argument("--output", type=Path, required=True, help="TIFF to write")
     parser.add_argument(
-        "--profile", type=Path, help="calibration profile: its optics and its camera, as measured"
+        "--profile",
+        type=Path,
+        help="calibration profile, whose measured optics and camera are simulated",
     )
-    parser.add_argument("--na", type=float, help="default: the profile's, or 0.45")
-    parser.add_argument("--wavelength-um", type=float, help="default: the profile's, or 0.461")
-    parser.add_argument("--pixel-um", type=float, help="default: the profile's, or 0.645")
+    parser.add_argument(
+        "--na", type=float, help="numerical aperture (default: the profile's, or 0.45)"
+    )
+    parser.add_argument(
+        "--wavelength-um", type=float, help="emission wavelength (default: the profile's, or 0.461)"
+    )
+    parser.add_argument(
+        "--pixel-um", type=float, help="pixel size (default: the profile's, or 0.645)"
+    )
     parser.add_argument("--peak", type=float, default=900.0, help="counts of bright structures")
     parser.add_argument(
         "--layers", type=int, default=1, help="layers of the specimen (default: 1, a plane)"
     )
     parser.add_argument(
-        "--depth-um", type=float, default=0.0, help="what several layers are spread over"
+        "--depth-um", type=float, default=0.0, help="depth over which several layers are spread"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the camera's noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the camera's noise")
     parser.set_defaults(command=_simulate)
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from refocusd.errors import ConfigError
+from refocusd.optional import need
 
 __all__ = ["needs_torch"]
 
 
 def needs_torch() -> None:
-    """Refuse a command that needs torch where there is none.
+    """Refuse a command that needs torch if it is not installed.
 
     Raises
     ------
     ConfigError
     """
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "torch is not installed, and training needs it: pip install 'refocusd[train]'"
-        ) from error
+    need("torch", "training", "train")

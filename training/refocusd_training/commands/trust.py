@@ -1,4 +1,4 @@
-"""`refocusd train trust`: what refocused frames are judged by."""
+"""`refocusd train trust`: fits the thresholds by which refocused frames are judged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from refocusd.errors import InputError, OutputError
+from refocusd_training.commands.fitting import add_fitting_flags, check_fitting
 
 __all__ = ["register"]
 
@@ -16,18 +16,15 @@ __all__ = ["register"]
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""
     parser = inner.add_parser(
-        "trust", help="fit what frames are judged by, which `refocusd.engines.verdict` ships"
+        "trust", help="fit the thresholds of `refocusd.engines.verdict`, by which frames are judged"
     )
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="folders of sharp fluorescence images"
-    )
+    add_fitting_flags(parser, output="file of thresholds (.toml)", samples=3000)
     parser.add_argument(
         "--transmitted", type=Path, help="a TIFF stack in phase contrast or brightfield"
     )
-    parser.add_argument("--model", default="live-nuclei", help="judged beside the deconvolution")
-    parser.add_argument("--output", type=Path, required=True, help="thresholds to write (.toml)")
-    parser.add_argument("--samples", type=int, default=3000, help="simulated frames")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--model", default="live-nuclei", help="model that is judged beside the deconvolution"
+    )
     parser.set_defaults(command=_fit)
 
 
@@ -41,13 +38,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     from refocusd_training.trust.examples import examples, other_looks
     from refocusd_training.trust.fit import auroc, chances, fit_judge, reliability, write_judge
 
-    if arguments.output.exists():
-        raise OutputError(f"{arguments.output} exists already: name another file")
-    if not 60 <= arguments.samples <= 10**6 or arguments.seed < 0:
-        raise InputError(
-            f"{arguments.samples} samples with seed {arguments.seed} cannot be fitted: give 60 to "
-            "1000000, and a seed of 0 or more"
-        )
+    check_fitting(arguments)
     stack = tifffile.imread(arguments.transmitted) if arguments.transmitted else None
     transmitted = [] if stack is None else list(stack.reshape(-1, *stack.shape[-2:]))
     engines = {

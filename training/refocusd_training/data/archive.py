@@ -31,7 +31,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
         if entry.is_dir() or "__MACOSX" in name.parts or not FILE_NAME.fullmatch(name.name):
             continue
         if name.name in found:
-            raise InputError(f"{path} has two files named {name.name}: get the archive again")
+            raise InputError(f"{path} has two files named {name.name}: download the archive again")
         if entry.file_size > MOST_BYTES or entry.flag_bits & 1:
             raise InputError(
                 f"{entry.filename} in {path} is encrypted, or larger than a BBBC006 field: this is "
@@ -41,7 +41,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     if not found:
         raise InputError(f"{path} has no file with a published name: it is not a BBBC006 plane")
     if len(found) > MOST_FILES:
-        raise InputError(f"{path} has {len(found)} images, and a BBBC006 plane has 1536")
+        raise InputError(f"{path} has {len(found)} images, but a BBBC006 plane has 1536")
     return found
 
 
@@ -61,7 +61,7 @@ def plane_bytes(path: Path) -> int:
 
 
 def extract_plane(path: Path, output: Path) -> dict[str, str]:
-    """Take the images of an archive out into a folder, which appears when it is whole.
+    """Extract the images of an archive into a folder, which appears when it is complete.
 
     Parameters
     ----------
@@ -107,7 +107,9 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, pat
                 while chunk := member.read(CHUNK):
                     left -= len(chunk)
                     if left < 0:
-                        raise InputError(f"{entry.filename} in {path} unpacks to more than it says")
+                        raise InputError(
+                            f"{entry.filename} in {path} is larger when unpacked than the archive states"
+                        )
                     digest.update(chunk)
                     file.write(chunk)
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -116,4 +118,6 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, pat
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is damaged, or no zip archive ({error}): delete it and get it again")
+    return InputError(
+        f"{path} is damaged, or not a zip archive ({error}): delete it and download it again"
+    )

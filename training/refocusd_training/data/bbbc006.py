@@ -78,7 +78,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Plate:
-    """The fields of a plate that can be used, and how much cannot.
+    """The usable fields of a plate, and the number of those left out.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def open_plate(
     validate: float = 0.1,
     test: float = 0.1,
 ) -> Plate:
-    """Find the fields of a plate on disk, and leave out what cannot be used.
+    """Find the usable fields of a plate on disk.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def open_plate(
         wanted_text = ", ".join(map(str, sorted(wanted)))
         raise InputError(
             f"{folder} has no BBBC006 field with plane {focus_plane} and one of {sorted(planes)} "
-            f"({reasons or 'no file with a published name'}): get them by 'refocusd train "
+            f"({reasons or 'no file with a published name'}): download them with 'refocusd train "
             f"fetch-bbbc006 --planes {wanted_text.replace(',', '')}'"
         )
     wells = {well for well, _, _ in paired}
@@ -211,7 +211,7 @@ def _named(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, int, tup
     """The files with a published name: path, plane, (well, site, channel)."""
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is not a folder: give the one that holds the plate, or get it by "
+            f"{folder} is not a folder: give the one that holds the plate, or download it with "
             "'refocusd train fetch-bbbc006'"
         )
     for path in sorted(folder.rglob("*")):
@@ -223,7 +223,7 @@ def _named(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, int, tup
             if plane is None and (named := _FOLDER.fullmatch(parent.name)):
                 plane = named[1]
         if plane is None:
-            skipped["file without a plane in its name or its folders'"] += 1
+            skipped["file without a plane in its name or in its folders' names"] += 1
             continue
         key = (hit["well"].lower(), f"s{hit['site']}", f"w{hit['channel']}")
         yield path, int(plane), key
@@ -232,7 +232,7 @@ def _named(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, int, tup
 def _check_files(
     found: dict[tuple[str, str, str], dict[int, Path]], smallest: int, skipped: Counter[str]
 ) -> tuple[int, int] | None:
-    """Take out files that are damaged, too small, or of another size than most."""
+    """Remove files that are damaged, too small, or of another size than most."""
     shapes: dict[Path, tuple[int, int]] = {}
     for paths in found.values():
         for plane, path in list(paths.items()):

@@ -84,7 +84,7 @@ class DataConfig:
     optics: OpticsKind = "20x"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse values that make no sense."""
         if self.kind not in get_args(DataKind):
             raise ConfigError(
                 f"data.kind is {self.kind!r}; give one of {', '.join(get_args(DataKind))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import urllib.error
@@ -14,7 +13,7 @@ from pathlib import Path
 from refocusd import files
 from refocusd.errors import InputError
 
-__all__ = ["download", "remote_bytes", "sha256_of"]
+__all__ = ["download", "remote_bytes"]
 
 CHUNK = 1 << 20
 #: Attempts that bring nothing new before it is given up; any byte starts the count again.
@@ -25,17 +24,11 @@ _NETWORK = (OSError, http.client.HTTPException)
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """What tells two versions of a remote file apart."""
+    """Identifies a version of a remote file."""
 
     etag: str | None
     modified: str | None
     total: int | None
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remote_bytes(url: str, *, timeout_s: float = 60.0) -> int | None:
@@ -102,10 +95,12 @@ def download(
             break
         if done > (total or done):
             files.remove(part)
-            raise InputError(f"{url} gave more than it announced: try again")
+            raise InputError(f"{url} sent more than it announced: try again")
         fruitless = fruitless + 1 if done <= before else 0
         if fruitless >= FRUITLESS_ATTEMPTS:
-            raise _failed(url, problem or ConnectionError("the connection ends early")) from problem
+            raise _failed(
+                url, problem or ConnectionError("the connection was closed early")
+            ) from problem
     files.replace(part, target)
     files.remove(note, missing_ok=True)
 
@@ -139,7 +134,7 @@ def _continue(
             # Another version, shorter than what is here: from the start.
             error.close()
             files.remove(note, missing_ok=True)
-            raise _NetworkError("the part does not fit the remote file") from error
+            raise _NetworkError("the partial download does not fit the remote file") from error
         raise
     except _NETWORK as error:
         raise _NetworkError(str(error)) from error
@@ -161,7 +156,7 @@ def _continue(
                     chunk = answer.read(CHUNK)
                 except http.client.IncompleteRead as error:
                     file.write(error.partial)
-                    raise _NetworkError("the connection ends early") from error
+                    raise _NetworkError("the connection was closed early") from error
                 except _NETWORK as error:
                     raise _NetworkError(str(error)) from error
                 if not chunk:
@@ -181,6 +176,6 @@ def _read_note(note: Path) -> _Version | None:
 
 def _failed(url: str, error: Exception) -> InputError:
     return InputError(
-        f"{url} could not be fetched ({error}): check the network and run the command again, it "
-        "goes on where it stopped; or download the file elsewhere and use --from"
+        f"{url} could not be fetched ({error}): check the network and run the command again, "
+        "which continues where it stopped; or download the file elsewhere and use --from"
     )

@@ -19,8 +19,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from refocusd import files
 from refocusd.errors import ConfigError, DiskFullError, InputError, OutputError
+from refocusd.models.bundle import sha256_of
 from refocusd_training.data.archive import extract_plane, plane_bytes
-from refocusd_training.data.download import download, remote_bytes, sha256_of
+from refocusd_training.data.download import download, remote_bytes
 
 __all__ = ["BBBC006_URL", "MANIFEST", "FetchReport", "fetch_bbbc006"]
 
@@ -35,7 +36,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(slots=True)
 class FetchReport:
-    """What was done to each plane.
+    """Result of fetching each plane.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def fetch_bbbc006(
     reserve_bytes: int = RESERVE_BYTES,
     console: Console | None = None,
 ) -> FetchReport:
-    """Get planes; those that are there already are checked against the manifest.
+    """Fetch planes; existing ones are checked against the manifest.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def fetch_bbbc006(
     if wrong := [plane for plane in planes if not 0 <= plane <= 33]:
         raise ConfigError(f"BBBC006 has the planes 0 to 33, not {wrong[0]}")
     if not url.startswith(("https://", "http://")):
-        raise ConfigError(f"{url} is no http or https address; archives on disk: --from")
+        raise ConfigError(f"{url} is not an http or https address; for archives on disk use --from")
     report = FetchReport()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     try:
@@ -122,20 +123,20 @@ def fetch_bbbc006(
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFullError(
-                f"{output} cannot be written ({error.strerror}): make room and run the command "
-                "again, it goes on where it stopped"
+                f"{output} cannot be written ({error.strerror}): free some space and run the "
+                "command again, which continues where it stopped"
             ) from error
         raise OutputError(f"{output} cannot be written ({error}): check its permissions") from error
     return report
 
 
 def _size(plane: int, archives: Path | None, url: str, timeout_s: float) -> int:
-    """What a plane will take while it is fetched and unpacked, in bytes."""
+    """Disk space that a plane needs while it is fetched and unpacked, in bytes."""
     if archives is not None:
         path = archives / _archive_name(plane)
         if not path.is_file():
             raise InputError(
-                f"{path} does not exist: get {BBBC006_URL}/{path.name}, or leave plane {plane} out"
+                f"{path} does not exist: download {BBBC006_URL}/{path.name}, or leave plane {plane} out"
             )
         return plane_bytes(path)
     # What is unpacked is only known when the archive is there: a whole plane is the most.
@@ -151,7 +152,7 @@ def _get(
     timeout_s: float,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Get, check and unpack one plane; what the manifest is to say of it."""
+    """Fetch, check and unpack one plane; return its entry for the manifest."""
     name = _archive_name(plane)
     task = progress.add_task(f"plane {plane:02d}", total=None)
     archive = (archives or output) / name
@@ -214,7 +215,7 @@ def _write_manifest(output: Path, planes: dict[str, dict[str, Any]]) -> None:
 
 
 def _is_whole(output: Path, entry: dict[str, Any] | None) -> bool:
-    """Whether all images of a plane are there, and are what they were."""
+    """Whether all images of a plane exist and are unchanged."""
     if entry is None:
         return False
     folder = output / Path(entry["folder"]).name

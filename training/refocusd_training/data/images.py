@@ -60,7 +60,7 @@ def _tiff(path: Path) -> NDArray[np.generic]:
         # Before it is decoded: a damaged header may claim any size.
         if (claimed := file.series[0].nbytes) > MOST_BYTES:
             raise InputError(
-                f"{path} claims {claimed} bytes of pixels, more than {MOST_BYTES}: give single frames"
+                f"{path} states {claimed} bytes of pixels, more than {MOST_BYTES}: give single frames"
             )
         return np.asarray(file.asarray())
 
@@ -89,7 +89,7 @@ def pixels_digest(image: NDArray[np.generic]) -> str:
 
 
 def find_images(root: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Where the named images lie below a folder, at any depth.
+    """Paths of the named images below a folder, at any depth.
 
     Parameters
     ----------

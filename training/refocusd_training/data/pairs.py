@@ -30,7 +30,7 @@ CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Where two frames of one field are.
+    """Location of two frames of one field.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class PairSource:
 
     @property
     def description(self) -> dict[str, object]:
-        """What data: fields, split, channels and what was skipped."""
+        """Describe the data: fields, split, channels and what was skipped."""
         return self._description
 
     def batches(self, first: int) -> Iterator[Batch]:

@@ -105,7 +105,7 @@ class SharpSource:
 
     @property
     def description(self) -> dict[str, object]:
-        """What data: images, split, channels and what was skipped."""
+        """Describe the data: images, split, channels and what was skipped."""
         return self._description
 
     def batches(self, first: int) -> Iterator[Batch]:

@@ -30,7 +30,7 @@ class SampleSource(Protocol):
 
     @property
     def description(self) -> dict[str, object]:
-        """What data: images, split, channels, what was skipped and why; plain JSON."""
+        """Describe the data as plain JSON: images, split, channels, what was skipped and why."""
         ...
 
     def batches(self, first: int) -> Iterator[Batch]:

@@ -279,7 +279,7 @@ def make_split(
     for number, inside in members.items():
         sides = {kept.get(name) for name in inside}
         if number in forced and "train" in sides:
-            raise InputError(f"{inside} show a held-out specimen but were trained on: start anew")
+            raise InputError(f"{inside} show a held-out specimen but were trained on: start again")
         for known in _STRONGER:
             if number not in forced and known in sides:
                 side_of[number] = known

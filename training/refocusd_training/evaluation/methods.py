@@ -83,7 +83,7 @@ RIVAL_MULTIPLE = 32
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """One frame out of focus, and what is known of it.
+    """One out-of-focus frame, and what is known about it.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class Method(Protocol):
 
     @property
     def name(self) -> str:
-        """Its column."""
+        """Name of the method's column."""
         ...
 
     def refocus(self, exposure: Exposure) -> NDArray[Any]:
@@ -133,7 +133,7 @@ class _Plain:
 
 @dataclass(frozen=True, slots=True)
 class EngineMethod:
-    """A bundle through an engine: what a user gets."""
+    """A bundle run by an engine, as users run it."""
 
     name: str
     engine: Engine
@@ -147,7 +147,7 @@ class EngineMethod:
 
 @dataclass(frozen=True, slots=True)
 class WrittenMethod:
-    """What the worker writes with an engine: frames in focus pass through."""
+    """The worker's output with an engine: frames in focus pass through."""
 
     name: str
     engine: Engine
@@ -287,7 +287,7 @@ def stack_methods() -> list[Method]:
 
 
 def applies(method: Method, exposure: Exposure) -> bool:
-    """Whether what the method has to be told of a frame is known."""
+    """Whether the frame's optics and defocus are known, if the method needs them."""
     told = exposure.optics is not None and exposure.defocus_um is not None
     return told or method.name not in _TOLD
 
@@ -312,7 +312,7 @@ def _light(exposure: Exposure) -> NDArray[np.float32]:
 
 
 def _user_optics(exposure: Exposure) -> Optics:
-    """Nominal ones; everyone knows the size of their pixels."""
+    """Nominal optics with the true pixel size, which users know."""
     return replace(USER_OPTICS, pixel_um=exposure.pixel_um)
 
 
@@ -362,7 +362,7 @@ def _known(exposure: Exposure) -> tuple[Optics, Defocus]:
 
 
 def _best(exposure: Exposure, estimates: Iterable[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Choose by the truth."""
+    """Choose the estimate with the highest affine PSNR."""
     offset = np.float32(exposure.range.offset)
     return max(
         (np.asarray(estimate + offset, dtype=np.float32) for estimate in estimates),

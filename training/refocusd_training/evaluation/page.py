@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from refocusd.errors import ConfigError, OutputError
+from refocusd.errors import OutputError
 from refocusd.imaging.quality import BORDER
+from refocusd.optional import need
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.methods import (
     INPUT,
@@ -152,12 +153,7 @@ def write_page(
     OutputError
         If the folder cannot be written.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "pages need matplotlib, which is not installed: pip install matplotlib"
-        ) from error
+    need("matplotlib", "a page", "train")
     typical, worst = chosen_frames(results, judged)
     flat = [r for r in results if r.setting not in DEEP]
     try:
@@ -271,12 +267,12 @@ def _image(name: str, exposure: Exposure, methods: dict[str, Method]) -> NDArray
 
 
 def _short(name: str) -> str:
-    """A name of which both ends say something."""
+    """Shorten a name in its middle."""
     return name if len(name) <= 24 else f"{name[:11]} ... {name[-9:]}"
 
 
 def _fitted(image: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
-    """On the truth's scale: two microscopes have two scales."""
+    """Fit an image to the truth's scale, because two microscopes have two scales."""
     gain, offset = np.polyfit(image.ravel().astype(np.float64), truth.ravel(), 1)
     return np.asarray(gain * image + offset)
 
@@ -319,7 +315,7 @@ invented.</p>
 
 
 def _stacks_page(title: str, results: Sequence[Result], definition: str, judged: str | None) -> str:
-    """Of stacks: the worst frames first, then every stack and truth with all its planes.
+    """Page of stacks: the worst frames first, then every stack and truth with all its planes.
 
     `judged` is None if that method passed every frame through.
     """
@@ -368,7 +364,7 @@ def _means_table(results: Sequence[Result]) -> str:
 
 
 def _planes_table(results: Sequence[Result]) -> str:
-    """Raw's PSNR and every method's gain, area and light of objects."""
+    """Table of raw PSNR, and of every method's gain, area and light of objects."""
     methods = [name for name in ordered(results) if name != INPUT]
     planes: dict[tuple[str, ...], dict[str, Result]] = {}
     for result in results:

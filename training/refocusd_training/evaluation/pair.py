@@ -59,7 +59,7 @@ class Pair:
 
     @property
     def exposure(self) -> Exposure:
-        """As a method takes it."""
+        """Convert the pair to the exposure that methods take."""
         return Exposure(
             self.raw,
             self.truth.astype(np.float32),

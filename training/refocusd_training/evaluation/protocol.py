@@ -61,7 +61,7 @@ def planes_of(given: Sequence[int] | None, trained: Mapping[str, Any]) -> tuple[
 
 
 def protocol_definition(planes: Sequence[int]) -> str:
-    """What was compared with what, and how."""
+    """Definition of the comparison, for readers."""
     *others, last = map(str, planes)
     named = f"planes {', '.join(others)} and {last}" if others else f"plane {last}"
     return (
@@ -73,7 +73,7 @@ def protocol_definition(planes: Sequence[int]) -> str:
 
 
 def scaled_quality(image: NDArray[Any], truth: NDArray[Any]) -> Quality:
-    """PSNR and SSIM as the published figures on BBBC006 are made.
+    """PSNR and SSIM computed as in the published figures on BBBC006.
 
     Every frame, the truth included, is scaled by its own minimum and maximum to between 0 and 1;
     both figures have a range of 1 and are of the whole frame.  One hot pixel, or one piece of debris,
@@ -102,7 +102,7 @@ def scaled_quality(image: NDArray[Any], truth: NDArray[Any]) -> Quality:
 
 
 def scaled_definition() -> str:
-    """What was compared with what, and how."""
+    """Definition of the comparison, for readers."""
     return (
         "BBBC006, planes 2, 6 and 10 against plane 16, wells that are on the test side; every frame, "
         "plane 16 included, is scaled by its own minimum and maximum; PSNR in dB and SSIM over the "
@@ -121,7 +121,7 @@ def _psnr(one: NDArray[np.float64], two: NDArray[np.float64]) -> float:
 
 
 def training_of(bundle: ModelBundle) -> dict[str, Any]:
-    """What a bundle says of the plate it was trained on; empty where it was another set."""
+    """Provenance of a bundle that was trained on the plate; empty for other data."""
     if bundle.foreign:
         return {}
     described = yaml.safe_load((bundle.folder / "rdf.yaml").read_text(encoding="utf-8"))

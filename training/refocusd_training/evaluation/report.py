@@ -128,7 +128,7 @@ def write_json(
 
 
 def _frames(results: Sequence[Result]) -> list[dict[str, object]]:
-    """Of each frame, what each method made of it."""
+    """Figures of each method on each frame."""
     found: dict[tuple[str, ...], dict[str, object]] = {}
     for result in results:
         frame = found.setdefault(
@@ -186,7 +186,7 @@ def _written(path: Path, write: Callable[[], None]) -> None:
         write()
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written ({error.strerror}): name a place that can"
+            f"{path} cannot be written ({error.strerror}): name another place"
         ) from error
 
 
@@ -230,7 +230,7 @@ def print_table(
 
 
 def _print_groups(results: Sequence[Result], console: Console) -> None:
-    """Of frames at any distances from focus: what is gained over raw by each stack and truth."""
+    """Print the gain over raw by stack and truth, for frames at arbitrary distances from focus."""
     for name, part in by_group(results).items():
         found = means(part)
         raw = found[INPUT]

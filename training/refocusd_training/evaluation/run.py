@@ -43,7 +43,7 @@ Named = tuple[str, Path]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where results go, beside the terminal; None for nowhere.
+    """Files for results, beside the terminal; None for none.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def run_protocol(
     limit: int | None = None,
     deconvolve: bool = True,
 ) -> list[Result]:
-    """BBBC006 as it is published on; see `refocusd_training.evaluation.protocol`.
+    """Run the published protocol on BBBC006; see `refocusd_training.evaluation.protocol`.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def run_own_pair(
     rivals: Sequence[Named] = (),
     deconvolve: bool = True,
 ) -> list[Result]:
-    """One pair of frames of one's own: all figures that need neither optics nor defocus."""
+    """Evaluate a user's own pair with all figures that need neither optics nor defocus."""
     pair = pair_of_files(raw, truth, channel=stain, pixel_um=pixel_um)
     methods = _columns(bundle, rivals, deconvolve=deconvolve, oracles=False)
     return _give_pairs(bundle, [pair], methods, outputs, REAL_DEFINITION)

@@ -42,7 +42,7 @@ DEFAULT_PIXEL_UM = 0.645
 
 
 class StackNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of a stack beyond its file.
+    """What is known about a stack beyond its file.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def values(result: Result) -> dict[str, float]:
 
 
 def _ratios(nuclei: Sequence[Agreement]) -> dict[str, float]:
-    """Of all frames together: a frame with few nuclei weighs little."""
+    """Figures of nuclei over all frames together: a frame with few nuclei has little weight."""
     true = sum(one.true for one in nuclei)
     found = sum(one.found for one in nuclei)
 
@@ -142,13 +142,13 @@ def is_scattered(results: Sequence[Result]) -> bool:
 
 
 def averaged(results: Sequence[Result]) -> list[Result]:
-    """What the means are over: simulated frames out of focus, and all frames that were taken."""
+    """Results that means are taken over: out-of-focus simulated frames, and all acquired frames."""
     chosen = [r for r in results if r.setting in TAKEN or r.defocus_um in AVERAGED_UM]
     return chosen or list(results)
 
 
 def frame_key(result: Result) -> tuple[str, str, str, str]:
-    """What tells the frame of a result from all others of the set."""
+    """Key of the frame of a result within the set."""
     return result.group, result.specimen, result.setting, level_name(result)
 
 

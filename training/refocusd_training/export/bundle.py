@@ -6,7 +6,6 @@ sample image that refocusd ships, which is on the test side of the split.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import shutil
@@ -30,7 +29,7 @@ from refocusd import files
 from refocusd.errors import InputError, OutputError
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
-from refocusd.models.bundle import load_bundle
+from refocusd.models.bundle import load_bundle, sha256_of
 from refocusd.models.receptive_field import measured_field_px
 from refocusd_training.config import TrainingConfig, load_config
 from refocusd_training.data.source import open_samples
@@ -194,18 +193,14 @@ def _tensors(network: RefocusNetwork) -> dict[str, NDArray[np.generic]]:
     return tensors
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _short_metrics(path: Path, onnx_sha256: str) -> dict[str, Any]:
-    """The part of an evaluation that belongs into the bundle."""
+    """The part of an evaluation that belongs in the bundle."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return _shortened(document, path, onnx_sha256)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no evaluation of held-out specimens ({type(error).__name__}: {error}); give what "
+            f"{path} is not an evaluation of held-out specimens ({type(error).__name__}: {error}); give what "
             "'refocusd train evaluate --bundle DIR --data DIR --json FILE' wrote"
         ) from error
 
@@ -293,7 +288,7 @@ def export_bundle(
         If `output` holds something that is not a bundle, or cannot be replaced.
     """
     if output.exists() and not (output / "rdf.yaml").is_file() and any(output.iterdir()):
-        raise OutputError(f"{output} holds files that are no bundle: name another folder")
+        raise OutputError(f"{output} holds files that are not a bundle: name another folder")
     record = _record(run)
     config = load_config(run / "config.toml")
     with tempfile.TemporaryDirectory() as scratch:
@@ -314,13 +309,13 @@ def export_bundle(
             network.size_multiple,
             receptive_field_px(network),
             trained,
-            _short_metrics(metrics, _sha256(folder / "model.onnx")) if metrics else None,
+            _short_metrics(metrics, sha256_of(folder / "model.onnx")) if metrics else None,
             depth_um=config.data.depth_um if config.data.layers > 1 else None,
         )
         if int8:
             facts = _with_int8(facts, folder, config, data, trained)
         (folder / "README.md").write_text(model_card(facts), encoding="utf-8", newline="\n")
-        sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         text = yaml.safe_dump(rdf(facts, sums), sort_keys=False, allow_unicode=True, width=100)
         (folder / "rdf.yaml").write_text(text, encoding="utf-8", newline="\n")
         # What cannot be read back is not given away.

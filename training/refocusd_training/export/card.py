@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from refocusd_training.export.rdf import Facts
@@ -19,25 +19,25 @@ def _span(pair: tuple[float, float]) -> str:
 def _table(metrics: Mapping[str, Any]) -> str:
     levels: Mapping[str, Any] = metrics["by_defocus_um"]
     methods = list(next(iter(levels.values())))
-    lines = [
-        "| defocus (µm) | " + " | ".join(methods) + " |",
-        "|---" * (len(methods) + 1) + "|",
-    ]
+    lines = []
     rows = [*levels.items(), ("mean of 4, 8, 16, 32", metrics["mean_4_8_16_32_um"])]
     for name, means in rows:
         cells = [
             f"{means[m]['psnr_db']:.2f} / {means[m]['psnr_affine_db']:.2f}" if m in means else ""
             for m in methods
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((name, *cells))
+    return _markdown(("defocus (µm)", *methods), lines)
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
 
 
 def _by_microscope(metrics: Mapping[str, Any]) -> str:
-    lines = [
-        "| microscope | in focus: input | refocused | mean of 4 to 32 µm: input | refocused |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("microscope", "in focus: input", "refocused", "mean of 4 to 32 µm: input", "refocused")
+    lines = []
     for name, means in metrics["by_microscope"].items():
         sharp = metrics["in_focus_by_microscope"].get(name, {})
         cells = [
@@ -45,12 +45,12 @@ def _by_microscope(metrics: Mapping[str, Any]) -> str:
             for part in (sharp, means)
             for method in ("input", "refocused")
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append((name, *cells))
+    return _markdown(heads, lines)
 
 
 def _defocus(metrics: Mapping[str, Any]) -> str:
-    """How well the head tells the distance from focus, if there is one."""
+    """Accuracy of the defocus head, if there is one."""
     told: Mapping[str, Any] | None = metrics.get("defocus")
     if not told:
         return ""
@@ -63,7 +63,7 @@ def _defocus(metrics: Mapping[str, Any]) -> str:
 
 
 def _nuclei(metrics: Mapping[str, Any]) -> str:
-    """What becomes of nuclei and of light, and how it is on deep specimens; as far as measured."""
+    """Figures of nuclei and light, also for deep specimens, as far as measured."""
     parts = []
     deep: Mapping[str, Any] = metrics.get("deep") or {}
     for place, title in (
@@ -78,14 +78,11 @@ def _nuclei(metrics: Mapping[str, Any]) -> str:
         if not columns:
             continue
         lines = [
-            f"{title}:\n",
-            "| method | " + " | ".join(_COLUMNS[key][0] for key in columns) + " |",
-            "|---" * (len(columns) + 1) + "|",
+            (method, *(_COLUMNS[key][1].format(row[key]) if key in row else "" for key in columns))
+            for method, row in table.items()
         ]
-        for method, row in table.items():
-            cells = [_COLUMNS[key][1].format(row[key]) if key in row else "" for key in columns]
-            lines.append(f"| {method} | " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
+        heads = ("method", *(_COLUMNS[key][0] for key in columns))
+        parts.append(f"{title}:\n\n{_markdown(heads, lines)}")
     if not parts:
         return ""
     return (

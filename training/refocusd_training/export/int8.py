@@ -47,7 +47,7 @@ CALIBRATION_FRAMES, CONTROL_FRAMES = 64, 40
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """What became of a network in 8 bits.
+    """Result of quantising a network to 8 bits.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _quantised(network: Any, batches: Sequence[Batch], max_drop_db: float) -> An
         if span > MIN_SPAN
     ][:CONTROL_FRAMES]
     if not shown:
-        raise InputError("no calibration frame shows anything; give more of them")
+        raise InputError("all calibration frames are empty; give more of them")
 
     def quality(candidate: Any, pairs: Iterable[Any]) -> tuple[float, list[float]]:
         request = _request(candidate)

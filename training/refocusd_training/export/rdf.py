@@ -39,7 +39,7 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a bundle is described by.
+    """Facts that the description of a bundle is written from.
 
     Parameters
     ----------
@@ -75,12 +75,12 @@ class Facts:
 
     @property
     def simulated(self) -> bool:
-        """Whether it learned from simulated defocus; the default of records that say nothing."""
+        """Whether it learned from simulated defocus, which is the default for records without an entry."""
         return bool(self.samples.get("kind", "sharp") == "sharp")
 
     @property
     def samples(self) -> Mapping[str, Any]:
-        """What the source of the data said of itself."""
+        """Description of the data by their source."""
         said: Mapping[str, Any] = self.record.get("samples") or {}
         return said
 
@@ -96,7 +96,7 @@ class Facts:
 
     @property
     def name(self) -> str:
-        """For readers."""
+        """Name for readers."""
         words = self.model_id.rsplit("-", 1)[0] if self.model_id[-1:].isdigit() else self.model_id
         return f"refocusd {words.replace('-', ' ').replace('_', ' ')}"
 

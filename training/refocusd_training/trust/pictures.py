@@ -11,6 +11,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
+from refocusd_training.blur.frames import cut
 
 __all__ = [
     "EMPTY",
@@ -87,7 +88,7 @@ def photograph(rng: np.random.Generator) -> Pixels:
     chosen: Callable[[], Any] = getattr(data, PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
     image = np.asarray(chosen(), dtype=np.float32)
     grey = image[..., :3].mean(axis=-1) if image.ndim == 3 else image
-    return through_camera(_blurred(_cut(grey, rng), rng), rng)
+    return through_camera(_blurred(cut(grey, SHAPE, rng), rng), rng)
 
 
 def checkerboard(rng: np.random.Generator) -> Pixels:
@@ -110,8 +111,8 @@ def transmitted(images: Sequence[Light], rng: np.random.Generator) -> Pixels:
     image = np.asarray(images[int(rng.integers(len(images)))], dtype=np.float32)
     zoom = math.exp(rng.uniform(math.log(0.6), math.log(2.5)))
     side = [math.ceil(length / zoom) for length in SHAPE]
-    part = scipy.ndimage.zoom(_cut(image, rng, (side[0], side[1])), zoom, order=1)
-    return through_camera(_blurred(_cut(part, rng), rng), rng)
+    part = scipy.ndimage.zoom(cut(image, (side[0], side[1]), rng), zoom, order=1)
+    return through_camera(_blurred(cut(part, SHAPE, rng), rng), rng)
 
 
 def brightfield(rng: np.random.Generator) -> Pixels:
@@ -146,14 +147,3 @@ def through_camera(light: Light, rng: np.random.Generator) -> Pixels:
 def _blurred(light: Light, rng: np.random.Generator) -> Light:
     sigma = math.exp(rng.uniform(math.log(0.5), math.log(12)))
     return np.asarray(scipy.ndimage.gaussian_filter(np.asarray(light, np.float64), sigma))
-
-
-def _cut(image: Light, rng: np.random.Generator, shape: tuple[int, int] = SHAPE) -> Light:
-    """A part of this size; images that are smaller are continued by their mirror images."""
-    for axis, length in enumerate(shape):
-        while image.shape[axis] < length:
-            image = np.concatenate([image, np.flip(image, axis)], axis)
-    top, left = (
-        int(rng.integers(have - need + 1)) for have, need in zip(image.shape, shape, strict=True)
-    )
-    return image[top : top + shape[0], left : left + shape[1]]

@@ -10,18 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
-
-from refocusd.frame import Pixels
 from refocusd_calibration.camera.series import Level, Series, series_of_frames
 
-__all__ = ["SimulatedCamera"]
+from refocusd.frame import Pixels
+
+__all__ = ["SimulatedCamera", "level_of"]
 
 #: How fast a hot pixel fills, times the mean dark current and on top of it.
 _HOT_E_PER_S = 2000.0
+
+
+def level_of(exposure_ms: float, frames: Sequence[Pixels]) -> Level:
+    """A level of frames in memory."""
+    return Level(exposure_ms, [partial(np.asarray, frame) for frame in frames])
 
 
 @dataclass(frozen=True)
@@ -176,5 +181,5 @@ class SimulatedCamera:
                 light = 1 + drift * taken / total + flicker * rng.standard_normal()
                 stack.append(self.expose(exposure, light_e_per_ms * max(light, 0.0), rng))
                 taken += 1
-            levels.append(Level.of(exposure, stack))
+            levels.append(level_of(exposure, stack))
         return series_of_frames(levels)

@@ -4,8 +4,6 @@ A frame's focus metric over that of the same field in focus is a *ratio* from 1 
 The curve measured at calibration tells which distance from focus has that ratio: on both
 sides, so without a sign.  It holds for the specimen it was measured on, and roughly for
 others of like structure; the ratio of another microscope says nothing.
-
-Needs numpy, scipy and `refocusd.profiles.profile` only.
 """
 
 from __future__ import annotations

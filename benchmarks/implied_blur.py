@@ -18,8 +18,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from benchmarks.frame_statistics import radial_spectrum
 from refocusd.errors import InputError
-from refocusd_training.simulate.statistics import radial_spectrum
 
 __all__ = ["ImpliedBlur", "implied_blur", "same_blur", "transfer_distance", "transfer_width"]
 

@@ -9,14 +9,14 @@ imply, and their noise as a function of brightness.
 from __future__ import annotations
 
 import numpy as np
-
-from refocusd.frame import Pixels
-from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus, best_focus_um
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.ranges import Setting
 from refocusd_training.simulate.scene import simulate_frame
 from refocusd_training.simulate.specimen import flux_of
+
+from refocusd.frame import Pixels
+from refocusd.imaging.optics import Optics
 
 __all__ = ["PLATE_CAMERA", "PLATE_OPTICS", "PLATE_Z00", "plate_frame"]
 
