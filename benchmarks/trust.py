@@ -30,7 +30,8 @@ from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
 from refocusd.frame import Pixels
-from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.imaging.field_evidence import examine_field
+from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.worker.refocus import refocus_frame
 
 Draw = Callable[[np.random.Generator], Pixels]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from refocusd.datasets.judged import JudgedFrame
 from refocusd.frame import Pixels
-from refocusd.imaging.evidence import CELL_PX
+from refocusd.imaging.pair_evidence import CELL_PX
 
 __all__ = ["Pictures", "RunReport", "page"]
 
@@ -44,7 +44,7 @@ class Pictures:
     frame : JudgedFrame
     raw, refocused : ndarray of uint8 or uint16, shape (height, width)
     residuals : ndarray of float32 or None
-        χ² by cell, see `refocusd.imaging.evidence`.
+        χ² by cell, see `refocusd.imaging.pair_evidence`.
     """
 
     frame: JudgedFrame

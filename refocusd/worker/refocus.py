@@ -18,17 +18,12 @@ from refocusd.engines.verdict import Judgement, flux_ratio, shipped_judge
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import estimate_blur
-from refocusd.imaging.evidence import (
-    FieldEvidence,
-    PairEvidence,
-    examine_field,
-    examine_pair,
-    sharp_part,
-    weights_outside,
-)
+from refocusd.imaging.field_evidence import FieldEvidence, examine_field
 from refocusd.imaging.normalise import check_frame, counts_range
 from refocusd.imaging.optics import Optics
+from refocusd.imaging.pair_evidence import PairEvidence, examine_pair
 from refocusd.imaging.quality import focus_score
+from refocusd.imaging.tiles import sharp_part, weights_outside
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.messages import FocusOptics, FrameFacts
 from refocusd.worker.blurs import Stream

@@ -9,13 +9,9 @@ from scipy.ndimage import gaussian_filter
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
-from refocusd.imaging.evidence import (
-    FieldEvidence,
-    examine_field,
-    examine_pair,
-    sharp_part,
-    weights_outside,
-)
+from refocusd.imaging.field_evidence import FieldEvidence, examine_field
+from refocusd.imaging.pair_evidence import examine_pair
+from refocusd.imaging.tiles import sharp_part, weights_outside
 
 pytestmark = pytest.mark.fast
 

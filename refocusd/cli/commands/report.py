@@ -23,7 +23,8 @@ from refocusd.errors import InputError, OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.imaging.blur import BlurEstimate
-from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.imaging.field_evidence import examine_field
+from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.ledger import Attempt
 
 __all__ = ["register"]
