@@ -12,5 +12,6 @@
 `quality`         Measures how sharp a frame is, and how close a refocused frame comes to the truth
 `reduction`       Frames made smaller until their blur has a given width, and made large again
 `tiles`           Frames by tile: means of blocks and of tiles, and how sharp each tile is
+`trust_map`       How likely each part of a refocused frame is wrong: one value for each cell of 16 by 16 px
 ================  ==================================================================================
 """

@@ -66,6 +66,8 @@ class PairEvidence:
         Its 98th percentile.
     residuals : ndarray of float32, shape (rows, columns)
         χ² by cell of `CELL_PX` pixels.
+    light : ndarray of float32, same shape
+        Mean of the refocused frame over its background, over raw's contrast.
     flux : float
         Light of the frame, refocused over raw.
     worst_flux : float
@@ -89,6 +91,7 @@ class PairEvidence:
     chi2: float
     worst_chi2: float
     residuals: Floats
+    light: Floats
     flux: float
     worst_flux: float
     sharpened: float
@@ -132,6 +135,7 @@ def examine_pair(
     normalised = np.asarray(residual**2 / variance, dtype=np.float32)
     cells = pooled(normalised, CELL_PX // factor)
     base = float(np.percentile(before, 1))
+    light = pooled(after, CELL_PX // factor) - np.percentile(after, 1)
     changed, worst = _flux(before, again, base, field.tile_px // factor)
     floor = base - 3 * field.noise / factor - 0.02 * field.contrast
     return PairEvidence(
@@ -143,6 +147,7 @@ def examine_pair(
         chi2=float(np.median(cells)),
         worst_chi2=float(np.percentile(cells, 98)),
         residuals=cells,
+        light=np.asarray(light / max(field.contrast, 1e-3), dtype=np.float32),
         flux=changed,
         worst_flux=worst,
         sharpened=_sharpened(field.focus, focus),

@@ -45,7 +45,15 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 from refocusd.transport.ring import RingAddress, Slot
-from refocusd.transport.watching import CatchUp, Look, Pause, Shown, Status, StatusRequest
+from refocusd.transport.watching import (
+    MAX_TRUST_NBYTES,
+    CatchUp,
+    Look,
+    Pause,
+    Shown,
+    Status,
+    StatusRequest,
+)
 
 __all__ = [
     "MAX_CALIBRATIONS",
@@ -96,7 +104,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 6
+PROTOCOL = 7
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -326,6 +334,8 @@ class Result(Message, frozen=True):
     task: int
     checksum: int
     facts: FrameFacts
+    #: Trust map of the frame, row by row (`refocusd.imaging.trust_map`); empty without one.
+    trust: Annotated[bytes, msgspec.Meta(max_length=MAX_TRUST_NBYTES)] = b""
 
 
 class Failure(Message, frozen=True):

@@ -17,7 +17,10 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 
-__all__ = ["CatchUp", "Look", "Pause", "Shown", "Status", "StatusRequest"]
+__all__ = ["MAX_TRUST_NBYTES", "CatchUp", "Look", "Pause", "Shown", "Status", "StatusRequest"]
+
+#: Of a trust map, one byte for 256 pixels.
+MAX_TRUST_NBYTES = 1 << 22
 
 
 class StatusRequest(Message, frozen=True):
@@ -114,6 +117,8 @@ class Shown(Message, frozen=True):
     #: From the hook to the disk.
     latency_ms: float
     live: bool
+    #: Trust map of the frame, as in `Result`.
+    trust: Annotated[bytes, msgspec.Meta(max_length=MAX_TRUST_NBYTES)] = b""
 
 
 class Pause(Message, frozen=True):
