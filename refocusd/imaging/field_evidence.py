@@ -190,7 +190,7 @@ def _basis(shape: tuple[int, ...]) -> Floats:
 
 def _clipped(raw: Pixels) -> float:
     """Share of the pixels at the largest count, if so many share it that it must be the scale's end."""
-    share = np.count_nonzero(raw == raw.max()) / raw.size
+    share = float(np.count_nonzero(raw == raw.max())) / raw.size
     return share if share > max(16 / raw.size, 1e-4) else 0.0
 
 

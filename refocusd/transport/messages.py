@@ -35,6 +35,7 @@ from refocusd.frame import DType, FinalState
 from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
+    DoubtedFrame,
     EngineInfo,
     Engines,
     FocusAdvice,
@@ -68,6 +69,7 @@ __all__ = [
     "Counts",
     "Credit",
     "DType",
+    "DoubtedFrame",
     "EngineInfo",
     "Engines",
     "Failure",

@@ -12,6 +12,7 @@ __all__ = [
     "REPLACED",
     "AcquisitionStatus",
     "Counts",
+    "DoubtedFrame",
     "EngineInfo",
     "Engines",
     "FocusAdvice",
@@ -227,6 +228,24 @@ class FrameFacts(msgspec.Struct, frozen=True):
     worst_flux_change: float | None = None
     kept_share: float = 0.0
     expected_error: float | None = None
+
+
+class DoubtedFrame(msgspec.Struct, frozen=True):
+    """A frame whose result is doubtful or untrusted.
+
+    Parameters
+    ----------
+    acquisition, axes : str
+        Its id, and canonical axes.
+    verdict : str
+    reasons : list of str
+        In plain words.
+    """
+
+    acquisition: str
+    axes: str
+    verdict: str
+    reasons: list[str]
 
 
 class Histogram(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from refocusd.frame import DType, FinalState
 from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
+    DoubtedFrame,
     Engines,
     FrameFacts,
     Histogram,
@@ -56,6 +57,8 @@ class Status(Message, frozen=True):
         Frames since the start, by ``state`` or ``state: reason``.
     verdicts : dict of str to int
         Frames since the start, by verdict.
+    doubted : list of DoubtedFrame
+        The last doubtful and untrusted frames, the newest first.
     stages : dict of str to Histogram
         ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
         ``total`` (hook to disk); live frames only.
@@ -84,6 +87,7 @@ class Status(Message, frozen=True):
     serial: int = 0
     uptime_s: float = 0.0
     verdicts: dict[str, int] = msgspec.field(default_factory=dict)
+    doubted: list[DoubtedFrame] = msgspec.field(default_factory=list)
 
 
 class Look(Message, frozen=True):
