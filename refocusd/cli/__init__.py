@@ -9,6 +9,7 @@
 `model_summary`  Summaries of a model bundle: a row of the list, lines of text, JSON
 `offline`        What `process` and `resume` show: progress, and what was done
 `on_cluster`     ``refocusd process --cluster``: OME-Zarr stores, refocused by the workers of a cluster
+`print_pdf`      An HTML page printed to PDF by a browser that is installed
 `report_page`    The page of `refocusd report`: one HTML file with its pictures and figures inside
 `runs`           Which output a run of frames on disk goes to: a new one, or one that is there
 `commands/`      One sub-command a file; each adds itself to the parser with `register`
