@@ -11,7 +11,8 @@ is there anything to refocus?     contrast above a smooth background (quadric an
                                   over the noise of a pixel; hot pixels left out
 is it fluorescence?               place of the background's mode in the histogram (half-sample mode,
                                   D. R. Bickel 2002), skewness of the frame and of differences of
-                                  Gaussians, spectrum by octaves: a quadratic logistic score against
+                                  Gaussians, spectrum by octaves, rank correlation of light and
+                                  detail (C. Spearman 1904): a quadratic logistic score against
                                   other kinds of pictures (outlier exposure, D. Hendrycks et al.,
                                   ICLR 2019); `refocusd.engines.verdict` holds its weights
 ================================  ==================================================================
@@ -43,7 +44,8 @@ MIN_SIDE_PX = 32
 LOOKS = (
     "mode", "p25", "median", "p75", "skewness", "kurtosis", "fine skewness", "coarse skewness",
     "contrast over level", "octave 1", "octave 2", "octave 3", "octave 4", "along axes",
-    "contrast over noise",
+    "contrast over noise", "light and detail", "without structure", "detail of dark cells",
+    "detail of bright cells", "spread of dark cells",
 )  # fmt: skip
 #: Bounds of the octaves, cycles a pixel of the reduced frame.
 _OCTAVES = (0.008, 0.03, 0.06, 0.12, 0.25, 0.5)
@@ -112,12 +114,19 @@ def examine_field(raw: Pixels) -> FieldEvidence | None:
     low, high = np.percentile(half, (2, 99.8))
     contrast = float(high - low)
     tile_px = tile_side_px(raw.shape)
+    focus = tile_focus(raw, tile_px)
     return FieldEvidence(
         noise=noise,
         contrast=contrast,
         clipped=_clipped(raw),
-        looks=_looks(small, flat, half, contrast, noise),
-        focus=tile_focus(raw, tile_px),
+        looks=np.array(
+            [
+                *_looks(small, flat, half, contrast, noise),
+                *_cells(small, focus, contrast, 32 // factor),
+            ],
+            np.float32,
+        ),
+        focus=focus,
         tile_px=tile_px,
         small=small,
         hot=hot,
@@ -194,23 +203,44 @@ def _clipped(raw: Pixels) -> float:
     return share if share > max(16 / raw.size, 1e-4) else 0.0
 
 
-def _looks(small: Floats, flat: Floats, half: Floats, contrast: float, noise: float) -> Floats:
+def _looks(small: Floats, flat: Floats, half: Floats, contrast: float, noise: float) -> list[float]:
+    """The frame as a whole: histogram, skewness, spectrum."""
     ends = np.percentile(half, (0.2, 99.8))
     span = max(float(ends[1] - ends[0]), 1e-3)
     ordered = np.sort(half, axis=None)
     quarters = (ordered[len(ordered) * part // 4] for part in (1, 2, 3))
-    return np.array(
-        [
-            *((value - ends[0]) / span for value in (_mode(ordered), *quarters)),
-            np.arcsinh(2 * _moment(half, 3)),
-            math.log(_moment(half, 4) + 1e-3),
-            *(np.arcsinh(2 * _moment(_band(small, scale), 3)) for scale in (1.0, 3.0)),
-            math.log(contrast / max(float(np.median(small)), 1.0) + 1e-3),
-            *_octaves(flat, contrast),
-            math.log(min(contrast / noise, _CLEAN) + 1e-2),
-        ],
-        np.float32,
-    )
+    return [
+        *((value - ends[0]) / span for value in (_mode(ordered), *quarters)),
+        np.arcsinh(2 * _moment(half, 3)),
+        math.log(_moment(half, 4) + 1e-3),
+        *(np.arcsinh(2 * _moment(_band(small, scale), 3)) for scale in (1.0, 3.0)),
+        math.log(contrast / max(float(np.median(small)), 1.0) + 1e-3),
+        *_octaves(flat, contrast),
+        math.log(min(contrast / noise, _CLEAN) + 1e-2),
+    ]
+
+
+def _cells(small: Floats, focus: TileFocus, contrast: float, side: int) -> list[float]:
+    """Light and detail of its cells: in fluorescence, what is dark is empty, and detail is bright.
+
+    A photograph has detail in its shadows, and flat parts that are bright.
+    """
+    light = pooled(small, side)
+    detail = np.sqrt(np.maximum(pooled(small * small, side) - light * light, 0)).ravel()
+    contrast = max(contrast, 1e-3)
+    order = np.argsort(light, axis=None)
+    one, other = (np.argsort(np.argsort(each, axis=None)) for each in (light, detail))
+    count = light.size
+    together = 1 - 6 * float(np.sum((one - other) ** 2)) / max(count**3 - count, 1)
+    quarter = max(1, count // 4)
+    ends = (order[:quarter], order[-quarter:])
+    low, dark = np.percentile(light, (2, 25))
+    return [
+        together,
+        1 - float(focus.structured.mean()),
+        *(math.log(float(np.median(detail[cells])) / contrast + 1e-3) for cells in ends),
+        min(float(dark - low) / contrast, 10.0),
+    ]
 
 
 def _mode(ordered: Floats) -> float:
