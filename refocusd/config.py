@@ -324,6 +324,8 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     writes nothing; `mark` writes the result and says in its metadata that it is not trusted."""
     channel_untrusted: dict[str, str] = {}
     """The same for single channels, by name."""
+    trust_map: bool = True
+    """Write beside the refocused frames how likely each part of them is wrong, see the guide."""
     ledgers: str = _folder(platformdirs.user_data_path, "ledgers")
     """Folder of the ledgers, one SQLite file for each acquisition.  It must lie on a local disk."""
     reserve_mib: Annotated[int, Limits(0, 1 << 30)] = 512

@@ -9,6 +9,7 @@
 `model_summary`  Summaries of a model bundle: a row of the list, lines of text, JSON
 `offline`        Output of `process` and `resume`: progress, and what was done
 `on_cluster`     ``refocusd process --cluster``: refocuses OME-Zarr stores with the workers of a cluster
+`print_pdf`      An HTML page printed to PDF by a browser that is installed
 `report_page`    Page of `refocusd report`: one HTML file that contains its pictures and figures
 `runs`           Chooses the output of a run of frames on disk: a new one, or an existing one
 `commands/`      One sub-command a file; each adds itself to the parser with `register`

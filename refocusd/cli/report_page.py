@@ -16,7 +16,7 @@ from PIL import Image
 
 from refocusd.datasets.judged import JudgedFrame
 from refocusd.frame import Pixels
-from refocusd.imaging.evidence import CELL_PX
+from refocusd.imaging.pair_evidence import CELL_PX
 
 __all__ = ["Pictures", "RunReport", "page"]
 
@@ -31,7 +31,9 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding
 table{border-collapse:collapse;margin:.5em 0 1.5em}th,td{padding:.2em 1.2em .2em 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 th{color:var(--quiet);font-weight:500}figure{margin:0 0 1.5em;break-inside:avoid}figure img{width:32%;min-width:200px;image-rendering:pixelated;border:1px solid var(--line)}
 figcaption{color:var(--quiet)}.untrusted{color:var(--bad)}.doubtful{color:var(--wait)}.trusted{color:var(--good)}svg{max-width:100%;color:var(--good)}
-@media print{body{margin:0;max-width:none;color:#000;background:#fff}h2{break-after:avoid}}
+@page{size:A4;margin:16mm}
+@media print{:root{color-scheme:light;--ink:#000;--quiet:#444;--line:#bbb;--back:#fff;--bad:#a3211a;--wait:#6d4f04;--good:#0a6155}
+body{font-size:10.5pt;margin:0;padding:0;max-width:none}h1{font-size:17pt}h2{font-size:12.5pt;break-after:avoid}tr{break-inside:avoid}figure img{min-width:0;print-color-adjust:exact}}
 """
 
 
@@ -44,7 +46,7 @@ class Pictures:
     frame : JudgedFrame
     raw, refocused : ndarray of uint8 or uint16, shape (height, width)
     residuals : ndarray of float32 or None
-        χ² by cell, see `refocusd.imaging.evidence`.
+        χ² by cell, see `refocusd.imaging.pair_evidence`.
     """
 
     frame: JudgedFrame

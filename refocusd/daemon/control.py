@@ -99,6 +99,7 @@ class Control:
             catch_up=lifecycle.catch_up_when_idle,
             frames=statistics.frames,
             verdicts=statistics.verdicts,
+            doubted=list(statistics.doubted),
             stages=statistics.stages,
             raw_nbytes=statistics.raw_nbytes,
             serial=lifecycle.writer.preview.serial,

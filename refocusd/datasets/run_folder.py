@@ -19,6 +19,7 @@ __all__ = [
     "output_of",
     "refocused_path",
     "second_path",
+    "trust_maps_of",
 ]
 
 #: Files beside the refocused frames: the ledger's copy, and the description of the run.
@@ -50,6 +51,11 @@ def notes_of(output: Path) -> Path:
     """Folder of refocusd's files about a refocused dataset; in OME-Zarr, a separate group."""
     ours = output / "refocusd"
     return ours if ours.is_dir() else output
+
+
+def trust_maps_of(output: Path) -> Path:
+    """Dataset of the trust maps of a refocused dataset, inside of it."""
+    return notes_of(output) / "trust"
 
 
 def made_by(output: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
-from refocusd.imaging.evidence import LOOKS, FieldEvidence, PairEvidence
+from refocusd.imaging.field_evidence import LOOKS, FieldEvidence
+from refocusd.imaging.pair_evidence import PairEvidence
 
 __all__ = [
     "ERROR_FEATURES",

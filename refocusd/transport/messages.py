@@ -35,6 +35,7 @@ from refocusd.frame import DType, FinalState
 from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
+    DoubtedFrame,
     EngineInfo,
     Engines,
     FocusAdvice,
@@ -46,7 +47,15 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 from refocusd.transport.ring import RingAddress, Slot
-from refocusd.transport.watching import CatchUp, Look, Pause, Shown, Status, StatusRequest
+from refocusd.transport.watching import (
+    MAX_TRUST_NBYTES,
+    CatchUp,
+    Look,
+    Pause,
+    Shown,
+    Status,
+    StatusRequest,
+)
 
 __all__ = [
     "MAX_CALIBRATIONS",
@@ -61,6 +70,7 @@ __all__ = [
     "Counts",
     "Credit",
     "DType",
+    "DoubtedFrame",
     "EngineInfo",
     "Engines",
     "Failure",
@@ -98,7 +108,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 6
+PROTOCOL = 7
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -330,6 +340,8 @@ class Result(Message, frozen=True):
     task: int
     checksum: int
     facts: FrameFacts
+    #: Trust map of the frame, row by row (`refocusd.imaging.trust_map`); empty without one.
+    trust: Annotated[bytes, msgspec.Meta(max_length=MAX_TRUST_NBYTES)] = b""
 
 
 class Failure(Message, frozen=True):

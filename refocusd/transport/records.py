@@ -12,6 +12,7 @@ __all__ = [
     "REPLACED",
     "AcquisitionStatus",
     "Counts",
+    "DoubtedFrame",
     "EngineInfo",
     "Engines",
     "FocusAdvice",
@@ -237,6 +238,24 @@ class KnownBlur(msgspec.Struct, frozen=True):
     sigma_px: float
     uncertainty: float
     source: Literal["profile", "nominal", "memory"]
+
+
+class DoubtedFrame(msgspec.Struct, frozen=True):
+    """A frame whose result is doubtful or untrusted.
+
+    Parameters
+    ----------
+    acquisition, axes : str
+        Its id, and canonical axes.
+    verdict : str
+    reasons : list of str
+        In plain words.
+    """
+
+    acquisition: str
+    axes: str
+    verdict: str
+    reasons: list[str]
 
 
 class Histogram(msgspec.Struct, frozen=True):

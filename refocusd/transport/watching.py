@@ -10,6 +10,7 @@ from refocusd.frame import DType, FinalState
 from refocusd.transport.records import (
     AcquisitionStatus,
     Counts,
+    DoubtedFrame,
     Engines,
     FrameFacts,
     Histogram,
@@ -17,7 +18,10 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 
-__all__ = ["CatchUp", "Look", "Pause", "Shown", "Status", "StatusRequest"]
+__all__ = ["MAX_TRUST_NBYTES", "CatchUp", "Look", "Pause", "Shown", "Status", "StatusRequest"]
+
+#: Of a trust map, one byte for 256 pixels.
+MAX_TRUST_NBYTES = 1 << 22
 
 
 class StatusRequest(Message, frozen=True):
@@ -53,6 +57,8 @@ class Status(Message, frozen=True):
         Frames since the start, by ``state`` or ``state: reason``.
     verdicts : dict of str to int
         Frames since the start, by verdict.
+    doubted : list of DoubtedFrame
+        The last doubtful and untrusted frames, the newest first.
     stages : dict of str to Histogram
         ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
         ``total`` (hook to disk); live frames only.
@@ -81,6 +87,7 @@ class Status(Message, frozen=True):
     serial: int = 0
     uptime_s: float = 0.0
     verdicts: dict[str, int] = msgspec.field(default_factory=dict)
+    doubted: list[DoubtedFrame] = msgspec.field(default_factory=list)
 
 
 class Look(Message, frozen=True):
@@ -114,6 +121,8 @@ class Shown(Message, frozen=True):
     #: From the hook to the disk.
     latency_ms: float
     live: bool
+    #: Trust map of the frame, as in `Result`.
+    trust: Annotated[bytes, msgspec.Meta(max_length=MAX_TRUST_NBYTES)] = b""
 
 
 class Pause(Message, frozen=True):

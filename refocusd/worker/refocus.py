@@ -18,17 +18,13 @@ from refocusd.engines.verdict import Judgement, flux_ratio, shipped_judge
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import estimate_blur
-from refocusd.imaging.evidence import (
-    FieldEvidence,
-    PairEvidence,
-    examine_field,
-    examine_pair,
-    sharp_part,
-    weights_outside,
-)
+from refocusd.imaging.field_evidence import FieldEvidence, examine_field
 from refocusd.imaging.normalise import check_frame, counts_range
 from refocusd.imaging.optics import Optics
+from refocusd.imaging.pair_evidence import PairEvidence, examine_pair
 from refocusd.imaging.quality import focus_score
+from refocusd.imaging.tiles import sharp_part, weights_outside
+from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, trust_map, trust_shape
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.messages import FocusOptics, FrameFacts
 from refocusd.worker.blurs import Stream
@@ -73,6 +69,7 @@ def refocus_frame(
     focus: FocusOptics | None = None,
     calibrated: Calibrated | None = None,
     stream: Stream | None = None,
+    trust: NDArray[np.uint8] | None = None,
     _parts: bool = True,
 ) -> FrameFacts:
     """Refocus one frame and say what happened to it.
@@ -95,6 +92,8 @@ def refocus_frame(
         are trained on frames whose darkest percent lies below it, by their noise.
     stream : Stream, optional
         What earlier frames told of the blur; learns from this one.
+    trust : ndarray of uint8, shape `refocusd.imaging.trust_map.trust_shape`, optional
+        Filled with the trust map of what is written.
 
     Returns
     -------
@@ -102,6 +101,8 @@ def refocus_frame(
     """
     begun = time.perf_counter()
     profile = calibrated.profile if calibrated else None
+    if trust is not None:
+        trust.fill(AS_ACQUIRED)
     if engine.description.backend == "identity":
         return _path_alone(engine.refocus(raw, out).engine_ms, begun, profile)
     check_frame(raw, out)
@@ -113,7 +114,16 @@ def refocus_frame(
         part = sharp_part(field.focus)
         if part is not None and _two_blurs(seen, part, field.tile_px):
             facts = _refocus_part(
-                engine, raw, seen, out, field, part, untrusted=untrusted, focus=focus, stream=stream
+                engine,
+                raw,
+                seen,
+                out,
+                field,
+                part,
+                untrusted=untrusted,
+                focus=focus,
+                stream=stream,
+                trust=trust,
             )
             worker_ms = (time.perf_counter() - begun) * 1e3
             return msgspec.structs.replace(facts, worker_ms=worker_ms, calibration=profile)
@@ -136,6 +146,8 @@ def refocus_frame(
         else:
             focus_after = focus_score(out)
     blur, pair = made.refocused.blur, made.pair
+    if trust is not None and pair and made.written in ("refocused", "deconvolved"):
+        trust[:] = _trust_of(raw.shape, pair, made.said)
     own = made.written not in ("raw", "nothing")
     return FrameFacts(
         offset=made.refocused.counts.offset,
@@ -210,14 +222,21 @@ def _refocus_part(
     untrusted: Untrusted,
     focus: FocusOptics | None,
     stream: Stream | None,
+    trust: NDArray[np.uint8] | None,
 ) -> FrameFacts:
     """Refocus what is out of focus, and leave the part that is in focus as it is."""
     # The surroundings within a tile belong to the blur.
     place = _place(~part, field.tile_px, raw.shape, margin=1)
     cut: Pixels = seen[place].copy()
     made = np.empty_like(cut)
+    cells = np.empty(trust_shape(cut.shape), np.uint8)
     facts = refocus_frame(
-        engine, cut, made, untrusted=untrusted, focus=focus, stream=stream, _parts=False
+        *(engine, cut, made),
+        untrusted=untrusted,
+        focus=focus,
+        stream=stream,
+        trust=cells,
+        _parts=False,
     )
     np.copyto(out, raw)
     if facts.written in ("raw", "nothing"):
@@ -225,6 +244,13 @@ def _refocus_part(
     weights = weights_outside(part, field.tile_px, raw.shape)[place]
     blended = raw[place] + weights * (made.astype(np.float32) - raw[place])
     np.copyto(out[place], np.rint(blended), casting="unsafe")
+    if trust is not None:
+        # Tiles begin where cells do.
+        row, column = (each.start // CELL_PX for each in place)
+        trust[row : row + cells.shape[0], column : column + cells.shape[1]] = cells
+        tiles = (np.arange(n) * CELL_PX // field.tile_px for n in trust.shape)
+        rows, columns = (np.minimum(t, n - 1) for t, n in zip(tiles, part.shape, strict=True))
+        trust[part[rows][:, columns]] = AS_ACQUIRED
     kept = float(part.mean())
     return msgspec.structs.replace(
         facts,
@@ -234,6 +260,11 @@ def _refocus_part(
         flux_ratio=flux_ratio(seen, out, facts.offset),
         reasons=[*facts.reasons, f"in focus already: {kept:.0%} of the frame, kept as it is"],
     )
+
+
+def _trust_of(shape: tuple[int, ...], pair: PairEvidence, said: Judgement) -> NDArray[np.uint8]:
+    least = shipped_judge().doubtful if said.verdict == "untrusted" else 0.0
+    return trust_map(shape, pair, said.error_chance or 0.0, least)
 
 
 def _judged(

@@ -13,6 +13,7 @@ import zmq
 from refocusd.engines.engine import Engine
 from refocusd.errors import DeviceLostError, RefocusdError, TransportError
 from refocusd.frame import Pixels, checksum
+from refocusd.imaging.trust_map import trust_shape
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.client import SILENCE_S, Connection
 from refocusd.transport.messages import (
@@ -170,6 +171,7 @@ def _do(
             raise TransportError("the raw pixels changed on their way (checksum)")
         if (engine := engines.get(task.channel)) is None:
             raise TransportError(f"this worker has no model of its own for channel {task.channel}")
+        trust = np.empty(trust_shape(shape), np.uint8)
         facts = refocus_frame(
             engine,
             raw,
@@ -179,6 +181,7 @@ def _do(
             focus=task.focus,
             calibrated=calibrations.of(task),
             stream=blurs.of(task.stream, known_blur(task.blur)),
+            trust=trust,
         )
     except (MemoryError, DeviceLostError):
         raise
@@ -188,7 +191,8 @@ def _do(
         log.exception("task %d", task.task)
         connection.send(Failure(task.task, f"{type(error).__name__}: {error}"))
     else:
-        result = Result(task.task, checksum(out), facts)
+        judged = engine.description.backend != "identity"
+        result = Result(task.task, checksum(out), facts, trust.tobytes() if judged else b"")
         if connection.ring is not None:
             connection.send(result)
         elif tracker := connection.lend(result, out):

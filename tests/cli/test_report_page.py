@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -12,11 +13,12 @@ import pytest
 from recordings_on_disk import write_ndtiff
 
 from refocusd.cli.main import main
+from refocusd.cli.print_pdf import BROWSERS, print_pdf
 from refocusd.datasets.judged import judged_frames
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
-from refocusd.errors import InputError
+from refocusd.errors import ConfigError, InputError
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.frame import Pixels, canonical_axes, checksum
 from refocusd.ledger import Attempt, Ledger
@@ -97,6 +99,21 @@ def test_the_page_holds_counts_reasons_and_pictures(raw: Path, tmp_path: Path) -
     assert figures["blur_sources"] == {"frame": len(figures["blur_px"])}
     assert "<h2>Blur of raw, px</h2>" in text
     assert json.loads(told.read_text())["runs"] == [figures]
+
+
+def test_a_browser_prints_the_page_to_pdf(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "a report.html"
+    options = ["--ledgers", str(tmp_path), "--output", str(place), "--pdf"]
+    if any(map(shutil.which, BROWSERS)):
+        assert main(["report", str(raw), *options]) == 0
+        printed = place.with_suffix(".pdf").read_bytes()
+        assert printed.startswith(b"%PDF")
+        assert len(printed) > 20_000, "the pictures are in it"
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"no Chromium.*open .* in a browser and print it"):
+        print_pdf(place, place.with_suffix(".pdf"))
 
 
 def test_frames_that_are_not_trusted_are_named_with_their_reasons(raw: Path) -> None:

@@ -79,6 +79,10 @@ def test_deconvolution_runs_without_a_model_and_tells_each_frames_blur(tmp_path:
     assert facts["blur_px"] > 2
     assert 0 < facts["blur_uncertainty"] < 1
     assert facts["blur_source"] == "frame"
+    cells, about = read_all(tmp_path / "out" / "trust")['{"z":0}']
+    assert cells.shape == (16, 16)
+    assert cells.max() <= 100
+    assert about["refocusd"]["verdict"] == facts["verdict"]
 
 
 @pytest.mark.parametrize("worker_inline", [False, True], ids=["worker-ring", "worker-socket"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from broker_model import ENGINE, FACTS
 from live import quick_settings
 
@@ -15,16 +18,19 @@ from refocusd.config import Settings
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
 from refocusd.datasets.identity import FrameMark, Recording
-from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.datasets.run_folder import LEDGER_COPY, trust_maps_of
 from refocusd.errors import OutputError
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.open_sink import SinkKind
 from refocusd.frame import checksum
 from refocusd.ledger import Ledger, ledger_path
 from refocusd.profiles.applied import Applied
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import Slot
 
-SIDE = 32
+SIDE = 256
 RUN = "r" * 16
+MAPS = np.random.default_rng(0).integers(0, 101, (2, SIDE // 16, SIDE // 16), dtype=np.uint8)
 FRAME = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE)
 
 
@@ -71,6 +77,68 @@ def of_frame(message: wire.Open, pixels: np.ndarray) -> wire.Open:
     mark = FrameMark(SIDE, SIDE, "uint16", f"{checksum(pixels):016x}")
     recording = msgspec.json.encode(Recording(frames={'{"time":0}': mark})).decode()
     return msgspec.structs.replace(message, recording=recording)
+
+
+def write_map(output: OutputDataset, time: int, cells: bytes) -> None:
+    submit = wire.Submit(
+        *(output.message.acquisition, f'{{"channel":"DAPI","time":{time}}}', Slot(4096, 1), 1),
+        '{"PixelSizeUm":0.5}',
+        0,
+    )
+    output.trust_maps.write(WriteFrame(1, submit, 1, FACTS, ENGINE, None, cells))
+
+
+@pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
+def test_trust_maps_lie_in_the_output_and_common_readers_read_them(
+    tmp_path: Path, message: wire.Open, sink: SinkKind
+) -> None:
+    settings = quick_settings(tmp_path, sink=sink)
+    for time in (0, 1):  # the second time, the output is opened again
+        output = opened(settings, message)
+        write_map(output, time, MAPS[time].tobytes())
+        write_map(output, time, MAPS[time].tobytes())  # sent twice, written once
+        output.close(None)
+    place = trust_maps_of(output.sink.path)
+    if sink == "ndtiff":
+        assert place == output.sink.path / "trust"
+        found = tifffile.imread(place / "NDTiffStack.tif")
+        np.testing.assert_array_equal(found, MAPS)
+        import ndstorage
+
+        frame = ndstorage.Dataset(str(place)).read_image(channel="DAPI", time=1)
+        np.testing.assert_array_equal(frame, MAPS[1])
+    else:
+        assert place == output.sink.path / "refocusd" / "trust"
+        store: Any = zarr.open_group(str(output.sink.path / "refocusd"), mode="r")
+        np.testing.assert_array_equal(store["trust/0/0"][:, 0, 0], MAPS)
+        (image,) = store["trust"].attrs["ome"]["multiscales"]
+        (level,) = image["datasets"]
+        assert level["coordinateTransformations"][0]["scale"][-2:] == [8.0, 8.0]
+    with open_dataset(place) as maps:
+        assert maps.summary["refocusd"]["trust_map"]["as_acquired"] == 255
+    with open_dataset(output.sink.path) as frames:
+        assert not list(frames.axes_keys())
+
+
+def test_a_map_that_cannot_be_written_costs_no_frame(
+    settings: Settings, message: wire.Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = opened(settings, message)
+    (output.sink.path / "trust").write_text("in the way")
+    write_map(output, 0, MAPS[0].tobytes())
+    write_map(output, 1, MAPS[0].tobytes())
+    write(output, 0)
+    output.close(None)
+    assert caplog.text.count("no trust map is written any more") == 1
+    with open_dataset(output.sink.path) as frames:
+        assert len(frames.axes_keys()) == 1
+
+
+def test_no_map_is_written_where_the_setting_says_so(tmp_path: Path, message: wire.Open) -> None:
+    output = opened(quick_settings(tmp_path, trust_map=False), message)
+    write_map(output, 0, MAPS[0].tobytes())
+    output.close(None)
+    assert not trust_maps_of(output.sink.path).exists()
 
 
 def test_a_recording_made_again_under_its_name_is_not_added_to_the_output(

@@ -15,7 +15,8 @@ from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.verdict import ERROR_FEATURES, Judgement, error_features, shipped_judge
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
-from refocusd.imaging.evidence import LOOKS, PairEvidence, examine_field, examine_pair
+from refocusd.imaging.field_evidence import LOOKS, examine_field
+from refocusd.imaging.pair_evidence import PairEvidence, examine_pair
 
 pytestmark = pytest.mark.fast
 

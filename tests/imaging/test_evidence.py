@@ -9,13 +9,10 @@ from scipy.ndimage import gaussian_filter
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
-from refocusd.imaging.evidence import (
-    FieldEvidence,
-    examine_field,
-    examine_pair,
-    sharp_part,
-    weights_outside,
-)
+from refocusd.imaging.field_evidence import FieldEvidence, examine_field
+from refocusd.imaging.pair_evidence import examine_pair
+from refocusd.imaging.tiles import sharp_part, weights_outside
+from refocusd.imaging.trust_map import trust_map, trust_shape
 
 pytestmark = pytest.mark.fast
 
@@ -110,6 +107,11 @@ def test_the_truth_explains_raw_and_a_picture_without_half_of_the_objects_does_n
     assert wrong.unexplained > 0.2
     assert wrong.worst_flux > 0.5
     assert wrong.worst_chi2 > 20
+    # The map of a frame that is not trusted is nowhere below what makes a frame doubtful.
+    cells = trust_map(SHAPE, wrong, 0.8, least=0.25)
+    assert cells.shape == trust_shape(SHAPE) == (33, 44)
+    assert cells.min() == 25
+    assert trust_map(SHAPE, true, 0.05).mean() < 10
     columns = wrong.residuals.shape[1] // 2
     assert wrong.residuals[:, : columns - 2].mean() > 10 * wrong.residuals[:, columns + 2 :].mean()
 

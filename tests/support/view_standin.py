@@ -26,6 +26,7 @@ from user_curve import as_daemon
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.imaging.quality import focus_score
+from refocusd.imaging.trust_map import AS_ACQUIRED, trust_shape
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import RingAddress
 
@@ -50,6 +51,7 @@ class Scene:
     def facts(self, index: int) -> wire.FrameFacts:
         before, after = self.scores[index]
         in_focus = np.array_equal(self.raw[index], self.refocused[index])
+        doubtful = self.axes[index]["z"] == 0
         return wire.FrameFacts(
             offset=100.0,
             scale=400.0,
@@ -59,12 +61,22 @@ class Scene:
             focus_after=after,
             flux_ratio=1.003,
             clipped=0,
-            verdict="passed_through" if in_focus else "trusted",
+            verdict="passed_through" if in_focus else "doubtful" if doubtful else "trusted",
+            reasons=["light of one part changed by 23%"] if doubtful else [],
+            expected_error=None if in_focus else 12.5,
             written="raw" if in_focus else "refocused",
             blur_px=None if in_focus else 6.25,
             blur_uncertainty=None if in_focus else 0.12,
             blur_source=None if in_focus else "profile",
         )
+
+    def trust(self, index: int) -> NDArray[np.uint8]:
+        """Its trust map: every percentage from left to right; the uppermost row is raw's."""
+        rows, columns = trust_shape(self.raw.shape[1:])
+        cells = np.tile(np.linspace(0, 100, columns), (rows, 1)).astype(np.uint8)
+        cells[0] = AS_ACQUIRED
+        in_focus = np.array_equal(self.raw[index], self.refocused[index])
+        return np.full_like(cells, AS_ACQUIRED) if in_focus else cells
 
 
 def scene_of_nuclei() -> Scene:
@@ -91,6 +103,7 @@ def written_datasets(folder: Path, scene: Scene, times: int = 2, pending: int = 
     with (
         NDTiffSink.create(raw_path) as raw,
         NDTiffSink.create(folder / "cells_1_refocused") as refocused,
+        NDTiffSink.create(folder / "cells_1_refocused" / "trust") as maps,
     ):
         total = times * len(scene.axes)
         for number in range(total):
@@ -108,6 +121,7 @@ def written_datasets(folder: Path, scene: Scene, times: int = 2, pending: int = 
                     **msgspec.structs.asdict(facts),
                 }
                 refocused.write(scene.refocused[index], axes, {**metadata, "refocusd": made_by})
+                maps.write(scene.trust(index), axes, {})
     return raw_path
 
 
@@ -281,8 +295,14 @@ class StandIn:
             facts=facts,
             latency_ms=28.0 + 6.0 * math.sin(number / 7),
             live=True,
+            trust=self.scene.trust(index).tobytes(),
         )
         self._send(identity, shown, np.ascontiguousarray(both[:, ::step, ::step]))
+
+    def _doubted(self, time: int, z: int) -> wire.DoubtedFrame:
+        axes = f'{{"channel":"DAPI","time":{time},"z":{z}}}'
+        facts = self.scene.facts(0)
+        return wire.DoubtedFrame(self._acquisition, axes, facts.verdict, facts.reasons)
 
     def status(self) -> wire.Status:
         """As the daemon would say it."""
@@ -331,6 +351,7 @@ class StandIn:
             "stages": {"total": histogram, "engine": engine},
             "raw_nbytes": done * height * width * 2,
             "serial": done,
+            "doubted": [self._doubted(time, z=0) for time in reversed(range(self.times))],
             "uptime_s": time.monotonic() - self._begun,
             **self.status_changes,
         }

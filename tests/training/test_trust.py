@@ -21,7 +21,8 @@ from refocusd_training.trust.fit import (
 
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.verdict import ERROR_FEATURES
-from refocusd.imaging.evidence import LOOKS, FieldEvidence, examine_field, examine_pair
+from refocusd.imaging.field_evidence import LOOKS, FieldEvidence, examine_field
+from refocusd.imaging.pair_evidence import examine_pair
 
 pytestmark = pytest.mark.fast
 

@@ -46,6 +46,8 @@ def example(kind: Any) -> Any:
             return 64 if kind.ge is None else max(64, kind.ge)
         case msgspec.inspect.FloatType():
             return 0.5
+        case msgspec.inspect.BytesType():
+            return b"\x14"
         case msgspec.inspect.StrType():
             return "00000000-0000-4000-8000-000000000000" if kind.pattern else "{}"
         case msgspec.inspect.ListType():

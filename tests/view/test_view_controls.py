@@ -64,7 +64,7 @@ def test_dark_and_light(browser: Browser, port: int) -> None:
         with open_page(browser, f"http://127.0.0.1:{port}/", color_scheme=scheme) as page:
             shade = {"dark": lambda v: v < 60, "light": lambda v: v > 200}
             assert shade[scheme](_background(page))
-            page.keyboard.press("t")
+            page.keyboard.press("d")
             assert shade[other](_background(page))
             page.reload()
             assert shade[other](_background(page))

@@ -13,6 +13,7 @@ from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import counts_range
+from refocusd.imaging.trust_map import AS_ACQUIRED, trust_shape
 from refocusd.worker.refocus import refocus_frame
 
 pytestmark = pytest.mark.fast
@@ -73,7 +74,9 @@ def test_what_is_not_trusted_is_written_as_the_settings_say(
 def test_an_empty_field_never_reaches_the_engine() -> None:
     raw = empty_field("dim blobs", np.random.default_rng(1))
     engine, out = Inventor(), np.empty_like(raw)
-    facts = refocus_frame(engine, raw, out)
+    trust = np.empty(trust_shape(raw.shape), np.uint8)
+    facts = refocus_frame(engine, raw, out, trust=trust)
+    assert (trust == AS_ACQUIRED).all()
     assert engine.frames == 0
     assert (facts.verdict, facts.written) == ("passed_through", "raw")
     assert facts.reasons[0].startswith("empty field")
@@ -99,8 +102,11 @@ def test_the_half_of_a_frame_that_is_in_focus_is_kept_to_the_last_bit() -> None:
     half = near.shape[1] // 2
     raw = np.where(np.arange(near.shape[1]) < half, near, far)
     out = np.empty_like(raw)
-    facts = refocus_frame(DeconvolutionEngine(), raw, out)
+    trust = np.empty(trust_shape(raw.shape), np.uint8)
+    facts = refocus_frame(DeconvolutionEngine(), raw, out, trust=trust)
     assert facts.written == "refocused"
+    assert (trust[:, : half // 16 - 4] == AS_ACQUIRED).all()
+    assert (trust[:, half // 16 + 6 :] <= 100).all()
     assert 0.3 < facts.kept_share < 0.7
     assert any("in focus already" in reason for reason in facts.reasons)
     np.testing.assert_array_equal(out[:, : half - 64], raw[:, : half - 64])

@@ -14,6 +14,7 @@ import numpy as np
 from refocusd import files
 from refocusd.cli.console import say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.print_pdf import print_pdf
 from refocusd.cli.report_page import Pictures, RunReport, page
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
 from refocusd.datasets.judged import JudgedFrame, attempts_of, judged
@@ -23,7 +24,8 @@ from refocusd.errors import InputError, OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.imaging.blur import BlurEstimate
-from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.imaging.field_evidence import examine_field
+from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.ledger import Attempt
 
 __all__ = ["register"]
@@ -37,6 +39,7 @@ EPILOG = """\
 examples:
   refocusd report data/run_1                        a page beside the refocused frames of each run
   refocusd report data/run_1_refocused --output run_1.html
+  refocusd report data/run_1 --pdf                  and the same as PDF
 """
 
 
@@ -58,6 +61,9 @@ def register(commands: Any) -> None:
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="file to write, for a dataset of one run"
+    )
+    parser.add_argument(
+        "--pdf", action="store_true", help="print it as well, by a Chromium, Chrome or Edge"
     )
     add_setting_flags(parser, "ledgers")
 
@@ -82,6 +88,9 @@ def _report(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
         say(f"wrote {place}")
+        if arguments.pdf:
+            print_pdf(place, place.with_suffix(".pdf"))
+            say(f"wrote {place.with_suffix('.pdf')}")
         figures.append(dict(report.figures))
     write_json(arguments.json, {"runs": figures})
     return 0

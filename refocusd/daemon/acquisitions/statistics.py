@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 
 from refocusd.daemon.events import FramesWritten
-from refocusd.transport.messages import Histogram
+from refocusd.transport.messages import DoubtedFrame, Histogram
 
 __all__ = ["Statistics"]
 
@@ -16,6 +16,8 @@ BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3
 STAGES = ("queue", "worker", "engine", "total")
 #: Reasons that are counted separately; all later ones are counted together.
 MAX_REASONS = 64
+#: Frames to look at that are remembered.
+MAX_DOUBTED = 30
 
 
 class Statistics:
@@ -25,6 +27,8 @@ class Statistics:
         self._begun = time.monotonic()
         self._frames: Counter[str] = Counter()
         self._verdicts: Counter[str] = Counter()
+        #: Doubtful and untrusted frames, the newest first.
+        self.doubted: deque[DoubtedFrame] = deque(maxlen=MAX_DOUBTED)
         self._counts = {stage: [0] * (len(BOUNDS_MS) + 1) for stage in STAGES}
         self._sums = dict.fromkeys(STAGES, 0.0)
         #: Bytes of raw pixels received.
@@ -64,7 +68,11 @@ class Statistics:
             key = f"{event.state}: other"
         self._frames[key] += len(event.axes)
         if event.facts is not None:
-            self._verdicts[event.facts.verdict] += 1
+            verdict = event.facts.verdict
+            self._verdicts[verdict] += 1
+            if verdict in ("doubtful", "untrusted"):
+                frame = (event.acquisition, event.axes[0], verdict, event.facts.reasons[:4])
+                self.doubted.appendleft(DoubtedFrame(*frame))
         if waited_ms is None or event.facts is None:
             return
         spent = (waited_ms, event.facts.worker_ms, event.facts.engine_ms, event.latency_ms)

@@ -7,6 +7,7 @@
 `jobs`                What the writer is asked to do, one frozen object each
 `metadata`            The metadata of a refocused frame
 `preview`             The newest refocused frame, reduced, for views
+`trust_maps`          The trust maps of an output: a small dataset of their own inside of it
 `writer`              Has every open acquisition written, each by a thread of its own
 ====================  ==============================================================================
 """

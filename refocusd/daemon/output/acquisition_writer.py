@@ -230,6 +230,7 @@ class AcquisitionWriter:
         self._events.put(written)
         if state != "failed":
             self._show(output.message, job, written)
+            output.trust_maps.write(job)
 
     def _complain(self, axes: str, name: str, error: Exception) -> None:
         """Log why a frame is not written: once, as thousands may fail for one reason."""

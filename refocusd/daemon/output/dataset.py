@@ -21,6 +21,7 @@ from refocusd.daemon.events import FramesWritten
 from refocusd.daemon.output.folder import choose_folder, write_run_file
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.datasets.identity import noted
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.errors import DiskFullError, InputError, LedgerError, OutputError, RefocusdError
@@ -60,6 +61,7 @@ class OutputDataset:
     ledger: Ledger
     reserve_nbytes: int
     ledgers: str
+    trust_maps: TrustMaps
     #: Frames by final state that were there when it was opened.
     before: dict[FinalState, int] = field(default_factory=dict)
     #: The ledger could not be written once, so it is not complete.
@@ -105,7 +107,10 @@ class OutputDataset:
                 sink = undo.enter_context(create_sink(settings.sink, output, about))
             write_run_file(output, made)
             _begin(ledger, settings, job, output)
-            dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers)
+            maps = TrustMaps(
+                output, sink.summary, (message.height, message.width), enabled=settings.trust_map
+            )
+            dataset = cls(message, run, sink, ledger, reserve_nbytes, settings.ledgers, maps)
             if exists:
                 dataset.repair()
                 dataset._count_before()
@@ -152,6 +157,7 @@ class OutputDataset:
         """
         if self.unrecorded and self.message.raw:
             acquired = None  # its mark stays, so that the next daemon puts the ledger right
+        self.trust_maps.close()
         try:
             self.sink.close()
             if acquired is not None:

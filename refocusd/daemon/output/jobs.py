@@ -34,6 +34,7 @@ class WriteFrame(msgspec.Struct, frozen=True):
     facts: FrameFacts
     engine: EngineInfo
     focus: FocusAdvice | None
+    trust: bytes = b""
 
     @property
     def of(self) -> str:

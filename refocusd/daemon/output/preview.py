@@ -81,6 +81,7 @@ class Preview:
                 facts=job.facts,
                 latency_ms=written.latency_ms,
                 live=job.submit.live,
+                trust=job.trust,
             )
             self._newest = shown, pixels
 

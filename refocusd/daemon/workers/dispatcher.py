@@ -139,7 +139,9 @@ class Dispatcher:
             # A pause by the user holds the stage as well.
             if wanted and acquisition.source and not self.lifecycle.scheduler.paused:
                 self.lifecycle.send(acquisition.source, advice, None)
-        job = WriteFrame(task.number, task.submit, result.checksum, result.facts, engine, focus)
+        job = WriteFrame(
+            *(task.number, task.submit, result.checksum, result.facts, engine, focus), result.trust
+        )
         self.lifecycle.writer.put(job)
 
     def _fail(self, task: Task, reason: str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
@@ -47,6 +48,8 @@ class FramePair:
         Of the raw frame, or of the refocused one where raw is not on disk.
     made_by : mapping
         The `refocusd` object of the refocused frame's metadata.
+    trust : bytes
+        Its trust map, row by row; empty if none is on disk.
     """
 
     acquisition: AcquisitionStatus
@@ -54,6 +57,7 @@ class FramePair:
     frames: Mapping[str, Pixels]
     metadata: Mapping[str, Any]
     made_by: Mapping[str, Any]
+    trust: bytes = b""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -200,6 +204,7 @@ class Datasets:
             frames = {name: frame for name, frame in read.items() if frame is not None}
             if not frames:
                 raise InputError(f"frame {key} of {detail.name} is not on disk (yet)")
+            maps = self._read(trust_maps_of(Path(detail.output)), key) if detail.output else None
             made_by = (
                 frames["refocused"].metadata.get("refocusd") if "refocused" in frames else None
             )
@@ -209,6 +214,7 @@ class Datasets:
                 {name: frame.pixels for name, frame in frames.items()},
                 next(iter(frames.values())).metadata,
                 made_by if isinstance(made_by, dict) else {},
+                maps.pixels.tobytes() if maps is not None else b"",
             )
             if len(frames) == len(folders):
                 # Only what will not change: a pending frame is refocused later.

@@ -11,6 +11,7 @@ columns``; a frame that is not there is named in ``missing`` and left out.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refocusd.frame import Pixels
+from refocusd.imaging.trust_map import CELL_PX, trust_shape
 from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.transport.messages import FrameFacts
 from refocusd.view.frames.datasets import FramePair
@@ -85,6 +87,7 @@ def preview_bytes(state: ViewState, preview: Preview, step: int) -> bytes:
         "caught_up": not shown.live,
         "facts": shown.facts,
         "metadata": _metadata(preview.metadata),
+        "trust": _trust((shown.height, shown.width), shown.trust),
         "missing": [],
     }
     height, width = preview.raw.shape
@@ -118,6 +121,7 @@ def pair_bytes(pair: FramePair, region: Region) -> bytes:
         "caught_up": made_by.get("live") is False,
         "facts": facts if made_by else None,
         "metadata": _metadata(pair.metadata),
+        "trust": _trust(pair.shape, pair.trust),
         "missing": [name for name in ("raw", "refocused") if name not in frames],
     }
     return _frame_bytes(header, [region.of(pixels) for pixels in frames.values()])
@@ -130,6 +134,15 @@ def _frame_bytes(header: Mapping[str, Any], frames: list[Pixels]) -> bytes:
     text += b" " * (-(4 + len(text)) % 8)
     little = (frame.astype(frame.dtype.newbyteorder("<"), copy=False) for frame in frames)
     return b"".join((len(text).to_bytes(4, "little"), text, *(f.tobytes() for f in little)))
+
+
+def _trust(shape: tuple[int, int], cells: bytes) -> dict[str, Any] | None:
+    """The trust map of a frame, if there is one of this size."""
+    rows, columns = trust_shape(shape)
+    if len(cells) != rows * columns:
+        return None
+    text = base64.b64encode(cells).decode()
+    return {"rows": rows, "columns": columns, "cell_px": CELL_PX, "cells": text}
 
 
 def _metadata(metadata: Mapping[str, Any]) -> dict[str, str]:

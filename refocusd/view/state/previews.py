@@ -11,7 +11,7 @@ from typing import Any
 from refocusd.frame import Axes, Pixels, canonical_axes
 from refocusd.transport.messages import Shown
 
-__all__ = ["MAX_PREVIEWS", "Preview", "Previews"]
+__all__ = ["MAX_PREVIEWS", "Preview", "Previews", "json_object"]
 
 #: Bounds on what is kept: the latest seen.
 MAX_PREVIEWS = 24
@@ -53,11 +53,11 @@ class Previews:
 
     def add(self, shown: Shown, raw: Pixels, refocused: Pixels) -> None:
         """Keep a frame in place of the last one that differs from it in time only."""
-        axes = _json_object(shown.axes)
+        axes = json_object(shown.axes)
         kind = {name: str(value) for name, value in axes.items() if name != "time"}
         key = shown.acquisition, canonical_axes(kind)
         self.count += 1
-        metadata = _json_object(shown.metadata)
+        metadata = json_object(shown.metadata)
         self._kept[key] = Preview(self.count, shown, raw, refocused, axes, metadata)
         self._kept.move_to_end(key)
         while len(self._kept) > MAX_PREVIEWS or (
@@ -79,7 +79,8 @@ class Previews:
         )
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """An object of JSON; empty for anything else."""
     try:
         value = json.loads(text or "{}")
     except ValueError:

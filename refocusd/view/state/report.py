@@ -6,11 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from refocusd import __version__
 from refocusd.transport.messages import AcquisitionStatus, Status
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.figures import Figures
 from refocusd.view.state.gpu import Gpu
+from refocusd.view.state.previews import json_object
 from refocusd.view.state.view_state import ViewState
 
 __all__ = ["Health", "acquisitions_of", "health", "status_json"]
@@ -84,6 +87,10 @@ def _daemon(status: Status, figures: Figures) -> dict[str, Any]:
     return {
         **{name: getattr(status, name) for name in _OF_STATUS},
         "workers": status.crew,
+        "doubted": [
+            {**msgspec.structs.asdict(frame), "axes": json_object(frame.axes)}
+            for frame in status.doubted
+        ],
         "acquisitions": [_acquisition(detail) for detail in status.details[-MAX_ACQUISITIONS:]],
         "queued": sum(detail.queued for detail in status.details),
         "deferred": sum(detail.deferred for detail in status.details),

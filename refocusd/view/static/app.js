@@ -7,6 +7,7 @@ import { keyOf } from "./frame.js";
 import { listen } from "./keys.js";
 import { showAcquisitions, showAlert, showStatus, showVerdict } from "./panel.js";
 import { FocusPlot } from "./plot.js";
+import { showDoubted } from "./trust.js";
 import { Viewer } from "./viewer.js";
 
 const find = (id) => document.getElementById(id);
@@ -85,6 +86,15 @@ function browse() {
   });
 }
 
+// One of the frames that are doubted.
+async function revisit({ acquisition, axes: wanted }) {
+  follow(false);
+  find("acquisition").value = acquisition;
+  await refreshAxes(acquisition, true);
+  axes.show(wanted);
+  browse();
+}
+
 // What is enlarged beyond its preview is got in full, once the stage is quiet.
 function refine() {
   clearTimeout(fineTimer);
@@ -136,6 +146,7 @@ feed.addEventListener("status", ({ detail }) => {
   }
   showStatus(detail);
   showAcquisitions(detail.daemon, shown?.header.acquisition);
+  showDoubted(find("doubted"), detail.daemon?.doubted ?? [], revisit);
   if (!shown) hint(detail.daemon ? "waiting for the first frame" : "waiting for the daemon");
   document.documentElement.dataset.state = detail.link.state;
 });
@@ -288,10 +299,15 @@ const actions = {
   snapshot,
   pause,
   theme,
+  trust: () => {
+    viewer.toggleTrust();
+    find("trust-map").setAttribute("aria-pressed", viewer.trust.on);
+  },
   help: () => (find("keys").open ? find("keys").close() : find("keys").showModal()),
 };
 
 find("live").addEventListener("click", actions.live);
+find("trust-map").addEventListener("click", actions.trust);
 find("png").addEventListener("click", () => snapshot("png"));
 find("tif").addEventListener("click", () => snapshot("tif"));
 find("zoom-in").addEventListener("click", () => viewer.zoomBy(1.5));

@@ -28,7 +28,8 @@ const KEYS = [
   ["s", "S", "snapshot, PNG", (a) => a.snapshot("png")],
   ["S", "Shift S", "snapshot, TIFF", (a) => a.snapshot("tif")],
   ["p", "P", "pause refocusing", (a) => a.pause()],
-  ["t", "T", "dark, light", (a) => a.theme()],
+  ["t", "T", "trust map: where an error is likely", (a) => a.trust()],
+  ["d", "D", "dark, light", (a) => a.theme()],
   ["?", "?", "this list", (a) => a.help()],
 ];
 
@@ -44,7 +45,7 @@ export function listen(actions, list) {
     if (target.matches?.("input[type=range], [role=slider]") && /^(Arrow|Page|Home|End)/.test(event.key)) return;
     if (target.matches?.("button") && event.key === " ") return;
     const act = byKey.get(event.key);
-    if (!act || (event.repeat && "b psStTh?".includes(event.key))) return;
+    if (!act || (event.repeat && "b psStTdDh?".includes(event.key))) return;
     event.preventDefault();
     act(actions);
   });

@@ -3,6 +3,7 @@
 import { countsAt } from "./frame.js";
 import { GlRenderer } from "./render_gl.js";
 import { FlatRenderer } from "./render_2d.js";
+import { TrustOverlay } from "./trust.js";
 
 const MAX_SCALE = 40;
 const WHEEL = 0.0016;
@@ -28,6 +29,7 @@ export class Viewer extends EventTarget {
     this.find = (id) => document.getElementById(id);
     this.renderer = makeRenderer(this.find("canvas"));
     stage.dataset.renderer = this.renderer.name;
+    this.trust = new TrustOverlay(this.find("trust"), this.find("trust-legend"));
     this.mode = "swipe";
     this.split = 0.5;
     this.camera = { x: 0, y: 0, scale: 1 };
@@ -50,6 +52,7 @@ export class Viewer extends EventTarget {
     this.frame = frame;
     this.fine = null;
     this.renderer.setFrame(frame);
+    this.trust.take(frame.header);
     const { width, height } = frame.header;
     if (!before || before.width !== width || before.height !== height) {
       this.camera.x = width / 2;
@@ -76,6 +79,12 @@ export class Viewer extends EventTarget {
     this.stage.dataset.mode = mode;
     if (this.fits) this.fit();
     this.label();
+    this.redraw();
+  }
+
+  toggleTrust() {
+    this.trust.toggle();
+    this.stage.dataset.trust = this.trust.on;
     this.redraw();
   }
 
@@ -256,6 +265,7 @@ export class Viewer extends EventTarget {
     requestAnimationFrame(() => {
       this.asked = false;
       this.renderer.draw(this.panes(), this.camera, this.window, this.mark);
+      this.trust.draw(this.renderer.canvas, this.panes(), this.camera);
       this.stage.dataset.low = this.window.low;
       this.stage.dataset.high = this.window.high;
       this.drawScale();
@@ -291,7 +301,12 @@ export class Viewer extends EventTarget {
     box.innerHTML = `x ${counts.x}  y ${counts.y}   <span class="r">raw <b></b></span>   <span class="f">refocused <b></b></span>   <small>counts</small>`;
     const [raw, refocused] = box.querySelectorAll("b");
     raw.textContent = said(counts.raw);
-    refocused.textContent = said(counts.refocused);
+    const { expected_error: error } = this.frame.header.facts ?? {};
+    refocused.textContent = `${said(counts.refocused)}${error ? ` ± ${error < 10 ? error.toFixed(1) : Math.round(error)}` : ""}`;
+    const percent = this.trust.at(counts.x, counts.y);
+    if (percent !== null) box.append(`   error over 10 %: ${percent} % likely`);
+    box.dataset.error = error ?? "";
+    box.dataset.percent = percent ?? "";
     Object.assign(box.dataset, { x: counts.x, y: counts.y, raw: said(counts.raw), refocused: said(counts.refocused) });
   }
 

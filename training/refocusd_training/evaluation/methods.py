@@ -31,9 +31,10 @@ from refocusd.errors import EngineError, InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import estimate_blur
 from refocusd.imaging.deconvolve import deconvolve
-from refocusd.imaging.evidence import examine_field, examine_pair
+from refocusd.imaging.field_evidence import examine_field
 from refocusd.imaging.normalise import CountsRange
 from refocusd.imaging.optics import Optics
+from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle
 from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener

@@ -9,13 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.engines.engine import Engine
-from refocusd.imaging.evidence import (
-    MIN_SIDE_PX,
-    FieldEvidence,
-    PairEvidence,
-    examine_field,
-    examine_pair,
-)
+from refocusd.imaging.field_evidence import MIN_SIDE_PX, FieldEvidence, examine_field
+from refocusd.imaging.pair_evidence import PairEvidence, examine_pair
 from refocusd.imaging.quality import BORDER, psnr
 from refocusd_training.blur.frames import Exposure, SharpImage, expose
 from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions

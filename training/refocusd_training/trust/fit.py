@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.engines.verdict import ERROR_FEATURES, Judge, Logistic, error_features
-from refocusd.imaging.evidence import LOOKS
+from refocusd.imaging.field_evidence import LOOKS
 from refocusd_training.trust.examples import Example, Outcome
 
 __all__ = ["Reliability", "auroc", "chances", "fit_judge", "logistic", "reliability", "write_judge"]
