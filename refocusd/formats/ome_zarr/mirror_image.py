@@ -18,9 +18,9 @@ from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr.chunks import StoredChunks
 from refocusd.formats.ome_zarr.files import put
+from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of, pack_line
 from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.ome_zarr.image import OmeImage, open_array
-from refocusd.formats.ome_zarr.layout import FrameLine, lines_behind, pack_line, read_lines
 from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
 from refocusd.formats.sink import json_bytes
 from refocusd.formats.tiff.page import PageFormat
@@ -206,18 +206,15 @@ class MirrorImage:
     def _read(self) -> int:
         """Take in the frames of the list whose pixels are there; where its last whole line ends."""
         end = 0
-        with self._list.open("rb") as file:
-            for start, length, line in read_lines(file):
-                end = start + length
+        try:
+            for _, behind, line in lines_of(self._list):
+                end = behind
                 key = canonical_axes(line.axes)
                 # A frame whose pixels were lost (a power failure) may be written again.
                 if key not in self.keys and self._stored.state(self.place(line.axes)) != "absent":
                     self.keys.add(key)
-            if lines_behind(file, end):
-                raise OutputError(
-                    f"{self._list} is damaged at byte {end}; appending would lose the frames "
-                    "behind it: restore it from a copy, or choose another --output"
-                )
+        except ValueError as error:
+            raise damaged_list(self._list, end) from error
         return end
 
 
