@@ -7,23 +7,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
+from refocusd.cli.runs import output_of_run
 from refocusd.config import Settings
-from refocusd.daemon.offline import OwnDaemon
-from refocusd.datasets.dataset import Output, RawAndOutputs
+from refocusd.daemon.offline import OwnDaemon, held_elsewhere
+from refocusd.datasets.dataset import Output, RawAndOutputs, refuse_refocused
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror_layout import is_mirror
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
+from refocusd.formats.understood import understood
 
-__all__ = ["Done", "check_quickly", "check_sink", "feed", "quietly", "recorded", "report"]
+if TYPE_CHECKING:
+    from refocusd.cluster.screen import Cluster
+
+__all__ = [
+    "Done",
+    "check_quickly",
+    "check_sink",
+    "dataset_of",
+    "feed",
+    "process_one",
+    "quietly",
+    "recorded",
+    "report",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +170,66 @@ def check_sink(output: Output, settings: Settings, *, asked: bool) -> None:
     note(f"{output.path} stays in the format {kind}, in which it was begun")
 
 
+def process_one(
+    path: Path,
+    folder: Path | None,
+    settings: Settings,
+    runner: OwnDaemon | Cluster,
+    *,
+    asked: bool = False,
+) -> Done:
+    """Refocus one finished dataset, or what is left of it.
+
+    Parameters
+    ----------
+    path : Path
+    folder : Path or None
+        For a new output; by default beside the dataset.
+    settings : Settings
+    runner : OwnDaemon or Cluster
+    asked : bool
+        The output's format was asked for, and another one is an error.
+
+    Raises
+    ------
+    RefocusdError
+    """
+    with open_dataset(path) as frames:
+        refuse_refocused(frames)
+        note(understood(frames))
+        if missing := len(frames.missing_keys()):
+            note(f"{frames.path}: {missing} frames are listed but not on disk: they are left out")
+        keys = frames.axes_keys()
+        runner.start(settings)
+        output, is_new = output_of_run(frames, settings, runner.run_of, folder)
+        if not is_new:
+            check_sink(output, settings, asked=asked or settings.sink != Settings().sink)
+            if reason := held_elsewhere(output, settings):
+                return Done(path, output.path, summary=reason)
+            check = check_quickly(dataset_of(frames, output), output, settings)
+            keys = check.report.to_do()
+            if check.clean:
+                return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
+        place, seconds = feed(runner, frames, keys, output)
+        made = Output.at(place)
+        if made is None:
+            raise OutputError(f"{place} was moved while it was written")
+        check = check_quickly(dataset_of(frames, made), made, settings)
+    return Done(path, place, len(keys), seconds, check)
+
+
+def dataset_of(frames: Dataset, output: Output) -> RawAndOutputs:
+    """Frames and this output of them alone."""
+    return RawAndOutputs(frames.path, "", (output,), ())
+
+
 def feed(
-    daemon: OwnDaemon, frames: Dataset, keys: Sequence[str], output: Output
+    runner: OwnDaemon | Cluster, frames: Dataset, keys: Sequence[str], output: Output
 ) -> tuple[Path, float]:
     """Have frames refocused, with a progress bar; as `OwnDaemon.refocus`."""
     with progress(_Rate()) as bar:
         task = bar.add_task(plain(f"refocusing {frames.name}"), total=len(keys))
-        return daemon.refocus(frames, keys, output, lambda: bar.advance(task))
+        return runner.refocus(frames, keys, output, lambda count: bar.advance(task, count))
 
 
 class _Rate(ProgressColumn):

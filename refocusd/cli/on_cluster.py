@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from refocusd.cli.console import note, plain, progress, say, write_json
-from refocusd.cli.offline import Done, check_quickly, quietly, recorded, report
-from refocusd.cli.runs import output_of_run, outputs_to_continue
-from refocusd.cluster.job import engines_of
-from refocusd.cluster.scheduler import ClusterOptions, connected
-from refocusd.cluster.screen import Plan, plan_of, refocus_screen
-from refocusd.config import Settings
-from refocusd.daemon.acquisitions.run_id import run_id
-from refocusd.daemon.offline import held_elsewhere
-from refocusd.datasets.dataset import (
-    Output,
-    RawAndOutputs,
-    acquisition_of,
-    output_for,
-    refuse_refocused,
+from refocusd.cli.console import note, say, write_json
+from refocusd.cli.offline import (
+    Done,
+    check_quickly,
+    dataset_of,
+    process_one,
+    quietly,
+    recorded,
+    report,
 )
-from refocusd.errors import ConfigError, InputError, OutputError, WorkerError
-from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.cli.runs import output_of_run
+from refocusd.cluster.scheduler import ClusterOptions, connected
+from refocusd.cluster.screen import Cluster, Plan, plan_of
+from refocusd.config import Settings
+from refocusd.datasets.dataset import refuse_refocused
+from refocusd.errors import ConfigError, WorkerError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
-from refocusd.profiles.catalogue import selection_id
 
 __all__ = ["process_on_cluster"]
 
@@ -50,7 +44,7 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
         sbatch_file=arguments.sbatch_file,
     )
     # Several workers a computer: an engine that takes all cores would slow the others down.
-    settings = _with_threads(settings, max(1, options.threads))
+    settings = msgspec.structs.replace(settings, threads=max(1, options.threads))
     if arguments.dry_run:
         return _dry_run(arguments, settings, options)
     all_done: list[Done] = []
@@ -58,69 +52,29 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
         client = stack.enter_context(connected(options))
         if client.dashboard_link:
             note(f"progress of the jobs: {client.dashboard_link}")
+        cluster = Cluster(client)
         for path in arguments.paths:
             with recorded(all_done, path):
                 try:
-                    all_done.append(_one(path, arguments.output, settings, client))
+                    all_done.append(process_one(path, arguments.output, settings, cluster))
                 except WorkerError as error:
                     # Positions that were given up: the next plate may fare better.
                     all_done.append(Done(path, summary=str(error), error=True))
     return report(all_done, arguments.json)
 
 
-def _with_threads(settings: Settings, threads: int) -> Settings:
-    return msgspec.structs.replace(settings, threads=threads)
-
-
-def _one(path: Path, folder: Path | None, settings: Settings, client: Any) -> Done:
-    with open_dataset(path) as frames:
-        refuse_refocused(frames)
-        if not isinstance(frames, StoreReader):
-            raise InputError(
-                f"{path} is not an OME-Zarr store, the only kind that several workers can write at once: "
-                "refocus it without --cluster, or convert it"
-            )
-        note(understood(frames))
-        engine = engines_of(settings).ready.engine
-        output, is_new = _output(frames, folder, settings)
-        keys = frames.axes_keys()
-        if not is_new:
-            if reason := held_elsewhere(output, settings):
-                return Done(path, output.path, summary=reason)
-            check = check_quickly(_dataset(frames, output), output, settings)
-            keys = check.report.to_do()
-            if check.clean:
-                return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
-        begun = time.perf_counter()
-        with progress() as bar:
-            task = bar.add_task(plain(f"refocusing {frames.name}"), total=len(keys))
-            place = refocus_screen(
-                frames,
-                keys,
-                output,
-                settings,
-                engine,
-                client,
-                on_frames=lambda count: bar.advance(task, count),
-            )
-        seconds = time.perf_counter() - begun
-        made = Output.at(place)
-        if made is None:
-            raise OutputError(f"{place} was moved while it was written")
-        check = check_quickly(_dataset(frames, made), made, settings)
-    return Done(path, place, len(keys), seconds, check)
-
-
 def _dry_run(arguments: argparse.Namespace, settings: Settings, options: ClusterOptions) -> int:
     plans = []
+    cluster = Cluster(None)
+    cluster.start(settings)
     for path in arguments.paths:
         with open_dataset(path) as frames:
             refuse_refocused(frames)
             note(understood(frames))
-            output, is_new = _output(frames, arguments.output, settings)
+            output, is_new = output_of_run(frames, settings, cluster.run_of, arguments.output)
             keys = frames.axes_keys()
             if not is_new:
-                keys = check_quickly(_dataset(frames, output), output, settings).report.to_do()
+                keys = check_quickly(dataset_of(frames, output), output, settings).report.to_do()
             plan = plan_of(frames, keys, settings)
             say(_told(plan, options, output.path))
             plans.append(
@@ -139,23 +93,3 @@ def _told(plan: Plan, options: ClusterOptions, output: Path) -> str:
         f"{plan.worker_nbytes / 1e9:.1f} GB of memory a worker, measured here; with "
         f"{options.at_a_time} workers {expected}"
     )
-
-
-def _output(frames: Dataset, folder: Path | None, settings: Settings) -> tuple[Output, bool]:
-    target = output_for(frames, folder)
-    outputs = outputs_to_continue(frames, target.parent, folder, settings)
-    acquisition = acquisition_of(frames, outputs, settings.ledgers)
-    engine = engines_of(settings).ready.engine
-    return output_of_run(
-        frames,
-        outputs,
-        acquisition,
-        settings,
-        lambda ids: run_id(engine, settings, selection_id(ids)),
-        target,
-        folder,
-    )
-
-
-def _dataset(frames: Dataset, output: Output) -> RawAndOutputs:
-    return RawAndOutputs(frames.path, "", (output,), ())

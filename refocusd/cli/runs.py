@@ -9,15 +9,22 @@ from typing import Any
 
 from refocusd.cli.console import note
 from refocusd.config import Settings
-from refocusd.datasets.dataset import Output, outputs_of, recognised, refuse_another
+from refocusd.datasets.dataset import (
+    Output,
+    acquisition_of,
+    output_for,
+    outputs_of,
+    recognised,
+    refuse_another,
+)
 from refocusd.formats.dataset import Dataset
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
 
-__all__ = ["output_of_run", "outputs_to_continue"]
+__all__ = ["output_of_run"]
 
 
-def outputs_to_continue(
+def _outputs_to_continue(
     frames: Dataset, target: Path, folder: Path | None, settings: Settings
 ) -> tuple[Output, ...]:
     """Outputs of these frames; outputs of other frames in the folder `target` are refused.
@@ -42,11 +49,8 @@ def outputs_to_continue(
 
 def output_of_run(
     frames: Dataset,
-    outputs: Sequence[Output],
-    acquisition: str,
     settings: Settings,
     run_of: Callable[[Sequence[str]], str],
-    target: Path,
     folder: Path | None,
 ) -> tuple[Output, bool]:
     """Output of the run that these settings make, and whether it is new.
@@ -54,17 +58,20 @@ def output_of_run(
     Parameters
     ----------
     frames : Dataset
-    outputs : sequence of Output
-        Of `outputs_to_continue`.
-    acquisition : str
     settings : Settings
     run_of : callable
         Gives the run's id, from the ids of the calibration profiles.
-    target : Path
-        Where a new one goes.
     folder : Path or None
         The folder that was asked for.
+
+    Raises
+    ------
+    OutputError
+        If the output of other frames is in the way.
     """
+    target = output_for(frames, folder)
+    outputs = _outputs_to_continue(frames, target.parent, folder, settings)
+    acquisition = acquisition_of(frames, outputs, settings.ledgers)
     ours = [output for output in outputs if output.acquisition == acquisition]
     first = next((o.first for o in ours if o.first), None) or _first(frames)
     form = frames.first_format()

@@ -5,6 +5,7 @@
 `order`      What a job is told, and what it tells: small, and as MessagePack
 `scheduler`  The clusters that jobs run on: this computer, SLURM, or a scheduler that is there
 `screen`     A screen on a cluster: the store first, then a job a position, and the ledger
+`slide`      Images too large for memory, refocused in tiles by one blur and one range of counts
 ===========  =======================================================================================
 
 Dask distributes small orders and the ledger's rows; pixels go from disk to disk.

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from refocusd.cluster import slide
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
@@ -22,7 +23,7 @@ from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.store_reader import StoreReader
-from refocusd.frame import checksum
+from refocusd.frame import FinalState, Pixels, checksum
 from refocusd.ledger import WRITTEN, Attempt
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Catalogue
@@ -134,6 +135,8 @@ def _attempt(
         The next frame would fare no better.
     """
     begun = time.perf_counter_ns()
+    if _is_slide(raw, key):
+        return _attempt_slide(told, key, raw, image, prepared)
     try:
         frame = raw.read(key)
     except (InputError, OSError) as error:
@@ -169,18 +172,78 @@ def _attempt(
         raise
     except (RefocusdError, OutputError) as error:
         return _unwritten(told, key, "failed", str(error))
+    return _done(told, job, state, reason)
+
+
+def _is_slide(raw: StoreReader, key: str) -> bool:
+    """Whether a frame is large, and lies in parts that can be read one by one."""
+    form, tile = raw.format_of(key), raw.tile_of(key)
+    return form.height * form.width > slide.SLIDE_PX >= tile[0] * tile[1]
+
+
+def _attempt_slide(
+    told: PositionOrder, key: str, raw: StoreReader, image: MirrorImage, prepared: Prepared
+) -> Attempt:
+    """As `_attempt`, of a frame that does not fit into memory."""
+    begun = time.perf_counter_ns()
+    form, axes = raw.format_of(key), json.loads(key)
+
+    def read(rows: slice, columns: slice) -> Pixels:
+        return raw.read_part(key, rows, columns)
+
+    def write(pixels: Pixels, rows: slice, columns: slice) -> None:
+        image.write_part(pixels, axes, rows, columns)
+
+    try:
+        metadata = raw.metadata(key)
+        before = slide.checksum_of(form, read)
+        submit = Submit(
+            told.acquisition,
+            key,
+            Slot(0, form.nbytes),
+            before,
+            json.dumps(metadata, default=str),
+            begun,
+            live=False,
+        )
+        channel, skipped = channel_of(submit, told.settings)
+        if skipped:
+            return _unwritten(told, key, "skipped", skipped)
+        settings = msgspec.structs.replace(
+            told.settings, untrusted=untrusted_of(submit, told.settings)
+        )
+        engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
+        facts = slide.refocus_slide(
+            prepared.engines[channel], form, image.file_shape, read, write, settings
+        )
+        after = before
+        if facts.written != "nothing":
+            after = slide.checksum_of(form, lambda *part: image.read_part(axes, *part))
+        job = WriteFrame(0, submit, after, facts, engine, None)
+        state, reason = job.outcome
+        if state in WRITTEN:
+            image.finish(axes, frame_metadata(told.run, job, state, reason))
+    except (DiskFullError, DeviceLostError):
+        raise
+    except RefocusdError as error:
+        return _unwritten(told, key, "failed", str(error))
+    return _done(told, job, state, reason)
+
+
+def _done(told: PositionOrder, job: WriteFrame, state: FinalState, reason: str) -> Attempt:
+    submit, facts = job.submit, job.facts
     return Attempt(
         told.run,
         told.acquisition,
-        key,
+        submit.axes,
         state,
         reason,
         live=False,
-        latency_ms=(time.perf_counter_ns() - begun) / 1e6,
+        latency_ms=(time.perf_counter_ns() - submit.taken_ns) / 1e6,
         engine_ms=facts.engine_ms,
         facts=msgspec.to_builtins(facts),
         checksum=job.checksum if state in WRITTEN else None,
-        raw_checksum=before,
+        raw_checksum=submit.checksum,
     )
 
 

@@ -44,8 +44,6 @@ class ClusterOptions:
         Further options of ``sbatch``, as in ``--partition=gpu``.
     sbatch_file : Path or None
         A batch file: its ``#SBATCH`` lines are options, and its other lines run before a worker.
-    logs : Path or None
-        Folder for the output of jobs of SLURM.
     """
 
     where: str
@@ -55,7 +53,6 @@ class ClusterOptions:
     walltime: str = "01:00:00"
     options: Sequence[str] = ()
     sbatch_file: Path | None = None
-    logs: Path | None = None
 
     @property
     def at_a_time(self) -> int:
@@ -149,7 +146,6 @@ def _slurm(options: ClusterOptions) -> Any:
         python=sys.executable,
         job_extra_directives=[*directives, *options.options],
         job_script_prologue=prologue,
-        log_directory=None if options.logs is None else str(options.logs),
     )
     # Jobs that the queue ends (preemption, time) are replaced as long as there is work.
     cluster.adapt(minimum=1, maximum=options.at_a_time)

@@ -11,33 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import psutil
 
 from refocusd.cluster.job import engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
-from refocusd.config import WITHOUT_MODEL, Settings
+from refocusd.config import Settings
+from refocusd.daemon.acquisitions.intake import trained_models
+from refocusd.daemon.acquisitions.run_id import run_id
+from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
 from refocusd.datasets.dataset import Output
-from refocusd.datasets.identity import fingerprint
-from refocusd.errors import DiskFullError, RefocusdError, WorkerError
+from refocusd.errors import DiskFullError, InputError, RefocusdError, WorkerError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
 from refocusd.formats.ome_zarr.store_reader import StoreReader
-from refocusd.models.bundle import load_bundle
 from refocusd.profiles.applied import apply_profiles
-from refocusd.profiles.catalogue import Catalogue
-from refocusd.profiles.conformity import Trained
+from refocusd.profiles.catalogue import Catalogue, selection_id
 from refocusd.profiles.microscope_metadata import first_of
-from refocusd.transport.messages import Engines, Open
 from refocusd.worker.refocus import refocus_frame
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Plan", "plan_of", "refocus_screen"]
+__all__ = ["Cluster", "Plan", "plan_of"]
 
 log = logging.getLogger(__name__)
 
@@ -118,62 +116,89 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
     )
 
 
-def refocus_screen(
-    frames: StoreReader,
-    keys: Sequence[str],
-    output: Output,
-    settings: Settings,
-    engine: Engines,
-    client: Client,
-    on_frames: Callable[[int], object] = lambda _: None,
-) -> Path:
-    """Have frames of a store refocused by the workers of a cluster, and record them.
+class Cluster:
+    """Workers of a cluster, for `refocusd process` what `OwnDaemon` is without one.
 
     Parameters
     ----------
-    frames : StoreReader
-        The raw store; every worker sees it under the same path, and its output too.
-    keys : sequence of str
-        Frames to do, by canonical axes.
-    output : Output
-        Where the first run's frames are, and what must make them.
-    settings : Settings
-    engine : Engines
-        What makes the frames.
-    client : distributed.Client
-    on_frames : callable
-        Told how many more frames have a final state.
-
-    Returns
-    -------
-    Path
-        The refocused store.
-
-    Raises
-    ------
-    InputError, LedgerError, OutputError
-        If the store cannot be made, or not be written.
-    WorkerError
-        If a position was given up.
+    client : distributed.Client or None
+        None to look at what there is to do.
     """
-    dataset = OutputDataset.open(settings, _open_output(frames, output, settings, engine))
-    acquired: int | None = None
-    try:
-        place = dataset.sink.path
-        orders = _orders(frames, keys, output, settings, place)
-        if isinstance(dataset.sink, MirrorSink):
-            for order in orders:
-                dataset.sink.make_room(json.loads(order.keys[-1]))
-        run = _Run(client, dataset, on_frames)
-        run.all(orders)
-        if run.rows_lost:
-            # They went with the jobs that were killed: the frames themselves say what they are.
-            dataset.repair()
-        run.check()
-        acquired = len(frames)
-    finally:
-        dataset.close(acquired)
-    return place
+
+    def __init__(self, client: Client | None) -> None:
+        self._client = client
+        self._settings = Settings()
+
+    def start(self, settings: Settings) -> None:
+        """Have an engine in this process: what makes the frames is part of their record.
+
+        Raises
+        ------
+        BundleError, EngineError
+        """
+        self._settings = settings
+        engines_of(settings)
+
+    def run_of(self, profiles: Sequence[str]) -> str:
+        """Name of what it makes with these calibration profiles."""
+        engine = engines_of(self._settings).ready.engine
+        return run_id(engine, self._settings, selection_id(profiles))
+
+    def refocus(
+        self,
+        frames: Dataset,
+        keys: Sequence[str],
+        output: Output,
+        on_frames: Callable[[int], None] = lambda _: None,
+    ) -> tuple[Path, float]:
+        """Have frames of a store refocused, and record them; see `OwnDaemon.refocus`.
+
+        Every worker must see the raw store and the output under the same paths.
+
+        Raises
+        ------
+        InputError, LedgerError, OutputError
+            If the store cannot be made, or not be written.
+        WorkerError
+            If a position was given up.
+        """
+        if not isinstance(frames, StoreReader):
+            raise InputError(
+                f"{frames.path} is no OME-Zarr, whose positions several workers can write at once: "
+                "refocus it without --cluster, or convert it"
+            )
+        assert self._client is not None
+        begun = time.perf_counter()
+        dataset = OutputDataset.open(self._settings, self._open_output(frames, output))
+        acquired: int | None = None
+        try:
+            place = dataset.sink.path
+            orders = _orders(frames, keys, output, self._settings, place)
+            if isinstance(dataset.sink, MirrorSink):
+                for order in orders:
+                    dataset.sink.make_room(json.loads(order.keys[-1]))
+            run = _Run(self._client, dataset, on_frames)
+            run.all(orders)
+            if run.rows_lost:
+                # They went with the jobs that were killed: the frames themselves say what they are.
+                dataset.repair()
+            run.check()
+            acquired = len(frames)
+        finally:
+            dataset.close(acquired)
+        return place, time.perf_counter() - begun
+
+    def _open_output(self, frames: Dataset, output: Output) -> OpenOutput:
+        form = frames.first_format()
+        applied = apply_profiles(
+            Catalogue(self._settings.calibrations),
+            json.loads(first_of(output.first)),
+            (form.height, form.width),
+            named=list(output.profiles),
+            trained=trained_models(self._settings),
+        )
+        engine = engines_of(self._settings).ready.engine
+        return OpenOutput(announcement(frames, output, len(frames)), output.run, engine, applied)
 
 
 class _Run:
@@ -185,7 +210,7 @@ class _Run:
     dataset : OutputDataset
         Its ledger takes the rows.
     on_frames : callable
-        See `refocus_screen`.
+        See `Cluster.refocus`.
 
     Attributes
     ----------
@@ -194,7 +219,7 @@ class _Run:
     """
 
     def __init__(
-        self, client: Client, dataset: OutputDataset, on_frames: Callable[[int], object]
+        self, client: Client, dataset: OutputDataset, on_frames: Callable[[int], None]
     ) -> None:
         self.rows_lost = False
         self._client = client
@@ -339,36 +364,3 @@ def _orders(
         )
         for position, own in positions
     ]
-
-
-def _open_output(
-    frames: StoreReader, output: Output, settings: Settings, engine: Engines
-) -> OpenOutput:
-    form = frames.first_format()
-    first = first_of(output.first)
-    trained = {}
-    if settings.backend not in WITHOUT_MODEL:
-        for channel, name in settings.models.items():
-            trained[channel] = Trained(name, load_bundle(name).trained)
-    applied = apply_profiles(
-        Catalogue(settings.calibrations),
-        json.loads(first),
-        (form.height, form.width),
-        named=list(output.profiles),
-        trained=trained,
-    )
-    message = Open(
-        acquisition=output.acquisition,
-        name=frames.name,
-        height=form.height,
-        width=form.width,
-        dtype=form.dtype_name,
-        raw=frames.catch_up_from,
-        output=str(output.path),
-        summary=json.dumps(dict(frames.summary), default=str),
-        expected=len(frames),
-        first=first,
-        profiles=list(output.profiles),
-        recording=msgspec.json.encode(fingerprint(frames)).decode(),
-    )
-    return OpenOutput(message, output.run, engine, applied)

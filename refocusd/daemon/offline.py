@@ -25,7 +25,7 @@ from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Engines, Open, Opened
 
-__all__ = ["OwnDaemon", "held_by_daemon", "held_elsewhere", "own_settings"]
+__all__ = ["OwnDaemon", "announcement", "held_by_daemon", "held_elsewhere"]
 
 #: Frames on disk can wait, an acquisition that is running cannot.
 NICENESS = 5
@@ -33,7 +33,7 @@ NICENESS = 5
 ANSWER_S = 1.0
 
 
-def own_settings(settings: Settings) -> Settings:
+def _own_settings(settings: Settings) -> Settings:
     """Settings of a daemon that serves this command only."""
     return msgspec.structs.replace(
         settings,
@@ -70,6 +70,7 @@ class OwnDaemon:
         ------
         BundleError, ConfigError, TransportError, WorkerError
         """
+        settings = _own_settings(settings)
         if self._running is None or self._running.settings != settings:
             self.close()
             if not self._yields:
@@ -86,7 +87,7 @@ class OwnDaemon:
         frames: Dataset,
         keys: Sequence[str],
         output: Output,
-        on_frame: Callable[[], None] = lambda: None,
+        on_frames: Callable[[int], None] = lambda _: None,
     ) -> tuple[Path, float]:
         """Have frames refocused.
 
@@ -97,8 +98,8 @@ class OwnDaemon:
             Which; none at all lets the daemon repair the ledger only.
         output : Output
             Where the first run's frames are, and what must make them.
-        on_frame : callable
-            Called after each frame.
+        on_frames : callable
+            Told how many more frames have a final state.
 
         Returns
         -------
@@ -112,7 +113,6 @@ class OwnDaemon:
         InputError, OutputError, TransportError, WorkerError
         """
         assert self._running is not None
-        form = frames.first_format()
         folder = output.path
 
         def opened(reply: Opened) -> None:
@@ -130,24 +130,10 @@ class OwnDaemon:
             frames,
             keys,
             self._running.endpoint,
-            Open(
-                acquisition=output.acquisition,
-                name=frames.name,
-                height=form.height,
-                width=form.width,
-                dtype=form.dtype_name,
-                raw=frames.catch_up_from,
-                output=str(output.path),
-                summary=json.dumps(dict(frames.summary), default=str),
-                expected=len(keys),
-                report=True,
-                first=first_of(output.first),
-                profiles=list(output.profiles),
-                recording=msgspec.json.encode(fingerprint(frames)).decode(),
-            ),
+            announcement(frames, output, len(keys)),
             acquired=len(frames),
             live=False,
-            on_outcome=lambda _: on_frame(),
+            on_outcome=lambda _: on_frames(1),
             on_opened=opened,
         )
         return folder, time.perf_counter() - begun
@@ -170,6 +156,26 @@ class OwnDaemon:
         self.close()
         if daemon is not None and isinstance(error, TransportError):
             daemon.check()  # what ended it says more than that it does not answer
+
+
+def announcement(frames: Dataset, output: Output, expected: int) -> Open:
+    """What opens the output of a dataset that lies on disk, for so many frames."""
+    form = frames.first_format()
+    return Open(
+        acquisition=output.acquisition,
+        name=frames.name,
+        height=form.height,
+        width=form.width,
+        dtype=form.dtype_name,
+        raw=frames.catch_up_from,
+        output=str(output.path),
+        summary=json.dumps(dict(frames.summary), default=str),
+        expected=expected,
+        report=True,
+        first=first_of(output.first),
+        profiles=list(output.profiles),
+        recording=msgspec.json.encode(fingerprint(frames)).decode(),
+    )
 
 
 def held_by_daemon(output: Output, settings: Settings) -> bool:

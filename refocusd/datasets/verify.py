@@ -14,7 +14,8 @@ from refocusd.datasets.identity import Recognition
 from refocusd.datasets.reconcile import Problem, ProblemKind, Report, reconcile
 from refocusd.errors import InputError
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
-from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr, read_lines
+from refocusd.formats.ome_zarr.frame_list import lines_of
+from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes, checksum
 from refocusd.ledger import Fate
@@ -241,10 +242,9 @@ def _written(output: Path, readable: list[str]) -> Iterator[str]:
     elif is_omezarr(output):
         # The list may name a frame whose pixels were lost; it is then written again.
         whole: set[str] = set()
-        with frames_path(output).open("rb") as file:
-            for _, _, line in read_lines(file):
-                if _size(output / chunk_path(line)) == line.nbytes:
-                    whole.add(canonical_axes(line.axes))
+        for _, _, line in lines_of(frames_path(output)):
+            if _size(output / chunk_path(line)) == line.nbytes:
+                whole.add(canonical_axes(line.axes))
         yield from (key for key in readable if key in whole)
     else:
         yield from readable

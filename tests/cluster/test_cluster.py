@@ -216,9 +216,12 @@ def test_a_plate_through_slurm(tmp_path: Path) -> None:
     write_plate(raw, levels=1)
     batch = tmp_path / "cluster.sh"
     batch.write_text("#!/bin/sh\n#SBATCH --job-name=screen\nexport SCREEN=7\n")
-    asked = ("--max-jobs", 1, "--job-memory", "1GB", "--sbatch-file", batch)
+    log = f"--job-option=--output={tmp_path}/slurm-%j.out"
+    asked = ("--max-jobs", 1, "--job-memory", "1GB", "--sbatch-file", batch, log)
     with one_node(tmp_path) as conf:
         more = {"SLURM_CONF": str(conf)}
         assert process(raw, "--cluster", "slurm", *asked, place=tmp_path, **more) == 0
     status, said = verify(raw, place=tmp_path)
     assert status == 0, said
+    assert list(tmp_path.glob("slurm-*.out"))
+    assert not list(Path().glob("slurm-*.out"))

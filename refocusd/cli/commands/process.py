@@ -6,31 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import note
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.offline import (
-    Done,
-    check_quickly,
-    check_sink,
-    feed,
-    quietly,
-    recorded,
-    report,
-)
-from refocusd.cli.runs import output_of_run, outputs_to_continue
-from refocusd.config import Settings
-from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
-from refocusd.datasets.dataset import (
-    Output,
-    RawAndOutputs,
-    acquisition_of,
-    output_for,
-    refuse_refocused,
-)
-from refocusd.errors import OutputError
-from refocusd.formats.dataset import Dataset
-from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
+from refocusd.cli.offline import Done, process_one, quietly, recorded, report
+from refocusd.daemon.offline import OwnDaemon
 
 __all__ = ["register"]
 
@@ -117,42 +95,6 @@ def _process(arguments: argparse.Namespace) -> int:
     with quietly(), OwnDaemon() as daemon:
         for path in arguments.paths:
             with recorded(all_done, path):
-                done = _one(path, arguments.output, settings, daemon, asked=bool(arguments.sink))
-                all_done.append(done)
+                asked = bool(arguments.sink)
+                all_done.append(process_one(path, arguments.output, settings, daemon, asked=asked))
     return report(all_done, arguments.json)
-
-
-def _one(
-    path: Path, folder: Path | None, settings: Settings, daemon: OwnDaemon, *, asked: bool
-) -> Done:
-    with open_dataset(path) as frames:
-        refuse_refocused(frames)
-        note(understood(frames))
-        if missing := len(frames.missing_keys()):
-            note(f"{frames.path}: {missing} frames are listed but not on disk: they are left out")
-        target = output_for(frames, folder)
-        outputs = outputs_to_continue(frames, target.parent, folder, settings)
-        acquisition = acquisition_of(frames, outputs, settings.ledgers)
-        keys = frames.axes_keys()
-        daemon.start(own_settings(settings))
-        output, is_new = output_of_run(
-            frames, outputs, acquisition, settings, daemon.run_of, target, folder
-        )
-        if not is_new:
-            check_sink(output, settings, asked=asked or settings.sink != Settings().sink)
-            if reason := held_elsewhere(output, settings):
-                return Done(path, output.path, summary=reason)
-            check = check_quickly(_dataset(frames, output), output, settings)
-            keys = check.report.to_do()
-            if check.clean:
-                return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
-        place, seconds = feed(daemon, frames, keys, output)
-        made = Output.at(place)
-        if made is None:
-            raise OutputError(f"{place} was moved while it was written")
-        check = check_quickly(_dataset(frames, made), made, settings)
-    return Done(path, place, len(keys), seconds, check)
-
-
-def _dataset(frames: Dataset, output: Output) -> RawAndOutputs:
-    return RawAndOutputs(frames.path, "", (output,), ())

@@ -19,7 +19,7 @@ from refocusd.cli.offline import (
     report,
 )
 from refocusd.config import Settings
-from refocusd.daemon.offline import OwnDaemon, held_elsewhere, own_settings
+from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (
     Output,
     RawAndOutputs,
@@ -128,7 +128,7 @@ def _finish(
             f"{path} is not complete, and its raw data are missing{lost}: put them beside it"
         )
     check_profiles(output, dataset.raw, settings)
-    daemon.start(own_settings(settings_of_run(output, settings)))
+    daemon.start(settings_of_run(output, settings))
     if (run := daemon.run_of(output.profiles)) != output.run:
         raise BundleError(
             f"{path} is of run {output.run}, but its model and settings make run "

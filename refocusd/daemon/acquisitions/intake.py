@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from refocusd.config import WITHOUT_MODEL
+from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.daemon.acquisitions.checks import (
     channel_of,
     check_frame,
@@ -33,7 +33,7 @@ from refocusd.profiles.microscope_metadata import identity_metadata
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["Intake"]
+__all__ = ["Intake", "trained_models"]
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,7 @@ class Intake:
 
     def __post_init__(self) -> None:
         self._catalogue = Catalogue(self.lifecycle.settings.calibrations)
-        if self.lifecycle.settings.backend not in WITHOUT_MODEL:
-            for channel, name in self.lifecycle.settings.models.items():
-                self._trained[channel] = Trained(name, load_bundle(name).trained)
+        self._trained = trained_models(self.lifecycle.settings)
 
     def receive(
         self, identity: bytes, message: wire.Message, part: memoryview | None, *, trusted: bool
@@ -317,3 +315,18 @@ class Intake:
                 if not acquisition.open.raw:
                     acquisition.incomplete = "its source is gone, and there is no raw data"
                 self.lifecycle.close_lane(acquisition, lane)
+
+
+def trained_models(settings: Settings) -> dict[str, Trained]:
+    """What the models of the settings were trained for, by channel.
+
+    Raises
+    ------
+    BundleError
+    """
+    if settings.backend in WITHOUT_MODEL:
+        return {}
+    return {
+        channel: Trained(name, load_bundle(name).trained)
+        for channel, name in settings.models.items()
+    }

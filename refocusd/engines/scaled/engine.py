@@ -87,6 +87,11 @@ class ScaledEngine(BlurEngine):
         """What runs."""
         return self.network.description
 
+    @property
+    def grid(self) -> tuple[float, int]:
+        """Width of the blur that the network is made for, px, and what sides it takes multiples of."""
+        return self._fine_px, self._bundle.size_multiple
+
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Load the estimator of the blur, and run the network on a flat frame of this shape."""
         ramp = np.arange(shape[0] * shape[1], dtype=np.uint32) % 4096
@@ -94,8 +99,17 @@ class ScaledEngine(BlurEngine):
         estimate_blur(frame)
         self._restored(frame, BlurEstimate(self._fine_px, 0.1, "frame"))
 
-    def refocus(self, raw: Pixels, out: Pixels, blur: BlurEstimate | None = None) -> Refocused:
-        """Estimate the in-focus frame into `out`; see `Engine.refocus`."""
+    def refocus(
+        self,
+        raw: Pixels,
+        out: Pixels,
+        blur: BlurEstimate | None = None,
+        counts: CountsRange | None = None,
+    ) -> Refocused:
+        """Estimate the in-focus frame into `out`; see `Engine.refocus`.
+
+        `counts` is the range of the image that `raw` is a part of, for a blur from ``optics``.
+        """
         check_frame(raw, out)
         if self._closed:
             raise EngineError(f"the engine of {self._bundle.model_id} is closed; build another")
@@ -107,7 +121,7 @@ class ScaledEngine(BlurEngine):
             np.copyto(out, raw)
             return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, 0)
         if blur.source == "optics":
-            restored, found = self._restored(raw, blur), blur
+            restored, found = self._restored(raw, blur, counts), blur
         elif (known := self._as_before(raw, blur)) is not None:
             restored, found = known, blur
         else:
@@ -136,11 +150,13 @@ class ScaledEngine(BlurEngine):
         restored = self._restored(raw, _careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
 
-    def _restored(self, raw: Pixels, blur: BlurEstimate) -> _Restored:
+    def _restored(
+        self, raw: Pixels, blur: BlurEstimate, counts: CountsRange | None = None
+    ) -> _Restored:
         """The reduced frame through the network."""
         reduction = Reduction.to_blur(raw.shape, blur.sigma_px, self._fine_px)
         reduced = reduction.reduced(raw.astype(np.float32))
-        counts = _range_of(reduced)
+        counts = counts or _range_of(reduced)
         frame = (reduced - np.float32(counts.offset)) * np.float32(1 / counts.scale)
         sigma = blur.sigma_px / reduction.factor
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))

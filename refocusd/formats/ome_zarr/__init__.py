@@ -6,9 +6,10 @@
 `description`    How the images of an OME-Zarr dataset are described while frames come
 `documents`      The ``zarr.json`` documents of an OME-Zarr 0.5 dataset, as bytes
 `files`          Files of a dataset, put in place whole and removed without a trace
+`frame_list`     The list of frames of an OME-Zarr dataset of ours: one line of JSON a frame, appended as they come
 `groups`         What the groups of an OME-Zarr store say, whoever wrote it: images, plates, collections
 `image`          One image of an OME-Zarr store: which frames it has, and where they lie in its arrays
-`layout`         What lies where in an OME-Zarr dataset of ours, and the lines of its list of frames
+`layout`         What lies where in an OME-Zarr dataset of ours, by path
 `mirror_image`   One image of a refocused store with the layout of a raw one: its arrays and its list of frames
 `mirror_layout`  What lies where in a refocused OME-Zarr store that has the layout of the raw one
 `mirror_reader`  Refocused OME-Zarr stores with the layout of a raw one

@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from refocusd.errors import OutputError
 from refocusd.formats.ome_zarr.documents import ChannelLook
-from refocusd.formats.ome_zarr.layout import (
-    GRID,
-    FrameLine,
-    chunk_path,
-    frames_path,
-    lines_behind,
-    read_lines,
-)
+from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of
+from refocusd.formats.ome_zarr.layout import GRID, chunk_path, frames_path
 from refocusd.formats.scale import Scale
 from refocusd.formats.written_keys import Written
 from refocusd.frame import Axes, AxisValue, canonical_axes
@@ -170,17 +163,17 @@ def read_contents(path: Path, in_flight: str) -> tuple[Contents, bool]:
     """
     name = frames_path(path)
     contents, landed = Contents(), False
-    with name.open("rb") as file:
-        for start, length, line in read_lines(file):
+    try:
+        for start, end, line in lines_of(name):
             image = contents.image_of(line.axes)
             place = (image.number, image.place(line.axes))
             if place != (line.image, line.at) or line.format != (contents.format or line.format):
-                raise _damaged(name, start)
+                raise damaged_list(name, start)
             whole = _is_whole(path, line)
-            contents.add(line, image, start + length, whole=whole)
+            contents.add(line, image, end, whole=whole)
             landed = landed or (whole and chunk_path(line) == in_flight)
-        if lines_behind(file, contents.end):
-            raise _damaged(name, contents.end)
+    except ValueError as error:
+        raise damaged_list(name, contents.end) from error
     return contents, landed
 
 
@@ -189,10 +182,3 @@ def _is_whole(path: Path, line: FrameLine) -> bool:
         return (path / chunk_path(line)).stat().st_size == line.nbytes
     except FileNotFoundError:
         return False
-
-
-def _damaged(name: Path, at: int) -> OutputError:
-    return OutputError(
-        f"{name} is damaged at byte {at}; appending would lose the frames behind it: restore it "
-        "from a copy, or choose another --output"
-    )

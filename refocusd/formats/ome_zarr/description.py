@@ -14,7 +14,7 @@ from refocusd.formats.ome_zarr import documents
 from refocusd.formats.ome_zarr.contents import Contents, Image
 from refocusd.formats.ome_zarr.documents import MAX_CHANNELS, ChannelLook
 from refocusd.formats.ome_zarr.files import put, remove_file, remove_part
-from refocusd.formats.ome_zarr.layout import FrameLine
+from refocusd.formats.ome_zarr.frame_list import FrameLine
 from refocusd.formats.scale import Scale, channel_label, scale_of, z_position_um, z_step_um
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, Metadata, Pixels

@@ -24,6 +24,7 @@ __all__ = [
     "image_folders",
     "is_below",
     "is_store",
+    "read_attributes",
     "read_group",
     "store_root",
 ]
@@ -142,17 +143,40 @@ def read_group(folder: Path) -> GroupMetadata | None:
     """
     if not is_store(folder):
         return None
-    document = document_of(folder)
+    said = read_attributes(folder)
+    try:
+        return msgspec.convert(said.get("ome", said), GroupMetadata)
+    except msgspec.ValidationError as error:
+        raise _illegible(document_of(folder), error) from error
+
+
+def read_attributes(group: Path) -> dict[str, Any]:
+    """Attributes of a group of Zarr 2 or 3.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read.
+    """
+    document = document_of(group)
     try:
         said: Any = json.loads(document.read_text(encoding="utf-8") or "{}")
         if document.name == GROUP_FILES[0]:
             said = said.get("attributes", {})
-        return msgspec.convert(said.get("ome", said), GroupMetadata)
-    except (OSError, ValueError, AttributeError, RecursionError, msgspec.ValidationError) as error:
-        raise InputError(
-            f"{document} cannot be read as metadata of OME-Zarr ({error}): repair it, or copy the "
-            "store again"
-        ) from error
+        elif document.name == GROUP_FILES[2]:
+            said = {}
+        if not isinstance(said, dict):
+            raise ValueError("they are no JSON object")  # noqa: TRY004 (of the file)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise _illegible(document, error) from error
+    return said
+
+
+def _illegible(document: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{document} cannot be read as metadata of OME-Zarr ({error}): repair it, or copy the store "
+        "again"
+    )
 
 
 def image_folders(root: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from refocusd.frame import Axes, AxisValue
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["OmeImage", "open_array"]
+__all__ = ["OmeImage", "open_array", "part_of"]
 
 _NAMES = {"t": "time", "c": "channel", "z": "z"}
 _UM = {"micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
@@ -49,6 +49,11 @@ def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
         # Metadata of others: the library raises whatever fails in it.
         raise InputError(f"{folder} is not a readable Zarr array ({error})") from error
     return found.with_config({"write_empty_chunks": True}) if writable else found
+
+
+def part_of(index: tuple[int, ...], rows: slice, columns: slice) -> tuple[int | slice, ...]:
+    """Index of part of a frame in an array."""
+    return (*index, rows, columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,9 +19,9 @@ from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr.chunks import StoredChunks
 from refocusd.formats.ome_zarr.files import put
+from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of, pack_line
 from refocusd.formats.ome_zarr.groups import is_store
-from refocusd.formats.ome_zarr.image import OmeImage, open_array
-from refocusd.formats.ome_zarr.layout import FrameLine, lines_behind, pack_line, read_lines
+from refocusd.formats.ome_zarr.image import OmeImage, open_array, part_of
 from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
 from refocusd.formats.sink import json_bytes
 from refocusd.formats.tiff.page import PageFormat
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     import zarr
 
 __all__ = ["MirrorImage", "create_image"]
+
+#: Largest side of what is reduced at a time, px of the lower resolution.
+MAX_PART_PX = 2048
 
 
 def create_image(raw_image: OmeImage, raw: Path, path: Path) -> None:
@@ -148,13 +152,69 @@ class MirrorImage:
         index = self.place(axes)
         for number, level in enumerate(self._levels):
             _write_level(level, index, pixels, self._levels[0].shape if number else level.shape)
-        at = dict(zip(self.image.outer, index, strict=True))
+        self._enlist(axes, text)
+
+    def write_part(
+        self, pixels: Pixels, axes: dict[str, AxisValue], rows: slice, columns: slice
+    ) -> None:
+        """Write part of a frame, which counts once `finish` lists it.
+
+        Raises
+        ------
+        OutputError
+            As `write`.
+        """
+        try:
+            self._levels[0][part_of(self.place(axes), rows, columns)] = pixels
+        except OSError as error:
+            raise write_error(error, self.path, f"writing {canonical_axes(axes)}") from error
+
+    def read_part(self, axes: Axes, rows: slice, columns: slice) -> Pixels:
+        """Part of a frame as it was written."""
+        part = np.asarray(self._levels[0][part_of(self.place(axes), rows, columns)])
+        return np.ascontiguousarray(part, dtype=self.format.dtype)
+
+    def finish(self, axes: dict[str, AxisValue], metadata: Metadata) -> None:
+        """Make the lower resolutions of a frame that was written in parts, and list it.
+
+        Raises
+        ------
+        OutputError
+            As `write`.
+        """
+        key = canonical_axes(axes)
+        text = json_bytes(metadata, f"the metadata of frame {key}")
+        try:
+            index = self.place(axes)
+            finer = (self._levels[0], index)
+            for level in self._levels[1:]:
+                plane = _plane_of(level, index, self._levels[0].shape)
+                if plane is None:
+                    break
+                _reduce_by_parts(finer, (level, plane))
+                finer = (level, plane)
+            if not self._clean:
+                self.take_back()
+                self._clean = True
+            self._enlist(axes, text)
+        except OSError as error:
+            self.take_back()
+            raise write_error(error, self.path, f"writing frame {key}") from error
+
+    @property
+    def file_shape(self) -> tuple[int, int]:
+        """Height and width of what one file holds, px."""
+        files = self._levels[0].shards or self._levels[0].chunks
+        return files[-2], files[-1]
+
+    def _enlist(self, axes: dict[str, AxisValue], text: bytes) -> None:
+        at = dict(zip(self.image.outer, self.place(axes), strict=True))
         line = FrameLine(
             axes,
             0,
             (at.get("time", 0), at.get("channel", 0), at.get("z", 0)),
-            (pixels.shape[0], pixels.shape[1]),
-            pixels.dtype.name,
+            (self.format.height, self.format.width),
+            self.format.dtype.name,
         )
         packed = pack_line(line, text)
         # Not kept open: a plate has more images than a process may have files.
@@ -206,18 +266,15 @@ class MirrorImage:
     def _read(self) -> int:
         """Take in the frames of the list whose pixels are there; where its last whole line ends."""
         end = 0
-        with self._list.open("rb") as file:
-            for start, length, line in read_lines(file):
-                end = start + length
+        try:
+            for _, behind, line in lines_of(self._list):
+                end = behind
                 key = canonical_axes(line.axes)
                 # A frame whose pixels were lost (a power failure) may be written again.
                 if key not in self.keys and self._stored.state(self.place(line.axes)) != "absent":
                     self.keys.add(key)
-            if lines_behind(file, end):
-                raise OutputError(
-                    f"{self._list} is damaged at byte {end}; appending would lose the frames "
-                    "behind it: restore it from a copy, or choose another --output"
-                )
+        except ValueError as error:
+            raise damaged_list(self._list, end) from error
         return end
 
 
@@ -225,19 +282,53 @@ def _write_level(
     array: zarr.Array[Any], index: tuple[int, ...], pixels: Pixels, full: tuple[int, ...]
 ) -> None:
     """Write a frame at one resolution, if that has a plane of its own for it."""
+    place = _plane_of(array, index, full)
+    if place is None:
+        return
+    shape = (array.shape[-2], array.shape[-1])
+    array[place] = pixels if pixels.shape == shape else reduced(pixels, shape)
+
+
+def _plane_of(
+    array: zarr.Array[Any], index: tuple[int, ...], full: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Index of a frame at one resolution; None if that has no plane of its own for it."""
     place = []
     for at, size, whole in zip(index, array.shape, full, strict=False):
         step = max(1, round(whole / size))
         if at % step or at // step >= size:
-            return  # resolutions with fewer planes take the first of those that they stand for
+            return None  # resolutions with fewer planes take the first of those that they stand for
         place.append(at // step)
-    shape = (array.shape[-2], array.shape[-1])
-    array[tuple(place)] = pixels if pixels.shape == shape else reduced(pixels, shape)
+    return tuple(place)
+
+
+def _reduce_by_parts(
+    finer: tuple[zarr.Array[Any], tuple[int, ...]], coarser: tuple[zarr.Array[Any], tuple[int, ...]]
+) -> None:
+    """Make a plane of one resolution from that of the finer one, a few chunks at a time."""
+    (source, here), (target, there) = finer, coarser
+    shape = target.shape[-2:]
+    steps = [max(1, round(n / m)) for n, m in zip(source.shape[-2:], shape, strict=True)]
+    files = (target.shards or target.chunks)[-2:]
+    sides = [min(side, MAX_PART_PX) for side in files]
+    for top in range(0, shape[0], sides[0]):
+        for left in range(0, shape[1], sides[1]):
+            rows = slice(top, min(top + sides[0], shape[0]))
+            columns = slice(left, min(left + sides[1], shape[1]))
+            above = slice(rows.start * steps[0], rows.stop * steps[0])
+            beside = slice(columns.start * steps[1], columns.stop * steps[1])
+            part = np.asarray(source[part_of(here, above, beside)])
+            wanted = (rows.stop - rows.start, columns.stop - columns.start)
+            target[part_of(there, rows, columns)] = _means(part, wanted, steps)
 
 
 def reduced(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
     """A frame at a lower resolution: the mean of the pixels that each pixel stands for."""
     steps = [max(1, round(n / m)) for n, m in zip(pixels.shape, shape, strict=True)]
+    return _means(pixels, shape, steps)
+
+
+def _means(pixels: NDArray[Any], shape: tuple[int, int], steps: Sequence[int]) -> Pixels:
     wanted = [m * step for m, step in zip(shape, steps, strict=True)]
     cut: NDArray[Any] = pixels[: wanted[0], : wanted[1]]
     missing = [(0, max(0, n - m)) for n, m in zip(wanted, cut.shape, strict=True)]

@@ -24,9 +24,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from refocusd.errors import InputError
 from refocusd.formats.ome_zarr.files import put
-from refocusd.formats.ome_zarr.groups import document_of
+from refocusd.formats.ome_zarr.groups import read_attributes
 from refocusd.formats.ome_zarr.layout import LOCK_NAME, OWN_GROUP
 
 __all__ = [
@@ -38,7 +37,6 @@ __all__ = [
     "listed",
     "lock_path",
     "put_like",
-    "read_attributes",
 ]
 
 #: Under ``refocusd`` in the attributes of our group: the store may be continued.
@@ -69,28 +67,6 @@ def listed(path: Path) -> Iterator[tuple[str, Path]]:
 def lock_path(path: Path) -> Path:
     """What the writer of the whole store holds."""
     return path / OWN_GROUP / LOCK_NAME
-
-
-def read_attributes(group: Path) -> dict[str, Any]:
-    """Attributes of a group of Zarr 2 or 3.
-
-    Raises
-    ------
-    InputError
-        If they cannot be read.
-    """
-    document = document_of(group)
-    try:
-        said = json.loads(document.read_text(encoding="utf-8"))
-        if document.name == "zarr.json":
-            said = said.get("attributes", {})
-        elif document.name == ".zgroup":
-            said = {}
-        if not isinstance(said, dict):
-            raise ValueError("they are no JSON object")  # noqa: TRY004 (of the file)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"the attributes in {document} cannot be read ({error})") from error
-    return said
 
 
 def put_like(model: Path, group: Path, attributes: Mapping[str, Any] | None = None) -> None:

@@ -5,16 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from refocusd.errors import InputError
 from refocusd.formats.ome_zarr.chunks import stamp_of
-from refocusd.formats.ome_zarr.layout import (
-    OWN_GROUP,
-    lines_behind,
-    metadata_of,
-    read_line_of,
-    read_lines,
-)
-from refocusd.formats.ome_zarr.mirror_layout import listed, read_attributes
+from refocusd.formats.ome_zarr.frame_list import FrameList
+from refocusd.formats.ome_zarr.layout import own_attributes
+from refocusd.formats.ome_zarr.mirror_layout import listed
 from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
@@ -40,10 +34,10 @@ class MirrorReader(StoreReader):
     """
 
     def __init__(self, path: Path, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
-        #: By list: up to where it was read, and its stamp then.
-        self._read_to: dict[Path, tuple[int, object]] = {}
-        #: By frame: its list, and where its line starts.
-        self._lines: dict[str, tuple[Path, int]] = {}
+        #: By position: its list, and the stamp that it had when it was read.
+        self._lists: dict[str, tuple[FrameList, object]] = {}
+        #: By frame: where its line starts.
+        self._starts: dict[str, int] = {}
         super().__init__(path, max_frame_bytes=max_frame_bytes)
         self.source = "refocusd's lists of frames"
         self.name = self.path.name
@@ -58,7 +52,7 @@ class MirrorReader(StoreReader):
         InputError
             If they cannot be read.
         """
-        said = read_attributes(self.path / OWN_GROUP)
+        said = own_attributes(self.path)
         summary, mark = said.get("summary"), said.get("refocusd")
         return {**(summary if isinstance(summary, dict) else {}), "refocusd": mark}
 
@@ -78,58 +72,33 @@ class MirrorReader(StoreReader):
         super()._take_up_images(anew=self._has_unknown_images())
         fresh: list[str] = []
         for position, place in listed(self.path):
+            lines, before = self._lists.get(position, (FrameList(place), None))
             stamp = stamp_of(place)
-            end, before = self._read_to.get(place, (0, None))
-            if stamp == before:
-                continue
-            fresh += self._read_list(position, place, end)
+            if stamp != before and position in self._images:
+                fresh += self._read_list(position, lines)
+                self._lists[position] = (lines, stamp)
         return fresh
 
     def _has_unknown_images(self) -> bool:
         return any(position not in self._images for position, _ in listed(self.path))
 
-    def _read_list(self, position: str, place: Path, end: int) -> list[str]:
-        each = self._images.get(position)
-        if each is None:
-            return []
-        fresh, stamp = [], stamp_of(place)
-        try:
-            with place.open("rb") as file:
-                file.seek(end)
-                for start, length, line in read_lines(file):
-                    end = start + length
-                    key, index = canonical_axes(line.axes), each.image.index_of(line.axes)
-                    if any(at >= n for at, n in zip(index, each.image.array.shape, strict=False)):
-                        # Raw has grown, and the arrays with it.
-                        self._take_up_images(anew=True)
-                        each = self._images[position]
-                    if each.stored.state(index) == "absent":
-                        continue
-                    self._frames[key] = (position, index)
-                    self._lines[key] = (place, start)
-                    fresh.append(key)
-                if lines_behind(file, end):
-                    raise self._damaged(f"{place} is illegible at byte {end}")
-        except OSError as error:
-            raise InputError(
-                f"{place} cannot be read ({error.strerror}): check the disk"
-            ) from error
-        self._read_to[place] = (end, stamp)
+    def _read_list(self, position: str, lines: FrameList) -> list[str]:
+        each, fresh = self._images[position], []
+        for start, line in lines.fresh():
+            key, index = canonical_axes(line.axes), each.image.index_of(line.axes)
+            if any(at >= n for at, n in zip(index, each.image.array.shape, strict=False)):
+                # Raw has grown, and the arrays with it.
+                self._take_up_images(anew=True)
+                each = self._images[position]
+            if each.stored.state(index) == "absent":
+                continue
+            self._frames[key] = (position, index)
+            self._starts[key] = start
+            fresh.append(key)
         return fresh
 
     def _check(self) -> None:
         """Whatever there is may be read: it was written frame by frame."""
 
     def _metadata(self, key: str) -> dict[str, Any]:
-        place, start = self._lines[key]
-        try:
-            found = read_line_of(place, start)
-            if found is None or canonical_axes(found[0].axes) != key:
-                raise self._damaged(f"{place} has changed where {key} was")
-            return metadata_of(found[1])
-        except ValueError as error:
-            raise self._damaged(f"the metadata of frame {key} cannot be read ({error})") from error
-        except OSError as error:
-            raise InputError(
-                f"{place} cannot be read ({error.strerror}): check the disk"
-            ) from error
+        return self._lists[self._frames[key][0]][0].metadata_at(self._starts[key], key)

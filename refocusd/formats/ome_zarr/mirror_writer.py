@@ -14,7 +14,7 @@ from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ome_zarr.groups import image_folders, is_below, read_group
 from refocusd.formats.ome_zarr.image import OmeImage
-from refocusd.formats.ome_zarr.layout import OWN_GROUP
+from refocusd.formats.ome_zarr.layout import OWN_GROUP, own_attributes
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image
 from refocusd.formats.ome_zarr.mirror_layout import (
     LISTS,
@@ -22,7 +22,6 @@ from refocusd.formats.ome_zarr.mirror_layout import (
     listed,
     lock_path,
     put_like,
-    read_attributes,
 )
 from refocusd.formats.ome_zarr.store_reader import STORE
 from refocusd.formats.sink import (
@@ -114,7 +113,7 @@ class MirrorSink(Sink):
         with opened_files(path, "opening the dataset for appending") as files:
             lock = files.enter_context(_locked(path))
             try:
-                attributes = read_attributes(path / OWN_GROUP)
+                attributes = own_attributes(path)
             except InputError as error:
                 raise OutputError(f"{path} cannot be continued: {error}") from error
             refuse_foreign(path, attributes.get("refocusd"), MIRROR)

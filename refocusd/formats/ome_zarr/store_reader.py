@@ -20,7 +20,7 @@ from refocusd.formats.ome_zarr.groups import (
     is_store,
     store_root,
 )
-from refocusd.formats.ome_zarr.image import OmeImage
+from refocusd.formats.ome_zarr.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.frame import Pixels, canonical_axes
 
@@ -179,6 +179,30 @@ class StoreReader(Dataset):
             return False
         # A chunk of several frames has zeros where the next ones will be.
         return each.stored.frames_a_file == 1 or bool(pixels.any())
+
+    def read_part(self, key: str, rows: slice, columns: slice) -> Pixels:
+        """Part of a frame, of which only the chunks that it touches are decoded.
+
+        Raises
+        ------
+        InputError
+            If there is no such frame, or a chunk cannot be decoded.
+        """
+        position, index = self._frames[self._key(key)]
+        image = self._images[position].image
+        try:
+            part = np.asarray(image.array[part_of(index, rows, columns)])
+        except Exception as error:
+            # As in `_decoded`.
+            raise self._damaged(
+                f"a chunk of frame {index} of {image.folder} cannot be decoded ({error})"
+            ) from error
+        return np.ascontiguousarray(part, dtype=image.format.dtype)
+
+    def tile_of(self, key: str) -> tuple[int, int]:
+        """Height and width of what one chunk holds of a frame, px."""
+        chunks = self._images[self._frames[self._key(key)][0]].image.array.chunks
+        return chunks[-2], chunks[-1]
 
     def close(self) -> None:
         """Forget what was decoded; no file stays open between reads."""

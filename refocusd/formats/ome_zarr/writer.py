@@ -9,22 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refocusd.errors import OutputError
+from refocusd.errors import InputError, OutputError
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
 from refocusd.formats.ome_zarr.contents import Contents, read_contents
 from refocusd.formats.ome_zarr.description import Description
 from refocusd.formats.ome_zarr.files import put, remove_file
+from refocusd.formats.ome_zarr.frame_list import FrameLine, pack_line
 from refocusd.formats.ome_zarr.layout import (
     LOCK_NAME,
     OURS,
     OWN_GROUP,
-    FrameLine,
     chunk_path,
     frames_path,
-    pack_line,
-    read_own_attributes,
+    own_attributes,
 )
 from refocusd.formats.sink import (
     Sink,
@@ -208,12 +207,11 @@ def _read_in_flight(lock: io.FileIO) -> str:
 
 
 def _read_summary(path: Path) -> Mapping[str, Any]:
-    own = path / OWN_GROUP / "zarr.json"
     try:
-        attributes = read_own_attributes(path)
-    except (FileNotFoundError, ValueError) as error:
+        attributes = own_attributes(path)
+    except InputError as error:
         raise OutputError(
-            f"{own} cannot be continued ({error}): restore it, or choose another --output"
+            f"{path} cannot be continued ({error}): restore it, or choose another --output"
         ) from error
     mark, summary = attributes.get("refocusd"), attributes.get("summary")
     refuse_foreign(path, mark, OURS)

@@ -1,0 +1,244 @@
+"""Images too large for memory, refocused in tiles by one blur and one range of counts."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import xxhash
+
+from refocusd.config import Settings
+from refocusd.engines.engine import Engine
+from refocusd.engines.scaled import ScaledEngine
+from refocusd.engines.scaled.engine import CAREFUL, TOLD
+from refocusd.errors import EngineError
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.normalise import CountsRange
+from refocusd.imaging.reduction import Reduction
+from refocusd.transport.messages import FrameFacts
+from refocusd.worker.refocus import refocus_frame
+
+__all__ = ["SLIDE_PX", "TilePlan", "checksum_of", "refocus_slide"]
+
+#: Frames with more pixels are refocused in tiles.
+SLIDE_PX = 1 << 26
+#: Reductions are multiples of one over this, so that all tiles share one grid of reduced pixels.
+STEPS = 16
+#: Side of a tile in reduced px, up to so large a reduction: lengths that `Reduction` keeps, and
+#: multiples of the sizes that networks take.
+SIDES = ((2.0, 1440), (5.0, 720), (math.inf, 480))
+#: Surroundings of a tile, reduced px: a network's receptive field, and what is reflected at its border.
+HALO = 96 + 16
+#: Parts that tell the blur, by side, and their side, px.
+SAMPLED, SAMPLE_PX = 4, 1024
+
+#: Rows that are read at a time for a checksum.
+STRIP_PX = 1024
+
+#: Reads (rows, columns) of raw.
+ReadPart = Callable[[slice, slice], Pixels]
+#: Takes pixels and their rows and columns.
+WritePart = Callable[[Pixels, slice, slice], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TilePlan:
+    """How an image is cut: windows of one size on one grid, each of which answers for one region.
+
+    Parameters
+    ----------
+    step_px : int
+        Windows start at multiples of this, which is a whole number of reduced pixels and of the
+        network's strides.
+    side_px : int
+        Of a window.
+    halo_px : int
+        Surroundings of a region in its window, at least, except at the border of the image.
+    region_px : (int, int)
+        Height and width of a region.
+    """
+
+    step_px: int
+    side_px: int
+    halo_px: int
+    region_px: tuple[int, int]
+
+    @classmethod
+    def of(cls, numerator: int, multiple: int, file_px: tuple[int, int]) -> TilePlan:
+        """For a reduction by `numerator` / `STEPS`; regions are whole files where they can be."""
+        factor = numerator / STEPS
+        side = next(side for most, side in SIDES if factor <= most)
+        step = numerator * multiple // math.gcd(numerator * multiple, STEPS)
+        halo = math.ceil(HALO * factor)
+        most_px = side * numerator // STEPS - 2 * halo - step
+        rows, columns = (most_px // size * size if size <= most_px else most_px for size in file_px)
+        return cls(step, side * numerator // STEPS, halo, (rows, columns))
+
+    def window(self, start: int, length: int) -> int:
+        """Where the window of a region starts, of an image of this length."""
+        around = self.halo_px
+        last = -(-max(0, length - self.side_px) // self.step_px) * self.step_px
+        return min(max(0, start - around) // self.step_px * self.step_px, last)
+
+
+def refocus_slide(
+    engine: Engine,
+    form: PageFormat,
+    file_px: tuple[int, int],
+    read: ReadPart,
+    write: WritePart,
+    settings: Settings,
+) -> FrameFacts:
+    """Refocus an image a tile at a time, with memory for a few tiles.
+
+    Blur, range of counts and verdict are those of a sample of its parts, one for the whole image:
+    by its own blur each tile would have seams with the next ones.
+
+    Parameters
+    ----------
+    engine : Engine
+        One that works at the scale of the blur, or `IdentityEngine`.
+    form : PageFormat
+        Of the image.
+    file_px : (int, int)
+        Height and width of what one file of the output holds.
+    read, write : callable
+    settings : Settings
+
+    Raises
+    ------
+    EngineError
+        If the engine is of another kind, or fails.
+    InputError, OutputError
+        Of `read` and `write`.
+    """
+    parts = [read(rows, columns) for rows, columns in _sample(form)]
+    found = [
+        refocus_frame(
+            engine,
+            part,
+            np.empty_like(part),
+            pass_in_focus=settings.pass_in_focus,
+            untrusted=settings.untrusted,
+        )
+        for part in parts
+    ]
+    facts = _of_most(found)
+    if facts.written in ("raw", "nothing", "deconvolved") or facts.blur_px is None:
+        written = "nothing" if facts.written == "nothing" else "raw"
+        if written == "raw":
+            _copy(form, file_px, read, write)
+        return msgspec.structs.replace(facts, written=written)
+    if not isinstance(engine, ScaledEngine):
+        raise EngineError(
+            f"{engine.description.model_id or engine.description.backend} takes no image in parts; "
+            "name a model that works at the scale of the blur"
+        )
+    fine_px, multiple = engine.grid
+    blur, numerator = _blur_of(facts, fine_px)
+    counts = _range_of(parts, blur, fine_px)
+    del parts
+    plan = TilePlan.of(numerator, multiple, file_px)
+    clipped, engine_ms = 0, 0.0
+    window = np.empty((plan.side_px, plan.side_px), form.dtype)
+    out = np.empty_like(window)
+    for rows, columns in _regions(form, plan.region_px):
+        top = plan.window(rows.start, form.height)
+        left = plan.window(columns.start, form.width)
+        seen = read(
+            slice(top, min(top + plan.side_px, form.height)),
+            slice(left, min(left + plan.side_px, form.width)),
+        )
+        missing = [(0, plan.side_px - side) for side in seen.shape]
+        window[:] = np.pad(seen, missing, mode="symmetric")
+        told = engine.refocus(window, out, blur, counts)
+        clipped, engine_ms = clipped + told.clipped, engine_ms + told.engine_ms
+        made = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        write(made, rows, columns)
+    return msgspec.structs.replace(
+        facts,
+        offset=counts.offset,
+        scale=counts.scale,
+        engine_ms=engine_ms,
+        clipped=clipped,
+        reasons=[*facts.reasons, f"judged by {len(found)} parts of a large image"],
+    )
+
+
+def checksum_of(form: PageFormat, read: ReadPart) -> int:
+    """As `refocusd.frame.checksum` of the whole image, which is read a strip at a time."""
+    digest = xxhash.xxh3_64()
+    for top in range(0, form.height, STRIP_PX):
+        strip = read(slice(top, min(top + STRIP_PX, form.height)), slice(0, form.width))
+        digest.update(np.ascontiguousarray(strip).data.cast("B"))
+    return digest.intdigest()
+
+
+def _sample(form: PageFormat) -> list[tuple[slice, slice]]:
+    """Parts that lie evenly over the image."""
+    rows, columns = (
+        [
+            slice(int(start), int(start) + min(side, SAMPLE_PX))
+            for start in np.unique(np.linspace(0, max(0, side - SAMPLE_PX), SAMPLED).astype(int))
+        ]
+        for side in (form.height, form.width)
+    )
+    return [(row, column) for row in rows for column in columns]
+
+
+def _of_most(found: list[FrameFacts]) -> FrameFacts:
+    """The facts of the part with the median blur among most of those that tell one."""
+    telling = [facts for facts in found if facts.blur_px is not None]
+    if not telling:
+        return found[0]
+    ((written, _),) = Counter(facts.written for facts in telling).most_common(1)
+    alike = sorted(
+        (facts for facts in telling if facts.written == written), key=lambda f: f.blur_px or 0.0
+    )
+    return alike[(len(alike) - 1) // 2]
+
+
+def _blur_of(facts: FrameFacts, fine_px: float) -> tuple[BlurEstimate, int]:
+    """The blur that all tiles are told, on the grid of `STEPS`, and the reduction times that."""
+    assert facts.blur_px is not None
+    (narrow, most), (wide, least) = CAREFUL
+    care = float(np.interp(facts.blur_px, (narrow, wide), (most, least)))
+    factor = facts.blur_px * math.exp(-care) / fine_px
+    numerator = max(STEPS, math.floor(factor * STEPS))
+    sigma_px = fine_px * numerator / STEPS if factor > 1 else fine_px * factor
+    return BlurEstimate(sigma_px, TOLD, "optics"), numerator
+
+
+def _range_of(parts: list[Pixels], blur: BlurEstimate, fine_px: float) -> CountsRange:
+    """Percentiles 1 and 99.9 of all parts together, reduced as the engine does."""
+    reduced = [
+        Reduction.to_blur(part.shape, blur.sigma_px, fine_px)
+        .reduced(part.astype(np.float32))[::2, ::2]
+        .ravel()
+        for part in parts
+    ]
+    low, high = np.percentile(np.concatenate(reduced), (1, 99.9))
+    return CountsRange(float(low), max(float(high - low), 1.0))
+
+
+def _copy(form: PageFormat, file_px: tuple[int, int], read: ReadPart, write: WritePart) -> None:
+    sides = (min(file_px[0], 4096), min(file_px[1], 4096))
+    for rows, columns in _regions(form, sides):
+        write(read(rows, columns), rows, columns)
+
+
+def _regions(form: PageFormat, sides: tuple[int, int]) -> list[tuple[slice, slice]]:
+    return [
+        (
+            slice(top, min(top + sides[0], form.height)),
+            slice(left, min(left + sides[1], form.width)),
+        )
+        for top in range(0, form.height, sides[0])
+        for left in range(0, form.width, sides[1])
+    ]

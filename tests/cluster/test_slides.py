@@ -1,0 +1,178 @@
+"""Large images: refocused in tiles without seams, in little memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import tracemalloc
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+import numpy as np
+import pytest
+import zarr
+from finished import environment, verify
+from plates_on_disk import write_image
+from scipy.ndimage import gaussian_filter
+
+from refocusd.cli.main import main
+from refocusd.cluster import slide
+from refocusd.cluster.job import engines_of, refocus_position
+from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.slide import TilePlan, checksum_of, refocus_slide
+from refocusd.config import Settings
+from refocusd.engines.engine import Refocused
+from refocusd.engines.scaled import ScaledEngine
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.open_sink import create_sink
+from refocusd.formats.tiff.page import PageFormat
+from refocusd.frame import Pixels, checksum
+from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.normalise import CountsRange
+
+SETTINGS = Settings(backend="openvino", precision="f32", threads=1)
+
+
+def specimen(side: int, sigma_px: float, seed: int = 1) -> Pixels:
+    """Blurred discs on a background."""
+    rng = np.random.default_rng(seed)
+    sharp = np.zeros((side, side), np.float32)
+    for y, x in rng.integers(20, side - 20, (side * side // 3000, 2)):
+        sharp[y - 8 : y + 8, x - 8 : x + 8] += rng.uniform(300, 2000)
+    blurred = gaussian_filter(sharp, sigma_px)
+    return (200 + blurred + rng.normal(0, 6, sharp.shape)).clip(0, 65535).astype(np.uint16)
+
+
+@pytest.mark.parametrize("numerator", [16, 21, 37, 80, 133])
+@pytest.mark.parametrize("length", [3000, 8191, 20_000])
+def test_windows_lie_on_one_grid_and_surround_their_regions(numerator: int, length: int) -> None:
+    plan = TilePlan.of(numerator, 16, (512, 512))
+    size = plan.region_px[0]
+    assert plan.side_px * 16 % numerator == 0
+    for start in range(0, length, size):
+        at = plan.window(start, length)
+        stop = min(start + size, length)
+        assert at % plan.step_px == 0
+        assert at * 16 // numerator % 16 == 0
+        assert at == 0 or start - at >= plan.halo_px
+        assert at + plan.side_px >= min(stop + plan.halo_px, length)
+
+
+def test_tiles_make_no_seams() -> None:
+    raw = specimen(1500, 6.0)
+    out = np.zeros_like(raw)
+    told: list[tuple[BlurEstimate, CountsRange]] = []
+    engine = engines_of(SETTINGS).engines[""]
+    assert isinstance(engine, ScaledEngine)
+    refocus = ScaledEngine.refocus
+
+    def listen(self: ScaledEngine, seen: Pixels, made: Pixels, *more: object) -> object:
+        if len(more) == 2:
+            told.append(more)  # type: ignore[arg-type]
+        return refocus(self, seen, made, *more)  # type: ignore[arg-type]
+
+    def write(pixels: Pixels, rows: slice, columns: slice) -> None:
+        out[rows, columns] = pixels
+
+    form = PageFormat(raw.shape[0], raw.shape[1], raw.dtype)
+    with (
+        mock.patch.object(ScaledEngine, "refocus", listen),
+        mock.patch.object(slide, "SIDES", ((np.inf, 480),)),
+        mock.patch.object(slide, "SAMPLED", 2),
+        mock.patch.object(slide, "SAMPLE_PX", 512),
+    ):
+        facts = refocus_slide(engine, form, (256, 256), lambda *at: raw[at], write, SETTINGS)
+    assert facts.written == "refocused"
+    assert len(told) > 4
+    assert len(set(told)) == 1
+    # A side that the whole image's reduction shares with the tiles'.
+    numerator = round(told[0][0].sigma_px / engine.grid[0] * 16)
+    side = max(n for n in (480, 640, 720, 800, 960, 1200) if n * numerator // 16 <= 1500)
+    side = side * numerator // 16
+    whole = np.empty((side, side), raw.dtype)
+    engine.refocus(raw[:side, :side].copy(), whole, *told[0])
+    inner = (slice(0, side - 300),) * 2
+    off = np.abs(whole[inner].astype(int) - out[inner].astype(int))
+    assert np.percentile(off, 99.9) <= 1
+
+
+def test_memory_does_not_grow_with_the_image() -> None:
+    """Of all but the network, which sees windows of one size."""
+    part = specimen(1024, 6.0)
+    engine = engines_of(SETTINGS).engines[""]
+    counts, blur = CountsRange(200, 1000), BlurEstimate(6.0, 0.1, "frame")
+
+    def copied(_: ScaledEngine, seen: Pixels, made: Pixels, *__: object) -> Refocused:
+        np.copyto(made, seen)
+        return Refocused(counts, 1.0, 0, blur)
+
+    def peak(side: int) -> int:
+        def read(rows: slice, columns: slice) -> Pixels:
+            here = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
+            return np.ascontiguousarray(part[np.ix_(here[0] % 1024, here[1] % 1024)])
+
+        form = PageFormat(side, side, part.dtype)
+        tracemalloc.start()
+        facts = refocus_slide(engine, form, (512, 512), read, lambda *_: None, settings)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert facts.reasons[-1] == "judged by 16 parts of a large image"
+        return most
+
+    settings = msgspec.structs.replace(SETTINGS, untrusted="mark", pass_in_focus=False)
+    with mock.patch.object(ScaledEngine, "refocus", copied):
+        small = peak(4096)
+        assert peak(8192) < 1.1 * small
+
+
+def test_a_slide_of_a_store_is_written_with_its_pyramid(tmp_path: Path) -> None:
+    raw, out = tmp_path / "slide.zarr", tmp_path / "slide_refocused.zarr"
+    write_image(raw, axes="yx", levels=3, chunks=(16, 16))
+    pixels = np.asarray(zarr.open_array(raw / "0")[:])
+    with open_dataset(raw) as dataset:
+        keys = dataset.axes_keys()
+        create_sink("ndtiff", out, dataset.summary).close()
+    order = PositionOrder(
+        *(str(raw), str(out), "", keys, "00000000-0000-0000-0000-000000000001", "r"),
+        *(Settings(backend="identity"), "{}", []),
+    )
+    with mock.patch.object(slide, "SLIDE_PX", 1024), mock.patch.object(slide, "STRIP_PX", 10):
+        (done,) = JobResult.unpack(refocus_position(order.pack())).attempts
+        assert (done.state, done.reason) == ("passed_through", "identity engine")
+        assert done.checksum == done.raw_checksum == checksum(pixels)
+        assert JobResult.unpack(refocus_position(order.pack())).found == 1
+    with open_dataset(out) as dataset:
+        assert dataset.axes_keys() == keys
+        np.testing.assert_array_equal(dataset.read(keys[0]).pixels, pixels)
+    halves = pixels.reshape(24, 2, 32, 2).mean(axis=(1, 3))
+    half = np.asarray(zarr.open_array(out / "1")[:])
+    np.testing.assert_allclose(half, halves, atol=0.51)
+    quarter = np.asarray(zarr.open_array(out / "2")[:])
+    np.testing.assert_allclose(quarter, half.reshape(12, 2, 16, 2).mean(axis=(1, 3)), atol=0.51)
+    assert json.loads(keys[0]) == {"time": 0}
+
+
+def test_a_checksum_by_strips_is_that_of_the_whole() -> None:
+    pixels = specimen(3000, 2.0)[:, :700].copy()
+    form = PageFormat(pixels.shape[0], pixels.shape[1], pixels.dtype)
+    assert checksum_of(form, lambda *at: pixels[at]) == checksum(pixels)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_slide_goes_through_a_worker_and_is_verified(tmp_path: Path) -> None:
+    pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    raw, out = tmp_path / "slide.zarr", tmp_path / "slide_refocused.zarr"
+    write_image(raw, axes="yx", levels=1)
+    pixels = np.resize(specimen(1024, 6.0).astype(np.uint8), (8200, 8200))
+    zarr.create_array(raw / "0", data=pixels, chunks=(1024, 1024), overwrite=True)
+    with mock.patch.dict(os.environ, environment(tmp_path), clear=True):
+        arguments = ["process", str(raw), "--cluster", "local", "--max-jobs", "1"]
+        assert main(arguments) == 0
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(out / "0")[:]), pixels)
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
