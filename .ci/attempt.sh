@@ -5,9 +5,9 @@ skip() {
     echo "windows: skipped: $1"
     exit 0
 }
-# What Wine says when it fails, and what is said where time has run out.
+# What Wine says when it fails; what is said where time has run out, or psutil asked what Wine cannot tell.
 wines="wine: Unhandled|wine client error|wineserver crashed|could not load kernel32"
-late="TimeoutExpired|Timeout|timed out|within [0-9]+ s"
+late="TimeoutExpired|Timeout|timed out|within [0-9]+ s|\(originated from "
 
 # What in the log is Wine's; nothing if the product is at fault: a test that failed for neither reason.
 blame() {
