@@ -16,7 +16,7 @@ blame() {
     if [ -z "$failed" ]; then
         grep -Em1 "$wines" "$log" || grep -Em1 "$late" "$log" || true
     # A test whose process died has no message.
-    elif ! grep -E " - " <<< "$failed" | grep -Evq "$late"; then
+    elif [ -z "$(grep -E " - " <<< "$failed" | grep -Ev "$late")" ]; then
         head -n 1 <<< "$failed"
     fi
 }
