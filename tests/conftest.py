@@ -28,6 +28,8 @@ def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 ON_WINDOWS = (
     "cli/test_config.py",
     "cli/test_text_at_the_edges.py",
+    "daemon/test_held_files.py",
+    "faults/test_killed.py",
     "files",
     "formats/test_export.py",
     "formats/test_recordings.py",

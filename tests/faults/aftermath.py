@@ -34,6 +34,7 @@ def _refocusd(place: Path, *arguments: object) -> tuple[int, Any, str]:
         command,
         capture_output=True,
         encoding="utf-8",
+        errors="replace",  # on Windows it is in the code page
         env={**os.environ, **ours},
         timeout=90,
         check=False,

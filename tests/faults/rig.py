@@ -79,6 +79,14 @@ def slowed(pid: int, stop_s: float = 0.05, run_s: float = 0.01) -> Iterator[None
         thread.join()
 
 
+def _is_worker(process: psutil.Process) -> bool:
+    """Whether it is one; not one that is ending, of which Windows may tell nothing any more."""
+    try:
+        return "refocusd.worker" in " ".join(process.cmdline())
+    except (psutil.Error, OSError):
+        return False
+
+
 class FaultyDaemon:
     """``refocusd run`` as a child, killed and started again at the same address as often as wanted.
 
@@ -161,8 +169,7 @@ class FaultyDaemon:
     def workers(self) -> list[int]:
         """Process ids of its workers, as the system knows them."""
         try:
-            children = psutil.Process(self.pid).children()
-            return [c.pid for c in children if "refocusd.worker" in " ".join(c.cmdline())]
+            return [c.pid for c in psutil.Process(self.pid).children() if _is_worker(c)]
         except psutil.NoSuchProcess:
             return []
 
