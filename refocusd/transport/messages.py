@@ -15,8 +15,8 @@ worker   `Ready`, `Result`, `Failure`         `Welcome`, `Calibration`, `Task`,
                                               `Stop`
 control  `StatusRequest`, `Pause`, `CatchUp`, `Welcome`, `Status`, `Refused`
          `Stop`
-view     `StatusRequest`, `Look`, `Pause`,    `Welcome`, `Status`, `Shown`,
-         `CatchUp`                            `Refused`
+view     `StatusRequest`, `Look`, `Follow`,   `Welcome`, `Status`, `Shown`,
+         `Pause`, `CatchUp`                   `Outcomes`, `Refused`
 anyone   `Ping`                               `Ping`
 ======== ==================================== ================================
 
@@ -45,7 +45,17 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 from refocusd.transport.ring import RingAddress, Slot
-from refocusd.transport.watching import CatchUp, Look, Pause, Shown, Status, StatusRequest
+from refocusd.transport.watching import (
+    CatchUp,
+    Follow,
+    FrameOutcome,
+    Look,
+    Outcomes,
+    Pause,
+    Shown,
+    Status,
+    StatusRequest,
+)
 
 __all__ = [
     "MAX_CALIBRATIONS",
@@ -66,7 +76,9 @@ __all__ = [
     "FinalState",
     "FocusAdvice",
     "FocusOptics",
+    "Follow",
     "FrameFacts",
+    "FrameOutcome",
     "GiveBack",
     "Hello",
     "Histogram",
@@ -76,6 +88,7 @@ __all__ = [
     "Open",
     "Opened",
     "Outcome",
+    "Outcomes",
     "Pause",
     "Ping",
     "Ready",
@@ -366,6 +379,8 @@ _AnyMessage = (
     | Stop
     | Look
     | Shown
+    | Follow
+    | Outcomes
     | Pause
     | CatchUp
 )

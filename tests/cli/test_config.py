@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fast
 
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
-    "webhook": "https://chat.example/hook",
+    "webhook": "https://chat.example/hook", "webhook_untrusted": 0.5,
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "blur_px": 2.5,
     "untrusted": "mark", "channel_untrusted": {"DAPI": "skip"}, "tile_batch": 2,
     "engine_mib": 64, "endpoint": "tcp://127.0.0.1:9", "model": "C:/m", "channel_models": {"é": "b"},
