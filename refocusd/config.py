@@ -281,7 +281,9 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
     webhook: str = ""
     """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
-    is full, a daemon without workers."""
+    is full, frames that are not trusted, a daemon without workers."""
+    webhook_untrusted: Annotated[float, Limits(0, 1)] = 0.2
+    """Share of an acquisition's last 50 frames that are not trusted above which an alert is posted."""
     defocus_um: Annotated[float, Limits(-1000.0, 1000.0)] = 0.0
     """Distance of the frames from focus where it is known: stage z minus focus.  0 takes the stage's
     position and the focus in the calibration profile.  With the profile's PSF, or with the aperture and

@@ -159,6 +159,7 @@ class Broker:
                 for identity, parts in self._endpoints.receive(ready):
                     self._receive(identity, parts)
                 self._dispatcher.dispatch()
+                self._control.tell_outcomes()
                 if time.monotonic() - ticked_at > TICK_S:
                     ticked_at = time.monotonic()
                     self._tick()

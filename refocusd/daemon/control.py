@@ -36,6 +36,8 @@ class Control:
     _waiting: dict[bytes, int] = field(default_factory=dict)
     #: Answers about the state that each peer was sent.
     _answers: dict[bytes, int] = field(default_factory=dict)
+    #: Views that wait for outcomes, and the serial that they have.
+    _following: dict[bytes, int] = field(default_factory=dict)
 
     def receive(self, identity: bytes, role: wire.Role, message: wire.Message) -> None:
         """Do what a control peer or a view asks for.
@@ -53,6 +55,8 @@ class Control:
                 self.show()
                 if identity in self._waiting:
                     self.lifecycle.writer.preview.ask(message.max_side)
+            case wire.Follow() if role == "view":
+                self._following[identity] = message.after
             case wire.Pause():
                 log.info("paused" if message.paused else "resumed")
                 self.lifecycle.scheduler.paused = message.paused and not self.lifecycle.stopping
@@ -75,8 +79,17 @@ class Control:
                 del self._waiting[identity]
                 self.lifecycle.send(identity, newest[0], newest[1])  # type: ignore[arg-type]
 
+    def tell_outcomes(self) -> None:
+        """Send what became of frames to the views that wait for it."""
+        log = self.lifecycle.outcomes
+        for identity, after in list(self._following.items()):
+            if log.serial > after:
+                del self._following[identity]
+                self.lifecycle.send(identity, log.after(after), None)
+
     def forget(self, identity: bytes) -> None:
         """A control peer or a view has gone."""
+        self._following.pop(identity, None)
         self._waiting.pop(identity, None)
         self._answers.pop(identity, None)
 

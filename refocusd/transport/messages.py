@@ -15,8 +15,8 @@ worker   `Ready`, `Result`, `Failure`         `Welcome`, `Calibration`, `Task`,
                                               `Stop`
 control  `StatusRequest`, `Pause`, `CatchUp`, `Welcome`, `Status`, `Refused`
          `Stop`
-view     `StatusRequest`, `Look`, `Pause`,    `Welcome`, `Status`, `Shown`,
-         `CatchUp`                            `Refused`
+view     `StatusRequest`, `Look`, `Follow`,   `Welcome`, `Status`, `Shown`,
+         `Pause`, `CatchUp`                   `Outcomes`, `Refused`
 anyone   `Ping`                               `Ping`
 ======== ==================================== ================================
 
@@ -50,7 +50,10 @@ from refocusd.transport.ring import RingAddress, Slot
 from refocusd.transport.watching import (
     MAX_TRUST_NBYTES,
     CatchUp,
+    Follow,
+    FrameOutcome,
     Look,
+    Outcomes,
     Pause,
     Shown,
     Status,
@@ -77,7 +80,9 @@ __all__ = [
     "FinalState",
     "FocusAdvice",
     "FocusOptics",
+    "Follow",
     "FrameFacts",
+    "FrameOutcome",
     "GiveBack",
     "Hello",
     "Histogram",
@@ -88,6 +93,7 @@ __all__ = [
     "Open",
     "Opened",
     "Outcome",
+    "Outcomes",
     "Pause",
     "Ping",
     "Ready",
@@ -382,6 +388,8 @@ _AnyMessage = (
     | Stop
     | Look
     | Shown
+    | Follow
+    | Outcomes
     | Pause
     | CatchUp
 )

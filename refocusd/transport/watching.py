@@ -18,7 +18,18 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 
-__all__ = ["MAX_TRUST_NBYTES", "CatchUp", "Look", "Pause", "Shown", "Status", "StatusRequest"]
+__all__ = [
+    "MAX_TRUST_NBYTES",
+    "CatchUp",
+    "Follow",
+    "FrameOutcome",
+    "Look",
+    "Outcomes",
+    "Pause",
+    "Shown",
+    "Status",
+    "StatusRequest",
+]
 
 #: Of a trust map, one byte for 256 pixels.
 MAX_TRUST_NBYTES = 1 << 22
@@ -123,6 +134,62 @@ class Shown(Message, frozen=True):
     live: bool
     #: Trust map of the frame, as in `Result`.
     trust: Annotated[bytes, msgspec.Meta(max_length=MAX_TRUST_NBYTES)] = b""
+
+
+class Follow(Message, frozen=True):
+    """Tell me what became of frames, as soon as there is an outcome later than serial `after`.
+
+    One answer for one `Follow`.
+    """
+
+    after: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class FrameOutcome(msgspec.Struct, frozen=True):
+    """What became of one frame, for those who follow.
+
+    Parameters
+    ----------
+    at : float
+        Seconds since 1970.
+    acquisition, name : str
+        Its id and its name.
+    axes : str
+        Canonical axes.
+    state : {"refocused", "passed_through", "skipped", "failed"}
+    reason : str
+        Of the state.
+    verdict : str or None
+        None for a frame that no worker has judged: skipped by a rule, or failed.
+    reasons : list of str
+        Of the verdict.
+    written : str or None
+        What the frame's pixels are, see `FrameFacts`.
+    error_chance, blur_px, defocus_um, defocus_uncertainty_um : float or None
+        See `FrameFacts`.
+    """
+
+    at: float
+    acquisition: str
+    name: str
+    axes: str
+    state: FinalState
+    reason: str = ""
+    verdict: str | None = None
+    reasons: list[str] = []
+    written: str | None = None
+    error_chance: float | None = None
+    blur_px: float | None = None
+    defocus_um: float | None = None
+    defocus_uncertainty_um: float | None = None
+
+
+class Outcomes(Message, frozen=True):
+    """Outcomes in order; `serial` is that of the last.  `missed` before them are no longer kept."""
+
+    serial: int
+    missed: int
+    outcomes: list[FrameOutcome]
 
 
 class Pause(Message, frozen=True):

@@ -6,6 +6,7 @@ asks for pixels only while somebody looks.
 
 ===============  ===================================================================================
 `__main__`       ``python -m refocusd.view``: the live view's process, started by the daemon or by hand
+`client`         A program's end of the view's API: requests, streams, and what became of frames as it happens
 `command`        The flags of the view, and what they make it do: for the command line and the daemon's child
 `json_text`      JSON as the page gets it
 `napari_layers`  ``refocusd view --napari``: raw and refocused as two linked layers, kept up to date

@@ -33,6 +33,13 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=DEFAULT_VIEW_PORT, help="0 takes a free one")
     parser.add_argument("--webhook", default="", metavar="URL", help="post alerts there, as JSON")
     parser.add_argument(
+        "--webhook-untrusted",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="post one where more of an acquisition's last frames are not trusted (default: 0.2)",
+    )
+    parser.add_argument(
         "--print-url",
         action="store_true",
         help="only print the address of a view on this computer, with the token of your user",
@@ -93,6 +100,7 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
         key=arguments.key,
         hosts=tuple(arguments.allow_host),
         webhook=arguments.webhook,
+        webhook_untrusted=arguments.webhook_untrusted,
         without_token=open_paths,
     )
 

@@ -66,8 +66,8 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
     state = ViewState(options.endpoint)
     with (
         closing(Datasets(state)) as datasets,
-        Alerts(options.webhook) as alerts,
-        DaemonLink(state, alerts.note) as link,
+        Alerts(options.webhook, options.webhook_untrusted) as alerts,
+        DaemonLink(state, alerts.note, alerts.note_outcomes) as link,
     ):
         app = view_app(options, state, link, datasets, GpuMonitor())
         with web_server(options, app) as port:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fast
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
     "device": "GPU",
-    "webhook": "https://chat.example/hook",
+    "webhook": "https://chat.example/hook", "webhook_untrusted": 0.5,
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "blur_px": 2.5,
     "defocus_um": -8.0, "na": 0.75,
     "untrusted": "mark", "channel_untrusted": {"DAPI": "skip"}, "tile_batch": 2,

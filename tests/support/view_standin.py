@@ -28,6 +28,7 @@ from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.imaging.quality import focus_score
 from refocusd.imaging.trust_map import AS_ACQUIRED, trust_shape
 from refocusd.transport import messages as wire
+from refocusd.transport.outcome_log import OutcomeLog
 from refocusd.transport.ring import RingAddress
 
 __all__ = ["Scene", "StandIn", "scene_of_nuclei", "written_datasets"]
@@ -152,6 +153,7 @@ class StandIn:
     looks: int = 0
     actions: list[wire.Message] = field(default_factory=list)
     endpoint: str = ""
+    outcomes: OutcomeLog = field(default_factory=OutcomeLog)
     status_changes: dict[str, Any] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -223,10 +225,18 @@ class StandIn:
 
     def _run(self) -> None:
         waiting: dict[bytes, wire.Look] = {}
+        following: dict[bytes, int] = {}
         while not self._stop.is_set():
             if self._socket.poll(5):
                 parts = self._socket.recv_multipart()
-                self._on_message(parts[0], wire.decode(parts[1]), waiting)
+                message = wire.decode(parts[1])
+                if isinstance(message, wire.Follow):
+                    following[parts[0]] = message.after
+                else:
+                    self._on_message(parts[0], message, waiting)
+            for identity, after in list(following.items()):
+                if self.outcomes.serial > after:
+                    self._send(identity, self.outcomes.after(following.pop(identity)))
             self._make_frames()
             for identity, look in list(waiting.items()):
                 if self.fps == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -107,6 +108,35 @@ def test_a_daemon_without_workers_is_told_again_after_it_had_one(
             told.note(status(workers=workers))
         until(lambda: len(received) == 2, "alerts")
     assert {alert["event"] for alert in received} == {"no worker"}
+
+
+def outcome(number: int, verdict: str | None) -> wire.FrameOutcome:
+    about = time.time() + 1, "id-1", "cells_1", f'{{"time":{number}}}', "refocused", ""
+    return wire.FrameOutcome(*about, verdict, ["the light has changed"])  # type: ignore[arg-type]
+
+
+def test_many_untrusted_frames_of_an_acquisition_are_told_once() -> None:
+    with receiver() as (url, received), Alerts(url, 0.2) as told:
+        told.note_outcomes([outcome(n, None) for n in range(30)])
+        told.note_outcomes([outcome(n, "trusted") for n in range(16)])
+        told.note_outcomes([outcome(n, "untrusted") for n in range(4)])
+        assert told._waiting.empty()
+        assert not received
+        told.note_outcomes([outcome(n, "untrusted") for n in range(4, 30)])
+        until(lambda: len(received) >= 1, "alerts")
+    [alert] = received
+    assert (alert["event"], alert["acquisition"]) == ("frames not trusted", "id-1")
+    assert alert["text"] == (
+        "cells_1: 5 of the last 21 frames are not trusted, such as "
+        '{"time":4} (the light has changed)'
+    )
+
+
+def test_outcomes_from_before_its_time_are_not_told() -> None:
+    with Alerts("http://127.0.0.1:9/", 0.2) as told:
+        told._begun += 60
+        told.note_outcomes([outcome(n, "untrusted") for n in range(30)])
+        assert told._waiting.empty()
 
 
 def test_a_receiver_that_is_gone_is_logged(caplog: pytest.LogCaptureFixture) -> None:

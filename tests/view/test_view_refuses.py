@@ -15,8 +15,8 @@ from view_setup import ACTION, HOST, Setup, raw_request, setting_up
 from view_standin import Scene, StandIn, scene_of_nuclei
 
 from refocusd.view.http import server as server_module
-from refocusd.view.http.events import MAX_STREAMS
 from refocusd.view.http.server import MAX_CONNECTIONS
+from refocusd.view.http.streams import MAX_STREAMS
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import msgspec
 
 from refocusd.cli.console import write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.processes.daemon_process import Announcement
 from refocusd.processes.lifeline import watch_stdin
@@ -69,11 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     with (
         Daemon(settings) as daemon,
         # A process of its own: it can neither slow nor end the daemon.
-        ViewProcess(
-            daemon.endpoint, ["--port", str(settings.view_port), "--webhook", settings.webhook]
-        )
-        if settings.view
-        else nullcontext(),
+        ViewProcess(daemon.endpoint, _view_flags(settings)) if settings.view else nullcontext(),
         AttachProcess(daemon.endpoint, settings) as attached,
     ):
         daemon.wait_ready(asked)
@@ -93,3 +90,9 @@ def _run(arguments: argparse.Namespace) -> int:
         log.info("frames by verdict: %s", said)
     write_json(arguments.json, {key: msgspec.to_builtins(value) for key, value in counts.items()})
     return 1 if daemon.unfinished else 0
+
+
+def _view_flags(settings: Settings) -> list[str]:
+    untrusted = str(settings.webhook_untrusted)
+    webhook = ["--webhook", settings.webhook, "--webhook-untrusted", untrusted]
+    return ["--port", str(settings.view_port), *webhook]

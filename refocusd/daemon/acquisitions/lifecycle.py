@@ -19,15 +19,27 @@ from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.acquisitions.scheduler import Scheduler
 from refocusd.daemon.acquisitions.state import Acquisition, Change, Lane, Send, State, Task
 from refocusd.daemon.acquisitions.statistics import Statistics
-from refocusd.daemon.events import CatchUpFailed, DiskFull, OutputClosed, OutputOpened
+from refocusd.daemon.events import (
+    CatchUpFailed,
+    DiskFull,
+    FramesWritten,
+    OutputClosed,
+    OutputOpened,
+)
 from refocusd.daemon.output.jobs import CloseOutput, OpenOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
 from refocusd.transport import messages as wire
+from refocusd.transport.outcome_log import OutcomeLog
 
 __all__ = ["Lifecycle", "StartCatchUp"]
 
 log = logging.getLogger(__name__)
 
+#: What those who follow are told of a frame.
+_OF_FACTS = (
+    *("verdict", "reasons", "written", "error_chance"),
+    *("blur_px", "defocus_um", "defocus_uncertainty_um"),
+)
 #: Without a live frame for this long, idle workers catch up.
 IDLE_S = 1.0
 
@@ -73,6 +85,7 @@ class Lifecycle:
     focus: FocusMonitor
     blurs: KnownBlurs
     statistics: Statistics = field(default_factory=Statistics)
+    outcomes: OutcomeLog = field(default_factory=OutcomeLog)
     engine: wire.Engines | None = None
     last_live: float = 0.0
     catch_up_when_idle: bool = True
@@ -168,6 +181,17 @@ class Lifecycle:
             acquisition.open.name,
             *(getattr(counts, name) for name in counts.__struct_fields__),
         )
+
+    def note_outcome(self, acquisition: Acquisition, event: FramesWritten) -> None:
+        """Tell those who follow what became of frames."""
+        if event.state is None or acquisition.open.preview:
+            return
+        facts, now = event.facts, time.time()
+        of_facts = {} if facts is None else {name: getattr(facts, name) for name in _OF_FACTS}
+        name = acquisition.open.name
+        for axes in event.axes:
+            about = acquisition.id, name, axes, event.state, event.reason
+            self.outcomes.add(wire.FrameOutcome(now, *about, **of_facts))
 
     # -- on the way to the end --------------------------------------------------------------
 

@@ -176,6 +176,7 @@ class Dispatcher:
         acquisition.written(event, task)
         live = task is not None and task.submit.live
         self.lifecycle.statistics.note(event, task.waited_ms if task and live else None)
+        self.lifecycle.note_outcome(acquisition, event)
         if event.state and acquisition.open.report and acquisition.source:
             for axes in event.axes:
                 outcome = wire.Outcome(acquisition.id, axes, event.state, event.reason)

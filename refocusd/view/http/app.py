@@ -31,7 +31,9 @@ from refocusd.view.http.events import event_routes
 from refocusd.view.http.frames import frame_routes
 from refocusd.view.http.guard import GuardedApp
 from refocusd.view.http.options import ViewOptions
+from refocusd.view.http.outcomes import outcome_routes
 from refocusd.view.http.status import health_routes, status_routes
+from refocusd.view.http.streams import Streams
 from refocusd.view.state.gpu import GpuMonitor
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.view_state import ViewState
@@ -45,10 +47,12 @@ def view_app(
     options: ViewOptions, state: ViewState, link: DaemonLink, datasets: Datasets, gpus: GpuMonitor
 ) -> ASGIApp:
     """The whole application."""
+    streams = Streams()
     api = [
         Route("/openapi.json", _described),
         *status_routes(state, link, gpus),
-        *event_routes(state, gpus),
+        *event_routes(state, gpus, streams),
+        *outcome_routes(state, streams),
         *frame_routes(state, datasets),
     ]
     app = Starlette(

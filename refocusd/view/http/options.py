@@ -37,6 +37,8 @@ class ViewOptions:
         DNS rebinding), e.g. ``scope-3.lab.example``.
     webhook : str
         URL to which alerts are posted; empty for none.
+    webhook_untrusted : float
+        Share of an acquisition's frames that are not trusted above which one is posted, 0 to 1.
     without_token : set of str
         Paths that need no token: what neither acts nor shows pixels.
 
@@ -55,6 +57,7 @@ class ViewOptions:
     key: Path | None = None
     hosts: tuple[str, ...] = ()
     webhook: str = ""
+    webhook_untrusted: float = 0.2
     without_token: frozenset[str] = frozenset({"/health"})
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class ViewOptions:
             raise ConfigError(f"port {self.port}: it must lie between 0 and 65535")
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
             raise ConfigError(f"webhook {self.webhook!r}: it must begin with http:// or https://")
+        if not 0 <= self.webhook_untrusted <= 1:
+            raise ConfigError(f"share {self.webhook_untrusted}: it must lie between 0 and 1")
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("TLS takes both a certificate and its key (--cert and --key)")
         if self.token and len(self.token) < MIN_TOKEN_CHARS:

@@ -8,10 +8,11 @@ import socket
 import threading
 import time
 import urllib.request
+from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from refocusd.transport.messages import AcquisitionStatus, Status
+from refocusd.transport.messages import AcquisitionStatus, Counts, FrameOutcome, Status
 from refocusd.view.json_text import json_bytes
 
 __all__ = ["Alerts"]
@@ -23,6 +24,8 @@ MAX_WAITING = 64
 #: Acquisitions of which it is known whether they were told.
 MAX_KNOWN = 1000
 SEND_S = 10.0
+#: Of an acquisition's last judged frames, so many tell the share that is not trusted; no fewer do.
+JUDGED, MIN_JUDGED = 50, 20
 #: Workers are started again: they are lost for good after this long without any.
 NO_WORKER_S = 60.0
 
@@ -31,16 +34,23 @@ class Alerts:
     """Sends alerts from a thread of its own, for as long as the `with` statement lasts.
 
     Of an acquisition that ends with frames failed or pending, of one that is paused because its
-    disk is full, and of a daemon that has had no worker for a minute.
+    disk is full, of one many of whose frames are not trusted, and of a daemon that has had no
+    worker for a minute.
 
     Parameters
     ----------
     url : str
         Where they are posted to; empty for nowhere.
+    max_untrusted : float
+        Share of an acquisition's last frames that need not be trusted, 0 to 1.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, max_untrusted: float = 1.0) -> None:
         self._url = url
+        self._max_untrusted = max_untrusted
+        self._begun = time.time()
+        #: By acquisition: whether each of its last frames is untrusted.
+        self._judged: dict[str, deque[bool]] = {}
         self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
         self._first = True
@@ -65,14 +75,34 @@ class Alerts:
         for detail in status.details:
             for event, text in _troubles(detail):
                 if self._is_news(detail.id, event) and not self._first:
-                    self._put(event, text, detail)
+                    self._put(event, text, detail.id, detail.counts)
         now = time.monotonic()
         if status.workers or status.stopping:
             self._worker_seen_at = now
             self._told.pop(("", "no worker"), None)
         elif now - self._worker_seen_at > NO_WORKER_S and self._is_news("", "no worker"):
-            self._put("no worker", f"no worker has been ready for {NO_WORKER_S:.0f} s", None)
+            self._put("no worker", f"no worker has been ready for {NO_WORKER_S:.0f} s")
         self._first = False
+
+    def note_outcomes(self, outcomes: list[FrameOutcome]) -> None:
+        """Take in what became of frames; does not wait."""
+        for outcome in outcomes if self._url else ():
+            if outcome.verdict is None or outcome.at < self._begun:
+                continue
+            acquisition = outcome.acquisition
+            judged = self._judged.setdefault(acquisition, deque(maxlen=JUDGED))
+            if len(self._judged) > MAX_KNOWN:
+                del self._judged[next(iter(self._judged))]
+            judged.append(outcome.verdict == "untrusted")
+            share = sum(judged) / len(judged)
+            enough = len(judged) >= MIN_JUDGED and share > self._max_untrusted
+            if enough and self._is_news(acquisition, "frames not trusted"):
+                why = outcome.reasons[0] if outcome.reasons else "no reason was given"
+                text = (
+                    f"{outcome.name}: {sum(judged)} of the last {len(judged)} frames are not "
+                    f"trusted, such as {outcome.axes} ({why})"
+                )
+                self._put("frames not trusted", text, acquisition)
 
     def _is_news(self, acquisition: str, event: str) -> bool:
         known = (acquisition, event) in self._told
@@ -81,14 +111,16 @@ class Alerts:
             del self._told[next(iter(self._told))]
         return not known
 
-    def _put(self, event: str, text: str, detail: AcquisitionStatus | None) -> None:
+    def _put(
+        self, event: str, text: str, acquisition: str | None = None, counts: Counts | None = None
+    ) -> None:
         alert = {
             "event": event,
             "text": text,
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
-            "acquisition": None if detail is None else detail.id,
-            "counts": None if detail is None else detail.counts,
+            "acquisition": acquisition,
+            "counts": counts,
         }
         try:
             self._waiting.put_nowait(alert)

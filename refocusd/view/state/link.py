@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -35,6 +36,8 @@ STATUS_S, IDLE_STATUS_S = 0.25, 1.0
 ANSWER_S = 1.5
 #: A `Look` without an answer is repeated: it, or the frame, may have been lost.
 REPEAT_LOOK_S = 5.0
+#: Between two answers about outcomes.
+FOLLOW_S = 0.05
 #: Between two attempts to find a daemon.
 RETRY_S = 0.5
 
@@ -46,15 +49,19 @@ class DaemonLink:
     ----------
     state : ViewState
         Names the daemon's endpoint, and takes what comes.
-    on_status : callable, optional
-        Told every status as well; must not wait.
+    on_status, on_outcomes : callable, optional
+        Told every status, and all outcomes, as well; must not wait.
     """
 
     def __init__(
-        self, state: ViewState, on_status: Callable[[wire.Status], None] = lambda _status: None
+        self,
+        state: ViewState,
+        on_status: Callable[[wire.Status], None] = lambda _status: None,
+        on_outcomes: Callable[[list[wire.FrameOutcome]], None] = lambda _outcomes: None,
     ) -> None:
         self._state = state
         self._on_status = on_status
+        self._on_outcomes = on_outcomes
         self._actions: queue.Queue[wire.Pause | wire.CatchUp] = queue.Queue(maxsize=16)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="daemon-link", daemon=True)
@@ -85,9 +92,8 @@ class DaemonLink:
                 ) as connection:
                     connection.welcome(ANSWER_S)
                     self._state.set_link(Link("connected", ""))
-                    _Conversation(
-                        connection, self._state, self._actions, self._stop, self._on_status
-                    ).hold()
+                    tell = self._on_status, self._on_outcomes
+                    _Conversation(connection, self._state, self._actions, self._stop, *tell).hold()
             except TransportError as error:
                 searching = self._state.link.state == "searching"
                 self._state.set_link(Link("searching" if searching else "lost", str(error)))
@@ -106,12 +112,15 @@ class _Conversation:
     _actions: queue.Queue[wire.Pause | wire.CatchUp]
     _stop: threading.Event
     _on_status: Callable[[wire.Status], None]
+    _on_outcomes: Callable[[list[wire.FrameOutcome]], None]
     _status_asked: float = 0.0
     _status_due: float = 0.0
     _look_asked: float = 0.0
     _look_due: float = 0.0
     _serial: int = 0
     _answered: int = 0
+    #: When outcomes are asked for again; infinite while the daemon has yet to answer.
+    _follow_due: float = 0.0
 
     def hold(self) -> None:
         """Ask and listen until `stop` is set.
@@ -132,6 +141,10 @@ class _Conversation:
             if not self._status_asked and now >= self._status_due:
                 self._connection.send(wire.StatusRequest(self._answered))
                 self._status_asked = now
+            if self._answered and now >= self._follow_due:
+                # Whose outcomes these are, the first status has told.
+                self._connection.send(wire.Follow(self._state.outcomes.serial))
+                self._follow_due = math.inf
             wants_look = not self._look_asked or now - self._look_asked > REPEAT_LOOK_S
             if wants_look and now >= self._look_due and self._state.is_watched:
                 self._connection.send(wire.Look(self._serial, self._state.wanted_side))
@@ -142,7 +155,7 @@ class _Conversation:
 
     def _patience(self, now: float) -> float:
         """Seconds to listen until something else is due."""
-        due = [0.25]
+        due = [0.25, self._follow_due - now if self._answered else 0.25]
         if not self._status_asked:
             due.append(self._status_due - now)
         if not self._look_asked and self._state.is_watched:
@@ -165,6 +178,10 @@ class _Conversation:
             self._status_due = now + (STATUS_S if self._state.is_watched else IDLE_STATUS_S)
             self._state.put_status(message)
             self._on_status(message)
+        elif isinstance(message, wire.Outcomes):
+            self._follow_due = now + FOLLOW_S
+            self._state.put_outcomes(message)
+            self._on_outcomes(message.outcomes)
         elif isinstance(message, wire.Shown):
             nbytes = part.nbytes if part is not None else 0
             asked = self._look_asked or now
@@ -182,7 +199,7 @@ class _Conversation:
                 # A restarted daemon does not know this connection.
                 raise TransportError(f"the daemon at {self._state.endpoint} was restarted")
             self._look_asked = self._status_asked = 0.0
-            self._look_due = self._status_due = now + 1.0
+            self._look_due = self._status_due = self._follow_due = now + 1.0
             self._state.note("bad", f"the daemon refused: {message.reason}")
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from refocusd.frame import Axes, Pixels
-from refocusd.transport.messages import Shown, Status
+from refocusd.transport.messages import Outcomes, Shown, Status
+from refocusd.transport.outcome_log import OutcomeLog
 from refocusd.view.state.event_log import Event, EventLog, Level
 from refocusd.view.state.figures import Figures, StatusHistory
 from refocusd.view.state.previews import Preview, Previews
@@ -73,6 +74,8 @@ class ViewState:
         To the daemon.
     last_status : Status or None
         The newest, though its daemon may be gone: its datasets can still be read.
+    outcomes : OutcomeLog
+        What became of the last frames; another one for another daemon.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -80,9 +83,12 @@ class ViewState:
         self.boot = secrets.token_hex(6)
         self.closed = False
         self._lock = threading.Lock()
-        self._pages: list[Callable[[], None]] = []
+        self._wakers: list[Callable[[], None]] = []
+        #: Pages that are open.
+        self.pages = 0
         self.link = Link("searching", f"looking for a daemon at {endpoint}")
         self.last_status: Status | None = None
+        self.outcomes = OutcomeLog()
         self._status_number = 0
         self._history = StatusHistory()
         self._previews = Previews()
@@ -107,8 +113,10 @@ class ViewState:
     def put_status(self, status: Status) -> None:
         """Take in the daemon's newest status."""
         with self._changing():
-            if self.last_status is not None and self.last_status.pid != status.pid:
+            before = self.last_status
+            if before and (before.pid != status.pid or before.uptime_s > status.uptime_s):
                 self._log.forget_workers()
+                self.outcomes = OutcomeLog()
             self._log.note_workers(status)
             self.last_status = status
             self._history.add(time.monotonic(), status)
@@ -120,6 +128,11 @@ class ViewState:
         with self._changing():
             self._previews.add(shown, raw, refocused)
             self._focus.append(FocusPoint(time.time(), *scores, shown.state, shown.latency_ms))
+
+    def put_outcomes(self, answer: Outcomes) -> None:
+        """Take in what became of frames."""
+        with self._changing():
+            self.outcomes.take_in(answer)
 
     def note(self, level: Level, text: str) -> None:
         """Add an event to the log."""
@@ -137,8 +150,8 @@ class ViewState:
         """Hold the lock; then wake the pages."""
         with self._lock:
             yield
-            pages = list(self._pages)
-        for wake in pages:
+            wakers = list(self._wakers)
+        for wake in wakers:
             wake()
 
     # -- read by requests ---------------------------------------------------------------
@@ -195,7 +208,19 @@ class ViewState:
 
     @contextmanager
     def page(self, wake: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Count one more page, which looks, until the `with` statement ends.
+        """Count one more page, which looks, until the `with` statement ends; see `listening`."""
+        with self.listening(wake):
+            with self._lock:
+                self.pages += 1
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self.pages -= 1
+
+    @contextmanager
+    def listening(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Tell of changes until the `with` statement ends.
 
         Parameters
         ----------
@@ -203,17 +228,12 @@ class ViewState:
             Called after each change, in the thread that made it: must return at once.
         """
         with self._lock:
-            self._pages.append(wake)
+            self._wakers.append(wake)
         try:
             yield
         finally:
             with self._lock:
-                self._pages.remove(wake)
-
-    @property
-    def pages(self) -> int:
-        """Pages that are open."""
-        return len(self._pages)
+                self._wakers.remove(wake)
 
     def looks(self, side: int) -> None:
         """Somebody asked for a preview of at most `side` pixels."""
@@ -223,7 +243,7 @@ class ViewState:
     @property
     def is_watched(self) -> bool:
         """Whether pixels are wanted at all."""
-        return bool(self._pages or self._sides())
+        return bool(self.pages or self._sides())
 
     @property
     def wanted_side(self) -> int:

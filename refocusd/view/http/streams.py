@@ -1,0 +1,83 @@
+"""Server-sent events: how they are written, to a bounded number of readers.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from refocusd.view.http.answers import problem
+
+__all__ = ["MAX_STREAMS", "STILL_HERE", "Streams", "Waker"]
+
+#: Readers that may listen at a time.
+MAX_STREAMS = 64
+#: A line at least so often, so that a reader that is gone is noticed.
+QUIET_S = 2.0
+STILL_HERE = b": still here\n\n"
+
+
+class Streams:
+    """All streams of a view: of more readers than `MAX_STREAMS`, the last are refused."""
+
+    def __init__(self) -> None:
+        self.open = 0
+
+    def serve(self, stream: Callable[[Request], AsyncIterator[bytes]]) -> ASGIApp:
+        """The application that answers each request with a stream of its own."""
+        return _Stream(self, stream)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    _all: Streams
+    _stream: Callable[[Request], AsyncIterator[bytes]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":
+            return await problem(405, "events are for GET")(scope, receive, send)
+        if self._all.open >= MAX_STREAMS:
+            full = problem(503, f"{MAX_STREAMS} pages are open; close some", close=True)
+            return await full(scope, receive, send)
+        events = self._stream(Request(scope))
+        answer = StreamingResponse(
+            events, media_type="text/event-stream", headers={"Connection": "close"}
+        )
+        self._all.open += 1
+        try:
+            await answer(scope, receive, send)
+        finally:
+            self._all.open -= 1
+
+
+class Waker:
+    """Wakes a stream from another thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something has changed; may be called in any thread."""
+        if not self._changed.is_set():
+            with suppress(RuntimeError):  # the loop has just ended
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    def clear(self) -> None:
+        """What has changed so far is about to be read."""
+        self._changed.clear()
+
+    async def wait(self) -> bool:
+        """Wait for a change; False where it was quiet for `QUIET_S`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(QUIET_S):
+                return await self._changed.wait()
+        return False
