@@ -175,7 +175,7 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
     if (path / RUN_FILE).exists():
         raise InputError(
             f"{path / RUN_FILE} cannot be read, so nobody knows which run this is; restore that file, "
-            "or refocus the raw data once more with `refocusd process`"
+            f"or move {path} away and refocus the raw data once more with `refocusd process`"
         )
     with open_dataset(path) as frames:
         refuse_refocused(frames)
@@ -193,7 +193,14 @@ def refuse_refocused(frames: Dataset) -> None:
     InputError
     """
     ours = frames.summary.get("refocusd")
-    if Output.at(frames.path) or (isinstance(ours, dict) and "sink" in ours):
+    made = Output.at(frames.path)
+    if made is None and isinstance(ours, dict) and "sink" in ours:
+        raise InputError(
+            f"{frames.path} holds refocused frames, and its {RUN_FILE}, which names their run, is not "
+            "there: restore that file, or move the folder away and refocus the raw data once more with "
+            "`refocusd process`"
+        )
+    if made is not None:
         raise InputError(
             f"{frames.path} holds refocused frames; name the raw data they were made from (`refocusd "
             "resume` on those continues them)"
