@@ -17,12 +17,13 @@ import pytest
 from live import Upload, opened, pump_until, quick_settings, running, source, stack
 from waiting import PATIENCE_S, until
 
+from refocusd import backoff
 from refocusd.daemon.acquisitions import intake, unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
 from refocusd.daemon.acquisitions.intake import MAX_MISSED_CHARS
 from refocusd.daemon.control import MAX_UNREAD
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.output import acquisition_writer, dataset
+from refocusd.daemon.output import dataset
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.errors import OutputError
@@ -248,7 +249,7 @@ def test_an_output_that_hangs_holds_up_no_other_acquisition(
 def test_a_frame_is_written_again_where_the_error_may_pass(
     monkeypatch: pytest.MonkeyPatch, error: int, attempts: int
 ) -> None:
-    monkeypatch.setattr(acquisition_writer, "RETRY_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(backoff, "RETRY_S", (0.0, 0.0, 0.0))
     tried: list[int] = []
 
     def write() -> None:
@@ -257,7 +258,7 @@ def test_a_frame_is_written_again_where_the_error_may_pass(
             raise OutputError("the disk refuses") from OSError(error, os.strerror(error))
 
     with nullcontext() if attempts == 3 else pytest.raises(OutputError):
-        acquisition_writer._persistently(write)
+        backoff.persistently(write)
     assert len(tried) == attempts
 
 
