@@ -58,6 +58,7 @@ __all__ = [
     "outputs_of",
     "recognised",
     "refuse_another",
+    "refuse_merging",
     "refuse_refocused",
 ]
 
@@ -290,6 +291,25 @@ def refuse_another(raw: Path, output: Output, recognition: Recognition) -> None:
             f"({recognition.what}): that one was {output.raw or 'of this name'}; name another --output, "
             f"or move {output.path} away to have {raw.name} refocused there"
         )
+
+
+def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
+    """Refuse to add frames to the output of a recording that is still there, elsewhere.
+
+    Two recordings may begin with the same dark frames.  An output beside its raw frames was copied
+    together with them.
+
+    Raises
+    ------
+    OutputError
+    """
+    beside = output.path.parent == output_for(frames).parent
+    if beside or not output.raw or not _exists(output.raw) or frames.path.samefile(output.raw):
+        return
+    raise OutputError(
+        f"{output.path} is of {output.raw}, which is still there, and lacks {missing} frames of "
+        f"{frames.path}: whether these are one recording nothing tells; name another --output for each"
+    )
 
 
 def _is_of(frames: Dataset, output: Output, ledgers: str | Path) -> bool:

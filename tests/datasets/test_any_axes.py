@@ -154,7 +154,7 @@ def test_every_frame_is_accounted_for_and_comes_out_at_its_place(
         plan = plan_export(refocused, folder / "x" / "x.ome.tif", fill=True, overwrite=False)
         (folder / "x").mkdir()
         export(plan, refocused)
-        exported = {}
+        exported: dict[str, Any] = {}
         for file in plan.files:
             whole = tifffile.imread(file.path).reshape(*file.sizes, 16, 20)
             exported |= {key: whole[place] for place, key in file.keys.items()}

@@ -25,6 +25,7 @@ from refocusd.datasets.dataset import (
     RawAndOutputs,
     acquisition_of,
     output_for,
+    refuse_merging,
     refuse_refocused,
 )
 from refocusd.errors import OutputError
@@ -146,6 +147,8 @@ def _one(
             keys = check.report.to_do()
             if check.clean:
                 return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
+            if keys:
+                refuse_merging(frames, output, len(keys))
         place, seconds = feed(daemon, frames, keys, output)
         made = Output.at(place)
         if made is None:
