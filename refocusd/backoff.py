@@ -2,9 +2,71 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["BackOff"]
+from refocusd.errors import RefocusdError
+
+__all__ = ["BackOff", "may_pass", "persistently"]
+
+log = logging.getLogger(__name__)
+
+#: Pauses before a file is read or written again, in s, where an error of the disk may pass.
+RETRY_S = (0.1, 0.5, 2.0)
+#: Such errors: of a cable or a controller, and of a share that comes back.
+_PASSING = {
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+}
+#: The same on Windows: network path or name gone, unexpected network error, semaphore time-out.
+_PASSING_WINDOWS = {53, 54, 59, 64, 121, 1231}
+
+_Result = TypeVar("_Result")
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error, or one that caused it, is the system's and may not come again."""
+    while error is not None:
+        if isinstance(error, OSError) and (
+            error.errno in _PASSING or getattr(error, "winerror", None) in _PASSING_WINDOWS
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def persistently(
+    do: Callable[[], _Result], wait: Callable[[float], object] = time.sleep
+) -> _Result:
+    """Read or write something, several times where that fails for a reason that may pass.
+
+    Parameters
+    ----------
+    do : callable
+        What fails leaves nothing behind.
+    wait : callable
+        Waits for so many seconds.
+    """
+    for pause_s in RETRY_S:
+        try:
+            return do()
+        except (OSError, RefocusdError) as error:
+            if not may_pass(error):
+                raise
+            log.info("tried again in %.1f s: %s", pause_s, error)
+        wait(pause_s)
+    return do()
 
 
 class BackOff:

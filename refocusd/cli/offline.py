@@ -17,7 +17,7 @@ from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.cli.runs import output_of_run
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
-from refocusd.datasets.dataset import Output, RawAndOutputs, refuse_refocused
+from refocusd.datasets.dataset import Output, RawAndOutputs, refuse_merging, refuse_refocused
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
@@ -210,6 +210,8 @@ def process_one(
             keys = check.report.to_do()
             if check.clean:
                 return Done(path, output.path, check=check, summary=f"{output.path}: nothing to do")
+            if keys:
+                refuse_merging(frames, output, len(keys))
         place, seconds = feed(runner, frames, keys, output)
         made = Output.at(place)
         if made is None:

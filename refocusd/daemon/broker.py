@@ -228,6 +228,8 @@ class Broker:
         self._endpoints.send(identity, parts, copy=self._endpoints.remote(identity) is None)
 
     def _receive(self, identity: bytes, parts: list[zmq.Frame]) -> None:
+        if self._peers.is_dropped(identity):
+            return
         message: wire.Message | None = None
         try:
             if len(parts) not in (1, 2):
@@ -245,9 +247,23 @@ class Broker:
             # stopping daemon does not take is for the next one.
             again = identity not in self._peers or self._lifecycle.stopping
             self._send(identity, wire.Refused(str(error), about, again=again), None)
+            if self._peers.refused(identity):
+                self._drop(identity, str(error))
         except Exception:
             # No message may end the daemon: whoever sent this gets no answer.
             log.exception("a message of %r failed", type(message).__name__)
+
+    def _drop(self, identity: bytes, why: str) -> None:
+        """Listen no more to a peer that floods the daemon, or does not read."""
+        log.warning(
+            "%r is not listened to any more: it was refused too often, last: %.200s (%d such since the "
+            "start)",
+            identity,
+            why,
+            self._peers.dropped,
+        )
+        self._forget(identity)
+        self._intake.lost(identity)
 
     def _complain(self, text: str) -> None:
         """Log what a peer did wrong; one that goes on doing so does not fill the disk."""

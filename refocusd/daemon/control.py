@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Answers about the state that a peer may leave unread.
 MAX_UNREAD = 2
+#: Times that it may ask for more of them.
+MAX_ASKED = 1000
 
 
 @dataclass(slots=True)
@@ -34,8 +36,8 @@ class Control:
     pool: WorkerPool
     #: Views that wait for a frame, and the serial that it must be later than.
     _waiting: dict[bytes, int] = field(default_factory=dict)
-    #: Answers about the state that each peer was sent.
-    _answers: dict[bytes, int] = field(default_factory=dict)
+    #: Answers about the state that each peer was sent, and how often it asked since the last.
+    _answers: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     #: Views that wait for outcomes, and the serial that they have.
     _following: dict[bytes, int] = field(default_factory=dict)
 
@@ -66,11 +68,21 @@ class Control:
                 raise TransportError(f"a {role} peer does not send {type(message).__name__}")
 
     def _answer(self, identity: bytes, read: int) -> None:
-        """Send the state, unless this peer has not read what it was sent: ZeroMQ would keep it."""
-        sent = self._answers.get(identity, 0)
+        """Send the state, unless this peer has not read what it was sent: ZeroMQ would keep it.
+
+        Raises
+        ------
+        TransportError
+            If it goes on asking.
+        """
+        sent, asked = self._answers.get(identity, (0, 0))
         if sent - read < MAX_UNREAD:
-            self._answers[identity] = sent + 1
+            self._answers[identity] = sent + 1, 0
             self.lifecycle.send(identity, self.status(), None)
+            return
+        self._answers[identity] = sent, asked + 1
+        if asked > MAX_ASKED:
+            raise TransportError("it asks for the state and does not read the answers")
 
     def show(self) -> None:
         """Send the newest frame to the views that wait for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,11 +12,19 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.secure.endpoints import allowed_roles
 
-__all__ = ["Peer", "Peers"]
+__all__ = ["WORKERS", "Peer", "Peers"]
+
+#: What the names of the daemon's own workers begin with.
+WORKERS = b"worker-"
 
 #: Peers that may be connected at once.  Workers and catch-ups of the daemon itself, and workers
 #: with a key, are not counted: nobody may take their places.
 MAX_PEERS = 256
+#: Refusals that a peer may cause before it is not listened to any more: at once, and in a second.
+#: A source of an earlier daemon causes one for each message that it had sent.
+MAX_REFUSALS, REFUSALS_PER_S = 500, 20.0
+#: Peers of which that is remembered.
+MAX_REFUSED_PEERS = 4096
 
 
 @dataclass(slots=True)
@@ -41,6 +50,10 @@ class Peers:
     def __init__(self, token: str) -> None:
         self._token = token
         self._peers: dict[bytes, Peer] = {}
+        #: Refusals that each peer may still cause, and when that was reckoned.
+        self._patience: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+        #: How many peers are not listened to any more, since the start.
+        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -75,6 +88,8 @@ class Peers:
                 f"a peer of refocusd {message.version} speaks protocol {message.protocol}, this "
                 f"daemon ({__version__}) {wire.PROTOCOL}: upgrade {older}"
             )
+        if identity.startswith(WORKERS) and not trusted:
+            raise TransportError(f"names that begin with {WORKERS.decode()} are this daemon's own")
         if message.role not in allowed_roles(remote):
             raise TransportError(f"a peer on another host cannot be a {message.role} here")
         if message.role == "worker" and not (trusted or remote):
@@ -116,6 +131,23 @@ class Peers:
             raise TransportError("say Hello first (the daemon may have been restarted)")
         peer.heard_at = time.monotonic()
         return peer
+
+    def is_dropped(self, identity: bytes) -> bool:
+        """Whether a peer is not listened to any more: it floods the daemon, or does not read."""
+        return self._patience.get(identity, (0.0, 0.0))[0] < 0
+
+    def refused(self, identity: bytes) -> bool:
+        """A peer was refused something; whether that was once too often, and it is dropped."""
+        if identity in self._peers and self._peers[identity].trusted:
+            return False
+        now = time.monotonic()
+        left, at = self._patience.pop(identity, (MAX_REFUSALS, now))
+        left = min(MAX_REFUSALS, left + (now - at) * REFUSALS_PER_S) - 1
+        self._patience[identity] = left, now
+        if len(self._patience) > MAX_REFUSED_PEERS:
+            self._patience.popitem(last=False)
+        self.dropped += left < 0
+        return left < 0
 
     def forget(self, identity: bytes) -> None:
         """A peer has gone."""

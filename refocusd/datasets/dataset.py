@@ -58,6 +58,7 @@ __all__ = [
     "outputs_of",
     "recognised",
     "refuse_another",
+    "refuse_merging",
     "refuse_refocused",
 ]
 
@@ -175,7 +176,7 @@ def find_dataset(path: str | Path, ledgers: str | Path) -> RawAndOutputs:
     if (path / RUN_FILE).exists():
         raise InputError(
             f"{path / RUN_FILE} cannot be read, so nobody knows which run this is; restore that file, "
-            "or refocus the raw data once more with `refocusd process`"
+            f"or move {path} away and refocus the raw data once more with `refocusd process`"
         )
     with open_dataset(path) as frames:
         refuse_refocused(frames)
@@ -193,7 +194,14 @@ def refuse_refocused(frames: Dataset) -> None:
     InputError
     """
     ours = frames.summary.get("refocusd")
-    if Output.at(frames.path) or (isinstance(ours, dict) and "sink" in ours):
+    made = Output.at(frames.path)
+    if made is None and isinstance(ours, dict) and "sink" in ours:
+        raise InputError(
+            f"{frames.path} holds refocused frames, and its {RUN_FILE}, which names their run, is not "
+            "there: restore that file, or move the folder away and refocus the raw data once more with "
+            "`refocusd process`"
+        )
+    if made is not None:
         raise InputError(
             f"{frames.path} holds refocused frames; name the raw data they were made from (`refocusd "
             "resume` on those continues them)"
@@ -283,6 +291,25 @@ def refuse_another(raw: Path, output: Output, recognition: Recognition) -> None:
             f"({recognition.what}): that one was {output.raw or 'of this name'}; name another --output, "
             f"or move {output.path} away to have {raw.name} refocused there"
         )
+
+
+def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
+    """Refuse to add frames to the output of a recording that is still there, elsewhere.
+
+    Two recordings may begin with the same dark frames.  An output beside its raw frames was copied
+    together with them.
+
+    Raises
+    ------
+    OutputError
+    """
+    beside = output.path.parent == output_for(frames).parent
+    if beside or not output.raw or not _exists(output.raw) or frames.path.samefile(output.raw):
+        return
+    raise OutputError(
+        f"{output.path} is of {output.raw}, which is still there, and lacks {missing} frames of "
+        f"{frames.path}: whether these are one recording nothing tells; name another --output for each"
+    )
 
 
 def _is_of(frames: Dataset, output: Output, ledgers: str | Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,12 @@ from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger, recogn
 from refocusd.datasets.identity import Recognition
 from refocusd.datasets.reconcile import Problem, ProblemKind, Report, reconcile
 from refocusd.errors import InputError
+from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ome_zarr.frame_list import lines_of
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, checksum
 from refocusd.ledger import Fate
 
@@ -84,12 +86,17 @@ class RunCheck:
         """What mends it, one sentence for each kind of fault; empty where nothing need be done."""
         if self.running:
             return []
+        if self.recognition is not None and self.recognition.another:
+            return []  # the fault says what to do; nothing else would be right before that
         problems = self.report.problems
         resumed = len(self.report.to_do()), sum(p.kind in _IN_LEDGER for p in problems)
-        damaged = sum(p.kind in _DAMAGED or _is_unreadable(p, "refocused") for p in problems)
-        lost = sum(p.kind in _RAW_LOST or _is_unreadable(p, "raw") for p in problems)
+        damaged = _frames(
+            p for p in problems if p.kind in _DAMAGED or _is_unreadable(p, "refocused")
+        )
+        lost = _frames(p for p in problems if p.kind in _RAW_LOST or _is_unreadable(p, "raw"))
         said = []
-        if any(resumed) or self.ledger_off:
+        # What is damaged is not appended to.
+        if (any(resumed) or self.ledger_off) and not self.refocused_unreadable:
             said.append(
                 f"{resumed[0]} frames can be attempted, {resumed[1]} are to be recorded: `refocusd "
                 f"resume {self.output.path}`"
@@ -103,7 +110,8 @@ class RunCheck:
         if lost:
             said.append(
                 f"{lost} raw frames are not what they were, or gone: put {self.raw or 'the raw data'} "
-                "back from a copy (nothing of what was refocused is touched)"
+                "back from a copy (nothing of what was refocused is touched); `refocusd process "
+                f"{self.raw or 'RAW'} --output FOLDER` refocuses those that are there now"
             )
         return said
 
@@ -170,14 +178,18 @@ def check_run(
         refocused = None
         written: list[str] = []
         try:
-            refocused = stack.enter_context(open_dataset(output.path))
+            refocused = stack.enter_context(_open_refocused(output.path))
             written = list(_written(output.path, refocused.axes_keys()))
         except InputError as error:
+            refocused = None
             faults.append(f"the refocused dataset cannot be read: {error}")
         raw = stack.enter_context(open_dataset(dataset.raw)) if dataset.raw is not None else None
         keys = raw.axes_keys() if raw is not None else None
         if dataset.raw_lost:
-            faults.append(f"the raw data are not at {dataset.raw_lost}, nor beside the output")
+            faults.append(
+                f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
+                f"move {output.path} beside them"
+            )
         elif raw is None and acquired is None and not running:
             faults.append("no raw data, and the acquisition was never closed: nobody knows its end")
         recognition = recognised(raw, output, ledgers) if raw is not None and not running else None
@@ -200,7 +212,7 @@ def check_run(
             looked_at=looked_at,
         )
     said = (*dataset.notes, *notes)
-    if recognition is not None and not recognition.compared and written:
+    if recognition is not None and not (recognition.compared or recognition.another) and written:
         said += ("nothing tells whether raw is the recording that was refocused: its name does",)
     return RunCheck(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
@@ -208,6 +220,27 @@ def check_run(
         refocused_unreadable=refocused is None,
         verdicts=verdicts,
     )
+
+
+def _open_refocused(path: Path) -> Dataset:
+    """The refocused dataset, if it has all that its writer goes by.
+
+    Raises
+    ------
+    InputError
+    """
+    if sink_kind(path) is None:
+        raise InputError(f"{path} has lost its list of frames")
+    frames = open_dataset(path)
+    if missing := frames.missing_files():
+        frames.close()
+        raise InputError(f"{path} has lost {', '.join(missing[:3])}")
+    return frames
+
+
+def _frames(problems: Iterable[Problem]) -> int:
+    """Frames with these problems; one may have several."""
+    return len({problem.axes for problem in problems})
 
 
 def _is_unreadable(problem: Problem, which: str) -> bool:

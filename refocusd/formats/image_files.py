@@ -12,12 +12,16 @@ from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, file
 from refocusd.formats.metadata import number_or_none
 from refocusd.formats.png import PngImageFile
 from refocusd.formats.tiff.arrangement import without_constant_axes
+from refocusd.formats.tiff.ome_xml import companion_files
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
 from refocusd.frame import AxisValue, Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 __all__ = ["ImageFiles", "open_images"]
+
+#: OME-XML of a set of OME-TIFFs that hold pixels only.
+COMPANION_ENDING = ".companion.ome"
 
 
 class _ImageFile(Protocol):
@@ -44,7 +48,7 @@ class _ImageFile(Protocol):
 
 
 def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
-    """Open an image file, or a folder of image files.
+    """Open an image file, the companion file of a set of them, or a folder of image files.
 
     A folder is read by its files' names.  Those of BBBC006v1 give position
     (well and site), z and channel, and Micro-Manager's ``metadata.txt`` those of its
@@ -57,7 +61,10 @@ def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
     InputError
         If no file can be read as an image, or the files do not fit together.
     """
-    named = NamedFiles([NamedFile(path)]) if path.is_file() else files_in(path)
+    if path.name.lower().endswith(COMPANION_ENDING):
+        named = NamedFiles([NamedFile(file) for file in companion_files(path)])
+    else:
+        named = NamedFiles([NamedFile(path)]) if path.is_file() else files_in(path)
     return ImageFiles(path, named, max_frame_bytes, name=name)
 
 

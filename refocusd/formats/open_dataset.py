@@ -136,4 +136,4 @@ def _is_of_stacks(path: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return path.stem.removesuffix(".ome") if path.is_file() else ""
+    return path.stem.removesuffix(".ome").removesuffix(".companion") if path.is_file() else ""

@@ -54,7 +54,8 @@ def scale_of(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> Scale:
         pixel_um=_first_positive(
             metadata.get("PixelSizeUm"), metadata.get("PixelSize_um"), summary.get("PixelSize_um")
         ),
-        z_um=_first_positive(summary.get("z-step_um"), summary.get("zStep_um")),
+        # Planes may be taken from the top downwards; their distance has no sign.
+        z_um=_first_positive(*map(_unsigned, (summary.get("z-step_um"), summary.get("zStep_um")))),
         interval_s=None if interval_ms is None else interval_ms / 1000,
     )
 
@@ -101,6 +102,13 @@ def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
     if value is None or not isinstance(names, list) or not 0 <= value < len(names):
         return ""
     return str(names[value])
+
+
+def _unsigned(value: Any) -> Any:
+    """A number, or the text of one, without its sign."""
+    if isinstance(value, str):
+        return value.strip().removeprefix("-")
+    return abs(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 def _first_positive(*values: Any) -> float | None:

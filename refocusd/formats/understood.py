@@ -39,5 +39,5 @@ def understood(dataset: Dataset) -> str:
     scale = scale_of(dataset.metadata(keys[0]), summary)
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
-    what = f"{len(keys)} frames of {dataset.first_format()}: {sizes}{channels}"
+    what = f"{len(keys)} frames of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name}: {what}; {pixel}{step}; by {dataset.source}"

@@ -122,12 +122,15 @@ class Ledger:
 
     def fates(self, run: str, acquisition: str) -> Iterator[Fate]:
         """Outcome of the latest attempt of a run at each frame, oldest first, read one at a time."""
+        # States and reasons are few: whoever keeps the outcomes of all frames keeps each of them once.
+        known: dict[str, str] = {}
         for axes, state, reason, after, before in self._rows(
             f"SELECT {columns(self.version, _FATE)} FROM attempt WHERE id IN"  # noqa: S608
             " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
             " ORDER BY id",
             (run, acquisition),
         ):
+            state, reason = (known.setdefault(text, text) for text in (state, reason))
             yield Fate(axes, state, reason, _unsigned(after), _unsigned(before))
 
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from refocusd import __version__
+from refocusd.backoff import persistently
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.transport.messages import Closed, Open, Opened, Outcome
 from refocusd.transport.session import Session, State
 
 __all__ = ["submit_all", "submit_frames"]
+
+_Outcome = Literal["submitted", "missed", "again"]
 
 
 def submit_frames(
@@ -92,7 +96,8 @@ def submit_all(
 ) -> None:
     """Submit frames over an open session, each as soon as there is credit.
 
-    Frames that cannot be read are named to the daemon as failed.
+    Frames that cannot be read are named to the daemon as failed; where the reason may pass, they
+    are read again before.
 
     Parameters
     ----------
@@ -102,26 +107,38 @@ def submit_all(
         As in `submit_frames`.
     """
     begun = time.perf_counter()
+    # On a disk that fails for good not every frame is waited for.
+    patient = True
     for number, key in enumerate(keys):
         if times_s is not None:
             due = begun + times_s[number]
             while (left := due - time.perf_counter()) > 0:
                 session.pump(left)
-        handled = False
-        while not handled:
+        outcome: _Outcome = "again"
+        while outcome == "again":
             if not session.credit:
                 # Windows renames no folder in which a file is open.
                 frames.close()
             session.until(lambda: session.credit > 0, stopped)
-            handled = _submit(session, frames, key, live=live)
+            outcome = _submit(session, frames, key, live=live, patient=patient)
+        patient = outcome == "submitted"
 
 
-def _submit(session: Session, frames: Dataset, key: str, *, live: bool) -> bool:
-    """Submit one frame, or say why it cannot be; False if the socket's queue is full."""
+def _submit(session: Session, frames: Dataset, key: str, *, live: bool, patient: bool) -> _Outcome:
+    """Submit one frame, or say why it cannot be; ``again`` if the socket's queue is full."""
+
+    def wait(seconds: float) -> None:
+        # Windows gives a file back only once it was closed; the daemon is to hear from us meanwhile.
+        frames.close()
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            session.pump(left)
+
     try:
-        frame = frames.read(key)
+        frame = persistently(lambda: frames.read(key), wait) if patient else frames.read(key)
         taken_ns = time.perf_counter_ns()
-        return session.submit(frame.pixels, key, frame.metadata, taken_ns, live=live)
+        taken = session.submit(frame.pixels, key, frame.metadata, taken_ns, live=live)
     except (InputError, OSError, ValueError) as error:
         session.miss([key], "failed", f"raw cannot be used: {error}")
-        return True
+        return "missed"
+    return "submitted" if taken else "again"

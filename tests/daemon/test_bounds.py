@@ -13,16 +13,18 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from live import Upload, opened, pump_until, quick_settings, running, source, stack
 from waiting import PATIENCE_S, until
 
+from refocusd import backoff
 from refocusd.daemon.acquisitions import intake, unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
 from refocusd.daemon.acquisitions.intake import MAX_MISSED_CHARS
 from refocusd.daemon.control import MAX_UNREAD
 from refocusd.daemon.daemon import daemon_status
-from refocusd.daemon.output import acquisition_writer, dataset
+from refocusd.daemon.output import dataset
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.errors import OutputError
@@ -120,6 +122,58 @@ def test_who_does_not_read_answers_about_the_state_gets_no_more(tmp_path: Path) 
         assert sum(isinstance(message, wire.Status) for message in heard) == MAX_UNREAD
         connection.send(wire.StatusRequest(answered=MAX_UNREAD))
         until(lambda: isinstance(connection.receive(0.1), wire.Status))
+
+
+@pytest.mark.parametrize("floods_with", ["what is refused", "questions"])
+def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, floods_with: str
+) -> None:
+    with (
+        running(quick_settings(tmp_path)) as daemon,
+        source(daemon) as connection,
+        Connection(daemon.endpoint, "control", inline=True) as flood,
+    ):
+        flood.welcome(PATIENCE_S)
+        upload = opened(connection, tmp_path / "out")
+        message = wire.Close("0" * 36, 1) if floods_with == "what is refused" else None
+
+        def dropped() -> bool:
+            for _ in range(500):
+                flood.send(message or wire.StatusRequest())  # and never reads an answer
+            return "not listened to any more" in caplog.text
+
+        until(dropped)
+        for number, frame in enumerate(stack(4)):
+            pump_until(upload, lambda: upload.credit > 0)
+            upload.submit(frame, f'{{"time":{number}}}', "{}", time.perf_counter_ns())
+        upload.close(4)
+        pump_until(upload, lambda: upload.closed)
+        assert daemon_status(daemon.endpoint).workers == 1
+    assert upload.closed is not None
+    assert upload.closed.counts == wire.Counts(acquired=4, passed_through=4)
+    assert caplog.text.count("not listened to any more") == 1
+    assert "(1 such since the start)" in caplog.text
+
+
+def test_a_worker_starts_although_others_took_the_names_of_workers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon:
+        (worker,) = daemon_status(daemon.endpoint).crew
+        name, _, start = worker.identity.rpartition(".")
+        guesses = (f"worker-0.{int(start) + 1}", f"worker-0.{start}")
+        with (
+            Connection(daemon.endpoint, "source", identity=guesses[0]),
+            Connection(daemon.endpoint, "control", identity=guesses[1]),
+        ):
+            until(lambda: caplog.text.count("are this daemon's own") >= 1)
+            psutil.Process(worker.pid).kill()
+            until(
+                lambda: (
+                    [w.identity for w in daemon_status(daemon.endpoint).crew if w.engine]
+                    == [f"{name}.{int(start) + 1}"]
+                )
+            )
 
 
 def test_announcements_are_bounded_together(
@@ -248,7 +302,7 @@ def test_an_output_that_hangs_holds_up_no_other_acquisition(
 def test_a_frame_is_written_again_where_the_error_may_pass(
     monkeypatch: pytest.MonkeyPatch, error: int, attempts: int
 ) -> None:
-    monkeypatch.setattr(acquisition_writer, "RETRY_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(backoff, "RETRY_S", (0.0, 0.0, 0.0))
     tried: list[int] = []
 
     def write() -> None:
@@ -257,7 +311,7 @@ def test_a_frame_is_written_again_where_the_error_may_pass(
             raise OutputError("the disk refuses") from OSError(error, os.strerror(error))
 
     with nullcontext() if attempts == 3 else pytest.raises(OutputError):
-        acquisition_writer._persistently(write)
+        backoff.persistently(write)
     assert len(tried) == attempts
 
 

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from refocusd import __version__
+from refocusd.daemon import peers as module
 from refocusd.daemon.acquisitions.state import Lane, Task
-from refocusd.daemon.peers import MAX_PEERS, Peers
+from refocusd.daemon.peers import MAX_PEERS, MAX_REFUSALS, Peers
 from refocusd.daemon.workers.worker import HUNG_AT_LEAST_S, HUNG_FACTOR, WorkerPeer
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
@@ -121,3 +122,34 @@ def test_our_own_workers_and_those_with_a_key_come_in() -> None:
     peers.greet(b"far", hello("worker"), "gpu")
     assert peers.heard(b"ours").trusted
     assert not peers.heard(b"far").trusted
+
+
+def test_who_is_refused_too_often_is_dropped_and_counted() -> None:
+    peers = Peers("token")
+    peers.greet(b"ours", hello("worker", token="token"), None)
+    refused = [peers.refused(b"flood") for _ in range(MAX_REFUSALS + 100)]
+    assert refused.index(True) >= MAX_REFUSALS
+    assert peers.is_dropped(b"flood")
+    assert not peers.is_dropped(b"other")
+    assert not any(peers.refused(b"ours") for _ in range(2 * MAX_REFUSALS))
+    assert not peers.is_dropped(b"ours")
+
+
+def test_refusals_now_and_then_are_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REFUSALS_PER_S", 1e9)
+    peers = Peers("token")
+    assert not any(peers.refused(b"p") for _ in range(10 * MAX_REFUSALS))
+
+
+def test_what_is_remembered_of_refused_peers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REFUSED_PEERS", 10)
+    peers = Peers("token")
+    for number in range(100):
+        peers.refused(b"%d" % number)
+    assert len(peers._patience) == 10
+
+
+@pytest.mark.parametrize("role", ["source", "control", "view"])
+def test_nobody_may_take_the_name_of_a_worker(role: wire.Role) -> None:
+    with pytest.raises(TransportError, match="are this daemon's own"):
+        Peers("token").greet(b"worker-0.2", hello(role), None)

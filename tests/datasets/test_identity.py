@@ -67,6 +67,35 @@ def test_two_recordings_of_one_name_are_never_merged(tmp_path: Path, frames: int
     assert len(keys(tmp_path / "out2" / "cells_1_refocused")) == frames
 
 
+def test_recordings_that_begin_with_the_same_dark_frames_are_not_merged(tmp_path: Path) -> None:
+    dark = np.zeros((32, 32), np.uint16)
+    first, second = (
+        write_ndtiff(tmp_path / day / "cells_1", [({"time": n}, dark + v, {}) for n, v in values])
+        for day, values in (
+            ("day1", [(0, 0), (1, 0)]),
+            ("day2", [(0, 0), (1, 0), (2, 9)]),
+        )
+    )
+    done = refocusd("process", first, second, "--output", "out", place=tmp_path)
+    assert done.returncode == 1
+    assert "whether these are one recording nothing tells" in " ".join(done.stderr.split())
+    output = tmp_path / "out" / "cells_1_refocused"
+    assert len(keys(output)) == 2
+    assert verify(output, place=tmp_path)[0] == 0
+
+
+def test_a_copy_with_its_output_goes_on_while_the_original_is_still_there(tmp_path: Path) -> None:
+    raw = write_ndtiff(tmp_path / "a" / "run", [({"time": 0}, np.ones((32, 32), np.uint16), {})])
+    assert refocusd("process", raw, place=tmp_path).returncode == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "run")
+    planes: list[Any] = [({"time": n}, np.full((32, 32), 1 + n, np.uint16), {}) for n in range(3)]
+    write_ndtiff(tmp_path / "b" / "run", planes)
+    done = refocusd("process", tmp_path / "b" / "run", place=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(keys(tmp_path / "b" / "run_refocused")) == 3
+
+
 @pytest.mark.parametrize("old", [False, True], ids=["now", "0.1.0"])
 @pytest.mark.parametrize("changed", [[0, 1, 2], [2], [1]], ids=["all", "last", "middle"])
 def test_what_was_recorded_again_under_its_name_is_refused(

@@ -17,6 +17,7 @@ from test_sinks import write_all
 
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, create_sink
+from refocusd.formats.scale import scale_of
 from refocusd.formats.tiff.arrangement import from_imagej
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import plan_export
@@ -163,3 +164,21 @@ def assert_described(path: Path) -> None:
 def test_labels_that_name_no_channels_are_not_taken_for_names(labels: list[str]) -> None:
     description = "ImageJ=1.54f\nimages=6\nchannels=2\nslices=3\nhyperstack=true\n"
     assert "ChNames" not in from_imagej(description, 6, None, "x.tif", labels).summary
+
+
+def test_a_stack_that_was_taken_downwards_keeps_the_distance_of_its_planes(tmp_path: Path) -> None:
+    assert scale_of({}, {"z-step_um": -1.5}).z_um == 1.5
+    assert scale_of({}, {"z-step_um": "-1.5"}).z_um == 1.5
+    assert scale_of({}, {"z-step_um": True}).z_um is None
+    fiji = "ImageJ=1.54f\nimages=3\nslices=3\nunit=micron\nspacing=-3.0\n"
+    assert from_imagej(fiji, 3, None, "x.tif").summary["z-step_um"] == 3.0
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif",
+        frames(3, side=(32, 40)),
+        photometric="minisblack",
+        metadata={"axes": "ZYX", "PhysicalSizeZ": -0.5}
+        | {"Plane": {"PositionX": [0.005] * 3, "PositionXUnit": ["m"] * 3}},
+    )
+    with open_dataset(tmp_path / "a.ome.tif") as recording:
+        assert scale_of({}, recording.summary).z_um == 0.5
+        assert recording.metadata({"z": 0})["XPositionUm"] == 5000.0

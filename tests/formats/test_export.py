@@ -242,6 +242,20 @@ def test_axes_with_gaps_names_and_negative_numbers_are_laid_out(tmp_path: Path) 
         np.testing.assert_array_equal(pixels[place, 0, 0], frame.pixels)
 
 
+def test_an_axis_that_only_some_frames_have_is_laid_out_without_a_hole(tmp_path: Path) -> None:
+    """Of an axis whose first place only was announced, Micro-Manager's first frames have none."""
+    several: list[Axes] = [{"channel": "A"}, {"channel": "A", "time": 1}, {"time": 2}]
+    dataset(tmp_path / "d", "ndtiff", several)
+    with open_dataset(tmp_path / "d") as frames_:
+        plan = plan_export(frames_, tmp_path / "x.ome.tif", fill=True, overwrite=False)
+        (file,) = plan.files
+        assert file.sizes == (3, 2, 1)
+        assert set(file.keys) == {(0, 1, 0), (1, 1, 0), (2, 0, 0)}
+        export(plan, frames_)
+    with tifffile.TiffFile(tmp_path / "x.ome.tif") as tiff:
+        assert 'Name="no channel"' in str(tiff.ome_metadata)
+
+
 def test_missing_frames_are_refused_or_filled_and_counted(tmp_path: Path, kind: SinkKind) -> None:
     """The first time is missing as a whole: nothing moves into its place."""
     several = [axes for axes in stack_of(4, ("DAPI",), 3) if axes["time"] != 0]

@@ -81,6 +81,69 @@ def test_a_set_of_files_is_read_as_a_folder_and_each_file_for_itself(tmp_path: P
         assert_reads(recording, {f'{{"z":{z}}}': stack[1, z] for z in range(3)})
 
 
+def pixels_only(path: Path, pixels: Frames, described_in: str) -> Path:
+    """A file of a set, which leaves its description to another one."""
+    elsewhere = f'<BinaryOnly MetadataFile="{described_in}" UUID="urn:uuid:x"/>'
+    return write(
+        path, pixels, f'<OME xmlns="{NAMESPACE}" UUID="urn:uuid:{path.name}">{elsewhere}</OME>'
+    )
+
+
+def of_set(positions: int, channels: int, names: str) -> tuple[str, list[str]]:
+    """OME-XML of a set with a file for each channel of each position, and the files' names."""
+    files = [names.format(p=p, c=c) for p in range(positions) for c in range(channels)]
+    images = ""
+    for p in range(positions):
+        blocks = "".join(
+            f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="{names.format(p=p, c=c)}">'
+            f"urn:uuid:{names.format(p=p, c=c)}</UUID></TiffData>"
+            for c in range(channels)
+        )
+        pixels = (
+            '<Pixels ID="Pixels:0" Type="uint16" DimensionOrder="XYZCT" SizeX="32" SizeY="24" '
+            f'SizeZ="1" SizeT="1" SizeC="{channels}">{blocks}</Pixels>'
+        )
+        images += f'<Image ID="Image:{p}" Name="well {p}">{pixels}</Image>'
+    return f'<OME xmlns="{NAMESPACE}">{images}</OME>', files
+
+
+@pytest.mark.parametrize("opened", ["set.companion.ome", "."])
+def test_files_with_pixels_only_are_read_by_their_companion(tmp_path: Path, opened: str) -> None:
+    # Names in another order than positions: the companion alone says which is which.
+    xml, files = of_set(2, 2, "c{c}-of-{p}.ome.tif")
+    stack = frames(4)
+    for name, plane in zip(files, stack, strict=True):
+        pixels_only(tmp_path / name, plane[None], "set.companion.ome")
+    (tmp_path / "set.companion.ome").write_text(xml, encoding="utf-8")
+    expected = {canonical_axes({"position": n // 2, "channel": n % 2}): stack[n] for n in range(4)}
+    with open_dataset(tmp_path / opened) as recording:
+        assert_reads(recording, expected)
+        assert recording.name in ("set", tmp_path.name)
+        metadata = recording.metadata({"position": 1, "channel": 0})
+    assert metadata["PositionName"] == "well 1"
+
+
+def test_one_file_of_a_set_may_describe_the_others(tmp_path: Path) -> None:
+    xml, files = of_set(1, 2, "c{c}.ome.tif")
+    stack = frames(2)
+    write(tmp_path / files[0], stack[:1], xml)
+    pixels_only(tmp_path / files[1], stack[1:], files[0])
+    with open_dataset(tmp_path) as recording:
+        assert_reads(recording, {f'{{"channel":{c}}}': stack[c] for c in range(2)})
+
+
+def test_a_set_that_is_not_whole_says_which_file_is_missing(tmp_path: Path) -> None:
+    xml, files = of_set(1, 2, "c{c}.ome.tif")
+    pixels_only(tmp_path / files[0], frames(1), "set.companion.ome")
+    with pytest.raises(InputError, match=r"'set\.companion\.ome', which is not beside it: copy"):
+        open_dataset(tmp_path / files[0])
+    (tmp_path / "set.companion.ome").write_text(xml, encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"not beside it, such as c1\.ome\.tif: copy the whole set"
+    ):
+        open_dataset(tmp_path / "set.companion.ome")
+
+
 def test_no_file_that_the_xml_names_is_opened(tmp_path: Path) -> None:
     """A path in a downloaded file's metadata must not lead anywhere."""
     elsewhere = tmp_path / "elsewhere"

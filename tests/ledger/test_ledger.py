@@ -398,3 +398,14 @@ def test_frames_of_the_dataset_that_no_attempt_tells_of_are_recorded_again(tmp_p
     assert (again.state, again.reason, again.live) == ("passed_through", "already in focus", True)
     assert (again.latency_ms, again.engine_ms, again.checksum) == (4.5, 2.0, 2**64 - 1)
     assert again.facts == {"engine_ms": 2.0, "clipped": 3}
+
+
+def test_the_outcomes_of_all_frames_keep_each_text_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.record(
+            Attempt("r", "a", f'{{"time":{n}}}', "skipped", "why it was skipped") for n in range(20)
+        )
+        fates = list(ledger.fates("r", "a"))
+    assert len(fates) == 20
+    assert len({id(fate.state) for fate in fates}) == 1
+    assert len({id(fate.reason) for fate in fates}) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from refocusd.backoff import persistently
 from refocusd.config import Settings
 from refocusd.daemon.events import CatchUpFailed, EventQueue
 from refocusd.datasets.identity import noted, recognise, samples
@@ -143,9 +144,9 @@ class CatchUps:
         try:
             raw = self._raw.pop(open_.acquisition, None)
             if raw is None:
-                raw = _Raw.open(open_.raw)
+                raw = persistently(lambda: _Raw.open(open_.raw), self._stopping.wait)
             else:
-                raw.refresh()
+                persistently(raw.refresh, self._stopping.wait)
             with closing(raw.dataset):
                 self._catch_up(raw, open_, run)
             if not last:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
 
+from refocusd.backoff import persistently
 from refocusd.config import Settings
 from refocusd.daemon import events
 from refocusd.daemon.output.dataset import CHECK_DISK_S, OutputDataset
 from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.preview import Preview
-from refocusd.errors import DiskFullError, OutputError, RefocusdError, TransportError
+from refocusd.errors import DiskFullError, RefocusdError, TransportError
 from refocusd.frame import Pixels, checksum
 from refocusd.transport.messages import Open
 from refocusd.transport.ring import SharedRing
@@ -22,23 +21,6 @@ from refocusd.transport.ring import SharedRing
 __all__ = ["AcquisitionWriter"]
 
 log = logging.getLogger(__name__)
-
-#: Pauses before a frame is written again, in s, where an error of the disk may pass.
-RETRY_S = (0.1, 0.5, 2.0)
-#: Such errors: of a cable or a controller, and of a share that comes back.
-_PASSING = {
-    errno.EIO,
-    errno.EAGAIN,
-    errno.EBUSY,
-    errno.ESTALE,
-    errno.ETIMEDOUT,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-}
-#: The same on Windows: network path or name gone, unexpected network error, semaphore time-out.
-_PASSING_WINDOWS = {53, 54, 59, 64, 121, 1231}
 
 
 class AcquisitionWriter:
@@ -219,7 +201,7 @@ class AcquisitionWriter:
             pixels = self._pixels(output.message, submit.slot.refocused_offset)
             if checksum(pixels) != job.checksum:
                 raise TransportError("the refocused pixels changed on their way (checksum)")
-            _persistently(lambda: output.write(pixels, job, state, reason))
+            persistently(lambda: output.write(pixels, job, state, reason))
         except DiskFullError as error:
             self._put_off(output, job, str(error))
             return
@@ -281,25 +263,3 @@ class AcquisitionWriter:
         refocused = self._pixels(message, slot.refocused_offset)
         self._preview.take(raw, refocused, message, job, written)
         self._events.put(events.PreviewTaken())
-
-
-def _persistently(write: Callable[[], None]) -> None:
-    """Write a frame, several times where that fails for a reason that may pass: sinks undo."""
-    for pause_s in RETRY_S:
-        try:
-            write()
-        except (OSError, OutputError) as error:
-            if isinstance(error, DiskFullError) or not _may_pass(error):
-                raise
-            log.info("a frame is written again in %.1f s: %s", pause_s, error)
-            time.sleep(pause_s)
-        else:
-            return
-    write()
-
-
-def _may_pass(error: Exception) -> bool:
-    cause = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(cause, OSError) and (
-        cause.errno in _PASSING or getattr(cause, "winerror", None) in _PASSING_WINDOWS
-    )

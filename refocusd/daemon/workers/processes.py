@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 
@@ -133,7 +134,8 @@ class WorkerProcesses:
             return Action.GIVE_UP
 
         return Supervisor(
-            f"worker-{number}",
+            # Nobody can have taken the name of a worker before that connects: ZeroMQ would not hear it.
+            f"worker-{number}-{secrets.token_hex(4)}",
             ["-m", "refocusd.worker"],
             order=lambda identity: msgspec.structs.replace(self._order, identity=identity),
             on_end=decide,

@@ -208,7 +208,9 @@ def ndtiff_folder(path: Path) -> Path | None:
     for folder in (path, path / FULL_RESOLUTION):
         if (folder / INDEX_NAME).is_file():
             return folder
-    inner = sorted(entry.parent for entry in path.glob(f"*/{INDEX_NAME}"))
+    # A pipe of that name would be waited for.
+    found = (entry for entry in path.glob(f"*/{INDEX_NAME}") if entry.is_file())
+    inner = sorted(entry.parent for entry in found)
     names = {folder.name for folder in inner}
     # Our own output lies beside the raw dataset that it was made from.
     inner = [f for f in inner if REFOCUSED_NAME.sub("", f.name) not in names - {f.name}]

@@ -178,7 +178,8 @@ def from_imagej(
     axes = _grid(names, [sizes[name] for name in names])
     interval = number_or_none(said.get("finterval"))
     um = _UM_PER_UNIT.get(said.get("unit", "").lower())
-    step = number_or_none(said.get("spacing"))
+    # ImageJ writes a stack that was taken downwards with a negative distance of planes.
+    step = number_or_none(said.get("spacing", "").removeprefix("-"))
     summary: dict[str, Any] = {"ImageJ": description}
     if um and step and sizes["z"] > 1:
         summary["z-step_um"] = um * step

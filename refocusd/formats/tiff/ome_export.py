@@ -184,5 +184,8 @@ def _channel_names(channels: Sequence[AxisValue | None], summary: Mapping[str, A
     names = [channel_label(value, summary) for value in channels]
     # A number is told where it is not the channel's place.
     if any(names) or any(value not in (None, place) for place, value in enumerate(channels)):
-        names = [name or f"channel {value}" for name, value in zip(names, channels, strict=True)]
+        names = [
+            name or ("no channel" if value is None else f"channel {value}")
+            for name, value in zip(names, channels, strict=True)
+        ]
     return names

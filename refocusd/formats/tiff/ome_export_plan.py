@@ -197,7 +197,8 @@ def _along(name: str, values: Iterable[AxisValue | None]) -> dict[AxisValue | No
     if name == "channel" or not numbers:
         return {value: place for place, value in enumerate([*absent, *numbers, *names])}
     # The first frames may be those that are missing: planes are counted from 0.
-    start = len(absent) - min(0, numbers[0])
+    # Micro-Manager leaves out an axis of which only the first place was announced: that is 0.
+    start = 0 if absent and numbers[0] > 0 else len(absent) - min(0, numbers[0])
     places: dict[AxisValue | None, int] = dict.fromkeys(absent, 0)
     places |= {number: start + number for number in numbers}
     return places | {name: start + numbers[-1] + 1 + n for n, name in enumerate(names)}

@@ -2,8 +2,8 @@
 
 Source: OME data model 2016-06, *Pixels*, *TiffData* and *Plane*
 (https://docs.openmicroscopy.org/ome-model/latest/).  Only this file's own pages
-are taken: of a set of files each is read for itself, and no path that stands in
-the XML is followed.
+are taken: of a set of files each is read for itself.  Of the files that the XML names, only those
+in the same folder are looked at.
 """
 
 from __future__ import annotations
@@ -11,19 +11,25 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from refocusd.errors import InputError
+from refocusd.files import open_shared
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
+from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-__all__ = ["from_ome"]
+__all__ = ["companion_files", "companion_of", "from_ome"]
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
-_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "Å": 1e-4}
+_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
+#: The XML of a million planes takes some 200 MiB.
+_MAX_COMPANION_BYTES = 1 << 28
 _MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
 
 
@@ -48,7 +54,75 @@ class _Pages:
     taken: set[int] = field(default_factory=set)
 
 
-def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | None:
+def companion_of(xml: str, path: Path) -> tuple[str, str | None] | None:
+    """OME-XML that describes a file with pixels only, and the file's UUID; None if it has its own.
+
+    Parameters
+    ----------
+    xml : str
+        ImageDescription of the first page.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If the file that holds the XML is not beside it.
+    """
+    if "<BinaryOnly" not in xml:
+        return None
+    root = _root(xml, str(path))
+    elsewhere = root.find("BinaryOnly")
+    if elsewhere is None:
+        return None
+    name = elsewhere.get("MetadataFile", "")
+    companion = path.with_name(name) if name and Path(name).name == name else None
+    if companion is None or not companion.is_file():
+        raise InputError(
+            f"{path} holds pixels only; its axes are described in {name!r}, which is not beside it: "
+            "copy that file there, or export the set as one file"
+        )
+    return _companion_text(companion), root.get("UUID")
+
+
+def companion_files(companion: Path) -> list[Path]:
+    """Files beside a companion file, ``*.companion.ome``, that hold its pixels, in its order.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or a file that it names is missing.
+    """
+    root = _root(_companion_text(companion), str(companion))
+    names = dict.fromkeys(uuid.get("FileName", "") for uuid in root.iter("UUID"))
+    places = [companion.with_name(name) for name in names if name and Path(name).name == name]
+    if missing := [place.name for place in places if not place.is_file()]:
+        raise InputError(
+            f"{companion} names {len(missing)} files that are not beside it, such as {missing[0]}: copy "
+            "the whole set"
+        )
+    if not places:
+        raise InputError(f"{companion} names no file with pixels: give that file, or its folder")
+    return places
+
+
+def _companion_text(path: Path) -> str:
+    if path.suffix.lower() in (".tif", ".tiff"):  # the file of a set that describes all of them
+        with closing(StrictTiff(path)) as tiff:
+            return tiff.description(tiff.page(tiff.offsets[0]))
+    try:
+        with open_shared(path) as file:
+            data = file.read(_MAX_COMPANION_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    if len(data) > _MAX_COMPANION_BYTES:
+        raise InputError(f"{path} is larger than {_MAX_COMPANION_BYTES >> 20} MiB: export it anew")
+    return data.decode("utf-8-sig", "replace")
+
+
+def from_ome(
+    xml: str, pages: int, filename: str, what: str, uuid: str | None = None
+) -> Arrangement | None:
     """Frames of an OME-TIFF; None if the text is not OME-XML.
 
     Images of one size and type are positions of one recording; of several sizes
@@ -64,11 +138,56 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
         Bare name of the file, to find its pages in a set.
     what : str
         The file, for errors.
+    uuid : str, optional
+        The file's own, where the XML is that of a companion.
 
     Raises
     ------
     InputError
         If the XML and the pages disagree.
+    """
+    root = _root(xml, what)
+    if root.tag != "OME":
+        return None
+    mine = _Pages(filename.lower(), uuid or root.get("UUID"), pages)
+    images = [image for element in root.findall("Image") for image in _image(element, mine, what)]
+    here = [image for image in images if image.frames]
+    if not here:
+        raise InputError(
+            f"{what} has OME-XML that describes none of its {pages} pages: export it anew"
+        )
+    formats = list(dict.fromkeys(image.format for image in here))
+    largest = max(
+        formats,
+        key=lambda form: form[0] * form[1] * sum(len(i.frames) for i in here if i.format == form),
+    )
+    # Counted over the whole set: each of its files may hold one position.
+    frames = [
+        replace(frame, axes={"position": position, **frame.axes}, position_name=image.name)
+        for position, image in enumerate(image for image in images if image.format == largest)
+        for frame in image.frames
+    ]
+    first = next(image for image in here if image.format == largest)
+    summary: dict[str, Any] = dict(first.summary)
+    if mine.uuid:
+        summary["UUID"] = mine.uuid
+    if ignored := [image.name for image in here if image.format != largest]:
+        summary["IgnoredImages"] = ignored
+    return Arrangement(
+        tuple(sorted(frames, key=lambda frame: frame.page)),
+        "OME-XML",
+        first.pixel_um,
+        summary,
+        promised=largest,
+    )
+
+
+def _root(xml: str, what: str) -> ElementTree.Element:
+    """The root of an XML document, without namespaces.
+
+    Raises
+    ------
+    InputError
     """
     if "<!DOCTYPE" in xml or "<!ENTITY" in xml:
         raise InputError(
@@ -82,47 +201,7 @@ def from_ome(xml: str, pages: int, filename: str, what: str) -> Arrangement | No
     for element in root.iter():
         # There is a namespace a year.
         element.tag = element.tag.rpartition("}")[2]
-    if root.tag != "OME":
-        return None
-    if (elsewhere := root.find("BinaryOnly")) is not None:
-        raise InputError(
-            f"{what} holds pixels only; its axes are described in "
-            f"{elsewhere.get('MetadataFile')!r}: open that file, or export the set as one file"
-        )
-    mine = _Pages(filename.lower(), root.get("UUID"), pages)
-    images = [
-        image
-        for element in root.findall("Image")
-        for image in _image(element, mine, what)
-        if image.frames
-    ]
-    if not images:
-        raise InputError(
-            f"{what} has OME-XML that describes none of its {pages} pages: export it anew"
-        )
-    formats = list(dict.fromkeys(image.format for image in images))
-    largest = max(
-        formats,
-        key=lambda form: form[0] * form[1] * sum(len(i.frames) for i in images if i.format == form),
-    )
-    chosen = [image for image in images if image.format == largest]
-    frames = [
-        replace(frame, axes={"position": position, **frame.axes}, position_name=image.name)
-        for position, image in enumerate(chosen)
-        for frame in image.frames
-    ]
-    summary: dict[str, Any] = dict(chosen[0].summary)
-    if mine.uuid:
-        summary["UUID"] = mine.uuid
-    if ignored := [image.name for image in images if image.format != largest]:
-        summary["IgnoredImages"] = ignored
-    return Arrangement(
-        tuple(sorted(frames, key=lambda frame: frame.page)),
-        "OME-XML",
-        chosen[0].pixel_um,
-        summary,
-        promised=largest,
-    )
+    return root
 
 
 def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_Image]:

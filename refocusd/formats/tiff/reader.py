@@ -19,7 +19,7 @@ from refocusd.formats.tiff.arrangement import (
     from_shaped,
     plain,
 )
-from refocusd.formats.tiff.ome_xml import from_ome
+from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import is_reduced, page_layout
 from refocusd.formats.tiff.strict import StrictTiff
@@ -161,7 +161,8 @@ class TiffImageFile:
         pages, what = len(self._offsets), str(self.path)
         description = file.description(first).strip()
         if "<OME" in description[:1000]:
-            arrangement = from_ome(description, pages, self.path.name, what)
+            xml, uuid = companion_of(description, self.path) or (description, None)
+            arrangement = from_ome(xml, pages, self.path.name, what, uuid)
             if arrangement is not None:
                 return arrangement
         if description.startswith("ImageJ="):

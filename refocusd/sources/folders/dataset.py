@@ -9,6 +9,7 @@ from collections import deque
 from typing import Literal
 
 from refocusd import __version__
+from refocusd.backoff import may_pass
 from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.sources.folders.announcement import announcement, standing
@@ -240,9 +241,10 @@ class Following:
             if not session.submit(frame.pixels, key, frame.metadata, time.perf_counter_ns()):
                 self._waiting.append(key)
                 return False
-        except InputError as error:
-            self._missed[key] = str(error)
-        except OSError as error:
+        except (InputError, OSError) as error:
+            if isinstance(error, InputError) and not may_pass(error):
+                self._missed[key] = str(error)
+                return True
             self._warn(f"frame {key} cannot be read now ({error})")
             self._waiting.append(key)
             self._dataset.close()
