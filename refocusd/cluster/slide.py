@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ import xxhash
 from refocusd.config import Settings
 from refocusd.engines.engine import Engine
 from refocusd.engines.scaled import ScaledEngine
-from refocusd.engines.scaled.engine import CAREFUL, TOLD
+from refocusd.engines.scaled.engine import careful
 from refocusd.errors import EngineError
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
@@ -207,12 +207,11 @@ def _of_most(found: list[FrameFacts]) -> FrameFacts:
 def _blur_of(facts: FrameFacts, fine_px: float) -> tuple[BlurEstimate, int]:
     """The blur that all tiles are told, on the grid of `STEPS`, and the reduction times that."""
     assert facts.blur_px is not None
-    (narrow, most), (wide, least) = CAREFUL
-    care = float(np.interp(facts.blur_px, (narrow, wide), (most, least)))
-    factor = facts.blur_px * math.exp(-care) / fine_px
+    width = careful(BlurEstimate(facts.blur_px, facts.blur_uncertainty or 0.0, "frame"))
+    factor = width.sigma_px / fine_px
     numerator = max(STEPS, math.floor(factor * STEPS))
     sigma_px = fine_px * numerator / STEPS if factor > 1 else fine_px * factor
-    return BlurEstimate(sigma_px, TOLD, "optics"), numerator
+    return replace(width, sigma_px=sigma_px, source="optics"), numerator
 
 
 def _range_of(parts: list[Pixels], blur: BlurEstimate, fine_px: float) -> CountsRange:

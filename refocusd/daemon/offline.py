@@ -25,7 +25,7 @@ from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Engines, Open, Opened
 
-__all__ = ["OwnDaemon", "announcement", "held_by_daemon", "held_elsewhere"]
+__all__ = ["OwnDaemon", "announcement", "held_by_daemon", "held_elsewhere", "own_settings"]
 
 #: Frames on disk can wait, an acquisition that is running cannot.
 NICENESS = 5
@@ -33,7 +33,7 @@ NICENESS = 5
 ANSWER_S = 1.0
 
 
-def _own_settings(settings: Settings) -> Settings:
+def own_settings(settings: Settings) -> Settings:
     """Settings of a daemon that serves this command only."""
     return msgspec.structs.replace(
         settings,
@@ -70,7 +70,7 @@ class OwnDaemon:
         ------
         BundleError, ConfigError, TransportError, WorkerError
         """
-        settings = _own_settings(settings)
+        settings = own_settings(settings)
         if self._running is None or self._running.settings != settings:
             self.close()
             if not self._yields:

@@ -25,7 +25,7 @@ from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 from refocusd.imaging.reduction import Reduction
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["LEAST_BLUR_PX", "ScaledEngine"]
+__all__ = ["LEAST_BLUR_PX", "ScaledEngine", "careful"]
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class ScaledEngine(BlurEngine):
             restored = self._restored(raw, blur)
             found = replace(restored.blur, source=blur.source)
             if not _in_focus(found):
-                restored = self._restored(raw, _careful(found))
+                restored = self._restored(raw, careful(found))
         clipped = 0
         if _in_focus(found):
             np.copyto(out, raw)
@@ -144,10 +144,10 @@ class ScaledEngine(BlurEngine):
         self.network.close()
 
     def _as_before(self, raw: Pixels, blur: BlurEstimate) -> _Restored | None:
-        """By what earlier frames told; None where that is too long ago, or the frame departs from it."""
-        if blur.source != "frames" or blur.uncertainty > max(_care(blur), LEAST_TOLD) + STALE:
+        """By what is known beforehand; None where that is too long ago, or the frame departs from it."""
+        if blur.source == "frame" or blur.uncertainty > max(_care(blur), LEAST_TOLD) + STALE:
             return None
-        restored = self._restored(raw, _careful(blur))
+        restored = self._restored(raw, careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
 
     def _restored(
@@ -236,7 +236,7 @@ def _care(blur: BlurEstimate) -> float:
     return float(np.interp(blur.sigma_px, CAREFUL_AT_PX, CAREFUL))
 
 
-def _careful(blur: BlurEstimate) -> BlurEstimate:
+def careful(blur: BlurEstimate) -> BlurEstimate:
     """A width that is too narrow costs little; one that is too wide makes rims and beads."""
     width = blur.sigma_px * math.exp(-_care(blur))
     return replace(blur, sigma_px=width, uncertainty=TOLD)
