@@ -291,9 +291,10 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     na: Annotated[float, Limits(0.0, 1.7)] = 0.0
     """Numerical aperture of the objective.  0 takes that of the calibration profile or of the frames'
     metadata."""
-    blur_memory: bool = True
+    blur_memory: bool = False
     """Begin with the blur that frames of the same camera, objective, channel and plane had in earlier
-    sessions, until those of this one tell theirs.  Kept in blurs.json beside the ledgers."""
+    acquisitions, until those of this one tell theirs; for microscopes whose focus does not drift.  Kept in
+    blurs.json beside the ledgers."""
     advise_focus: bool = False
     """Tell how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False

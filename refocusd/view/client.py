@@ -201,7 +201,7 @@ class ApiClient:
         """
         url = f"{self.url.rstrip('/')}/api/v1/{address}"
         if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{self.url} is no address of a live view: {DEFAULT_URL}")
+            raise ConfigError(f"{self.url} is not an address of a live view, such as {DEFAULT_URL}")
         headers = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"

@@ -85,8 +85,7 @@ def test_what_is_remembered_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_what_lies_on_disk_is_refocused_without_it() -> None:
-    assert Settings().blur_memory
-    assert not own_settings(Settings()).blur_memory
+    assert not own_settings(Settings(blur_memory=True)).blur_memory
 
 
 # -- in a daemon --------------------------------------------------------------------------
@@ -104,6 +103,7 @@ def session(
     place: Path, name: str, given: list[Pixels], camera: str = "Zyla", **changes: Any
 ) -> list[dict[str, Any]]:
     """What the metadata say of each frame that a new daemon refocused."""
+    changes = {"blur_memory": True, **changes}
     settings = quick_settings(place, backend="deconvolution", untrusted="mark", **changes)
     metadata = {"Camera": camera, "PixelSizeUm": 0.65}
     with running(settings) as daemon, source(daemon) as connection:

@@ -97,7 +97,7 @@ def test_killed_before_the_run_was_noted_it_goes_on(tmp_path: Path) -> None:
     for command in ("verify", "process", "resume"):
         status, said = told(command, output, place=tmp_path)
         assert status == 2
-        assert "name the raw data" in said
+        assert "restore that file" in said
     done = refocusd("process", raw, place=tmp_path)
     assert done.returncode == 0, done.stderr
     assert verify(raw, place=tmp_path)[0] == 0
@@ -168,7 +168,7 @@ def test_refocused_frames_are_not_refocused_again(tmp_path: Path) -> None:
     assert refocusd("process", raw, place=tmp_path).returncode == 0
     status, said = told("process", tmp_path / "raw_refocused", place=tmp_path)
     assert status == 2
-    assert "name the raw data" in said
+    assert "restore that file" in said
 
 
 def test_frames_keep_what_the_microscope_said(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_missing_file_is_named(copy: Path) -> None:
         ("schema: 1", "schema: 99", "schema 99"),
         ("refocusd:\n", "another:\n", "config.refocusd"),
         ("size_multiple: 32", "size_multiple: -1", "size_multiple"),
-        ("model.onnx: ", "../model.onnx: ", "bare file name|no model.onnx"),
+        ("model.onnx: ", "../model.onnx: ", "bare file name|does not list model.onnx"),
         ("low_percentile: 1.0", "low_percentile: 99.95", "below"),
     ],
 )
