@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,20 +99,22 @@ def test_it_fits_the_screen(browser: Browser, port: int, size: tuple[int, int]) 
             "#low-n",
             "#workers li",
         ):
-            locator = page.locator(selector)
-            locator.scroll_into_view_if_needed()
-            box = locator.bounding_box()
-            assert box is not None, selector
-            assert box["x"] >= 0, selector
-            assert box["x"] + box["width"] <= size[0], selector
-            # Hit by what lies on top there, so nothing covers it.
-            assert (
-                page.evaluate(
-                    "([s, x, y]) => document.querySelector(s).contains(document.elementFromPoint(x, y))",
-                    [selector, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
-                )
-                or selector == "#stage"
-            ), selector
+            # Cards appear while frames come, and move those below.
+            eventually(partial(_is_on_top, page, selector, size), f"{selector} within the screen")
+
+
+def _is_on_top(page: Page, selector: str, size: tuple[int, int]) -> bool:
+    locator = page.locator(selector)
+    locator.scroll_into_view_if_needed()
+    box = locator.bounding_box()
+    if box is None or box["x"] < 0 or box["x"] + box["width"] > size[0]:
+        return False
+    # Hit by what lies on top there, so nothing covers it.
+    hit: bool = page.evaluate(
+        "([s, x, y]) => document.querySelector(s).contains(document.elementFromPoint(x, y))",
+        [selector, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2],
+    )
+    return hit or selector == "#stage"
 
 
 def test_the_events_stay_within_their_card_on_a_phone(browser: Browser, port: int) -> None:
