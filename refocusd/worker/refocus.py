@@ -231,7 +231,9 @@ def _refocus_part(
     made = np.empty_like(cut)
     cells = np.empty(trust_shape(cut.shape), np.uint8)
     facts = refocus_frame(
-        *(engine, cut, made),
+        engine,
+        cut,
+        made,
         untrusted=untrusted,
         focus=focus,
         stream=stream,

@@ -1,4 +1,4 @@
-"""What the frames of one microscope told of their blur, kept from one session to the next.
+"""What the frames of one microscope told of their blur, kept from one acquisition to the next.
 
 A file of JSON with one entry for each microscope, channel and plane.  What the frames of an
 acquisition told is merged with its entry, and replaces it where the two contradict each other.  Belongs to
