@@ -55,10 +55,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo_microscope() -> Iterator[DemoMicroscope]:
-    """Open a real MMCore with the demo specimen: one for the session, as a process takes one."""
+def _session_microscope() -> Iterator[DemoMicroscope]:
     with DemoMicroscope() as microscope:
         yield microscope
+
+
+@pytest.fixture
+def demo_microscope(_session_microscope: DemoMicroscope) -> Iterator[DemoMicroscope]:
+    """Open a real MMCore with the demo specimen: one for the session, as a process takes one.
+
+    After each test the microscope is as it was before.
+    """
+    microscope, core = _session_microscope, _session_microscope.core
+    focus, exposure_ms = microscope.specimen.focus, core.get_exposure()
+    yield microscope
+    microscope.specimen.focus = focus
+    core.set_exposure(exposure_ms)
+    core.set_position(0.0)
+    core.set_xy_position(0.0, 0.0)
 
 
 @pytest.fixture

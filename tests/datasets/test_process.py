@@ -168,7 +168,7 @@ def test_refocused_frames_are_not_refocused_again(tmp_path: Path) -> None:
     assert refocusd("process", raw, place=tmp_path).returncode == 0
     status, said = told("process", tmp_path / "raw_refocused", place=tmp_path)
     assert status == 2
-    assert "restore that file" in said
+    assert "name the raw data" in said
 
 
 def test_frames_keep_what_the_microscope_said(tmp_path: Path) -> None:
