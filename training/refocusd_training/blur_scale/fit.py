@@ -116,11 +116,23 @@ class Fitted:
     minutes: float
 
 
-def fit(frames: Frames, schedule: Schedule, folder: Path) -> Fitted:
-    """Train; a run that `folder` holds is gone on from."""
+def fit(frames: Frames, schedule: Schedule, folder: Path, start: Path | None = None) -> Fitted:
+    """Train; a run that `folder` holds is gone on from.
+
+    Parameters
+    ----------
+    frames : Frames
+    schedule : Schedule
+    folder : Path
+        For the checkpoint.
+    start : Path, optional
+        Checkpoint of another run: where there is none yet, its averaged weights are begun with.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "checkpoint.pt"
     network = BlurScaleNet()
+    if start is not None:
+        network.load_state_dict(torch.load(start, weights_only=True)["mean"])
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), schedule.rate, weight_decay=1e-4)

@@ -13,6 +13,8 @@ __all__ = ["register"]
 
 #: How often nuclei, other stains and generated structures are taken.
 SHARES = (0.47, 0.27, 0.26)
+#: Highest learning rate.
+RATE = 1.5e-3
 
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,6 +37,20 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--output", type=Path, required=True, help="folder of the run, which is gone on from"
     )
+    parser.add_argument(
+        "--start", type=Path, help="checkpoint.pt of another run, whose weights to begin with"
+    )
+    parser.add_argument(
+        "--shares",
+        type=float,
+        nargs=3,
+        default=SHARES,
+        metavar=("NUCLEI", "STAINS", "GENERATED"),
+        help="how often images of each kind are taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate", type=float, default=RATE, help="highest learning rate (default: %(default)s)"
+    )
     parser.add_argument("--bundle", type=Path, help="model bundle to write in the end")
     parser.add_argument("--id", default="live-fluorescence", help="name of the model")
     parser.add_argument("--card", type=Path, help="text of the model's card (Markdown)")
@@ -56,15 +72,23 @@ def _train(arguments: argparse.Namespace) -> int:
             f"{arguments.minutes:g} minutes with seed {arguments.seed} cannot be trained: give more than "
             "0, and a seed of 0 or more"
         )
+    if min(arguments.shares) < 0 or sum(arguments.shares) <= 0 or not 0 < arguments.rate <= 0.1:
+        raise InputError(
+            "shares are 0 or more, with one above 0, and a learning rate is above 0 and at most 0.1"
+        )
+    if arguments.start and not arguments.start.is_file():
+        raise InputError(f"{arguments.start} is not there: name the checkpoint.pt of a run")
     if arguments.bundle and arguments.bundle.exists():
         raise OutputError(f"{arguments.bundle} exists already: name another folder")
     card = arguments.card.read_text(encoding="utf-8") if arguments.card else f"# {arguments.id}\n"
     logging.getLogger("refocusd_training").setLevel(logging.INFO)
     rng = np.random.default_rng(arguments.seed)
     nuclei, stains = load_sharp(arguments.nuclei), load_sharp(arguments.stains)
-    kinds = sharp_kinds([(SHARES[0], nuclei), (SHARES[1], stains)], SHARES[2], rng)
+    some, others, generated = arguments.shares
+    kinds = sharp_kinds([(some, nuclei), (others, stains)], generated, rng)
     frames = Frames(kinds, arguments.seed)
-    fitted = fit(frames, Schedule(arguments.minutes), arguments.output)
+    schedule = Schedule(arguments.minutes, rate=arguments.rate)
+    fitted = fit(frames, schedule, arguments.output, arguments.start)
     if arguments.bundle:
         training = {
             "nuclei": len(nuclei),
