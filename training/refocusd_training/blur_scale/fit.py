@@ -26,6 +26,8 @@ _LIGHT_KEPT, _INTERVAL, _BLUR = 0.5, 0.3, 0.04
 #: Share of light that differs is looked at in squares of this side, px.
 _SQUARE_PX = 16
 _EVERY = 200
+#: How far the contrast of a frame goes from its 99.9th percentile to its brightest pixel.
+_BRIGHTEST = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,10 @@ def losses(answer: Restored, batch: Batch) -> Losses:
         for part in (answer.light, answer.below, answer.above, batch.truth)
     )
     flat = truth.flatten(1)
-    contrast = (torch.quantile(flat, 0.999, dim=1) - flat.amin(1)).clamp_min(0.2)
+    bright = torch.quantile(flat, 0.999, dim=1)
+    # A few pixels that are much brighter than the others do not outweigh other frames.
+    bright = bright + _BRIGHTEST * (flat.amax(1) - bright)
+    contrast = (bright - flat.amin(1)).clamp_min(0.2)
     contrast = contrast[:, None, None, None]
     off = (light - truth) / contrast
     pixels = torch.sqrt((off**2).mean((1, 2, 3)) + 1e-6) + 0.3 * off.abs().mean((1, 2, 3))

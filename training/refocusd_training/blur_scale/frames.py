@@ -206,12 +206,14 @@ class Frames:
         # Some objects are much brighter than others: dying cells, dirt.
         steep = rng.uniform(1.5, 3.0) if rng.random() < 0.12 else rng.uniform(0.65, 1.5)
         scene = scene.clamp(0, 4) ** float(steep)
-        if rng.random() < 0.25:
+        if rng.random() < 0.2:
             for _ in range(rng.integers(1, 4)):
                 y, x = rng.integers(_WHOLE, size=2)
                 high, wide = rng.integers(1, 7, size=2)
                 bright = math.exp(rng.uniform(math.log(0.3), math.log(8)))
                 scene[y : y + high, x : x + wide] += bright
+        if rng.random() < 0.35:
+            scene = scene + _dead_cells(rng)
         if rng.random() < 0.3:  # bodies of different brightness
             y, x = torch.meshgrid(*(torch.linspace(-1, 1, _WHOLE),) * 2, indexing="ij")
             tilt = rng.uniform(-0.4, 0.4, 2)
@@ -253,6 +255,19 @@ class Frames:
             top = torch.quantile(seen[index].flatten(), float(rng.uniform(0.9, 0.999)))
             seen[index] = seen[index].clamp_max(float(top))
         return seen, truth
+
+
+def _dead_cells(rng: np.random.Generator) -> Tensor:
+    """Small round bodies, up to 30 times as bright as the others: pyknotic nuclei, dust."""
+    light = torch.zeros(_WHOLE, _WHOLE)
+    y, x = torch.meshgrid(*(torch.arange(_WHOLE, dtype=torch.float32),) * 2, indexing="ij")
+    for _ in range(rng.integers(1, 4)):
+        at_y, at_x = (float(at) for at in rng.uniform(0, _WHOLE, 2))
+        radius, stretch = math.exp(rng.uniform(math.log(0.6), math.log(5))), rng.uniform(0.7, 1.4)
+        bright = math.exp(rng.uniform(math.log(0.5), math.log(30)))
+        away = torch.hypot((y - at_y) * stretch, (x - at_x) / stretch)
+        light += bright * (radius + 0.5 - away).clamp(0, 1)
+    return light
 
 
 def sharp_kinds(
