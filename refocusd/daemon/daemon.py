@@ -20,6 +20,7 @@ from refocusd.daemon.broker import MAX_HEADER_NBYTES, Broker
 from refocusd.daemon.events import EventQueue, StopRequested
 from refocusd.daemon.output.writer import Writer
 from refocusd.daemon.workers.processes import WorkerProcesses
+from refocusd.engines.choose import stated_blur
 from refocusd.errors import TransportError, WorkerError
 from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
@@ -66,9 +67,10 @@ class Daemon:
     def __enter__(self) -> Self:
         settings = self.settings
         forget_shared_key()
+        # A bad PSF or bundle is reported here, not by a dying worker.
+        stated_blur(settings)
         sums: dict[str, str] = {"": settings.backend}
         if settings.backend not in WITHOUT_MODEL:
-            # A bad bundle is reported here, not by a dying worker.
             sums = {name: load_bundle(model).sha256 for name, model in settings.models.items()}
         # What is entered first is closed last.
         with ExitStack() as resources:

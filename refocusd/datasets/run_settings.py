@@ -34,6 +34,7 @@ def settings_of_run(output: Output, settings: Settings) -> Settings:
             ("untrusted", Settings().untrusted),
             ("channel_untrusted", {}),
             ("blur_px", 0.0),
+            ("psf", ""),
             ("defocus_um", 0.0),
             ("na", 0.0),
         )

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from refocusd.config import Backend, EngineOptions
 from refocusd.engines.deconvolution import DeconvolutionEngine
@@ -16,9 +17,18 @@ from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
 from refocusd.engines.scaled import ScaledEngine, ScaleNetwork
 from refocusd.errors import EngineError
+from refocusd.imaging.blur import KNOWN, KNOWN_FORM, BlurEstimate
+from refocusd.imaging.psf_shape import read_psf
 from refocusd.models.bundle import ModelBundle, load_bundle
 
-__all__ = ["BackendStatus", "available_backends", "best_engine", "build_engine", "count_cards"]
+__all__ = [
+    "BackendStatus",
+    "available_backends",
+    "best_engine",
+    "build_engine",
+    "count_cards",
+    "stated_blur",
+]
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +85,25 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     if options.backend == "identity":
         return IdentityEngine()
     if options.backend == "deconvolution":
-        return DeconvolutionEngine(options.blur_px)
+        return DeconvolutionEngine(stated_blur(options))
     bundle = load_bundle(model)
     if options.backend != "auto":
         return _build(options.backend, bundle, options)
     return best_engine(bundle, options, available_backends())
+
+
+def stated_blur(options: EngineOptions) -> BlurEstimate | None:
+    """The blur of every frame, as the settings state it; None where they do not.
+
+    Raises
+    ------
+    InputError
+        If the file of the PSF cannot be used.
+    """
+    if not options.psf:
+        return BlurEstimate(options.blur_px, KNOWN, "optics") if options.blur_px else None
+    psf = read_psf(Path(options.psf))
+    return BlurEstimate(options.blur_px or psf.sigma_px, KNOWN_FORM, "optics", psf.shape)
 
 
 def best_engine(
@@ -111,7 +135,7 @@ def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
     if bundle.fine_sigma_px is not None:
         module, name = _NETWORKS[backend]
         network: ScaleNetwork = getattr(importlib.import_module(module), name)(bundle, options)
-        return ScaledEngine(bundle, network, options.blur_px)
+        return ScaledEngine(bundle, network, stated_blur(options))
     module, name = _ENGINES[backend]
     engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
     return engine

@@ -10,7 +10,7 @@ import numpy as np
 from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import KNOWN, BlurEstimate, estimate_blur, fused
+from refocusd.imaging.blur import BlurEstimate, estimate_blur, fused
 from refocusd.imaging.deconvolve import deconvolve
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
@@ -29,14 +29,14 @@ class DeconvolutionEngine(BlurEngine):
 
     Parameters
     ----------
-    blur_px : float
-        Width of every frame's blur, a standard deviation, where it is known; 0 estimates it.
+    known : BlurEstimate, optional
+        Every frame's blur, where it is stated; else it is estimated.
     """
 
     description = EngineDescription("deconvolution", "f32", "CPU", "deconvolution-1", "", "")
 
-    def __init__(self, blur_px: float = 0.0) -> None:
-        self._known = BlurEstimate(blur_px, KNOWN, "optics") if blur_px else None
+    def __init__(self, known: BlurEstimate | None = None) -> None:
+        self._known = known
         self._closed = False
 
     def warm_up(self, shape: tuple[int, int]) -> None:
@@ -59,7 +59,7 @@ class DeconvolutionEngine(BlurEngine):
         if blur is None or (sigma := _psf_width(blur)) < LEAST_BLUR_PX:
             np.copyto(out, raw)
         else:
-            restored = deconvolve(raw.astype(np.float32), sigma)
+            restored = deconvolve(raw.astype(np.float32), sigma, shape=blur.shape)
             clipped = CountsRange(0.0, 1.0).restore(restored.light, out)
         return Refocused(counts, (time.perf_counter() - begun) * 1e3, clipped, blur)
 

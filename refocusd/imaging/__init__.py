@@ -22,6 +22,7 @@
 `normalise`       Offset and scale of a whole frame: an engine sees (counts - offset) / scale
 `optics`          Blur of an out-of-focus plane in a widefield fluorescence microscope
 `pair_evidence`   What a raw frame and its refocused frame tell together: whether the one explains the other
+`psf_shape`       The form of a PSF apart from its width: what optics, or a measured PSF, tell that one number cannot
 `quality`         Measures how sharp a frame is, and how close a refocused frame comes to the truth
 `reduction`       Frames made smaller until their blur has a given width, and made large again
 `tiles`           Frames by tile: means of blocks and of tiles, and how sharp each tile is

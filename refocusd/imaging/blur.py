@@ -1,8 +1,8 @@
 """How wide a frame's blur is, in pixels, as the frame alone tells it.
 
 The width is a standard deviation: that of the Gaussian whose transfer function falls to one half
-at the same spatial frequency.  With a PSF of wave optics, apodised and aberrated as real objectives
-are, deconvolution by that Gaussian is as good as by the PSF itself, so that one number is enough.
+at the same spatial frequency.  Where optics or a measured PSF tell more, `BlurEstimate.shape` holds the
+form of the transfer function.
 
 From one frame the width is estimated by a network of a few thousand weights from what the blur
 leaves: the power spectrum in 48 logarithmic rings, and the steepest edges and the kurtosis of
@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import scipy.fft
@@ -28,9 +28,11 @@ from refocusd.frame import Pixels
 __all__ = [
     "FEATURES",
     "KNOWN",
+    "KNOWN_FORM",
     "MIN_SIDE_PX",
     "BlurEstimate",
     "BlurSource",
+    "PsfShape",
     "blur_features",
     "contradict",
     "estimate_blur",
@@ -56,10 +58,32 @@ _HALF = math.sqrt(2 * math.log(2)) / (2 * math.pi)
 TRAINED_PX = (0.7, 42.0)
 #: Standard uncertainty of a width that somebody stated.
 KNOWN = 0.1
+#: The same of one whose PSF was stated.
+KNOWN_FORM = 0.03
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745
 #: What a width rests on; "optics" is one that somebody stated, which is believed.
 BlurSource = Literal["frame", "frames", "optics", "profile", "nominal", "memory"]
+
+
+@dataclass(frozen=True, slots=True)
+class PsfShape:
+    """The form of a PSF, whatever its width.
+
+    Parameters
+    ----------
+    gains : tuple of float
+        Its transfer function along a radius, at `CYCLES`; 0 beyond.
+    """
+
+    #: Spatial frequency times `BlurEstimate.sigma_px`.
+    CYCLES: ClassVar[NDArray[np.float64]] = np.linspace(0, 2, 65)
+
+    gains: tuple[float, ...]
+
+    def gain(self, cycles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The transfer function at frequency times width."""
+        return np.asarray(np.interp(cycles, self.CYCLES, self.gains, right=0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +101,14 @@ class BlurEstimate:
         What it rests on most: ``frame``; ``frames`` (with what earlier ones told); ``profile`` (the
         PSF that a calibration measured); ``nominal`` (aperture and distance from focus); ``memory``
         (frames of an earlier session); or ``optics`` (the width was stated).
+    shape : PsfShape or None
+        The form of its PSF; None takes it for a Gaussian.
     """
 
     sigma_px: float
     uncertainty: float
     source: BlurSource
+    shape: PsfShape | None = None
 
 
 def estimate_blur(raw: Pixels) -> BlurEstimate | None:
@@ -123,7 +150,8 @@ def fused(known: BlurEstimate, alone: BlurEstimate) -> BlurEstimate:
     weights = known.uncertainty**-2, alone.uncertainty**-2
     sigma = known.sigma_px * math.exp(apart * weights[1] / sum(weights))
     leads = known.source == "frames" or weights[0] > weights[1]
-    return BlurEstimate(sigma, sum(weights) ** -0.5, known.source if leads else alone.source)
+    source = known.source if leads else alone.source
+    return BlurEstimate(sigma, sum(weights) ** -0.5, source, known.shape)
 
 
 def contradict(one: BlurEstimate, other: BlurEstimate) -> bool:

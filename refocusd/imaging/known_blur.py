@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.imaging.blur import BlurEstimate, BlurSource
+from refocusd.imaging.blur import BlurEstimate, PsfShape
+from refocusd.imaging.optics import Optics
+from refocusd.imaging.psf_shape import shape_of_optics
 from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
 from refocusd.profiles.profile import Profile, PsfSection
 
@@ -129,8 +132,34 @@ def known_blur(
     logs = np.log(widths)
     mean = float(_WEIGHTS @ logs)
     uncertainty = math.hypot(relative, math.sqrt(float(_WEIGHTS @ (logs - mean) ** 2)))
-    source: BlurSource = "nominal" if table is None else "profile"
-    return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, source)
+    if table is None:
+        return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, "nominal")
+    assert profile is not None
+    assert profile.psf is not None
+    shape = _shape_of(profile.psf, distance.um + _sharpest_um(table), pixel_um)
+    return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, "profile", shape)
+
+
+def _shape_of(psf: PsfSection, defocus_um: float, pixel_um: float) -> PsfShape | None:
+    """The form of a fitted PSF of wave optics at a distance from its paraxial focus."""
+    if psf.model != "wave" or psf.na is None or not psf.wavelength_um:
+        return None
+    optics = Optics(
+        psf.na.value,
+        psf.wavelength_um,
+        psf.refractive_index,
+        pixel_um,
+        psf.spherical_waves.value if psf.spherical_waves else 0.0,
+        psf.apodisation.value if psf.apodisation else 0.0,
+    )
+    # It hardly changes from one plane of a stack to the next.
+    return _form(optics, round(defocus_um, 1))
+
+
+@lru_cache(maxsize=256)
+def _form(optics: Optics, defocus_um: float) -> PsfShape | None:
+    found = shape_of_optics(optics, defocus_um)
+    return found.shape if found else None
 
 
 def _around(distance: Distance) -> NDArray[np.float64]:

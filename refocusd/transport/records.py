@@ -238,6 +238,8 @@ class KnownBlur(msgspec.Struct, frozen=True):
     sigma_px: float
     uncertainty: float
     source: Literal["profile", "nominal", "memory"]
+    #: `refocusd.imaging.blur.PsfShape.gains`; empty where the form is not known.
+    form: tuple[float, ...] = ()
 
 
 class DoubtedFrame(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate, contradict, estimate_blur, fused
+from refocusd.imaging.blur import BlurEstimate, PsfShape, contradict, estimate_blur, fused
 from refocusd.transport.messages import KnownBlur
 
 __all__ = ["Blurs", "Stream", "known_blur"]
@@ -64,7 +64,8 @@ class Stream:
             return fused(beforehand, alone) if alone else beforehand
         if told is None or beforehand is None or beforehand.source != "profile":
             return told
-        self._asked = BlurEstimate(fused(beforehand, told).sigma_px, told.uncertainty, "frames")
+        both = fused(beforehand, told)
+        self._asked = BlurEstimate(both.sigma_px, told.uncertainty, "frames", both.shape)
         return self._asked
 
     def learn(self, blur: BlurEstimate | None) -> BlurEstimate | None:
@@ -91,4 +92,7 @@ class Stream:
 
 def known_blur(told: KnownBlur | None) -> BlurEstimate | None:
     """What the daemon told of a frame's blur."""
-    return BlurEstimate(told.sigma_px, told.uncertainty, told.source) if told else None
+    if told is None:
+        return None
+    shape = PsfShape(told.form) if len(told.form) == len(PsfShape.CYCLES) else None
+    return BlurEstimate(told.sigma_px, told.uncertainty, told.source, shape)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
+from scipy.signal import fftconvolve
 
-from refocusd.config import EngineOptions
+from refocusd.config import Backend, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import EngineDescription
 from refocusd.engines.scaled import Answer, ScaledEngine
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.blur import BlurEstimate, half_width_sigma
+from refocusd.imaging.optics import Optics, defocus_psf
+from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.worker.blurs import Blurs
 from refocusd.worker.refocus import refocus_frame
@@ -30,21 +36,22 @@ def bundle() -> ModelBundle:
 
 
 class Copying:
-    """Answers with the frame itself, and that every blur is `off` times what it is told to be."""
+    """Answers with the frame itself; the first blurs are `off` times what they are told to be."""
 
     description = EngineDescription("openvino", "f32", "CPU", "copying", "copying", "")
 
-    def __init__(self, off: float = 1.0, most_px: int = 1 << 30) -> None:
+    def __init__(self, *off: float, most_px: int = 1 << 30) -> None:
         self.seen: list[Floats] = []
         self.closed = False
-        self._off, self._most_px = off, most_px
+        self._off, self._most_px = list(off), most_px
 
     def run(self, seen: Floats) -> Answer:
         if seen[0, 0].size > self._most_px:
             raise MemoryError("too large")
         self.seen.append(seen.copy())
         frame = seen[0, 0].copy()
-        return Answer(frame, np.zeros((2, *frame.shape), np.float32), self._off, 0.13)
+        off = self._off.pop(0) if self._off else 1.0
+        return Answer(frame, np.zeros((2, *frame.shape), np.float32), off, 0.13)
 
     def close(self) -> None:
         self.closed = True
@@ -80,14 +87,15 @@ def test_a_narrow_blur_is_told_and_nothing_is_reduced() -> None:
     assert np.abs(out.astype(int) - raw).max() <= 1
 
 
-def test_a_blur_that_is_far_off_sends_the_frame_through_again() -> None:
-    network = Copying(off=1.5)
+def test_a_blur_that_is_far_off_is_measured_again_from_where_it_was_found() -> None:
+    network = Copying(1.5)
     raw = blurred()
     found = ScaledEngine(bundle(), network).refocus(
         raw, np.empty_like(raw), BlurEstimate(8.0, 0.3, "frame")
     )
-    first, second = network.seen
+    first, second, written = network.seen
     assert second.shape[2] < first.shape[2]
+    assert written.shape[2] <= second.shape[2]
     assert found.blur is not None
     assert found.blur.sigma_px == pytest.approx(12.0)
 
@@ -119,20 +127,29 @@ def test_what_earlier_frames_told_spares_the_measurement_until_it_is_old() -> No
 
 
 def test_a_frame_that_departs_from_those_before_it_is_measured() -> None:
-    network = Copying(off=2.0)
+    network = Copying(2.0, 2.0)
     raw = blurred()
     found = ScaledEngine(bundle(), network).refocus(
         raw, np.empty_like(raw), BlurEstimate(9.0, 0.1, "frames")
     )
-    assert len(network.seen) == 3
+    assert len(network.seen) == 4
     assert found.blur is not None
     assert found.blur.sigma_px == pytest.approx(18.0)
 
 
-def test_a_blur_that_somebody_stated_is_kept() -> None:
-    network = Copying(off=1.5)
+def test_a_network_that_never_settles_is_not_asked_for_ever() -> None:
+    network = Copying(*[0.7, 1.5] * 9)
     raw = blurred()
-    engine = ScaledEngine(bundle(), network, blur_px=9.0)
+    ScaledEngine(bundle(), network).refocus(
+        raw, np.empty_like(raw), BlurEstimate(9.0, 0.3, "frame")
+    )
+    assert len(network.seen) == 5
+
+
+def test_a_blur_that_somebody_stated_is_kept() -> None:
+    network = Copying(1.5)
+    raw = blurred()
+    engine = ScaledEngine(bundle(), network, BlurEstimate(9.0, 0.1, "optics"))
     found = engine.refocus(raw, np.empty_like(raw), BlurEstimate(4.0, 0.1, "frames"))
     assert found.blur == BlurEstimate(9.0, 0.1, "optics")
     assert len(network.seen) == 1
@@ -149,7 +166,7 @@ class Brightening(Copying):
 def test_a_narrow_blur_that_somebody_stated_is_believed() -> None:
     raw = blurred(0.0)
     out = np.empty_like(raw)
-    ScaledEngine(bundle(), Brightening(), blur_px=1.2).refocus(raw, out)
+    ScaledEngine(bundle(), Brightening(), BlurEstimate(1.2, 0.1, "optics")).refocus(raw, out)
     assert (out != raw).mean() > 0.9
 
 
@@ -165,7 +182,7 @@ def test_a_frame_in_focus_is_measured_once() -> None:
 def test_a_blur_that_is_not_finite_is_the_models_error(off: float) -> None:
     raw = blurred()
     with pytest.raises(EngineError, match="a blur that is not finite"):
-        ScaledEngine(bundle(), Copying(off=off)).refocus(raw, np.empty_like(raw))
+        ScaledEngine(bundle(), Copying(off)).refocus(raw, np.empty_like(raw))
 
 
 def test_light_is_neither_made_nor_lost_on_the_way() -> None:
@@ -222,7 +239,7 @@ def test_other_models_are_refused() -> None:
 
 
 def test_what_one_frame_tells_serves_the_next_of_its_stream() -> None:
-    network = Copying(off=1.3)
+    network = Copying(1.3)
     engine, blurs = ScaledEngine(bundle(), network), Blurs()
     raw = blurred()
     first = refocus_frame(
@@ -248,12 +265,53 @@ def test_streams_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert blurs.of("d").blur is None
 
 
+#: As the objective of a plate reader blurs: apodised and aberrated.
+PLATE = Optics(0.51, 0.461, pixel_um=0.645, spherical_waves=-1.17, apodisation=0.39)
+
+
+PLAIN = Optics(0.45, 0.461, pixel_um=0.645, spherical_waves=0.5, apodisation=0.3)
+
+
+def field(
+    optics: Optics, defocus_um: float, rows: slice, columns: slice
+) -> tuple[Pixels, Floats, Pixels]:
+    """A part of a blurred field: light of what lies outside comes in over its borders."""
+    plane = Specimen().sharp("DAPI").astype(np.float64)
+    psf = defocus_psf(optics, defocus_um)
+    seen = fftconvolve(np.pad(plane, psf.shape[0] // 2, mode="wrap"), psf, mode="valid")
+    light = np.random.default_rng(0).poisson(np.maximum(seen, 0.01)[rows, columns] * 40)
+    raw = np.rint(light / 2 + 100).astype(np.uint16)
+    truth = np.rint(plane[rows, columns] * 20 + 100).astype(np.uint16)
+    return raw, psf, truth
+
+
+@pytest.mark.parametrize("top", [0, 60, 111])
+def test_objects_at_the_border_do_not_mislead_the_width(top: int) -> None:
+    raw, psf, _ = field(PLAIN, 32.0, slice(top, top + 200), slice(40, 240))
+    engine = build_engine("live-fluorescence", EngineOptions("openvino", "f32", threads=1))
+    found = engine.refocus(raw, np.empty_like(raw)).blur
+    assert found is not None
+    assert found.sigma_px == pytest.approx(half_width_sigma(psf), rel=0.16)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "deconvolution"])
+def test_the_form_of_the_psf_is_worth_more_than_its_width(backend: Backend, tmp_path: Path) -> None:
+    raw, psf, truth = field(PLATE, 28.0, slice(0, 448), slice(0, 448))
+    tifffile.imwrite(tmp_path / "psf.tif", psf)
+    width_px = half_width_sigma(psf)
+    assert width_px is not None
+    stated = EngineOptions(backend, "f32", threads=1, blur_px=width_px)
+    found = []
+    for options in (stated, msgspec.structs.replace(stated, psf=str(tmp_path / "psf.tif"))):
+        out = np.empty_like(raw)
+        build_engine("live-fluorescence", options).refocus(raw, out)
+        found.append(psnr(out, truth, affine=True))
+    assert found[0] > psnr(raw, truth, affine=True) + 1.0
+    assert found[1] > found[0] + 1.0
+
+
 @pytest.fixture(scope="module")
 def nucleus() -> tuple[Pixels, Pixels, list[int]]:
-    import os
-
-    import tifffile
-
     folder = os.environ.get("REFOCUSD_TEST_DATA")
     path = Path(folder or "", "z_stacks", "neubias_dna_widefield_confocal.tif")
     if not folder or not path.exists():
@@ -263,8 +321,6 @@ def nucleus() -> tuple[Pixels, Pixels, list[int]]:
 
 
 def test_real_planes_out_of_focus_gain(nucleus: tuple[Pixels, Pixels, list[int]]) -> None:
-    from refocusd.imaging.quality import psnr
-
     planes, truth, chosen = nucleus
     engine = build_engine("live-fluorescence", EngineOptions("openvino", "f32", threads=1))
     gains = []

@@ -104,7 +104,10 @@ def blur_by_microscope(
     )
     first = applied.selection.metadata
     blur = known_blur(profile, first, distance, na=settings.na, summary=_summary(summary))
-    return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source) if blur else None  # type: ignore[arg-type]
+    if blur is None:
+        return None
+    form = blur.shape.gains if blur.shape else ()
+    return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source, form)  # type: ignore[arg-type]
 
 
 def _kind(acquisition: Acquisition, axes: str) -> Kind | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from refocusd.config import Settings
 from refocusd.transport.messages import Engines
@@ -51,4 +52,6 @@ def run_id(engine: Engines, settings: Settings, calibration: str | None = None) 
     blur = [settings.blur_px, settings.defocus_um, settings.na]
     if any(blur):
         parts.append(blur)
+    if settings.psf:
+        parts.append(hashlib.sha256(Path(settings.psf).read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

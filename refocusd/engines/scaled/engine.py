@@ -20,8 +20,9 @@ from refocusd.engines.scaled.network import Answer, ScaleNetwork
 from refocusd.engines.tiling import plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import KNOWN, MIN_SIDE_PX, BlurEstimate, estimate_blur
+from refocusd.imaging.blur import MIN_SIDE_PX, BlurEstimate, estimate_blur
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
+from refocusd.imaging.psf_shape import KEPT, KEPT_AT_PX, SURE, equalised
 from refocusd.imaging.reduction import Reduction
 from refocusd.models.bundle import ModelBundle
 
@@ -47,11 +48,13 @@ LEAST_TOLD = 0.15
 STALE = 0.05
 #: A frame departs from those before it where the network finds the width off by this (logarithm).
 DEPARTED = 0.45
+#: The network is asked for a width at most so often, until it finds it off by less than this (logarithm).
+_MOST_LOOKS, _STAYS = 4, 0.1
 #: Uncertainties of a width that networks are trained with.
 UNCERTAINTY = (0.03, 0.45)
 #: 90 % of a normal variable lie within so many standard deviations.
 _NINETY = 1.645
-#: Around a frame so much of it is reflected, px of the reduced frame.
+#: Around a frame its border is continued by so much, px of the reduced frame.
 _AROUND_PX = 16
 #: Surroundings that a tile needs, and its largest size, px of the reduced frame.
 _HALO_PX, _TILE_PX = 96, 2048
@@ -68,17 +71,19 @@ class ScaledEngine(BlurEngine):
         With `ModelBundle.fine_sigma_px`.
     network : ScaleNetwork
         Compiled from it.  Closed with the engine.
-    blur_px : float
-        Width of every frame's blur, a standard deviation, where it is known; 0 estimates it.
+    known : BlurEstimate, optional
+        Every frame's blur, where it is stated; else it is estimated.
     """
 
-    def __init__(self, bundle: ModelBundle, network: ScaleNetwork, blur_px: float = 0.0) -> None:
+    def __init__(
+        self, bundle: ModelBundle, network: ScaleNetwork, known: BlurEstimate | None = None
+    ) -> None:
         if bundle.fine_sigma_px is None:
             raise EngineError(f"model {bundle.model_id} does not work at the scale of the blur")
         self._bundle = bundle
         self._fine_px = bundle.fine_sigma_px
         self.network = network
-        self._known = BlurEstimate(blur_px, KNOWN, "optics") if blur_px else None
+        self._known = known
         self._tile_px = _TILE_PX
         self._closed = False
 
@@ -125,8 +130,8 @@ class ScaledEngine(BlurEngine):
         elif (known := self._as_before(raw, blur)) is not None:
             restored, found = known, blur
         else:
-            restored = self._restored(raw, blur)
-            found = replace(restored.blur, source=blur.source)
+            restored = self._measured(raw, replace(blur, shape=None))
+            found = replace(restored.blur, source=blur.source, shape=blur.shape)
             if not _in_focus(found):
                 restored = self._restored(raw, careful(found))
         clipped = 0
@@ -150,15 +155,27 @@ class ScaledEngine(BlurEngine):
         restored = self._restored(raw, careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
 
+    def _measured(self, raw: Pixels, blur: BlurEstimate) -> _Restored:
+        """The network asked for the width, and again from what it found, until it stays."""
+        for _ in range(_MOST_LOOKS):
+            restored = self._restored(raw, blur)
+            if abs(restored.off) < _STAYS:
+                break
+            blur = replace(restored.blur, uncertainty=max(restored.blur.uncertainty, LEAST_TOLD))
+        return restored
+
     def _restored(
         self, raw: Pixels, blur: BlurEstimate, counts: CountsRange | None = None
     ) -> _Restored:
         """The reduced frame through the network."""
-        reduction = Reduction.to_blur(raw.shape, blur.sigma_px, self._fine_px)
+        kept = 1.0 if blur.shape is None else float(np.interp(blur.sigma_px, KEPT_AT_PX, KEPT))
+        reduction = Reduction.to_blur(raw.shape, kept * blur.sigma_px, self._fine_px)
         reduced = reduction.reduced(raw.astype(np.float32))
+        sigma = kept * blur.sigma_px / reduction.factor
+        if blur.shape is not None:
+            reduced = equalised(reduced, sigma / kept, blur.shape, kept)
         counts = counts or _range_of(reduced)
         frame = (reduced - np.float32(counts.offset)) * np.float32(1 / counts.scale)
-        sigma = blur.sigma_px / reduction.factor
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
         answer = self._run(frame, told)
         found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
@@ -182,7 +199,9 @@ class ScaledEngine(BlurEngine):
                 log.warning("the memory ran out; from now on in tiles of %d px", self._tile_px)
 
     def _in_tiles(self, frame: Floats, told: tuple[float, float]) -> Answer:
-        around = np.pad(frame, _AROUND_PX, mode="symmetric")
+        # Reflected, a blurred object at the border would have a sharp edge, and the blur be taken
+        # for half as wide.
+        around = np.pad(frame, _AROUND_PX, mode="edge")
         multiple = self._bundle.size_multiple
         tiles = plan_tiles(around.shape, self._tile_px, _HALO_PX, multiple)
         light = np.empty_like(around)
@@ -237,9 +256,14 @@ def _care(blur: BlurEstimate) -> float:
 
 
 def careful(blur: BlurEstimate) -> BlurEstimate:
-    """A width that is too narrow costs little; one that is too wide makes rims and beads."""
+    """A width that is too narrow costs little; one that is too wide makes rims and beads.
+
+    The form of a PSF is used where the width is certain; then neither is worse.
+    """
+    if blur.shape is not None and blur.uncertainty <= SURE:
+        return replace(blur, uncertainty=TOLD)
     width = blur.sigma_px * math.exp(-_care(blur))
-    return replace(blur, sigma_px=width, uncertainty=TOLD)
+    return replace(blur, sigma_px=width, uncertainty=TOLD, shape=None)
 
 
 def _range_of(reduced: Floats) -> CountsRange:
