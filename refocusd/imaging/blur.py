@@ -38,6 +38,7 @@ __all__ = [
     "estimate_blur",
     "fused",
     "half_width_sigma",
+    "pixel_noise",
 ]
 
 Floats = NDArray[np.float32]
@@ -170,7 +171,7 @@ def _has_structure(raw: Pixels) -> bool:
     rows = np.concatenate([raw[at : at + 4] for at in range(0, raw.shape[0] - 3, step)])
     frame = rows[:, : rows.shape[1] // 4 * 4].astype(np.float32)
     low, high = np.percentile(_halved(_halved(frame)), (2, 99.8))
-    return bool(high - low > max(2 * _noise(frame), 1.0))
+    return bool(high - low > max(2 * pixel_noise(frame), 1.0))
 
 
 def half_width_sigma(psf: NDArray[np.floating]) -> float | None:
@@ -228,7 +229,7 @@ def _tiles(raw: Pixels) -> list[Pixels]:
 
 def _tile_features(raw: Pixels) -> Floats | None:
     frame = raw.astype(np.float32)
-    noise = _noise(frame)
+    noise = pixel_noise(frame)
     _mend_hot_pixels(frame, noise)
     clipped = _clipped(raw)
     share = float(clipped.mean()) if clipped is not None else 0.0
@@ -248,7 +249,7 @@ def _tile_features(raw: Pixels) -> Floats | None:
     ).astype(np.float32)
 
 
-def _noise(frame: Floats) -> float:
+def pixel_noise(frame: Floats) -> float:
     """Standard deviation of a pixel's noise, by its diagonal neighbours (Immerkaer, 1996)."""
     mixed = frame[1::2, 1:] - frame[1::2, :-1] - frame[:-1:2, 1:] + frame[:-1:2, :-1]
     return float(np.median(np.abs(mixed[::2]))) / (2 * _MEDIAN_ABSOLUTE)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from refocusd.imaging.blur import PsfShape
 from refocusd.imaging.reduction import LEAST_SIDE_PX, Reduction
 
-__all__ = ["MOST_ITERATIONS", "Deconvolved", "deconvolve", "richardson_lucy"]
+__all__ = ["MOST_ITERATIONS", "Deconvolved", "deconvolve", "noise_of", "richardson_lucy"]
 
 Floats = NDArray[np.float32]
 
@@ -98,7 +98,7 @@ def deconvolve(
     sigmas = [sigma_px * side / whole for side, whole in zip(scale.small, size, strict=True)]
     spectrum = _transformed(reduced)
     grid = _frequencies(reduced.shape)
-    noise = _noise(spectrum, grid)
+    noise = noise_of(spectrum, grid)
     if float(reduced.max()) - background <= max(_STRUCTURE * noise, 0.5):
         return Deconvolved(frame.copy(), background, 0)
     rows, columns = (sigma * frequency for sigma, frequency in zip(sigmas, grid, strict=True))
@@ -188,7 +188,7 @@ def _frequencies(shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[n
     return rows, columns
 
 
-def _noise(spectrum: Floats, grid: tuple[NDArray[np.float64], NDArray[np.float64]]) -> float:
+def noise_of(spectrum: Floats, grid: tuple[NDArray[np.float64], NDArray[np.float64]]) -> float:
     """Standard deviation of a pixel's noise, by the highest frequencies."""
     rows, columns = (int(np.searchsorted(axis, _NOISE_FROM)) for axis in grid)
     return float(np.sqrt(np.mean(spectrum[rows:, columns:] ** 2)))

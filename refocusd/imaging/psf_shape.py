@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.imaging.blur import PsfShape, half_width_sigma
-from refocusd.imaging.deconvolve import richardson_lucy
+from refocusd.imaging.deconvolve import noise_of, richardson_lucy
 from refocusd.imaging.optics import Optics, defocus_psf
 
 __all__ = [
@@ -141,7 +141,9 @@ def _centred(image: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     return np.asarray(found / found.sum())
 
 
-def equalised(frame: Floats, sigma_px: float, shape: PsfShape, kept: float) -> Floats:
+def equalised(
+    frame: Floats, sigma_px: float, shape: PsfShape, kept: float, noise: float = 0.0
+) -> Floats:
     """A frame whose blur has a known form, with a Gaussian blur of `kept` times that width instead.
 
     It is deconvolved (`richardson_lucy`), and blurred again: what is left is what networks are trained on.
@@ -154,6 +156,9 @@ def equalised(frame: Floats, sigma_px: float, shape: PsfShape, kept: float) -> F
     shape : PsfShape
     kept : float
         0 to 1.
+    noise : float
+        Standard deviation of a pixel's noise at least.  A frame that was reduced a little has less at its
+        highest frequencies than elsewhere.
     """
     rows, columns = (np.arange(side) / (2 * side) for side in frame.shape)
     cycles = np.hypot(rows[:, None], columns) * sigma_px
@@ -161,7 +166,8 @@ def equalised(frame: Floats, sigma_px: float, shape: PsfShape, kept: float) -> F
     base = np.float32(np.percentile(frame, 0.5))
     unit = np.float32(max(float(np.percentile(frame, 99.9)) - float(base), 1e-6) * 5e-3)
     seen = np.maximum(frame - (base - unit), unit / 4)
-    light, _ = richardson_lucy(seen, gain, _ITERATIONS, hastened=True)
+    noise = max(noise, noise_of(scipy.fft.dctn(frame, norm="ortho"), (rows, columns)))
+    light, _ = richardson_lucy(seen, gain, _ITERATIONS, noise=noise, hastened=True)
     again = np.exp(-2 * (np.pi * kept * cycles) ** 2)
     spectrum = scipy.fft.dctn(light, norm="ortho") * again
     return np.asarray(scipy.fft.idctn(spectrum, norm="ortho") + (base - unit), dtype=np.float32)

@@ -20,7 +20,7 @@ from refocusd.engines.scaled.network import Answer, ScaleNetwork
 from refocusd.engines.tiling import plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import MIN_SIDE_PX, BlurEstimate, estimate_blur
+from refocusd.imaging.blur import MIN_SIDE_PX, BlurEstimate, estimate_blur, pixel_noise
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 from refocusd.imaging.psf_shape import KEPT, KEPT_AT_PX, SURE, equalised
 from refocusd.imaging.reduction import Reduction
@@ -80,7 +80,7 @@ class ScaledEngine(BlurEngine):
     ) -> None:
         if bundle.fine_sigma_px is None:
             raise EngineError(f"model {bundle.model_id} does not work at the scale of the blur")
-        self._bundle = bundle
+        self.bundle = bundle
         self._fine_px = bundle.fine_sigma_px
         self.network = network
         self._known = known
@@ -95,7 +95,7 @@ class ScaledEngine(BlurEngine):
     @property
     def grid(self) -> tuple[float, int]:
         """Width of the blur that the network is made for, px, and what sides it takes multiples of."""
-        return self._fine_px, self._bundle.size_multiple
+        return self._fine_px, self.bundle.size_multiple
 
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Load the estimator of the blur, and run the network on a flat frame of this shape."""
@@ -117,7 +117,7 @@ class ScaledEngine(BlurEngine):
         """
         check_frame(raw, out)
         if self._closed:
-            raise EngineError(f"the engine of {self._bundle.model_id} is closed; build another")
+            raise EngineError(f"the engine of {self.bundle.model_id} is closed; build another")
         begun = time.perf_counter()
         if (
             min(raw.shape) < MIN_SIDE_PX
@@ -173,7 +173,8 @@ class ScaledEngine(BlurEngine):
         reduced = reduction.reduced(raw.astype(np.float32))
         sigma = kept * blur.sigma_px / reduction.factor
         if blur.shape is not None:
-            reduced = equalised(reduced, sigma / kept, blur.shape, kept)
+            noise = pixel_noise(raw.astype(np.float32)) / reduction.factor
+            reduced = equalised(reduced, sigma / kept, blur.shape, kept, noise)
         counts = counts or _range_of(reduced)
         frame = (reduced - np.float32(counts.offset)) * np.float32(1 / counts.scale)
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
@@ -191,7 +192,7 @@ class ScaledEngine(BlurEngine):
             except MemoryError as error:
                 if self._tile_px <= _LEAST_TILE_PX:
                     raise EngineError(
-                        f"the memory ran out for model {self._bundle.model_id}, with "
+                        f"the memory ran out for model {self.bundle.model_id}, with "
                         f"{self._tile_px}×{self._tile_px} px at a time, and less will not do; close other "
                         "programs"
                     ) from error
@@ -202,7 +203,7 @@ class ScaledEngine(BlurEngine):
         # Reflected, a blurred object at the border would have a sharp edge, and the blur be taken
         # for half as wide.
         around = np.pad(frame, _AROUND_PX, mode="edge")
-        multiple = self._bundle.size_multiple
+        multiple = self.bundle.size_multiple
         tiles = plan_tiles(around.shape, self._tile_px, _HALO_PX, multiple)
         light = np.empty_like(around)
         interval = np.empty((2, *around.shape), np.float32)
@@ -216,7 +217,7 @@ class ScaledEngine(BlurEngine):
             answer = self.network.run(seen)
             if not (0 < answer.ratio < math.inf and 0 < answer.uncertainty < math.inf):
                 raise EngineError(
-                    f"model {self._bundle.model_id} returned a blur that is not finite; set precision "
+                    f"model {self.bundle.model_id} returned a blur that is not finite; set precision "
                     "to f32, or use another model"
                 )
             light[tile.write] = answer.light[tile.crop]
