@@ -93,9 +93,8 @@ def test_a_blur_that_is_far_off_is_measured_again_from_where_it_was_found() -> N
     found = ScaledEngine(bundle(), network).refocus(
         raw, np.empty_like(raw), BlurEstimate(8.0, 0.3, "frame")
     )
-    first, second, written = network.seen
+    first, second, _written = network.seen
     assert second.shape[2] < first.shape[2]
-    assert written.shape[2] <= second.shape[2]
     assert found.blur is not None
     assert found.blur.sigma_px == pytest.approx(12.0)
 

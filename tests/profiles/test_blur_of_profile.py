@@ -21,7 +21,9 @@ from simulated_psf import scattered, simulate_beads
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import half_width_sigma
+from refocusd.imaging.known_blur import Distance, known_blur
 from refocusd.imaging.optics import Optics, defocus_otf, defocus_psf
+from refocusd.imaging.psf_shape import shape_of
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.profiles.profile import Microscope, Profile, save_profile
 
@@ -99,6 +101,16 @@ def test_a_measured_psf_makes_the_blur_of_a_frame_known(
     assert known["blur_source"] == "profile"
     assert off(known) < 0.12
     assert known["blur_uncertainty"] < min(0.15, blind["blur_uncertainty"])
+
+
+def test_a_measured_psf_tells_its_form_on_either_side() -> None:
+    for um in (-DEFOCUS_UM, DEFOCUS_UM):
+        found = known_blur(calibrated(), FRAME, Distance(um, 1.0))
+        exact = shape_of(defocus_psf(OPTICS, um))
+        assert found is not None
+        assert found.shape is not None
+        assert exact is not None
+        assert np.abs(np.subtract(found.shape.gains, exact.shape.gains)).max() < 0.05
 
 
 def test_the_stage_tells_how_far_the_frame_is_from_the_focus_that_was_measured(

@@ -35,17 +35,16 @@ Floats = NDArray[np.float32]
 #: Narrower blurs are the objective's own, as far as frames tell: such frames are in focus, and
 #: pass through.
 LEAST_BLUR_PX = 1.7
-#: Widths (px) are taken to be smaller by so much (natural logarithm).  Estimates of narrow ones are
-#: too large by up to a half where objects are smooth, and a width that is too large costs several dB;
-#: one that is too small, a part of the gain.  Estimates of wide ones are 5 to 15 % too small.
-CAREFUL_AT_PX = (3.5, 6.0, 9.0)
-CAREFUL = (0.35, 0.05, -0.08)
+#: Widths are taken to be smaller by so many of their standard uncertainties: too wide costs more than too
+#: narrow.  But wide ones (px) are measured too small, by so much (natural logarithm).
+CAREFUL = 1.5
+SMALL_AT_PX, SMALL = (3.0, 6.0, 9.0), (0.0, 0.1, 0.15)
 #: What the network is told of the uncertainty of such a width: told more, it would guess upwards.
 TOLD = 0.1
-#: What frames tell is good for those after it up to this uncertainty,
+#: What a frame told is asked for no more exactly than this,
 LEAST_TOLD = 0.15
-#: and so much more: then the next frame of a stream is asked for its width again.
-STALE = 0.05
+#: and serves the next frames of its stream up to this uncertainty, by width, px: then they are measured.
+STALE_AT_PX, STALE = (3.5, 6.0), (0.4, 0.2)
 #: A frame departs from those before it where the network finds the width off by this (logarithm).
 DEPARTED = 0.45
 #: The network is asked for a width at most so often, until it finds it off by less than this (logarithm).
@@ -150,7 +149,8 @@ class ScaledEngine(BlurEngine):
 
     def _as_before(self, raw: Pixels, blur: BlurEstimate) -> _Restored | None:
         """By what is known beforehand; None where that is too long ago, or the frame departs from it."""
-        if blur.source == "frame" or blur.uncertainty > max(_care(blur), LEAST_TOLD) + STALE:
+        stale = float(np.interp(blur.sigma_px, STALE_AT_PX, STALE))
+        if blur.source == "frame" or blur.uncertainty > stale:
             return None
         restored = self._restored(raw, careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
@@ -252,10 +252,6 @@ def _in_focus(blur: BlurEstimate) -> bool:
     return blur.source != "optics" and narrowest < LEAST_BLUR_PX
 
 
-def _care(blur: BlurEstimate) -> float:
-    return float(np.interp(blur.sigma_px, CAREFUL_AT_PX, CAREFUL))
-
-
 def careful(blur: BlurEstimate) -> BlurEstimate:
     """A width that is too narrow costs little; one that is too wide makes rims and beads.
 
@@ -263,7 +259,8 @@ def careful(blur: BlurEstimate) -> BlurEstimate:
     """
     if blur.shape is not None and blur.uncertainty <= SURE:
         return replace(blur, uncertainty=TOLD)
-    width = blur.sigma_px * math.exp(-_care(blur))
+    small = float(np.interp(blur.sigma_px, SMALL_AT_PX, SMALL))
+    width = blur.sigma_px * math.exp(small - CAREFUL * blur.uncertainty)
     return replace(blur, sigma_px=width, uncertainty=TOLD, shape=None)
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _BORDER_PX = 8
 #: 90 % of pixels are to lie between two quantiles.
 _TAIL = 0.05
-_LIGHT_KEPT, _INTERVAL, _BLUR = 0.5, 0.3, 0.04
+_LIGHT_KEPT, _INTERVAL, _BLUR = 0.5, 0.3, 0.15
 #: Share of light that differs is looked at in squares of this side, px.
 _SQUARE_PX = 16
 _EVERY = 200
