@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
-#: Narrower blurs are the objective's own, as far as frames tell: such frames are in focus, and
-#: pass through.
+#: Narrower blurs, less half their standard uncertainty, are the objective's own: such frames are in focus,
+#: and pass through.  Of 112 sharp real images all but two, which are blurred, are under it.
 LEAST_BLUR_PX = 1.7
 #: Widths are taken to be smaller by so many of their standard uncertainties: too wide costs more than too
 #: narrow.  But wide ones (px) are measured too small, by so much (natural logarithm).
@@ -248,8 +248,8 @@ class _Restored:
 
 def _in_focus(blur: BlurEstimate) -> bool:
     """Whether the frame may be as sharp as its objective; a width that somebody stated is believed."""
-    narrowest = blur.sigma_px * math.exp(-blur.uncertainty)
-    return blur.source != "optics" and narrowest < LEAST_BLUR_PX
+    narrow = blur.sigma_px * math.exp(-blur.uncertainty / 2)
+    return blur.source != "optics" and narrow < LEAST_BLUR_PX
 
 
 def careful(blur: BlurEstimate) -> BlurEstimate:
