@@ -136,6 +136,19 @@ def test_a_frame_that_departs_from_those_before_it_is_measured() -> None:
     assert found.blur.sigma_px == pytest.approx(18.0)
 
 
+def test_the_width_of_a_large_frame_is_measured_where_there_is_most_to_see() -> None:
+    network = Copying()
+    raw = np.full((1600, 1500), 100, np.uint16)
+    raw[1000:1512, 700:1212] = blurred(4.0)
+    ScaledEngine(bundle(), network).refocus(
+        raw, np.empty_like(raw), BlurEstimate(2.4, 0.2, "frame")
+    )
+    measured, written = network.seen
+    assert max(measured.shape[2:]) <= 704 + 48
+    assert min(written.shape[2:]) >= 1500
+    assert measured[0, 0].std() > 0.1
+
+
 def test_a_network_that_never_settles_is_not_asked_for_ever() -> None:
     network = Copying(*[0.7, 1.5] * 9)
     raw = blurred()
