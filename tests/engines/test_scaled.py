@@ -146,7 +146,7 @@ def test_the_width_of_a_large_frame_is_measured_where_there_is_most_to_see() -> 
     measured, written = network.seen
     assert max(measured.shape[2:]) <= 704 + 48
     assert min(written.shape[2:]) >= 1500
-    assert measured[0, 0].std() > 0.1
+    assert measured[0, 0].max() > 0.5
 
 
 def test_a_network_that_never_settles_is_not_asked_for_ever() -> None:
