@@ -21,11 +21,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
-from refocusd_training.data import DataConfig, open_samples
 from refocusd_training.data.archive import extract_plane
 from refocusd_training.data.bbbc006 import open_plate, plane_defocus_um, read_plane
+from refocusd_training.data.config import DataConfig
 from refocusd_training.data.fetch_bbbc006 import MANIFEST, fetch_bbbc006
 from refocusd_training.data.sides import side_of, sides_of
+from refocusd_training.data.source import open_samples
 
 from refocusd.errors import ConfigError, DiskFullError, InputError
 
