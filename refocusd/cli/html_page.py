@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from refocusd.errors import OutputError
+from refocusd.files import output, write_whole
 
 __all__ = ["document", "grey_png", "picture", "table", "write_page"]
 
@@ -95,8 +95,5 @@ def write_page(path: Path, page: str) -> None:
     ------
     OutputError
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
+    with output(path):
+        write_whole(path, page.encode())

@@ -436,10 +436,10 @@ def test_batches_of_pairs_are_a_function_of_seed_and_step(plate: Path) -> None:
     [
         ({"planes": (34,)}, "0 to 33"),
         ({"planes": (5,), "test_planes": (5,)}, "data.test_planes"),
-        ({"kind": "bbbc"}, "give one of"),
-        ({"validate": 0.7}, "share"),
+        ({"kind": "bbbc"}, "must be one of"),
+        ({"validate": 0.7}, "between 0.0 and 0.499"),
         ({"kind": "sharp", "channels": ("w1",)}, "NAME=FOLDER"),
-        ({"layers": 9}, "1 to 4"),
+        ({"layers": 9}, "between 1 and 4"),
         ({"defocus_um": (3.0, 1.0)}, "lowest"),
     ],
 )

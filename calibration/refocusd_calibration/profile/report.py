@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refocusd.cli.html_page import document, picture, table, write_page
-from refocusd.errors import ConfigError, OutputError
+from refocusd.errors import ConfigError
+from refocusd.files import output
 from refocusd.optional import need
 from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import Profile, load_profile
@@ -63,13 +64,8 @@ def write_report(profile_path: str | Path, report_path: str | Path) -> None:
     if ending == ".html":
         write_page(report_path, _page(profile, Path(profile_path), png))
         return
-    try:
-        report_path.parent.mkdir(parents=True, exist_ok=True)
+    with output(report_path):
         report_path.write_bytes(png)
-    except OSError as error:
-        raise OutputError(
-            f"the report {report_path} cannot be written: {error.strerror}"
-        ) from error
 
 
 def _figures(profile: Profile, path: Path) -> list[Draw]:

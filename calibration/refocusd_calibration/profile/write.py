@@ -228,17 +228,12 @@ def _hash_file(file: Path, digest: hashlib._Hash) -> None:
 def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:
     values = np.ascontiguousarray(item.values, np.float32)
     folder, new = profile_path.parent, profile_path.with_name(f"{profile_path.stem}.{name}.new")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with files.output(new):
         tifffile.imwrite(new, values, metadata=None, description=f"{name}, {item.unit}")
         digest = hashlib.sha256(new.read_bytes()).hexdigest()
         # Named by its contents: the profile that is there stays right until it is replaced.
         file = f"{profile_path.stem}.{name}.{digest[:8]}.tif"
         files.replace(new, folder / file)
-    except OSError as error:
-        raise OutputError(
-            f"the map {name} cannot be written beside {profile_path}: {error.strerror}"
-        ) from error
     return StoredMap(file=file, sha256=digest, unit=item.unit)
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from refocusd.cli import html_page
 from refocusd.cli.html_page import document, table
-from refocusd.errors import OutputError
+from refocusd.files import output
 from refocusd.imaging.quality import BORDER
 from refocusd.optional import need
 from refocusd_training.evaluation.figures import DEFINITIONS
@@ -145,8 +145,8 @@ def write_page(
     need("matplotlib", "a page", "train")
     typical, worst = chosen_frames(results, judged)
     flat = [r for r in results if r.setting not in DEEP]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    with output(page):
         if is_scattered(flat):
             for number, part in enumerate(by_group(flat).values()):
                 _draw_curves(part).savefig(folder / f"curves-{number}.png", dpi=110)
@@ -158,12 +158,10 @@ def write_page(
             if chosen:
                 sheet = _draw_sheet(chosen, frames, methods, before=flat)
                 sheet.savefig(folder / f"{name}.png", dpi=110)
-    except OSError as error:
-        raise OutputError(f"the page {folder} cannot be written ({error.strerror})") from error
     count = len({frame_key(r) for r in flat})
     parts = [f'<p class="note">{count} frames. {html.escape(definition)}.</p>', body]
     parts += ["<h2>Definitions</h2>", table(DEFINITIONS.items())]
-    html_page.write_page(folder / "index.html", document(title, parts))
+    html_page.write_page(page, document(title, parts))
 
 
 def _draw_curves(results: Sequence[Result]) -> Any:
