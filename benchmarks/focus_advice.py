@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-from refocusd_training.evaluation import Case, held_out_cases
+from refocusd_training.evaluation.cases import Case, held_out_cases
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.ranges import Setting

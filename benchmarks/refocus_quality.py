@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refocusd_training.evaluation.run import Outputs, run_held_out
+from refocusd_training.evaluation.run import Options, run_held_out
 
 from benchmarks.summarise import summarise
 
@@ -30,8 +30,8 @@ def main() -> int:
     parser.add_argument("--limit", type=int)
     arguments = parser.parse_args()
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    outputs = Outputs(json=arguments.json)
-    run_held_out(arguments.bundle, arguments.data, outputs, limit=arguments.limit)
+    options = Options(json=arguments.json, limit=arguments.limit)
+    run_held_out(arguments.bundle, arguments.data, options)
     summarise(arguments.json)
     return 0
 

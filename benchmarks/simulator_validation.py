@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from refocusd_training.data import read_image
+from refocusd_training.data.images import read_image
 from refocusd_training.evaluation.objects import IsolatedObjects
 from rich.console import Console
 

@@ -40,12 +40,14 @@ __all__ = [
     "Attach",
     "Backend",
     "EngineOptions",
+    "Limits",
     "Policy",
     "Precision",
     "Setting",
     "Settings",
     "SinkKind",
     "Untrusted",
+    "check_settings",
     "load_settings",
     "toml_value",
 ]
@@ -155,6 +157,8 @@ class Setting(NamedTuple):
         ------
         ConfigError
         """
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{self.name} = {_short(value)}: it must be {self.kind}")
         if self.limits and not self.limits.low <= value <= self.limits.high:
             low, high = self.limits
             raise ConfigError(
@@ -188,13 +192,30 @@ def _short(value: Any) -> str:
 
 
 @functools.cache
-def _declared(struct: type[msgspec.Struct]) -> dict[str, Setting]:
-    """The settings that a struct declares, by name."""
+def _declared(kind: type) -> dict[str, Setting]:
+    """The settings that a struct or a dataclass declares, by name."""
     settings = {}
-    for name, kind in get_type_hints(struct, include_extras=True).items():
-        limited = get_origin(kind) is Annotated
-        settings[name] = Setting(name, *(get_args(kind) if limited else (kind, None)))
+    for name, value in get_type_hints(kind, include_extras=True).items():
+        limited = get_origin(value) is Annotated
+        settings[name] = Setting(name, *(get_args(value) if limited else (value, None)))
     return settings
+
+
+def check_settings(settings: Any) -> None:
+    """Refuse a value that is not one of its setting's choices, or outside of its limits.
+
+    Parameters
+    ----------
+    settings : msgspec.Struct or dataclass
+        Whose fields are annotated as those of `Settings`.
+
+    Raises
+    ------
+    ConfigError
+    """
+    kind: Any = type(settings)
+    for name, setting in _declared(kind).items():
+        setting.check(getattr(settings, name))
 
 
 @functools.cache
@@ -248,8 +269,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, by name."""
-        for name, setting in _declared(type(self)).items():
-            setting.check(getattr(self, name))
+        check_settings(self)
 
 
 class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -15,12 +15,14 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["open_shared", "remove", "remove_tree", "replace", "write_whole"]
+from refocusd.errors import OutputError
+
+__all__ = ["open_shared", "output", "remove", "remove_tree", "replace", "write_whole"]
 
 #: Waits between attempts, in seconds.
 DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -93,6 +95,28 @@ def remove_tree(path: Path) -> bool:
             break
         time.sleep(delay_s)
     return not path.exists()
+
+
+@contextmanager
+def output(path: Path) -> Iterator[None]:
+    """Make the folder of a file that a command is asked for, and name the file if it fails.
+
+    Parameters
+    ----------
+    path : Path
+        Written within the context.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}): name another place"
+        ) from error
 
 
 def write_whole(path: Path, *parts: bytes, durable: bool = True) -> None:

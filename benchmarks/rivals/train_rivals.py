@@ -30,8 +30,8 @@ from pathlib import Path
 
 import torch
 from refocusd_training.config import TrainingConfig, load_config
-from refocusd_training.data import SampleSource, open_samples
 from refocusd_training.data.samples import Batch, Prefetched
+from refocusd_training.data.source import SampleSource, open_samples
 from refocusd_training.export.onnx import export_onnx
 from refocusd_training.networks import RefocusNetwork
 from rich.console import Console

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from refocusd.errors import OutputError
+from refocusd.files import output
 from refocusd.processes.background_log import escape_controls
 
 __all__ = [
@@ -102,8 +102,5 @@ def write_json(path: str | os.PathLike[str] | None, figures: dict[str, Any]) -> 
         return
     # JSON knows neither infinity (equal frames) nor NaN (nothing measured): null.
     finite = json.loads(json.dumps(figures), parse_constant=lambda _: None)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with output(Path(path)):
         Path(path).write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the figures cannot be written to {path}: {error.strerror}") from error

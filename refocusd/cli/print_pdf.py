@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.files import output
 
 __all__ = ["print_pdf"]
 
@@ -70,7 +71,5 @@ def print_pdf(page: Path, pdf: Path) -> None:
             why = str(error)
         if not printed.is_file():
             raise OutputError(f"{browser} did not print {page} ({why}): print it from a browser")
-        try:
+        with output(pdf):
             shutil.copyfile(printed, pdf)
-        except OSError as error:
-            raise OutputError(f"{pdf} cannot be written ({error.strerror or error})") from error

@@ -7,7 +7,6 @@ import secrets
 import threading
 import time
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Self
 
 import zmq
@@ -107,12 +106,7 @@ class Daemon:
             log.info("workers on other hosts connect to %s", self.remote_endpoint)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.request_stop()
         self._broker.join()
         # The broker has waited for them; one that is still there hangs, or is about to end.

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import InputError
+from refocusd.files import output
 from refocusd.optional import need
 
 if TYPE_CHECKING:
@@ -121,13 +122,8 @@ def contact_sheet(
         panels = sheet.draw_row(index, row)
     if pixel_um is not None:
         _draw_scale_bar(panels[-1], pixel_um)
-    try:
+    with output(path):
         sheet.save(path)
-    except OSError as error:
-        raise OutputError(
-            f"the contact sheet {path} cannot be written ({error}); choose a folder that exists "
-            "and can be written to"
-        ) from error
     return path
 
 

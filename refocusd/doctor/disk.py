@@ -39,7 +39,6 @@ def ledgers(case: Case) -> Iterator[Finding]:
     there = nearest(folder)
     if kind := network_kind(there):
         yield broken(
-            "ledgers",
             f"{folder} lies on a network share ({kind})",
             "set ledgers to a folder on a local disk: SQLite's write-ahead log needs one",
         )
@@ -48,20 +47,15 @@ def ledgers(case: Case) -> Iterator[Finding]:
         with tempfile.TemporaryDirectory(prefix="refocusd-doctor-", dir=there) as trial:
             mode, count = _write_ahead(Path(trial) / "trial.sqlite")
     except (OSError, sqlite3.Error) as error:
-        yield broken(
-            "ledgers",
-            f"nothing can be written in {there}: {error}",
-            "set ledgers to another folder",
-        )
+        yield broken(f"nothing can be written in {there}: {error}", "set ledgers to another folder")
         return
     if mode != "wal" or count != 1:
         yield broken(
-            "ledgers",
             f"SQLite keeps no write-ahead log in {there} (journal mode {mode})",
             "set ledgers to a folder on a local disk",
         )
         return
-    yield fine("ledgers", f"{folder}, local, write-ahead log works")
+    yield fine(f"{folder}, local, write-ahead log works")
 
 
 def output(case: Case) -> Iterator[Finding]:
@@ -77,14 +71,12 @@ def output(case: Case) -> Iterator[Finding]:
             replace(file, file.with_name("renamed"))
     except OSError as error:
         yield broken(
-            "output folder",
             f"nothing can be written in {there}: {error.strerror or error}",
             "change its permissions, or save elsewhere (--folder looks at another one)",
         )
         return
     if abs(skew) > SKEW_S:
         yield doubtful(
-            "output folder",
             f"{folder}: the clock of its disk is {skew:+.0f} s from this computer's",
             "set both by the same time server",
         )
@@ -92,9 +84,7 @@ def output(case: Case) -> Iterator[Finding]:
     kind = network_kind(there)
     where = f", on a network share ({kind})" if kind else ""
     made = "" if folder.exists() else " (to be made)"
-    yield fine(
-        "output folder", f"{folder.absolute()}{made}: files can be made, renamed and deleted{where}"
-    )
+    yield fine(f"{folder.absolute()}{made}: files can be made, renamed and deleted{where}")
 
 
 def speed(case: Case) -> Iterator[Finding]:
@@ -102,7 +92,7 @@ def speed(case: Case) -> Iterator[Finding]:
     there = nearest(case.folder)
     size = min(SPEED_NBYTES, shutil.disk_usage(there).free // 10)
     if size < BLOCK_NBYTES:
-        yield doubtful("disk speed", f"{there} is too full for a trial", "free some space")
+        yield doubtful(f"{there} is too full for a trial", "free some space")
         return
     block = os.urandom(BLOCK_NBYTES)  # nothing that a disk could compress
     # Without a name (or deleted by the system at its end): it cannot be left behind.
@@ -125,11 +115,9 @@ def speed(case: Case) -> Iterator[Finding]:
         f"{name} raw and refocused at up to {write_mb_s * 1e6 / (2 * frame):.0f} frames/s"
     )
     if write_mb_s < SLOW_MB_S:
-        yield doubtful(
-            "disk speed", says, "save to a faster (SSD, local) disk, or acquire more slowly"
-        )
+        yield doubtful(says, "save to a faster (SSD, local) disk, or acquire more slowly")
     else:
-        yield fine("disk speed", says)
+        yield fine(says)
 
 
 def room(case: Case) -> Iterator[Finding]:
@@ -139,9 +127,9 @@ def room(case: Case) -> Iterator[Finding]:
     if case.plan is None:
         says = f"{free / GIB:.1f} GiB free in {case.folder.absolute()}"
         if free < 2 * reserve:
-            yield doubtful("room", says, "free some space: refocused frames double what raw takes")
+            yield doubtful(says, "free some space: refocused frames double what raw takes")
         else:
-            yield fine("room", says, "--plan 2048x2048x16,1000 tells what an acquisition needs")
+            yield fine(says, "--plan 2048x2048x16,1000 tells what an acquisition needs")
         return
     needed = case.plan.nbytes
     says = (
@@ -150,9 +138,9 @@ def room(case: Case) -> Iterator[Finding]:
     )
     missing = needed + reserve - free
     if missing > 0:
-        yield broken("room", says, f"free {missing / GIB:.1f} GiB more, or save elsewhere")
+        yield broken(says, f"free {missing / GIB:.1f} GiB more, or save elsewhere")
     else:
-        yield fine("room", says)
+        yield fine(says)
 
 
 def _write_ahead(path: Path) -> tuple[str, int]:

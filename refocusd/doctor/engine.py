@@ -36,15 +36,13 @@ def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
         report = attempt(TRIAL, order, EngineReport, TRIAL_S)
     except WorkerError as error:
         return broken(
-            "engine",
             f"{settings.backend}, {named}: {error}",
             "refocusd models checks the models; --backend openvino --precision f32 runs on every "
             "CPU; install openvino again where it cannot be loaded",
         )
     return fine(
-        "engine",
         f"{report.backend} {report.precision} on {report.device}, {named}: "
         f"{shape[1]}x{shape[0]} px in {report.frame_ms:.0f} ms "
         f"(about {1e3 / max(report.frame_ms, 1e-3):.0f} frames/s), ready after "
-        f"{report.ready_s:.1f} s; bf16 {'yes' if report.bf16 else 'no'}",
+        f"{report.ready_s:.1f} s; bf16 {'yes' if report.bf16 else 'no'}"
     )

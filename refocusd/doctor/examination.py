@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refocusd.doctor import disk, engine, graphics, machine, memory_ring, network
 from refocusd.doctor.case import Case
@@ -83,7 +83,6 @@ def _carry_out(check: Check, case: Case) -> list[Finding]:
         except Exception as error:  # noqa: BLE001 (a check that fails is a finding, never an end)
             found.append(
                 cannot(
-                    check.name,
                     f"cannot be looked at: {type(error).__name__}: {error}",
                     "please report this line",
                 )
@@ -93,11 +92,9 @@ def _carry_out(check: Check, case: Case) -> list[Finding]:
     thread = threading.Thread(target=look, name=f"doctor-{check.name}", daemon=True)
     thread.start()
     thread.join(check.limit_s)
-    if not thread.is_alive():
-        return found
     late = cannot(
-        check.name,
         f"no answer within {check.limit_s:g} s",
         "a disk, a network share or a driver does not answer: try it outside refocusd",
     )
-    return [*tuple(found), late]
+    findings = [*tuple(found), late] if thread.is_alive() else found
+    return [replace(finding, name=finding.name or check.name) for finding in findings]

@@ -19,7 +19,7 @@ class Finding:
     mark : {"OK", "!!", "--"}
         Fine; not as it should be; does not apply here.
     name : str
-        What was looked at.
+        What was looked at; empty for the name of the check.
     says : str
         What was found.
     advice : str
@@ -35,21 +35,21 @@ class Finding:
     blocks: bool = False
 
 
-def fine(name: str, says: str, advice: str = "") -> Finding:
+def fine(says: str, advice: str = "", *, name: str = "") -> Finding:
     """As it should be."""
     return Finding("OK", name, says, advice)
 
 
-def not_applicable(name: str, says: str, advice: str = "") -> Finding:
+def not_applicable(says: str, advice: str = "", *, name: str = "") -> Finding:
     """Not there, and not needed."""
     return Finding("--", name, says, advice)
 
 
-def doubtful(name: str, says: str, advice: str) -> Finding:
+def doubtful(says: str, advice: str, *, name: str = "") -> Finding:
     """Works, but not as well as it could."""
     return Finding("!!", name, says, advice)
 
 
-def broken(name: str, says: str, advice: str) -> Finding:
+def broken(says: str, advice: str, *, name: str = "") -> Finding:
     """Needed, and does not work."""
     return Finding("!!", name, says, advice, blocks=True)

@@ -21,14 +21,13 @@ def devices(_case: Case) -> Iterator[Finding]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        yield not_applicable("GPU", "no NVIDIA GPU, or no driver for it: the CPU engine is used")
+        yield not_applicable("no NVIDIA GPU, or no driver for it: the CPU engine is used")
         return
     try:
         driver = pynvml.nvmlSystemGetDriverVersion()
         count = pynvml.nvmlDeviceGetCount()
         if not count:
             yield doubtful(
-                "GPU",
                 f"the NVIDIA driver {driver} is there, but shows no device",
                 "look at nvidia-smi; restart the computer after a driver update",
             )
@@ -36,11 +35,10 @@ def devices(_case: Case) -> Iterator[Finding]:
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
             name, memory = pynvml.nvmlDeviceGetName(device), pynvml.nvmlDeviceGetMemoryInfo(device)
             yield fine(
-                "GPU",
-                f"{name}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free, driver {driver}",
+                f"{name}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free, driver {driver}"
             )
     except pynvml.NVMLError as error:
-        yield doubtful("GPU", f"the NVIDIA driver does not answer: {error}", "look at nvidia-smi")
+        yield doubtful(f"the NVIDIA driver does not answer: {error}", "look at nvidia-smi")
     finally:
         pynvml.nvmlShutdown()
 
@@ -52,10 +50,10 @@ def backends(_case: Case) -> Iterator[Finding]:
         name = f"backend {status.name}"
         if status.works and status.name == "openvino":
             found = (f"{device} ({full})" for device, full in openvino_devices().items())
-            yield fine(name, f"works here; devices for --device: {', '.join(found)}, AUTO")
+            yield fine(f"works here; devices for --device: {', '.join(found)}, AUTO", name=name)
         elif status.works:
-            yield fine(name, "works here")
+            yield fine("works here", name=name)
         elif has_card:
-            yield doubtful(name, "not used", status.why_not)
+            yield doubtful("not used", status.why_not, name=name)
         else:
-            yield not_applicable(name, status.why_not)
+            yield not_applicable(status.why_not, name=name)

@@ -35,11 +35,11 @@ def python(_case: Case) -> Iterator[Finding]:
     bits = 8 * struct.calcsize("P")
     says = f"{platform.python_version()}, {bits} bit, {platform.system()} {platform.machine()}"
     if bits != 64:
-        yield broken("Python", says, "install a 64-bit Python 3.11-3.13 from python.org")
+        yield broken(says, "install a 64-bit Python 3.11-3.13 from python.org")
     elif not OLDEST <= sys.version_info[:2] <= NEWEST:
-        yield broken("Python", says, "refocusd runs on Python 3.11, 3.12 and 3.13: install one")
+        yield broken(says, "refocusd runs on Python 3.11, 3.12 and 3.13: install one")
     else:
-        yield fine("Python", says)
+        yield fine(says)
 
 
 def packages(_case: Case) -> Iterator[Finding]:
@@ -48,7 +48,6 @@ def packages(_case: Case) -> Iterator[Finding]:
         needed = [line for line in requires("refocusd") or [] if "extra ==" not in line]
     except PackageNotFoundError:
         yield doubtful(
-            "packages",
             "refocusd runs from a checkout that is not installed",
             f'"{sys.executable}" -m pip install . in the checkout',
         )
@@ -65,12 +64,10 @@ def packages(_case: Case) -> Iterator[Finding]:
     if missing:
         quoted = " ".join(f'"{line}"' for line in missing)
         yield broken(
-            "packages",
-            f"not installed: {', '.join(missing)}",
-            f'"{sys.executable}" -m pip install {quoted}',
+            f"not installed: {', '.join(missing)}", f'"{sys.executable}" -m pip install {quoted}'
         )
     else:
-        yield fine("packages", ", ".join(there))
+        yield fine(", ".join(there))
 
 
 def memory(case: Case) -> Iterator[Finding]:
@@ -80,11 +77,11 @@ def memory(case: Case) -> Iterator[Finding]:
     wanted = ring_mib + PROCESSES_MIB * max(1, case.settings.workers)
     says = f"{free / MIB:.0f} MiB available; ring and workers may take {wanted} MiB"
     if free < ring_mib * MIB:
-        yield broken("memory", says, "close other programs, or set a smaller ring_mib")
+        yield broken(says, "close other programs, or set a smaller ring_mib")
     elif free < wanted * MIB:
-        yield doubtful("memory", says, "close other programs, or set a smaller ring_mib")
+        yield doubtful(says, "close other programs, or set a smaller ring_mib")
     else:
-        yield fine("memory", says)
+        yield fine(says)
 
 
 def clock(_case: Case) -> Iterator[Finding]:
@@ -94,13 +91,13 @@ def clock(_case: Case) -> Iterator[Finding]:
     )
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
     if time.time() < NEVER_SET:
-        yield doubtful("clock", f"says {now}", "set date and time: they go into every dataset")
+        yield doubtful(f"says {now}", "set date and time: they go into every dataset")
     elif resolution_s > 20 * COARSE_S:
         yield doubtful(
-            "clock", f"{now}, in steps of {resolution_s * 1e3:.0f} ms", "latencies will be coarse"
+            f"{now}, in steps of {resolution_s * 1e3:.0f} ms", "latencies will be coarse"
         )
     else:
-        yield fine("clock", now)
+        yield fine(now)
 
 
 def anti_virus(case: Case) -> Iterator[Finding]:
@@ -108,12 +105,11 @@ def anti_virus(case: Case) -> Iterator[Finding]:
     if sys.platform == "win32":
         folders = ",".join(f"'{one}'" for one in (case.folder.absolute(), case.settings.ledgers))
         yield not_applicable(
-            "anti-virus",
             "not looked at; a scanner that reads every frame slows writing",
             f"once, in an administrator's PowerShell: Add-MpPreference -ExclusionPath {folders}",
         )
     else:
-        yield not_applicable("anti-virus", "nothing to exclude on this system")
+        yield not_applicable("nothing to exclude on this system")
 
 
 def available_memory() -> int:

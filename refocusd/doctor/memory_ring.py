@@ -24,7 +24,7 @@ def ring(case: Case) -> Iterator[Finding]:
     """Make a ring of the size that is set; another process must read the same pixels in it."""
     mib = case.settings.ring_mib
     if case.settings.inline:
-        yield not_applicable("ring", "not used (inline = true): pixels go through the socket")
+        yield not_applicable("not used (inline = true): pixels go through the socket")
         return
     advice = (
         "set inline = true to do without; on Linux the daemon and its peers must run as the same "
@@ -36,9 +36,9 @@ def ring(case: Case) -> Iterator[Finding]:
             made.view(PAGE, _SHAPE, "uint16")[...] = pixels
             report = attempt(TRIAL, RingOrder(made.address, PAGE, _SHAPE), RingReport, TRIAL_S)
     except (TransportError, WorkerError) as error:
-        yield broken("ring", str(error), advice)
+        yield broken(str(error), advice)
         return
     if report.checksum != checksum(pixels):
-        yield broken("ring", "another process reads other pixels than were written", advice)
+        yield broken("another process reads other pixels than were written", advice)
     else:
-        yield fine("ring", f"{mib} MiB of shared memory, attached by another process")
+        yield fine(f"{mib} MiB of shared memory, attached by another process")

@@ -28,16 +28,15 @@ def bridge(case: Case) -> Iterator[Finding]:
     answer = probe(LOCAL, case.settings.bridge_port)
     wanted = case.settings.studio == "on"
     if answer.state == "ready":
-        yield fine("Micro-Manager", answer.says)
+        yield fine(answer.says)
     elif answer.state == "nothing" and not wanted:
         yield not_applicable(
-            "Micro-Manager",
             f"nobody at {LOCAL}:{case.settings.bridge_port}",
             "for acquisitions of its GUI: start it, and tick Tools > Options > Run pycro-manager "
             "server; scripts and --follow do without",
         )
     else:
-        yield doubtful("Micro-Manager", *_split(answer.says))
+        yield doubtful(*_split(answer.says))
 
 
 def daemon(case: Case) -> Iterator[Finding]:
@@ -45,42 +44,39 @@ def daemon(case: Case) -> Iterator[Finding]:
     endpoint = case.settings.endpoint
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if is_free(host, int(port)):
-        yield fine("daemon", f"not running; its port {port} is free", "refocusd run starts it")
+        yield fine(f"not running; its port {port} is free", "refocusd run starts it")
         return
     try:
         with Connection(endpoint, "control", inline=True, version=__version__) as connection:
             theirs = connection.welcome(ANSWER_S).version
     except TransportError as error:
         yield broken(
-            "daemon",
             f"port {port} is taken, and what listens there is no daemon of this version ({error})",
             "end that program (or the older daemon), or set another endpoint",
         )
         return
     if theirs != __version__:
         yield doubtful(
-            "daemon",
             f"version {theirs} runs at {endpoint}, this is {__version__}",
             "refocusd run --stop, then refocusd run",
         )
     else:
-        yield fine("daemon", f"version {theirs} runs at {endpoint}")
+        yield fine(f"version {theirs} runs at {endpoint}")
 
 
 def view_port(case: Case) -> Iterator[Finding]:
     """Whether the live view can have its port, or has it."""
     port = case.settings.view_port
     if not case.settings.view:
-        yield not_applicable("view", "switched off (view = false)")
+        yield not_applicable("switched off (view = false)")
     elif port == 0:
-        yield fine("view", "takes any free port")
+        yield fine("takes any free port")
     elif is_free(LOCAL, port):
-        yield fine("view", f"its port {port} is free")
+        yield fine(f"its port {port} is free")
     elif _is_view(port):
-        yield fine("view", f"http://{LOCAL}:{port}/")
+        yield fine(f"http://{LOCAL}:{port}/")
     else:
         yield doubtful(
-            "view",
             f"port {port} is taken by another program: there will be no live view",
             "end that program, or set another view_port",
         )
@@ -90,16 +86,15 @@ def listen(case: Case) -> Iterator[Finding]:
     """Whether the address for workers on other hosts can be had."""
     address = case.settings.listen
     if not address:
-        yield not_applicable("remote workers", "none wanted (listen is not set)")
+        yield not_applicable("none wanted (listen is not set)")
         return
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if not (port.isascii() and port.isdigit() and int(port) < 65536):
-        yield broken("remote workers", f"{address} is no address", "write tcp://HOST:PORT")
+        yield broken(f"{address} is no address", "write tcp://HOST:PORT")
     elif int(port) == 0 or is_free("" if host in ("*", "0.0.0.0") else host, int(port)):  # noqa: S104
-        yield fine("remote workers", f"{address} can be had")
+        yield fine(f"{address} can be had")
     else:
         yield doubtful(
-            "remote workers",
             f"{address} is taken (perhaps by the daemon), or no address of this computer",
             "compare it with the addresses that ipconfig or ip address show",
         )

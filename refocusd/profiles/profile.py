@@ -15,8 +15,8 @@ from typing import Literal
 
 import msgspec
 
-from refocusd.errors import InputError, OutputError
-from refocusd.files import write_whole
+from refocusd.errors import InputError
+from refocusd.files import output, write_whole
 
 __all__ = [
     "PROFILE_SCHEMA",
@@ -304,8 +304,5 @@ def save_profile(profile: Profile, path: str | Path) -> None:
     """
     path = Path(path)
     text = msgspec.json.format(msgspec.json.encode(profile), indent=1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with output(path):
         write_whole(path, text, b"\n")
-    except OSError as error:
-        raise OutputError(f"the profile {path} cannot be written: {error.strerror}") from error

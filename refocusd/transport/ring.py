@@ -22,7 +22,6 @@ import struct
 import sys
 import threading
 from bisect import insort
-from types import TracebackType
 from typing import Annotated, Self
 
 import msgspec
@@ -185,12 +184,7 @@ class SharedRing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

@@ -207,7 +207,8 @@ def test_a_microscope_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_a_hardware_configuration_is_started_and_stopped_here(tmp_path: Path) -> None:
     code = (
         "from refocusd_calibration.stage.microscope import open_microscope\n"
-        "from refocusd_calibration.stage.moves import MoveLimits, plane_moves, run_series\n"
+        "from refocusd_calibration.stage.moves import run_series\n"
+        "from refocusd_calibration.stage.plan import MoveLimits, plane_moves\n"
         "from refocusd.errors import ConfigError\n"
         "for number in range(2):\n"
         "    with open_microscope('MMConfig_demo.cfg') as core:\n"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from refocusd_calibration.stage.microscope import ask
-from refocusd_calibration.stage.moves import (
+from refocusd_calibration.stage.moves import run_series
+from refocusd_calibration.stage.plan import (
     Move,
     MoveLimits,
     check_moves,
     plane_moves,
     print_moves,
-    run_series,
 )
 from rich.console import Console
 
@@ -176,7 +177,8 @@ def test_a_channel_that_does_not_exist_is_refused(core: Any, tmp_path: Path) -> 
 
 
 def test_every_move_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    moves = plane_moves([-1.5, 2.25], exposure_ms=40, repeats=3, channel="DAPI", shutter="open")
+    planned = plane_moves([-1.5, 2.25], exposure_ms=40, repeats=3, channel="DAPI")
+    moves = [replace(move, shutter="open") for move in planned]
     print_moves(moves, LIMITS, console=Console(width=120))
     printed = capsys.readouterr().out
     assert "2 moves, 6 frames" in printed

@@ -41,8 +41,8 @@ def test_a_second_section_joins_the_first(
     tmp_path: Path, scope: Microscope, camera_section: CameraSection
 ) -> None:
     path = tmp_path / "scope.json"
-    write_section(path, scope, camera=camera_section, raw=RAW, checks=GOOD)
-    write_section(path, scope, focus=FOCUS, raw=RAW, checks=GOOD)
+    write_section(path, scope, camera_section, raw=RAW, checks=GOOD)
+    write_section(path, scope, FOCUS, raw=RAW, checks=GOOD)
     profile = load_profile(path)
     assert profile.camera == camera_section
     assert profile.focus == FOCUS
@@ -56,11 +56,11 @@ def test_measuring_a_section_again_replaces_what_belongs_to_it(
     tmp_path: Path, scope: Microscope, camera_section: CameraSection
 ) -> None:
     path = tmp_path / "scope.json"
-    write_section(path, scope, camera=camera_section, raw=RAW, checks=BAD, insist=True)
-    write_section(path, scope, focus=FOCUS, raw=RAW, checks=GOOD)
+    write_section(path, scope, camera_section, raw=RAW, checks=BAD, insist=True)
+    write_section(path, scope, FOCUS, raw=RAW, checks=GOOD)
     assert load_profile(path).insisted
     again = msgspec.structs.replace(camera_section, hot_pixel_count=99)
-    profile = write_section(path, scope, camera=again, raw=RAW, checks=GOOD)
+    profile = write_section(path, scope, again, raw=RAW, checks=GOOD)
     assert profile == load_profile(path)
     assert profile.camera == again
     assert len(profile.raw) == len(profile.checks) == 2
@@ -75,13 +75,13 @@ def test_a_failed_check_writes_nothing_unless_the_user_insists(
         write_section(
             path,
             scope,
-            camera=camera_section,
+            camera_section,
             raw=RAW,
             checks=[*GOOD, *BAD],
             maps={"flat": Map(np.ones((4, 4), np.float32), "1")},
         )
     assert list(tmp_path.iterdir()) == []
-    profile = write_section(path, scope, camera=camera_section, raw=RAW, checks=BAD, insist=True)
+    profile = write_section(path, scope, camera_section, raw=RAW, checks=BAD, insist=True)
     assert profile.insisted
     assert load_profile(path).insisted
 
@@ -95,13 +95,13 @@ def test_another_microscope_is_refused_unless_replaced(
     tmp_path: Path, scope: Microscope, camera_section: CameraSection, change: dict[str, object]
 ) -> None:
     path = tmp_path / "scope.json"
-    write_section(path, scope, camera=camera_section, raw=RAW, checks=GOOD)
+    write_section(path, scope, camera_section, raw=RAW, checks=GOOD)
     before = path.read_bytes()
     other = msgspec.structs.replace(scope, **change)
     with pytest.raises(OutputError, match=f"{next(iter(change))} .*--replace"):
-        write_section(path, other, focus=FOCUS, raw=RAW, checks=GOOD)
+        write_section(path, other, FOCUS, raw=RAW, checks=GOOD)
     assert path.read_bytes() == before
-    profile = write_section(path, other, focus=FOCUS, raw=RAW, checks=GOOD, replace=True)
+    profile = write_section(path, other, FOCUS, raw=RAW, checks=GOOD, replace=True)
     assert profile.camera is None
     assert profile.microscope == other
 
@@ -110,8 +110,8 @@ def test_what_is_not_known_of_the_microscope_is_taken_from_the_profile(
     tmp_path: Path, scope: Microscope, camera_section: CameraSection
 ) -> None:
     path = tmp_path / "scope.json"
-    write_section(path, scope, camera=camera_section, raw=RAW, checks=GOOD)
-    profile = write_section(path, Microscope(camera="Zyla"), focus=FOCUS, raw=RAW, checks=GOOD)
+    write_section(path, scope, camera_section, raw=RAW, checks=GOOD)
+    profile = write_section(path, Microscope(camera="Zyla"), FOCUS, raw=RAW, checks=GOOD)
     assert profile.microscope == scope
 
 
@@ -121,7 +121,7 @@ def test_maps_lie_beside_the_profile_and_are_checked(
     path = tmp_path / "scope.json"
     values = np.random.default_rng(0).random((20, 30), np.float32)
     profile = write_section(
-        path, scope, camera=camera_section, raw=RAW, checks=GOOD, maps={"flat": Map(values, "1")}
+        path, scope, camera_section, raw=RAW, checks=GOOD, maps={"flat": Map(values, "1")}
     )
     assert profile.camera is not None
     stored = profile.camera.maps["flat"]
@@ -132,7 +132,7 @@ def test_maps_lie_beside_the_profile_and_are_checked(
     write_section(
         path,
         scope,
-        camera=camera_section,
+        camera_section,
         raw=RAW,
         checks=GOOD,
         maps={"flat": Map(values + 1, "1")},
@@ -169,9 +169,7 @@ def test_raw_data_are_named_by_their_contents(tmp_path: Path) -> None:
 def test_an_old_measurement_is_called_stale(
     tmp_path: Path, scope: Microscope, camera_section: CameraSection
 ) -> None:
-    profile = write_section(
-        tmp_path / "scope.json", scope, camera=camera_section, raw=RAW, checks=GOOD
-    )
+    profile = write_section(tmp_path / "scope.json", scope, camera_section, raw=RAW, checks=GOOD)
     now = datetime.now(UTC)
     assert stale(profile) == []
     assert stale(profile, now=now + timedelta(days=179)) == []

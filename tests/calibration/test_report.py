@@ -79,12 +79,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         camera.series([1, 100], 4),
         camera.series(range(10, 101, 10), 4, light_e_per_ms=42.0, seed=1),
     )
-    write_section(
-        path, microscope, camera=found.section, raw=[], checks=found.checks, maps=found.maps
-    )
-    write_section(path, microscope, focus=focus(), raw=[], checks=[check("range", True, "fine")])
+    write_section(path, microscope, found.section, raw=[], checks=found.checks, maps=found.maps)
+    write_section(path, microscope, focus(), raw=[], checks=[check("range", True, "fine")])
     leak = check("beads", False, "only 7 < 10 beads")
-    write_section(path, microscope, psf=psf(), raw=[], checks=[leak], insist=True)
+    write_section(path, microscope, psf(), raw=[], checks=[leak], insist=True)
     return path
 
 
@@ -156,7 +154,7 @@ def test_the_page_needs_nothing_but_itself(whole: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["wave", "gaussian", "disc"])
 def test_a_profile_of_one_section_is_drawn(model: str, scope: Microscope, tmp_path: Path) -> None:
     path = tmp_path / "scope.json"
-    write_section(path, scope, psf=psf(model), raw=[], checks=[])
+    write_section(path, scope, psf(model), raw=[], checks=[])
     write_report(path, tmp_path / "report.png")
     assert pixels((tmp_path / "report.png").read_bytes()).size > 0
 
@@ -165,7 +163,8 @@ def test_a_profile_with_next_to_nothing_in_it_is_drawn(scope: Microscope, tmp_pa
     path = tmp_path / "scope.json"
     bare = FocusSection(metric="Brenner", best_um=ONE)
     kernels = PsfSection(method="planes", model="gaussian", focus_um=ONE)
-    write_section(path, scope, focus=bare, psf=kernels, raw=[], checks=[])
+    write_section(path, scope, bare, raw=[], checks=[])
+    write_section(path, scope, kernels, raw=[], checks=[])
     write_report(path, tmp_path / "report.html")
     assert "not measured" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -157,8 +157,9 @@ def test_pictures_that_do_not_match_are_refused(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     good = noise(1)
+    (tmp_path / "nowhere").write_text("a file", encoding="utf-8")
     with pytest.raises(OutputError, match=r"nowhere.*s\.png cannot be written"):
         contact_sheet(
             [SheetRow("a", good, good, good)],

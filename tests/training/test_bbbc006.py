@@ -21,11 +21,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
-from refocusd_training.data import DataConfig, open_samples
 from refocusd_training.data.archive import extract_plane
 from refocusd_training.data.bbbc006 import open_plate, plane_defocus_um, read_plane
+from refocusd_training.data.config import DataConfig
 from refocusd_training.data.fetch_bbbc006 import MANIFEST, fetch_bbbc006
 from refocusd_training.data.sides import side_of, sides_of
+from refocusd_training.data.source import open_samples
 
 from refocusd.errors import ConfigError, DiskFullError, InputError
 
@@ -435,10 +436,10 @@ def test_batches_of_pairs_are_a_function_of_seed_and_step(plate: Path) -> None:
     [
         ({"planes": (34,)}, "0 to 33"),
         ({"planes": (5,), "test_planes": (5,)}, "data.test_planes"),
-        ({"kind": "bbbc"}, "give one of"),
-        ({"validate": 0.7}, "share"),
+        ({"kind": "bbbc"}, "must be one of"),
+        ({"validate": 0.7}, "between 0.0 and 0.499"),
         ({"kind": "sharp", "channels": ("w1",)}, "NAME=FOLDER"),
-        ({"layers": 9}, "1 to 4"),
+        ({"layers": 9}, "between 1 and 4"),
         ({"defocus_um": (3.0, 1.0)}, "lowest"),
     ],
 )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from refocusd_training.data import fetch_bbbc038, find_images, pixels_digest, read_image
+from refocusd_training.data.bbbc038 import fetch_bbbc038
+from refocusd_training.data.images import find_images, pixels_digest, read_image
 
 from refocusd.errors import InputError
 

@@ -16,27 +16,16 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
-from refocusd_training.evaluation import (
-    Case,
-    Exposure,
-    Result,
-    channel_cases,
-    deep_cases,
-    defocus_accuracy,
-    evaluate,
-    print_table,
-    summary,
-    write_csv,
-    write_json,
-)
-from refocusd_training.evaluation.defocus import CLASSES_UM, evaluate_defocus
+from refocusd_training.evaluation.cases import Case, channel_cases, deep_cases
+from refocusd_training.evaluation.defocus import CLASSES_UM, defocus_accuracy, evaluate_defocus
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
-from refocusd_training.evaluation.methods import user_methods
+from refocusd_training.evaluation.methods import Exposure, user_methods
 from refocusd_training.evaluation.page import chosen_frames
 from refocusd_training.evaluation.protocol import bbbc006_pairs, planes_of, training_of
-from refocusd_training.evaluation.results import exposure_of
-from refocusd_training.evaluation.summary import differences, means
+from refocusd_training.evaluation.report import print_table, write_csv, write_json
+from refocusd_training.evaluation.results import Result, evaluate, exposure_of
+from refocusd_training.evaluation.summary import differences, means, summary
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting
 from refocusd_training.simulate.scene import simulate_frame

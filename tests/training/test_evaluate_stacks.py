@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from refocusd_training.evaluation.objects import IsolatedObjects, object_figures
 from refocusd_training.evaluation.protocol import scaled_quality
-from refocusd_training.evaluation.run import Outputs, run_stacks
+from refocusd_training.evaluation.run import Options, run_stacks
 from refocusd_training.evaluation.stacks import StackNotes, read_notes, stack_pairs
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT, Setting
@@ -93,7 +93,7 @@ def test_real_stacks_are_evaluated_plane_by_plane(
     stacks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "q.json"
-    run_stacks(["deconvolution"], stacks, Outputs(output), notes=stacks / "notes.toml")
+    run_stacks(["deconvolution"], stacks, Options(json=output), notes=stacks / "notes.toml")
     document = json.loads(output.read_text(encoding="utf-8"))
     frames: list[dict[str, Any]] = document["frames"]
     assert len(frames) == 10
@@ -114,7 +114,7 @@ def test_real_stacks_are_evaluated_plane_by_plane(
 def test_the_page_of_stacks_shows_the_worst_frames_first(stacks: Path, tmp_path: Path) -> None:
     shutil.copy(stacks / "one.tif", tmp_path)
     page = tmp_path / "page"
-    run_stacks(["deconvolution"], tmp_path, Outputs(page=page), deconvolve=False)
+    run_stacks(["deconvolution"], tmp_path, Options(page=page, deconvolve=False))
     text = (page / "index.html").read_text(encoding="utf-8")
     assert text.index("Worst frames of deconvolution") < text.index("<h2>one, sharpest plane")
     assert "one plane 3" in text

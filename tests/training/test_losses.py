@@ -150,7 +150,7 @@ def test_defocus_counts_by_magnitude_and_only_where_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"name": "l2"}, "give one of refocus"),
+        ({"name": "l2"}, "must be one of refocus"),
         ({"name": "sum"}, "give parts"),
         ({"parts": {"l1": 1.0}}, "give parts"),
         ({"name": "sum", "parts": {"sum": 1.0}}, "with names out of"),

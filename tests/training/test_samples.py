@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from refocusd_training.data import DataConfig, open_samples
+from refocusd_training.data.config import DataConfig
 from refocusd_training.data.samples import Batch, Prefetched, SampleStream
+from refocusd_training.data.source import open_samples
 from refocusd_training.simulate.depth import blurred_layers, depths_um, layer_transfers, layers_of
 
 from refocusd.errors import InputError

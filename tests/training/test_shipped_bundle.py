@@ -16,7 +16,7 @@ import yaml
 from ability import cpu_engine
 from numpy.typing import NDArray
 from refocusd_training.data.split import load_split, split_digest
-from refocusd_training.evaluation import held_out_cases, scene_of
+from refocusd_training.evaluation.cases import held_out_cases, scene_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import Scene, simulate_frame

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from refocusd_training.data import read_image
+from refocusd_training.data.images import read_image
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 from numpy.typing import NDArray
-from refocusd_training.data import find_images, pixels_digest, read_image
+from refocusd_training.data.images import find_images, pixels_digest, read_image
 from refocusd_training.data.split import (
     DIGEST_DIGITS,
     DUPLICATE,

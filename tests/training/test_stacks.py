@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from refocusd_training.data import DataConfig, open_samples
+from refocusd_training.data.config import DataConfig
+from refocusd_training.data.source import open_samples
 from refocusd_training.data.stacks import find_stacks, focus_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera

@@ -281,7 +281,7 @@ def test_settings_survive_their_file(tmp_path: Path) -> None:
         ("[final_loss]\nweightz = 3", "weightz"),
         ("[data]\nkinds = 3", "kinds"),
         ("size = 100", "multiple of 32"),
-        ("steps = 0", "at least 1"),
+        ("steps = 0", "between 1 and"),
         ("steps = 2.5", "int"),
         ('learning_rate = "high"', "float"),
         ('schedule = "cosine"', "cosine"),

@@ -122,7 +122,7 @@ def test_a_run_draws_any_microscope_if_its_configuration_says_so(tmp_path: Path)
         data = DataConfig(optics=optics)  # type: ignore[arg-type]
         write_config(TrainingConfig(data=data), tmp_path / "config.toml")
         assert ranges_of_run(tmp_path) == (ranges, None)
-    with pytest.raises(ConfigError, match=r"data\.optics is '40x'; give one of 20x, any"):
+    with pytest.raises(ConfigError, match="optics = '40x': it must be one of 20x, any"):
         DataConfig(optics="40x")  # type: ignore[arg-type]
 
 

@@ -7,17 +7,17 @@ The loop's own settings stand at the top of the file; the tables ``[network]``,
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 import types
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from refocusd.config import toml_value
-from refocusd.errors import ConfigError, OutputError
+from refocusd.config import Limits, check_settings, toml_value
+from refocusd.errors import ConfigError
+from refocusd.files import output
 from refocusd_training.data.config import DataConfig
 from refocusd_training.losses.config import LossConfig
 from refocusd_training.networks.config import NetworkConfig
@@ -25,6 +25,8 @@ from refocusd_training.weights import IMAGENET
 
 __all__ = ["TrainingConfig", "load_config", "write_config"]
 
+#: Limit of numbers that have no natural one.
+MOST = 10**9
 #: Settings that name files or folders; relative to the folder of the configuration.
 PATHS = (
     ("profile",),
@@ -115,33 +117,33 @@ class TrainingConfig:
     """
 
     seed: int = 2
-    steps: int = 1000
-    batch: int = 6
-    size: int = 320
+    steps: Annotated[int, Limits(1, MOST)] = 1000
+    batch: Annotated[int, Limits(1, MOST)] = 6
+    size: Annotated[int, Limits(1, MOST)] = 320
     schedule: Literal["constant", "one-cycle"] = "constant"
-    learning_rate: float = 1.2e-3
-    warm_up: int = 200
-    decay: int = 400
-    rise: float = 0.25
-    frozen_steps: int = 0
+    learning_rate: Annotated[float, Limits(1e-12, MOST)] = 1.2e-3
+    warm_up: Annotated[int, Limits(0, MOST)] = 200
+    decay: Annotated[int, Limits(0, MOST)] = 400
+    rise: Annotated[float, Limits(1e-6, 1 - 1e-6)] = 0.25
+    frozen_steps: Annotated[int, Limits(0, MOST)] = 0
     unfrozen_rate: float = 0.0
     encoder_rate: float = 0.1
     weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.998
+    clip: Annotated[float, Limits(1e-12, MOST)] = 1.0
+    ema: Annotated[float, Limits(0.0, 1 - 1e-9)] = 0.998
     precision: Literal["bf16", "f16", "f32"] = "bf16"
     simulation: Literal["auto", "cpu", "device"] = "auto"
-    defocus_weight: float = 0.1
-    checkpoint_every: int = 500
+    defocus_weight: Annotated[float, Limits(0.0, MOST)] = 0.1
+    checkpoint_every: Annotated[int, Limits(1, MOST)] = 500
     snapshots: bool = False
-    validate_every: int = 0
-    patience: int = 0
+    validate_every: Annotated[int, Limits(0, MOST)] = 0
+    patience: Annotated[int, Limits(0, MOST)] = 0
     minutes: float = 0.0
-    threads: int = 0
+    threads: Annotated[int, Limits(0, MOST)] = 0
     profile: str = ""
     weights: str = ""
     teacher: str = ""
-    teacher_weight: float = 1.0
+    teacher_weight: Annotated[float, Limits(0.0, MOST)] = 1.0
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     final_loss: LossConfig | None = None
@@ -149,25 +151,9 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot run."""
-        for name in ("steps", "batch", "size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
-        for name in ("warm_up", "decay", "frozen_steps", "validate_every", "patience", "threads"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
+        check_settings(self)
         if self.size % 32:
             raise ConfigError(f"size is {self.size}; give a multiple of 32 px")
-        for name in ("defocus_weight", "teacher_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
-        if not self.learning_rate > 0 or not self.clip > 0:
-            raise ConfigError(
-                f"learning_rate is {self.learning_rate} and clip is {self.clip}; give more than 0"
-            )
-        if not 0 < self.rise < 1 or not 0 <= self.ema < 1:
-            raise ConfigError(
-                f"rise is {self.rise} and ema is {self.ema}; give shares between 0 and 1"
-            )
         if self.frozen_steps >= self.steps:
             raise ConfigError(
                 f"frozen_steps is {self.frozen_steps} of {self.steps} steps; leave some unfrozen"
@@ -241,7 +227,5 @@ def write_config(config: TrainingConfig, path: Path) -> None:
     OutputError
         If it cannot be written.
     """
-    try:
+    with output(path):
         path.write_text("\n".join(_lines(config)) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror})") from error

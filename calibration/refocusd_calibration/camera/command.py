@@ -14,21 +14,11 @@ from refocusd.cli.console import console, progress
 from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
-from refocusd_calibration.cli.flags import (
-    add_measurement_flags,
-    numbers,
-    raw_folder,
-)
+from refocusd_calibration.cli.flags import add_measurement_flags, numbers, raw_folder
 from refocusd_calibration.profile.identity import microscope_of, microscope_of_core
 from refocusd_calibration.stage.microscope import ask, open_microscope
-from refocusd_calibration.stage.moves import (
-    Move,
-    MoveLimits,
-    Shutter,
-    check_moves,
-    print_moves,
-    run_series,
-)
+from refocusd_calibration.stage.moves import run_series
+from refocusd_calibration.stage.plan import Move, MoveLimits, Shutter, check_moves, print_moves
 
 __all__ = ["camera_moves", "register"]
 

@@ -12,7 +12,7 @@ from refocusd.cli.console import console
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import Check, Measured
 from refocusd_calibration.profile.identity import add_microscope_flags
-from refocusd_calibration.stage.moves import LONGEST_EXPOSURE_MS
+from refocusd_calibration.stage.plan import LONGEST_EXPOSURE_MS
 
 __all__ = [
     "add_measurement_flags",

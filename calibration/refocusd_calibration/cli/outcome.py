@@ -74,7 +74,7 @@ def conclude(
     profile = write_section(
         arguments.output,
         microscope,
-        **{name: measured.section},  # type: ignore[arg-type]
+        measured.section,
         raw=raw,
         checks=measured.checks,
         insist=arguments.insist,

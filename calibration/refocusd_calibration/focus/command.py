@@ -15,9 +15,7 @@ from refocusd.cli.console import console, progress
 from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
-from refocusd_calibration.cli.flags import (
-    add_measurement_flags,
-)
+from refocusd_calibration.cli.flags import add_measurement_flags
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
 

@@ -23,8 +23,9 @@ structure and large pixels give more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -143,7 +144,7 @@ def measure_focus(
     good = [index for index, item in enumerate(fitted) if item is not None]
     notes = list(series.notes)
     if not good:
-        return _at_the_edge(table, chosen, figures, tuple(notes))
+        return _concluded(table, chosen, figures, notes, failed_sweeps=len(fitted))
     kept = [item for item in fitted if item is not None]
     sweeps = [table.sweeps[index] for index in good]
     motion = fit_motion(_passages(sweeps, kept))
@@ -161,7 +162,7 @@ def measure_focus(
     }
     pooled = pooled_of[chosen.metric]
     if pooled is None:
-        return _at_the_edge(table, chosen, figures, tuple(notes))
+        return _concluded(table, chosen, figures, notes, failed_sweeps=len(fitted))
     values = values_of[chosen.metric]
     tiles = _tiles(z, values, table, pooled.peak, pixel_um)
     surface = (
@@ -180,37 +181,68 @@ def measure_focus(
         centre = measured(surface.centre_um, own)
     if table.hot:
         notes.append(f"{table.hot} hot pixels were replaced by their neighbours' median")
-    section = FocusSection(
-        metric=chosen.metric,
+    return _concluded(
+        table,
+        chosen,
+        figures,
+        notes,
+        failed_sweeps=len(fitted) - len(good),
+        peak=pooled.peak,
+        inside=all(
+            is_inside(item.peak, sweep.z_um) for item, sweep in zip(kept, sweeps, strict=True)
+        ),
+        best=best,
+        surface=surface,
         best_um=centre,
-        best_by_metric_um=best,
-        z_um=_taken_z(table),
-        curves=_taken_curves(table),
         depth_of_field_um=_depth(pooled),
         tiles_um=tiles,
         backlash_um=motion.backlash_um,
         repeatability_um=motion.repeatability_um,
         drift_um_per_min=motion.drift_um_per_min,
     )
-    findings = FocusFindings(
-        table=table,
-        figures=figures,
-        chosen=chosen,
-        peak=pooled.peak,
-        failed_sweeps=len(fitted) - len(good),
-        inside=all(
-            is_inside(item.peak, sweep.z_um) for item, sweep in zip(kept, sweeps, strict=True)
-        ),
-        best=best,
+
+
+def _concluded(
+    table: FocusTable,
+    chosen: MetricFigures,
+    figures: tuple[MetricFigures, ...],
+    notes: Sequence[str],
+    *,
+    failed_sweeps: int,
+    peak: Peak | None = None,
+    inside: bool = False,
+    best: Mapping[str, Measured] | None = None,
+    surface: FocalSurface | None = None,
+    **numbers: Any,
+) -> FocusMeasurement:
+    """The measurement with its checks; without a peak, that of a focus outside the planes."""
+    found = FocusFindings(table, figures, chosen, peak, failed_sweeps, inside, best or {})
+    section = FocusSection(
+        metric=chosen.metric,
+        best_by_metric_um=dict(found.best),
+        z_um=[float(z) for sweep in table.sweeps for z in sweep.z_um],
+        curves={
+            name: [float(y) for sweep in table.sweeps for y in sweep.curve(name, table.content)]
+            for name in METRICS
+        },
+        **(numbers if peak else {"best_um": _sharpest(table, chosen.metric)}),
     )
     return FocusMeasurement(
         section=_with_surface(section, surface),
-        checks=check_focus(findings),
+        checks=check_focus(found),
         figures=figures,
         surface=surface,
-        power=pooled.peak.power,
+        power=peak.power if peak else math.nan,
         notes=tuple(notes),
     )
+
+
+def _sharpest(table: FocusTable, metric: str) -> Measured:
+    """The sharpest plane, for what it is worth: focus may lie anywhere beyond."""
+    sweep = table.sweeps[0]
+    z, y = _ordered(sweep, sweep.curve(metric, table.content))
+    # The range itself is the least that can be said.
+    return measured(float(z[int(np.argmax(y))]), float(np.ptp(z)))
 
 
 def _ordered(sweep: SweepTable, curve: Floats) -> tuple[Floats, Floats]:
@@ -314,44 +346,3 @@ def _with_surface(section: FocusSection, surface: FocalSurface | None) -> FocusS
         tilt_mrad=(measured(a, ua, 1e3), measured(b, ub, 1e3)),
         curvature_per_m=measured(*surface.curvature, 2e6) if surface.curvature else None,
     )
-
-
-def _at_the_edge(
-    table: FocusTable,
-    chosen: MetricFigures,
-    figures: tuple[MetricFigures, ...],
-    notes: tuple[str, ...],
-) -> FocusMeasurement:
-    """No maximum within the planes: the sharpest plane, for what it is worth."""
-    sweep = table.sweeps[0]
-    z, y = _ordered(sweep, sweep.curve(chosen.metric, table.content))
-    sharpest = float(z[int(np.argmax(y))])
-    section = FocusSection(
-        metric=chosen.metric,
-        # Anywhere beyond: the range itself is the least that can be said.
-        best_um=measured(sharpest, float(np.ptp(z))),
-        z_um=_taken_z(table),
-        curves=_taken_curves(table),
-    )
-    findings = FocusFindings(
-        table=table,
-        figures=figures,
-        chosen=chosen,
-        peak=None,
-        failed_sweeps=len(table.sweeps),
-        inside=False,
-        best={},
-    )
-    checks = check_focus(findings)
-    return FocusMeasurement(section=section, checks=checks, figures=figures, notes=notes)
-
-
-def _taken_z(table: FocusTable) -> list[float]:
-    return [float(z) for sweep in table.sweeps for z in sweep.z_um]
-
-
-def _taken_curves(table: FocusTable) -> dict[str, list[float]]:
-    return {
-        name: [float(y) for sweep in table.sweeps for y in sweep.curve(name, table.content)]
-        for name in METRICS
-    }

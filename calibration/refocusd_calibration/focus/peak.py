@@ -40,6 +40,8 @@ WINDOW = 0.2
 #: The depth of field ends where the metric lost a fifth: what a quarter wave of defocus
 #: takes from the peak of a point's image.
 DEPTH_LEVEL = 0.8
+#: A maximum counts from this share of the range of the curve.
+PROMINENT = 0.15
 #: A model whose residual is above this times the best one's is no alternative.
 ALTERNATIVE = 1.5
 
@@ -112,7 +114,7 @@ def noise_of(y: ArrayLike) -> float:
     return robust_sigma(np.diff(values, 3)) / math.sqrt(20)
 
 
-def count_peaks(y: ArrayLike, noise: float, *, share: float = 0.15) -> int:
+def count_peaks(y: ArrayLike, noise: float) -> int:
     """Maxima that stand out of their surroundings, those at the ends included.
 
     Parameters
@@ -120,9 +122,7 @@ def count_peaks(y: ArrayLike, noise: float, *, share: float = 0.15) -> int:
     y : array_like of float, shape (planes,)
         In the order of z.
     noise : float
-        Standard deviation; a maximum counts from five of it ...
-    share : float
-        ... and from this share of the range of the curve.
+        Standard deviation; a maximum counts from five of it, and from `PROMINENT`.
     """
     values = np.asarray(y, dtype=np.float64)
     span = float(np.ptp(values))
@@ -130,7 +130,7 @@ def count_peaks(y: ArrayLike, noise: float, *, share: float = 0.15) -> int:
         return 0
     # The ends may be maxima as well.
     padded = np.concatenate(([values.min()], values, [values.min()]))
-    found, _ = signal.find_peaks(padded, prominence=max(share * span, 5 * noise))
+    found, _ = signal.find_peaks(padded, prominence=max(PROMINENT * span, 5 * noise))
     return len(found)
 
 
@@ -139,7 +139,6 @@ def fit_peak(
     y: ArrayLike,
     *,
     power: float | None = None,
-    base: float | None = None,
     window: tuple[float, float] | None = None,
 ) -> Peak | None:
     """Fit the highest peak of a curve; None if it has no maximum within its planes.
@@ -150,15 +149,13 @@ def fit_peak(
         In any order; planes of several series may be mixed.
     power : float, optional
         Of the model; by default the one that fits best.
-    base : float, optional
-        By default `base_of` the curve.
     window : (float, float), optional
         First and last z to fit, um; by default all above `WINDOW` of the peak.
     """
     z, values = np.asarray(z_um, dtype=np.float64), np.asarray(y, dtype=np.float64)
     order = np.argsort(z, kind="stable")
     z, values = z[order], values[order]
-    base = base_of(values) if base is None else base
+    base = base_of(values)
     above = values - base
     height = _smoothed_maximum(above)
     if not math.isfinite(height) or height <= 0:

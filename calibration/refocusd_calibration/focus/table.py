@@ -15,7 +15,7 @@ from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd_calibration.focus.metrics import METRICS, Grid, find_hot_pixels, measure_frame
-from refocusd_calibration.focus.shift import Look, compare_looks, look_at
+from refocusd_calibration.focus.shift import compare_planes
 from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries
 
 __all__ = ["FocusTable", "SweepTable", "measure_series"]
@@ -152,7 +152,7 @@ def _measure(
 ) -> SweepTable:
     rows: dict[str, list[Floats]] = {name: [] for name in METRICS}
     light, saturated, shifts, alike = [], [], [], []
-    before: Look | None = None
+    before: Pixels | None = None
     repeated = 0
     for plane in sweep.planes:
         frames = [read() for read in plane.reads]
@@ -164,13 +164,12 @@ def _measure(
             rows[name].append(np.mean([values[name] for values, _ in measured], axis=0))
         light.append(float(np.mean([amount for _, amount in measured])))
         saturated.append(float(np.mean([(frame >= top).mean() for frame in frames])))
-        look = look_at(mended[0])
         if before is not None:
-            repeated += int(np.array_equal(before.pixels, look.pixels))
-            shift, likeness = compare_looks(look, before)
+            repeated += int(np.array_equal(before, mended[0]))
+            shift, likeness = compare_planes(mended[0], before)
             shifts.append(shift)
             alike.append(likeness)
-        before = look
+        before = mended[0]
         if on_plane is not None:
             on_plane()
     times = [plane.time_s for plane in sweep.planes]

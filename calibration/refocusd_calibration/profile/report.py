@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refocusd.errors import ConfigError, OutputError
+from refocusd.cli.html_page import document, picture, table, write_page
+from refocusd.errors import ConfigError
+from refocusd.files import output
 from refocusd.optional import need
 from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import Profile, load_profile
@@ -22,7 +23,7 @@ from refocusd_calibration.profile.report_figures import (
     draw_residuals,
     draw_transfer,
 )
-from refocusd_calibration.profile.rows import Rows, profile_rows
+from refocusd_calibration.profile.rows import profile_rows
 from refocusd_calibration.profile.write import read_map
 
 if TYPE_CHECKING:
@@ -33,14 +34,6 @@ __all__ = ["write_report"]
 
 #: Draws one figure into axes.
 Draw = Callable[["Figure", "Axes"], None]
-
-_CSS = """
-body{font:15px/1.45 system-ui,sans-serif;max-width:1050px;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse;margin:.5em 0 1.5em}td,th{padding:.25em .8em;text-align:left;
-border-bottom:1px solid #ddd;vertical-align:top}td.value{text-align:right;white-space:nowrap}
-.failed{color:#b00020;font-weight:600}.remark{background:#fff3cd;padding:.5em .8em;margin:.3em 0}
-img{max-width:100%}code{font-size:85%;word-break:break-all}
-"""
 
 
 def write_report(profile_path: str | Path, report_path: str | Path) -> None:
@@ -67,15 +60,12 @@ def write_report(profile_path: str | Path, report_path: str | Path) -> None:
     if ending not in (".png", ".html"):
         raise ConfigError(f"{report_path}: a report ends with .png or .html")
     profile = load_profile(profile_path)
-    picture = _picture(profile, Path(profile_path))
-    data = picture if ending == ".png" else _page(profile, Path(profile_path), picture).encode()
-    try:
-        report_path.parent.mkdir(parents=True, exist_ok=True)
-        report_path.write_bytes(data)
-    except OSError as error:
-        raise OutputError(
-            f"the report {report_path} cannot be written: {error.strerror}"
-        ) from error
+    png = _picture(profile, Path(profile_path))
+    if ending == ".html":
+        write_page(report_path, _page(profile, Path(profile_path), png))
+        return
+    with output(report_path):
+        report_path.write_bytes(png)
 
 
 def _figures(profile: Profile, path: Path) -> list[Draw]:
@@ -120,44 +110,26 @@ def _picture(profile: Profile, path: Path) -> bytes:
     return stream.getvalue()
 
 
-def _page(profile: Profile, path: Path, picture: bytes) -> str:
+def _page(profile: Profile, path: Path, png: bytes) -> str:
+    remarks = stale(profile)
+    if profile.insisted:
+        remarks = ["Written although checks failed, because the user insisted.", *remarks]
     parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        f"<title>{html.escape(path.name)}</title><style>{_CSS}</style></head><body>",
-        f"<h1>Calibration profile {html.escape(path.stem)}</h1>",
         f"<p>id <code>{profile.id()}</code>, written {html.escape(profile.created)}</p>",
         f"<p>by refocusd {html.escape(profile.version)}</p>",
+        *(f"<p class=remark>{html.escape(remark)}</p>" for remark in remarks),
+        picture(png, "figures of the profile"),
     ]
-    if profile.insisted:
-        parts.append(
-            "<p class=remark>Written although checks failed, because the user insisted.</p>"
-        )
-    parts += [f"<p class=remark>{html.escape(remark)}</p>" for remark in stale(profile)]
-    encoded = base64.b64encode(picture).decode()
-    parts.append(f'<img alt="figures of the profile" src="data:image/png;base64,{encoded}">')
     for section, rows in profile_rows(profile).items():
         date = profile.measured.get(section)
-        parts.append(
-            f"<h2>{section}{f' <small>({html.escape(date[:10])})</small>' if date else ''}</h2>"
-        )
-        parts.append(_table(rows))
-    parts.append("<h2>checks</h2><table><tr><th>check<th><th>what was found</tr>")
-    for item in profile.checks:
-        state = "<td>passed" if item.passed else "<td class=failed>FAILED"
-        parts.append(f"<tr><td>{html.escape(item.name)}{state}<td>{html.escape(item.detail)}</tr>")
-    parts.append("</table><h2>raw data</h2><table><tr><th>what<th>where<th>sha256</tr>")
-    parts += [
-        f"<tr><td>{html.escape(raw.what)}<td><code>{html.escape(raw.path)}</code>"
-        f"<td><code>{raw.sha256}</code></tr>"
-        for raw in profile.raw
-    ]
-    parts.append("</table></body></html>\n")
-    return "\n".join(parts)
-
-
-def _table(rows: Rows) -> str:
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}<td class=value>{html.escape(value)}</tr>"
-        for name, value in rows
+        when = f" <small>({html.escape(date[:10])})</small>" if date else ""
+        parts.append(f"<h2>{section}{when}</h2>")
+        parts.append(table((name, (value, "number")) for name, value in rows))
+    checks = (
+        (item.name, "passed" if item.passed else ("FAILED", "bad"), item.detail)
+        for item in profile.checks
     )
-    return f"<table>{cells}</table>"
+    raw = ((data.what, data.path, data.sha256) for data in profile.raw)
+    parts += ["<h2>checks</h2>", table(checks, ("check", "", "what was found"))]
+    parts += ["<h2>raw data</h2>", table(raw, ("what", "where", "sha256"))]
+    return document(f"Calibration profile {path.stem}", parts)

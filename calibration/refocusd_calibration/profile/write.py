@@ -37,6 +37,7 @@ from refocusd.profiles.profile import (
 
 __all__ = ["Map", "raw_data", "read_map", "write_section"]
 
+_NAMES: dict[type, str] = {CameraSection: "camera", FocusSection: "focus", PsfSection: "psf"}
 #: Nominal values of one microscope agree within this.
 _SAME = 0.005
 
@@ -58,17 +59,15 @@ class Map:
 def write_section(
     profile_path: str | Path,
     microscope: Microscope,
+    section: CameraSection | FocusSection | PsfSection,
     *,
-    camera: CameraSection | None = None,
-    focus: FocusSection | None = None,
-    psf: PsfSection | None = None,
     raw: Sequence[RawData],
     checks: Sequence[Check],
     insist: bool = False,
     replace: bool = False,
     maps: Mapping[str, Map] | None = None,
 ) -> Profile:
-    """Write one or more measured sections into a profile; the others are kept.
+    """Write a measured section into a profile; the others are kept.
 
     Parameters
     ----------
@@ -76,12 +75,11 @@ def write_section(
         A new file, or a profile of the same microscope.
     microscope : Microscope
         What is not known of it is taken from the profile that is there.
-    camera, focus, psf : sections
-        At least one.
+    section : CameraSection, FocusSection or PsfSection
     raw : sequence of RawData
-        Of these sections; see `raw_data`.
+        Of this section; see `raw_data`.
     checks : sequence of Check
-        Of these sections.
+        Of this section.
     insist : bool
         Write although checks failed; the profile then says so.
     replace : bool
@@ -102,14 +100,11 @@ def write_section(
     OutputError
         If the profile there is another microscope's, or cannot be written.
     """
-    sections = {"camera": camera, "focus": focus, "psf": psf}
-    written = [name for name, section in sections.items() if section is not None]
-    if not written:
-        raise ValueError("write_section was called without a section")
+    name = _NAMES[type(section)]
     failed = [check for check in checks if not check.passed]
     if failed and not insist:
         raise InputError(
-            f"the {' and '.join(written)} calibration failed its checks, and no profile was "
+            f"the {name} calibration failed its checks, and no profile was "
             "written: "
             + "; ".join(f"{check.name}: {check.detail}" for check in failed)
             + ". Measure again, or give --insist to write it nevertheless"
@@ -125,11 +120,10 @@ def write_section(
             )
         if differing:
             former = None
-    if camera is not None and maps:
-        stored = {name: _store_map(path, name, item) for name, item in maps.items()}
-        camera = msgspec.structs.replace(camera, maps={**camera.maps, **stored})
-        sections["camera"] = camera
-    profile = _merged(former, microscope, sections, written, raw, checks)
+    if isinstance(section, CameraSection) and maps:
+        stored = {kind: _store_map(path, kind, item) for kind, item in maps.items()}
+        section = msgspec.structs.replace(section, maps={**section.maps, **stored})
+    profile = _merged(former, microscope, name, section, raw, checks)
     save_profile(profile, path)
     if former is not None and former.camera is not None:
         _remove_maps(path.parent, former.camera, profile.camera)
@@ -139,32 +133,32 @@ def write_section(
 def _merged(
     former: Profile | None,
     microscope: Microscope,
-    sections: Mapping[str, CameraSection | FocusSection | PsfSection | None],
-    written: Sequence[str],
+    name: str,
+    section: CameraSection | FocusSection | PsfSection,
     raw: Sequence[RawData],
     checks: Sequence[Check],
 ) -> Profile:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    label = written[0]
-    kept_raw = [] if former is None else [r for r in former.raw if _section(r.what) not in written]
-    kept = [] if former is None else [c for c in former.checks if _section(c.name) not in written]
-    new_raw = [msgspec.structs.replace(r, what=_labelled(r.what, label)) for r in raw]
-    new = [msgspec.structs.replace(c, name=_labelled(c.name, label)) for c in checks]
-    all_checks = [*kept, *new]
-    values = {
-        name: section if section is not None else getattr(former, name, None)
-        for name, section in sections.items()
+    if former is None:
+        former = Profile(created=now, version=__version__, microscope=microscope)
+    new_checks = [
+        *(check for check in former.checks if _section(check.name) != name),
+        *(msgspec.structs.replace(c, name=_labelled(c.name, name)) for c in checks),
+    ]
+    changed = {
+        "created": now,
+        "version": __version__,
+        "microscope": _completed(microscope, former.microscope),
+        "measured": {**former.measured, name: now},
+        "raw": [
+            *(data for data in former.raw if _section(data.what) != name),
+            *(msgspec.structs.replace(r, what=_labelled(r.what, name)) for r in raw),
+        ],
+        "checks": new_checks,
+        "insisted": any(not check.passed for check in new_checks),
+        name: section,
     }
-    return Profile(
-        created=now,
-        version=__version__,
-        microscope=microscope if former is None else _completed(microscope, former.microscope),
-        measured={**(former.measured if former else {}), **dict.fromkeys(written, now)},
-        raw=[*kept_raw, *new_raw],
-        checks=all_checks,
-        insisted=any(not check.passed for check in all_checks),
-        **values,  # type: ignore[arg-type]
-    )
+    return msgspec.structs.replace(former, **changed)
 
 
 def _section(text: str) -> str:
@@ -234,17 +228,12 @@ def _hash_file(file: Path, digest: hashlib._Hash) -> None:
 def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:
     values = np.ascontiguousarray(item.values, np.float32)
     folder, new = profile_path.parent, profile_path.with_name(f"{profile_path.stem}.{name}.new")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with files.output(new):
         tifffile.imwrite(new, values, metadata=None, description=f"{name}, {item.unit}")
         digest = hashlib.sha256(new.read_bytes()).hexdigest()
         # Named by its contents: the profile that is there stays right until it is replaced.
         file = f"{profile_path.stem}.{name}.{digest[:8]}.tif"
         files.replace(new, folder / file)
-    except OSError as error:
-        raise OutputError(
-            f"the map {name} cannot be written beside {profile_path}: {error.strerror}"
-        ) from error
     return StoredMap(file=file, sha256=digest, unit=item.unit)
 
 

@@ -14,9 +14,7 @@ from refocusd.cli.console import console
 from refocusd.cli.flags import add_command
 from refocusd.errors import InputError
 from refocusd.profiles.profile import Microscope
-from refocusd_calibration.cli.flags import (
-    add_measurement_flags,
-)
+from refocusd_calibration.cli.flags import add_measurement_flags
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
 

@@ -12,7 +12,7 @@ from scipy import optimize, stats
 from refocusd.profiles.profile import Measured
 from refocusd_calibration.estimates import measured
 from refocusd_calibration.psf.laws import BlurLaw, Floats
-from refocusd_calibration.psf.observed import Observed, Weighted
+from refocusd_calibration.psf.observed import AMPLITUDE_SPREAD, Observed, Weighted
 
 __all__ = ["LawFit", "fit_law"]
 
@@ -104,7 +104,7 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
         shown = observed.fitted(observed.shape_of(law, values))
         rest = (shown.residual * root).ravel()
         if observed.method == "planes":
-            rest = np.append(rest, (shown.amplitude - 1) / observed.amplitude_spread)
+            rest = np.append(rest, (shown.amplitude - 1) / AMPLITUDE_SPREAD)
         return np.asarray(rest, np.float64)
 
     def cost(values: Floats) -> float:

@@ -19,8 +19,9 @@ the pixel size and the stage's scale, which are what a user can check.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,41 +43,56 @@ _PANEL = 32
 _OPTIONAL = ("apodisation", "bead_um", "pixel_scale")
 
 
-class BlurLaw(Protocol):
+class BlurLaw(ABC):
     """A kernel for each stage position, as a function of a few parameters.
 
     The last parameter is the stage position of focus; `transfer` and `kernel` take
     stage positions, not defocus.
+
+    Parameters
+    ----------
+    start : mapping of str to float
+        Value of each parameter: where a fit starts, or, of one that is not free, what it is
+        held at.
+    bounds : mapping of str to (float, float)
+        Lowest and highest value of each parameter.
+    free : sequence of str
+        Names of the parameters that are fitted.
     """
 
-    @property
-    def name(self) -> str:
-        """Name of the law."""
-        ...
+    name: str
 
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that are fitted."""
-        ...
+    def __init__(
+        self,
+        start: Mapping[str, float],
+        bounds: Mapping[str, tuple[float, float]],
+        free: Sequence[str],
+    ) -> None:
+        self._start, self._bounds = start, bounds
+        self.parameters = tuple(free)
 
     def start(self) -> Floats:
         """Parameters at which a fit starts, shape (parameters,)."""
-        ...
+        return np.array([self._start[name] for name in self.parameters])
 
     def bounds(self) -> tuple[Floats, Floats]:
         """Lowest and highest values, each of shape (parameters,)."""
-        ...
+        low, high = np.transpose([self._bounds[name] for name in self.parameters])
+        return low, high
 
+    def _named(self, values: Floats) -> dict[str, float]:
+        return {**self._start, **dict(zip(self.parameters, map(float, values), strict=True))}
+
+    @abstractmethod
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
         """Transfer function, shape (planes, frequencies); `frequency` in cycles per um."""
-        ...
 
+    @abstractmethod
     def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
         """Kernel of unit flux, per um^2, shape (planes, radii)."""
-        ...
 
 
-class GaussianLaw:
+class GaussianLaw(BlurLaw):
     """Gaussian of ``sigma^2 = blur_focus_um^2 + (blur_um_per_um * defocus)^2``.
 
     Pixel and bead are part of the blur in focus.
@@ -94,6 +110,8 @@ class GaussianLaw:
     """
 
     name = "gaussian"
+    #: Name of the parameter that widens the kernel with defocus.
+    slope = "blur_um_per_um"
 
     def __init__(
         self,
@@ -104,28 +122,17 @@ class GaussianLaw:
         *,
         hold_focus_blur: bool = False,
     ) -> None:
-        self.held = blur_focus_um if hold_focus_blur else None
-        self._start = (blur_focus_um, blur_um_per_um, focus_um)
-        self._low = (0.3 * blur_focus_um, 1e-4, span_um[0])
-        self._high = (50 * blur_focus_um, 20.0, span_um[1])
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that are fitted."""
-        return ("blur_focus_um", "blur_um_per_um", "focus_um")[self.held is not None :]
-
-    def start(self) -> Floats:
-        """See `BlurLaw`."""
-        return np.array(self._start[self.held is not None :])
-
-    def bounds(self) -> tuple[Floats, Floats]:
-        """See `BlurLaw`."""
-        first = self.held is not None
-        return np.array(self._low[first:]), np.array(self._high[first:])
+        start = {"blur_focus_um": blur_focus_um, self.slope: blur_um_per_um, "focus_um": focus_um}
+        bounds = {
+            "blur_focus_um": (0.3 * blur_focus_um, 50 * blur_focus_um),
+            self.slope: (1e-4, 20.0),
+            "focus_um": span_um,
+        }
+        super().__init__(start, bounds, list(start)[int(hold_focus_blur) :])
 
     def _full(self, values: Floats) -> tuple[float, float, float]:
-        blur, slope, focus = values if self.held is None else (self.held, *values)
-        return float(blur), float(slope), float(focus)
+        blur, slope, focus = self._named(values).values()
+        return blur, slope, focus
 
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
         """See `BlurLaw`."""
@@ -149,11 +156,7 @@ class DiscLaw(GaussianLaw):
     """
 
     name = "disc"
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that are fitted."""
-        return ("blur_focus_um", "disc_um_per_um", "focus_um")[self.held is not None :]
+    slope = "disc_um_per_um"
 
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
         """See `BlurLaw`."""
@@ -175,7 +178,7 @@ class DiscLaw(GaussianLaw):
         return np.asarray(spectrum @ j0(2 * np.pi * np.outer(nodes, radius_um)), np.float64)
 
 
-class WaveLaw:
+class WaveLaw(BlurLaw):
     """Scalar wave optics with primary spherical aberration and an apodised pupil.
 
     The pupil function at ``s = rho / rho_max`` is ``exp(-apodisation s^2)`` in amplitude
@@ -235,7 +238,7 @@ class WaveLaw:
         self.wavelength_um = wavelength_um
         self.refractive_index = refractive_index
         self.pixel_um = pixel_um
-        self._start = {
+        values = {
             "na": na,
             "spherical_waves": 0.0,
             "apodisation": 0.0,
@@ -245,7 +248,7 @@ class WaveLaw:
             **(start or {}),
         }
         self._highest = min(1.4 * na, 0.995 * refractive_index)
-        self._bounds = {
+        bounds = {
             "na": (0.3 * na, self._highest),
             "spherical_waves": (-4.0, 4.0),
             "apodisation": (-2.0, 8.0),
@@ -254,7 +257,7 @@ class WaveLaw:
             "focus_um": span_um,
         }
         optional = [name for name in _OPTIONAL if name in free]
-        self._free = ("na", "spherical_waves", *optional, "focus_um")
+        super().__init__(values, bounds, ("na", "spherical_waves", *optional, "focus_um"))
         # The marginal rays of an immersion objective are so steep that hardly any light
         # takes them: a kernel is not followed beyond twice what is asked for.
         angle = math.asin(min(1.15 * na, 0.75 * na + 0.25 * refractive_index) / refractive_index)
@@ -276,20 +279,6 @@ class WaveLaw:
         self._of_na: tuple[float, Floats] = (math.nan, np.empty(0))
         self._matrices: dict[bytes, Floats] = {}
 
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that are fitted."""
-        return self._free
-
-    def start(self) -> Floats:
-        """See `BlurLaw`."""
-        return np.array([self._start[name] for name in self._free])
-
-    def bounds(self) -> tuple[Floats, Floats]:
-        """See `BlurLaw`."""
-        low, high = np.transpose([self._bounds[name] for name in self._free])
-        return low, high
-
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
         """See `BlurLaw`.  Pixel integration included, the bead not."""
         optics = self._named(values)
@@ -307,9 +296,6 @@ class WaveLaw:
         spectrum *= _sphere_transfer(nodes * optics["bead_um"])
         spectrum *= 2 * np.pi * nodes * self._frequency_weights
         return np.asarray(scale**2 * (spectrum @ self._bessel(nodes, radius_um * scale)))
-
-    def _named(self, values: Floats) -> dict[str, float]:
-        return {**self._start, **dict(zip(self._free, map(float, values), strict=True))}
 
     def _otf(self, optics: Mapping[str, float], z_um: Floats, frequency: Floats) -> Floats:
         weighted = self._intensity(optics, z_um - optics["focus_um"])

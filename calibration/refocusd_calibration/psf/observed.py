@@ -16,7 +16,10 @@ import numpy as np
 
 from refocusd_calibration.psf.laws import BlurLaw, Floats
 
-__all__ = ["Observed", "Weighted"]
+__all__ = ["AMPLITUDE_SPREAD", "Observed", "Weighted"]
+
+#: Relative standard deviation of the planes' brightness, assumed of matched planes: lamps drift.
+AMPLITUDE_SPREAD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,6 @@ class Observed:
         Area that each bin stands for in the plane; empty for planes.
     reference_um : float or None
         Stage position of the plane in the denominator; None where it is in focus.
-    amplitude_spread : float
-        Relative standard deviation of the planes' brightness, assumed for planes.
     spread_factor : float
         What the replicates' spread is multiplied with, as they are not quite independent.
     pixel_um : float
@@ -80,7 +81,6 @@ class Observed:
     operator: Floats
     area_um2: Floats
     reference_um: float | None = None
-    amplitude_spread: float = 0.05
     spread_factor: float = 1.0
 
     def shape_of(self, law: BlurLaw, values: Floats) -> Floats:
@@ -98,19 +98,10 @@ class Observed:
 
     def fitted(self, shape: Floats) -> Weighted:
         """Best amplitude and background of each plane."""
-        weight = 1 / self.variances
-        if self.method == "planes":
-            # Lamps drift by a few per cent: a free amplitude, held near 1.
-            prior = 1 / self.amplitude_spread**2
-            top = (weight * shape * self.values).sum(1) + prior
-            amplitude = top / ((weight * shape**2).sum(1) + prior)
-            background = np.zeros_like(amplitude)
-        else:
-            mean_shape = (weight * shape).sum(1) / weight.sum(1)
-            mean_value = (weight * self.values).sum(1) / weight.sum(1)
-            centred = shape - mean_shape[:, None]
-            amplitude = (weight * centred * self.values).sum(1) / (weight * centred**2).sum(1)
-            background = mean_value - amplitude * mean_shape
+        centred, mean_shape = self._centred(shape)
+        about, mean_value = self._centred(self.values)
+        amplitude = self._amplitude(about, centred, wanted=1.0)
+        background = mean_value - amplitude * mean_shape
         fit = amplitude[:, None] * shape + background[:, None]
         return Weighted(shape, amplitude, background, self.values - fit)
 
@@ -122,16 +113,24 @@ class Observed:
         shape : ndarray, shape (planes, bins)
         errors : ndarray, shape (replicates, planes, bins)
         """
-        weight = 1 / self.variances
+        centred, _ = self._centred(shape)
+        about, _ = self._centred(errors)
+        return np.asarray(about - self._amplitude(about, centred)[..., None] * centred, np.float64)
+
+    def _centred(self, values: Floats) -> tuple[Floats, Floats]:
+        """Values less the weighted mean of each plane, which is its background; 0 for planes."""
         if self.method == "planes":
-            prior = 1 / self.amplitude_spread**2
-            gain = (weight * shape * errors).sum(2) / ((weight * shape**2).sum(1) + prior)
-            return np.asarray(errors - gain[:, :, None] * shape, np.float64)
-        total = weight.sum(1)
-        centred = shape - ((weight * shape).sum(1) / total)[:, None]
-        gain = (weight * centred * errors).sum(2) / (weight * centred**2).sum(1)
-        mean = (weight * errors).sum(2) / total
-        return np.asarray(errors - mean[:, :, None] - gain[:, :, None] * centred, np.float64)
+            return values, np.zeros(values.shape[:-1])
+        weight = 1 / self.variances
+        mean = (weight * values).sum(-1) / weight.sum(1)
+        return values - mean[..., None], mean
+
+    def _amplitude(self, values: Floats, shape: Floats, wanted: float = 0.0) -> Floats:
+        """Least-squares scale of `shape`, by plane; of matched planes it is held near `wanted`."""
+        weight = 1 / self.variances
+        prior = 1 / AMPLITUDE_SPREAD**2 if self.method == "planes" else 0.0
+        top = (weight * shape * values).sum(-1) + prior * wanted
+        return np.asarray(top / ((weight * shape**2).sum(1) + prior), np.float64)
 
     def _operators(self) -> Floats:
         if len(self.operator) == len(self.z_um):

@@ -29,28 +29,9 @@ from refocusd_calibration.stage.microscope import (
     restored,
     strings,
 )
-from refocusd_calibration.stage.plan import (
-    LONGEST_EXPOSURE_MS,
-    Move,
-    MoveLimits,
-    Shutter,
-    check_axes,
-    check_moves,
-    frame_axes,
-    plane_moves,
-    print_moves,
-)
+from refocusd_calibration.stage.plan import Move, MoveLimits, check_axes, check_moves, frame_axes
 
-__all__ = [
-    "LONGEST_EXPOSURE_MS",
-    "Move",
-    "MoveLimits",
-    "Shutter",
-    "check_moves",
-    "plane_moves",
-    "print_moves",
-    "run_series",
-]
+__all__ = ["run_series"]
 
 #: A stage is believed to have arrived within this many micrometres...
 ARRIVAL_UM = 0.02
@@ -66,7 +47,6 @@ def run_series(
     limits: MoveLimits,
     settle_ms: float = 50.0,
     core: Any = None,
-    arrival_um: float | None = None,
     on_frame: Callable[[], None] | None = None,
 ) -> Path:
     """Run a series through pycromanager's acquisition engine and keep its recording.
@@ -84,9 +64,6 @@ def run_series(
         Waited after each move of stage or shutter.
     core : optional
         The core of a running microscope; by default the one pycromanager finds.
-    arrival_um : float, optional
-        How far from its goal the stage may stop; by default a quarter of the
-        smallest step, at least 0.02 um.
     on_frame : callable, optional
         Called for each frame about to be taken.
 
@@ -108,7 +85,7 @@ def run_series(
     check_axes(moves)
     core = core if core is not None else microscope_core()
     _check_devices(core, moves)
-    watch = _Watch(moves, settle_ms, _arrival(moves, arrival_um), on_frame)
+    watch = _Watch(moves, settle_ms, _arrival_um(moves), on_frame)
     with restored(core), quiet_stage(core):
         # The engine sets an exposure only where it differs from its last event's,
         # which may have been another acquisition's.
@@ -136,9 +113,8 @@ def _check_whole(path: Path, moves: Sequence[Move]) -> None:
             )
 
 
-def _arrival(moves: Sequence[Move], arrival_um: float | None) -> float:
-    if arrival_um is not None:
-        return arrival_um
+def _arrival_um(moves: Sequence[Move]) -> float:
+    """How far from its goal the stage may stop."""
     places = sorted({move.z_um for move in moves if move.z_um is not None})
     steps = [b - a for a, b in pairwise(places)]
     return max(ARRIVAL_UM, ARRIVAL_STEPS * min(steps, default=0.0))

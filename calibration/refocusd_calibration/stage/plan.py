@@ -123,9 +123,7 @@ def check_axes(moves: Sequence[Move]) -> None:
         raise ConfigError("two moves of the series have the same axes: give them different ones")
 
 
-def print_moves(
-    moves: Sequence[Move], limits: MoveLimits, *, console: Console | None = None
-) -> None:
+def print_moves(moves: Sequence[Move], limits: MoveLimits, *, console: Console) -> None:
     """Print every move and exposure of a series, and what it takes."""
     table = Table(title=f"{len(moves)} moves, {sum(move.frames for move in moves)} frames")
     for heading in ("move", "z um", "exposure ms", "frames", "shutter", "channel"):
@@ -139,7 +137,6 @@ def print_moves(
             move.shutter,
             move.channel or "-",
         )
-    console = console or Console(soft_wrap=True)
     console.print(table)
     if any(move.z_um is not None for move in moves):
         console.print(f"stage limits: {limits.low_um:g} to {limits.high_um:g} um")
@@ -154,7 +151,6 @@ def plane_moves(
     exposure_ms: float,
     repeats: int = 1,
     channel: str | None = None,
-    shutter: Shutter = "as is",
 ) -> list[Move]:
     """Moves of a z series in the order given; axis `z` is the number of the plane in it.
 
@@ -166,7 +162,6 @@ def plane_moves(
             z_um=float(z),
             frames=repeats,
             channel=channel,
-            shutter=shutter,
             axes=(("z", index),),
         )
         for index, z in enumerate(z_um)

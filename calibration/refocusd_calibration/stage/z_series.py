@@ -13,13 +13,8 @@ from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import raw_folder
 from refocusd_calibration.profile.identity import microscope_of_core
 from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
-from refocusd_calibration.stage.moves import (
-    MoveLimits,
-    check_moves,
-    plane_moves,
-    print_moves,
-    run_series,
-)
+from refocusd_calibration.stage.moves import run_series
+from refocusd_calibration.stage.plan import MoveLimits, check_moves, plane_moves, print_moves
 
 __all__ = ["add_z_flags", "plane_positions", "take_series"]
 

@@ -85,11 +85,10 @@ def _settings(arguments: argparse.Namespace) -> tuple[Settings, Finding]:
     try:
         settings = settings_of(arguments)
     except ConfigError as error:
-        return Settings(), broken(
-            "settings", str(error), "correct it, because everything else depends on it"
-        )
+        advice = "correct it, because everything else depends on it"
+        return Settings(), broken(str(error), advice, name="settings")
     source = arguments.config or "defaults, environment and flags"
-    return settings, fine("settings", f"from {source}")
+    return settings, fine(f"from {source}", name="settings")
 
 
 def _print(finding: Finding) -> None:

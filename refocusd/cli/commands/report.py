@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from refocusd import files
 from refocusd.cli.console import say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.html_page import write_page
 from refocusd.cli.print_pdf import print_pdf
 from refocusd.cli.report_page import Pictures, RunReport, page
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
 from refocusd.datasets.judged import JudgedFrame, attempts_of, judged
 from refocusd.datasets.run_figures import count_verdicts
 from refocusd.datasets.run_folder import made_by, notes_of
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Pixels, canonical_axes
 from refocusd.imaging.blur import BlurEstimate
@@ -83,10 +83,7 @@ def _report(arguments: argparse.Namespace) -> int:
     for output in dataset.outputs:
         report = _run_report(dataset, output)
         place = arguments.output or notes_of(output.path) / REPORT_NAME
-        try:
-            files.write_whole(place, page(report).encode())
-        except OSError as error:
-            raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
+        write_page(place, page(report))
         say(f"wrote {place}")
         if arguments.pdf:
             print_pdf(place, place.with_suffix(".pdf"))

@@ -20,6 +20,8 @@ from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.errors import ConfigError
+from refocusd.formats.metadata import finite_number
+from refocusd.formats.scale import z_position_um
 from refocusd.imaging.defocus import (
     DEFAULT_OPTICS,
     DefocusEstimate,
@@ -151,7 +153,7 @@ class FocusMonitor:
             saturated=facts.defocus_um >= limit_um(field.optics) - 1e-6,
         )
         metadata = _metadata(submit)
-        x, y = (_number(metadata, f"{axis}Position_um_Intended") for axis in "XY")
+        x, y = (finite_number(metadata.get(f"{axis}Position_um_Intended")) for axis in "XY")
         xy = None if x is None or y is None else (x, y)
         advice = field.tracker.add(submit.taken_ns / 1e9, stage_um(metadata), estimate, xy)
         if advice is None:
@@ -186,19 +188,8 @@ def stage_um(metadata: Mapping[str, Any]) -> float | None:
     ``Z-Position`` of the Java backend is stale, so it is not used.
     """
     ours = metadata.get("RefocusdFocus")
-    read = _number(ours, "stage_um") if isinstance(ours, dict) else None
-    values = (read, *(_number(metadata, f"ZPosition_um{end}") for end in ("_Intended", "")))
-    return next((value for value in values if value is not None), None)
-
-
-def _number(metadata: Mapping[str, Any], name: str) -> float | None:
-    """A finite number of the metadata, which may hold it as text; None if there is none."""
-    value = metadata.get(name)
-    try:
-        found = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except ValueError:
-        return None
-    return found if math.isfinite(found) and not isinstance(value, bool) else None
+    read = ours.get("stage_um") if isinstance(ours, dict) else None
+    return finite_number(read, z_position_um(metadata))
 
 
 def _metadata(submit: wire.Submit) -> Mapping[str, Any]:

@@ -131,57 +131,27 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    from refocusd_training.evaluation.run import (
-        Outputs,
-        run_held_out,
-        run_own_pair,
-        run_protocol,
-        run_stacks,
-    )
+    from refocusd_training.evaluation import run
 
-    rivals = [_named(text, "--rival", "FILE") for text in arguments.rival]
-    outputs = Outputs(arguments.json, arguments.csv, arguments.page)
-    deconvolve = not arguments.no_deconvolution
+    options = run.Options(
+        rivals=[_named(text, "--rival", "FILE") for text in arguments.rival],
+        limit=arguments.limit,
+        deconvolve=not arguments.no_deconvolution,
+        json=arguments.json,
+        csv=arguments.csv,
+        page=arguments.page,
+    )
+    bundle, data = arguments.bundle, arguments.data
     if arguments.input is not None:
-        run_own_pair(
-            arguments.bundle,
-            arguments.input,
-            arguments.truth,
-            outputs,
-            stain=arguments.stain,
-            pixel_um=arguments.pixel_um,
-            rivals=rivals,
-            deconvolve=deconvolve,
-        )
+        pair = (arguments.input, arguments.truth)
+        run.run_own_pair(bundle, *pair, options, stain=arguments.stain, pixel_um=arguments.pixel_um)
     elif arguments.protocol == "stacks":
-        run_stacks(
-            arguments.engine or (arguments.bundle, "deconvolution"),
-            arguments.data,
-            outputs,
-            notes=arguments.notes,
-            rivals=rivals,
-            limit=arguments.limit,
-            deconvolve=deconvolve,
-        )
+        engines = arguments.engine or (bundle, "deconvolution")
+        run.run_stacks(engines, data, options, notes=arguments.notes)
     elif arguments.protocol in ("bbbc006", "mpt"):
-        run_protocol(
-            arguments.bundle,
-            arguments.data,
-            outputs,
-            planes=arguments.planes,
-            scaled=arguments.protocol == "mpt",
-            rivals=rivals,
-            limit=arguments.limit,
-            deconvolve=deconvolve,
-        )
+        scaled = arguments.protocol == "mpt"
+        run.run_protocol(bundle, data, options, planes=arguments.planes, scaled=scaled)
     else:
-        run_held_out(
-            arguments.bundle,
-            arguments.data,
-            outputs,
-            channels=[_named(text, "--channel", "FOLDER") for text in arguments.channel],
-            rivals=rivals,
-            limit=arguments.limit,
-            deconvolve=deconvolve,
-        )
+        channels = [_named(text, "--channel", "FOLDER") for text in arguments.channel]
+        run.run_held_out(bundle, data, options, channels=channels)
     return 0

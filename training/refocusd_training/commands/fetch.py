@@ -18,7 +18,7 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from refocusd_training.data import fetch_bbbc038
+    from refocusd_training.data.bbbc038 import fetch_bbbc038
     from refocusd_training.data.split import load_split
 
     digests = {entry.name: entry.digest for entry in load_split()}

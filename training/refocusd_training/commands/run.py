@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     shipped = config.data.kind == "sharp" and not config.data.channels
     if arguments.bundle and shipped:
-        from refocusd_training.evaluation import held_out_cases
+        from refocusd_training.evaluation.cases import held_out_cases
 
         held_out_cases(
             arguments.data
@@ -76,9 +76,9 @@ def _run(arguments: argparse.Namespace) -> int:
                 "--protocol bbbc006, or with --input and --truth, a pair of your own"
             )
             return 0
-        from refocusd_training.evaluation.run import Outputs, run_held_out
+        from refocusd_training.evaluation.run import Options, run_held_out
 
         figures = arguments.output / "evaluation.json"
-        run_held_out(str(arguments.bundle), arguments.data, Outputs(json=figures))
+        run_held_out(str(arguments.bundle), arguments.data, Options(json=figures))
         export_bundle(arguments.output, arguments.bundle, metrics=figures)
     return 0

@@ -50,7 +50,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
 
     from refocusd.imaging.optics import Optics
     from refocusd.profiles.profile import load_profile
-    from refocusd_training.data import read_image
+    from refocusd_training.data.images import read_image
     from refocusd_training.simulate.blur import Defocus
     from refocusd_training.simulate.camera import Camera
     from refocusd_training.simulate.ranges import Setting, measured

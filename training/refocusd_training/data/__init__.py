@@ -20,22 +20,3 @@
 
 Which of the BBBC038 images train, validate and test: `refocusd_training.data.split`.
 """
-
-from __future__ import annotations
-
-from refocusd_training.data.bbbc038 import BBBC038_URL, fetch_bbbc038
-from refocusd_training.data.config import DataConfig
-from refocusd_training.data.images import find_images, pixels_digest, read_image
-from refocusd_training.data.source import ExposureSource, SampleSource, open_samples
-
-__all__ = [
-    "BBBC038_URL",
-    "DataConfig",
-    "ExposureSource",
-    "SampleSource",
-    "fetch_bbbc038",
-    "find_images",
-    "open_samples",
-    "pixels_digest",
-    "read_image",
-]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
+from refocusd.config import Limits, check_settings
 from refocusd.errors import ConfigError
 from refocusd_training.simulate.ranges import TRAINED_DEPTH_UM
 
@@ -68,43 +69,24 @@ class DataConfig:
 
     kind: DataKind = "sharp"
     channels: tuple[str, ...] = ()
-    validate: float = 0.1
-    test: float = 0.1
+    validate: Annotated[float, Limits(0.0, 0.499)] = 0.1
+    test: Annotated[float, Limits(0.0, 0.499)] = 0.1
     split_seed: int = 0
-    validation_batches: int = 4
-    bank: int = 384
-    layers: int = 1
+    validation_batches: Annotated[int, Limits(1, 10**6)] = 4
+    bank: Annotated[int, Limits(1, 10**6)] = 384
+    layers: Annotated[int, Limits(1, 4)] = 1
     depth_um: tuple[float, float] = TRAINED_DEPTH_UM
     planes: tuple[int, ...] = (1, 5, 10)
     focus_plane: int = 16
     test_planes: tuple[int, ...] = (32,)
     defocus_um: tuple[float, float] = (0.0, 36.0)
     z_axis: str = "z"
-    z_step_um: float = 0.0
+    z_step_um: Annotated[float, Limits(0.0, 1e6)] = 0.0
     optics: OpticsKind = "20x"
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        if self.kind not in get_args(DataKind):
-            raise ConfigError(
-                f"data.kind is {self.kind!r}; give one of {', '.join(get_args(DataKind))}"
-            )
-        if self.optics not in get_args(OpticsKind):
-            raise ConfigError(
-                f"data.optics is {self.optics!r}; give one of {', '.join(get_args(OpticsKind))}"
-            )
-        for name in ("validate", "test"):
-            if not 0 <= getattr(self, name) < 0.5:
-                raise ConfigError(
-                    f"data.{name} is {getattr(self, name)}; give a share from 0 to below 0.5"
-                )
-        for name in ("validation_batches", "bank"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"data.{name} is {getattr(self, name)}; give at least 1")
-        if not 1 <= self.layers <= 4:
-            raise ConfigError(f"data.layers is {self.layers}; give 1 to 4")
-        if not 0 <= self.z_step_um < math.inf:
-            raise ConfigError(f"data.z_step_um is {self.z_step_um}; give um, or 0 if recorded")
+        check_settings(self)
         for name in ("depth_um", "defocus_um"):
             pair = getattr(self, name)
             if len(pair) != 2 or not 0 <= pair[0] <= pair[1] < math.inf:

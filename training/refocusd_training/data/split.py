@@ -22,10 +22,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import numpy as np
 import scipy.fft
 import scipy.ndimage
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import DisjointSet
 
 from refocusd.errors import InputError
 from refocusd_training.data.images import pixels_digest
@@ -198,19 +200,9 @@ def clusters_of(images: Sequence[NDArray[np.generic]]) -> list[int]:
         Numbered in order of first appearance.
     """
     reduced = [_reduced(image) for image in images]
-    parent = list(range(len(images)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    def join(i: int, j: int) -> None:
-        parent[max(root(i), root(j))] = min(root(i), root(j))
-
+    clusters = DisjointSet(range(len(images)))
     for i, j in _continued(images):
-        join(i, j)
+        clusters.merge(i, j)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, small in enumerate(reduced):
         by_shape.setdefault(small.shape, []).append(i)
@@ -224,10 +216,11 @@ def clusters_of(images: Sequence[NDArray[np.generic]]) -> list[int]:
             else itertools.product(by_shape[a], by_shape[b])
         )
         for i, j in pairs:
-            if root(i) != root(j) and _peak(spectra[i], spectra[j], grid) >= DUPLICATE:
-                join(i, j)
+            apart = not clusters.connected(i, j)
+            if apart and _peak(spectra[i], spectra[j], grid) >= DUPLICATE:
+                clusters.merge(i, j)
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(root(i), len(numbers)) for i in range(len(images))]
+    return [numbers.setdefault(clusters[i], len(numbers)) for i in range(len(images))]
 
 
 def make_split(
@@ -335,12 +328,9 @@ def load_split(path: Path | None = None) -> list[Entry]:
     entries = []
     for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
         try:
-            side = row["side"]
-            if side not in ("train", "validate", "test", "excluded"):
-                raise InputError(f"line {number} of the split has the unknown side {side!r}")
-            cluster = int(row["cluster"])
-            entries.append(Entry(row["name"], row["sha256"], cluster, side, row["reason"]))  # type: ignore[arg-type]
-        except (KeyError, ValueError, TypeError) as error:
+            values = {**row, "digest": row["sha256"]}
+            entries.append(msgspec.convert(values, Entry, strict=False))
+        except (KeyError, msgspec.ValidationError) as error:
             raise InputError(f"line {number} of the split is not an entry ({error})") from error
     return entries
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd_training.data import find_images, read_image
+from refocusd_training.data.images import find_images, read_image
 from refocusd_training.data.split import load_split
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting

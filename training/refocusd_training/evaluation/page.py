@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from refocusd.errors import OutputError
+from refocusd.cli import html_page
+from refocusd.cli.html_page import document, table
+from refocusd.files import output
 from refocusd.imaging.quality import BORDER
 from refocusd.optional import need
 from refocusd_training.evaluation.figures import DEFINITIONS
@@ -62,19 +64,6 @@ CURVES = (
     ("invented", "invented per true nucleus"),
     ("lost", "lost per true nucleus"),
 )
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-  color: #1c1c1c; background: #fff; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block;
-  overflow-x: auto; }
-th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; height: auto; } dt { font-weight: 600; } dd { margin: 0 0 .3rem 1rem; }
-p.note { color: #555; }
-"""
-
 Frames = Callable[[Result], Exposure]
 
 
@@ -156,22 +145,23 @@ def write_page(
     need("matplotlib", "a page", "train")
     typical, worst = chosen_frames(results, judged)
     flat = [r for r in results if r.setting not in DEEP]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    with output(page):
         if is_scattered(flat):
             for number, part in enumerate(by_group(flat).values()):
                 _draw_curves(part).savefig(folder / f"curves-{number}.png", dpi=110)
-            text = _stacks_page(title, flat, definition, judged if worst else None)
+            body = _stacks_page(flat, judged if worst else None)
         else:
             _draw_curves(flat).savefig(folder / "curves.png", dpi=110)
-            text = _page(title, flat, definition)
+            body = _page(flat)
         for name, chosen in (("typical", typical), ("worst", worst)):
             if chosen:
                 sheet = _draw_sheet(chosen, frames, methods, before=flat)
                 sheet.savefig(folder / f"{name}.png", dpi=110)
-        (folder / "index.html").write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"the page {folder} cannot be written ({error.strerror})") from error
+    count = len({frame_key(r) for r in flat})
+    parts = [f'<p class="note">{count} frames. {html.escape(definition)}.</p>', body]
+    parts += ["<h2>Definitions</h2>", table(DEFINITIONS.items())]
+    html_page.write_page(page, document(title, parts))
 
 
 def _draw_curves(results: Sequence[Result]) -> Any:
@@ -296,9 +286,9 @@ def _outlines(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     return np.asarray(boundaries(labels, mode="inner"), dtype=np.bool_)
 
 
-def _page(title: str, results: Sequence[Result], definition: str) -> str:
+def _page(results: Sequence[Result]) -> str:
     chosen = averaged(results)
-    body = f"""<h2>Mean of {", ".join(by_level(chosen))} µm</h2>
+    return f"""<h2>Mean of {", ".join(by_level(chosen))} µm</h2>
 {_means_table(chosen)}
 <h2>By defocus</h2>
 <img src="curves.png" alt="Every figure against defocus, one line a method">
@@ -311,10 +301,9 @@ refocused frame after the affine fit.</p>
 <p class="note">First where refocusing gained least over the input, then where most nuclei were
 invented.</p>
 <img src="worst.png" alt="Worst frames: input, refocused, truth, deconvolved">"""
-    return _document(title, results, definition, body)
 
 
-def _stacks_page(title: str, results: Sequence[Result], definition: str, judged: str | None) -> str:
+def _stacks_page(results: Sequence[Result], judged: str | None) -> str:
     """Page of stacks: the worst frames first, then every stack and truth with all its planes.
 
     `judged` is None if that method passed every frame through.
@@ -328,22 +317,19 @@ def _stacks_page(title: str, results: Sequence[Result], definition: str, judged:
         for number, (name, part) in enumerate(by_group(results).items())
     )
     if judged is None:
-        return _document(title, results, definition, sections)
-    body = f"""<h2>Worst frames of {html.escape(judged)}</h2>
+        return sections
+    return f"""<h2>Worst frames of {html.escape(judged)}</h2>
 <p class="note">Of each stack and truth the frames that it changed and gained least on, worst first,
 by the affine fit on the scale of the truth.</p>
 <img src="worst.png" alt="Worst frames: input, every method, truth">
 {sections}"""
-    return _document(title, results, definition, body)
 
 
 def _gains_table(results: Sequence[Result]) -> str:
     found = gains(results)
     columns = list(next(iter(found.values())))
-    return _table(
-        ("gain over raw", *columns),
-        ((method, *(f"{row[name]:g}" for name in columns)) for method, row in found.items()),
-    )
+    rows = ((method, *(f"{row[name]:g}" for name in columns)) for method, row in found.items())
+    return table(rows, ("gain over raw", *columns))
 
 
 def _means_table(results: Sequence[Result]) -> str:
@@ -353,14 +339,12 @@ def _means_table(results: Sequence[Result]) -> str:
         for name in (*DEFINITIONS, "ms_per_frame")
         if any(math.isfinite(row[name]) for row in found.values())
     ]
-    return _table(
-        ("method", *columns),
-        (
-            (method, *(_number(found[method][name]) for name in columns))
-            for method in ordered(results)
-            if method in found
-        ),
+    rows = (
+        (method, *(_number(found[method][name]) for name in columns))
+        for method in ordered(results)
+        if method in found
     )
+    return table(rows, ("method", *columns))
 
 
 def _planes_table(results: Sequence[Result]) -> str:
@@ -385,39 +369,7 @@ def _planes_table(results: Sequence[Result]) -> str:
             yield "unchanged" if plane[name].unchanged else " / ".join((f"{gain:+.2f}", *sizes))
 
     heads = ("plane", "µm", "raw (dB)", *(f"{name}: gain / area / light" for name in methods))
-    return _table(heads, (tuple(cells(plane)) for plane in planes.values()))
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def row(cells: Iterable[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "\n".join(row(cells, "td") for cells in rows)
-    return f"<table><thead>{row(heads, 'th')}</thead><tbody>\n{body}\n</tbody></table>"
-
-
-def _document(title: str, results: Sequence[Result], definition: str, body: str) -> str:
-    terms = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
-        for name, text in DEFINITIONS.items()
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p class="note">{len({frame_key(r) for r in results})} frames. {html.escape(definition)}.</p>
-{body}
-<h2>Definitions</h2>
-<dl>{terms}</dl>
-</body>
-</html>
-"""
+    return table((cells(plane) for plane in planes.values()), heads)
 
 
 def _number(value: float) -> str:

@@ -15,7 +15,7 @@ from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
-from refocusd_training.data import read_image
+from refocusd_training.data.images import read_image
 from refocusd_training.evaluation.methods import Exposure, Method, applies
 from refocusd_training.evaluation.results import AS_TAKEN, Judge, Result, measure
 
@@ -109,16 +109,15 @@ def evaluate_pairs(
     judge : callable, optional
         As `measure` takes it.
     """
-    results = []
+    results: list[Result] = []
     for pair in track(pairs, "evaluating", console=Console(stderr=True)):
-        found = measure(
+        um = math.nan if pair.defocus_um is None else abs(pair.defocus_um)
+        results += measure(
             pair.exposure,
             [method for method in methods if applies(method, pair.exposure)],
+            (pair.specimen, pair.group, pair.setting, um),
             channel=pair.channel,
             simulated=False,
             judge=judge,
         )
-        um = math.nan if pair.defocus_um is None else abs(pair.defocus_um)
-        frame = (pair.specimen, pair.group, pair.setting, um)
-        results += [one.of(*frame, method, pair.channel) for method, one in found.items()]
     return results

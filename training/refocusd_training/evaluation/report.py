@@ -8,7 +8,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from refocusd.engines.openvino import engine_threads
-from refocusd.errors import OutputError
+from refocusd.files import output
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
@@ -119,12 +119,8 @@ def write_json(
             json.dumps(plain(frame), allow_nan=False) for frame in _frames(results)
         )
         text = f'{text[:-2]},\n "frames": [\n  {frames}\n ]\n}}'
-    text += "\n"
-
-    def write() -> None:
-        path.write_text(text, encoding="utf-8")
-
-    _written(path, write)
+    with output(path):
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def _frames(results: Sequence[Result]) -> list[dict[str, object]]:
@@ -150,44 +146,30 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
     OutputError
         If the file cannot be written.
     """
-
-    def write() -> None:
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
+    with output(path), path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(
+            [
+                *("specimen", "group", "channel", "setting", "defocus_um", "method"),
+                *(*DEFINITIONS, "seconds", "true_nuclei", "found_nuclei"),
+            ]
+        )
+        for result in results:
+            figures = values(result)
+            nuclei = result.figures.nuclei
             writer.writerow(
                 [
-                    *("specimen", "group", "channel", "setting", "defocus_um", "method"),
-                    *(*DEFINITIONS, "seconds", "true_nuclei", "found_nuclei"),
+                    *(result.specimen, result.group, result.channel, result.setting),
+                    *(level_name(result), result.method),
+                    *(_cell(figures[name]) for name in DEFINITIONS),
+                    f"{result.seconds:.5f}",
+                    *(("", "") if nuclei is None else (nuclei.true, nuclei.found)),
                 ]
             )
-            for result in results:
-                figures = values(result)
-                nuclei = result.figures.nuclei
-                writer.writerow(
-                    [
-                        *(result.specimen, result.group, result.channel, result.setting),
-                        *(level_name(result), result.method),
-                        *(_cell(figures[name]) for name in DEFINITIONS),
-                        f"{result.seconds:.5f}",
-                        *(("", "") if nuclei is None else (nuclei.true, nuclei.found)),
-                    ]
-                )
-
-    _written(path, write)
 
 
 def _cell(value: float) -> str:
     return f"{value:.6g}" if math.isfinite(value) else ""
-
-
-def _written(path: Path, write: Callable[[], None]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write()
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}): name another place"
-        ) from error
 
 
 def print_table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ __all__ = [
     "AS_WRITTEN",
     "THROUGH_FOCUS",
     "Judge",
-    "Measured",
     "Result",
     "evaluate",
     "exposure_of",
@@ -52,49 +51,6 @@ NUCLEAR_CHANNELS = frozenset({NUCLEI, "w1", "hoechst", "dapi"})
 
 #: Compares a restored frame with the truth, in counts.
 Judge = Callable[[NDArray[Any], NDArray[Any]], Quality]
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One method on one frame, measured.
-
-    Parameters
-    ----------
-    quality : Quality
-    figures : Figures
-    seconds : float
-        Wall time of the method.
-    unchanged : bool
-        Whether the method gave the raw frame back.
-    """
-
-    quality: Quality
-    figures: Figures
-    seconds: float
-    unchanged: bool
-
-    def of(
-        self,
-        specimen: str,
-        group: str,
-        setting: str,
-        defocus_um: float,
-        method: str,
-        channel: str,
-    ) -> Result:
-        """The same with what was measured; see `Result`."""
-        return Result(
-            specimen,
-            group,
-            setting,
-            defocus_um,
-            method,
-            self.quality,
-            self.figures,
-            self.seconds,
-            channel,
-            self.unchanged,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,17 +111,20 @@ def methods_of(
 def measure(
     exposure: Exposure,
     methods: Iterable[Method],
+    frame: tuple[str, str, str, float],
     *,
     channel: str,
     simulated: bool = True,
     judge: Judge | None = None,
-) -> dict[str, Measured]:
-    """Every method on one frame, by name; the frame itself first.
+) -> list[Result]:
+    """Every method on one frame; the frame itself first.
 
     Parameters
     ----------
     exposure : Exposure
     methods : iterable of Method
+    frame : (str, str, str, float)
+        Specimen, group, setting and defocus, as in `Result`.
     channel : str
         Nuclei are counted in those of a nuclear stain.
     simulated : bool
@@ -182,7 +141,7 @@ def measure(
         noisy=not simulated,
     )
 
-    def judged(image: NDArray[Any], seconds: float) -> Measured:
+    def judged(method: str, image: NDArray[Any], seconds: float) -> Result:
         unchanged = np.array_equal(image, exposure.raw)
         if not simulated and judge is None:
             image = shifted(image, register(image, exposure.truth))
@@ -190,18 +149,19 @@ def measure(
             quality = compare(image, exposure.truth, register=False)
         else:
             quality = judge(image, exposure.truth)
-        return Measured(quality, truth.compare(image), seconds, unchanged)
+        figures = truth.compare(image)
+        return Result(*frame, method, quality, figures, seconds, channel, unchanged)
 
-    found = {INPUT: judged(exposure.raw, 0.0)}
+    found = [judged(INPUT, exposure.raw, 0.0)]
     for method in methods:
         begun = time.perf_counter()
         # As many threads as the engine takes: times are compared.
         with scipy.fft.set_workers(engine_threads()):
             image = method.refocus(exposure)
-        found[method.name] = judged(image, time.perf_counter() - begun)
+        found.append(judged(method.name, image, time.perf_counter() - begun))
         if method.name == REFOCUSED:
             passed = was_in_focus(exposure.raw, np.asarray(image))
-            found[AS_WRITTEN] = found[INPUT if passed else REFOCUSED]
+            found.append(replace(found[0 if passed else -1], method=AS_WRITTEN))
     return found
 
 
@@ -238,7 +198,6 @@ def evaluate(
     results: list[Result] = []
     frames = [(case, level) for level in levels for case in cases]
     for case, level in track(frames, "evaluating", console=Console(stderr=True)):
-        found = measure(exposure_of(case, level), methods, channel=case.channel)
         frame = (case.specimen, case.group, case.setting.name, level)
-        results += [one.of(*frame, method, case.channel) for method, one in found.items()]
+        results += measure(exposure_of(case, level), methods, frame, channel=case.channel)
     return results

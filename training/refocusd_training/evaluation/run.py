@@ -35,38 +35,50 @@ from refocusd_training.evaluation.results import Judge, Result, evaluate, exposu
 from refocusd_training.evaluation.stacks import STACKS_DEFINITION, read_notes, stack_pairs
 from refocusd_training.evaluation.summary import DEFINITION
 
-__all__ = ["Outputs", "run_held_out", "run_own_pair", "run_protocol", "run_stacks"]
+__all__ = ["Options", "run_held_out", "run_own_pair", "run_protocol", "run_stacks"]
 
 #: Name and ONNX file of a rival.
 Named = tuple[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
-class Outputs:
-    """Files for results, beside the terminal; None for none.
+class Options:
+    """What every evaluation may be asked for: further columns, fewer frames, files of results.
 
     Parameters
     ----------
+    rivals : sequence of (name, ONNX file)
+        Further networks.
+    limit : int or None
+        At most so many specimens, fields, or planes of a stack.
+    deconvolve : bool
+        Also deconvolve, which takes most of the time.
     json, csv : Path or None
-        Files.
+        Files for the results, which the terminal shows in any case.
     page : Path or None
         Folder.
     """
 
+    rivals: Sequence[Named] = ()
+    limit: int | None = None
+    deconvolve: bool = True
     json: Path | None = None
     csv: Path | None = None
     page: Path | None = None
 
+    def methods(self, bundle: str, *, oracles: bool = True) -> list[Method]:
+        """All columns for a bundle."""
+        return methods_of(
+            bundle, deconvolve=self.deconvolve, oracles=oracles, rivals=self.rival_methods()
+        )
+
+    def rival_methods(self) -> list[Method]:
+        """A column for each rival."""
+        return [OnnxMethod(name, path) for name, path in self.rivals]
+
 
 def run_held_out(
-    bundle: str,
-    data: Path,
-    outputs: Outputs,
-    *,
-    channels: Sequence[Named] = (),
-    rivals: Sequence[Named] = (),
-    limit: int | None = None,
-    deconvolve: bool = True,
+    bundle: str, data: Path, options: Options, *, channels: Sequence[Named] = ()
 ) -> list[Result]:
     """Simulated frames of the test side through microscopes that training never drew.
 
@@ -76,25 +88,21 @@ def run_held_out(
         Folder, or the name of a shipped bundle.
     data : Path
         Folder of the test images.
-    outputs : Outputs
+    options : Options
     channels : sequence of (name, folder)
         Sharp images of further channels.
-    rivals : sequence of (name, ONNX file)
-    limit : int, optional
-        At most so many specimens a channel.
-    deconvolve : bool
 
     Raises
     ------
     InputError, BundleError, OutputError
     """
-    cases = held_out_cases(data, limit=limit)
+    cases = held_out_cases(data, limit=options.limit)
     flat = list(cases)
     cases += deep_cases(cases)
     for name, folder in channels:
-        cases += channel_cases(name, folder)[:limit]
-    columns = [OnnxMethod(name, path) for name, path in rivals]
-    results = evaluate(bundle, cases, deconvolve=deconvolve, rivals=columns)
+        cases += channel_cases(name, folder)[: options.limit]
+    columns = options.rival_methods()
+    results = evaluate(bundle, cases, deconvolve=options.deconvolve, rivals=columns)
     by_key = {(case.specimen, case.setting.name): case for case in cases}
     further: dict[str, object] = {}
     accuracy = evaluate_defocus(load_bundle(bundle), flat)
@@ -107,11 +115,9 @@ def run_held_out(
     _give(
         bundle,
         results,
-        outputs,
+        options,
         lambda result: exposure_of(by_key[result.specimen, result.setting], result.defocus_um),
-        methods_of(bundle, deconvolve=deconvolve, oracles=True, rivals=columns)
-        if outputs.page
-        else [],
+        options.methods(bundle) if options.page else [],
         DEFINITION,
         further,
         simulated=True,
@@ -122,13 +128,10 @@ def run_held_out(
 def run_protocol(
     bundle: str,
     data: Path,
-    outputs: Outputs,
+    options: Options,
     *,
     planes: Sequence[int] | None = None,
     scaled: bool = False,
-    rivals: Sequence[Named] = (),
-    limit: int | None = None,
-    deconvolve: bool = True,
 ) -> list[Result]:
     """Run the published protocol on BBBC006; see `refocusd_training.evaluation.protocol`.
 
@@ -150,39 +153,24 @@ def run_protocol(
 
     trained = training_of(load_bundle(bundle))
     planes = PLANES if scaled else planes_of(planes, trained)
-    pairs = bbbc006_pairs(data, planes=planes, limit=limit, trained=trained)
-    methods = _columns(bundle, rivals, deconvolve=deconvolve, oracles=True)
+    pairs = bbbc006_pairs(data, planes=planes, limit=options.limit, trained=trained)
+    methods = options.methods(bundle)
     if scaled:
-        return _give_pairs(bundle, pairs, methods, outputs, scaled_definition(), scaled_quality)
-    return _give_pairs(bundle, pairs, methods, outputs, protocol_definition(planes))
+        return _give_pairs(bundle, pairs, methods, options, scaled_definition(), scaled_quality)
+    return _give_pairs(bundle, pairs, methods, options, protocol_definition(planes))
 
 
 def run_own_pair(
-    bundle: str,
-    raw: Path,
-    truth: Path,
-    outputs: Outputs,
-    *,
-    stain: str,
-    pixel_um: float,
-    rivals: Sequence[Named] = (),
-    deconvolve: bool = True,
+    bundle: str, raw: Path, truth: Path, options: Options, *, stain: str, pixel_um: float
 ) -> list[Result]:
     """Evaluate a user's own pair with all figures that need neither optics nor defocus."""
     pair = pair_of_files(raw, truth, channel=stain, pixel_um=pixel_um)
-    methods = _columns(bundle, rivals, deconvolve=deconvolve, oracles=False)
-    return _give_pairs(bundle, [pair], methods, outputs, REAL_DEFINITION)
+    methods = options.methods(bundle, oracles=False)
+    return _give_pairs(bundle, [pair], methods, options, REAL_DEFINITION)
 
 
 def run_stacks(
-    engines: Sequence[str],
-    data: Path,
-    outputs: Outputs,
-    *,
-    notes: Path | None = None,
-    rivals: Sequence[Named] = (),
-    limit: int | None = None,
-    deconvolve: bool = True,
+    engines: Sequence[str], data: Path, options: Options, *, notes: Path | None = None
 ) -> list[Result]:
     """Every plane of real through-focus stacks; see `refocusd_training.evaluation.stacks`.
 
@@ -193,29 +181,24 @@ def run_stacks(
         frames of the first are shown.
     data : Path
         Folder of the stacks.
-    outputs : Outputs
+    options : Options
     notes : Path, optional
         TOML file with what the stacks' files do not say.
-    rivals : sequence of (name, ONNX file)
-    limit : int, optional
-        At most so many planes a stack.
-    deconvolve : bool
-        Also Richardson-Lucy, with the nominal PSF and with the estimated blur.
 
     Raises
     ------
     InputError, BundleError, EngineError, ConfigError, OutputError
     """
-    pairs = stack_pairs(data, read_notes(notes) if notes else None, limit=limit)
+    pairs = stack_pairs(data, read_notes(notes) if notes else None, limit=options.limit)
     with ExitStack() as stack:
         methods: list[Method] = []
         for name in engines:
             engine = stack.enter_context(closing(build_engine(name, _options(name))))
             methods.append(WrittenMethod(Path(name).name, engine))
-        methods += [OnnxMethod(name, path) for name, path in rivals]
-        if deconvolve:
+        methods += options.rival_methods()
+        if options.deconvolve:
             methods += stack_methods()
-        return _give_pairs(None, pairs, methods, outputs, STACKS_DEFINITION)
+        return _give_pairs(None, pairs, methods, options, STACKS_DEFINITION)
 
 
 def _options(engine: str) -> EngineOptions:
@@ -225,18 +208,11 @@ def _options(engine: str) -> EngineOptions:
     return EngineOptions(precision="f32")
 
 
-def _columns(
-    bundle: str, rivals: Sequence[Named], *, deconvolve: bool, oracles: bool
-) -> list[Method]:
-    columns = [OnnxMethod(name, path) for name, path in rivals]
-    return methods_of(bundle, deconvolve=deconvolve, oracles=oracles, rivals=columns)
-
-
 def _give_pairs(
     bundle: str | None,
     pairs: Sequence[Pair],
     methods: Sequence[Method],
-    outputs: Outputs,
+    options: Options,
     definition: str,
     judge: Judge | None = None,
 ) -> list[Result]:
@@ -251,7 +227,7 @@ def _give_pairs(
     _give(
         bundle,
         results,
-        outputs,
+        options,
         lambda result: by_key[
             result.group,
             result.specimen,
@@ -268,7 +244,7 @@ def _give_pairs(
 def _give(
     bundle: str | None,
     results: Sequence[Result],
-    outputs: Outputs,
+    options: Options,
     frames: Frames,
     methods: Sequence[Method],
     definition: str,
@@ -277,15 +253,15 @@ def _give(
     simulated: bool,
 ) -> None:
     print_table(results, definition=definition)
-    if outputs.json:
-        write_json(outputs.json, bundle, results, further=further, simulated=simulated)
-    if outputs.csv:
-        write_csv(outputs.csv, results)
-    if outputs.page:
+    if options.json:
+        write_json(options.json, bundle, results, further=further, simulated=simulated)
+    if options.csv:
+        write_csv(options.csv, results)
+    if options.page:
         title = f"{load_bundle(bundle).model_id if bundle else 'real stacks'}: evaluation"
         judged = REFOCUSED if bundle else methods[0].name
         write_page(
-            outputs.page,
+            options.page,
             results,
             frames,
             methods,
@@ -293,4 +269,4 @@ def _give(
             definition=definition,
             judged=judged,
         )
-        Console().print(f"page: {outputs.page / 'index.html'}")
+        Console().print(f"page: {options.page / 'index.html'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
@@ -104,11 +104,15 @@ def _mean(numbers: Sequence[float]) -> float:
     return fmean(known) if known else math.nan
 
 
-def _by_method(results: Iterable[Result]) -> dict[str, list[Result]]:
+def _grouped(results: Iterable[Result], key: Callable[[Result], str]) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.method, []).append(result)
+        found.setdefault(key(result), []).append(result)
     return found
+
+
+def _by_method(results: Iterable[Result]) -> dict[str, list[Result]]:
+    return _grouped(results, lambda result: result.method)
 
 
 def _qualities(results: Iterable[Result]) -> dict[str, dict[str, float]]:
@@ -122,18 +126,12 @@ def level_name(result: Result) -> str:
 
 def by_level(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Results by `level_name`, from in focus outwards."""
-    found: dict[str, list[Result]] = {}
-    for result in sorted(results, key=lambda r: r.defocus_um):
-        found.setdefault(level_name(result), []).append(result)
-    return found
+    return _grouped(sorted(results, key=lambda r: r.defocus_um), level_name)
 
 
 def by_group(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Results by where they are from: of stacks, by stack and truth."""
-    found: dict[str, list[Result]] = {}
-    for result in results:
-        found.setdefault(result.group, []).append(result)
-    return found
+    return _grouped(results, lambda result: result.group)
 
 
 def is_scattered(results: Sequence[Result]) -> bool:

@@ -22,8 +22,6 @@ import tifffile
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from refocusd import files
 from refocusd.errors import InputError, OutputError
@@ -36,8 +34,8 @@ from refocusd_training.data.source import open_samples
 from refocusd_training.export.card import model_card
 from refocusd_training.export.onnx import export_onnx
 from refocusd_training.export.rdf import HIGH_PERCENTILE, LOW_PERCENTILE, Facts, rdf
-from refocusd_training.loop.run import ranges_of_run
-from refocusd_training.networks import RefocusNetwork, build_network, description_of
+from refocusd_training.loop.folder import network_of_run, ranges_of_run
+from refocusd_training.networks import RefocusNetwork, description_of
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.ranges import Ranges, Setting
@@ -84,17 +82,6 @@ def _record(run: Path) -> dict[str, Any]:
             "checkpoint"
         ) from error
     return record
-
-
-def _loaded(config: TrainingConfig, path: Path) -> RefocusNetwork:
-    network = build_network(config.network, config.seed, pretrained=False)
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{path} does not fit the network of the run's config.toml ({error})"
-        ) from error
-    return network.eval()
 
 
 def _with_int8(
@@ -297,7 +284,7 @@ def export_bundle(
         # Copied first: a run in progress replaces its own.
         stored = folder / "weights.safetensors"
         shutil.copyfile(weights or run / "weights.safetensors", stored)
-        network = _loaded(config, stored)
+        network = network_of_run(run, stored)
         export_onnx(network, folder / "model.onnx")
         for name, array in _tensors(network).items():
             np.save(folder / name, array)

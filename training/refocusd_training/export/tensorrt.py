@@ -15,10 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from refocusd import files
 from refocusd.engines.cache import EngineCache, EngineKey
 from refocusd.engines.onnxruntime import Graph, graph_of
 from refocusd.engines.tensorrt import PLUGIN, PROVIDER, engine_key, engine_shapes
-from refocusd.errors import EngineError, OutputError
+from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 
 __all__ = ["CARDS", "build_engine_onnx", "export_engines", "with_engine_inside"]
@@ -89,7 +90,9 @@ def export_engines(
         if output == "cache":
             cache.put(key, content)
         else:
-            _write(Path(output) / f"{model.model_id}-{precision}-{card}.onnx", content)
+            path = Path(output) / f"{model.model_id}-{precision}-{card}.onnx"
+            with files.output(path):
+                path.write_bytes(content)
         keys.append(key)
     return keys
 
@@ -178,11 +181,3 @@ def with_engine_inside(graph: Graph, engine: bytes, card: str) -> bytes:
         inside, opset_imports=opsets, ir_version=model.ir_version
     ).SerializeToString()
     return made
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from error

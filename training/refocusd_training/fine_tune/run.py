@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from refocusd.cli.html_page import write_page
 from refocusd.errors import BundleError, ConfigError, InputError
 from refocusd.imaging.quality import psnr, ssim
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.source import SampleSource, open_samples
-from refocusd_training.fine_tune.page import write_page
+from refocusd_training.fine_tune.page import page_of
 from refocusd_training.fine_tune.result import FineTuned, Frame
 from refocusd_training.loop.files import WEIGHTS_FILE
 from refocusd_training.loop.run import (
@@ -125,7 +126,7 @@ def fine_tune(
         fmean(frame.plain_after for frame in frames),
         output / PAGE_FILE,
     )
-    write_page(tuned, tuned.page, title=f"{bundle.model_id}, fine-tuned")
+    write_page(tuned.page, page_of(tuned, f"{bundle.model_id}, fine-tuned"))
     if tuned.worse:
         raise InputError(
             f"fine-tuning made the {len(frames)} held-out frames worse: PSNR {tuned.after_db:.2f} dB "

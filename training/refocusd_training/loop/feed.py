@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, cast
 
 import numpy as np
 import torch
@@ -42,15 +42,10 @@ def seed_of(seed: int, rank: int) -> int:
 
 def tensors(batch: Batch, *, pinned: bool = False) -> TensorBatch:
     """A batch as tensors, in page-locked memory if a GPU will fetch them."""
-    found: TensorBatch = {
-        "raw": torch.from_numpy(batch.raw),
-        "truth": torch.from_numpy(batch.truth),
-        "span": torch.from_numpy(batch.span),
-        "defocus_um": torch.from_numpy(batch.defocus_um),
-    }
+    found = {name: torch.from_numpy(getattr(batch, name)) for name in TensorBatch.__annotations__}
     if pinned:
-        return {name: value.pin_memory() for name, value in found.items()}  # type: ignore[return-value, attr-defined]
-    return found
+        found = {name: value.pin_memory() for name, value in found.items()}
+    return cast("TensorBatch", found)
 
 
 class Feed(Iterable[TensorBatch]):
@@ -103,9 +98,6 @@ class ExposingFeed(Iterable[TensorBatch]):
             exposures, dimming = self._drawn.take()
             seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
             batch = expose_on(exposures, dimming, device=self._device, seed=seed)
-            yield {
-                "raw": batch.raw,
-                "truth": batch.truth,
-                "span": batch.span,
-                "defocus_um": batch.defocus_um,
-            }
+            yield cast(
+                "TensorBatch", {name: getattr(batch, name) for name in TensorBatch.__annotations__}
+            )

@@ -18,11 +18,12 @@ def main() -> int:
     order = json.loads(sys.argv[1])
     try:
         from refocusd_training.config import load_config
-        from refocusd_training.loop.run import train_as_rank
+        from refocusd_training.loop.run import opener_of, train_prepared
 
-        train_as_rank(
-            load_config(Path(order["config"])),
-            Path(order["data"]),
+        config = load_config(Path(order["config"]))
+        train_prepared(
+            config,
+            opener_of(config, Path(order["data"])),
             Path(order["output"]),
             device=order["device"],
             resume=order["resume"],

@@ -51,10 +51,11 @@ from refocusd_training.simulate.ranges import Ranges
 
 __all__ = [
     "network_of_run",
+    "opener_of",
     "ranges_of_run",
     "run_training",
-    "train_as_rank",
     "train_on",
+    "train_prepared",
 ]
 
 PRECISIONS: dict[str, Any] = {"bf16": "bf16-mixed", "f16": "16-mixed", "f32": "32-true"}
@@ -103,35 +104,15 @@ def run_training(
     """
     target = _chosen_device(config, device, devices)
     if devices == 1:
-        return train_on(config, _opener(config, data), output, device=target, resume=resume)
+        return train_on(config, opener_of(config, data), output, device=target, resume=resume)
     prepare(config, output, resume=resume)
     train_in_processes(config, data, output, device=target, resume=resume, devices=devices)
     return read_record(output)
 
 
-def train_as_rank(
-    config: TrainingConfig,
-    data: Path,
-    output: Path,
-    *,
-    device: str,
-    resume: bool,
-    devices: int,
-    rank: int,
-) -> None:
-    """Train as one of several processes; the folder is prepared."""
-    _train(
-        config,
-        _opener(config, data),
-        output,
-        device=device,
-        resume=resume,
-        devices=devices,
-        rank=rank,
-    )
+def opener_of(config: TrainingConfig, data: Path) -> Opener:
+    """Opens the data that a configuration describes."""
 
-
-def _opener(config: TrainingConfig, data: Path) -> Opener:
     def opened(seed: int, ranges: Ranges) -> SampleSource:
         return open_samples(
             config.data, data, size=config.size, batch=config.batch, seed=seed, ranges=ranges
@@ -151,7 +132,7 @@ def train_on(
     """Train on any source of samples in this process; the rest is as in `run_training`."""
     target = _chosen_device(config, device, 1)
     prepare(config, output, resume=resume)
-    return _train(config, opener, output, device=target, resume=resume)
+    return train_prepared(config, opener, output, device=target, resume=resume)
 
 
 def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> str:
@@ -172,7 +153,7 @@ def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> 
     return chosen
 
 
-def _train(
+def train_prepared(
     config: TrainingConfig,
     opener: Opener,
     output: Path,
@@ -182,6 +163,7 @@ def _train(
     devices: int = 1,
     rank: int = 0,
 ) -> RunRecord:
+    """Train, alone or as one of several processes, in a folder that `prepare` has made."""
     state = read_state(output / STATE_FILE) if resume else None
     if state is not None and state["step"] >= config.steps:
         return read_record(output)
@@ -225,9 +207,10 @@ def _train(
 
     # Checkpoints come last, so that the state includes what the others decide at a step.
     callbacks = [log, validation, Checkpoints(output, log, validation, recorded)]
-    trainer = _trainer(config, output, device, devices, callbacks, steps=config.steps - module.step)
+    left = config.steps - module.step
     try:
         with _fed(config, source, module.step, device, rank) as feed, _lightning_of_another_torch():
+            trainer = _trainer(config, output, device, devices, callbacks, steps=left)
             trainer.fit(module, train_dataloaders=feed)
     except OSError as error:
         raise not_written(output, error) from error
@@ -293,24 +276,9 @@ def _trainer(
     if devices > 1:
         # While the encoder is frozen, it has no gradients.
         strategy = DDPStrategy(find_unused_parameters=config.frozen_steps > 0)
-    with warnings.catch_warnings():
-        # On a cluster Lightning wants to be started by srun, unless it is told how to start.
-        warnings.filterwarnings("ignore", message=".*srun. command is available")
-        return _built(config, output, kind, chosen, strategy, callbacks, steps)
-
-
-def _built(
-    config: TrainingConfig,
-    output: Path,
-    kind: str,
-    devices: int | list[int],
-    strategy: Any,
-    callbacks: list[pl.Callback],
-    steps: int,
-) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if kind == "cuda" else kind,
-        devices=devices,
+        devices=chosen,
         strategy=strategy,
         precision=PRECISIONS[config.precision],
         max_epochs=1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from refocusd.config import check_settings
 from refocusd.errors import ConfigError
 
 __all__ = ["LossConfig", "LossName"]
@@ -57,8 +58,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         """Refuse invalid values."""
         known = get_args(LossName)
-        if self.name not in known:
-            raise ConfigError(f"loss.name is {self.name!r}; give one of {', '.join(known)}")
+        check_settings(self)
         single = set(known) - {"sum"}
         if (self.name == "sum") != bool(self.parts) or not set(self.parts) <= single:
             raise ConfigError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
+from refocusd.config import check_settings
 from refocusd.errors import ConfigError
 
 __all__ = ["NetworkConfig", "NetworkName"]
@@ -57,10 +58,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Refuse networks that cannot be built."""
-        if self.name not in get_args(NetworkName):
-            raise ConfigError(
-                f"network.name is {self.name!r}; give one of {', '.join(get_args(NetworkName))}"
-            )
+        check_settings(self)
         counts = {"half": (self.half,), "fine": (self.fine,)}
         for key, length in (("widths", 3), ("blocks", 3), ("stages", 4), ("depths", 4)):
             counts[key] = tuple(getattr(self, key))
