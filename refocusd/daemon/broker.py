@@ -78,6 +78,8 @@ class Broker:
         Set once a worker is ready, or the daemon cannot have one.
     failure : str
         Why the daemon ended, if not because it was asked to.
+    stop_by : float
+        When what is in progress is given up (`time.monotonic`); 0 if nobody asked for a stop.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class Broker:
             events.OutputClosed: lifecycle.output_closed,
             events.CatchUpFailed: lifecycle.catch_up_failed,
         }
-        self._stop_by = 0.0
+        self.stop_by = 0.0
         self._complained_at = 0.0
         self.ready = threading.Event()
         self.failure = ""
@@ -193,9 +195,9 @@ class Broker:
                 self._begin_stop(self._settings.stop_timeout_s)
 
     def _over(self) -> bool:
-        if not self._stop_by:
+        if not self.stop_by:
             return False
-        return not self.acquisitions or time.monotonic() > self._stop_by
+        return not self.acquisitions or time.monotonic() > self.stop_by
 
     def _tick(self) -> None:
         for identity in self._dispatcher.tick():
@@ -209,9 +211,9 @@ class Broker:
         self._intake.pick_up()
 
     def _begin_stop(self, within_s: float) -> None:
-        if not self._stop_by:
+        if not self.stop_by:
             self._lifecycle.stop()
-        self._stop_by = min(self._stop_by or math.inf, time.monotonic() + within_s)
+        self.stop_by = min(self.stop_by or math.inf, time.monotonic() + within_s)
 
     # -- messages -----------------------------------------------------------------------
 
