@@ -48,6 +48,11 @@ TICK_S = 0.25
 MAX_HEADER_NBYTES = 32 << 20
 #: At most one line is logged in this time about what peers do wrong.
 COMPLAIN_S = 0.2
+#: What a peer may send without a slot, and as often as it likes.
+_QUESTIONS = (
+    *(wire.Hello, wire.Ping, wire.Open, wire.Behind, wire.GiveBack, wire.Pause, wire.CatchUp),
+    *(wire.StatusRequest, wire.Look, wire.Follow),
+)
 
 
 class Broker:
@@ -275,6 +280,8 @@ class Broker:
             log.warning("refused from a peer: %s", text[:1000])
 
     def _on_message(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
+        if isinstance(message, _QUESTIONS):
+            self._peers.asked(identity)
         if isinstance(message, wire.Hello):
             self._on_hello(identity, message)
             return

@@ -124,9 +124,19 @@ def test_who_does_not_read_answers_about_the_state_gets_no_more(tmp_path: Path) 
         until(lambda: isinstance(connection.receive(0.1), wire.Status))
 
 
-@pytest.mark.parametrize("floods_with", ["what is refused", "questions"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Close("0" * 36, 1),
+        wire.StatusRequest(),
+        wire.Ping(),
+        wire.Pause(paused=False),
+        wire.CatchUp(on=True),
+    ],
+    ids=lambda message: type(message).__name__,
+)
 def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_served(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, floods_with: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, message: wire.Message
 ) -> None:
     with (
         running(quick_settings(tmp_path)) as daemon,
@@ -135,11 +145,10 @@ def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_s
     ):
         flood.welcome(PATIENCE_S)
         upload = opened(connection, tmp_path / "out")
-        message = wire.Close("0" * 36, 1) if floods_with == "what is refused" else None
 
         def dropped() -> bool:
             for _ in range(500):
-                flood.send(message or wire.StatusRequest())  # and never reads an answer
+                flood.send(message)  # and never reads an answer
             return "not listened to any more" in caplog.text
 
         until(dropped)
