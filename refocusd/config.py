@@ -31,6 +31,7 @@ import msgspec
 import platformdirs
 
 from refocusd.errors import ConfigError
+from refocusd.files import read_limited
 
 __all__ = [
     "DEFAULT_ENDPOINT",
@@ -483,19 +484,15 @@ def _converted(setting: Setting, value: Any, where: str) -> Any:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_NBYTES + 1)
-        if len(data) > MAX_FILE_NBYTES:
-            raise ConfigError(
-                f"the settings file {path} is larger than {MAX_FILE_NBYTES >> 10} KiB; name "
-                "another file, `refocusd config init` writes one"
-            )
-        text = data.decode("utf-8-sig")
+        text = read_limited(path, MAX_FILE_NBYTES).decode("utf-8-sig")
         if any(line.count(".") > _MAX_DOTS for line in text.splitlines()):
             raise RecursionError
         return tomllib.loads(text)
     except OSError as error:
-        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"the settings file {path} cannot be read: {error.strerror}; name another file, `refocusd "
+            "config init` writes one"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the settings file {path} is not TOML: save it as UTF-8") from error
     except RecursionError as error:

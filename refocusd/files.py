@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,15 @@ from typing import TypeVar
 
 from refocusd.errors import OutputError
 
-__all__ = ["open_shared", "output", "remove", "remove_tree", "replace", "write_whole"]
+__all__ = [
+    "open_shared",
+    "output",
+    "read_limited",
+    "remove",
+    "remove_tree",
+    "replace",
+    "write_whole",
+]
 
 #: Waits between attempts, in seconds.
 DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -52,7 +61,15 @@ if sys.platform == "win32":
         return msvcrt.open_osfhandle(handle, flags)
 
 else:
-    _open = os.open
+
+    def _open(name: str, flags: int) -> int:
+        """Open a file that exists, for reading; a pipe or a device would be waited for."""
+        descriptor = os.open(name, flags | os.O_NONBLOCK)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # for the latter there is a better error
+            return descriptor
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", name)
 
 
 def open_shared(path: Path) -> io.FileIO:
@@ -63,6 +80,22 @@ def open_shared(path: Path) -> io.FileIO:
     OSError
     """
     return io.FileIO(str(path), "r", opener=_open)
+
+
+def read_limited(path: Path, most_nbytes: int) -> bytes:
+    """Content of a file of at most so many bytes; what is larger, or no file, is not read.
+
+    Raises
+    ------
+    OSError
+    """
+    with open_shared(path) as file:
+        data = file.read(most_nbytes + 1) or b""
+        while len(data) <= most_nbytes and (more := file.read(most_nbytes + 1 - len(data))):
+            data += more
+    if len(data) > most_nbytes:
+        raise OSError(errno.EFBIG, f"it is larger than {most_nbytes} bytes", str(path))
+    return data
 
 
 def replace(source: Path, target: Path) -> None:

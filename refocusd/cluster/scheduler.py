@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refocusd.errors import ConfigError, TransportError
+from refocusd.files import read_limited
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -157,7 +158,7 @@ def _batch_file(path: Path | None) -> tuple[list[str], list[str]]:
     if path is None:
         return [], []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_limited(path, 1 << 20).decode("utf-8").splitlines()
     except OSError as error:
         raise ConfigError(f"--sbatch-file {path} cannot be read ({error.strerror})") from error
     marked = "#SBATCH"

@@ -48,6 +48,11 @@ TICK_S = 0.25
 MAX_HEADER_NBYTES = 32 << 20
 #: At most one line is logged in this time about what peers do wrong.
 COMPLAIN_S = 0.2
+#: What a peer may send without a slot, and as often as it likes.
+_QUESTIONS = (
+    *(wire.Hello, wire.Ping, wire.Open, wire.Behind, wire.GiveBack, wire.Pause, wire.CatchUp),
+    *(wire.StatusRequest, wire.Look, wire.Follow),
+)
 
 
 class Broker:
@@ -78,6 +83,8 @@ class Broker:
         Set once a worker is ready, or the daemon cannot have one.
     failure : str
         Why the daemon ended, if not because it was asked to.
+    stop_by : float
+        When what is in progress is given up (`time.monotonic`); 0 if nobody asked for a stop.
     """
 
     def __init__(
@@ -123,7 +130,7 @@ class Broker:
             events.OutputClosed: lifecycle.output_closed,
             events.CatchUpFailed: lifecycle.catch_up_failed,
         }
-        self._stop_by = 0.0
+        self.stop_by = 0.0
         self._complained_at = 0.0
         self.ready = threading.Event()
         self.failure = ""
@@ -193,9 +200,9 @@ class Broker:
                 self._begin_stop(self._settings.stop_timeout_s)
 
     def _over(self) -> bool:
-        if not self._stop_by:
+        if not self.stop_by:
             return False
-        return not self.acquisitions or time.monotonic() > self._stop_by
+        return not self.acquisitions or time.monotonic() > self.stop_by
 
     def _tick(self) -> None:
         for identity in self._dispatcher.tick():
@@ -209,9 +216,9 @@ class Broker:
         self._intake.pick_up()
 
     def _begin_stop(self, within_s: float) -> None:
-        if not self._stop_by:
+        if not self.stop_by:
             self._lifecycle.stop()
-        self._stop_by = min(self._stop_by or math.inf, time.monotonic() + within_s)
+        self.stop_by = min(self.stop_by or math.inf, time.monotonic() + within_s)
 
     # -- messages -----------------------------------------------------------------------
 
@@ -273,6 +280,8 @@ class Broker:
             log.warning("refused from a peer: %s", text[:1000])
 
     def _on_message(self, identity: bytes, message: wire.Message, part: memoryview | None) -> None:
+        if isinstance(message, _QUESTIONS):
+            self._peers.asked(identity)
         if isinstance(message, wire.Hello):
             self._on_hello(identity, message)
             return

@@ -60,8 +60,10 @@ class Control:
             case wire.Follow() if role == "view":
                 self._following[identity] = message.after
             case wire.Pause():
-                log.info("paused" if message.paused else "resumed")
-                self.lifecycle.scheduler.paused = message.paused and not self.lifecycle.stopping
+                paused = message.paused and not self.lifecycle.stopping
+                if paused != self.lifecycle.scheduler.paused:
+                    log.info("paused" if paused else "resumed")
+                self.lifecycle.scheduler.paused = paused
             case wire.CatchUp():
                 self.lifecycle.catch_up_when_idle = message.on
             case _:

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 START_S = 120.0
 #: A catch-up ends within this time once the broker has, unless its disk hangs.
 CATCH_UP_END_S = 5.0
+#: The same for writers, at least.
+WRITER_END_S = 5.0
 
 
 class Daemon:
@@ -112,7 +114,8 @@ class Daemon:
         # The broker has waited for them; one that is still there hangs, or is about to end.
         self._catch_ups.stop(timeout_s=CATCH_UP_END_S)
         self.supervisor.stop()
-        self._writer.stop(self.settings.stop_timeout_s)
+        # The broker has waited for the writers as well.
+        self._writer.stop(max(WRITER_END_S, self._broker.stop_by - time.monotonic()))
         self._resources.close()
 
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:

@@ -23,6 +23,8 @@ MAX_PEERS = 256
 #: Refusals that a peer may cause before it is not listened to any more: at once, and in a second.
 #: A source of an earlier daemon causes one for each message that it had sent.
 MAX_REFUSALS, REFUSALS_PER_S = 500, 20.0
+#: What a question that is answered counts for in that: 5000 at once, and 200 in a second, are too many.
+QUESTION_COST = 0.1
 #: Peers of which that is remembered.
 MAX_REFUSED_PEERS = 4096
 
@@ -136,18 +138,29 @@ class Peers:
         """Whether a peer is not listened to any more: it floods the daemon, or does not read."""
         return self._patience.get(identity, (0.0, 0.0))[0] < 0
 
-    def refused(self, identity: bytes) -> bool:
+    def refused(self, identity: bytes, cost: float = 1.0) -> bool:
         """A peer was refused something; whether that was once too often, and it is dropped."""
         if identity in self._peers and self._peers[identity].trusted:
             return False
         now = time.monotonic()
-        left, at = self._patience.pop(identity, (MAX_REFUSALS, now))
-        left = min(MAX_REFUSALS, left + (now - at) * REFUSALS_PER_S) - 1
+        before, at = self._patience.pop(identity, (MAX_REFUSALS, now))
+        left = min(MAX_REFUSALS, before + (now - at) * REFUSALS_PER_S) - cost
         self._patience[identity] = left, now
         if len(self._patience) > MAX_REFUSED_PEERS:
             self._patience.popitem(last=False)
-        self.dropped += left < 0
+        self.dropped += left < 0 <= before
         return left < 0
+
+    def asked(self, identity: bytes) -> None:
+        """A peer sent something that is not bounded by the slots it has.
+
+        Raises
+        ------
+        TransportError
+            If it sends too many of those, so that it is to be dropped.
+        """
+        if self.refused(identity, QUESTION_COST):
+            raise TransportError("it asks more often than anybody needs to know")
 
     def forget(self, identity: bytes) -> None:
         """A peer has gone."""

@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from refocusd.errors import BundleError
+from refocusd.files import read_limited
 
 __all__ = [
     "MAX_RDF_BYTES",
@@ -166,11 +167,7 @@ def read_yaml(path: Path) -> tuple[bytes, Any]:
     BundleError
         If it is no file, too large or no YAML.
     """
-    if path.exists() and not path.is_file():
-        raise BundleError(f"{path} is not a file")
-    if path.stat().st_size > MAX_RDF_BYTES:
-        raise BundleError(f"{path} is larger than {MAX_RDF_BYTES} bytes: not a model description")
-    text = path.read_bytes()
+    text = read_limited(path, MAX_RDF_BYTES)
     try:
         return text, yaml.load(text, _PlainLoader)  # noqa: S506 (a SafeLoader)
     except Exception as error:

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 
 from refocusd.errors import InputError
-from refocusd.files import output, write_whole
+from refocusd.files import output, read_limited, write_whole
 
 __all__ = [
     "PROFILE_SCHEMA",
@@ -279,9 +279,7 @@ def load_profile(path: str | Path) -> Profile:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_PROFILE_BYTES:
-            raise InputError(f"{path} is too large for a calibration profile")
-        data = path.read_bytes()
+        data = read_limited(path, MAX_PROFILE_BYTES)
         schema = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("profile_schema")
         if schema is not None and bytes(schema) != str(PROFILE_SCHEMA).encode():
             raise InputError(

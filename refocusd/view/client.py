@@ -15,6 +15,7 @@ import msgspec
 
 from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError, TransportError
+from refocusd.files import read_limited
 from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.options import LOOPBACK
 
@@ -147,7 +148,7 @@ class ApiClient:
         if token_file is None:
             return cls(url)
         try:
-            token = token_file.read_text(encoding="utf-8").split("\n")[0].strip()
+            token = read_limited(token_file, 1 << 16).decode("utf-8").split("\n")[0].strip()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the token in {token_file} cannot be read: {error}") from error
         return cls(url, token)

@@ -13,6 +13,7 @@ from pathlib import Path
 from refocusd import files
 from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError
+from refocusd.files import read_limited
 from refocusd.processes.lifeline import end_with_parent
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import leave_signals_to_parent, stop_asked
@@ -81,7 +82,7 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
         token = ""
     else:
         try:
-            lines = arguments.token_file.read_text(encoding="utf-8").splitlines()
+            lines = read_limited(arguments.token_file, 1 << 16).decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"the token in {arguments.token_file} cannot be read: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -94,10 +95,19 @@ def test_an_absurd_file_is_one_clear_error_at_once(tmp_path: Path, text: str) ->
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="Windows has no such file")
-def test_a_file_without_an_end_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="larger than"):
-        load_settings("/dev/zero", environment={})
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a pipe"])
+def test_what_is_no_file_is_an_error_at_once(tmp_path: Path, kind: str) -> None:
+    place = Path("/dev/zero") if kind == "device" else tmp_path / "refocusd.toml"
+    if kind == "folder":
+        place.mkdir()
+    elif kind != "device":
+        os.mkfifo(place)  # nobody writes to it: opening it as a file would never end
+    if kind == "link to a pipe":
+        place = tmp_path / "link.toml"
+        place.symlink_to(tmp_path / "refocusd.toml")
+    with pytest.raises(ConfigError, match=r"cannot be read: .*config init"):
+        load_settings(place, environment={})
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

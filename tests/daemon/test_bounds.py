@@ -19,7 +19,7 @@ from live import Upload, opened, pump_until, quick_settings, running, source, st
 from waiting import PATIENCE_S, until
 
 from refocusd import backoff
-from refocusd.daemon.acquisitions import intake, unfinished
+from refocusd.daemon.acquisitions import catch_up, intake, unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
 from refocusd.daemon.acquisitions.intake import MAX_MISSED_CHARS
 from refocusd.daemon.control import MAX_UNREAD
@@ -124,9 +124,19 @@ def test_who_does_not_read_answers_about_the_state_gets_no_more(tmp_path: Path) 
         until(lambda: isinstance(connection.receive(0.1), wire.Status))
 
 
-@pytest.mark.parametrize("floods_with", ["what is refused", "questions"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Close("0" * 36, 1),
+        wire.StatusRequest(),
+        wire.Ping(),
+        wire.Pause(paused=False),
+        wire.CatchUp(on=True),
+    ],
+    ids=lambda message: type(message).__name__,
+)
 def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_served(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, floods_with: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, message: wire.Message
 ) -> None:
     with (
         running(quick_settings(tmp_path)) as daemon,
@@ -135,11 +145,10 @@ def test_a_peer_that_floods_the_daemon_is_dropped_with_one_line_and_others_are_s
     ):
         flood.welcome(PATIENCE_S)
         upload = opened(connection, tmp_path / "out")
-        message = wire.Close("0" * 36, 1) if floods_with == "what is refused" else None
 
         def dropped() -> bool:
             for _ in range(500):
-                flood.send(message or wire.StatusRequest())  # and never reads an answer
+                flood.send(message)  # and never reads an answer
             return "not listened to any more" in caplog.text
 
         until(dropped)
@@ -315,25 +324,42 @@ def test_a_frame_is_written_again_where_the_error_may_pass(
     assert len(tried) == attempts
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks its reader")
 def test_raw_data_that_hangs_does_not_keep_the_daemon_from_ending(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hangs: threading.Event,
 ) -> None:
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    os.mkfifo(raw / "NDTiff.index")  # nobody writes it: opening it waits for ever
-    settings = quick_settings(tmp_path, stop_timeout_s=0.5)
-    try:
-        with running(settings) as daemon, source(daemon) as connection:
-            upload = opened(connection, tmp_path, raw=str(raw), output_="")
+    monkeypatch.setattr(catch_up, "_open_raw", lambda _: hangs.wait(2 * PATIENCE_S))
+    monkeypatch.setattr("refocusd.daemon.daemon.CATCH_UP_END_S", 0.2)
+    (tmp_path / "raw").mkdir()
+    with running(quick_settings(tmp_path, stop_timeout_s=PATIENCE_S)) as daemon:
+        with source(daemon) as connection:
+            upload = opened(connection, tmp_path, raw=str(tmp_path / "raw"), output_="")
             upload.close(3)
             pump_until(
                 upload, lambda: daemon_status(daemon.endpoint).details[0].state == "catching up"
             )
-        assert daemon.unfinished
-        assert "a catch-up has not ended" in caplog.text
-    finally:
-        os.close(os.open(raw / "NDTiff.index", os.O_RDWR))
+        asked = time.monotonic()
+    assert time.monotonic() - asked < PATIENCE_S / 2, (
+        "nothing of a catch-up that hangs is waited for"
+    )
+    assert daemon.unfinished
+    assert "a catch-up has not ended" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a pipe")
+def test_a_pipe_in_the_place_of_raw_is_an_error_and_waited_for_by_nobody(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    os.mkfifo(raw / "NDTiff.index")
+    with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path, raw=str(raw), output_="")
+        upload.close(3)
+        pump_until(upload, lambda: upload.closed)
+        (about,) = daemon_status(daemon.endpoint).details
+    assert any("pipe" in text for text in about.warnings), about.warnings
+    assert daemon.unfinished
 
 
 def test_a_ledger_that_cannot_record_a_frame_makes_the_acquisition_incomplete(

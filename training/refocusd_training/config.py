@@ -17,7 +17,7 @@ import msgspec
 
 from refocusd.config import Limits, check_settings, toml_value
 from refocusd.errors import ConfigError
-from refocusd.files import output
+from refocusd.files import output, read_limited
 from refocusd_training.data.config import DataConfig
 from refocusd_training.losses.config import LossConfig
 from refocusd_training.networks.config import NetworkConfig
@@ -189,8 +189,8 @@ def load_config(path: Path) -> TrainingConfig:
         If it cannot be read, has an unknown key or a value of another type.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(read_limited(path, 1 << 20).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as TOML ({error})") from error
     _refuse_unknown(table, TrainingConfig, str(path))
     for *outer, name in PATHS:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from refocusd.errors import ConfigError, InputError
+from refocusd.files import read_limited
 from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import Measured, Profile
 from refocusd_calibration.profile.write import differences
@@ -161,10 +162,10 @@ def load_limits(path: Path) -> Limits:
         If it cannot be read, names no known number, or says something else.
     """
     try:
-        limits = msgspec.toml.decode(path.read_bytes(), type=dict[str, Limit])
+        limits = msgspec.toml.decode(read_limited(path, 1 << 20), type=dict[str, Limit])
     except OSError as error:
         raise ConfigError(f"the limits {path} cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} does not hold limits ({error}): write tables such as "
             '["camera.gain_e_per_count"] with percent = 3'

@@ -162,11 +162,11 @@ class Lifecycle:
         log.log(level, "catching up %s: %s", acquisition.open.name, event.error)
         if acquisition.live.closed:
             acquisition.incomplete = event.error
-        if acquisition.catch_up is None:
+        if acquisition.catch_up is not None:
+            self.close_lane(acquisition, acquisition.catch_up)
+        elif acquisition.state.catching_up:
             acquisition.catch_up_ended()
             self.settle(acquisition)
-        else:
-            self.close_lane(acquisition, acquisition.catch_up)
 
     def output_closed(self, acquisition: Acquisition, event: OutputClosed) -> None:
         """An acquisition is over."""
@@ -249,9 +249,12 @@ class Lifecycle:
                 continue
             if not acquisition.end_known or acquisition.state.catching_up:
                 acquisition.incomplete = acquisition.incomplete or "the daemon was stopped"
+            if acquisition.state.catching_up and acquisition.catch_up is None:
+                acquisition.catch_up_ended()  # its disk may hang
             # What a catch-up has not sent yet stays pending, too.
             for lane in reversed(acquisition.lanes):
                 self.close_lane(acquisition, lane)
+            self.settle(acquisition)
 
     def abandon(self) -> None:
         """The time for a stop is over: record frames without raw that will never be done."""

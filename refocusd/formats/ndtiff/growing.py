@@ -121,7 +121,7 @@ class GrowingNDTiff(PlacedFrames):
         try:
             self._index.append_to(found)
         except InputError as error:
-            if not (self.path / INDEX_NAME).exists():
+            if isinstance(error.__cause__, OSError):
                 raise OSError(str(error)) from error
             if not self._index_trouble:
                 log.warning("%s: its frames are found without the index from here on", error)

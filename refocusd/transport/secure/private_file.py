@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from refocusd.errors import ConfigError, OutputError
-from refocusd.files import remove, replace
+from refocusd.files import open_shared, remove, replace
 
 __all__ = ["let_read", "read_private", "write_private"]
 
@@ -44,7 +44,7 @@ def read_private(path: Path, kind: type[_Kind], otherwise: str, *, secret: bool 
         If it cannot be read, others can read it, or it is something else.
     """
     try:
-        with path.open("rb") as stream:
+        with open_shared(path) as stream:
             status = os.fstat(stream.fileno())
             text = stream.read(MAX_FILE)
     except OSError as error:
