@@ -14,6 +14,7 @@
 `report_page`    Page of `refocusd report`: one HTML file that contains its pictures and figures
 `runs`           Chooses the output of a run of frames on disk: a new one, or an existing one
 `commands/`      One sub-command a file; each adds itself to the parser with `register`
+`fractal/`       Tasks of Fractal, which runs them on images of OME-Zarr plates, in jobs of its own
 ===============  ===================================================================================
 
 May import everything in `refocusd`.  `refocusd_training` and

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,31 +162,44 @@ class Cluster:
         WorkerError
             If a position was given up.
         """
-        if not isinstance(frames, StoreReader):
-            raise InputError(
-                f"{frames.path} is no OME-Zarr, whose positions several workers can write at once: "
-                "refocus it without --cluster, or convert it"
-            )
         assert self._client is not None
         begun = time.perf_counter()
-        dataset = OutputDataset.open(self._settings, self._open_output(frames, output))
-        acquired: int | None = None
-        try:
-            place = dataset.sink.path
-            orders = _orders(frames, keys, output, self._settings, place)
-            if isinstance(dataset.sink, MirrorSink):
-                for order in orders:
-                    dataset.sink.make_room(json.loads(order.keys[-1]))
+        with self.opened(frames, keys, output) as (dataset, orders):
             run = _Run(self._client, dataset, on_frames)
             run.all(orders)
             if run.rows_lost:
                 # They went with the jobs that were killed: the frames themselves say what they are.
                 dataset.repair()
             run.check()
+        return dataset.sink.path, time.perf_counter() - begun
+
+    @contextmanager
+    def opened(
+        self, frames: Dataset, keys: Sequence[str], output: Output
+    ) -> Iterator[tuple[OutputDataset, list[PositionOrder]]]:
+        """Open the output, with room for these frames, and say what each job is to do.
+
+        Raises
+        ------
+        InputError, LedgerError, OutputError
+            As `refocus`.
+        """
+        if not isinstance(frames, StoreReader):
+            raise InputError(
+                f"{frames.path} is no OME-Zarr, whose positions several workers can write at once: "
+                "refocus it without --cluster, or convert it"
+            )
+        dataset = OutputDataset.open(self._settings, self._open_output(frames, output))
+        acquired: int | None = None
+        try:
+            orders = _orders(frames, keys, output, self._settings, dataset.sink.path)
+            if isinstance(dataset.sink, MirrorSink):
+                for order in orders:
+                    dataset.sink.make_room(json.loads(order.keys[-1]))
+            yield dataset, orders
             acquired = len(frames)
         finally:
             dataset.close(acquired)
-        return place, time.perf_counter() - begun
 
     def _open_output(self, frames: Dataset, output: Output) -> OpenOutput:
         form = frames.first_format()
