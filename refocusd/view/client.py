@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.error
 import urllib.parse
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.config import DEFAULT_VIEW_PORT
 from refocusd.errors import ConfigError, TransportError
 from refocusd.files import read_limited
+from refocusd.frame import Pixels
 from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.options import LOOPBACK
 
-__all__ = ["DEFAULT_URL", "ApiClient", "Event", "Outcome", "outcomes"]
+__all__ = ["DEFAULT_URL", "ApiClient", "Event", "Outcome", "ShownFrame", "outcomes"]
 
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_VIEW_PORT}"
 #: A view answers within this time, and says something at least so often on a stream.
@@ -32,6 +36,39 @@ class Event(NamedTuple):
     name: str
     data: Any
     id: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShownFrame:
+    """One frame before and after, as the view gives it.
+
+    Parameters
+    ----------
+    about : dict
+        Its ``name``, ``axes``, ``state``, ``pixel_um``, ``facts``; every ``step``-th pixel is there.
+    frames : dict of str to ndarray, shape (rows, columns)
+        ``raw`` and ``refocused``, in counts: those that there are.
+    trust : ndarray of uint8 or None
+        Its trust map, as in `refocusd.imaging.trust_map`.
+    """
+
+    about: dict[str, Any]
+    frames: dict[str, Pixels]
+    trust: NDArray[np.uint8] | None
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> ShownFrame:
+        """As `refocusd.view.frames.encode` describes them."""
+        start = 4 + int.from_bytes(body[:4], "little")
+        about = json.loads(body[4:start])
+        names = [name for name in ("raw", "refocused") if name not in about["missing"]]
+        pixels = np.frombuffer(body, np.dtype(about["dtype"]).newbyteorder("<"), offset=start)
+        frames = pixels.reshape(len(names), about["rows"], about["columns"])
+        trust = None
+        if (sent := about["trust"]) is not None:
+            cells = np.frombuffer(base64.b64decode(sent["cells"]), np.uint8)
+            trust = cells.reshape(sent["rows"], sent["columns"])
+        return cls(about, dict(zip(names, frames, strict=True)), trust)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,18 +201,38 @@ class ApiClient:
         with self.open(address, body) as answer:
             return json.load(answer)
 
-    def events(self, address: str, query: dict[str, str] | None = None) -> Iterator[Event]:
+    def frame(self, address: str, **query: str) -> ShownFrame | None:
+        """The frame at ``frame/latest`` or ``frame``; None if there is none, or none that is new.
+
+        Raises
+        ------
+        TransportError
+            As `ask`.
+        """
+        with self.open(_with(address, query)) as answer:
+            body = answer.read()
+        return ShownFrame.from_bytes(body) if body else None
+
+    def events(
+        self, address: str, query: dict[str, str] | None = None, *, heartbeat: bool = False
+    ) -> Iterator[Event]:
         """What a stream tells; it is open when this returns.
+
+        Parameters
+        ----------
+        address : str
+        query : dict, optional
+        heartbeat : bool
+            Give an event without a name, too, every few seconds in which nothing else is told.
 
         Raises
         ------
         TransportError
             As `ask`; on reading, if the connection is lost.
         """
-        fields = urllib.parse.urlencode({k: v for k, v in (query or {}).items() if v})
-        return self._read(self.open(f"{address}?{fields}" if fields else address))
+        return self._read(self.open(_with(address, query or {})), heartbeat=heartbeat)
 
-    def _read(self, stream: Any) -> Iterator[Event]:
+    def _read(self, stream: Any, *, heartbeat: bool) -> Iterator[Event]:
         name = ident = ""
         with stream:
             try:
@@ -187,6 +244,8 @@ class ApiClient:
                         ident = value
                     elif field == "data":
                         yield Event(name, json.loads(value), ident)
+                    elif not field and value and heartbeat:
+                        yield Event("", None)
             except OSError as error:
                 raise TransportError(f"the live view at {self.url} is gone: {error}") from error
 
@@ -220,6 +279,11 @@ class ApiClient:
                 f"no live view at {self.url} ({error}): start the daemon with `refocusd run`, or "
                 "name the view with --url"
             ) from error
+
+
+def _with(address: str, query: dict[str, str]) -> str:
+    fields = urllib.parse.urlencode({name: value for name, value in query.items() if value})
+    return f"{address}?{fields}" if fields else address
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

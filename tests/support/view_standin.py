@@ -23,15 +23,17 @@ import zmq
 from numpy.typing import NDArray
 from user_curve import as_daemon
 
+from refocusd.datasets.run_folder import RUN_FILE, notes_of, trust_maps_of
 from refocusd.demo.specimen import Specimen
 from refocusd.formats.ndtiff.writer import NDTiffSink
+from refocusd.formats.open_sink import SinkKind, create_sink
 from refocusd.imaging.quality import focus_score
 from refocusd.imaging.trust_map import AS_ACQUIRED, trust_shape
 from refocusd.transport import messages as wire
 from refocusd.transport.outcome_log import OutcomeLog
 from refocusd.transport.ring import RingAddress
 
-__all__ = ["Scene", "StandIn", "scene_of_nuclei", "written_datasets"]
+__all__ = ["Scene", "StandIn", "scene_of_nuclei", "written_datasets", "written_run"]
 
 CHANNELS = ("DAPI", "Cy5")
 DEFOCUS_UM = (-12.0, -8.0, -4.0, 0.0, 4.0, 8.0, 12.0)
@@ -98,13 +100,15 @@ def scene_of_nuclei() -> Scene:
     return Scene(tuple(axes), np.stack(raw), np.stack(refocused), tuple(scores))
 
 
-def written_datasets(folder: Path, scene: Scene, times: int = 2, pending: int = 1) -> Path:
-    """Write raw and refocused NDTiff datasets of a scene; the last `pending` frames are raw only."""
-    raw_path = folder / "cells_1"
+def written_datasets(
+    folder: Path, scene: Scene, times: int = 2, pending: int = 1, kind: SinkKind = "ndtiff"
+) -> Path:
+    """Write raw and refocused datasets of a scene; the last `pending` frames are raw only."""
+    raw_path, output = folder / "cells_1", folder / "cells_1_refocused"
     with (
         NDTiffSink.create(raw_path) as raw,
-        NDTiffSink.create(folder / "cells_1_refocused") as refocused,
-        NDTiffSink.create(folder / "cells_1_refocused" / "trust") as maps,
+        create_sink(kind, output) as refocused,
+        create_sink(kind, trust_maps_of(output)) as maps,
     ):
         total = times * len(scene.axes)
         for number in range(total):
@@ -124,6 +128,15 @@ def written_datasets(folder: Path, scene: Scene, times: int = 2, pending: int = 
                 refocused.write(scene.refocused[index], axes, {**metadata, "refocusd": made_by})
                 maps.write(scene.trust(index), axes, {})
     return raw_path
+
+
+def written_run(folder: Path, scene: Scene, kind: SinkKind = "ndtiff") -> Path:
+    """A refocused dataset as the daemon leaves it, of two times; the last frame is pending."""
+    raw = written_datasets(folder, scene, kind=kind)
+    output = raw.with_name(f"{raw.name}_refocused")
+    run = {"acquisition": "id-1", "run": "run-1", "raw": str(raw), "engine": {"model_id": "live-2"}}
+    (notes_of(output) / RUN_FILE).write_text(json.dumps(run), encoding="utf-8")
+    return output
 
 
 @dataclass

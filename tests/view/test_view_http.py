@@ -22,6 +22,7 @@ from view_setup import ACTION, HOST, Setup, raw_request, setting_up
 from view_standin import PIXEL_UM, Scene, StandIn, scene_of_nuclei, written_datasets
 
 from refocusd.transport import messages as wire
+from refocusd.view.client import ShownFrame
 from refocusd.view.http.metrics import metrics_text
 from refocusd.view.state.gpu import Gpu
 from refocusd.view.state.view_state import ViewState
@@ -41,12 +42,8 @@ def setup(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 def picture(reply: Reply) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Header and frames of an answer of ``/api/frame``."""
     assert reply.status == 200, reply.body
-    length = int.from_bytes(reply.body[:4], "little")
-    header = json.loads(reply.body[4 : 4 + length])
-    there = [name for name in ("raw", "refocused") if name not in header["missing"]]
-    shape = (len(there), header["rows"], header["columns"])
-    pixels = np.frombuffer(reply.body, header["dtype"], offset=4 + length).reshape(shape)
-    return header, dict(zip(there, pixels, strict=True))
+    shown = ShownFrame.from_bytes(reply.body)
+    return shown.about, shown.frames
 
 
 def latest(setup: Setup, **query: Any) -> Reply:

@@ -1,4 +1,4 @@
-"""The view's parts without a page: options, figures, TLS and token, its process, napari's layers."""
+"""The view's parts without a page: options, figures, TLS and token, its process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import json
 import os
 import signal
 import ssl
-import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +27,6 @@ from view_standin import ENGINE, StandIn, scene_of_nuclei
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.secure.user_keys import derived_secret
-from refocusd.view import napari_layers
 from refocusd.view.command import add_view_flags, run_view, view_options
 from refocusd.view.frames.snapshot import scale_bar_text, scale_bar_um
 from refocusd.view.http.options import ViewOptions
@@ -355,33 +352,3 @@ def test_a_view_that_cannot_listen_is_given_up_and_nothing_else_ends() -> None:
 
 def _port(url: str) -> int:
     return int(url.rstrip("/").rpartition(":")[2])
-
-
-# -- napari ---------------------------------------------------------------------------------
-
-
-def test_napari_gets_two_layers_of_one_contrast_and_scale() -> None:
-    scene = scene_of_nuclei()
-    state = ViewState(ENDPOINT)
-    raw, refocused = scene.raw[0, ::4, ::4], scene.refocused[0, ::4, ::4]
-    state.put_preview(shown(1, {"z": 3}, 4, '{"PixelSizeUm": "0.5"}'), raw, refocused)
-    preview = state.newest()
-    assert preview is not None
-    layers = napari_layers.layer_data(preview)
-    np.testing.assert_array_equal([pixels for pixels, _, _ in layers], [raw, refocused])
-    first, second = (attributes for _, attributes, _ in layers)
-    assert (first["name"], second["name"]) == ("raw", "refocused")
-    assert first["contrast_limits"] == second["contrast_limits"]
-    assert first["scale"] == second["scale"] == (2.0, 2.0)
-    assert second["metadata"]["axes"] == {"z": 3}
-    assert second["metadata"]["unit"] == "um"
-    _, without, _ = napari_layers.layer_data(replace(preview, metadata={}))[0]
-    assert without["metadata"]["unit"] == "pixel"
-
-
-def test_without_napari_it_is_said_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "napari", None)  # as if it were not installed
-    with pytest.raises(ConfigError, match=r"refocusd\[napari\]"):
-        napari_layers.show_in_napari(ENDPOINT)

@@ -6,7 +6,11 @@ import argparse
 from typing import Any
 
 from refocusd.cli.flags import add_command
+from refocusd.optional import need
+from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.command import add_view_flags, run_view, view_options
+from refocusd.view.http.options import ViewOptions
+from refocusd.view.serve import serving
 
 __all__ = ["register"]
 
@@ -14,7 +18,7 @@ EPILOG = """\
 examples:
   refocusd view                             http://127.0.0.1:8750/
   refocusd view --endpoint tcp://127.0.0.1:8751 --port 9000
-  refocusd view --napari                    two linked layers (pip install "refocusd[napari]")
+  refocusd view --napari                    layers in napari (pip install "refocusd[napari]")
   refocusd view --host 10.0.0.5 --token-file token.txt --cert cert.pem --key key.pem
 """
 
@@ -31,14 +35,27 @@ def register(commands: Any) -> None:
     )
     add_view_flags(parser)
     parser.add_argument(
-        "--napari", action="store_true", help="show two linked layers in napari instead"
+        "--napari", action="store_true", help="show raw, refocused and trust map in napari instead"
     )
 
 
 def _view(arguments: argparse.Namespace) -> int:
     if arguments.napari:
-        # Seconds to import, and an optional part.
-        from refocusd.view.napari_layers import show_in_napari
-
-        return show_in_napari(view_options(arguments).endpoint)
+        return _show_in_napari(view_options(arguments))
     return run_view(arguments)
+
+
+def _show_in_napari(options: ViewOptions) -> int:
+    """Open napari with the widget, on a view of its own, until its window is closed."""
+    napari = need("napari", "refocusd view --napari", "napari")
+    from refocusd.napari_plugin.widget import LiveWidget
+
+    own = ViewOptions(options.endpoint, port=0, token=derived_secret("view"))
+    with serving(own) as view:
+        viewer = napari.Viewer(title="refocusd")
+        viewer.scale_bar.visible = True
+        widget = LiveWidget(viewer, view.url)
+        viewer.window.add_dock_widget(widget, name="Live refocusing")
+        widget.toggle_connection()
+        napari.run()
+    return 0

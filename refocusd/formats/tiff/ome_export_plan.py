@@ -20,7 +20,7 @@ from refocusd.formats.scale import Scale, scale_of, z_position_um, z_step_um
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
-__all__ = ["ExportFile", "ExportPlan", "plan_export"]
+__all__ = ["ExportFile", "ExportPlan", "plan_export", "stack_z_step_um"]
 
 ENDINGS = (".ome.tif", ".ome.tiff")
 #: A grid of more planes comes from an axis that counts something else.
@@ -147,7 +147,7 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
     )
     scale = scale_of(source.metadata(keys[0]), source.summary)
     if scale.z_um is None:
-        scale = replace(scale, z_um=_z_step_um(source, groups.values()))
+        scale = replace(scale, z_um=stack_z_step_um(source, groups.values()))
     plan = ExportPlan(files, form, scale)
     _refuse_missing(source.path, plan, fill=fill)
     for file in files:
@@ -160,7 +160,7 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
     return plan
 
 
-def _z_step_um(source: Dataset, groups: Iterable[Mapping[str, Axes]]) -> float | None:
+def stack_z_step_um(source: Dataset, groups: Iterable[Mapping[str, Axes]]) -> float | None:
     """Distance of planes in um, by the stage positions of the first stack that has them."""
     stacks: dict[str, dict[int, str]] = {}
     for frames in groups:
