@@ -46,6 +46,7 @@ __all__ = [
     "Settings",
     "SinkKind",
     "Untrusted",
+    "environment_of",
     "load_settings",
     "toml_value",
 ]
@@ -424,6 +425,12 @@ def load_settings(
         if value is not None:
             values[name] = _converted(SETTINGS[name], value, f"by {SETTINGS[name].flag}")
     return Settings(**values)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment variables from which `load_settings` makes these settings again."""
+    values = msgspec.to_builtins(settings)
+    return {_variable(name): toml_value(value) for name, value in values.items()}
 
 
 def _variable(name: str) -> str:

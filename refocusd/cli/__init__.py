@@ -4,6 +4,7 @@
 `console`        Output for people: results on standard output, progress and remarks on standard error
 `figures`        Tables of `replay` and `demo`: the figures of a run, and its quality if the truth is known
 `flags`          Parts that the commands' parsers share, such as the flags that set `refocusd.config.Settings`
+`job`            ``python -m refocusd.cli.job COMMAND ...``: a sub-command for a program that shows what it does
 `logs`           Logs to standard error, and to a rotating file in the user's log folder
 `main`           ``refocusd``: parses, runs a sub-command, turns errors into one line and a status
 `model_summary`  Summaries of a model bundle: a row of the list, lines of text, JSON
