@@ -88,7 +88,14 @@ def test_every_operation_that_is_described_is_served_and_no_other(setup: Setup) 
             "/pixel",
         ),
         *("/snapshot.png", "/snapshot.tif"),
-        *("/jobs", "/jobs/{id}", "/jobs/{id}/cancel", "/jobs/{id}/reports/{number}"),
+        *(
+            "/models",
+            "/folder",
+            "/jobs",
+            "/jobs/{id}",
+            "/jobs/{id}/cancel",
+            "/jobs/{id}/reports/{number}",
+        ),
     }
 
 

@@ -23,7 +23,7 @@ from refocusd.view.process import ViewProcess
 from refocusd.view.state.jobs import MAX_QUEUED, JobOrder, Jobs
 
 #: Long enough for a command on a busy computer.
-JOB_S = 90.0
+JOB_S = 180.0
 NOBODY = "tcp://127.0.0.1:9"
 
 

@@ -1,6 +1,9 @@
-"""Jobs: commands that are started, watched and cancelled from the page."""
+"""Jobs: commands that are started, watched and cancelled from the page, and what they are given."""
 
 from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -9,12 +12,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from refocusd.errors import OutputError
+from refocusd.errors import BundleError, InputError, OutputError
+from refocusd.models.description import read_yaml
+from refocusd.models.library import find_bundle, shipped_bundles, user_bundles
 from refocusd.view.http.answers import BytesResponse, json_response
+from refocusd.view.http.query import Query
 from refocusd.view.state.jobs import Job, JobOrder, Jobs
 
 __all__ = ["job_routes"]
 
+#: Of a folder, so many entries are listed; of a model's description, so many characters.
+MAX_ENTRIES, MAX_DESCRIPTION_CHARS = 500, 300
 #: A report has its own style and pictures within it, and nothing that acts.
 _REPORT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
@@ -58,6 +66,13 @@ def job_routes(jobs: Jobs) -> list[Route]:
             raise HTTPException(404, f"the report is not there any more: {error}") from error
         return BytesResponse(page, "text/html; charset=utf-8", _REPORT_HEADERS)
 
+    def models(_request: Request) -> Response:
+        names = dict.fromkeys((*shipped_bundles(), *user_bundles()))
+        return json_response({"models": [_model(name) for name in names]})
+
+    def folder(request: Request) -> Response:
+        return json_response({"entries": _entries(Query(request).text("path"))})
+
     def _job(request: Request) -> Job:
         wanted = request.path_params["id"]
         if (job := jobs.get(wanted)) is None:
@@ -65,9 +80,33 @@ def job_routes(jobs: Jobs) -> list[Route]:
         return job
 
     return [
+        Route("/models", models),
+        Route("/folder", folder),
         Route("/jobs", listed),
         Route("/jobs", start, methods=["POST"]),
         Route("/jobs/{id}", one),
         Route("/jobs/{id}/cancel", cancel, methods=["POST"]),
         Route("/jobs/{id}/reports/{number:int}", report),
     ]
+
+
+def _model(name: str) -> dict[str, str]:
+    """Name of a model, and what its description says in a line."""
+    try:
+        about = read_yaml(find_bundle(name) / "rdf.yaml")[1]
+        said = str(about.get("description", "")) if isinstance(about, dict) else ""
+    except (BundleError, OSError) as error:
+        said = str(error)
+    return {"name": name, "description": " ".join(said.split())[:MAX_DESCRIPTION_CHARS]}
+
+
+def _entries(path: str) -> list[str]:
+    """Paths of what lies in a folder; without one, the user's own is meant."""
+    folder = Path(path) if path else Path.home()
+    if not folder.is_absolute():
+        raise InputError(f"{path!r}: give the whole path of a folder, from the root or drive on")
+    try:
+        found = (str(entry) for entry in folder.iterdir() if not entry.name.startswith("."))
+        return sorted(islice(found, MAX_ENTRIES))
+    except (OSError, ValueError) as error:
+        raise HTTPException(404, f"{path!r} cannot be listed: {error}") from error
