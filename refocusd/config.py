@@ -49,6 +49,7 @@ __all__ = [
     "SinkKind",
     "Untrusted",
     "check_settings",
+    "environment_of",
     "load_settings",
     "toml_value",
 ]
@@ -448,6 +449,12 @@ def load_settings(
         if value is not None:
             values[name] = _converted(SETTINGS[name], value, f"by {SETTINGS[name].flag}")
     return Settings(**values)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment variables from which `load_settings` makes these settings again."""
+    values = msgspec.to_builtins(settings)
+    return {_variable(name): toml_value(value) for name, value in values.items()}
 
 
 def _variable(name: str) -> str:

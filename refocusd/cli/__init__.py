@@ -5,6 +5,7 @@
 `figures`        Tables of `replay` and `demo`: the figures of a run, and its quality if the truth is known
 `flags`          Parts that the commands' parsers share, such as the flags that set `refocusd.config.Settings`
 `html_page`      Pages of reports: one HTML file each, with its style, pictures and tables inside
+`job`            ``python -m refocusd.cli.job COMMAND ...``: a sub-command for a program that shows what it does
 `logs`           Logs to standard error, and to a rotating file in the user's log folder
 `main`           ``refocusd``: parses, runs a sub-command, turns errors into one line and a status
 `model_summary`  Summaries of a model bundle: a row of the list, lines of text, JSON

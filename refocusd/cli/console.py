@@ -6,10 +6,11 @@ import io
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -32,6 +33,7 @@ __all__ = [
     "plain",
     "progress",
     "say",
+    "tell_progress",
     "tolerate_any_encoding",
     "write_json",
 ]
@@ -66,9 +68,37 @@ def plain(text: object) -> str:
     return escape(escape_controls(str(text)))
 
 
+class _Progress(Progress):
+    """A bar; where a program reads the output instead of a person, that is told how far it is."""
+
+    listener: Callable[[str, float, float | None], None] | None = None
+    _told: tuple[str, float, float | None] | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn: ten times a second, and at the end."""
+        if self.listener is None:
+            return super().get_renderables()
+        if self.tasks:
+            task = self.tasks[0]
+            now = Text.from_markup(task.description).plain, task.completed, task.total
+            if now != self._told:
+                self._told = now
+                self.listener(*now)
+        return ()
+
+
+def tell_progress(listener: Callable[[str, float, float | None], None]) -> None:
+    """Have a function told of the progress from now on: what is done, how much of it, of how much.
+
+    It is called at most ten times a second, in a thread of its own.  The total is None as long as
+    it is not known.
+    """
+    _Progress.listener = staticmethod(listener)
+
+
 def progress(*more: ProgressColumn) -> Progress:
     """A progress bar for anything that takes more than two seconds."""
-    return Progress(
+    return _Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

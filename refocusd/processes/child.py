@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 import msgspec
@@ -26,8 +27,10 @@ class Child:
         Written to its standard input.
     output : int, optional
         Its standard output: `subprocess.PIPE`, `subprocess.DEVNULL`, or None for ours.
-    errors : file, optional
+    errors : file or int, optional
         Its standard error output; ours unless given.
+    environment : mapping, optional
+        Variables that it has besides ours, or that have another value there.
 
     Attributes
     ----------
@@ -45,10 +48,15 @@ class Child:
         order: msgspec.Struct | None = None,
         *,
         output: int | None = None,
-        errors: IO[bytes] | None = None,
+        errors: IO[bytes] | int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=output, stderr=errors
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
         )
         if order is not None:
             assert self.process.stdin is not None

@@ -11,10 +11,11 @@ import webbrowser
 from pathlib import Path
 
 from refocusd import files
-from refocusd.config import DEFAULT_VIEW_PORT
+from refocusd.config import DEFAULT_VIEW_PORT, Settings, environment_of
 from refocusd.errors import ConfigError
 from refocusd.files import read_limited
 from refocusd.processes.lifeline import end_with_parent
+from refocusd.processes.order import read_order
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import leave_signals_to_parent, stop_asked
 from refocusd.transport.client import default_endpoint
@@ -63,10 +64,11 @@ def add_view_flags(parser: argparse.ArgumentParser) -> None:
     hidden = argparse.SUPPRESS
     parser.add_argument("--announce", action="store_true", help=hidden)
     parser.add_argument("--with-parent", action="store_true", help=hidden)
+    parser.add_argument("--with-settings", action="store_true", help=hidden)
 
 
-def view_options(arguments: argparse.Namespace) -> ViewOptions:
-    """The options that the flags give.
+def view_options(arguments: argparse.Namespace, settings: Settings | None = None) -> ViewOptions:
+    """The options that the flags give, and the settings of the daemon.
 
     Raises
     ------
@@ -103,12 +105,13 @@ def view_options(arguments: argparse.Namespace) -> ViewOptions:
         webhook=arguments.webhook,
         webhook_untrusted=arguments.webhook_untrusted,
         without_token=open_paths,
+        environment=environment_of(settings) if settings is not None else {},
     )
 
 
 def run_view(arguments: argparse.Namespace) -> int:
     """Serve the page until a signal, or the parent's end."""
-    options = view_options(arguments)
+    options = view_options(arguments, read_order(Settings) if arguments.with_settings else None)
     address = page_address(options, options.port)
     if arguments.print_url:
         sys.stdout.write(address + "\n")

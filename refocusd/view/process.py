@@ -8,6 +8,7 @@ from typing import Self
 
 import msgspec
 
+from refocusd.config import Settings
 from refocusd.processes.supervisor import Action, Supervisor
 from refocusd.view.serve import Announcement
 
@@ -29,6 +30,8 @@ class ViewProcess:
         Of the daemon.
     flags : list of str
         Further flags, e.g. ``["--port", "8750"]``.
+    settings : Settings, optional
+        Of the daemon: its jobs use the same.
 
     Attributes
     ----------
@@ -39,11 +42,15 @@ class ViewProcess:
         Set once the page can be asked for, or never will.
     """
 
-    def __init__(self, endpoint: str, flags: list[str] | None = None) -> None:
+    def __init__(
+        self, endpoint: str, flags: list[str] | None = None, settings: Settings | None = None
+    ) -> None:
         command = ["-m", "refocusd.view", "--announce", "--with-parent", "--endpoint", endpoint]
+        used = msgspec.structs.replace(settings or Settings(), endpoint=endpoint)
         self._supervisor = Supervisor(
             "the live view",
-            [*command, *(flags or [])],
+            [*command, "--with-settings", *(flags or [])],
+            order=lambda _: used,
             on_line=self._announced,
             on_end=lambda end: Action.GIVE_UP if end.status == _CANNOT else Action.RESTART,
             on_over=self._ended,

@@ -60,6 +60,7 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
     from refocusd.view.http.server import web_server
     from refocusd.view.state.alerts import Alerts
     from refocusd.view.state.gpu import GpuMonitor
+    from refocusd.view.state.jobs import Jobs
     from refocusd.view.state.link import DaemonLink
     from refocusd.view.state.view_state import ViewState
 
@@ -68,8 +69,11 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
         closing(Datasets(state)) as datasets,
         Alerts(options.webhook, options.webhook_untrusted) as alerts,
         DaemonLink(state, alerts.note, alerts.note_outcomes) as link,
+        Jobs(
+            {"REFOCUSD_ENDPOINT": options.endpoint, **options.environment}, state.note_jobs
+        ) as jobs,
     ):
-        app = view_app(options, state, link, datasets, GpuMonitor())
+        app = view_app(options, state, link, datasets, GpuMonitor(), jobs)
         with web_server(options, app) as port:
             url, entry = page_address(options, port, token=False), page_address(options, port)
             # Other users may read a file that this is redirected to.

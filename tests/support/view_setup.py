@@ -9,6 +9,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,22 @@ from view_browser import eventually
 from view_process import Reply, ask, view_of
 from view_standin import Scene, StandIn, written_datasets
 
-__all__ = ["ACTION", "HOST", "Setup", "raw_request", "setting_up"]
+__all__ = ["ACTION", "API", "HOST", "Setup", "hold", "raw_request", "setting_up"]
 
 #: What an action of the page carries.
 ACTION = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
 HOST = b"Host: 127.0.0.1\r\n"
+#: The description of the API.
+API = json.loads((files("refocusd.view.http") / "openapi.json").read_bytes())
+JSON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+    "null": type(None),
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,25 @@ def setting_up(scene: Scene, folder: Path) -> Iterator[Setup]:
         here = Setup(daemon, port, scene)
         eventually(lambda: here.get("/health").status == 200, "ready")
         yield here
+
+
+def hold(schema: dict[str, Any], value: Any, where: str = "answer") -> None:
+    """Hold a value against the part of JSON Schema that the description uses."""
+    if "$ref" in schema:
+        schema = API["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    if "type" in schema:
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        assert any(isinstance(value, JSON_TYPES[kind]) for kind in kinds), f"{where} is {value!r}"
+    if value is None:
+        return
+    assert value in schema.get("enum", [value]), f"{where} is {value!r}"
+    for name in schema.get("required", []):
+        assert name in value, f"{where} has no {name}"
+    for name, inner in schema.get("properties", {}).items():
+        if name in value:
+            hold(inner, value[name], f"{where}.{name}")
+    for item in value if "items" in schema else []:
+        hold(schema["items"], item, f"{where}[]")
 
 
 def raw_request(port: int, data: bytes, timeout_s: float = 10.0) -> bytes:

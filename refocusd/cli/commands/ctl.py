@@ -19,6 +19,7 @@ EPILOG = """\
 examples:
   refocusd ctl status
   refocusd ctl acquisitions --json
+  refocusd ctl jobs             what was started from the page of the live view
   refocusd ctl pause            no frame is sent to workers until: refocusd ctl resume
   refocusd ctl catch-up off
   refocusd ctl watch            one line of JSON per event, until interrupted
@@ -40,7 +41,8 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
     )
     parser.add_argument(
-        "action", choices=["status", "acquisitions", *SWITCHES, "catch-up", "watch", "outcomes"]
+        "action",
+        choices=["status", "acquisitions", "jobs", *SWITCHES, "catch-up", "watch", "outcomes"],
     )
     parser.add_argument("value", nargs="?", choices=["on", "off"], help="of catch-up")
     group = parser.add_argument_group("outcomes")
@@ -73,7 +75,7 @@ def _ctl(arguments: argparse.Namespace) -> int:
             ident = {"id": event.id} if event.id else {}
             say(json.dumps({"event": event.name, **ident, "data": event.data}))
         return 0
-    if action in ("status", "acquisitions"):
+    if action in ("status", "acquisitions", "jobs"):
         answer = client.ask(action)
         lines = [json.dumps(answer)] if arguments.json else _told(action, answer)
     else:
@@ -104,6 +106,11 @@ def _told(action: str, answer: dict[str, Any]) -> list[str]:
     if action == "acquisitions":
         found = answer["acquisitions"]
         return [_line(about) for about in found] or ["there is no acquisition yet"]
+    if action == "jobs":
+        jobs = answer["jobs"]
+        return ["{id}  {state:9}  {command} {path}".format(**job) for job in jobs] or [
+            "there is no job"
+        ]
     health, daemon = answer["health"], answer["daemon"]
     lines = ["ready" if health["ready"] else f"not ready: {health['reason']}"]
     if daemon:

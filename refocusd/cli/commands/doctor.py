@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     settings, found = _settings(arguments)
     case = Case(settings, arguments.folder, plan)
     findings = []
-    for finding in (found, *(() if found.blocks else examine(case))):
+    for finding in chain([found], () if found.blocks else examine(case)):
         findings.append(finding)
         if not quiet:
             _print(finding)

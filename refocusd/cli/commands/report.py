@@ -79,7 +79,7 @@ def _report(arguments: argparse.Namespace) -> int:
             f"{arguments.dataset} has {len(dataset.outputs)} runs: name the refocused dataset of one, or "
             "leave out --output"
         )
-    figures = []
+    figures, written = [], []
     for output in dataset.outputs:
         report = _run_report(dataset, output)
         place = arguments.output or notes_of(output.path) / REPORT_NAME
@@ -89,7 +89,8 @@ def _report(arguments: argparse.Namespace) -> int:
             print_pdf(place, place.with_suffix(".pdf"))
             say(f"wrote {place.with_suffix('.pdf')}")
         figures.append(dict(report.figures))
-    write_json(arguments.json, {"runs": figures})
+        written.append(str(place.absolute()))
+    write_json(arguments.json, {"runs": figures, "files": written})
     return 0
 
 

@@ -70,7 +70,9 @@ def _run(arguments: argparse.Namespace) -> int:
     with (
         Daemon(settings) as daemon,
         # A process of its own: it can neither slow nor end the daemon.
-        ViewProcess(daemon.endpoint, _view_flags(settings)) if settings.view else nullcontext(),
+        ViewProcess(daemon.endpoint, _view_flags(settings), settings)
+        if settings.view
+        else nullcontext(),
         AttachProcess(daemon.endpoint, settings) as attached,
     ):
         daemon.wait_ready(asked)

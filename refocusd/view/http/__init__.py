@@ -6,6 +6,7 @@
 `events`    Server-sent events: the state as it changes, and notices of new frames
 `frames`    Pixels: the newest frame reduced, any frame from disk, and snapshots
 `guard`     Who may ask: only pages that this view served itself, and programs on purpose
+`jobs`      Jobs: commands that are started, watched and cancelled from the page, and what they are given
 `metrics`   The state for Prometheus: text exposition format 0.0.4
 `options`   Where the view listens, and what it needs to listen beyond this computer
 `outcomes`  Server-sent events: what became of each frame, for scripts that image some again

@@ -30,11 +30,13 @@ from refocusd.view.http.answers import problem
 from refocusd.view.http.events import event_routes
 from refocusd.view.http.frames import frame_routes
 from refocusd.view.http.guard import GuardedApp
+from refocusd.view.http.jobs import job_routes
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.http.outcomes import outcome_routes
 from refocusd.view.http.status import health_routes, status_routes
 from refocusd.view.http.streams import Streams
 from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.jobs import Jobs
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.view_state import ViewState
 
@@ -44,16 +46,22 @@ log = logging.getLogger(__name__)
 
 
 def view_app(
-    options: ViewOptions, state: ViewState, link: DaemonLink, datasets: Datasets, gpus: GpuMonitor
+    options: ViewOptions,
+    state: ViewState,
+    link: DaemonLink,
+    datasets: Datasets,
+    gpus: GpuMonitor,
+    jobs: Jobs,
 ) -> ASGIApp:
     """The whole application."""
     streams = Streams()
     api = [
         Route("/openapi.json", _described),
         *status_routes(state, link, gpus),
-        *event_routes(state, gpus, streams),
+        *event_routes(state, gpus, jobs, streams),
         *outcome_routes(state, streams),
         *frame_routes(state, datasets),
+        *job_routes(jobs),
     ]
     app = Starlette(
         routes=[

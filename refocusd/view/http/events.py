@@ -16,6 +16,7 @@ from starlette.routing import Route
 from refocusd.view.http.streams import STILL_HERE, Streams, Waker
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.gpu import GpuMonitor
+from refocusd.view.state.jobs import Jobs
 from refocusd.view.state.link import MAX_FPS
 from refocusd.view.state.report import status_json
 from refocusd.view.state.view_state import News, Preview, ViewState
@@ -26,21 +27,22 @@ __all__ = ["event_routes"]
 MAX_NOTICES_PER_S = 150.0
 
 
-def event_routes(state: ViewState, gpus: GpuMonitor, streams: Streams) -> list[Route]:
+def event_routes(state: ViewState, gpus: GpuMonitor, jobs: Jobs, streams: Streams) -> list[Route]:
     """``events`` of the API."""
-    return [Route("/events", streams.serve(_Events(state, gpus).stream), methods=["GET"])]
+    return [Route("/events", streams.serve(_Events(state, gpus, jobs).stream), methods=["GET"])]
 
 
 class _Events:
-    """``event: status`` carries the state as JSON, ``event: frame`` names the newest frame.
+    """``event: status`` and ``event: jobs`` carry what they name as JSON, ``event: frame`` names the newest frame.
 
     The state comes at most as often as the daemon is asked for it, the id and axes of the newest
     frame at most `MAX_FPS` times a second, fewer with many pages.
     """
 
-    def __init__(self, state: ViewState, gpus: GpuMonitor) -> None:
+    def __init__(self, state: ViewState, gpus: GpuMonitor, jobs: Jobs) -> None:
         self._state = state
         self._gpus = gpus
+        self._jobs = jobs
         # All pages get the same status: it is encoded once.
         self._encoded = (-1, b"")
 
@@ -49,7 +51,7 @@ class _Events:
         loop = asyncio.get_running_loop()
         waker = Waker()
         yield b"retry: 1000\n\n"
-        known = News(-1, -1)
+        known = News(-1, -1, -1)
         with self._state.page(waker.wake):
             while not self._state.closed:
                 begun = loop.time()
@@ -61,6 +63,8 @@ class _Events:
                     continue
                 if news.status != known.status:
                     yield b"event: status\ndata: " + await self._status(news.status) + b"\n\n"
+                if news.jobs != known.jobs:
+                    yield b"event: jobs\ndata: " + json_bytes(self._jobs.summary()) + b"\n\n"
                 if news.preview != known.preview and (preview := self._state.newest()) is not None:
                     yield b"event: frame\ndata: " + self._notice(preview) + b"\n\n"
                 known = news

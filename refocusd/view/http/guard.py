@@ -33,7 +33,7 @@ ACTION_HEADER = "X-Refocusd-View"
 MAX_ADDRESS_CHARS = 8192
 MAX_BODY_NBYTES = 4096
 
-#: Sent with every answer.
+#: Sent with every answer that brings no stricter ones of its own.
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -73,7 +73,9 @@ class GuardedApp:
 
         async def send_secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         request = Request(scope)

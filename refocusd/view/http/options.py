@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refocusd.config import DEFAULT_VIEW_PORT
@@ -41,6 +42,8 @@ class ViewOptions:
         Share of an acquisition's frames that are not trusted above which one is posted, 0 to 1.
     without_token : set of str
         Paths that need no token: what neither acts nor shows pixels.
+    environment : mapping
+        Variables of the commands that are run as jobs: the settings of the daemon.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class ViewOptions:
     webhook: str = ""
     webhook_untrusted: float = 0.2
     without_token: frozenset[str] = frozenset({"/health"})
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what would be unsafe or cannot work."""

@@ -54,6 +54,7 @@ class News:
 
     status: int
     preview: int
+    jobs: int
 
 
 class ViewState:
@@ -90,6 +91,7 @@ class ViewState:
         self.last_status: Status | None = None
         self.outcomes = OutcomeLog()
         self._status_number = 0
+        self._jobs_number = 0
         self._history = StatusHistory()
         self._previews = Previews()
         self._log = EventLog()
@@ -133,6 +135,11 @@ class ViewState:
         """Take in what became of frames."""
         with self._changing():
             self.outcomes.take_in(answer)
+
+    def note_jobs(self) -> None:
+        """Take in that a job has changed."""
+        with self._changing():
+            self._jobs_number += 1
 
     def note(self, level: Level, text: str) -> None:
         """Add an event to the log."""
@@ -202,7 +209,7 @@ class ViewState:
     def news(self) -> News:
         """What there is now."""
         with self._lock:
-            return News(self._status_number, self._previews.count)
+            return News(self._status_number, self._previews.count, self._jobs_number)
 
     # -- who looks ----------------------------------------------------------------------
 

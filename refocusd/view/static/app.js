@@ -2,8 +2,9 @@
 
 import { Axes } from "./axes.js";
 import { Contrast } from "./contrast.js";
-import { Feed, get, getJson, order } from "./feed.js";
+import { Feed, get, getJson, post } from "./feed.js";
 import { keyOf } from "./frame.js";
+import { Jobs } from "./jobs.js";
 import { listen } from "./keys.js";
 import { showAcquisitions, showAlert, showStatus, showVerdict } from "./panel.js";
 import { FocusPlot } from "./plot.js";
@@ -20,6 +21,7 @@ const viewer = new Viewer(find("stage"));
 const contrast = new Contrast(find);
 const axes = new Axes(find("axes"));
 const plot = new FocusPlot(find("plot"));
+const jobs = new Jobs(find);
 
 let following = true;
 let shown = null; // the frame on the stage
@@ -151,6 +153,8 @@ feed.addEventListener("status", ({ detail }) => {
   document.documentElement.dataset.state = detail.link.state;
 });
 
+feed.addEventListener("jobs", ({ detail }) => jobs.take(detail));
+
 feed.addEventListener("state", ({ detail }) => {
   document.documentElement.dataset.feed = detail;
   if (detail !== "lost") return;
@@ -243,7 +247,7 @@ async function snapshot(kind) {
 
 async function ask(path, on, done) {
   try {
-    await order(path, on);
+    await post(path, { on });
     toast(done);
   } catch (error) {
     toast(`not done: ${error.message}`);
@@ -298,6 +302,7 @@ const actions = {
   step: (name, by) => axes.step(name, by),
   snapshot,
   pause,
+  jobs: () => jobs.open(),
   theme,
   trust: () => {
     viewer.toggleTrust();

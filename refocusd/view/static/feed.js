@@ -26,6 +26,7 @@ export class Feed extends EventTarget {
       this.become("open");
       this.tell("status", JSON.parse(event.data));
     });
+    source.addEventListener("jobs", (event) => this.tell("jobs", JSON.parse(event.data)));
     source.addEventListener("frame", (event) => this.tell("notice", JSON.parse(event.data)));
     source.addEventListener("error", () => {
       if (this.source !== source) return;
@@ -92,12 +93,14 @@ export async function getJson(path, parameters) {
   return value;
 }
 
-export async function order(path, on) {
+export async function post(path, body) {
   const answer = await fetch(path, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Refocusd-View": "1" },
-    body: JSON.stringify({ on }),
+    body: JSON.stringify(body),
     signal: AbortSignal.timeout(FETCH_MS),
   });
-  if (!answer.ok) throw new Error((await answer.json()).error);
+  const value = await answer.json();
+  if (!answer.ok) throw new Error(value.error);
+  return value;
 }

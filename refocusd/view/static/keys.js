@@ -29,6 +29,7 @@ const KEYS = [
   ["S", "Shift S", "snapshot, TIFF", (a) => a.snapshot("tif")],
   ["p", "P", "pause refocusing", (a) => a.pause()],
   ["t", "T", "trust map: where an error is likely", (a) => a.trust()],
+  ["j", "J", "jobs: process, verify, report", (a) => a.jobs()],
   ["d", "D", "dark, light", (a) => a.theme()],
   ["?", "?", "this list", (a) => a.help()],
 ];
@@ -40,12 +41,13 @@ export function listen(actions, list) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     // The button of a dialog that was just closed keeps the focus until the next drawing.
     const target = event.target.closest?.("dialog:not([open])") ? document.body : event.target;
+    if (target.matches?.("input[type=text]")) return;
     if (target.matches?.("input[type=number], select, dialog *") && event.key !== "?") return;
     // A slider keeps its arrows; Space presses the button that has the focus.
     if (target.matches?.("input[type=range], [role=slider]") && /^(Arrow|Page|Home|End)/.test(event.key)) return;
     if (target.matches?.("button") && event.key === " ") return;
     const act = byKey.get(event.key);
-    if (!act || (event.repeat && "b psStTdDh?".includes(event.key))) return;
+    if (!act || (event.repeat && "b psStTdDhj?".includes(event.key))) return;
     event.preventDefault();
     act(actions);
   });

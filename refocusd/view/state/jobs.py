@@ -1,0 +1,293 @@
+"""Jobs: the product's own commands, run for those who look at the page instead of at a terminal."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal, Self
+
+import msgspec
+
+from refocusd.errors import InputError, OutputError
+from refocusd.models.library import shipped_bundles, user_bundles
+from refocusd.processes.child import Child
+
+__all__ = ["Job", "JobOrder", "Jobs"]
+
+log = logging.getLogger(__name__)
+
+#: Jobs that wait for the one that runs, and jobs that have ended and are still shown.
+MAX_QUEUED, MAX_ENDED = 4, 20
+#: Of the output of each job, its last lines, and of each line so many bytes.
+MAX_LINES, MAX_LINE_NBYTES = 200, 500
+#: A longer line of the job's own is not read to its end.
+MAX_TOLD_NBYTES = 1 << 20
+#: A job that was cancelled is killed after this time; the command ends itself before.
+KILL_S = 20.0
+#: How long the last output of a job that has ended may take.
+READ_S = 2.0
+#: Begins what the command tells beside its output.
+_TOLD = b"\x1e"
+
+
+class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What shall be done: one of a few commands, with one path and few options.
+
+    Parameters
+    ----------
+    command : str
+    path : str
+        Absolute path of a dataset or recording; of ``doctor``, of the folder where acquisitions are
+        saved.
+    quick : bool
+        ``verify`` without comparing pixels.
+    model : str
+        Name of the model for ``process``; empty for that of the settings.
+    """
+
+    command: Literal["process", "resume", "verify", "report", "doctor"]
+    path: str = ""
+    quick: bool = False
+    model: str = ""
+
+    def arguments(self) -> list[str]:
+        """The arguments of ``refocusd``.
+
+        Raises
+        ------
+        InputError
+            If the path is not absolute or not there, or an option does not belong to the command.
+        """
+        path = Path(self.path)
+        if not path.is_absolute() and (self.path or self.command != "doctor"):
+            raise InputError(
+                f"{self.path!r}: give the whole path of a dataset, from the root or drive on"
+            )
+        if self.path and not (path.is_dir() or path.is_file()):
+            raise InputError(f"{self.path} is not there: give the folder or file of a dataset")
+        if self.quick and self.command != "verify":
+            raise InputError(f"quick is for verify, not for {self.command}")
+        if self.model and self.command != "process":
+            raise InputError(f"a model is for process, not for {self.command}")
+        if self.model and self.model not in (*shipped_bundles(), *user_bundles()):
+            raise InputError(f"there is no model {self.model!r}; `refocusd models` lists them")
+        named = [str(path)] if self.path else []
+        if self.command == "doctor":
+            return ["doctor", *(("--folder", *named) if named else ())]
+        quick = ["--quick"] if self.quick else []
+        model = ["--model", self.model] if self.model else []
+        return [self.command, *named, *quick, *model]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a job is; `total` is None as long as that is not known."""
+
+    what: str
+    done: float
+    total: float | None
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What the command tells beside its output, see `refocusd.cli.job`."""
+
+    progress: Progress | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass
+class Job:
+    """One command, from the order to its end; times are in seconds since 1970."""
+
+    order: JobOrder
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
+    state: Literal["queued", "running", "ended", "cancelled"] = "queued"
+    #: Exit status: 0 done, 1 done with problems, else not done.
+    status: int | None = None
+    queued_at: float = field(default_factory=time.time)
+    started_at: float | None = None
+    ended_at: float | None = None
+    progress: Progress | None = None
+    #: The command's figures, as its ``--json`` gives them.
+    result: dict[str, Any] | None = None
+    output: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
+
+    @property
+    def reports(self) -> list[Path]:
+        """Pages that ``report`` wrote."""
+        written = (self.result or {}).get("files", []) if self.order.command == "report" else []
+        return [Path(name) for name in written]
+
+    def summary(self) -> dict[str, Any]:
+        """The job without its output and its figures."""
+        shown = ("id", "state", "status", "queued_at", "started_at", "ended_at", "progress")
+        about = {name: getattr(self, name) for name in shown}
+        return {**msgspec.structs.asdict(self.order), **about, "reports": len(self.reports)}
+
+    def details(self) -> dict[str, Any]:
+        """All of it."""
+        return {**self.summary(), "output": list(self.output), "result": self.result}
+
+
+class Jobs:
+    """Runs one job at a time, for as long as its `with` statement lasts; safe in any thread.
+
+    Parameters
+    ----------
+    environment : mapping
+        Variables of the commands: the settings of the daemon.
+    on_change : callable
+        Called after each change; must not wait.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._environment = environment
+        self._on_change = on_change
+        self._jobs: dict[str, Job] = {}
+        self._child: Child | None = None
+        self._killing: threading.Timer | None = None
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+            known = list(self._jobs)
+        for job_id in known:
+            self.cancel(job_id)
+        self._thread.join(KILL_S + 5.0)
+
+    def start(self, order: JobOrder) -> Job:
+        """Put a job at the end of the queue.
+
+        Raises
+        ------
+        InputError
+            As `JobOrder.arguments`.
+        OutputError
+            If too many wait.
+        """
+        order.arguments()
+        with self._changed:
+            if sum(job.state == "queued" for job in self._jobs.values()) >= MAX_QUEUED:
+                raise OutputError(f"{MAX_QUEUED} jobs wait already: wait for one, or cancel one")
+            job = Job(order)
+            self._jobs[job.id] = job
+            ended = [other.id for other in self._jobs.values() if other.ended_at is not None]
+            for old in ended[:-MAX_ENDED]:
+                del self._jobs[old]
+            self._changed.notify()
+        self._on_change()
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        """One job, if it is still known."""
+        with self._changed:
+            return self._jobs.get(job_id)
+
+    def summary(self) -> dict[str, Any]:
+        """All jobs that are known, oldest first."""
+        with self._changed:
+            return {"jobs": [job.summary() for job in self._jobs.values()]}
+
+    def cancel(self, job_id: str) -> None:
+        """Interrupt a job that runs, or take it out of the queue; finished frames are kept."""
+        with self._changed:
+            job = self._jobs[job_id]
+            if job.ended_at is not None:
+                return
+            if job.state == "queued":
+                job.ended_at = time.time()
+            elif job.state == "running" and self._child is not None:
+                self._end(self._child)
+            job.state = "cancelled"
+        self._on_change()
+
+    def _end(self, child: Child) -> None:
+        child.ask_to_stop()
+        self._killing = threading.Timer(KILL_S, child.process.kill)
+        self._killing.daemon = True
+        self._killing.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._next() is not None)
+                job = self._next()
+                if self._stopping or job is None:
+                    return
+                job.state, job.started_at = "running", time.time()
+            self._on_change()
+            try:
+                status = self._run(job)
+            except (OSError, InputError) as error:
+                # What it names has gone meanwhile, or the system has no room for a process.
+                job.output.append(str(error))
+                status = 2
+            with self._changed:
+                if job.state == "running":
+                    job.state = "ended"
+                job.status, job.ended_at = status, time.time()
+            self._on_change()
+
+    def _run(self, job: Job) -> int:
+        child = Child(
+            ["-m", "refocusd.cli.job", *job.order.arguments()],
+            output=subprocess.PIPE,
+            errors=subprocess.STDOUT,
+            environment={**self._environment, "COLUMNS": "100"},
+        )
+        with self._changed:
+            self._child = child
+            if job.state == "cancelled":
+                self._end(child)
+        reader = threading.Thread(target=self._read, args=(job, child), daemon=True)
+        reader.start()
+        status = child.process.wait()
+        with self._changed:
+            self._child = None
+            if self._killing is not None:
+                self._killing.cancel()
+        # Children of its own, which may be hung, may still have the pipe.
+        reader.join(READ_S)
+        child.wait()
+        return status
+
+    def _next(self) -> Job | None:
+        return next((job for job in self._jobs.values() if job.state == "queued"), None)
+
+    def _read(self, job: Job, child: Child) -> None:
+        assert child.process.stdout is not None
+        pipe: IO[bytes] = child.process.stdout
+        try:
+            while line := pipe.readline(MAX_TOLD_NBYTES):
+                self._take(job, line)
+        except ValueError:  # closed under our hands
+            return
+
+    def _take(self, job: Job, line: bytes) -> None:
+        if line.startswith(_TOLD):
+            try:
+                told = msgspec.json.decode(line[1:], type=_Told)
+            except msgspec.MsgspecError:
+                log.warning("a job told what is not understood: %r", line[:100])
+                return
+            job.progress = told.progress or job.progress
+            job.result = told.result or job.result
+        else:
+            job.output.append(line[:MAX_LINE_NBYTES].decode("utf-8", "replace").rstrip())
+        self._on_change()

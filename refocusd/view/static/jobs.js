@@ -1,0 +1,229 @@
+// Jobs: refocusd's own commands, started and watched here by those who open no terminal.
+
+import { getJson, post } from "./feed.js";
+
+const WHAT = {
+  process: "Process: refocus a finished dataset",
+  resume: "Resume: finish pending and failed frames",
+  verify: "Verify: prove that no frame was lost",
+  report: "Report: write a page about a dataset",
+  doctor: "Doctor: check this computer",
+};
+const MARKS = { OK: "good", "!!": "to do", "--": "not needed" };
+
+export class Jobs {
+  constructor(find) {
+    this.find = find;
+    this.list = [];
+    this.chosen = null;
+    this.busy = this.again = false;
+    this.announced = "";
+    const command = find("job-command");
+    for (const [value, words] of Object.entries(WHAT)) command.append(new Option(words, value));
+    command.addEventListener("change", () => this.fit());
+    find("job-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.start();
+    });
+    find("job-path").addEventListener("input", () => this.suggest());
+    find("job-cancel").addEventListener("click", () => this.cancel());
+    find("jobs-open").addEventListener("click", () => this.open());
+    this.fit();
+  }
+
+  open() {
+    if (this.find("jobs").open) return this.find("jobs").close();
+    this.find("jobs").showModal();
+    this.suggest();
+    this.models();
+    this.show();
+  }
+
+  // Which fields a command has.
+  fit() {
+    const command = this.find("job-command").value;
+    this.find("job-quick").closest("label").hidden = command !== "verify";
+    this.find("job-model").closest("label").hidden = command !== "process";
+    this.find("job-path").required = command !== "doctor";
+    this.find("job-path-name").textContent = command === "doctor" ? "Folder for acquisitions (optional)" : "Folder or file of the dataset";
+  }
+
+  get path() {
+    // As Explorer copies a path: in quotes.
+    return this.find("job-path").value.trim().replace(/^"(.*)"$/, "$1");
+  }
+
+  // What lies in the folder that is being typed.
+  async suggest() {
+    const folder = /^.*[\\/]/.exec(this.path)?.[0] ?? "";
+    if (folder === this.folder) return;
+    this.folder = folder;
+    try {
+      const { entries } = await getJson("/api/v1/folder", { path: folder });
+      if (this.folder === folder) this.find("job-paths").replaceChildren(...entries.map((path) => new Option("", path)));
+    } catch {
+      // Not there (yet): nothing is suggested.
+    }
+  }
+
+  async models() {
+    const select = this.find("job-model");
+    if (select.options.length > 1) return;
+    const { models } = await getJson("/api/v1/models");
+    for (const { name, description } of models) {
+      const option = new Option(name, name);
+      option.title = description;
+      select.append(option);
+    }
+    const say = () => (this.find("job-model-about").textContent = select.selectedOptions[0].title);
+    select.addEventListener("change", say);
+    say();
+  }
+
+  async start() {
+    const command = this.find("job-command").value;
+    const order = { command, path: this.path };
+    if (command === "verify") order.quick = this.find("job-quick").checked;
+    if (command === "process") order.model = this.find("job-model").value;
+    this.complain("");
+    try {
+      this.choose((await post("/api/v1/jobs", order)).id);
+    } catch (error) {
+      this.complain(error.message);
+    }
+  }
+
+  async cancel() {
+    try {
+      await post(`/api/v1/jobs/${this.chosen}/cancel`, {});
+    } catch (error) {
+      this.complain(error.message);
+    }
+  }
+
+  complain(words) {
+    this.find("job-problem").textContent = words;
+  }
+
+  choose(id) {
+    this.chosen = id;
+    this.show();
+  }
+
+  // All jobs, as the view tells them after each change.
+  take({ jobs }) {
+    const running = jobs.find((job) => job.state === "running");
+    const part = running && share(running.progress);
+    this.find("jobs-open").lastElementChild.textContent = !running ? "" : part === null ? "…" : ` ${Math.floor(100 * part)} %`;
+    this.list = jobs;
+    if (!jobs.some((job) => job.id === this.chosen)) this.chosen = jobs.at(-1)?.id ?? null;
+    this.show();
+  }
+
+  async show() {
+    if (!this.find("jobs").open) return;
+    this.showList();
+    if (this.busy) {
+      this.again = true;
+      return;
+    }
+    this.busy = true;
+    do {
+      this.again = false;
+      const id = this.chosen;
+      try {
+        if (id) this.showOne(await getJson(`/api/v1/jobs/${id}`));
+      } catch (error) {
+        this.complain(error.message);
+      }
+    } while (this.again);
+    this.busy = false;
+  }
+
+  showList() {
+    const list = this.find("job-list");
+    while (list.children.length > this.list.length) list.lastElementChild.remove();
+    [...this.list].reverse().forEach((job, i) => {
+      const item = list.children[i] ?? list.appendChild(document.createElement("li"));
+      const button = item.firstElementChild ?? item.appendChild(document.createElement("button"));
+      button.onclick = () => this.choose(job.id);
+      button.setAttribute("aria-current", job.id === this.chosen);
+      put(button, `${job.command}${job.path && ` ${name(job.path)}`}: ${said(job)}`);
+    });
+  }
+
+  showOne(job) {
+    if (job.id !== this.chosen) return;
+    this.find("job").hidden = false;
+    this.find("job").dataset.state = job.state;
+    put(this.find("job-title"), `${job.command} ${job.path}`);
+    const live = job.ended_at === null;
+    const bar = this.find("job-bar");
+    const part = share(job.progress);
+    bar.hidden = job.state !== "running";
+    if (part === null) bar.removeAttribute("value");
+    else bar.value = part;
+    put(this.find("job-state"), said(job) + (live && job.progress ? `: ${counted(job.progress)}` : ""));
+    // For screen readers, at every tenth only.
+    const spoken = `${said(job)}${live && part !== null ? `, ${10 * Math.floor(10 * part)} percent` : ""}`;
+    put(this.find("job-spoken"), spoken);
+    this.find("job-cancel").hidden = !live || job.state === "cancelled";
+    const links = this.find("job-reports");
+    if (links.dataset.of !== `${job.id}:${job.reports}`) {
+      links.dataset.of = `${job.id}:${job.reports}`;
+      links.replaceChildren(...Array.from({ length: job.reports }, (_, i) => reportLink(job, i)));
+    }
+    const findings = job.command === "doctor" ? job.result?.findings : null;
+    const pre = this.find("job-output");
+    const box = this.find("job-findings");
+    pre.hidden = Boolean(findings);
+    box.hidden = !findings;
+    if (findings) {
+      if (box.dataset.of !== job.id) box.replaceChildren(...findings.map(finding));
+      box.dataset.of = job.id;
+    } else if (put(pre, job.output.join("\n"))) {
+      pre.scrollTop = pre.scrollHeight;
+    }
+  }
+}
+
+function put(element, words) {
+  if (element.textContent === words) return false;
+  element.textContent = words;
+  return true;
+}
+
+const name = (path) => path.split(/[\\/]/).filter(Boolean).at(-1) ?? path;
+const share = (progress) => (progress?.total ? Math.min(1, progress.done / progress.total) : null);
+const counted = ({ what, done, total }) => `${what}, ${done}${total === null ? "" : ` of ${total}`}`;
+
+function said({ state, status, ended_at: ended }) {
+  if (state === "queued") return "waits for its turn";
+  if (state === "running") return "at work";
+  if (state === "cancelled") return ended === null ? "being cancelled" : "cancelled";
+  return status === 0 ? "done" : status === 1 ? "done, with problems" : "not done";
+}
+
+function reportLink(job, number) {
+  const link = document.createElement("a");
+  link.href = `/api/v1/jobs/${job.id}/reports/${number}`;
+  link.target = "_blank";
+  link.rel = "noopener";
+  link.textContent = job.reports > 1 ? `Open report ${number + 1}` : "Open the report";
+  return link;
+}
+
+function finding({ mark, name: what, says, advice }) {
+  const item = document.createElement("li");
+  item.dataset.mark = MARKS[mark];
+  const state = document.createElement("span");
+  state.className = "mark";
+  state.textContent = MARKS[mark];
+  const words = document.createElement("div");
+  const title = document.createElement("b");
+  title.textContent = what;
+  words.append(title, ` ${says}`);
+  if (advice) words.appendChild(document.createElement("p")).textContent = advice;
+  item.append(state, words);
+  return item;
+}

@@ -1,0 +1,219 @@
+"""Jobs: commands that are started, watched and cancelled through the view's API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+from live import quick_settings, stack, write_stack
+from view_browser import eventually
+from view_process import Reply, ask, bearer, view_of, view_process
+from view_setup import ACTION, hold
+
+from refocusd.cli.main import main
+from refocusd.config import environment_of, load_settings
+from refocusd.errors import InputError, OutputError
+from refocusd.view.process import ViewProcess
+from refocusd.view.state.jobs import MAX_QUEUED, JobOrder, Jobs
+
+#: Long enough for a command on a busy computer.
+JOB_S = 180.0
+NOBODY = "tcp://127.0.0.1:9"
+
+
+@dataclass(frozen=True)
+class Room:
+    """A view without a daemon, whose jobs keep their state in a folder of the test."""
+
+    port: int
+    folder: Path
+
+    def order(self, **order: Any) -> Reply:
+        return ask(self.port, "/api/v1/jobs", "POST", json.dumps(order).encode(), ACTION)
+
+    def started(self, **order: Any) -> str:
+        reply = self.order(**order)
+        assert reply.status == 202, reply.body
+        hold({"$ref": "#/components/schemas/Job"}, reply.json())
+        return str(reply.json()["id"])
+
+    def job(self, job: str) -> dict[str, Any]:
+        about: dict[str, Any] = ask(self.port, f"/api/v1/jobs/{job}").json()
+        return about
+
+    def ended(self, job: str) -> dict[str, Any]:
+        eventually(lambda: self.job(job)["ended_at"], "the end of the job", JOB_S)
+        return self.job(job)
+
+    def cancel(self, job: str) -> None:
+        assert ask(self.port, f"/api/v1/jobs/{job}/cancel", "POST", b"", ACTION).status == 202
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    environment = environment_of(quick_settings(tmp_path, endpoint=NOBODY))
+    with view_of(NOBODY, environment=environment) as port:
+        yield Room(port, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_dataset_is_processed_verified_and_reported_without_a_terminal(room: Room) -> None:
+    raw = write_stack(room.folder / "cells_1.tif", stack(6))
+    done = room.ended(room.started(command="process", path=str(raw)))
+    hold({"$ref": "#/components/schemas/JobDetails"}, done)
+    assert (done["state"], done["status"]) == ("ended", 0), done["output"]
+    assert done["progress"]["done"] == done["progress"]["total"] == 6
+    assert done["result"]["datasets"][0]["clean"]
+    assert any("cells_1_refocused" in line for line in done["output"])
+    assert not any("\x1e" in line for line in done["output"])
+
+    verified = room.ended(room.started(command="verify", path=str(raw), quick=True))
+    assert verified["status"] == 0, verified["output"]
+    assert verified["result"]["clean"]
+    assert verified["output"][-1] == "clean"
+
+    report = room.started(command="report", path=str(raw))
+    assert room.ended(report)["reports"] == 1, room.job(report)["output"]
+    page = ask(room.port, f"/api/v1/jobs/{report}/reports/0")
+    assert page.headers.get_content_type() == "text/html"
+    assert "sandbox" in page.headers["Content-Security-Policy"]
+    assert b"cells_1_refocused: refocusing report" in page.body
+    assert ask(room.port, f"/api/v1/jobs/{report}/reports/1").status == 404
+    assert len(ask(room.port, "/api/v1/jobs").json()["jobs"]) == 3
+
+
+@pytest.mark.timeout(240)
+def test_a_command_that_cannot_be_done_says_why(room: Room) -> None:
+    done = room.ended(room.started(command="resume", path=str(room.folder)))
+    assert (done["state"], done["status"]) == ("ended", 2)
+    assert done["output"][-1].startswith("refocusd: error: ")
+
+
+def test_only_known_commands_on_whole_paths_are_taken(room: Room) -> None:
+    here = str(room.folder)
+    for order, said in (
+        ({"command": "run", "path": here}, "no job"),
+        ({"command": "verify", "path": here, "output": "/etc"}, "no job"),
+        ({"path": here}, "no job"),
+        ({"command": "verify"}, "the whole path"),
+        ({"command": "verify", "path": "cells_1"}, "the whole path"),
+        ({"command": "verify", "path": "--help"}, "the whole path"),
+        ({"command": "verify", "path": f"{here}/none"}, "is not there"),
+        ({"command": "verify", "path": f"{here}\0"}, "is not there"),
+        ({"command": "process", "path": here, "quick": True}, "quick is for verify"),
+        ({"command": "verify", "path": here, "model": "live-nuclei"}, "a model is for process"),
+        ({"command": "process", "path": here, "model": "../x"}, "there is no model"),
+    ):
+        reply = room.order(**order)
+        assert reply.status == 400, order
+        assert said in reply.json()["error"]
+    assert ask(room.port, "/api/v1/jobs").json()["jobs"] == []
+
+
+def test_a_job_takes_the_header_of_actions_and_the_token() -> None:
+    order = b'{"command": "doctor"}'
+    with view_of(NOBODY, token="a-token-of-enough-letters") as port:
+        assert ask(port, "/api/v1/jobs", "POST", order, ACTION).status == 401
+        assert ask(port, "/api/v1/jobs").status == 401
+        shown = {"Authorization": "Bearer a-token-of-enough-letters"}
+        assert ask(port, "/api/v1/jobs", "POST", order, shown).status == 403
+        assert ask(port, "/api/v1/jobs", headers=shown).json()["jobs"] == []
+
+
+@pytest.mark.timeout(240)
+def test_few_jobs_wait_and_all_can_be_cancelled(
+    room: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{room.port}"
+    assert main(["ctl", "jobs", "--url", url]) == 0
+    running = room.started(command="doctor")
+    assert main(["ctl", "jobs", "--url", url]) == 0
+    nothing, listed = capsys.readouterr().out.splitlines()
+    assert nothing == "there is no job"
+    assert listed.startswith(running)
+    eventually(lambda: room.job(running)["state"] == "running", "it runs")
+    waiting = [room.started(command="doctor") for _ in range(MAX_QUEUED)]
+    assert room.order(command="doctor").status == 503
+    for job in waiting:
+        room.cancel(job)
+        about = room.job(job)
+        assert about["state"] == "cancelled"
+        assert about["started_at"] is None
+        assert about["ended_at"]
+    room.cancel(running)
+    assert room.ended(running)["state"] == "cancelled"
+    for path in ("/api/v1/jobs/none", "/api/v1/jobs/none/reports/0"):
+        assert ask(room.port, path).status == 404
+
+
+def test_the_oldest_jobs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refocusd.view.state.jobs.MAX_ENDED", 2)
+    jobs = Jobs({})  # nothing runs before it is entered
+    first, *others = [jobs.start(JobOrder("doctor")) for _ in range(MAX_QUEUED)]
+    with pytest.raises(OutputError, match="wait already"):
+        jobs.start(JobOrder("doctor"))
+    for job in (first, *others):
+        jobs.cancel(job.id)
+    last = jobs.start(JobOrder("doctor"))
+    known = [about["id"] for about in jobs.summary()["jobs"]]
+    assert known == [*(job.id for job in others[-2:]), last.id]
+
+
+def test_a_folder_that_goes_while_its_job_waits_is_no_fault_of_the_view(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with pytest.raises(InputError, match="is not there"):
+        JobOrder("verify", str(tmp_path / "there")).arguments()
+    jobs = Jobs({})
+    job = jobs.start(JobOrder("verify", str(tmp_path / "here")))
+    (tmp_path / "here").rmdir()
+    with jobs:
+        eventually(lambda: job.ended_at, "the end", JOB_S)
+    assert job.status == 2
+    assert "is not there" in job.output[0]
+
+
+def test_settings_are_the_same_when_they_are_read_from_the_environment(tmp_path: Path) -> None:
+    settings = quick_settings(
+        tmp_path, channel_models={"Cy 5": "live-nuclei"}, skip_channels=["5", 'B"F'], blur_px=1.5
+    )
+    assert load_settings(environment=environment_of(settings)) == settings
+
+
+def running_job(view: int, port: int) -> psutil.Process:
+    """Have a view, by its process, start a job; the process of the job."""
+    headers = {**ACTION, **bearer()}
+    order = msgspec.json.encode(JobOrder("doctor"))
+    assert ask(port, "/api/v1/jobs", "POST", order, headers).status == 202
+    found: psutil.Process = eventually(
+        lambda: next(iter(psutil.Process(view).children()), None), "the job's process"
+    )
+    return found
+
+
+def test_jobs_use_the_settings_of_the_daemon(tmp_path: Path) -> None:
+    settings = quick_settings(tmp_path)
+    with ViewProcess(NOBODY, ["--port", "0"], settings) as view:
+        assert view.settled.wait(JOB_S)
+        assert view.pid is not None
+        job = running_job(view.pid, int(view.url.rstrip("/").rpartition(":")[2]))
+        given = eventually(
+            lambda: "cli.job" in " ".join(job.cmdline()) and job.environ(), "the command"
+        )
+    expected = {**environment_of(settings), "REFOCUSD_ENDPOINT": f'"{NOBODY}"'}
+    assert {name: given.get(name) for name in expected} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_job_ends_with_its_view() -> None:
+    with view_process(NOBODY) as (process, view):
+        job = running_job(process.pid, view.port)
+        process.kill()
+        eventually(lambda: not job.is_running(), "it ends as well")
