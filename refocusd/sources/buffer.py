@@ -102,9 +102,9 @@ class FrameBuffer:
             self._held.append(held)
             self.changed.notify()
 
-    def pop(self) -> Held:
-        """Take the oldest frame."""
-        return self._held.popleft()
+    def pop(self, *, newest: bool = False) -> Held:
+        """Take the oldest frame, or the newest."""
+        return self._held.pop() if newest else self._held.popleft()
 
     def give_back(self, held: Held) -> None:
         """The frame's pixels are copied elsewhere: its array may be used again."""

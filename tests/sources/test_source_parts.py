@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from refocusd.frame import Pixels
+from refocusd.sources.buffer import FrameBuffer, Held
+from refocusd.sources.feed_state import FeedState
+from refocusd.sources.feed_upload import FeedUpload
 from refocusd.sources.once import MAX_WARNINGS, Once
 from refocusd.sources.output_folder import output_folder
+from refocusd.transport.session import Session
 
 pytestmark = pytest.mark.fast
 
@@ -67,3 +74,40 @@ def test_an_output_that_exists_is_never_used_again(
         "run_20260101-120000_refocused_2",
         "run_20260101-120000_refocused_3",
     ]
+
+
+class _Slots:
+    """A session that has as many slots as it is told."""
+
+    def __init__(self) -> None:
+        self.credit = 0
+        self.submitted: list[str] = []
+
+    def submit(self, pixels: Pixels, axes: str, metadata: dict[str, Any], taken_ns: int) -> bool:
+        self.credit -= 1
+        self.submitted.append(axes)
+        return True
+
+    def pump(self, timeout_s: float) -> None:
+        """Nobody says anything."""
+
+    def leave(self, frames: int, acquired: int) -> None:
+        """Nothing was left."""
+
+
+@pytest.mark.parametrize(("in_order", "order"), [(False, "201"), (True, "012")])
+def test_frames_that_piled_up_without_a_slot_go_newest_first_unless_order_matters(
+    in_order: bool, order: str
+) -> None:
+    state = FeedState(FrameBuffer(1 << 20), "out", 0, has_raw=True, in_order=in_order)
+    upload = FeedUpload(state, "tcp://127.0.0.1:9", on_advice=None, on_gone=None)
+    for number in range(3):
+        state.buffer.add(Held(str(number), number, {}, np.zeros((4, 4), np.uint16)))
+    slots = _Slots()
+    session = cast(Session, slots)
+    upload._pass_on(session)
+    assert slots.submitted == []
+    slots.credit = 3
+    for _ in range(3):
+        upload._pass_on(session)
+    assert "".join(slots.submitted) == order
