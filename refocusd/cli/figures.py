@@ -28,6 +28,7 @@ def figures_table(figures: RunFigures, title: str) -> Table:
     for what, values in (
         ("latency, hook to disk", figures.latency_ms),
         ("  of it outside the engine", figures.overhead_ms),
+        ("  of the live image", figures.newest_ms),
     ):
         table.add_row(f"{what} p50/p95/p99", " / ".join(f"{v:.1f}" for v in values) + " ms")
     table.add_row("engine, median", f"{figures.engine_ms:.1f} ms")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.ledger import VERDICTS, Attempt, Ledger
@@ -34,6 +35,9 @@ class RunFigures:
     latency_ms, overhead_ms : tuple of float
         p50, p95, p99 of the live frames: from the hook to the disk, and the same
         without the time in the engine.
+    newest_ms : tuple of float
+        p50, p95, p99 from the hook to the disk, of the frames of the live image: those that were
+        written before any newer one.  Where the engine is slower than the camera, the others wait.
     engine_ms : float
         Median time in the engine.
     verdicts : mapping of str to int
@@ -45,6 +49,7 @@ class RunFigures:
     frames_per_s: float
     latency_ms: tuple[float, float, float]
     overhead_ms: tuple[float, float, float]
+    newest_ms: tuple[float, float, float]
     engine_ms: float
     verdicts: Mapping[str, int] = field(default_factory=dict)
 
@@ -53,7 +58,11 @@ class RunFigures:
         counts = {f"frames_{name}": getattr(self.counts, name) for name in STATES}
         timings = {
             f"{what}_ms_p{p}": round(value, 3)
-            for what, values in (("latency", self.latency_ms), ("overhead", self.overhead_ms))
+            for what, values in (
+                ("latency", self.latency_ms),
+                ("overhead", self.overhead_ms),
+                ("newest", self.newest_ms),
+            )
             for p, value in zip((50, 95, 99), values, strict=True)
         }
         return {
@@ -102,9 +111,22 @@ def run_figures(counts: Sequence[Counts], attempts: Sequence[Attempt]) -> RunFig
         frames_per_s=len(attempts) / seconds if seconds > 0 else 0.0,
         latency_ms=_percentiles(latency),
         overhead_ms=_percentiles(latency - engine),
+        newest_ms=_percentiles(_newest_ms(live)),
         engine_ms=float(np.median(engine)),
         verdicts=count_verdicts(attempts),
     )
+
+
+def _newest_ms(live: Sequence[Attempt]) -> NDArray[np.float64]:
+    """Latency of the live frames that were written before any newer one of their acquisition."""
+    newest: dict[str, float] = {}
+    found = []
+    for attempt in sorted(live, key=lambda attempt: attempt.at):
+        taken_at = attempt.at - (attempt.latency_ms or 0.0) / 1e3
+        if taken_at > newest.get(attempt.acquisition, 0.0):
+            newest[attempt.acquisition] = taken_at
+            found.append(attempt.latency_ms)
+    return np.array(found or [np.nan])
 
 
 def _percentiles(values: Any) -> tuple[float, float, float]:

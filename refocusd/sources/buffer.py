@@ -1,4 +1,4 @@
-"""Frames between the hook and the feed's thread: bounded, and each copied once."""
+"""Frames between the hook and the feed's thread: bounded, and each copied once at most."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ MAX_LATER = 100_000
 
 @dataclass(slots=True)
 class Held:
-    """A frame in the buffer, or (with `read`) one that is still on disk only."""
+    """A frame in the buffer, or (with `read`) one that is still on disk only.
+
+    `kept`: its pixels are the camera's own array, not a copy; others may read it.
+    """
 
     axes: str
     taken_ns: int
     metadata: dict[str, Any]
     pixels: Pixels | None = None
     read: Callable[[], Frame] | None = None
+    kept: bool = False
 
 
 class FrameBuffer:
@@ -69,30 +73,34 @@ class FrameBuffer:
         """The oldest frame."""
         return self._held[0] if self._held else None
 
-    def array_like(self, pixels: Pixels, *, displace: bool = True) -> Pixels | None:
-        """An array of that shape within the room: a spare, a new one, or the oldest's.
+    def array_for(
+        self, pixels: Pixels, *, displace: bool = True, keep: bool = False
+    ) -> Pixels | None:
+        """An array of that shape within the room: a spare, a new one, or the oldest frame's.
 
-        Without `displace` the oldest frames stay, and None means that it is full.
+        Parameters
+        ----------
+        pixels : ndarray
+        displace : bool
+            The oldest frames make room; without, None means that it is full.
+        keep : bool
+            Make room for `pixels` themselves, and return them: nobody will write to that memory.
         """
         with self.changed:
-            while self._spare:
-                spare = self._spare.pop()
-                if spare.shape == pixels.shape and spare.dtype == pixels.dtype:
-                    return spare
-                self._room += spare.nbytes
-            if pixels.nbytes <= self._room:
-                self._room -= pixels.nbytes
-                return np.empty_like(pixels)
-            while displace and self._held:
+            while True:
+                while self._spare:
+                    spare = self._spare.pop()
+                    if not keep and spare.shape == pixels.shape and spare.dtype == pixels.dtype:
+                        return spare
+                    self._room += spare.nbytes
+                if pixels.nbytes <= self._room:
+                    self._room -= pixels.nbytes
+                    return pixels if keep else np.empty_like(pixels)
+                if not (displace and self._held):
+                    return None
                 oldest = self._held.popleft()
                 self.miss(oldest.axes)
-                array = oldest.pixels
-                if array is None:
-                    continue
-                if array.shape == pixels.shape and array.dtype == pixels.dtype:
-                    return array
-                self._room += array.nbytes
-        return None
+                self.give_back(oldest)
 
     def add(self, held: Held) -> None:
         """Queue a frame; the oldest goes where too many wait for the disk."""
@@ -102,14 +110,18 @@ class FrameBuffer:
             self._held.append(held)
             self.changed.notify()
 
-    def pop(self) -> Held:
-        """Take the oldest frame."""
-        return self._held.popleft()
+    def pop(self, *, newest: bool = False) -> Held:
+        """Take the oldest frame, or the newest."""
+        return self._held.pop() if newest else self._held.popleft()
 
     def give_back(self, held: Held) -> None:
-        """The frame's pixels are copied elsewhere: its array may be used again."""
-        if held.pixels is not None:
-            with self.changed:
+        """The frame's pixels are copied elsewhere: its array may be used again, or is let go."""
+        if held.pixels is None:
+            return
+        with self.changed:
+            if held.kept:
+                self._room += held.pixels.nbytes
+            else:
                 self._spare.append(held.pixels)
 
     def miss(self, axes: str) -> None:

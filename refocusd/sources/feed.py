@@ -1,6 +1,6 @@
 """Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it.
 
-The hook copies a frame into a buffer of its own and returns; everything that
+The hook puts a frame into a buffer (a copy, where anybody may write to it) and returns; everything that
 can wait (sockets, the ring, JSON) happens in the feed's thread.
 """
 
@@ -112,8 +112,11 @@ class Feed:
         except Exception as error:  # noqa: BLE001 (an exception here would hang the acquisition)
             self._complain(f"{type(error).__name__}: {error}")
 
-    def take(self, image: Any, metadata: Any, taken_ns: int) -> None:
-        """Copy a frame into the buffer; the oldest makes room when it is full."""
+    def take(self, image: Any, metadata: Any, taken_ns: int, *, keep: bool = False) -> None:
+        """Put a frame into the buffer; the oldest makes room when it is full.
+
+        With `keep` nobody will write to the image's memory again, and it need not be copied.
+        """
         if self._thread is None:
             return
         state = self._state
@@ -125,18 +128,18 @@ class Feed:
         copy = None
         if wanted and not self._takes_the_detour(axes):
             in_order = state.in_order and state.has_raw
-            copy = state.buffer.array_like(pixels, displace=not in_order)
+            copy = state.buffer.array_for(pixels, displace=not in_order, keep=keep)
             if copy is None and in_order:
                 self._from_disk = True
                 self._takes_the_detour(axes)
-        if copy is not None:
+        if copy is not None and not keep:
             np.copyto(copy, pixels)
         with self._changed:
             state.taken += 1
             if state.first is None:
                 state.first = FirstFrame.of(pixels, metadata, metadata["Axes"].get("channel", ""))
             if copy is not None:
-                state.buffer.add(Held(axes, taken_ns, dict(metadata), copy))
+                state.buffer.add(Held(axes, taken_ns, dict(metadata), copy, kept=keep))
             elif axes not in state.awaited:
                 state.buffer.miss(axes)
             self._changed.notify()

@@ -66,6 +66,7 @@ class FeedUpload:
         self._complain = Once(log, note=NOT_AFFECTED)
         self._open: Open | None = None
         self._met = False
+        self._starved = False
         self._lost_at = 0.0
 
     def run(self) -> None:
@@ -161,7 +162,12 @@ class FeedUpload:
         with self._changed:
             if not len(buffer):
                 self._changed.wait(0.05)
-            held = buffer.pop() if len(buffer) and session.credit else None
+            held = None
+            if len(buffer) and session.credit:
+                held = buffer.pop(newest=self._starved)
+            # While there was no credit frames have piled up here: the live image wants the last.
+            in_order = self._state.in_order or not self._state.has_raw
+            self._starved = len(buffer) > 0 and held is None and not in_order
             behind, buffer.behind = buffer.behind, 0
         self._tell_skipped(session)
         session.leave(behind, self._state.taken)

@@ -207,7 +207,10 @@ def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook
         result = arguments if own is None else own(*arguments)
         if result is not None:
             taken_ns = time.perf_counter_ns()
-            feed.safely(lambda: _take(feed, cameras, distinct, given, result, taken_ns))
+            # The core makes an array for each frame.  Without the user's own hook only pycromanager
+            # and its writer have it, and they read it.
+            keep = own is None
+            feed.safely(lambda: _take(feed, cameras, distinct, given, result, taken_ns, keep))
         return result
 
     return _like(own, process)
@@ -220,6 +223,7 @@ def _take(
     given: dict[str, Any],
     result: Any,
     taken_ns: int,
+    keep: bool,
 ) -> None:
     """Take a frame: with several cameras, one under each axes if raw data keep only that."""
     image, metadata = result
@@ -231,7 +235,7 @@ def _take(
     elif camera and cameras.others_come(canonical_axes(axes)):
         feed.refuse(axes, distinct.of({**axes, AXIS: camera}))
         return
-    feed.take(image, metadata, taken_ns)
+    feed.take(image, metadata, taken_ns, keep=keep)
 
 
 def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:

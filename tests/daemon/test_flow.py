@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,8 +20,9 @@ from waiting import until
 
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.daemon.output.dataset import OutputDataset
+from refocusd.datasets.run_figures import run_figures
 from refocusd.datasets.run_folder import RUN_FILE
-from refocusd.ledger import is_marked
+from refocusd.ledger import Ledger, is_marked, ledger_path
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 
@@ -122,6 +124,73 @@ def test_live_stays_fresh_and_the_rest_is_caught_up_while_the_acquisition_goes_o
     assert upload.closed.counts == wire.Counts(acquired=46, passed_through=46)
     all_there(raw, 46)
     assert not is_marked(settings.ledgers, upload.acquisition)
+
+
+#: What the engine of `slow_engine` takes for a frame.
+ENGINE_S = 0.15
+
+
+@pytest.fixture
+def slow_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers take `ENGINE_S` for each frame."""
+    bent = Path(__file__).parents[1] / "faults" / "bad_worker"
+    path = [str(bent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("BAD_WORKER", f"late 1 {ENGINE_S}")
+
+
+@pytest.mark.usefixtures("slow_engine")
+def test_the_newest_frame_is_written_within_two_engine_times_whatever_is_queued(
+    tmp_path: Path, raw: Raw
+) -> None:
+    backlog, frames = 15, 45
+    with (
+        running(quick_settings(tmp_path)) as daemon,
+        source(daemon) as connection,
+        control(daemon) as control_peer,
+        control(daemon, "view") as view,
+    ):
+        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
+        submitted, written = np.zeros(frames), np.full(frames, np.inf)
+        upload._on_outcome = lambda outcome: written.__setitem__(
+            json.loads(outcome.axes)["time"], time.monotonic()
+        )
+        shown: list[wire.Shown] = []
+
+        def look() -> None:
+            while (message := view.receive(0.0)) is not None:
+                if isinstance(message, wire.Shown):
+                    shown.append(message)
+                    view.send(wire.Look(after=message.serial, max_side=64))
+
+        view.send(wire.Look(after=0, max_side=64))
+        raw.write(frames)
+        paused(control_peer, daemon, True)
+        for number in range(frames):
+            if number == backlog:
+                paused(control_peer, daemon, False)
+            pump_until(upload, lambda: upload.credit > 0)
+            submitted[number] = time.monotonic()
+            assert raw.submit(upload, number)
+            # Once the backlog is there, a camera that is faster than the engine.
+            while number >= backlog and time.monotonic() < submitted[number] + 0.6 * ENGINE_S:
+                upload.pump(0.005)
+                look()
+        pump_until(upload, lambda: np.isfinite(written).all())
+        upload.close(frames)
+        pump_until(upload, lambda: upload.closed)
+        with Ledger(ledger_path(daemon.settings.ledgers, upload.acquisition)) as ledger:
+            attempts = list(ledger.attempts(upload.acquisition))
+    # How old the newest picture is: each frame, or a newer one, is there so long after it.
+    as_new = np.minimum.accumulate(written[::-1])[::-1]
+    in_engine_times = (as_new - submitted)[backlog:] / ENGINE_S
+    assert np.percentile(in_engine_times, 95) < 2.25
+    # A live image does not go back to what it was past.
+    times = [json.loads(message.axes)["time"] for message in shown if message.live]
+    assert len(times) > 3
+    assert times == sorted(times)
+    counts = wire.Counts(acquired=frames, passed_through=frames)
+    assert run_figures([counts], attempts).newest_ms[1] < 2.25e3 * ENGINE_S
 
 
 def test_idle_catch_up_can_be_switched_off(tmp_path: Path, raw: Raw) -> None:

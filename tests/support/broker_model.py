@@ -233,7 +233,7 @@ class PlayedBroker:
 
     def dispatch(self) -> None:
         """As the broker does after every batch of events."""
-        while worker := self.pool.free():
+        while worker := self.pool.free(fresh=self.scheduler.stays_fresh):
             waiting = [a.id for a in self.acquisitions if a.live.queue and not a.stalled]
             found = self.scheduler.next_task()
             if found is None:

@@ -3,8 +3,8 @@
 A slot is credit.  A source cannot send a frame without one, so what waits here
 is bounded by the ring, whatever the length of an acquisition.
 
-Policy ``defer``: the newest live frame goes first.  When a source has used up
-its slots, its oldest waiting frame is left to the catch-up and the slot goes
+Policy ``defer``: the newest live frame goes first.  One that is older than what went before it is
+late, and the live image does not go back to it.  When a source has used up its slots, its oldest waiting frame is left to the catch-up and the slot goes
 back to the source at once, so that live never waits for a slow engine.  Policy
 ``complete``: in order, and the source waits.  Without raw data there is nothing
 to catch up from, so such acquisitions are always served in order.
@@ -219,23 +219,31 @@ class Scheduler:
         """Whether old frames of this lane may be left to the catch-up."""
         return lane.live and self._settings.policy == "defer" and bool(acquisition.open.raw)
 
+    @property
+    def stays_fresh(self) -> bool:
+        """Whether a live frame may come that has to go before all others."""
+        return any(
+            self._freshest_first(acquisition, acquisition.live)
+            and not (acquisition.live.closed and acquisition.live.idle)
+            for acquisition in self._acquisitions
+        )
+
     def put(self, acquisition: Acquisition, task: Task) -> Task | None:
         """Queue a frame; returns the frame that has to be left to the catch-up for it, if any."""
         lane = task.lane
         lane.queue.append(task)
         out_of_slots = not lane.granted and len(lane.queue) > 1
         if out_of_slots and self._freshest_first(acquisition, lane):
-            return lane.queue.popleft()
+            oldest = min(lane.queue, key=_taken_ns)
+            lane.queue.remove(oldest)
+            return oldest
         return None
 
-    def requeue(self, acquisition: Acquisition, task: Task) -> None:
-        """Queue a frame whose worker is gone, so that it goes first."""
+    def requeue(self, task: Task) -> None:
+        """Queue a frame whose worker is gone, before those that came after it."""
         lane = task.lane
         lane.in_flight -= 1
-        if self._freshest_first(acquisition, lane):
-            lane.queue.append(task)
-        else:
-            lane.queue.appendleft(task)
+        lane.queue.appendleft(task)
 
     def next_task(self) -> tuple[Task, Acquisition] | None:
         """The next frame to refocus: acquisitions in turn, live frames before caught-up ones."""
@@ -251,6 +259,20 @@ class Scheduler:
                 for lane in acquisition.lanes[lanes]:
                     if lane.queue:
                         lane.in_flight += 1
-                        newest = self._freshest_first(acquisition, lane)
-                        return (lane.queue.pop() if newest else lane.queue.popleft()), acquisition
+                        if self._freshest_first(acquisition, lane):
+                            return _take_newest(lane), acquisition
+                        return lane.queue.popleft(), acquisition
         return None
+
+
+def _taken_ns(task: Task) -> int:
+    return task.submit.taken_ns
+
+
+def _take_newest(lane: Lane) -> Task:
+    """Take the newest frame, wherever it stands: a source that had no slot may send it first."""
+    task = max(reversed(lane.queue), key=_taken_ns)
+    lane.queue.remove(task)
+    task.late = task.submit.taken_ns < lane.newest_ns
+    lane.newest_ns = max(lane.newest_ns, task.submit.taken_ns)
+    return task

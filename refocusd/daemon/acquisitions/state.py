@@ -138,6 +138,8 @@ class Task:
     #: When a worker started on it (`time.monotonic`), and how long it had waited until then.
     sent_at: float = 0.0
     waited_ms: float = 0.0
+    #: A newer live frame went to a worker before it: the live image is past it.
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -162,6 +164,8 @@ class Lane:
     lost_at: float = 0.0
     queue: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
+    #: When the newest frame that went to a worker was taken (`Submit.taken_ns`).
+    newest_ns: int = 0
     #: Its peer sends no more frames.
     closed: bool = False
 

@@ -256,7 +256,7 @@ class AcquisitionWriter:
         return self._ring.view(offset, shape, message.dtype)  # type: ignore[return-value]
 
     def _show(self, message: Open, job: WriteFrame, written: events.FramesWritten) -> None:
-        if not self._preview.due():
+        if not self._preview.due(live=job.in_live_image):
             return
         slot = job.submit.slot
         raw = self._pixels(message, slot.offset)

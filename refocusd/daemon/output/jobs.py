@@ -35,6 +35,13 @@ class WriteFrame(msgspec.Struct, frozen=True):
     engine: EngineInfo
     focus: FocusAdvice | None
     trust: bytes = b""
+    #: A newer live frame went to a worker before it.
+    late: bool = False
+
+    @property
+    def in_live_image(self) -> bool:
+        """Whether the live image is to show it: it came live, and no newer frame went before it."""
+        return self.submit.live and not self.late
 
     @property
     def of(self) -> str:

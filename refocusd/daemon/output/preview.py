@@ -6,6 +6,7 @@ at most 30 while a view waits for the next frame.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -22,6 +23,8 @@ __all__ = ["Preview"]
 #: Time between two previews at least, while a view waits and while none does.
 WATCHED_S = 1 / 30
 UNWATCHED_S = 1.0
+#: For so long after a live frame none is shown that is late or caught up.
+LIVE_S = 1.0
 
 
 class Preview:
@@ -30,6 +33,7 @@ class Preview:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._taken_at = 0.0
+        self._live_at = -math.inf
         self._wanted = False
         self._max_side = 1024
         self._serial = 0
@@ -46,10 +50,12 @@ class Preview:
             self._wanted = True
             self._max_side = max_side
 
-    def due(self) -> bool:
-        """Whether the next frame shall be taken."""
-        interval_s = WATCHED_S if self._wanted else UNWATCHED_S
-        return time.monotonic() - self._taken_at >= interval_s
+    def due(self, *, live: bool) -> bool:
+        """Whether the next frame shall be taken: a live image does not go back to late frames."""
+        now = time.monotonic()
+        if not live and now - self._live_at < LIVE_S:
+            return False
+        return now - self._taken_at >= (WATCHED_S if self._wanted else UNWATCHED_S)
 
     def take(
         self,
@@ -65,6 +71,8 @@ class Preview:
         pixels = np.stack([raw[::step, ::step], refocused[::step, ::step]])
         with self._lock:
             self._taken_at = time.monotonic()
+            if job.in_live_image:
+                self._live_at = self._taken_at
             self._wanted = False
             self._serial += 1
             shown = Shown(

@@ -52,7 +52,10 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Send waiting frames to workers, as far as there are free ones."""
-        while (worker := self.pool.free()) and (found := self.lifecycle.scheduler.next_task()):
+        scheduler = self.lifecycle.scheduler
+        while (worker := self.pool.free(fresh=scheduler.stays_fresh)) and (
+            found := scheduler.next_task()
+        ):
             task, acquisition = found
             focus = self.lifecycle.focus.ask(acquisition, task.submit)
             blur = self.lifecycle.blurs.of(acquisition, task.submit)
@@ -140,7 +143,8 @@ class Dispatcher:
             if wanted and acquisition.source and not self.lifecycle.scheduler.paused:
                 self.lifecycle.send(acquisition.source, advice, None)
         job = WriteFrame(
-            *(task.number, task.submit, result.checksum, result.facts, engine, focus), result.trust
+            *(task.number, task.submit, result.checksum, result.facts, engine, focus),
+            *(result.trust, task.late),
         )
         self.lifecycle.writer.put(job)
 
@@ -167,8 +171,8 @@ class Dispatcher:
                 self._fail(task, "two workers died on this frame")
             elif task.cuts >= MAX_CUTS:
                 self._fail(task, f"the link to its worker was lost {MAX_CUTS} times")
-            elif acquisition := self.lifecycle.acquisitions.get(task.acquisition):
-                self.lifecycle.scheduler.requeue(acquisition, task)
+            elif task.acquisition in self.lifecycle.acquisitions:
+                self.lifecycle.scheduler.requeue(task)
 
     def written(self, acquisition: Acquisition, event: FramesWritten) -> None:
         """Count frames that have a final state, and pass the slot on."""

@@ -136,9 +136,18 @@ class WorkerPool:
 
     # -- frames -----------------------------------------------------------------------------
 
-    def free(self) -> WorkerPeer | None:
-        """The ready worker with the fewest frames, if any can take one more."""
-        able = [w for w in self._workers.values() if w.ready and len(w.tasks) < MAX_TASKS]
+    def free(self, *, fresh: bool) -> WorkerPeer | None:
+        """The ready worker with the fewest frames, if any can take one more.
+
+        With `fresh` a slow worker gets its next frame only when it is idle: what is sent ahead
+        waits for the frame before it, while newer ones come.
+        """
+        able = [
+            worker
+            for worker in self._workers.values()
+            if worker.ready
+            and len(worker.tasks) < (1 if fresh and not worker.needs_ahead else MAX_TASKS)
+        ]
         return min(able, key=lambda worker: len(worker.tasks), default=None)
 
     def assign(

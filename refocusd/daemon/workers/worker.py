@@ -15,6 +15,9 @@ __all__ = ["WorkerPeer"]
 #: one, and at least this long.
 HUNG_FACTOR = 10.0
 HUNG_AT_LEAST_S = 5.0
+#: A worker that takes less than this a frame is sent the next one ahead: otherwise it would spend a
+#: tenth of its time waiting for the broker.
+QUICK_S = 0.01
 
 
 @dataclass(slots=True)
@@ -38,6 +41,13 @@ class WorkerPeer:
     calibrations: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_CALIBRATIONS))
     #: The longest that a byte of a frame has taken recently; 0 before its first answer.
     s_per_byte: float = 0.0
+    #: Mean of the last few frames' times; 0 before its first answer.
+    mean_s: float = 0.0
+
+    @property
+    def needs_ahead(self) -> bool:
+        """Whether it would be idle for long between two frames if it held only one at a time."""
+        return bool(self.remote) or 0.0 < self.mean_s < QUICK_S
 
     def finish(self, number: int) -> Task | None:
         """The task that it answers; None if it does not hold it (any more)."""
@@ -47,7 +57,9 @@ class WorkerPeer:
         self.tasks.remove(task)
         now = time.monotonic()
         nbytes = max(1, task.submit.slot.nbytes)
-        self.s_per_byte = max(0.99 * self.s_per_byte, (now - task.sent_at) / nbytes)
+        spent_s = now - task.sent_at
+        self.s_per_byte = max(0.99 * self.s_per_byte, spent_s / nbytes)
+        self.mean_s += (spent_s - self.mean_s) / min(8, self.answered + 1)
         self.answered += 1
         self.recent.append(now)
         if self.tasks:  # it starts on the next one only now
