@@ -140,7 +140,7 @@ def refocus_frame(
         defocus = _defocus(seen, out, focus) if focus is not None else None
         made = _judged(refocused, field, seen, out, pass_in_focus)
         if made.said.verdict == "untrusted" and untrusted != "mark":
-            made = _in_its_place(made, untrusted, engine, field, seen, out)
+            made = _in_its_place(made, untrusted, engine, field, seen, out, stream)
         if made.written in ("raw", "nothing"):
             np.copyto(out, raw)
         else:
@@ -294,13 +294,20 @@ def _in_its_place(
     field: FieldEvidence | None,
     seen: Pixels,
     out: Pixels,
+    stream: Stream | None,
 ) -> _Made:
     """What is written instead of a result that is not trusted."""
     if untrusted == "skip":
         return replace(made, written="nothing")
     if untrusted == "pass" or field is None or engine.description.backend == "deconvolution":
         return replace(made, written="raw")
-    deconvolved = _judged(DeconvolutionEngine().refocus(seen, out), field, seen, out, True)
+    # What is known of the blur beforehand holds for both; what the engine found by itself, it found
+    # with a result that is not trusted.
+    known = made.refocused.blur or (stream.known(seen) if stream else None)
+    if known is not None and known.source == "frame":
+        known = None
+    deconvolution = DeconvolutionEngine()
+    deconvolved = _judged(deconvolution.refocus(seen, out, known), field, seen, out, True)
     if deconvolved.written == "raw" or deconvolved.said.verdict == "untrusted":
         return replace(made, written="raw")
     reasons = (*made.said.reasons, *deconvolved.said.reasons)
