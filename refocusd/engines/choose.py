@@ -16,6 +16,7 @@ from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
 from refocusd.engines.scaled import ScaledEngine, ScaleNetwork
+from refocusd.engines.verdict import judge_of
 from refocusd.errors import EngineError
 from refocusd.imaging.blur import KNOWN, KNOWN_FORM, BlurEstimate
 from refocusd.imaging.psf_shape import read_psf
@@ -87,6 +88,7 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
     if options.backend == "deconvolution":
         return DeconvolutionEngine(stated_blur(options))
     bundle = load_bundle(model)
+    judge_of(bundle.verdict)  # a file that cannot be read is told now, not with the first frame
     if options.backend != "auto":
         return _build(options.backend, bundle, options)
     return best_engine(bundle, options, available_backends())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from refocusd.errors import DeviceLostError
@@ -39,6 +40,8 @@ class EngineDescription:
         Content key: model, runtime with version, device, precision.
     model_id, model_sha256 : str
         The bundle; empty for engines without one.
+    verdict : Path or None
+        What its results are judged by; None for what comes with refocusd.
     """
 
     backend: str
@@ -47,6 +50,7 @@ class EngineDescription:
     key: str
     model_id: str
     model_sha256: str
+    verdict: Path | None = None
 
     @classmethod
     def of_bundle(
@@ -54,7 +58,8 @@ class EngineDescription:
     ) -> EngineDescription:
         """An engine of a bundle on a device; `runtime` names what runs it, with its version."""
         key = f"{bundle.sha256[:16]}-{runtime}-{precision}"
-        return cls(backend, precision, device, key, bundle.model_id, bundle.sha256)
+        names = (backend, precision, device, key, bundle.model_id, bundle.sha256)
+        return cls(*names, verdict=bundle.verdict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,37 +10,47 @@ verdict           meaning
 ================  ==================================================================================
 
 Thresholds and weights stand in ``verdict.toml``, which ``refocusd train trust`` fits on frames whose
-truth is known.  A quadratic logistic score tells fluorescence from other pictures; another tells the
-probability that the error is above the bound.
+truth is known: in a model's bundle, for that model, and beside this file, for all others.  A quadratic
+logistic score tells fluorescence from other pictures; another tells the probability that the error is
+above the bound.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refocusd.errors import BundleError
 from refocusd.frame import Pixels
 from refocusd.imaging.field_evidence import LOOKS, FieldEvidence
 from refocusd.imaging.pair_evidence import PairEvidence
+from refocusd.models.bundle import VERDICT
 
 __all__ = [
     "ERROR_FEATURES",
+    "INTERVALS_AT_PX",
+    "Interval",
     "Judge",
     "Judgement",
     "Logistic",
     "Verdict",
     "error_features",
     "flux_ratio",
+    "judge_of",
     "shipped_judge",
 ]
+
+log = logging.getLogger(__name__)
 
 Verdict = Literal["trusted", "doubtful", "untrusted", "passed_through"]
 
@@ -48,8 +58,11 @@ Verdict = Literal["trusted", "doubtful", "untrusted", "passed_through"]
 ERROR_FEATURES = (
     "unexplained", "unexplained as stated", "chi2", "worst chi2", "worst flux", "blur",
     "blur misfit", "uncertainty", "contrast over noise", "sharpened", "kept", "undershoot",
-    "clipped", "foreign", "expected error", *LOOKS,
+    "clipped", "foreign", "expected error", "expected error over range", "lit", "result kurtosis",
+    *LOOKS,
 )  # fmt: skip
+#: Blurs that intervals are fitted for, px; in between, they are interpolated.
+INTERVALS_AT_PX = (3.0, 6.0, 12.0, 24.0)
 #: Features count up to so many standard deviations from the mean.
 _MOST = 4.0
 #: Samples that decide a ratio of sums to well under a percent.
@@ -104,9 +117,37 @@ class Logistic:
         return 1 / (1 + math.exp(-min(max(self.score(features), -50.0), 50.0)))
 
 
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Half the width of the interval that holds 90 % of a frame's true pixels.
+
+    It grows with the light of a pixel, as errors do: a wrong blur moves much light where there is much.
+    Scaled by split-conformal calibration on specimens that nothing else was fitted on (J. Lei et al.,
+    J. Am. Stat. Assoc. 113, 1094, 2018).
+
+    Parameters
+    ----------
+    floor : sequence of float
+        Half-width on dark ground, over the error that is expected, of blurs of `INTERVALS_AT_PX`.
+    share : sequence of float
+        What each count of light adds, likewise.
+    """
+
+    floor: Sequence[float]
+    share: Sequence[float]
+
+    def of(self, expected_error: float, blur_px: float) -> tuple[float, float]:
+        """Half-width on dark ground, and what each count of light adds to it."""
+        floor, share = (
+            float(np.interp(math.log(blur_px), np.log(INTERVALS_AT_PX), values))
+            for values in (self.floor, self.share)
+        )
+        return floor * expected_error, share
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Judge:
-    """Thresholds, as fitted; see `shipped_judge`.
+    """Thresholds, as fitted; see `judge_of`.
 
     Parameters
     ----------
@@ -117,6 +158,8 @@ class Judge:
         Of `FieldEvidence.looks`: above 0 where the frame looks like something else than fluorescence.
     error : Logistic
         Of `error_features`: whether the error is above the bound.
+    interval : Interval
+        Of the counts of single pixels.
     strange, foreign : float
         Scores of `looks` from which a frame is doubted, and is passed through.
     doubtful, untrusted : float
@@ -128,6 +171,7 @@ class Judge:
     bound: float
     looks: Logistic
     error: Logistic
+    interval: Interval
     strange: float
     foreign: float
     doubtful: float
@@ -267,6 +311,9 @@ def error_features(field: FieldEvidence, pair: PairEvidence, foreign: float) -> 
             math.log(field.clipped + 1e-3),
             min(max(foreign, -8.0), 8.0),
             math.log(min(pair.expected_error, 10.0) + 1e-3),
+            math.log(min(pair.expected_error / pair.range, 10.0) + 1e-3),
+            math.log(pair.lit + 1e-3),
+            math.log(pair.kurtosis + 1e-3),
             *field.looks,
         ]
     )
@@ -284,18 +331,49 @@ def flux_ratio(raw: Pixels, refocused: Pixels, offset: float) -> float:
     return after / before if before > 1e-6 else 1.0
 
 
-@lru_cache(maxsize=1)
 def shipped_judge() -> Judge:
-    """The judge with the thresholds that are shipped."""
-    text = resources.files("refocusd.engines").joinpath("verdict.toml").read_text("utf-8")
-    told = tomllib.loads(text)
-    return Judge(
-        looks=_logistic(told.pop("looks")), error=_logistic(told.pop("error")), **told["limits"]
-    )
+    """The judge of engines whose bundle brings none."""
+    return judge_of(None)
 
 
-def _logistic(told: dict[str, Sequence[float]]) -> Logistic:
+@lru_cache(maxsize=16)
+def judge_of(path: Path | None) -> Judge:
+    """The judge with the thresholds of a file, see `EngineDescription.verdict`.
+
+    A file that was fitted on other features than this version has is left aside.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be read as one.
+    """
+    try:
+        text = (path or resources.files(__package__).joinpath(VERDICT)).read_text("utf-8")
+        told = tomllib.loads(text)
+        looks, error = told["looks"], told["error"]
+        if [looks["features"], error["features"]] != [[*LOOKS], [*ERROR_FEATURES]]:
+            log.warning("%s was fitted for another version: run `refocusd train trust`", path)
+            return judge_of(None)
+        interval = Interval(*(_numbers(told["interval"][name]) for name in ("floor", "share")))
+        return Judge(
+            looks=_logistic(looks), error=_logistic(error), interval=interval, **told["limits"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise BundleError(
+            f"{path or VERDICT} does not say how to judge frames ({problem!r}): run `refocusd train trust`"
+        ) from problem
+
+
+def _numbers(values: Sequence[float]) -> tuple[float, ...]:
+    if len(values) != len(INTERVALS_AT_PX):
+        raise ValueError("its intervals are not those of four blurs")
+    return tuple(map(float, values))
+
+
+def _logistic(told: Mapping[str, Any]) -> Logistic:
     mean, deviation, weights = (
         np.array(told[name], np.float64) for name in ("mean", "deviation", "weights")
     )
-    return Logistic(mean, deviation, weights, float(told["bias"]))  # type: ignore[arg-type]
+    if mean.shape != deviation.shape or weights.shape != (2 * mean.size,):
+        raise ValueError("its weights do not fit its features")
+    return Logistic(mean, deviation, weights, float(told["bias"]))

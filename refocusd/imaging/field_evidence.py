@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from refocusd.frame import Pixels
 from refocusd.imaging.tiles import TileFocus, folded, means, pooled, tile_focus, tile_side_px
 
-__all__ = ["LOOKS", "MIN_SIDE_PX", "FieldEvidence", "examine_field", "noise_variance"]
+__all__ = ["LOOKS", "MIN_SIDE_PX", "FieldEvidence", "examine_field", "moment", "noise_variance"]
 
 Floats = NDArray[np.float32]
 
@@ -211,9 +211,9 @@ def _looks(small: Floats, flat: Floats, half: Floats, contrast: float, noise: fl
     quarters = (ordered[len(ordered) * part // 4] for part in (1, 2, 3))
     return [
         *((value - ends[0]) / span for value in (_mode(ordered), *quarters)),
-        np.arcsinh(2 * _moment(half, 3)),
-        math.log(_moment(half, 4) + 1e-3),
-        *(np.arcsinh(2 * _moment(_band(small, scale), 3)) for scale in (1.0, 3.0)),
+        np.arcsinh(2 * moment(half, 3)),
+        math.log(moment(half, 4) + 1e-3),
+        *(np.arcsinh(2 * moment(_band(small, scale), 3)) for scale in (1.0, 3.0)),
         math.log(contrast / max(float(np.median(small)), 1.0) + 1e-3),
         *_octaves(flat, contrast),
         math.log(min(contrast / noise, _CLEAN) + 1e-2),
@@ -250,7 +250,8 @@ def _mode(ordered: Floats) -> float:
     return float(ordered[first] + ordered[first + quarter]) / 2
 
 
-def _moment(values: Floats, order: int) -> float:
+def moment(values: Floats, order: int) -> float:
+    """Standardised moment of order 3 or 4: skewness, or kurtosis."""
     centred = values - values.mean()
     deviation = math.sqrt(float(np.vdot(centred, centred)) / values.size) + 1e-6
     centred /= np.float32(deviation)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
-from refocusd.imaging.field_evidence import FieldEvidence, noise_variance
+from refocusd.imaging.field_evidence import FieldEvidence, moment, noise_variance
 from refocusd.imaging.tiles import TileFocus, means, pooled, tile_focus
 
 __all__ = ["CELL_PX", "PairEvidence", "examine_pair"]
@@ -81,6 +81,12 @@ class PairEvidence:
     expected_error : float
         Error that the engine expects of its result, over the frame's contrast; `UNTOLD` where it
         does not tell.
+    range : float
+        Of the refocused frame (percentiles 0.1 to 99.9 of its means), over the frame's contrast.
+    lit : float
+        Share of the refocused frame that is above a quarter of its range.
+    kurtosis : float
+        Of the refocused frame's counts.
     """
 
     blur_px: float
@@ -98,6 +104,9 @@ class PairEvidence:
     kept: float
     undershoot: float
     expected_error: float
+    range: float
+    lit: float
+    kurtosis: float
 
 
 def examine_pair(
@@ -138,6 +147,8 @@ def examine_pair(
     light = pooled(after, CELL_PX // factor) - np.percentile(after, 1)
     changed, worst = _flux(before, again, base, field.tile_px // factor)
     floor = base - 3 * field.noise / factor - 0.02 * field.contrast
+    low, high = np.percentile(after, (0.1, 99.9))
+    range_, contrast = max(float(high - low), 1e-3), max(field.contrast, 1e-3)
     return PairEvidence(
         blur_px=tried[best],
         stated_px=stated if stated is not None else tried[best],
@@ -147,13 +158,16 @@ def examine_pair(
         chi2=float(np.median(cells)),
         worst_chi2=float(np.percentile(cells, 98)),
         residuals=cells,
-        light=np.asarray(light / max(field.contrast, 1e-3), dtype=np.float32),
+        light=np.asarray(light / contrast, dtype=np.float32),
         flux=changed,
         worst_flux=worst,
         sharpened=_sharpened(field.focus, focus),
         kept=_kept(field.focus, focus),
         undershoot=float(np.mean(after < floor)),
-        expected_error=UNTOLD if expected_error is None else expected_error / field.contrast,
+        expected_error=UNTOLD if expected_error is None else expected_error / contrast,
+        range=range_ / contrast,
+        lit=float(np.mean(after > low + 0.25 * range_)),
+        kurtosis=moment(after, 4),
     )
 
 

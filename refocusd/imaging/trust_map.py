@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from refocusd.frame import MIN_SIDE
 from refocusd.imaging.pair_evidence import CELL_PX, PairEvidence
 
-__all__ = ["AS_ACQUIRED", "CELL_PX", "trust_map", "trust_shape"]
+__all__ = ["AS_ACQUIRED", "CELL_PX", "pixels_per_cell", "trust_map", "trust_shape"]
 
 #: Value of cells whose pixels are raw's; all others hold a probability in percent.
 AS_ACQUIRED = 255
@@ -28,6 +29,15 @@ def trust_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of the map of a frame: cells at the ends may lie partly outside of it."""
     height, width = shape
     return -(-height // CELL_PX), -(-width // CELL_PX)
+
+
+def pixels_per_cell(shape: tuple[int, ...]) -> int:
+    """Pixels a side by which a dataset holds each cell of a frame's map.
+
+    Maps of frames under 256 px have fewer rows or columns than a dataset takes.
+    """
+    least = min(trust_shape(shape))
+    return next(count for count in (1, 2, 4, 8, 16) if count * least >= MIN_SIDE)
 
 
 def trust_map(

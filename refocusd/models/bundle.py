@@ -31,6 +31,7 @@ __all__ = [
     "MAX_RDF_BYTES",
     "SCHEMA",
     "SIDECAR",
+    "VERDICT",
     "ModelBundle",
     "load_bundle",
     "sha256_of",
@@ -39,6 +40,8 @@ __all__ = [
 
 #: File with refocusd's section for a bundle from elsewhere, beside its description.
 SIDECAR = "refocusd.yaml"
+#: File with what the results of a bundle's model are judged by.
+VERDICT = "verdict.toml"
 MAX_FILE_BYTES = 2 << 30
 MAX_CARD_BYTES = 1 << 20
 #: A frame whose counts spread less than this is not stretched further: it is noise.  16 counts
@@ -101,6 +104,8 @@ class ModelBundle:
     fine_sigma_px : float, optional
         For a network that works at the scale of the blur: the width of the blur that it is made
         for, a standard deviation in px.
+    verdict : Path, optional
+        What its results are judged by, as `refocusd train trust` fits it.
     """
 
     folder: Path
@@ -126,6 +131,7 @@ class ModelBundle:
     validation: tuple[Path, Path] | None = None
     network_output: CountsRange = _COUNTS
     fine_sigma_px: float | None = None
+    verdict: Path | None = None
 
     def counts_range(self, pixels: Pixels) -> CountsRange:
         """Offset and scale of a whole frame for this model.
@@ -252,6 +258,7 @@ def _bundle(
         validation=pair(tensors.validation_raw, tensors.validation_refocused),
         network_output=CountsRange(tensors.output_offset, tensors.output_scale),
         fine_sigma_px=described.fine_sigma_px,
+        verdict=listed(VERDICT),
     )
 
 

@@ -184,6 +184,9 @@ class FrameFacts(msgspec.Struct, frozen=True):
     expected_error : float or None
         Root mean square error that the engine expects of the frame, in counts; None where it does
         not tell.
+    interval_counts, interval_share : float or None
+        90 % of the true pixels are within so many counts of the frame's, and so much of the light
+        above `offset` beside; None for raw pixels, and where the frame is not trusted.
     kept_share : float
         Share of the frame that was in focus already and is raw's.
     defocus_um, defocus_uncertainty_um : float or None
@@ -230,6 +233,8 @@ class FrameFacts(msgspec.Struct, frozen=True):
     worst_flux_change: float | None = None
     kept_share: float = 0.0
     expected_error: float | None = None
+    interval_counts: float | None = None
+    interval_share: float | None = None
 
 
 class KnownBlur(msgspec.Struct, frozen=True):

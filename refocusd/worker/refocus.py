@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from refocusd.config import Untrusted
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import BlurEngine, Engine, Refocused
-from refocusd.engines.verdict import Judgement, flux_ratio, shipped_judge
+from refocusd.engines.verdict import Judge, Judgement, flux_ratio, judge_of, shipped_judge
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import estimate_blur
@@ -130,7 +130,8 @@ def refocus_frame(
     # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
     focus_before = focus_after = focus_score(seen)
     defocus = None
-    nothing = shipped_judge().nothing_to_refocus(field) if pass_in_focus else None
+    judge = judge_of(engine.description.verdict)
+    nothing = judge.nothing_to_refocus(field) if pass_in_focus else None
     if nothing is not None:
         np.copyto(out, raw)
         made = _Made(Refocused(counts_range(seen), 0.0, 0), "raw", nothing)
@@ -138,17 +139,22 @@ def refocus_frame(
         refocused = _through(engine, seen, out, stream)
         # Of what the engine made, before anything takes its place.
         defocus = _defocus(seen, out, focus) if focus is not None else None
-        made = _judged(refocused, field, seen, out, pass_in_focus)
+        made = _judged(judge, refocused, field, seen, out, pass_in_focus)
         if made.said.verdict == "untrusted" and untrusted != "mark":
-            made = _in_its_place(made, untrusted, engine, field, seen, out)
+            made = _in_its_place(made, untrusted, engine, field, seen, out, stream)
         if made.written in ("raw", "nothing"):
             np.copyto(out, raw)
         else:
             focus_after = focus_score(out)
     blur, pair = made.refocused.blur, made.pair
     if trust is not None and pair and made.written in ("refocused", "deconvolved"):
-        trust[:] = _trust_of(raw.shape, pair, made.said)
+        least = judge.doubtful if made.said.verdict == "untrusted" else 0.0
+        trust[:] = trust_map(raw.shape, pair, made.said.error_chance or 0.0, least)
     own = made.written not in ("raw", "nothing")
+    interval = None
+    if own and field is not None and pair is not None and made.said.verdict != "untrusted":
+        judge = judge if made.written == "refocused" else shipped_judge()
+        interval = judge.interval.of(pair.expected_error * field.contrast, pair.stated_px)
     return FrameFacts(
         offset=made.refocused.counts.offset,
         scale=made.refocused.counts.scale,
@@ -176,6 +182,8 @@ def refocus_frame(
         residual_chi2=pair.chi2 if pair else None,
         worst_flux_change=pair.worst_flux if pair else None,
         expected_error=made.refocused.expected_error if made.written == "refocused" else None,
+        interval_counts=interval[0] if interval else None,
+        interval_share=interval[1] if interval else None,
     )
 
 
@@ -264,12 +272,8 @@ def _refocus_part(
     )
 
 
-def _trust_of(shape: tuple[int, ...], pair: PairEvidence, said: Judgement) -> NDArray[np.uint8]:
-    least = shipped_judge().doubtful if said.verdict == "untrusted" else 0.0
-    return trust_map(shape, pair, said.error_chance or 0.0, least)
-
-
 def _judged(
+    judge: Judge,
     refocused: Refocused,
     field: FieldEvidence | None,
     seen: Pixels,
@@ -279,7 +283,6 @@ def _judged(
     """What is said of an engine's result."""
     if field is None:
         return _Made(refocused, "refocused", Judgement("doubtful", ("too small to judge",)))
-    judge = shipped_judge()
     pair = examine_pair(field, seen, out, refocused.blur, refocused.expected_error)
     if pass_in_focus and judge.in_focus(pair):
         said = Judgement("passed_through", ("already in focus",))
@@ -294,13 +297,20 @@ def _in_its_place(
     field: FieldEvidence | None,
     seen: Pixels,
     out: Pixels,
+    stream: Stream | None,
 ) -> _Made:
     """What is written instead of a result that is not trusted."""
     if untrusted == "skip":
         return replace(made, written="nothing")
     if untrusted == "pass" or field is None or engine.description.backend == "deconvolution":
         return replace(made, written="raw")
-    deconvolved = _judged(DeconvolutionEngine().refocus(seen, out), field, seen, out, True)
+    # What is known of the blur beforehand holds for both; what the engine found by itself, it found
+    # with a result that is not trusted.
+    known = made.refocused.blur or (stream.known(seen) if stream else None)
+    if known is not None and known.source == "frame":
+        known = None
+    found = DeconvolutionEngine().refocus(seen, out, known)
+    deconvolved = _judged(shipped_judge(), found, field, seen, out, True)
     if deconvolved.written == "raw" or deconvolved.said.verdict == "untrusted":
         return replace(made, written="raw")
     reasons = (*made.said.reasons, *deconvolved.said.reasons)

@@ -23,6 +23,7 @@ from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind
 from refocusd.frame import checksum
+from refocusd.imaging.trust_map import pixels_per_cell, trust_shape
 from refocusd.ledger import Ledger, ledger_path
 from refocusd.profiles.applied import Applied
 from refocusd.transport import messages as wire
@@ -118,6 +119,26 @@ def test_trust_maps_lie_in_the_output_and_common_readers_read_them(
         assert maps.summary["refocusd"]["trust_map"]["as_acquired"] == 255
     with open_dataset(output.sink.path) as frames:
         assert not list(frames.axes_keys())
+
+
+@pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
+@pytest.mark.parametrize(("side", "repeats"), [(40, 8), (130, 2)])
+def test_small_frames_have_trust_maps_with_several_pixels_a_cell(
+    tmp_path: Path, message: wire.Open, sink: SinkKind, side: int, repeats: int
+) -> None:
+    small = msgspec.structs.replace(message, height=side, width=2 * side)
+    output = opened(quick_settings(tmp_path, sink=sink), small)
+    cells = np.random.default_rng(0).integers(0, 101, trust_shape((side, 2 * side)), dtype=np.uint8)
+    write_map(output, 0, cells.tobytes())
+    output.close(None)
+    with open_dataset(trust_maps_of(output.sink.path)) as maps:
+        [key] = maps.axes_keys()
+        stored = maps.read(key)
+        about = maps.summary["refocusd"]["trust_map"]
+    assert about["pixels_per_cell"] == repeats == pixels_per_cell((side, 2 * side))
+    assert min(stored.pixels.shape) >= 16
+    np.testing.assert_array_equal(stored.pixels[::repeats, ::repeats], cells)
+    assert stored.metadata["PixelSizeUm"] == 0.5 * 16 / repeats
 
 
 def test_a_map_that_cannot_be_written_costs_no_frame(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,28 @@ import pytest
 from refocusd_training.trust.examples import Example, Outcome
 from refocusd_training.trust.fit import (
     BOUND,
+    Looks,
     auroc,
+    calibrated,
     chances,
+    coverage,
     fit_judge,
+    fit_looks,
+    judge_text,
     logistic,
     reliability,
-    write_judge,
 )
+from refocusd_training.trust.put import put_into_bundle
 
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.verdict import ERROR_FEATURES
+from refocusd.engines.engine import EngineDescription
+from refocusd.engines.verdict import Interval, judge_of, shipped_judge
+from refocusd.errors import BundleError, InputError
+from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.field_evidence import LOOKS, FieldEvidence, examine_field
 from refocusd.imaging.pair_evidence import examine_pair
+from refocusd.models.bundle import load_bundle
+from refocusd.models.library import find_bundle
 
 pytestmark = pytest.mark.fast
 
@@ -62,30 +73,105 @@ def field() -> FieldEvidence:
     return found
 
 
-def test_a_judge_learns_from_examples_and_is_written_as_it_is_read(
-    field: FieldEvidence, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def examples(field: FieldEvidence) -> list[Example]:
+    """Give frames of which those that leave much of raw unexplained came out wrong."""
     rng = np.random.default_rng(1)
     specimen = Specimen()
     raw = specimen.frame("DAPI", specimen.focus.at() + 8, 10.0, rng)
-    pair = examine_pair(field, raw, raw, None)
-    examples = []
-    for _ in range(120):
+    blur = BlurEstimate(6.0, 0.2, "frame")
+    pair = replace(examine_pair(field, raw, raw, blur), kept=0.5, sharpened=1.0)
+    found = []
+    for _ in range(200):
         wrong = rng.random() < 0.4
         odd = replace(pair, unexplained=float(rng.uniform(0.1, 0.5) if wrong else 0.002))
-        error = BOUND * (2.0 if wrong else 0.5)
         looks = field.looks + rng.normal(0, 0.1, len(LOOKS)).astype(np.float32)
+        light = rng.uniform(0, 400, 100).astype(np.float32)
+        off = np.abs(rng.normal(0, 3 + 0.1 * light)).astype(np.float32)
+        outcome = Outcome(odd, BOUND * (2.0 if wrong else 0.5), off, light)
         own = replace(field, looks=looks)
-        examples.append(Example(4.0, False, own, 3 * BOUND, {"engine": Outcome(odd, error)}))
-    others = {"photographs": field.looks + rng.normal(3, 0.1, (40, len(LOOKS))).astype(np.float32)}
-    judge = fit_judge(examples, others)
-    chance, wrong_ones = chances(judge, examples, "engine")
-    assert auroc(chance, wrong_ones) > 0.99
+        found.append(Example(4.0, False, own, 3 * BOUND, {"engine": outcome}))
+    return found
+
+
+@pytest.fixture(scope="module")
+def looks(field: FieldEvidence, examples: list[Example]) -> Looks:
+    rng = np.random.default_rng(2)
+    strange = field.looks + rng.normal(3, 0.1, (40, len(LOOKS)))
+    return fit_looks(examples, {"photographs": strange.astype(np.float32)})
+
+
+def test_a_judge_learns_from_examples_and_is_read_as_it_was_written(
+    examples: list[Example], looks: Looks, tmp_path: Path
+) -> None:
+    judge = fit_judge(examples, looks)
+    chance, wrong = chances(judge, examples, "engine")
+    assert len(chance) >= 0.98 * len(examples)
+    assert auroc(chance, wrong) > 0.99
     assert judge.strange < judge.foreign
     path = tmp_path / "verdict.toml"
-    write_judge(judge, reliability(chance, wrong_ones), path)
-    told = tomllib.loads(path.read_text())
-    assert len(told["error"]["weights"]) == 2 * len(ERROR_FEATURES)
-    assert len(told["looks"]["mean"]) == len(LOOKS)
-    assert told["limits"]["bound"] == BOUND
-    assert sum(row["frames"] for row in told["reliability"]) == 120
+    path.write_text(judge_text(judge, reliability(chance, wrong)))
+    read = judge_of(path)
+    np.testing.assert_allclose(read.error.weights, judge.error.weights, rtol=1e-4)
+    assert read.interval.of(10.0, 8.0) == pytest.approx(judge.interval.of(10.0, 8.0), rel=1e-3)
+    assert tomllib.loads(path.read_text())["reliability"][0]["wrong"] == 0
+
+
+def test_intervals_are_scaled_until_they_hold_nine_tenths_of_the_pixels_of_other_frames(
+    examples: list[Example], looks: Looks
+) -> None:
+    judge = fit_judge(examples[:100], looks)
+    wide = replace(judge, interval=Interval((9.0,) * 4, (9.0,) * 4))
+    assert coverage(wide, examples[100:], "engine") > 0.99
+    told = calibrated(wide, examples[100:150])
+    assert coverage(told, examples[150:], "engine") == pytest.approx(0.9, abs=0.02)
+    _, share = calibrated(judge, examples[100:150]).interval.of(1.0, 6.0)
+    assert share == pytest.approx(0.165, rel=0.3), (
+        "1.645 standard deviations of a tenth of the light"
+    )
+
+
+def test_frames_that_pass_through_teach_nothing_of_errors(
+    examples: list[Example], looks: Looks
+) -> None:
+    in_focus = [
+        replace(
+            e,
+            outcomes={
+                "engine": replace(o, pair=replace(o.pair, kept=1.0, stated_px=1.0, sharpened=0))
+            },
+        )
+        for e in examples
+        for o in e.outcomes.values()
+    ]
+    with pytest.raises(InputError, match="0 refocused frames, of which 0 came out wrong"):
+        fit_judge(in_focus, looks)
+
+
+def test_a_verdict_is_put_into_a_bundle_and_its_engine_is_judged_by_it(
+    examples: list[Example], looks: Looks, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "model"
+    shutil.copytree(find_bundle("live-fluorescence"), bundle)
+    text = judge_text(replace(fit_judge(examples, looks), doubtful=0.125), [])
+    for _ in range(2):  # the second time, it is replaced
+        assert put_into_bundle(bundle, text) == bundle / "verdict.toml"
+    loaded = load_bundle(bundle)
+    engine = EngineDescription.of_bundle(loaded, "openvino", "f32", "CPU", "runtime")
+    assert judge_of(engine.verdict).doubtful == 0.125
+    assert judge_of(EngineDescription("identity", "", "", "", "", "").verdict) is shipped_judge()
+    with pytest.raises(BundleError, match="no model bundle"):
+        put_into_bundle(tmp_path, text)
+
+
+def test_a_verdict_of_other_features_is_left_aside_and_a_damaged_one_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shipped = find_bundle("live-fluorescence") / "verdict.toml"
+    other, damaged = tmp_path / "other.toml", tmp_path / "damaged.toml"
+    other.write_text(shipped.read_text().replace('"worst flux"', '"flux"'))
+    assert judge_of(other) is shipped_judge()
+    assert "was fitted for another version" in caplog.text
+    damaged.write_text(shipped.read_text().replace("bias", "bypass"))
+    with pytest.raises(BundleError, match=r"damaged.toml does not say how to judge frames"):
+        judge_of(damaged)

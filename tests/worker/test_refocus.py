@@ -12,8 +12,10 @@ from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.frame import Pixels
+from refocusd.imaging.blur import BlurEstimate, fused
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.trust_map import AS_ACQUIRED, trust_shape
+from refocusd.worker.blurs import Blurs
 from refocusd.worker.refocus import refocus_frame
 
 pytestmark = pytest.mark.fast
@@ -69,6 +71,21 @@ def test_what_is_not_trusted_is_written_as_the_settings_say(
     else:
         assert facts.verdict == "untrusted"
         assert (out != raw).mean() > 0.5
+
+
+def test_a_deconvolution_in_place_of_a_network_keeps_to_a_blur_that_is_known() -> None:
+    raw = blurred()
+    known = BlurEstimate(4.0, 0.05, "profile")
+    out, expected = np.empty_like(raw), np.empty_like(raw)
+    facts = refocus_frame(Inventor(), raw, out, stream=Blurs().of("nuclei", known))
+    assert facts.written == "deconvolved"
+    alone = DeconvolutionEngine().refocus(raw, expected).blur
+    assert alone is not None
+    assert facts.blur_px != alone.sigma_px
+    blur = DeconvolutionEngine().refocus(raw, expected, fused(known, alone)).blur
+    assert blur is not None
+    assert facts.blur_px == blur.sigma_px
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_an_empty_field_never_reaches_the_engine() -> None:

@@ -15,8 +15,7 @@ from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.formats.open_sink import append_sink, create_sink, sink_kind
 from refocusd.formats.scale import scale_of
 from refocusd.formats.sink import Sink
-from refocusd.frame import MIN_SIDE
-from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, trust_shape
+from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, pixels_per_cell, trust_shape
 
 __all__ = ["TrustMaps"]
 
@@ -24,7 +23,6 @@ log = logging.getLogger(__name__)
 
 #: What a reader needs to know of the values; stands in the summary metadata.
 ABOUT = {
-    "cell_px": CELL_PX,
     "values": "probability in percent that the error of a cell is above the bound of the verdict",
     "as_acquired": AS_ACQUIRED,
 }
@@ -53,8 +51,8 @@ class TrustMaps:
         self._output = output
         self._summary = summary
         self._shape = trust_shape(shape)
-        # Frames under 256 px would have maps that no dataset takes.
-        self._enabled = enabled and min(self._shape) >= MIN_SIDE
+        self._repeats = pixels_per_cell(shape)
+        self._enabled = enabled
         self._sink: Sink | None = None
 
     def write(self, job: WriteFrame) -> None:
@@ -84,16 +82,18 @@ class TrustMaps:
         metadata = json.loads(job.submit.metadata or "{}")
         pixel_um = scale_of(metadata if isinstance(metadata, dict) else {}, self._summary).pixel_um
         cells = np.frombuffer(job.trust, np.uint8).reshape(self._shape)
+        cells = cells.repeat(self._repeats, axis=0).repeat(self._repeats, axis=1)
         facts = job.facts
         about = {"verdict": facts.verdict, "reasons": facts.reasons, "chance": facts.error_chance}
-        scale = {"PixelSizeUm": pixel_um * CELL_PX} if pixel_um else {}
+        scale = {"PixelSizeUm": pixel_um * CELL_PX / self._repeats} if pixel_um else {}
         sink.write(cells, json.loads(job.submit.axes), {**scale, "refocusd": about})
 
     def _opened(self) -> Sink:
         place = trust_maps_of(self._output)
         if sink_kind(place):
             return append_sink(place)
-        summary = {**self._summary, "refocusd": {"trust_map": ABOUT}}
+        about = {"cell_px": CELL_PX, "pixels_per_cell": self._repeats, **ABOUT}
+        summary = {**self._summary, "refocusd": {"trust_map": about}}
         # A pixel of the frame is not one of the map.
         summary.pop("PixelSize_um", None)
         return create_sink(sink_kind(self._output) or "ndtiff", place, summary)

@@ -20,6 +20,7 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import AxisValue, Frame, Pixels
+from refocusd.imaging.trust_map import pixels_per_cell
 from refocusd.transport.messages import AcquisitionStatus
 from refocusd.view.state.view_state import ViewState
 
@@ -214,7 +215,7 @@ class Datasets:
                 {name: frame.pixels for name, frame in frames.items()},
                 next(iter(frames.values())).metadata,
                 made_by if isinstance(made_by, dict) else {},
-                maps.pixels.tobytes() if maps is not None else b"",
+                _cells(next(iter(frames.values())).pixels.shape, maps),
             )
             if len(frames) == len(folders):
                 # Only what will not change: a pending frame is refocused later.
@@ -253,6 +254,12 @@ class Datasets:
             # On Windows an open file could not be moved or deleted by its owner.
             with suppress(OSError):
                 reader.close()
+
+
+def _cells(shape: tuple[int, ...], maps: Frame | None) -> bytes:
+    """The trust map of a frame of this shape, one byte a cell."""
+    step = pixels_per_cell(shape)
+    return maps.pixels[::step, ::step].tobytes() if maps is not None else b""
 
 
 def _nbytes(pair: FramePair) -> int:

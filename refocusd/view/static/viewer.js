@@ -301,8 +301,10 @@ export class Viewer extends EventTarget {
     box.innerHTML = `x ${counts.x}  y ${counts.y}   <span class="r">raw <b></b></span>   <span class="f">refocused <b></b></span>   <small>counts</small>`;
     const [raw, refocused] = box.querySelectorAll("b");
     raw.textContent = said(counts.raw);
-    const { expected_error: error } = this.frame.header.facts ?? {};
+    const { interval_counts: dark, interval_share: share, offset } = this.frame.header.facts ?? {};
+    const error = dark && counts.refocused !== null ? dark + share * Math.max(0, counts.refocused - offset) : 0;
     refocused.textContent = `${said(counts.refocused)}${error ? ` ± ${error < 10 ? error.toFixed(1) : Math.round(error)}` : ""}`;
+    refocused.title = error ? "90 % of true pixels lie within this" : "";
     const percent = this.trust.at(counts.x, counts.y);
     if (percent !== null) box.append(`   error over 10 %: ${percent} % likely`);
     box.dataset.error = error ?? "";

@@ -67,7 +67,7 @@ class Exposure:
     sigma_px : float
         Width of its blur, that of the sharp image included.
     truth : ndarray of float32, shape (height, width)
-        The light before the blur, on a scale of its own.
+        What the camera would have counted without the blur, and without noise.
     """
 
     frame: Pixels
@@ -164,8 +164,8 @@ def expose(
         seen = (1 - share) * seen + share * _blurred(behind, apart, transfer)
         truth = (1 - np.float32(share)) * truth + np.float32(share) * behind
     inner = (slice(margin, -margin), slice(margin, -margin))
-    frame = _camera(np.maximum(seen[inner], 0), rng)
-    return Exposure(frame, math.hypot(sigma, OWN_BLUR_PX * zoom), truth[inner])
+    frame, counts = _camera(np.maximum(seen[inner], 0), truth[inner], rng)
+    return Exposure(frame, math.hypot(sigma, OWN_BLUR_PX * zoom), counts)
 
 
 def cut(
@@ -221,24 +221,32 @@ def _blurred(
     return np.asarray(seen[: scene.shape[0], : scene.shape[1]], dtype=np.float32)
 
 
-def _camera(seen: NDArray[np.float32], rng: np.random.Generator) -> Pixels:
+def _camera(
+    seen: NDArray[np.float32], truth: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[Pixels, NDArray[np.float32]]:
+    """The frame of what is seen, and the truth on its scale of counts."""
     photons = math.exp(rng.uniform(math.log(60), math.log(6000)))
     background = rng.uniform(0, 0.4) if rng.random() < 0.5 else rng.uniform(0, 0.05)
-    light = (seen + background) * photons
+    light, clean = ((each + background) * photons for each in (seen, truth))
     if rng.random() < 0.3:  # light that falls off towards the corners
         y, x = np.ogrid[-1 : 1 : seen.shape[0] * 1j, -1 : 1 : seen.shape[1] * 1j]
         tilt = 1 + rng.uniform(-0.3, 0.3) * x + rng.uniform(-0.3, 0.3) * y
-        light *= np.maximum(tilt - rng.uniform(0, 0.25) * (x**2 + y**2), 0.05)
+        fall = np.maximum(tilt - rng.uniform(0, 0.25) * (x**2 + y**2), 0.05)
+        light, clean = light * fall, clean * fall
     electrons = rng.poisson(np.maximum(light, 0)) + rng.normal(0, rng.uniform(1, 10), light.shape)
     hot = rng.random() < 0.15
     if hot:
         places = rng.integers(0, light.size, rng.integers(1, 60))
         electrons.flat[places] += rng.uniform(0.2, 5, len(places)) * photons
     if rng.random() < 0.2:
-        top = float(np.percentile(electrons, rng.uniform(90, 100)))
-        counts = np.clip(electrons / max(top, 1.0) * 250 + rng.uniform(0, 10), 0, 255)
-        return np.asarray(np.rint(counts), dtype=np.uint8)
-    gain = math.exp(rng.uniform(math.log(0.2), math.log(5)))
-    counts = electrons / gain + 100
-    most = float(np.percentile(counts, rng.uniform(85, 99.9))) if rng.random() < 0.12 else 65535.0
-    return np.asarray(np.rint(np.clip(counts, 0, max(most, 200.0))), dtype=np.uint16)
+        gain = max(float(np.percentile(electrons, rng.uniform(90, 100))), 1.0) / 250
+        offset, most, dtype = rng.uniform(0, 10), 255.0, "uint8"
+        counts = electrons / gain + offset
+    else:
+        gain, offset = math.exp(rng.uniform(math.log(0.2), math.log(5))), 100.0
+        most, dtype = 65535.0, "uint16"
+        counts = electrons / gain + offset
+        if rng.random() < 0.12:
+            most = max(float(np.percentile(counts, rng.uniform(85, 99.9))), 200.0)
+    frame: Pixels = np.rint(np.clip(counts, 0, most)).astype(dtype)
+    return frame, np.asarray(clean / gain + offset, dtype=np.float32)

@@ -10,12 +10,14 @@ from refocusd.errors import InputError, OutputError
 __all__ = ["add_fitting_flags", "check_fitting"]
 
 
-def add_fitting_flags(parser: argparse.ArgumentParser, *, output: str, samples: int) -> None:
+def add_fitting_flags(
+    parser: argparse.ArgumentParser, *, output: str, samples: int, needed: bool = True
+) -> None:
     """Add ``--data``, ``--output``, ``--samples`` and ``--seed``."""
     parser.add_argument(
         "--data", type=Path, nargs="+", required=True, help="folders of sharp fluorescence images"
     )
-    parser.add_argument("--output", type=Path, required=True, help=f"{output} to write")
+    parser.add_argument("--output", type=Path, required=needed, help=f"{output} to write")
     parser.add_argument(
         "--samples", type=int, default=samples, help="simulated frames (default: %(default)s)"
     )
@@ -32,7 +34,7 @@ def check_fitting(arguments: argparse.Namespace) -> None:
     InputError
         If the number of samples or the seed is out of range.
     """
-    if arguments.output.exists():
+    if arguments.output is not None and arguments.output.exists():
         raise OutputError(f"{arguments.output} exists already: name another file")
     if not 60 <= arguments.samples <= 10**6 or arguments.seed < 0:
         raise InputError(

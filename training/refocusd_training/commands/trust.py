@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from refocusd.errors import InputError
 from refocusd_training.commands.fitting import add_fitting_flags, check_fitting
 
 __all__ = ["register"]
+
+#: Name of the engine without a network, among those of models.
+DECONVOLUTION = "deconvolution"
 
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -18,12 +23,26 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser = inner.add_parser(
         "trust", help="fit the thresholds of `refocusd.engines.verdict`, by which frames are judged"
     )
-    add_fitting_flags(parser, output="file of thresholds (.toml)", samples=3000)
-    parser.add_argument(
-        "--transmitted", type=Path, help="a TIFF stack in phase contrast or brightfield"
+    add_fitting_flags(
+        parser,
+        output="file of thresholds (.toml); without it, that of the model's bundle is written",
+        samples=3000,
+        needed=False,
     )
     parser.add_argument(
-        "--model", default="live-nuclei", help="model that is judged beside the deconvolution"
+        "--minutes", type=float, default=1e6, help="make no more samples after so many minutes"
+    )
+    parser.add_argument(
+        "--transmitted",
+        type=Path,
+        help="a TIFF stack in phase contrast or brightfield: what tells fluorescence from other pictures is "
+        "fitted again as well",
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["live-fluorescence"],
+        help=f"models whose frames are judged, or {DECONVOLUTION} (default: %(default)s)",
     )
     parser.set_defaults(command=_fit)
 
@@ -34,22 +53,48 @@ def _fit(arguments: argparse.Namespace) -> int:
     from refocusd.config import EngineOptions
     from refocusd.engines.choose import build_engine
     from refocusd.engines.deconvolution import DeconvolutionEngine
+    from refocusd.engines.verdict import shipped_judge
+    from refocusd.models.library import find_bundle
     from refocusd_training.blur.frames import load_sharp
     from refocusd_training.trust.examples import examples, other_looks
-    from refocusd_training.trust.fit import auroc, chances, fit_judge, reliability, write_judge
+    from refocusd_training.trust.fit import (
+        Looks,
+        auroc,
+        calibrated,
+        chances,
+        coverage,
+        fit_judge,
+        fit_looks,
+        judge_text,
+        reliability,
+    )
+    from refocusd_training.trust.put import put_into_bundle
 
     check_fitting(arguments)
-    stack = tifffile.imread(arguments.transmitted) if arguments.transmitted else None
-    transmitted = [] if stack is None else list(stack.reshape(-1, *stack.shape[-2:]))
+    if arguments.output is None and (
+        len(arguments.model) != 1 or arguments.model == [DECONVOLUTION]
+    ):
+        raise InputError("name the file to write (--output), or one model, whose bundle is written")
     engines = {
-        "deconvolution": DeconvolutionEngine(),
-        arguments.model: build_engine(arguments.model, EngineOptions()),
+        model: DeconvolutionEngine()
+        if model == DECONVOLUTION
+        else build_engine(model, EngineOptions())
+        for model in arguments.model
     }
     images = load_sharp(arguments.data)
-    made = list(examples(images, engines, arguments.samples, arguments.seed))
-    others = other_looks(transmitted, max(20, arguments.samples // 10), arguments.seed)
+    made = list(examples(images, engines, arguments.samples, arguments.seed, arguments.minutes))
+    teaching = [example for example in made if not example.test]
     held_out = [example for example in made if example.test]
-    judge = fit_judge([example for example in made if not example.test], others)
+    shipped = shipped_judge()
+    all_looks = looks = Looks(shipped.looks, shipped.strange, shipped.foreign)
+    if arguments.transmitted:
+        stack = tifffile.imread(arguments.transmitted)
+        transmitted = list(stack.reshape(-1, *stack.shape[-2:]))
+        others = other_looks(transmitted, max(20, len(made) // 10), arguments.seed)
+        looks, all_looks = fit_looks(teaching, others), fit_looks(made, others)
+    judge = fit_judge(teaching, looks)
+    # Intervals are scaled on one half of what was kept apart, and tested on the other.
+    told = calibrated(judge, held_out[::2])
     console = Console()
     table = Table("engine", "AUROC", "chance", "frames", "wrong", title="held out")
     for engine in engines:
@@ -57,7 +102,16 @@ def _fit(arguments: argparse.Namespace) -> int:
         for row in (curve := reliability(chance, wrong)):
             about = (f"{row.low:g}-{row.high:g}", str(row.frames), f"{row.wrong:.0%}")
             table.add_row(engine, f"{auroc(chance, wrong):.3f}", *about)
+        held = coverage(told, held_out[1::2], engine)
+        console.print(f"{engine}: intervals hold {held:.1%} of the pixels of other held-out frames")
     console.print(table)
-    write_judge(fit_judge(made, others), curve, arguments.output)
-    console.print(f"wrote {arguments.output}")
+    # Nothing may be fitted on what scales the intervals.
+    final = replace(fit_judge(made, all_looks), interval=calibrated(judge, held_out).interval)
+    text = judge_text(final, curve)
+    if arguments.output is None:
+        place = put_into_bundle(find_bundle(arguments.model[0]), text)
+    else:
+        place = arguments.output
+        place.write_text(text, encoding="utf-8")
+    console.print(f"{len(made)} frames, {len(held_out)} of them held out; wrote {place}")
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,9 @@ from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions
 
 __all__ = ["Example", "Outcome", "examples", "other_looks", "relative_error"]
 
+#: Pixels of a frame that intervals are fitted on.
+PIXELS = 100
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
@@ -27,10 +32,15 @@ class Outcome:
     pair : PairEvidence
     error : float
         See `relative_error`.
+    off, light : ndarray of float32, shape (pixels,)
+        Of some pixels: how far they are from the truth, and their light over the offset that the
+        frame was normalised by, counts.
     """
 
     pair: PairEvidence
     error: float
+    off: NDArray[np.float32]
+    light: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +73,11 @@ def relative_error(frame: NDArray[np.generic], truth: NDArray[np.float32]) -> fl
 
 
 def examples(
-    images: Sequence[SharpImage], engines: Mapping[str, Engine], count: int, seed: int
+    images: Sequence[SharpImage],
+    engines: Mapping[str, Engine],
+    count: int,
+    seed: int,
+    minutes: float = math.inf,
 ) -> Iterator[Example]:
     """Frames of sharp images, blurred by 0 to 42 px, refocused by each engine.
 
@@ -72,31 +86,45 @@ def examples(
     images : sequence of SharpImage
     engines : mapping of str to Engine
     count, seed : int
+    minutes : float
+        No more are made after that.
     """
+    until = time.monotonic() + 60 * minutes
     rng = np.random.default_rng(seed)
     transfers = {family: transfer_functions(family, 60, rng) for family in FAMILIES}
     chances = np.array([image.weight for image in images])
     made = 0
-    while made < count:
+    while made < count and time.monotonic() < until:
         one, other = rng.choice(len(images), 2, p=chances / chances.sum())
         family = FAMILIES[rng.integers(len(FAMILIES))]
         exposure = expose(images[one], images[other], transfers[family], rng)
         if exposure is None or min(exposure.frame.shape) < MIN_SIDE_PX + 2 * BORDER:
             continue
         made += 1
-        yield _example(exposure, engines, images[one].test or family in HELD_OUT)
+        held_out = images[one].test or family in HELD_OUT
+        yield _example(exposure, engines, held_out, np.random.default_rng(made))
 
 
-def _example(exposure: Exposure, engines: Mapping[str, Engine], test: bool) -> Example:
+def _example(
+    exposure: Exposure, engines: Mapping[str, Engine], test: bool, rng: np.random.Generator
+) -> Example:
     raw = exposure.frame
     field = examine_field(raw)
     assert field is not None
+    rows, columns = (rng.integers(BORDER, side - BORDER, PIXELS) for side in raw.shape)
+    truth = exposure.truth[rows, columns]
     outcomes = {}
     for name, engine in engines.items():
         out = np.empty_like(raw)
         found = engine.refocus(raw, out)
         pair = examine_pair(field, raw, out, found.blur, found.expected_error)
-        outcomes[name] = Outcome(pair, relative_error(out, exposure.truth))
+        seen = out[rows, columns].astype(np.float32)
+        outcomes[name] = Outcome(
+            pair,
+            relative_error(out, exposure.truth),
+            np.abs(seen - truth),
+            np.maximum(seen - np.float32(found.counts.offset), 0),
+        )
     return Example(exposure.sigma_px, test, field, relative_error(raw, exposure.truth), outcomes)
 
 

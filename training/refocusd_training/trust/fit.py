@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
-from refocusd.engines.verdict import ERROR_FEATURES, Judge, Logistic, error_features
+from refocusd.engines.verdict import (
+    ERROR_FEATURES,
+    INTERVALS_AT_PX,
+    Interval,
+    Judge,
+    Logistic,
+    error_features,
+)
+from refocusd.errors import InputError
 from refocusd.imaging.field_evidence import LOOKS
 from refocusd_training.trust.examples import Example, Outcome
 
-__all__ = ["Reliability", "auroc", "chances", "fit_judge", "logistic", "reliability", "write_judge"]
+__all__ = [
+    "Looks",
+    "Reliability",
+    "auroc",
+    "calibrated",
+    "chances",
+    "coverage",
+    "fit_judge",
+    "fit_looks",
+    "judge_text",
+    "logistic",
+    "reliability",
+]
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +52,11 @@ EMPTY = (2.5, 5.0)
 #: Bounds of the bins of the reliability curve.
 BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 #: Weights of the squared weights: of looks, which the kinds of pictures tell well, and of errors.
-LOOKS_RIDGE, RIDGE = 1.0, 20.0
+LOOKS_RIDGE, RIDGE = 1.0, 60.0
+#: Frames that a judge is fitted on, at least.
+LEAST_FRAMES = 40
+#: Share of true pixels that intervals hold.
+HELD = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +110,17 @@ def is_wrong(example: Example, outcome: Outcome) -> bool:
     return outcome.error > BOUND or outcome.error > WORSE * example.raw_error
 
 
-def fit_judge(examples: Sequence[Example], others: Mapping[str, NDArray[np.float32]]) -> Judge:
-    """The judge that these teach.
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """What tells fluorescence from other pictures; see `refocusd.engines.verdict.Judge`."""
+
+    score: Logistic
+    strange: float
+    foreign: float
+
+
+def fit_looks(examples: Sequence[Example], others: Mapping[str, NDArray[np.float32]]) -> Looks:
+    """What these teach of fluorescence.
 
     Parameters
     ----------
@@ -104,36 +138,153 @@ def fit_judge(examples: Sequence[Example], others: Mapping[str, NDArray[np.float
     )
     own = np.sort([told.score(row) for row in looks])
     at = [float(own[int((1 - share) * (len(own) - 1))]) for share in FALSE_ALARMS]
-    pairs = [(example, outcome) for example in examples for outcome in example.outcomes.values()]
-    rows = np.stack([error_features(e.field, o.pair, told.score(e.field.looks)) for e, o in pairs])
-    wanted = np.array([is_wrong(example, outcome) for example, outcome in pairs])
-    error = logistic(rows, wanted)
-    # Both classes weighed the same: back to how often frames are wrong.
-    share = float(wanted.mean())
-    error = Logistic(
-        error.mean, error.deviation, error.weights, error.bias + float(np.log(share / (1 - share)))
-    )
-    return Judge(
+    return Looks(told, *at)
+
+
+def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
+    """The judge that these teach.
+
+    Frames that it passes through before their error is asked for teach nothing of errors.
+
+    Parameters
+    ----------
+    examples : sequence of Example
+    looks : Looks
+        Of `fit_looks`, or of a judge that exists.
+
+    Raises
+    ------
+    InputError
+        If too few are left, or all are right, or all wrong.
+    """
+    nothing = Logistic(np.zeros(1), np.ones(1), np.zeros(2), 0.0)
+    judge = Judge(
         bound=BOUND,
-        looks=told,
-        error=error,
-        strange=at[0],
-        foreign=at[1],
+        looks=looks.score,
+        error=nothing,
+        interval=Interval((), ()),
+        strange=looks.strange,
+        foreign=looks.foreign,
         doubtful=LEVELS[0],
         untrusted=LEVELS[1],
         empty_noises=EMPTY[0],
         empty_counts=EMPTY[1],
     )
+    pairs = [
+        (example, outcome)
+        for example in examples
+        for engine, outcome in example.outcomes.items()
+        if _is_judged(judge, example, engine)
+    ]
+    wanted = np.array([is_wrong(example, outcome) for example, outcome in pairs])
+    if len(pairs) < LEAST_FRAMES or not 0 < wanted.mean() < 1:
+        raise InputError(
+            f"{len(pairs)} refocused frames, of which {int(wanted.sum())} came out wrong, teach nothing: "
+            "give more samples or minutes"
+        )
+    rows = np.stack([_features(judge, example, outcome) for example, outcome in pairs])
+    error = logistic(rows, wanted)
+    # Both classes weighed the same: back to how often frames are wrong.
+    share = float(wanted.mean())
+    error = replace(error, bias=error.bias + float(np.log(share / (1 - share))))
+    return replace(judge, error=error, interval=_fit_interval(pairs))
+
+
+def _is_judged(judge: Judge, example: Example, engine: str) -> bool:
+    pair = example.outcomes[engine].pair
+    return judge.nothing_to_refocus(example.field) is None and not judge.in_focus(pair)
+
+
+def _features(judge: Judge, example: Example, outcome: Outcome) -> Floats:
+    foreign = judge.looks.score(example.field.looks)
+    return error_features(example.field, outcome.pair, foreign)
 
 
 def chances(judge: Judge, examples: Sequence[Example], engine: str) -> tuple[Floats, Floats]:
-    """Probabilities of an error, and whether there was one, of what an engine refocused."""
-    rows = [
-        error_features(e.field, e.outcomes[engine].pair, judge.looks.score(e.field.looks))
+    """Probabilities of an error, and whether there was one, of what is judged of an engine's frames."""
+    judged = [
+        (
+            judge.error.chance(_features(judge, e, e.outcomes[engine])),
+            is_wrong(e, e.outcomes[engine]),
+        )
         for e in examples
+        if _is_judged(judge, e, engine)
     ]
-    chance = np.array([judge.error.chance(row) for row in rows])
-    return chance, np.array([float(is_wrong(e, e.outcomes[engine])) for e in examples])
+    chance, wrong = np.array(judged, dtype=float).reshape(-1, 2).T
+    return chance, wrong
+
+
+def _fit_interval(pairs: Sequence[tuple[Example, Outcome]]) -> Interval:
+    """By the pinball loss (R. Koenker and G. Bassett, Econometrica 46, 33, 1978), for each blur."""
+    at = [_nearest(outcome) for _, outcome in pairs]
+    found = []
+    for knot in range(len(INTERVALS_AT_PX)):
+        own = [pair for pair, its in zip(pairs, at, strict=True) if its == knot]
+        found.append(_half_width(own if len(own) >= LEAST_FRAMES else pairs))
+    floor, share = np.array(found).T
+    return Interval(tuple(map(float, floor)), tuple(map(float, share)))
+
+
+def _nearest(outcome: Outcome) -> int:
+    apart = np.abs(np.log(outcome.pair.stated_px) - np.log(INTERVALS_AT_PX))
+    return int(np.argmin(apart))
+
+
+def _half_width(pairs: Sequence[tuple[Example, Outcome]]) -> Floats:
+    """Half-width on dark ground over what is expected, and what each count of light adds."""
+    expected = np.array([[_expected(example, outcome)] for example, outcome in pairs])
+    off, light = (
+        np.stack([getattr(outcome, name) for _, outcome in pairs]) / expected
+        for name in ("off", "light")
+    )
+
+    def loss(terms: Floats) -> float:
+        over = off - np.exp(terms[0]) - np.exp(terms[1]) * light
+        return float(np.mean(np.maximum(HELD * over, (HELD - 1) * over)))
+
+    around: Any = {"initial_simplex": [[-1.0, -2.0], [0.5, -2.0], [-1.0, -0.5]]}
+    found = minimize(loss, np.array([-1.0, -2.0]), method="Nelder-Mead", options=around)
+    return np.asarray(np.exp(found.x))
+
+
+def _expected(example: Example, outcome: Outcome) -> float:
+    return max(outcome.pair.expected_error * example.field.contrast, 1e-3)
+
+
+def _scores(
+    judge: Judge, examples: Sequence[Example], engine: str | None = None, knot: int | None = None
+) -> Floats:
+    """Of pixels of frames with an interval: how far they are from the truth, over half of that."""
+    found = []
+    for example in examples:
+        for name, outcome in example.outcomes.items():
+            if engine not in (None, name) or knot not in (None, _nearest(outcome)):
+                continue
+            if _is_judged(judge, example, name) and (
+                judge.error.chance(_features(judge, example, outcome)) < judge.untrusted
+            ):
+                expected = _expected(example, outcome)
+                floor, share = judge.interval.of(expected, outcome.pair.stated_px)
+                found.append(outcome.off / (floor + share * outcome.light))
+    return np.concatenate(found).astype(float) if len(found) >= 2 else np.ones(1)
+
+
+def calibrated(judge: Judge, examples: Sequence[Example]) -> Judge:
+    """The same with intervals that hold 90 % of the pixels of specimens that it was not fitted on."""
+    factors = [
+        float(np.quantile(_scores(judge, examples, knot=knot), HELD))
+        for knot in range(len(INTERVALS_AT_PX))
+    ]
+    floor, share = (
+        tuple(value * factor for value, factor in zip(values, factors, strict=True))
+        for values in (judge.interval.floor, judge.interval.share)
+    )
+    return replace(judge, interval=Interval(floor, share))
+
+
+def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> float:
+    """Share of true pixels that the intervals of an engine's frames hold."""
+    return float(np.mean(_scores(judge, examples, engine) <= 1))
 
 
 def auroc(scores: Floats, wanted: Floats) -> float:
@@ -155,7 +306,7 @@ def reliability(chance: Floats, wrong: Floats) -> list[Reliability]:
     return found
 
 
-def write_judge(judge: Judge, curve: Sequence[Reliability], path: Path) -> None:
+def judge_text(judge: Judge, curve: Sequence[Reliability]) -> str:
     """As `refocusd.engines.verdict` reads it, with the reliability on what was kept apart."""
 
     def listed(values: NDArray[np.floating]) -> str:
@@ -164,7 +315,8 @@ def write_judge(judge: Judge, curve: Sequence[Reliability], path: Path) -> None:
     def section(name: str, part: Logistic, features: Sequence[str]) -> list[str]:
         return [
             f"[{name}]",
-            f"# of {', '.join(features)}; then of their squares",
+            "# Weights are those of the features, then of their squares.",
+            f"features = {json.dumps([*features])}",
             f"mean = {listed(part.mean)}",
             f"deviation = {listed(part.deviation)}",
             f"weights = {listed(part.weights)}",
@@ -177,8 +329,10 @@ def write_judge(judge: Judge, curve: Sequence[Reliability], path: Path) -> None:
     lines += [f"{name} = {float(getattr(judge, name)):.5g}" for name in names]
     lines += ["", *section("looks", judge.looks, LOOKS)]
     lines += section("error", judge.error, ERROR_FEATURES)
+    floor, share = (listed(np.array(part)) for part in (judge.interval.floor, judge.interval.share))
+    lines += ["[interval]", f"floor = {floor}", f"share = {share}", ""]
     for row in curve:
         lines += ["[[reliability]]"]
         lines += [f"chance = [{row.low}, {row.high}]", f"frames = {row.frames}"]
         lines += [f"wrong = {row.wrong:.3f}", ""]
-    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return "\n".join(lines).rstrip() + "\n"
