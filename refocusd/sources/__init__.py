@@ -1,7 +1,7 @@
 """Where frames come from; each source drives a `refocusd.transport.session.Session`.
 
 ===============  ===================================================================================
-`buffer`         Frames between the hook and the feed's thread: bounded, and each copied once
+`buffer`         Frames between the hook and the feed's thread: bounded, and each copied once at most
 `cameras`        Frames of several cameras to which one acquisition gives the same axes
 `feed`           Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it
 `feed_state`     What hooks and the thread behind them know of one acquisition
