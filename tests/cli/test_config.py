@@ -22,6 +22,7 @@ pytestmark = pytest.mark.fast
 #: Values that differ from the defaults, of settings that are no switches.
 OTHER: dict[str, Any] = {
     "device": "GPU",
+    "psf": "bead.tif",
     "webhook": "https://chat.example/hook", "webhook_untrusted": 0.5,
     "backend": "openvino", "precision": "f32", "threads": 3, "tile_px": 512, "blur_px": 2.5,
     "defocus_um": -8.0, "na": 0.75,
