@@ -301,7 +301,7 @@ def _made(settings: Settings, job: OpenOutput) -> dict[str, Any]:
             "untrusted": settings.untrusted,
             "channel_untrusted": settings.channel_untrusted,
             "blur_px": settings.blur_px,
-            "psf": settings.psf,
+            "psf": settings.psf and str(Path(settings.psf).absolute()),
             "defocus_um": settings.defocus_um,
             "na": settings.na,
         },
