@@ -259,11 +259,12 @@ def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
     whole, parts = OpenVinoNetwork(model, options), OpenVinoScaleNetwork(model, options)
     computed: list[object] = []
     infer = OpenVinoNetwork._infer
-    monkeypatch.setattr(
-        OpenVinoNetwork,
-        "_infer",
-        lambda self, request, *more: (computed.append(request), infer(self, request, *more))[1],
-    )
+
+    def counted(self: OpenVinoNetwork, request: object, *more: Any) -> None:
+        computed.append(request)
+        infer(self, request, *more)
+
+    monkeypatch.setattr(OpenVinoNetwork, "_infer", counted)
     choose = np.random.default_rng(0)
     for _ in range(2):
         seen = np.empty((1, 3, 96, 80), np.float32)
@@ -291,6 +292,19 @@ def test_a_deconvolution_that_was_not_computed_is_no_older_frames(
             network.run(seen + np.float32(0.1))
     for again, first in zip(network.run(seen), before, strict=True):
         np.testing.assert_array_equal(again, first)
+
+
+def test_in_bf16_the_deconvolution_is_not_rounded() -> None:
+    model = load_bundle("live-fluorescence")
+    try:
+        rounded = OpenVinoScaleNetwork(model, EngineOptions("openvino", "bf16", threads=1))
+    except EngineError:
+        pytest.skip("this processor does not compute in bf16")
+    exact = OpenVinoScaleNetwork(model, EngineOptions("openvino", "f32", threads=1))
+    assert model.onnx is not None
+    seen = np.load(model.onnx.with_name("test_input.npy"))[:1]
+    (bank,), (expected,) = (network._inputs(seen)[1:] for network in (rounded, exact))
+    np.testing.assert_array_equal(bank, expected)
 
 
 class Silent:
