@@ -168,7 +168,8 @@ def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path
     found = json.loads(file.read_text(encoding="utf-8"))
     assert found["rehearsal"]
     by_torch = [row for row in found["engines"] if row["backend"] == "torch-cpu"]
-    assert {row["model"] for row in by_torch} == {"live-nuclei-2", "resnet34-random"}
+    models = {"live-nuclei-2", "resnet34-random", load_bundle("live-fluorescence").model_id}
+    assert {row["model"] for row in by_torch} == models
     assert all(0 < row["network_p50_ms"] <= row["p99_ms"] for row in by_torch)
     others = [row for row in found["engines"] if row not in by_torch]
     assert others

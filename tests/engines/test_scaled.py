@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import EngineDescription
+from refocusd.engines.openvino import OpenVinoNetwork, OpenVinoScaleNetwork
 from refocusd.engines.scaled import Answer, ScaledEngine
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
@@ -320,6 +322,73 @@ def test_the_form_of_the_psf_is_worth_more_than_its_width(backend: Backend, tmp_
         found.append(psnr(out, truth, affine=True))
     assert found[0] > psnr(raw, truth, affine=True) + 1.0
     assert found[1] > found[0] + 1.0
+
+
+def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In two parts the graph answers as in one, for new frames of the same size as well."""
+    options = EngineOptions("openvino", "f32", threads=1)
+    model = load_bundle("live-fluorescence")
+    whole, parts = OpenVinoNetwork(model, options), OpenVinoScaleNetwork(model, options)
+    computed: list[object] = []
+    infer = OpenVinoNetwork._infer
+
+    def counted(self: OpenVinoNetwork, request: object, *more: Any) -> None:
+        computed.append(request)
+        infer(self, request, *more)
+
+    monkeypatch.setattr(OpenVinoNetwork, "_infer", counted)
+    choose = np.random.default_rng(0)
+    for _ in range(2):
+        seen = np.empty((1, 3, 96, 80), np.float32)
+        seen[:, 0] = choose.random((96, 80)) ** 3
+        for told in ((0.1, 0.3), (-0.3, 0.1)):
+            seen[0, 1], seen[0, 2] = told
+            expected = [answer.copy() for answer in whole.run(seen)]
+            for ours, theirs in zip(parts.run(seen), expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert computed.count(parts._deconvolution) == 2, "once for each of two frames"
+    assert computed.count(parts._request) == 4
+
+
+def test_a_deconvolution_that_was_not_computed_is_no_older_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = EngineOptions("openvino", "f32", threads=1)
+    network = OpenVinoScaleNetwork(load_bundle("live-fluorescence"), options)
+    seen = np.full((1, 3, 96, 80), 0.1, np.float32)
+    before = [answer.copy() for answer in network.run(seen)]
+    with monkeypatch.context() as patch:
+        # As OpenVINO does where it cannot allocate: it says nothing.
+        patch.setattr(network, "_deconvolution", Silent(network._deconvolution))
+        with pytest.raises(MemoryError):
+            network.run(seen + np.float32(0.1))
+    for again, first in zip(network.run(seen), before, strict=True):
+        np.testing.assert_array_equal(again, first)
+
+
+def test_in_bf16_the_deconvolution_is_not_rounded() -> None:
+    model = load_bundle("live-fluorescence")
+    try:
+        rounded = OpenVinoScaleNetwork(model, EngineOptions("openvino", "bf16", threads=1))
+    except EngineError:
+        pytest.skip("this processor does not compute in bf16")
+    exact = OpenVinoScaleNetwork(model, EngineOptions("openvino", "f32", threads=1))
+    assert model.onnx is not None
+    seen = np.load(model.onnx.with_name("test_input.npy"))[:1]
+    (bank,), (expected,) = (network._inputs(seen)[1:] for network in (rounded, exact))
+    np.testing.assert_array_equal(bank, expected)
+
+
+class Silent:
+    """A request that computes nothing."""
+
+    def __init__(self, request: Any) -> None:
+        self.get_tensor = request.get_tensor
+
+    def infer(self, *_: object, **__: object) -> None:
+        """Nothing."""
 
 
 @pytest.fixture(scope="module")
