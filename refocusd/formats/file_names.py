@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,15 @@ class NamedFiles:
         metadata come first.
     summary : mapping
         What is known of the whole acquisition.
+    pngs : int
+        PNG files beside TIFFs, which are left out.
     """
 
     files: Sequence[NamedFile]
     source: str = ""
     whole: bool = False
     summary: Mapping[str, Any] = field(default_factory=dict)
+    pngs: int = 0
 
 
 def files_in(folder: Path) -> NamedFiles:
@@ -106,6 +109,14 @@ def files_in(folder: Path) -> NamedFiles:
             f"({', '.join('*' + ending for ending in _TIFF_ENDINGS)}), PNG files and folders "
             "BBBC006_v1_images_z_NN or TimePoint_N; give the folder of a dataset, e.g. run_1, or a file"
         )
+    named = _named(files)
+    if files[0].suffix.lower() in PNG_ENDINGS:
+        return named
+    others = (path for place in {path.parent for path in files} for path in _entries(place))
+    return replace(named, pngs=sum(path.suffix.lower() in PNG_ENDINGS for path in others))
+
+
+def _named(files: Sequence[Path]) -> NamedFiles:
     if plate := _bbbc006(files):
         return NamedFiles(plate, "names of BBBC006", whole=True, summary=_BBBC006_SUMMARY)
     return _separate(files) or _of_plate(files) or _by_tokens(files)

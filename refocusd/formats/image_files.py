@@ -129,6 +129,8 @@ class ImageFiles(Dataset):
             self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
             if by_names and len(own[0]) == 1:
                 self.source = by_files
+        if named.pngs:
+            self.source += f"; {named.pngs} PNG files beside the TIFFs are left out"
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
         self._whole = Plan(tuple(axes), tuple(elapsed), self._image(0).format, pixel_um)

@@ -21,6 +21,7 @@ from recordings_on_disk import (
 
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 from refocusd.frame import canonical_axes
 
 pytestmark = pytest.mark.fast
@@ -336,6 +337,16 @@ def test_greyscale_pngs_are_read(tmp_path: Path, dtype: type) -> None:
         assert_reads(recording, {f'{{"time":{t}}}': plane for t, plane in enumerate(stack)})
     with open_dataset(tmp_path / "1.png") as recording:
         assert_reads(recording, {'{"time":0}': stack[1]})
+
+
+def test_pngs_beside_tiffs_are_left_out_and_said_to_be(tmp_path: Path) -> None:
+    for number, plane in enumerate(frames(3)):
+        tifffile.imwrite(tmp_path / f"t{number}.tif", plane)
+    for number, plane in enumerate(frames(2)):
+        Image.fromarray(plane).save(tmp_path / f"preview{number}.png")
+    with open_dataset(tmp_path) as recording:
+        assert len(recording) == 3
+        assert "; 2 PNG files beside the TIFFs are left out" in understood(recording)
 
 
 @pytest.mark.parametrize(

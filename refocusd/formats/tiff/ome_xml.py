@@ -212,7 +212,8 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
             raise InputError(
                 f"{what} has OME-XML with the dimension order {order!r}: export it anew"
             )
-        channels = [child.get("Name") for child in pixels.findall("Channel")]
+        of_channels = pixels.findall("Channel")
+        channels = [child.get("Name") for child in of_channels]
         named = len(set(channels)) == len(channels) == sizes["C"] and all(channels)
         planes = dict(_planes(pixels))
         frames = []
@@ -229,6 +230,8 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
         um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
         form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
         summary = _summary(element, pixels, channels)
+        if any("Color" in child.attrib for child in of_channels):
+            summary["ChColors"] = [_argb(child.get("Color", "-1")) for child in of_channels]
         yield _Image(element.get("Name"), form, tuple(frames), plausible_pixel_um(um), summary)
 
 
@@ -243,6 +246,14 @@ def _summary(
         "StartTime": image.findtext("AcquisitionDate"),
     }
     return {name: value for name, value in said.items() if value}
+
+
+def _argb(rgba: str) -> int:
+    """A colour as Micro-Manager writes it, by that of OME-XML, which has alpha last; white if illegible."""
+    try:
+        return int(rgba) >> 8 & 0xFFFFFF
+    except ValueError:
+        return 0xFFFFFF
 
 
 def _plane_metadata(plane: ElementTree.Element) -> dict[str, float]:
