@@ -202,8 +202,7 @@ def reconcile(
             problems += compare.frame(axes, fate, has_raw=raw is not None)
         looked_at()
     strangers: list[Problem] = []
-    others = () if raw is None else (a for a in _known(fates, refocused) if a not in raw)
-    for axes in others:
+    for axes in () if raw is None else _known(fates, refocused, raw):
         fate, written = fates.of(axes), refocused.times(axes)
         if fate is not None and not written and _was_replaced(fate):
             frames += 1
@@ -255,10 +254,12 @@ def _was_replaced(fate: Fate) -> bool:
     return fate.state == "skipped" and fate.reason == REPLACED
 
 
-def _known(fates: Outcomes, refocused: Refocused) -> Iterator[str]:
-    """Frames that were attempted, then those that are in the refocused dataset only."""
-    yield from (fate.axes for fate in fates)
-    yield from (axes for axes in refocused if fates.of(axes) is None)
+def _known(
+    fates: Outcomes, refocused: Refocused, raw: Collection[str] = frozenset()
+) -> Iterator[str]:
+    """Frames that raw does not have: those that were attempted, then those only refocused."""
+    yield from (fate.axes for fate in fates if fate.axes not in raw)
+    yield from (axes for axes in refocused if axes not in raw and fates.of(axes) is None)
 
 
 def _whose(fate: Fate | None, written: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from refocusd.datasets.reconcile import Report
 from refocusd.datasets.reconcile import reconcile as reconcile_read
-from refocusd.ledger import Fate
+from refocusd.ledger import Attempt, Fate, Ledger
 from refocusd.transport.records import REPLACED
 
 pytestmark = pytest.mark.fast
@@ -153,3 +155,34 @@ def test_a_frame_that_another_replaced_in_raw_is_counted_and_no_problem() -> Non
     assert report.clean
     assert (report.frames, report.states) == (2, {"refocused": 1, "skipped": 1})
     assert not report.to_do()
+
+
+@pytest.mark.parametrize("frames", [500, 10_000])
+def test_memory_does_not_grow_with_the_frames(tmp_path: Path, frames: int) -> None:
+    def key(number: int) -> str:
+        return f'{{"time":{number}}}'
+
+    class Raw(Collection[str]):
+        def __len__(self) -> int:
+            return frames
+
+        def __iter__(self) -> Iterator[str]:
+            return map(key, range(frames))
+
+        def __contains__(self, axes: object) -> bool:
+            return isinstance(axes, str) and int(axes[8:-1]) < frames
+
+        def times(self, axes: str) -> int:
+            return int(axes in self)
+
+    with Ledger(tmp_path / "a.sqlite") as ledger:
+        ledger.record(Attempt("r", "a", key(n), "refocused", "", checksum=n) for n in range(frames))
+        tracemalloc.start()
+        try:
+            report = reconcile_read(Raw(), ledger.fates("r", "a"), Raw())
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert report.clean
+    assert report.frames == frames
+    assert peak < 100_000
