@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from refocusd.formats.plates import natural, plate_images, time_folders
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue
 
-__all__ = ["PNG_ENDINGS", "NamedFile", "NamedFiles", "files_in", "listed_images"]
+__all__ = ["PNG_ENDINGS", "NamedFile", "NamedFiles", "files_in", "listed_images", "refuse_grid"]
 
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 PNG_ENDINGS = (".png",)
@@ -232,6 +233,32 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
         return NamedFiles([NamedFile(path) for path in files])
     named = [NamedFile(path, dict(found)) for path, found in zip(files, tokens, strict=True)]
     return NamedFiles(named, "tokens of the files' names" if first else "")
+
+
+def refuse_grid(files: Sequence[Path]) -> None:
+    """Refuse files whose names are a grid: they are no series along one axis.
+
+    Raises
+    ------
+    InputError
+        If each combination of two or more parts of the names occurs once, and nothing says what
+        these parts mean.
+    """
+    parts = [re.findall(r"\d+|[^\W\d_]+", path.stem) for path in files]
+    if len({len(each) for each in parts}) > 1:
+        return
+    differing = [set(column) for column in zip(*parts, strict=True)]
+    differing = [values for values in differing if len(values) > 1]
+    if len(differing) > 1 and math.prod(map(len, differing)) == len(files):
+        shown = " × ".join(
+            ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
+            for values in differing
+        )
+        raise InputError(
+            f"{files[0].parent} holds {len(files)} files that are no series along one axis: their names "
+            f"differ in {len(differing)} parts ({shown}), and nothing says what these are; name them with "
+            "_t, _z, _c or _p and a number, such as img_p0_c1.tif, or give one series at a time"
+        )
 
 
 def listed_images(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset, Plan
-from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in
+from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in, refuse_grid
 from refocusd.formats.metadata import number_or_none
 from refocusd.formats.png import PngImageFile
 from refocusd.formats.tiff.arrangement import without_constant_axes
@@ -209,6 +209,7 @@ def _merged(
         if _distinct(axes):
             return without_constant_axes(axes), True
     if single:
+        refuse_grid([file.path for file in files])
         return [{"time": index} for index in range(len(flat))], True
     positions: dict[tuple[int, AxisValue], int] = {}
     axes = []
