@@ -179,6 +179,7 @@ def from_ome(
         first.pixel_um,
         summary,
         promised=largest,
+        set_files=frozenset(uuid.get("FileName", "") for uuid in root.iter("UUID")) - {""},
     )
 
 
@@ -333,7 +334,10 @@ def _planes(
 def _is_mine(uuid: ElementTree.Element, mine: _Pages) -> bool:
     filename = uuid.get("FileName")
     if filename is not None:
-        return filename.lower() == mine.filename
+        # A file that was renamed keeps its UUID.
+        return filename.lower() == mine.filename or (
+            mine.uuid is not None and uuid.text == mine.uuid
+        )
     return mine.uuid is None or uuid.text == mine.uuid
 
 
