@@ -13,6 +13,7 @@ from refocusd.errors import InputError
 from refocusd.files import read_limited
 from refocusd.formats.metadata import finite_number, json_object
 from refocusd.formats.plates import natural, plate_images, time_folders
+from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue
 
@@ -107,11 +108,20 @@ def files_in(folder: Path) -> NamedFiles:
     """
     files = listed_images(folder)
     if not files:
-        inner = [entry for entry in _entries(folder) if entry.is_dir()]
+        inner = [
+            entry
+            for entry in _entries(folder)
+            if entry.is_dir() and not REFOCUSED_NAME.search(entry.name)
+        ]
         planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
         positions = [entry for entry in inner if (entry / _METADATA_FILE).is_file()]
         folders = planes or positions or time_folders(folder)
         files = [file for place in folders for file in listed_images(place)]
+    if not files and (images := [entry.name for entry in inner if listed_images(entry)]):
+        raise InputError(
+            f"{folder} holds no dataset, but {len(images)} folders with images ({', '.join(images[:3])}"
+            f"{', ...' if len(images) > 3 else ''}): give one of them"
+        )
     if not files:
         raise InputError(
             f"{folder} holds no dataset: looked for NDTiff.index, TIFF files "

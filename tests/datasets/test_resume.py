@@ -58,7 +58,8 @@ def stop_midway(
     """
     gate = place / "write on"
     gate.unlink(missing_ok=True)
-    now = after - written(dataset)
+    # Some more: other blocks than frames may be as large.
+    now = after - written(dataset) + 5
     process = subprocess.Popen(
         command(*arguments),
         env=environment(place, **held_disk(now, gate), **more),
@@ -67,8 +68,14 @@ def stop_midway(
         stderr=subprocess.PIPE,
     )
     with process:
-        until(lambda: process.poll() is not None or written(dataset) >= after, f"{after} frames")
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        try:
+            until(
+                lambda: process.poll() is not None or written(dataset) >= after, f"{after} frames"
+            )
+            assert process.poll() is None, process.stderr and process.stderr.read()
+        except BaseException:
+            process.kill()
+            raise
         process.send_signal(how)
         gate.touch()
         return process.wait(PATIENCE_S)

@@ -369,6 +369,14 @@ def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:
         assert "; 1 files of the set are not there, such as b.ome.tif" in understood(recording)
 
 
+def test_a_folder_of_folders_with_images_says_which_there_are(tmp_path: Path) -> None:
+    for name in ("well A1", "well A2"):
+        (tmp_path / name).mkdir()
+        write_tiff(tmp_path / name / "img.tif", frames(1)[0])
+    with pytest.raises(InputError, match=r"2 folders with images \(well A1, well A2\): give one"):
+        open_dataset(tmp_path)
+
+
 def test_several_stacks_are_positions(tmp_path: Path) -> None:
     stack = frames(2, 3)
     for position, planes in enumerate(stack):
