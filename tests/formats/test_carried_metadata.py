@@ -16,6 +16,8 @@ from recordings_on_disk import frames
 from test_export import attributes, pixels_of
 from test_sinks import write_all
 
+from refocusd.datasets.dataset import refuse_refocused
+from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, create_sink
 from refocusd.formats.scale import scale_of
@@ -144,6 +146,8 @@ def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
         assert_described(output, colours=recorded not in (imagej, pycromanager))
     with open_dataset(output) as refocused:
         export(plan_export(refocused, exported, fill=False, overwrite=False), refocused)
+    with open_dataset(exported) as again, pytest.raises(InputError, match="holds refocused frames"):
+        refuse_refocused(again)
     _, image = pixels_of(exported)
     pixels = attributes(image, "Pixels")[0]
     assert [float(pixels[f"PhysicalSize{axis}"]) for axis in "XYZ"] == pytest.approx(

@@ -22,6 +22,7 @@ from refocusd.formats.disk_space import METADATA_BYTES, write_error
 from refocusd.formats.metadata import elapsed_ms, finite_number
 from refocusd.formats.scale import channel_colour, channel_label, stage_position_um
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
+from refocusd.formats.tiff.ome_xml import REFOCUSED
 from refocusd.frame import AxisValue, Pixels
 
 __all__ = ["export"]
@@ -147,6 +148,9 @@ def _ome_metadata(
             told |= {size: value, f"{size}Unit": unit}
     if started:
         told["AcquisitionDate"] = started
+    mark = source.summary.get("refocusd")
+    if isinstance(mark, dict) and ("sink" in mark or "exported" in mark):
+        told["Description"] = REFOCUSED
     if any(channels := _channel_names(file.channels, source.summary)):
         told["Channel"] = {"Name": channels}
     if any(colours := [channel_colour(value, source.summary) for value in file.channels]):

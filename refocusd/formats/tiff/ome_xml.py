@@ -24,13 +24,17 @@ from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-__all__ = ["companion_files", "companion_of", "from_ome"]
+__all__ = ["REFOCUSED", "companion_files", "companion_of", "from_ome"]
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 #: The XML of a million planes takes some 200 MiB.
 _MAX_COMPANION_BYTES = 1 << 28
 _MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
+
+
+#: Description of the images of exported refocused frames, by which they are told from raw ones.
+REFOCUSED = "Refocused frames, exported by refocusd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +249,7 @@ def _summary(
         "Interval_ms": _quantity(pixels, "TimeIncrement", _MS, "s"),
         "ChNames": [name or "" for name in channels] if any(channels) else None,
         "StartTime": image.findtext("AcquisitionDate"),
+        "refocusd": {"exported": True} if image.findtext("Description") == REFOCUSED else None,
     }
     return {name: value for name, value in said.items() if value}
 
