@@ -134,7 +134,7 @@ class Broker:
         self._complained_at = 0.0
         self.ready = threading.Event()
         self.failure = ""
-        self._thread = threading.Thread(target=self._run, name="broker")
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

@@ -201,7 +201,7 @@ def refuse_refocused(frames: Dataset) -> None:
             "there: restore that file, or move the folder away and refocus the raw data once more with "
             "`refocusd process`"
         )
-    if made is not None:
+    if made is not None or (isinstance(ours, dict) and "exported" in ours):
         raise InputError(
             f"{frames.path} holds refocused frames; name the raw data they were made from (`refocusd "
             "resume` on those continues them)"

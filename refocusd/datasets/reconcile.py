@@ -1,22 +1,31 @@
 """Compares raw frames, ledger and refocused frames.
 
-This is a pure function of the three; nothing is opened or changed here. Only the key and the
-outcome of the latest attempt are kept of each frame, so that 100 000 frames take some
-tens of megabytes, whatever their size.
+This is a pure function of the three; nothing is opened or changed here. Frames are asked for one
+after another, and only problems and pending frames are kept, so that memory does not grow with
+the frames.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from refocusd.errors import InputError
 from refocusd.ledger import WRITTEN, Fate
 from refocusd.transport.records import REPLACED
 
-__all__ = ["Checksum", "Problem", "ProblemKind", "Report", "reconcile"]
+__all__ = [
+    "Checksum",
+    "NoOutcomes",
+    "Outcomes",
+    "Problem",
+    "ProblemKind",
+    "Refocused",
+    "Report",
+    "reconcile",
+]
 
 ProblemKind = Literal[
     "failed",
@@ -34,6 +43,36 @@ ProblemKind = Literal[
 Checksum = Callable[[str], int]
 #: Prefix of the reason of frames that were skipped because they could not be caught up later.
 NO_RAW = "no raw"
+
+
+class Outcomes(Protocol):
+    """The latest attempt at each frame (`refocusd.ledger.Fates`)."""
+
+    def __iter__(self) -> Iterator[Fate]: ...
+
+    def of(self, axes: str) -> Fate | None:
+        """Of one frame; None if there was none."""
+        ...
+
+
+class NoOutcomes:
+    """There is no ledger."""
+
+    def __iter__(self) -> Iterator[Fate]:
+        return iter(())
+
+    def of(self, axes: str) -> None:
+        """Nothing is known of any frame."""
+
+
+class Refocused(Protocol):
+    """The frames of a refocused dataset, each once."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def times(self, axes: str) -> int:
+        """How often a frame was written."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +145,9 @@ class Report:
 
 
 def reconcile(
-    raw: Iterable[str] | None,
-    fates: Iterable[Fate],
-    refocused: Iterable[str],
+    raw: Collection[str] | None,
+    fates: Outcomes,
+    refocused: Refocused,
     *,
     raw_incomplete: Iterable[str] = (),
     acquired: int | None = None,
@@ -121,14 +160,13 @@ def reconcile(
 
     Parameters
     ----------
-    raw : iterable of str or None
+    raw : collection of str or None
         Canonical axes of the raw frames; None for an acquisition without raw data.
-    fates : iterable of Fate
-        The latest attempt of one run at each frame. While the acquisition runs, read it
+    fates : Outcomes
+        The latest attempt of one run at each frame. While the acquisition runs, open it
         before `refocused`, and that before `raw`.
-    refocused : iterable of str
-        Canonical axes of the frames in the refocused dataset; a frame that was written
-        twice occurs twice.
+    refocused : Refocused
+        Canonical axes of the frames in the refocused dataset.
     raw_incomplete : iterable of str
         Frames that raw lists, but whose pixels are missing.
     acquired : int, optional
@@ -146,17 +184,13 @@ def reconcile(
     Report
     """
     compare = _Comparison(raw_checksum, refocused_checksum)
-    ends = {fate.axes: fate for fate in fates}
-    times = Counter(refocused)
     states: Counter[str] = Counter()
     pending: list[str] = []
     problems: list[Problem] = []
-    left = dict.fromkeys([*ends, *times])
     frames = 0
-    for axes in left.copy() if raw is None else raw:
+    for axes in _known(fates, refocused) if raw is None else raw:
         frames += 1
-        left.pop(axes, None)
-        fate, written = ends.get(axes), times[axes]
+        fate, written = fates.of(axes), refocused.times(axes)
         if raw is not None and fate is not None and _for_want_of_raw(fate):
             fate = None  # the raw frame exists, so it can be refocused after all
         if fate is not None:
@@ -167,17 +201,21 @@ def reconcile(
         if written and not (running and fate is None):
             problems += compare.frame(axes, fate, has_raw=raw is not None)
         looked_at()
-    for axes in [axes for axes in left if _was_replaced(ends.get(axes)) and not times[axes]]:
-        frames += 1
-        states[ends[axes].state] += 1
-        del left[axes]
+    strangers: list[Problem] = []
+    for axes in () if raw is None else _known(fates, refocused, raw):
+        fate, written = fates.of(axes), refocused.times(axes)
+        if fate is not None and not written and _was_replaced(fate):
+            frames += 1
+            states[fate.state] += 1
+        else:
+            strangers.append(Problem("not in raw", axes, _whose(fate, written)))
     if not running:
         # A frame without pixels cannot be refocused; one with a state is in the list already.
         problems += [
             Problem("raw incomplete", axes, "raw names it, but its pixels are not in the file")
             for axes in raw_incomplete
         ]
-        problems += [Problem("not in raw", axes, _whose(axes, ends, times)) for axes in left]
+        problems += strangers
     unnamed = max(0, acquired - frames) if raw is None and acquired is not None else 0
     return Report(
         frames=max(frames, acquired or 0) if raw is None else frames,
@@ -212,14 +250,21 @@ def _for_want_of_raw(fate: Fate) -> bool:
     return fate.state == "skipped" and fate.reason.startswith(NO_RAW)
 
 
-def _was_replaced(fate: Fate | None) -> bool:
-    return fate is not None and fate.state == "skipped" and fate.reason == REPLACED
+def _was_replaced(fate: Fate) -> bool:
+    return fate.state == "skipped" and fate.reason == REPLACED
 
 
-def _whose(axes: str, ends: dict[str, Fate], times: Counter[str]) -> str:
-    fate = ends.get(axes)
+def _known(
+    fates: Outcomes, refocused: Refocused, raw: Collection[str] = frozenset()
+) -> Iterator[str]:
+    """Frames that raw does not have: those that were attempted, then those only refocused."""
+    yield from (fate.axes for fate in fates if fate.axes not in raw)
+    yield from (axes for axes in refocused if axes not in raw and fates.of(axes) is None)
+
+
+def _whose(fate: Fate | None, written: int) -> str:
     said = [f"{fate.state}, says the ledger"] if fate else []
-    return "; ".join([*said, *(["in the refocused dataset"] if times[axes] else [])])
+    return "; ".join([*said, *(["in the refocused dataset"] if written else [])])
 
 
 class _Comparison:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import Any
 
 from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger, recognised
 from refocusd.datasets.identity import Recognition
-from refocusd.datasets.reconcile import Problem, ProblemKind, Report, reconcile
+from refocusd.datasets.reconcile import (
+    NoOutcomes,
+    Outcomes,
+    Problem,
+    ProblemKind,
+    Report,
+    reconcile,
+)
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
@@ -20,7 +28,6 @@ from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, checksum
-from refocusd.ledger import Fate
 
 __all__ = ["STATES", "RunCheck", "check_run"]
 
@@ -171,20 +178,27 @@ def check_run(
     faults: list[str] = []
     with ExitStack() as stack:
         # In this order, a frame that is written meanwhile never counts as lost.
-        fates, acquired, verdicts, notes = _ledger(ledgers, output)
+        ledger, notes = open_ledger(ledgers, output)
         ledger_off = bool(notes)
-        if fates is None:
+        fates: Outcomes = NoOutcomes()
+        acquired, verdicts = None, dict[str, int]()
+        if ledger is None:
             faults.append(notes.pop())
-        refocused = None
-        written: list[str] = []
+        else:
+            stack.enter_context(ledger)
+            about = ledger.acquisition_note(output.acquisition)
+            acquired = about.acquired if about else None
+            fates = ledger.fates(output.run, output.acquisition)
+            verdicts = ledger.verdicts(output.run, output.acquisition)
+        refocused: Dataset | None = None
+        written = _Written(())
         try:
             refocused = stack.enter_context(_open_refocused(output.path))
-            written = list(_written(output.path, refocused.axes_keys()))
+            written = _Written(refocused, _rewritten(output.path, refocused))
         except InputError as error:
             refocused = None
             faults.append(f"the refocused dataset cannot be read: {error}")
         raw = stack.enter_context(open_dataset(dataset.raw)) if dataset.raw is not None else None
-        keys = raw.axes_keys() if raw is not None else None
         if dataset.raw_lost:
             faults.append(
                 f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
@@ -199,10 +213,10 @@ def check_run(
                 f"({recognition.what}): put that one back, or have this one refocused with `refocusd "
                 "process` and another --output"
             )
-        begin(len(keys) if keys is not None else len(written))
+        begin(len(written if raw is None else raw))
         report = reconcile(
-            keys,
-            fates or [],
+            raw,
+            fates,
             written,
             raw_incomplete=raw.missing_keys() if raw is not None else (),
             acquired=acquired,
@@ -212,7 +226,11 @@ def check_run(
             looked_at=looked_at,
         )
     said = (*dataset.notes, *notes)
-    if recognition is not None and not (recognition.compared or recognition.another) and written:
+    if (
+        recognition is not None
+        and not (recognition.compared or recognition.another)
+        and len(written)
+    ):
         said += ("nothing tells whether raw is the recording that was refocused: its name does",)
     return RunCheck(
         *(output, report, tuple(faults), said, running, ledger_off, recognition),
@@ -247,40 +265,49 @@ def _is_unreadable(problem: Problem, which: str) -> bool:
     return problem.kind == "unreadable" and problem.detail.startswith(f"{which}:")
 
 
-def _ledger(
-    ledgers: str | Path, output: Output
-) -> tuple[list[Fate] | None, int | None, dict[str, int], list[str]]:
-    """Outcomes of all frames, the number acquired (if known), verdicts and notes.
+class _Written:
+    """The frames of a refocused dataset, and how often each was written, if not once."""
 
-    The outcomes are None without a ledger.
+    def __init__(self, frames: Collection[str], otherwise: Mapping[str, int] = {}) -> None:
+        self._frames = frames
+        self._otherwise = otherwise
+
+    def __iter__(self) -> Iterator[str]:
+        return (axes for axes in self._frames if self.times(axes))
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def times(self, axes: str) -> int:
+        """How often a frame was written."""
+        return self._otherwise.get(axes, int(axes in self._frames))
+
+
+def _rewritten(output: Path, frames: Dataset) -> dict[str, int]:
+    """How often those frames were written that were not written once.
+
+    In NDTiff, a frame may occur twice; the list of OME-Zarr may name one whose pixels were lost.
     """
-    ledger, notes = open_ledger(ledgers, output)
-    if ledger is None:
-        return None, None, {}, notes
-    with ledger:
-        about = ledger.acquisition_note(output.acquisition)
-        fates = list(ledger.fates(output.run, output.acquisition))
-        verdicts = ledger.verdicts(output.run, output.acquisition)
-    return fates, about.acquired if about else None, verdicts, notes
-
-
-def _written(output: Path, readable: list[str]) -> Iterator[str]:
-    """Keys of the frames in a refocused dataset; in NDTiff, a frame written twice occurs twice."""
-    known = set(readable)
     if (output / INDEX_NAME).is_file():
-        # A reader lists each frame once; the index lists every time it was written.
-        for axes, _ in NDTiffIndex(output, sys.maxsize).records():
-            if (key := canonical_axes(axes)) in known:
-                yield key
-    elif is_omezarr(output):
-        # The list may name a frame whose pixels were lost; it is then written again.
-        whole: set[str] = set()
+
+        def listed() -> Iterator[str]:
+            # A reader lists each frame once; the index lists every time it was written.
+            keys = (canonical_axes(axes) for axes, _ in NDTiffIndex(output, sys.maxsize).records())
+            return (key for key in keys if key in frames)
+
+        if sum(1 for _ in listed()) == len(frames):
+            return {}
+        return {key: times for key, times in Counter(listed()).items() if times > 1}
+    lost: dict[str, int] = {}
+    if is_omezarr(output):
         for _, _, line in lines_of(frames_path(output)):
+            key = canonical_axes(line.axes)
+            # It is then written again.
             if _size(output / chunk_path(line)) == line.nbytes:
-                whole.add(canonical_axes(line.axes))
-        yield from (key for key in readable if key in whole)
-    else:
-        yield from readable
+                lost.pop(key, None)
+            else:
+                lost[key] = 0
+    return lost
 
 
 def _size(path: Path) -> int:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -129,7 +130,10 @@ class Dataset(ABC):
     def __len__(self) -> int:
         return len(self._frames)
 
-    def __contains__(self, key: str) -> bool:
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._frames)
+
+    def __contains__(self, key: object) -> bool:
         return key in self._frames
 
     def missing_keys(self) -> list[str]:

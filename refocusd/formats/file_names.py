@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import json_object
+from refocusd.files import read_limited
+from refocusd.formats.metadata import finite_number, json_object
 from refocusd.formats.plates import natural, plate_images, time_folders
+from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue
 
-__all__ = ["PNG_ENDINGS", "NamedFile", "NamedFiles", "files_in", "listed_images"]
+__all__ = ["PNG_ENDINGS", "NamedFile", "NamedFiles", "files_in", "listed_images", "refuse_grid"]
 
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 PNG_ENDINGS = (".png",)
@@ -33,6 +36,13 @@ _BBBC006_SUMMARY = {"z-step_um": 2.0, "PixelSize_um": 0.645}
 #: Beside Micro-Manager's separate image files: the metadata of all of them.
 _METADATA_FILE = "metadata.txt"
 _MOST_METADATA_BYTES = 1 << 28
+#: Beside the image files of pymmcore-plus: the plan, and the metadata of each.
+_USEQ_FILES = ("_useq_MDASequence.json", "_frame_metadata.json")
+_USEQ_NAMES = {
+    "pixel_size_um": "PixelSizeUm",
+    "exposure_ms": "Exposure-ms",
+    "runner_time_ms": "ElapsedTime-ms",
+}
 #: Separate image files of version 1.4: time, name of the channel, z.
 _MICROMANAGER_14 = re.compile(r"img_(\d{9})_(.*)_(\d{3})")
 #: Tokens of file names, as in ``img_channel000_position000_time000000000_z000``.
@@ -77,12 +87,15 @@ class NamedFiles:
         metadata come first.
     summary : mapping
         What is known of the whole acquisition.
+    pngs : int
+        PNG files beside TIFFs, which are left out.
     """
 
     files: Sequence[NamedFile]
     source: str = ""
     whole: bool = False
     summary: Mapping[str, Any] = field(default_factory=dict)
+    pngs: int = 0
 
 
 def files_in(folder: Path) -> NamedFiles:
@@ -95,17 +108,34 @@ def files_in(folder: Path) -> NamedFiles:
     """
     files = listed_images(folder)
     if not files:
-        inner = [entry for entry in _entries(folder) if entry.is_dir()]
+        inner = [
+            entry
+            for entry in _entries(folder)
+            if entry.is_dir() and not REFOCUSED_NAME.search(entry.name)
+        ]
         planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
         positions = [entry for entry in inner if (entry / _METADATA_FILE).is_file()]
         folders = planes or positions or time_folders(folder)
         files = [file for place in folders for file in listed_images(place)]
+    if not files and (images := [entry.name for entry in inner if listed_images(entry)]):
+        raise InputError(
+            f"{folder} holds no dataset, but {len(images)} folders with images ({', '.join(images[:3])}"
+            f"{', ...' if len(images) > 3 else ''}): give one of them"
+        )
     if not files:
         raise InputError(
             f"{folder} holds no dataset: looked for NDTiff.index, TIFF files "
             f"({', '.join('*' + ending for ending in _TIFF_ENDINGS)}), PNG files and folders "
             "BBBC006_v1_images_z_NN or TimePoint_N; give the folder of a dataset, e.g. run_1, or a file"
         )
+    named = _named(files)
+    if files[0].suffix.lower() in PNG_ENDINGS:
+        return named
+    others = (path for place in {path.parent for path in files} for path in _entries(place))
+    return replace(named, pngs=sum(path.suffix.lower() in PNG_ENDINGS for path in others))
+
+
+def _named(files: Sequence[Path]) -> NamedFiles:
     if plate := _bbbc006(files):
         return NamedFiles(plate, "names of BBBC006", whole=True, summary=_BBBC006_SUMMARY)
     return _separate(files) or _of_plate(files) or _by_tokens(files)
@@ -185,18 +215,48 @@ def _are_numbered(positions: Sequence[Iterable[Mapping[str, Any]]]) -> bool:
 
 def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Metadata of each file of a folder by its name, and of the acquisition; empty without any."""
-    place = folder / _METADATA_FILE
-    try:
-        whole = place.stat().st_size <= _MOST_METADATA_BYTES
-        said = json_object(place.read_text(encoding="utf-8", errors="replace")) if whole else None
-    except OSError:
-        said = None
+    said = _json_in(folder / _METADATA_FILE)
     entries: dict[str, dict[str, Any]] = {}
-    for key, value in (said or {}).items():
+    for key, value in said.items():
         if isinstance(value, dict) and key.startswith(("FrameKey-", "Metadata-")):
             entries[str(value.get("FileName") or key).rpartition("/")[2]] = value
-    summary = (said or {}).get("Summary")
+    summary = said.get("Summary")
     return entries, summary if isinstance(summary, dict) else {}
+
+
+def _json_in(place: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
+    try:
+        return (
+            json_object(read_limited(place, _MOST_METADATA_BYTES).decode("utf-8", "replace")) or {}
+        )
+    except OSError:
+        return {}
+
+
+def _of_useq(named: Sequence[NamedFile]) -> NamedFiles:
+    """Files of pymmcore-plus' sequence of images: what stands beside them under Micro-Manager's names."""
+    folder = named[0].path.parent
+    plan, of_frames = (_json_in(folder / name) for name in _USEQ_FILES)
+    summary: dict[str, Any] = {}
+    channels = plan.get("channels")
+    if isinstance(channels, list) and all(isinstance(each, dict) for each in channels):
+        summary["ChNames"] = [str(each.get("config", "")) for each in channels]
+    for key, name, said, factor in (
+        ("z_plan", "z-step_um", "step", 1.0),
+        ("time_plan", "Interval_ms", "interval", 1e3),
+    ):
+        planned = plan.get(key)
+        step = finite_number(planned.get(said)) if isinstance(planned, dict) else None
+        if step:
+            summary[name] = step * factor
+    files = []
+    for file in named:
+        frame = of_frames.get(file.path.name)
+        frame = frame if isinstance(frame, dict) else {}
+        metadata = {ours: frame[name] for name, ours in _USEQ_NAMES.items() if name in frame}
+        files.append(replace(file, metadata={**frame, **metadata}))
+    return NamedFiles(files, "names of pymmcore-plus", whole=True, summary=summary)
 
 
 def _by_tokens(files: Sequence[Path]) -> NamedFiles:
@@ -219,15 +279,53 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
     )
     if not usable:
         return NamedFiles([NamedFile(path) for path in files])
-    named = [NamedFile(path, dict(found)) for path, found in zip(files, tokens, strict=True)]
+    # Most programs count from 1 in names.
+    once = {axis for axis in ("time", "z") if min(dict(each).get(axis, 0) for each in tokens) == 1}
+    named = [
+        NamedFile(path, {axis: number - (axis in once) for axis, number in found})
+        for path, found in zip(files, tokens, strict=True)
+    ]
+    if first and (files[0].parent / _USEQ_FILES[0]).is_file():
+        return _of_useq(named)
     return NamedFiles(named, "tokens of the files' names" if first else "")
+
+
+def refuse_grid(files: Sequence[Path]) -> None:
+    """Refuse files whose names are a grid: they are no series along one axis.
+
+    Raises
+    ------
+    InputError
+        If each combination of two or more parts of the names occurs once, and nothing says what
+        these parts mean.
+    """
+    parts = [re.findall(r"\d+|[^\W\d_]+", path.stem) for path in files]
+    if len({len(each) for each in parts}) > 1:
+        return
+    differing = [set(column) for column in zip(*parts, strict=True)]
+    differing = [values for values in differing if len(values) > 1]
+    if len(differing) > 1 and math.prod(map(len, differing)) == len(files):
+        shown = " × ".join(
+            ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
+            for values in differing
+        )
+        raise InputError(
+            f"{files[0].parent} holds {len(files)} files that are no series along one axis: their names "
+            f"differ in {len(differing)} parts ({shown}), and nothing says what these are; name them with "
+            "_t, _z, _c or _p and a number, such as img_p0_c1.tif, or give one series at a time"
+        )
 
 
 def listed_images(folder: Path) -> list[Path]:
     """List the folder's TIFFs in natural order; if there is none, its PNGs."""
-    files = [path for path in _entries(folder) if not path.name.startswith(".") and path.is_file()]
+    files = [path for path in _entries(folder) if not path.name.startswith(".")]
     for endings in (_TIFF_ENDINGS, PNG_ENDINGS):
-        if chosen := [path for path in files if path.suffix.lower() in endings]:
+        chosen = [p for p in files if p.suffix.lower() in endings and not p.is_dir()]
+        if odd := [path for path in chosen if not path.is_file()]:
+            raise InputError(
+                f"{odd[0]} is no file (a link to one that is gone?): put it back, or move it away"
+            )
+        if chosen:
             return sorted(chosen, key=lambda path: natural(path.name))
     return []
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset, Plan
-from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in
+from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in, refuse_grid
 from refocusd.formats.metadata import number_or_none
 from refocusd.formats.png import PngImageFile
 from refocusd.formats.tiff.arrangement import without_constant_axes
@@ -36,6 +36,8 @@ class _ImageFile(Protocol):
     summary: dict[str, Any]
     #: What said which frame is which.
     source: str
+    #: Names of the files of the set that it belongs to, if it is one of a set and tells.
+    set_files: frozenset[str]
 
     def read(self, index: int) -> Pixels:
         """Pixels of one frame; opens the file if it is closed."""
@@ -105,6 +107,7 @@ class ImageFiles(Dataset):
         self._one_format: PageFormat | None = None
         self._summary: dict[str, Any] = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
+        of_set: frozenset[str] = frozenset()
         elapsed: list[float | None] = []
         pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
         for index in range(len(files)):
@@ -114,6 +117,7 @@ class ImageFiles(Dataset):
                     f"{image.path} has {len(image.axes)} pages, where one was expected"
                 )
             own.append(image.axes)
+            of_set |= image.set_files
             said = number_or_none(files[index].metadata.get("ElapsedTime-ms"))
             elapsed.extend([said] if named.whole else image.elapsed_ms)
             pixel_um = pixel_um or image.pixel_um
@@ -129,6 +133,13 @@ class ImageFiles(Dataset):
             self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
             if by_names and len(own[0]) == 1:
                 self.source = by_files
+        there = {file.path.name for file in files}
+        if there <= of_set and (
+            lost := sorted(n for n in of_set - there if not files[0].path.with_name(n).exists())
+        ):
+            self.source += f"; {len(lost)} files of the set are not there, such as {lost[0]}"
+        if named.pngs:
+            self.source += f"; {named.pngs} PNG files beside the TIFFs are left out"
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
         self._whole = Plan(tuple(axes), tuple(elapsed), self._image(0).format, pixel_um)
@@ -207,6 +218,7 @@ def _merged(
         if _distinct(axes):
             return without_constant_axes(axes), True
     if single:
+        refuse_grid([file.path for file in files])
         return [{"time": index} for index in range(len(flat))], True
     positions: dict[tuple[int, AxisValue], int] = {}
     axes = []

@@ -6,6 +6,11 @@ Yokogawa       ``exp_D08_T0001F001L01A01Z01C01.tif`` (CellVoyager, CV7000, CV800
 MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time
 ImageXpress    ``exp_B02_s1_w1.tif`` or with a UUID behind, in folders ``TimePoint_1`` and
                ``ZStep_1``; small pictures (``*_thumb*``) lie beside them
+Opera          ``r01c02f03p04-ch1sk1fk1fl1.tiff``: row, column, field, plane, channel, time
+CV1000         ``W0001F0001T0001Z01C1.tif``
+ScanR          ``exp--W00001--P00001--Z00000--T00000--DAPI.tif``
+IN Cell        ``A - 01(fld 1 wv DAPI - DAPI z 1 tm 1).tif``
+Incucyte       ``exp_A1_1_00d04h00m.tif`` or with a date: well, image of it, time
 =============  ============================================================================
 
 Sources: faim-hcs and Bio-Formats (``CV7000Reader``, ``MetamorphReader``, ``CellWorxReader``), and the
@@ -15,7 +20,7 @@ folders that these systems write.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +47,18 @@ _METAMORPH = re.compile(
     r"(?:_s(?P<site>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?",
     re.IGNORECASE,
 )
+#: Others, by the groups ``well`` (or ``row`` and ``column``), ``site``, ``z``, ``time``, ``channel``.
+_OTHERS = {
+    "Opera": r"(?P<row>r\d{2})(?P<column>c\d{2})(?P<site>f\d{2,4})p(?P<z>\d{2,4})-"
+    r"(?P<channel>ch\d+)sk(?P<time>\d+)fk(?P<line>\d+)fl(?P<action>\d+)",
+    "CV1000": r"(?P<well>W\d+)(?P<site>F\d+)T(?P<time>\d+)Z(?P<z>\d+)(?P<channel>C\d+)",
+    "ScanR": r".*--(?P<well>W\d{5})--(?P<site>P\d{5})--Z(?P<z>\d{5})--T(?P<time>\d{5})"
+    r"--(?P<channel>.+)",
+    "IN Cell": r"(?P<row>[A-P]) - (?P<column>\d{1,2})\(fld (?P<site>\d+) wv (?P<channel>.+?)"
+    r"(?: z (?P<z>\d+))?(?: tm (?P<time>\d+))?\)",
+    "Incucyte": r"(?P<channel>.*)_(?P<well>[A-P]\d{1,2})_(?P<site>\d+)_"
+    r"(?P<time>\d{4}y\d\dm\d\dd_\d\dh\d\dm|\d+d\d\dh\d\dm)",
+}
 _TIME_FOLDER = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
 _PLANE_FOLDER = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
 _NUMBERED = ("time", "z")
@@ -91,6 +108,7 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
     for system, correction, axes_of in (
         ("Yokogawa CellVoyager", _YOKOGAWA_CORRECTION, _yokogawa),
         ("ImageXpress", _IMAGEXPRESS_THUMBNAIL, _imagexpress),
+        *((each, _IMAGEXPRESS_THUMBNAIL, _by_groups(name)) for each, name in _OTHERS.items()),
         ("MetaMorph", _IMAGEXPRESS_THUMBNAIL, _metamorph),
     ):
         frames = [path for path in files if not correction.fullmatch(path.stem)]
@@ -147,6 +165,46 @@ def _metamorph(path: Path) -> _Named | None:
     return axes, f"s{match['site']}" if match["site"] else ""
 
 
+def _by_groups(pattern: str) -> Callable[[Path], _Named | None]:
+    name = re.compile(pattern, re.IGNORECASE)
+
+    def axes_of(path: Path) -> _Named | None:
+        if (match := name.fullmatch(path.stem)) is None:
+            return None
+        said = {group: text for group, text in match.groupdict().items() if text}
+        # A time in hours and minutes is a number as well: of digits in their order.
+        numbers = {axis: said.get(axis) for axis in (*_NUMBERED, "line", "action")}
+        axes: dict[str, AxisValue] = {
+            "timeline" if axis == "line" else axis: int(re.sub(r"\D", "", text))
+            for axis, text in numbers.items()
+            if text
+        }
+        axes["channel"] = said["channel"]
+        well = said.get("well") or said["row"] + said["column"]
+        return axes, f"{well}_{said['site']}"
+
+    return axes_of
+
+
+def _from_zero(system: str, rows: Sequence[tuple[Path, dict[str, AxisValue], str]]) -> None:
+    """Count planes and times from 0; times that are no counts by their order."""
+    if system == "Incucyte" and len({axes["channel"] for _, axes, _ in rows}) == 1:
+        for _, axes, _ in rows:
+            del axes["channel"]  # the name of the experiment
+    for axis in _NUMBERED:
+        values = sorted(
+            {number for _, axes, _ in rows if isinstance(number := axes.get(axis), int)}
+        )
+        if system == "Incucyte":
+            places = {value: place for place, value in enumerate(values)}
+        else:
+            first = min(values[:1], default=0) and 1
+            places = {value: value - first for value in values}
+        for _, axes, _ in rows:
+            if axis in axes:
+                axes[axis] = places[int(axes[axis])]
+
+
 def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: int) -> PlateImages:
     """Frames in the order of time, position, plane and channel, without axes of one value."""
     positions = sorted({position for _, (_, position) in understood}, key=natural)
@@ -155,6 +213,8 @@ def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: in
         (path, {**axes, "position": numbers[position]}, position)
         for path, (axes, position) in understood
     ]
+    if system in _OTHERS:
+        _from_zero(system, rows)
     dyes = _dyes({str(axes["channel"]) for _, axes, _ in rows if "channel" in axes})
     for _, axes, _ in rows:
         if "channel" in axes:

@@ -37,6 +37,8 @@ class PngImageFile:
         If the file is no PNG, or not greyscale of 8 or 16 bits.
     """
 
+    set_files: frozenset[str] = frozenset()
+
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         try:

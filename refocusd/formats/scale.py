@@ -11,6 +11,7 @@ from refocusd.frame import AxisValue
 
 __all__ = [
     "Scale",
+    "channel_colour",
     "channel_label",
     "scale_of",
     "stage_position_um",
@@ -102,6 +103,23 @@ def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
     if value is None or not isinstance(names, list) or not 0 <= value < len(names):
         return ""
     return str(names[value])
+
+
+def channel_colour(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
+    """Colour of a channel by its value on the axis, as RRGGBB; empty where nobody said.
+
+    Micro-Manager lists the colours of channels in its summary, as numbers that begin with alpha.
+    One colour for all of several channels is a default that nobody chose.
+    """
+    names, colours = summary.get("ChNames"), summary.get("ChColors")
+    if not isinstance(colours, list) or (len(colours) > 1 and len(set(map(str, colours))) == 1):
+        return ""
+    if isinstance(value, str):
+        value = names.index(value) if isinstance(names, list) and value in names else -1
+    if value is None and len(colours) == 1:
+        value = 0
+    colour = colours[value] if value is not None and 0 <= value < len(colours) else None
+    return f"{colour & 0xFFFFFF:06X}" if type(colour) is int else ""
 
 
 def _unsigned(value: Any) -> Any:

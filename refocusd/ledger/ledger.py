@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from refocusd.errors import LedgerError
 from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate, RunNote
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
-__all__ = ["Ledger"]
+__all__ = ["Fates", "Ledger"]
 
 _FATE = ("axes", "state", "reason", "checksum", "raw_checksum")
 
@@ -119,18 +119,9 @@ class Ledger:
                 }
             )
 
-    def fates(self, run: str, acquisition: str) -> Iterator[Fate]:
-        """Outcome of the latest attempt of a run at each frame, oldest first, read one at a time."""
-        # States and reasons are few: whoever keeps the outcomes of all frames keeps each of them once.
-        known: dict[str, str] = {}
-        for axes, state, reason, after, before in self._rows(
-            f"SELECT {columns(self.version, _FATE)} FROM attempt WHERE id IN"  # noqa: S608
-            " (SELECT max(id) FROM attempt WHERE run = ? AND acquisition = ? GROUP BY axes)"
-            " ORDER BY id",
-            (run, acquisition),
-        ):
-            state, reason = (known.setdefault(text, text) for text in (state, reason))
-            yield Fate(axes, state, reason, _unsigned(after), _unsigned(before))
+    def fates(self, run: str, acquisition: str) -> Fates:
+        """Outcome of the latest attempt of a run at each frame, as far as there are any now."""
+        return Fates(self._rows, columns(self.version, _FATE), (run, acquisition))
 
     def sample(self, run: str, acquisition: str, most: int) -> list[Fate]:
         """Frames that were written and whose raw pixels have a checksum: up to `most`, from first to last."""
@@ -285,6 +276,49 @@ class Ledger:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+class Fates:
+    """Outcome of the latest attempt of a run at each frame, in the order of their axes.
+
+    Read when it is asked for, so that memory does not grow with the frames.  Attempts that are
+    recorded after this was made do not count.
+
+    Parameters
+    ----------
+    rows : callable
+        Gives the rows of a query.
+    columns : str
+        Those that `Fate` has.
+    of : (str, str)
+        Run and acquisition.
+    """
+
+    def __init__(
+        self,
+        rows: Callable[[str, tuple[object, ...]], Iterator[tuple[Any, ...]]],
+        columns: str,
+        of: tuple[str, str],
+    ) -> None:
+        self._rows, self._columns = rows, columns
+        (newest,) = next(rows("SELECT coalesce(max(id), 0) FROM attempt", ()))
+        self._among = (*of, newest)
+
+    def __iter__(self) -> Iterator[Fate]:
+        return self._read("GROUP BY axes")
+
+    def of(self, axes: str) -> Fate | None:
+        """Outcome of one frame; None if there was no attempt."""
+        return next(self._read("AND axes = ? GROUP BY axes", axes), None)
+
+    def _read(self, which: str, *values: str) -> Iterator[Fate]:
+        # SQLite takes the other columns from the row that has the maximum.
+        query = (
+            f"SELECT {self._columns}, max(id) FROM attempt WHERE run = ? AND acquisition = ?"  # noqa: S608
+            f" AND id <= ? {which}"
+        )
+        for axes, state, reason, after, before, _ in self._rows(query, (*self._among, *values)):
+            yield Fate(axes, state, reason, _unsigned(after), _unsigned(before))
 
 
 def _facts(path: Path, text: object) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bad_workers import slow_disk
+from bad_workers import held_disk
 from finished import (
     blurred,
     command,
@@ -54,19 +54,30 @@ def stop_midway(
 ) -> int:
     """Run a command until so many frames are written, then signal it; its exit status.
 
-    The disk is slow, so that the command cannot have finished before it is signalled.
+    The disk stands still then, so that the command cannot have finished before it is signalled.
     """
+    gate = place / "write on"
+    gate.unlink(missing_ok=True)
+    # Some more: other blocks than frames may be as large.
+    now = after - written(dataset) + 5
     process = subprocess.Popen(
         command(*arguments),
-        env=environment(place, **slow_disk(0.02), **more),
+        env=environment(place, **held_disk(now, gate), **more),
         cwd=place,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
     with process:
-        until(lambda: process.poll() is not None or written(dataset) >= after, f"{after} frames")
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        try:
+            until(
+                lambda: process.poll() is not None or written(dataset) >= after, f"{after} frames"
+            )
+            assert process.poll() is None, process.stderr and process.stderr.read()
+        except BaseException:
+            process.kill()
+            raise
         process.send_signal(how)
+        gate.touch()
         return process.wait(PATIENCE_S)
 
 
@@ -111,6 +122,25 @@ def test_interrupted_it_says_so_and_goes_on_later(tmp_path: Path) -> None:
     assert len(said["runs"][0]["pending"]) == MANY - written(output)
     assert refocusd("resume", output, place=tmp_path).returncode == 0
     assert verify(raw, place=tmp_path)[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is POSIX")
+def test_interrupted_again_and_again_it_ends_all_the_same(tmp_path: Path) -> None:
+    """A second Ctrl-C while it was stopping left a process that never ended."""
+    raw_dataset(tmp_path / "raw", 20)
+    output = tmp_path / "raw_refocused"
+    held = held_disk(5, tmp_path / "never")
+    with subprocess.Popen(
+        command("process", "raw"), env=environment(tmp_path, **held), cwd=tmp_path
+    ) as process:
+        until(lambda: written(output) >= 5)
+
+        def ended() -> bool:
+            process.send_signal(signal.SIGINT)
+            return process.poll() is not None
+
+        until(ended)
+        assert process.returncode != 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Fault", "environment", "jumping_clock", "slow_disk"]
+__all__ = ["Fault", "environment", "held_disk", "jumping_clock", "slow_disk"]
 
 #: ``nan``: facts that are no numbers.  ``pixels``: others than the checksum says.  ``late``: after
 #: the daemon has lost patience.  ``error``: an exception.  ``exit``: the process ends.  ``memory``:
@@ -47,6 +47,11 @@ def jumping_clock(offset: Path) -> dict[str, str]:
 def slow_disk(write_s: float) -> dict[str, str]:
     """Variables for `FaultyDaemon`: each frame takes so much longer to be written."""
     return {**_loaded(), "SLOW_DISK": str(write_s)}
+
+
+def held_disk(frames: int, gate: Path) -> dict[str, str]:
+    """The same: after so many frames, nothing is written until there is a file `gate`."""
+    return {**_loaded(), "SLOW_DISK": f"0 {frames} {gate}"}
 
 
 def _loaded() -> dict[str, str]:

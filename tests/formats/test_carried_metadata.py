@@ -10,11 +10,14 @@ import ndstorage
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from java_ndtiff import JavaStack
 from recordings_on_disk import frames
 from test_export import attributes, pixels_of
 from test_sinks import write_all
 
+from refocusd.datasets.dataset import refuse_refocused
+from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, create_sink
 from refocusd.formats.scale import scale_of
@@ -24,6 +27,8 @@ from refocusd.formats.tiff.ome_export_plan import plan_export
 
 STARTED = "2024-05-06T07:08:09"
 NAMES = ["DAPI", "GFP"]
+#: Blue and green, as OME-Zarr writes them, Micro-Manager (alpha first) and OME-XML (alpha last).
+COLOURS, CH_COLORS, OME_COLORS = ["0000FF", "00FF00"], [-16776961, -16711936], [65535, 16711935]
 PLACES = [(t, z, c) for t in range(2) for z in range(3) for c in range(2)]
 
 
@@ -45,7 +50,7 @@ def ome_tiff(folder: Path) -> Path:
             "PhysicalSizeZ": 2.0,
             "TimeIncrement": 3.0,
             "AcquisitionDate": STARTED,
-            "Channel": {"Name": NAMES},
+            "Channel": {"Name": NAMES, "Color": OME_COLORS},
             "Plane": planes,
         },
     )
@@ -68,6 +73,7 @@ def imagej(folder: Path) -> Path:
 def micromanager_stack(folder: Path) -> Path:
     """An image stack as Micro-Manager 2 leaves it."""
     summary = {"Frames": 2, "Slices": 3, "Channels": 2, "Positions": 1, "ChNames": NAMES}
+    summary |= {"ChColors": CH_COLORS}
     summary |= {"z-step_um": 2.0, "Interval_ms": 3000, "StartTime": "2024-05-06 07:08:09.000 +0200"}
     stack = JavaStack(folder / "c_1" / "c_1_MMStack_Pos0.ome.tif", summary, 32, len(PLACES))
     for number, (t, z, c) in enumerate(PLACES):
@@ -93,6 +99,30 @@ def pycromanager(folder: Path) -> Path:
     return folder / "d"
 
 
+def ome_zarr(folder: Path) -> Path:
+    """An image of another program."""
+    group = zarr.create_group(folder / "e.zarr")
+    array = frames(2, 3, 2, side=(32, 40))
+    group.create_array("0", data=array, chunks=(1, 1, 1, 32, 40))
+    axes = [{"name": "t", "type": "time", "unit": "second"}]
+    axes += [{"name": "z", "type": "space", "unit": "micrometer"}, {"name": "c", "type": "channel"}]
+    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+    scale = {"type": "scale", "scale": [3.0, 2.0, 1.0, 0.65, 0.65]}
+    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
+    window = {"min": 0, "max": 65535, "start": 0, "end": 900}
+    channels = [
+        {"label": name, "color": colour, "window": window}
+        for name, colour in zip(NAMES, COLOURS, strict=True)
+    ]
+    ome: Any = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": datasets}],
+        "omero": {"channels": channels},
+    }
+    group.attrs["ome"] = ome
+    return folder / "e.zarr"
+
+
 @pytest.fixture(params=["ndtiff", "ome-zarr"])
 def kind(request: pytest.FixtureRequest) -> SinkKind:
     """Kind of the refocused dataset."""
@@ -100,7 +130,7 @@ def kind(request: pytest.FixtureRequest) -> SinkKind:
     return chosen
 
 
-@pytest.mark.parametrize("recorded", [ome_tiff, imagej, micromanager_stack, pycromanager])
+@pytest.mark.parametrize("recorded", [ome_tiff, imagej, micromanager_stack, pycromanager, ome_zarr])
 def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
     tmp_path: Path, kind: SinkKind, recorded: Any
 ) -> None:
@@ -113,9 +143,11 @@ def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
         assert {k: reader.summary_metadata[k] for k in said} == said
         reader.close()
     else:
-        assert_described(output)
+        assert_described(output, colours=recorded not in (imagej, pycromanager))
     with open_dataset(output) as refocused:
         export(plan_export(refocused, exported, fill=False, overwrite=False), refocused)
+    with open_dataset(exported) as again, pytest.raises(InputError, match="holds refocused frames"):
+        refuse_refocused(again)
     _, image = pixels_of(exported)
     pixels = attributes(image, "Pixels")[0]
     assert [float(pixels[f"PhysicalSize{axis}"]) for axis in "XYZ"] == pytest.approx(
@@ -123,8 +155,11 @@ def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
     )
     assert float(pixels["TimeIncrement"]) == 3.0
     assert [channel["Name"] for channel in attributes(image, "Channel")] == NAMES
-    if recorded is imagej:
-        return  # has no more to say
+    if recorded not in (imagej, pycromanager):
+        shown = [int(channel["Color"]) for channel in attributes(image, "Channel")]
+        assert shown == OME_COLORS
+    if recorded in (imagej, ome_zarr):
+        return  # have no more to say
     for plane in attributes(image, "Plane"):
         assert float(plane["ExposureTime"]) == 20.0
         assert float(plane["PositionX"]) == 5000.0
@@ -134,7 +169,7 @@ def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
     assert date.startswith(STARTED)
 
 
-def assert_described(path: Path) -> None:
+def assert_described(path: Path, *, colours: bool) -> None:
     """The OME-Zarr says it all, as yaozarrs reads it."""
     yaozarrs = pytest.importorskip("yaozarrs", reason="yaozarrs is not installed")
     group = yaozarrs.validate_zarr_store(str(path))
@@ -148,6 +183,8 @@ def assert_described(path: Path) -> None:
         *["micrometer"] * 3,
     ]
     assert [channel["label"] for channel in ome["omero"]["channels"]] == NAMES
+    if colours:
+        assert [channel["color"] for channel in ome["omero"]["channels"]] == COLOURS
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,68 @@ def test_a_number_behind_the_wave_is_no_dye(tmp_path: Path) -> None:
     with open_dataset(tmp_path) as dataset:
         assert len(dataset) == 2
         assert "tell no axes" in dataset.source
+
+
+@pytest.mark.parametrize(
+    ("system", "names", "last"),
+    [
+        (
+            "Opera",
+            "r0{w}c03f0{s}p0{z}-ch{c}sk{t}fk1fl1.tiff",
+            {"channel": "ch2", "position": 3, "time": 1, "z": 1},
+        ),
+        (
+            "CV1000",
+            "W000{w}F000{s}T000{t}Z0{z}C{c}.tif",
+            {"channel": "C2", "position": 3, "time": 1, "z": 1},
+        ),
+        (
+            "ScanR",
+            "exp--W0000{w}--P0000{s}--Z0000{z}--T0000{t}--D{c}.tif",
+            {"channel": "D2", "position": 3, "time": 1, "z": 1},
+        ),
+        (
+            "IN Cell",
+            "A - 0{w}(fld {s} wv D{c} - E z {z} tm {t}).tif",
+            {"channel": "D2 - E", "position": 3, "time": 1, "z": 1},
+        ),
+        ("Incucyte", "exp_A{w}_{s}_0{t}d{z}{c}h30m.tif", {"position": 3, "time": 7}),
+        ("Incucyte", "exp_A{w}_{s}_2024y05m0{t}d_{z}{c}h30m.tif", {"position": 3, "time": 7}),
+    ],
+)
+def test_names_of_other_systems_are_wells_fields_planes_and_times(
+    tmp_path: Path, system: str, names: str, last: dict[str, Any]
+) -> None:
+    grid = itertools.product((1, 2), repeat=5)
+    values = write_files(
+        tmp_path, *(names.format(**dict(zip("wstzc", g, strict=True))) for g in grid)
+    )
+    found = read_values(tmp_path)
+    assert len(found) == 32
+    assert found[canonical_axes(last)] == values[names.format(w=2, s=2, t=2, z=2, c=2)]
+    with open_dataset(tmp_path) as dataset:
+        assert f"names of {system}" in understood(dataset)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["A1.tif", "A2.tif", "B1.tif", "B2.tif"],
+        ["x_DAPI_1.tif", "x_DAPI_2.tif", "x_GFP_1.tif", "x_GFP_2.tif"],
+        [f"{w}2_01_1_{n}_{c}_001.tif" for w in "AB" for n in (1, 2) for c in ("DAPI", "GFP")],
+    ],
+)
+def test_names_that_are_a_grid_of_unknown_meaning_are_refused(
+    tmp_path: Path, names: list[str]
+) -> None:
+    write_files(tmp_path, *names)
+    with pytest.raises(InputError, match=r"differ in \d parts .*, .* × .*; name them with _t"):
+        open_dataset(tmp_path)
+
+
+def test_a_series_by_date_is_a_series(tmp_path: Path) -> None:
+    write_files(tmp_path, *(f"scan 2024-05-{d:02}T{7 + d}-30-00.tif" for d in (1, 2, 3)))
+    assert list(read_values(tmp_path)) == [f'{{"time":{number}}}' for number in range(3)]
 
 
 def test_names_that_tell_nothing_are_said_to_be_guessed(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from recordings_on_disk import (
 
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.understood import understood
 from refocusd.frame import canonical_axes
 
 pytestmark = pytest.mark.fast
@@ -312,6 +313,70 @@ def test_tokens_that_all_names_have_are_axes(tmp_path: Path) -> None:
         )
 
 
+def test_names_that_count_times_and_planes_from_1_begin_at_0(tmp_path: Path) -> None:
+    stack = frames(2, 3)
+    for t in range(2):
+        for z in range(3):
+            write_tiff(tmp_path / f"exp_t{t + 1}_z{z + 1}.tif", stack[t, z])
+    with open_dataset(tmp_path) as recording:
+        keys = {
+            canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(2) for z in range(3)
+        }
+        assert_reads(recording, keys)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_beside_image_files_is_told(tmp_path: Path, kind: str) -> None:
+    write_tiff(tmp_path / "t0.tif", frames(1)[0])
+    odd = tmp_path / "t1.tif"
+    odd.symlink_to(tmp_path / "gone.tif") if kind == "link" else os.mkfifo(odd)
+    with pytest.raises(InputError, match=r"t1\.tif is no file"):
+        open_dataset(tmp_path)
+
+
+def ome_set(folder: Path) -> list[Path]:
+    """Two files that hold a time point each, and name each other."""
+    names, uuids = ("a.ome.tif", "b.ome.tif"), [f"urn:uuid:{n * 8}" for n in "12"]
+    blocks = "".join(
+        f'<TiffData IFD="0" FirstT="{t}" PlaneCount="1"><UUID FileName="{name}">{uuids[t]}</UUID></TiffData>'
+        for t, name in enumerate(names)
+    )
+    sizes = 'SizeX="40" SizeY="32" SizeZ="1" SizeC="1" SizeT="2"'
+    for t, name in enumerate(names):
+        pixels = f'<Pixels DimensionOrder="XYCZT" Type="uint16" {sizes}><Channel/>{blocks}</Pixels>'
+        xml = f'<OME UUID="{uuids[t]}"><Image>{pixels}</Image></OME>'
+        plane = frames(2, side=(32, 40))[t]
+        tifffile.imwrite(folder / name, plane, description=xml, metadata=None)
+    return [folder / name for name in names]
+
+
+def test_files_of_a_set_are_known_by_their_uuid_when_they_were_renamed(tmp_path: Path) -> None:
+    for path in ome_set(tmp_path):
+        path.rename(path.with_name(f"copy of {path.name}"))
+    with open_dataset(tmp_path) as recording:
+        assert recording.axes_keys() == ['{"time":0}', '{"time":1}']
+        assert "not there" not in recording.source
+
+
+def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:
+    first, second = ome_set(tmp_path)
+    with open_dataset(first) as recording:
+        assert "not there" not in recording.source
+    second.unlink()
+    with open_dataset(tmp_path) as recording:
+        assert len(recording) == 1
+        assert "; 1 files of the set are not there, such as b.ome.tif" in understood(recording)
+
+
+def test_a_folder_of_folders_with_images_says_which_there_are(tmp_path: Path) -> None:
+    for name in ("well A1", "well A2"):
+        (tmp_path / name).mkdir()
+        write_tiff(tmp_path / name / "img.tif", frames(1)[0])
+    with pytest.raises(InputError, match=r"2 folders with images \(well A1, well A2\): give one"):
+        open_dataset(tmp_path)
+
+
 def test_several_stacks_are_positions(tmp_path: Path) -> None:
     stack = frames(2, 3)
     for position, planes in enumerate(stack):
@@ -336,6 +401,16 @@ def test_greyscale_pngs_are_read(tmp_path: Path, dtype: type) -> None:
         assert_reads(recording, {f'{{"time":{t}}}': plane for t, plane in enumerate(stack)})
     with open_dataset(tmp_path / "1.png") as recording:
         assert_reads(recording, {'{"time":0}': stack[1]})
+
+
+def test_pngs_beside_tiffs_are_left_out_and_said_to_be(tmp_path: Path) -> None:
+    for number, plane in enumerate(frames(3)):
+        tifffile.imwrite(tmp_path / f"t{number}.tif", plane)
+    for number, plane in enumerate(frames(2)):
+        Image.fromarray(plane).save(tmp_path / f"preview{number}.png")
+    with open_dataset(tmp_path) as recording:
+        assert len(recording) == 3
+        assert "; 2 PNG files beside the TIFFs are left out" in understood(recording)
 
 
 @pytest.mark.parametrize(

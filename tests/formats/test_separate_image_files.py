@@ -144,3 +144,31 @@ def test_positions_have_the_numbers_of_micro_manager_whatever_their_names(tmp_pa
     for growing in (False, True):
         with open_dataset(tmp_path / "run_1", growing=growing) as recording:
             assert_reads(recording, wanted)
+
+
+def test_the_image_files_of_pymmcore_plus_have_the_names_and_sizes_beside_them(
+    tmp_path: Path,
+) -> None:
+    plan = {
+        "channels": [{"config": "DAPI"}, {"config": "FITC"}],
+        "z_plan": {"range": 2.0, "step": 1.5},
+        "time_plan": {"interval": 2.0, "loops": 2},
+    }
+    said = {}
+    for number, (t, c, z) in enumerate(PLACES):
+        name = f"{number:05}_t{t:04}_p000_c{c:02}_z{z:03}.tif"
+        write_tiff(tmp_path / name, np.full((24, 32), number, np.uint16))
+        said[name] = {"pixel_size_um": 0.65, "exposure_ms": 10.0, "runner_time_ms": 2000.0 * t}
+    (tmp_path / "_useq_MDASequence.json").write_text(json.dumps(plan), encoding="utf-8")
+    (tmp_path / "_frame_metadata.json").write_text(json.dumps(said), encoding="utf-8")
+    with open_dataset(tmp_path) as dataset:
+        assert dataset.summary == {
+            "ChNames": ["DAPI", "FITC"],
+            "z-step_um": 1.5,
+            "Interval_ms": 2000.0,
+        }
+        assert dataset.plan().pixel_um == 0.65
+        last = {"channel": 1, "position": 0, "time": 1, "z": 2}
+        assert dataset.metadata(last)["Exposure-ms"] == 10.0
+        assert dataset.metadata(last)["ElapsedTime-ms"] == 2000.0
+        assert len(dataset) == len(PLACES)

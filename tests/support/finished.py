@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from recordings_on_disk import write_ndtiff
 from scipy.ndimage import gaussian_filter
+from waiting import PATIENCE_S
 
 from refocusd.cli.main import main
 from refocusd.formats.ndtiff.reader import NDTiffReader
@@ -86,7 +87,7 @@ def refocusd(*arguments: object, place: Path, **more: str) -> subprocess.Complet
         text=True,
         cwd=place,
         env=environment(place, **more),
-        timeout=90,
+        timeout=2 * PATIENCE_S,
     )
 
 

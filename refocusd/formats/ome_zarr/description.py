@@ -15,7 +15,14 @@ from refocusd.formats.ome_zarr.contents import Contents, Image
 from refocusd.formats.ome_zarr.documents import MAX_CHANNELS, ChannelLook
 from refocusd.formats.ome_zarr.files import put, remove_file, remove_part
 from refocusd.formats.ome_zarr.frame_list import FrameLine
-from refocusd.formats.scale import Scale, channel_label, scale_of, z_position_um, z_step_um
+from refocusd.formats.scale import (
+    Scale,
+    channel_colour,
+    channel_label,
+    scale_of,
+    z_position_um,
+    z_step_um,
+)
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, Metadata, Pixels
 
@@ -58,8 +65,10 @@ class Description:
         looks, channel = image.looks, line.at[1]
         if channel not in looks and channel < MAX_CHANNELS:
             # The channel's first frame decides on its own.
-            label = self._label(line.axes.get("channel"), channel)
-            looks = {**looks, channel: ChannelLook.of(label, pixels)}
+            value = line.axes.get("channel")
+            colour = channel_colour(value, self._summary)
+            look = ChannelLook.of(self._label(value, channel), pixels, colour)
+            looks = {**looks, channel: look}
         grid = image.grid_with(line.at)
         if grid != image.grid:
             self._put_array(image, grid, line.format)

@@ -40,18 +40,19 @@ _SAMPLED_PIXELS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class ChannelLook:
-    """How a viewer shows a channel at first: name, counts that are black and white."""
+    """How a viewer shows a channel at first: name, counts that are black and white, colour if stated."""
 
     label: str
     black: float
     white: float
+    colour: str = ""
 
     @classmethod
-    def of(cls, label: str, pixels: Pixels) -> ChannelLook:
+    def of(cls, label: str, pixels: Pixels, colour: str = "") -> ChannelLook:
         """Look of a channel by one of its frames: its 1st and 99.9th percentile."""
         step = max(1, int((pixels.size / _SAMPLED_PIXELS) ** 0.5))
         black, white = np.percentile(pixels[::step, ::step], (1, 99.9)).tolist()
-        return cls(label, black, max(white, black + 1))
+        return cls(label, black, max(white, black + 1), colour)
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:
@@ -135,7 +136,8 @@ def image_document(
     shown = [
         v05.OmeroChannel(
             label=_legible(channel.label),
-            color=_COLOURS[number % len(_COLOURS)] if len(channels) > 1 else "FFFFFF",
+            color=channel.colour
+            or (_COLOURS[number % len(_COLOURS)] if len(channels) > 1 else "FFFFFF"),
             active=True,
             window=v05.OmeroWindow(min=0, max=top, start=channel.black, end=channel.white),
         )

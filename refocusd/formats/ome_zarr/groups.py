@@ -72,9 +72,10 @@ class Multiscale(msgspec.Struct, frozen=True):
 
 
 class Channel(msgspec.Struct, frozen=True):
-    """How a channel is called."""
+    """How a channel is called and shown."""
 
     label: str | None = None
+    color: Any = None
 
 
 class _Omero(msgspec.Struct, frozen=True):

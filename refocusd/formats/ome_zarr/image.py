@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ class OmeImage:
         Names of the channels if each has one of its own; otherwise channels are numbers.
     labels : tuple of str
         The names as they are written.
+    colours : tuple of int
+        0xRRGGBB of each channel; empty if none is stated.
     scale : Scale
     origin_z_um : float
         Where its first plane lies.
@@ -87,6 +90,7 @@ class OmeImage:
     outer: tuple[str, ...]
     channels: tuple[str, ...]
     labels: tuple[str, ...]
+    colours: tuple[int, ...]
     scale: Scale
     origin_z_um: float
     levels: tuple[str, ...]
@@ -138,6 +142,7 @@ class OmeImage:
             outer,
             named if unique else (),
             labels,
+            _colours(said),
             Scale(_length(scales[-1], axes[-1].unit), z_um, time_s),
             z_origin or 0.0,
             levels,
@@ -214,6 +219,13 @@ def _kind(axis: Axis) -> tuple[str, str]:
 def _labels(said: GroupMetadata) -> tuple[str, ...]:
     channels = said.omero.channels if said.omero is not None else []
     return tuple(channel.label or "" for channel in channels)
+
+
+def _colours(said: GroupMetadata) -> tuple[int, ...]:
+    """Colours of the channels as numbers; white where one is not legible, none where none is stated."""
+    channels = said.omero.channels if said.omero is not None else []
+    stated = [re.fullmatch("#?([0-9a-fA-F]{6})", str(channel.color)) for channel in channels]
+    return tuple(int(c[1], 16) if c else 0xFFFFFF for c in stated) if any(stated) else ()
 
 
 def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:

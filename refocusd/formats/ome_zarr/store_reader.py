@@ -125,6 +125,8 @@ class StoreReader(Dataset):
                 summary["Interval_ms"] = scale.interval_s * 1e3
             if any(labels):
                 summary["ChNames"] = list(labels)
+            if each.image.colours:
+                summary["ChColors"] = list(each.image.colours)
             break
         return summary
 

@@ -95,6 +95,8 @@ class Arrangement:
         (ImageJ above 4 GB).
     promised : (int, int, str) or None
         Height, width and type, where they are said apart from the pages.
+    set_files : frozenset of str
+        Names of the files that the frames of the whole set lie in, if the file tells.
     """
 
     frames: tuple[PlacedPage, ...]
@@ -103,6 +105,7 @@ class Arrangement:
     summary: dict[str, Any] = field(default_factory=dict)
     contiguous: bool = False
     promised: tuple[int, int, str] | None = None
+    set_files: frozenset[str] = frozenset()
 
 
 def without_constant_axes(axes: Sequence[Mapping[str, AxisValue]]) -> list[dict[str, AxisValue]]:

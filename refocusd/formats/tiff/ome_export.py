@@ -20,8 +20,9 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
 from refocusd.formats.metadata import elapsed_ms, finite_number
-from refocusd.formats.scale import channel_label, stage_position_um
+from refocusd.formats.scale import channel_colour, channel_label, stage_position_um
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
+from refocusd.formats.tiff.ome_xml import REFOCUSED
 from refocusd.frame import AxisValue, Pixels
 
 __all__ = ["export"]
@@ -147,14 +148,25 @@ def _ome_metadata(
             told |= {size: value, f"{size}Unit": unit}
     if started:
         told["AcquisitionDate"] = started
+    mark = source.summary.get("refocusd")
+    if isinstance(mark, dict) and ("sink" in mark or "exported" in mark):
+        told["Description"] = REFOCUSED
     if any(channels := _channel_names(file.channels, source.summary)):
         told["Channel"] = {"Name": channels}
+    if any(colours := [channel_colour(value, source.summary) for value in file.channels]):
+        told.setdefault("Channel", {})["Color"] = [_rgba(colour) for colour in colours]
     for plane, ms in zip(planes.values(), elapsed_ms(times), strict=True):
         if ms is not None:
             plane |= {"DeltaT": ms / 1000, "DeltaTUnit": "s"}
     if any(planes.values()):
         told["Plane"] = [planes.get(place, {}) for place in np.ndindex(*file.sizes)]
     return told
+
+
+def _rgba(colour: str) -> int:
+    """A colour as OME-XML has it: 32 bits with a sign, alpha last; white where nobody said."""
+    number = int(colour or "FFFFFF", 16) << 8 | 0xFF
+    return number - (1 << 32) if number >= 1 << 31 else number
 
 
 def _plane(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -216,8 +216,8 @@ def _refuse_missing(path: Path, plan: ExportPlan, *, fill: bool) -> None:
         t, c, z = next(place for place in np.ndindex(*file.sizes) if place not in file.keys)
         raise InputError(
             f"{path} has {plan.frames} of the {plan.planes} frames of its grid: {plan.missing} are "
-            f"missing, such as t={t}, c={c}, z={z} of {file.path.name} (counted from 0); resume "
-            "the dataset, or say --fill to have zeros there"
+            f"missing, such as t={t}, c={c}, z={z} of {file.path.name} (counted from 0); "
+            "--fill writes zeros there, and `refocusd resume` first refocuses those that raw has"
         )
 
 

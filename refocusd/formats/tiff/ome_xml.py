@@ -24,13 +24,17 @@ from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-__all__ = ["companion_files", "companion_of", "from_ome"]
+__all__ = ["REFOCUSED", "companion_files", "companion_of", "from_ome"]
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 #: The XML of a million planes takes some 200 MiB.
 _MAX_COMPANION_BYTES = 1 << 28
 _MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
+
+
+#: Description of the images of exported refocused frames, by which they are told from raw ones.
+REFOCUSED = "Refocused frames, exported by refocusd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ def from_ome(
         first.pixel_um,
         summary,
         promised=largest,
+        set_files=frozenset(uuid.get("FileName", "") for uuid in root.iter("UUID")) - {""},
     )
 
 
@@ -212,7 +217,8 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
             raise InputError(
                 f"{what} has OME-XML with the dimension order {order!r}: export it anew"
             )
-        channels = [child.get("Name") for child in pixels.findall("Channel")]
+        of_channels = pixels.findall("Channel")
+        channels = [child.get("Name") for child in of_channels]
         named = len(set(channels)) == len(channels) == sizes["C"] and all(channels)
         planes = dict(_planes(pixels))
         frames = []
@@ -229,6 +235,8 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
         um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
         form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
         summary = _summary(element, pixels, channels)
+        if any("Color" in child.attrib for child in of_channels):
+            summary["ChColors"] = [_argb(child.get("Color", "-1")) for child in of_channels]
         yield _Image(element.get("Name"), form, tuple(frames), plausible_pixel_um(um), summary)
 
 
@@ -241,8 +249,17 @@ def _summary(
         "Interval_ms": _quantity(pixels, "TimeIncrement", _MS, "s"),
         "ChNames": [name or "" for name in channels] if any(channels) else None,
         "StartTime": image.findtext("AcquisitionDate"),
+        "refocusd": {"exported": True} if image.findtext("Description") == REFOCUSED else None,
     }
     return {name: value for name, value in said.items() if value}
+
+
+def _argb(rgba: str) -> int:
+    """A colour as Micro-Manager writes it, by that of OME-XML, which has alpha last; white if illegible."""
+    try:
+        return int(rgba) >> 8 & 0xFFFFFF
+    except ValueError:
+        return 0xFFFFFF
 
 
 def _plane_metadata(plane: ElementTree.Element) -> dict[str, float]:
@@ -322,7 +339,10 @@ def _planes(
 def _is_mine(uuid: ElementTree.Element, mine: _Pages) -> bool:
     filename = uuid.get("FileName")
     if filename is not None:
-        return filename.lower() == mine.filename
+        # A file that was renamed keeps its UUID.
+        return filename.lower() == mine.filename or (
+            mine.uuid is not None and uuid.text == mine.uuid
+        )
     return mine.uuid is None or uuid.text == mine.uuid
 
 

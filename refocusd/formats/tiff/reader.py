@@ -137,6 +137,7 @@ class TiffImageFile:
         self.pixel_um = arrangement.pixel_um or self._pixel_um_of_tags(file, first)
         self.summary: dict[str, Any] = arrangement.summary
         self.source = arrangement.source
+        self.set_files = arrangement.set_files
 
     def _check_contiguous(self, file: StrictTiff) -> None:
         number, count = self._frames[0].page, len(self._frames)

@@ -50,7 +50,8 @@ class Authenticator:
         self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(ZAP_ADDRESS)
-        self._thread = threading.Thread(target=self._run, name="authenticator")
+        # Interrupted twice, a process ends without having closed this.
+        self._thread = threading.Thread(target=self._run, name="authenticator", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

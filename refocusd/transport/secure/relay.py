@@ -161,7 +161,7 @@ class Relay:
         for own in (listener, self._woken):
             own.setblocking(False)
             self._selector.register(own, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="relay")
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""

@@ -83,17 +83,23 @@ def _bend_clock(offset: Path) -> None:
     time.time_ns = lambda: nanoseconds() + round(off_s() * 1e9)
 
 
-def _bend_disk(write_s: float) -> None:
+def _bend_disk(write_s: float, most: float = float("inf"), gate: str = "") -> None:
     from refocusd.formats.ndtiff import stack as ndtiff_stack
 
     write_all = ndtiff_stack.write_all
 
+    frames = 0
+
     def slow_write(file: Any, data: Any) -> None:
+        nonlocal frames
         # Pixels, also those of a frame of 64x64; headers and metadata are shorter.
         half = len(data) // 2 if len(data) >= 1 << 12 else 0
         if half:
             write_all(file, data[:half])
             time.sleep(write_s)
+            frames += 1
+            while frames > most and not Path(gate).exists():
+                time.sleep(0.02)
         write_all(file, data[half:])
 
     ndtiff_stack.write_all = slow_write
@@ -105,4 +111,5 @@ if "BAD_WORKER" in os.environ and {"refocusd.worker", "worker"} & set(sys.orig_a
 if "BAD_CLOCK" in os.environ:
     _bend_clock(Path(os.environ["BAD_CLOCK"]))
 if "SLOW_DISK" in os.environ and {"run", "process", "resume"} & set(sys.orig_argv):
-    _bend_disk(float(os.environ["SLOW_DISK"]))
+    _write_s, *_held = os.environ["SLOW_DISK"].split(maxsplit=2)
+    _bend_disk(float(_write_s), *((int(_held[0]), _held[1]) if _held else ()))
