@@ -165,7 +165,7 @@ class Setting(NamedTuple):
                 f"{self.name} = {_short(value)}: it must lie between {low} and {high}"
             )
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        for text in parts if isinstance(parts, list) else [str(parts)]:
+        for text in map(str, parts if isinstance(parts, list) else [parts]):
             if control := re.search(r"[\x00-\x1f\x7f]", text):
                 raise ConfigError(
                     f"{self.name} = {_short(text)} holds the control character "
