@@ -3,9 +3,7 @@
 Each setting is declared once, as a field of `EngineOptions` or `Settings`: its type, limits, unit
 (the end of its name), default and, below it, its meaning.  Made from that (`SETTINGS`): the checks,
 the environment variables, the flags (`refocusd.cli.flags`), what ``refocusd config`` and ``config
-init`` write, and the table of the guide, which this command brings up to date::
-
-    python -m refocusd.config --markdown docs/guide/settings.md
+init`` write, and the table of the guide, which ``.ci/settings_table.py`` brings up to date.
 
 An unknown key is an error, in the file and in the environment: a setting that
 is silently ignored is worse than none.
@@ -167,7 +165,7 @@ class Setting(NamedTuple):
                 f"{self.name} = {_short(value)}: it must lie between {low} and {high}"
             )
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        for text in parts if isinstance(parts, list) else [str(parts)]:
+        for text in map(str, parts if isinstance(parts, list) else [parts]):
             if control := re.search(r"[\x00-\x1f\x7f]", text):
                 raise ConfigError(
                     f"{self.name} = {_short(text)} holds the control character "
@@ -524,30 +522,3 @@ def toml_value(value: object) -> str:
         inner = ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     return str(value)
-
-
-def markdown_table() -> str:
-    """The table of the guide: a row for each setting."""
-    rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
-    for name, value in msgspec.to_builtins(Settings()).items():
-        folder = SETTINGS[name].help.startswith("Folder") and value
-        default = "a folder of your user" if folder else f"`{toml_value(value)}`"
-        rows.append(f"| `{name}` | {default} | {SETTINGS[name].kind} | {SETTINGS[name].help} |")
-    return "\n".join(rows) + "\n"
-
-
-def with_table(page: str) -> str:
-    """A page of the guide with its table made anew."""
-    return re.sub(
-        r"(?<=<!-- settings: made by `python -m refocusd\.config` -->\n).*?(?=<!-- end -->)",
-        lambda _: markdown_table(),
-        page,
-        flags=re.DOTALL,
-    )
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] != "--markdown":
-        sys.exit("usage: python -m refocusd.config --markdown docs/guide/settings.md")
-    _page = Path(sys.argv[2])
-    _page.write_text(with_table(_page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -23,6 +23,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding:0 1em;color:var(--ink);background:var(--back)}
 table{border-collapse:collapse;margin:.5em 0 1.5em;font-variant-numeric:tabular-nums;display:block;overflow-x:auto}
 th,td{padding:.2em 1.2em .2em 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
+.grid th,.grid td{overflow-wrap:normal}.grid .code{overflow-wrap:anywhere;font:85%/1.5 ui-monospace,monospace}
 th{color:var(--quiet);font-weight:500}img{max-width:100%;height:auto}code{font-size:85%;word-break:break-all}
 figure{display:flex;flex-wrap:wrap;gap:.4em;margin:0 0 1.5em;break-inside:avoid}figure img{flex:1 1 200px;max-width:32%;align-self:flex-start;image-rendering:pixelated;border:1px solid var(--line)}
 figcaption{flex-basis:100%}figcaption,.note{color:var(--quiet)}dt{font-weight:600}dd{margin:0 0 .3rem 1rem}.number{text-align:right;white-space:nowrap}
@@ -63,7 +64,8 @@ def table(rows: Iterable[Iterable[object]], heads: Sequence[str] = ()) -> str:
         cells = list(row)
         tags = ["td" if heads else "th"] + ["td"] * (len(cells) - 1)
         found.append(f"<tr>{''.join(map(_cell, cells, tags))}</tr>")
-    return f"<table>{''.join(found)}</table>"
+    kind = ' class="grid"' if heads else ""
+    return f"<table{kind}>{''.join(found)}</table>"
 
 
 def _cell(cell: object, tag: str) -> str:

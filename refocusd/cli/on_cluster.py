@@ -76,7 +76,7 @@ def _dry_run(arguments: argparse.Namespace, settings: Settings, options: Cluster
             if not is_new:
                 keys = check_quickly(dataset_of(frames, output), output, settings).report.to_do()
             plan = plan_of(frames, keys, settings)
-            say(_told(plan, options, output.path))
+            say(_summary(plan, options, output.path))
             plans.append(
                 {"path": str(path), "output": str(output.path)} | plan.as_json(options.at_a_time)
             )
@@ -84,7 +84,7 @@ def _dry_run(arguments: argparse.Namespace, settings: Settings, options: Cluster
     return 0
 
 
-def _told(plan: Plan, options: ClusterOptions, output: Path) -> str:
+def _summary(plan: Plan, options: ClusterOptions, output: Path) -> str:
     hours = plan.hours(options.at_a_time)
     expected = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
     return (

@@ -93,8 +93,8 @@ def add_bundle(
         target = library / chosen
         _move(stage, target, replace=replace)
     except (BundleError, EngineError) as error:
-        told = str(error).replace(str(stage), str(path))
-        raise type(error)(f"{path} is not added: {told}") from error
+        message = str(error).replace(str(stage), str(path))
+        raise type(error)(f"{path} is not added: {message}") from error
     finally:
         files.remove_tree(stage)
     return Added(chosen, load_bundle(target), adopted)

@@ -236,7 +236,7 @@ def test_what_is_no_run_or_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not fit the network"):
         export_bundle(run, tmp_path / "bundle")
     (run / "weights.safetensors").write_bytes(b"none")
-    with pytest.raises(InputError, match="does not fit the network"):
+    with pytest.raises(InputError, match="cannot be read as weights"):
         export_bundle(run, tmp_path / "bundle")
     (run / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="no record of a run"):

@@ -7,6 +7,7 @@ The loop's own settings stand at the top of the file; the tables ``[network]``,
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 from dataclasses import dataclass, field, fields
@@ -121,7 +122,7 @@ class TrainingConfig:
     batch: Annotated[int, Limits(1, MOST)] = 6
     size: Annotated[int, Limits(1, MOST)] = 320
     schedule: Literal["constant", "one-cycle"] = "constant"
-    learning_rate: Annotated[float, Limits(1e-12, MOST)] = 1.2e-3
+    learning_rate: Annotated[float, Limits(1e-12, math.inf)] = 1.2e-3
     warm_up: Annotated[int, Limits(0, MOST)] = 200
     decay: Annotated[int, Limits(0, MOST)] = 400
     rise: Annotated[float, Limits(1e-6, 1 - 1e-6)] = 0.25
@@ -129,7 +130,7 @@ class TrainingConfig:
     unfrozen_rate: float = 0.0
     encoder_rate: float = 0.1
     weight_decay: float = 0.01
-    clip: Annotated[float, Limits(1e-12, MOST)] = 1.0
+    clip: Annotated[float, Limits(1e-12, math.inf)] = 1.0
     ema: Annotated[float, Limits(0.0, 1 - 1e-9)] = 0.998
     precision: Literal["bf16", "f16", "f32"] = "bf16"
     simulation: Literal["auto", "cpu", "device"] = "auto"

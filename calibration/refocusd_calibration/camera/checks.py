@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.profiles.profile import CameraSection, Check, Measured
 from refocusd_calibration.camera.levels import LevelStatistics
@@ -35,32 +37,49 @@ MOST_CLIPPED = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything that the checks look at."""
+    """What was measured of a camera.
 
-    section: CameraSection
-    dark: tuple[LevelStatistics, ...]
-    fitted: tuple[LevelStatistics, ...]
+    Parameters
+    ----------
+    dark, lit, fitted : sequence of LevelStatistics
+        Dark levels, lit ones, and those of the lit ones that the line was fitted to.
+    line : Line
+    offset : Measured
+        Counts without exposure.
+    dark_rate : Measured or None
+        Dark signal, counts per millisecond.
+    saturation : Saturation
+    field : FlatField
+    defects : ndarray of bool, shape (height, width)
+    shortest_dark : LevelStatistics
+    """
+
+    dark: Sequence[LevelStatistics]
+    lit: Sequence[LevelStatistics]
+    fitted: Sequence[LevelStatistics]
     line: Line
-    saturation: Saturation
+    offset: Measured
     dark_rate: Measured | None
+    saturation: Saturation
     field: FlatField
+    defects: NDArray[np.bool_]
     shortest_dark: LevelStatistics
 
 
-def camera_checks(findings: Findings) -> list[Check]:
+def camera_checks(section: CameraSection, found: Findings) -> list[Check]:
     """Judge a measurement."""
     return [
-        _dark_clipping(findings),
-        _light_leak(findings),
-        _dark_drift(findings),
-        _light(findings),
-        _specimen(findings),
-        _response(findings),
-        _range(findings),
-        _linearity(findings),
-        _curvature(findings),
-        _defects(findings),
-        _read_noise(findings),
+        _dark_clipping(found),
+        _light_leak(section, found),
+        _dark_drift(found),
+        _light(found),
+        _specimen(found),
+        _response(found),
+        _range(found),
+        _linearity(section),
+        _curvature(found),
+        _defects(section),
+        _read_noise(found),
     ]
 
 
@@ -74,15 +93,15 @@ def _dark_clipping(f: Findings) -> Check:
     )
 
 
-def _light_leak(f: Findings) -> Check:
+def _light_leak(section: CameraSection, f: Findings) -> Check:
     advice = "close the shutter, cover the camera and switch off the room light"
-    offset = f.section.offset_counts.value
+    offset = f.offset.value
     if f.dark_rate is None:
         # One exposure: nothing tells its light from its offset but their size.
         share = offset / f.saturation.counts
         detail = f"one dark exposure, at {100 * share:.1f} % of the scale; take several to be sure"
         return check("light leak", share < 0.25, detail, advice)
-    gain = f.section.gain_e_per_count.value
+    gain = section.gain_e_per_count.value
     rate, error = f.dark_rate.value * gain * 1000, f.dark_rate.uncertainty * gain * 1000
     brightest = max(f.fitted, key=lambda level: level.mean)
     of_flat = (brightest.mean - offset) / brightest.exposure_ms * gain * 1000
@@ -128,7 +147,7 @@ def _dark_drift(f: Findings) -> Check:
 
 
 def _light(f: Findings) -> Check:
-    offset = f.section.offset_counts.value
+    offset = f.offset.value
     worst = 0.0
     for level in f.fitted:
         signal = level.mean - offset
@@ -174,8 +193,8 @@ def _range(f: Findings) -> Check:
     )
 
 
-def _linearity(f: Findings) -> Check:
-    error = f.section.linearity_error_percent
+def _linearity(section: CameraSection) -> Check:
+    error = section.linearity_error_percent
     if error is None:
         return check(
             "linearity", True, "there are too few exposures between 5 and 95 % of saturation"
@@ -189,7 +208,7 @@ def _linearity(f: Findings) -> Check:
 
 
 def _curvature(f: Findings) -> Check:
-    offset = f.section.offset_counts.value
+    offset = f.offset.value
     worst = 0.0
     for level in f.fitted:
         expected = float(f.line.at(np.array([level.mean - offset]))[0])
@@ -204,13 +223,13 @@ def _curvature(f: Findings) -> Check:
     )
 
 
-def _defects(f: Findings) -> Check:
-    height, width = f.section.shape
-    share = f.section.hot_pixel_count / (height * width)
+def _defects(section: CameraSection) -> Check:
+    height, width = section.shape
+    share = section.hot_pixel_count / (height * width)
     return check(
         "defects",
         share <= MOST_DEFECTS,
-        f"{f.section.hot_pixel_count} defective pixels ({100 * share:.3f} %)",
+        f"{section.hot_pixel_count} defective pixels ({100 * share:.3f} %)",
         "cool the camera, and make sure that no light leaks in",
     )
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +39,6 @@ from refocusd_calibration.camera.maps import (
     noisy_pixels,
 )
 from refocusd_calibration.camera.photon_transfer import (
-    Line,
-    Saturation,
     dark_line,
     find_saturation,
     fit_transfer,
@@ -124,21 +121,13 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     field = flat_field(flat.levels, fitted, shortest, offset.value, bad)
     gains = gain_map(flat.levels, fitted, shortest, line, offset.value, bad)
     defects = bad | dead_pixels(field)
-    section = _section(dark_levels, lit, fitted, line, offset, dark_rate, saturation)
-    section = _with_patterns(section, shortest, field, defects)
-    findings = Findings(
-        section=section,
-        dark=tuple(dark_levels),
-        fitted=tuple(fitted),
-        line=line,
-        saturation=saturation,
-        dark_rate=dark_rate,
-        field=field,
-        shortest_dark=shortest,
+    found = Findings(
+        dark_levels, lit, fitted, line, offset, dark_rate, saturation, field, defects, shortest
     )
+    section = _section(found)
     return CameraMeasurement(
         section=section,
-        checks=tuple(camera_checks(findings)),
+        checks=tuple(camera_checks(section, found)),
         maps=_maps(shortest, offset.value, field, gains),
     )
 
@@ -203,56 +192,39 @@ def _check_light(lit: list[LevelStatistics], dark: LevelStatistics) -> None:
         )
 
 
-def _section(
-    dark: list[LevelStatistics],
-    lit: list[LevelStatistics],
-    fitted: list[LevelStatistics],
-    line: Line,
-    offset: Measured,
-    dark_rate: Measured | None,
-    saturation: Saturation,
-) -> CameraSection:
-    slope = line.slope
+def _section(f: Findings) -> CameraSection:
+    slope, saturation = f.line.slope, f.saturation
     gain = measured(1 / slope.value, slope.uncertainty / slope.value**2)
-    noise, _ = read_noise(line)
-    well = measured(
-        saturation.counts - offset.value, math.hypot(saturation.uncertainty, offset.uncertainty)
-    )
-    used = {id(level) for level in (*dark, *fitted)}
-    points = sorted((*dark, *lit), key=lambda level: level.mean)
+    noise, _ = read_noise(f.line)
+    error = math.hypot(saturation.uncertainty, f.offset.uncertainty)
+    well = measured(saturation.counts - f.offset.value, error)
+    used = {id(level) for level in (*f.dark, *f.fitted)}
+    points = sorted((*f.dark, *f.lit), key=lambda level: level.mean)
+    defects = np.argwhere(f.defects)
+    heat = f.shortest_dark.mean_map[f.defects]
+    hottest = defects[np.argsort(-heat, kind="stable")][:LISTED_PIXELS]
     return CameraSection(
-        offset_counts=offset,
+        offset_counts=f.offset,
         gain_e_per_count=gain,
         read_noise_e=noise,
-        dark_current_e_per_s=_product(dark_rate, gain, 1000.0) if dark_rate else None,
+        dark_current_e_per_s=_product(f.dark_rate, gain, 1000.0) if f.dark_rate else None,
         full_well_e=_product(well, gain) if saturation.reached else None,
         saturation_counts=saturation.counts,
-        linearity_error_percent=linearity_error_percent(lit, offset.value, saturation),
-        ptc_mean_counts=[level.mean - offset.value for level in points],
+        linearity_error_percent=linearity_error_percent(f.lit, f.offset.value, saturation),
+        prnu_percent=100 * f.field.prnu,
+        dsnu_e=dsnu_counts(f.shortest_dark, f.defects) * gain.value,
+        hot_pixels=[(int(y), int(x)) for y, x in hottest],
+        hot_pixel_count=len(defects),
+        ptc_mean_counts=[level.mean - f.offset.value for level in points],
         ptc_variance_counts2=[level.variance for level in points],
         ptc_fitted=[id(level) in used for level in points],
+        shape=(f.defects.shape[0], f.defects.shape[1]),
     )
 
 
 def _product(a: Measured, b: Measured, scale: float = 1.0) -> Measured:
     uncertainty = math.hypot(a.uncertainty * b.value, a.value * b.uncertainty)
     return measured(a.value * b.value, uncertainty, scale)
-
-
-def _with_patterns(
-    section: CameraSection, dark: LevelStatistics, field: FlatField, defects: NDArray[np.bool_]
-) -> CameraSection:
-    found = np.argwhere(defects)
-    heat = dark.mean_map[defects]
-    hottest = found[np.argsort(-heat, kind="stable")][:LISTED_PIXELS]
-    return msgspec.structs.replace(
-        section,
-        prnu_percent=100 * field.prnu,
-        dsnu_e=dsnu_counts(dark, defects) * section.gain_e_per_count.value,
-        hot_pixels=[(int(y), int(x)) for y, x in hottest],
-        hot_pixel_count=len(found),
-        shape=(defects.shape[0], defects.shape[1]),
-    )
 
 
 def _maps(

@@ -129,7 +129,7 @@ def _page(profile: Profile, path: Path, png: bytes) -> str:
         (item.name, "passed" if item.passed else ("FAILED", "bad"), item.detail)
         for item in profile.checks
     )
-    raw = ((data.what, data.path, data.sha256) for data in profile.raw)
+    raw = ((data.what, (data.path, "code"), (data.sha256, "code")) for data in profile.raw)
     parts += ["<h2>checks</h2>", table(checks, ("check", "", "what was found"))]
     parts += ["<h2>raw data</h2>", table(raw, ("what", "where", "sha256"))]
     return document(f"Calibration profile {path.stem}", parts)

@@ -77,7 +77,7 @@ def _ctl(arguments: argparse.Namespace) -> int:
         return 0
     if action in ("status", "acquisitions", "jobs"):
         answer = client.ask(action)
-        lines = [json.dumps(answer)] if arguments.json else _told(action, answer)
+        lines = [json.dumps(answer)] if arguments.json else _summary(action, answer)
     else:
         address, on = SWITCHES.get(action, (action, arguments.value == "on"))
         answer = client.ask(address, {"on": on})
@@ -101,7 +101,7 @@ def _stream(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
     return "outcomes", query
 
 
-def _told(action: str, answer: dict[str, Any]) -> list[str]:
+def _summary(action: str, answer: dict[str, Any]) -> list[str]:
     """An answer for a person to read."""
     if action == "acquisitions":
         found = answer["acquisitions"]

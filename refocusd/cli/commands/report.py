@@ -101,8 +101,8 @@ def _run_report(dataset: RawAndOutputs, output: Output) -> RunReport:
     doubted = judged(attempts, ("untrusted", "doubtful"))
     made = _made(output)
     agreement = _agreement(attempts)
-    facts = [attempt.facts or {} for attempt in attempts]
-    blurred = [each for each in facts if isinstance(each.get("blur_px"), float)]
+    records = [attempt.facts or {} for attempt in attempts]
+    blurred = [each for each in records if isinstance(each.get("blur_px"), float)]
     blur_px = [each["blur_px"] for each in blurred]
     blur_sources = dict(Counter(str(each.get("blur_source")) for each in blurred))
     return RunReport(
@@ -150,14 +150,14 @@ def _made(output: Output) -> dict[str, str]:
 
 def _agreement(attempts: Sequence[Attempt]) -> dict[str, str]:
     """Of refocused frames: their light over raw's, and what they leave unexplained of raw."""
-    facts = [attempt.facts or {} for attempt in attempts if attempt.state == "refocused"]
+    records = [attempt.facts or {} for attempt in attempts if attempt.state == "refocused"]
     found = {}
     for name, key in (
         ("light of a frame, written over raw", "flux_ratio"),
         ("largest change of light in a part of a frame", "worst_flux_change"),
         ("share of raw's structure left unexplained", "unexplained"),
     ):
-        values = [float(each[key]) for each in facts if isinstance(each.get(key), float)]
+        values = [float(each[key]) for each in records if isinstance(each.get(key), float)]
         if values:
             middle, high = np.percentile(values, (50, 95))
             found[name] = f"{middle:.3f} (median), {high:.3f} (95 % of the frames below)"

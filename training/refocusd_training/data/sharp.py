@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,10 @@ class SharpSource:
         At least one on the training side.
     description : mapping
         What to say of them.
-    size, batch, seed, ranges
-        As `open_samples`.
+    seed : int
+        Of training; that of the validation is the split's.
+    stream : callable
+        `SampleStream` with all that is the same for training and validation.
     """
 
     def __init__(
@@ -89,11 +92,8 @@ class SharpSource:
         config: DataConfig,
         specimens: Sequence[Specimen],
         description: Mapping[str, object],
-        *,
-        size: int,
-        batch: int,
         seed: int,
-        ranges: Ranges,
+        stream: Callable[..., SampleStream],
     ) -> None:
         self._config = config
         self._specimens = {
@@ -101,7 +101,7 @@ class SharpSource:
             for side in ("train", "validate")
         }
         self._description = dict(description)
-        self._size, self._batch, self._seed, self._ranges = size, batch, seed, ranges
+        self._seed, self._open_stream = seed, stream
 
     @property
     def description(self) -> dict[str, object]:
@@ -127,16 +127,11 @@ class SharpSource:
     def _stream(self, side: str, bank: int, seed: int) -> SampleStream:
         specimens = self._specimens[side]
         names = sorted({specimen.channel for specimen in specimens})
-        return SampleStream(
+        return self._open_stream(
             [specimen.flux for specimen in specimens],
-            size=self._size,
-            batch=self._batch,
             bank=bank,
             seed=seed,
-            ranges=self._ranges,
             channels=[names.index(s.channel) for s in specimens] if len(names) > 1 else None,
-            layers=self._config.layers,
-            depth_um=self._config.depth_um,
         )
 
 
@@ -173,15 +168,15 @@ def open_sharp(
             f"{folder} holds no sharp image to train on ({skipped or 'none found'}): give more "
             "images, or smaller shares for validation and test"
         )
-    return SharpSource(
-        config,
-        found.specimens,
-        _described(config, found),
+    stream = partial(
+        SampleStream,
         size=size,
         batch=batch,
-        seed=seed,
         ranges=ranges,
+        layers=config.layers,
+        depth_um=config.depth_um,
     )
+    return SharpSource(config, found.specimens, _described(config, found), seed, stream)
 
 
 def _described(config: DataConfig, found: _Found) -> dict[str, object]:

@@ -52,7 +52,6 @@ __all__ = [
     "Method",
     "OnnxMethod",
     "OnnxNetwork",
-    "WrittenMethod",
     "applies",
     "bundle_methods",
     "oracle_methods",
@@ -69,7 +68,7 @@ ORACLE_TV = "RL-TV true PSF"
 NOMINAL_RL, ESTIMATED_RL = "RL nominal PSF", "RL estimated blur"
 
 #: Methods that need optics and defocus of a frame.
-_TOLD = frozenset({NOMINAL_RL, ORACLE_RL, ORACLE_TV, ORACLE_WIENER})
+_NEED_OPTICS = frozenset({NOMINAL_RL, ORACLE_RL, ORACLE_TV, ORACLE_WIENER})
 #: As a user would run it: nominal optics, one PSF in the middle of the range.
 USER_OPTICS = Optics(0.45, 0.461)
 USER_DEFOCUS = Defocus(12.0)
@@ -134,30 +133,26 @@ class _Plain:
 
 @dataclass(frozen=True, slots=True)
 class EngineMethod:
-    """A bundle run by an engine, as users run it."""
+    """A bundle run by an engine, as users run it.
+
+    Parameters
+    ----------
+    name : str
+    engine : Engine
+    as_written : bool
+        What the worker writes: frames in focus pass through.
+    """
 
     name: str
     engine: Engine
-
-    def refocus(self, exposure: Exposure) -> Pixels:
-        """Frame by the engine."""
-        out = np.empty_like(exposure.raw)
-        self.engine.refocus(exposure.raw, out)
-        return out
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenMethod:
-    """The worker's output with an engine: frames in focus pass through."""
-
-    name: str
-    engine: Engine
+    as_written: bool = False
 
     def refocus(self, exposure: Exposure) -> Pixels:
         """Frame by the engine, or the raw one."""
         out = np.empty_like(exposure.raw)
         self.engine.refocus(exposure.raw, out)
-        return exposure.raw if was_in_focus(exposure.raw, out) else out
+        passes = self.as_written and was_in_focus(exposure.raw, out)
+        return exposure.raw if passes else out
 
 
 def was_in_focus(raw: Pixels, refocused: Pixels) -> bool:
@@ -276,21 +271,24 @@ def bundle_methods(bundle: ModelBundle) -> list[Method]:
 
 def user_methods() -> list[Method]:
     """Richardson-Lucy and Wiener with nominal optics and one PSF for 12 um."""
-    return [_Plain(USER_RL, _user_richardson_lucy), _Plain(USER_WIENER, _user_wiener)]
+    return [
+        _Plain(USER_RL, lambda e: _richardson_lucy(e, _user_optics(e), USER_DEFOCUS)),
+        _Plain(USER_WIENER, _user_wiener),
+    ]
 
 
 def stack_methods() -> list[Method]:
     """Richardson-Lucy with the PSF of the stage's position, and with the blur of the frame itself."""
     return [
-        _Plain(NOMINAL_RL, _nominal_richardson_lucy),
+        _Plain(NOMINAL_RL, lambda exposure: _richardson_lucy(exposure, *_known(exposure))),
         _Plain(ESTIMATED_RL, _estimated_richardson_lucy),
     ]
 
 
 def applies(method: Method, exposure: Exposure) -> bool:
     """Whether the frame's optics and defocus are known, if the method needs them."""
-    told = exposure.optics is not None and exposure.defocus_um is not None
-    return told or method.name not in _TOLD
+    known = exposure.optics is not None and exposure.defocus_um is not None
+    return known or method.name not in _NEED_OPTICS
 
 
 def oracle_methods() -> list[Method]:
@@ -317,14 +315,7 @@ def _user_optics(exposure: Exposure) -> Optics:
     return replace(USER_OPTICS, pixel_um=exposure.pixel_um)
 
 
-def _user_richardson_lucy(exposure: Exposure) -> NDArray[np.float32]:
-    light = _light(exposure)
-    *_, estimate = richardson_lucy(light, _user_optics(exposure), USER_DEFOCUS, USER_ITERATIONS)
-    return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
-
-
-def _nominal_richardson_lucy(exposure: Exposure) -> NDArray[np.float32]:
-    optics, defocus = _known(exposure)
+def _richardson_lucy(exposure: Exposure, optics: Optics, defocus: Defocus) -> NDArray[np.float32]:
     *_, estimate = richardson_lucy(_light(exposure), optics, defocus, USER_ITERATIONS)
     return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
 

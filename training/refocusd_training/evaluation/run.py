@@ -18,9 +18,9 @@ from refocusd_training.evaluation.cases import channel_cases, deep_cases, held_o
 from refocusd_training.evaluation.defocus import evaluate_defocus
 from refocusd_training.evaluation.methods import (
     REFOCUSED,
+    EngineMethod,
     Method,
     OnnxMethod,
-    WrittenMethod,
     stack_methods,
 )
 from refocusd_training.evaluation.page import Frames, write_page
@@ -194,7 +194,7 @@ def run_stacks(
         methods: list[Method] = []
         for name in engines:
             engine = stack.enter_context(closing(build_engine(name, _options(name))))
-            methods.append(WrittenMethod(Path(name).name, engine))
+            methods.append(EngineMethod(Path(name).name, engine, as_written=True))
         methods += options.rival_methods()
         if options.deconvolve:
             methods += stack_methods()

@@ -58,7 +58,7 @@ def _pictures(frame: Frame) -> str:
         "in focus": frame.truth,
     }
     pngs = (picture(grey_png(image, low, high), name) for name, image in named.items())
-    return f"<figure>{' '.join(pngs)}<figcaption>{', '.join(named)}</figcaption></figure>"
+    return f"<figure>{' '.join(pngs)}<figcaption>{'; '.join(named)}</figcaption></figure>"
 
 
 def _micrometres(frame: Frame) -> str:

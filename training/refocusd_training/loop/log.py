@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TextIO
 
 import lightning.pytorch as pl
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from refocusd.cli.console import progress
 from refocusd_training.loop.files import not_written, start_table
 from refocusd_training.loop.module import Refocusing
 
@@ -58,8 +58,7 @@ class Log(pl.Callback):
             self._file = self._path.open("a", encoding="utf-8", newline="")
         except OSError as error:
             raise not_written(self._path, error) from error
-        bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*bar, TimeRemainingColumn(), console=Console(stderr=True))
+        self._progress = progress()
         self._progress.start()
         self._progress.add_task("training", total=steps, completed=done)
 
