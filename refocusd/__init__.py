@@ -4,34 +4,34 @@ A frame goes ``source → transport → worker → engine → sink``; the ledger
 where it is at every moment.  Imports run one way, in the layers that `pyproject.toml` lists
 (continuous integration checks this):
 
-============  ======================================================================================
-`__main__`    ``python -m refocusd``: the same as the ``refocusd`` command
-`backoff`     How long to wait before the next attempt, at anything: twice as long each time, with jitter
-`config`      Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags
-`errors`      Every error that refocusd raises on purpose, as one tree
-`files`       Files replaced, deleted and written whole, where another program may hold them for a moment
-`frame`       A frame: one 2-D image of a camera, its axes and its metadata
-`optional`    Imports the packages of the extras, which the base install lacks, when they are needed
-`bench/`      Measures engines: speed, memory and quality, against what the machine can do
-`cli/`        The command line: one module a sub-command in `commands`, each with `register`
-`cluster/`    Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
-`daemon/`     The daemon: one on an acquisition PC
-`datasets/`   A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
-`demo/`       The demo: a simulated specimen under a real Micro-Manager core
-`doctor/`     ``refocusd doctor``: looks at everything a run needs, changes nothing, and says what to do
-`engines/`    Model bundles, and what runs them
-`formats/`    Frames on disk: one folder a format, each with its layout, readers and writer
-`imaging/`    Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
-`ledger/`     The durable record of what became of every frame
-`models/`     Model bundles: described, checked, installed, found.  Nothing in one is ever executed
-`napari/`     The plugin for napari: a reader of refocused datasets, and a dock widget of the running daemon
-`processes/`  Child processes: started, supervised, and ended with their parent
-`profiles/`   Calibration profiles in use: which profile applies to a frame, and what it changes
-`sources/`    Where frames come from; each source drives a `refocusd.transport.session.Session`
-`transport/`  How frames travel: messages, the shared ring, and the client side of the wire
-`view/`       The live view: a web page, metrics and health, in a process of its own
-`worker/`     The process that owns one device: ``python -m refocusd.worker`` or ``refocusd worker``
-============  ======================================================================================
+================  ==================================================================================
+`__main__`        ``python -m refocusd``: the same as the ``refocusd`` command
+`backoff`         How long to wait before the next attempt, at anything: twice as long each time, with jitter
+`config`          Settings: defaults < ``refocusd.toml`` < environment ``REFOCUSD_*`` < flags
+`errors`          Every error that refocusd raises on purpose, as one tree
+`files`           Files replaced, deleted and written whole, where another program may hold them for a moment
+`frame`           A frame: one 2-D image of a camera, its axes and its metadata
+`optional`        Imports the packages of the extras, which the base install lacks, when they are needed
+`bench/`          Measures engines: speed, memory and quality, against what the machine can do
+`cli/`            The command line: one module a sub-command in `commands`, each with `register`
+`cluster/`        Whole screens on a cluster: OME-Zarr stores refocused by the workers of Dask
+`daemon/`         The daemon: one on an acquisition PC
+`datasets/`       A raw dataset with its refocused datasets and ledgers: found, reconciled, verified
+`demo/`           The demo: a simulated specimen under a real Micro-Manager core
+`doctor/`         ``refocusd doctor``: looks at everything a run needs, changes nothing, and says what to do
+`engines/`        Model bundles, and what runs them
+`formats/`        Frames on disk: one folder a format, each with its layout, readers and writer
+`imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
+`ledger/`         The durable record of what became of every frame
+`models/`         Model bundles: described, checked, installed, found.  Nothing in one is ever executed
+`napari_plugin/`  The plugin for napari: a reader of refocused datasets, and a dock widget of the running daemon
+`processes/`      Child processes: started, supervised, and ended with their parent
+`profiles/`       Calibration profiles in use: which profile applies to a frame, and what it changes
+`sources/`        Where frames come from; each source drives a `refocusd.transport.session.Session`
+`transport/`      How frames travel: messages, the shared ring, and the client side of the wire
+`view/`           The live view: a web page, metrics and health, in a process of its own
+`worker/`         The process that owns one device: ``python -m refocusd.worker`` or ``refocusd worker``
+================  ==================================================================================
 """
 
 from __future__ import annotations
