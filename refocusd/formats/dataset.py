@@ -6,6 +6,7 @@ implementation                      reads
 `ndtiff.reader.NDTiffReader`        NDTiff by its index
 `ndtiff.growing.GrowingNDTiff`      NDTiff whose index may lag behind its files
 `tiff.stacks.MicroManagerStacks`    Micro-Manager's image stack files
+`tiff.growing_ome.GrowingOmeTiff`   OME-TIFF that ome-writers is writing
 `image_files.ImageFiles`            other TIFF, OME-TIFF, ImageJ and PNG files
 `ome_zarr.store_reader.StoreReader` OME-Zarr of any writer, finished or growing
 `ome_zarr.reader.OmeZarrReader`     OME-Zarr as refocusd writes it

@@ -21,11 +21,12 @@ from refocusd.formats.ome_zarr.mirror_reader import MirrorReader
 from refocusd.formats.ome_zarr.reader import OmeZarrReader
 from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.formats.tiff.growing_file import Opener
+from refocusd.formats.tiff.growing_ome import ENDINGS, GrowingOmeTiff
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 
-__all__ = ["kind_of", "open_dataset"]
+__all__ = ["kind_of", "open_dataset", "stem_of"]
 
 
 def kind_of(names: Sequence[str]) -> str:
@@ -68,7 +69,7 @@ def open_dataset(
     path : str or Path
     growing : bool
         Another process is writing it now: an NDTiff dataset, image stacks of
-        Micro-Manager or an OME-Zarr store.  Frames that cannot be used are reported by `Dataset.unusable`; the others
+        Micro-Manager, an OME-TIFF of ome-writers or an OME-Zarr store.  Frames that cannot be used are reported by `Dataset.unusable`; the others
         are read.
     max_frame_bytes : int
         A frame that claims to be larger is an error before memory is taken.
@@ -96,8 +97,8 @@ def open_dataset(
         if (folder := ndtiff_folder(path)) is not None:
             return NDTiffReader(folder, max_frame_bytes=max_frame_bytes)
         if _is_of_stacks(path):
-            return MicroManagerStacks(path, name=_stem(path))
-        return open_images(path, max_frame_bytes, _stem(path))
+            return MicroManagerStacks(path, name=stem_of(path))
+        return open_images(path, max_frame_bytes, stem_of(path))
     except (OSError, ValueError) as error:
         # A folder that may not be entered; a path that cannot be one.
         raise InputError(
@@ -106,6 +107,10 @@ def open_dataset(
 
 
 def _open_growing(path: Path, opener: Opener) -> Dataset:
+    if path.name.lower().endswith(ENDINGS) and path.is_file():
+        growing = GrowingOmeTiff(path, opener)
+        growing.refresh()
+        return growing
     kind = kind_of(os.listdir(path))  # noqa: PTH208 (names only)
     if kind == "separate" or (not kind and any(path.glob(f"*/{METADATA_FILE}"))):
         files = GrowingSeparateFiles(path)
@@ -135,5 +140,6 @@ def _is_of_stacks(path: Path) -> bool:
     return bool(files) and all(is_stack_name(file.name) and is_stack(file) for file in files)
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
+    """Name of a file without its ending; empty for a folder."""
     return path.stem.removesuffix(".ome").removesuffix(".companion") if path.is_file() else ""

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+from refocusd.errors import TransportError
 from refocusd.napari_plugin.layers import ESTIMATE, LayerData, spatial, trust_look
 from refocusd.view.client import ApiClient, ShownFrame
 from refocusd.view.frames.snapshot import auto_window
@@ -88,6 +89,7 @@ def watched(
             drawn.clear()
             yield frame
             drawn.wait(DRAWING_S)
+    raise TransportError(f"the live view at {client.url} has ended")
 
 
 def frame_layers(frame: ShownFrame) -> list[LayerData]:

@@ -218,3 +218,5 @@ def _tell(told: Any, things: Iterable[Any], over: threading.Event) -> None:
                 told.emit(thing)
         except RefocusdError as error:
             told.emit(error)
+        except Exception as error:  # noqa: BLE001 (a panel that stands still would say nothing)
+            told.emit(RefocusdError(f"{type(error).__name__}: {error}; connect again"))

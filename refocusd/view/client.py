@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,7 +211,10 @@ class ApiClient:
             As `ask`.
         """
         with self.open(_with(address, query)) as answer:
-            body = answer.read()
+            try:
+                body = answer.read()
+            except (OSError, HTTPException) as error:
+                raise self._gone(error) from error
         return ShownFrame.from_bytes(body) if body else None
 
     def events(
@@ -246,8 +250,11 @@ class ApiClient:
                         yield Event(name, json.loads(value), ident)
                     elif not field and value and heartbeat:
                         yield Event("", None)
-            except OSError as error:
-                raise TransportError(f"the live view at {self.url} is gone: {error}") from error
+            except (OSError, HTTPException) as error:
+                raise self._gone(error) from error
+
+    def _gone(self, error: Exception) -> TransportError:
+        return TransportError(f"the live view at {self.url} is gone: {error}")
 
     def open(self, address: str, body: Any = None) -> Any:
         """The answer, to be read and closed.

@@ -17,9 +17,11 @@ from waiting import until
 
 import refocusd.napari_plugin
 from refocusd.datasets.run_folder import trust_maps_of
+from refocusd.errors import TransportError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import create_sink
 from refocusd.napari_plugin.live import NAMES
+from refocusd.view.client import ApiClient
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 reason = 'napari is not installed: pip install "refocusd[napari]", or run .ci/napari'
@@ -167,6 +169,20 @@ def test_a_frame_that_is_gone_does_not_end_the_connection(
     seen(application, lambda: told, "the reason")
     assert "is not on disk" in told[0]
     assert widget.connecting.text() == "Disconnect"
+
+
+@pytest.mark.parametrize("error", [TransportError("it is gone"), ValueError("odd answer")])
+def test_a_panel_that_cannot_go_on_says_so(
+    application: Any, widget: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    seen(application, widget.pause.isEnabled, "a daemon")
+    monkeypatch.setattr(ApiClient, "frame", fail)
+    seen(application, lambda: widget.connecting.text() == "Connect", "the end")
+    assert str(error) in widget.state.text()
+    assert not widget.pause.isEnabled()
 
 
 def test_what_is_wrong_is_said_in_the_widget(application: Any, widget: Any) -> None:

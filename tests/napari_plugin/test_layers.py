@@ -16,6 +16,7 @@ from waiting import until
 
 from refocusd.cli.main import main
 from refocusd.datasets.run_folder import RUN_FILE
+from refocusd.errors import TransportError
 from refocusd.formats.open_sink import SinkKind
 from refocusd.napari_plugin.layers import LayerData
 from refocusd.napari_plugin.live import NAMES, LiveStatus, frame_layers, watched
@@ -130,6 +131,17 @@ def test_a_script_that_does_not_look_gets_the_state_only(scene: Scene) -> None:
         told = [next(news) for _ in range(8)]
         news.close()
     assert not any(isinstance(said, ShownFrame) for said in told)
+
+
+def test_the_end_of_a_view_is_told(scene: Scene) -> None:
+    with StandIn(scene) as daemon:
+        with view_of(daemon.endpoint) as port:
+            news = watched(
+                ApiClient(f"http://127.0.0.1:{port}"), threading.Event(), threading.Event()
+            )
+            next(news)
+        with pytest.raises(TransportError, match=r"ended|gone"):
+            list(news)
 
 
 def test_without_napari_it_is_said_how_to_get_it(

@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished import verify
 from live import keys, quick_settings, read_all, running
+from test_follow import ended, following
+from waiting import until
 
 from refocusd.errors import ConfigError
 from refocusd.formats.ndtiff.reader import NDTiffReader
@@ -207,6 +210,27 @@ def test_it_is_an_output_beside_the_writers_of_pymmcore_plus(core: Any, tmp_path
     with NDTiffReader(folder) as reader:
         assert reader.summary["ChNames"] == ["DAPI", "FITC"]
         assert reader.summary["z-step_um"] == 1
+
+
+def test_its_own_ome_tiff_is_followed_while_it_is_written(core: Any, tmp_path: Path) -> None:
+    """Its writer is ome-writers, and nothing of ours is in the script."""
+    pytest.importorskip("ome_writers")
+    raw = tmp_path / "data" / "cells.ome.tiff"
+    raw.parent.mkdir()
+    with (
+        running(quick_settings(tmp_path)) as daemon,
+        following(raw.parent, daemon.endpoint, quiet_s=20.0),
+    ):
+        core.run_mda(useq.MDASequence(**Z_STACK), output=raw).join()
+        until(
+            lambda: (counts := ended(daemon, "cells")) is not None and counts.acquired == 12,
+            "the end of the file",
+        )
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    written = read_all(tmp_path / "data" / "cells_refocused")
+    assert len(written) == 12
+    assert '{"channel":"FITC","time":1,"z":2}' in written
 
 
 def test_an_event_that_the_engine_skips_is_accounted_for(core: Any, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from refocusd.transport import messages as wire
 from refocusd.transport import outcome_log
 from refocusd.transport.outcome_log import OutcomeLog
 from refocusd.view.client import ApiClient, Event, outcomes
+from refocusd.view.http import server
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,18 @@ def test_a_restarted_daemon_is_followed_from_its_beginning(daemon: StandIn, port
     daemon.status_changes = {"pid": 4711}
     daemon._known.clear()  # as a new daemon, which asks who that is
     assert next(follow).axes == {"time": 7}
+
+
+def test_a_stream_outlives_the_time_that_a_request_may_take(
+    daemon: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_S", 0.3)
+    with view_of(daemon.endpoint) as port:
+        begun = time.monotonic()
+        events = ApiClient(url_of(port)).events("events", heartbeat=True)
+        for _ in itertools.takewhile(lambda _: time.monotonic() - begun < 1.0, events):
+            pass
+        assert next(events)
 
 
 def test_who_does_not_read_misses_outcomes_and_holds_up_nobody(daemon: StandIn, port: int) -> None:

@@ -295,7 +295,9 @@ def _places(
         if first_page + length > mine.count:
             raise _mismatch(what, first_page + length, mine.count)
         for step in range(length):
-            place = _advance(start, step, order, sizes)
+            place = _advance(
+                start, step, order, sizes, open_ended=len(blocks) == 1 and length > planes
+            )
             if place is None or first_page + step in mine.taken:
                 raise InputError(
                     f"{what} has OME-XML that gives a page twice, or one outside of its sizes: "
@@ -306,14 +308,18 @@ def _places(
             yield first_page + step, place
     # A list of single planes may stop early, as an aborted acquisition does; a
     # range or nothing at all describes the whole file.
-    if not blocks or (whole and found != planes):
+    if not blocks or (whole and found < planes):
         raise _mismatch(what, planes, found)
 
 
 def _advance(
-    start: dict[str, int], step: int, order: str, sizes: dict[str, int]
+    start: dict[str, int], step: int, order: str, sizes: dict[str, int], *, open_ended: bool
 ) -> dict[str, int] | None:
-    """Find the place `step` planes after `start`; None if it is outside."""
+    """Find the place `step` planes after `start`; None if it is outside.
+
+    Of an acquisition that was stopped ome-writers counts the whole time points in SizeT, and all
+    planes in PlaneCount: those behind the last of an `open_ended` block are of the next time point.
+    """
     if any(start[letter] >= sizes[letter] for letter in order):
         return None
     linear, stride = step, 1
@@ -323,6 +329,9 @@ def _advance(
     place = {}
     for letter in order:
         linear, place[letter] = divmod(linear, sizes[letter])
+    if linear and open_ended and all(sizes[each] == 1 for each in order.partition("T")[2]):
+        place["T"] += linear * sizes["T"]
+        linear = 0
     return None if linear else place
 
 

@@ -50,7 +50,8 @@ def announcement(dataset: Dataset, first: str) -> Open:
     else:
         known = known or derived_id(dataset.path, first, frame)
         said = first_of(frame.metadata, frame.axes.get("channel", ""))
-    pyramid = dataset.path.name == FULL_RESOLUTION
+    # The daemon would name it by the folder's, or the file's, whole name.
+    named_here = dataset.path.name == FULL_RESOLUTION or dataset.path.is_file()
     return Open(
         acquisition=known,
         name=dataset.name,
@@ -58,7 +59,7 @@ def announcement(dataset: Dataset, first: str) -> Open:
         width=form.width,
         dtype=form.dtype_name,
         raw=str(dataset.path),
-        output=str(output_beside(dataset.path)) if pyramid else "",
+        output=str(output_beside(dataset.path)) if named_here else "",
         summary=json.dumps(dict(dataset.summary), default=str),
         report=True,
         first=said,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
 from refocusd.formats.ndtiff.reader import place_of
+from refocusd.formats.open_dataset import stem_of
 
 __all__ = ["command_for", "output_beside", "refocused_as"]
 
@@ -21,6 +22,9 @@ def command_for(path: Path) -> str:
 
 def output_beside(path: Path) -> Path:
     """Where the refocused frames of a raw dataset go."""
+    if path.is_file():
+        # As `refocusd process` names it.
+        return refocused_path(path.with_name(stem_of(path)))
     return refocused_path(place_of(path))
 
 

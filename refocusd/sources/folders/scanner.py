@@ -18,6 +18,7 @@ from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.open_dataset import kind_of
+from refocusd.formats.tiff.growing_ome import ENDINGS
 from refocusd.formats.tiff.separate_files import METADATA_FILE, run_of
 
 __all__ = ["MAX_DEPTH", "Found", "Pulse", "Scanner", "pulse_of"]
@@ -46,7 +47,7 @@ class Found:
     Parameters
     ----------
     path : Path
-        Its folder.
+        Its folder, or the OME-TIFF that it is.
     pulse : tuple
         See `pulse_of`.
     new : bool
@@ -145,6 +146,10 @@ class Scanner:
         ]
         for inner in known.folders:
             self._folders.setdefault(inner, _Folder(known.depth + 1))
+        for entry in entries:
+            stem = entry.name.lower().partition(".ome.tif")[0]
+            if entry.name.lower().endswith(ENDINGS) and stem and not _not_raw(stem):
+                self._note_growing(Path(entry.path), found)
 
     def _note(self, folder: Path, kind: str, names: list[str], found: list[Found]) -> None:
         if RUN_FILE in names or _not_raw(folder.name):
@@ -158,13 +163,16 @@ class Scanner:
             if run is None or not run.is_relative_to(self.root):
                 return
             folder = run
-        if folder in self._pulses:
+        self._note_growing(folder, found)
+
+    def _note_growing(self, path: Path, found: list[Found]) -> None:
+        if path in self._pulses:
             return
-        pulse = pulse_of(folder)
+        pulse = pulse_of(path)
         if pulse:
-            self._pulses[folder] = pulse
-            self._round.append(folder)
-            found.append(Found(folder, pulse, new=True))
+            self._pulses[path] = pulse
+            self._round.append(path)
+            found.append(Found(path, pulse, new=True))
 
     def _enters(self, entry: os.DirEntry[str], depth: int) -> bool:
         if depth > self._depth or entry.name.startswith(".") or _not_raw(entry.name):
@@ -196,9 +204,12 @@ class Scanner:
 def pulse_of(folder: Path) -> Pulse:
     """Name, size and time of a dataset's index and of its newest stack; empty if it is gone.
 
-    Of an OME-Zarr store, when a chunk was added last.
+    Of an OME-Zarr store, when a chunk was added last; of an OME-TIFF those of the file.
     """
     try:
+        if folder.name.lower().endswith(ENDINGS) and folder.is_file():
+            status = folder.stat()
+            return ((folder.name, status.st_size, status.st_mtime_ns),)
         if is_store(folder):
             return (("chunks", 0, max(_changed_ns(folder), default=0)),)
         with os.scandir(folder) as listing:

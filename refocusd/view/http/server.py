@@ -109,7 +109,8 @@ class _LimitedProtocol(H11Protocol):
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self.conn.their_state is h11.DONE:
+        # Whole; the second is that of a program that says "Connection: close", as urllib does.
+        if self.conn.their_state in (h11.DONE, h11.MUST_CLOSE):
             self._request_due.cancel()
 
     def on_response_complete(self) -> None:

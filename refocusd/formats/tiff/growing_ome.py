@@ -1,0 +1,137 @@
+"""OME-TIFF while ome-writers, and with it pymmcore-plus, writes it: one file for each position.
+
+The first page and its OME-XML are written with the first frame, the pixels of the others follow it one
+after the other, and their directories come last.  So the size of the file says how many frames there
+are, and a second directory that the file is finished.
+
+Source: ome-writers 0.3 ``_backends/_tifffile.py``.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from refocusd.errors import InputError
+from refocusd.files import open_shared
+from refocusd.formats.placed_frames import PlacedFrames
+from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, without_constant_axes
+from refocusd.formats.tiff.growing_file import Opener
+from refocusd.formats.tiff.ome_xml import from_ome
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.page_layout import page_layout
+from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.strict import StrictTiff
+from refocusd.frame import canonical_axes
+
+__all__ = ["ENDINGS", "GrowingOmeTiff"]
+
+ENDINGS = (".ome.tif", ".ome.tiff")
+
+
+class GrowingOmeTiff(PlacedFrames):
+    """The frames of one OME-TIFF that ome-writers writes, or has written.
+
+    A file of one time point may get more, of which its OME-XML says nothing yet: its frames are taken
+    once it is finished.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    opener : callable
+        Opens it.
+
+    Raises
+    ------
+    InputError
+        If another program has written it, or it is compressed.
+    """
+
+    source = "OME-XML"
+
+    def __init__(self, path: Path, opener: Opener = open_shared) -> None:
+        name = path.name[: path.name.lower().rindex(".ome.tif")]
+        super().__init__(path, opener, name=name, growing=True)
+        self.catch_up_from = str(self.path)
+        self._arrangement = Arrangement((), self.source)
+        self._pages: dict[str, PlacedPage] = {}
+        self._finished = False
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the OME-XML says of all frames."""
+        return self._arrangement.summary
+
+    @property
+    def finished(self) -> bool:
+        """Whether its writer has closed it."""
+        return self._finished
+
+    def refresh(self) -> list[str]:
+        """Take up the frames that were written since."""
+        size = self.path.stat().st_size
+        if self._finished:
+            return []
+        try:
+            with closing(StrictTiff(self.path)) as tiff:
+                page = tiff.page(tiff.offsets[0])
+                xml, closed = tiff.description(page), len(tiff.offsets) > 1
+                layout = page_layout(tiff, page, 0, MAX_FRAME_BYTES)
+        except InputError:
+            return []  # its first page, or its last, is being written
+        arrangement = self._arranged(xml)
+        start, form = layout.contiguous_offset, layout.format
+        if start is None:
+            raise self._refused("it is compressed")
+        axes = without_constant_axes([frame.axes for frame in arrangement.frames])
+        if not closed and len(axes) > 1 and not _counts_time(arrangement):
+            return []
+        self._arrangement, self._finished = arrangement, closed or len(axes) == 1
+        fresh = []
+        there = (size - start) // form.nbytes
+        for frame, named in zip(arrangement.frames, axes, strict=True):
+            key = canonical_axes(named)
+            if frame.page < there and key not in self._frames:
+                offset = start + frame.page * form.nbytes
+                self._frames[key] = Place(self.path.name, offset, form, 0, 0)
+                self._pages[key] = frame
+                fresh.append(key)
+        return fresh
+
+    def is_whole(self, key: str) -> bool:
+        """Whether a frame is on disk: it counts once it is."""
+        return key in self
+
+    def _arranged(self, xml: str) -> Arrangement:
+        if 'Creator="tifffile' in xml[:2000]:
+            raise self._refused("its writer gives it its full size before the first frame")
+        arrangement = None
+        if "Creator=" not in xml[:2000]:
+            arrangement = from_ome(xml, sys.maxsize, self.path.name, str(self.path))
+        if arrangement is None:
+            raise self._refused("it is not one that ome-writers writes")
+        return arrangement
+
+    def _refused(self, why: str) -> InputError:
+        return InputError(
+            f"{self.path} cannot be followed while it is written: {why}, and nothing else tells which "
+            f"frames are there; when it is finished: `refocusd process {self.path}`.  OME-Zarr can be "
+            "followed, and pymmcore-plus hands frames over itself (refocusd.MDAOutput)"
+        )
+
+    def _metadata(self, key: str) -> dict[str, Any]:
+        page = self._pages[key]
+        said = {
+            "ElapsedTime-ms": page.elapsed_ms,
+            "PixelSizeUm": self._arrangement.pixel_um,
+            "PositionName": page.position_name,
+            **page.metadata,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+
+def _counts_time(arrangement: Arrangement) -> bool:
+    return len({frame.axes.get("time") for frame in arrangement.frames}) > 1
