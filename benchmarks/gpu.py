@@ -5,7 +5,9 @@
 Latency is from counts in the computer's memory to counts there again: offset and scale,
 upload, network, rounding, download.  The bound is that of `refocusd bench`: the least time
 that the network's arithmetic and memory take at the rates measured on this card.  The
-ResNet-34 U-net has random weights, which cost as much as others.  What cannot be measured
+ResNet-34 U-net has random weights, which cost as much as others.  The default model is given a blur
+of the width that its network is made for: the whole frame goes through it, once, as in a stream;
+how much of its work each frame costs depends on the blur, so it has no bound.  What cannot be measured
 is listed with the reason; the figures are kept after every step.
 """
 
@@ -43,7 +45,9 @@ from refocusd.config import EngineOptions, Precision
 from refocusd.engines.choose import available_backends
 from refocusd.engines.cuda import TorchEngine
 from refocusd.engines.engine import Engine
-from refocusd.engines.tensorrt import TensorRtEngine, probe
+from refocusd.engines.scaled import ScaledEngine
+from refocusd.engines.scaled.torch import TorchScaleNetwork
+from refocusd.engines.tensorrt import TensorRtEngine, probe, tensorrt_scale_network
 from refocusd.errors import EngineError, RefocusdError
 from refocusd.models.bundle import ModelBundle, load_bundle
 
@@ -59,6 +63,8 @@ WARM_FRAMES = 5
 #: Side of the frame whose work is counted; convolutions scale with the area.
 COUNTED_PX = 256
 COPY_RUNS = 20
+#: Width of the blur that a model at the scale of the blur is told, px.
+BLUR_PX = 3.0
 RESNET = NetworkConfig(name="resnet34")
 
 Device = Literal["cuda", "cpu"]
@@ -204,8 +210,9 @@ def engine_rows(
     plan: Plan, folder: Path, rates: Mapping[str, Rates], late: Callable[[], bool]
 ) -> Iterator[Figures]:
     """Every engine at every size; what is refused says why."""
-    for bundle in (load_bundle("live-nuclei"), random_resnet(folder)):
-        work = counted(bundle)
+    default = load_bundle("live-fluorescence")
+    for bundle in (load_bundle("live-nuclei"), random_resnet(folder), default):
+        work = counted(bundle) if bundle.fine_sigma_px is None else None
         for precision in plan.precisions:
             for backend, build in builders(plan.device).items():
                 about: Figures = {
@@ -234,11 +241,18 @@ def engine_rows(
 
 def builders(device: Device) -> dict[str, Callable[[ModelBundle, EngineOptions], Engine]]:
     """The backends that are measured; TensorRT is tried everywhere, and its refusal kept."""
-    by_torch = "cuda" if device == "cuda" else "torch-cpu"
-    return {
-        by_torch: lambda bundle, options: TorchEngine(bundle, options, device),
-        "tensorrt": lambda bundle, options: TensorRtEngine(with_onnx(bundle), options),
-    }
+
+    def by_torch(bundle: ModelBundle, options: EngineOptions) -> Engine:
+        if bundle.fine_sigma_px is None:
+            return TorchEngine(bundle, options, device)
+        return ScaledEngine(bundle, TorchScaleNetwork(bundle, options, device), BLUR_PX)
+
+    def by_tensorrt(bundle: ModelBundle, options: EngineOptions) -> Engine:
+        if bundle.fine_sigma_px is None:
+            return TensorRtEngine(with_onnx(bundle), options)
+        return ScaledEngine(bundle, tensorrt_scale_network(with_onnx(bundle), options), BLUR_PX)
+
+    return {"cuda" if device == "cuda" else "torch-cpu": by_torch, "tensorrt": by_tensorrt}
 
 
 def measured(
@@ -246,7 +260,7 @@ def measured(
     bundle: ModelBundle,
     shape: tuple[int, int],
     plan: Plan,
-    work: Work,
+    work: Work | None,
     rates: Mapping[str, Rates],
 ) -> Figures:
     """Latency of frames of one size."""
@@ -277,7 +291,7 @@ def measured(
         "network_p50_ms": round(percentile(network, 50), 3),
     }
     precision = engine.description.precision
-    if precision in rates:
+    if work is not None and precision in rates:
         limit = bound_ms(work, bundle, shape, precision, rates[precision])
         found["bound_ms"] = round(limit, 3)
         found["network_to_bound_ratio"] = round(percentile(network, 50) / limit, 2)
