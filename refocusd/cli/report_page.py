@@ -31,6 +31,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1060px;margin:2em auto;padding
 table{border-collapse:collapse;margin:.5em 0 1.5em}th,td{padding:.2em 1.2em .2em 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 th{color:var(--quiet);font-weight:500}figure{margin:0 0 1.5em;break-inside:avoid}figure img{width:32%;min-width:200px;image-rendering:pixelated;border:1px solid var(--line)}
 figcaption{color:var(--quiet)}.untrusted{color:var(--bad)}.doubtful{color:var(--wait)}.trusted{color:var(--good)}svg{max-width:100%;color:var(--good)}
+th{overflow-wrap:normal}text{font-size:11px;fill:var(--quiet)}@media (max-width:700px){figure img{width:100%}}
 @page{size:A4;margin:16mm}
 @media print{:root{color-scheme:light;--ink:#000;--quiet:#444;--line:#bbb;--back:#fff;--bad:#a3211a;--wait:#6d4f04;--good:#0a6155}
 body{font-size:10.5pt;margin:0;padding:0;max-width:none}h1{font-size:17pt}h2{font-size:12.5pt;break-after:avoid}tr{break-inside:avoid}figure img{min-width:0;print-color-adjust:exact}}
@@ -143,7 +144,8 @@ def _table(rows: Iterable[tuple[object, ...]]) -> str:
 
 
 def _blur(report: RunReport) -> tuple[str, ...]:
-    return "<h2>Blur of raw, px</h2>", _line(report.blur_px), _table(report.blur_sources.items())
+    sources = ((f"found from: {source}", count) for source, count in report.blur_sources.items())
+    return "<h2>Blur of raw, px</h2>", _line(report.blur_px), _table(sources)
 
 
 def _line(values: Sequence[float]) -> str:
@@ -157,17 +159,19 @@ def _line(values: Sequence[float]) -> str:
     )
     return (
         '<svg viewBox="0 0 960 110" role="img" aria-label="blur by frame"><polyline fill="none" '
-        f'stroke="currentColor" stroke-width="1.5" points="{points}"/></svg>'
-        f"<p>{len(values)} frames, {min(values):.1f} to {max(values):.1f} px</p>"
+        f'stroke="currentColor" stroke-width="1.5" points="{points}"/>'
+        f'<path d="M0 100H960" stroke="var(--line)"/><text y="9">{top:.1f}</text><text y="97">0</text></svg>'
+        f"<p>{len(values)} frames in their order, {min(values):.1f} to {max(values):.1f} px</p>"
     )
 
 
 def _figure(pictures: Pictures) -> str:
     frame = pictures.frame
-    low, high = np.percentile(pictures.raw[::4, ::4], (0.5, 99.8))
-    images = [
-        _grey(pixels, float(low), float(high)) for pixels in (pictures.raw, pictures.refocused)
-    ]
+    both = pictures.raw, pictures.refocused
+    low = float(np.percentile(pictures.raw[::4, ::4], 0.5))
+    # Objects in focus are brighter: by the range of raw alone, they would be flat and white.
+    high = max(float(np.percentile(pixels[::4, ::4], 99.8)) for pixels in both)
+    images = [_grey(pixels, low, high) for pixels in both]
     names = ["raw", "written"]
     if pictures.residuals is not None:
         chi2 = np.log1p(pictures.residuals) / np.log1p(WHITE_CHI2)
