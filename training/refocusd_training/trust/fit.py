@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -242,8 +243,9 @@ def _half_width(pairs: Sequence[tuple[Example, Outcome]]) -> Floats:
         over = off - np.exp(terms[0]) - np.exp(terms[1]) * light
         return float(np.mean(np.maximum(HELD * over, (HELD - 1) * over)))
 
-    around = {"initial_simplex": [[-1.0, -2.0], [0.5, -2.0], [-1.0, -0.5]]}
-    return np.exp(minimize(loss, np.array([-1.0, -2.0]), method="Nelder-Mead", options=around).x)
+    around: Any = {"initial_simplex": [[-1.0, -2.0], [0.5, -2.0], [-1.0, -0.5]]}
+    found = minimize(loss, np.array([-1.0, -2.0]), method="Nelder-Mead", options=around).x
+    return np.asarray(np.exp(found), dtype=np.float64)
 
 
 def _expected(example: Example, outcome: Outcome) -> float:
