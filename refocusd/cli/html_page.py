@@ -28,6 +28,7 @@ th{color:var(--quiet);font-weight:500}img{max-width:100%;height:auto}code{font-s
 figure{display:flex;flex-wrap:wrap;gap:.4em;margin:0 0 1.5em;break-inside:avoid}figure img{flex:1 1 200px;max-width:32%;align-self:flex-start;image-rendering:pixelated;border:1px solid var(--line)}
 figcaption{flex-basis:100%}figcaption,.note{color:var(--quiet)}dt{font-weight:600}dd{margin:0 0 .3rem 1rem}.number{text-align:right;white-space:nowrap}
 .bad,.worse,.untrusted{color:var(--bad)}.doubtful,.remark{color:var(--wait)}.better,.trusted{color:var(--good)}svg{max-width:100%;color:var(--good)}
+th{overflow-wrap:normal}text{font-size:11px;fill:var(--quiet)}@media (max-width:700px){figure img{max-width:100%}}
 @page{size:A4;margin:16mm}
 @media print{:root{color-scheme:light;--ink:#000;--quiet:#444;--line:#bbb;--back:#fff;--bad:#a3211a;--wait:#6d4f04;--good:#0a6155}
 body{font-size:10.5pt;margin:0;padding:0;max-width:none}h1{font-size:17pt}h2{font-size:12.5pt;break-after:avoid}tr{break-inside:avoid}figure img{print-color-adjust:exact}}

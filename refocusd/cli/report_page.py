@@ -116,7 +116,8 @@ def _statement(report: RunReport) -> list[str]:
 
 
 def _blur(report: RunReport) -> tuple[str, ...]:
-    return "<h2>Blur of raw, px</h2>", _line(report.blur_px), table(report.blur_sources.items())
+    sources = ((f"found from: {source}", count) for source, count in report.blur_sources.items())
+    return "<h2>Blur of raw, px</h2>", _line(report.blur_px), table(sources)
 
 
 def _line(values: Sequence[float]) -> str:
@@ -130,17 +131,21 @@ def _line(values: Sequence[float]) -> str:
     )
     return (
         '<svg viewBox="0 0 960 110" role="img" aria-label="blur by frame"><polyline fill="none" '
-        f'stroke="currentColor" stroke-width="1.5" points="{points}"/></svg>'
-        f"<p>{len(values)} frames, {min(values):.1f} to {max(values):.1f} px</p>"
+        f'stroke="currentColor" stroke-width="1.5" points="{points}"/>'
+        f'<path d="M0 100H960" stroke="var(--line)"/><text y="9">{top:.1f}</text><text y="97">0</text></svg>'
+        f"<p>{len(values)} frames in their order, {min(values):.1f} to {max(values):.1f} px</p>"
     )
 
 
 def _figure(pictures: Pictures) -> str:
     frame = pictures.frame
-    low, high = np.percentile(pictures.raw[::4, ::4], (0.5, 99.8))
+    both = pictures.raw, pictures.refocused
+    low = float(np.percentile(pictures.raw[::4, ::4], 0.5))
+    # Objects in focus are brighter: by the range of raw alone, they would be flat and white.
+    high = max(float(np.percentile(pixels[::4, ::4], 99.8)) for pixels in both)
     shown = {
-        "raw": grey_png(pictures.raw, float(low), float(high), side_px=SIDE_PX),
-        "written": grey_png(pictures.refocused, float(low), float(high), side_px=SIDE_PX),
+        name: grey_png(pixels, low, high, side_px=SIDE_PX)
+        for name, pixels in zip(("raw", "written"), both, strict=True)
     }
     if pictures.residuals is not None:
         chi2 = np.log1p(pictures.residuals) / np.log1p(WHITE_CHI2)

@@ -220,7 +220,8 @@ class Judge:
         if _measured_above(field, pair, 1) or _unsharpened(pair):
             chance = max(chance, self.untrusted)
         verdict: Verdict = "trusted"
-        if chance >= self.doubtful or foreign > self.strange or _measured_above(field, pair, 0):
+        odd = foreign > self.strange or _measured_above(field, pair, 0) or _processed(field, pair)
+        if chance >= self.doubtful or odd:
             verdict = "doubtful"
         if chance >= self.untrusted:
             verdict = "untrusted"
@@ -244,6 +245,8 @@ IN_FOCUS_PX = 2.0
 CLIPPED = (0.01, 0.05)
 #: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
 UNEXPLAINED = (0.1, 0.2)
+#: From so much smoothness on, noise is not a camera's; 99 % of blurred frames have less than 2.
+SMOOTH = 2.2
 #: The same of the light of one tile that changed; 98 % of frames change less than 0.26.
 FLUX = (0.1, 0.5)
 
@@ -255,6 +258,11 @@ def _measured_above(field: FieldEvidence, pair: PairEvidence, level: int) -> boo
         or pair.unexplained > UNEXPLAINED[level]
         or pair.worst_flux > FLUX[level]
     )
+
+
+def _processed(field: FieldEvidence, pair: PairEvidence) -> bool:
+    """Whether the noise of a blurred frame is smooth: details of a sharp one look like that."""
+    return field.smoothness > SMOOTH and pair.stated_px >= IN_FOCUS_PX
 
 
 def _unsharpened(pair: PairEvidence) -> bool:
@@ -273,6 +281,7 @@ def _reasons(field: FieldEvidence, pair: PairEvidence) -> list[str]:
     misfit = pair.blur_px / pair.stated_px
     found = {
         f"{field.clipped:.0%} of the pixels are clipped": field.clipped > CLIPPED[0],
+        "its pixels were interpolated, smoothed or compressed": _processed(field, pair),
         f"blurred by {pair.stated_px:.0f} px, the engine found nothing to sharpen": _unsharpened(
             pair
         ),

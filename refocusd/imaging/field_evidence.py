@@ -6,6 +6,9 @@ question                          formula, and its source
 noise of one pixel                differences of diagonal neighbours (J. Immerkær, Comput. Vis.
                                   Image Underst. 64, 300, 1996), by tile, so that the camera's gain
                                   need not be known
+do these pixels come from a       noise of means of two by two pixels, over that of single ones: half
+camera?                           where noise is white, more where pixels were interpolated, smoothed
+                                  or compressed
 is there anything to refocus?     contrast above a smooth background (quadric and r⁴, fitted to what
                                   is not an object, after W. S. Cleveland's robust regression, 1979)
                                   over the noise of a pixel; hot pixels left out
@@ -65,6 +68,8 @@ class FieldEvidence:
     ----------
     noise : float
         Standard deviation of one pixel's noise, counts.
+    smoothness : float
+        Noise of means of two by two pixels over half of that: 1 for white noise.
     contrast : float
         Brightest structures over the smooth background, counts.
     clipped : float
@@ -82,6 +87,7 @@ class FieldEvidence:
     """
 
     noise: float
+    smoothness: float
     contrast: float
     clipped: float
     looks: Floats
@@ -117,6 +123,7 @@ def examine_field(raw: Pixels) -> FieldEvidence | None:
     focus = tile_focus(raw, tile_px)
     return FieldEvidence(
         noise=noise,
+        smoothness=2 * _noise(means(raw, 2)) / noise,
         contrast=contrast,
         clipped=_clipped(raw),
         looks=np.array(
@@ -147,13 +154,13 @@ def noise_variance(raw: Pixels, field: FieldEvidence) -> Floats:
     return np.asarray(variance[rows][:, columns])
 
 
-def _noise(raw: Pixels) -> float:
+def _noise(raw: Pixels | Floats) -> float:
     """Standard deviation of a pixel's noise, counts; at least what rounding makes."""
     differences = _diagonal_differences(raw, max(2, 2 * (raw.size >> 18)))
     return max(float(np.median(differences)) / (2 * _MEDIAN_ABSOLUTE), _ROUNDING)
 
 
-def _diagonal_differences(raw: Pixels, step: int) -> Floats:
+def _diagonal_differences(raw: Pixels | Floats, step: int) -> Floats:
     rows = raw[1::step].astype(np.float32)
     rows -= raw[:-1:step].astype(np.float32)[: len(rows)]
     return np.asarray(np.abs(rows[:, 1:] - rows[:, :-1]))

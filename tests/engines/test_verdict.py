@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from refocusd_training.trust.pictures import EMPTY, Empty, brightfield, checkerboard, empty_field
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
@@ -76,6 +76,16 @@ def test_a_tenth_of_clipped_pixels_is_never_trusted() -> None:
     said = said_of_pair(raw, out, blur)
     assert said.verdict == "untrusted"
     assert "10% of the pixels are clipped" in said.reasons
+
+
+def test_a_frame_of_interpolated_pixels_is_not_trusted_and_says_why() -> None:
+    raw = frame_of_nuclei(12.0)
+    raw = np.rint(zoom(raw[:174, :174].astype(np.float32), 4, order=1)).astype(np.uint16)
+    out = np.empty_like(raw)
+    blur = DeconvolutionEngine().refocus(raw, out).blur
+    said = said_of_pair(raw, out, blur)
+    assert said.verdict in ("doubtful", "untrusted")
+    assert "its pixels were interpolated, smoothed or compressed" in said.reasons
 
 
 def test_objects_that_raw_does_not_hold_are_not_trusted() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
@@ -60,6 +60,15 @@ def test_hot_pixels_and_a_gradient_are_no_structure() -> None:
     field = field_of(raw)
     assert field.contrast < 2 * field.noise
     assert 80 < field.hot.sum() <= 100
+
+
+def test_interpolated_pixels_have_smooth_noise_and_a_cameras_have_not(
+    light: NDArray[np.float64],
+) -> None:
+    raw = taken(gaussian_filter(light, SIGMA_PX))
+    assert field_of(raw).smoothness == pytest.approx(1, abs=0.15)
+    enlarged = zoom(raw[:130, :174].astype(np.float32), 4, order=1)
+    assert field_of(np.rint(enlarged).astype(np.uint16)).smoothness > 2.5
 
 
 def test_a_frame_too_small_for_evidence_has_none() -> None:

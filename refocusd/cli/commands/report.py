@@ -160,7 +160,7 @@ def _agreement(attempts: Sequence[Attempt]) -> dict[str, str]:
         values = [float(each[key]) for each in records if isinstance(each.get(key), float)]
         if values:
             middle, high = np.percentile(values, (50, 95))
-            found[name] = f"{middle:.3f} (median), {high:.3f} (95 % of the frames below)"
+            found[name] = f"median {middle:.3f}; at most {high:.3f} in 95 % of the frames"
     return found
 
 
