@@ -11,8 +11,6 @@ from playwright.sync_api import Browser, Page, expect
 from view_browser import DESK, PHONE, open_page
 from view_process import view_of
 
-from refocusd.config import environment_of
-
 JOB_MS = 180_000.0
 NOBODY = "tcp://127.0.0.1:9"
 
@@ -20,8 +18,8 @@ NOBODY = "tcp://127.0.0.1:9"
 @pytest.fixture
 def view(tmp_path: Path) -> Iterator[str]:
     """Address of a view whose jobs keep their state in the test's folder."""
-    environment = environment_of(quick_settings(tmp_path, endpoint=NOBODY))
-    with view_of(NOBODY, environment=environment) as port:
+    settings = quick_settings(tmp_path, endpoint=NOBODY)
+    with view_of(NOBODY, settings=settings) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
