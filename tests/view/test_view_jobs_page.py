@@ -95,7 +95,7 @@ def test_a_wrong_path_is_told_beside_the_field(browser: Browser, view: str, tmp_
             page.get_by_role("alert").filter(has_text=f"{tmp_path}/jd? is not there")
         ).to_be_visible()
         expect(page.get_by_role("checkbox", name="quick")).to_be_visible()
-        expect(page.get_by_label("Model")).to_be_hidden()
+        expect(page.get_by_label("Model", exact=True)).to_be_hidden()
 
 
 def test_paths_and_models_are_offered(browser: Browser, view: str, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_paths_and_models_are_offered(browser: Browser, view: str, tmp_path: Pat
         page.locator("#job-path").fill(f"{tmp_path}/")
         offered = page.locator(f'#job-paths option[value="{tmp_path / "cells_7"}"]')
         expect(offered).to_have_count(1)
-        page.get_by_label("Model").select_option("live-nuclei")
+        page.get_by_label("Model", exact=True).select_option("live-nuclei")
         expect(page.locator("#job-model-about")).to_contain_text("nuclei")
 
 
