@@ -57,7 +57,7 @@ class Supervisor:
     order : callable, optional
         Makes the order of the process with the given identity.
     on_line : callable, optional
-        Takes the first line of its standard output.  Without it that is discarded.
+        Takes each line of its standard output.  Without it that is discarded.
     on_end : callable, optional
         Called after each end that nobody asked for; decides how to go on.
     on_over : callable, optional
@@ -181,7 +181,8 @@ class Supervisor:
             child = self._child = Child(self._arguments, order, output=output)
             self._identity = identity
         if self._on_line is not None:
-            self._on_line(child.read_line())
+            for line in iter(child.read_line, b""):
+                self._on_line(line)
         status = child.wait()
         with self._lock:
             self._child = None

@@ -11,7 +11,7 @@ import webbrowser
 from pathlib import Path
 
 from refocusd import files
-from refocusd.config import DEFAULT_VIEW_PORT, Settings, environment_of
+from refocusd.config import DEFAULT_VIEW_PORT, Settings
 from refocusd.errors import ConfigError
 from refocusd.files import read_limited
 from refocusd.processes.lifeline import end_with_parent
@@ -105,7 +105,7 @@ def view_options(arguments: argparse.Namespace, settings: Settings | None = None
         webhook=arguments.webhook,
         webhook_untrusted=arguments.webhook_untrusted,
         without_token=open_paths,
-        environment=environment_of(settings) if settings is not None else {},
+        settings=settings,
     )
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from refocusd.config import Settings
 from refocusd.processes.supervisor import Action, Supervisor
+from refocusd.view.http.settings import WantedSettings
 from refocusd.view.serve import Announcement
 
 __all__ = ["ViewProcess"]
@@ -38,6 +39,8 @@ class ViewProcess:
     url, entry : str
         Of the page, without and with its token, once it listens; empty before, and when it was
         given up.
+    wanted : Settings or None
+        What was chosen on the page, once something was: all settings.
     settled : threading.Event
         Set once the page can be asked for, or never will.
     """
@@ -51,11 +54,12 @@ class ViewProcess:
             "the live view",
             [*command, "--with-settings", *(flags or [])],
             order=lambda _: used,
-            on_line=self._announced,
+            on_line=self._said,
             on_end=lambda end: Action.GIVE_UP if end.status == _CANNOT else Action.RESTART,
             on_over=self._ended,
         )
         self.url = self.entry = ""
+        self.wanted: Settings | None = None
         self.settled = threading.Event()
 
     @property
@@ -70,7 +74,9 @@ class ViewProcess:
     def __exit__(self, *_error: object) -> None:
         self._supervisor.stop()
 
-    def _announced(self, line: bytes) -> None:
+    def _said(self, line: bytes) -> None:
+        with contextlib.suppress(msgspec.MsgspecError):
+            self.wanted = msgspec.json.decode(line, type=WantedSettings).wanted
         with contextlib.suppress(msgspec.MsgspecError):
             said = msgspec.json.decode(line, type=Announcement)
             self.url, self.entry = said.url, said.entry

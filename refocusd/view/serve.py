@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 
 import msgspec
 
+from refocusd.config import environment_of
 from refocusd.view.http.options import ViewOptions
 
 __all__ = ["Announcement", "announce", "page_address", "serving", "until_asked"]
@@ -65,13 +66,12 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
     from refocusd.view.state.view_state import ViewState
 
     state = ViewState(options.endpoint)
+    settings = environment_of(options.settings) if options.settings is not None else {}
     with (
         closing(Datasets(state)) as datasets,
         Alerts(options.webhook, options.webhook_untrusted) as alerts,
         DaemonLink(state, alerts.note, alerts.note_outcomes) as link,
-        Jobs(
-            {"REFOCUSD_ENDPOINT": options.endpoint, **options.environment}, state.note_jobs
-        ) as jobs,
+        Jobs({"REFOCUSD_ENDPOINT": options.endpoint, **settings}, state.note_jobs) as jobs,
     ):
         app = view_app(options, state, link, datasets, GpuMonitor(), jobs)
         with web_server(options, app) as port:

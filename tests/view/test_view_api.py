@@ -89,6 +89,7 @@ def test_every_operation_that_is_described_is_served_and_no_other(setup: Setup) 
         ),
         *("/snapshot.png", "/snapshot.tif"),
         *(
+            "/settings",
             "/models",
             "/folder",
             "/jobs",

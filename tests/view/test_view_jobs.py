@@ -57,8 +57,8 @@ class Room:
 
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Room]:
-    environment = environment_of(quick_settings(tmp_path, endpoint=NOBODY))
-    with view_of(NOBODY, environment=environment) as port:
+    settings = quick_settings(tmp_path, endpoint=NOBODY)
+    with view_of(NOBODY, settings=settings) as port:
         yield Room(port, tmp_path)
 
 

@@ -11,8 +11,6 @@ from playwright.sync_api import Browser, Page, expect
 from view_browser import DESK, PHONE, open_page
 from view_process import view_of
 
-from refocusd.config import environment_of
-
 JOB_MS = 180_000.0
 NOBODY = "tcp://127.0.0.1:9"
 
@@ -20,8 +18,8 @@ NOBODY = "tcp://127.0.0.1:9"
 @pytest.fixture
 def view(tmp_path: Path) -> Iterator[str]:
     """Address of a view whose jobs keep their state in the test's folder."""
-    environment = environment_of(quick_settings(tmp_path, endpoint=NOBODY))
-    with view_of(NOBODY, environment=environment) as port:
+    settings = quick_settings(tmp_path, endpoint=NOBODY)
+    with view_of(NOBODY, settings=settings) as port:
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -97,7 +95,7 @@ def test_a_wrong_path_is_told_beside_the_field(browser: Browser, view: str, tmp_
             page.get_by_role("alert").filter(has_text=f"{tmp_path}/jd? is not there")
         ).to_be_visible()
         expect(page.get_by_role("checkbox", name="quick")).to_be_visible()
-        expect(page.get_by_label("Model")).to_be_hidden()
+        expect(page.get_by_label("Model", exact=True)).to_be_hidden()
 
 
 def test_paths_and_models_are_offered(browser: Browser, view: str, tmp_path: Path) -> None:
@@ -107,7 +105,7 @@ def test_paths_and_models_are_offered(browser: Browser, view: str, tmp_path: Pat
         page.locator("#job-path").fill(f"{tmp_path}/")
         offered = page.locator(f'#job-paths option[value="{tmp_path / "cells_7"}"]')
         expect(offered).to_have_count(1)
-        page.get_by_label("Model").select_option("live-nuclei")
+        page.get_by_label("Model", exact=True).select_option("live-nuclei")
         expect(page.locator("#job-model-about")).to_contain_text("nuclei")
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,6 +16,7 @@ from refocusd.cli.console import write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon, stop_daemon
+from refocusd.errors import RefocusdError
 from refocusd.processes.daemon_process import Announcement
 from refocusd.processes.lifeline import watch_stdin
 from refocusd.processes.priority import yield_to_acquisition
@@ -67,23 +69,50 @@ def _run(arguments: argparse.Namespace) -> int:
     asked = stop_asked()
     if arguments.with_parent:
         watch_stdin(asked.set)
+    before, ready = settings, threading.Event()
+    while True:
+        ready.clear()
+        try:
+            wanted, status = _serve(arguments, settings, asked, ready)
+        except RefocusdError as error:
+            if settings is before or ready.is_set():
+                raise
+            log.error("the chosen settings do not work (%s); back to those before", error)
+            settings = before
+            continue
+        if wanted is None:
+            return status
+        log.info("starting anew, with the settings that were chosen on the page")
+        before, settings = settings, wanted
+
+
+def _serve(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    asked: threading.Event,
+    ready: threading.Event,
+) -> tuple[Settings | None, int]:
+    """Be the daemon until it is asked to stop, or other settings are chosen: those, and the status."""
     with (
         Daemon(settings) as daemon,
         # A process of its own: it can neither slow nor end the daemon.
         ViewProcess(daemon.endpoint, _view_flags(settings), settings)
         if settings.view
-        else nullcontext(),
+        else nullcontext() as view,
         AttachProcess(daemon.endpoint, settings) as attached,
     ):
         daemon.wait_ready(asked)
+        ready.set()
         log.info("sources: %s", ", ".join(["hook", *attached.sources]))
         if arguments.announce and not asked.is_set():
+            arguments.announce = False  # once
             line = msgspec.json.encode(Announcement(daemon.endpoint, os.getpid()))
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.buffer.flush()
         # Asked by a signal, by the parent's end, or (then the broker ends) over the socket.
-        while not asked.is_set() and not daemon.wait(0.2):
+        while not (asked.is_set() or (view and view.wanted) or daemon.wait(0.2)):
             pass
+        wanted = view.wanted if view and not asked.is_set() else None
         log.info("stopping")
     daemon.check()
     counts = daemon.counts()
@@ -91,7 +120,7 @@ def _run(arguments: argparse.Namespace) -> int:
         said = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in verdicts.items())
         log.info("frames by verdict: %s", said)
     write_json(arguments.json, {key: msgspec.to_builtins(value) for key, value in counts.items()})
-    return 1 if daemon.unfinished else 0
+    return wanted, 1 if daemon.unfinished else 0
 
 
 def _view_flags(settings: Settings) -> list[str]:

@@ -12,6 +12,7 @@
 `outcomes`  Server-sent events: what became of each frame, for scripts that image some again
 `query`     What a request asks, checked: nothing else of it is believed
 `server`    The view's web server: uvicorn in a thread of its own, with limits on every connection
+`settings`  Settings that are chosen on the page: the daemon is started anew with them
 `status`    The state of daemon and view: for the page, for programs, and what they can change
 `streams`   Server-sent events: how they are written, to a bounded number of readers
 ==========  ========================================================================================

@@ -33,6 +33,7 @@ from refocusd.view.http.guard import GuardedApp
 from refocusd.view.http.jobs import job_routes
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.http.outcomes import outcome_routes
+from refocusd.view.http.settings import settings_routes
 from refocusd.view.http.status import health_routes, status_routes
 from refocusd.view.http.streams import Streams
 from refocusd.view.state.gpu import GpuMonitor
@@ -62,6 +63,7 @@ def view_app(
         *outcome_routes(state, streams),
         *frame_routes(state, datasets),
         *job_routes(jobs),
+        *settings_routes(options.settings, state, jobs),
     ]
     app = Starlette(
         routes=[

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from refocusd.config import DEFAULT_VIEW_PORT
+from refocusd.config import DEFAULT_VIEW_PORT, Settings
 from refocusd.errors import ConfigError
 
 __all__ = ["LOOPBACK", "ViewOptions"]
@@ -42,8 +41,8 @@ class ViewOptions:
         Share of an acquisition's frames that are not trusted above which one is posted, 0 to 1.
     without_token : set of str
         Paths that need no token: what neither acts nor shows pixels.
-    environment : mapping
-        Variables of the commands that are run as jobs: the settings of the daemon.
+    settings : Settings or None
+        Those of the daemon, where it has started this view: jobs use the same.
 
     Raises
     ------
@@ -62,7 +61,7 @@ class ViewOptions:
     webhook: str = ""
     webhook_untrusted: float = 0.2
     without_token: frozenset[str] = frozenset({"/health"})
-    environment: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings | None = None
 
     def __post_init__(self) -> None:
         """Refuse what would be unsafe or cannot work."""

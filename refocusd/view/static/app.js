@@ -8,6 +8,7 @@ import { Jobs } from "./jobs.js";
 import { listen } from "./keys.js";
 import { showAcquisitions, showAlert, showStatus, showVerdict } from "./panel.js";
 import { FocusPlot } from "./plot.js";
+import { offerSettings } from "./settings.js";
 import { showDoubted } from "./trust.js";
 import { Viewer } from "./viewer.js";
 
@@ -22,6 +23,7 @@ const contrast = new Contrast(find);
 const axes = new Axes(find("axes"));
 const plot = new FocusPlot(find("plot"));
 const jobs = new Jobs(find);
+offerSettings(find);
 
 let following = true;
 let shown = null; // the frame on the stage

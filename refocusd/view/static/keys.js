@@ -41,7 +41,7 @@ export function listen(actions, list) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     // The button of a dialog that was just closed keeps the focus until the next drawing.
     const target = event.target.closest?.("dialog:not([open])") ? document.body : event.target;
-    if (target.matches?.("input[type=text]")) return;
+    if (target.matches?.("input[type=text], textarea")) return;
     if (target.matches?.("input[type=number], select, dialog *") && event.key !== "?") return;
     // A slider keeps its arrows; Space presses the button that has the focus.
     if (target.matches?.("input[type=range], [role=slider]") && /^(Arrow|Page|Home|End)/.test(event.key)) return;

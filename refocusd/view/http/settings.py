@@ -1,0 +1,91 @@
+"""Settings that are chosen on the page: the daemon is started anew with them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from refocusd.config import SETTINGS, Backend, Settings
+from refocusd.errors import InputError
+from refocusd.models.library import shipped_bundles, user_bundles
+from refocusd.view.http.answers import json_response
+from refocusd.view.state.jobs import Jobs
+from refocusd.view.state.view_state import ViewState
+
+__all__ = ["WantedSettings", "settings_routes"]
+
+
+class WantedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a view tells the daemon that has started it, as a line on standard output."""
+
+    wanted: Settings
+
+
+class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Settings that the page may choose."""
+
+    model: str
+    backend: Backend
+    follow: list[str]
+
+    def within(self, settings: Settings) -> Settings:
+        """All settings, with these.
+
+        Raises
+        ------
+        InputError
+            If there is no such model or folder.
+        """
+        if self.model not in (settings.model, *shipped_bundles(), *user_bundles()):
+            raise InputError(f"there is no model {self.model!r}; `refocusd models` lists them")
+        for folder in set(self.follow) - set(settings.follow):
+            if not (Path(folder).is_absolute() and Path(folder).is_dir()):
+                raise InputError(f"{folder!r} is no folder: give its whole path")
+        chosen = {"model": self.model, "backend": self.backend, "follow": self.follow}
+        return msgspec.structs.replace(settings, **chosen)
+
+
+def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> list[Route]:
+    """What the API says of settings."""
+
+    def shown(_request: Request) -> Response:
+        names = _Chosen.__struct_fields__
+        now = {name: getattr(settings, name) for name in names} if settings else None
+        return json_response({"settings": now, "backends": SETTINGS["backend"].choices})
+
+    async def choose(request: Request) -> Response:
+        try:
+            chosen = msgspec.json.decode(await request.body(), type=_Chosen)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HTTPException(400, f"no settings: {error}") from error
+        if settings is None:
+            raise HTTPException(
+                409, "only a view that `refocusd run` has started itself can change its settings"
+            )
+        if occupied := _occupied(state, jobs):
+            raise HTTPException(409, f"{occupied}: change settings when that has ended")
+        wanted = await run_in_threadpool(chosen.within, settings)
+        sys.stdout.buffer.write(msgspec.json.encode(WantedSettings(wanted)) + b"\n")
+        sys.stdout.buffer.flush()
+        return json_response({"asked": chosen}, 202)
+
+    return [Route("/settings", shown), Route("/settings", choose, methods=["POST"])]
+
+
+def _occupied(state: ViewState, jobs: Jobs) -> str:
+    """What would be interrupted; empty if nothing would."""
+    details = state.status.details if state.status is not None else []
+    for about in details:
+        if about.state != "ended":
+            return f"the acquisition {about.name} is open"
+    for job in jobs.summary()["jobs"]:
+        if job["ended_at"] is None:
+            return f"the job {job['command']} is not done"
+    return ""

@@ -1,0 +1,36 @@
+// Settings that take effect from the next acquisition on: the daemon starts anew with them.
+
+import { getJson, post } from "./feed.js";
+
+export function offerSettings(find) {
+  const say = (words) => (find("settings-said").textContent = words);
+
+  async function fill() {
+    if (!find("settings").open) return;
+    try {
+      const [{ settings, backends }, { models }] = await Promise.all([getJson("/api/v1/settings"), getJson("/api/v1/models")]);
+      find("settings-form").hidden = !settings;
+      if (!settings) return say("Only the page that `refocusd run` serves itself can change these.");
+      const names = [...new Set([settings.model, ...models.map(({ name }) => name)])];
+      find("set-model").replaceChildren(...names.map((name) => new Option(name)));
+      find("set-backend").replaceChildren(...backends.map((name) => new Option(name)));
+      find("set-model").value = settings.model;
+      find("set-backend").value = settings.backend;
+      find("set-follow").value = settings.follow.join("\n");
+    } catch (error) {
+      say(error.message);
+    }
+  }
+
+  find("settings").addEventListener("toggle", fill);
+  find("settings-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const follow = find("set-follow").value.split("\n").map((line) => line.trim().replace(/^"(.*)"$/, "$1")).filter(Boolean);
+    try {
+      await post("/api/v1/settings", { model: find("set-model").value, backend: find("set-backend").value, follow });
+      say("The daemon starts anew; the page comes back by itself.");
+    } catch (error) {
+      say(`Not changed: ${error.message}`);
+    }
+  });
+}
