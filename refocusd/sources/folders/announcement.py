@@ -48,7 +48,7 @@ def announcement(dataset: Dataset, first: str) -> Open:
             raise
         said = ""  # its frames can be taken all the same, without a calibration profile
     else:
-        known = known or derived_id(dataset.path, first, frame)
+        known = known or derived_id(dataset, first)
         said = first_of(frame.metadata, frame.axes.get("channel", ""))
     pyramid = dataset.path.name == FULL_RESOLUTION
     return Open(
