@@ -44,7 +44,7 @@ from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.processes.daemon_process import DaemonProcess
 
-__all__ = ["main", "write_plate"]
+__all__ = ["engine_takes", "main", "write_plate"]
 
 PARTS = ("workers", "linear", "live")
 #: Flags of ``refocusd process`` for each contender of `workers`.
@@ -233,7 +233,7 @@ def measure_live(
 def _live(
     folder: Path, workers: int, side_px: int, frames: int, engine_ms: float = ENGINE_MS
 ) -> float:
-    with scratch(folder) as place, _engine_takes(engine_ms):
+    with scratch(folder) as place, engine_takes(engine_ms):
         flags = ["--backend", "identity", "--workers", str(workers), "--policy", "complete"]
         flags += ["--ledgers", str(place / "ledgers"), "--no-trust-map"]
         with DaemonProcess(flags, place / "refocusd.log") as daemon:
@@ -248,7 +248,8 @@ def _live(
 
 
 @contextmanager
-def _engine_takes(milliseconds: float) -> Iterator[None]:
+def engine_takes(milliseconds: float = ENGINE_MS) -> Iterator[None]:
+    """Have the identity engine of the processes that are started meanwhile take so long a frame."""
     path = os.pathsep.join(filter(None, [str(SLOW_ENGINE), os.environ.get("PYTHONPATH", "")]))
     with mock.patch.dict(
         os.environ, {"PYTHONPATH": path, "BENCHMARK_ENGINE_MS": str(milliseconds)}

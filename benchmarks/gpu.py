@@ -49,6 +49,7 @@ from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.scaled.torch import TorchScaleNetwork
 from refocusd.engines.tensorrt import TensorRtEngine, probe, tensorrt_scale_network
 from refocusd.errors import EngineError, RefocusdError
+from refocusd.imaging.blur import KNOWN, BlurEstimate
 from refocusd.models.bundle import ModelBundle, load_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +65,7 @@ WARM_FRAMES = 5
 COUNTED_PX = 256
 COPY_RUNS = 20
 #: Width of the blur that a model at the scale of the blur is told, px.
-BLUR_PX = 3.0
+BLUR = BlurEstimate(3.0, KNOWN, "optics")
 RESNET = NetworkConfig(name="resnet34")
 
 Device = Literal["cuda", "cpu"]
@@ -245,12 +246,12 @@ def builders(device: Device) -> dict[str, Callable[[ModelBundle, EngineOptions],
     def by_torch(bundle: ModelBundle, options: EngineOptions) -> Engine:
         if bundle.fine_sigma_px is None:
             return TorchEngine(bundle, options, device)
-        return ScaledEngine(bundle, TorchScaleNetwork(bundle, options, device), BLUR_PX)
+        return ScaledEngine(bundle, TorchScaleNetwork(bundle, options, device), BLUR)
 
     def by_tensorrt(bundle: ModelBundle, options: EngineOptions) -> Engine:
         if bundle.fine_sigma_px is None:
             return TensorRtEngine(with_onnx(bundle), options)
-        return ScaledEngine(bundle, tensorrt_scale_network(with_onnx(bundle), options), BLUR_PX)
+        return ScaledEngine(bundle, tensorrt_scale_network(with_onnx(bundle), options), BLUR)
 
     return {"cuda" if device == "cuda" else "torch-cpu": by_torch, "tensorrt": by_tensorrt}
 

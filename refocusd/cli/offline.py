@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.progress import ProgressColumn, Task
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.cli.runs import output_of_run
+from refocusd.cluster.screen import Cluster, has_slides
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import Output, RawAndOutputs, refuse_merging, refuse_refocused
@@ -25,9 +26,6 @@ from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.formats.understood import understood
-
-if TYPE_CHECKING:
-    from refocusd.cluster.screen import Cluster
 
 __all__ = [
     "Done",
@@ -200,6 +198,8 @@ def process_one(
         if missing := len(frames.missing_keys()):
             note(f"{frames.path}: {missing} frames are listed but not on disk: they are left out")
         keys = frames.axes_keys()
+        if isinstance(runner, OwnDaemon) and has_slides(frames):
+            runner = Cluster(None)
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if not is_new:

@@ -85,6 +85,7 @@ def output_of_run(
 
 def _first(frames: Dataset) -> dict[str, Any]:
     """Metadata of the first frame that identify the microscope."""
-    frame = frames.read(frames.axes_keys()[0])
-    first: dict[str, Any] = json.loads(first_of(frame.metadata, frame.axes.get("channel", "")))
+    key = frames.axes_keys()[0]
+    channel = json.loads(key).get("channel", "")
+    first: dict[str, Any] = json.loads(first_of(frames.metadata(key), channel))
     return first

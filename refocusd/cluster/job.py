@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from refocusd.cluster import slide
 from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.slide import refocus_slide
+from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
 from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
@@ -23,6 +24,7 @@ from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.strips import checksum_by_strips
 from refocusd.frame import FinalState, Pixels, checksum
 from refocusd.ledger import WRITTEN, Attempt
 from refocusd.profiles.applied import Applied
@@ -135,7 +137,7 @@ def _attempt(
         The next frame would fare no better.
     """
     begun = time.perf_counter_ns()
-    if _is_slide(raw, key):
+    if raw.is_slide(key):
         return _attempt_slide(told, key, raw, image, prepared)
     try:
         frame = raw.read(key)
@@ -175,12 +177,6 @@ def _attempt(
     return _done(told, job, state, reason)
 
 
-def _is_slide(raw: StoreReader, key: str) -> bool:
-    """Whether a frame is large, and lies in parts that can be read one by one."""
-    form, tile = raw.format_of(key), raw.tile_of(key)
-    return form.height * form.width > slide.SLIDE_PX >= tile[0] * tile[1]
-
-
 def _attempt_slide(
     told: PositionOrder, key: str, raw: StoreReader, image: MirrorImage, prepared: Prepared
 ) -> Attempt:
@@ -196,7 +192,7 @@ def _attempt_slide(
 
     try:
         metadata = raw.metadata(key)
-        before = slide.checksum_of(form, read)
+        before = checksum_by_strips(form, read)
         submit = Submit(
             told.acquisition,
             key,
@@ -213,16 +209,18 @@ def _attempt_slide(
             told.settings, untrusted=untrusted_of(submit, told.settings)
         )
         engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
-        facts = slide.refocus_slide(
-            prepared.engines[channel], form, image.file_shape, read, write, settings
+        done = TilesDone(image.unfinished(axes), before)
+        facts = refocus_slide(
+            prepared.engines[channel], form, image.file_shape, read, write, settings, done
         )
         after = before
         if facts.written != "nothing":
-            after = slide.checksum_of(form, lambda *part: image.read_part(axes, *part))
+            after = checksum_by_strips(form, lambda *part: image.read_part(axes, *part))
         job = WriteFrame(0, submit, after, facts, engine, None)
         state, reason = job.outcome
         if state in WRITTEN:
             image.finish(axes, frame_metadata(told.run, job, state, reason))
+        done.remove()
     except (DiskFullError, DeviceLostError):
         raise
     except RefocusdError as error:

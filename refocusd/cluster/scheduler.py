@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterOptions", "connected"]
 
-#: For a scheduler that is named by its address to answer.
-ANSWER_S = 15.0
+#: For a scheduler that is named by its address to answer, also if it was restarted meanwhile.
+ANSWER_S = 30.0
 #: Workers that a position may cost before the scheduler gives it up; we try again after that.
 ALLOWED_FAILURES = 5
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +24,15 @@ from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
 from refocusd.datasets.dataset import Output
-from refocusd.errors import DiskFullError, InputError, RefocusdError, WorkerError
+from refocusd.errors import (
+    DiskFullError,
+    InputError,
+    RefocusdError,
+    TransportError,
+    WorkerError,
+)
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.mirror_layout import list_path
 from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
 from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.profiles.applied import apply_profiles
@@ -35,7 +43,7 @@ from refocusd.worker.refocus import refocus_frame
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Cluster", "Plan", "plan_of"]
+__all__ = ["Cluster", "Plan", "has_slides", "plan_of"]
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +124,22 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
     )
 
 
+def has_slides(frames: Dataset) -> bool:
+    """Whether frames are too large for a daemon's ring, and a job refocuses them in tiles."""
+    return (
+        isinstance(frames, StoreReader)
+        and len(frames) > 0
+        and frames.is_slide(frames.axes_keys()[0])
+    )
+
+
 class Cluster:
     """Workers of a cluster, for `refocusd process` what `OwnDaemon` is without one.
 
     Parameters
     ----------
     client : distributed.Client or None
-        None to look at what there is to do.
+        None for this process alone, a position after the other.
     """
 
     def __init__(self, client: Client | None) -> None:
@@ -162,11 +179,14 @@ class Cluster:
         WorkerError
             If a position was given up.
         """
-        assert self._client is not None
         begun = time.perf_counter()
         with self.opened(frames, keys, output) as (dataset, orders):
             run = _Run(self._client, dataset, on_frames)
-            run.all(orders)
+            if self._client is None:
+                for order in orders:
+                    run.take(JobResult.unpack(refocus_position(order.pack())))
+            else:
+                run.all(orders)
             if run.rows_lost:
                 # They went with the jobs that were killed: the frames themselves say what they are.
                 dataset.repair()
@@ -214,12 +234,22 @@ class Cluster:
         return OpenOutput(announcement(frames, output, len(frames)), output.run, engine, applied)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An order that was submitted, for the `attempt`-th time since its position last got on."""
+
+    order: PositionOrder
+    attempt: int
+    #: Length of its list of frames when it was submitted.
+    listed_nbytes: int
+
+
 class _Run:
     """The jobs of one screen, each begun again if its worker was lost.
 
     Parameters
     ----------
-    client : distributed.Client
+    client : distributed.Client or None
     dataset : OutputDataset
         Its ledger takes the rows.
     on_frames : callable
@@ -232,12 +262,15 @@ class _Run:
     """
 
     def __init__(
-        self, client: Client, dataset: OutputDataset, on_frames: Callable[[int], None]
+        self, client: Client | None, dataset: OutputDataset, on_frames: Callable[[int], None]
     ) -> None:
         self.rows_lost = False
-        self._client = client
+        self._client: Any = client
         self._dataset = dataset
         self._on_frames = on_frames
+        self._running: dict[Future, _Job] = {}
+        #: Jobs that have ended, however: also those that went with their scheduler.
+        self._ended: SimpleQueue[Future] = SimpleQueue()
         self._given_up: list[RefocusdError] = []
         #: It was said that there is no worker.
         self._alone = False
@@ -249,40 +282,79 @@ class _Run:
         ------
         DiskFullError
             No other job would fare better.
+        TransportError
+            If the scheduler is gone, and did not come back.
         """
-        running = {_submit(self._client, order): (order, 1) for order in orders}
-        while running:
-            future = self._next(list(running))
+        for order in orders:
+            self._submit(order, 1)
+        while self._running:
+            future = self._next()
             if future is None:
                 continue
-            order, tries = running.pop(future)
-            outcome = _outcome(future)
+            job = self._running.pop(future)
+            outcome = self._outcome(future)
             future.release()
             if isinstance(outcome, JobResult):
-                self._take(outcome)
+                self.take(outcome)
                 continue
             self.rows_lost = True
             if isinstance(outcome, DiskFullError):
-                self._client.cancel(list(running))
+                self._client.cancel(list(self._running))
                 raise outcome
-            if tries >= MAX_ATTEMPTS or not _may_pass(outcome):
-                self._given_up.append(_said(order, tries, outcome))
+            # A long position may lose many workers, as long as each of them gets on.
+            got_on = _listed_nbytes(job.order) > job.listed_nbytes
+            attempt = 1 if got_on else job.attempt
+            if attempt >= MAX_ATTEMPTS or not _may_pass(outcome):
+                self._given_up.append(_said(job.order, attempt, outcome))
                 continue
-            log.warning("%s: begun again (%s)", order.position or order.raw, _named(outcome))
-            time.sleep(AGAIN_S * tries)
-            running[_submit(self._client, order)] = (order, tries + 1)
+            log.warning("%s: begun again (%s)", job.order.position, _named(outcome))
+            time.sleep(AGAIN_S * attempt)
+            self._submit(job.order, attempt + 1)
 
-    def _next(self, running: list[Future]) -> Future | None:
+    def _submit(self, order: PositionOrder, attempt: int) -> None:
+        try:
+            # Not pure: the same order again is another try.
+            future = self._client.submit(
+                refocus_position,
+                order.pack(),
+                pure=False,
+                key=f"{order.position or 'image'}-{time.time_ns():x}",
+            )
+        except Exception as error:
+            if self._client.status == "closed":
+                raise TransportError(
+                    "the Dask scheduler is gone and did not come back; what was written stays: the "
+                    "same command goes on from there"
+                ) from error
+            raise
+        self._running[future] = _Job(order, attempt, _listed_nbytes(order))
+        future.add_done_callback(self._ended.put)
+
+    def _next(self) -> Future | None:
         """A job that has ended; None if none has for a while."""
-        from distributed import wait
-
-        with suppress(TimeoutError):
-            ended, _ = wait(running, timeout=LOOK_S, return_when="FIRST_COMPLETED")
-            return next(iter(ended))
+        with suppress(Empty):
+            return self._ended.get(timeout=LOOK_S)
         if not self._client.scheduler_info()["workers"] and not self._alone:
             log.warning("no worker is there: jobs wait for one (in the queue?)")
             self._alone = True
         return None
+
+    def _outcome(self, future: Future) -> JobResult | BaseException | None:
+        """What a job returned or raised; None if it was cancelled."""
+        if future.status == "finished":
+            try:
+                return JobResult.unpack(future.result())
+            except Exception as error:  # noqa: BLE001 (the worker that held it is lost)
+                return error
+        found: BaseException | None = future.exception() if future.status == "error" else None
+        if type(found).__name__ == "KilledWorker" and self._was_too_large(found):
+            return MemoryError()
+        return found
+
+    def _was_too_large(self, killed: Any) -> bool:
+        """Whether Dask ended a job's last worker because it took more than its memory."""
+        events = self._client.get_events("worker-restart-memory") or ()
+        return killed.last_worker.address in {event["worker"] for _, event in events}
 
     def check(self) -> None:
         """Say which positions were given up.
@@ -296,31 +368,19 @@ class _Run:
         if self._given_up:
             raise WorkerError(f"{len(self._given_up)} positions were given up: {self._given_up[0]}")
 
-    def _take(self, result: JobResult) -> None:
+    def take(self, result: JobResult) -> None:
+        """Record what a job did."""
         self._dataset.record_attempts(result.attempts)
         self.rows_lost |= result.found > 0
         self._on_frames(len(result.attempts) + result.found)
 
 
-def _outcome(future: Future) -> JobResult | BaseException | None:
-    """What a job returned or raised; None if it was cancelled."""
-    if future.status == "finished":
-        try:
-            return JobResult.unpack(future.result())
-        except Exception as error:  # noqa: BLE001 (the worker that held it is lost)
-            return error
-    found: BaseException | None = future.exception() if future.status == "error" else None
-    return found
-
-
-def _submit(client: Client, order: PositionOrder) -> Future:
-    # Not pure: the same order again is another try.
-    return client.submit(
-        refocus_position,
-        order.pack(),
-        pure=False,
-        key=f"{order.position or 'image'}-{time.time_ns():x}",
-    )
+def _listed_nbytes(order: PositionOrder) -> int:
+    """Length of the list of frames of a position."""
+    try:
+        return list_path(Path(order.output), order.position).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _may_pass(error: BaseException | None) -> bool:
@@ -340,9 +400,9 @@ def _said(order: PositionOrder, tries: int, error: BaseException | None) -> Refo
         )
     if _may_pass(error):
         return WorkerError(
-            f"{where}: its worker was lost {tries} times (killed, preempted, or out of memory); what "
-            "was written stays: the same command goes on from there, with more --job-memory if that "
-            "was it"
+            f"{where}: its worker was lost {tries} times in a row without a frame (killed, preempted, "
+            "or out of memory); what was written stays: the same command goes on from there, with "
+            "more --job-memory if that was it"
         )
     return WorkerError(f"{where}: {type(error).__name__}: {error}")
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
-import xxhash
 
+from refocusd.cluster.tiles_done import SlideBegun, TileDone, TilesDone
 from refocusd.config import Settings
 from refocusd.engines.engine import Engine
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.scaled.engine import careful
 from refocusd.errors import EngineError
+from refocusd.formats.strips import ReadPart
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
@@ -24,10 +25,8 @@ from refocusd.imaging.reduction import Reduction
 from refocusd.transport.messages import FrameFacts
 from refocusd.worker.refocus import refocus_frame
 
-__all__ = ["SLIDE_PX", "TilePlan", "checksum_of", "refocus_slide"]
+__all__ = ["TilePlan", "refocus_slide"]
 
-#: Frames with more pixels are refocused in tiles.
-SLIDE_PX = 1 << 26
 #: Reductions are multiples of one over this, so that all tiles share one grid of reduced pixels.
 STEPS = 16
 #: Side of a tile in reduced px, up to so large a reduction: lengths that `Reduction` keeps, and
@@ -38,11 +37,6 @@ HALO = 96 + 16
 #: Parts that tell the blur, by side, and their side, px.
 SAMPLED, SAMPLE_PX = 4, 1024
 
-#: Rows that are read at a time for a checksum.
-STRIP_PX = 1024
-
-#: Reads (rows, columns) of raw.
-ReadPart = Callable[[slice, slice], Pixels]
 #: Takes pixels and their rows and columns.
 WritePart = Callable[[Pixels, slice, slice], None]
 
@@ -94,6 +88,7 @@ def refocus_slide(
     read: ReadPart,
     write: WritePart,
     settings: Settings,
+    done: TilesDone,
 ) -> FrameFacts:
     """Refocus an image a tile at a time, with memory for a few tiles.
 
@@ -110,6 +105,8 @@ def refocus_slide(
         Height and width of what one file of the output holds.
     read, write : callable
     settings : Settings
+    done : TilesDone
+        Tiles that an earlier job has written; takes up those that are written now.
 
     Raises
     ------
@@ -118,6 +115,46 @@ def refocus_slide(
     InputError, OutputError
         Of `read` and `write`.
     """
+    if done.begun is None:
+        facts = _begin(engine, form, read, settings, done)
+        if done.begun is None:
+            written = "nothing" if facts.written == "nothing" else "raw"
+            if written == "raw":
+                _copy(form, file_px, read, write)
+            return msgspec.structs.replace(facts, written=written)
+    begun = done.begun
+    engine = _scaled(engine)
+    plan = TilePlan.of(begun.numerator, engine.grid[1], file_px)
+    window = np.empty((plan.side_px, plan.side_px), form.dtype)
+    out = np.empty_like(window)
+    for rows, columns in _regions(form, plan.region_px):
+        if (rows.start, columns.start) in done.tiles:
+            continue
+        top = plan.window(rows.start, form.height)
+        left = plan.window(columns.start, form.width)
+        seen = read(
+            slice(top, min(top + plan.side_px, form.height)),
+            slice(left, min(left + plan.side_px, form.width)),
+        )
+        missing = [(0, plan.side_px - side) for side in seen.shape]
+        window[:] = np.pad(seen, missing, mode="symmetric")
+        told = engine.refocus(window, out, begun.blur, begun.counts)
+        made = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        write(made, rows, columns)
+        done.add(TileDone(rows.start, columns.start, told.clipped, told.engine_ms))
+    return msgspec.structs.replace(
+        begun.facts,
+        offset=begun.offset,
+        scale=begun.scale,
+        engine_ms=sum(tile.engine_ms for tile in done.tiles.values()),
+        clipped=sum(tile.clipped for tile in done.tiles.values()),
+    )
+
+
+def _begin(
+    engine: Engine, form: PageFormat, read: ReadPart, settings: Settings, done: TilesDone
+) -> FrameFacts:
+    """Judge an image by a sample; note what its tiles share, if it is to be refocused."""
     parts = [read(rows, columns) for rows, columns in _sample(form)]
     found = [
         refocus_frame(
@@ -131,53 +168,32 @@ def refocus_slide(
     ]
     facts = _of_most(found)
     if facts.written in ("raw", "nothing", "deconvolved") or facts.blur_px is None:
-        written = "nothing" if facts.written == "nothing" else "raw"
-        if written == "raw":
-            _copy(form, file_px, read, write)
-        return msgspec.structs.replace(facts, written=written)
+        return facts
+    fine_px = _scaled(engine).grid[0]
+    blur, numerator = _blur_of(facts, fine_px)
+    counts = _range_of(parts, blur, fine_px)
+    reasons = [*facts.reasons, f"judged by {len(found)} parts of a large image"]
+    done.begin(
+        SlideBegun(
+            done.raw_checksum,
+            msgspec.structs.replace(facts, reasons=reasons),
+            blur.sigma_px,
+            blur.uncertainty,
+            numerator,
+            counts.offset,
+            counts.scale,
+        )
+    )
+    return facts
+
+
+def _scaled(engine: Engine) -> ScaledEngine:
     if not isinstance(engine, ScaledEngine):
         raise EngineError(
             f"{engine.description.model_id or engine.description.backend} takes no image in parts; "
             "name a model that works at the scale of the blur"
         )
-    fine_px, multiple = engine.grid
-    blur, numerator = _blur_of(facts, fine_px)
-    counts = _range_of(parts, blur, fine_px)
-    del parts
-    plan = TilePlan.of(numerator, multiple, file_px)
-    clipped, engine_ms = 0, 0.0
-    window = np.empty((plan.side_px, plan.side_px), form.dtype)
-    out = np.empty_like(window)
-    for rows, columns in _regions(form, plan.region_px):
-        top = plan.window(rows.start, form.height)
-        left = plan.window(columns.start, form.width)
-        seen = read(
-            slice(top, min(top + plan.side_px, form.height)),
-            slice(left, min(left + plan.side_px, form.width)),
-        )
-        missing = [(0, plan.side_px - side) for side in seen.shape]
-        window[:] = np.pad(seen, missing, mode="symmetric")
-        told = engine.refocus(window, out, blur, counts)
-        clipped, engine_ms = clipped + told.clipped, engine_ms + told.engine_ms
-        made = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        write(made, rows, columns)
-    return msgspec.structs.replace(
-        facts,
-        offset=counts.offset,
-        scale=counts.scale,
-        engine_ms=engine_ms,
-        clipped=clipped,
-        reasons=[*facts.reasons, f"judged by {len(found)} parts of a large image"],
-    )
-
-
-def checksum_of(form: PageFormat, read: ReadPart) -> int:
-    """As `refocusd.frame.checksum` of the whole image, which is read a strip at a time."""
-    digest = xxhash.xxh3_64()
-    for top in range(0, form.height, STRIP_PX):
-        strip = read(slice(top, min(top + STRIP_PX, form.height)), slice(0, form.width))
-        digest.update(np.ascontiguousarray(strip).data.cast("B"))
-    return digest.intdigest()
+    return engine
 
 
 def _sample(form: PageFormat) -> list[tuple[slice, slice]]:

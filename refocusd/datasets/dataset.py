@@ -349,11 +349,10 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
         return known[0]
     frames.first_format()  # says what to do where there is no frame
     first = frames.axes_keys()[0]
-    pixels = frames.read(first)
-    derived = derived_id(frames.path, first, pixels)
+    derived = derived_id(frames, first)
     if ledger_path(ledgers, derived).exists() and _began_alike(frames, derived, ledgers):
         salt = msgspec.json.encode(fingerprint(frames)).decode()
-        return derived_id(frames.path, first, pixels, salt)
+        return derived_id(frames, first, salt)
     return derived
 
 

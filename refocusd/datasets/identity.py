@@ -8,14 +8,12 @@ import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.frame import Frame, checksum
 
 __all__ = [
     "Recognition",
@@ -115,7 +113,7 @@ def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recordin
     for key in keys:
         # A damaged frame says nothing of the others.
         with suppress(InputError, OSError):
-            marks[key] = _mark(dataset.read(key))
+            marks[key] = _mark(dataset, key)
     summary = _summary(dataset)
     return Recording(_uuid(summary), _texts(summary, _RECORDING_TIMES), marks)
 
@@ -161,7 +159,7 @@ def recognise(
     for key in present:
         with suppress(InputError, OSError):
             if dataset.is_whole(key):
-                marks[key] = _mark(dataset.read(key))
+                marks[key] = _mark(dataset, key)
     summary = _summary(dataset)
     differing = {}
     for key, mark in marks.items():
@@ -189,32 +187,29 @@ def recognise(
     )
 
 
-def derived_id(path: Path, key: str, first: Frame, salt: str = "") -> str:
+def derived_id(dataset: Dataset, key: str, salt: str = "") -> str:
     """An id made of where a raw dataset lies and of its first frame: the same each time.
 
     Parameters
     ----------
-    path : Path
-        The dataset's folder or file, resolved.
+    dataset : Dataset
     key : str
         Canonical axes of its first frame.
-    first : Frame
-        That frame.
     salt : str
         Tells recordings apart that begin alike.
     """
-    pixels = first.pixels
-    place = os.path.normcase(path)
-    content = [place, key, pixels.shape, pixels.dtype.name, checksum(pixels)]
+    form = dataset.format_of(key)
+    place = os.path.normcase(dataset.path)
+    shape = (form.height, form.width)
+    content = [place, key, shape, form.dtype.name, dataset.checksum(key)]
     return str(uuid.uuid5(_NAMESPACE, json.dumps([*content, salt] if salt else content)))
 
 
-def _mark(frame: Frame) -> FrameMark:
-    height, width = frame.pixels.shape
-    times = _texts(frame.metadata, _FRAME_TIMES)
-    return FrameMark(
-        height, width, frame.pixels.dtype.name, f"{checksum(frame.pixels):016x}", times
-    )
+def _mark(dataset: Dataset, key: str) -> FrameMark:
+    form = dataset.format_of(key)
+    times = _texts(dataset.metadata(key), _FRAME_TIMES)
+    pixels = f"{dataset.checksum(key):016x}"
+    return FrameMark(form.height, form.width, form.dtype.name, pixels, times)
 
 
 def _summary(dataset: Dataset) -> Mapping[str, Any]:

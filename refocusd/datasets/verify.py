@@ -27,7 +27,7 @@ from refocusd.formats.ome_zarr.frame_list import lines_of
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
-from refocusd.frame import canonical_axes, checksum
+from refocusd.frame import canonical_axes
 
 __all__ = ["STATES", "RunCheck", "check_run"]
 
@@ -220,8 +220,8 @@ def check_run(
             written,
             raw_incomplete=raw.missing_keys() if raw is not None else (),
             acquired=acquired,
-            raw_checksum=_checksums(raw) if pixels and raw is not None else None,
-            refocused_checksum=_checksums(refocused) if pixels and refocused is not None else None,
+            raw_checksum=raw.checksum if pixels and raw is not None else None,
+            refocused_checksum=refocused.checksum if pixels and refocused is not None else None,
             running=running,
             looked_at=looked_at,
         )
@@ -315,7 +315,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _checksums(frames: Any) -> Callable[[str], int]:
-    return lambda key: checksum(frames.read(key).pixels)

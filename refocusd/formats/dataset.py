@@ -28,7 +28,7 @@ from typing import Any, Self
 from refocusd.errors import InputError
 from refocusd.formats.metadata import elapsed_ms
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes
+from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 __all__ = ["Dataset", "Plan"]
@@ -201,6 +201,16 @@ class Dataset(ABC):
         # Metadata are written last: where they are, the pixels are.
         metadata = self._metadata(key)
         return Frame(self._pixels(key), _axes_of(key), metadata)
+
+    def checksum(self, axes: Axes | str) -> int:
+        """Checksum of a frame's pixels; one that lies in parts is never read as a whole.
+
+        Raises
+        ------
+        InputError, OSError
+            As `read`.
+        """
+        return checksum(self.read(axes).pixels)
 
     def first_format(self) -> PageFormat:
         """Shape and type of the first frame.

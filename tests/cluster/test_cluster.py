@@ -16,20 +16,18 @@ from unittest import mock
 import numpy as np
 import pytest
 import zarr
-from finished import environment, snapshot, verify
+from cluster_jobs import order_for, prepared, process
+from finished import snapshot, verify
 from plates_on_disk import write_plate
 from slurm_node import missing, one_node
 
-from refocusd.cli.main import main
 from refocusd.cluster.job import refocus_position
-from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.order import JobResult
 from refocusd.cluster.scheduler import ClusterOptions, connected
-from refocusd.config import Settings
 from refocusd.errors import ConfigError, OutputError, TransportError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.mirror_layout import list_path
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.open_sink import create_sink
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
@@ -40,29 +38,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.timeout(600),
 ]
-
-
-def process(*arguments: object, place: Path, **more: str) -> int:
-    """`refocusd process` in this process; its exit status."""
-    with mock.patch.dict(os.environ, environment(place, **more), clear=True):
-        return main(["process", *map(str, arguments)])
-
-
-def prepared(tmp_path: Path) -> tuple[Path, Path]:
-    """A plate and its output, without a frame yet."""
-    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
-    write_plate(raw, levels=1)
-    with open_dataset(raw) as dataset:
-        create_sink("ndtiff", out, dataset.summary).close()
-    return raw, out
-
-
-def order_for(raw: Path, out: Path, position: str = "A/1/1") -> PositionOrder:
-    with open_dataset(raw) as dataset:
-        keys = [key for key in dataset.axes_keys() if json.loads(key)["position"] == position]
-    settings = Settings(backend="identity")
-    acquisition = "00000000-0000-0000-0000-000000000001"
-    return PositionOrder(str(raw), str(out), position, keys, acquisition, "r", settings, "{}", [])
 
 
 def test_a_job_does_its_position_once(tmp_path: Path) -> None:

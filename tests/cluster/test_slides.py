@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -20,12 +21,17 @@ from refocusd.cli.main import main
 from refocusd.cluster import slide
 from refocusd.cluster.job import engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
-from refocusd.cluster.slide import TilePlan, checksum_of, refocus_slide
+from refocusd.cluster.slide import TilePlan, refocus_slide
+from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
 from refocusd.engines.engine import Refocused
 from refocusd.engines.scaled import ScaledEngine
+from refocusd.errors import InputError
+from refocusd.formats import strips
+from refocusd.formats.ome_zarr import store_reader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import create_sink
+from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels, checksum
 from refocusd.imaging.blur import BlurEstimate
@@ -59,7 +65,8 @@ def test_windows_lie_on_one_grid_and_surround_their_regions(numerator: int, leng
         assert at + plan.side_px >= min(stop + plan.halo_px, length)
 
 
-def test_tiles_make_no_seams() -> None:
+def test_tiles_make_no_seams(tmp_path: Path) -> None:
+    notes = tmp_path / "slide.tiles"
     raw = specimen(1500, 6.0)
     out = np.zeros_like(raw)
     told: list[tuple[BlurEstimate, CountsRange]] = []
@@ -82,7 +89,9 @@ def test_tiles_make_no_seams() -> None:
         mock.patch.object(slide, "SAMPLED", 2),
         mock.patch.object(slide, "SAMPLE_PX", 512),
     ):
-        facts = refocus_slide(engine, form, (256, 256), lambda *at: raw[at], write, SETTINGS)
+        facts = refocus_slide(
+            engine, form, (256, 256), lambda *at: raw[at], write, SETTINGS, TilesDone(notes, 0)
+        )
     assert facts.written == "refocused"
     assert len(told) > 4
     assert len(set(told)) == 1
@@ -97,7 +106,48 @@ def test_tiles_make_no_seams() -> None:
     assert np.percentile(off, 99.9) <= 1
 
 
-def test_memory_does_not_grow_with_the_image() -> None:
+def test_a_job_goes_on_with_the_tiles_that_a_killed_one_has_left(tmp_path: Path) -> None:
+    raw = specimen(800, 6.0)
+    form = PageFormat(raw.shape[0], raw.shape[1], raw.dtype)
+    notes = tmp_path / "slide.tiles"
+    engine = engines_of(SETTINGS).engines[""]
+
+    def refocus(out: Pixels, most: int, checksum: int = 7) -> list[tuple[int, int]]:
+        """Tiles that were written before the job was killed, if it was."""
+        written: list[tuple[int, int]] = []
+
+        def write(pixels: Pixels, rows: slice, columns: slice) -> None:
+            if len(written) == most:
+                raise KeyboardInterrupt
+            out[rows, columns] = pixels
+            written.append((rows.start, columns.start))
+
+        with suppress(KeyboardInterrupt):
+            refocus_slide(
+                *(engine, form, (256, 256), lambda *at: raw[at], write, SETTINGS),
+                TilesDone(notes, checksum),
+            )
+        return written
+
+    with (
+        mock.patch.object(slide, "SIDES", ((np.inf, 480),)),
+        mock.patch.object(slide, "SAMPLED", 2),
+        mock.patch.object(slide, "SAMPLE_PX", 512),
+    ):
+        whole, parts = np.zeros_like(raw), np.zeros_like(raw)
+        every = refocus(whole, 10_000)
+        notes.unlink()
+        first = refocus(parts, 2)
+        with notes.open("ab") as file:
+            file.write(b"\n[12, 5")  # killed while it noted one
+        assert refocus(parts, 10_000) == every[2:]
+        assert first == every[:2]
+        np.testing.assert_array_equal(parts, whole)
+        # What was begun of other pixels counts for nothing.
+        assert refocus(parts, 10_000, checksum=8) == every
+
+
+def test_memory_does_not_grow_with_the_image(tmp_path: Path) -> None:
     """Of all but the network, which sees windows of one size."""
     part = specimen(1024, 6.0)
     engine = engines_of(SETTINGS).engines[""]
@@ -114,7 +164,8 @@ def test_memory_does_not_grow_with_the_image() -> None:
 
         form = PageFormat(side, side, part.dtype)
         tracemalloc.start()
-        facts = refocus_slide(engine, form, (512, 512), read, lambda *_: None, settings)
+        done = TilesDone(tmp_path / str(side), 0)
+        facts = refocus_slide(engine, form, (512, 512), read, lambda *_: None, settings, done)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert facts.reasons[-1] == "judged by 16 parts of a large image"
@@ -137,7 +188,10 @@ def test_a_slide_of_a_store_is_written_with_its_pyramid(tmp_path: Path) -> None:
         *(str(raw), str(out), "", keys, "00000000-0000-0000-0000-000000000001", "r"),
         *(Settings(backend="identity"), "{}", []),
     )
-    with mock.patch.object(slide, "SLIDE_PX", 1024), mock.patch.object(slide, "STRIP_PX", 10):
+    with (
+        mock.patch.object(store_reader, "SLIDE_PX", 1024),
+        mock.patch.object(strips, "STRIP_PX", 10),
+    ):
         (done,) = JobResult.unpack(refocus_position(order.pack())).attempts
         assert (done.state, done.reason) == ("passed_through", "identity engine")
         assert done.checksum == done.raw_checksum == checksum(pixels)
@@ -153,10 +207,43 @@ def test_a_slide_of_a_store_is_written_with_its_pyramid(tmp_path: Path) -> None:
     assert json.loads(keys[0]) == {"time": 0}
 
 
+def test_a_slide_needs_no_cluster_and_is_never_read_as_a_whole(tmp_path: Path) -> None:
+    raw, out = tmp_path / "slide.zarr", tmp_path / "slide_refocused.zarr"
+    write_image(raw, axes="yx", levels=2, chunks=(16, 16))
+    pixels = np.asarray(zarr.open_array(raw / "0")[:])
+    whole = AssertionError("a slide was read as a whole")
+    with (
+        mock.patch.object(store_reader, "SLIDE_PX", 1024),
+        mock.patch.object(store_reader.StoreReader, "_pixels", side_effect=whole),
+        mock.patch.dict(os.environ, environment(tmp_path), clear=True),
+    ):
+        assert main(["process", str(raw)]) == 0
+        status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(out / "0")[:]), pixels)
+    assert not list(out.rglob("*.tiles"))
+
+
+def test_only_frames_in_parts_may_be_larger_than_what_is_read_as_a_whole(tmp_path: Path) -> None:
+    raw = tmp_path / "slide.zarr"
+    write_image(raw, axes="yx", levels=1, chunks=(16, 16))
+    too_large = pytest.raises(InputError, match="above the limit of 1000 bytes")
+    with (
+        mock.patch.object(store_reader, "SLIDE_PX", 1024),
+        store_reader.StoreReader(raw, max_frame_bytes=1000) as frames,
+    ):
+        (key,) = frames.axes_keys()
+        assert frames.checksum(key) == checksum(np.asarray(zarr.open_array(raw / "0")[:]))
+        with too_large:
+            frames.read(key)
+    with mock.patch.object(store_reader, "SLIDE_PX", 16), too_large:
+        store_reader.StoreReader(raw, max_frame_bytes=1000)
+
+
 def test_a_checksum_by_strips_is_that_of_the_whole() -> None:
     pixels = specimen(3000, 2.0)[:, :700].copy()
     form = PageFormat(pixels.shape[0], pixels.shape[1], pixels.dtype)
-    assert checksum_of(form, lambda *at: pixels[at]) == checksum(pixels)
+    assert checksum_by_strips(form, lambda *at: pixels[at]) == checksum(pixels)
 
 
 @pytest.mark.slow

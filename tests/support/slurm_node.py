@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
-from waiting import until
+from waiting import PATIENCE_S, until
 
 __all__ = ["missing", "one_node"]
 
@@ -96,7 +96,9 @@ def one_node(folder: Path) -> Iterator[Path]:
             stack.callback(process.terminate)
             if name == "munged":
                 until(lambda: (munge / "socket").exists(), "munged's socket")
-        until(lambda: _is_idle(environment), "SLURM's node")
+        # Its daemons compete with all that runs here: the longer the queue for a core, the longer.
+        busy = max(1.0, psutil.getloadavg()[0] / (os.cpu_count() or 1))
+        until(lambda: _is_idle(environment), f"SLURM's node (logs in {folder})", PATIENCE_S * busy)
         yield conf
 
 

@@ -18,6 +18,7 @@ from refocusd.cli.offline import (
     recorded,
     report,
 )
+from refocusd.cluster.screen import Cluster, has_slides
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (
@@ -97,7 +98,7 @@ def _finish(
     dataset: RawAndOutputs,
     output: Output,
     settings: Settings,
-    daemon: OwnDaemon,
+    daemon: OwnDaemon | Cluster,
     retry_failed: bool,
 ) -> Done:
     """Attempt what is left of one run.
@@ -128,6 +129,9 @@ def _finish(
             f"{path} is not complete, and its raw data are missing{lost}: put them beside it"
         )
     check_profiles(output, dataset.raw, settings)
+    with open_dataset(dataset.raw) as frames:
+        if has_slides(frames):
+            daemon = Cluster(None)
     daemon.start(settings_of_run(output, settings))
     if (run := daemon.run_of(output.profiles)) != output.run:
         raise BundleError(

@@ -200,6 +200,10 @@ class MirrorImage:
             self.take_back()
             raise write_error(error, self.path, f"writing frame {key}") from error
 
+    def unfinished(self, axes: Axes) -> Path:
+        """Where may be noted which parts of a frame are written, until `finish` lists it."""
+        return self._list.with_suffix(f".{'-'.join(map(str, self.place(axes)))}.tiles")
+
     @property
     def file_shape(self) -> tuple[int, int]:
         """Height and width of what one file holds, px."""

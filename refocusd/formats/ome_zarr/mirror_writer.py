@@ -136,19 +136,22 @@ class MirrorSink(Sink):
         """
         try:
             self._image(axes)
+            # Its lock is free for the job that writes it.
+            self._images.pop(str(axes.get("position", ""))).close()
         except OSError as error:
             raise write_error(error, self.path, "making an image") from error
 
     def _opened(self, position: str) -> MirrorImage:
         if len(self._images) >= MAX_OPEN:
             self._images.pop(next(iter(self._images))).close()
-        image = MirrorImage(self.path, position, self._written.keys, lock=False)
+        # Locked: a job of a cluster may still be at work that outlived the command that began it.
+        image = MirrorImage(self.path, position, self._written.keys)
         self._images[position] = image
         return image
 
     def _refuse_unfit(self, key: str, axes: dict[str, AxisValue], form: PageFormat) -> None:
+        image = self._image(axes)  # it may have to be read first which frames it has
         super()._refuse_unfit(key, axes, form)
-        image = self._image(axes)
         if form != image.format:
             raise OutputError(
                 f"frame {key} has {form}, but its image in {self.path} has {image.format}"

@@ -21,13 +21,16 @@ from refocusd.formats.ome_zarr.groups import (
     store_root,
 )
 from refocusd.formats.ome_zarr.image import OmeImage, part_of
+from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
-from refocusd.frame import Pixels, canonical_axes
+from refocusd.frame import Axes, Pixels, canonical_axes
 
 __all__ = ["STORE", "StoreReader", "store_of"]
 
 #: In the summary metadata: where the store lies whose layout the output is given.
 STORE = "OmeZarrStore"
+#: Frames with more pixels are slides: they are read and refocused in tiles.
+SLIDE_PX = 1 << 26
 #: Frames that share a chunk are decoded together, up to this many bytes, and kept for the next one.
 MAX_BLOCK_BYTES = 256 << 20
 #: A chunk of several frames is written anew for each: it counts once it has rested for this long.
@@ -201,10 +204,17 @@ class StoreReader(Dataset):
             ) from error
         return np.ascontiguousarray(part, dtype=image.format.dtype)
 
-    def tile_of(self, key: str) -> tuple[int, int]:
-        """Height and width of what one chunk holds of a frame, px."""
-        chunks = self._images[self._frames[self._key(key)][0]].image.array.chunks
-        return chunks[-2], chunks[-1]
+    def is_slide(self, axes: Axes | str) -> bool:
+        """Whether a frame is large, and lies in parts that can be read one by one."""
+        image = self._images[self._frames[self._key(axes)][0]].image
+        return image.format.height * image.format.width > SLIDE_PX >= _tile_px(image)
+
+    def checksum(self, axes: Axes | str) -> int:
+        """As of any dataset."""
+        if not self.is_slide(axes):
+            return super().checksum(axes)
+        key = self._key(axes)
+        return checksum_by_strips(self.format_of(key), lambda *part: self.read_part(key, *part))
 
     def close(self) -> None:
         """Forget what was decoded; no file stays open between reads."""
@@ -244,7 +254,7 @@ class StoreReader(Dataset):
             self._doubtful[""] = str(error)
             return
         form = image.format
-        if form.nbytes > self._max_frame_bytes:
+        if form.nbytes > self._max_frame_bytes and _tile_px(image) > SLIDE_PX:
             raise InputError(
                 f"{folder} has frames of {form}, above the limit of {self._max_frame_bytes} bytes"
             )
@@ -331,6 +341,11 @@ class StoreReader(Dataset):
     def _decoded(self, each: _Image, position: str, index: tuple[int, ...]) -> Pixels:
         """A frame, by way of the block of frames that is decoded with it."""
         form = each.image.format
+        if form.nbytes > self._max_frame_bytes:
+            raise InputError(
+                f"frame {index} of {each.image.folder} has {form}, above the limit of "
+                f"{self._max_frame_bytes} bytes for what is read as a whole"
+            )
         size = each.stored.block
         if math.prod(size) * form.nbytes > MAX_BLOCK_BYTES:
             size = (1,) * len(index)
@@ -351,6 +366,11 @@ class StoreReader(Dataset):
         inside = tuple(at - first for at, first in zip(index, start, strict=True))
         pixels = self._block[1][inside]
         return np.ascontiguousarray(pixels, dtype=form.dtype)
+
+
+def _tile_px(image: OmeImage) -> int:
+    """Pixels of a frame that one chunk holds."""
+    return math.prod(image.array.chunks[-2:])
 
 
 def store_of(summary: Any) -> Path | None:

@@ -48,7 +48,7 @@ def announcement(dataset: Dataset, first: str) -> Open:
             raise
         said = ""  # its frames can be taken all the same, without a calibration profile
     else:
-        known = known or derived_id(dataset.path, first, frame)
+        known = known or derived_id(dataset, first)
         said = first_of(frame.metadata, frame.axes.get("channel", ""))
     # The daemon would name it by the folder's, or the file's, whole name.
     named_here = dataset.path.name == FULL_RESOLUTION or dataset.path.is_file()

@@ -1,0 +1,125 @@
+"""Which tiles of a large image are written: a job that is killed goes on from there."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from refocusd.formats.disk_space import write_error
+from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.normalise import CountsRange
+from refocusd.transport.messages import FrameFacts
+
+__all__ = ["SlideBegun", "TileDone", "TilesDone"]
+
+
+class SlideBegun(msgspec.Struct, frozen=True):
+    """What all tiles of an image share.
+
+    Parameters
+    ----------
+    raw_checksum : int
+        Of the whole raw image.
+    facts : FrameFacts
+        Of its sample.
+    sigma_px, uncertainty : float
+        Of the blur that the engine is told, see `BlurEstimate`.
+    numerator : int
+        Of the reduction, see `TilePlan`.
+    offset, scale : float
+        The range of counts.
+    """
+
+    raw_checksum: int
+    facts: FrameFacts
+    sigma_px: float
+    uncertainty: float
+    numerator: int
+    offset: float
+    scale: float
+
+    @property
+    def blur(self) -> BlurEstimate:
+        """What each tile's engine is told of the blur."""
+        return BlurEstimate(self.sigma_px, self.uncertainty, "optics")
+
+    @property
+    def counts(self) -> CountsRange:
+        """What each tile's engine is told of the counts."""
+        return CountsRange(self.offset, self.scale)
+
+
+class TileDone(msgspec.Struct, frozen=True, array_like=True):
+    """A region that is written: its corner, and what its engine said."""
+
+    top: int
+    left: int
+    clipped: int
+    engine_ms: float
+
+
+class TilesDone:
+    """A file of JSON lines: what the tiles share, then each tile once it is written.
+
+    Parameters
+    ----------
+    path : Path
+    raw_checksum : int
+        Of the raw image as it is now; what was begun of another one counts for nothing.
+
+    Attributes
+    ----------
+    begun : SlideBegun or None
+    tiles : dict of (int, int) to TileDone
+        By corner.
+    """
+
+    def __init__(self, path: Path, raw_checksum: int) -> None:
+        self._path = path
+        self.raw_checksum = raw_checksum
+        self.begun: SlideBegun | None = None
+        self.tiles: dict[tuple[int, int], TileDone] = {}
+        # A line may be half written: its tile is done once more.
+        with contextlib.suppress(FileNotFoundError, ValueError, msgspec.DecodeError):
+            first, *others = path.read_bytes().splitlines()
+            begun = msgspec.json.decode(first, type=SlideBegun)
+            if begun.raw_checksum == raw_checksum:
+                self.begun = begun
+                for line in others:
+                    with contextlib.suppress(msgspec.DecodeError):
+                        tile = msgspec.json.decode(line, type=TileDone)
+                        self.tiles[tile.top, tile.left] = tile
+
+    def begin(self, begun: SlideBegun) -> None:
+        """Write what all tiles share.
+
+        Raises
+        ------
+        OutputError
+        """
+        self.begun, self.tiles = begun, {}
+        self._write(msgspec.json.encode(begun), "wb")
+
+    def add(self, tile: TileDone) -> None:
+        """Write that a tile is done.
+
+        Raises
+        ------
+        OutputError
+        """
+        self.tiles[tile.top, tile.left] = tile
+        # On a line of its own, whatever a killed job has left.
+        self._write(b"\n" + msgspec.json.encode(tile), "ab")
+
+    def remove(self) -> None:
+        """The image is listed: nothing is left to go on with."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, text: bytes, mode: str) -> None:
+        try:
+            with self._path.open(mode) as file:
+                file.write(text)
+        except OSError as error:
+            raise write_error(error, self._path, "noting a tile") from error

@@ -1,0 +1,69 @@
+"""Workers, schedulers and commands that end in mid-work: nothing is lost, and nothing done twice."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import zarr
+from cluster_jobs import order_for, prepared, process
+from plates_on_disk import write_image
+
+from benchmarks import cluster_kills
+from benchmarks.cluster_kills import under_fire
+from refocusd.errors import OutputError
+from refocusd.formats.ome_zarr.mirror_image import MirrorImage
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.open_sink import append_sink
+
+pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+
+#: Dask leaves a few of them at the end of its processes.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.timeout(1800),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Dask's programs are killed by POSIX signals")
+def test_twenty_kills_of_workers_scheduler_and_command_lose_no_frame(tmp_path: Path) -> None:
+    with mock.patch.object(cluster_kills, "VICTIMS", {"worker": 4, "scheduler": 1, "command": 1}):
+        found = under_fire(tmp_path, kills=20, seed=3)
+    assert sum(found["kills"].values()) == 20
+    assert set(found["kills"]) == {"worker", "scheduler", "command"}
+    kept = ("frames_lost", "frames_wrong", "frames_twice", "verify_status")
+    assert {name: found[name] for name in kept} == dict.fromkeys(kept, 0)
+
+
+@pytest.mark.slow
+def test_a_worker_without_enough_memory_is_said_to_have_too_little(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "large.zarr"
+    write_image(raw, axes="yx", levels=1)
+    pixels = np.resize(np.arange(60_000, dtype=np.uint16), (8000, 8000))
+    zarr.create_array(raw / "0", data=pixels, chunks=pixels.shape, overwrite=True)
+    asked = ("--cluster", "local", "--max-jobs", 1, "--job-memory", "250MB")
+    with mock.patch("refocusd.cluster.scheduler.ALLOWED_FAILURES", 0):
+        assert process(raw, *asked, place=tmp_path) != 0
+    assert "has not enough memory for a frame" in capsys.readouterr().err
+
+
+def test_a_job_that_outlived_its_command_keeps_the_next_command_out(tmp_path: Path) -> None:
+    raw, out = prepared(tmp_path)
+    order = order_for(raw, out)
+    with open_dataset(raw) as frames, append_sink(out) as sink:
+        frame = frames.read(order.keys[0])
+        with (
+            MirrorImage(out, order.position),
+            pytest.raises(OutputError, match="being written by another process"),
+        ):
+            sink.write(frame.pixels, dict(frame.axes), {})
+        sink.write(frame.pixels, dict(frame.axes), {})
+        assert order.keys[0] in sink
