@@ -1,7 +1,7 @@
 """The form of a PSF apart from its width: what optics, or a measured PSF, tell that one number cannot.
 
 A Gaussian stands for a PSF whose form is not known.  Where it is known, deconvolution by that form finds
-what a Gaussian misses: simulated nuclei gain 2 dB more in the mean, if the width is right to a tenth
+what a Gaussian misses: simulated nuclei gain 1.8 dB more in the mean
 (``docs/decisions/0044-form-of-the-psf.md``).
 """
 
