@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
-#: Narrower blurs, less half their standard uncertainty, are the objective's own: such frames are in focus,
+#: Narrower blurs, less their standard uncertainty, are the objective's own: such frames are in focus,
 #: and pass through.  Of 112 sharp real images all but two, which are blurred, are under it.
 LEAST_BLUR_PX = 1.7
 #: Widths are taken to be smaller by so many of their standard uncertainties: too wide costs more than too
@@ -263,8 +263,8 @@ def _busiest(raw: Pixels, side_px: int) -> Pixels:
 
 def _in_focus(blur: BlurEstimate) -> bool:
     """Whether the frame may be as sharp as its objective; a width that somebody stated is believed."""
-    narrow = blur.sigma_px * math.exp(-blur.uncertainty / 2)
-    return blur.source != "optics" and narrow < LEAST_BLUR_PX
+    narrowest = blur.sigma_px * math.exp(-blur.uncertainty)
+    return blur.source != "optics" and narrowest < LEAST_BLUR_PX
 
 
 def careful(blur: BlurEstimate) -> BlurEstimate:
