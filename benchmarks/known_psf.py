@@ -2,8 +2,9 @@
 
     python -m benchmarks.known_psf [--data FOLDER...] [--frames 3] [--json FILE]
 
-FOLDERs hold sharp images; without them the demo's specimen is blurred.  Frames are parts of larger
-blurred scenes, so that light comes in over their borders as it does in a microscope.
+FOLDERs hold sharp images, of which those are taken that were kept from training (one in five, by name);
+without them the demo's specimen is blurred.  Frames are parts of larger blurred scenes, so that light comes
+in over their borders as it does in a microscope.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from refocusd_training.data.images import read_image
+from refocusd_training.blur.frames import load_sharp
 from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
@@ -41,6 +42,8 @@ Floats = NDArray[np.float32]
 
 WAYS = ("blind", "width", "psf", "RL, width", "RL, psf")
 _LARGEST_PX = 90
+#: Images of at least this side are taken; their bright structures have so many counts.
+_LEAST_PX, _COUNTS = 300, 800.0
 
 
 def _soft_disc(radius_px: float, edge_px: float) -> Floats:
@@ -73,10 +76,9 @@ def psfs() -> dict[str, Floats]:
 
 def _planes(folders: Sequence[Path]) -> list[NDArray[np.float64]]:
     if folders:
-        paths = [path for folder in folders for path in sorted(folder.iterdir())]
-        return [
-            read_image(path).astype(np.float64) for path in paths if path.suffix in (".tif", ".png")
-        ]
+        lights = [image.light for image in load_sharp(folders) if image.test]
+        large = [light for light in lights if min(light.shape) >= _LEAST_PX]
+        return [_COUNTS * light.astype(np.float64) for light in large]
     with resources.as_file(resources.files("refocusd").joinpath("demo/sample/nuclei.tif")) as path:
         whole = tifffile.imread(path).astype(np.float64)
     half = whole.shape[0] // 2

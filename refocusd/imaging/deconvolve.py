@@ -18,6 +18,7 @@ A. Beck and M. Teboulle, SIAM J. Imaging Sci. 2, 183 (2009) (Nesterov's momentum
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,8 @@ Floats = NDArray[np.float32]
 SCALE_PX = 3.0
 #: The same where the form of the PSF is known, which passes more than a Gaussian does.
 FORMED_SCALE_PX = 5.0
+#: Light from beyond the border is looked for as far as this, standard deviations of the blur.
+AROUND = 2.5
 #: A wrong PSF is never explained away: RL would go on to rings and beads.
 MOST_ITERATIONS = 60
 #: The discrepancy is looked at every so many iterations.
@@ -43,6 +46,8 @@ _LOOK_EVERY = 3
 _PASSED_GAIN = 0.1
 #: From this frequency on, cycles a pixel, the reduced frame holds noise alone.
 _NOISE_FROM = 0.38
+#: Where less of a pixel's light falls on pixels that were seen, it is not corrected further.
+_LEAST_HEARD = 0.05
 #: Noise alone spans six standard deviations or so of a reduced frame.
 _STRUCTURE = 8.0
 
@@ -101,16 +106,27 @@ def deconvolve(
     noise = noise_of(spectrum, grid)
     if float(reduced.max()) - background <= max(_STRUCTURE * noise, 0.5):
         return Deconvolved(frame.copy(), background, 0)
-    rows, columns = (sigma * frequency for sigma, frequency in zip(sigmas, grid, strict=True))
-    cycles = np.hypot(rows[:, None], columns)
-    passed = np.exp(-2 * (np.pi * cycles) ** 2) if shape is None else shape.gain(cycles)
-    gain: Floats = passed.astype(np.float32)
     # RL keeps light positive: noise about the background must not be cut by that.
     pedestal = np.float32(2 * noise + 1e-3 * (float(reduced.max()) - background) + 0.05)
     observed = np.maximum(reduced - (np.float32(background) - pedestal), pedestal / 4)
-    estimate, iterations = richardson_lucy(
-        observed, gain, most_iterations, noise=noise, hastened=shape is not None
+    margin = 0 if shape is None else math.ceil(AROUND * FORMED_SCALE_PX)
+    observed = np.pad(observed, margin, mode="edge")
+    rows, columns = (
+        sigma * frequency
+        for sigma, frequency in zip(sigmas, _frequencies(observed.shape), strict=True)
     )
+    cycles = np.hypot(rows[:, None], columns)
+    passed = np.exp(-2 * (np.pi * cycles) ** 2) if shape is None else shape.gain(cycles)
+    estimate, iterations = richardson_lucy(
+        observed,
+        passed.astype(np.float32),
+        most_iterations,
+        noise=noise,
+        hastened=shape is not None,
+        margin=margin,
+    )
+    if margin:
+        estimate = np.ascontiguousarray(estimate[margin:-margin, margin:-margin])
     estimate += np.float32(background) - pedestal
     estimate = scale.enlarged(estimate)
     np.maximum(estimate, np.float32(background) - pedestal, out=estimate)
@@ -125,6 +141,7 @@ def richardson_lucy(
     *,
     noise: float | None = None,
     hastened: bool = False,
+    margin: int = 0,
 ) -> tuple[Floats, int]:
     """RL from a flat frame, until only noise is left to explain.
 
@@ -139,6 +156,9 @@ def richardson_lucy(
         Of a pixel; None does all iterations.
     hastened : bool
         With Nesterov's momentum: 50 iterations go as far as 400 without.
+    margin : int
+        So many pixels along each border of `observed` were not seen: any light may lie there (M. Bertero
+        and P. Boccacci, Astron. Astrophys. 437, 369, 2005).
 
     Returns
     -------
@@ -147,6 +167,13 @@ def richardson_lucy(
     """
     passed = np.abs(gain) > _PASSED_GAIN
     floor = np.float32(1e-3 * float(observed.mean()))
+    inner = (slice(margin, -margin),) * 2 if margin else (slice(None),) * 2
+    seen = heard = np.ones_like(observed)
+    if margin:
+        seen = np.zeros_like(observed)
+        seen[inner] = 1
+        heard = np.maximum(_filtered(seen, gain), np.float32(_LEAST_HEARD))
+    part = observed[inner].size / observed.size
     estimate = before = np.full_like(observed, observed.mean())
     for done in range(1, most_iterations + 1):
         ahead = estimate
@@ -155,10 +182,10 @@ def richardson_lucy(
             ahead = np.maximum(ahead, floor / 8)
         explained = np.maximum(_filtered(ahead, gain), floor)
         if noise is not None and done % _LOOK_EVERY == 0:
-            left = _transformed(observed - explained)[passed]
-            if float(np.mean(left**2)) <= noise**2:
+            left = _transformed(seen * (observed - explained))[passed]
+            if float(np.mean(left**2)) <= noise**2 * part:
                 return estimate, done - 1
-        ratio = _filtered(np.divide(observed, explained, dtype=np.float32), gain)
+        ratio = _filtered(seen * np.divide(observed, explained, dtype=np.float32), gain) / heard
         before, estimate = estimate, ahead * np.maximum(ratio, np.float32(0))
     return estimate, most_iterations
 

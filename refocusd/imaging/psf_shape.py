@@ -1,7 +1,7 @@
 """The form of a PSF apart from its width: what optics, or a measured PSF, tell that one number cannot.
 
 A Gaussian stands for a PSF whose form is not known.  Where it is known, deconvolution by that form finds
-what a Gaussian misses: simulated nuclei gain 1.8 dB more in the mean
+what a Gaussian misses: simulated nuclei gain 0.8 dB more in the mean, up to 2 dB
 (``docs/decisions/0044-form-of-the-psf.md``).
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.imaging.blur import PsfShape, half_width_sigma
-from refocusd.imaging.deconvolve import noise_of, richardson_lucy
+from refocusd.imaging.deconvolve import AROUND, noise_of, richardson_lucy
 from refocusd.imaging.optics import Optics, defocus_psf
 
 __all__ = [
@@ -161,13 +161,23 @@ def equalised(
         highest frequencies than elsewhere.
     """
     rows, columns = (np.arange(side) / (2 * side) for side in frame.shape)
-    cycles = np.hypot(rows[:, None], columns) * sigma_px
-    gain = shape.gain(cycles).astype(np.float32)
+    noise = max(noise, noise_of(scipy.fft.dctn(frame, norm="ortho"), (rows, columns)))
     base = np.float32(np.percentile(frame, 0.5))
     unit = np.float32(max(float(np.percentile(frame, 99.9)) - float(base), 1e-6) * 5e-3)
-    seen = np.maximum(frame - (base - unit), unit / 4)
-    noise = max(noise, noise_of(scipy.fft.dctn(frame, norm="ortho"), (rows, columns)))
-    light, _ = richardson_lucy(seen, gain, _ITERATIONS, noise=noise, hastened=True)
+    margin = math.ceil(AROUND * sigma_px)
+    seen = np.pad(np.maximum(frame - (base - unit), unit / 4), margin, mode="edge")
+    rows, columns = (np.arange(side) / (2 * side) for side in seen.shape)
+    cycles = np.hypot(rows[:, None], columns) * sigma_px
+    light, _ = richardson_lucy(
+        seen,
+        shape.gain(cycles).astype(np.float32),
+        _ITERATIONS,
+        noise=noise,
+        hastened=True,
+        margin=margin,
+    )
     again = np.exp(-2 * (np.pi * kept * cycles) ** 2)
     spectrum = scipy.fft.dctn(light, norm="ortho") * again
-    return np.asarray(scipy.fft.idctn(spectrum, norm="ortho") + (base - unit), dtype=np.float32)
+    inner = (slice(margin, -margin),) * 2
+    left = scipy.fft.idctn(spectrum, norm="ortho")[inner]
+    return np.asarray(left + (base - unit), dtype=np.float32)
