@@ -14,6 +14,7 @@ import msgspec
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
+from refocusd.frame import checksum
 
 __all__ = [
     "Recognition",
@@ -187,7 +188,7 @@ def recognise(
     )
 
 
-def derived_id(dataset: Dataset, key: str, salt: str = "") -> str:
+def derived_id(dataset: Dataset, key: str, salt: str = "", pixels: int | None = None) -> str:
     """An id made of where a raw dataset lies and of its first frame: the same each time.
 
     Parameters
@@ -197,19 +198,28 @@ def derived_id(dataset: Dataset, key: str, salt: str = "") -> str:
         Canonical axes of its first frame.
     salt : str
         Tells recordings apart that begin alike.
+    pixels : int, optional
+        Checksum of that frame, where it was read.
     """
     form = dataset.format_of(key)
     place = os.path.normcase(dataset.path)
     shape = (form.height, form.width)
-    content = [place, key, shape, form.dtype.name, dataset.checksum(key)]
+    pixels = dataset.checksum(key) if pixels is None else pixels
+    content = [place, key, shape, form.dtype.name, pixels]
     return str(uuid.uuid5(_NAMESPACE, json.dumps([*content, salt] if salt else content)))
 
 
 def _mark(dataset: Dataset, key: str) -> FrameMark:
     form = dataset.format_of(key)
-    times = _texts(dataset.metadata(key), _FRAME_TIMES)
-    pixels = f"{dataset.checksum(key):016x}"
-    return FrameMark(form.height, form.width, form.dtype.name, pixels, times)
+    metadata: Mapping[str, Any]
+    if dataset.is_slide(key):
+        pixels, metadata = dataset.checksum(key), dataset.metadata(key)
+    else:
+        # Read at once: a share may be slow, and fail now and then.
+        frame = dataset.read(key)
+        pixels, metadata = checksum(frame.pixels), frame.metadata
+    times = _texts(metadata, _FRAME_TIMES)
+    return FrameMark(form.height, form.width, form.dtype.name, f"{pixels:016x}", times)
 
 
 def _summary(dataset: Dataset) -> Mapping[str, Any]:

@@ -202,6 +202,11 @@ class Dataset(ABC):
         metadata = self._metadata(key)
         return Frame(self._pixels(key), _axes_of(key), metadata)
 
+    def is_slide(self, axes: Axes | str) -> bool:
+        """Whether a frame is large, and lies in parts that can be read one by one."""
+        del axes
+        return False
+
     def checksum(self, axes: Axes | str) -> int:
         """Checksum of a frame's pixels; one that lies in parts is never read as a whole.
 

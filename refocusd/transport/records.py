@@ -244,7 +244,7 @@ class KnownBlur(msgspec.Struct, frozen=True):
     uncertainty: float
     source: Literal["profile", "nominal", "memory"]
     #: `refocusd.imaging.blur.PsfShape.gains`; empty where the form is not known.
-    form: tuple[float, ...] = ()
+    form: list[float] = []
 
 
 class DoubtedFrame(msgspec.Struct, frozen=True):

@@ -94,5 +94,5 @@ def known_blur(told: KnownBlur | None) -> BlurEstimate | None:
     """What the daemon told of a frame's blur."""
     if told is None:
         return None
-    shape = PsfShape(told.form) if len(told.form) == len(PsfShape.CYCLES) else None
+    shape = PsfShape(tuple(told.form)) if len(told.form) == len(PsfShape.CYCLES) else None
     return BlurEstimate(told.sigma_px, told.uncertainty, told.source, shape)

@@ -106,7 +106,7 @@ def blur_by_microscope(
     blur = known_blur(profile, first, distance, na=settings.na, summary=_summary(summary))
     if blur is None:
         return None
-    form = blur.shape.gains if blur.shape else ()
+    form = list(blur.shape.gains) if blur.shape else []
     return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source, form)  # type: ignore[arg-type]
 
 

@@ -14,6 +14,7 @@ from refocusd.datasets.identity import derived_id, fingerprint
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.reader import FULL_RESOLUTION
+from refocusd.frame import checksum
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.folders.offers import output_beside
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
@@ -48,7 +49,7 @@ def announcement(dataset: Dataset, first: str) -> Open:
             raise
         said = ""  # its frames can be taken all the same, without a calibration profile
     else:
-        known = known or derived_id(dataset, first)
+        known = known or derived_id(dataset, first, pixels=checksum(frame.pixels))
         said = first_of(frame.metadata, frame.axes.get("channel", ""))
     # The daemon would name it by the folder's, or the file's, whole name.
     named_here = dataset.path.name == FULL_RESOLUTION or dataset.path.is_file()
