@@ -149,7 +149,7 @@ def test_killed_workers_lose_no_frame_and_do_none_twice(tmp_path: Path) -> None:
     killed: list[int] = []
 
     def kill(cluster: Any) -> None:
-        while not ended.wait(float(rng.uniform(0.2, 1.0))):
+        while not ended.wait(float(rng.uniform(0.01, 0.05))):
             # In mid-work: once there are frames, and before all of them are there.
             lists = [list_path(out, field) for field in fields]
             lines = sum(len(p.read_bytes().splitlines()) for p in lists if p.exists())

@@ -47,7 +47,7 @@ def test_a_worker_without_enough_memory_is_said_to_have_too_little(
 ) -> None:
     raw = tmp_path / "large.zarr"
     write_image(raw, axes="yx", levels=1)
-    pixels = np.resize(np.arange(60_000, dtype=np.uint16), (8000, 8000))
+    pixels = np.resize(np.arange(60_000, dtype=np.uint16), (12000, 12000))
     zarr.create_array(raw / "0", data=pixels, chunks=pixels.shape, overwrite=True)
     asked = ("--cluster", "local", "--max-jobs", 1, "--job-memory", "250MB")
     with mock.patch("refocusd.cluster.scheduler.ALLOWED_FAILURES", 0):
