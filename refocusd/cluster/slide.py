@@ -223,7 +223,8 @@ def _of_most(found: list[FrameFacts]) -> FrameFacts:
 def _blur_of(facts: FrameFacts, fine_px: float) -> tuple[BlurEstimate, int]:
     """The blur that all tiles are told, on the grid of `STEPS`, and the reduction times that."""
     assert facts.blur_px is not None
-    width = careful(BlurEstimate(facts.blur_px, facts.blur_uncertainty or 0.0, "frame"))
+    told = BlurEstimate(facts.blur_px, facts.blur_uncertainty or 0.0, "frame")
+    width = told if facts.blur_source == "optics" else careful(told)
     factor = width.sigma_px / fine_px
     numerator = max(STEPS, math.floor(factor * STEPS))
     sigma_px = fine_px * numerator / STEPS if factor > 1 else fine_px * factor

@@ -139,7 +139,7 @@ def richardson_lucy(
     gain: Floats,
     most_iterations: int,
     *,
-    noise: float | None = None,
+    noise: float,
     hastened: bool = False,
     margin: int = 0,
 ) -> tuple[Floats, int]:
@@ -152,8 +152,8 @@ def richardson_lucy(
     gain : ndarray of float32, same shape
         By which the blur multiplies a cosine transform.
     most_iterations : int
-    noise : float, optional
-        Of a pixel; None does all iterations.
+    noise : float
+        Of a pixel.
     hastened : bool
         With Nesterov's momentum: 50 iterations go as far as 400 without.
     margin : int
@@ -181,7 +181,7 @@ def richardson_lucy(
             ahead = estimate + np.float32(max(0, done - 2) / (done + 1)) * (estimate - before)
             ahead = np.maximum(ahead, floor / 8)
         explained = np.maximum(_filtered(ahead, gain), floor)
-        if noise is not None and done % _LOOK_EVERY == 0:
+        if done % _LOOK_EVERY == 0:
             left = _transformed(seen * (observed - explained))[passed]
             if float(np.mean(left**2)) <= noise**2 * part:
                 return estimate, done - 1

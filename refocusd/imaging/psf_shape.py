@@ -112,7 +112,8 @@ def read_psf(path: Path) -> StatedPsf:
 def _centred(image: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
     """Odd, square, sum 1, the mean around its centre of light."""
     edge = max(1, round(_BORDER * min(image.shape)))
-    border = np.concatenate([image[:edge].ravel(), image[-edge:].ravel(), image[:, :edge].ravel()])
+    sides = image[:edge], image[-edge:], image[:, :edge], image[:, -edge:]
+    border = np.concatenate([side.ravel() for side in sides])
     light = image - np.median(border)
     if not (np.isfinite(light).all() and light.max() > 0):
         raise InputError(f"psf {path} shows no point of light above its border")

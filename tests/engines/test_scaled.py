@@ -23,7 +23,8 @@ from refocusd.engines.openvino import OpenVinoNetwork, OpenVinoScaleNetwork
 from refocusd.engines.scaled import Answer, ScaledEngine
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate, half_width_sigma
+from refocusd.imaging.blur import BlurEstimate, PsfShape, half_width_sigma
+from refocusd.imaging.normalise import CountsRange
 from refocusd.imaging.optics import Optics, defocus_psf
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle
@@ -149,6 +150,18 @@ def test_the_width_of_a_large_frame_is_measured_where_there_is_most_to_see() -> 
     assert max(measured.shape[2:]) <= 704 + 48
     assert min(written.shape[2:]) >= 1500
     assert measured[0, 0].max() > 0.5
+
+
+def test_parts_of_an_image_are_reduced_alike_whatever_is_stated() -> None:
+    shape = PsfShape((1.0,) * len(PsfShape.CYCLES))
+    network, plain = Copying(), Copying()
+    raw, given = blurred(), BlurEstimate(12.0, 0.1, "optics")
+    for engine in (
+        ScaledEngine(bundle(), network, BlurEstimate(9.0, 0.03, "optics", shape)),
+        ScaledEngine(bundle(), plain),
+    ):
+        engine.refocus(raw, np.empty_like(raw), given, CountsRange(100.0, 900.0))
+    np.testing.assert_array_equal(network.seen, plain.seen)
 
 
 def test_a_network_that_never_settles_is_not_asked_for_ever() -> None:

@@ -120,10 +120,9 @@ class ScaledEngine(BlurEngine):
         if self._closed:
             raise EngineError(f"the engine of {self.bundle.model_id} is closed; build another")
         begun = time.perf_counter()
-        if (
-            min(raw.shape) < MIN_SIDE_PX
-            or (blur := self._known or blur or estimate_blur(raw)) is None
-        ):
+        # Parts of one image share the width, and so the grid, that they are given.
+        stated = self._known if counts is None else None
+        if min(raw.shape) < MIN_SIDE_PX or (blur := stated or blur or estimate_blur(raw)) is None:
             np.copyto(out, raw)
             return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, 0)
         if blur.source == "optics":
