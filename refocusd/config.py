@@ -262,7 +262,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     from the frames.  For the model live-fluorescence and the backend deconvolution."""
     psf: str = ""
     """TIFF file of the PSF of every frame: the image of a point at their pixel size and distance from
-    focus, measured or computed.  Its form and, unless blur_px states it, its width are used."""
+    focus, measured or computed.  Its form and, unless blur_px states it, its width are used.  For the
+    model live-fluorescence and the backend deconvolution."""
     device: str = "CPU"
     """What the backend openvino computes on: CPU, GPU (Intel graphics), NPU, or AUTO, which leaves the
     choice to OpenVINO.  `refocusd doctor` lists what is here."""
