@@ -27,8 +27,6 @@ from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.imaging.blur import estimate_blur
 
-__all__ = ["main", "measured"]
-
 BINS_PX = (0.7, 3.0, 8.0, 20.0, 42.0)
 #: Larger frames take long, px.
 MOST_PX = 300_000

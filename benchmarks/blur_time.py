@@ -26,8 +26,6 @@ from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import BlurEngine
 from refocusd.imaging.blur import KNOWN, BlurEstimate
 
-__all__ = ["main", "measured"]
-
 WIDTHS_PX = (1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0, 40.0)
 SHAPE = (520, 696)
 ROUNDS = 9

@@ -44,8 +44,6 @@ from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.processes.daemon_process import DaemonProcess
 
-__all__ = ["engine_takes", "main", "write_plate"]
-
 PARTS = ("workers", "linear", "live")
 #: Flags of ``refocusd process`` for each contender of `workers`.
 CONTENDERS = {

@@ -34,8 +34,6 @@ from refocusd.cli.console import console, messages, write_json
 from refocusd.formats.ome_zarr.mirror_layout import listed
 from refocusd.formats.open_dataset import open_dataset
 
-__all__ = ["under_fire"]
-
 #: How often each program is the victim.
 VICTIMS = {"worker": 8, "scheduler": 1, "command": 1}
 #: Frames of the plate for each kill, and how long nothing may happen.

@@ -19,8 +19,6 @@ from scipy.optimize import isotonic_regression
 from refocusd.errors import InputError
 from refocusd.profiles.profile import FocusSection, Measured
 
-__all__ = ["FocusCurve"]
-
 Floats = NDArray[np.float64]
 
 #: Distances at which the curve is kept.

@@ -34,8 +34,6 @@ from refocusd.sources.folders.watcher import Follower
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import Look, Shown
 
-__all__ = ["main"]
-
 WRITER = Path(__file__).resolve().parent.parent / "tests" / "support" / "java_ndtiff.py"
 RESULT = Path(__file__).resolve().parent / "results" / "follow.json"
 GOAL_MS = 200.0

@@ -16,16 +16,6 @@ import scipy.ndimage
 import scipy.signal
 from numpy.typing import NDArray
 
-__all__ = [
-    "NoiseFit",
-    "PhotonTransfer",
-    "fit_noise",
-    "log_spectral_distance",
-    "photon_transfer",
-    "radial_spectrum",
-    "spectrum_bands",
-]
-
 #: Side of the blocks of the photon transfer curve, in px.
 BLOCK = 16
 #: Second difference along both axes: smooth structure cancels, and white noise keeps its variance

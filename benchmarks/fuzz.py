@@ -39,8 +39,6 @@ from fuzzing import Target, fuzz
 from benchmarks.overhead_machine import machine
 from refocusd.cli.console import console, write_json
 
-__all__ = ["main"]
-
 MODULES = ("test_wire_fuzz", "test_recording_fuzz", "test_own_files_fuzz", "test_bundle_fuzz")
 #: Conversations with a running daemon, which is no single reader.
 DAEMON = "daemon"

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from benchmarks.frame_statistics import radial_spectrum
 from refocusd.errors import InputError
 
-__all__ = ["ImpliedBlur", "implied_blur", "same_blur", "transfer_distance", "transfer_width"]
-
 Floats = NDArray[np.float64]
 
 #: Lowest frequency looked at, cycles per frame side: below, fields differ by their clusters of cells.

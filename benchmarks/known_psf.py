@@ -36,8 +36,6 @@ from refocusd.imaging.optics import Optics, defocus_psf
 from refocusd.imaging.psf_shape import shape_of
 from refocusd.imaging.quality import psnr
 
-__all__ = ["main", "measured"]
-
 Floats = NDArray[np.float32]
 
 WAYS = ("blind", "width", "psf", "RL, width", "RL, psf")

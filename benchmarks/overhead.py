@@ -40,8 +40,6 @@ from refocusd.cli.console import console, messages, progress, write_json
 from refocusd.errors import BundleError, RefocusdError
 from refocusd.models.bundle import load_bundle
 
-__all__ = ["main"]
-
 PARTS = ("acquisition", "transport", "sustained")
 #: What the busy engine runs.
 MODEL = "live-nuclei"

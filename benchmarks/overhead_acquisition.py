@@ -19,8 +19,6 @@ from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
 
-__all__ = ["Condition", "EngineChoice", "Pace", "measure_acquisition"]
-
 #: What the daemon runs; ``none`` is no daemon at all (the hook alone).
 EngineChoice = Literal["identity", "openvino", "none"]
 #: ``paced``: the exposure sets the rate.  ``fastest``: the acquisition's own speed does.

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Burst", "BurstCamera"]
-
 
 @dataclass(frozen=True, slots=True)
 class Burst:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["goals"]
-
 #: Upper end of the 95 % interval, by engine.
 SLOW_DOWN_PERCENT = {"identity": 3.0, "none": 3.0, "openvino": 10.0}
 OVERHEAD_P99_MS = 10.0

@@ -14,8 +14,6 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Medium", "cpu_model", "machine", "media", "scratch", "settle"]
-
 #: Where Linux keeps files in memory.
 _MEMORY = Path("/dev/shm")
 _PACKAGES = ("refocusd", "pycromanager", "pymmcore", "ndstorage", "numpy", "openvino", "pyzmq")

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-__all__ = ["Interval", "Pair", "percentiles", "slow_down"]
-
 
 @dataclass(frozen=True, slots=True)
 class Pair:

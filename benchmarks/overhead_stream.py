@@ -18,8 +18,6 @@ from refocusd.transport.client import Connection
 from refocusd.transport.messages import Open, Outcome
 from refocusd.transport.session import Session, State
 
-__all__ = ["Streamed", "sample_frames", "stream"]
-
 #: Distinct frames to send: more than a processor's cache holds at 2048².
 _DISTINCT = 8
 #: What Micro-Manager says of a hardware-sequenced frame, in about as many bytes.

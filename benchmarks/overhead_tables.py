@@ -8,8 +8,6 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-__all__ = ["acquisition_table", "goal_table", "sustained_table", "transport_table"]
-
 Rows = Sequence[dict[str, Any]]
 
 

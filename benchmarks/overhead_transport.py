@@ -19,8 +19,6 @@ from benchmarks.overhead_stream import Streamed, sample_frames, stream
 from refocusd.errors import OutputError
 from refocusd.processes.daemon_process import DaemonProcess
 
-__all__ = ["measure_sustained", "measure_transport"]
-
 Way = Literal["ring", "tcp"]
 WAYS: tuple[Way, ...] = ("ring", "tcp")
 

@@ -18,8 +18,6 @@ from refocusd_training.simulate.specimen import flux_of
 from refocusd.frame import Pixels
 from refocusd.imaging.optics import Optics
 
-__all__ = ["PLATE_CAMERA", "PLATE_OPTICS", "PLATE_Z00", "plate_frame"]
-
 #: The published aperture is 0.45.  An even pupil of it makes a disc at z = 00; the real blur has a
 #: central peak and flanks that reach 39 px, as this apodised and aberrated pupil has it (-0.2 Zernike
 #: waves).  Pupils up to NA 0.7 with more of both are nearly as like: statistics tell the blur, not the lens.

@@ -46,8 +46,6 @@ from refocusd.frame import Pixels
 from refocusd.ledger import Ledger
 from refocusd.processes.daemon_process import DaemonProcess
 
-__all__ = ["main", "soak"]
-
 #: Time between two readings of what the processes take, at most.
 READ_EVERY_S = 0.5
 #: Frames at the start that no slope is taken from: memory is touched for the first time.

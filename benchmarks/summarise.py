@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["summarise"]
-
 LEFT_OUT = frozenset(
     {"frames", "figures_by_channel", "by_microscope", "in_focus_by_microscope", "by_defocus_um"}
 )

@@ -44,8 +44,6 @@ from refocusd.errors import RefocusdError
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.view.process import ViewProcess
 
-__all__ = ["main"]
-
 Condition = Literal["none", "process", "page"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 _BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 from refocusd.errors import RefocusdError
 
-__all__ = ["BackOff", "may_pass", "persistently"]
-
 log = logging.getLogger(__name__)
 
 #: Pauses before a file is read or written again, in s, where an error of the disk may pass.

@@ -31,27 +31,6 @@ import platformdirs
 from refocusd.errors import ConfigError
 from refocusd.files import read_limited
 
-__all__ = [
-    "DEFAULT_ENDPOINT",
-    "DEFAULT_VIEW_PORT",
-    "SETTINGS",
-    "WITHOUT_MODEL",
-    "Attach",
-    "Backend",
-    "EngineOptions",
-    "Limits",
-    "Policy",
-    "Precision",
-    "Setting",
-    "Settings",
-    "SinkKind",
-    "Untrusted",
-    "check_settings",
-    "environment_of",
-    "load_settings",
-    "toml_value",
-]
-
 Backend = Literal["auto", "tensorrt", "cuda", "openvino", "deconvolution", "identity"]
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
 Policy = Literal["defer", "complete"]

@@ -19,19 +19,6 @@ command line prints it without a traceback and exits with `exit_status`.
 
 from __future__ import annotations
 
-__all__ = [
-    "BundleError",
-    "ConfigError",
-    "DiskFullError",
-    "EngineError",
-    "InputError",
-    "LedgerError",
-    "OutputError",
-    "RefocusdError",
-    "TransportError",
-    "WorkerError",
-]
-
 
 class RefocusdError(Exception):
     """Base of all errors that refocusd raises on purpose."""

@@ -23,16 +23,6 @@ from typing import TypeVar
 
 from refocusd.errors import OutputError
 
-__all__ = [
-    "open_shared",
-    "output",
-    "read_limited",
-    "remove",
-    "remove_tree",
-    "replace",
-    "write_whole",
-]
-
 #: Waits between attempts, in seconds.
 DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: ERROR_ACCESS_DENIED (also a file that is about to be deleted), ERROR_SHARING_VIOLATION,

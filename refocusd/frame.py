@@ -13,20 +13,6 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 
-__all__ = [
-    "Axes",
-    "AxisValue",
-    "DType",
-    "FinalState",
-    "Frame",
-    "Metadata",
-    "Pixels",
-    "canonical_axes",
-    "checked_pixels",
-    "checksum",
-    "plain_axes",
-]
-
 #: A position along one axis: an index (`z=3`) or a name (`channel="DAPI"`).
 AxisValue = int | str
 Axes = Mapping[str, AxisValue]

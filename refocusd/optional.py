@@ -7,8 +7,6 @@ from typing import Any
 
 from refocusd.errors import ConfigError
 
-__all__ = ["need"]
-
 
 def need(package: str, user: str, extra: str) -> Any:
     """Import a package of an extra.

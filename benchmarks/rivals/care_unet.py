@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CareUNet"]
-
 
 class CareUNet(nn.Module):
     """Restores frames in network units; float, shape (batch, 1, height, width).

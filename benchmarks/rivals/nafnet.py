@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["NafNet", "paper_nafnet", "small_nafnet"]
-
 
 class _Norm(nn.Module):
     """Layer normalisation over the channels of each pixel."""

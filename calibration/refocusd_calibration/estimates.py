@@ -12,8 +12,6 @@ from scipy import stats
 
 from refocusd.profiles.profile import Measured
 
-__all__ = ["LinearFit", "jackknife", "measured", "robust_sigma", "weighted_fit"]
-
 Floats = NDArray[np.float64]
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from refocusd.profiles.profile import CameraSection, Check, FocusSection, PsfSection
 
-__all__ = ["Measurement", "check"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:

@@ -10,8 +10,6 @@ import msgspec
 
 from refocusd.config import EngineOptions
 
-__all__ = ["Combination", "Order", "Quality", "Rates", "Report", "Result", "median_interval"]
-
 
 class Combination(msgspec.Struct, frozen=True):
     """One engine at one frame size.

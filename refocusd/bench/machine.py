@@ -11,8 +11,6 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["BUSY", "busy_share", "machine", "peak_mib"]
-
 MIB = 1 << 20
 
 #: Share of the processor taken by others from which on times mean little.

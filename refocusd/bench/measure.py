@@ -17,8 +17,6 @@ from refocusd.errors import InputError, RefocusdError
 from refocusd.frame import Pixels
 from refocusd.worker.worker import refocus_frame
 
-__all__ = ["measure", "sample_frame"]
-
 #: Frames before the first that counts.
 WARM_FRAMES = 3
 

@@ -11,8 +11,6 @@ import numpy as np
 from refocusd.bench.combination import Result, percentile
 from refocusd.errors import OutputError
 
-__all__ = ["write_plot"]
-
 
 def write_plot(path: Path, results: Sequence[Result]) -> None:
     """Draw time a frame over frame size: worker, network alone, and the limit.

@@ -12,8 +12,6 @@ from refocusd.bench.combination import Rates
 from refocusd.engines.openvino import engine_threads
 from refocusd.errors import EngineError
 
-__all__ = ["measured_rates"]
-
 #: Side of the matrices: large enough that arithmetic is all, small enough for a second.
 SIDE = 1536
 GPU_SIDE = 8192

@@ -22,8 +22,6 @@ from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
 from refocusd.processes.trial import attempt
 
-__all__ = ["PROCESS_S", "run_session"]
-
 #: The longest that one process may take.
 PROCESS_S = 600.0
 _REFERENCE = EngineOptions("openvino", "f32")

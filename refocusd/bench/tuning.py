@@ -11,8 +11,6 @@ from refocusd.engines.tiled import TiledEngine
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 
-__all__ = ["tune"]
-
 log = logging.getLogger(__name__)
 
 

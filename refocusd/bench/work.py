@@ -9,8 +9,6 @@ from typing import Any
 
 from refocusd.errors import EngineError
 
-__all__ = ["BYTES", "Work", "count_work"]
-
 #: Bytes of a number, by precision.
 BYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
 

@@ -26,18 +26,6 @@ from rich.text import Text
 from refocusd.files import output
 from refocusd.processes.background_log import escape_controls
 
-__all__ = [
-    "console",
-    "messages",
-    "note",
-    "plain",
-    "progress",
-    "say",
-    "tell_progress",
-    "tolerate_any_encoding",
-    "write_json",
-]
-
 
 class _Console(Console):
     """Shows control characters in text from elsewhere (metadata, file names) instead of obeying them."""

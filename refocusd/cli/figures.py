@@ -11,8 +11,6 @@ from refocusd.cli.console import plain
 from refocusd.datasets.run_figures import STATES, RunFigures
 from refocusd.imaging.comparison import QUALITIES, Comparison
 
-__all__ = ["figures_table", "quality_table"]
-
 
 def figures_table(figures: RunFigures, title: str) -> Table:
     """The figures as a table."""

@@ -9,8 +9,6 @@ from typing import Any, get_origin
 
 from refocusd.config import SETTINGS, Setting, Settings, load_settings, toml_value
 
-__all__ = ["add_command", "add_setting_flags", "daemon_flags", "frame_size", "settings_of"]
-
 #: Sides of frames.
 SMALLEST_PX, LARGEST_PX = 32, 16384
 

@@ -15,8 +15,6 @@ from PIL import Image
 
 from refocusd.files import output, write_whole
 
-__all__ = ["document", "grey_png", "picture", "table", "write_page"]
-
 STYLE = """
 :root{color-scheme:light dark;--ink:#171c23;--quiet:#5c6773;--line:#dce1e7;--back:#fff;--bad:#c1342b;--wait:#8a6508;--good:#0b7f70}
 @media (prefers-color-scheme:dark){:root{--ink:#e8ebef;--quiet:#8e99a7;--line:#262e38;--back:#0e1115;--bad:#f0736b;--wait:#d9b14c;--good:#4cc2b0}}

@@ -26,8 +26,6 @@ from refocusd.cli.console import tell_progress
 from refocusd.cli.main import main
 from refocusd.processes.lifeline import watch_stdin
 
-__all__ = ["run_job"]
-
 #: How long the command may take to end once it is interrupted.
 GRACE_S = 15.0
 #: A longer result is left out: of a dataset that is off in every frame, say.

@@ -24,8 +24,6 @@ import platformdirs
 from refocusd.errors import OutputError
 from refocusd.processes.background_log import BackgroundHandler, LineFormatter, to_stderr
 
-__all__ = ["add_log_flags", "default_log_file", "logged"]
-
 #: Commands that nobody watches.
 KEEPS_FILE = frozenset({"run", "worker", "process", "resume"})
 MAX_NBYTES = 10 << 20

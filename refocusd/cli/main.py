@@ -13,8 +13,6 @@ from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 from refocusd.processes.background_log import escape_controls, write_bounded
 
-__all__ = ["main"]
-
 #: In the order of the help text; a module of `refocusd.cli.commands` each.
 COMMANDS = [
     "run",

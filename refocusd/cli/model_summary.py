@@ -8,8 +8,6 @@ from typing import Any
 from refocusd.models.bundle import SIDECAR, ModelBundle
 from refocusd.models.description import read_yaml
 
-__all__ = ["Listed", "bundle_json", "quality", "summary_lines"]
-
 #: Properties of a bundle that have the same name in JSON.
 _SAME = [
     "title",

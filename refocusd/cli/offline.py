@@ -27,18 +27,6 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.formats.understood import understood
 
-__all__ = [
-    "Done",
-    "check_quickly",
-    "check_sink",
-    "dataset_of",
-    "feed",
-    "process_one",
-    "quietly",
-    "recorded",
-    "report",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Done:

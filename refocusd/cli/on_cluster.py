@@ -27,8 +27,6 @@ from refocusd.errors import ConfigError, WorkerError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
 
-__all__ = ["process_on_cluster"]
-
 
 def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int:
     """Refocus stores on a cluster, or estimate jobs, memory and time; return the exit status."""

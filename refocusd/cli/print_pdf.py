@@ -11,8 +11,6 @@ from pathlib import Path
 from refocusd.errors import ConfigError, OutputError
 from refocusd.files import output
 
-__all__ = ["print_pdf"]
-
 #: Names of browsers that print without a window, and where Windows and macOS keep them.
 BROWSERS = (
     *(

@@ -16,8 +16,6 @@ from refocusd.datasets.judged import JudgedFrame
 from refocusd.frame import Pixels
 from refocusd.imaging.pair_evidence import CELL_PX
 
-__all__ = ["Pictures", "RunReport", "page"]
-
 #: Sides of the pictures, px.
 SIDE_PX = 320
 #: χ² that is white in the map of residuals.

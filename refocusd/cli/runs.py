@@ -21,8 +21,6 @@ from refocusd.formats.dataset import Dataset
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.microscope_metadata import first_of
 
-__all__ = ["output_of_run"]
-
 
 def _outputs_to_continue(
     frames: Dataset, target: Path, folder: Path | None, settings: Settings

@@ -36,8 +36,6 @@ from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
 from refocusd.worker.session import Prepared, prepare
 
-__all__ = ["choose_device", "engines_of", "refocus_position"]
-
 _lock = threading.Lock()
 _engines: dict[bytes, Prepared] = {}
 

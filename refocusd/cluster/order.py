@@ -7,8 +7,6 @@ import msgspec
 from refocusd.config import Settings
 from refocusd.ledger import Attempt
 
-__all__ = ["JobResult", "PositionOrder"]
-
 
 class PositionOrder(msgspec.Struct, frozen=True):
     """Refocus frames of one position.

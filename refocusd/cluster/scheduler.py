@@ -17,7 +17,6 @@ from refocusd.files import read_limited
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["ClusterOptions", "connected"]
 
 #: For a scheduler that is named by its address to answer, also if it was restarted meanwhile.
 ANSWER_S = 30.0

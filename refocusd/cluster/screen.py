@@ -43,7 +43,6 @@ from refocusd.worker.refocus import refocus_frame
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["Cluster", "Plan", "has_slides", "plan_of"]
 
 log = logging.getLogger(__name__)
 

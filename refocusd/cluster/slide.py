@@ -25,8 +25,6 @@ from refocusd.imaging.reduction import Reduction
 from refocusd.transport.messages import FrameFacts
 from refocusd.worker.refocus import refocus_frame
 
-__all__ = ["TilePlan", "refocus_slide"]
-
 #: Reductions are multiples of one over this, so that all tiles share one grid of reduced pixels.
 STEPS = 16
 #: Side of a tile in reduced px, up to so large a reduction: lengths that `Reduction` keeps, and

@@ -12,8 +12,6 @@ from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.normalise import CountsRange
 from refocusd.transport.messages import FrameFacts
 
-__all__ = ["SlideBegun", "TileDone", "TilesDone"]
-
 
 class SlideBegun(msgspec.Struct, frozen=True):
     """What all tiles of an image share.

@@ -38,8 +38,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.ring import RingAddress, SharedRing
 from refocusd.transport.secure.endpoints import Endpoints
 
-__all__ = ["Broker"]
-
 log = logging.getLogger(__name__)
 
 #: How often time-outs are checked.

@@ -12,8 +12,6 @@ from refocusd.daemon.workers.pool import WorkerPool
 from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 
-__all__ = ["Control"]
-
 log = logging.getLogger(__name__)
 
 #: Answers about the state that a peer may leave unread.

@@ -29,8 +29,6 @@ from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, Remote
 from refocusd.transport.secure.keys import KeyStore
 from refocusd.transport.secure.user_keys import forget_shared_key
 
-__all__ = ["Daemon", "daemon_status", "stop_daemon"]
-
 log = logging.getLogger(__name__)
 
 #: The first worker must be ready within this time.

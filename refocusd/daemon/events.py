@@ -12,23 +12,6 @@ import zmq
 from refocusd.frame import FinalState
 from refocusd.transport.messages import FrameFacts, Open
 
-__all__ = [
-    "AcquisitionEvent",
-    "CatchUpFailed",
-    "DiskFull",
-    "Event",
-    "EventQueue",
-    "FrameNotWritten",
-    "FramesWritten",
-    "LeftUnfinished",
-    "OutputClosed",
-    "OutputOpened",
-    "PreviewTaken",
-    "StopRequested",
-    "WorkerGone",
-    "WorkersGaveUp",
-]
-
 
 class Event(msgspec.Struct, frozen=True):
     """Base of all events."""

@@ -25,8 +25,6 @@ from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Engines, Open, Opened
 
-__all__ = ["OwnDaemon", "announcement", "held_by_daemon", "held_elsewhere", "own_settings"]
-
 #: Frames on disk can wait, an acquisition that is running cannot.
 NICENESS = 5
 #: How long a running daemon may take to answer.

@@ -12,8 +12,6 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.secure.endpoints import allowed_roles
 
-__all__ = ["WORKERS", "Peer", "Peers"]
-
 #: What the names of the daemon's own workers begin with.
 WORKERS = b"worker-"
 

@@ -46,22 +46,6 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 
-__all__ = [
-    "Output",
-    "RawAndOutputs",
-    "acquisition_of",
-    "find_dataset",
-    "is_being_written",
-    "note_recording",
-    "open_ledger",
-    "output_for",
-    "outputs_of",
-    "recognised",
-    "refuse_another",
-    "refuse_merging",
-    "refuse_refocused",
-]
-
 #: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
 RECORDING_FILE = "refocusd-recording.json"
 #: Files that the writer of a dataset keeps locked: the index of NDTiff, and that of OME-Zarr.

@@ -16,16 +16,6 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.frame import checksum
 
-__all__ = [
-    "Recognition",
-    "Recording",
-    "derived_id",
-    "fingerprint",
-    "noted",
-    "recognise",
-    "samples",
-]
-
 _NAMESPACE = uuid.UUID("5d8f0a3e-64b7-4f0c-9a53-2a6c1f1f0f53")
 #: Times of day that microscopes note, of frames and of whole recordings.
 _FRAME_TIMES = ("TimeReceivedByCore", "ReceivedTime", "Time")

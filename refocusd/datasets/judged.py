@@ -12,8 +12,6 @@ from refocusd.errors import InputError
 from refocusd.frame import AxisValue
 from refocusd.ledger import Attempt, Ledger
 
-__all__ = ["JudgedFrame", "attempts_of", "judged", "judged_frames"]
-
 
 @dataclass(frozen=True, slots=True)
 class JudgedFrame:

@@ -16,17 +16,6 @@ from refocusd.errors import InputError
 from refocusd.ledger import WRITTEN, Fate
 from refocusd.transport.records import REPLACED
 
-__all__ = [
-    "Checksum",
-    "NoOutcomes",
-    "Outcomes",
-    "Problem",
-    "ProblemKind",
-    "Refocused",
-    "Report",
-    "reconcile",
-]
-
 ProblemKind = Literal[
     "failed",
     "missing from the dataset",

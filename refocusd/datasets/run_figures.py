@@ -15,8 +15,6 @@ from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.ledger import VERDICTS, Attempt, Ledger
 from refocusd.transport.messages import Counts
 
-__all__ = ["STATES", "RunFigures", "count_verdicts", "read_attempts", "run_figures"]
-
 STATES = ("acquired", "refocused", "passed_through", "skipped", "failed", "pending")
 
 

@@ -15,8 +15,6 @@ from refocusd.models.bundle import load_bundle, shipped_bundles
 from refocusd.models.library import user_bundles
 from refocusd.profiles.catalogue import Catalogue
 
-__all__ = ["check_profiles", "settings_of_run"]
-
 
 def settings_of_run(output: Output, settings: Settings) -> Settings:
     """The settings in force, with the run's own values for those that determine the pixels.

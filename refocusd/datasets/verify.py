@@ -29,8 +29,6 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes
 
-__all__ = ["STATES", "RunCheck", "check_run"]
-
 #: In the order of the tables.
 #: What `refocusd resume` records from the refocused frames themselves.
 _IN_LEDGER: frozenset[ProblemKind] = frozenset({"not in the ledger", "state differs"})

@@ -10,8 +10,6 @@ from typing import Any
 from refocusd.errors import ConfigError
 from refocusd.optional import need
 
-__all__ = ["headless_core"]
-
 
 @contextmanager
 def headless_core(

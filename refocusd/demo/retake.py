@@ -22,8 +22,6 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 from refocusd.imaging.quality import focus_score
 
-__all__ = ["Exposures", "time_lapse"]
-
 #: Positions of one time point, um along the slide, and how far the focus drifts between time points.
 POSITIONS_UM = (0.0, 90.0, 180.0, 270.0)
 DRIFT_UM = 20.0

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["SheetRow", "contact_sheet", "defocus_label"]
 
 #: Any real 2-D picture in camera counts.
 Picture = NDArray[Any]

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics, defocus_otf
 
-__all__ = ["CHANNELS", "Camera", "FocalPlane", "Specimen", "Stain"]
-
 SAMPLE = Path(__file__).parent / "sample" / "nuclei.tif"
 #: Noise of the original picture in grey levels, by the median absolute value
 #: of its second differences: the same (5) in background and nuclei.

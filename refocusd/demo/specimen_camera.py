@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from refocusd.demo.specimen import Specimen
 from refocusd.errors import ConfigError
 
-__all__ = ["CHANNEL_GROUP", "SpecimenCamera"]
-
 CHANNEL_GROUP = "Channel"
 
 

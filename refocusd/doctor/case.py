@@ -10,8 +10,6 @@ from refocusd.config import Settings
 from refocusd.errors import ConfigError
 from refocusd.formats.disk_space import free_space_needed
 
-__all__ = ["Case", "Plan", "parse_plan"]
-
 _PLAN = re.compile(r"(\d{1,6})x(\d{1,6})x(\d{1,2}),(\d{1,12})", re.ASCII)
 
 

@@ -20,8 +20,6 @@ from refocusd.doctor.file_system import nearest, network_kind
 from refocusd.doctor.finding import Finding, broken, doubtful, fine
 from refocusd.files import replace
 
-__all__ = ["SPEED_S", "ledgers", "output", "room", "speed"]
-
 MIB, GIB = 1 << 20, 1 << 30
 #: The speed trial writes for so long or so much, and never more than a tenth of what is free.
 SPEED_S = 2.0

@@ -11,8 +11,6 @@ from refocusd.doctor.trial import TRIAL, EngineOrder, EngineReport
 from refocusd.errors import WorkerError
 from refocusd.processes.trial import attempt
 
-__all__ = ["TRIAL_S", "engine"]
-
 #: To load OpenVINO, compile the network and run two frames, on a slow computer.
 TRIAL_S = 90.0
 SIDE = 512

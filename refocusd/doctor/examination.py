@@ -10,8 +10,6 @@ from refocusd.doctor import disk, engine, graphics, machine, memory_ring, networ
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, doubtful
 
-__all__ = ["CHECKS", "Check", "examine"]
-
 
 @dataclass(frozen=True, slots=True)
 class Check:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["nearest", "network_kind"]
-
 #: Kinds of file systems that are served by another computer.
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs",

@@ -11,8 +11,6 @@ from refocusd.doctor.finding import Finding, doubtful, fine, not_applicable
 from refocusd.engines.choose import available_backends, count_cards
 from refocusd.engines.openvino import openvino_devices
 
-__all__ = ["backends", "devices"]
-
 GIB = 1 << 30
 
 

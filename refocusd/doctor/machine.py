@@ -17,8 +17,6 @@ from refocusd import __version__
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, doubtful, fine, not_applicable
 
-__all__ = ["anti_virus", "available_memory", "clock", "memory", "packages", "python"]
-
 MIB = 1 << 20
 #: Versions that are tested.
 OLDEST, NEWEST = (3, 11), (3, 13)

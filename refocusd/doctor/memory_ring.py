@@ -14,8 +14,6 @@ from refocusd.frame import checksum
 from refocusd.processes.trial import attempt
 from refocusd.transport.ring import PAGE, SharedRing
 
-__all__ = ["TRIAL_S", "ring"]
-
 TRIAL_S = 30.0
 _SHAPE = (64, 64)
 

@@ -15,8 +15,6 @@ from refocusd.errors import TransportError
 from refocusd.sources.micromanager.probe import probe
 from refocusd.transport.client import Connection
 
-__all__ = ["bridge", "daemon", "is_free", "listen", "view_port"]
-
 LOCAL = "127.0.0.1"
 ANSWER_S = 1.5
 HEALTH_S = 1.5

@@ -15,8 +15,6 @@ from refocusd.frame import Pixels, checksum
 from refocusd.processes.trial import REFUSED, print_report
 from refocusd.transport.ring import RingAddress, SharedRing
 
-__all__ = ["TRIAL", "EngineOrder", "EngineReport", "RingOrder", "RingReport"]
-
 #: This module, for `refocusd.processes.trial.attempt`.
 TRIAL = "refocusd.doctor.trial"
 

@@ -24,8 +24,6 @@ from refocusd.engines.tiling import plan_tiles, smallest_tile
 from refocusd.errors import EngineError
 from refocusd.files import write_whole
 
-__all__ = ["BUDGET_S", "autotune_folder", "recalled", "tuned"]
-
 log = logging.getLogger(__name__)
 
 #: All of it, building the engines included.

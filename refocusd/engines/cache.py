@@ -28,8 +28,6 @@ import platformdirs
 
 from refocusd.files import remove, write_whole
 
-__all__ = ["MAX_CACHE_BYTES", "EngineCache", "EngineKey", "cache_folder"]
-
 log = logging.getLogger(__name__)
 
 #: Of all entries; a ResNet-34 U-net in f16 takes 80 MiB.

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from refocusd.errors import EngineError
 
-__all__ = ["Card", "find_card"]
-
 
 @dataclass(frozen=True, slots=True)
 class Card:

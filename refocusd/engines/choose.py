@@ -22,15 +22,6 @@ from refocusd.imaging.blur import KNOWN, KNOWN_FORM, BlurEstimate
 from refocusd.imaging.psf_shape import read_psf
 from refocusd.models.bundle import ModelBundle, load_bundle
 
-__all__ = [
-    "BackendStatus",
-    "available_backends",
-    "best_engine",
-    "build_engine",
-    "count_cards",
-    "stated_blur",
-]
-
 log = logging.getLogger(__name__)
 
 NO_CARD = "there is no NVIDIA card, or no driver for it"

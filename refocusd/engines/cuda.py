@@ -26,7 +26,6 @@ from refocusd.models.bundle import ModelBundle
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["INSTALL", "TorchEngine", "described_network", "probe"]
 
 log = logging.getLogger(__name__)
 

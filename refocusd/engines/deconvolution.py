@@ -14,8 +14,6 @@ from refocusd.imaging.blur import BlurEstimate, estimate_blur, fused
 from refocusd.imaging.deconvolve import deconvolve
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
-__all__ = ["GENTLE", "LEAST_BLUR_PX", "DeconvolutionEngine"]
-
 #: Narrower blurs are the objective's own: such frames are in focus, and pass through.
 LEAST_BLUR_PX = 1.2
 #: A blur that is taken too wide makes rings and beads, one too narrow costs little: the PSF is

@@ -25,8 +25,6 @@ from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.normalise import CountsRange
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["BlurEngine", "Engine", "EngineDescription", "Refocused", "card_lost"]
-
 
 @dataclass(frozen=True, slots=True)
 class EngineDescription:

@@ -17,7 +17,6 @@ from refocusd.errors import EngineError
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-__all__ = ["halved"]
 
 #: Operators that compute in the type of their inputs, with the inputs that have that type.
 _FOLLOWING = {

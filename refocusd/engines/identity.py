@@ -8,8 +8,6 @@ from refocusd.engines.engine import EngineDescription, Refocused
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange
 
-__all__ = ["IdentityEngine"]
-
 
 class IdentityEngine:
     """Measures the path without a network; every frame is ``passed_through``."""

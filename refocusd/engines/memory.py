@@ -8,8 +8,6 @@ from typing import Any
 
 from refocusd.errors import EngineError
 
-__all__ = ["pixel_bytes"]
-
 #: oneDNN keeps this many channels together, and pads others up to it.
 CHANNELS_TOGETHER = 16
 #: What is estimated from the graph is exceeded by up to 12 % (measured with OpenVINO: f32 and bf16,

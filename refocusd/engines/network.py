@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from refocusd.engines.engine import EngineDescription
 
-__all__ = ["Network"]
-
 
 class Network(Protocol):
     """A compiled graph on one device.  Belongs to one thread."""

@@ -22,16 +22,6 @@ from refocusd.engines.openvino import DEFAULT_ENGINE_MIB, engine_threads
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-__all__ = [
-    "CpuProvider",
-    "Graph",
-    "OnnxRuntimeNetwork",
-    "Provider",
-    "Shapes",
-    "graph_of",
-    "runtime_errors",
-]
-
 #: How ONNX Runtime and its providers say that memory ran out,
 OUT_OF_MEMORY = re.compile(
     r"out.of.memory|bad.alloc|failed to allocate|alloc\w* (\w+ )?failed|cudamalloc", re.IGNORECASE

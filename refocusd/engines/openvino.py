@@ -18,16 +18,6 @@ from refocusd.engines.tiled import OUTPUT, TiledEngine
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-__all__ = [
-    "DEFAULT_ENGINE_MIB",
-    "OpenVinoEngine",
-    "OpenVinoNetwork",
-    "engine_threads",
-    "openvino_devices",
-    "openvino_precision",
-    "openvino_scale_network",
-]
-
 #: Memory that one frame may take in the engine where the settings do not say.
 DEFAULT_ENGINE_MIB = 2048
 DEFAULTS = EngineOptions()

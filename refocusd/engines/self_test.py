@@ -14,8 +14,6 @@ from refocusd.models.bioimageio import exactly_normalised
 from refocusd.models.bundle import ModelBundle
 from refocusd.models.tensors import read_frames
 
-__all__ = ["TensorCheck", "check_engine"]
-
 #: Where a bundle states no tolerance for a precision.
 DEFAULT_TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
 #: Frames are given to engines as counts on this part of the 16-bit scale.

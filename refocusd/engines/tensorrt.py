@@ -29,19 +29,6 @@ from refocusd.engines.tiling import least_tile_px
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-__all__ = [
-    "INSTALL",
-    "PLUGIN",
-    "PROVIDER",
-    "TensorRtEngine",
-    "TensorRtProvider",
-    "engine_key",
-    "engine_shapes",
-    "probe",
-    "tensorrt_scale_network",
-    "unsupported",
-]
-
 log = logging.getLogger(__name__)
 
 INSTALL = 'pip install "refocusd[tensorrt]"'

@@ -24,8 +24,6 @@ from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, check_frame
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["OUTPUT", "TiledEngine"]
-
 log = logging.getLogger(__name__)
 
 #: Name of the output that is the refocused frame; the first where none is named so.

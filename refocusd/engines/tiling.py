@@ -22,14 +22,6 @@ from numpy.typing import NDArray
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-__all__ = [
-    "Tile",
-    "least_tile_px",
-    "plan_tiles",
-    "reflect_into",
-    "smallest_tile",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:

@@ -36,20 +36,6 @@ from refocusd.imaging.field_evidence import LOOKS, FieldEvidence
 from refocusd.imaging.pair_evidence import PairEvidence
 from refocusd.models.bundle import VERDICT
 
-__all__ = [
-    "ERROR_FEATURES",
-    "INTERVALS_AT_PX",
-    "Interval",
-    "Judge",
-    "Judgement",
-    "Logistic",
-    "Verdict",
-    "error_features",
-    "flux_ratio",
-    "judge_of",
-    "shipped_judge",
-]
-
 log = logging.getLogger(__name__)
 
 Verdict = Literal["trusted", "doubtful", "untrusted", "passed_through"]

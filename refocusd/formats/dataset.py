@@ -31,8 +31,6 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
-__all__ = ["Dataset", "Plan"]
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

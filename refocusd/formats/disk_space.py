@@ -8,8 +8,6 @@ from pathlib import Path
 
 from refocusd.errors import DiskFullError, OutputError
 
-__all__ = ["check_free_space", "free_space_needed", "write_error"]
-
 GIB = 1024**3
 #: Per frame beside its pixels: metadata (Micro-Manager gives up to 147 keys),
 #: the TIFF directory and the index record.

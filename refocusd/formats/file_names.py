@@ -17,8 +17,6 @@ from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue
 
-__all__ = ["PNG_ENDINGS", "NamedFile", "NamedFiles", "files_in", "listed_images", "refuse_grid"]
-
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 PNG_ENDINGS = (".png",)
 

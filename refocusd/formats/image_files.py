@@ -18,8 +18,6 @@ from refocusd.formats.tiff.reader import TiffImageFile
 from refocusd.frame import AxisValue, Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
-__all__ = ["ImageFiles", "open_images"]
-
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
 

@@ -8,8 +8,6 @@ import sys
 
 from refocusd.errors import OutputError
 
-__all__ = ["lock_for_writing"]
-
 #: Byte that Windows locks: far behind every index, for its locks bind readers too.
 LOCKED_BYTE = 2**31 - 2
 

@@ -9,8 +9,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-__all__ = ["elapsed_ms", "finite_number", "java_text", "json_object", "number_or_none"]
-
 
 def json_object(text: str | None) -> dict[str, Any] | None:
     """Parse the JSON object in a text, or None."""

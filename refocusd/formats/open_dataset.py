@@ -26,8 +26,6 @@ from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
 
-__all__ = ["kind_of", "open_dataset", "stem_of"]
-
 
 def kind_of(names: Sequence[str]) -> str:
     """What a folder with such names may grow into: ``ndtiff``, ``stacks``, ``ome-zarr`` or nothing.

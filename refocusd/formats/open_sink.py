@@ -14,8 +14,6 @@ from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.ome_zarr.store_reader import store_of
 from refocusd.formats.sink import Sink
 
-__all__ = ["SinkKind", "append_sink", "create_sink", "sink_kind"]
-
 SinkKind = Literal["ndtiff", "ome-zarr"]
 
 

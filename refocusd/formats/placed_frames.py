@@ -15,8 +15,6 @@ from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-__all__ = ["PlacedFrames"]
-
 
 class PlacedFrames(Dataset):
     """What NDTiff and Micro-Manager's image stacks share; may be used from several threads.

@@ -27,8 +27,6 @@ from pathlib import Path
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue
 
-__all__ = ["PlateImages", "natural", "plate_images", "time_folders"]
-
 _YOKOGAWA = re.compile(
     r"(?P<name>.*)_(?P<well>[A-Z]{1,2}\d{2,3})_T(?P<time>\d{4})F(?P<site>\d{3})L(?P<line>\d{2})"
     r"A(?P<action>\d{2})Z(?P<z>\d{2,3})C(?P<channel>\d{2})",

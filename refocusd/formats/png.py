@@ -15,8 +15,6 @@ from refocusd.files import open_shared
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import MIN_SIDE, AxisValue, Pixels, checked_pixels
 
-__all__ = ["PngImageFile"]
-
 #: Start of a PNG up to its colour type (W3C PNG specification 11.2.2).
 _HEADER = struct.Struct(">8sI4sIIBB")
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["REFOCUSED_NAME", "SUFFIX"]
-
 SUFFIX = "_refocused"
 #: The end of a refocused dataset's name: a second run beside the first has its id there.
 REFOCUSED_NAME = re.compile(rf"{SUFFIX}(_[0-9a-f]{{8}})?(\.ome)?(\.zarr)?$")

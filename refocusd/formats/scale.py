@@ -9,17 +9,6 @@ from typing import Any
 from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
 
-__all__ = [
-    "Scale",
-    "channel_colour",
-    "channel_label",
-    "scale_of",
-    "stage_position_um",
-    "stated_z_step_um",
-    "z_position_um",
-    "z_step_um",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Scale:

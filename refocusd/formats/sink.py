@@ -25,16 +25,6 @@ from refocusd.frame import (
     plain_axes,
 )
 
-__all__ = [
-    "Sink",
-    "json_bytes",
-    "opened_files",
-    "refuse_existing",
-    "refuse_foreign",
-    "refuse_missing",
-    "with_mark",
-]
-
 
 class Sink(ABC):
     """One refocused dataset, written by one thread, closed by its context.

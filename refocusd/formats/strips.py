@@ -10,8 +10,6 @@ import xxhash
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-__all__ = ["ReadPart", "checksum_by_strips"]
-
 #: Rows that are read at a time.
 STRIP_PX = 1024
 

@@ -8,8 +8,6 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.scale import channel_label, scale_of
 from refocusd.frame import AxisValue
 
-__all__ = ["understood"]
-
 ORDER = ("time", "position", "z", "channel")
 #: Names of more channels than this are not listed.
 MAX_NAMES = 6

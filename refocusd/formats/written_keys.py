@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from refocusd.formats.tiff.page import PageFormat
 
-__all__ = ["Written", "WrittenKeys"]
-
 #: New keys wait in a Python set until there are this many of them.
 RECENT = 4096
 

@@ -25,22 +25,6 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 
-__all__ = [
-    "FEATURES",
-    "KNOWN",
-    "KNOWN_FORM",
-    "MIN_SIDE_PX",
-    "BlurEstimate",
-    "BlurSource",
-    "PsfShape",
-    "blur_features",
-    "contradict",
-    "estimate_blur",
-    "fused",
-    "half_width_sigma",
-    "pixel_noise",
-]
-
 Floats = NDArray[np.float32]
 
 #: Edges of the rings of the power spectrum, cycles a pixel.

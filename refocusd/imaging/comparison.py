@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import compare, focus_score
 
-__all__ = ["QUALITIES", "Comparison", "by_level", "compare_frames"]
-
 #: Figures of the comparison: heading in the table, key in JSON, digits in both.
 QUALITIES = (
     ("PSNR dB", "psnr_db", ".1f", ".3f"),

@@ -28,8 +28,6 @@ from numpy.typing import NDArray
 from refocusd.imaging.blur import PsfShape
 from refocusd.imaging.reduction import LEAST_SIDE_PX, Reduction
 
-__all__ = ["MOST_ITERATIONS", "Deconvolved", "deconvolve", "noise_of", "richardson_lucy"]
-
 Floats = NDArray[np.float32]
 
 #: Standard deviation of the blur in the frame that is deconvolved, px.

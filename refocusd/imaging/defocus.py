@@ -56,18 +56,6 @@ from refocusd.frame import Pixels
 from refocusd.imaging.optics import Optics, defocus_otf, geometric_radius_um
 from refocusd.profiles.profile import Profile
 
-__all__ = [
-    "DEFAULT_OPTICS",
-    "LIMIT_UM",
-    "DefocusEstimate",
-    "check_optics",
-    "depth_of_field_um",
-    "estimate_defocus",
-    "limit_um",
-    "optics_error",
-    "optics_of",
-]
-
 Floats = NDArray[np.float64]
 
 #: Optics that are assumed for a microscope without a profile: 20x/0.45 and DAPI, as in BBBC006.

@@ -37,8 +37,6 @@ from numpy.typing import NDArray
 from refocusd.frame import Pixels
 from refocusd.imaging.tiles import TileFocus, folded, means, pooled, tile_focus, tile_side_px
 
-__all__ = ["LOOKS", "MIN_SIDE_PX", "FieldEvidence", "examine_field", "moment", "noise_variance"]
-
 Floats = NDArray[np.float32]
 
 #: Frames with a shorter side are too small for any evidence, px.

@@ -23,8 +23,6 @@ from refocusd.imaging.psf_shape import shape_of_optics
 from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
 from refocusd.profiles.profile import Profile, PsfSection
 
-__all__ = ["DISC_SIGMA", "Distance", "distance_from_focus", "known_blur"]
-
 _Table = NDArray[np.float64]
 
 #: Standard uncertainty of a measured width on another specimen, relative: its depth and cover glass

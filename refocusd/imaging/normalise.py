@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 
-__all__ = ["CountsRange", "check_frame", "counts_range"]
-
 #: Above this many pixels only a regular grid of them is used: percentiles of a quarter
 #: million samples are off by at most 1/512 of the range.
 MAX_SAMPLES = 1 << 18

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 
 from refocusd.errors import ConfigError
 
-__all__ = ["Optics", "defocus_otf", "defocus_psf", "geometric_radius_um"]
-
 #: Margin around the geometric disc for diffraction rings, in micrometres.
 _MARGIN_UM = 8.0
 

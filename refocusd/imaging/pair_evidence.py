@@ -29,8 +29,6 @@ from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.field_evidence import FieldEvidence, moment, noise_variance
 from refocusd.imaging.tiles import TileFocus, means, pooled, tile_focus
 
-__all__ = ["CELL_PX", "PairEvidence", "examine_pair"]
-
 Floats = NDArray[np.float32]
 
 #: Cells of the maps of residuals, px.

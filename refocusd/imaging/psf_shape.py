@@ -21,17 +21,6 @@ from refocusd.imaging.blur import PsfShape, half_width_sigma
 from refocusd.imaging.deconvolve import AROUND, noise_of, richardson_lucy
 from refocusd.imaging.optics import Optics, defocus_psf
 
-__all__ = [
-    "KEPT",
-    "KEPT_AT_PX",
-    "SURE",
-    "StatedPsf",
-    "equalised",
-    "read_psf",
-    "shape_of",
-    "shape_of_optics",
-]
-
 Floats = NDArray[np.float32]
 
 #: The form is used where the width is known to this: a form with a wrong width gains nothing.

@@ -24,18 +24,6 @@ from numpy.typing import NDArray
 from refocusd.errors import InputError
 from refocusd.frame import Pixels
 
-__all__ = [
-    "Quality",
-    "best_focus",
-    "compare",
-    "focus_score",
-    "pearson",
-    "psnr",
-    "register",
-    "shifted",
-    "ssim",
-]
-
 Image = NDArray[Any]
 
 #: Pixels left out along each side before comparing: refocusing lacks the surroundings

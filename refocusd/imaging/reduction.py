@@ -18,8 +18,6 @@ import scipy.ndimage
 import scipy.sparse
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_SIDE_PX", "Reduction"]
-
 Floats = NDArray[np.float32]
 
 #: Reduced frames have at least this side, px.

@@ -10,17 +10,6 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 
-__all__ = [
-    "TileFocus",
-    "folded",
-    "means",
-    "pooled",
-    "sharp_part",
-    "tile_focus",
-    "tile_side_px",
-    "weights_outside",
-]
-
 Floats = NDArray[np.float32]
 
 #: Sharpness of tiles in focus is above the first, of tiles far from focus under the second.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["VERDICTS", "WRITTEN", "AcquisitionNote", "Attempt", "Fate", "RunNote"]
-
 #: States of frames whose pixels are in the refocused dataset.
 WRITTEN = frozenset({"refocused", "passed_through"})
 #: What is said of frames, see `refocusd.engines.verdict`; frames of older versions have none of them.

@@ -20,8 +20,6 @@ from refocusd.errors import LedgerError
 from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate, RunNote
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
-__all__ = ["Fates", "Ledger"]
-
 _FATE = ("axes", "state", "reason", "checksum", "raw_checksum")
 
 

@@ -16,8 +16,6 @@ from pathlib import Path
 from refocusd.errors import LedgerError
 from refocusd.files import remove, write_whole
 
-__all__ = ["OpenMark", "is_marked", "mark_open", "marked", "unmark"]
-
 log = logging.getLogger(__name__)
 
 FOLDER = "open"

@@ -19,8 +19,6 @@ from refocusd.ledger.attempt import WRITTEN, Attempt
 from refocusd.ledger.ledger import Ledger
 from refocusd.ledger.schema import SCHEMA, columns, connect, version_of
 
-__all__ = ["ledger_path", "rebuild", "restore_ledger"]
-
 log = logging.getLogger(__name__)
 
 #: Attempts recorded in one transaction.

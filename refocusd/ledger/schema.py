@@ -11,8 +11,6 @@ from urllib.parse import quote
 from refocusd.errors import LedgerError
 from refocusd.ledger.attempt import Attempt
 
-__all__ = ["ATTEMPT", "OLDEST", "SCHEMA", "columns", "connect", "open_file", "version_of"]
-
 #: Increased when a table changes; a file with a newer schema is refused.
 SCHEMA = 2
 #: The oldest schema that is still read, and is upgraded when opened for writing.

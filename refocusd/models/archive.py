@@ -18,8 +18,6 @@ from typing import IO
 
 from refocusd.errors import BundleError, OutputError
 
-__all__ = ["Package", "open_package"]
-
 MAX_ENTRIES = 1024
 MAX_FILE_BYTES = 2 << 30
 MAX_TOTAL_BYTES = 4 << 30

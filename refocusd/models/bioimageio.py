@@ -28,8 +28,6 @@ from refocusd.models.receptive_field import STEP, measured_field_px, middle_squa
 from refocusd.models.reference_network import ReferenceNetwork
 from refocusd.models.tensors import read_frames
 
-__all__ = ["TOLERANCE", "Adopted", "adopt", "exactly_normalised"]
-
 #: How far engines may be from a foreign model's tensors, in network units.
 TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}
 #: How far our run of a model may be from its own test tensor, relative to its largest value.

@@ -16,8 +16,6 @@ from refocusd.errors import BundleError
 from refocusd.imaging.normalise import CountsRange
 from refocusd.models.description import NormalisationDescription
 
-__all__ = ["ForeignFile", "ForeignModel", "read_foreign"]
-
 _SHA256 = re.compile("[0-9a-f]{64}")
 #: Relative difference up to which a postprocessing step counts as undoing the normalisation.
 SAME = 1e-3

@@ -16,16 +16,6 @@ import yaml
 from refocusd.errors import BundleError
 from refocusd.files import read_limited
 
-__all__ = [
-    "MAX_RDF_BYTES",
-    "SCHEMA",
-    "Description",
-    "NormalisationDescription",
-    "TensorNames",
-    "read_description",
-    "read_yaml",
-]
-
 #: Version of ``config.refocusd``.
 SCHEMA = 1
 MAX_RDF_BYTES = 1 << 16

@@ -20,8 +20,6 @@ from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle
 from refocusd.models.description import MAX_RDF_BYTES, read_yaml
 from refocusd.models.library import NAME, models_folder, shipped_bundles
 
-__all__ = ["Added", "add_bundle", "remove_bundle"]
-
 _DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml")
 #: Remains of an interrupted run are deleted after a day.
 _STALE_S = 86400.0

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["ENVIRONMENT", "NAME", "find_bundle", "models_folder", "shipped_bundles", "user_bundles"]
-
 #: Names another folder for the user's models.
 ENVIRONMENT = "REFOCUSD_MODELS"
 #: Names of models in the user's folder: bare on every system (Windows drops a point at the end,

@@ -12,8 +12,6 @@ from typing import IO
 
 from refocusd.errors import BundleError
 
-__all__ = ["refuse_outside_weights"]
-
 #: More fields than any network has; a file made to be slow to walk ends here.
 MAX_FIELDS = 2_000_000
 MAX_DEPTH = 32

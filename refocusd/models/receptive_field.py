@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 
-__all__ = ["NEGLIGIBLE", "STEP", "measured_field_px", "middle_square"]
-
 #: A change of the output that does not matter, in network units.
 NEGLIGIBLE = 1e-3
 #: Fields are multiples of this, in px.

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from refocusd.errors import BundleError, EngineError
 
-__all__ = ["ReferenceNetwork"]
-
 
 class ReferenceNetwork:
     """Runs an ONNX file as it is: no normalisation, no tiles, no counts.

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from refocusd.errors import BundleError
 
-__all__ = ["read_frames"]
-
 #: Pixels of all frames of one tensor.
 MAX_PIXELS = 1 << 26
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX
 
-__all__ = ["ESTIMATE", "LayerData", "spatial", "trust_look"]
-
 #: What napari calls a LayerDataTuple: pixels, attributes of the layer, its type.
 LayerData = tuple[Any, dict[str, Any], str]
 #: Stands in the metadata of every layer.

@@ -12,8 +12,6 @@ from refocusd.napari_plugin.layers import ESTIMATE, LayerData, spatial, trust_lo
 from refocusd.view.client import ApiClient, ShownFrame
 from refocusd.view.frames.snapshot import auto_window
 
-__all__ = ["NAMES", "LiveStatus", "frame_layers", "watched"]
-
 #: Of the layers, from below.
 NAMES = ("raw (live)", "refocused (live)", "trust (live)")
 #: Longest side of live frames, in pixels.

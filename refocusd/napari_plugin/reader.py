@@ -27,8 +27,6 @@ from refocusd.napari_plugin.layers import ESTIMATE, LayerData, spatial, trust_lo
 from refocusd.optional import need
 from refocusd.view.frames.snapshot import auto_window
 
-__all__ = ["dataset_layers", "get_reader"]
-
 #: Of the channels, one after the other, where there are several.
 COLOURS = ("green", "magenta", "cyan", "yellow", "red", "blue")
 #: The last dimensions before y and x, after all others.

@@ -18,8 +18,6 @@ from refocusd.errors import RefocusdError
 from refocusd.napari_plugin.live import NAMES, LiveStatus, frame_layers, watched
 from refocusd.view.client import DEFAULT_URL, ApiClient, ShownFrame
 
-__all__ = ["LiveWidget"]
-
 #: What each frame brings; all else of a live layer is the user's after the first.
 RENEWED = ("scale", "translate", "metadata")
 

@@ -16,15 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
-__all__ = [
-    "BackgroundHandler",
-    "LineFormatter",
-    "escape_controls",
-    "log_to_stderr",
-    "to_stderr",
-    "write_bounded",
-]
-
 MAX_QUEUED_CHARS = 1 << 20
 #: How long a process that ends waits for its last lines to be written.
 FLUSH_S = 2.0

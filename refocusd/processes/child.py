@@ -13,8 +13,6 @@ import msgspec
 
 from refocusd.processes.order import encode_order
 
-__all__ = ["Child"]
-
 
 class Child:
     """A Python process that ends when its standard input does (`refocusd.processes.lifeline`).

@@ -11,8 +11,6 @@ import msgspec
 from refocusd.errors import OutputError, WorkerError
 from refocusd.processes.child import Child
 
-__all__ = ["Announcement", "DaemonProcess"]
-
 #: A daemon stops within a time limit of its own; one that does not is killed.
 STOP_S = 120.0
 

@@ -15,8 +15,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-__all__ = ["end_with_parent", "watch_stdin"]
-
 PR_SET_PDEATHSIG = 1
 
 

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 import msgspec
 
-__all__ = ["encode_order", "read_order"]
-
 _Order = TypeVar("_Order", bound=msgspec.Struct)
 
 

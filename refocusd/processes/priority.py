@@ -6,8 +6,6 @@ import ctypes
 import os
 import sys
 
-__all__ = ["yield_to_acquisition"]
-
 BELOW_NORMAL_PRIORITY_CLASS = 0x4000
 
 

@@ -7,8 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 
-__all__ = ["leave_signals_to_parent", "stop_asked"]
-
 #: CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT.
 _ENDS = frozenset({2, 5, 6})
 

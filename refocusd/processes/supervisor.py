@@ -15,8 +15,6 @@ import msgspec
 from refocusd.backoff import BackOff
 from refocusd.processes.child import Child
 
-__all__ = ["Action", "End", "Supervisor"]
-
 log = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ import msgspec
 from refocusd.errors import WorkerError
 from refocusd.processes.order import encode_order
 
-__all__ = ["REFUSED", "attempt", "print_report"]
-
 #: Exit status of a child that says in one line on standard error why it did not work.
 REFUSED = 2
 _LAST_CHARS = 300

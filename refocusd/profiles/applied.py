@@ -15,8 +15,6 @@ from refocusd.profiles.hot_pixels import hot_indices
 from refocusd.profiles.microscope_metadata import camera_of, identity_metadata, roi_of
 from refocusd.profiles.profile import Profile
 
-__all__ = ["Applied", "FrameCalibration", "apply_profiles"]
-
 #: Regions of the chip whose hot-pixel lists are cached; an acquisition has fewer.
 MAX_LISTS = 64
 

@@ -16,8 +16,6 @@ from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of
 from refocusd.profiles.profile import Microscope, Profile, load_profile
 
-__all__ = ["Catalogue", "Match", "Selection", "selection_id"]
-
 log = logging.getLogger(__name__)
 
 #: At most so many profiles are read from a folder; one per objective and channel makes a few dozen.

@@ -10,8 +10,6 @@ from typing import Any
 from refocusd.profiles.microscope_metadata import bit_depth_of, magnification_of, na_of, pixel_um_of
 from refocusd.profiles.profile import Measured, Profile
 
-__all__ = ["SECTIONS", "Trained", "against_profile", "against_training", "stale"]
-
 #: A measurement that is older than this counts as stale: cameras age, stages are serviced.
 STALE_AFTER = timedelta(days=180)
 SECTIONS = ("camera", "focus", "psf")

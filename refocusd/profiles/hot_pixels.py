@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 
-__all__ = ["MAX_HOT_PIXELS", "HotPixels", "hot_indices"]
-
 #: At most so many pixels of a profile are replaced: the first ones, which are the hottest.
 MAX_HOT_PIXELS = 1 << 16
 #: Good neighbours are searched in squares of these radii, px, one after the other ...

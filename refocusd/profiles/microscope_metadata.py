@@ -10,21 +10,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = [
-    "binning_of",
-    "bit_depth_of",
-    "camera_of",
-    "first_of",
-    "identity_metadata",
-    "magnification_of",
-    "na_of",
-    "objective_of",
-    "pixel_um_of",
-    "plausible_pixel_um",
-    "positive_number",
-    "roi_of",
-]
-
 #: Keys of a frame that identify its microscope. OME has the aperture and the magnification.
 _NA = ("NumericalAperture", "LensNA", "NA")
 _MAGNIFICATION = ("NominalMagnification", "Magnification")

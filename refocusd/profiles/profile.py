@@ -18,21 +18,6 @@ import msgspec
 from refocusd.errors import InputError
 from refocusd.files import output, read_limited, write_whole
 
-__all__ = [
-    "PROFILE_SCHEMA",
-    "CameraSection",
-    "Check",
-    "FocusSection",
-    "Measured",
-    "Microscope",
-    "Profile",
-    "PsfSection",
-    "RawData",
-    "StoredMap",
-    "load_profile",
-    "save_profile",
-]
-
 #: Increased when a field changes its meaning; any other schema is refused.
 PROFILE_SCHEMA = 1
 #: A profile holds curves, not images.

@@ -12,8 +12,6 @@ import numpy as np
 
 from refocusd.frame import Frame, Pixels
 
-__all__ = ["MAX_LATER", "FrameBuffer", "Held"]
-
 #: Most frames that wait to be read from disk, known by their axes only.
 MAX_LATER = 100_000
 

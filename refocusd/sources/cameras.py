@@ -13,8 +13,6 @@ from typing import Any
 from refocusd.formats.written_keys import WrittenKeys
 from refocusd.frame import Axes, canonical_axes
 
-__all__ = ["AXIS", "Cameras", "DistinctAxes", "names_by_core"]
-
 #: Axis by which cameras are told apart.
 AXIS = "camera"
 #: Events of which some cameras' frames have come and others' have not.

@@ -27,8 +27,6 @@ from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, Counts
 from refocusd.transport.records import REPLACED
 
-__all__ = ["Feed"]
-
 log = logging.getLogger(__name__)
 
 #: How long the end of the interpreter may be delayed to close the acquisition.

@@ -12,8 +12,6 @@ from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.buffer import FrameBuffer
 from refocusd.transport.messages import Open
 
-__all__ = ["FeedState", "FirstFrame"]
-
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:

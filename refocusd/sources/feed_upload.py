@@ -13,8 +13,6 @@ from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, Counts, Open
 from refocusd.transport.session import Session, State
 
-__all__ = ["NOT_AFFECTED", "FeedUpload"]
-
 log = logging.getLogger(__name__)
 
 #: Ends every warning: nobody is to stop an acquisition for it.

@@ -29,8 +29,6 @@ from refocusd.sources.focus_limits import FocusLimits
 from refocusd.sources.once import Once
 from refocusd.transport.messages import Advice, FocusAdvice
 
-__all__ = ["METADATA_KEY", "FocusHook"]
-
 log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]

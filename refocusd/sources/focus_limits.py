@@ -8,8 +8,6 @@ from pathlib import Path
 
 from refocusd.errors import ConfigError
 
-__all__ = ["FocusLimits"]
-
 
 @dataclass(frozen=True, slots=True)
 class FocusLimits:

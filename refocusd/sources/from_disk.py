@@ -14,8 +14,6 @@ from refocusd.formats.dataset import Dataset
 from refocusd.transport.messages import Closed, Open, Opened, Outcome
 from refocusd.transport.session import Session, State
 
-__all__ = ["submit_all", "submit_frames"]
-
 _Outcome = Literal["submitted", "missed", "again"]
 
 

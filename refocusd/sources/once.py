@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 
-__all__ = ["Once"]
-
 #: Different warnings logged at most: a text may name the frame.
 MAX_WARNINGS = 100
 

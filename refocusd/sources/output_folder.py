@@ -8,8 +8,6 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
 
-__all__ = ["output_folder"]
-
 
 def output_folder(
     folder: Path, name: str, started_s: float | None = None, acquisition: str = ""

@@ -36,8 +36,6 @@ from refocusd.sources.raw_reader import read_saved
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
-__all__ = ["Source"]
-
 log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]

@@ -33,8 +33,6 @@ from refocusd.sources.output_folder import output_folder
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
-__all__ = ["MDAOutput", "attach_mda"]
-
 log = logging.getLogger(__name__)
 
 #: Axes as the rest of refocusd names them; others keep useq's names.

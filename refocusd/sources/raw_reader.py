@@ -21,8 +21,6 @@ from refocusd.formats.tiff.growing_file import GrowingFile, Place
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Frame, plain_axes
 
-__all__ = ["read_saved"]
-
 #: NDTiff's pixel types: 0 is 8 bit, 2 is RGB, the others are 10 to 16 bit in two bytes.
 _EIGHT_BIT, _RGB = 0, 2
 

@@ -16,8 +16,6 @@ from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.from_disk import submit_frames
 from refocusd.transport.messages import Counts, Open, Opened, Outcome
 
-__all__ = ["recorded_times_s", "replay"]
-
 
 def recorded_times_s(plan: Plan) -> list[float] | None:
     """Seconds from the first frame to each, or None if the recording does not tell.

@@ -30,8 +30,6 @@ from refocusd.transport.secure.keys import ClientKeys
 from refocusd.transport.secure.link import LocalLink, RemoteLink
 from refocusd.transport.secure.user_keys import own_keys
 
-__all__ = ["Connection", "default_endpoint"]
-
 log = logging.getLogger(__name__)
 
 #: A peer that has nothing to say says Ping this often.

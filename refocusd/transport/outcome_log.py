@@ -9,8 +9,6 @@ from collections import deque
 
 from refocusd.transport.watching import FrameOutcome, Outcomes
 
-__all__ = ["OutcomeLog"]
-
 #: Outcomes that are kept, and characters of them.
 MAX_KEPT, MAX_KEPT_CHARS = 4096, 4 << 20
 #: Outcomes in one answer.

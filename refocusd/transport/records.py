@@ -8,22 +8,6 @@ import msgspec
 
 from refocusd.frame import DType
 
-__all__ = [
-    "REPLACED",
-    "AcquisitionStatus",
-    "Counts",
-    "DoubtedFrame",
-    "EngineInfo",
-    "Engines",
-    "FocusAdvice",
-    "FocusOptics",
-    "FrameFacts",
-    "Histogram",
-    "KnownBlur",
-    "Message",
-    "WorkerStatus",
-]
-
 #: Reason of frames whose place in raw another one took; raw knows nothing of them.
 REPLACED = "replaced in raw by a later frame of the same axes"
 

@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 
 from refocusd.errors import TransportError
 
-__all__ = ["RingAddress", "SharedRing", "Slot", "SlotAllocator"]
-
 #: Regions start on page boundaries, so that no two frames share a page.
 PAGE = 4096
 MAGIC = b"refocusd"

@@ -50,8 +50,6 @@ from refocusd.transport.messages import (
 )
 from refocusd.transport.ring import Slot
 
-__all__ = ["TRANSITIONS", "Event", "Session", "State", "after"]
-
 #: Axes named in one message.
 MAX_MISSED = 1000
 #: How often the daemon is told of frames that are left to the raw dataset.

@@ -18,19 +18,6 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 
-__all__ = [
-    "MAX_TRUST_NBYTES",
-    "CatchUp",
-    "Follow",
-    "FrameOutcome",
-    "Look",
-    "Outcomes",
-    "Pause",
-    "Shown",
-    "Status",
-    "StatusRequest",
-]
-
 #: Of a trust map, one byte for 256 pixels.
 MAX_TRUST_NBYTES = 1 << 22
 

@@ -24,8 +24,6 @@ from refocusd.frame import Pixels
 from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.options import LOOPBACK
 
-__all__ = ["DEFAULT_URL", "ApiClient", "Event", "Outcome", "ShownFrame", "outcomes"]
-
 DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_VIEW_PORT}"
 #: A view answers within this time, and says something at least so often on a stream.
 ANSWER_S = 10.0

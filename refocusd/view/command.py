@@ -23,8 +23,6 @@ from refocusd.transport.secure.user_keys import derived_secret, user_store
 from refocusd.view.http.options import LOOPBACK, ViewOptions
 from refocusd.view.serve import announce, page_address, serving, until_asked
 
-__all__ = ["add_view_flags", "run_view", "view_options"]
-
 #: Below the daemon and its workers: looking can wait, frames cannot.
 NICENESS = 10
 

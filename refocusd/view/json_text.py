@@ -6,8 +6,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["json_bytes"]
-
 
 def json_bytes(value: Any) -> bytes:
     """Compact JSON; numbers that are not finite become null, which JSON knows."""

@@ -13,8 +13,6 @@ from refocusd.processes.supervisor import Action, Supervisor
 from refocusd.view.http.settings import WantedSettings
 from refocusd.view.serve import Announcement
 
-__all__ = ["ViewProcess"]
-
 #: Exit status of a view that cannot work: a taken port, unusable TLS files.
 _CANNOT = 2
 

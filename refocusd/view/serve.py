@@ -14,8 +14,6 @@ import msgspec
 from refocusd.config import environment_of
 from refocusd.view.http.options import ViewOptions
 
-__all__ = ["Announcement", "announce", "page_address", "serving", "until_asked"]
-
 log = logging.getLogger(__name__)
 
 

@@ -16,8 +16,6 @@ from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, PsfShape, contradict, estimate_blur, fused
 from refocusd.transport.messages import KnownBlur
 
-__all__ = ["Blurs", "Stream", "known_blur"]
-
 #: Kinds of frames that are remembered; the oldest goes.
 MOST_STREAMS = 1024
 #: What the focus drifts from one frame to the next, relative.

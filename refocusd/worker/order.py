@@ -10,8 +10,6 @@ import msgspec
 
 from refocusd.config import EngineOptions
 
-__all__ = ["WorkerOrder"]
-
 
 class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to connect, as whom, and which engine to build.

@@ -32,7 +32,6 @@ from refocusd.worker.blurs import Stream
 if TYPE_CHECKING:
     from refocusd.imaging.defocus import DefocusEstimate
 
-__all__ = ["Calibrated", "refocus_frame"]
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,6 @@ from refocusd.transport.client import Connection
 from refocusd.transport.secure.keys import ClientKeys
 from refocusd.worker.session import WELCOME_S, Prepared, hold_session
 
-__all__ = ["work_remotely"]
-
 log = logging.getLogger(__name__)
 
 #: A session that took frames for this long was a success.

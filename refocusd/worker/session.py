@@ -18,8 +18,6 @@ from refocusd.transport.client import Connection
 from refocusd.transport.messages import EngineInfo, Engines, Ready
 from refocusd.worker.worker import serve
 
-__all__ = ["OUT_OF_MEMORY", "WELCOME_S", "Prepared", "hold_session", "prepare"]
-
 log = logging.getLogger(__name__)
 
 #: Frame size that is warmed before a worker says it is ready.

@@ -14,8 +14,6 @@ from typing import Any, Literal, Self
 import msgspec
 from rig import until
 
-__all__ = ["MicroscopeProcess"]
-
 _SCRIPT = Path(__file__).with_name("microscope_process.py")
 
 

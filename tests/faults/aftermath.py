@@ -13,8 +13,6 @@ from typing import Any
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import checksum
 
-__all__ = ["assert_raw_is_as_acquired", "assert_whole", "refocused_of", "resume", "verify"]
-
 
 def refocused_of(raw: Path) -> Path:
     """Where the refocused dataset of a raw one lies."""

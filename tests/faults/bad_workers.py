@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Fault", "environment", "held_disk", "jumping_clock", "slow_disk"]
-
 #: ``nan``: facts that are no numbers.  ``pixels``: others than the checksum says.  ``late``: after
 #: the daemon has lost patience.  ``error``: an exception.  ``exit``: the process ends.  ``memory``:
 #: it finds none.  ``shape``: half of the frame only (where it goes through the socket: ``--inline``).

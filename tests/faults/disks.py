@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["fill", "small_disk"]
-
 
 @contextlib.contextmanager
 def small_disk(folder: Path, mib: int) -> Iterator[Path]:

@@ -21,8 +21,6 @@ import refocusd
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.frame import checksum
 
-__all__ = ["Order"]
-
 #: Of an acquisition that goes on until it is told to end.
 MOST_FRAMES = 5000
 

@@ -9,8 +9,6 @@ from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["cpu_engine"]
-
 
 def cpu_engine(bundle: ModelBundle, precision: Precision) -> OpenVinoEngine:
     """The CPU engine of a bundle; skips where this processor does not compute in `precision`."""

@@ -25,8 +25,6 @@ from bridge_standin_classes import CONSTRUCTIBLE, Java, JavaList, Studio
 from bridge_standin_microscope import Microscope
 from waiting import PATIENCE_S
 
-__all__ = ["Call", "Standin", "stranger"]
-
 VERSION = "5.1.0"
 ARRAYS = {"uint8": "byte-array", "uint16": "short-array", "int32": "int-array"}
 

@@ -13,8 +13,6 @@ from bridge_standin_microscope import CHANNELS, Microscope, Settings, Store
 from java_ndtiff import JavaNDTiff, JavaStack
 from numpy.typing import NDArray
 
-__all__ = ["SaveMode", "Saved"]
-
 SaveMode = Literal["NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"]
 
 

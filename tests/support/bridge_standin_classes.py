@@ -11,8 +11,6 @@ from typing import Any, ClassVar
 
 from bridge_standin_microscope import Microscope, Settings, Store, StoredImage
 
-__all__ = ["CONSTRUCTIBLE", "Java", "JavaList", "Studio"]
-
 CONSTRUCTIBLE = ("org.micromanager.Studio", "mmcorej.CMMCore")
 STRING, COORDS = "java.lang.String", "org.micromanager.data.Coords"
 

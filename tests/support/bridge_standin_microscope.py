@@ -20,8 +20,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Engine", "Microscope", "Settings", "Store", "StoredImage"]
-
 Pixels = NDArray[Any]
 Engine = Literal["AcqEngJ", "Clojure"]
 CHANNELS = ("DAPI", "Cy5")

@@ -16,8 +16,6 @@ from bridge_standin_microscope import Microscope
 
 from refocusd.sources.micromanager.bridge import Bridge
 
-__all__ = ["SESSION", "play"]
-
 SESSION = Path(__file__).parent / "data" / "bridge_session.json"
 
 

@@ -31,8 +31,6 @@ from refocusd.frame import Pixels, checksum
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing, Slot
 
-__all__ = ["ENGINE", "MAX_FRAMES", "ModelWriter", "Peer", "PlayedBroker", "Reading", "Story"]
-
 RING_MIB = 1
 ENGINE = wire.Engines("identity", "exact", "CPU", "identity", "", "")
 FACTS = wire.FrameFacts(0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0, "trusted")

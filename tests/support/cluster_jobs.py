@@ -16,8 +16,6 @@ from refocusd.config import Settings
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import create_sink
 
-__all__ = ["order_for", "prepared", "process"]
-
 
 def process(*arguments: object, place: Path, **more: str) -> int:
     """`refocusd process` in this process; its exit status."""

@@ -22,17 +22,6 @@ from refocusd.cli.main import main
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.transport.secure.user_keys import FOLDER_VARIABLE
 
-__all__ = [
-    "command",
-    "flip_a_pixel",
-    "ledger_of",
-    "raw_dataset",
-    "refocusd",
-    "snapshot",
-    "told",
-    "verify",
-]
-
 
 def blurred(frames: int, side: int = 64, seed: int = 0) -> NDArray[np.uint16]:
     """Frames of out-of-focus blobs, all different: something to refocus."""

@@ -18,8 +18,6 @@ from bioimageio.spec.model import v0_4, v0_5
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-__all__ = ["COUNTS", "SIDE", "blurred", "modern", "network", "older", "run_onnx"]
-
 SIDE = 64
 #: A step of each kind in format 0.5, and the same as a function of a frame.
 COUNTS = np.random.default_rng(5).integers(100, 3000, (1, 1, SIDE, SIDE)).astype(np.float32)

@@ -29,19 +29,6 @@ from typing import Any
 
 from refocusd.errors import RefocusdError
 
-__all__ = [
-    "ROUNDS",
-    "Defect",
-    "Report",
-    "Target",
-    "changed_tree",
-    "damaged",
-    "fuzz",
-    "judge",
-    "judging",
-    "weak_places",
-]
-
 #: Inputs of each target in a short round; more for a longer look.
 ROUNDS = int(os.environ.get("REFOCUSD_FUZZ_ROUNDS", "60"))
 #: Processor time that one input may take, of this process.

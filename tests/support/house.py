@@ -18,8 +18,6 @@ from refocusd.transport.ring import RingAddress
 from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, RemoteEndpoint
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
 
-__all__ = ["FRAME_NBYTES", "House", "Received", "in_background", "open_house"]
-
 #: The largest frame of these tests.
 FRAME_NBYTES = 1 << 20
 NO_RING = RingAddress(0, 0, "", 0)

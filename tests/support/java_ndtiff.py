@@ -27,8 +27,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["JavaNDTiff", "JavaStack", "frame_of"]
-
 PRESIZED_INDEX = 25 << 20
 MAX_FILE = 4 << 30
 SUMMARY = {"PixelSize_um": 0.65, "Prefix": "run", "ChNames": ["DAPI"], "z-step_um": 2.0}

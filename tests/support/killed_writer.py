@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["write_until_killed"]
-
 
 def write_until_killed(
     writer_code: str, arguments: Sequence[object], done: set[int], rng: np.random.Generator

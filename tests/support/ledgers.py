@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from refocusd.ledger import Ledger
 
-__all__ = ["final_states"]
-
 
 def final_states(ledger: Ledger, run: str, acquisition: str) -> dict[str, str]:
     """Canonical axes → state, for the frames of a run that have one."""

@@ -22,20 +22,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.session import Session
 
-__all__ = [
-    "NOBODY",
-    "Upload",
-    "keys",
-    "opened",
-    "pump_until",
-    "quick_settings",
-    "read_all",
-    "running",
-    "source",
-    "stack",
-    "write_stack",
-]
-
 
 def quick_settings(tmp_path: Path, **changes: Any) -> Settings:
     """A daemon on a free port that passes frames through, with its ledgers in the test's folder."""

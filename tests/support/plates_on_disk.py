@@ -12,8 +12,6 @@ import zarr
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-__all__ = ["FIELDS", "pixels_of", "write_image", "write_plate"]
-
 #: Wells and fields of `write_plate`.
 FIELDS = ("A/1/0", "A/1/1", "B/03/0")
 _SIZES = {"t": 2, "c": 2, "z": 3, "y": 48, "x": 64}

@@ -11,8 +11,6 @@ from collections import deque
 from types import TracebackType
 from typing import Literal, Self
 
-__all__ = ["Proxy"]
-
 #: Bytes that one direction may hold: the sender is slowed down by more, as by a real line.
 HOLD = 4 << 20
 Mode = Literal["open", "half open", "closed"]

@@ -13,8 +13,6 @@ import pytest
 
 from refocusd import files
 
-__all__ = ["Refusals", "refusal"]
-
 SHARING_VIOLATION = 32
 
 

@@ -18,8 +18,6 @@ from refocusd_calibration.camera.series import Level, Series, series_of_frames
 
 from refocusd.frame import Pixels
 
-__all__ = ["SimulatedCamera", "level_of"]
-
 #: How fast a hot pixel fills, times the mean dark current and on top of it.
 _HOT_E_PER_S = 2000.0
 

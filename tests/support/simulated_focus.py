@@ -17,8 +17,6 @@ from scipy import ndimage
 
 from refocusd.imaging.optics import Optics, defocus_otf
 
-__all__ = ["FocusScene", "depth_of_field_um"]
-
 Floats = NDArray[np.float64]
 
 

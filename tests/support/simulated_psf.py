@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from refocusd.imaging.optics import Optics, defocus_otf, defocus_psf, geometric_radius_um
 
-__all__ = ["random_specimen", "scattered", "simulate_beads", "simulate_planes"]
-
 #: Fine samples along a camera pixel.
 _FINE = 5
 #: The same for a specimen, which costs more.

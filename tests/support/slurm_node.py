@@ -14,8 +14,6 @@ from pathlib import Path
 import psutil
 from waiting import PATIENCE_S, until
 
-__all__ = ["missing", "one_node"]
-
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "sinfo")
 
 

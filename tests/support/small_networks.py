@@ -12,8 +12,6 @@ from onnx import helper, numpy_helper
 
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["blur_network", "small_bundle", "write_network"]
-
 #: Height and width of any size, in batches of any number.
 FRAME: tuple[str | int, ...] = ("batch", 1, "height", "width")
 

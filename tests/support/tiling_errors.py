@@ -9,8 +9,6 @@ import numpy as np
 from refocusd.engines.engine import Engine
 from refocusd.frame import Pixels
 
-__all__ = ["TilingError", "tiling_error"]
-
 
 @dataclass(frozen=True, slots=True)
 class TilingError:

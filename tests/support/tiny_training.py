@@ -20,8 +20,6 @@ from refocusd_training.networks import NetworkConfig, RefocusNetwork, build_netw
 from refocusd_training.simulate.ranges import Ranges
 from safetensors.torch import load_file
 
-__all__ = ["TINY", "column", "network_of", "same_weights", "train", "write_images"]
-
 TINY = TrainingConfig(
     seed=7,
     steps=40,

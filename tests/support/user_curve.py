@@ -6,8 +6,6 @@ from typing import Any
 
 from refocusd.transport.secure.user_keys import own_keys
 
-__all__ = ["as_daemon", "as_peer"]
-
 
 def as_daemon(socket: Any) -> None:
     """Have a socket take this user's peers; before it is bound."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["write_certificate"]
-
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBmjCCAUGgAwIBAgIUOjRyHkTiN7hjnfCwgckHqG4wZJ0wCgYIKoZIzj0EAwIw

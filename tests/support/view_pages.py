@@ -17,8 +17,6 @@ from view_browser import chromium, dataset, eventually, open_page
 from view_process import ask, view_of
 from view_standin import Scene, StandIn, scene_of_nuclei, written_datasets
 
-__all__ = ["DRAWN", "Bench", "Shown", "bench"]
-
 #: Once what was asked for is drawn.
 DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 

@@ -17,8 +17,6 @@ from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.serve import Announcement, serving
 
-__all__ = ["Reply", "ask", "bearer", "view_of", "view_process"]
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:

@@ -17,8 +17,6 @@ from view_browser import eventually
 from view_process import Reply, ask, view_of
 from view_standin import Scene, StandIn, written_datasets
 
-__all__ = ["ACTION", "API", "HOST", "Setup", "hold", "raw_request", "setting_up"]
-
 #: What an action of the page carries.
 ACTION = {"X-Refocusd-View": "1", "Content-Type": "application/json"}
 HOST = b"Host: 127.0.0.1\r\n"

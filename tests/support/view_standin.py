@@ -33,8 +33,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.outcome_log import OutcomeLog
 from refocusd.transport.ring import RingAddress
 
-__all__ = ["Scene", "StandIn", "scene_of_nuclei", "written_datasets", "written_run"]
-
 CHANNELS = ("DAPI", "Cy5")
 DEFOCUS_UM = (-12.0, -8.0, -4.0, 0.0, 4.0, 8.0, 12.0)
 PIXEL_UM = 0.645

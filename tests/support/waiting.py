@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PATIENCE_S", "until"]
-
 #: Costs nothing but in a test that fails: a busy machine may need many seconds for a start.
 PATIENCE_S = 100.0
 

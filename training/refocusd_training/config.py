@@ -24,8 +24,6 @@ from refocusd_training.losses.config import LossConfig
 from refocusd_training.networks.config import NetworkConfig
 from refocusd_training.weights import IMAGENET
 
-__all__ = ["TrainingConfig", "load_config", "write_config"]
-
 #: Limit of numbers that have no natural one.
 MOST = 10**9
 #: Settings that name files or folders; relative to the folder of the configuration.

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus, transfer
 
-__all__ = ["noise_to_signal", "richardson_lucy", "wiener"]
-
 MARGIN = 64
 #: Median absolute value of a normal variable, in standard deviations.
 _MEDIAN_ABSOLUTE = 0.6745

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from refocusd.errors import InputError
 
-__all__ = ["IMAGENET", "RESNET34_URL", "VGG16_URL", "load_encoder", "read_state", "vgg16_features"]
-
 #: Stands for the official file where a path could.
 IMAGENET = "imagenet"
 RESNET34_URL = "https://download.pytorch.org/models/resnet34-b627a593.pth"

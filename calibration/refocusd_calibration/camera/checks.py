@@ -15,8 +15,6 @@ from refocusd_calibration.camera.maps import FlatField
 from refocusd_calibration.camera.photon_transfer import Line, Saturation, read_noise
 from refocusd_calibration.measurement import check
 
-__all__ = ["Findings", "camera_checks"]
-
 #: Dark signal above this is light, or a sensor that is far too warm (electrons per second).
 MOST_DARK_E_PER_S = 100.0
 #: ... and so is a dark signal above this share of the flat light's.

@@ -20,8 +20,6 @@ from refocusd_calibration.stage.microscope import ask, open_microscope
 from refocusd_calibration.stage.moves import run_series
 from refocusd_calibration.stage.plan import Move, MoveLimits, Shutter, check_moves, print_moves
 
-__all__ = ["camera_moves", "register"]
-
 EPILOG = """\
 examples:
   refocusd calibrate camera --dry-run                              what it would do

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from refocusd.errors import InputError
 from refocusd_calibration.camera.series import Level
 
-__all__ = ["LevelStatistics", "level_statistics", "pattern_correlation"]
-
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

@@ -15,16 +15,6 @@ from refocusd_calibration.camera.photon_transfer import Line
 from refocusd_calibration.camera.series import Level
 from refocusd_calibration.estimates import robust_sigma
 
-__all__ = [
-    "FlatField",
-    "dead_pixels",
-    "dsnu_counts",
-    "flat_field",
-    "gain_map",
-    "hot_pixels",
-    "noisy_pixels",
-]
-
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 

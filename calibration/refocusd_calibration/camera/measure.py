@@ -51,8 +51,6 @@ from refocusd_calibration.estimates import measured
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
-__all__ = ["CameraMeasurement", "measure_camera"]
-
 #: Fewest lit levels that make a line and leave something to judge it by.
 FEWEST_LEVELS = 4
 #: A profile names no more defective pixels than this, the hottest first; maps hold all.

@@ -21,17 +21,6 @@ from refocusd.profiles.profile import Measured
 from refocusd_calibration.camera.levels import LevelStatistics
 from refocusd_calibration.estimates import measured, robust_sigma, weighted_fit
 
-__all__ = [
-    "QUANTISATION",
-    "Line",
-    "Saturation",
-    "dark_line",
-    "find_saturation",
-    "fit_transfer",
-    "linearity_error_percent",
-    "read_noise",
-]
-
 #: Variance of rounding to whole counts.
 QUANTISATION = 1 / 12
 #: The line is fitted up to this share of saturation (EMVA 1288: 70 %).

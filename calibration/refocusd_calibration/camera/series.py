@@ -15,8 +15,6 @@ from refocusd.formats.dataset import Dataset
 from refocusd.frame import Axes, Metadata, Pixels, canonical_axes, checked_pixels
 from refocusd.profiles.microscope_metadata import bit_depth_of, positive_number
 
-__all__ = ["Level", "Series", "series_of_frames", "series_of_recording"]
-
 #: Keys under which an exposure in milliseconds is found in a frame's metadata.
 _EXPOSURE_KEYS = ("Exposure", "Exposure-ms")
 #: Bits of the counts that cameras give.

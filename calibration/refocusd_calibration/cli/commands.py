@@ -13,8 +13,6 @@ from refocusd_calibration.focus import command as focus_command
 from refocusd_calibration.profile import show_command
 from refocusd_calibration.psf import command as psf_command
 
-__all__ = ["register"]
-
 EXAMPLES = """examples:
   refocusd calibrate camera --output scope.json                    on the microscope
   refocusd calibrate camera --from-recording dark flat --output scope.json

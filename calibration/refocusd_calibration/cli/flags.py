@@ -14,14 +14,6 @@ from refocusd.profiles.profile import Check, Measured
 from refocusd_calibration.profile.identity import add_microscope_flags
 from refocusd_calibration.stage.plan import LONGEST_EXPOSURE_MS
 
-__all__ = [
-    "add_measurement_flags",
-    "number",
-    "numbers",
-    "print_outcome",
-    "raw_folder",
-]
-
 
 def add_measurement_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that all measurements have: for output, for the microscope, for its hardware."""

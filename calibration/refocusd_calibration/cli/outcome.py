@@ -14,8 +14,6 @@ from refocusd_calibration.cli.flags import print_outcome
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map, write_section
 
-__all__ = ["conclude"]
-
 
 def conclude(
     arguments: argparse.Namespace,

@@ -17,8 +17,6 @@ from refocusd_calibration.focus.peak import Peak
 from refocusd_calibration.focus.table import FocusTable, SweepTable
 from refocusd_calibration.measurement import check
 
-__all__ = ["FocusFindings", "check_focus", "refuse_still"]
-
 #: Lateral excursion over a sweep that is believed to be optics and stage, px.
 MAX_EXCURSION_PX = 4.0
 #: Neighbouring planes are alike; one that is less so by this, and by this many robust

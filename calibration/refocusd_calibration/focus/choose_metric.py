@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from refocusd_calibration.focus.metrics import METRICS
 from refocusd_calibration.focus.peak import Peak, count_peaks, fit_peak, noise_of
 
-__all__ = ["CONTRAST", "MetricFigures", "choose_metric", "judge_metric"]
-
 Floats = NDArray[np.float64]
 
 #: A peak counts if it is this many standard deviations of the noise high.

@@ -19,8 +19,6 @@ from refocusd_calibration.cli.flags import add_measurement_flags
 from refocusd_calibration.profile.identity import microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
 
-__all__ = ["register", "sweep_positions"]
-
 EPILOG = """\
 examples:
   refocusd calibrate focus --z-from -10 --z-to 10 --z-step 0.5 --z-limits -20 20 --dry-run

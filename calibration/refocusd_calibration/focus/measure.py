@@ -49,8 +49,6 @@ from refocusd_calibration.focus.table import FocusTable, SweepTable, measure_ser
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.stage.z_sweeps import ZSeries
 
-__all__ = ["FocusMeasurement", "measure_focus"]
-
 Floats = NDArray[np.float64]
 
 #: Groups of tiles that the jackknife leaves out in turn.

@@ -38,8 +38,6 @@ from refocusd.errors import InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import focus_score
 
-__all__ = ["METRICS", "Grid", "find_hot_pixels", "measure_frame"]
-
 Floats = NDArray[np.float64]
 Image = NDArray[np.float32]
 

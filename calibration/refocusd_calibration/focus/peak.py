@@ -29,8 +29,6 @@ from scipy import signal, stats
 from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.stage.z_sweeps import MIN_PLANES
 
-__all__ = ["POWERS", "Peak", "base_of", "count_peaks", "fit_peak", "noise_of"]
-
 Floats = NDArray[np.float64]
 
 #: Members of the family that are tried.

@@ -15,8 +15,6 @@ from scipy.signal import windows
 
 from refocusd.frame import Pixels
 
-__all__ = ["compare_planes"]
-
 #: Side of the middle of the frame that is looked at, px.
 SIDE = 384
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from refocusd.profiles.profile import Measured
 from refocusd_calibration.estimates import measured, weighted_fit
 
-__all__ = ["Passage", "StageMotion", "fit_motion"]
-
 #: Sweeps nearer than this in time say nothing of a drift, seconds.
 LEAST_TIME_S = 1.0
 

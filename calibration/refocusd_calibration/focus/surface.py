@@ -23,8 +23,6 @@ from scipy import optimize, stats
 
 from refocusd_calibration.estimates import LinearFit, jackknife, robust_sigma, weighted_fit
 
-__all__ = ["MIN_TILES", "FocalSurface", "fit_surface"]
-
 Floats = NDArray[np.float64]
 Kind = Literal["flat", "plane", "paraboloid"]
 

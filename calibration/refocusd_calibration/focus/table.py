@@ -18,8 +18,6 @@ from refocusd_calibration.focus.metrics import METRICS, Grid, find_hot_pixels, m
 from refocusd_calibration.focus.shift import compare_planes
 from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries
 
-__all__ = ["FocusTable", "SweepTable", "measure_series"]
-
 Floats = NDArray[np.float64]
 
 #: Planes looked at for offset and hot pixels.

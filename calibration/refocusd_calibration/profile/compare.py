@@ -15,8 +15,6 @@ from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import Measured, Profile
 from refocusd_calibration.profile.write import differences
 
-__all__ = ["Difference", "Limit", "Limits", "compare_profiles", "load_limits"]
-
 #: A difference smaller than so many standard uncertainties is no drift.
 SIGMA = 2.0
 

@@ -11,8 +11,6 @@ from refocusd.profiles.microscope_metadata import binning_of, camera_of, objecti
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.stage.microscope import strings
 
-__all__ = ["add_microscope_flags", "microscope_of", "microscope_of_core"]
-
 
 def add_microscope_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for values that the metadata lack."""

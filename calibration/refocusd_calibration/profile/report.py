@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["write_report"]
 
 #: Draws one figure into axes.
 Draw = Callable[["Figure", "Axes"], None]

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "draw_flat_field",
-    "draw_focus_curves",
-    "draw_focus_surface",
-    "draw_kernel_widths",
-    "draw_kernels",
-    "draw_residuals",
-    "draw_transfer",
-]
 
 #: Colours that people with any colour vision tell apart (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

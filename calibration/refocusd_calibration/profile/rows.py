@@ -12,8 +12,6 @@ from refocusd.profiles.profile import (
 )
 from refocusd_calibration.cli.flags import number
 
-__all__ = ["Rows", "camera_rows", "focus_rows", "profile_rows", "psf_rows"]
-
 Rows = list[tuple[str, str]]
 
 

@@ -15,8 +15,6 @@ from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import load_profile
 from refocusd_calibration.cli.flags import print_outcome
 
-__all__ = ["register"]
-
 
 def register(subparsers: Any) -> None:
     """Add both sub-commands."""

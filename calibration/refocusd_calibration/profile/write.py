@@ -35,8 +35,6 @@ from refocusd.profiles.profile import (
     save_profile,
 )
 
-__all__ = ["Map", "raw_data", "read_map", "write_section"]
-
 _NAMES: dict[type, str] = {CameraSection: "camera", FocusSection: "focus", PsfSection: "psf"}
 #: Nominal values of one microscope agree within this.
 _SAME = 0.005

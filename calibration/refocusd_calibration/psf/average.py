@@ -18,8 +18,6 @@ from refocusd_calibration.psf.laws import Floats
 from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.stack import PlaneStack
 
-__all__ = ["average_beads", "plane_shifts"]
-
 #: Share of a plane's peak that a law is not believed to describe better than.
 _MODEL_ERROR = 0.003
 #: Radii per pixel at which laws are evaluated.

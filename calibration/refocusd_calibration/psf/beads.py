@@ -14,8 +14,6 @@ from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.psf.laws import Floats
 from refocusd_calibration.psf.stack import PlaneStack
 
-__all__ = ["Beads", "find_beads", "sharpest_plane", "sharpness"]
-
 #: Sizes (px) at which spots are looked for: from undersampled to 30 px wide.
 _SCALES = (1.0, 1.6, 2.6, 4.0, 6.5, 10.0)
 #: A spot is a bead above this many robust standard deviations of the filtered noise,

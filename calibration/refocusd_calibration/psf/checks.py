@@ -14,8 +14,6 @@ from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.spectra import MARGIN_SHARE
 from refocusd_calibration.psf.width import Widths, sign_of_defocus
 
-__all__ = ["FEWEST_BEADS", "excess_misfit", "psf_checks"]
-
 #: Largest misfit, relative to the kernels' energy, beyond what noise explains.
 _MISFIT = {"beads": 0.15, "planes": 0.3}
 #: An NA further from the nominal one is another objective, or a wrong pixel or z step.

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from refocusd_calibration.psf.fit import LawFit
 
-__all__ = ["register"]
 
 EPILOG = """\
 examples:

@@ -14,8 +14,6 @@ from refocusd_calibration.estimates import measured
 from refocusd_calibration.psf.laws import BlurLaw, Floats
 from refocusd_calibration.psf.observed import AMPLITUDE_SPREAD, Observed, Weighted
 
-__all__ = ["LawFit", "fit_law"]
-
 Misfit = Callable[[Floats], Floats]
 
 #: Fewer replicates say too little about their own spread.

@@ -29,8 +29,6 @@ from scipy.special import j0, j1
 
 from refocusd.errors import ConfigError
 
-__all__ = ["WIDTH_LEVEL", "BlurLaw", "DiscLaw", "GaussianLaw", "WaveLaw", "kernel_sigma_um"]
-
 Floats = NDArray[np.float64]
 
 #: Transfer at the frequency that defines a kernel's width (see `kernel_sigma_um`).

@@ -31,8 +31,6 @@ from refocusd_calibration.psf.spectra import SpectraRatios
 from refocusd_calibration.psf.stack import PlaneStack
 from refocusd_calibration.psf.width import Widths, asymmetry, kernel_widths
 
-__all__ = ["PsfMeasurement", "Stated", "measure_beads", "measure_planes"]
-
 #: What the radial laws leave out, relative: square pixels, and of planes, that the
 #: camera undersamples the in-focus one.  Part of the uncertainty of the NA.
 _NA_FLOOR = {"beads": 0.001, "planes": 0.003}

@@ -16,8 +16,6 @@ import numpy as np
 
 from refocusd_calibration.psf.laws import BlurLaw, Floats
 
-__all__ = ["AMPLITUDE_SPREAD", "Observed", "Weighted"]
-
 #: Relative standard deviation of the planes' brightness, assumed of matched planes: lamps drift.
 AMPLITUDE_SPREAD = 0.05
 

@@ -26,8 +26,6 @@ from refocusd_calibration.psf.laws import BlurLaw, Floats
 from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.stack import PlaneStack
 
-__all__ = ["MARGIN_SHARE", "SpectraRatios"]
-
 #: What the inner window leaves out along each edge, as a share of the side: kernels
 #: must not reach further.
 MARGIN_SHARE = 0.17

@@ -16,8 +16,6 @@ from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
 from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, open_series
 
-__all__ = ["PlaneStack", "in_order", "read_planes"]
-
 #: A stack is held in memory whole: 33 planes of 2048² take 0.6 GB.
 MOST_BYTES = 4 << 30
 

@@ -14,8 +14,6 @@ from refocusd_calibration.psf.fit import LawFit
 from refocusd_calibration.psf.laws import WIDTH_LEVEL, Floats, WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.observed import Observed
 
-__all__ = ["Widths", "asymmetry", "kernel_widths", "sign_of_defocus"]
-
 #: What the laws and the sampling leave out, relative; part of a width's uncertainty.
 _FLOOR = 0.003
 #: A sign is called observable above this many standard uncertainties ...

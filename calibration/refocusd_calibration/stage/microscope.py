@@ -12,8 +12,6 @@ from typing import Any
 from refocusd.demo.headless import headless_core
 from refocusd.errors import ConfigError
 
-__all__ = ["ask", "microscope_core", "open_microscope", "quiet_stage", "restored", "strings"]
-
 #: Where Micro-Manager's pycromanager server listens.
 JAVA_PORT = 4827
 

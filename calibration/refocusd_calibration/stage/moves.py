@@ -31,8 +31,6 @@ from refocusd_calibration.stage.microscope import (
 )
 from refocusd_calibration.stage.plan import Move, MoveLimits, check_axes, check_moves, frame_axes
 
-__all__ = ["run_series"]
-
 #: A stage is believed to have arrived within this many micrometres...
 ARRIVAL_UM = 0.02
 #: ... or within this share of the smallest step, whichever is more.

@@ -13,18 +13,6 @@ from rich.table import Table
 from refocusd.errors import ConfigError
 from refocusd.frame import AxisValue, canonical_axes
 
-__all__ = [
-    "LONGEST_EXPOSURE_MS",
-    "Move",
-    "MoveLimits",
-    "Shutter",
-    "check_axes",
-    "check_moves",
-    "frame_axes",
-    "plane_moves",
-    "print_moves",
-]
-
 #: What the shutter does: `as is` leaves it to the user and to Micro-Manager.
 Shutter = Literal["open", "closed", "as is"]
 

@@ -16,8 +16,6 @@ from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
 from refocusd_calibration.stage.moves import run_series
 from refocusd_calibration.stage.plan import MoveLimits, check_moves, plane_moves, print_moves
 
-__all__ = ["add_z_flags", "plane_positions", "take_series"]
-
 #: A series with more planes than this is refused as a mistake.
 MAX_PLANES = 1000
 

@@ -25,15 +25,6 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
 
-__all__ = [
-    "MIN_PLANES",
-    "Plane",
-    "Sweep",
-    "ZSeries",
-    "open_series",
-    "series_of_stack",
-]
-
 #: Fewest planes that show a focus: three parameters of a peak and some to spare.
 MIN_PLANES = 5
 #: Stage positions nearer than this (um) are the same: encoders resolve more than stages repeat.

@@ -22,8 +22,6 @@ from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
 from refocusd.optional import need
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd bench

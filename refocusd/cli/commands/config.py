@@ -15,8 +15,6 @@ from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.config import SETTINGS, Settings, toml_value
 from refocusd.errors import OutputError
 
-__all__ = ["example_settings", "register"]
-
 EPILOG = """\
 examples:
   refocusd config                           what is in force

@@ -13,8 +13,6 @@ from refocusd.errors import ConfigError
 from refocusd.processes.background_log import escape_controls
 from refocusd.view.client import DEFAULT_URL, ApiClient
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd ctl status

@@ -25,8 +25,6 @@ from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
 from refocusd.transport.messages import Counts
 
-__all__ = ["register"]
-
 #: Stage positions of the demo, relative to the specimen's focal plane.
 DEFOCUS_UM = (-32.0, -16.0, -8.0, -4.0, 0.0, 4.0, 8.0, 16.0, 32.0)
 SHEET_DEFOCUS_UM = (0.0, 8.0, -16.0, 32.0)

@@ -17,8 +17,6 @@ from refocusd.doctor import Case, Finding, examine, parse_plan
 from refocusd.doctor.finding import broken, fine
 from refocusd.errors import ConfigError
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd doctor

@@ -13,8 +13,6 @@ from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
 from refocusd.formats.understood import understood
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd export cells_refocused --output cells.ome.tif

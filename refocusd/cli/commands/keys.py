@@ -17,8 +17,6 @@ from refocusd.transport.secure.keys import KeyStore
 from refocusd.transport.secure.private_file import let_read
 from refocusd.transport.secure.user_keys import KEY_VARIABLE, user_store
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd keys new gpu-2                      make gpu-2.refocusd-key, to carry to that host

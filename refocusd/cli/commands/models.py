@@ -24,8 +24,6 @@ from refocusd.models.bundle import load_bundle, shipped_bundles
 from refocusd.models.install import add_bundle, remove_bundle
 from refocusd.models.library import models_folder, user_bundles
 
-__all__ = ["register"]
-
 _FLAGS = ("backend", "precision", "device")
 
 EPILOG = """\

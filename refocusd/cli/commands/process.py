@@ -10,8 +10,6 @@ from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.cli.offline import Done, process_one, quietly, recorded, report
 from refocusd.daemon.offline import OwnDaemon
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd process data/run_1                     → data/run_1_refocused

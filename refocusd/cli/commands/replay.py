@@ -25,8 +25,6 @@ from refocusd.imaging.quality import best_focus, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.replay import recorded_times_s, replay
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd replay stack.ome.tif --output out                at the recorded rate

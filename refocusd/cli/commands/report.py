@@ -28,8 +28,6 @@ from refocusd.imaging.field_evidence import examine_field
 from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.ledger import Attempt
 
-__all__ = ["register"]
-
 #: File beside the refocused frames, unless another is named.
 REPORT_NAME = "refocusd-report.html"
 #: Frames that are shown in pictures.

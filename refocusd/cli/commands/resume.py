@@ -32,8 +32,6 @@ from refocusd.errors import BundleError, InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd resume data/run_1                  every run of this acquisition

@@ -24,8 +24,6 @@ from refocusd.processes.signals import stop_asked
 from refocusd.sources.attached.process import AttachProcess
 from refocusd.view.process import ViewProcess
 
-__all__ = ["register"]
-
 log = logging.getLogger(__name__)
 
 #: The daemon can wait (its frames lie in the ring), an acquisition cannot.

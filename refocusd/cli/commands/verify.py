@@ -20,8 +20,6 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
 from refocusd.ledger import is_marked
 
-__all__ = ["register"]
-
 #: Lines shown of what is off with one run; all are in the JSON.
 SHOWN = 20
 _FLAGS = ("ledgers", "endpoint")

@@ -12,8 +12,6 @@ from refocusd.view.command import add_view_flags, run_view, view_options
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.serve import serving
 
-__all__ = ["register"]
-
 EPILOG = """\
 examples:
   refocusd view                             http://127.0.0.1:8750/

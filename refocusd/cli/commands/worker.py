@@ -14,8 +14,6 @@ from refocusd.transport.secure.keys import load_client_keys
 from refocusd.worker.remote import work_remotely
 from refocusd.worker.session import prepare
 
-__all__ = ["register"]
-
 log = logging.getLogger(__name__)
 
 #: It may run on the acquisition's own host, and on others it is a guest.

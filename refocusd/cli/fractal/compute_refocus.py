@@ -14,8 +14,6 @@ from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.errors import WorkerError
 
-__all__ = ["RefocusJob", "compute_refocus"]
-
 log = logging.getLogger(__name__)
 
 

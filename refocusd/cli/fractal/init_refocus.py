@@ -15,8 +15,6 @@ from refocusd.config import load_settings
 from refocusd.formats.ome_zarr.groups import store_root
 from refocusd.formats.open_dataset import open_dataset
 
-__all__ = ["init_refocus"]
-
 
 @validate_call
 def init_refocus(

@@ -18,8 +18,6 @@ import msgspec
 from refocusd.files import write_whole
 from refocusd.imaging.blur import BlurEstimate, contradict, fused
 
-__all__ = ["BlurMemory", "Kind", "Remembered"]
-
 log = logging.getLogger(__name__)
 
 #: Entries at most; the oldest goes.

@@ -24,8 +24,6 @@ from refocusd.sources.from_disk import submit_all
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
 
-__all__ = ["CatchUps"]
-
 log = logging.getLogger(__name__)
 
 

@@ -12,8 +12,6 @@ from refocusd.frame import MIN_SIDE, canonical_axes
 from refocusd.transport import messages as wire
 from refocusd.transport.client import MAX_METADATA_CHARS
 
-__all__ = ["channel_of", "check_frame", "check_miss", "check_open", "check_same", "untrusted_of"]
-
 #: Of the axes of a frame, of the name of an acquisition, and of the reason for a missed frame.
 MAX_TEXT_CHARS = 4096
 

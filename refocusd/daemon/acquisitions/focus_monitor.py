@@ -36,8 +36,6 @@ from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
 
-__all__ = ["FocusMonitor"]
-
 log = logging.getLogger(__name__)
 
 #: Time between two estimates, of all fields together.

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from refocusd.imaging.defocus import DefocusEstimate
 from refocusd.transport.records import FocusAdvice
 
-__all__ = ["FocusTracker"]
-
 Floats = NDArray[np.float64]
 
 #: Offsets of the grid, um.

@@ -33,8 +33,6 @@ from refocusd.profiles.microscope_metadata import identity_metadata
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["Intake", "trained_models"]
-
 log = logging.getLogger(__name__)
 
 #: Acquisitions of earlier daemons that are open at once.

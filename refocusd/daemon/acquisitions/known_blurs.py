@@ -22,8 +22,6 @@ from refocusd.profiles.applied import Applied
 from refocusd.profiles.microscope_metadata import camera_of, objective_of, pixel_um_of
 from refocusd.transport.messages import FrameFacts, KnownBlur, Submit
 
-__all__ = ["KnownBlurs", "blur_by_microscope"]
-
 log = logging.getLogger(__name__)
 
 #: Beside the ledgers.

@@ -31,8 +31,6 @@ from refocusd.daemon.output.writer import Writer
 from refocusd.transport import messages as wire
 from refocusd.transport.outcome_log import OutcomeLog
 
-__all__ = ["Lifecycle", "StartCatchUp"]
-
 log = logging.getLogger(__name__)
 
 #: What those who follow are told of a frame.

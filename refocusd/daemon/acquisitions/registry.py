@@ -11,8 +11,6 @@ from refocusd.daemon.acquisitions.state import Acquisition, Change, Lane, State,
 from refocusd.errors import TransportError
 from refocusd.transport.messages import AcquisitionStatus, Counts, Submit
 
-__all__ = ["Acquisitions", "describe_acquisition"]
-
 #: Ended acquisitions that `Status` still reports.
 REMEMBERED = 32
 #: The states of the wire protocol, which are fewer.

@@ -10,8 +10,6 @@ from pathlib import Path
 from refocusd.config import Settings
 from refocusd.transport.messages import Engines
 
-__all__ = ["models_named", "models_of", "run_id"]
-
 
 def models_of(engine: Engines) -> str:
     """Identity of the models of a run: the sha256 of each."""

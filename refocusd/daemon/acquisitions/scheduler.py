@@ -26,8 +26,6 @@ from refocusd.daemon.acquisitions.state import Acquisition, Lane, Send, Task
 from refocusd.transport import messages as wire
 from refocusd.transport.ring import Slot, SlotAllocator
 
-__all__ = ["Scheduler"]
-
 log = logging.getLogger(__name__)
 
 #: Slots of a live lane at most: more only adds latency.

@@ -30,8 +30,6 @@ from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import Counts, FocusAdvice, Message, Open, Submit
 from refocusd.transport.ring import Slot
 
-__all__ = ["TRANSITIONS", "Acquisition", "Change", "Lane", "Send", "State", "Task", "next_state"]
-
 #: Sends a message, with pixels if any, to the peer of that identity.
 Send = Callable[[bytes, Message, Pixels | None], None]
 

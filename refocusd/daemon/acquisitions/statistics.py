@@ -9,8 +9,6 @@ from collections import Counter, deque
 from refocusd.daemon.events import FramesWritten
 from refocusd.transport.messages import DoubtedFrame, Histogram
 
-__all__ = ["Statistics"]
-
 #: Upper bounds of the latency buckets, ms.
 BOUNDS_MS = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 6e4]
 STAGES = ("queue", "worker", "engine", "total")

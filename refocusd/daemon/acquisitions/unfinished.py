@@ -14,8 +14,6 @@ from refocusd.errors import LedgerError
 from refocusd.ledger import OpenMark, marked, unmark
 from refocusd.transport.messages import Open
 
-__all__ = ["find_unfinished", "left_unfinished"]
-
 log = logging.getLogger(__name__)
 
 

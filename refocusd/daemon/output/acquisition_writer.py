@@ -18,8 +18,6 @@ from refocusd.frame import Pixels, checksum
 from refocusd.transport.messages import Open
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["AcquisitionWriter"]
-
 log = logging.getLogger(__name__)
 
 

@@ -42,8 +42,6 @@ from refocusd.ledger import (
 )
 from refocusd.transport.messages import Open
 
-__all__ = ["OutputDataset"]
-
 log = logging.getLogger(__name__)
 
 #: How often the free disk space is checked, and the ledger copied beside the output.

@@ -17,8 +17,6 @@ from refocusd.formats.open_sink import append_sink
 from refocusd.ledger import is_marked
 from refocusd.transport.messages import Open
 
-__all__ = ["choose_folder", "write_run_file"]
-
 log = logging.getLogger(__name__)
 
 #: Files that a sink makes before its first frame is in it, and ours beside them.

@@ -8,8 +8,6 @@ from refocusd.frame import FinalState
 from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import EngineInfo, Engines, FocusAdvice, FrameFacts, Open, Submit
 
-__all__ = ["CloseOutput", "Job", "OpenOutput", "RecordFrames", "WriteFrame"]
-
 
 class OpenOutput(msgspec.Struct, frozen=True):
     """Open the output of an acquisition; answered by `OutputOpened`."""

@@ -15,8 +15,6 @@ from refocusd.errors import OutputError
 from refocusd.frame import FinalState
 from refocusd.transport.messages import FocusAdvice, FrameFacts
 
-__all__ = ["frame_metadata"]
-
 
 def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) -> dict[str, Any]:
     """The microscope's metadata of a frame, and one ``refocusd`` object of ours.

@@ -18,8 +18,6 @@ from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.frame import Pixels
 from refocusd.transport.messages import Open, Shown
 
-__all__ = ["Preview"]
-
 #: Time between two previews at least, while a view waits and while none does.
 WATCHED_S = 1 / 30
 UNWATCHED_S = 1.0

@@ -17,8 +17,6 @@ from refocusd.formats.scale import scale_of
 from refocusd.formats.sink import Sink
 from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, pixels_per_cell, trust_shape
 
-__all__ = ["TrustMaps"]
-
 log = logging.getLogger(__name__)
 
 #: What a reader needs to know of the values; stands in the summary metadata.

@@ -15,8 +15,6 @@ from refocusd.daemon.output.jobs import CloseOutput, Job
 from refocusd.daemon.output.preview import Preview
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["Writer"]
-
 log = logging.getLogger(__name__)
 
 

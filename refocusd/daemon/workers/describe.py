@@ -7,8 +7,6 @@ import time
 from refocusd.daemon.workers.worker import WorkerPeer
 from refocusd.transport.messages import EngineInfo, WorkerStatus
 
-__all__ = ["describe_engine", "describe_worker"]
-
 #: A worker's rate is an average over this long.
 RATE_S = 10.0
 

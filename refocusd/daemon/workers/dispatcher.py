@@ -20,8 +20,6 @@ from refocusd.transport.client import SILENCE_S
 from refocusd.transport.ring import SharedRing
 from refocusd.transport.secure.endpoints import Endpoints
 
-__all__ = ["Dispatcher"]
-
 log = logging.getLogger(__name__)
 
 #: Workers that may die on one frame; and links that may be lost meanwhile, which proves less.

@@ -18,8 +18,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.messages import EngineInfo, WorkerStatus
 from refocusd.transport.ring import SharedRing
 
-__all__ = ["WorkerPool", "stream_of"]
-
 log = logging.getLogger(__name__)
 
 #: Frames that a worker holds: one at work, and the next, so that it never waits for the wire.

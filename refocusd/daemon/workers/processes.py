@@ -15,8 +15,6 @@ from refocusd.daemon.events import EventQueue, WorkerGone, WorkersGaveUp
 from refocusd.processes.supervisor import Action, End, Supervisor
 from refocusd.worker.order import WorkerOrder
 
-__all__ = ["WorkerProcesses"]
-
 log = logging.getLogger(__name__)
 
 FIRST_BACK_OFF_S = 0.1

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from refocusd.daemon.acquisitions.state import Task
 from refocusd.transport.messages import MAX_CALIBRATIONS, Engines
 
-__all__ = ["WorkerPeer"]
-
 #: A worker is presumed hung once a frame takes this many times longer than its slowest recent
 #: one, and at least this long.
 HUNG_FACTOR = 10.0

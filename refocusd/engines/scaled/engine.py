@@ -26,8 +26,6 @@ from refocusd.imaging.psf_shape import KEPT, KEPT_AT_PX, SURE, equalised
 from refocusd.imaging.reduction import Reduction
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["LEAST_BLUR_PX", "ScaledEngine", "careful"]
-
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]

@@ -7,8 +7,6 @@ from refocusd.engines.network import Network
 from refocusd.engines.scaled.network import Answer, Floats
 from refocusd.errors import EngineError
 
-__all__ = ["GraphScaleNetwork"]
-
 _OUTPUTS = ("refocused", "interval", "blur")
 
 

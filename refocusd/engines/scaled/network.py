@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from refocusd.engines.engine import EngineDescription
 
-__all__ = ["Answer", "ScaleNetwork"]
-
 Floats = NDArray[np.float32]
 
 

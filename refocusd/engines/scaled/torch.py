@@ -11,8 +11,6 @@ from refocusd.engines.scaled.network import Answer, Floats
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-__all__ = ["TorchScaleNetwork"]
-
 
 class TorchScaleNetwork:
     """Runs a bundle's weights by torch; see `ScaleNetwork`.

@@ -16,8 +16,6 @@ from refocusd.formats.sink import refuse_foreign
 from refocusd.formats.written_keys import Written
 from refocusd.frame import Axes, canonical_axes
 
-__all__ = ["OURS", "Contents", "read_contents", "read_summary"]
-
 #: Under ``refocusd`` in the summary metadata: the dataset may be appended to.
 OURS = {"sink": "ndtiff", "sink_format": 1}
 

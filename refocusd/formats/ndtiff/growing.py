@@ -30,8 +30,6 @@ from refocusd.formats.tiff.growing_file import Opener, Page, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
 
-__all__ = ["GrowingNDTiff"]
-
 log = logging.getLogger(__name__)
 
 #: ``run_NDTiffStack.tif``, ``run_NDTiffStack_1.tif``, ...; Java's first has its prefix alone.

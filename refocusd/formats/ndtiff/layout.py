@@ -40,24 +40,6 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.place import Place
 from refocusd.frame import Axes, Pixels, canonical_axes
 
-__all__ = [
-    "FIRST_IFD_POINTER",
-    "HEADER_BYTES",
-    "IFD_BYTES",
-    "INDEX_NAME",
-    "MAX_RECORD_BYTES",
-    "NEXT_IFD_POINTER",
-    "IndexEntry",
-    "frame_end",
-    "ifd_offset_after",
-    "is_begun",
-    "pack_header",
-    "pack_ifd",
-    "pack_record",
-    "summary_place",
-    "unpack_records",
-]
-
 INDEX_NAME = "NDTiff.index"
 MAJOR, MINOR = 3, 3
 NDTIFF_MAGIC, SUMMARY_MAGIC = 483729, 2355492

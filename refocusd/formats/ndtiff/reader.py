@@ -22,16 +22,6 @@ from refocusd.formats.scale import channel_label
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
-__all__ = [
-    "FULL_RESOLUTION",
-    "NDTiffReader",
-    "index_is_open",
-    "named_channel",
-    "ndtiff_folder",
-    "place_of",
-    "summary_of",
-]
-
 #: Version 2 keeps a multi-resolution dataset's frames in this folder.
 FULL_RESOLUTION = "Full resolution"
 #: Java's index until it is cut at the end (NDStorage, ``IndexWriter.java``).

@@ -11,8 +11,6 @@ from refocusd.formats.ndtiff import layout as ndtiff
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-__all__ = ["StackFile", "part_name", "stack_name", "write_all"]
-
 PART = ".part"
 
 

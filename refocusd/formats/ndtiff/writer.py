@@ -25,8 +25,6 @@ from refocusd.formats.sink import (
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels
 
-__all__ = ["MAX_FILE_BYTES", "NDTiffSink"]
-
 #: A file's length: TIFF counts bytes in 32 bits; kept clear of the last of them.
 MAX_FILE_BYTES = 2**32 - 2**24
 

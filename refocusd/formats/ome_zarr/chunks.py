@@ -17,7 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["FrameState", "StoredChunks", "stamp_of"]
 
 FrameState = Literal["absent", "partial", "whole"]
 #: Offset of a chunk that a shard does not hold.

@@ -12,8 +12,6 @@ from refocusd.formats.scale import Scale
 from refocusd.formats.written_keys import Written
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
-__all__ = ["Contents", "Image", "Slots", "read_contents"]
-
 #: A number above this is not taken for a place in an array.
 MAX_SLOT = (1 << 24) - 1
 

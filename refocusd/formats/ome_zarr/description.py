@@ -26,8 +26,6 @@ from refocusd.formats.scale import (
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, Metadata, Pixels
 
-__all__ = ["Description"]
-
 
 class Description:
     """Writes what readers need to find the frames: arrays, images, their collection.

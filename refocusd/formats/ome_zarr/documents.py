@@ -19,17 +19,6 @@ from refocusd.formats.scale import Scale
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 
-__all__ = [
-    "MAX_CHANNELS",
-    "ChannelLook",
-    "array_document",
-    "collection_document",
-    "group_document",
-    "image_document",
-    "read_image_document",
-    "series_document",
-]
-
 #: More than this are not channels but something else that was counted there:
 #: their names and windows are left out of the metadata.
 MAX_CHANNELS = 64

@@ -9,8 +9,6 @@ from pathlib import Path
 from refocusd import files
 from refocusd.formats.ndtiff.stack import write_all
 
-__all__ = ["put", "remove_file", "remove_part"]
-
 PART = ".part"
 
 

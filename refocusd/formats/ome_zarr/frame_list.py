@@ -15,8 +15,6 @@ from refocusd.errors import InputError, OutputError
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, canonical_axes
 
-__all__ = ["FrameLine", "FrameList", "damaged_list", "lines_of", "pack_line"]
-
 #: Longer than a path can be; keeps a damaged line from being a place on the disk.
 _MAX_NUMBER = 1 << 40
 

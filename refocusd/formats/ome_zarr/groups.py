@@ -14,21 +14,6 @@ import msgspec
 
 from refocusd.errors import InputError
 
-__all__ = [
-    "GROUP_NAMES",
-    "MAX_DEPTH",
-    "Axis",
-    "GroupMetadata",
-    "Multiscale",
-    "document_of",
-    "image_folders",
-    "is_below",
-    "is_store",
-    "read_attributes",
-    "read_group",
-    "store_root",
-]
-
 #: Names of the files that make a folder a Zarr group; the first has the attributes.
 GROUP_FILES = ("zarr.json", ".zattrs", ".zgroup")
 GROUP_NAMES = frozenset(GROUP_FILES)

@@ -20,7 +20,6 @@ from refocusd.frame import Axes, AxisValue
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["OmeImage", "open_array", "part_of"]
 
 _NAMES = {"t": "time", "c": "channel", "z": "z"}
 _UM = {"micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}

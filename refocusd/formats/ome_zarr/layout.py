@@ -30,18 +30,6 @@ from refocusd.errors import InputError
 from refocusd.formats.ome_zarr.frame_list import FrameLine
 from refocusd.formats.ome_zarr.groups import read_attributes
 
-__all__ = [
-    "FRAMES_NAME",
-    "GRID",
-    "LOCK_NAME",
-    "OURS",
-    "OWN_GROUP",
-    "chunk_path",
-    "frames_path",
-    "is_omezarr",
-    "own_attributes",
-]
-
 OWN_GROUP = "refocusd"
 FRAMES_NAME = "frames.jsonl"
 LOCK_NAME = "frames.lock"

@@ -30,7 +30,6 @@ from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["MirrorImage", "create_image"]
 
 #: Largest side of what is reduced at a time, px of the lower resolution.
 MAX_PART_PX = 2048

@@ -28,17 +28,6 @@ from refocusd.formats.ome_zarr.files import put
 from refocusd.formats.ome_zarr.groups import read_attributes
 from refocusd.formats.ome_zarr.layout import LOCK_NAME, OWN_GROUP
 
-__all__ = [
-    "LISTS",
-    "MIRROR",
-    "frame_wise",
-    "is_mirror",
-    "list_path",
-    "listed",
-    "lock_path",
-    "put_like",
-]
-
 #: Under ``refocusd`` in the attributes of our group: the store may be continued.
 MIRROR = {"sink": "ome-zarr", "sink_format": 2}
 LISTS = "lists"

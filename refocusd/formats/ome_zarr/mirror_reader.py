@@ -13,8 +13,6 @@ from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
 
-__all__ = ["MirrorReader"]
-
 
 class MirrorReader(StoreReader):
     """The frames of a store that `MirrorSink` or the jobs of a cluster wrote; for one thread.

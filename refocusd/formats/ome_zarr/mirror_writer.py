@@ -36,8 +36,6 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.written_keys import Written
 from refocusd.frame import AxisValue, Metadata, Pixels
 
-__all__ = ["MirrorSink"]
-
 #: Images whose arrays are kept open.
 MAX_OPEN = 256
 

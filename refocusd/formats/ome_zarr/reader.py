@@ -15,8 +15,6 @@ from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, own_attrib
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.frame import Pixels, canonical_axes
 
-__all__ = ["OmeZarrReader"]
-
 
 class OmeZarrReader(Dataset):
     """The frames of a dataset that `OmeZarrSink` wrote; for one thread.

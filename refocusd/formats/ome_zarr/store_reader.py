@@ -25,8 +25,6 @@ from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.frame import Axes, Pixels, canonical_axes
 
-__all__ = ["STORE", "StoreReader", "store_of"]
-
 #: In the summary metadata: where the store lies whose layout the output is given.
 STORE = "OmeZarrStore"
 #: Frames with more pixels are slides: they are read and refocused in tiles.

@@ -36,8 +36,6 @@ from refocusd.formats.sink import (
 )
 from refocusd.frame import AxisValue, Metadata, Pixels
 
-__all__ = ["OmeZarrSink"]
-
 #: What the lock file holds: the chunk that is being written, in one block of the disk.
 _IN_FLIGHT_BYTES = 256
 _CHUNK = re.compile(r"\d+/0/c/\d+/\d+/\d+/0/0")

@@ -22,15 +22,6 @@ from refocusd.formats.metadata import json_object, number_or_none
 from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-__all__ = [
-    "Arrangement",
-    "PlacedPage",
-    "from_imagej",
-    "from_shaped",
-    "plain",
-    "without_constant_axes",
-]
-
 #: A frame of a recording is at most this far from the others along one axis.
 MAX_FRAMES = 1 << 20
 #: Letters of tifffile's and OME's axes; S is the samples of a pixel.

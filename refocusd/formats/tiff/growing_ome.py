@@ -26,8 +26,6 @@ from refocusd.formats.tiff.place import Place
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import canonical_axes
 
-__all__ = ["ENDINGS", "GrowingOmeTiff"]
-
 ENDINGS = (".ome.tif", ".ome.tiff")
 
 

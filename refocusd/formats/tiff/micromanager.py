@@ -7,8 +7,6 @@ from typing import Any
 
 from refocusd.frame import AxisValue, plain_axes
 
-__all__ = ["named_axes", "said_axes"]
-
 #: What the summary calls the number of frames along each axis.
 _SIZES = {"time": "Frames", "z": "Slices", "channel": "Channels", "position": "Positions"}
 #: What a page's metadata call its place along each axis.

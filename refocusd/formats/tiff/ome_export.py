@@ -25,8 +25,6 @@ from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.formats.tiff.ome_xml import REFOCUSED
 from refocusd.frame import AxisValue, Pixels
 
-__all__ = ["export"]
-
 #: Classic TIFF counts bytes in 32 bits; its directories need room beside the pixels.
 MAX_TIFF_BYTES = 2**32 - 2**28
 

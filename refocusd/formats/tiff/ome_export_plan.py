@@ -20,8 +20,6 @@ from refocusd.formats.scale import Scale, scale_of, z_position_um, z_step_um
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
-__all__ = ["ExportFile", "ExportPlan", "plan_export", "stack_z_step_um"]
-
 ENDINGS = (".ome.tif", ".ome.tiff")
 #: A grid of more planes comes from an axis that counts something else.
 MAX_PLANES = 1 << 22

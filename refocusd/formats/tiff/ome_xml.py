@@ -24,8 +24,6 @@ from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-__all__ = ["REFOCUSED", "companion_files", "companion_of", "from_ome"]
-
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
 _UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 #: The XML of a million planes takes some 200 MiB.

@@ -9,8 +9,6 @@ import numpy as np
 
 from refocusd.frame import DType
 
-__all__ = ["MAX_FRAME_BYTES", "PageFormat"]
-
 #: Largest frame taken unless said otherwise: 23 170² pixels of 16 bits.
 MAX_FRAME_BYTES = 1 << 30
 

@@ -16,12 +16,6 @@ from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
-__all__ = [
-    "PageLayout",
-    "is_reduced",
-    "page_layout",
-]
-
 _NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _ZSTD = 1, 5, 8, 32773, 32946, 50000
 #: Most bytes that one compressed byte can stand for: LZW has 12-bit codes for
 #: up to 4096 bytes, Deflate 258 bytes in 2 bits, PackBits 128 in 2 bytes; zstd

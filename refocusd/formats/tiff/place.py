@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from refocusd.formats.tiff.page import PageFormat
 
-__all__ = ["Place"]
-
 
 @dataclass(frozen=True, slots=True)
 class Place:

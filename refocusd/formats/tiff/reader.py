@@ -26,8 +26,6 @@ from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, Pixels
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
-__all__ = ["TiffImageFile"]
-
 _X_RESOLUTION, _RESOLUTION_UNIT, _STK_PLANES, _IMAGEJ_METADATA = 282, 296, 33629, 50839
 _UM_PER_RESOLUTION_UNIT = {2: 25400.0, 3: 10000.0}
 

@@ -24,8 +24,6 @@ from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
 from refocusd.frame import Pixels, canonical_axes
 
-__all__ = ["METADATA_FILE", "GrowingSeparateFiles", "is_image_name", "run_of"]
-
 #: Beside the files of a position.
 METADATA_FILE = "metadata.txt"
 _IMAGE = re.compile(r"img_.*\.tiff?$", re.IGNORECASE)

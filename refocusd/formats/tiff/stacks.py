@@ -26,8 +26,6 @@ from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
-__all__ = ["MicroManagerStacks", "is_stack", "is_stack_name"]
-
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"MMStack.*\.tiff?$", re.IGNORECASE)

@@ -25,8 +25,6 @@ from tifffile import TiffFile, TiffPage
 from refocusd.errors import InputError
 from refocusd.files import open_shared
 
-__all__ = ["MAX_PAGES", "StrictTiff"]
-
 #: More pages than any recording has; a chain that goes on is taken for damaged.
 MAX_PAGES = 1 << 20
 #: More entries than any page has (vendors write some dozens).

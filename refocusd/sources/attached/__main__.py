@@ -17,8 +17,6 @@ from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import leave_signals_to_parent
 from refocusd.sources.attached.order import AGAIN, AttachOrder
 
-__all__ = ["main"]
-
 #: Over that of the daemon, which runs below the acquisition itself.
 NICENESS = 5
 #: How often the threads are looked after.

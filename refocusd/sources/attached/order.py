@@ -9,8 +9,6 @@ import msgspec
 
 from refocusd.config import Settings
 
-__all__ = ["AGAIN", "AttachOrder", "orders"]
-
 #: Exit status of a process that asks for a successor: Micro-Manager was restarted.
 AGAIN = 75
 #: Micro-Manager's bridge listens on the loopback interface only.

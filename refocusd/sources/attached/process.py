@@ -8,8 +8,6 @@ from refocusd.config import Settings
 from refocusd.processes.supervisor import Action, Supervisor
 from refocusd.sources.attached.order import AGAIN, orders
 
-__all__ = ["AttachProcess"]
-
 #: To close its acquisitions at the daemon.
 STOP_S = 8.0
 

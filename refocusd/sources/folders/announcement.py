@@ -20,8 +20,6 @@ from refocusd.sources.folders.offers import output_beside
 from refocusd.transport.client import HEARTBEAT_S, SILENCE_S, Connection
 from refocusd.transport.messages import Open, Status, StatusRequest
 
-__all__ = ["Standing", "announcement", "standing"]
-
 Standing = Literal["open", "taken", "done"]
 
 

@@ -18,8 +18,6 @@ from refocusd.sources.once import Once
 from refocusd.transport.messages import Open, Outcome
 from refocusd.transport.session import Session, State
 
-__all__ = ["Ending", "Following"]
-
 log = logging.getLogger(__name__)
 
 Ending = Literal["closed", "gone", "refused", "stopped"]

@@ -9,8 +9,6 @@ from typing import Literal
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 
-__all__ = ["AWAY_S", "Growth"]
-
 log = logging.getLogger(__name__)
 
 #: After the writer has closed the dataset: frames may still be on their way over a share.

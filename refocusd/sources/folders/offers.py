@@ -11,8 +11,6 @@ from refocusd.datasets.run_folder import made_by, refocused_path
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import stem_of
 
-__all__ = ["command_for", "output_beside", "refocused_as"]
-
 
 def command_for(path: Path) -> str:
     """What to type to have a dataset refocused."""

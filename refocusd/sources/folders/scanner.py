@@ -21,8 +21,6 @@ from refocusd.formats.open_dataset import kind_of
 from refocusd.formats.tiff.growing_ome import ENDINGS
 from refocusd.formats.tiff.separate_files import METADATA_FILE, run_of
 
-__all__ = ["MAX_DEPTH", "Found", "Pulse", "Scanner", "pulse_of"]
-
 log = logging.getLogger(__name__)
 
 #: How deep below the watched folder datasets are looked for.

@@ -21,8 +21,6 @@ from refocusd.sources.folders.growth import AWAY_S
 from refocusd.sources.folders.offers import command_for, refocused_as
 from refocusd.sources.folders.scanner import MAX_DEPTH, Found, Pulse, Scanner, pulse_of
 
-__all__ = ["Follower"]
-
 log = logging.getLogger(__name__)
 
 #: Shortest interval of scans, and the largest share of the time that they may take.

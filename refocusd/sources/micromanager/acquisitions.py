@@ -20,8 +20,6 @@ from refocusd.sources.micromanager.frames import FramesInMemory
 from refocusd.sources.micromanager.save_roots import SaveRoots
 from refocusd.sources.micromanager.viewers import Viewers, Window
 
-__all__ = ["Studio"]
-
 log = logging.getLogger(__name__)
 
 #: Interval of comparing, and of asking in which folder acquisitions are saved.

@@ -25,8 +25,6 @@ from refocusd.errors import TransportError
 from refocusd.sources.micromanager.rate_limit import Pace
 from refocusd.sources.micromanager.values import flat_properties
 
-__all__ = ["Bridge"]
-
 #: Calls after which the process is replaced, at a quiet moment (about 50 MB of exit handlers).
 WORN_OUT = 300_000
 #: For the first answer: Micro-Manager may have become busy since it was probed.

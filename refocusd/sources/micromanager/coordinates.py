@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-__all__ = ["GrowingBox"]
-
 #: Slowest first, as acquisitions usually run; other axes come before them.
 USUAL_ORDER = ("time", "position", "z", "channel")
 

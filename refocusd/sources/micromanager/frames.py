@@ -31,8 +31,6 @@ from refocusd.sources.output_folder import output_folder
 from refocusd.transport.messages import Open, Outcome
 from refocusd.transport.session import Session, State
 
-__all__ = ["FramesInMemory"]
-
 log = logging.getLogger(__name__)
 
 _NAMESPACE = uuid.UUID("0c2f9f4e-7c1b-4d0e-8a57-0d3c5a7f9b21")

@@ -25,8 +25,6 @@ from refocusd.sources.once import Once
 from refocusd.transport.messages import Open
 from refocusd.transport.session import Session, State
 
-__all__ = ["Live"]
-
 log = logging.getLogger(__name__)
 
 FASTEST_S, SLOWEST_S = 1 / 30, 0.25

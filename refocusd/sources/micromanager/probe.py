@@ -17,8 +17,6 @@ from typing import Literal
 
 import zmq
 
-__all__ = ["EXPECTED_VERSION", "BridgeAnswer", "is_listening", "probe"]
-
 #: Of Micro-Manager's side, as pyjavaz 1.2 expects it.
 EXPECTED_VERSION = "5.1.0"
 #: For the answer of a bridge that has nothing else to do.

@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Pace"]
-
 #: Of the 100 MB/s that the bridge carries.
 BYTES_S = 30e6
 #: Round trips; a frame from memory takes ten or twelve.

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from refocusd.sources.folders.watcher import Follower
 
-__all__ = ["SaveRoots"]
-
 log = logging.getLogger(__name__)
 
 #: Folders watched at a time; of more, those in which nothing happens are left.

@@ -17,8 +17,6 @@ from refocusd.sources.micromanager.live import Live
 from refocusd.sources.micromanager.probe import BridgeAnswer, probe
 from refocusd.sources.micromanager.save_roots import SaveRoots
 
-__all__ = ["BridgeSource"]
-
 log = logging.getLogger(__name__)
 
 #: Interval of looking for Micro-Manager while it is not there.

@@ -11,8 +11,6 @@ import numpy as np
 from refocusd.errors import InputError
 from refocusd.frame import Pixels, checked_pixels
 
-__all__ = ["flat_properties", "image_of"]
-
 
 def flat_properties(text: Any) -> dict[str, Any]:
     """A Micro-Manager property map (its JSON) as a flat mapping; empty if it is none.

@@ -17,8 +17,6 @@ from typing import Any
 from refocusd.errors import TransportError
 from refocusd.sources.micromanager.bridge import Bridge
 
-__all__ = ["Viewers", "Window"]
-
 log = logging.getLogger(__name__)
 
 #: What an object is called in Java: its class, and a number that no other one has.

@@ -15,8 +15,6 @@ from collections.abc import Callable
 import zmq
 from zmq.utils.z85 import encode as z85
 
-__all__ = ["ZAP_DOMAIN", "Authenticator"]
-
 log = logging.getLogger(__name__)
 
 ZAP_DOMAIN = b"refocusd"

@@ -39,8 +39,6 @@ from refocusd.transport.secure.keys import AllowList, KeyStore, ServerKeys
 from refocusd.transport.secure.relay import SAY_S, Relay, listen
 from refocusd.transport.secure.user_keys import user_store
 
-__all__ = ["Endpoints", "LocalEndpoint", "RemoteEndpoint", "allowed_roles", "check_listen_address"]
-
 log = logging.getLogger(__name__)
 
 #: What a remote peer's identity starts with, and no local one's may.

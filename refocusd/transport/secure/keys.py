@@ -30,17 +30,6 @@ from refocusd.errors import ConfigError, OutputError
 from refocusd.files import remove, replace
 from refocusd.transport.secure.private_file import read_private, write_private
 
-__all__ = [
-    "AllowList",
-    "ClientKeys",
-    "KeyStore",
-    "Peer",
-    "ServerKeys",
-    "default_key_folder",
-    "load_client_keys",
-    "require_curve",
-]
-
 log = logging.getLogger(__name__)
 
 #: Lower case only: a name is part of a file name, also where those ignore case.

@@ -7,8 +7,6 @@ from zmq.utils.monitor import parse_monitor_message
 
 from refocusd.transport.secure.keys import ClientKeys, require_curve
 
-__all__ = ["DEAD_PEERS", "LocalLink", "RemoteLink"]
-
 #: Has the system end a connection whose other side is gone without a word: after 10 s of
 #: silence and 3 questions, or when what was sent is not acknowledged for 15 s.  ZeroMQ's own
 #: heartbeat (ZMQ_HEARTBEAT_IVL) is not used, on no side: libzmq up to 4.3.5 aborts the process

@@ -16,8 +16,6 @@ import msgspec
 from refocusd.errors import ConfigError, OutputError
 from refocusd.files import open_shared, remove, replace
 
-__all__ = ["let_read", "read_private", "write_private"]
-
 log = logging.getLogger(__name__)
 
 #: Such files are a few hundred bytes; nothing larger is read.

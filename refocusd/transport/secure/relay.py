@@ -21,8 +21,6 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-__all__ = ["Relay", "listen"]
-
 log = logging.getLogger(__name__)
 
 #: Bytes under way in one direction of one connection.

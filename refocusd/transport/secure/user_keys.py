@@ -22,15 +22,6 @@ import platformdirs
 from refocusd.errors import ConfigError, OutputError
 from refocusd.transport.secure.keys import ClientKeys, KeyStore, ServerKeys, load_client_keys
 
-__all__ = [
-    "FOLDER_VARIABLE",
-    "KEY_VARIABLE",
-    "derived_secret",
-    "forget_shared_key",
-    "own_keys",
-    "user_store",
-]
-
 #: A key file that another user made with ``refocusd keys share``.
 KEY_VARIABLE = "REFOCUSD_KEY"
 #: Folder of the user's keys, where the usual one cannot be used.

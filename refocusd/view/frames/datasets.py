@@ -24,8 +24,6 @@ from refocusd.imaging.trust_map import pixels_per_cell
 from refocusd.transport.messages import AcquisitionStatus
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["Datasets", "FramePair"]
-
 #: Datasets that are kept open, pairs that are kept in memory, and their bytes.
 MAX_OPEN, MAX_PAIRS, MAX_PAIR_BYTES = 8, 8, 128 << 20
 #: How often a dataset is looked at for new frames.

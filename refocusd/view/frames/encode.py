@@ -26,8 +26,6 @@ from refocusd.view.frames.datasets import FramePair
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.view_state import Preview, ViewState
 
-__all__ = ["Region", "pair_bytes", "preview_bytes", "step_for"]
-
 #: Metadata that the page shows beside a frame, where the microscope gave them.
 _SHOWN = (
     "Exposure",

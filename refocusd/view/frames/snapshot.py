@@ -24,15 +24,6 @@ from refocusd.frame import Pixels
 from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.view.frames.datasets import FramePair
 
-__all__ = [
-    "Window",
-    "auto_window",
-    "png_snapshot",
-    "scale_bar_text",
-    "scale_bar_um",
-    "tiff_snapshot",
-]
-
 #: Percentiles of both frames together that become black and white.
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.1, 99.9
 _PAPER, _INK, _QUIET = (18, 20, 24), (236, 238, 242), (150, 156, 166)

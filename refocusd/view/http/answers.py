@@ -9,8 +9,6 @@ from starlette.responses import Response, StreamingResponse
 
 from refocusd.view.json_text import json_bytes
 
-__all__ = ["BytesResponse", "json_response", "problem"]
-
 #: A slow reader holds so much of an answer in the server's buffers.
 PIECE_NBYTES = 1 << 18
 

@@ -41,8 +41,6 @@ from refocusd.view.state.jobs import Jobs
 from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["view_app"]
-
 log = logging.getLogger(__name__)
 
 

@@ -21,8 +21,6 @@ from refocusd.view.state.link import MAX_FPS
 from refocusd.view.state.report import status_json
 from refocusd.view.state.view_state import News, Preview, ViewState
 
-__all__ = ["event_routes"]
-
 #: Notices a second, of all pages together: fifty pages must not take a processor.
 MAX_NOTICES_PER_S = 150.0
 

@@ -22,8 +22,6 @@ from refocusd.view.http.answers import BytesResponse, json_response, problem
 from refocusd.view.http.query import Query
 from refocusd.view.state.view_state import DEFAULT_SIDE, ViewState
 
-__all__ = ["frame_routes"]
-
 #: Longest side of a preview, and of a crop in full resolution, in pixels.
 MIN_SIDE, MAX_SIDE = 64, 4096
 #: Answers for the newest frames that are kept for the next page.

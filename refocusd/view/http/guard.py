@@ -25,8 +25,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refocusd.view.http.answers import problem
 from refocusd.view.http.options import LOOPBACK, ViewOptions
 
-__all__ = ["SECURITY_HEADERS", "GuardedApp"]
-
 COOKIE = "refocusd_view"
 #: Must be there, with any value, on requests that change something.
 ACTION_HEADER = "X-Refocusd-View"

@@ -19,8 +19,6 @@ from refocusd.view.http.answers import BytesResponse, json_response
 from refocusd.view.http.query import Query
 from refocusd.view.state.jobs import Job, JobOrder, Jobs
 
-__all__ = ["job_routes"]
-
 #: Of a folder, so many entries are listed; of a model's description, so many characters.
 MAX_ENTRIES, MAX_DESCRIPTION_CHARS = 500, 300
 #: A report has its own style and pictures within it, and nothing that acts.

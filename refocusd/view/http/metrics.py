@@ -17,8 +17,6 @@ from refocusd.view.state.gpu import Gpu
 from refocusd.view.state.report import health
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["CONTENT_TYPE", "metrics_text"]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Reasons are texts; more than these are counted together, so that series stay few.
 MAX_REASONS = 50

@@ -9,8 +9,6 @@ from pathlib import Path
 from refocusd.config import DEFAULT_VIEW_PORT, Settings
 from refocusd.errors import ConfigError
 
-__all__ = ["LOOPBACK", "ViewOptions"]
-
 #: Names under which a browser on this computer reaches it.
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 #: Anything shorter can be guessed.

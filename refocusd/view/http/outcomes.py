@@ -22,8 +22,6 @@ from refocusd.view.http.streams import STILL_HERE, Streams, Waker
 from refocusd.view.json_text import json_bytes
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["outcome_routes"]
-
 VERDICTS = frozenset({"trusted", "doubtful", "untrusted", "passed_through", "none"})
 
 

@@ -10,8 +10,6 @@ from starlette.requests import Request
 from refocusd.errors import InputError
 from refocusd.frame import AxisValue, canonical_axes, plain_axes
 
-__all__ = ["Query"]
-
 MAX_FIELDS = 16
 MAX_TEXT_CHARS = 2048
 

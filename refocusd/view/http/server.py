@@ -16,8 +16,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from refocusd.errors import TransportError
 from refocusd.view.http.options import ViewOptions
 
-__all__ = ["MAX_CONNECTIONS", "web_server"]
-
 #: A browser keeps up to six connections a page for a while.
 MAX_CONNECTIONS = 256
 #: A request must be whole, and the next one begun, within this time.

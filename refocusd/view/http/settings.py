@@ -19,8 +19,6 @@ from refocusd.view.http.answers import json_response
 from refocusd.view.state.jobs import Jobs
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["WantedSettings", "settings_routes"]
-
 
 class WantedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a view tells the daemon that has started it, as a line on standard output."""

@@ -16,8 +16,6 @@ from refocusd.view.state.link import DaemonLink
 from refocusd.view.state.report import acquisitions_of, health, status_json
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["health_routes", "status_routes"]
-
 
 class _Switch(msgspec.Struct):
     """Body of an action that is switched on or off."""

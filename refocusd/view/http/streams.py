@@ -16,8 +16,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from refocusd.view.http.answers import problem
 
-__all__ = ["MAX_STREAMS", "STILL_HERE", "Streams", "Waker"]
-
 #: Readers that may listen at a time.
 MAX_STREAMS = 64
 #: A line at least so often, so that a reader that is gone is noticed.

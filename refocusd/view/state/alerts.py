@@ -15,8 +15,6 @@ from typing import Any, Self
 from refocusd.transport.messages import AcquisitionStatus, Counts, FrameOutcome, Status
 from refocusd.view.json_text import json_bytes
 
-__all__ = ["Alerts"]
-
 log = logging.getLogger(__name__)
 
 #: Alerts that wait to be sent; of more, the latest are dropped.

@@ -9,8 +9,6 @@ from typing import Literal
 
 from refocusd.transport.messages import Status, WorkerStatus
 
-__all__ = ["Event", "EventLog", "Level"]
-
 MAX_EVENTS = 40
 
 Level = Literal["info", "good", "bad"]

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike
 
 from refocusd.transport.messages import Histogram, Status
 
-__all__ = ["Figures", "StageFigures", "StatusHistory", "percentile_ms"]
-
 #: Rates are of the last seconds, latencies of somewhat more: there are few in a slow run.
 RATE_WINDOW_S = 3.0
 LATENCY_WINDOW_S = 15.0

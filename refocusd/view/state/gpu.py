@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Gpu", "GpuMonitor"]
-
 #: How long a reading is good for, in seconds.
 FRESH_S = 1.0
 MAX_GPUS = 16

@@ -19,8 +19,6 @@ from refocusd.errors import InputError, OutputError
 from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.processes.child import Child
 
-__all__ = ["Job", "JobOrder", "Jobs"]
-
 log = logging.getLogger(__name__)
 
 #: Jobs that wait for the one that runs, and jobs that have ended and are still shown.

@@ -20,8 +20,6 @@ from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.view.state.view_state import Link, ViewState
 
-__all__ = ["MAX_FPS", "DaemonLink"]
-
 log = logging.getLogger(__name__)
 
 #: Nobody sees more, and each preview costs the daemon a copy.

@@ -11,8 +11,6 @@ from typing import Any
 from refocusd.frame import Axes, Pixels, canonical_axes
 from refocusd.transport.messages import Shown
 
-__all__ = ["MAX_PREVIEWS", "Preview", "Previews", "json_object"]
-
 #: Bounds on what is kept: the latest seen.
 MAX_PREVIEWS = 24
 MAX_PREVIEW_NBYTES = 96 << 20

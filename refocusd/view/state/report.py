@@ -16,8 +16,6 @@ from refocusd.view.state.gpu import Gpu
 from refocusd.view.state.previews import json_object
 from refocusd.view.state.view_state import ViewState
 
-__all__ = ["Health", "acquisitions_of", "health", "status_json"]
-
 #: Warnings of one acquisition, and acquisitions, that are shown.
 MAX_WARNINGS, MAX_ACQUISITIONS = 20, 50
 

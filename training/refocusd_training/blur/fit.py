@@ -14,8 +14,6 @@ from refocusd.imaging.blur import FEATURES, blur_features
 from refocusd_training.blur.frames import SharpImage, blurred_frame
 from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions
 
-__all__ = ["Error", "Samples", "collect", "errors", "fit", "simulate", "write_weights"]
-
 #: Widths of the table of errors, px.
 BINS = (0.7, 1.5, 3.0, 6.0, 12.0, 24.0, 42.0)
 HIDDEN = 48

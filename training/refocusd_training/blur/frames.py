@@ -20,8 +20,6 @@ from refocusd.imaging.blur import TRAINED_PX
 from refocusd_training.blur.psfs import CYCLES
 from refocusd_training.data.images import SUFFIXES, read_image
 
-__all__ = ["Exposure", "SharpImage", "blurred_frame", "cut", "expose", "load_sharp"]
-
 #: Frames are of these sizes, px.
 SHAPES = ((520, 696), (512, 512), (256, 256), (400, 400), (130, 160))
 #: Every so many images, by the checksum of the name, are kept for testing.

@@ -12,8 +12,6 @@ from scipy.ndimage import gaussian_filter
 from refocusd.imaging.blur import half_width_sigma
 from refocusd.imaging.optics import Optics, defocus_psf
 
-__all__ = ["CYCLES", "FAMILIES", "HELD_OUT", "Family", "transfer_functions"]
-
 Family = Literal["wave", "strong wave", "gaussian", "soft disc", "paraboloid", "skirt", "ring"]
 FAMILIES: tuple[Family, ...] = (
     "wave", "strong wave", "gaussian", "soft disc", "paraboloid", "skirt", "ring",

@@ -20,8 +20,6 @@ from refocusd_training.export.onnx import OPSET, write_onnx
 from refocusd_training.networks.blur_scale import FINE_SIGMA_PX, BlurScaleNet
 from refocusd_training.networks.build import BLUR_SCALE
 
-__all__ = ["export_scale_bundle"]
-
 #: How far engines may be from the test tensors, in network units.
 TOLERANCE = {"f32": 2e-3, "f16": 5e-2, "bf16": 0.2, "int8": 0.3}
 #: The same for other programs, which may allow no more than a hundredth of an output's maximum.

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from refocusd_training.blur_scale.frames import Batch, Frames
 from refocusd_training.networks.blur_scale import BlurScaleNet, Restored
 
-__all__ = ["Fitted", "Losses", "Schedule", "fit", "losses"]
-
 log = logging.getLogger(__name__)
 
 #: Not judged at the border, whose surroundings the network does not see, px.

@@ -22,8 +22,6 @@ from refocusd_training.blur.psfs import CYCLES, FAMILIES, Family, transfer_funct
 from refocusd_training.networks.blur_scale import FINE_SIGMA_PX
 from refocusd_training.simulate.structures import filaments, membranes, puncta, textures
 
-__all__ = ["Batch", "Frames", "Pyramid", "sharp_kinds"]
-
 #: Side of frames that are given to the network, and what is blurred around it, px.
 SIDE_PX, MARGIN_PX = 112, 20
 _WHOLE = SIDE_PX + 2 * MARGIN_PX

@@ -36,8 +36,6 @@ from refocusd_training.commands import (
     trust,
 )
 
-__all__ = ["register"]
-
 EXAMPLES = """examples:
   refocusd train fetch-bbbc038 --output bbbc038
   refocusd train fetch-bbbc006 --planes 1 5 10 16 32 --output bbbc006

@@ -9,8 +9,6 @@ from rich.table import Table
 
 from refocusd_training.commands.fitting import add_fitting_flags, check_fitting
 
-__all__ = ["register"]
-
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""

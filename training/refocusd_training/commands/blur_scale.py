@@ -9,8 +9,6 @@ from pathlib import Path
 from refocusd.errors import InputError, OutputError
 from refocusd_training.commands.torch_at_hand import needs_torch
 
-__all__ = ["register"]
-
 #: How often nuclei, other stains and generated structures are taken.
 SHARES = (0.47, 0.27, 0.26)
 #: Highest learning rate.

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from refocusd.errors import ConfigError
 
-__all__ = ["register"]
-
 EXAMPLES = """examples:
   refocusd train evaluate --bundle models/live --data bbbc038 --json quality.json --page quality
   refocusd train evaluate --bundle models/live --data bbbc038 --rival CARE=care.onnx --csv q.csv

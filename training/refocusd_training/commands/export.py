@@ -10,8 +10,6 @@ from rich.console import Console
 from refocusd.errors import ConfigError
 from refocusd_training.commands.torch_at_hand import needs_torch
 
-__all__ = ["register"]
-
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""

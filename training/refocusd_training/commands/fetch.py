@@ -7,8 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-__all__ = ["register"]
-
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""

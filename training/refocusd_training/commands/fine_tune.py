@@ -9,8 +9,6 @@ from rich.console import Console
 
 from refocusd_training.commands.torch_at_hand import needs_torch
 
-__all__ = ["register"]
-
 EPILOG = """examples:
   refocusd train fine-tune --bundle live-nuclei --data stacks --output runs/ours \\
       --to models/ours

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from refocusd.errors import InputError, OutputError
 
-__all__ = ["add_fitting_flags", "check_fitting"]
-
 
 def add_fitting_flags(
     parser: argparse.ArgumentParser, *, output: str, samples: int, needed: bool = True

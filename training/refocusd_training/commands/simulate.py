@@ -11,8 +11,6 @@ from rich.console import Console
 
 from refocusd.errors import InputError, OutputError
 
-__all__ = ["register"]
-
 
 def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the sub-command."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from refocusd.optional import need
 
-__all__ = ["needs_torch"]
-
 
 def needs_torch() -> None:
     """Refuse a command that needs torch if it is not installed.

@@ -12,8 +12,6 @@ from rich.table import Table
 from refocusd.errors import InputError
 from refocusd_training.commands.fitting import add_fitting_flags, check_fitting
 
-__all__ = ["register"]
-
 #: Name of the engine without a network, among those of models.
 DECONVOLUTION = "deconvolution"
 

@@ -16,8 +16,6 @@ from refocusd import files
 from refocusd.errors import InputError
 from refocusd_training.data.bbbc006 import FILE_NAME, MOST_BYTES
 
-__all__ = ["extract_plane", "plane_bytes"]
-
 #: A plane has 1536 files; whatever has many times more is no such archive.
 MOST_FILES = 8192
 CHUNK = 1 << 20

@@ -23,18 +23,6 @@ from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import TEST_WELLS, sides_of
 from refocusd_training.data.split import Side
 
-__all__ = [
-    "FILE_NAME",
-    "PIXEL_UM",
-    "STEP_UM",
-    "Field",
-    "Plate",
-    "open_bbbc006",
-    "open_plate",
-    "plane_defocus_um",
-    "read_plane",
-]
-
 #: A published file name; a plane may stand in front of it.
 FILE_NAME = re.compile(
     r"(?:(?P<plane>\d\d)_)?mcf-z-stacks-03212011_(?P<well>[a-p]\d\d)_s(?P<site>\d)_w(?P<channel>\d)"

@@ -21,8 +21,6 @@ from rich.progress import Progress
 from refocusd.errors import InputError, OutputError
 from refocusd_training.data.images import pixels_digest
 
-__all__ = ["BBBC038_URL", "fetch_bbbc038"]
-
 BBBC038_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"
 
 

@@ -10,8 +10,6 @@ from refocusd.config import Limits, check_settings
 from refocusd.errors import ConfigError
 from refocusd_training.simulate.ranges import TRAINED_DEPTH_UM
 
-__all__ = ["DataConfig", "DataKind", "OpticsKind"]
-
 DataKind = Literal["sharp", "bbbc006", "stacks"]
 OpticsKind = Literal["20x", "any"]
 

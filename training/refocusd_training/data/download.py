@@ -13,8 +13,6 @@ from pathlib import Path
 from refocusd import files
 from refocusd.errors import InputError
 
-__all__ = ["download", "remote_bytes"]
-
 CHUNK = 1 << 20
 #: Attempts that bring nothing new before it is given up; any byte starts the count again.
 FRUITLESS_ATTEMPTS = 3

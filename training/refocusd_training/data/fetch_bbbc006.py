@@ -23,8 +23,6 @@ from refocusd.models.bundle import sha256_of
 from refocusd_training.data.archive import extract_plane, plane_bytes
 from refocusd_training.data.download import download, remote_bytes
 
-__all__ = ["BBBC006_URL", "MANIFEST", "FetchReport", "fetch_bbbc006"]
-
 BBBC006_URL = "https://data.broadinstitute.org/bbbc/BBBC006"
 MANIFEST = "BBBC006_v1_manifest.json"
 #: An unpacked plane: 1536 uncompressed files of 520x696 px, 16 bits.

@@ -12,8 +12,6 @@ from PIL import Image
 
 from refocusd.errors import InputError
 
-__all__ = ["SUFFIXES", "find_images", "pixels_digest", "read_image"]
-
 #: Files that are taken for images.
 SUFFIXES = frozenset({".png", ".tif", ".tiff"})
 #: A TIFF that claims more is no frame.

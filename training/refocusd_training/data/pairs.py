@@ -20,8 +20,6 @@ from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, counts_range
 from refocusd_training.data.samples import MIN_SPAN, Batch
 
-__all__ = ["Frames", "Pair", "PairSource", "Place"]
-
 #: A frame on disk: the file or recording, and the number of the frame in it.
 Place = tuple[str, int]
 #: Frames are kept in memory up to this much; others are read again.

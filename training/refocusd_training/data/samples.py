@@ -43,8 +43,6 @@ from refocusd_training.simulate.scene import Scene, expose_scene
 from refocusd_training.simulate.specimen import window
 from refocusd_training.simulate.structures import GENERATORS
 
-__all__ = ["MARGIN", "Batch", "Exposure", "Prefetched", "SampleStream", "collate"]
-
 #: Reflected or real surroundings of a training frame: wider than the widest
 #: trained disc (36 µm at NA 0.5: 35 px) and its rings.
 MARGIN = 64

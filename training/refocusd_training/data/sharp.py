@@ -22,8 +22,6 @@ from refocusd_training.data.split import Side, load_split, make_split, split_dig
 from refocusd_training.simulate.ranges import Ranges
 from refocusd_training.simulate.specimen import flux_of
 
-__all__ = ["SharpSource", "Specimen", "open_sharp", "specimens_of"]
-
 #: Above this many images of one channel, near-duplicates are not searched for: it takes minutes.
 MOST_COMPARED = 400
 #: A well in the name of a BBBC006 field: ``..._a02_s1_...``, ``...__a02__s1__...``.

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 
 from refocusd_training.data.split import Side
 
-__all__ = ["TEST_WELLS", "side_of", "sides_of"]
-
 #: Fewer names than these are cut at the shares, not at the hash.
 FEW = 30
 #: Wells of BBBC006 whose fields every bundle is evaluated on.

@@ -22,8 +22,6 @@ from refocusd_training.data.config import DataConfig
 from refocusd_training.data.samples import Batch, Exposure
 from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges
 
-__all__ = ["ExposureSource", "SampleSource", "open_samples"]
-
 
 class SampleSource(Protocol):
     """Training and validation batches of one data set."""

@@ -32,18 +32,6 @@ from scipy.cluster.hierarchy import DisjointSet
 from refocusd.errors import InputError
 from refocusd_training.data.images import pixels_digest
 
-__all__ = [
-    "Entry",
-    "Side",
-    "clusters_of",
-    "correlation",
-    "load_split",
-    "make_split",
-    "split_digest",
-    "unusable",
-    "write_split",
-]
-
 Side = Literal["train", "validate", "test", "excluded"]
 
 #: Reduction before registration.

@@ -29,8 +29,6 @@ from refocusd_training.data.sides import sides_of
 from refocusd_training.data.split import Side
 from refocusd_training.data.z_step import z_step_um
 
-__all__ = ["Stack", "Stacks", "find_stacks", "focus_of", "open_stacks", "pairs_of"]
-
 LEAST_PLANES = 3
 #: The sharpest plane scores at least so many times what the least sharp one does.
 LEAST_CONTRAST = 1.25

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 
-__all__ = ["z_step_um"]
-
 
 def z_step_um(recording: Dataset, planes: Sequence[int]) -> float | None:
     """Distance of two neighbouring planes in um; None where the recording does not state it.

@@ -18,17 +18,6 @@ from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
 
-__all__ = [
-    "AVERAGED_UM",
-    "LEVELS_UM",
-    "NUCLEI",
-    "Case",
-    "channel_cases",
-    "deep_cases",
-    "held_out_cases",
-    "scene_of",
-]
-
 LEVELS_UM = (0.0, 4.0, 8.0, 16.0, 32.0)
 #: Levels of the average: out of focus only.
 AVERAGED_UM = (4.0, 8.0, 16.0, 32.0)

@@ -16,8 +16,6 @@ from refocusd_training.evaluation.cases import Case
 from refocusd_training.evaluation.methods import OnnxNetwork
 from refocusd_training.evaluation.results import exposure_of
 
-__all__ = ["CLASSES_UM", "DefocusAccuracy", "defocus_accuracy", "evaluate_defocus"]
-
 #: Eleven classes, 2 um apart: about 3 px of blur diameter at NA 0.45 and 0.645 um per pixel, the
 #: spacing of S. J. Yang et al., BMC Bioinformatics 19, 77 (2018), whose eleven classes DelpNet has.
 CLASSES_UM = tuple(2.0 * index for index in range(11))

@@ -19,8 +19,6 @@ from refocusd_training.evaluation.fourier_rings import (
 from refocusd_training.evaluation.objects import IsolatedObjects, ObjectRatios
 from refocusd_training.evaluation.segmentation import Agreement, Labels, agreement, nuclei_of
 
-__all__ = ["DEFINITIONS", "Figures", "Truth", "ms_ssim"]
-
 #: Of five scales with a window of 11 px: the coarsest holds one.
 MS_SSIM_SIDE = 176
 

@@ -16,8 +16,6 @@ from scipy.signal import windows
 
 from refocusd.errors import InputError
 
-__all__ = ["BETWEEN_NOISY", "TO_NOISE_FREE", "ring_correlation", "ring_resolution_um"]
-
 #: Between two frames that have noise of their own.
 BETWEEN_NOISY = 1 / 7
 #: To a truth without noise: the same signal to noise, sqrt(2 c / (1 + c)) for c = 1/7.

@@ -12,8 +12,6 @@ from refocusd_training.simulate.ranges import (
     Ranges,
 )
 
-__all__ = ["held_out"]
-
 
 def held_out(trained: Ranges = DEFAULT_RANGES) -> list[dict[str, object]]:
     """By microscope of the evaluation: every value outside of what training draws from.

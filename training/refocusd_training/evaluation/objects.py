@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["IsolatedObjects", "ObjectRatios", "object_figures"]
-
 #: Smaller objects are noise, in px.
 LEAST_AREA = 12
 #: An object's window reaches so many of its diameters beyond it, within these bounds in px.

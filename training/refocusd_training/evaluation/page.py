@@ -45,8 +45,6 @@ from refocusd_training.evaluation.summary import (
     values,
 )
 
-__all__ = ["chosen_frames", "write_page"]
-
 TRUTH = "truth"
 #: Columns of a contact sheet, where there are such methods.
 SHOWN = (INPUT, REFOCUSED, TRUTH, USER_RL, ORACLE_RL)

@@ -19,8 +19,6 @@ from refocusd_training.data.images import read_image
 from refocusd_training.evaluation.methods import Exposure, Method, applies
 from refocusd_training.evaluation.results import AS_TAKEN, Judge, Result, measure
 
-__all__ = ["REAL_DEFINITION", "Pair", "evaluate_pairs", "pair_of_files"]
-
 REAL_DEFINITION = (
     "PSNR in dB over the whole frame less a 16 px border; range = 0.1-99.9 percentile of the truth; "
     "truth = the frame taken in focus, with its noise, onto which every result is registered; "

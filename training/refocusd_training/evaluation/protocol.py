@@ -20,16 +20,6 @@ from refocusd.models.bundle import ModelBundle
 from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, plane_defocus_um, read_plane
 from refocusd_training.evaluation.pair import Pair
 
-__all__ = [
-    "PLANES",
-    "bbbc006_pairs",
-    "planes_of",
-    "protocol_definition",
-    "scaled_definition",
-    "scaled_quality",
-    "training_of",
-]
-
 #: 28, 20 and 12 um out of focus.
 PLANES = (2, 6, 10)
 #: The set's objective, at the emission maxima of Hoechst and of the phalloidin's dye.

@@ -40,8 +40,6 @@ from refocusd_training.evaluation.summary import (
 )
 from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP
 
-__all__ = ["print_table", "write_csv", "write_json"]
-
 #: Columns of the tables of further figures: name, heading, format.
 _IMAGES = (
     ("ssim", "SSIM", "{:.3f}"),

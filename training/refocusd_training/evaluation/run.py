@@ -35,8 +35,6 @@ from refocusd_training.evaluation.results import Judge, Result, evaluate, exposu
 from refocusd_training.evaluation.stacks import STACKS_DEFINITION, read_notes, stack_pairs
 from refocusd_training.evaluation.summary import DEFINITION
 
-__all__ = ["Options", "run_held_out", "run_own_pair", "run_protocol", "run_stacks"]
-
 #: Name and ONNX file of a rival.
 Named = tuple[str, Path]
 

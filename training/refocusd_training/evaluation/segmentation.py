@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-__all__ = ["Agreement", "agreement", "nuclei_of"]
-
 Labels = NDArray[np.int32]
 
 #: Objects below this area are dirt, in um^2: a disc of 5 um.

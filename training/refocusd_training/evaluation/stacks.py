@@ -30,8 +30,6 @@ from refocusd_training.data.stacks import Stack, Stacks, find_stacks
 from refocusd_training.evaluation.pair import REAL_DEFINITION, Pair
 from refocusd_training.evaluation.results import THROUGH_FOCUS
 
-__all__ = ["STACKS_DEFINITION", "StackNotes", "read_notes", "stack_pairs"]
-
 STACKS_DEFINITION = (
     f"{REAL_DEFINITION}; '0' um is the sharpest plane of a stack, which is its truth; engines write "
     "what the worker writes, frames that pass through included"

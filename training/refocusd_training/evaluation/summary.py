@@ -16,26 +16,6 @@ from refocusd_training.evaluation.results import AS_TAKEN, AS_WRITTEN, THROUGH_F
 from refocusd_training.evaluation.segmentation import Agreement
 from refocusd_training.simulate.ranges import HELD_OUT_DEEP
 
-__all__ = [
-    "DEEP",
-    "DEFINITION",
-    "QUALITY",
-    "TAKEN",
-    "averaged",
-    "by_group",
-    "by_level",
-    "differences",
-    "frame_key",
-    "gains",
-    "is_scattered",
-    "level_name",
-    "means",
-    "ordered",
-    "plain",
-    "summary",
-    "values",
-]
-
 DEFINITION = (
     "PSNR in dB over the whole frame less a 16 px border; range = 0.1-99.9 percentile of the truth; "
     "truth = noise-free expectation of the in-focus frame, same optics and camera; 'affine' after "

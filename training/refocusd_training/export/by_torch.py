@@ -21,7 +21,6 @@ from refocusd.models.bundle import ModelBundle
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_engine_torch"]
 
 INSTALL = 'pip install ".[torch-tensorrt]", in an environment of its own'
 #: What torch-tensorrt plans with; conversion to one engine does not depend on it.

@@ -9,8 +9,6 @@ from refocusd_training.export.rdf import Facts
 from refocusd_training.simulate import ranges
 from refocusd_training.simulate.ranges import HELD_OUT, Ranges
 
-__all__ = ["model_card"]
-
 
 def _span(pair: tuple[float, float]) -> str:
     return f"{pair[0]:g} to {pair[1]:g}"

@@ -31,8 +31,6 @@ from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle
 from refocusd_training.data.samples import MIN_SPAN, Batch, SampleStream
 
-__all__ = ["INT8_FILE", "MAX_COST_DB", "Quantised", "add_int8", "calibration", "quantise_onnx"]
-
 log = logging.getLogger(__name__)
 
 #: Name of the int8 network within a bundle.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from refocusd_training.networks import RefocusNetwork
 
-__all__ = ["OPSET", "export_onnx", "write_onnx"]
-
 OPSET = 18
 
 

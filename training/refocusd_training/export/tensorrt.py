@@ -22,8 +22,6 @@ from refocusd.engines.tensorrt import PLUGIN, PROVIDER, engine_key, engine_shape
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 
-__all__ = ["CARDS", "build_engine_onnx", "export_engines", "with_engine_inside"]
-
 log = logging.getLogger(__name__)
 
 #: Compute capabilities that engines are built for, as TensorRT and NVIDIA write them.

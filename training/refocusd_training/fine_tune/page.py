@@ -7,8 +7,6 @@ import numpy as np
 from refocusd.cli.html_page import document, grey_png, picture, table
 from refocusd_training.fine_tune.result import FineTuned, Frame
 
-__all__ = ["page_of"]
-
 #: Number of frames that are shown, spread from the largest loss to the largest gain.
 SHOWN = 8
 

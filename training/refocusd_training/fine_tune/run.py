@@ -29,8 +29,6 @@ from refocusd_training.loop.run import (
 )
 from refocusd_training.networks.config import NetworkConfig
 
-__all__ = ["FineTuning", "fine_tune"]
-
 PAGE_FILE = "before-after.html"
 Image = NDArray[np.float32]
 

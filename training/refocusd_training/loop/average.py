@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["averaged"]
-
 
 def averaged(network: nn.Module, decay: float) -> AveragedModel:
     """A copy of the network that follows it.

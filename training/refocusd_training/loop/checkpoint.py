@@ -19,8 +19,6 @@ from refocusd_training.loop.module import Refocusing
 from refocusd_training.loop.record import RunRecord
 from refocusd_training.loop.validation import Validation
 
-__all__ = ["Checkpoints"]
-
 
 class Checkpoints(pl.Callback):
     """Writes state, averaged weights and record; only in the first process.

@@ -13,8 +13,6 @@ from torch import Tensor
 from refocusd_training.data.samples import Batch, Exposure, Prefetched
 from refocusd_training.simulate.torch_exposure import expose_on
 
-__all__ = ["ExposingFeed", "Feed", "TensorBatch", "seed_of", "tensors"]
-
 
 class Drawn(Protocol):
     """Returns the samples of one step after the other; implemented by `Prefetched`."""

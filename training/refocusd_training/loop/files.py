@@ -37,23 +37,6 @@ from refocusd import files
 from refocusd.errors import DiskFullError, InputError, OutputError
 from refocusd_training.loop.record import RunRecord
 
-__all__ = [
-    "BEST_FILE",
-    "CONFIG_FILE",
-    "PROFILE_FILE",
-    "STATE_FILE",
-    "WEIGHTS_FILE",
-    "not_written",
-    "read_record",
-    "read_state",
-    "read_weights",
-    "start_table",
-    "write_record",
-    "write_state",
-    "write_weights",
-    "write_whole",
-]
-
 CONFIG_FILE = "config.toml"
 PROFILE_FILE = "profile.json"
 STATE_FILE = "state.pt"

@@ -27,7 +27,6 @@ from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES, Range
 #: Prefix of the defocus head's weights.
 HEAD = "defocus."
 
-__all__ = ["load_weights", "network_of_run", "origin_of", "prepare", "ranges_of_run"]
 
 #: Settings that a resumed run may change; any other change would make it another run.
 MAY_CHANGE = frozenset(

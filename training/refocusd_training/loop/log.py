@@ -13,8 +13,6 @@ from refocusd.cli.console import progress
 from refocusd_training.loop.files import not_written, start_table
 from refocusd_training.loop.module import Refocusing
 
-__all__ = ["LOG_FILE", "Log"]
-
 LOG_FILE = "log.csv"
 COLUMNS = ("step", "loss", "learning_rate", "seconds")
 #: Interval, in steps, at which the log is flushed and TensorBoard gets a point.

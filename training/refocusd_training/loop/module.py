@@ -20,8 +20,6 @@ from refocusd_training.loop.schedule import rates_at
 from refocusd_training.losses import build_loss, defocus_loss
 from refocusd_training.networks import RefocusNetwork
 
-__all__ = ["DivergedError", "Refocusing"]
-
 #: Number of consecutive gradient norms that may be NaN or infinite: mixed float16 lowers its
 #: scale until they are finite.
 MOST_SKIPPED = 20

@@ -21,8 +21,6 @@ from pathlib import Path
 from refocusd.errors import RefocusdError, WorkerError
 from refocusd_training.config import TrainingConfig, write_config
 
-__all__ = ["tied_to_parent", "train_in_processes"]
-
 #: Longest wait for the other processes after one has ended.
 GRACE_S = 30.0
 

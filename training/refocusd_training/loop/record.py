@@ -9,8 +9,6 @@ from importlib import metadata
 
 import torch
 
-__all__ = ["RunRecord", "described_device", "versions"]
-
 PACKAGES = ("refocusd", "torch", "lightning", "numpy", "scipy", "scikit-image")
 
 

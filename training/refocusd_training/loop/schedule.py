@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from refocusd_training.config import TrainingConfig
 
-__all__ = ["Rates", "rates_at"]
-
 #: The highest rate of a cycle divided by its first rate, and the first divided by the last.
 DIV, FINAL_DIV = 25.0, 1e4
 #: First moment's decay of AdamW, at the ends and at the top of a cycle.

@@ -10,8 +10,6 @@ from refocusd_training.loop.files import CONFIG_FILE, WEIGHTS_FILE
 from refocusd_training.loop.folder import load_weights, network_of_run
 from refocusd_training.networks import RefocusNetwork, build_described
 
-__all__ = ["load_teacher"]
-
 
 def load_teacher(folder: str) -> RefocusNetwork:
     """Load the network of a bundle or of a run, in inference mode and without gradients.

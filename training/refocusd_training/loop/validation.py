@@ -18,8 +18,6 @@ from refocusd_training.loop.files import BEST_FILE, not_written, start_table, wr
 from refocusd_training.loop.module import Refocusing
 from refocusd_training.networks import RefocusNetwork
 
-__all__ = ["Validated", "Validation"]
-
 TABLE_FILE = "validation.csv"
 COLUMNS = ("step", "validation_loss", "validation_psnr_db")
 LEVELS_FILE = "validation_by_defocus.csv"

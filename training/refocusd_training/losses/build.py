@@ -18,8 +18,6 @@ from refocusd_training.losses.refocus import (
     refocus_loss,
 )
 
-__all__ = ["build_loss"]
-
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 

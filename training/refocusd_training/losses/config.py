@@ -8,8 +8,6 @@ from typing import Literal, get_args
 from refocusd.config import check_settings
 from refocusd.errors import ConfigError
 
-__all__ = ["LossConfig", "LossName"]
-
 LossName = Literal["refocus", "l1", "charbonnier", "ms-ssim", "frequency", "feature", "sum"]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["defocus_loss"]
-
 
 def defocus_loss(defocus: Tensor, defocus_um: Tensor) -> Tensor:
     r"""Negative log likelihood of \|defocus\| under the head's Gaussians, without its constant.

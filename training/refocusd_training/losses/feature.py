@@ -18,8 +18,6 @@ from refocusd_training.losses.config import LossConfig
 from refocusd_training.losses.refocus import l1_loss
 from refocusd_training.weights import vgg16_features
 
-__all__ = ["FeatureLoss"]
-
 #: Mean of relu3_3, relu4_3 and relu5_3.
 ACTIVATIONS = (61.0, 6.5, 0.27)
 #: Convolutions before each of the five poolings.

@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["charbonnier_loss", "frequency_loss", "l1_loss", "ms_ssim_loss", "refocus_loss"]
-
 #: Root mean squared error below which there is no further gain: 50 dB.
 FLOOR = 3e-3
 #: Error below which Charbonnier's is a square.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from refocusd_training.networks.defocus import DefocusHead
 
-__all__ = ["RefocusNetwork"]
-
 
 class RefocusNetwork(nn.Module, ABC):
     """Refocuses normalised frames; input and output float, shape (batch, 1, height, width).

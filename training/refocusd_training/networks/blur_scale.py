@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["FINE_SIGMA_PX", "BlurScaleNet", "Restored", "RichardsonLucy"]
-
 #: Width of the blur of the frames that the network sees, px.
 FINE_SIGMA_PX = 3.0
 #: Widths of the Gaussians that are deconvolved with, pixels of the coarse grid (1.5 is right).

@@ -17,8 +17,6 @@ from refocusd_training.networks.live import LiveUNet, LiveUNetConfig
 from refocusd_training.networks.resnet_unet import ResNetUNet
 from refocusd_training.weights import load_encoder
 
-__all__ = ["BLUR_SCALE", "build_described", "build_network", "description_of"]
-
 #: Name of `BlurScaleNet` in a bundle's description.
 BLUR_SCALE = "blur-scale"
 #: Fields that describe a network of each family in a bundle, in addition to its name.

@@ -9,8 +9,6 @@ from typing import Literal
 from refocusd.config import check_settings
 from refocusd.errors import ConfigError
 
-__all__ = ["NetworkConfig", "NetworkName"]
-
 NetworkName = Literal["live", "resnet34", "resnet34-96"]
 
 

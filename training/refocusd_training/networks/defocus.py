@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DefocusHead"]
-
 #: Unit of the raw outputs in um: half of what is usual in training.
 UNIT_UM = 8.0
 #: Bounds of the standard deviation in um; without the lower one the likelihood has no maximum.

@@ -28,8 +28,6 @@ from refocusd_training.networks.base import RefocusNetwork
 from refocusd_training.networks.defocus import DefocusHead
 from refocusd_training.networks.upsample import icnr_, shuffled_up
 
-__all__ = ["SIZE_MULTIPLE", "LiveUNet", "LiveUNetConfig"]
-
 #: Height and width must be multiples of this: 4 px unshuffled, halved twice,
 #: rounded up to a power of two that leaves engines room to tile.
 SIZE_MULTIPLE = 32

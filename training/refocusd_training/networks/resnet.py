@@ -8,8 +8,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ResNetEncoder"]
-
 #: Grey level of ImageNet's mean colour and its standard deviation, in network units, by which
 #: its weights expect the input to be normalised.
 MEAN, STD = 0.449, 0.226

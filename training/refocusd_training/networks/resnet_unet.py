@@ -26,8 +26,6 @@ from refocusd_training.networks.defocus import DefocusHead
 from refocusd_training.networks.resnet import ResNetEncoder
 from refocusd_training.networks.upsample import icnr_, shuffled_up
 
-__all__ = ["ResNetUNet"]
-
 
 def _conv(channels: int, out: int, size: int = 3) -> nn.Conv2d:
     made = nn.Conv2d(channels, out, size, padding=size // 2)

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["icnr_", "shuffled_up"]
-
 
 def icnr_(weight: Tensor, scale: int = 2) -> None:
     """Initialise a convolution before a pixel shuffle to nearest-neighbour up-sampling.

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from refocusd.imaging.optics import Optics, defocus_otf, geometric_radius_um
 
-__all__ = ["Defocus", "best_focus_um", "blurred", "transfer"]
-
 
 @dataclass(frozen=True, slots=True)
 class Defocus:

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 
-__all__ = ["Camera"]
-
 
 @dataclass(frozen=True, slots=True)
 class Camera:

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from refocusd.imaging.optics import Optics
 from refocusd_training.simulate.blur import Defocus, transfer
 
-__all__ = ["blurred_layers", "depths_um", "layer_transfers", "layers_of"]
-
 #: Size, in px, of the structures that stay in one layer: about a nucleus at 20x.
 SAME_LAYER_PX = 24
 

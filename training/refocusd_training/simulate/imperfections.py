@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["uneven", "with_debris"]
-
 #: Part of the light that is lost at the frame's corners, at most.
 MOST_VIGNETTING = 0.5
 #: Debris is so many times as bright as bright structures.

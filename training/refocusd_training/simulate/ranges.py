@@ -20,28 +20,6 @@ from refocusd.profiles.profile import Measured, Profile
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 
-__all__ = [
-    "DEFAULT_RANGES",
-    "HELD_OUT",
-    "HELD_OUT_DEEP",
-    "MOST_DEFOCUS_UM",
-    "TRAINED_DEFOCUS_UM",
-    "TRAINED_DEPTH_UM",
-    "TRAINED_NA",
-    "TRAINED_PIXEL_UM",
-    "TRAINED_SPHERICAL_WAVES",
-    "TRAINED_WAVELENGTH_UM",
-    "WIDE_RANGES",
-    "Ranges",
-    "Setting",
-    "draw_camera",
-    "draw_defocus",
-    "draw_optics",
-    "draw_peak",
-    "measured",
-    "ranges_of",
-]
-
 TRAINED_NA = (0.40, 0.50)
 TRAINED_WAVELENGTH_UM = (0.44, 0.48)
 TRAINED_PIXEL_UM = (0.60, 0.70)

@@ -21,8 +21,6 @@ from refocusd_training.simulate.depth import (
 from refocusd_training.simulate.ranges import Setting
 from refocusd_training.simulate.specimen import reflected
 
-__all__ = ["Scene", "counts_share", "expose_scene", "simulate_frame"]
-
 #: Reflected border for whole frames: wider than the widest disc (36 µm at NA
 #: 0.6: 42 px) and its diffraction rings.
 FRAME_MARGIN = 96

@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 
-__all__ = ["flux_of", "reflected", "window"]
-
 
 def flux_of(image: NDArray[np.generic]) -> NDArray[np.float32]:
     """Flux of a sharp image, background 0 and bright structures about 1.

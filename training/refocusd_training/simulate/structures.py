@@ -19,8 +19,6 @@ import scipy.ndimage
 import scipy.spatial
 from numpy.typing import NDArray
 
-__all__ = ["GENERATORS", "filaments", "membranes", "puncta", "textures"]
-
 Image: TypeAlias = NDArray[np.float32]
 Points: TypeAlias = NDArray[np.float64]
 

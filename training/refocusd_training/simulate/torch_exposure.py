@@ -20,8 +20,6 @@ from refocusd.imaging.normalise import MAX_SAMPLES, MIN_SCALE
 from refocusd_training.data.samples import MARGIN, MIN_SPAN, Exposure
 from refocusd_training.simulate.scene import counts_share
 
-__all__ = ["DeviceBatch", "expose_on"]
-
 
 @dataclass(frozen=True, slots=True)
 class DeviceBatch:

@@ -17,8 +17,6 @@ from refocusd.imaging.quality import BORDER, psnr
 from refocusd_training.blur.frames import Exposure, SharpImage, expose
 from refocusd_training.blur.psfs import FAMILIES, HELD_OUT, transfer_functions
 
-__all__ = ["Example", "Outcome", "examples", "other_looks", "relative_error"]
-
 #: Pixels of a frame that intervals are fitted on.
 PIXELS = 100
 

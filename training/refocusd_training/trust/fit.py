@@ -24,20 +24,6 @@ from refocusd.errors import InputError
 from refocusd.imaging.field_evidence import LOOKS
 from refocusd_training.trust.examples import Example, Outcome
 
-__all__ = [
-    "Looks",
-    "Reliability",
-    "auroc",
-    "calibrated",
-    "chances",
-    "coverage",
-    "fit_judge",
-    "fit_looks",
-    "judge_text",
-    "logistic",
-    "reliability",
-]
-
 Floats = NDArray[np.float64]
 
 #: Of the error, see `Judge.bound`: 20 dB.

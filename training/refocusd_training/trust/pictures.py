@@ -13,18 +13,6 @@ from numpy.typing import NDArray
 from refocusd.frame import Pixels
 from refocusd_training.blur.frames import cut
 
-__all__ = [
-    "EMPTY",
-    "Empty",
-    "brightfield",
-    "checkerboard",
-    "clouds",
-    "empty_field",
-    "photograph",
-    "through_camera",
-    "transmitted",
-]
-
 Light = NDArray[np.floating]
 Empty = Literal["flat", "gradient", "dust", "hot pixels", "dim blobs"]
 #: Kinds of empty fields.

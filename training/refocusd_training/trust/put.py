@@ -11,8 +11,6 @@ from refocusd import files
 from refocusd.errors import OutputError
 from refocusd.models.bundle import SIDECAR, VERDICT, load_bundle
 
-__all__ = ["put_into_bundle"]
-
 
 def put_into_bundle(folder: Path, text: str) -> Path:
     """Write a bundle's `VERDICT`, and list it in its description.
