@@ -205,6 +205,15 @@ def test_a_frame_in_focus_is_measured_once() -> None:
     assert len(network.seen) == 1
 
 
+def test_where_frames_are_in_focus_a_part_tells_that_another_one_is() -> None:
+    network, raw = Copying(), np.tile(blurred(0.0), (5, 5))
+    out = np.zeros_like(raw)
+    ScaledEngine(bundle(), network).refocus(raw, out, BlurEstimate(1.2, 0.2, "frames"))
+    np.testing.assert_array_equal(out, raw)
+    assert len(network.seen) == 1
+    assert network.seen[0].size < raw.size
+
+
 @pytest.mark.parametrize("off", [0.0, math.inf, math.nan])
 def test_a_blur_that_is_not_finite_is_the_models_error(off: float) -> None:
     raw = blurred()
@@ -337,8 +346,9 @@ def test_the_form_of_the_psf_is_worth_more_than_its_width(backend: Backend, tmp_
     assert found[1] > found[0] + 1.0
 
 
+@pytest.mark.parametrize("blurs", [((0.1, 0.3), (0.0, 0.1)), ((-0.1, 0.3), (-0.3, 0.1))])
 def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
-    monkeypatch: pytest.MonkeyPatch,
+    blurs: tuple[tuple[float, float], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two parts the graph answers as in one, for new frames of the same size as well."""
     options = EngineOptions("openvino", "f32", threads=1)
@@ -356,13 +366,35 @@ def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
     for _ in range(2):
         seen = np.empty((1, 3, 96, 80), np.float32)
         seen[:, 0] = choose.random((96, 80)) ** 3
-        for told in ((0.1, 0.3), (-0.3, 0.1)):
+        for told in blurs:
             seen[0, 1], seen[0, 2] = told
             expected = [answer.copy() for answer in whole.run(seen)]
             for ours, theirs in zip(parts.run(seen), expected, strict=True):
                 np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert computed.count(parts._deconvolution) == 2, "once for each of two frames"
     assert computed.count(parts._request) == 4
+
+
+def test_frames_that_are_not_reduced_are_computed_by_a_network_of_their_size() -> None:
+    network = OpenVinoScaleNetwork(load_bundle("live-fluorescence"), EngineOptions(threads=1))
+    choose = np.random.default_rng(0)
+    requests = set()
+    for told, side in (
+        (0.1, 80),
+        (-0.3, 80),
+        (0.1, 96),
+        (-0.3, 96),
+        (-0.1, 80),
+        (-0.2, 112),
+        (-0.2, 128),
+    ):
+        seen = np.full((1, 3, side, 64), told, np.float32)
+        seen[:, 0] = choose.random((side, 64))
+        light, *_ = network.run(seen)
+        assert light.shape[2:] == (side, 64)
+        requests.add(network._request)
+    assert len(requests) == 5, "one for any size, and one for each of four sizes"
+    assert len(network._others) == 2, "the oldest are forgotten"
 
 
 def test_a_deconvolution_that_was_not_computed_is_no_older_frames(

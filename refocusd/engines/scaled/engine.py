@@ -49,6 +49,8 @@ DEPARTED = 0.45
 _MOST_LOOKS, _STAYS = 4, 0.1
 #: It is asked with a part of this side, px of the reduced frame: more tells hardly more.
 _MEASURED_PX = 704
+#: Where frames of the kind are in focus, a part of this side tells whether another one is, px.
+_FOCUS_PX = 320
 #: Uncertainties of a width that networks are trained with.
 UNCERTAINTY = (0.03, 0.45)
 #: 90 % of a normal variable lie within so many standard deviations.
@@ -151,7 +153,9 @@ class ScaledEngine(BlurEngine):
         stale = float(np.interp(blur.sigma_px, STALE_AT_PX, STALE))
         if blur.source == "frame" or blur.uncertainty > stale:
             return None
-        restored = self._restored(raw, careful(blur))
+        # Frames in focus pass through: a part tells whether this one is as those before it.
+        seen = _busiest(raw, _FOCUS_PX) if _in_focus(blur) else raw
+        restored = self._restored(seen, careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
 
     def _measured(self, raw: Pixels, blur: BlurEstimate) -> _Restored:
