@@ -95,7 +95,7 @@ def _by(gains: NDArray[np.floating], width_px: float) -> Transfer:
     def transfer(shape: tuple[int, int]) -> Floats:
         rows = scipy.fft.fftfreq(shape[0])[:, None]
         cycles = np.hypot(rows, scipy.fft.rfftfreq(shape[1])) * width_px
-        return np.interp(cycles, CYCLES, gains, right=0.0).astype(np.float32)
+        return np.asarray(np.interp(cycles, CYCLES, gains, right=0.0), dtype=np.float32)
 
     return transfer
 

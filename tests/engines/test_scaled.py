@@ -206,7 +206,8 @@ def test_a_frame_in_focus_is_measured_once() -> None:
 
 
 def test_where_frames_are_in_focus_a_part_tells_that_another_one_is() -> None:
-    network, raw = Copying(), np.tile(blurred(0.0), (5, 5))
+    network = Copying()
+    raw: Pixels = np.tile(blurred(0.0), (5, 5)).astype(np.uint16)
     out = np.zeros_like(raw)
     ScaledEngine(bundle(), network).refocus(raw, out, BlurEstimate(1.2, 0.2, "frames"))
     np.testing.assert_array_equal(out, raw)

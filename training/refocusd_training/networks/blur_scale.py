@@ -77,10 +77,9 @@ class _Gaussian(nn.Module):
                     tap = rows * step + taken - put
                     if abs(tap) <= reach:
                         down[:, put, taken, step + away] = lines[:, tap + reach]
-        apart = torch.stack(
-            [torch.block_diag(*down[..., step]) for step in range(2 * away + 1)], -1
-        )
-        self.register_buffer("down", apart.view(count, count, -1, 1), persistent=False)
+        # No width sees the rows of another.
+        apart = torch.einsum("wptk,wv->wpvtk", down, torch.eye(len(sigmas)))
+        self.register_buffer("down", apart.reshape(count, count, -1, 1), persistent=False)
         across = lines.repeat_interleave(rows, 0).view(count, 1, 1, -1)
         self.register_buffer("across", across, persistent=False)
 
