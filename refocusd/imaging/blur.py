@@ -170,17 +170,38 @@ def half_width_sigma(psf: NDArray[np.floating]) -> float | None:
     float or None
         None if its transfer function is above one half at every frequency that pixels can hold.
     """
-    # By the projection-slice theorem the line's transform is the PSF's along one axis.
-    line = psf.sum(axis=0, dtype=np.float64)
-    half = len(line) // 2
     frequencies = np.linspace(0, 0.5, 1025)
-    transfer = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
-    below = np.flatnonzero(transfer < 0.5 * transfer[0])
+    transfer = radial_transfer(psf, frequencies)
+    below = np.flatnonzero(transfer < 0.5)
     if not len(below):
         return None
     at = int(below[0])
-    crossing = np.interp(0.5 * transfer[0], transfer[[at, at - 1]], frequencies[[at, at - 1]])
+    crossing = np.interp(0.5, transfer[[at, at - 1]], frequencies[[at, at - 1]])
     return _HALF / float(crossing)
+
+
+def radial_transfer(
+    psf: NDArray[np.floating], frequencies: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Transfer function of a radially symmetric PSF, 1 at frequency 0.
+
+    Parameters
+    ----------
+    psf : ndarray, shape (size, size)
+        Odd square, centred.
+    frequencies : ndarray, shape (n,)
+        Cycles per pixel.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        0 above 0.5 cycles per pixel, where pixels do not show it.
+    """
+    # By the projection-slice theorem, the transform of the line is that of the PSF along one axis.
+    line = psf.sum(axis=0, dtype=np.float64)
+    half = len(line) // 2
+    transfer = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
+    return np.where(frequencies <= 0.5, transfer / line.sum(), 0.0)
 
 
 def blur_features(raw: Pixels) -> Floats | None:
