@@ -37,7 +37,7 @@ def train_in_processes(
     WorkerError
         If a process ended without a message.
     """
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch, ExitStack() as stack:
         config_file = Path(scratch) / "config.toml"
         write_config(_absolute(config), config_file)
         port = _free_port()
