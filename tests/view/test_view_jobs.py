@@ -12,9 +12,9 @@ import msgspec
 import psutil
 import pytest
 from live import quick_settings, stack, write_stack
-from view_browser import eventually
 from view_process import Reply, ask, bearer, view_of, view_process
 from view_setup import ACTION, hold
+from waiting import until as eventually
 
 from refocusd.cli.main import main
 from refocusd.config import environment_of, load_settings
