@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -20,12 +20,14 @@ from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
 from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.formats.strips import checksum_by_strips
 from refocusd.frame import FinalState, Pixels, checksum
+from refocusd.imaging.trust_map import trust_shape
 from refocusd.ledger import WRITTEN, Attempt
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Catalogue
@@ -74,11 +76,19 @@ def refocus_position(order: bytes) -> bytes:
         selection = catalogue.named(told.profiles, microscope, (form.height, form.width))
         applied = Applied(selection)
         blurs = Blurs()
+        maps = TrustMaps.of_position(
+            Path(told.output),
+            told.position,
+            raw.summary,
+            (form.height, form.width),
+            enabled=told.settings.trust_map,
+        )
+        stack.enter_context(closing(maps))
         for key in told.keys:
             if key in image.keys:
                 found += 1
             else:
-                attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs))
+                attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs, maps))
     return JobResult(attempts, found).pack()
 
 
@@ -126,6 +136,7 @@ def _attempt(
     prepared: Prepared,
     applied: Applied,
     blurs: Blurs,
+    maps: TrustMaps,
 ) -> Attempt:
     """Refocus one frame, write it, and say what became of it.
 
@@ -149,6 +160,7 @@ def _attempt(
     if skipped:
         return _unwritten(told, key, "skipped", skipped)
     out = np.empty_like(frame.pixels)
+    trust = np.empty(trust_shape(out.shape), np.uint8)
     profile = applied.of_frame(key, metadata, frame.pixels.shape)
     known = blur_by_microscope(told.settings, applied, "", key, metadata)
     try:
@@ -162,12 +174,15 @@ def _attempt(
             calibrated=None
             if profile is None
             else Calibrated(profile.profile, HotPixels(profile.hot_pixels, frame.pixels.shape)),
+            trust=trust,
         )
         engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
-        job = WriteFrame(0, submit, checksum(out), facts, engine, None)
+        judged = trust.tobytes() if engine.backend != "identity" else b""
+        job = WriteFrame(0, submit, checksum(out), facts, engine, None, judged)
         state, reason = job.outcome
         if state in WRITTEN:
             image.write(out, dict(frame.axes), frame_metadata(told.run, job, state, reason))
+            maps.write(job)
     except (DiskFullError, DeviceLostError):
         raise
     except (RefocusdError, OutputError) as error:

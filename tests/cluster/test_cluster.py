@@ -24,10 +24,13 @@ from slurm_node import missing, one_node
 from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult
 from refocusd.cluster.scheduler import ClusterOptions, connected
+from refocusd.daemon.output.trust_maps import PARTS
+from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import ConfigError, OutputError, TransportError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.mirror_layout import list_path
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.imaging.trust_map import AS_ACQUIRED
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
@@ -85,6 +88,22 @@ def test_a_frame_that_cannot_be_read_fails_and_the_others_are_done(tmp_path: Pat
     assert json.loads(failed.axes)["z"] == 2
     assert "raw cannot be used" in failed.reason
     assert len(open_dataset(out)) == 11
+
+
+def test_the_trust_maps_of_jobs_are_one_dataset_at_the_end(tmp_path: Path) -> None:
+    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
+    write_plate(raw, levels=1)
+    with mock.patch("refocusd.cli.offline.has_slides", return_value=True):  # jobs, in this process
+        assert process(raw, place=tmp_path, REFOCUSD_BACKEND="deconvolution") == 0
+    with open_dataset(out) as frames, open_dataset(trust_maps_of(out)) as maps:
+        assert sorted(maps.axes_keys()) == sorted(frames.axes_keys())
+        for key in frames.axes_keys():
+            pixels = maps.read(key).pixels
+            about = frames.metadata(key)["refocusd"]
+            assert pixels.shape == (3 * 8, 4 * 8)
+            assert maps.metadata(key)["refocusd"]["verdict"] == about["verdict"]
+            assert bool((pixels == AS_ACQUIRED).all()) == (about["written"] == "raw")
+    assert not trust_maps_of(out).with_name(PARTS).exists()
 
 
 def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ class OutputDataset:
         """
         if self.unrecorded and self.message.raw:
             acquired = None  # its mark stays, so that the next daemon puts the ledger right
+        self.trust_maps.take_in()
         self.trust_maps.close()
         try:
             self.sink.close()
