@@ -90,6 +90,12 @@ def refocus_position(order: bytes) -> bytes:
     return JobResult(attempts, found).pack()
 
 
+def build_engines(settings: bytes) -> None:
+    """Have the engines for packed settings ready; what is wrong with them is said by the jobs."""
+    with suppress(RefocusdError, MemoryError):
+        engines_of(msgspec.msgpack.decode(settings, type=Settings))
+
+
 def engines_of(settings: Settings) -> Prepared:
     """The engines of this process for these settings, built when they are first needed.
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import psutil
 
-from refocusd.cluster.job import engines_of, refocus_position
+from refocusd.cluster.job import build_engines, engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.plate_blurs import kind_of, plate_blurs
 from refocusd.config import Settings
@@ -150,6 +151,8 @@ class Cluster:
     def __init__(self, client: Client | None) -> None:
         self._client = client
         self._settings = Settings()
+        #: Builds the engine of each worker that is there.
+        self._warming: list[Future] = []
 
     def start(self, settings: Settings) -> None:
         """Have an engine in this process: what makes the frames is part of their record.
@@ -159,6 +162,13 @@ class Cluster:
         BundleError, EngineError
         """
         self._settings = settings
+        if self._client is not None:
+            # At the same time as ours: the first jobs find them built.
+            packed = msgspec.msgpack.encode(settings)
+            self._warming = [
+                self._client.submit(build_engines, packed, workers=[worker], pure=False)
+                for worker in self._client.nthreads()
+            ]
         engines_of(settings)
 
     def run_of(self, profiles: Sequence[str]) -> str:
