@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import elapsed_ms
+from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
@@ -205,6 +206,22 @@ class Dataset(ABC):
         del axes
         return False
 
+    def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
+        """Part of a frame, shape (rows, columns); of one that `is_slide`, no more is held.
+
+        Parameters
+        ----------
+        axes : mapping of str to int or str, or str
+        rows, columns : slice
+            Within the frame, with a start and a stop.
+
+        Raises
+        ------
+        InputError, OSError
+            As `read`.
+        """
+        return self.read(axes).pixels[rows, columns]
+
     def checksum(self, axes: Axes | str) -> int:
         """Checksum of a frame's pixels; one that lies in parts is never read as a whole.
 
@@ -213,6 +230,10 @@ class Dataset(ABC):
         InputError, OSError
             As `read`.
         """
+        if self.is_slide(axes):
+            return checksum_by_strips(
+                self.format_of(axes), lambda *part: self.read_part(axes, *part)
+            )
         return checksum(self.read(axes).pixels)
 
     def first_format(self) -> PageFormat:

@@ -15,9 +15,11 @@ from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.ome_xml import companion_files
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
-from refocusd.frame import AxisValue, Pixels, canonical_axes
+from refocusd.frame import Axes, AxisValue, Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
+#: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
+RAW_IMAGE = "LargeImageFile"
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
 
@@ -140,7 +142,18 @@ class ImageFiles(Dataset):
             self.source += f"; {named.pngs} PNG files beside the TIFFs are left out"
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
-        self._whole = Plan(tuple(axes), tuple(elapsed), self._image(0).format, pixel_um)
+        image = self._image(0)
+        self._whole = Plan(tuple(axes), tuple(elapsed), image.format, pixel_um)
+        self._slides = (
+            len(files) == 1
+            and isinstance(image, TiffImageFile)
+            and image.in_parts
+            and not any("position" in frame for frame in axes)
+        )
+        if self._slides:
+            # Their output is written in parts, too: that is an OME-Zarr.
+            self.name += ".zarr"
+            self._summary = {**self._summary, RAW_IMAGE: str(self.path)}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -150,6 +163,19 @@ class ImageFiles(Dataset):
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
         return self._whole
+
+    def is_slide(self, axes: Axes | str) -> bool:
+        """Whether a frame is large, and lies in strips or tiles of a file of its own recording."""
+        del axes
+        return self._slides
+
+    def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
+        """As of any dataset; only the strips or tiles that it touches are decoded."""
+        file, frame = self._frames[self._key(axes)]
+        image = self._image(file)
+        if self._slides and isinstance(image, TiffImageFile):
+            return image.read_part(frame, rows, columns)
+        return super().read_part(axes, rows, columns)
 
     def close(self) -> None:
         """Close the open file; closing twice does no harm."""

@@ -167,8 +167,8 @@ class OutputDataset:
             if acquired is not None or not self.message.raw:
                 # Without raw there is nothing that a later daemon could do.
                 unmark(self.ledgers, self.message.acquisition)
-        except (RefocusdError, OSError):
-            log.exception("closing %s", self.sink.path)
+        except (RefocusdError, OSError) as error:
+            log.error("%s was not closed in full: %s", self.sink.path, error)
         finally:
             self.ledger.close()
         return "the ledger could not record every frame; see the log" if self.unrecorded else ""
