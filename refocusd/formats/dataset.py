@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import elapsed_ms
+from refocusd.formats.metadata import TIMES, elapsed_ms
 from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum
@@ -93,7 +93,7 @@ class Dataset(ABC):
         self.place = self.path
         self.name = name or self.path.name
         #: What each reader needs to find a frame, by canonical key, in acquisition order.
-        self._frames: dict[str, Any] = {}
+        self._frames: Mapping[str, Any] = {}
         self._plan: Plan | None = None
 
     @property
@@ -276,9 +276,10 @@ class Dataset(ABC):
                         f"{self.path} has frames of different formats: {key} is {form}, and "
                         f"{keys[0]} is {first}; a recording has one"
                     )
-            said = [self._metadata(key) for key in keys]
+            pixel_um = plausible_pixel_um(pixel_um_of(self._metadata(keys[0]), self.summary))
+            # Of all metadata only the times are kept: there may be millions of frames.
+            said = [{name: said.get(name) for name in TIMES} for said in map(self._metadata, keys)]
             axes = tuple(_axes_of(key) for key in keys)
-            pixel_um = plausible_pixel_um(pixel_um_of(said[0], self.summary))
             self._plan = Plan(axes, elapsed_ms(said), first, pixel_um)
         return self._plan
 

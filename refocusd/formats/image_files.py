@@ -38,6 +38,8 @@ class _ImageFile(Protocol):
     source: str
     #: Names of the files of the set that it belongs to, if it is one of a set and tells.
     set_files: frozenset[str]
+    #: Axes that its frames have even if there is one place along them.
+    kept_axes: frozenset[str]
 
     def read(self, index: int) -> Pixels:
         """Pixels of one frame; opens the file if it is closed."""
@@ -108,6 +110,7 @@ class ImageFiles(Dataset):
         self._summary: dict[str, Any] = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         of_set: frozenset[str] = frozenset()
+        kept: frozenset[str] = frozenset()
         elapsed: list[float | None] = []
         pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
         for index in range(len(files)):
@@ -118,6 +121,7 @@ class ImageFiles(Dataset):
                 )
             own.append(image.axes)
             of_set |= image.set_files
+            kept |= image.kept_axes
             said = number_or_none(files[index].metadata.get("ElapsedTime-ms"))
             elapsed.extend([said] if named.whole else image.elapsed_ms)
             pixel_um = pixel_um or image.pixel_um
@@ -128,7 +132,7 @@ class ImageFiles(Dataset):
             self.source = named.source
         else:
             by_files = named.source or "the order of the files' names, which tell no axes"
-            axes, by_names = _merged(own, files)
+            axes, by_names = _merged(own, files, kept)
             inner = self._image(0).source
             self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
             if by_names and len(own[0]) == 1:
@@ -226,12 +230,14 @@ class ImageFiles(Dataset):
 
 
 def _merged(
-    own: Sequence[Sequence[Mapping[str, AxisValue]]], files: Sequence[NamedFile]
+    own: Sequence[Sequence[Mapping[str, AxisValue]]],
+    files: Sequence[NamedFile],
+    kept: frozenset[str],
 ) -> tuple[list[dict[str, AxisValue]], bool]:
     """Axes of all frames of all files, unambiguous over the folder; whether by the files' names."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
-        return without_constant_axes(flat), False
+        return without_constant_axes(flat, kept), False
     single = all(len(file) == 1 for file in own)
     if files[0].axes:
         axes = [
@@ -240,7 +246,7 @@ def _merged(
             for frame in file
         ]
         if _distinct(axes):
-            return without_constant_axes(axes), True
+            return without_constant_axes(axes, kept), True
     if single:
         refuse_grid([file.path for file in files])
         return [{"time": index} for index in range(len(flat))], True
@@ -250,7 +256,7 @@ def _merged(
         for frame in file:
             position = positions.setdefault((index, frame.get("position", 0)), len(positions))
             axes.append({**frame, "position": position})
-    return without_constant_axes(axes), True
+    return without_constant_axes(axes, kept), True
 
 
 def _distinct(axes: Sequence[Mapping[str, AxisValue]]) -> bool:

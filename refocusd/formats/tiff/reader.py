@@ -165,6 +165,7 @@ class TiffImageFile:
         self.summary: dict[str, Any] = arrangement.summary
         self.source = arrangement.source
         self.set_files = arrangement.set_files
+        self.kept_axes = arrangement.kept
 
     def _check_contiguous(self, file: StrictTiff) -> None:
         number, count = self._frames[0].page, len(self._frames)
