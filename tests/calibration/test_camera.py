@@ -208,11 +208,15 @@ def test_maps_of_an_scmos_come_with_many_frames() -> None:
         shape=(32, 32), gain=0.5, bits=16, dsnu_e=3.0, read_noise=2.0, read_noise_spread=0.5
     )
     found = measured(camera, frames=120, levels=8, dark_ms=[1.0])
-    assert set(found.maps) == {"flat", "offset", "variance"}
+    assert set(found.maps) == {"flat", "offset", "variance", "gain"}
     offset = found.maps["offset"].values - camera.dark_offset
     assert float(np.std(offset)) < 1.5 * 4.0 / np.sqrt(120)
     noise = np.sqrt(found.maps["variance"].values) * camera.gain
     assert float(np.corrcoef(noise.ravel(), camera.noise.ravel())[0, 1]) > 0.97
+    gain = found.maps["gain"].values
+    assert float(np.median(gain)) == pytest.approx(0.5, rel=0.02)
+    # 5 levels, 595 degrees of freedom: 6 % a pixel.
+    assert float(np.std(gain / 0.5)) < 0.09
     few = measured(camera, frames=8, levels=6, dark_ms=[1.0])
     assert set(few.maps) == {"flat", "offset"}
 

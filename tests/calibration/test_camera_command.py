@@ -240,7 +240,7 @@ def test_a_hardware_configuration_is_started_and_stopped_here(tmp_path: Path) ->
         ("focus", "--from-recording", "stack", "--output", "p.json", "--dry-run"),
         ("psf", "--from-recording", "beads", "--output", "p.json", "--dry-run"),
         ("show", "p.json", "--report", "p.html", "--json"),
-        ("compare", "a.json", "b.json", "--json"),
+        ("compare", "a.json", "b.json", "--limits", "limits.toml", "--json"),
     ],
     ids=lambda arguments: arguments[0],
 )

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from refocusd_calibration.profile.compare import LIMITS, compare_profiles
+from refocusd_calibration.profile.compare import DEFAULT_LIMITS, compare_profiles, load_limits
 from refocusd_calibration.profile.show_command import register
 
-from refocusd.errors import InputError
+from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import (
     CameraSection,
     FocusSection,
@@ -37,8 +37,8 @@ def with_gain(camera: CameraSection, value: float, uncertainty: float = 0.002) -
     return msgspec.structs.replace(camera, gain_e_per_count=gain)
 
 
-def drifted(one: Profile, other: Profile) -> list[str]:
-    return [item.name for item in compare_profiles(one, other) if item.drifted]
+def drifted(one: Profile, other: Profile, **more: Any) -> list[str]:
+    return [item.name for item in compare_profiles(one, other, **more) if item.drifted]
 
 
 def test_a_profile_has_not_drifted_from_itself(
@@ -110,7 +110,7 @@ def test_every_limit_names_a_number_of_the_schema(
             asymmetry=one,
         ),
     )
-    assert {item.name for item in compare_profiles(whole, whole)} == set(LIMITS)
+    assert {item.name for item in compare_profiles(whole, whole)} == set(DEFAULT_LIMITS)
 
 
 def test_different_microscopes_cannot_be_compared(
@@ -121,6 +121,34 @@ def test_different_microscopes_cannot_be_compared(
         compare_profiles(profile(scope, camera_section), profile(other, camera_section))
     with pytest.raises(InputError, match="no measurement in common"):
         compare_profiles(profile(scope, camera_section), profile(scope, None))
+
+
+def test_limits_are_read_from_a_file(
+    tmp_path: Path, scope: Microscope, camera_section: CameraSection
+) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text('["camera.gain_e_per_count"]\npercent = 1.0\n', encoding="utf-8")
+    before = profile(scope, camera_section)
+    after = profile(scope, with_gain(camera_section, 0.47))
+    assert drifted(before, after, limits=load_limits(path)) == ["camera.gain_e_per_count"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["camera.gain"]\npercent = 1', "not a number of a profile"),
+        ('["camera.gain_e_per_count"]\npermille = 1', "does not hold limits"),
+        ('["camera.gain_e_per_count"]\npercent = -1', "negative"),
+        ("nonsense", "does not hold limits"),
+    ],
+)
+def test_wrong_limits_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "limits.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_limits(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_limits(tmp_path / "none.toml")
 
 
 def run(*arguments: object) -> int:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from refocusd_calibration.psf.beads import find_beads
 from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_beads
-from refocusd_calibration.psf.stack import PlaneStack, read_planes
-from simulated_psf import in_order, scattered, simulate_beads
+from refocusd_calibration.psf.stack import PlaneStack, in_order, read_planes
+from simulated_psf import scattered, simulate_beads
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics
@@ -109,7 +109,7 @@ def test_the_aperture_need_not_be_known() -> None:
 
 def test_a_wrong_pixel_size_is_found() -> None:
     series = near_series(50000.0)
-    wrong = in_order(list(series.z_um), series.pixels, 0.58)
+    wrong = in_order(list(series.z_um), series.pixels, 0.58, saturation=65535)
     measured = measure_beads(wrong, STATED)
     assert not check(measured, "pixel size")
     assert measured.section.pixel_um is not None
@@ -161,7 +161,7 @@ def test_a_stage_that_wobbles_sideways_does_not_widen_the_kernel() -> None:
     moved = series.pixels.copy()
     for plane, shift in ((2, (1, 0)), (6, (-1, 1)), (7, (0, -1))):
         moved[plane] = np.roll(moved[plane], shift, (0, 1))
-    wobbling = in_order(list(series.z_um), moved, PIXEL)
+    wobbling = in_order(list(series.z_um), moved, PIXEL, saturation=65535)
     section = measure_beads(wobbling, STATED).section
     assert section.na is not None
     assert section.na.value == pytest.approx(0.45, rel=0.01)
@@ -267,9 +267,14 @@ def test_crowded_beads_are_refused() -> None:
 
 def test_a_focus_outside_the_series_is_refused() -> None:
     series = near_series(20000.0)
-    half = in_order(list(Z_NEAR[4:]), series.pixels[4:], PIXEL)
+    half = in_order(list(Z_NEAR[4:]), series.pixels[4:], PIXEL, saturation=65535)
     with pytest.raises(InputError, match="focus lies outside the series"):
         measure_beads(half, STATED)
+
+
+def test_too_few_planes_are_refused() -> None:
+    with pytest.raises(InputError, match="at least 5 planes"):
+        in_order([0.0, 1.0, 2.0], noise(3), PIXEL)
 
 
 def test_a_kernel_that_does_not_fit_the_radius_is_flagged() -> None:

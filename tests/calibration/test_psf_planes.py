@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.measure import Stated, measure_planes
-from refocusd_calibration.psf.stack import PlaneStack
-from simulated_psf import in_order, simulate_planes
+from refocusd_calibration.psf.stack import PlaneStack, in_order
+from simulated_psf import simulate_planes
 
 from refocusd.errors import InputError
 from refocusd.imaging.optics import Optics
@@ -98,7 +98,9 @@ def test_planes_that_moved_sideways_are_shifted_back() -> None:
     stack = series(300.0)
     moved = stack.pixels.copy()
     moved[2] = np.roll(moved[2], (2, -3), (0, 1))
-    section = measure_planes(in_order(list(Z_NEAR), moved, PIXEL), None, STATED).section
+    section = measure_planes(
+        in_order(list(Z_NEAR), moved, PIXEL, saturation=65535), None, STATED
+    ).section
     truth = truth_um(np.array(section.defocus_um) + section.focus_um.value, 0.45, 0.0, 1.3)
     np.testing.assert_allclose(section.sigma_um, truth, rtol=0.05)
 
@@ -108,7 +110,7 @@ def test_a_plane_of_another_field_is_refused() -> None:
     mixed = stack.pixels.copy()
     mixed[6] = other.pixels[6]
     with pytest.raises(InputError, match="does not show the field of the in-focus plane"):
-        measure_planes(in_order(list(Z_NEAR), mixed, PIXEL), None, STATED)
+        measure_planes(in_order(list(Z_NEAR), mixed, PIXEL, saturation=65535), None, STATED)
 
 
 def test_real_planes_of_different_fields_are_refused(test_data: Path) -> None:
@@ -125,7 +127,7 @@ def test_one_frame_held_for_two_planes_is_refused() -> None:
     twice = stack.pixels.copy()
     twice[6] = twice[4]
     with pytest.raises(InputError, match="is identical to the in-focus plane"):
-        measure_planes(in_order(list(Z_NEAR), twice, PIXEL), 4, STATED)
+        measure_planes(in_order(list(Z_NEAR), twice, PIXEL, saturation=65535), 4, STATED)
 
 
 def test_an_index_that_names_no_plane_is_refused() -> None:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from refocusd_calibration.psf.stack import PlaneStack
 
 from refocusd.imaging.optics import Optics, defocus_otf, defocus_psf, geometric_radius_um
 
@@ -24,19 +22,6 @@ _FINE = 5
 #: The same for a specimen, which costs more.
 _SUB = 3
 _OFFSET = 100.0
-
-
-def in_order(
-    z_um: Sequence[float],
-    planes: NDArray[Any],
-    pixel_um: float,
-    *,
-    saturation: float = 65535,
-) -> PlaneStack:
-    """A stack of planes that are in memory, shape (planes, height, width)."""
-    order = np.argsort(z_um)
-    places = np.asarray(z_um, np.float64)[order]
-    return PlaneStack(places, planes[order].astype(np.float32), pixel_um, saturation)
 
 
 def scattered(

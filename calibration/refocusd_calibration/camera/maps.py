@@ -1,4 +1,4 @@
-"""One value per pixel: offset, variance, flat field; and the pixels that are defective."""
+"""One value a pixel: offset, variance, gain, flat field; and the pixels that are defective."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from refocusd_calibration.camera.levels import LevelStatistics, level_statistics
+from refocusd_calibration.camera.photon_transfer import Line
 from refocusd_calibration.camera.series import Level
 from refocusd_calibration.estimates import robust_sigma
 
@@ -20,6 +21,8 @@ Mask = NDArray[np.bool_]
 #: Frames for a map of the offset, and of the variance (14 % for each pixel).
 OFFSET_FRAMES = 8
 VARIANCE_FRAMES = 100
+#: Degrees of freedom of lit frames for a map of the gain (6 % for each pixel).
+GAIN_FREEDOM = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +48,20 @@ class FlatField:
 
     @property
     def is_smoothed(self) -> bool:
-        """Whether there are too few frames to distinguish the pixels' response from noise."""
+        """Whether the frames are too few to tell the pixels' response from noise."""
         return self.noise > 0.5 * self.prnu
 
     @property
     def stored(self) -> Map:
-        """The better correction: the flat itself, or its smooth part if the flat would add noise."""
+        """What corrects best: the flat itself, or its smooth part where noise would be added."""
         return self.smooth if self.is_smoothed else self.flat
 
 
 def hot_pixels(dark: LevelStatistics) -> Mask:
     """Pixels whose dark signal stands out at the longest exposure; bool (height, width).
 
-    The limits are six robust standard deviations of the pixels' means and twice the noise of a
-    frame; less than that is harmless.
+    Above six robust standard deviations of the pixels' means, and above twice the noise of
+    a frame: less is harmless.
     """
     excess = dark.mean_map - np.median(dark.mean_map)
     noise = math.sqrt(float(np.median(dark.variance_map)))
@@ -67,7 +70,7 @@ def hot_pixels(dark: LevelStatistics) -> Mask:
 
 
 def noisy_pixels(dark: LevelStatistics) -> Mask:
-    """Pixels with more than ten times the usual variance, beyond chance; none with fewer than 16 frames."""
+    """Pixels with ten times the usual variance, beyond chance; none below 16 frames."""
     if dark.frames < 16:
         return np.zeros(dark.variance_map.shape, np.bool_)
     freedom = dark.frames - 1
@@ -76,13 +79,13 @@ def noisy_pixels(dark: LevelStatistics) -> Mask:
 
 
 def dead_pixels(field: FlatField) -> Mask:
-    """Pixels whose response is less than half or more than one and a half times their neighbours'."""
+    """Pixels that respond with less than half or more than one and a half of their neighbours."""
     relative = field.flat / field.smooth
     return np.asarray(np.abs(relative - 1) > max(0.5, 6 * field.noise))
 
 
 def dsnu_counts(dark: LevelStatistics, bad: Mask) -> float:
-    """Spread of the good pixels' dark means in counts, without the noise of the means."""
+    """Spread of the good pixels' dark means, counts, the noise of the means taken off."""
     spread = float(np.var(dark.mean_map[~bad], ddof=1))
     return math.sqrt(max(spread - dark.variance / dark.frames, 0.0))
 
@@ -110,7 +113,7 @@ def flat_field(
     means : sequence of LevelStatistics
         Of the levels that the photon-transfer line was fitted to.
     dark : LevelStatistics
-        Its mean map is subtracted.
+        Whose mean map is taken off.
     offset : float
         Counts without light.
     bad : ndarray of bool, shape (height, width)
@@ -135,8 +138,42 @@ def flat_field(
     sigma = max(3.0, min(bad.shape) / 48)
     smooth = smoothed(flat, bad, sigma)
     relative = (flat / smooth)[~bad]
-    # The spread is taken from percentiles, because a speck of dust is not the pixels' response.
+    # A spread by percentiles: a speck of dust is not the pixels' response.
     low, high = np.percentile(relative, (15.865, 84.135))
     prnu = math.sqrt(max(((high - low) / 2) ** 2 - noise**2, 0.0))
     flat = np.where(bad, smooth, flat)
     return FlatField(flat=flat / flat.mean(), smooth=smooth / smooth.mean(), noise=noise, prnu=prnu)
+
+
+def gain_map(
+    levels: Sequence[Level],
+    means: Sequence[LevelStatistics],
+    dark: LevelStatistics,
+    line: Line,
+    offset: float,
+    bad: Mask,
+) -> Map | None:
+    """Electrons per count of each pixel; None where the frames are too few.
+
+    The slope of each pixel's variance against its mean, through its own dark point, by
+    least squares with the weights of the common line (Huang et al. 2013, Nat. Methods
+    10:653, supplementary note).
+    """
+    if sum(level.frames - 1 for level in means) < GAIN_FREEDOM or dark.frames < VARIANCE_FRAMES:
+        return None
+    chosen = {level.exposure_ms: level for level in means}
+    above = np.zeros(bad.shape, np.float64)
+    below = np.zeros(bad.shape, np.float64)
+    for level in levels:
+        if level.exposure_ms not in chosen:
+            continue
+        found = level_statistics(level, offset=offset, bad=bad)
+        weight = (found.frames - 1) / float(line.at(np.array([found.mean - offset]))[0]) ** 2
+        signal = found.mean_map - dark.mean_map
+        above += weight * signal * (found.variance_map - dark.variance_map)
+        below += weight * signal**2
+    slope = above / np.maximum(below, 1e-12)
+    usable = ~bad & (slope > 0.1 * line.slope.value)
+    gains = np.full(bad.shape, 1 / line.slope.value)
+    gains[usable] = 1 / slope[usable]
+    return gains

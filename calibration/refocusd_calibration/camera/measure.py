@@ -4,15 +4,15 @@
 `series`         frames grouped by exposure, read one at a time
 `levels`         means, temporal variances and histograms, in one pass
 `photon_transfer`       photon-transfer line, read noise, saturation, linearity
-`maps`           offset, variance and flat field of each pixel; defects
-`checks`         conditions for a usable series
+`maps`           offset, variance, gain and flat field of each pixel; defects
+`checks`         what makes a series unfit
 ======================  ========================================================
 
-Deliberate differences from the standard: frames are scaled to the same brightness before their
-variance is computed (a flickering lamp is not camera noise); if there are more than two frames, all
-of them are used; defective pixels are left out of all averages; dark levels are included in the line
-that is fitted; saturation is the value at which pixels stop rising, not the maximum of the variance
-slightly below it.
+What departs from the standard, on purpose: frames are brought to one brightness before
+their variance is taken (a flickering lamp is not the camera's noise); the variance of
+more than two frames is used where there are more; defective pixels are left out of all
+averages; dark levels join the line that is fitted; saturation is the value on which
+pixels stay, not the maximum of the variance a little below it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from refocusd_calibration.camera.maps import (
     dead_pixels,
     dsnu_counts,
     flat_field,
+    gain_map,
     hot_pixels,
     noisy_pixels,
 )
@@ -50,9 +51,9 @@ from refocusd_calibration.estimates import measured
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
-#: Fewest lit levels for a line whose fit can still be judged.
+#: Fewest lit levels that make a line and leave something to judge it by.
 FEWEST_LEVELS = 4
-#: A profile lists at most this many defective pixels, the hottest first; the maps contain all.
+#: A profile names no more defective pixels than this, the hottest first; maps hold all.
 LISTED_PIXELS = 5000
 
 
@@ -64,7 +65,7 @@ class CameraMeasurement(Measurement):
     ----------
     section : CameraSection
     maps : dict of str to Map
-        ``offset``, ``variance``, ``flat``, as far as the frames suffice.
+        ``offset``, ``variance``, ``gain``, ``flat``, as far as the frames suffice.
     """
 
     section: CameraSection
@@ -116,6 +117,7 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
             "measured: check that they are not averaged, denoised, compressed, or as dark as the dark frames"
         )
     field = flat_field(flat.levels, fitted, shortest, offset.value, bad)
+    gains = gain_map(flat.levels, fitted, shortest, line, offset.value, bad)
     defects = bad | dead_pixels(field)
     found = Findings(
         dark_levels, lit, fitted, line, offset, dark_rate, saturation, field, defects, shortest
@@ -124,7 +126,7 @@ def measure_camera(dark: Series, flat: Series) -> CameraMeasurement:
     return CameraMeasurement(
         section=section,
         checks=tuple(camera_checks(section, found)),
-        maps=_maps(shortest, offset.value, field),
+        maps=_maps(shortest, offset.value, field, gains),
     )
 
 
@@ -150,7 +152,7 @@ def _check_series(dark: Series, flat: Series) -> None:
 
 
 def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
-    """Defective pixels at the longest exposure, and statistics of the other pixels."""
+    """Defective pixels, by the longest exposure, and the statistics of all others."""
     longest = level_statistics(dark.levels[-1])
     bad = hot_pixels(longest) | noisy_pixels(longest)
     if bad.mean() > 0.5:
@@ -164,7 +166,7 @@ def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
 
 
 def _lit(flat: Series, offset: float, bad: NDArray[np.bool_]) -> list[LevelStatistics]:
-    """Statistics of the lit levels; only those of the brightest keep their maps."""
+    """Statistics of the lit levels; of the brightest alone with its maps."""
     found: list[LevelStatistics] = []
     for level in flat.levels:
         found.append(level_statistics(level, offset=offset, bad=bad))
@@ -223,12 +225,19 @@ def _product(a: Measured, b: Measured, scale: float = 1.0) -> Measured:
     return measured(a.value * b.value, uncertainty, scale)
 
 
-def _maps(dark: LevelStatistics, offset: float, field: FlatField) -> dict[str, Map]:
+def _maps(
+    dark: LevelStatistics,
+    offset: float,
+    field: FlatField,
+    gains: NDArray[np.float64] | None,
+) -> dict[str, Map]:
     maps = {"flat": Map(field.stored.astype(np.float32), "1")}
     if dark.frames >= OFFSET_FRAMES:
-        # The mean dark current of the shortest exposure is subtracted.
+        # What the shortest exposure's dark current adds is taken off as a whole.
         values = dark.mean_map - dark.mean + offset
         maps["offset"] = Map(values.astype(np.float32), "counts")
     if dark.frames >= VARIANCE_FRAMES:
         maps["variance"] = Map(dark.variance_map.astype(np.float32), "counts^2")
+    if gains is not None:
+        maps["gain"] = Map(gains.astype(np.float32), "e-/count")
     return maps

@@ -1,29 +1,36 @@
-"""Focus metrics: how sharp each tile of a frame is, by three definitions.
+"""Focus metrics: how sharp each tile of a frame is, by several definitions.
 
 | name | definition |
 |---|---|
-| `tenengrad` | squared Sobel gradient over squared light (Tenenbaum 1970; Krotkov 1988) |
 | `normalised_variance` | variance over squared light |
+| `brenner` | squared differences at two pixels over squared light (Brenner et al. 1976) |
+| `tenengrad` | squared Sobel gradient over squared light (Tenenbaum 1970; Krotkov 1988) |
+| `dct_entropy` | Shannon entropy of the normalised DCT (Royer et al. 2016) |
+| `spectral_slope` | slope of log power against log frequency, noise floor subtracted |
 | `focus_score` | Vollath's F4, free of noise bias (`refocusd.imaging.quality.focus_score`) |
 
-*Light* is the mean of the whole frame minus the camera's offset. Dividing by it removes bleaching
-and lamp drift, and unlike a tile's own mean it does not change when defocus spreads a tile's light
-to its neighbours.  Shot and read noise add a constant to the first two (the light of a stack is
-almost constant), which the fit of the peak treats as its base.  Hot pixels are equally sharp at
-every defocus, so they are replaced by the median of their neighbours before anything is computed.
+*Light* is the mean of the whole frame less the camera's offset: it takes out bleaching
+and lamp drift, and unlike a tile's own mean it does not change as defocus spreads a
+tile's light to its neighbours.  Shot and read noise add a constant to the first three
+(the light of a stack is about constant), which the fit of the peak takes as its base.
+Hot pixels are as sharp as anything at every defocus: they are replaced by the median
+of their neighbours before anything is computed.
 
 References
 ----------
-L. Firestone et al., Cytometry 12:195 (1991) (focus metrics compared).
+L. Firestone et al., Cytometry 12:195 (1991) (variance, Brenner, Tenengrad compared).
+J. F. Brenner et al., J. Histochem. Cytochem. 24:100 (1976).
+L. A. Royer et al., Nat. Biotechnol. 34:1267 (2016) (normalised DCT Shannon entropy).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -35,11 +42,27 @@ Floats = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 #: Names of all metrics, in order of preference where they are equally good.
-METRICS = ("tenengrad", "normalised_variance", "focus_score")
+METRICS = (
+    "tenengrad",
+    "brenner",
+    "normalised_variance",
+    "focus_score",
+    "dct_entropy",
+    "spectral_slope",
+)
 #: Tiles along the longer side of a frame, where they are large enough.
 TILES = 8
-#: Smallest side of a tile, px.
+#: Smallest side of a tile, px: a DCT or a spectrum of fewer pixels says little.
 MIN_TILE = 32
+#: Lowest coefficients taken into the DCT's entropy, as a share of the tile's side: what
+#: a PSF of three pixels passes, as in Royer et al.
+DCT_SUPPORT = 1 / 3
+#: Band of the spectral slope, and where only noise is expected, cycles per pixel.
+SLOPE_BAND = (0.03, 0.25)
+NOISE_BAND = 0.45
+SLOPE_RINGS = 4
+#: A ring's power is not believed below this share of the lowest ring's.
+SLOPE_FLOOR = 1e-4
 #: A hot pixel stands out of its neighbours' median by so many robust deviations.
 HOT_SIGMAS = 8.0
 #: More hot pixels than this share are structure or noise, not defects.
@@ -95,7 +118,7 @@ class Grid:
         """Number of tiles."""
         return self.rows * self.columns
 
-    def tiles(self, image: NDArray[Any]) -> NDArray[Any]:
+    def tiles(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
         """A copy of shape (tiles, height, width), row by row."""
         inner = image[
             self.top : self.top + self.rows * self.height,
@@ -133,13 +156,85 @@ def measure_frame(pixels: Pixels, grid: Grid, offset: float) -> tuple[dict[str, 
     light = float(image.mean(dtype=np.float64))
     # A dark frame has no light to normalise by, and no peak to be found either.
     scale = 1.0 / max(light, 1e-3) ** 2
-    gradient = ndimage.sobel(image, 0) ** 2 + ndimage.sobel(image, 1) ** 2
-    values = {
-        "tenengrad": scale * grid.tiles(gradient).mean(axis=(1, 2), dtype=np.float64),
-        "normalised_variance": scale * grid.tiles(image).var(axis=(1, 2), dtype=np.float64),
-        "focus_score": np.array([focus_score(tile) for tile in grid.tiles(pixels)]),
-    }
-    return values, light
+    tiles = grid.tiles(image).astype(np.float32, copy=False)
+    values = {name: scale * energy(image, grid) for name, energy in _ENERGIES.items()}
+    values["normalised_variance"] = scale * tiles.var(axis=(1, 2), dtype=np.float64)
+    values["dct_entropy"] = _dct_entropy(tiles)
+    values["spectral_slope"] = _spectral_slope(tiles)
+    values["focus_score"] = np.array([focus_score(tile) for tile in grid.tiles(pixels)])
+    return {name: values[name] for name in METRICS}, light
+
+
+def _brenner(image: Image, grid: Grid) -> Floats:
+    energy = np.zeros_like(image)
+    energy[:, 1:-1] += (image[:, 2:] - image[:, :-2]) ** 2
+    energy[1:-1] += (image[2:] - image[:-2]) ** 2
+    return _means(energy, grid)
+
+
+def _tenengrad(image: Image, grid: Grid) -> Floats:
+    energy = ndimage.sobel(image, 0) ** 2 + ndimage.sobel(image, 1) ** 2
+    return _means(energy, grid)
+
+
+_ENERGIES: dict[str, Callable[[Image, Grid], Floats]] = {
+    "brenner": _brenner,
+    "tenengrad": _tenengrad,
+}
+
+
+def _means(energy: Image, grid: Grid) -> Floats:
+    return np.asarray(grid.tiles(energy).mean(axis=(1, 2), dtype=np.float64))
+
+
+def _dct_entropy(tiles: Image) -> Floats:
+    """``-(2 / r0²) Σ |c| log2 |c|`` over x + y < r0, c the DCT over its L2 norm.
+
+    The constant term stays, as in the paper: it keeps a tile of noise, whose DCT is
+    flat and so has the largest entropy of all, below one with structure.
+    """
+    spectrum = np.abs(scipy.fft.dctn(tiles, axes=(1, 2), norm="ortho"))
+    norm = np.sqrt((spectrum**2).sum(axis=(1, 2), keepdims=True))
+    spectrum /= np.maximum(norm, 1e-6)
+    height, width = tiles.shape[1:]
+    radius = DCT_SUPPORT * min(height, width)
+    support = np.arange(height)[:, None] / height + np.arange(width)[None, :] / width < DCT_SUPPORT
+    inside = np.maximum(spectrum[:, support].astype(np.float64), 1e-12)
+    return np.asarray(-2 / radius**2 * (inside * np.log2(inside)).sum(axis=1))
+
+
+def _spectral_slope(tiles: Image) -> Floats:
+    """Slope of log power against log frequency over `SLOPE_BAND`, in `SLOPE_RINGS` rings.
+
+    Where power drowns in noise its logarithm says nothing: a ring is floored at three
+    standard errors of the noise subtracted from it, and at a share of the lowest ring.
+    """
+    height, width = tiles.shape[1:]
+    window = np.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
+    centred = (tiles - tiles.mean(axis=(1, 2), keepdims=True)) * window
+    spectrum = scipy.fft.rfft2(centred)
+    power = (spectrum.real**2 + spectrum.imag**2).reshape(len(tiles), -1).astype(np.float64)
+    frequency = np.hypot(
+        scipy.fft.fftfreq(height)[:, None], scipy.fft.rfftfreq(width)[None, :]
+    ).ravel()
+    noise = power[:, frequency > NOISE_BAND].mean(axis=1)
+    edges = np.geomspace(*SLOPE_BAND, SLOPE_RINGS + 1)
+    points, weights, logs = [], [], []
+    lowest: Floats | None = None
+    for low, high in itertools.pairwise(edges):
+        ring = (frequency >= low) & (frequency < high)
+        count = int(ring.sum())
+        if not count:
+            continue
+        signal = power[:, ring].mean(axis=1) - noise
+        lowest = np.maximum(signal, 1e-9) if lowest is None else lowest
+        floor = np.maximum(3 * noise / np.sqrt(count), SLOPE_FLOOR * lowest)
+        logs.append(np.log(np.maximum(signal, np.maximum(floor, 1e-9))))
+        points.append(np.log(frequency[ring].mean()))
+        weights.append(count)
+    x, w = np.array(points), np.array(weights, dtype=np.float64)
+    x = x - np.average(x, weights=w)
+    return np.asarray((w * x) @ np.stack(logs) / (w @ x**2))
 
 
 def find_hot_pixels(frames: Iterable[Pixels]) -> NDArray[np.bool_]:

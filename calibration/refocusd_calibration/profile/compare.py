@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from refocusd.errors import InputError
+import msgspec
+
+from refocusd.errors import ConfigError, InputError
+from refocusd.files import read_limited
 from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import Measured, Profile
 from refocusd_calibration.profile.write import differences
 
-#: A difference of fewer standard uncertainties is not a drift.
+#: A difference smaller than so many standard uncertainties is no drift.
 SIGMA = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a number may move; the larger of the two values applies.
 
     Parameters
@@ -31,12 +34,14 @@ class Limit:
     absolute: float = 0.0
 
     def allowed(self, value: float) -> float:
-        """The largest difference from `value` that is not a drift."""
+        """The largest difference from `value` that is no drift."""
         return max(abs(value) * self.percent / 100, self.absolute)
 
 
-#: Differences up to these are what service engineers call unchanged.
-LIMITS = {
+Limits = dict[str, Limit]
+
+#: What service engineers call unchanged; `--limits FILE` overrides any of it.
+DEFAULT_LIMITS: Limits = {
     "camera.offset_counts": Limit(absolute=2.0),
     "camera.gain_e_per_count": Limit(percent=3.0),
     "camera.read_noise_e": Limit(percent=10.0),
@@ -84,7 +89,7 @@ class Difference:
 
     @property
     def drifted(self) -> bool:
-        """Whether the change exceeds the limit and what chance explains."""
+        """Whether it moved by more than is allowed, and by more than chance explains."""
         moved = abs(self.after - self.before)
         return moved > self.allowed and moved > SIGMA * self.uncertainty
 
@@ -93,13 +98,17 @@ class Difference:
         return {**asdict(self), "drifted": self.drifted}
 
 
-def compare_profiles(one: Profile, other: Profile) -> list[Difference]:
+def compare_profiles(
+    one: Profile, other: Profile, limits: Limits | None = None
+) -> list[Difference]:
     """Compare what both profiles measured.
 
     Parameters
     ----------
     one, other : Profile
         Before and after.
+    limits : dict of str to Limit, optional
+        Take the place of those of `DEFAULT_LIMITS`, name by name.
 
     Raises
     ------
@@ -111,8 +120,9 @@ def compare_profiles(one: Profile, other: Profile) -> list[Difference]:
         raise InputError(
             f"the profiles are of different microscopes ({'; '.join(apart)}): compare two of the same one"
         )
+    allowed = {**DEFAULT_LIMITS, **(limits or {})}
     found = []
-    for name, limit in LIMITS.items():
+    for name, limit in allowed.items():
         before, after = _value(one, name), _value(other, name)
         if before is None or after is None:
             continue
@@ -136,3 +146,34 @@ def _value(profile: Profile, name: str) -> Measured | None:
     if isinstance(value, int | float):
         return Measured(value=float(value), uncertainty=0.0)
     return value if isinstance(value, Measured) else None
+
+
+def load_limits(path: Path) -> Limits:
+    """Read limits from a TOML file.
+
+    One table for each number: ``["camera.gain_e_per_count"]`` with `percent`,
+    `absolute`, or both.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, names no known number, or says something else.
+    """
+    try:
+        limits = msgspec.toml.decode(read_limited(path, 1 << 20), type=dict[str, Limit])
+    except OSError as error:
+        raise ConfigError(f"the limits {path} cannot be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path} does not hold limits ({error}): write tables such as "
+            '["camera.gain_e_per_count"] with percent = 3'
+        ) from error
+    for name, limit in limits.items():
+        if name not in DEFAULT_LIMITS:
+            raise ConfigError(
+                f"{path} limits {name!r}, which is not a number of a profile; these are: "
+                f"{', '.join(DEFAULT_LIMITS)}"
+            )
+        if limit.percent < 0 or limit.absolute < 0:
+            raise ConfigError(f"{path}: the limit of {name} is negative")
+    return limits

@@ -42,6 +42,12 @@ def register(subparsers: Any) -> None:
     )
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
+    compare.add_argument(
+        "--limits",
+        type=Path,
+        metavar="FILE",
+        help='TOML file with a table per number: ["camera.gain_e_per_count"] with percent, absolute or both',
+    )
     _add_json(compare)
     use = add_command(
         subparsers,
@@ -98,7 +104,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
-    """Write or print JSON; returns whether nothing else is to be printed."""
+    """Write or print JSON; whether nothing else is to be printed."""
     if arguments.json is None:
         return False
     if arguments.json == "-":
@@ -128,10 +134,11 @@ def _use(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from refocusd_calibration.profile.compare import compare_profiles
+    from refocusd_calibration.profile.compare import compare_profiles, load_limits
 
     before, after = load_profile(arguments.before), load_profile(arguments.after)
-    found = compare_profiles(before, after)
+    limits = load_limits(arguments.limits) if arguments.limits else None
+    found = compare_profiles(before, after, limits)
     drifted = [difference.name for difference in found if difference.drifted]
     figures = {
         "before": before.id(),

@@ -1,8 +1,8 @@
-"""Through-focus series: assigns the frames of recordings to planes and sweeps.
+"""Through-focus series: which frames of recordings are which plane of which sweep.
 
-A *sweep* is a run of planes in one direction of the stage.  Recordings are split wherever the stage
-reverses, so a recording that goes up, down and up again gives three sweeps.  Consecutive frames at
-one stage position form one plane.
+A *sweep* is a run of planes in one direction of the stage.  Recordings are split at
+each turn of the stage, so one that goes up, down and up again gives three; frames
+taken one after the other at one stage position are one plane.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
@@ -25,9 +25,9 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
 
-#: Fewest planes that show a focus: a peak has three parameters.
+#: Fewest planes that show a focus: three parameters of a peak and some to spare.
 MIN_PLANES = 5
-#: Stage positions closer than this (um) are equal: encoders resolve more than stages repeat.
+#: Stage positions nearer than this (um) are the same: encoders resolve more than stages repeat.
 SAME_UM = 1e-4
 
 
@@ -59,7 +59,7 @@ class Sweep:
     Parameters
     ----------
     direction : int
-        1 from below, -1 from above, 0 if the planes were not taken in order.
+        1 from below, -1 from above, 0 where the planes were taken in no order.
     planes : tuple of Plane
     """
 
@@ -86,7 +86,7 @@ class ZSeries:
     metadata : mapping
         Of the first frame.
     channel : str
-        From the frames' axes; "" if they do not name it.
+        Of the frames, by their axes; "" if they do not say.
     notes : tuple of str
         What was left out, and why.
     """
@@ -97,6 +97,38 @@ class ZSeries:
     metadata: Mapping[str, Any]
     channel: str = ""
     notes: tuple[str, ...] = ()
+
+
+def series_of_stack(
+    stack: NDArray[np.uint8] | NDArray[np.uint16],
+    z_um: ArrayLike,
+    *,
+    time_s: ArrayLike | None = None,
+    pixel_um: float | None = None,
+) -> ZSeries:
+    """Sweeps of planes in memory.
+
+    Parameters
+    ----------
+    stack : ndarray of uint8 or uint16, shape (planes, height, width)
+        In the order taken.
+    z_um, time_s : array_like of float, shape (planes,)
+
+    Raises
+    ------
+    InputError
+        As `open_series`.
+    """
+    z = np.asarray(z_um, dtype=np.float64)
+    if len(z) != len(stack):
+        raise InputError(f"{len(stack)} planes and {len(z)} stage positions: give one for each")
+    times = [None] * len(z) if time_s is None else list(np.asarray(time_s, dtype=np.float64))
+    planes = [
+        Plane(float(place), (partial(np.ascontiguousarray, pixels),), time, f"plane {index}")
+        for index, (place, pixels, time) in enumerate(zip(z, stack, times, strict=True))
+    ]
+    sweeps, notes = _sweeps(planes)
+    return _checked(ZSeries(sweeps, stack.shape[1:], pixel_um, {}, notes=notes), "the stack")
 
 
 @contextmanager
@@ -114,10 +146,10 @@ def open_series(
     paths : sequence of str or Path
         Recordings, in the order taken.
     z_step_um : float, optional
-        Between neighbouring planes, for recordings without stage positions. If given, it
-        overrides those of the recording.
+        Between neighbouring planes, for recordings that do not say where the stage
+        was; where given, it is used instead of what they say.
     channel, position : optional
-        Required if a recording has several.
+        Which, where a recording has several.
 
     Raises
     ------
@@ -148,7 +180,7 @@ def open_series(
             notes.append("the recordings have no common clock, so drift was not measured")
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
-            found, remarks = sweeps_of(planes)
+            found, remarks = _sweeps(planes)
             sweeps.extend(found)
             notes.extend(remarks)
         yield _checked(
@@ -178,7 +210,7 @@ def _taken(
     channel: str | None,
     position: int | str | None,
 ) -> _Taken:
-    """A recording's frames of the chosen field, in the order taken."""
+    """One recording's frames of the field chosen, in the order taken."""
     plan = recording.plan()
     indices = _chosen(recording, {"channel": channel, "position": position})
     if len(indices) < MIN_PLANES:
@@ -207,7 +239,7 @@ def _taken(
 
 
 def _chosen(recording: Dataset, wanted: Mapping[str, str | int | None]) -> list[int]:
-    """Frames of the requested channel and position."""
+    """Frames of the channel and position that were asked for."""
     axes = recording.plan().axes
     indices = list(range(len(axes)))
     for axis, value in wanted.items():
@@ -247,7 +279,7 @@ def _positions(
             f"{recording.path} does not state the stage positions: give the distance between two "
             "planes in um with --z-step"
         )
-    # The pages of a plain stack are called `time` if nothing states what they are.
+    # The pages of a plain stack are called `time` where nothing says what they are.
     indices = [frame.get("z", frame.get("time")) for frame in axes]
     numbers = [index for index in indices if isinstance(index, int)]
     if len(numbers) < len(indices) or len(set(numbers)) < MIN_PLANES:
@@ -258,8 +290,8 @@ def _positions(
     return [float(number) * step for number in numbers]
 
 
-def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
-    """Runs in one direction; runs that are too short to show a focus are left out and counted."""
+def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
+    """Runs in one direction; runs too short to show a focus are left out and named."""
     planes = _merged(planes)
     runs: list[Sweep] = []
     start = 0
@@ -276,7 +308,7 @@ def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ..
         start = end
     whole = [run for run in runs if len(run.planes) >= MIN_PLANES]
     if not whole:
-        # Not in order, so neither from below nor from above.
+        # In no order: neither from below nor from above.
         ordered = _merged(sorted(planes, key=lambda plane: plane.z_um))
         return ((Sweep(0, tuple(ordered)),) if len(ordered) >= MIN_PLANES else ()), ()
     left = sum(len(run.planes) for run in runs) - sum(len(run.planes) for run in whole)
@@ -285,7 +317,7 @@ def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ..
 
 
 def _merged(planes: Sequence[Plane]) -> list[Plane]:
-    """Planes; consecutive frames at one stage position are merged into one."""
+    """Planes, where frames that follow each other at one stage position are one."""
     merged: list[Plane] = []
     for plane in planes:
         if merged and abs(merged[-1].z_um - plane.z_um) < SAME_UM:
