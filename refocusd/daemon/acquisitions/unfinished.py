@@ -7,11 +7,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from refocusd.daemon.events import EventQueue, LeftUnfinished
+from refocusd.datasets.announcements import announcements
 from refocusd.errors import LedgerError
-from refocusd.ledger import OpenMark, marked, unmark
+from refocusd.ledger import unmark
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
@@ -41,12 +40,7 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
     ledgers : str
         Folder of the ledgers.
     """
-    for mark in marked(ledgers):
-        try:
-            message, run = _announcement(mark)
-        except msgspec.MsgspecError as error:
-            log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
-            continue
+    for message, run in announcements(ledgers):
         try:
             there = bool(message.raw) and Path(message.raw).is_dir()
         except (OSError, ValueError):  # a name that no folder can have
@@ -60,12 +54,6 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
             message.raw or "none was kept",
         )
         try:
-            unmark(ledgers, mark.acquisition)
+            unmark(ledgers, message.acquisition)
         except LedgerError as error:
             log.warning("%s", error)
-
-
-def _announcement(mark: OpenMark) -> tuple[Open, str]:
-    fields = msgspec.json.decode(mark.open_json, type=dict[str, object])
-    run = str(fields.pop("run", ""))
-    return msgspec.convert(fields, Open), run

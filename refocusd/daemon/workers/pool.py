@@ -153,10 +153,9 @@ class WorkerPool:
         worker: WorkerPeer,
         task: Task,
         acquisition: Acquisition,
-        focus: wire.FocusOptics | None = None,
         blur: wire.KnownBlur | None = None,
     ) -> None:
-        """Send a frame to a worker, with what is known of its blur; with `focus` it estimates the defocus as well."""
+        """Send a frame to a worker, with what is known of its blur."""
         about, submit = acquisition.open, task.submit
         pixels: Pixels | None = None
         if worker.inline:
@@ -173,7 +172,6 @@ class WorkerPool:
             width=about.width,
             dtype=about.dtype,
             checksum=submit.checksum,
-            focus=focus,
             calibration=self._calibrate(worker, task, acquisition),
             channel=task.channel,
             stream=stream_of(acquisition.id, submit.axes),
