@@ -298,6 +298,11 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Begin with the blur that frames of the same camera, objective, channel and plane had in earlier
     acquisitions, until those of this one tell theirs; for microscopes whose focus does not drift.  Kept in
     blurs.json beside the ledgers."""
+    advise_focus: bool = False
+    """Tell how far, and in which direction, the stage is from focus."""
+    correct_focus: bool = False
+    """Let sources move the stage by that advice, within the limits that they set.  The source must
+    allow it as well."""
     follow: list[str] = []
     """Folder whose new datasets are refocused while they grow, without a hook."""
     studio: Attach = "auto"

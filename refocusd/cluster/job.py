@@ -164,7 +164,7 @@ def _attempt(
             else Calibrated(profile.profile, HotPixels(profile.hot_pixels, frame.pixels.shape)),
         )
         engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
-        job = WriteFrame(0, submit, checksum(out), facts, engine)
+        job = WriteFrame(0, submit, checksum(out), facts, engine, None)
         state, reason = job.outcome
         if state in WRITTEN:
             image.write(out, dict(frame.axes), frame_metadata(told.run, job, state, reason))
@@ -214,7 +214,7 @@ def _attempt_slide(
         after = before
         if facts.written != "nothing":
             after = checksum_by_strips(form, lambda *part: image.read_part(axes, *part))
-        job = WriteFrame(0, submit, after, facts, engine)
+        job = WriteFrame(0, submit, after, facts, engine, None)
         state, reason = job.outcome
         if state in WRITTEN:
             image.finish(axes, frame_metadata(told.run, job, state, reason))

@@ -59,7 +59,7 @@ def write(output: OutputDataset, time: int) -> object:
         "{}",
         0,
     )
-    job = WriteFrame(1, submit, checksum(FRAME), FACTS, ENGINE)
+    job = WriteFrame(1, submit, checksum(FRAME), FACTS, ENGINE, None)
     output.write(FRAME, job, *job.outcome)
     return output.record_written(job, *job.outcome).replaces
 
@@ -86,7 +86,7 @@ def write_map(output: OutputDataset, time: int, cells: bytes) -> None:
         '{"PixelSizeUm":0.5}',
         0,
     )
-    output.trust_maps.write(WriteFrame(1, submit, 1, FACTS, ENGINE, cells))
+    output.trust_maps.write(WriteFrame(1, submit, 1, FACTS, ENGINE, None, cells))
 
 
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
