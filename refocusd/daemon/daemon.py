@@ -25,8 +25,10 @@ from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, RemoteEndpoint
+from refocusd.transport.secure.endpoints import Endpoints
 from refocusd.transport.secure.keys import KeyStore
+from refocusd.transport.secure.local_endpoint import LocalEndpoint
+from refocusd.transport.secure.remote_endpoint import RemoteEndpoint
 from refocusd.transport.secure.user_keys import forget_shared_key
 
 log = logging.getLogger(__name__)

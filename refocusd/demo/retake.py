@@ -16,8 +16,9 @@ from typing import Any
 
 import refocusd
 from refocusd.datasets.judged import JudgedFrame
-from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
+from refocusd.demo.microscope import DemoMicroscope
 from refocusd.demo.specimen import FocalPlane
+from refocusd.demo.specimen_camera import CHANNEL_GROUP
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 from refocusd.imaging.quality import focus_score
