@@ -134,7 +134,7 @@ def test_trust_maps_have_the_distance_of_planes_that_the_stage_tells(
 ) -> None:
     output = opened(quick_settings(tmp_path, sink="ome-zarr"), message)
     for z in range(2):
-        write_map(output, 0, MAPS[0].tobytes(), z)
+        write_map(output, 0, MAPS[0].tobytes(), z=z)
     output.close(None)
     store: Any = zarr.open_group(str(trust_maps_of(output.sink.path)), mode="r")
     (level,) = store.attrs["ome"]["multiscales"][0]["datasets"]

@@ -7,6 +7,6 @@
 `report_figures`  The figures of a report, one function each: drawn into axes that are given
 `rows`            Each section of a profile as rows of name and value
 `show_command`    `refocusd calibrate show`, `compare` and `use`: what a profile says, how two differ, which counts
-`write`           Writes profiles: a section is added to the existing ones if its checks pass
+`write`           Writing profiles: one section joins those that are there, and only if its checks pass
 ================  ==================================================================================
 """
