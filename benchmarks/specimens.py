@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -113,25 +114,26 @@ def _frames(images: Sequence[SharpImage], count: int, seed: int) -> Iterator[Fra
             yield Frame(made, transfers[row], float(rng.normal()))
 
 
-def _written(engine: Engine, raw: Pixels) -> Pixels:
-    refocus_frame(engine, raw, out := np.empty_like(raw))
-    return out
+def _written(engine: Engine, raw: Pixels) -> tuple[Pixels, bool]:
+    """What the daemon writes, and whether that is not the raw frame."""
+    facts = refocus_frame(engine, raw, out := np.empty_like(raw))
+    return out, facts.written in ("refocused", "deconvolved")
 
 
 def measured(
     images: Sequence[SharpImage], engines: Mapping[str, Engine], count: int, seed: int
 ) -> list[dict[str, float | str]]:
     """A row for each width of the blur: gains, and size and light of isolated objects."""
-    found: list[tuple[Frame, dict[str, float], dict[str, ObjectRatios]]] = []
+    found: list[tuple[Frame, dict[str, float], dict[str, ObjectRatios], bool]] = []
     for frame in _frames(images, count, seed):
-        gains, sizes = {}, {}
+        gains, sizes, changed = {}, {}, {}
         objects = IsolatedObjects(frame.truth)
         for name, engine in engines.items():
-            out = _written(engine, frame.raw)
+            out, changed[name] = _written(engine, frame.raw)
             gains[name], sizes[name] = frame.gained(out), objects.compare(out)
         gains["user"], gains["oracle"] = frame.by_user(), frame.by_oracle()
         sizes["raw"] = objects.compare(frame.raw)
-        found.append((frame, gains, sizes))
+        found.append((frame, gains, sizes, changed["default"]))
     rows = []
     for low, high in pairwise(BINS_PX):
         within = [each for each in found if low <= each[0].exposure.sigma_px < high]
@@ -140,11 +142,14 @@ def measured(
         row: dict[str, float | str] = {"low_px": low, "high_px": high, "frames": len(within)}
         row["raw_db"] = _mean(frame.before_db for frame, *_ in within)
         for way in WAYS:
-            row[f"{way}_gain_db"] = _mean(gains[way] for _, gains, _ in within)
-        row["worse_share"] = _mean(gains["default"] < -WORSE_DB for _, gains, _ in within)
-        row["worst_db"] = round(min(gains["default"] for _, gains, _ in within), 2)
+            row[f"{way}_gain_db"] = _mean(gains[way] for _, gains, *_ in within)
+        refocused = [gains["default"] for _, gains, _, changed in within if changed]
+        row["refocused_share"] = round(len(refocused) / len(within), 3)
+        row["refocused_gain_db"] = _mean(refocused or [math.nan])
+        row["worse_share"] = _mean(gains["default"] < -WORSE_DB for _, gains, *_ in within)
+        row["worst_db"] = round(min(gains["default"] for _, gains, *_ in within), 2)
         for name in ("raw", "default"):
-            figures = object_figures([sizes[name] for *_, sizes in within])
+            figures = object_figures([sizes[name] for _, _, sizes, _ in within])
             row |= {f"{name}_{key}": round(value, 3) for key, value in figures.items()}
         rows.append(row)
     return rows
@@ -167,7 +172,8 @@ def main() -> None:
     for folder in arguments.data:
         images = [image for image in load_sharp([folder]) if image.test]
         table = Table(
-            f"{folder.name}: blur, px", "frames", "raw, dB", *WAYS, "worse", "area", "light"
+            f"{folder.name}: blur, px",
+            *("frames", "raw, dB", *WAYS, "not passed through", "worse", "area", "light"),
         )
         kinds[folder.name] = measured(images, engines, arguments.frames, arguments.seed)
         for row in kinds[folder.name]:
@@ -176,11 +182,12 @@ def main() -> None:
                 str(row["frames"]),
                 f"{row['raw_db']:.1f}",
                 *(f"{row[f'{way}_gain_db']:+.1f}" for way in WAYS),
+                f"{row['refocused_share']:.0%}: {row['refocused_gain_db']:+.1f}",
                 f"{row['worse_share']:.0%}, {row['worst_db']:.1f} dB",
                 f"{row['default_object_area']:.2f} ({row['default_area_within_15']:.0%})",
                 f"{row['default_object_light']:.2f} ({row['default_light_within_5']:.0%})",
             )
-        Console(width=150).print(table)
+        Console(width=170).print(table)
     if arguments.json:
         document = {"machine": machine(), "kinds": kinds}
         arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
