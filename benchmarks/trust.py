@@ -274,7 +274,7 @@ def cost_ms(engine: Engine, repeats: int = 20) -> dict[str, float]:
         refocused = time.process_time()
         field = examine_field(raw)
         assert field is not None
-        examine_pair(field, raw, out, found.blur, found.expected_error)
+        examine_pair(field, raw, out, found.blur, found.expected_error, found.interval)
         times["engine_ms"].append((refocused - begun) * 1e3)
         times["evidence_ms"].append((time.process_time() - refocused) * 1e3)
     return {name: round(float(np.median(values)), 2) for name, values in times.items()}

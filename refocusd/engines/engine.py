@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from refocusd.errors import DeviceLostError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
@@ -60,7 +63,7 @@ class EngineDescription:
         return cls(*names, verdict=bundle.verdict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Refocused:
     """What became of one frame, beside its pixels.
 
@@ -77,6 +80,9 @@ class Refocused:
     expected_error : float or None
         Root mean square error that the engine expects of its result, in counts; None where it does
         not tell.
+    interval : ndarray of float32, shape (2, rows, columns), or None
+        How far 90 % of true pixels lie under and over the result at most, in counts, on fewer pixels
+        than the frame's; None likewise.
     """
 
     counts: CountsRange
@@ -84,6 +90,7 @@ class Refocused:
     clipped: int
     blur: BlurEstimate | None = None
     expected_error: float | None = None
+    interval: NDArray[np.float32] | None = None
 
 
 def card_lost(reason: object) -> DeviceLostError:

@@ -45,6 +45,7 @@ ERROR_FEATURES = (
     "unexplained", "unexplained as stated", "chi2", "worst chi2", "worst flux", "blur",
     "blur misfit", "uncertainty", "contrast over noise", "sharpened", "kept", "undershoot",
     "clipped", "foreign", "expected error", "expected error over range", "lit", "result kurtosis",
+    "fine", "finest", "interval width", "wide intervals", "lopsided intervals",
     *LOOKS,
 )  # fmt: skip
 #: Blurs that intervals are fitted for, px; in between, they are interpolated.
@@ -314,6 +315,11 @@ def error_features(field: FieldEvidence, pair: PairEvidence, foreign: float) -> 
             math.log(min(pair.expected_error / pair.range, 10.0) + 1e-3),
             math.log(pair.lit + 1e-3),
             math.log(pair.kurtosis + 1e-3),
+            math.log(pair.fine + 1e-3),
+            math.log(pair.finest + 1e-3),
+            math.log(pair.width + 1e-3),
+            math.log(pair.wide + 1e-3),
+            pair.lopsided,
             *field.looks,
         ]
     )

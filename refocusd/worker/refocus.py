@@ -282,7 +282,9 @@ def _judged(
     """What is said of an engine's result."""
     if field is None:
         return _Made(refocused, "refocused", Judgement("doubtful", ("too small to judge",)))
-    pair = examine_pair(field, seen, out, refocused.blur, refocused.expected_error)
+    pair = examine_pair(
+        field, seen, out, refocused.blur, refocused.expected_error, refocused.interval
+    )
     if pass_in_focus and judge.in_focus(pair):
         said = Judgement("passed_through", ("already in focus",))
         return _Made(refocused, "raw", said, pair)

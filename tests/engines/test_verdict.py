@@ -133,7 +133,10 @@ def test_a_verdict_that_is_not_trusted_always_says_why() -> None:
 def test_the_shipped_thresholds_fit_the_features() -> None:
     judge = shipped_judge()
     assert judge.looks.weights.shape == (2 * len(LOOKS),)
-    assert judge.error.weights.shape == (2 * len(ERROR_FEATURES),)
+    places = judge.error.places
+    assert places is not None
+    assert len(ERROR_FEATURES) > places.max()
+    assert judge.error.weights.shape == (2 * len(places),)
     assert 0 < judge.doubtful < judge.untrusted < 1
     assert judge.strange < judge.foreign
     raw = frame_of_nuclei(8.0)

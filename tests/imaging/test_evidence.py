@@ -142,6 +142,37 @@ def test_without_a_stated_width_it_is_found(light: NDArray[np.float64]) -> None:
     assert pair.stated_px == pair.blur_px
 
 
+@pytest.mark.parametrize("sigma_px", [2.0, SIGMA_PX])
+def test_structure_that_the_blur_does_not_pass_is_what_was_added_to_the_result(
+    light: NDArray[np.float64], sigma_px: float
+) -> None:
+    raw = taken(gaussian_filter(light, sigma_px))
+    blur = BlurEstimate(sigma_px, 0.1, "frame")
+    results = (taken(gaussian_filter(light, part * sigma_px), 1) for part in (1.0, 0.5, 0.2))
+    pairs = [examine_pair(field_of(raw), raw, result, blur) for result in results]
+    assert pairs[0].fine < pairs[1].fine < pairs[2].fine
+    wave = 30 * np.cos(2 * np.pi * np.arange(SHAPE[1]) * 0.55 / sigma_px)
+    waved = np.rint(np.full(SHAPE, 400.0) + wave).astype(np.uint16)
+    waved[:40] = 1400
+    found = examine_pair(field_of(raw), raw, waved, blur)
+    assert found.fine > 1.4 * found.finest
+    assert found.fine == pytest.approx(30 / np.sqrt(2) / 1030, rel=0.6)
+
+
+def test_intervals_are_told_by_their_width_over_the_range(light: NDArray[np.float64]) -> None:
+    raw = taken(gaussian_filter(light, SIGMA_PX))
+    under = np.full((130, 174), 40.0, np.float32)
+    over = under * np.float32(2)
+    over[:13] = 5000
+    pair = examine_pair(field_of(raw), raw, raw, None, 30.0, np.stack([under, over]))
+    span = float(np.ptp(np.percentile(raw, (0.1, 99.9))))
+    assert pair.width == pytest.approx(60 / span, rel=0.02)
+    assert pair.wide == pytest.approx(0.1)
+    assert pair.lopsided > 1
+    untold = examine_pair(field_of(raw), raw, raw, None)
+    assert (untold.wide, untold.lopsided) == (0, 0)
+
+
 def test_a_frame_sharp_in_one_half_has_that_half_as_its_sharp_part(
     light: NDArray[np.float64],
 ) -> None:

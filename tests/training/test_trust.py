@@ -21,6 +21,7 @@ from refocusd_training.trust.fit import (
     figures,
     fit_judge,
     fit_looks,
+    graded,
     judge_text,
     logistic,
     reliability,
@@ -50,6 +51,20 @@ def test_a_quadratic_logistic_score_tells_a_ring_from_its_inside() -> None:
     assert auroc(scores, outside.astype(float)) > 0.98
     assert 0 <= fitted.chance(rows[0]) <= 1
     assert fitted.chance(np.array([1e9, -1e9])) <= 1
+
+
+def test_frames_near_the_bound_are_told_apart_by_how_far_they_are_from_it() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 1, (1000, 6))
+    true = 0.4 * rows[:, 0] - 0.2 * rows[:, 1]
+    margins = true + rng.normal(0, 0.3, 1000)
+    fitted = graded(rows[:500], margins[:500], ridge=20.0)
+    chance = np.array([fitted.chance(row) for row in rows[500:]])
+    wrong = (margins[500:] > 0).astype(float)
+    assert auroc(chance, wrong) > auroc(true[500:], wrong) - 0.01
+    for row in reliability(chance, wrong):
+        if row.frames > 40:
+            assert row.low - 0.1 < row.wrong < row.high + 0.1
 
 
 def test_auroc_is_that_of_mann_and_whitney() -> None:

@@ -143,7 +143,9 @@ class ScaledEngine(BlurEngine):
             light = restored.reduction.enlarged(restored.light)
             clipped = restored.counts.restore(light, out)
         engine_ms = (time.perf_counter() - begun) * 1e3
-        return Refocused(restored.counts, engine_ms, clipped, found, restored.expected_error)
+        return Refocused(
+            restored.counts, engine_ms, clipped, found, restored.expected_error, restored.interval
+        )
 
     def close(self) -> None:
         """Free the device."""
@@ -186,9 +188,12 @@ class ScaledEngine(BlurEngine):
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
         answer = self._run(light, told)
         found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
-        half = answer.interval.mean(axis=0)
-        expected = counts.scale * math.sqrt(float(np.vdot(half, half)) / half.size) / _NINETY
-        return _Restored(answer.light, counts, reduction, math.log(answer.ratio), found, expected)
+        interval = answer.interval * np.float32(counts.scale)
+        half = interval.mean(axis=0)
+        expected = math.sqrt(float(np.vdot(half, half)) / half.size) / _NINETY
+        return _Restored(
+            answer.light, counts, reduction, math.log(answer.ratio), found, expected, interval
+        )
 
     def _run(self, frame: Floats, told: tuple[float, float]) -> Answer:
         """A frame of any size through the network, in tiles where memory wants them."""
@@ -250,6 +255,7 @@ class _Restored:
     off: float
     blur: BlurEstimate
     expected_error: float
+    interval: Floats
 
 
 def _busiest(frame: Floats, side_px: int) -> Floats:

@@ -115,7 +115,7 @@ def _example(
     for name, engine in engines.items():
         out = np.empty_like(raw)
         found = engine.refocus(raw, out)
-        pair = examine_pair(field, raw, out, found.blur, found.expected_error)
+        pair = examine_pair(field, raw, out, found.blur, found.expected_error, found.interval)
         seen = out[rows, columns].astype(np.float32)
         outcomes[name] = Outcome(
             pair,

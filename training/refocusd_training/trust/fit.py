@@ -39,7 +39,11 @@ EMPTY = (2.5, 5.0)
 #: Bounds of the bins of the reliability curve.
 BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 #: Weights of the squared weights: of looks, which the kinds of pictures tell well, and of errors.
-LOOKS_RIDGE, RIDGE = 1.0, 60.0
+LOOKS_RIDGE, RIDGE = 1.0, 200.0
+#: Errors further from the bound than by this factor (natural logarithm) count as if they were so far.
+FAR = 0.5
+#: Parts in turn of which the others foretell errors, for the probability.
+FOLDS = 5
 #: Bounds of the widths of the blur that figures are told for, px.
 WIDTHS_PX = (0, 4, 8, 16, 60)
 #: Frames that a judge is fitted on, at least.
@@ -67,7 +71,7 @@ class Reliability:
     wrong: float
 
 
-def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float = RIDGE) -> Logistic:
+def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float) -> Logistic:
     """Fit a `Logistic` by Newton's method, both classes weighing the same on the whole.
 
     Parameters
@@ -94,9 +98,51 @@ def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float = RIDGE) -> L
     return Logistic(found.mean, deviation, weights[:-1], float(weights[-1]))
 
 
+def graded(rows: Floats, margins: Floats, ridge: float = RIDGE) -> Logistic:
+    """Fit a `Logistic` to how far frames are from being wrong, by least squares.
+
+    That tells more than whether they are: most of them are near the bound.  The score becomes a probability
+    by a logistic regression (J. Platt, Adv. Large Margin Classifiers, 61, 1999) of what the others foretell.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (samples, features)
+    margins : ndarray, shape (samples,)
+        Of `margin`.
+    ridge : float
+        Weight of the squared weights.
+    """
+    found = Logistic(rows.mean(axis=0), rows.std(axis=0) + 1e-6, np.zeros(2 * rows.shape[1]), 0.0)
+    terms = np.concatenate([found.terms(rows), np.ones((len(rows), 1))], axis=1)
+    penalty = np.diag([ridge] * (terms.shape[1] - 1) + [1e-6])
+
+    def weights_of(known: NDArray[np.bool_]) -> Floats:
+        own, wanted = terms[known], np.clip(margins[known], -FAR, FAR)
+        return np.asarray(np.linalg.solve(own.T @ own + penalty, own.T @ wanted))
+
+    fold = np.arange(len(rows)) % FOLDS
+    foretold = np.empty(len(rows))
+    for each in range(FOLDS):
+        foretold[fold == each] = terms[fold == each] @ weights_of(fold != each)
+
+    def loss(terms: Floats) -> float:
+        odds = terms[0] * foretold + terms[1]
+        return float(np.mean(np.logaddexp(0, odds) - (margins > 0) * odds))
+
+    slope, offset = minimize(loss, np.array([1 / FAR, 0.0])).x
+    weights = slope * weights_of(fold >= 0)
+    return replace(found, weights=weights[:-1], bias=float(weights[-1] + offset))
+
+
+def margin(example: Example, outcome: Outcome) -> float:
+    """How far above what is wrong the error of a refocused frame is, as a natural logarithm."""
+    least = min(BOUND, WORSE * example.raw_error)
+    return float(np.log(max(outcome.error, 1e-6) / least))
+
+
 def is_wrong(example: Example, outcome: Outcome) -> bool:
     """Whether a refocused frame is one that should not be trusted."""
-    return outcome.error > BOUND or outcome.error > WORSE * example.raw_error
+    return margin(example, outcome) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +211,15 @@ def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
         for engine, outcome in example.outcomes.items()
         if _is_judged(judge, example, engine)
     ]
-    wanted = np.array([is_wrong(example, outcome) for example, outcome in pairs])
-    if len(pairs) < LEAST_FRAMES or not 0 < wanted.mean() < 1:
+    margins = np.array([margin(example, outcome) for example, outcome in pairs])
+    wrong = int(np.sum(margins > 0))
+    if len(pairs) < LEAST_FRAMES or not 0 < wrong < len(pairs):
         raise InputError(
-            f"{len(pairs)} refocused frames, of which {int(wanted.sum())} came out wrong, teach nothing: "
+            f"{len(pairs)} refocused frames, of which {wrong} came out wrong, teach nothing: "
             "give more samples or minutes"
         )
     rows = np.stack([_features(judge, example, outcome) for example, outcome in pairs])
-    error = logistic(rows, wanted)
-    # Both classes weighed the same: back to how often frames are wrong.
-    share = float(wanted.mean())
-    error = replace(error, bias=error.bias + float(np.log(share / (1 - share))))
-    return replace(judge, error=error, interval=_fit_interval(pairs))
+    return replace(judge, error=graded(rows, margins), interval=_fit_interval(pairs))
 
 
 def _is_judged(judge: Judge, example: Example, engine: str) -> bool:
