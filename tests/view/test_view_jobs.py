@@ -165,6 +165,22 @@ def test_the_microscope_moves_as_a_dry_run_has_told_and_not_otherwise(room: Room
     assert focus.best_um.value == pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.timeout(400)
+def test_a_series_on_the_microscope_is_cancelled_and_says_where_its_frames_are(room: Room) -> None:
+    config = str(bead_microscope(room.folder))
+    about = {**SWEEP, "mm_config": config, "exposure_ms": 500.0}
+    order = calibrating("", str(room.folder / "scope.json"), **about)
+    dry = {**order, "calibration": {**order["calibration"], "dry_run": True}}
+    assert room.ended(room.started(**dry))["status"] == 0
+    job = room.started(**order)
+    eventually(lambda: (room.job(job)["progress"] or {}).get("done", 0) >= 2, "frames", JOB_S)
+    room.cancel(job)
+    done = room.ended(job)
+    assert (done["state"], done["reports"]) == ("cancelled", 0)
+    assert "the series was interrupted; what was taken is kept in" in " ".join(done["output"])
+    assert not (room.folder / "scope.json").exists()
+
+
 def test_only_known_commands_on_whole_paths_are_taken(room: Room) -> None:
     here = str(room.folder)
     for order, said in (
