@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -145,7 +144,7 @@ def measured(
             row[f"{way}_gain_db"] = _mean(gains[way] for _, gains, *_ in within)
         refocused = [gains["default"] for _, gains, _, changed in within if changed]
         row["refocused_share"] = round(len(refocused) / len(within), 3)
-        row["refocused_gain_db"] = _mean(refocused or [math.nan])
+        row["refocused_gain_db"] = _mean(refocused) if refocused else 0.0
         row["worse_share"] = _mean(gains["default"] < -WORSE_DB for _, gains, *_ in within)
         row["worst_db"] = round(min(gains["default"] for _, gains, *_ in within), 2)
         for name in ("raw", "default"):
