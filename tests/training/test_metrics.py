@@ -16,7 +16,8 @@ from refocusd_training.evaluation.fourier_rings import (
     ring_correlation,
     ring_resolution_um,
 )
-from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.blur import Defocus, transfer
+from refocusd_training.simulate.depth import blurred_layers
 from scipy import ndimage
 
 from refocusd.errors import InputError
@@ -106,7 +107,8 @@ def exposed(flux: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.
     """A truth, and the frame of it at 8 um with the noise of a dim specimen."""
     optics = Optics(0.45, 0.461)
     cut = flux[100:292, 100:292]
-    [raw] = blurred(cut, transfer(optics, Defocus(8.0), cut.shape))
+    otf = transfer(optics, Defocus(8.0), cut.shape)
+    [raw] = blurred_layers(cut[np.newaxis], otf[np.newaxis])
     rng = np.random.default_rng(3)
     return 60 * cut, rng.poisson(60 * raw).astype(np.float32)
 

@@ -41,26 +41,6 @@ from refocusd.models.bundle import ModelBundle
 from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener
 from refocusd_training.simulate.blur import Defocus, transfer
 
-__all__ = [
-    "ESTIMATED_RL",
-    "INPUT",
-    "NOMINAL_RL",
-    "ORACLE_RL",
-    "REFOCUSED",
-    "USER_RL",
-    "EngineMethod",
-    "Exposure",
-    "Method",
-    "OnnxMethod",
-    "OnnxNetwork",
-    "applies",
-    "bundle_methods",
-    "oracle_methods",
-    "stack_methods",
-    "user_methods",
-    "was_in_focus",
-]
-
 INPUT, REFOCUSED = "input", "refocused"
 #: Names that figures of earlier bundles have.
 USER_RL, ORACLE_RL = "RL 12 um PSF", "RL true PSF"

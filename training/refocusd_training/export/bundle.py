@@ -42,8 +42,6 @@ from refocusd_training.simulate.ranges import Ranges, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
 
-__all__ = ["export_bundle", "export_onnx", "receptive_field_px"]
-
 #: Of an evaluation: the table of every figure, out of focus, and those of it that a card quotes.
 FIGURES = "figures_mean_4_8_16_32_um"
 QUOTED = (
