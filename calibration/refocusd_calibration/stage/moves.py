@@ -14,6 +14,7 @@ hook, because a stage that stopped short reports no error.
 
 from __future__ import annotations
 
+import argparse
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from refocusd.cli.console import progress
 from refocusd.errors import ConfigError, InputError
 from refocusd.frame import canonical_axes
 from refocusd_calibration.stage.microscope import (
@@ -95,6 +97,28 @@ def run_series(
         raise InputError(f"{watch.failure}; what was taken is kept in {path}")
     _check_whole(path, moves)
     return path
+
+
+def run_shown(
+    moves: Sequence[Move],
+    folder: Path,
+    name: str,
+    limits: MoveLimits,
+    arguments: argparse.Namespace,
+    core: Any,
+) -> Path:
+    """Run a series as the flags of a measurement say, with a progress bar; see `run_series`."""
+    with progress() as bar:
+        task = bar.add_task(name, total=sum(move.frames for move in moves))
+        return run_series(
+            moves,
+            folder,
+            name,
+            limits=limits,
+            settle_ms=arguments.settle_ms,
+            core=core,
+            on_frame=lambda: bar.advance(task),
+        )
 
 
 @contextmanager

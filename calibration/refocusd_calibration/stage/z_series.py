@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from refocusd.cli.console import console, progress
+from refocusd.cli.console import console
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import raw_folder
 from refocusd_calibration.profile.identity import microscope_of_core
 from refocusd_calibration.stage.microscope import microscope_core, open_microscope, quiet_stage
-from refocusd_calibration.stage.moves import run_series
+from refocusd_calibration.stage.moves import run_shown
 from refocusd_calibration.stage.plan import MoveLimits, check_moves, plane_moves, print_moves
 
 #: A series with more planes than this is refused as a mistake.
@@ -128,22 +128,9 @@ def take_series(
         console.print("dry run: nothing was moved")
         return None
     folder = raw_folder(arguments)
-    with (
-        open_microscope(arguments.mm_config, arguments.adapters) as core,
-        quiet_stage(core),
-        progress() as bar,
-    ):
+    with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
         microscope = microscope_of_core(arguments, core)
-        task = bar.add_task(name, total=len(moves) * repeats)
-        path = run_series(
-            moves,
-            folder,
-            name,
-            limits=limits,
-            settle_ms=arguments.settle_ms,
-            core=core,
-            on_frame=lambda: bar.advance(task),
-        )
+        path = run_shown(moves, folder, name, limits, arguments, core)
     return path, microscope
 
 
