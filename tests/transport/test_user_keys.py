@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import zmq
 from live import opened, pump_until, quick_settings, running, source, stack
 from user_curve import as_daemon
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 from refocusd import __version__
 from refocusd.cli.main import main
@@ -85,11 +86,15 @@ def test_the_place_of_the_secret_does_not_depend_on_the_environment(
 def test_another_user_is_taken_in_no_role(
     daemon: Daemon, role: wire.Role, as_another_user: None
 ) -> None:
-    with (
-        Connection(daemon.endpoint, role, inline=True, version=__version__) as connection,
-        pytest.raises(TransportError, match=r"not a daemon of your user.*refocusd keys share"),
-    ):
-        connection.welcome(1.0)
+    with Connection(daemon.endpoint, role, inline=True, version=__version__) as connection:
+
+        def told() -> bool:
+            with pytest.raises(TransportError) as refused:
+                connection.welcome(1.0)
+            said = re.search("not a daemon of your user.*refocusd keys share", str(refused.value))
+            return said is not None
+
+        until(told, "the refusal")
 
 
 def test_a_program_without_a_key_is_not_heard_and_the_log_says_so(
