@@ -371,7 +371,7 @@ def plan_as_markdown(plan: Mapping[str, Any], measured: Mapping[str, Any]) -> st
         "time of one worker": f"{plan['worker_hours']:.0f} h",
         f"time of {plan['workers']} workers": f"{plan['hours']:.1f} h",
         "memory of a worker": f"{plan['worker_gib']:.1f} GiB",
-        "cost": f"${plan['dollars']:.0f}, at ${DOLLARS_PER_TWO_CORES_HOUR} an hour for two cores with "
+        "cost of cores": f"${plan['dollars']:.2f}, at ${DOLLARS_PER_TWO_CORES_HOUR} an hour for two cores with "
         f"8 GiB ({PRICE})",
     }
     return "\n".join(
