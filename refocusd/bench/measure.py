@@ -16,7 +16,7 @@ from refocusd.demo.specimen import SAMPLE
 from refocusd.engines.choose import build_engine
 from refocusd.errors import InputError, RefocusdError
 from refocusd.frame import Pixels
-from refocusd.worker.worker import refocus_frame
+from refocusd.worker.refocus import refocus_frame
 
 #: Blur of the sample frame, a standard deviation in px: frames in focus do not reach every network.
 SAMPLE_BLUR_PX = 6.0

@@ -29,9 +29,7 @@ from refocusd.datasets.identity import (
 )
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
-    REFOCUSED_NAME,
     RUN_FILE,
-    SUFFIX,
     ZARR,
     made_by,
     notes_of,
@@ -43,6 +41,7 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 

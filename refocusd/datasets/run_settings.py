@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.datasets.dataset import Output
 from refocusd.errors import BundleError, InputError
-from refocusd.models.bundle import load_bundle, shipped_bundles
-from refocusd.models.library import user_bundles
+from refocusd.models.bundle import load_bundle
+from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.profiles.catalogue import Catalogue
 
 

@@ -51,7 +51,10 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
         if (image := Path(str(about.get(RAW_IMAGE, "")))).is_file():
             from refocusd.formats.ome_zarr.slide_layout import write_slide_layout
 
-            with TemporaryDirectory(ignore_cleanup_errors=True) as folder, open_dataset(image) as slides:
+            with (
+                TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                open_dataset(image) as slides,
+            ):
                 write_slide_layout(slides, Path(folder))
                 return MirrorSink.create(path, about, Path(folder))
     if kind == "ndtiff":

@@ -22,7 +22,8 @@ from fuzzing import ROUNDS, Target, changed_tree, damaged, fuzz, judge
 from refocusd.config import EngineOptions
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.errors import BundleError, EngineError
-from refocusd.models.bundle import MAX_RDF_BYTES, load_bundle
+from refocusd.models.bundle import load_bundle
+from refocusd.models.description import MAX_RDF_BYTES
 
 #: Words of YAML that PyYAML's constructors act on.
 YAML_WORDS = [

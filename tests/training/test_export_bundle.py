@@ -41,7 +41,8 @@ from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES
 from safetensors.torch import load_file, save_file
 
 from refocusd.errors import InputError, OutputError
-from refocusd.models.bundle import MAX_RDF_BYTES, load_bundle
+from refocusd.models.bundle import load_bundle
+from refocusd.models.description import MAX_RDF_BYTES
 
 SMALL = NetworkConfig(
     widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4, stages=(8, 8, 12, 16), depths=(1, 1, 1, 1)
