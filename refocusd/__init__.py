@@ -21,7 +21,7 @@ where it is at every moment.  Imports run one way, in the layers that `pyproject
 `doctor/`         ``refocusd doctor``: looks at everything a run needs, changes nothing, and says what to do
 `engines/`        Model bundles, and what runs them
 `formats/`        Frames on disk: one folder a format, each with its layout, readers and writer
-`imaging/`        Arithmetic on frames: optics, blur, normalisation, quality.  No files, no sockets
+`imaging/`        Arithmetic on frames: optics, defocus, normalisation, quality.  No files, no sockets
 `ledger/`         The durable record of what became of every frame
 `models/`         Model bundles: described, checked, installed, found.  Nothing in one is ever executed
 `napari_plugin/`  The plugin for napari: a reader of refocused datasets, and a dock widget of the running daemon
@@ -43,10 +43,12 @@ from refocusd.errors import RefocusdError
 from refocusd.frame import Frame
 
 if TYPE_CHECKING:
+    from refocusd.sources.focus_limits import FocusLimits
     from refocusd.sources.pycromanager import Source
     from refocusd.sources.pymmcore_plus import MDAOutput, attach_mda
 
 __all__ = [
+    "FocusLimits",
     "Frame",
     "MDAOutput",
     "RefocusdError",
@@ -67,6 +69,10 @@ def __getattr__(name: str) -> object:
         from refocusd.sources.pycromanager import Source
 
         return Source
+    if name == "FocusLimits":
+        from refocusd.sources.focus_limits import FocusLimits
+
+        return FocusLimits
     if name in ("MDAOutput", "attach_mda"):
         from refocusd.sources import pymmcore_plus
 

@@ -284,7 +284,8 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
     webhook: str = ""
     """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
-    is full, frames that are not trusted, a daemon without workers."""
+    is full, frames that are not trusted, a daemon without workers; and `refocusd process --cluster` how
+    it ended."""
     webhook_untrusted: Annotated[float, Limits(0, 1)] = 0.2
     """Share of an acquisition's last 50 frames that are not trusted above which an alert is posted."""
     defocus_um: Annotated[float, Limits(-1000.0, 1000.0)] = 0.0
@@ -298,6 +299,11 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Begin with the blur that frames of the same camera, objective, channel and plane had in earlier
     acquisitions, until those of this one tell theirs; for microscopes whose focus does not drift.  Kept in
     blurs.json beside the ledgers."""
+    advise_focus: bool = False
+    """Tell how far, and in which direction, the stage is from focus."""
+    correct_focus: bool = False
+    """Let sources move the stage by that advice, within the limits that they set.  The source must
+    allow it as well."""
     follow: list[str] = []
     """Folder whose new datasets are refocused while they grow, without a hook."""
     studio: Attach = "auto"

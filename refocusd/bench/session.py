@@ -50,7 +50,7 @@ def run_session(
     list of Result
         In the same order; what is not available here says why.
     """
-    with TemporaryDirectory(prefix="refocusd-bench-") as name:
+    with TemporaryDirectory(prefix="refocusd-bench-", ignore_cleanup_errors=True) as name:
         return _Session(Path(name), frames, rounds, on_step).run(combinations)
 
 

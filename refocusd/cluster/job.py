@@ -6,13 +6,14 @@ import json
 import os
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.plate_blurs import surer
 from refocusd.cluster.slide import refocus_slide
 from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
@@ -20,12 +21,17 @@ from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
 from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.strips import checksum_by_strips
 from refocusd.frame import FinalState, Pixels, checksum
+from refocusd.imaging.trust_map import trust_shape
 from refocusd.ledger import WRITTEN, Attempt
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Catalogue
@@ -66,7 +72,11 @@ def refocus_position(order: bytes) -> bytes:
     attempts: list[Attempt] = []
     found = 0
     with ExitStack() as stack:
-        raw = stack.enter_context(StoreReader(Path(told.raw), only=told.position))
+        path = Path(told.raw)
+        store = is_store(path)
+        raw = stack.enter_context(
+            StoreReader(path, only=told.position) if store else open_dataset(path)
+        )
         image = stack.enter_context(MirrorImage(Path(told.output), told.position))
         form = raw.first_format()
         microscope = msgspec.json.decode(told.first or "{}", type=dict[str, object])
@@ -74,12 +84,26 @@ def refocus_position(order: bytes) -> bytes:
         selection = catalogue.named(told.profiles, microscope, (form.height, form.width))
         applied = Applied(selection)
         blurs = Blurs()
+        maps = TrustMaps.of_position(
+            Path(told.output),
+            told.position,
+            raw.summary,
+            (form.height, form.width),
+            enabled=told.settings.trust_map,
+        )
+        stack.enter_context(closing(maps))
         for key in told.keys:
             if key in image.keys:
                 found += 1
             else:
-                attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs))
+                attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs, maps))
     return JobResult(attempts, found).pack()
+
+
+def build_engines(settings: bytes) -> None:
+    """Have the engines for packed settings ready; what is wrong with them is said by the jobs."""
+    with suppress(RefocusdError, MemoryError):
+        engines_of(msgspec.msgpack.decode(settings, type=Settings))
 
 
 def engines_of(settings: Settings) -> Prepared:
@@ -121,11 +145,12 @@ def _cards() -> int:
 def _attempt(
     told: PositionOrder,
     key: str,
-    raw: StoreReader,
+    raw: Dataset,
     image: MirrorImage,
     prepared: Prepared,
     applied: Applied,
     blurs: Blurs,
+    maps: TrustMaps,
 ) -> Attempt:
     """Refocus one frame, write it, and say what became of it.
 
@@ -149,8 +174,9 @@ def _attempt(
     if skipped:
         return _unwritten(told, key, "skipped", skipped)
     out = np.empty_like(frame.pixels)
+    trust = np.empty(trust_shape(out.shape), np.uint8)
     profile = applied.of_frame(key, metadata, frame.pixels.shape)
-    known = blur_by_microscope(told.settings, applied, "", key, metadata)
+    known = surer(blur_by_microscope(told.settings, applied, "", key, metadata), told.blurs, key)
     try:
         facts = refocus_frame(
             prepared.engines[channel],
@@ -162,12 +188,15 @@ def _attempt(
             calibrated=None
             if profile is None
             else Calibrated(profile.profile, HotPixels(profile.hot_pixels, frame.pixels.shape)),
+            trust=trust,
         )
         engine: EngineInfo = prepared.ready.engine.channels.get(channel) or prepared.ready.engine
-        job = WriteFrame(0, submit, checksum(out), facts, engine)
+        judged = trust.tobytes() if engine.backend != "identity" else b""
+        job = WriteFrame(0, submit, checksum(out), facts, engine, None, judged)
         state, reason = job.outcome
         if state in WRITTEN:
             image.write(out, dict(frame.axes), frame_metadata(told.run, job, state, reason))
+            maps.write(job)
     except (DiskFullError, DeviceLostError):
         raise
     except (RefocusdError, OutputError) as error:
@@ -176,7 +205,7 @@ def _attempt(
 
 
 def _attempt_slide(
-    told: PositionOrder, key: str, raw: StoreReader, image: MirrorImage, prepared: Prepared
+    told: PositionOrder, key: str, raw: Dataset, image: MirrorImage, prepared: Prepared
 ) -> Attempt:
     """As `_attempt`, of a frame that does not fit into memory."""
     begun = time.perf_counter_ns()
@@ -214,7 +243,7 @@ def _attempt_slide(
         after = before
         if facts.written != "nothing":
             after = checksum_by_strips(form, lambda *part: image.read_part(axes, *part))
-        job = WriteFrame(0, submit, after, facts, engine)
+        job = WriteFrame(0, submit, after, facts, engine, None)
         state, reason = job.outcome
         if state in WRITTEN:
             image.finish(axes, frame_metadata(told.run, job, state, reason))

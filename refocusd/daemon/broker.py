@@ -18,6 +18,7 @@ import zmq
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon import events
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle, StartCatchUp
@@ -105,9 +106,15 @@ class Broker:
         send = self._send
         self.acquisitions = held = Acquisitions()
         scheduler = Scheduler(settings, ring.address.nbytes, held, send)
-        blurs = KnownBlurs(settings)
         self._lifecycle = lifecycle = Lifecycle(
-            settings, writer, held, scheduler, send, catch_up, blurs
+            settings,
+            writer,
+            held,
+            scheduler,
+            send,
+            catch_up,
+            FocusMonitor(settings),
+            KnownBlurs(settings),
         )
         self._intake = Intake(ring, lifecycle)
         self._pool = pool = WorkerPool(send, ring, models)
@@ -221,7 +228,7 @@ class Broker:
             return
         if pixels is not None:
             parts.append(pixels.data.cast("B"))
-        # If the peer is gone or does not read, its time-out shows that.  A task's slot is not
+        # If the peer is gone or does not read, its time-out will tell.  A task's slot is not
         # used again before its answer, so on the way to another host it need not be copied.
         self._endpoints.send(identity, parts, copy=self._endpoints.remote(identity) is None)
 
@@ -252,7 +259,7 @@ class Broker:
             log.exception("a message of %r failed", type(message).__name__)
 
     def _drop(self, identity: bytes, why: str) -> None:
-        """Stop listening to a peer that floods the daemon or does not read."""
+        """Listen no more to a peer that floods the daemon, or does not read."""
         log.warning(
             "%r is not listened to any more: it was refused too often, last: %.200s (%d such since the "
             "start)",
@@ -299,7 +306,7 @@ class Broker:
         welcome = wire.Welcome(
             wire.PROTOCOL,
             __version__,
-            # Another host cannot use it, and should not know it.
+            # Of no use on another host, and none of its business.
             RingAddress(0, -1, "", 0) if remote else self._ring.address,
             self._settings.policy,
             self._settings.pass_in_focus,

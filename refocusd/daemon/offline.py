@@ -15,11 +15,10 @@ import msgspec
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.daemon import Daemon, daemon_status
-from refocusd.datasets.dataset import Output, note_recording
+from refocusd.datasets.dataset import Output, is_being_written, note_recording
 from refocusd.datasets.identity import fingerprint
 from refocusd.errors import OutputError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.lock import is_being_written
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import selection_id
 from refocusd.profiles.microscope_metadata import first_of

@@ -7,6 +7,7 @@ the paths that were recorded.
 from __future__ import annotations
 
 import glob
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from typing import Any
 import msgspec
 
 from refocusd import files
-from refocusd.datasets.announcements import announcements
 from refocusd.datasets.identity import (
     Recognition,
     Recording,
@@ -38,14 +38,17 @@ from refocusd.datasets.run_folder import (
 )
 from refocusd.errors import InputError, LedgerError, OutputError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
-from refocusd.ledger import Ledger, ledger_path
+from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 
 #: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
 RECORDING_FILE = "refocusd-recording.json"
+#: Files that the writer of a dataset keeps locked: the index of NDTiff, and that of OME-Zarr.
+_LOCKS = ("NDTiff.index", "refocusd/frames.lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +217,7 @@ def outputs_of(
     ]
     folders += [Path(open_.output) for open_ in _open_acquisitions(frames, ledgers) if open_.output]
     outputs = {output.path: output for place in folders if (output := Output.at(place))}
-    # Two recordings may differ in their suffix only: the output says which one it belongs to.
+    # Two recordings may differ in their ending only: the output says which one it is of.
     found = {
         path: output
         for path, output in outputs.items()
@@ -274,10 +277,10 @@ def refuse_another(raw: Path, output: Output, recognition: Recognition) -> None:
 
 
 def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
-    """Refuse to add frames to the output of another recording that still exists.
+    """Refuse to add frames to the output of a recording that is still there, elsewhere.
 
-    Two recordings may begin with the same dark frames.  An output that lies beside its raw frames was
-    copied together with them.
+    Two recordings may begin with the same dark frames.  An output beside its raw frames was copied
+    together with them.
 
     Raises
     ------
@@ -288,7 +291,7 @@ def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
         return
     raise OutputError(
         f"{output.path} is of {output.raw}, which is still there, and lacks {missing} frames of "
-        f"{frames.path}: nothing tells whether these are one recording; name another --output for each"
+        f"{frames.path}: whether these are one recording nothing tells; name another --output for each"
     )
 
 
@@ -320,7 +323,7 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
     known += [
         open_.acquisition
         for open_ in _open_acquisitions(frames, ledgers)
-        # Another recording may have been made under the same name since.
+        # Another recording may have been made since under the name of that one.
         if not (made := Output.at(output_of(open_.raw, open_.output)))
         or made.acquisition != open_.acquisition
         or not recognised(frames, made, ledgers).differing
@@ -337,7 +340,7 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
 
 
 def _began_alike(frames: Dataset, acquisition: str, ledgers: str | Path) -> bool:
-    """Whether a ledger belongs to another recording that lay here and began with the same frame."""
+    """Whether a ledger is of another recording, which lay here and began with the same frame."""
     try:
         with Ledger(ledger_path(ledgers, acquisition), read_only=True) as ledger:
             checksums = {
@@ -399,6 +402,19 @@ def open_ledger(ledgers: str | Path | None, output: Output) -> tuple[Ledger | No
     return best, notes
 
 
+def is_being_written(output: Path) -> bool:
+    """Whether a process is writing a refocused dataset now."""
+    for name in _LOCKS:
+        try:
+            with io.FileIO(output / name) as file:
+                lock_for_writing(file)  # and released at once
+        except OutputError:
+            return True
+        except OSError:
+            continue  # not of this format
+    return False
+
+
 def note_recording(output: Path, recording: Path) -> None:
     """Record beside refocused frames which recording they belong to.
 
@@ -434,7 +450,7 @@ def _raw_of(output: Output, ledgers: str | Path) -> tuple[Path | None, str, tupl
     there = [path for path in candidates if path != output.path and path.exists()]
     if not there:
         return None, output.raw, ()
-    # Another recording of that name may lie nearer; if all are others, the first is reported.
+    # Another recording of that name may lie nearer; where all are others, that is told of the first.
     same = (path for path in dict.fromkeys(there) if not _is_another(path, output, ledgers))
     candidate = there[0] if len(set(there)) == 1 else next(same, there[0])
     if candidate.resolve() == recorded.resolve():
@@ -460,6 +476,13 @@ def _open_acquisitions(frames: Dataset, ledgers: str | Path) -> Iterator[Open]:
     """Acquisitions of these raw frames that were open when their daemon ended."""
     if not frames.catch_up_from:
         return
-    for announced, _ in announcements(ledgers):
-        if announced.raw and Path(announced.raw).resolve() == frames.path:
-            yield announced
+    for mark in marked(ledgers):
+        try:
+            # A mark holds more than the announcement; the rest is ignored.
+            said = msgspec.json.decode(mark.open_json)
+            said.pop("run", None)
+            open_ = msgspec.convert(said, Open)
+        except (msgspec.MsgspecError, AttributeError):
+            continue
+        if open_.raw and Path(open_.raw).resolve() == frames.path:
+            yield open_

@@ -145,8 +145,8 @@ def main() -> None:
     with DemoMicroscope() as microscope:
         cost = time_lapse(microscope, folder, times=6)
     sys.stdout.write(
-        f"{cost.planned} frames, {cost.retaken} taken again; {cost.saved} exposures saved against "
-        "taking both sides of every frame\n"
+        f"{cost.planned} frames, {cost.retaken} exposures to take some again; {cost.saved} exposures "
+        "saved against taking both sides of every frame\n"
     )
 
 

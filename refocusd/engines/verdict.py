@@ -82,16 +82,21 @@ class Logistic:
     mean, deviation : ndarray of float, shape (features,)
     weights : ndarray of float, shape (2 * features,)
     bias : float
+    places : ndarray of int, shape (features,), optional
+        Where these stand among the features that are given; without it they are all of them.
     """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
     weights: NDArray[np.float64]
     bias: float
+    places: NDArray[np.intp] | None = None
 
     def terms(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Standardised features and their squares; one row for each row of `features`."""
-        values = np.clip((features - self.mean) / self.deviation, -_MOST, _MOST)
+        own = features if self.places is None else features[..., self.places]
+        values = (own - self.mean) / self.deviation
+        values = np.clip(values, -_MOST, _MOST)
         return np.concatenate([values, values**2], axis=-1)
 
     def score(self, features: NDArray[np.floating]) -> float:
@@ -335,7 +340,8 @@ def shipped_judge() -> Judge:
 def judge_of(path: Path | None) -> Judge:
     """The judge with the thresholds of a file, see `EngineDescription.verdict`.
 
-    A file that was fitted on other features than this version has is left aside.
+    A file may have been fitted on fewer features than this version has, as those of older versions are;
+    one that was fitted on others is left aside.
 
     Raises
     ------
@@ -345,14 +351,15 @@ def judge_of(path: Path | None) -> Judge:
     try:
         text = (path or resources.files(__package__).joinpath(VERDICT)).read_text("utf-8")
         told = tomllib.loads(text)
-        looks, error = told["looks"], told["error"]
-        if [looks["features"], error["features"]] != [[*LOOKS], [*ERROR_FEATURES]]:
+        looks, error = (
+            _logistic(told[name], _places(told[name]["features"], known))
+            for name, known in (("looks", LOOKS), ("error", ERROR_FEATURES))
+        )
+        if looks is None or error is None:
             log.warning("%s was fitted for another version: run `refocusd train trust`", path)
             return judge_of(None)
         interval = Interval(*(_numbers(told["interval"][name]) for name in ("floor", "share")))
-        return Judge(
-            looks=_logistic(looks), error=_logistic(error), interval=interval, **told["limits"]
-        )
+        return Judge(looks=looks, error=error, interval=interval, **told["limits"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BundleError(
             f"{path or VERDICT} does not say how to judge frames ({problem!r}): run `refocusd train trust`"
@@ -365,10 +372,20 @@ def _numbers(values: Sequence[float]) -> tuple[float, ...]:
     return tuple(map(float, values))
 
 
-def _logistic(told: Mapping[str, Any]) -> Logistic:
+def _places(features: Sequence[str], known: Sequence[str]) -> NDArray[np.intp] | None:
+    """Where features stand among those that are known, in their order; None if one is not there."""
+    # In order, because two features have the same name.
+    rest = iter(enumerate(known))
+    found = [next((place for place, name in rest if name == each), -1) for each in features]
+    return None if -1 in found else np.array(found, np.intp)
+
+
+def _logistic(told: Mapping[str, Any], places: NDArray[np.intp] | None) -> Logistic | None:
+    if places is None:
+        return None
     mean, deviation, weights = (
         np.array(told[name], np.float64) for name in ("mean", "deviation", "weights")
     )
     if mean.shape != deviation.shape or weights.shape != (2 * mean.size,):
         raise ValueError("its weights do not fit its features")
-    return Logistic(mean, deviation, weights, float(told["bias"]))
+    return Logistic(mean, deviation, weights, float(told["bias"]), places)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import sys
-from pathlib import Path
 
 from refocusd.errors import OutputError
 
@@ -14,8 +13,6 @@ LOCKED_BYTE = 2**31 - 2
 
 #: What the system says when somebody else holds the lock.
 HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-#: Files that the writer of a dataset keeps locked: the index of NDTiff, and that of OME-Zarr.
-_LOCKS = ("NDTiff.index", "refocusd/frames.lock")
 
 
 def lock_for_writing(file: io.FileIO) -> None:
@@ -44,16 +41,3 @@ def lock_for_writing(file: io.FileIO) -> None:
                 f"{file.name} is being written by another process: wait until it has finished, "
                 "or stop it, then try again"
             ) from error
-
-
-def is_being_written(dataset: Path) -> bool:
-    """Whether a process is writing a dataset now."""
-    for name in _LOCKS:
-        try:
-            with io.FileIO(dataset / name) as file:
-                lock_for_writing(file)  # and released at once
-        except OutputError:
-            return True
-        except OSError:
-            continue  # not of this format
-    return False

@@ -21,7 +21,7 @@ from refocusd.imaging.blur import BlurEstimate, PsfShape
 from refocusd.imaging.optics import Optics
 from refocusd.imaging.psf_shape import shape_of_optics
 from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
-from refocusd.profiles.profile import Microscope, Profile, PsfSection
+from refocusd.profiles.profile import Profile, PsfSection
 
 _Table = NDArray[np.float64]
 
@@ -87,35 +87,6 @@ def distance_from_focus(
     return Distance(stage_um - best_um, math.hypot(uncertainty_um, _ANOTHER_SPECIMEN_UM))
 
 
-def distance_of_blur(
-    blur_px: float,
-    uncertainty: float,
-    profile: Profile | None,
-    metadata: Mapping[str, Any],
-    *,
-    na: float = 0.0,
-    summary: Mapping[str, Any] | None = None,
-) -> Distance | None:
-    """How far a thin plane of this blur is from focus, on either side; None where too little is known.
-
-    By the aperture, as `known_blur` without a measured PSF, whose parameters these are.
-
-    Parameters
-    ----------
-    blur_px, uncertainty : float
-        Width of the blur, and its standard uncertainty, relative.
-    profile, metadata, na, summary
-        See `known_blur`.
-    """
-    nominal, pixel_um, na = _lens(profile, metadata, na, summary)
-    if pixel_um is None or not na:
-        return None
-    least, slope = _nominal(nominal, na, pixel_um)
-    um = math.sqrt(max((blur_px * pixel_um) ** 2 - least**2, 0.0)) / slope
-    # Within the depth of field the blur hardly depends on the distance.
-    return Distance(um, max(um, least / slope) * math.hypot(_NOMINAL, uncertainty))
-
-
 def known_blur(
     profile: Profile | None,
     metadata: Mapping[str, Any],
@@ -138,18 +109,22 @@ def known_blur(
     summary : mapping, optional
         Of the acquisition.
     """
-    nominal, pixel_um, na = _lens(profile, metadata, na, summary)
+    nominal = profile.microscope if profile is not None else None
+    pixel_um = pixel_um_of(metadata, summary) or (nominal.pixel_um if nominal else None)
     if distance is None or pixel_um is None:
         return None
     table = _table(profile.psf) if profile is not None and profile.psf is not None else None
+    na = na or (nominal.na if nominal else None) or na_of(metadata) or 0.0
     if table is not None:
         beyond = abs(distance.um) > np.abs(table[0] - _sharpest_um(table)).max()
         relative = _EXTRAPOLATED if beyond else _MEASURED
         widths = [_measured_um(table, um) for um in _around(distance)]
     elif na:
         relative = _NOMINAL
-        least, slope = _nominal(nominal, na, pixel_um)
-        widths = [math.hypot(slope * um, least) for um in _around(distance)]
+        wavelength_um = (nominal.wavelength_um if nominal else None) or _WAVELENGTH_UM
+        index = _index(na, nominal.refractive_index if nominal else 1.0)
+        least = math.hypot(_AIRY * wavelength_um / na, _PIXEL * pixel_um)
+        widths = [math.hypot(DISC_SIGMA * um * na / index, least) for um in _around(distance)]
     else:
         return None
     logs = np.log(widths)
@@ -161,25 +136,6 @@ def known_blur(
     assert profile.psf is not None
     shape = _shape_of(profile.psf, distance.um + _sharpest_um(table), pixel_um)
     return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, "profile", shape)
-
-
-def _lens(
-    profile: Profile | None,
-    metadata: Mapping[str, Any],
-    na: float,
-    summary: Mapping[str, Any] | None,
-) -> tuple[Microscope | None, float | None, float]:
-    """The microscope, its pixel size in um, and its aperture (0 where nothing tells it)."""
-    nominal = profile.microscope if profile is not None else None
-    pixel_um = pixel_um_of(metadata, summary) or (nominal.pixel_um if nominal else None)
-    return nominal, pixel_um, na or (nominal.na if nominal else None) or na_of(metadata) or 0.0
-
-
-def _nominal(nominal: Microscope | None, na: float, pixel_um: float) -> tuple[float, float]:
-    """Width of the blur in focus, um, and what each um of distance adds to it (in quadrature)."""
-    wavelength_um = (nominal.wavelength_um if nominal else None) or _WAVELENGTH_UM
-    index = _index(na, nominal.refractive_index if nominal else 1.0)
-    return math.hypot(_AIRY * wavelength_um / na, _PIXEL * pixel_um), DISC_SIGMA * na / index
 
 
 def _shape_of(psf: PsfSection, defocus_um: float, pixel_um: float) -> PsfShape | None:

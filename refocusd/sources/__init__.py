@@ -6,6 +6,8 @@
 `feed`           Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it
 `feed_state`     What hooks and the thread behind them know of one acquisition
 `feed_upload`    The thread behind the hooks: hands over what they left in the buffer
+`focus_hook`     Moves the focus stage by the daemon's advice: only where it was allowed to, and carefully
+`focus_limits`   What a correction of the focus may do, as the user's script allows it
 `from_disk`      Frames on disk, submitted to a daemon at given times or as fast as it takes them
 `once`           Warnings that a source would repeat for every frame: each is logged once
 `output_folder`  Where an acquisition that keeps no raw data on disk is refocused into

@@ -24,7 +24,7 @@ from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
 from refocusd.sources.feed_state import FeedState, FirstFrame
 from refocusd.sources.feed_upload import NOT_AFFECTED, FeedUpload
 from refocusd.sources.once import Once
-from refocusd.transport.messages import Counts
+from refocusd.transport.messages import Advice, Counts
 from refocusd.transport.records import REPLACED
 
 log = logging.getLogger(__name__)
@@ -42,18 +42,31 @@ class Feed:
         As in `Source`.
     buffer_nbytes : int
         Pixels held at most.
+    on_advice : callable, optional
+        Called by the feed's thread with the daemon's focus advice, which is asked for only then.
+    on_gone : callable, optional
+        Called when the daemon that gave the advice is gone.
 
     `take`, `saved` and `end` are called by hooks, always through `safely`; they
     copy and return.
     """
 
-    def __init__(self, endpoint: str, *, output: str, expected: int, buffer_nbytes: int) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        output: str,
+        expected: int,
+        buffer_nbytes: int,
+        on_advice: Callable[[Advice], None] | None = None,
+        on_gone: Callable[[], None] | None = None,
+    ) -> None:
         self._state = FeedState(FrameBuffer(buffer_nbytes), output, expected)
         self._changed = self._state.buffer.changed
         self._from_disk = False
         self._reader: NDTiffReader | None = None
         self._complain = Once(log, note=NOT_AFFECTED)
-        self._upload = FeedUpload(self._state, endpoint)
+        self._upload = FeedUpload(self._state, endpoint, on_advice=on_advice, on_gone=on_gone)
         self._thread: threading.Thread | None = None
         self._done = threading.Event()
 

@@ -87,7 +87,7 @@ class FeedState:
         known = self.first is not None or len(self.buffer) > 0
         return known and (bool(self.raw) or not self.has_raw)
 
-    def announcement(self) -> Open:
+    def announcement(self, *, advise: bool) -> Open:
         """What the daemon is told, once it is announceable."""
         first = self.first
         if first is None:
@@ -108,5 +108,6 @@ class FeedState:
             summary=self.summary,
             expected=self.expected,
             report=not self.has_raw,
+            advise=advise,
             first=first_of(first.metadata, first.channel),
         )

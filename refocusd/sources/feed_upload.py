@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from refocusd import __version__
 from refocusd.errors import InputError
 from refocusd.sources.feed_state import FeedState
 from refocusd.sources.once import Once
-from refocusd.transport.messages import Counts, Open
+from refocusd.transport.messages import Advice, Counts, Open
 from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ class FeedUpload:
     state : FeedState
     endpoint : str
         The daemon's address.
+    on_advice : callable, optional
+        Called with the daemon's focus advice, which is asked for only then.
+    on_gone : callable, optional
+        Called when the daemon that gave the advice is gone.
 
     Attributes
     ----------
@@ -39,12 +44,23 @@ class FeedUpload:
         Folder of the refocused dataset, once the daemon has closed the acquisition.
     """
 
-    def __init__(self, state: FeedState, endpoint: str) -> None:
+    def __init__(
+        self,
+        state: FeedState,
+        endpoint: str,
+        *,
+        on_advice: Callable[[Advice], None] | None,
+        on_gone: Callable[[], None] | None,
+    ) -> None:
         self.counts: Counts | None = None
         self.refocused = ""
         self._state = state
         self._changed = state.buffer.changed
-        self._session = Session(endpoint, version=__version__, on_state=self._entered)
+        self._session = Session(
+            endpoint, version=__version__, on_state=self._entered, on_advice=on_advice
+        )
+        self._advised = on_advice is not None
+        self._on_gone = on_gone
         self._complain = Once(log, note=NOT_AFFECTED)
         self._open: Open | None = None
         self._met = False
@@ -60,8 +76,12 @@ class FeedUpload:
             If the daemon refuses the acquisition, or its first frame cannot be read.
         """
         self._complain = Once(log, self._state.name, NOT_AFFECTED)
-        with self._session as session:
-            self._converse(session)
+        try:
+            with self._session as session:
+                self._converse(session)
+        finally:
+            if self._on_gone is not None:
+                self._on_gone()
 
     def _entered(self, state: State) -> None:
         session = self._session
@@ -79,6 +99,8 @@ class FeedUpload:
                 self._state.buffer.missed += session.in_flight
             rest = "; the rest can be refocused from raw later" if self._state.raw else ""
             self._complain(session.reason + rest)
+            if self._on_gone is not None:
+                self._on_gone()
 
     def _converse(self, session: Session) -> None:
         while not (session.over or self._state.leaving):
@@ -114,7 +136,7 @@ class FeedUpload:
             announceable = state.announceable
         if announceable:
             # A daemon that was restarted is told the same acquisition again.
-            self._open = self._open or state.announcement()
+            self._open = self._open or state.announcement(advise=self._advised)
             session.announce(self._open)
             return True
         if not self._state.ended:

@@ -30,6 +30,8 @@ from refocusd.errors import ConfigError
 from refocusd.frame import canonical_axes
 from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
 from refocusd.sources.feed import Feed
+from refocusd.sources.focus_hook import FocusHook
+from refocusd.sources.focus_limits import FocusLimits
 from refocusd.sources.raw_reader import read_saved
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
@@ -54,6 +56,9 @@ class Source:
     buffer_mib : int
         Frames held here while the daemon is busy, MiB.  When it is full the
         oldest are left to be caught up from raw.
+    correct_focus : FocusLimits, optional
+        Let the focus stage be moved by the daemon's advice, within these limits (Python
+        backend only; the daemon must have ``--correct-focus`` as well).
 
     Works without a daemon: the acquisition runs and raw is saved as ever.
     """
@@ -65,12 +70,16 @@ class Source:
         output: str = "",
         expected: int = 0,
         buffer_mib: int = 128,
+        correct_focus: FocusLimits | None = None,
     ) -> None:
+        self.focus = FocusHook(correct_focus) if correct_focus is not None else None
         self._feed = Feed(
             endpoint or default_endpoint(),
             output=output,
             expected=expected,
             buffer_nbytes=buffer_mib << 20,
+            on_advice=self.focus.advise if self.focus else None,
+            on_gone=self.focus.withdraw if self.focus else None,
         )
         self._used = False
 
@@ -124,10 +133,17 @@ class Source:
             "image_saved_fn": _saved_hook(self._feed, image_saved_fn, read=java),
             "notification_callback_fn": _notification_hook(self._feed, notification_callback_fn),
         }
-        if not java:
-            arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn)
-        elif image_process_fn is not None:
-            arguments["image_process_fn"] = image_process_fn
+        if java:
+            if self.focus is not None:
+                log.warning("on the Java backend the focus is not corrected")
+            if image_process_fn is not None:
+                arguments["image_process_fn"] = image_process_fn
+        else:
+            arguments["image_process_fn"] = _process_hook(self._feed, image_process_fn, self.focus)
+            if self.focus is not None:
+                arguments["post_hardware_hook_fn"] = self.focus.around(
+                    others.get("post_hardware_hook_fn")
+                )
         return arguments
 
     def wait(self, timeout_s: float | None = None) -> Counts | None:
@@ -177,12 +193,14 @@ def _like(own: Hook | None, work: Hook) -> Hook:
     return lambda first, second: work(first, second)
 
 
-def _process_hook(feed: Feed, own: Hook | None) -> Hook:
+def _process_hook(feed: Feed, own: Hook | None, focus: FocusHook | None) -> Hook:
     # pycromanager may give the frames of a sequence to the wrong events, so that even a camera and
     # its event's axes come twice.
     cameras, distinct = Cameras(names_by_core), DistinctAxes()
 
     def process(*arguments: Any) -> Any:
+        if focus is not None:
+            focus.note(arguments[1])
         given = dict(arguments[1].get("Axes") or {})
         result = arguments if own is None else own(*arguments)
         if result is not None:

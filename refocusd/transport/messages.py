@@ -9,8 +9,8 @@ depends on the role it named.
 role     sends                                receives
 ======== ==================================== ================================
 source   `Open`, `Submit`, `Miss`, `Behind`,  `Welcome`, `Opened`, `Credit`,
-         `GiveBack`, `Close`                  `Recall`, `Outcome`, `Closed`,
-                                              `Refused`
+         `GiveBack`, `Close`                  `Recall`, `Outcome`, `Advice`,
+                                              `Closed`, `Refused`
 worker   `Ready`, `Result`, `Failure`         `Welcome`, `Calibration`, `Task`,
                                               `Stop`
 control  `StatusRequest`, `Pause`, `CatchUp`, `Welcome`, `Status`, `Refused`
@@ -38,6 +38,8 @@ from refocusd.transport.records import (
     DoubtedFrame,
     EngineInfo,
     Engines,
+    FocusAdvice,
+    FocusOptics,
     FrameFacts,
     Histogram,
     KnownBlur,
@@ -62,6 +64,7 @@ __all__ = [
     "MAX_CALIBRATIONS",
     "PROTOCOL",
     "AcquisitionStatus",
+    "Advice",
     "Behind",
     "Calibration",
     "CatchUp",
@@ -75,6 +78,8 @@ __all__ = [
     "Engines",
     "Failure",
     "FinalState",
+    "FocusAdvice",
+    "FocusOptics",
     "Follow",
     "FrameFacts",
     "FrameOutcome",
@@ -109,7 +114,7 @@ __all__ = [
 ]
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 8
+PROTOCOL = 7
 
 #: Frames of an acquisition at most: what is added up stays a number that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -178,6 +183,8 @@ class Open(Message, frozen=True):
     report: bool = False
     #: Frames are shown to those who watch, and written nowhere: the live camera.
     preview: bool = False
+    #: Whether the source may move the stage, and wants every `Advice`.
+    advise: bool = False
     #: What the metadata of the first frame tell of the microscope, as JSON; "" if not known.
     first: str = ""
     #: Ids of the calibration profiles that the run was begun with; None lets the daemon choose.
@@ -277,6 +284,15 @@ class Outcome(Message, frozen=True):
     reason: str = ""
 
 
+class Advice(Message, frozen=True):
+    """How far the stage is from focus, for a source that asked: it may move it."""
+
+    acquisition: str
+    position: str
+    channel: str
+    focus: FocusAdvice
+
+
 class Ready(Message, frozen=True):
     """The worker's engine is built and warmed up."""
 
@@ -310,6 +326,8 @@ class Task(Message, frozen=True):
     width: int
     dtype: DType
     checksum: int
+    #: Estimate how far out of focus the frame is, by these optics.
+    focus: FocusOptics | None = None
     #: Key of a `Calibration`; "" where no profile applies.
     calibration: str = ""
     #: A channel that has a model of its own; "" for any other.
@@ -359,6 +377,7 @@ _AnyMessage = (
     | Close
     | Closed
     | Outcome
+    | Advice
     | Ready
     | Calibration
     | Task

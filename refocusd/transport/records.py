@@ -69,6 +69,67 @@ class Engines(EngineInfo, frozen=True):
         return self.channels[channel] if channel else self
 
 
+class FocusAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the stage is from focus, and what is known of the direction.
+
+    Parameters
+    ----------
+    offset_um : float
+        To be added to the stage's z.  Where the direction is not known only its size means
+        something, and it is positive.
+    uncertainty_um : float
+        Standard uncertainty (k = 1).
+    direction_known : bool
+    confidence : float
+        0 to 1, of the distance.
+    beyond : bool
+        The distance is at least that, and may be anything more.
+    in_focus : bool
+        Within half the depth of field.
+    estimates : int
+        That the advice rests on since the stage last moved.
+    stage_um : float or None
+        Where the stage stood; None if no frame said so.
+    drift_um_per_min, drift_uncertainty_um_per_min : float or None
+        Of the focal plane in stage coordinates; None while not known.
+    depth_of_field_um : float
+        Full width.
+    text : str
+        All of it as one sentence.
+    """
+
+    offset_um: float
+    uncertainty_um: float
+    direction_known: bool
+    confidence: float
+    beyond: bool = False
+    in_focus: bool = False
+    estimates: int = 0
+    stage_um: float | None = None
+    drift_um_per_min: float | None = None
+    drift_uncertainty_um_per_min: float | None = None
+    depth_of_field_um: float = 0.0
+    text: str = ""
+
+
+class FocusOptics(msgspec.Struct, frozen=True):
+    """What an estimate of the defocus is made with, see `refocusd.imaging.optics.Optics`.
+
+    Parameters
+    ----------
+    measured : bool
+        They are those of a calibration profile, not nominal or assumed.
+    """
+
+    na: float
+    wavelength_um: float
+    refractive_index: float
+    pixel_um: float
+    spherical_waves: float = 0.0
+    apodisation: float = 0.0
+    measured: bool = False
+
+
 class FrameFacts(msgspec.Struct, frozen=True):
     """What the worker found out about one frame.
 
@@ -112,6 +173,11 @@ class FrameFacts(msgspec.Struct, frozen=True):
         above `offset` beside; None for raw pixels, and where the frame is not trusted.
     kept_share : float
         Share of the frame that was in focus already and is raw's.
+    defocus_um, defocus_uncertainty_um : float or None
+        Distance from focus, on either side, and its standard uncertainty; None where nobody
+        asked, or the frame does not tell.
+    defocus_confidence : float
+        Of it, 0 to 1.
     calibration : str or None
         Id of the calibration profile that applied.
     blur_px : float or None
@@ -133,6 +199,9 @@ class FrameFacts(msgspec.Struct, frozen=True):
     flux_ratio: float
     clipped: int
     verdict: Literal["trusted", "doubtful", "untrusted", "passed_through"]
+    defocus_um: float | None = None
+    defocus_uncertainty_um: float | None = None
+    defocus_confidence: float = 0.0
     calibration: str | None = None
     blur_px: float | None = None
     blur_uncertainty: float | None = None
@@ -157,7 +226,7 @@ class KnownBlur(msgspec.Struct, frozen=True):
 
     sigma_px: float
     uncertainty: float
-    source: Literal["profile", "nominal", "memory"]
+    source: Literal["profile", "nominal", "memory", "frames"]
     #: `refocusd.imaging.blur.PsfShape.gains`; empty where the form is not known.
     form: list[float] = []
 
@@ -230,6 +299,8 @@ class AcquisitionStatus(msgspec.Struct, frozen=True):
         Frames in the daemon that no worker has yet.
     deferred : int
         Frames left to the catch-up so that live stays fresh.
+    focus : FocusAdvice or None
+        How far the stage is from focus, as of the newest estimate.
     """
 
     id: str
@@ -245,3 +316,4 @@ class AcquisitionStatus(msgspec.Struct, frozen=True):
     queued: int
     deferred: int
     warnings: list[str]
+    focus: FocusAdvice | None = None

@@ -32,6 +32,7 @@ from refocusd.errors import InputError, TransportError
 from refocusd.frame import Pixels, checksum
 from refocusd.transport.client import MAX_METADATA_CHARS, SILENCE_S, Connection
 from refocusd.transport.messages import (
+    Advice,
     Behind,
     Close,
     Closed,
@@ -128,6 +129,8 @@ class Session:
         Told every state that is entered; `unanswered` still counts what a lost daemon had.
     on_outcome : callable, optional
         Told every frame's final state, if the announcement asks for reports.
+    on_advice : callable, optional
+        Told how far the stage is from focus, if the announcement asks for it.
     connect : callable, optional
         Makes the connection; by default one to `endpoint`.
 
@@ -155,6 +158,7 @@ class Session:
         version: str = "",
         on_state: Callable[[State], None] | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
+        on_advice: Callable[[Advice], None] | None = None,
         connect: Callable[[], Connection] | None = None,
     ) -> None:
         self.state = State.IDLE
@@ -166,6 +170,7 @@ class Session:
         self._endpoint = endpoint
         self._on_state = on_state
         self._on_outcome = on_outcome
+        self._on_advice = on_advice
         self._connect = connect or (
             lambda: Connection(endpoint, "source", token=token, version=version)
         )
@@ -395,6 +400,9 @@ class Session:
             self.in_flight.pop(message.axes, None)
             if self._on_outcome is not None:
                 self._on_outcome(message)
+        elif isinstance(message, Advice):
+            if self._on_advice is not None:
+                self._on_advice(message)
         elif isinstance(message, Welcome):
             self._greet(connection.accept(message))
         elif isinstance(message, Opened):

@@ -152,11 +152,8 @@ class FrameOutcome(msgspec.Struct, frozen=True):
         Of the verdict.
     written : str or None
         What the frame's pixels are, see `FrameFacts`.
-    error_chance, blur_px : float or None
+    error_chance, blur_px, defocus_um, defocus_uncertainty_um : float or None
         See `FrameFacts`.
-    defocus_um, defocus_uncertainty_um : float or None
-        Distance from focus that the blur tells, on either side, and its standard uncertainty; None
-        where blur, aperture or pixel size is not known.
     """
 
     at: float

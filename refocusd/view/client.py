@@ -92,8 +92,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     blur_px : float or None
         Standard deviation of its blur, pixels.
     defocus_um, defocus_uncertainty_um : float or None
-        Distance from focus that the blur tells, on either side, and its standard uncertainty; known
-        where aperture (``--na``, metadata or profile) and pixel size are.
+        Distance from focus; known where the daemon runs with ``--advise-focus``.
     """
 
     at: float

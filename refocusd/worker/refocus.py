@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -14,17 +15,25 @@ from refocusd.config import Untrusted
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import BlurEngine, Engine, Refocused
 from refocusd.engines.verdict import Judge, Judgement, flux_ratio, judge_of, shipped_judge
+from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import estimate_blur
 from refocusd.imaging.field_evidence import FieldEvidence, examine_field
 from refocusd.imaging.normalise import check_frame, counts_range
+from refocusd.imaging.optics import Optics
 from refocusd.imaging.pair_evidence import PairEvidence, examine_pair
 from refocusd.imaging.quality import focus_score
 from refocusd.imaging.tiles import sharp_part, weights_outside
 from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, trust_map, trust_shape
 from refocusd.profiles.hot_pixels import HotPixels
-from refocusd.transport.messages import FrameFacts
+from refocusd.transport.messages import FocusOptics, FrameFacts
 from refocusd.worker.blurs import Stream
+
+if TYPE_CHECKING:
+    from refocusd.imaging.defocus import DefocusEstimate
+
+
+log = logging.getLogger(__name__)
 
 #: Wider blurs are no part in focus, px.
 _SHARP_PX = 2.2
@@ -56,6 +65,7 @@ def refocus_frame(
     *,
     pass_in_focus: bool = True,
     untrusted: Untrusted = "deconvolve",
+    focus: FocusOptics | None = None,
     calibrated: Calibrated | None = None,
     stream: Stream | None = None,
     trust: NDArray[np.uint8] | None = None,
@@ -73,6 +83,8 @@ def refocus_frame(
     pass_in_focus : bool
     untrusted : str
         What is written where the result is not trusted, see `refocusd.config.Settings`.
+    focus : FocusOptics, optional
+        Estimate the defocus as well, by these optics.
     calibrated : Calibrated, optional
         Its hot pixels are replaced in what the engine sees, and so in the percentiles that
         the frame is normalised by.  The camera's offset is no lower bound of these: networks
@@ -108,6 +120,7 @@ def refocus_frame(
                 field,
                 part,
                 untrusted=untrusted,
+                focus=focus,
                 stream=stream,
                 trust=trust,
             )
@@ -115,6 +128,7 @@ def refocus_frame(
             return msgspec.structs.replace(facts, worker_ms=worker_ms, calibration=profile)
     # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
     focus_before = focus_after = focus_score(seen)
+    defocus = None
     judge = judge_of(engine.description.verdict)
     nothing = judge.nothing_to_refocus(field) if pass_in_focus else None
     if nothing is not None:
@@ -122,6 +136,8 @@ def refocus_frame(
         made = _Made(Refocused(counts_range(seen), 0.0, 0), "raw", nothing)
     else:
         refocused = _through(engine, seen, out, stream)
+        # Of what the engine made, before anything takes its place.
+        defocus = _defocus(seen, out, focus) if focus is not None else None
         made = _judged(judge, refocused, field, seen, out, pass_in_focus)
         if made.said.verdict == "untrusted" and untrusted != "mark":
             made = _in_its_place(made, untrusted, engine, field, seen, out, stream)
@@ -148,6 +164,9 @@ def refocus_frame(
         flux_ratio=flux_ratio(seen, out, made.refocused.counts.offset) if own else 1.0,
         clipped=made.refocused.clipped if own else 0,
         verdict=made.said.verdict,
+        defocus_um=defocus.distance_um if defocus else None,
+        defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
+        defocus_confidence=defocus.confidence if defocus else 0.0,
         calibration=profile,
         blur_px=blur.sigma_px if blur else None,
         blur_uncertainty=blur.uncertainty if blur else None,
@@ -208,6 +227,7 @@ def _refocus_part(
     part: NDArray[np.bool_],
     *,
     untrusted: Untrusted,
+    focus: FocusOptics | None,
     stream: Stream | None,
     trust: NDArray[np.uint8] | None,
 ) -> FrameFacts:
@@ -222,6 +242,7 @@ def _refocus_part(
         cut,
         made,
         untrusted=untrusted,
+        focus=focus,
         stream=stream,
         trust=cells,
         _parts=False,
@@ -309,3 +330,24 @@ def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFac
         calibration=profile,
         written="raw",
     )
+
+
+def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | None:
+    """The defocus, where the frame tells it.  An estimate is a help, and never costs a frame."""
+    # SciPy's transforms, which only this needs.
+    from refocusd.imaging.defocus import estimate_defocus
+
+    try:
+        optics = Optics(
+            about.na,
+            about.wavelength_um,
+            about.refractive_index,
+            about.pixel_um,
+            about.spherical_waves,
+            about.apodisation,
+        )
+        estimate = estimate_defocus(raw, out, optics, measured=about.measured)
+    except (RefocusdError, ArithmeticError, ValueError) as error:
+        log.warning("no estimate of the defocus: %s", error)
+        return None
+    return estimate if estimate.confidence > 0 else None

@@ -176,6 +176,7 @@ def _do(
             out,
             pass_in_focus=pass_in_focus,
             untrusted=task.untrusted,
+            focus=task.focus,
             calibrated=calibrations.of(task),
             stream=blurs.of(task.stream, known_blur(task.blur)),
             trust=trust,

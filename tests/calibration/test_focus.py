@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from numpy.typing import ArrayLike, NDArray
+from plates_on_disk import write_image
 from refocusd_calibration.focus.measure import FocusMeasurement, measure_focus
 from refocusd_calibration.stage.z_sweeps import open_series, series_of_stack
 from simulated_focus import FocusScene, depth_of_field_um
 
+from benchmarks.focus_curve import FocusCurve
 from refocusd.errors import InputError
 from refocusd.imaging.optics import Optics
+from refocusd.profiles.profile import FocusSection, Measured
 
 TWENTY = Optics(0.45, 0.52)
 DEPTH = depth_of_field_um(TWENTY)
@@ -264,3 +268,52 @@ def test_a_stack_that_does_not_say_its_steps_is_refused(tmp_path: Path) -> None:
     )
     with open_series([imagej]) as series:
         assert series.sweeps[0].z_um[1] == pytest.approx(0.4)
+
+
+def test_a_series_may_lie_in_an_ome_zarr(tmp_path: Path) -> None:
+    path = tmp_path / "series.zarr"
+    write_image(path, axes="zyx", levels=1)  # its planes are 2 um apart
+    planes = FocusScene(TWENTY, (64, 64)).stack(PLANES)
+    zarr.create_array(path / "0", data=planes, chunks=(1, 64, 64), overwrite=True)
+    with open_series([path]) as series:
+        np.testing.assert_allclose(series.sweeps[0].z_um, np.arange(19) * 2.0)
+        assert series.pixel_um == pytest.approx(0.65)
+        of_store = measure_focus(series, pixel_um=0.65)
+    of_stack = measured(planes, np.arange(19) * 2.0, 0.65)
+    assert of_store.section.best_um == of_stack.section.best_um
+
+
+def test_a_curve_tells_the_distance_from_focus() -> None:
+    scene = FocusScene(TWENTY, light=1000)
+    z = PLANES * DEPTH * 1.5
+    section = measured(scene.stack(z), z).section
+    other = FocusScene(TWENTY, light=1000, seed=7)
+    for metric in ("tenengrad", "normalised_variance"):
+        curve = FocusCurve.of(section, metric)
+        assert curve.ratio[0] == 1
+        assert (np.diff(curve.ratio) <= 0).all()
+        nowhere = curve.distance_at(1.2)
+        assert nowhere is not None
+        assert nowhere.value == 0
+        assert curve.distance_at(0.0) is None or curve.ratio[-1] == 0
+        # Another field of the same specimen, at known distances.
+        values = measured(other.stack(z), z).section.curves[metric]
+        top = max(values)
+        for index in (4, 6, 13):
+            found = curve.distance_at(values[index] / top)
+            assert found is not None
+            assert found.value == pytest.approx(abs(z[index]), abs=max(0.3 * abs(z[index]), 1.0))
+            assert curve.ratio_at(found.value) == pytest.approx(values[index] / top, abs=0.05)
+
+
+def test_a_curve_needs_planes_on_both_sides() -> None:
+    section = FocusSection(
+        metric="brenner",
+        best_um=Measured(value=0.0, uncertainty=1.0),
+        z_um=[0.0, 1.0, 2.0, 3.0, 4.0],
+        curves={"brenner": [5.0, 4.0, 3.0, 2.0, 1.0]},
+    )
+    with pytest.raises(InputError, match="both sides"):
+        FocusCurve.of(section)
+    with pytest.raises(InputError, match="no curve of"):
+        FocusCurve.of(section, "tenengrad")

@@ -19,14 +19,13 @@ from live import Upload, opened, pump_until, quick_settings, running, source, st
 from waiting import PATIENCE_S, until
 
 from refocusd import backoff
-from refocusd.daemon.acquisitions import catch_up, intake
+from refocusd.daemon.acquisitions import catch_up, intake, unfinished
 from refocusd.daemon.acquisitions.checks import MAX_TEXT_CHARS
 from refocusd.daemon.acquisitions.intake import MAX_MISSED_CHARS
 from refocusd.daemon.control import MAX_UNREAD
 from refocusd.daemon.daemon import daemon_status
 from refocusd.daemon.output import dataset
 from refocusd.daemon.output.dataset import OutputDataset
-from refocusd.datasets import announcements
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.errors import OutputError
 from refocusd.ledger import Ledger, ledger_path
@@ -240,7 +239,7 @@ def test_a_share_that_hangs_at_the_start_holds_up_nobody(
         hangs.wait(30)
         return iter(())
 
-    monkeypatch.setattr(announcements, "marked", marked)
+    monkeypatch.setattr(unfinished, "marked", marked)
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out")
         upload.submit(stack(1)[0], '{"time":0}', "{}", time.perf_counter_ns())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from live import quick_settings
 from refocusd.config import Settings
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
+from refocusd.daemon.output.trust_maps import PARTS, TrustMaps
 from refocusd.datasets.identity import FrameMark, Recording
 from refocusd.datasets.run_folder import LEDGER_COPY, trust_maps_of
 from refocusd.errors import OutputError
@@ -59,7 +61,7 @@ def write(output: OutputDataset, time: int) -> object:
         "{}",
         0,
     )
-    job = WriteFrame(1, submit, checksum(FRAME), FACTS, ENGINE)
+    job = WriteFrame(1, submit, checksum(FRAME), FACTS, ENGINE, None)
     output.write(FRAME, job, *job.outcome)
     return output.record_written(job, *job.outcome).replaces
 
@@ -80,13 +82,19 @@ def of_frame(message: wire.Open, pixels: np.ndarray) -> wire.Open:
     return msgspec.structs.replace(message, recording=recording)
 
 
-def write_map(output: OutputDataset, time: int, cells: bytes) -> None:
+def write_map(
+    output: OutputDataset,
+    time: int,
+    cells: bytes,
+    maps: TrustMaps | None = None,
+    z: int | None = None,
+) -> None:
+    axes = f'{{"channel":"DAPI","time":{time}' + ("}" if z is None else f',"z":{z}}}')
+    about = {"PixelSizeUm": 0.5} | ({} if z is None else {"ZPositionUm": 10 + 1.5 * z})
     submit = wire.Submit(
-        *(output.message.acquisition, f'{{"channel":"DAPI","time":{time}}}', Slot(4096, 1), 1),
-        '{"PixelSizeUm":0.5}',
-        0,
+        *(output.message.acquisition, axes, Slot(4096, 1), 1), json.dumps(about), 0
     )
-    output.trust_maps.write(WriteFrame(1, submit, 1, FACTS, ENGINE, cells))
+    (maps or output.trust_maps).write(WriteFrame(1, submit, 1, FACTS, ENGINE, None, cells))
 
 
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
@@ -121,6 +129,18 @@ def test_trust_maps_lie_in_the_output_and_common_readers_read_them(
         assert not list(frames.axes_keys())
 
 
+def test_trust_maps_have_the_distance_of_planes_that_the_stage_tells(
+    tmp_path: Path, message: wire.Open
+) -> None:
+    output = opened(quick_settings(tmp_path, sink="ome-zarr"), message)
+    for z in range(2):
+        write_map(output, 0, MAPS[0].tobytes(), z=z)
+    output.close(None)
+    store: Any = zarr.open_group(str(trust_maps_of(output.sink.path)), mode="r")
+    (level,) = store.attrs["ome"]["multiscales"][0]["datasets"]
+    assert level["coordinateTransformations"][0]["scale"][2] == 1.5
+
+
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
 @pytest.mark.parametrize(("side", "repeats"), [(40, 8), (130, 2)])
 def test_small_frames_have_trust_maps_with_several_pixels_a_cell(
@@ -139,6 +159,31 @@ def test_small_frames_have_trust_maps_with_several_pixels_a_cell(
     assert min(stored.pixels.shape) >= 16
     np.testing.assert_array_equal(stored.pixels[::repeats, ::repeats], cells)
     assert stored.metadata["PixelSizeUm"] == 0.5 * 16 / repeats
+
+
+@pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])
+def test_maps_that_jobs_left_are_taken_in_once_no_job_writes_them(
+    tmp_path: Path, message: wire.Open, sink: SinkKind
+) -> None:
+    settings = quick_settings(tmp_path, sink=sink)
+    output = opened(settings, message)
+    place = trust_maps_of(output.sink.path)
+    job = TrustMaps.of_position(output.sink.path, "A/1/0", {}, (SIDE, SIDE), enabled=True)
+    write_map(output, 0, MAPS[0].tobytes(), job)
+    output.close(None)
+    assert not place.exists()
+    job.close()
+    output = opened(settings, message)
+    write_map(output, 1, MAPS[1].tobytes())
+    output.close(None)
+    with open_dataset(place) as maps:
+        found = {json.loads(key)["time"]: maps.read(key) for key in maps.axes_keys()}
+    assert sorted(found) == [0, 1]
+    for time, frame in found.items():
+        np.testing.assert_array_equal(frame.pixels, MAPS[time])
+        assert frame.metadata["PixelSizeUm"] == 8.0
+        assert frame.metadata["refocusd"]["verdict"] == FACTS.verdict
+    assert not place.with_name(PARTS).exists()
 
 
 def test_a_map_that_cannot_be_written_costs_no_frame(

@@ -32,7 +32,7 @@ def submitted(channel: str) -> wire.Submit:
 
 def job(**facts: object) -> WriteFrame:
     changed = msgspec.structs.replace(FACTS, **facts)
-    return WriteFrame(1, submitted("GFP"), 1, changed, ENGINE)
+    return WriteFrame(1, submitted("GFP"), 1, changed, ENGINE, None)
 
 
 @pytest.mark.parametrize(

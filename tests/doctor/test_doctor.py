@@ -19,6 +19,7 @@ import psutil
 import pynvml
 import pytest
 from live import quick_settings
+from waiting import PATIENCE_S
 
 from refocusd import __version__
 from refocusd.config import Settings
@@ -186,7 +187,7 @@ def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
             only(network.daemon(looked)).says == f"version {__version__} runs at {daemon.endpoint}"
         )
         with ViewProcess(daemon.endpoint, ["--port", "0"]) as view:
-            assert view.settled.wait(30)
+            assert view.settled.wait(PATIENCE_S)
             port = int(view.url.rstrip("/").rpartition(":")[2])
             found = only(network.view_port(case(tmp_path, view_port=port)))
             assert (found.mark, found.says) == ("OK", f"http://127.0.0.1:{port}/")

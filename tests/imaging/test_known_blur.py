@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 
 from refocusd.imaging.blur import half_width_sigma
-from refocusd.imaging.known_blur import (
-    Distance,
-    distance_from_focus,
-    distance_of_blur,
-    known_blur,
-)
+from refocusd.imaging.known_blur import Distance, distance_from_focus, known_blur
 from refocusd.imaging.optics import Optics, defocus_psf
 from refocusd.profiles.profile import FocusSection, Measured, Microscope, Profile, PsfSection
 
@@ -109,24 +104,3 @@ def test_without_the_aperture_the_pixel_size_or_the_distance_nothing_is_known() 
     assert known_blur(profile(), FRAME, None) is None
     summary = {"PixelSize_um": PIXEL_UM}
     assert known_blur(None, {"NumericalAperture": 0.5}, distance, summary=summary) is not None
-
-
-@pytest.mark.parametrize("um", [6.0, 16.0, 30.0])
-@pytest.mark.parametrize("na", [0.3, 0.75])
-def test_the_blur_tells_the_distance_within_its_uncertainty(na: float, um: float) -> None:
-    for apodisation in (0.0, 1.0):
-        optics = Optics(na, 0.52, 1.0, PIXEL_UM, apodisation=apodisation)
-        width = half_width_sigma(defocus_psf(optics, um))
-        assert width is not None
-        found = distance_of_blur(width, 0.1, None, FRAME | {"NumericalAperture": na})
-        assert found is not None
-        assert abs(found.um - um) < found.uncertainty_um < um
-
-
-def test_a_sharp_frame_is_in_focus_within_about_the_depth_of_field() -> None:
-    found = distance_of_blur(0.3, 0.1, None, FRAME, na=0.75)
-    assert found is not None
-    assert found.um == 0.0
-    assert 0.1 < found.uncertainty_um < 1.0
-    assert distance_of_blur(5.0, 0.1, None, FRAME) is None
-    assert distance_of_blur(5.0, 0.1, None, {}, na=0.75) is None

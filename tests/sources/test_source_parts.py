@@ -102,7 +102,7 @@ def test_frames_that_piled_up_without_a_slot_go_newest_first_unless_order_matter
     in_order: bool, order: str
 ) -> None:
     state = FeedState(FrameBuffer(1 << 20), "out", 0, has_raw=True, in_order=in_order)
-    upload = FeedUpload(state, "tcp://127.0.0.1:9")
+    upload = FeedUpload(state, "tcp://127.0.0.1:9", on_advice=None, on_gone=None)
     for number in range(3):
         state.buffer.add(Held(str(number), number, {}, np.zeros((4, 4), np.uint16)))
     slots = _Slots()
@@ -158,6 +158,6 @@ def test_the_hook_copies_only_where_a_user_may_write_to_the_frame(
     monkeypatch.setattr(Feed, "take", lambda *_, keep: taken.append(keep), raising=True)
     monkeypatch.setattr("refocusd.sources.pycromanager.Cameras.camera_of", lambda *_: "")
     feed = Feed("tcp://127.0.0.1:9", output="out", expected=0, buffer_nbytes=1)
-    hook = _process_hook(feed, (lambda image, metadata: (image, metadata)) if own else None)
+    hook = _process_hook(feed, (lambda image, metadata: (image, metadata)) if own else None, None)
     hook(np.zeros((32, 32), np.uint16), {"Axes": {"time": 0}})
     assert taken == [not own]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
@@ -164,6 +165,7 @@ class PlayedBroker:
             self.scheduler,
             self.send,
             self.catch_up,
+            FocusMonitor(self.settings),
             KnownBlurs(self.settings),
         )
         self.intake = Intake(self.ring, self.lifecycle)

@@ -84,8 +84,14 @@ class Upload(Session):
         connection: Connection,
         open_: wire.Open,
         on_outcome: Callable[[wire.Outcome], None] | None = None,
+        on_advice: Callable[[wire.Advice], None] | None = None,
     ) -> None:
-        super().__init__(connection.endpoint, on_outcome=on_outcome, connect=lambda: connection)
+        super().__init__(
+            connection.endpoint,
+            on_outcome=on_outcome,
+            on_advice=on_advice,
+            connect=lambda: connection,
+        )
         self.pump()
         self.announce(open_)
 

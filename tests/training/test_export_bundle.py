@@ -29,8 +29,8 @@ from refocusd_training.export.bundle import export_bundle, receptive_field_px
 from refocusd_training.export.card import _trained, model_card
 from refocusd_training.export.onnx import export_onnx
 from refocusd_training.export.rdf import Facts, rdf
+from refocusd_training.loop.folder import network_of_run
 from refocusd_training.loop.record import RunRecord
-from refocusd_training.loop.run import network_of_run
 from refocusd_training.networks import (
     NetworkConfig,
     RefocusNetwork,

@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from refocusd_training.trust.fit import (
     calibrated,
     chances,
     coverage,
+    figures,
     fit_judge,
     fit_looks,
     judge_text,
@@ -26,6 +28,7 @@ from refocusd_training.trust.fit import (
 from refocusd_training.trust.put import put_into_bundle
 
 from refocusd.demo.specimen import Specimen
+from refocusd.engines import verdict
 from refocusd.engines.engine import EngineDescription
 from refocusd.engines.verdict import Interval, judge_of, shipped_judge
 from refocusd.errors import BundleError, InputError
@@ -110,7 +113,9 @@ def test_a_judge_learns_from_examples_and_is_read_as_it_was_written(
     assert auroc(chance, wrong) > 0.99
     assert judge.strange < judge.foreign
     path = tmp_path / "verdict.toml"
-    path.write_text(judge_text(judge, reliability(chance, wrong)))
+    told = figures(judge, examples, "engine")
+    path.write_text(judge_text(judge, reliability(chance, wrong), told))
+    assert tomllib.loads(path.read_text())["held_out"]["auroc"] == told["auroc"] > 0.99
     read = judge_of(path)
     np.testing.assert_allclose(read.error.weights, judge.error.weights, rtol=1e-4)
     assert read.interval.of(10.0, 8.0) == pytest.approx(judge.interval.of(10.0, 8.0), rel=1e-3)
@@ -162,6 +167,17 @@ def test_a_verdict_is_put_into_a_bundle_and_its_engine_is_judged_by_it(
     assert judge_of(EngineDescription("identity", "", "", "", "", "").verdict) is shipped_judge()
     with pytest.raises(BundleError, match="no model bundle"):
         put_into_bundle(tmp_path, text)
+
+
+def test_a_verdict_that_was_fitted_on_fewer_features_is_still_read(tmp_path: Path) -> None:
+    shipped = judge_of(find_bundle("live-fluorescence") / "verdict.toml")
+    older = tmp_path / "older.toml"
+    shutil.copy(find_bundle("live-fluorescence") / "verdict.toml", older)
+    known = verdict.ERROR_FEATURES
+    with mock.patch.object(verdict, "ERROR_FEATURES", (*known[:2], "a new one", *known[2:])):
+        read = judge_of(older)
+    row = np.random.default_rng(0).normal(0, 1, len(known))
+    assert read.error.score(np.insert(row, 2, 7.0)) == shipped.error.score(row)
 
 
 def test_a_verdict_of_other_features_is_left_aside_and_a_damaged_one_refused(

@@ -14,9 +14,8 @@ from refocusd.cli.console import console, note, plain, progress, say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.offline import held_by_daemon
-from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
-from refocusd.formats.lock import is_being_written
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
 from refocusd.ledger import is_marked

@@ -1,8 +1,7 @@
 """What is known of a frame's blur before a worker looks at it.
 
-It follows from the calibration profile, or from the aperture, and the distance from focus, which the
-settings state or the stage position gives.  Otherwise it is what frames of the same microscope showed in
-earlier sessions.
+From its calibration profile, or the aperture, and its distance from focus: as stated in the settings,
+or by its stage position.  Else from what frames of such a microscope told in earlier sessions.
 """
 
 from __future__ import annotations
@@ -16,15 +15,9 @@ from typing import Any
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
+from refocusd.daemon.acquisitions.focus_monitor import stage_um
 from refocusd.daemon.acquisitions.state import Acquisition
-from refocusd.formats.metadata import finite_number
-from refocusd.formats.scale import z_position_um
-from refocusd.imaging.known_blur import (
-    Distance,
-    distance_from_focus,
-    distance_of_blur,
-    known_blur,
-)
+from refocusd.imaging.known_blur import distance_from_focus, known_blur
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.microscope_metadata import camera_of, objective_of, pixel_um_of
 from refocusd.transport.messages import FrameFacts, KnownBlur, Submit
@@ -36,7 +29,7 @@ MEMORY_FILE = "blurs.json"
 
 
 class KnownBlurs:
-    """Knows the blur of each frame, as far as that is possible.  Belongs to the broker's thread.
+    """Tells workers what is known of the blur of each frame.  Belongs to the broker's thread.
 
     Parameters
     ----------
@@ -50,7 +43,7 @@ class KnownBlurs:
         self._said: set[tuple[str, Kind]] = set()
 
     def of(self, acquisition: Acquisition, submit: Submit) -> KnownBlur | None:
-        """What is known of one frame's blur; None if nothing is."""
+        """What is known of one frame; None where that is nothing."""
         applied, summary = acquisition.applied, acquisition.open.summary
         found = blur_by_microscope(self._settings, applied, summary, submit.axes, submit.metadata)
         if self._memory is None or (kind := _kind(acquisition, submit.axes)) is None:
@@ -71,7 +64,7 @@ class KnownBlurs:
         return KnownBlur(remembered.sigma_px, remembered.blur.uncertainty, "memory")
 
     def note(self, acquisition: Acquisition, submit: Submit, facts: FrameFacts) -> None:
-        """Remember the blur that was found in a frame."""
+        """Remember what a frame told of its blur."""
         if self._memory is None or acquisition.open.preview or facts.verdict == "untrusted":
             return
         if facts.blur_source not in ("frame", "frames") or not facts.blur_px:
@@ -80,22 +73,8 @@ class KnownBlurs:
             uncertainty = facts.blur_uncertainty or 0.0
             self._memory.add(acquisition.id, kind, facts.blur_px, uncertainty)
 
-    def distance(self, acquisition: Acquisition, axes: str, facts: FrameFacts) -> Distance | None:
-        """How far from focus a frame was, by its blur; None where too little is known."""
-        if facts.blur_px is None or facts.blur_uncertainty is None:
-            return None
-        selection, summary = acquisition.applied.selection, _summary(acquisition.open.summary)
-        return distance_of_blur(
-            facts.blur_px,
-            facts.blur_uncertainty,
-            selection.of(str(_object(axes).get("channel", ""))),
-            selection.metadata,
-            na=self._settings.na,
-            summary=summary,
-        )
-
     def end(self, acquisition: str) -> None:
-        """An acquisition is over: keep what its frames showed."""
+        """An acquisition is over: keep what its frames told."""
         if self._memory is not None:
             self._memory.end(acquisition)
         self._said = {said for said in self._said if said[0] != acquisition}
@@ -142,16 +121,6 @@ def _kind(acquisition: Acquisition, axes: str) -> Kind | None:
         pixel_um_of(first, summary),
         f"{at['z']} of {summary.get('z-step_um', '?')} um" if "z" in at else "",
     )
-
-
-def stage_um(metadata: Mapping[str, Any]) -> float | None:
-    """Where the focus stage stood, um: as refocusd 0.1.0 read it, as intended, or as reported.
-
-    ``Z-Position`` of the Java backend is stale, so it is not used.
-    """
-    ours = metadata.get("RefocusdFocus")
-    read = ours.get("stage_um") if isinstance(ours, dict) else None
-    return finite_number(read, z_position_um(metadata))
 
 
 def _object(text: str) -> Mapping[str, Any]:

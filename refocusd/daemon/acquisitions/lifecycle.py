@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from refocusd.config import Settings
+from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
 from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.run_id import run_id
@@ -32,8 +33,11 @@ from refocusd.transport.outcome_log import OutcomeLog
 
 log = logging.getLogger(__name__)
 
-#: What followers are told about a frame.
-_OF_FACTS = ("verdict", "reasons", "written", "error_chance", "blur_px")
+#: What those who follow are told of a frame.
+_OF_FACTS = (
+    *("verdict", "reasons", "written", "error_chance"),
+    *("blur_px", "defocus_um", "defocus_uncertainty_um"),
+)
 #: Without a live frame for this long, idle workers catch up.
 IDLE_S = 1.0
 
@@ -52,7 +56,7 @@ class Lifecycle:
 
     Parameters
     ----------
-    settings, writer, acquisitions, scheduler, blurs
+    settings, writer, acquisitions, scheduler, focus, blurs
         See their classes.
     send : callable
         Sends a message to a peer.
@@ -76,6 +80,7 @@ class Lifecycle:
     scheduler: Scheduler
     send: Send
     catch_up: StartCatchUp
+    focus: FocusMonitor
     blurs: KnownBlurs
     statistics: Statistics = field(default_factory=Statistics)
     outcomes: OutcomeLog = field(default_factory=OutcomeLog)
@@ -87,7 +92,7 @@ class Lifecycle:
     # -- the beginning --------------------------------------------------------------------
 
     def begin(self, acquisition: Acquisition) -> None:
-        """Register an acquisition; its output is opened once its run has an id."""
+        """Take in an acquisition; its output is opened once its run has an id."""
         self.acquisitions.add(acquisition)
         self.scheduler.add(acquisition)
         if self.engine is not None:
@@ -176,7 +181,7 @@ class Lifecycle:
         )
 
     def note_outcome(self, acquisition: Acquisition, event: FramesWritten) -> None:
-        """Tell followers what became of frames."""
+        """Tell those who follow what became of frames."""
         if event.state is None or acquisition.open.preview:
             return
         facts, now = event.facts, time.time()
@@ -184,15 +189,7 @@ class Lifecycle:
         name = acquisition.open.name
         for axes in event.axes:
             about = acquisition.id, name, axes, event.state, event.reason
-            away = None if facts is None else self.blurs.distance(acquisition, axes, facts)
-            self.outcomes.add(
-                wire.FrameOutcome(
-                    *(now, *about),
-                    **of_facts,
-                    defocus_um=away.um if away else None,
-                    defocus_uncertainty_um=away.uncertainty_um if away else None,
-                )
-            )
+            self.outcomes.add(wire.FrameOutcome(now, *about, **of_facts))
 
     # -- on the way to the end --------------------------------------------------------------
 
@@ -258,7 +255,7 @@ class Lifecycle:
             self.settle(acquisition)
 
     def abandon(self) -> None:
-        """The time for stopping is over: record the frames without raw data that will never be done."""
+        """The time for a stop is over: record frames without raw that will never be done."""
         for acquisition in self.acquisitions:
             about = acquisition.open
             if acquisition.state.opened and acquisition.active and not (about.raw or about.preview):
@@ -276,6 +273,7 @@ class Lifecycle:
         self._release(acquisition)
 
     def _release(self, acquisition: Acquisition) -> None:
+        self.focus.forget(acquisition.id)
         self.blurs.end(acquisition.id)
         for task in self.scheduler.remove(acquisition):
             self.acquisitions.end_task(acquisition, task)

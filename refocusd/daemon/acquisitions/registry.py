@@ -1,4 +1,4 @@
-"""All open acquisitions and the frames in the daemon: the only owner of their state."""
+"""All open acquisitions and the frames in the daemon: the one owner of their state."""
 
 from __future__ import annotations
 
@@ -161,4 +161,5 @@ def describe_acquisition(acquisition: Acquisition) -> AcquisitionStatus:
         queued=sum(len(lane.queue) for lane in acquisition.lanes),
         deferred=acquisition.deferred,
         warnings=acquisition.warnings + incomplete,
+        focus=acquisition.focus,
     )

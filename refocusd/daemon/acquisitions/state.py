@@ -27,7 +27,7 @@ from refocusd.config import Untrusted
 from refocusd.daemon.events import FramesWritten
 from refocusd.frame import FinalState, Pixels
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import Counts, Message, Open, Submit
+from refocusd.transport.messages import Counts, FocusAdvice, Message, Open, Submit
 from refocusd.transport.ring import Slot
 
 #: Sends a message, with pixels if any, to the peer of that identity.
@@ -162,7 +162,7 @@ class Lane:
     lost_at: float = 0.0
     queue: deque[Task] = field(default_factory=deque)
     in_flight: int = 0
-    #: `Submit.taken_ns` of the newest frame that went to a worker.
+    #: When the newest frame that went to a worker was taken (`Submit.taken_ns`).
     newest_ns: int = 0
     #: Its peer sends no more frames.
     closed: bool = False
@@ -233,6 +233,8 @@ class Acquisition:
     end_known: bool = False
     states: dict[FinalState, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    #: The newest advice, for any of its fields.
+    focus: FocusAdvice | None = None
     state: State = State.WAITING
 
     @classmethod

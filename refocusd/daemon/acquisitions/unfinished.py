@@ -7,10 +7,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from refocusd.daemon.events import EventQueue, LeftUnfinished
-from refocusd.datasets.announcements import announcements
 from refocusd.errors import LedgerError
-from refocusd.ledger import unmark
+from refocusd.ledger import OpenMark, marked, unmark
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,12 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
     ledgers : str
         Folder of the ledgers.
     """
-    for message, run in announcements(ledgers):
+    for mark in marked(ledgers):
+        try:
+            message, run = _announcement(mark)
+        except msgspec.MsgspecError as error:
+            log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
+            continue
         try:
             there = bool(message.raw) and Path(message.raw).is_dir()
         except (OSError, ValueError):  # a name that no folder can have
@@ -54,6 +60,12 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
             message.raw or "none was kept",
         )
         try:
-            unmark(ledgers, message.acquisition)
+            unmark(ledgers, mark.acquisition)
         except LedgerError as error:
             log.warning("%s", error)
+
+
+def _announcement(mark: OpenMark) -> tuple[Open, str]:
+    fields = msgspec.json.decode(mark.open_json, type=dict[str, object])
+    run = str(fields.pop("run", ""))
+    return msgspec.convert(fields, Open), run

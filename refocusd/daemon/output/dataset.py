@@ -155,6 +155,7 @@ class OutputDataset:
         """
         if self.unrecorded and self.message.raw:
             acquired = None  # its mark stays, so that the next daemon puts the ledger right
+        self.trust_maps.take_in()
         self.trust_maps.close()
         try:
             self.sink.close()
@@ -166,8 +167,8 @@ class OutputDataset:
             if acquired is not None or not self.message.raw:
                 # Without raw there is nothing that a later daemon could do.
                 unmark(self.ledgers, self.message.acquisition)
-        except (RefocusdError, OSError):
-            log.exception("closing %s", self.sink.path)
+        except (RefocusdError, OSError) as error:
+            log.error("%s was not closed in full: %s", self.sink.path, error)
         finally:
             self.ledger.close()
         return "the ledger could not record every frame; see the log" if self.unrecorded else ""

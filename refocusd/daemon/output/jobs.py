@@ -6,7 +6,7 @@ import msgspec
 
 from refocusd.frame import FinalState
 from refocusd.profiles.applied import Applied
-from refocusd.transport.messages import EngineInfo, Engines, FrameFacts, Open, Submit
+from refocusd.transport.messages import EngineInfo, Engines, FocusAdvice, FrameFacts, Open, Submit
 
 
 class OpenOutput(msgspec.Struct, frozen=True):
@@ -31,6 +31,7 @@ class WriteFrame(msgspec.Struct, frozen=True):
     checksum: int
     facts: FrameFacts
     engine: EngineInfo
+    focus: FocusAdvice | None
     trust: bytes = b""
     #: A newer live frame went to a worker before it.
     late: bool = False

@@ -13,7 +13,7 @@ from refocusd import __version__
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.errors import OutputError
 from refocusd.frame import FinalState
-from refocusd.transport.messages import FrameFacts
+from refocusd.transport.messages import FocusAdvice, FrameFacts
 
 
 def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) -> dict[str, Any]:
@@ -47,10 +47,12 @@ def frame_metadata(run: str, job: WriteFrame, state: FinalState, reason: str) ->
         "calibration": None,  # replaced by the facts where a profile applied
         **_known_values(job.facts),
     }
+    if job.focus is not None:
+        metadata["refocusd"]["focus"] = _known_values(job.focus)
     return metadata
 
 
-def _known_values(facts: FrameFacts) -> dict[str, Any]:
+def _known_values(facts: FrameFacts | FocusAdvice) -> dict[str, Any]:
     """Plain values, floats with six significant digits; without None and NaN (not JSON)."""
     return {
         name: float(f"{value:.6g}") if isinstance(value, float) else value

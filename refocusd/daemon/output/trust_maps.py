@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from urllib.parse import quote
 
 import numpy as np
 
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.datasets.run_folder import trust_maps_of
+from refocusd.errors import OutputError
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink, sink_kind
-from refocusd.formats.scale import scale_of
+from refocusd.formats.scale import scale_of, z_position_um
 from refocusd.formats.sink import Sink
+from refocusd.frame import Metadata, Pixels
 from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, pixels_per_cell, trust_shape
 
 log = logging.getLogger(__name__)
@@ -26,11 +33,17 @@ ABOUT = {
 }
 
 
+#: Folder beside the maps in which jobs of a cluster leave those of their positions.
+PARTS = "trust-parts"
+
+
 class TrustMaps:
     """Writes the map of each frame after the frame itself; whatever goes wrong costs maps only.
 
     The dataset has the format of the output: NDTiff in the folder ``trust``, OME-Zarr in the group
     ``refocusd/trust``.  It is made with the first map; its frames have the axes of the output's.
+    Only one process may write it, so each job of a cluster writes a dataset of its own (`of_position`),
+    which `take_in` moves into that of the output.
 
     Parameters
     ----------
@@ -47,22 +60,42 @@ class TrustMaps:
         self, output: Path, summary: Mapping[str, Any], shape: tuple[int, int], *, enabled: bool
     ) -> None:
         self._output = output
+        self._place = trust_maps_of(output)
+        self._kind = sink_kind(output) or "ndtiff"
         self._summary = summary
         self._shape = trust_shape(shape)
         self._repeats = pixels_per_cell(shape)
         self._enabled = enabled
         self._sink: Sink | None = None
 
+    @classmethod
+    def of_position(
+        cls,
+        output: Path,
+        position: str,
+        summary: Mapping[str, Any],
+        shape: tuple[int, int],
+        *,
+        enabled: bool,
+    ) -> Self:
+        """For a job of a cluster, which writes the maps of one position; see `TrustMaps`."""
+        maps = cls(output, summary, shape, enabled=enabled)
+        maps._place = _parts(output) / f"{quote(position or 'image', safe='')}.maps"
+        maps._kind = "ndtiff"
+        return maps
+
     def write(self, job: WriteFrame) -> None:
         """Write the map of a frame; the first failure is logged, and no map is written after it."""
-        if not self._enabled or not job.trust:
-            return
-        try:
-            self._write(job)
-        except Exception as error:  # noqa: BLE001 (the frame is written, and the next one is)
-            log.error("no trust map is written any more beside %s: %s", self._output, error)
-            self._enabled = False
-            self.close()
+        if job.trust:
+            self._try(partial(self._write, job))
+
+    def take_in(self) -> None:
+        """Take in the maps that jobs of a cluster left, except those of jobs that still run."""
+        parts = _parts(self._output)
+        for part in sorted(parts.glob("*.maps")):
+            self._try(partial(self._move, part))
+        with suppress(OSError):  # most outputs have none; others keep what a job still writes
+            parts.rmdir()
 
     def close(self) -> None:
         """Close the dataset; never raises."""
@@ -73,25 +106,55 @@ class TrustMaps:
         except Exception:
             log.exception("closing the trust maps of %s", self._output)
 
-    def _write(self, job: WriteFrame) -> None:
-        sink = self._sink = self._sink or self._opened()
-        if job.submit.axes in sink:
+    def _try(self, do: Callable[[], None]) -> None:
+        if not self._enabled:
             return
+        try:
+            do()
+        except Exception as error:  # noqa: BLE001 (the frame is written, and the next one is)
+            log.error("no trust map is written any more beside %s: %s", self._output, error)
+            self._enabled = False
+            self.close()
+
+    def _write(self, job: WriteFrame) -> None:
         metadata = json.loads(job.submit.metadata or "{}")
-        pixel_um = scale_of(metadata if isinstance(metadata, dict) else {}, self._summary).pixel_um
+        metadata = metadata if isinstance(metadata, dict) else {}
+        pixel_um = scale_of(metadata, self._summary).pixel_um
         cells = np.frombuffer(job.trust, np.uint8).reshape(self._shape)
         cells = cells.repeat(self._repeats, axis=0).repeat(self._repeats, axis=1)
         facts = job.facts
         about = {"verdict": facts.verdict, "reasons": facts.reasons, "chance": facts.error_chance}
         scale = {"PixelSizeUm": pixel_um * CELL_PX / self._repeats} if pixel_um else {}
-        sink.write(cells, json.loads(job.submit.axes), {**scale, "refocusd": about})
+        if (z_um := z_position_um(metadata)) is not None:
+            scale["ZPositionUm"] = z_um  # tells the distance of planes where the summary does not
+        self._put(job.submit.axes, cells, {**scale, "refocusd": about})
+
+    def _move(self, part: Path) -> None:
+        try:
+            locked = append_sink(part)
+        except OutputError as error:
+            log.warning("the trust maps in %s stay there: %s", part, error)
+            return
+        with locked, open_dataset(part) as maps:
+            for key in maps.axes_keys():
+                frame = maps.read(key)
+                self._put(key, frame.pixels, frame.metadata)
+        shutil.rmtree(part)
+
+    def _put(self, key: str, cells: Pixels, metadata: Metadata) -> None:
+        sink = self._sink = self._sink or self._opened()
+        if key not in sink:
+            sink.write(cells, json.loads(key), metadata)
 
     def _opened(self) -> Sink:
-        place = trust_maps_of(self._output)
-        if sink_kind(place):
-            return append_sink(place)
+        if sink_kind(self._place):
+            return append_sink(self._place)
         about = {"cell_px": CELL_PX, "pixels_per_cell": self._repeats, **ABOUT}
         summary = {**self._summary, "refocusd": {"trust_map": about}}
         # A pixel of the frame is not one of the map.
         summary.pop("PixelSize_um", None)
-        return create_sink(sink_kind(self._output) or "ndtiff", place, summary)
+        return create_sink(self._kind, self._place, summary)
+
+
+def _parts(output: Path) -> Path:
+    return trust_maps_of(output).with_name(PARTS)

@@ -55,8 +55,9 @@ class Dispatcher:
             found := scheduler.next_task()
         ):
             task, acquisition = found
+            focus = self.lifecycle.focus.ask(acquisition, task.submit)
             blur = self.lifecycle.blurs.of(acquisition, task.submit)
-            self.pool.assign(worker, task, acquisition, blur)
+            self.pool.assign(worker, task, acquisition, focus, blur)
 
     def join(self, identity: bytes, message: wire.Hello, remote: str | None) -> None:
         """A worker has connected; one that lost its link holds no frames any more."""
@@ -132,8 +133,15 @@ class Dispatcher:
         if acquisition is None:
             return
         self.lifecycle.blurs.note(acquisition, task.submit, result.facts)
+        focus = None
+        if advice := self.lifecycle.focus.note(acquisition.open, task.submit, result.facts):
+            focus = acquisition.focus = advice.focus
+            wanted = self.lifecycle.settings.correct_focus and acquisition.open.advise
+            # A pause by the user holds the stage as well.
+            if wanted and acquisition.source and not self.lifecycle.scheduler.paused:
+                self.lifecycle.send(acquisition.source, advice, None)
         job = WriteFrame(
-            *(task.number, task.submit, result.checksum, result.facts, engine),
+            *(task.number, task.submit, result.checksum, result.facts, engine, focus),
             *(result.trust, task.late),
         )
         self.lifecycle.writer.put(job)

@@ -153,9 +153,10 @@ class WorkerPool:
         worker: WorkerPeer,
         task: Task,
         acquisition: Acquisition,
+        focus: wire.FocusOptics | None = None,
         blur: wire.KnownBlur | None = None,
     ) -> None:
-        """Send a frame to a worker, with what is known of its blur."""
+        """Send a frame to a worker, with what is known of its blur; with `focus` it estimates the defocus as well."""
         about, submit = acquisition.open, task.submit
         pixels: Pixels | None = None
         if worker.inline:
@@ -172,6 +173,7 @@ class WorkerPool:
             width=about.width,
             dtype=about.dtype,
             checksum=submit.checksum,
+            focus=focus,
             calibration=self._calibrate(worker, task, acquisition),
             channel=task.channel,
             stream=stream_of(acquisition.id, submit.axes),

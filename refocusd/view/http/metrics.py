@@ -87,6 +87,20 @@ def _frames(status: Status) -> Iterator[Metric]:
     yield _metric("deferred_frames", "Frames left to the catch-up.", deferred)
     pending = sum(counts.pending for counts in status.acquisitions.values())
     yield _metric("pending_frames", "Frames without a final state.", pending)
+    offsets: list[Sample] = []
+    uncertainties: list[Sample] = []
+    for detail in open_:
+        if (focus := detail.focus) is not None:
+            direction = "known" if focus.direction_known else "unknown"
+            labels = {"acquisition": detail.name, "direction": direction}
+            offsets.append((labels, focus.offset_um))
+            uncertainties.append((labels, focus.uncertainty_um))
+    yield _metric(
+        "focus_offset_um",
+        "Distance of the stage from focus, to be added to z where the direction is known.",
+        offsets,
+    )
+    yield _metric("focus_uncertainty_um", "Its standard uncertainty.", uncertainties)
 
 
 def _by_reason(frames: Mapping[str, int]) -> list[Sample]:

@@ -26,7 +26,7 @@ _OF_STATUS = (
 )
 _OF_ACQUISITION = (
     *("id", "name", "run", "state", "height", "width", "dtype"),
-    *("counts", "queued", "deferred"),
+    *("counts", "queued", "deferred", "focus"),
 )
 
 

@@ -208,6 +208,12 @@ function showEvents(events) {
 
 // -- acquisitions -----------------------------------------------------------------------------
 
+function showFocus(advice) {
+  const line = find("focus");
+  line.hidden = !advice;
+  if (advice) put("focus", `Stage: ${advice.text}.`);
+}
+
 export function showAcquisitions(daemon, current) {
   const select = find("acquisition");
   const acquisitions = daemon?.acquisitions ?? [];
@@ -220,6 +226,7 @@ export function showAcquisitions(daemon, current) {
   const badge = find("acquisition-state");
   const shown = acquisitions.find((a) => a.id === current) ?? acquisitions.at(-1);
   badge.hidden = !shown;
+  showFocus(shown?.state === "ended" ? null : shown?.focus);
   if (shown) {
     const { counts } = shown;
     const done = counts.refocused + counts.passed_through + counts.skipped + counts.failed;

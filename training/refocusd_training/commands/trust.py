@@ -61,6 +61,7 @@ def _fit(arguments: argparse.Namespace) -> int:
         calibrated,
         chances,
         coverage,
+        figures,
         fit_judge,
         fit_looks,
         judge_text,
@@ -101,11 +102,12 @@ def _fit(arguments: argparse.Namespace) -> int:
             about = (f"{row.low:g}-{row.high:g}", str(row.frames), f"{row.wrong:.0%}")
             table.add_row(engine, f"{auroc(chance, wrong):.3f}", *about)
         held = coverage(told, held_out[1::2], engine)
-        console.print(f"{engine}: intervals hold {held:.1%} of the pixels of other held-out frames")
+        about_held_out = {**figures(judge, held_out, engine), "intervals_hold": round(held, 3)}
+        console.print(engine, about_held_out)
     console.print(table)
     # Nothing may be fitted on what scales the intervals.
     final = replace(fit_judge(made, all_looks), interval=calibrated(judge, held_out).interval)
-    text = judge_text(final, curve)
+    text = judge_text(final, curve, about_held_out)
     if arguments.output is None:
         place = put_into_bundle(find_bundle(arguments.model[0]), text)
     else:

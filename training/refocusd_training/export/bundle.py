@@ -278,7 +278,7 @@ def export_bundle(
         raise OutputError(f"{output} holds files that are not a bundle: name another folder")
     record = _record(run)
     config = load_config(run / "config.toml")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         # Copied first: a run in progress replaces its own.

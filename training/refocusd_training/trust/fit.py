@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -40,6 +40,8 @@ EMPTY = (2.5, 5.0)
 BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 #: Weights of the squared weights: of looks, which the kinds of pictures tell well, and of errors.
 LOOKS_RIDGE, RIDGE = 1.0, 60.0
+#: Bounds of the widths of the blur that figures are told for, px.
+WIDTHS_PX = (0, 4, 8, 16, 60)
 #: Frames that a judge is fitted on, at least.
 LEAST_FRAMES = 40
 #: Share of true pixels that intervals hold.
@@ -187,18 +189,49 @@ def _features(judge: Judge, example: Example, outcome: Outcome) -> Floats:
     return error_features(example.field, outcome.pair, foreign)
 
 
-def chances(judge: Judge, examples: Sequence[Example], engine: str) -> tuple[Floats, Floats]:
+def is_above_bound(_example: Example, outcome: Outcome) -> bool:
+    """Whether a frame's error is above the bound, even where raw's is as large."""
+    return outcome.error > BOUND
+
+
+def chances(
+    judge: Judge,
+    examples: Sequence[Example],
+    engine: str,
+    wrong: Callable[[Example, Outcome], bool] = is_wrong,
+) -> tuple[Floats, Floats]:
     """Probabilities of an error, and whether there was one, of what is judged of an engine's frames."""
     judged = [
         (
             judge.error.chance(_features(judge, e, e.outcomes[engine])),
-            is_wrong(e, e.outcomes[engine]),
+            wrong(e, e.outcomes[engine]),
         )
         for e in examples
         if _is_judged(judge, e, engine)
     ]
-    chance, wrong = np.array(judged, dtype=float).reshape(-1, 2).T
-    return chance, wrong
+    chance, was = np.array(judged, dtype=float).reshape(-1, 2).T
+    return chance, was
+
+
+def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str, Any]:
+    """How well errors of frames that were kept apart are foreseen, for the file of the judge.
+
+    ``auroc`` is for errors above the bound, by the blur's width in px too; ``auroc_or_worse`` counts frames
+    that came out worse than raw as well.
+    """
+    chance, above = chances(judge, examples, engine, is_above_bound)
+    found: dict[str, Any] = {
+        "frames": len(chance),
+        "above_bound": round(float(above.mean()), 3),
+        "auroc": round(auroc(chance, above), 3),
+        "auroc_or_worse": round(auroc(*chances(judge, examples, engine)), 3),
+    }
+    for low, high in pairwise(WIDTHS_PX):
+        own = [example for example in examples if low <= example.sigma_px < high]
+        found[f"auroc_{low:g}_to_{high:g}_px"] = round(
+            auroc(*chances(judge, own, engine, is_above_bound)), 3
+        )
+    return found
 
 
 def _fit_interval(pairs: Sequence[tuple[Example, Outcome]]) -> Interval:
@@ -293,8 +326,10 @@ def reliability(chance: Floats, wrong: Floats) -> list[Reliability]:
     return found
 
 
-def judge_text(judge: Judge, curve: Sequence[Reliability]) -> str:
-    """As `refocusd.engines.verdict` reads it, with the reliability on what was kept apart."""
+def judge_text(
+    judge: Judge, curve: Sequence[Reliability], held_out: Mapping[str, float] | None = None
+) -> str:
+    """As `refocusd.engines.verdict` reads it, with the reliability and figures of what was kept apart."""
 
     def listed(values: NDArray[np.floating]) -> str:
         return "[" + ", ".join(f"{value:.5g}" for value in values) + "]"
@@ -318,6 +353,8 @@ def judge_text(judge: Judge, curve: Sequence[Reliability]) -> str:
     lines += section("error", judge.error, ERROR_FEATURES)
     floor, share = (listed(np.array(part)) for part in (judge.interval.floor, judge.interval.share))
     lines += ["[interval]", f"floor = {floor}", f"share = {share}", ""]
+    if held_out:
+        lines += ["[held_out]", *(f"{name} = {value}" for name, value in held_out.items()), ""]
     for row in curve:
         lines += ["[[reliability]]"]
         lines += [f"chance = [{row.low}, {row.high}]", f"frames = {row.frames}"]

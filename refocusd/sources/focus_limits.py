@@ -1,0 +1,75 @@
+"""What a correction of the focus may do, as the user's script allows it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from refocusd.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class FocusLimits:
+    """What a correction of the focus may do.
+
+    Parameters
+    ----------
+    low_um, high_um : float
+        Stage positions that are never left.  Where the acquisition itself goes beyond them
+        nothing is corrected.
+    step_um : float
+        Largest single move.
+    total_um : float
+        Largest distance from where the acquisition put the stage.
+    start_at : float
+        A correction begins beyond so many depths of field, and ends within a quarter of one.
+    estimates : int
+        So many frames must have been looked at since the stage last moved.
+    interval_s : float
+        Shortest time between two moves.
+    arrive_um : float
+        How exactly the stage must arrive.
+    probe_um : float
+        How far to move, once, to find out the direction; 0 for never: a correction then
+        begins only if the acquisition itself moves the stage.
+    max_age_s : float
+        An advice older than that moves nothing.
+    stop_file : path, optional
+        While this file exists nothing moves, and the first look at it ends the corrections.
+
+    Raises
+    ------
+    ConfigError
+        If a value makes no sense.
+    """
+
+    low_um: float
+    high_um: float
+    step_um: float = 5.0
+    total_um: float = 25.0
+    start_at: float = 1.0
+    estimates: int = 3
+    interval_s: float = 2.0
+    arrive_um: float = 0.3
+    probe_um: float = 0.0
+    max_age_s: float = 30.0
+    stop_file: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that limit nothing."""
+        if not (math.isfinite(self.low_um) and self.low_um < self.high_um < math.inf):
+            raise ConfigError(
+                f"focus limits {self.low_um} to {self.high_um} um are no range: give the lowest "
+                "and the highest stage position that are safe"
+            )
+        for name in ("step_um", "total_um", "arrive_um", "start_at"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value}: it must be positive")
+        if not 0 <= self.probe_um <= self.step_um:
+            raise ConfigError(
+                f"probe_um = {self.probe_um}: it must lie between 0 and step_um ({self.step_um})"
+            )
+        if self.estimates < 1 or not (self.interval_s >= 0 and self.max_age_s >= 0):
+            raise ConfigError("estimates must be at least 1, interval_s and max_age_s not negative")
