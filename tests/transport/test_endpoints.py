@@ -243,7 +243,7 @@ def test_the_endpoints_take_turns(house: House) -> None:
         assert batches[0].index(remote) < 2
         while sum(map(len, batches)) < 501:
             batches.append([identity for identity, _ in house.turn()])
-        assert max(map(len, batches)) == 64, "a bounded batch, then others get their turn"
+        assert max(map(len, batches)) <= 64, "a bounded batch, then others get their turn"
 
 
 def test_a_peer_that_does_not_read_holds_nobody_up(house: House) -> None:
