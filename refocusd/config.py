@@ -16,7 +16,6 @@ import difflib
 import functools
 import inspect
 import itertools
-import json
 import os
 import re
 import sys
@@ -30,6 +29,7 @@ import platformdirs
 
 from refocusd.errors import ConfigError
 from refocusd.files import read_limited
+from refocusd.toml_value import toml_value
 
 Backend = Literal["auto", "tensorrt", "cuda", "openvino", "deconvolution", "identity"]
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
@@ -488,18 +488,3 @@ def _from_file(path: Path) -> dict[str, Any]:
         escaped = any(word in said for word in ("Unescaped", "escape", "hex value", "scalar value"))
         hint = _BACKSLASHES if escaped else ""
         raise ConfigError(f"the settings file {path} is not TOML: {said}{hint}") from error
-
-
-def toml_value(value: object) -> str:
-    """A setting as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # Escapes of JSON strings are TOML's; only this one JSON leaves as it is.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, dict):
-        inner = ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    return str(value)

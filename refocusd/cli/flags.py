@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, get_origin
 
-from refocusd.config import SETTINGS, Setting, Settings, load_settings, toml_value
+from refocusd.config import SETTINGS, Setting, Settings, load_settings
+from refocusd.toml_value import toml_value
 
 #: Sides of frames.
 SMALLEST_PX, LARGEST_PX = 32, 16384
