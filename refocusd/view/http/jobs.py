@@ -63,9 +63,8 @@ def job_routes(jobs: Jobs) -> list[Route]:
             page = reports[number].read_bytes()
         except OSError as error:
             raise HTTPException(404, f"the report is not there any more: {error}") from error
-        if reports[number].suffix == ".png":
-            return BytesResponse(page, "image/png")
-        return BytesResponse(page, "text/html; charset=utf-8", _REPORT_HEADERS)
+        kind = "image/png" if reports[number].suffix == ".png" else "text/html; charset=utf-8"
+        return BytesResponse(page, kind, _REPORT_HEADERS)
 
     def models(_request: Request) -> Response:
         names = dict.fromkeys((*shipped_bundles(), *user_bundles()))
