@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from yaozarrs import v05
 
 from refocusd.cli.main import main
-from refocusd.cluster import slide
+from refocusd.cluster import screen, slide
 from refocusd.cluster.job import engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.slide import TilePlan, refocus_slide
@@ -312,6 +312,38 @@ def test_channels_and_pixel_size_of_a_large_tiff_go_into_an_ome_zarr(tmp_path: P
     with open_dataset(out) as frames:
         channels = [json.loads(key)["channel"] for key in frames.axes_keys()]
         assert channels == ["DAPI", "GFP"]
+
+
+def test_a_dry_run_measures_a_part_of_a_slide(tmp_path: Path) -> None:
+    raw, figures = tmp_path / "slide.tif", tmp_path / "plan.json"
+    tifffile.imwrite(raw, specimen(400, 2.0), tile=(64, 64))
+    whole = AssertionError("a slide was read as a whole")
+    with (
+        mock.patch.object(page_layout, "SLIDE_PX", 1 << 15),
+        mock.patch.object(screen, "SLIDE_PART_PX", 100),
+        mock.patch.object(page_layout.PageLayout, "read", side_effect=whole),
+        mock.patch.dict(os.environ, environment(tmp_path), clear=True),
+    ):
+        asked = ["process", str(raw), "--cluster", "local", "--dry-run", "--json", str(figures)]
+        assert main(asked) == 0
+    (plan,) = json.loads(figures.read_text())["plans"]
+    assert (plan["jobs"], plan["frames"]) == (1, 1)
+    assert plan["output"] == str(tmp_path / "slide_refocused.zarr")
+
+
+def test_an_output_that_was_not_begun_in_tiles_is_not_continued_in_tiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "slide.tif"
+    tifffile.imwrite(raw, specimen(400, 2.0), tile=(64, 64))
+    with mock.patch.dict(os.environ, environment(tmp_path), clear=True):
+        # As a version without slides did it; then the frame is lost.
+        assert main(["process", str(raw)]) == 0
+        (pixels,) = (tmp_path / "slide_refocused").glob("*.tif")
+        pixels.write_bytes(pixels.read_bytes()[:1000])
+        with mock.patch.object(page_layout, "SLIDE_PX", 1 << 15):
+            assert main(["process", str(raw)]) == 2
+    assert "was not begun in tiles" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
