@@ -8,12 +8,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from refocusd.config import WITHOUT_MODEL, Settings, toml_value
+from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.datasets.dataset import Output
 from refocusd.errors import BundleError, InputError
 from refocusd.models.bundle import load_bundle
 from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.profiles.catalogue import Catalogue
+from refocusd.toml_value import toml_value
 
 #: Flags of `resume` that would make other frames than the run's.
 _PIXEL_FLAGS = ("backend", "pass_in_focus", "untrusted", "blur_px", "psf", "defocus_um", "na")
