@@ -15,7 +15,7 @@ from refocusd_calibration.camera.maps import FlatField
 from refocusd_calibration.camera.photon_transfer import Line, Saturation, read_noise
 from refocusd_calibration.measurement import check
 
-#: Dark signal above this is light, or a sensor that is far too warm (electrons per second).
+#: Dark signal above this is due to light, or to a sensor that is far too warm (electrons per second).
 MOST_DARK_E_PER_S = 100.0
 #: ... and so is a dark signal above this share of the flat light's.
 MOST_DARK_SHARE = 0.005
@@ -95,7 +95,7 @@ def _light_leak(section: CameraSection, f: Findings) -> Check:
     advice = "close the shutter, cover the camera and switch off the room light"
     offset = f.offset.value
     if f.dark_rate is None:
-        # One exposure: nothing tells its light from its offset but their size.
+        # With one exposure, only its size can show whether the signal is light or offset.
         share = offset / f.saturation.counts
         detail = f"one dark exposure, at {100 * share:.1f} % of the scale; take several to be sure"
         return check("light leak", share < 0.25, detail, advice)
@@ -113,7 +113,7 @@ def _light_leak(section: CameraSection, f: Findings) -> Check:
 
 
 def _uneven(f: Findings) -> bool:
-    """Whether the dark signal, longest less shortest exposure, has a shape."""
+    """Whether the dark signal (longest minus shortest exposure) varies over the field."""
     longest = max(f.dark, key=lambda level: level.exposure_ms)
     if longest is f.shortest_dark:
         return False
@@ -121,7 +121,7 @@ def _uneven(f: Findings) -> bool:
     parts = 4
     height, width = (side // parts * parts for side in signal.shape)
     tiles = signal[:height, :width].reshape(parts, height // parts, parts, width // parts)
-    # Medians: hot pixels have no say.
+    # Medians, so that hot pixels have no influence.
     centres = np.median(tiles.transpose(0, 2, 1, 3).reshape(parts * parts, -1), axis=1)
     per_tile = height * width / parts**2
     error = 1.25 * math.sqrt(
@@ -129,7 +129,7 @@ def _uneven(f: Findings) -> bool:
         / per_tile
     )
     spread = float(np.ptp(centres))
-    # Rounding moves medians by up to a count where the noise is small.
+    # If the noise is small, rounding shifts medians by up to a count.
     return spread > max(0.5 * abs(float(centres.mean())), 12 * error, 2.0)
 
 

@@ -30,7 +30,7 @@ Dark series: no light at all. Flat series: an even, steady light and no specimen
 the longest exposure is just saturated.
 """
 
-#: Exposures of a series unless others are asked for, milliseconds.
+#: Default exposures of a series, milliseconds.
 DARK_MS = (10.0, 100.0, 500.0)
 FLAT_MS = (1.0, 2.0, 4.0, *(float(ms) for ms in range(8, 97, 8)))
 
@@ -104,7 +104,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 def camera_moves(arguments: argparse.Namespace) -> tuple[list[Move], list[Move]]:
     """Moves of the dark and of the flat series.
 
-    The flat exposures are taken upwards and then downwards again, so that a drifting
+    The flat exposures are taken in ascending and then in descending order, so that a drifting
     lamp shows as a difference at one exposure.
     """
     closed: Shutter = "as is" if arguments.user_light else "closed"

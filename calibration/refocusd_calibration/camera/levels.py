@@ -1,9 +1,9 @@
 """Statistics of one level (frames at one exposure), in one pass over its frames.
 
-The temporal variance of each pixel is Welford's, over frames brought to one brightness
-first: dark frames by subtracting their mean, lit frames by scaling their signal.  So
-neither a drifting baseline nor a flickering lamp counts as noise of the camera; with two
-frames this is the pair difference of EMVA 1288 (release 4.0, section 6.6).
+The temporal variance of each pixel is computed with Welford's method, after the frames have been
+brought to the same brightness: dark frames by subtracting their mean, lit frames by scaling their
+signal.  Neither a drifting baseline nor a flickering lamp then counts as noise of the camera.  With
+two frames, this is the pair difference of EMVA 1288 (release 4.0, section 6.6).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def level_statistics(
         values *= delta
         squares += values
     squares /= level.count - 1
-    # Shot noise scales with the light, its square with the square: one power is left over.
+    # The variance of shot noise scales with the light, but the scaled frames' with its square.
     squares /= float(np.mean(ratios))
     average = float(np.mean(means))
     spread = float(np.std(means, ddof=1)) / math.sqrt(level.count)
@@ -124,7 +124,7 @@ def level_statistics(
         _levelled(frame, means[-1], means[0], offset)[0],
         bad,
     )
-    # The maps are brought to the average brightness, as the first frame is not special.
+    # The maps are scaled to the average brightness instead of that of the first frame.
     if offset is None:
         mean += average - means[0]
     elif means[0] > offset:
@@ -149,7 +149,7 @@ def _levelled(
     frame: NDArray[np.uint8] | NDArray[np.uint16], mean: float, goal: float, offset: float | None
 ) -> tuple[Map, float]:
     values = frame.astype(np.float64)
-    # Next to no signal cannot be scaled to another: it is then as good as dark.
+    # Almost no signal cannot be scaled; the frame is treated as dark.
     if offset is None or min(mean, goal) - offset < 1.0:
         values += goal - mean
         return values, 1.0
@@ -163,8 +163,8 @@ def _levelled(
 def pattern_correlation(first: Map, last: Map, bad: Mask | None) -> tuple[float, float]:
     """Correlation of the difference of two frames with itself, a few pixels away.
 
-    Noise has none.  The neighbour is three 2×2 blocks down and to the right: rows and
-    columns of a camera have noise in common, but not their diagonals.
+    Noise has none.  The neighbour is three 2×2 blocks down and to the right, because pixels of one
+    row or one column of a camera share noise, but diagonal neighbours do not.
 
     Returns
     -------

@@ -48,20 +48,20 @@ class FlatField:
 
     @property
     def is_smoothed(self) -> bool:
-        """Whether the frames are too few to tell the pixels' response from noise."""
+        """Whether there are too few frames to distinguish the pixels' response from noise."""
         return self.noise > 0.5 * self.prnu
 
     @property
     def stored(self) -> Map:
-        """What corrects best: the flat itself, or its smooth part where noise would be added."""
+        """The better correction: the flat itself, or its smooth part if the flat would add noise."""
         return self.smooth if self.is_smoothed else self.flat
 
 
 def hot_pixels(dark: LevelStatistics) -> Mask:
     """Pixels whose dark signal stands out at the longest exposure; bool (height, width).
 
-    Above six robust standard deviations of the pixels' means, and above twice the noise of
-    a frame: less is harmless.
+    The limits are six robust standard deviations of the pixels' means and twice the noise of a
+    frame; less than that is harmless.
     """
     excess = dark.mean_map - np.median(dark.mean_map)
     noise = math.sqrt(float(np.median(dark.variance_map)))
@@ -70,7 +70,7 @@ def hot_pixels(dark: LevelStatistics) -> Mask:
 
 
 def noisy_pixels(dark: LevelStatistics) -> Mask:
-    """Pixels with ten times the usual variance, beyond chance; none below 16 frames."""
+    """Pixels with more than ten times the usual variance, beyond chance; none with fewer than 16 frames."""
     if dark.frames < 16:
         return np.zeros(dark.variance_map.shape, np.bool_)
     freedom = dark.frames - 1
@@ -79,13 +79,13 @@ def noisy_pixels(dark: LevelStatistics) -> Mask:
 
 
 def dead_pixels(field: FlatField) -> Mask:
-    """Pixels that respond with less than half or more than one and a half of their neighbours."""
+    """Pixels whose response is less than half or more than one and a half times their neighbours'."""
     relative = field.flat / field.smooth
     return np.asarray(np.abs(relative - 1) > max(0.5, 6 * field.noise))
 
 
 def dsnu_counts(dark: LevelStatistics, bad: Mask) -> float:
-    """Spread of the good pixels' dark means, counts, the noise of the means taken off."""
+    """Spread of the good pixels' dark means in counts, without the noise of the means."""
     spread = float(np.var(dark.mean_map[~bad], ddof=1))
     return math.sqrt(max(spread - dark.variance / dark.frames, 0.0))
 
@@ -113,7 +113,7 @@ def flat_field(
     means : sequence of LevelStatistics
         Of the levels that the photon-transfer line was fitted to.
     dark : LevelStatistics
-        Whose mean map is taken off.
+        Its mean map is subtracted.
     offset : float
         Counts without light.
     bad : ndarray of bool, shape (height, width)
@@ -138,7 +138,7 @@ def flat_field(
     sigma = max(3.0, min(bad.shape) / 48)
     smooth = smoothed(flat, bad, sigma)
     relative = (flat / smooth)[~bad]
-    # A spread by percentiles: a speck of dust is not the pixels' response.
+    # The spread is taken from percentiles, because a speck of dust is not the pixels' response.
     low, high = np.percentile(relative, (15.865, 84.135))
     prnu = math.sqrt(max(((high - low) / 2) ** 2 - noise**2, 0.0))
     flat = np.where(bad, smooth, flat)

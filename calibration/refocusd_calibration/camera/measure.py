@@ -5,14 +5,14 @@
 `levels`         means, temporal variances and histograms, in one pass
 `photon_transfer`       photon-transfer line, read noise, saturation, linearity
 `maps`           offset, variance, gain and flat field of each pixel; defects
-`checks`         what makes a series unfit
+`checks`         conditions for a usable series
 ======================  ========================================================
 
-What departs from the standard, on purpose: frames are brought to one brightness before
-their variance is taken (a flickering lamp is not the camera's noise); the variance of
-more than two frames is used where there are more; defective pixels are left out of all
-averages; dark levels join the line that is fitted; saturation is the value on which
-pixels stay, not the maximum of the variance a little below it.
+Deliberate differences from the standard: frames are scaled to the same brightness before their
+variance is computed (a flickering lamp is not camera noise); if there are more than two frames, all
+of them are used; defective pixels are left out of all averages; dark levels are included in the line
+that is fitted; saturation is the value at which pixels stop rising, not the maximum of the variance
+slightly below it.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ from refocusd_calibration.estimates import measured
 from refocusd_calibration.measurement import Measurement
 from refocusd_calibration.profile.write import Map
 
-#: Fewest lit levels that make a line and leave something to judge it by.
+#: Fewest lit levels for a line whose fit can still be judged.
 FEWEST_LEVELS = 4
-#: A profile names no more defective pixels than this, the hottest first; maps hold all.
+#: A profile lists at most this many defective pixels, the hottest first; the maps contain all.
 LISTED_PIXELS = 5000
 
 
@@ -152,7 +152,7 @@ def _check_series(dark: Series, flat: Series) -> None:
 
 
 def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
-    """Defective pixels, by the longest exposure, and the statistics of all others."""
+    """Defective pixels at the longest exposure, and statistics of the other pixels."""
     longest = level_statistics(dark.levels[-1])
     bad = hot_pixels(longest) | noisy_pixels(longest)
     if bad.mean() > 0.5:
@@ -166,7 +166,7 @@ def _dark(dark: Series) -> tuple[NDArray[np.bool_], list[LevelStatistics]]:
 
 
 def _lit(flat: Series, offset: float, bad: NDArray[np.bool_]) -> list[LevelStatistics]:
-    """Statistics of the lit levels; of the brightest alone with its maps."""
+    """Statistics of the lit levels; only those of the brightest keep their maps."""
     found: list[LevelStatistics] = []
     for level in flat.levels:
         found.append(level_statistics(level, offset=offset, bad=bad))
@@ -233,7 +233,7 @@ def _maps(
 ) -> dict[str, Map]:
     maps = {"flat": Map(field.stored.astype(np.float32), "1")}
     if dark.frames >= OFFSET_FRAMES:
-        # What the shortest exposure's dark current adds is taken off as a whole.
+        # The mean dark current of the shortest exposure is subtracted.
         values = dark.mean_map - dark.mean + offset
         maps["offset"] = Map(values.astype(np.float32), "counts")
     if dark.frames >= VARIANCE_FRAMES:

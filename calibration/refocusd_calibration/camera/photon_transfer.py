@@ -28,9 +28,9 @@ FITTED_SHARE = 0.7
 #: ... and without levels that have more than this share of pixels near saturation.
 NEAR_SHARE = 1e-4
 NEAR = 0.95
-#: Rounds of re-weighting; the third changes nothing that matters.
+#: Iterations of re-weighting; after the third, nothing relevant changes.
 ROUNDS = 6
-#: Bits per count of the cameras that exist.
+#: Bits of the counts of existing cameras.
 BITS = (8, 10, 11, 12, 14, 16)
 
 Floats = NDArray[np.float64]
@@ -61,12 +61,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """Where the counts end.
+    """Saturation of the pixels.
 
     Parameters
     ----------
     counts : float
-        The level at which pixels stay; the end of the scale where no frame reaches it.
+        The level at which pixels stop rising; the end of the scale if no frame reaches it.
     reached : bool
         Whether the series reaches it.
     uncertainty : float
@@ -97,11 +97,10 @@ def weighted_line(x: Floats, y: Floats, variances: Floats) -> Line:
 def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:
     """Fit the photon-transfer line to dark and lit levels.
 
-    Weights come from the fitted line, not from the measured variances: low readings
-    would else count for more, which biases the slope downward.  The variance of a
-    level's variance is that of a normal distribution, ``2 v^2 / (N - 1)`` for each
-    pixel, with the excess of the Poisson distribution; the error of the mean is
-    carried over by the slope.
+    The weights come from the fitted line, not from the measured variances; otherwise low readings
+    would count more, which biases the slope downwards.  The variance of a level's variance is that
+    of a normal distribution, ``2 v^2 / (N - 1)`` for each pixel, plus the excess of the Poisson
+    distribution; the error of the mean contributes through the slope.
 
     Parameters
     ----------
@@ -148,16 +147,16 @@ def dark_line(levels: Sequence[LevelStatistics]) -> tuple[Measured, Measured | N
 
 
 def read_noise(line: Line) -> tuple[Measured, bool]:
-    """Read noise, electrons, and whether it stands out of the rounding.
+    """Read noise in electrons, and whether it exceeds the rounding.
 
-    Below 0.24 counts of dark noise the rounding hides it (EMVA 1288 release 4.0, section
-    6.7): 0.4 counts then bound it from above, and the value says so by its uncertainty.
+    Dark noise below 0.24 counts is hidden by the rounding (EMVA 1288 release 4.0, section 6.7).
+    The upper limit is then 0.4 counts, which the value and its uncertainty express.
     """
     slope, variance = line.slope.value, line.intercept.value - QUANTISATION
     if line.intercept.value < 0.24**2 or variance <= 0:
         return measured(0.2 / slope, 0.2 / slope / math.sqrt(3)), False
     counts = math.sqrt(variance)
-    # Relative variances: of the root of v0, of K, and what they have in common.
+    # Relative variances of the root of v0 and of K, and their covariance.
     relative = (
         (line.intercept.uncertainty / (2 * variance)) ** 2
         + (line.slope.uncertainty / slope) ** 2
@@ -170,7 +169,7 @@ def read_noise(line: Line) -> tuple[Measured, bool]:
 def find_saturation(
     lit: Sequence[LevelStatistics], offset: float, bits: int | None, largest_count: int
 ) -> Saturation:
-    """Where the counts end: at a value on which pixels pile up, or where the variance collapses.
+    """Find saturation: a value at which pixels pile up, or a collapse of the variance.
 
     Parameters
     ----------
@@ -197,14 +196,14 @@ def find_saturation(
 
 
 def _plateau(level: LevelStatistics, line: Line, offset: float) -> Saturation | None:
-    """Full wells: pixels that are all but silent for their brightness, and their level."""
-    # A few frames give a pixel's variance badly; its neighbours are as bright as itself.
+    """Level of full wells: pixels with almost no noise for their brightness."""
+    # A few frames determine a pixel's variance poorly; its neighbours are equally bright.
     variance = ndimage.uniform_filter(level.variance_map, 5, mode="nearest")
     full = variance < 0.5 * line.at(level.mean_map - offset)
     if full.mean() < 0.05:
         return None
     counts = level.mean_map[full]
-    # Twice over, as neighbours that were just not full lie below.
+    # Doubled, because neighbours that were not quite full are lower.
     error = math.hypot(0.5, 2 * robust_sigma(counts) / math.sqrt(counts.size / 25))
     return Saturation(float(np.median(counts)), reached=True, uncertainty=error)
 
@@ -213,14 +212,14 @@ def _piles_up(level: LevelStatistics) -> bool:
     counts = np.flatnonzero(level.histogram)
     at_top = int(level.histogram[counts[-1]])
     below = int(level.histogram[counts[-2]]) if len(counts) > 1 else 0
-    # The tail of noise thins out towards the top; a wall does the opposite.
+    # The tail of the noise gets thinner towards the top; saturation does the opposite.
     return at_top > 2 * below and at_top > 0.005 * int(level.histogram.sum())
 
 
 def fitted_levels(
     lit: Sequence[LevelStatistics], offset: float, saturation: Saturation
 ) -> list[LevelStatistics]:
-    """Levels below 70 % of saturation, with next to no pixel near it."""
+    """Levels below 70 % of saturation, with almost no pixel near saturation."""
     span = saturation.counts - offset
     return [
         level

@@ -1,6 +1,6 @@
 """Series of frames at known exposures, read one frame at a time.
 
-A series is read more than once and never held in memory: 1000 frames of 2048² are 8 GB.
+A series is read more than once and is never held in memory: 1000 frames of 2048² take 8 GB.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from refocusd.formats.dataset import Dataset
 from refocusd.frame import Axes, Metadata, Pixels, canonical_axes, checked_pixels
 from refocusd.profiles.microscope_metadata import bit_depth_of, positive_number
 
-#: Keys under which an exposure in milliseconds is found in a frame's metadata.
+#: Metadata keys of an exposure in milliseconds.
 _EXPOSURE_KEYS = ("Exposure", "Exposure-ms")
-#: Bits of the counts that cameras give.
+#: Bits of the counts of cameras.
 _BITS = (8, 10, 11, 12, 14, 16)
 
 
@@ -57,7 +57,7 @@ class Series:
     largest_count : int
         End of the scale of the pixels' type: 255 or 65535.
     bits : int or None
-        Of the counts, where the metadata say so.
+        Of the counts, if the metadata state them.
     metadata : mapping
         Of the first frame.
     channel : str
@@ -79,8 +79,8 @@ def series_of_frames(levels: Sequence[Level], what: str = "the series") -> Serie
     Raises
     ------
     InputError
-        If there is no frame, a frame is no frame, sizes or types are mixed, or an
-        exposure is not positive.
+        If there is no frame, a frame is invalid, sizes or types are mixed, or an exposure is
+        not positive.
     """
     merged: dict[float, list[Callable[[], Pixels]]] = {}
     shape: tuple[int, ...] | None = None
@@ -120,8 +120,8 @@ def series_of_recording(recording: Dataset, exposures_ms: Sequence[float] | None
     ----------
     recording : Dataset
     exposures_ms : sequence of float, optional
-        Of each level, in the order taken; for recordings whose metadata do not tell.
-        The frames are divided among them equally.
+        Of each level, in the order taken; for recordings whose metadata do not state them.
+        The frames are divided equally among them.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def _by_metadata(recording: Dataset) -> dict[float, list[int]]:
     together: dict[str, list[int]] = {}
     for index, axes in enumerate(plan.axes):
         others = {name: value for name, value in axes.items() if name != "time"}
-        # Without another axis nothing says that neighbours have one exposure.
+        # Without another axis, neighbouring frames need not have the same exposure.
         together.setdefault(canonical_axes(others) if others else str(index), []).append(index)
     groups: dict[float, list[int]] = {}
     for indices in together.values():

@@ -1,6 +1,6 @@
 """`refocusd calibrate ...`: the calibration package's part of the command line.
 
-Each measurement adds itself from a file of its own.
+Each measurement has its own file, which adds the sub-command.
 """
 
 from __future__ import annotations

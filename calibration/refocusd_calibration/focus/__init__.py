@@ -10,6 +10,6 @@
 `shift`          How far a plane lies sideways of the one before, and how alike the two are
 `stage_motion`   Backlash, drift and repeatability of the stage, from the best z of each sweep
 `surface`        The focal surface over the field: tilt and curvature from the best z of each tile
-`table`          All planes of a series measured: metrics by tile, light, shifts, what is suspicious
+`table`          Measures all planes of a series: metrics by tile, light, shifts, and whatever is suspicious
 ===============  ===================================================================================
 """

@@ -17,27 +17,28 @@ from refocusd_calibration.focus.peak import Peak
 from refocusd_calibration.focus.table import FocusTable, SweepTable
 from refocusd_calibration.measurement import check
 
-#: Lateral excursion over a sweep that is believed to be optics and stage, px.
+#: Lateral excursion over a sweep that optics and stage can explain, px.
 MAX_EXCURSION_PX = 4.0
-#: Neighbouring planes are alike; one that is less so by this, and by this many robust
-#: deviations, shows something else.
+#: Neighbouring planes are alike. A plane that is less alike by this much, and by this many
+#: robust deviations, shows something else.
 JUMP = 0.15
 JUMP_SIGMAS = 8.0
 #: Light may change by this share during the series.
 MAX_LIGHT_CHANGE = 0.2
-#: Share of saturated pixels from which a curve is bent.
+#: Share of saturated pixels above which a curve is distorted.
 MAX_SATURATED = 1e-3
-#: A plane is off its place if its value is off the fit by so many standard deviations ...
+#: A plane was taken at another position if its value deviates from the fit by so many standard
+#: deviations ...
 PLANE_SIGMAS = 6.0
 #: ... and by this share of the peak.
 PLANE_SHARE = 0.15
-#: Planes within the depth of field, at least: the step is then below it.
+#: Fewest planes within the depth of field: the step must be smaller than it.
 MIN_STEPS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class FocusFindings:
-    """What the checks look at.
+    """What the checks examine.
 
     Parameters
     ----------
@@ -104,8 +105,8 @@ def _inside(found: FocusFindings) -> Check:
     where = f"{z.min():g} to {z.max():g} um"
     passed = found.inside and found.peak is not None and not found.failed_sweeps
     chosen = METRICS.index(found.chosen.metric)
-    # A metric that decides only because better ones rise up to the last plane decides
-    # nothing: those may be right.
+    # If this metric decides only because better ones still rise at the last plane, its result
+    # does not count: the better ones may be right.
     beyond = [
         item.metric
         for item in found.figures
@@ -171,7 +172,7 @@ def _agree(found: FocusFindings) -> Check:
 
 
 def _arrived(found: FocusFindings) -> Check:
-    """A plane far off the curve through its neighbours was not where it says."""
+    """A plane far off the curve through its neighbours was not at its stated position."""
     name = "stage arrived"
     worst, place, share = 0.0, 0.0, 0.0
     for sweep in found.table.sweeps:
@@ -183,7 +184,7 @@ def _arrived(found: FocusFindings) -> Check:
         residual = _against_neighbours(y)
         sigma = robust_sigma(residual) or 1e-12
         span = float(np.ptp(y)) or 1.0
-        # Between coarse planes the peak itself is off the cubic through its neighbours.
+        # If the planes are coarse, the peak itself deviates from the cubic through its neighbours.
         off = np.maximum(np.abs(residual) - _of_the_peak(found.peak, z), 0.0)
         at = int(np.argmax(off))
         if off[at] / span > PLANE_SHARE and off[at] / sigma > worst:
@@ -206,7 +207,7 @@ def _against_neighbours(y: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _of_the_peak(peak: Peak | None, z_um: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How far each plane of the fitted peak is off its neighbours, its place known to half a step."""
+    """Deviation of the fitted peak from its neighbours at each plane, for a position known to half a step."""
     if peak is None:
         return np.zeros_like(z_um)
     half = 0.5 * float(np.median(np.diff(z_um)))
@@ -238,10 +239,10 @@ def _still(sweeps: Sequence[SweepTable]) -> Check:
 
 
 def _light(sweeps: Sequence[SweepTable], focus_um: float | None) -> Check:
-    """Light changes with time; that it changes with defocus alike on both sides is optics.
+    """Light may not change with time; an equal change on both sides of focus is caused by the optics.
 
     A microscope that rejects defocused light (a confocal one) has a steep peak of light at
-    focus: a plane is held against all that the other side shows within half a step.
+    focus. A plane is therefore compared with all values of the other side within half a step.
     """
     curves = []
     for sweep in sweeps:

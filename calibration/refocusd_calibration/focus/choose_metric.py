@@ -1,14 +1,13 @@
 """Which focus metric decides: every metric judged on the same planes.
 
-A metric is *fit to decide* if its curve has one peak in each sweep (unimodality), that
-peak lies within the planes, and it stands out of the noise by `CONTRAST`.  Of those,
-the one with the smallest expected uncertainty of best focus decides; that figure is
-what width, height, noise and planes of a peak come to (its derivation for a parabola:
-``u = noise · half_width² / (height · distance of planes)`` up to a factor), so width and
-noise are not weighed by taste.  Between equals (within `EQUAL`) the order of `METRICS`
-decides: of few planes that figure is itself uncertain, and always to take the smallest
-would choose flattery, and another metric at each measurement.  If none is fit,
-the one with the fewest peaks decides, and a check says so.
+A metric is *fit to decide* if its curve has one peak in each sweep, the peak lies within the
+planes, and it exceeds the noise by `CONTRAST`.  Of these metrics, the one with the smallest
+expected uncertainty of best focus decides.  The uncertainty combines the width, height, noise
+and planes of a peak (for a parabola, up to a factor, ``u = noise · half_width² / (height ·
+distance of planes)``).  With few planes it is itself uncertain, so between nearly equal metrics
+(within `EQUAL`) the order of `METRICS` decides; otherwise each measurement might use another
+metric.  If none is fit, the one that comes closest decides (peak within the planes, contrast, fewest
+peaks), and a check says so.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ EQUAL = 2.5
 
 @dataclass(frozen=True, slots=True)
 class MetricFigures:
-    """What a metric showed, over all sweeps: the worst of them.
+    """Figures of a metric: the worst over all sweeps.
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
 """Through-focus measurement: from sweeps to a profile's focus section and its checks.
 
-How the numbers come about
---------------------------
+How the numbers are computed
+----------------------------
 - A sweep's curve is the mean of a metric over the tiles with content.
 - One metric decides (`choose_metric`); its peak is fitted between planes (`peak`).
-- Sweeps are put on top of each other by their own best focus; what remains between
-  them is backlash, drift and repeatability of the stage (`stage_motion`).
-- All planes together give best focus by each metric, and that of each tile, hence the
+- Sweeps are aligned by their own best focus; the differences between them are backlash, drift
+  and repeatability of the stage (`stage_motion`).
+- All planes together give the best focus by each metric and of each tile, and from the tiles the
   focal surface (`surface`).
 
 Uncertainty of best focus: the larger of the jackknife over groups of tiles (noise and
@@ -53,9 +53,9 @@ Floats = NDArray[np.float64]
 
 #: Groups of tiles that the jackknife leaves out in turn.
 GROUPS = 16
-#: Fewer tiles with content than this give no jackknife.
+#: Fewest tiles with content for a jackknife.
 MIN_GROUPS = 4
-#: A tile's peak counts if it stands so far out of its own scatter.
+#: A tile's peak counts if it exceeds its own scatter by this factor.
 TILE_CONTRAST = 4.0
 
 
@@ -173,8 +173,8 @@ def measure_focus(
         )
     centre = best[chosen.metric]
     if surface is not None and surface.kind != "flat":
-        # The curve of the whole field says where focus is amid its content, not at its
-        # centre; what all tiles share does not show in their scatter.
+        # The curve of the whole field gives the focus of its content, not of its centre; errors
+        # that all tiles share do not show in their scatter.
         own = math.hypot(surface.centre_uncertainty_um, _common(pooled.peak, motion))
         centre = measured(surface.centre_um, own)
     if table.hot:
@@ -236,10 +236,10 @@ def _concluded(
 
 
 def _sharpest(table: FocusTable, metric: str) -> Measured:
-    """The sharpest plane, for what it is worth: focus may lie anywhere beyond."""
+    """The sharpest plane; the focus may lie anywhere beyond it."""
     sweep = table.sweeps[0]
     z, y = _ordered(sweep, sweep.curve(metric, table.content))
-    # The range itself is the least that can be said.
+    # Nothing better than the whole range can be stated.
     return measured(float(z[int(np.argmax(y))]), float(np.ptp(z)))
 
 
@@ -271,7 +271,7 @@ def _fit_pooled(
     window = (peak.low_um, peak.high_um)
     replicates = []
     for mask in groups:
-        # The same model over the same planes: what changes is the content alone.
+        # The same model over the same planes, so that only the content changes.
         again = fit_peak(z, values[:, mask].mean(axis=1), power=peak.power, window=window)
         replicates.append(again or peak)
     return _Fitted(peak, replicates)
@@ -295,7 +295,7 @@ def _passages(sweeps: Sequence[SweepTable], fitted: Sequence[_Fitted]) -> list[P
     mean = np.mean([item.places_um for item in fitted], axis=0)
     passages = []
     for sweep, item in zip(sweeps, fitted, strict=True):
-        # Against the mean of all sweeps the specimen cancels.
+        # The specimen cancels in the difference from the mean of all sweeps.
         own = _jackknife(item.places_um - mean) if len(fitted) > 1 else 0.0
         time = None
         if sweep.time_s is not None:

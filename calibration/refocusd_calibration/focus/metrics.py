@@ -9,12 +9,11 @@
 | `spectral_slope` | slope of log power against log frequency, noise floor subtracted |
 | `focus_score` | Vollath's F4, free of noise bias (`refocusd.imaging.quality.focus_score`) |
 
-*Light* is the mean of the whole frame less the camera's offset: it takes out bleaching
-and lamp drift, and unlike a tile's own mean it does not change as defocus spreads a
-tile's light to its neighbours.  Shot and read noise add a constant to the first three
-(the light of a stack is about constant), which the fit of the peak takes as its base.
-Hot pixels are as sharp as anything at every defocus: they are replaced by the median
-of their neighbours before anything is computed.
+*Light* is the mean of the whole frame minus the camera's offset.  Dividing by it removes bleaching
+and lamp drift, and unlike a tile's own mean it does not change when defocus spreads a tile's light
+to its neighbours.  Shot and read noise add a constant to the first three (the light of a stack is
+almost constant), which the fit of the peak treats as its base.  Hot pixels are equally sharp at
+every defocus, so they are replaced by the median of their neighbours before anything is computed.
 
 References
 ----------

@@ -6,14 +6,13 @@ symmetric models: some power of it is a parabola,
     (y - B)^p = c0 + c1 z + c2 z²        (the logarithm for p = 0),
 
 a parabola for p = 1, a Gaussian for p = 0, a Lorentzian for p = -1.  Which member fits
-depends on metric, specimen and optics (gradient metrics of fine structure are near the
-Lorentzian, entropy near the parabola), so p is chosen by the smallest residual among
-`POWERS`, and what the others would have said enters the uncertainty.  Each is one
-weighted linear least-squares fit: the weights undo the transformation (delta method),
-so that noise counts as in y.  Nothing can fail to converge, and a bootstrap or
-jackknife costs microseconds a fit.
+depends on metric, specimen and optics (gradient metrics of fine structure are close to the
+Lorentzian, entropy to the parabola), so p is chosen by the smallest residual among `POWERS`, and the results of the
+others contribute to the uncertainty.  Each fit is one weighted linear least-squares fit, whose
+weights compensate for the transformation (delta method), so that noise counts as in y.  Nothing
+can fail to converge, and a jackknife costs microseconds per fit.
 
-Only planes above `WINDOW` of the peak are fitted: the wings of a thick specimen follow
+Only planes above `WINDOW` of the peak are fitted, because the wings of a thick specimen follow
 no model.
 """
 
@@ -35,12 +34,12 @@ Floats = NDArray[np.float64]
 POWERS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 #: Planes below this share of the peak's height are not fitted.
 WINDOW = 0.2
-#: The depth of field ends where the metric lost a fifth: what a quarter wave of defocus
-#: takes from the peak of a point's image.
+#: The depth of field ends where the metric has lost a fifth, as much as a quarter wave of defocus
+#: removes from the peak of a point's image.
 DEPTH_LEVEL = 0.8
-#: A maximum counts from this share of the range of the curve.
+#: A maximum counts if it is at least this share of the range of the curve.
 PROMINENT = 0.15
-#: A model whose residual is above this times the best one's is no alternative.
+#: Models whose residual is above this multiple of the best one's are not alternatives.
 ALTERNATIVE = 1.5
 
 
@@ -163,7 +162,7 @@ def fit_peak(
         first = _best(_fits(z, above, height, window, power))
         if first is None:
             return None
-        # Centred on the peak: what is not symmetric far out pulls less.
+        # Centred on the peak, so that asymmetry far out has less influence.
         half = min(first.z_um - window[0], window[1] - first.z_um)
         half = max(half, _least_half(z, first.z_um))
         window = (first.z_um - half, first.z_um + half)
@@ -176,7 +175,7 @@ def fit_peak(
 
 
 def _smoothed_maximum(above: Floats) -> float:
-    """Height of the peak: the highest mean of neighbours, which one noisy plane is not."""
+    """Height of the peak: the highest mean of neighbours, which one noisy plane does not determine."""
     if len(above) < MIN_PLANES:
         return float(above.max())
     return float(np.convolve(above, (0.25, 0.5, 0.25), mode="valid").max())
@@ -191,7 +190,7 @@ def _window(z: Floats, above: Floats, height: float) -> tuple[float, float]:
         low -= 1
     while high < len(z) - 1 and above[high + 1] > WINDOW * height:
         high += 1
-    # Narrow peaks: the nearest planes, whatever they are.
+    # For narrow peaks, the nearest planes are added.
     while high - low + 1 < MIN_PLANES and (low > 0 or high < len(z) - 1):
         if high == len(z) - 1 or (low > 0 and above[low - 1] > above[high + 1]):
             low -= 1
@@ -228,14 +227,14 @@ def _fit(
     centre, scale = float(x.mean()), float(np.ptp(x)) or 1.0
     u = (x - centre) / scale
     design = np.stack([np.ones_like(u), u, u * u], axis=1)
-    # Transforms magnify what noise does near the base: floor it, and weigh it down.
+    # The transformation amplifies noise near the base, so values are limited there.
     floored = np.maximum(y, 0.05)
     fitted = floored
     coefficients = np.zeros(3)
     covariance: Floats = np.zeros((3, 3))
     for _ in range(3):
-        # Linearised at the fit of the round before, so that a plane that is high by
-        # chance gets no more weight than one that is low.
+        # Linearised at the previous fit, so that a plane that is high by chance gets no more
+        # weight than one that is low.
         slope = power * fitted ** (power - 1) if power else 1 / fitted
         target = (fitted**power if power else np.log(fitted)) + slope * (y - fitted)
         weight = 1 / np.abs(slope)
@@ -271,9 +270,9 @@ def _fit(
     variance = squares / free
     gradient = np.array([0.0, -1 / (2 * c2), c1 / (2 * c2**2)])
     even = float(gradient @ covariance @ gradient) * variance
-    # A stage off its place errs on the flanks and hardly at the top, which the even
-    # scatter above does not know: White's estimate takes each plane's own residual,
-    # by its leverage as HC3 (MacKinnon and White 1985, J. Econometrics 29:305).
+    # A wrong stage position matters on the flanks and hardly at the top, which the uniform
+    # scatter above ignores. White's estimate uses each plane's own residual, corrected for its
+    # leverage as HC3 (MacKinnon and White 1985, J. Econometrics 29:305).
     weighted = design * weight[:, None]
     leverage = np.einsum("ij,jk,ik->i", weighted, covariance, weighted)
     own = (weighted @ covariance @ gradient) * (y - fitted) / np.maximum(1 - leverage, 0.3)

@@ -1,8 +1,8 @@
 """How far a plane lies sideways of the one before, and how alike the two are.
 
-Cross-correlation by Fourier transform of the middle of the frame, not whitened (a
-defocused plane has only noise at the frequencies that would raise).  A tenth of a pixel
-is all that is asked of it here.
+Cross-correlation by Fourier transform of the middle of the frame, not whitened, because that would
+amplify frequencies at which a defocused plane has only noise.  A tenth of a pixel is accurate enough
+here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def compare_planes(after: Pixels, before: Pixels) -> tuple[tuple[float, float], 
     from skimage import registration
 
     middle = tuple(slice(max(0, (side - SIDE) // 2), (side + SIDE) // 2) for side in after.shape)
-    # Without a window the edges, which do not move, would hold the peak at zero.
+    # Without a window, the edges, which do not move, would keep the peak at zero.
     window = np.outer(*(windows.tukey(side, 0.25) for side in after[middle].shape))
     looks = [
         (plane[middle] - np.float32(plane[middle].mean())) * window.astype(np.float32)

@@ -1,9 +1,9 @@
 """Backlash, drift and repeatability of the stage, from the best z of each sweep.
 
 ``best_i = c + backlash · direction_i / 2 + drift · (t_i - mean t)``, by weighted least
-squares; direction is 1 from below and -1 from above.  What remains is repeatability.
-One pair up and down cannot tell backlash from drift, and all of it is then called
-backlash; up, down, up and down again tells all three.
+squares; direction is 1 from below and -1 from above.  The residual is the repeatability.
+One pair of sweeps up and down cannot distinguish backlash from drift, and the whole difference is
+then called backlash; sweeps up, down, up and down determine all three.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 from refocusd.profiles.profile import Measured
 from refocusd_calibration.estimates import measured, weighted_fit
 
-#: Sweeps nearer than this in time say nothing of a drift, seconds.
+#: Least time between sweeps from which a drift can be measured, seconds.
 LEAST_TIME_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One sweep's way through focus.
+    """One sweep through focus.
 
     Parameters
     ----------
     direction : int
     best_um, uncertainty_um : float
-        Uncertainty of its place relative to the other sweeps: the specimen, which is
-        the same in all, is not in it.
+        The uncertainty is relative to the other sweeps: it does not include the specimen, which
+        is the same in all.
     time_s : float or None
         When it passed the focus.
     """
@@ -44,16 +44,16 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class StageMotion:
-    """Motion of the stage, as the sweeps show it.
+    """Motion of the stage, determined from the sweeps.
 
     Parameters
     ----------
     centre_um : float
         Best z half way between the directions and at the mean time.
     centre_uncertainty_um : float
-        Of that, by the stage alone; 0 for one sweep.
+        Of `centre_um`, due to the stage only; 0 for one sweep.
     backlash_um, drift_um_per_min, repeatability_um : Measured or None
-        None where the sweeps do not tell.
+        None where the sweeps do not determine it.
     notes : tuple of str
     """
 
@@ -96,7 +96,7 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
     if free >= 1:
         spread = math.sqrt(float((fit.residual**2).sum()) / free)
         repeatability = measured(spread, spread / math.sqrt(2 * free))
-        # The stage's own scatter counts where it is above that of the fits.
+        # The stage's own scatter counts if it is larger than that of the fits.
         sigma = sigma * math.sqrt(max(1.0, fit.chi2 / free))
     else:
         notes.append("there are too few sweeps to measure repeatability: take more")
@@ -112,6 +112,6 @@ def fit_motion(passages: Sequence[Passage]) -> StageMotion:
 
 
 def _independent(columns: list[NDArray[np.float64]]) -> bool:
-    """Whether there are sweeps enough, and they do not say the same twice."""
+    """Whether there are enough sweeps, and the columns are linearly independent."""
     matrix = np.stack([column / np.linalg.norm(column) for column in columns], axis=1)
     return matrix.shape[0] >= matrix.shape[1] and float(np.linalg.cond(matrix)) < 30

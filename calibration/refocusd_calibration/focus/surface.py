@@ -3,11 +3,11 @@
 ``z = c + a x + b y`` or, curved, ``z = c + a x + b y + q (x² + y²)``; x to the right and
 y down from the centre of the field, all in um.  Tiles are weighted by their uncertainty
 together with the scatter of the specimen itself (cells do not lie at one height), which
-is estimated from the residuals; tiles beyond four robust deviations are left out.  A
-step from flat to plane to paraboloid is taken if the Bayesian information criterion
-asks for it and the F-test finds it significant (`P_STEP`); a needless curvature would
-cost certainty at the centre.  Neighbouring tiles share specimen and stray light, so the
-uncertainties are at least those of a jackknife over blocks of neighbours.
+is estimated from the residuals; tiles beyond four robust deviations are left out.  The fit goes from
+flat to plane to paraboloid if the Bayesian information criterion favours the step and the F-test
+finds it significant (`P_STEP`), because a needless curvature would make the centre less certain.
+Neighbouring tiles share specimen and stray light, so the uncertainties are at least those of a
+jackknife over blocks of neighbours.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from refocusd_calibration.estimates import LinearFit, jackknife, robust_sigma, w
 Floats = NDArray[np.float64]
 Kind = Literal["flat", "plane", "paraboloid"]
 
-#: Fewer tiles than this say nothing of a tilt, or of a curvature.
+#: Fewest tiles for a tilt, and for a curvature.
 MIN_TILES = 6
 MIN_TILES_CURVED = 9
 #: Tiles farther from the surface than this many deviations are outliers ...
 OUTLIER = 4.0
 #: ... but no more than this share of them.
 OUTLIER_SHARE = 0.25
-#: Chance of a step to the next surface without reason.
+#: Probability of an unjustified step to the next surface.
 P_STEP = 0.01
 #: Blocks along each side of the field for the jackknife.
 BLOCKS = 4
@@ -53,8 +53,8 @@ class FocalSurface:
     uncertainties : tuple of float
         Standard, of each.
     centre_um, centre_uncertainty_um : float
-        Best z at the centre, averaged over the three kinds by their Akaike weights: a
-        curvature too small to be chosen still moves it (Burnham and Anderson 2002,
+        Best z at the centre, averaged over the three kinds by their Akaike weights, because a
+        curvature that is too small to be chosen still affects it (Burnham and Anderson 2002,
         Model Selection and Multimodel Inference, section 4.3).
     curvature : (float, float) or None
         q and its uncertainty, chosen or not; None with too few tiles.
@@ -78,7 +78,7 @@ class FocalSurface:
     used: NDArray[np.bool_]
 
     def figures(self) -> dict[str, float | str]:
-        """What decided the kind, as plain data."""
+        """Figures that decided the kind, as plain data."""
         return {
             "kind": self.kind,
             "p_plane": self.p_plane,
@@ -142,7 +142,7 @@ def fit_surface(
 
 
 def _kind(fits: Mapping[Kind, LinearFit], count: int, p_plane: float, p_curved: float) -> Kind:
-    """The simplest surface that neither criterion nor F-test finds wanting."""
+    """The simplest surface that neither criterion nor F-test rejects."""
     criterion = {name: fit.chi2 + _TERMS[name] * math.log(count) for name, fit in fits.items()}
     kind: Kind = "flat"
     if p_plane < P_STEP and criterion["plane"] < criterion["flat"]:

@@ -1,6 +1,6 @@
-"""All planes of a series measured: metrics by tile, light, shifts, what is suspicious.
+"""Measures all planes of a series: metrics by tile, light, shifts, and whatever is suspicious.
 
-Frames are read one at a time: memory holds two, and numbers.
+Frames are read one at a time; memory holds two of them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries
 
 Floats = NDArray[np.float64]
 
-#: Planes looked at for offset and hot pixels.
+#: Planes from which offset and hot pixels are found.
 PROBES = 5
-#: A tile has content where its noise-free score is positive in so many planes.
+#: A tile has content if its noise-free score is positive in so many planes.
 CONTENT_PLANES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SweepTable:
-    """What was measured of one sweep of P planes with T tiles.
+    """Measurements of one sweep of P planes with T tiles.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class SweepTable:
     shifts_px : ndarray, shape (P - 1, 2)
         Down and right, of each plane against the one before.
     alike : ndarray, shape (P - 1,)
-        Correlation of each plane with the one before, that shift undone.
+        Correlation of each plane with the one before, after correction of the shift.
     repeated : int
         Planes that equal the one before pixel by pixel.
     """

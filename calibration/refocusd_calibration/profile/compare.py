@@ -15,7 +15,7 @@ from refocusd.profiles.conformity import SECTIONS
 from refocusd.profiles.profile import Measured, Profile
 from refocusd_calibration.profile.write import differences
 
-#: A difference smaller than so many standard uncertainties is no drift.
+#: A difference of fewer standard uncertainties is not a drift.
 SIGMA = 2.0
 
 
@@ -34,7 +34,7 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     absolute: float = 0.0
 
     def allowed(self, value: float) -> float:
-        """The largest difference from `value` that is no drift."""
+        """The largest difference from `value` that is not a drift."""
         return max(abs(value) * self.percent / 100, self.absolute)
 
 
@@ -89,7 +89,7 @@ class Difference:
 
     @property
     def drifted(self) -> bool:
-        """Whether it moved by more than is allowed, and by more than chance explains."""
+        """Whether the change exceeds the limit and what chance explains."""
         moved = abs(self.after - self.before)
         return moved > self.allowed and moved > SIGMA * self.uncertainty
 

@@ -102,7 +102,7 @@ def _picture(profile: Profile, path: Path) -> bytes:
     for index, draw in enumerate(draws):
         draw(figure, figure.add_subplot(grid[index // 2, index % 2]))
     if profile.psf is not None:
-        # Kernels stand side by side: a strip over the whole width.
+        # The kernels are side by side, in a strip over the whole width.
         draw_kernels(figure.add_subplot(grid[rows, :]), profile.psf, microscope)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)

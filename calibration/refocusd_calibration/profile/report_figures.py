@@ -1,4 +1,4 @@
-"""The figures of a report, one function each: drawn into axes that are given.
+"""The figures of a report, one function each; each draws into given axes.
 
 matplotlib is imported by `report` only when a report is made; figures are built
 without pyplot, so no display and no global state is touched.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: Colours that people with any colour vision tell apart (Okabe and Ito 2008).
+#: Colours that can be distinguished with any colour vision (Okabe and Ito 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 BLUE, RED = COLOURS[:2]
 Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ def draw_transfer(axes: Axes, camera: CameraSection) -> None:
         x[~used & shown], y[~used & shown], "o", mfc="none", color=BLUE, ms=5, label="left out"
     )
     if shown.any():
-        # From where the read noise is all there is, so that its floor is seen.
+        # Starts where there is only read noise, so that its floor can be seen.
         low = min(float(x[shown].min()), 0.1 * floor / slope + 0.5)
         grid = np.geomspace(low, float(x.max()), 200)
         axes.plot(grid, floor + slope * grid, "-", color=RED, lw=1.2, label="shot + read noise")
@@ -100,7 +100,7 @@ def draw_flat_field(figure: Figure, axes: Axes, flat: NDArray[np.float32]) -> No
 
 def draw_focus_curves(axes: Axes, focus: FocusSection) -> None:
     """Draw each focus metric against stage z, scaled to 0-1."""
-    # In the order taken: sweeps up and down draw two lines where there is backlash.
+    # In the order taken, so that backlash shows as two lines for sweeps up and down.
     z = np.array(focus.z_um)
     for number, (name, values) in enumerate(focus.curves.items()):
         y = np.array(values)
@@ -146,7 +146,7 @@ def draw_focus_surface(figure: Figure, axes: Axes, focus: FocusSection) -> None:
     high = float(max(z.max(), surface.max(), low + 1e-3))
     levels = np.linspace(low, high, 13)
     drawn = axes.contourf(grid_x, grid_y, surface, levels=levels, cmap="viridis")
-    # Tiles have the colour of their own z: one that is off stands out.
+    # Tiles have the colour of their own z, so that outliers stand out.
     axes.scatter(x, y, c=z, cmap="viridis", vmin=low, vmax=high, edgecolors="w", s=45)
     figure.colorbar(drawn, ax=axes, shrink=0.85, label="best z (um)", format="%.2f")
     axes.set_aspect("equal")

@@ -104,7 +104,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
-    """Write or print JSON; whether nothing else is to be printed."""
+    """Write or print JSON; returns whether nothing else is to be printed."""
     if arguments.json is None:
         return False
     if arguments.json == "-":

@@ -1,9 +1,8 @@
-"""Writing profiles: one section joins those that are there, and only if its checks pass.
+"""Writes profiles: a section is added to the existing ones if its checks pass.
 
 A profile belongs to one microscope (camera, objective, binning, channel); a section of
-another one is refused.  Raw data and checks carry the name of their section in front
-(``camera: dark series``), so that measuring a section again replaces what belongs to it
-and nothing else.
+another one is refused.  The names of raw data and checks begin with the name of their section
+(``camera: dark series``), so that measuring a section again replaces only its own.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from refocusd.profiles.profile import (
 )
 
 _NAMES: dict[type, str] = {CameraSection: "camera", FocusSection: "focus", PsfSection: "psf"}
-#: Nominal values of one microscope agree within this.
+#: Nominal values of the same microscope agree within this share.
 _SAME = 0.005
 
 
@@ -65,23 +64,23 @@ def write_section(
     replace: bool = False,
     maps: Mapping[str, Map] | None = None,
 ) -> Profile:
-    """Write a measured section into a profile; the others are kept.
+    """Write a measured section into a profile; the other sections are kept.
 
     Parameters
     ----------
     profile_path : Path
         A new file, or a profile of the same microscope.
     microscope : Microscope
-        What is not known of it is taken from the profile that is there.
+        Unknown values are taken from the existing profile.
     section : CameraSection, FocusSection or PsfSection
     raw : sequence of RawData
         Of this section; see `raw_data`.
     checks : sequence of Check
         Of this section.
     insist : bool
-        Write although checks failed; the profile then says so.
+        Write the profile even if checks failed; the profile records this.
     replace : bool
-        Begin a new profile where there is one of another microscope.
+        Start a new profile if the existing one is of another microscope.
     maps : mapping of str to Map
         Stored beside the profile as ``<name of the profile>.<map>.<sha256>.tif`` and
         named in the camera section.
@@ -94,9 +93,9 @@ def write_section(
     Raises
     ------
     InputError
-        If a check failed and nobody insists, or the file there is no profile.
+        If a check failed and `insist` is not set, or the existing file is not a profile.
     OutputError
-        If the profile there is another microscope's, or cannot be written.
+        If the existing profile is of another microscope, or cannot be written.
     """
     name = _NAMES[type(section)]
     failed = [check for check in checks if not check.passed]
@@ -168,7 +167,7 @@ def _labelled(text: str, section: str) -> str:
 
 
 def differences(one: Microscope, other: Microscope) -> list[str]:
-    """What tells two microscopes apart, as phrases; fields that one does not know are equal."""
+    """Differences between two microscopes, as phrases; fields that are unknown for one of them are ignored."""
     found = []
     for name in ("camera", "objective", "channel"):
         a, b = getattr(one, name), getattr(other, name)
@@ -229,7 +228,7 @@ def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:
     with files.output(new):
         tifffile.imwrite(new, values, metadata=None, description=f"{name}, {item.unit}")
         digest = hashlib.sha256(new.read_bytes()).hexdigest()
-        # Named by its contents: the profile that is there stays right until it is replaced.
+        # Named by its contents, so that the existing profile stays valid until it is replaced.
         file = f"{profile_path.stem}.{name}.{digest[:8]}.tif"
         files.replace(new, folder / file)
     return StoredMap(file=file, sha256=digest, unit=item.unit)

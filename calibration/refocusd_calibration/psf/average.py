@@ -1,7 +1,7 @@
-"""Beads averaged to one kernel a plane: registered to a fraction of a pixel, as radial profiles.
+"""Averages beads to one kernel per plane: registered to a fraction of a pixel, as radial profiles.
 
-Nothing is interpolated for the measurement: each pixel counts at its true distance from
-its bead's centre, so that many beads sample a kernel finer than the camera does.
+Nothing is interpolated: each pixel counts at its true distance from the centre of its bead, so that
+many beads sample a kernel more finely than the camera does.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from refocusd_calibration.psf.laws import Floats
 from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.stack import PlaneStack
 
-#: Share of a plane's peak that a law is not believed to describe better than.
+#: Smallest error of a law, as a share of a plane's peak.
 _MODEL_ERROR = 0.003
 #: Radii per pixel at which laws are evaluated.
 _FINE = 5
-#: How often neighbours are subtracted with the kernels that the last subtraction gave.
+#: Iterations of subtracting neighbours with the kernels of the previous iteration.
 _NEIGHBOUR_ROUNDS = 3
-#: A spot so near to a bead's centre is the bead itself.
+#: A spot this close to a bead's centre is the bead itself.
 _ITSELF_PX = 3.0
 
 
@@ -45,7 +45,7 @@ def average_beads(stack: PlaneStack, beads: Beads) -> Observed:
     observed = _average(stack, beads, _cut(stack, beads))
     others = _neighbours(beads)
     if any(len(places) for places, _ in others):
-        # What a kernel owes to neighbours is itself known from the kernels only.
+        # The light of neighbours is known only from the kernels themselves.
         for _ in range(_NEIGHBOUR_ROUNDS):
             observed = _average(stack, beads, _cut(stack, beads, observed, others))
     return observed
@@ -76,13 +76,13 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
             pixels[bead, plane] = np.bincount(bins, minlength=len(edges) - 1)
             row.append((bins, far[inside], inside))
         places.append(row)
-    # Bright beads say more: beads are summed as they are, a bead being its brightness
-    # times the mean one.
+    # Bright beads carry more information, so beads are summed without normalisation; a bead is the
+    # mean bead times its brightness.
     norm = (scale[:, None, None] * pixels).sum(0)
     values = sums.sum(0) / norm
     operator /= operator.sum(2, keepdims=True)
     middles = (operator @ fine).mean(0)
-    # Beads lie differently on the pixels: each is held against the mean one at its own radii.
+    # Beads lie differently on the pixels: each is compared with the mean bead at its own radii.
     expected = np.zeros_like(sums)
     for bead, row in enumerate(places):
         for plane, (bins, far, _) in enumerate(row):
@@ -112,9 +112,9 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
 def plane_shifts(cut: Floats, beads: Beads) -> Floats:
     """How far all beads lie together from where they are in focus, px, shape (planes, 2).
 
-    A stage that wobbles, or an optical axis that is tilted against it, moves the
-    planes sideways.  By linear least squares of the mean bead's odd part on the
-    gradient of its radial mean; 0 where that is not significant or below 0.05 px.
+    A stage that wobbles, or whose axis is tilted against the optical axis, moves the planes
+    sideways.  The shift is a linear least-squares fit of the mean bead's odd part by the gradient of
+    its radial mean; it is 0 where it is not significant or below 0.05 px.
     """
     radius = beads.radius_px
     offsets = np.arange(-radius, radius + 1)
@@ -124,7 +124,7 @@ def plane_shifts(cut: Floats, beads: Beads) -> Floats:
     inside = far < radius - 1
     shifts = np.zeros((len(images), 2))
     for plane, image in enumerate(images):
-        # Twice, as the radial mean about a wrong centre is too wide.
+        # Repeated, because the radial mean about a wrong centre is too wide.
         for _ in range(3):
             moved = ndimage.shift(image, -shifts[plane], order=3, mode="nearest")
             even = (moved + moved[::-1, ::-1]) / 2
@@ -150,7 +150,7 @@ def _edges(radius: int) -> Floats:
     return np.concatenate([[0.0], inner, np.arange(inner[-1] + 1, radius + 0.01, 1.0)])
 
 
-#: Places and brightness of the spots that shine into one bead's surroundings.
+#: Positions and brightness of the spots whose light reaches one bead's surroundings.
 Neighbours = tuple[Floats, Floats]
 
 
@@ -202,7 +202,7 @@ def _distances(
 
 
 def _accumulate(operator: Floats, bins: NDArray[np.intp], far: Floats, weight: float) -> None:
-    """Add the pixels of one bead: each takes its value between two radii of the fine grid."""
+    """Add the pixels of one bead, each interpolated between two radii of the fine grid."""
     place = far * _FINE
     low = place.astype(int)
     share = place - low
@@ -245,12 +245,12 @@ def _noise(
         light = np.maximum(expect, 0)
         if (power := float(light @ light)) > 0:
             rises.append(float(light @ (square - background[plane])) / power)
-    # Quantisation is the least noise there is.
+    # The noise is at least that of quantisation.
     return np.maximum(background, 1 / 12), max(0.0, float(np.median(rises)) if rises else 0.0)
 
 
 def _mean_images(cut: Floats, beads: Beads) -> Floats:
-    """Mean bead at each plane, centred by cubic splines: not for the fit of a law."""
+    """Mean bead at each plane, centred by cubic splines; not used to fit a law."""
     moves = np.rint(beads.centres) - beads.centres
     centred = [
         [ndimage.shift(image, move, order=3, mode="nearest") for image in planes]

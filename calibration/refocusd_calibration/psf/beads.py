@@ -1,4 +1,4 @@
-"""Finds beads that can be measured: single, in the series' focus, whole and not saturated."""
+"""Finds beads that can be measured: single, in the focus of the series, whole and not saturated."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from refocusd_calibration.psf.stack import PlaneStack
 
 #: Sizes (px) at which spots are looked for: from undersampled to 30 px wide.
 _SCALES = (1.0, 1.6, 2.6, 4.0, 6.5, 10.0)
-#: A spot is a bead above this many robust standard deviations of the filtered noise,
-#: and at this share of a bright spot; as a neighbour it disturbs from less on.
+#: A spot is a bead above this many robust standard deviations of the filtered noise and above this
+#: share of a bright spot; lower limits apply to neighbours that disturb.
 _DETECT, _DETECT_SHARE = 8.0, 0.1
 _DISTURB, _DISTURB_SHARE = 6.0, 0.04
-#: Fainter maxima so near to a bead are its own diffraction rings.
+#: Fainter maxima this close to a bead are its own diffraction rings.
 _RING_PX, _RING_SHARE = 12.0, 0.15
-#: Radii below this (px) hold no background; so many beads are looked for at the widest.
+#: Radii below this (px) contain no background; number of beads that are enough.
 _SMALLEST_RADIUS, _ENOUGH = 8, 8
-#: A bead stands alone if its nearest neighbour is so many radii away.  Where few do, nearer
-#: neighbours are put up with, and their light is subtracted (`average`).
+#: A bead is isolated if its nearest neighbour is this many radii away.  If few are, closer
+#: neighbours are accepted, and their light is subtracted (`average`).
 _ALONE, _APART = 1.6, 0.8
 #: Beads this many times brighter than the median are clumps.
 _CLUMP = 4.0
-#: A sharp series differs in sharpness from plane to plane by more than this factor.
+#: In a usable series, the sharpness of the planes differs by more than this factor.
 _FLAT = 1.03
 
 
@@ -44,14 +44,14 @@ class Beads:
     plane : int
         The sharpest plane.
     radius_px : int
-        Around each centre nothing but the bead is within this radius.
+        Radius around each centre that contains only the bead.
     found : int
         Spots found in all.
     dropped : dict of str to int
         How many were left out, and why.
     spots, brightness : ndarray of float64, shape (spots, 2) and (spots,)
-        All that may shine into a bead's surroundings, the beads themselves included,
-        and how bright each is, in units of the beads' mean.
+        All spots whose light may reach a bead's surroundings, including the beads, and their
+        brightness in units of the beads' mean.
     """
 
     centres: Floats
@@ -64,7 +64,7 @@ class Beads:
 
     @property
     def left_out(self) -> str:
-        """How many were left out, and why, in words."""
+        """Number of spots left out, with the reasons, in words."""
         return ", ".join(f"{count} {why}" for why, count in self.dropped.items() if count) or "none"
 
 
@@ -76,8 +76,7 @@ def sharpness(stack: PlaneStack) -> Floats:
     scores = []
     for plane in stack.pixels:
         smooth = ndimage.gaussian_laplace(plane, 1.0)
-        # Of the filtered noise the robust width is subtracted: most of a bead
-        # sample is background.
+        # The noise is the robust width, because most of a bead sample is background.
         noise = robust_sigma(smooth)
         scores.append(max(0.0, float(np.mean(smooth**2)) - noise**2))
     return np.asarray(scores)
@@ -118,15 +117,15 @@ def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: in
     ----------
     stack : PlaneStack
     reach_um : float, optional
-        Radius of the widest kernel.  Not given, it is found: what the beads' light
-        takes at the first and at the last plane.
+        Radius of the widest kernel.  By default, the radius of the beads' light at the first and
+        the last plane.
     at_least : int
-        Fewer are refused.
+        Fewer beads are refused.
 
     Raises
     ------
     InputError
-        If there are too few, saying what became of the others.
+        If there are too few; the message says why the others were left out.
     """
     plane = sharpest_plane(stack)
     spots = _spots(stack.pixels[plane])
@@ -150,7 +149,7 @@ def find_beads(stack: PlaneStack, *, reach_um: float | None = None, at_least: in
 
 
 def _within(stack: PlaneStack, plane: int, spots: _Spots, radius: int) -> Beads:
-    """Beads that stand alone, or, if they are few, also those with nearer neighbours."""
+    """Isolated beads or, if there are few, also those with closer neighbours."""
     alone = _measurable(stack, plane, spots, radius, _ALONE)
     if len(alone.centres) >= _ENOUGH:
         return alone
@@ -170,7 +169,7 @@ def _advice(dropped: dict[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Spots:
-    """Maxima of the Laplacian of Gaussian: where, how strong, and which may be beads."""
+    """Maxima of the Laplacian of Gaussian: positions, strengths, and which of them may be beads."""
 
     places: Floats
     strengths: Floats
@@ -178,7 +177,7 @@ class _Spots:
 
 
 def _spots(image: NDArray[np.float32]) -> _Spots:
-    # Normalised by the scale: the answer to a spot is largest at its own size.
+    # Normalised by the scale, so that the response to a spot is largest at its own size.
     layers = np.stack([-(s**2) * ndimage.gaussian_laplace(image, s) for s in _SCALES])
     noise = np.array([robust_sigma(layer) for layer in layers])[:, None, None]
     answer = layers.max(0)
@@ -189,14 +188,14 @@ def _spots(image: NDArray[np.float32]) -> _Spots:
         return _Spots(np.empty((0, 2)), np.empty(0), np.empty(0, bool))
     at = tuple(places.T)
     strengths = answer[at]
-    # A spot that is largest at scale s has the radius sqrt(2) s.
+    # A spot whose response is largest at scale s has the radius sqrt(2) s.
     radii = np.sqrt(2) * np.array(_SCALES)[layers.argmax(0)[at]]
     bright = float(np.percentile(strengths[strengths >= np.median(strengths)], 75))
     disturbing = strengths > _DISTURB_SHARE * bright
     for index in np.argsort(strengths)[::-1]:
         far = np.hypot(*(places - places[index]).T)
         weaker = strengths < strengths[index]
-        # Rings of a bright bead are maxima as well, and so is the rim of a large one.
+        # The rings of a bright bead are also maxima, and so is the rim of a large one.
         disturbing &= ~((far < _RING_PX) & (strengths < _RING_SHARE * strengths[index]))
         if disturbing[index]:
             disturbing &= ~((far < radii[index]) & weaker)
@@ -252,7 +251,7 @@ def _saturated(
 def _elsewhere(
     stack: PlaneStack, plane: int, spots: Floats, keep: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Spots whose sharpest plane is not that of most."""
+    """Spots whose sharpest plane differs from that of most spots."""
     bad = np.zeros(len(spots), bool)
     chosen = np.flatnonzero(keep)
     if not len(chosen):
@@ -291,9 +290,9 @@ def _centre(image: NDArray[np.float32], spot: Floats) -> Floats:
 
 
 def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
-    """Radius that holds the beads' light at both ends of the series, and some background.
+    """Radius that contains the beads' light at both ends of the series, and some background.
 
-    It is found from the beads that have the most room around them.
+    It is determined from the beads that have the most room around them.
     """
     planes = range(len(stack.pixels))
     radius: int = min(stack.pixels.shape[1:]) // 4
@@ -317,7 +316,7 @@ def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
 
 
 def _end_of_light(stack: PlaneStack, beads: Beads, order: range) -> int:
-    """Radius of 95 % of the light at the first plane, in this order, that shows the beads."""
+    """Radius of 95 % of the light in the first plane, in this order, that shows the beads."""
     radius = beads.radius_px
     offsets = np.arange(-radius, radius + 1)
     far = np.hypot(offsets[:, None], offsets[None, :])

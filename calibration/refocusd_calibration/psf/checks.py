@@ -14,19 +14,19 @@ from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.spectra import MARGIN_SHARE
 from refocusd_calibration.psf.width import Widths, sign_of_defocus
 
-#: Largest misfit, relative to the kernels' energy, beyond what noise explains.
+#: Largest misfit beyond noise, relative to the kernels' energy.
 _MISFIT = {"beads": 0.15, "planes": 0.3}
-#: An NA further from the nominal one is another objective, or a wrong pixel or z step.
+#: An NA further from the nominal one means another objective, or a wrong pixel size or z step.
 _NA_APART = 0.15
-#: A pixel size further from the stated one is wrong, whatever the uncertainty.
+#: A pixel size that differs more from the stated one is wrong, whatever its uncertainty.
 _PIXEL_APART = 0.03
-#: Fewer planes on a side of focus do not show it.
+#: Fewest planes on each side of focus.
 _PLANES_A_SIDE = 2
-#: Fewer beads do not tell how beads differ.
+#: Fewest beads that show how beads differ.
 FEWEST_BEADS = 5
-#: Kernels must widen by this over the series, or there is no law to be seen.
+#: Kernels must widen by this factor over the series, otherwise no law can be seen.
 _WIDENING = 1.3
-#: Brightness that changes more over the series is bleaching, or a lamp that drifts.
+#: A larger change of brightness over the series is due to bleaching or a drifting lamp.
 _FLUX = 0.25
 
 
@@ -39,7 +39,7 @@ def psf_checks(
     stated_na: float | None,
     field_um: float | None,
 ) -> tuple[list[Check], list[str]]:
-    """Checks of a measurement, and remarks that do not decide."""
+    """Checks of a measurement, and remarks without influence on them."""
     checks = [_focus(observed, section), _widening(widths), _misfit(observed, fit)]
     if section.method == "beads":
         detail = f"{section.beads} beads were averaged; at least {FEWEST_BEADS} are needed to see how they differ"
@@ -97,7 +97,7 @@ def _widening(widths: Widths) -> Check:
 
 def excess_misfit(observed: Observed, fit: LawFit) -> float:
     """Root of the misfit beyond noise, relative to the root of the kernels' weighted energy."""
-    # Values count by their certainty: of planes, high frequencies are noise.
+    # Values are weighted by their certainty; for planes, high frequencies are noise.
     weight = 1 / observed.variances
     level = (weight * observed.values).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
     contrast = observed.values - (level if observed.method == "beads" else 0.0)
@@ -131,7 +131,7 @@ def _needed_um(widths: Widths) -> float:
 
 
 def _room_um(observed: Observed, field_um: float | None) -> tuple[float, str]:
-    """Radius that kernels may have, and how to get more."""
+    """Largest possible radius of a kernel, and how to increase it."""
     if field_um is None:
         return float(observed.radius_um.max()), "give --radius-um"
     return 1.2 * MARGIN_SHARE * field_um, "take a larger field"
@@ -145,7 +145,7 @@ def _notes(observed: Observed, fit: LawFit, *, fits_in: bool) -> list[str]:
     change = float(np.ptp(amplitude) / np.median(amplitude))
     if change <= _FLUX:
         return notes
-    # Time passes from one end of the series to the other; defocus is alike at both.
+    # Time differs between the ends of the series, but defocus is similar at both.
     highest = float(amplitude.max())
     if max(amplitude[0], amplitude[-1]) < (1 - _FLUX / 2) * highest:
         why = (

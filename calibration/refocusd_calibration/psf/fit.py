@@ -16,7 +16,7 @@ from refocusd_calibration.psf.observed import AMPLITUDE_SPREAD, Observed, Weight
 
 Misfit = Callable[[Floats], Floats]
 
-#: Fewer replicates say too little about their own spread.
+#: Fewest replicates from which their spread can be estimated.
 _ENOUGH_REPLICATES = 4
 
 
@@ -29,20 +29,20 @@ class LawFit:
     law : BlurLaw
     values : ndarray of float64, shape (parameters,)
     influence : ndarray of float64, shape (replicates, parameters)
-        What each replicate adds to the error of the values.
+        Contribution of each replicate to the error of the values.
     covariance : ndarray of float64, shape (parameters, parameters)
         Of the values; from the replicates where there are enough.
     replicates_decide : bool
-        False where there are too few, and the covariance is that of the weights.
+        False if there are too few; the covariance then follows from the weights.
     chi2 : float
         Weighted sum of squares.
     freedom : int
         Values less parameters, amplitudes and backgrounds.
     residual_rms : float
-        Root of the residuals' over the fitted values' energy, by area.
+        Square root of the energy of the residuals relative to the fitted values, weighted by area.
     shown : Weighted
     at_bound : tuple of str
-        Parameters that ended at a bound: not to be believed.
+        Parameters that ended at a bound and are not reliable.
     """
 
     law: BlurLaw
@@ -79,8 +79,8 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
     """Weighted least squares of a law, amplitudes and backgrounds eliminated at each step.
 
     The uncertainty is the infinitesimal jackknife over the replicates (beads, or sectors
-    of the spectrum): it holds what varies between them, correlated from plane to plane
-    or not, whether or not the weights are right (White 1982, Econometrica 50:1; Efron
+    of the spectrum): it includes all variation between them, whether or not it is correlated from
+    plane to plane and whether or not the weights are right (White 1982, Econometrica 50:1; Efron
     1982, The Jackknife).  It is widened by Student's t for their number.
 
     Parameters
@@ -88,7 +88,7 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
     observed : Observed
     law : BlurLaw
     starts : sequence of ndarray, shape (parameters,)
-        Further places to begin; the best of all is refined.
+        Further starting points; the best one is refined.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
     ]
     if len(begins) > 1:
         begins.sort(key=cost)
-        # The sides of focus have minima of their own: two are followed.
+        # Each side of focus has its own minimum, so two starting points are followed.
         begins = [_solve(misfit, begin, low, high, scale, 6) for begin in begins[:2]]
         begins.sort(key=cost)
     values = _solve(misfit, begins[0], low, high, scale, 40)

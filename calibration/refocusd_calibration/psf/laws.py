@@ -7,13 +7,13 @@
 | `DiscLaw` | blur in focus, disc radius per um | coarse pixels, broad spectrum: rays without diffraction |
 
 `refocusd.imaging.optics` gives the same kernels on the camera's grid.  A fit evaluates them a
-hundred times at all planes, so the wave law is written here as Hankel transforms by
-Gauss-Legendre quadrature: milliseconds for a whole series, smooth in every parameter
-and without a grid's periodic borders.
+hundred times at all planes, so the wave law is computed here with Hankel transforms by
+Gauss-Legendre quadrature.  This takes milliseconds for a whole series, is smooth in every parameter
+and has no periodic borders.
 
-The refractive index is held, not fitted: for all but the largest apertures defocus
-depends on ``NA^2 / n`` and the focused spot on NA alone, so that n trades against
-the pixel size and the stage's scale, which are what a user can check.
+The refractive index is held, not fitted: except for the largest apertures, defocus depends on
+``NA^2 / n`` and the focused spot only on NA, so that n could not be separated from the pixel size
+and the scale of the stage, which a user can check.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Floats = NDArray[np.float64]
 
 #: Transfer at the frequency that defines a kernel's width (see `kernel_sigma_um`).
 WIDTH_LEVEL = math.exp(-0.5)
-#: Nodes a cycle of the integrand; Gauss-Legendre quadrature converges from pi on.
+#: Nodes per cycle of the integrand; Gauss-Legendre quadrature converges from pi on.
 _NODES_PER_CYCLE = 3.2
-#: Nodes of a panel: ten cycles at a time.
+#: Nodes per panel, which covers ten cycles.
 _PANEL = 32
-#: What the wave law fits only where it is asked to.
+#: Parameters that the wave law fits only on request.
 _OPTIONAL = ("apodisation", "bead_um", "pixel_scale")
 
 
@@ -50,8 +50,7 @@ class BlurLaw(ABC):
     Parameters
     ----------
     start : mapping of str to float
-        Value of each parameter: where a fit starts, or, of one that is not free, what it is
-        held at.
+        Value of each parameter: where a fit starts, or where a parameter that is not free is held.
     bounds : mapping of str to (float, float)
         Lowest and highest value of each parameter.
     free : sequence of str
@@ -102,7 +101,7 @@ class GaussianLaw(BlurLaw):
     blur_focus_um, blur_um_per_um : float
         Where the fit starts.
     hold_focus_blur : bool
-        Keep `blur_focus_um`: a ratio of spectra does not show it.
+        Do not fit `blur_focus_um`, which a ratio of spectra does not show.
     span_um : (float, float)
         Stage positions between which the focus lies.
     """
@@ -194,14 +193,14 @@ class WaveLaw(BlurLaw):
     span_um : (float, float)
         Stage positions between which the focus lies.
     reach_um : float
-        Radius up to which kernels are asked for.
+        Largest radius of the kernels that will be evaluated.
     defocus_um : float
-        Largest distance from focus that is asked for.
+        Largest distance from focus that will be evaluated.
     bead_um : float
         Diameter of the beads, 0 for points; where the fit starts if it is free.
     free : collection of str
-        What is fitted beside NA, spherical aberration and focus: any of ``apodisation``,
-        ``bead_um`` and ``pixel_scale``, the true pixel size over `pixel_um`.
+        Parameters fitted in addition to NA, spherical aberration and focus: any of ``apodisation``,
+        ``bead_um`` and ``pixel_scale`` (the true pixel size divided by `pixel_um`).
     start : mapping of str to float
         Where the fit starts, for any parameter.
 
@@ -256,8 +255,8 @@ class WaveLaw(BlurLaw):
         }
         optional = [name for name in _OPTIONAL if name in free]
         super().__init__(values, bounds, ("na", "spherical_waves", *optional, "focus_um"))
-        # The marginal rays of an immersion objective are so steep that hardly any light
-        # takes them: a kernel is not followed beyond twice what is asked for.
+        # The marginal rays of an immersion objective are so steep that they carry hardly any
+        # light: a kernel is not evaluated beyond twice the requested radius.
         angle = math.asin(min(1.15 * na, 0.75 * na + 0.25 * refractive_index) / refractive_index)
         disc = min(1.5 * math.tan(angle) * defocus_um, 2 * reach_um)
         # Rings lie outside the geometric disc, and aberrations throw light further.
@@ -273,7 +272,7 @@ class WaveLaw(BlurLaw):
         self._frequency, self._frequency_weights = _legendre(
             30 + math.ceil(per * 2 * cycles), cut_off
         )
-        #: Matrices that outlive one evaluation: of the last NA, and of each set of nodes.
+        #: Cached matrices: for the last NA, and for each set of nodes.
         self._of_na: tuple[float, Floats] = (math.nan, np.empty(0))
         self._matrices: dict[bytes, Floats] = {}
 
@@ -320,7 +319,7 @@ class WaveLaw(BlurLaw):
     def _bessel(self, left: Floats, right: Floats) -> Floats:
         key = np.concatenate([left, right]).tobytes()
         if key not in self._matrices:
-            # Two sets in use at a time: frequencies and radii.
+            # Two sets are in use at a time: frequencies and radii.
             if len(self._matrices) > 6:
                 self._matrices.clear()
             self._matrices[key] = j0(2 * np.pi * np.outer(left, right))
@@ -332,8 +331,8 @@ def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
 
     ``sigma = 1 / (2 pi f)`` at the lowest frequency f where the transfer function falls
     to ``exp(-1/2)``: exactly sigma for a Gaussian, 0.522 R for a disc of radius R.
-    The second moment that one might take instead does not exist for a diffraction-limited
-    kernel (its tails fall as 1/r^3), and is unstable where they are cut.
+    The alternative, the second moment, does not exist for a diffraction-limited kernel (its tails
+    fall as 1/r^3) and is unstable if the tails are cut off.
 
     Parameters
     ----------
@@ -345,9 +344,9 @@ def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
     Returns
     -------
     ndarray of float64, shape (planes,)
-        In um; NaN where the transfer function does not fall so far.
+        In um; NaN where the transfer function does not fall that far.
     """
-    # Logarithmic: focus and far defocus differ in width by two orders of magnitude.
+    # Logarithmic, because widths in focus and far from it differ by two orders of magnitude.
     frequency = np.geomspace(1e-3, 20.0, 600)
     otf = law.transfer(values, z_um, frequency)
     sigma = np.full(len(z_um), np.nan)
@@ -364,7 +363,7 @@ def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:
 def _legendre(count: int, end: float) -> tuple[Floats, Floats]:
     """At least `count` nodes and weights of Gauss-Legendre quadrature on [0, end].
 
-    In panels: one rule of a thousand nodes takes seconds to compute.
+    In panels, because one rule of a thousand nodes takes seconds to compute.
     """
     panels = math.ceil(count / _PANEL)
     nodes, weights = np.polynomial.legendre.leggauss(_PANEL)

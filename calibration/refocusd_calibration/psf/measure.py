@@ -31,30 +31,30 @@ from refocusd_calibration.psf.spectra import SpectraRatios
 from refocusd_calibration.psf.stack import PlaneStack
 from refocusd_calibration.psf.width import Widths, asymmetry, kernel_widths
 
-#: What the radial laws leave out, relative: square pixels, and of planes, that the
-#: camera undersamples the in-focus one.  Part of the uncertainty of the NA.
+#: Relative error of the radial laws, which neglect that pixels are square and, for planes, that the
+#: camera undersamples the in-focus plane.  Part of the uncertainty of the NA.
 _NA_FLOOR = {"beads": 0.001, "planes": 0.003}
-#: A pixel size fitted worse than this says nothing.
+#: Largest relative uncertainty of a fitted pixel size.
 _PIXEL_KNOWN = 0.02
-#: Misfit beyond noise below which a law describes the kernels: the pixel size is asked for,
-#: and no further parameter is.
+#: Misfit beyond noise below which a law describes the kernels: the pixel size is then fitted, but no
+#: further parameter.
 _CLEAN = 0.05
-#: A bead smaller than this, px, blurs like a point or a little wider one.
+#: A bead smaller than this, px, blurs like a point.
 _LARGE_BEAD_PX = 4.0
-#: How often a ratio of spectra is corrected with the law fitted to it.
+#: Iterations of correcting a ratio of spectra with the law fitted to it.
 _REFINEMENTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """What the user states about the objective and the beads.
+    """Values stated by the user for the objective and the beads.
 
     Parameters
     ----------
     na : float or None
-        Nominal; the fit starts there, and the result is compared with it.
+        Nominal; the fit starts there and its result is compared with this value.
     wavelength_um : float or None
-        Emission; without it there is no wave law.
+        Emission; without it, the wave law is not fitted.
     refractive_index : float
         Of the immersion.
     bead_um : float
@@ -96,12 +96,12 @@ def measure_beads(
     stack : PlaneStack
     stated : Stated
     reach_um : float, optional
-        Radius of the widest kernel; found from the NA or the beads where not given.
+        Radius of the widest kernel; by default determined from the NA or the beads.
 
     Raises
     ------
     ConfigError, InputError
-        If the series cannot be used, saying why and what to do.
+        If the series cannot be used; the message says why and what to do.
     """
     _check_stated(stated)
     beads = _beads(stack, stated, reach_um)
@@ -121,8 +121,8 @@ def _beads(stack: PlaneStack, stated: Stated, reach_um: float | None) -> Beads:
     by_na = find_beads(stack, reach_um=_reach(stack, stated), at_least=0)
     if len(by_na.centres) >= FEWEST_BEADS:
         return by_na
-    # The nominal cone of light is the widest that there can be: apodised or aberrated
-    # kernels, and those of a microscope that rejects defocused light, are narrower.
+    # The nominal cone of light is the widest possible one: apodised or aberrated kernels, and those
+    # of a microscope that rejects defocused light, are narrower.
     try:
         found = find_beads(stack, at_least=0)
     except InputError:
@@ -149,7 +149,7 @@ def measure_planes(
     Raises
     ------
     ConfigError, InputError
-        If the planes cannot be used, saying why and what to do.
+        If the planes cannot be used; the message says why and what to do.
     """
     _check_stated(stated)
     reference: float | None = None
@@ -192,12 +192,12 @@ def _reach(stack: PlaneStack, stated: Stated) -> float:
     sharpest = float(stack.z_um[sharpest_plane(stack)])
     defocus = float(np.abs(stack.z_um - sharpest).max())
     disc = math.tan(math.asin(stated.na / stated.refractive_index)) * defocus
-    # A quarter for aberrations, diffraction rings, and some background around it.
+    # A quarter more for aberrations, plus diffraction rings and some background.
     return 1.25 * disc + 2 * (stated.wavelength_um or 0.6) / stated.na + 3 * stack.pixel_um
 
 
 def _sharpest_um(stack: PlaneStack) -> float:
-    """Stage position of the sharpest plane, where the in-focus frame was taken apart."""
+    """Stage position of the sharpest plane; used if the in-focus frame was taken separately."""
     return float(stack.z_um[int(np.argmax(sharpness(stack)))])
 
 
@@ -224,12 +224,12 @@ def _fit_laws(
 def _fit_wave(
     observed: Observed, stated: Stated, sharpest: float, reach_um: float, disc: LawFit
 ) -> LawFit:
-    """The wave law with as many parameters as the kernels ask for, by BIC."""
+    """The wave law with the number of parameters that the BIC selects."""
     index = stated.refractive_index
     slope = float(disc.values[disc.law.parameters.index("disc_um_per_um")])
     by_rays = index * math.sin(math.atan(slope))
     na = stated.na if stated.na is not None else min(max(by_rays, 0.03), 0.97 * index)
-    # Spherical aberration moves the sharpest plane: the two are looked for together.
+    # Spherical aberration moves the sharpest plane, so both are searched together.
     step = float(np.ptp(observed.z_um)) / (len(observed.z_um) - 1)
     reach_um = min(reach_um, _cone_um(observed, stated, na, sharpest))
     depth = max((stated.wavelength_um or 0.5) * index / na**2, 0.5 * step)
@@ -245,7 +245,7 @@ def _fit_wave(
         bead = _core_um(observed, sharpest)
         large = observed.method == "beads" and not stated.bead_um
         large = large and bead > _LARGE_BEAD_PX * observed.pixel_um
-        # A pixel that is not what was stated is to be found, not to be hidden.
+        # A wrong stated pixel size must be reported, not compensated by other parameters.
         if large or excess_misfit(observed, _scaled(observed, stated, fits[0])) > _CLEAN:
             free = ("apodisation", "bead_um") if large else ("apodisation",)
             first = {"apodisation": 0.3, "bead_um": bead} if large else {}
@@ -262,7 +262,7 @@ def _fit_wave(
 
 
 def _cone_um(observed: Observed, stated: Stated, na: float, focus_um: float) -> float:
-    """Radius within which the light of the farthest plane lies, diffraction rings included."""
+    """Radius that contains the light of the farthest plane, including diffraction rings."""
     assert stated.wavelength_um is not None
     farthest = float(np.abs(observed.z_um - focus_um).max())
     disc = math.tan(math.asin(na / stated.refractive_index)) * farthest
@@ -321,7 +321,7 @@ def _with_floor(observed: Observed, fit: LawFit) -> LawFit:
 
 
 def _best(observed: Observed, fits: Iterable[LawFit]) -> LawFit:
-    """The fit of least Bayesian information criterion (Schwarz 1978), misfit scaled to the best's."""
+    """The fit with the lowest Bayesian information criterion (Schwarz 1978), scaled to the best misfit."""
     fits = list(fits)
     scale = max(1.0, min(fit.chi2 / fit.freedom for fit in fits))
     count = math.log(observed.values.size)
@@ -398,13 +398,13 @@ def _scaled(observed: Observed, stated: Stated, fit: LawFit) -> LawFit:
 
 
 def _pixel_scale(observed: Observed, fit: LawFit, stated: Stated) -> Measured | None:
-    """Pixel size over the stated one, where disc and diffraction together show it."""
+    """Pixel size relative to the stated one, if disc and diffraction together determine it."""
     if len(fit.values) > 3:
-        # Apodisation and the size of a bead are too easily taken for a scale.
+        # Apodisation and the size of a bead are too easily mistaken for a scale.
         return None
     fit = _scaled(observed, stated, fit)
     found = fit.measured("pixel_scale")
-    # Aberrations that the law does not have are taken for a scale.
+    # Aberrations that the law does not include would be mistaken for a scale.
     clean = fit.replicates_decide and excess_misfit(observed, fit) <= _CLEAN
     if found is None or not clean:
         return None
@@ -416,14 +416,14 @@ def _pixel_scale(observed: Observed, fit: LawFit, stated: Stated) -> Measured | 
 def _gaussian_law(
     fit: LawFit | None, defocus: Floats, widths: Widths
 ) -> tuple[Measured | None, Measured | None]:
-    """Blur in focus and per um: as fitted, or of the widths by weighted least squares."""
+    """Blur in focus and per um: as fitted, or from the widths by weighted least squares."""
     if fit is not None and fit.measured("blur_focus_um") is not None:
         return fit.measured("blur_focus_um"), fit.measured("blur_um_per_um")
     good = np.isfinite(widths.sigma_um)
     if good.sum() < 4:
         return None, None
     variance = widths.sigma_um[good] ** 2
-    # In relative terms: a law that is a few per cent off everywhere serves best.
+    # Relative weights: a law that is wrong by a few per cent everywhere is the most useful.
     design = np.stack([np.ones_like(variance), defocus[good] ** 2], axis=1)
     found = weighted_fit(design, variance, variance**-2)
     spread = found.sigma * math.sqrt(found.chi2 / (len(variance) - 2))

@@ -1,10 +1,10 @@
 """The observed blur, in a form that any law can be fitted to.
 
-Beads give kernels as radial profiles; planes give ratios of spectra.  Either is a table
-of values by plane and radial bin, known to a law up to an amplitude (and, for beads, a
-background) for each plane, and each value is a mean over replicates: beads, or sectors
-of the spectrum.  How replicates differ gives the uncertainty of whatever is fitted,
-model errors included that vary from bead to bead.
+Beads give kernels as radial profiles; planes give ratios of spectra.  Either is a table of values by
+plane and radial bin, which a law describes except for an amplitude (and, for beads, a background) of
+each plane.  Each value is a mean over replicates: beads, or sectors of the spectrum.  The differences
+between replicates give the uncertainty of whatever is fitted, including model errors that vary from
+bead to bead.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from refocusd_calibration.psf.laws import BlurLaw, Floats
 
-#: Relative standard deviation of the planes' brightness, assumed of matched planes: lamps drift.
+#: Relative standard deviation assumed for the brightness of matched planes, because lamps drift.
 AMPLITUDE_SPREAD = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """A law's values beside the observed ones, its free amplitudes fitted.
+    """A law's values with fitted amplitudes, and their difference from the observed values.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Weighted:
     amplitude, background : ndarray of float64, shape (planes,)
         Least-squares scale and offset of `shape`; the background is 0 for planes.
     residual : ndarray of float64, shape (planes, bins)
-        Observed less fitted.
+        Observed minus fitted.
     """
 
     shape: Floats
@@ -54,17 +54,17 @@ class Observed:
     values, variances : ndarray of float64, shape (planes, bins)
         Counts (beads) or ratios (planes).
     deviations : ndarray of float64, shape (replicates, planes, bins)
-        What each replicate adds to the error of the values; they sum to zero.
+        Contribution of each replicate to the error of the values; they sum to zero.
     radius_um : ndarray of float64, shape (radii,)
-        Radii at which kernels are asked of a law; empty for planes.
+        Radii at which a law's kernels are evaluated; empty for planes.
     operator : ndarray of float64, shape (planes or 1, bins, radii)
-        Mean over the pixels of each bin, at their true radii; empty for planes.
+        Averages a kernel over the pixels of each bin, at their true radii; empty for planes.
     area_um2 : ndarray of float64, shape (bins,)
-        Area that each bin stands for in the plane; empty for planes.
+        Area of each bin; empty for planes.
     reference_um : float or None
-        Stage position of the plane in the denominator; None where it is in focus.
+        Stage position of the plane in the denominator; None if it is in focus.
     spread_factor : float
-        What the replicates' spread is multiplied with, as they are not quite independent.
+        Factor for the replicates' spread, because they are not quite independent.
     pixel_um : float
     """
 
@@ -82,7 +82,7 @@ class Observed:
     spread_factor: float = 1.0
 
     def shape_of(self, law: BlurLaw, values: Floats) -> Floats:
-        """What the law says of each value, for unit amplitude; shape (planes, bins)."""
+        """The law's values for unit amplitude, shape (planes, bins)."""
         if self.method == "beads":
             kernel = law.kernel(values, self.z_um, self.radius_um)
             return np.asarray(np.einsum("pbr,pr->pb", self._operators(), kernel), np.float64)
@@ -90,7 +90,7 @@ class Observed:
         reference = values[-1] if self.reference_um is None else self.reference_um
         transfer = law.transfer(values, np.append(self.z_um, reference), self.bins)
         below = transfer[-1]
-        # The in-focus spectrum may vanish beyond the cut-off: nothing is claimed there.
+        # The in-focus spectrum may vanish beyond the cut-off, where nothing is known.
         safe = np.where(np.abs(below) < 1e-3, np.copysign(1e-3, below), below)
         return np.asarray(transfer[:-1] / safe, np.float64)
 
@@ -104,7 +104,7 @@ class Observed:
         return Weighted(shape, amplitude, background, self.values - fit)
 
     def unexplained(self, shape: Floats, errors: Floats) -> Floats:
-        """What of errors of the values is left once each plane's amplitude is refitted.
+        """The errors of the values that remain after each plane's amplitude is refitted.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class Observed:
         return np.asarray(about - self._amplitude(about, centred)[..., None] * centred, np.float64)
 
     def _centred(self, values: Floats) -> tuple[Floats, Floats]:
-        """Values less the weighted mean of each plane, which is its background; 0 for planes."""
+        """Values minus the weighted mean of each plane, which is its background; 0 for planes."""
         if self.method == "planes":
             return values, np.zeros(values.shape[:-1])
         weight = 1 / self.variances
@@ -124,7 +124,7 @@ class Observed:
         return values - mean[..., None], mean
 
     def _amplitude(self, values: Floats, shape: Floats, wanted: float = 0.0) -> Floats:
-        """Least-squares scale of `shape`, by plane; of matched planes it is held near `wanted`."""
+        """Least-squares scale of `shape` by plane; for matched planes it is held near `wanted`."""
         weight = 1 / self.variances
         prior = 1 / AMPLITUDE_SPREAD**2 if self.method == "planes" else 0.0
         top = (weight * shape * values).sum(-1) + prior * wanted

@@ -1,14 +1,14 @@
-"""The blur without beads: spectra of defocused planes over that of the in-focus plane.
+"""Measures the blur without beads: spectra of defocused planes relative to the in-focus plane.
 
-Of one field, the spectrum of a defocused plane is that of the in-focus plane times the
-ratio of their transfer functions.  The ratio is estimated as cross spectrum over power
-spectrum, summed over rings of equal frequency: least squares, so that each mode counts
-by the specimen's power there.
+For one field, the spectrum of a defocused plane is that of the in-focus plane times the ratio of
+their transfer functions.  The ratio is estimated as cross spectrum divided by power spectrum, summed
+over rings of equal frequency.  This is a least-squares estimate, in which each mode is weighted by the
+specimen's power.
 
-A window keeps the frame's edges out of the spectra, and biases a ratio: light that left
-the window is missed.  Here the numerator's window (Hann, of the middle of the frame)
-lies well within the denominator's (flat almost to the edges), so that all light that
-the middle of a defocused plane received is there in the in-focus plane.
+A window keeps the frame's edges out of the spectra but biases the ratio, because light that left the
+window is missing.  Here the numerator's window (Hann, in the middle of the frame) is well within the
+denominator's (flat almost to the edges), so that all light that reached the middle of a defocused
+plane is contained in the in-focus plane.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from refocusd_calibration.psf.laws import BlurLaw, Floats
 from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.stack import PlaneStack
 
-#: What the inner window leaves out along each edge, as a share of the side: kernels
-#: must not reach further.
+#: Margin of the inner window along each edge, as a share of the side: kernels must not reach
+#: further.
 MARGIN_SHARE = 0.17
-#: Smallest side of a field, px: with fewer there are too few modes.
+#: Smallest side of a field, px; a smaller one has too few modes.
 _SMALLEST = 96
-#: Sectors of the half plane of frequencies; they are taken for independent.
+#: Sectors of the half plane of frequencies, which are assumed to be independent.
 _SECTORS = 8
-#: Modes next to each other are alike, through the window: the spread between sectors is
-#: too small by about this factor (found on simulated specimens of known blur).
+#: The window makes neighbouring modes alike, so the spread between sectors is too small by about this
+#: factor (found on simulated specimens of known blur).
 _ALIKE = 1.35
-#: Planes of one field are coherent at low frequency; of two fields, they are not.
+#: Least coherence at low frequency of planes of the same field.
 _COHERENT = 0.6
-#: Share of the Nyquist frequency that is looked at: what lies above is aliased.
+#: Share of the Nyquist frequency that is used; higher frequencies are aliased.
 _HIGHEST = 0.85
-#: What a ratio is not believed to be better than.
+#: Smallest error of a ratio.
 _MODEL_ERROR = 0.004
 
 
@@ -109,9 +109,9 @@ class SpectraRatios:
     def refined(self, law: BlurLaw, values: Floats) -> Observed:
         """The ratios, corrected for the window with the help of a fitted law.
 
-        The window is small, and a specimen is not the same everywhere: the ratio of one
-        field is then off by what both make of it together.  The same estimate of the
-        in-focus plane blurred by the law is off by as much.
+        The window is small and the specimen is not the same everywhere, which together bias the
+        ratio of one field.  The same estimate for the in-focus plane blurred by the law is biased
+        by the same amount.
         """
         return self._table((law, values))
 
@@ -123,7 +123,7 @@ class SpectraRatios:
             reference = values[-1] if self._reference_um is None else self._reference_um
             nodes = np.linspace(0, 0.75 / self._pixel_um, 400)
             transfer = law.transfer(values, np.append(self._z_um, reference), nodes)
-            # Where the in-focus plane has nothing, nothing can be said.
+            # Nothing is known where the in-focus plane has no power.
             ratios = np.clip(transfer[:-1] / np.maximum(transfer[-1], 0.02), -1.5, 1.5)
         for index, (plane, shift) in enumerate(zip(self._planes, self._shifts, strict=True)):
             expected = None if ratios is None else (nodes, ratios[index])
@@ -173,7 +173,7 @@ class _Field:
         self._rows, self._columns = rows * pixel_um, columns * pixel_um
         length = np.hypot(rows, columns)
         self._length = length
-        # Both halves of the first column are there: one is enough.
+        # The first column contains both halves; one is enough.
         half = (columns > 0) | (rows > 0)
         highest = _HIGHEST * 0.5 / pixel_um
         if cut_off is not None:
@@ -194,14 +194,14 @@ class _Field:
         self._overlap = float((self._inner * outer).sum())
         self._inner_power = float((self._inner**2).sum())
         self._denominator = (self._in_inner * self._in_outer.conj()).real[self._used]
-        # Specimens have most of their power at low frequency, within a ring as well.
+        # Specimens have most of their power at low frequencies, even within a ring.
         power = np.abs(self._in_inner[self._used]) ** 2
         self.frequency = self._summed(length[self._used] * power) / self._summed(power)
 
     def take_noise(self, planes: NDArray[np.float32]) -> None:
-        """Subtract the in-focus plane's own noise from its power: it is in no other plane.
+        """Subtract the in-focus plane's own noise from its power, because no other plane shares it.
 
-        At the far planes nothing of the specimen is left at high frequency: it is noise.
+        In the far planes, high frequencies contain only noise.
         """
         least = min(
             float(np.mean(np.abs(self._windowed(plane)[self._high]) ** 2)) for plane in planes

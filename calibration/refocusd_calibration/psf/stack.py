@@ -1,4 +1,4 @@
-"""Planes of one field at known stage positions, as the PSF is measured from."""
+"""Planes of one field at known stage positions, from which the PSF is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
 from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, open_series
 
-#: A stack is held in memory whole: 33 planes of 2048² take 0.6 GB.
+#: The whole stack is held in memory: 33 planes of 2048² take 0.6 GB.
 MOST_BYTES = 4 << 30
 
 
@@ -32,7 +32,7 @@ class PlaneStack:
         Camera counts; frames taken at the same position are averaged.
     pixel_um : float
     saturation : float
-        Counts from which a pixel is not believed.
+        Counts from which a pixel is saturated.
     averaged : int
         Frames averaged for each plane (the fewest).
     channel : str
@@ -70,7 +70,7 @@ def read_planes(
     ----------
     path : str or Path
     pixel_um : float, optional
-        Where the recording does not say; it wins over the recording.
+        Overrides the pixel size of the recording.
     z_step_um, channel, position : optional
         As `open_series`.
     saturation : float, optional

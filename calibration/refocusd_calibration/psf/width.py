@@ -1,4 +1,4 @@
-"""Width of each kernel measured, and how it differs between the two sides of focus."""
+"""Measures the width of each kernel, and how it differs between the two sides of focus."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from refocusd_calibration.psf.fit import LawFit
 from refocusd_calibration.psf.laws import WIDTH_LEVEL, Floats, WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.observed import Observed
 
-#: What the laws and the sampling leave out, relative; part of a width's uncertainty.
+#: Relative error of laws and sampling; part of a width's uncertainty.
 _FLOOR = 0.003
-#: A sign is called observable above this many standard uncertainties ...
+#: A sign is observable above this many standard uncertainties ...
 _SURE = 3.0
-#: ... and if kernels of one width but opposite sides differ by this much in contrast.
+#: ... and if kernels of equal width on opposite sides differ by this much in contrast.
 _CONTRAST = 0.03
 
 
@@ -29,9 +29,9 @@ class Widths:
     Parameters
     ----------
     sigma_um, model_um, uncertainty_um : ndarray of float64, shape (planes,)
-        Measured, of the fitted law, and the standard uncertainty of the measured.
+        Measured width, width of the fitted law, and standard uncertainty of the measured width.
     errors_um : ndarray of float64, shape (replicates, planes)
-        What each replicate adds to the error of the measured ones.
+        Contribution of each replicate to the error of the measured widths.
     """
 
     sigma_um: Floats
@@ -43,15 +43,14 @@ class Widths:
 def kernel_widths(observed: Observed, fit: LawFit) -> Widths:
     """Measure each kernel's width.
 
-    From the law's transfer function plus that of what the law leaves: the law then
-    fills in only what was not observed (the tails outside the radius of the beads; the
-    in-focus kernel, of planes).
+    The transfer function is that of the law plus that of the residual, so the law contributes only
+    what was not observed (for beads, the tails outside the radius; for planes, the in-focus kernel).
 
     Parameters
     ----------
     observed : Observed
     fit : LawFit
-        Of any law that describes it fairly.
+        Of any law that describes the kernels fairly well.
     """
     model = kernel_sigma_um(fit.law, fit.values, observed.z_um)
     errors = observed.unexplained(fit.shown.shape, observed.deviations)
@@ -72,7 +71,7 @@ def kernel_widths(observed: Observed, fit: LawFit) -> Widths:
         slope = (whole[high] - whole[high - 1]) / (frequency[high] - frequency[high - 1])
         crossing = frequency[high] + (WIDTH_LEVEL - whole[high]) / slope
         sigma[plane] = 1 / (2 * np.pi * crossing)
-        # d sigma = sigma / (f dH/df) dH, with the law's slope, which is free of noise.
+        # d sigma = sigma / (f dH/df) dH, with the slope of the law, which is free of noise.
         law_slope = np.gradient(law, frequency)[high]
         gain = sigma[plane] / (crossing * law_slope) * bridge[high]
         spread[:, plane] = errors[:, plane] @ gain
@@ -87,7 +86,7 @@ def _to_transfer(observed: Observed, fit: LawFit, plane: int, frequency: Floats)
     if observed.method == "beads":
         waves = j0(2 * np.pi * np.outer(frequency, observed.bins))
         return np.asarray(waves * observed.area_um2 / fit.shown.amplitude[plane], np.float64)
-    # Rings near the crossing, weighted: one ring alone has few modes.
+    # A weighted mean of rings near the crossing, because one ring has few modes.
     centre = frequency[len(frequency) // 2]
     near = np.abs(np.log(observed.bins / centre)) < np.log(1.5)
     weight = np.where(near, 1 / observed.variances[plane], 0.0)
@@ -103,12 +102,12 @@ def asymmetry(observed: Observed, fit: LawFit, widths: Widths) -> Measured | Non
     """Relative difference in width between the sides of focus, mean over equal distances.
 
     ``2 (above - below) / (above + below)``, from a quarter of the distance that both
-    sides have to all of it.  The uncertainty holds that of the focus position.
+    sides have to all of it.  The uncertainty includes that of the focus position.
 
     Returns
     -------
     Measured or None
-        None where one side has fewer than two planes.
+        None if one side has fewer than two planes.
     """
     focus = float(fit.values[-1])
     good = np.isfinite(widths.sigma_um)
@@ -140,10 +139,10 @@ def asymmetry(observed: Observed, fit: LawFit, widths: Widths) -> Measured | Non
 def sign_of_defocus(
     observed: Observed, fit: LawFit, difference: Measured | None
 ) -> tuple[bool, str]:
-    """Whether one frame tells on which side of focus it is, and why.
+    """Whether a single frame shows on which side of focus it is, and why.
 
-    Equal distances do not decide it: a frame has no scale of distance.  What counts is
-    whether the kernels of the two sides differ where they are equally wide.
+    A frame does not show its distance from focus, so kernels at equal distances are not what counts,
+    but whether kernels of equal width differ between the two sides.
 
     Returns
     -------

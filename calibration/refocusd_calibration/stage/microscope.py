@@ -48,7 +48,7 @@ def strings(vector: Any) -> list[str]:
 
 
 def _listens(port: int) -> bool:
-    # Its clients wait for ever or fail obscurely where nothing answers: look first.
+    # The clients wait forever or fail obscurely if nothing answers, so check first.
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -97,7 +97,7 @@ def restored(core: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        # One device that refuses must not keep the others from going back.
+        # If one device refuses, the others must still be restored.
         if preset:
             with suppress(Exception):
                 core.set_config(group, preset)

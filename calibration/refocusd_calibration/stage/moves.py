@@ -1,15 +1,14 @@
 """Runs the moves of a measurement on the microscope, and verifies them.
 
-A measurement is a list of `Move`: where the stage goes, how long the camera exposes,
-what the shutter does, how many frames are taken there.  The list exists before
-anything moves, so that a dry run prints it whole and limits are checked for all of it.
-`run_series` then lets pycromanager's acquisition engine run it and returns the folder
-of the recording, which nothing here ever deletes.
+A measurement is a list of `Move`: stage position, exposure, shutter and number of frames.  The list is
+complete before anything moves, so that a dry run can print all of it and the limits are checked for
+all of it.  `run_series` then lets pycromanager's acquisition engine carry it out and returns the folder
+of the recording, which is never deleted here.
 
-Each event is handed to the engine by itself: it would merge frames at one place into
-a hardware sequence, whose frames say neither when nor with which exposure each was
-taken.  After each move the stage and the exposure are read back in the engine's
-hook, because a stage that stopped short reports no error.
+Each event is handed to the engine separately, because the engine would merge frames at one position
+into a hardware sequence, whose frames do not record when and with which exposure each was taken.
+After each move, stage position and exposure are read back in the engine's hook, because a stage that
+stopped short reports no error.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from refocusd_calibration.stage.microscope import (
 )
 from refocusd_calibration.stage.plan import Move, MoveLimits, check_axes, check_moves, frame_axes
 
-#: A stage is believed to have arrived within this many micrometres...
+#: A stage has arrived if it is within this many micrometres...
 ARRIVAL_UM = 0.02
-#: ... or within this share of the smallest step, whichever is more.
+#: ... or within this share of the smallest step of its target, whichever is more.
 ARRIVAL_STEPS = 0.25
 
 
@@ -142,7 +141,7 @@ def _interruptible(watch: _Watch) -> Iterator[None]:
 
 
 def _check_whole(path: Path, moves: Sequence[Move]) -> None:
-    """The engine prints what a device refuses, and carries on without that frame."""
+    """Check for missing frames: if a device refuses, the engine only prints that and continues."""
     # Not for every `refocusd --help`.
     from refocusd.formats.open_dataset import open_dataset
 
@@ -158,7 +157,7 @@ def _check_whole(path: Path, moves: Sequence[Move]) -> None:
 
 
 def _arrival_um(moves: Sequence[Move]) -> float:
-    """How far from its goal the stage may stop."""
+    """How far from its target the stage may stop."""
     places = sorted({move.z_um for move in moves if move.z_um is not None})
     steps = [b - a for a, b in pairwise(places)]
     return max(ARRIVAL_UM, ARRIVAL_STEPS * min(steps, default=0.0))

@@ -13,7 +13,7 @@ from rich.table import Table
 from refocusd.errors import ConfigError
 from refocusd.frame import AxisValue, canonical_axes
 
-#: What the shutter does: `as is` leaves it to the user and to Micro-Manager.
+#: State of the shutter: `as is` leaves it to the user and to Micro-Manager.
 Shutter = Literal["open", "closed", "as is"]
 
 #: Longer exposures are refused as a mistake, milliseconds.
@@ -22,20 +22,20 @@ LONGEST_EXPOSURE_MS = 10_000.0
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One place and exposure, and the frames taken there.
+    """One stage position and exposure, and the frames taken there.
 
     Parameters
     ----------
     exposure_ms : float
     z_um : float or None
-        Where the focus stage goes; None leaves it.
+        Target of the focus stage; None leaves it where it is.
     frames : int
         Taken one after the other.
     shutter : {"open", "closed", "as is"}
     channel : str or None
         Preset of Micro-Manager's channel group; None leaves it.
     axes : tuple of (str, int)
-        Of its frames beside `time` (the number of the frame here), e.g. ``(("z", 3),)``.
+        Of its frames, in addition to `time` (the number of the frame), e.g. ``(("z", 3),)``.
     """
 
     exposure_ms: float
@@ -63,12 +63,12 @@ class MoveLimits:
 
 
 def check_moves(moves: Sequence[Move], limits: MoveLimits) -> None:
-    """Refuse a series that leaves the limits, before any of it is run.
+    """Refuse a series that exceeds the limits, before any of it is run.
 
     Raises
     ------
     ConfigError
-        Naming the first move that is outside, or if there is none at all.
+        Names the first move outside the limits; also if there is no move.
     """
     if not moves:
         raise ConfigError("there is nothing to measure: the series has no move")
@@ -100,7 +100,7 @@ def check_moves(moves: Sequence[Move], limits: MoveLimits) -> None:
 
 
 def check_axes(moves: Sequence[Move]) -> None:
-    """Refuse a series of which two frames would have the same axes.
+    """Refuse a series in which two frames would have the same axes.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def check_axes(moves: Sequence[Move]) -> None:
 
 
 def print_moves(moves: Sequence[Move], limits: MoveLimits, *, console: Console) -> None:
-    """Print every move and exposure of a series, and what it takes."""
+    """Print every move and exposure of a series, and the total exposure time."""
     table = Table(title=f"{len(moves)} moves, {sum(move.frames for move in moves)} frames")
     for heading in ("move", "z um", "exposure ms", "frames", "shutter", "channel"):
         table.add_column(heading, justify="left" if heading in ("shutter", "channel") else "right")

@@ -1,8 +1,8 @@
-"""Through-focus series: which frames of recordings are which plane of which sweep.
+"""Through-focus series: assigns the frames of recordings to planes and sweeps.
 
-A *sweep* is a run of planes in one direction of the stage.  Recordings are split at
-each turn of the stage, so one that goes up, down and up again gives three; frames
-taken one after the other at one stage position are one plane.
+A *sweep* is a run of planes in one direction of the stage.  Recordings are split wherever the stage
+reverses, so a recording that goes up, down and up again gives three sweeps.  Consecutive frames at
+one stage position form one plane.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
 
-#: Fewest planes that show a focus: three parameters of a peak and some to spare.
+#: Fewest planes that show a focus: a peak has three parameters.
 MIN_PLANES = 5
-#: Stage positions nearer than this (um) are the same: encoders resolve more than stages repeat.
+#: Stage positions closer than this (um) are equal: encoders resolve more than stages repeat.
 SAME_UM = 1e-4
 
 
@@ -59,7 +59,7 @@ class Sweep:
     Parameters
     ----------
     direction : int
-        1 from below, -1 from above, 0 where the planes were taken in no order.
+        1 from below, -1 from above, 0 if the planes were not taken in order.
     planes : tuple of Plane
     """
 
@@ -86,7 +86,7 @@ class ZSeries:
     metadata : mapping
         Of the first frame.
     channel : str
-        Of the frames, by their axes; "" if they do not say.
+        From the frames' axes; "" if they do not name it.
     notes : tuple of str
         What was left out, and why.
     """
@@ -146,10 +146,10 @@ def open_series(
     paths : sequence of str or Path
         Recordings, in the order taken.
     z_step_um : float, optional
-        Between neighbouring planes, for recordings that do not say where the stage
-        was; where given, it is used instead of what they say.
+        Between neighbouring planes, for recordings without stage positions. If given, it
+        overrides those of the recording.
     channel, position : optional
-        Which, where a recording has several.
+        Required if a recording has several.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def _taken(
     channel: str | None,
     position: int | str | None,
 ) -> _Taken:
-    """One recording's frames of the field chosen, in the order taken."""
+    """A recording's frames of the chosen field, in the order taken."""
     plan = recording.plan()
     indices = _chosen(recording, {"channel": channel, "position": position})
     if len(indices) < MIN_PLANES:
@@ -239,7 +239,7 @@ def _taken(
 
 
 def _chosen(recording: Dataset, wanted: Mapping[str, str | int | None]) -> list[int]:
-    """Frames of the channel and position that were asked for."""
+    """Frames of the requested channel and position."""
     axes = recording.plan().axes
     indices = list(range(len(axes)))
     for axis, value in wanted.items():
@@ -279,7 +279,7 @@ def _positions(
             f"{recording.path} does not state the stage positions: give the distance between two "
             "planes in um with --z-step"
         )
-    # The pages of a plain stack are called `time` where nothing says what they are.
+    # The pages of a plain stack are called `time` if nothing states what they are.
     indices = [frame.get("z", frame.get("time")) for frame in axes]
     numbers = [index for index in indices if isinstance(index, int)]
     if len(numbers) < len(indices) or len(set(numbers)) < MIN_PLANES:
@@ -291,7 +291,7 @@ def _positions(
 
 
 def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
-    """Runs in one direction; runs too short to show a focus are left out and named."""
+    """Runs in one direction; runs that are too short to show a focus are left out and counted."""
     planes = _merged(planes)
     runs: list[Sweep] = []
     start = 0
@@ -308,7 +308,7 @@ def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]
         start = end
     whole = [run for run in runs if len(run.planes) >= MIN_PLANES]
     if not whole:
-        # In no order: neither from below nor from above.
+        # Not in order, so neither from below nor from above.
         ordered = _merged(sorted(planes, key=lambda plane: plane.z_um))
         return ((Sweep(0, tuple(ordered)),) if len(ordered) >= MIN_PLANES else ()), ()
     left = sum(len(run.planes) for run in runs) - sum(len(run.planes) for run in whole)
@@ -317,7 +317,7 @@ def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]
 
 
 def _merged(planes: Sequence[Plane]) -> list[Plane]:
-    """Planes, where frames that follow each other at one stage position are one."""
+    """Planes; consecutive frames at one stage position are merged into one."""
     merged: list[Plane] = []
     for plane in planes:
         if merged and abs(merged[-1].z_um - plane.z_um) < SAME_UM:
