@@ -284,7 +284,7 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
     webhook: str = ""
     """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
-    is full, frames that are not trusted, a daemon without workers; and `refocusd process --cluster` how
+    is full, frames that are not trusted, a daemon without workers; and `process --cluster` how
     it ended."""
     webhook_untrusted: Annotated[float, Limits(0, 1)] = 0.2
     """Share of an acquisition's last 50 frames that are not trusted above which an alert is posted."""
