@@ -84,6 +84,7 @@ def serve_an_acquisition(folder: Path) -> Path:
         expect("<html" in page(port, "/"), "the live view has no page")
         expect('"cells' in page(port, "/api/status"), "the live view does not know the acquisition")
         expect("refocusd_" in page(port, "/metrics"), "the live view has no metrics")
+        expect('"openapi"' in page(port, "/api/v1/openapi.json"), "the API is not described")
         refocusd("run", "--stop", "--endpoint", endpoint)
         expect(daemon.wait(PATIENCE_S) == 0, f"the daemon ended with {daemon.returncode}")
     except BaseException:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from refocusd.config import SETTINGS, Settings, toml_value
+from refocusd.config import SETTINGS, Settings
+from refocusd.toml_value import toml_value
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "settings.md"
 PLACE = re.compile(

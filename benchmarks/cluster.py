@@ -1,11 +1,14 @@
 """Plates on a cluster: what more workers give, what Dask costs, and what a million frames would take.
 
     python -m benchmarks.cluster --json benchmarks/results/cluster-<machine>.json
+    python -m benchmarks.cluster --guide benchmarks/results/cluster-<machine>.json   into docs/guide/plates.md
     python -m benchmarks.cluster --quick             does it run?  Its figures mean little
     python -m benchmarks.cluster --parts live        one part alone
+    python -m benchmarks.cluster --parts slide       one image of 20 000 x 20 000 px; not among the default parts
 
 `process` is the command without a cluster: a daemon in the command, and one worker.  All engines have one
-thread.  A million frames are planned from the time and the memory of one worker, as measured here.
+thread.  A million frames are planned from the time and the memory of one worker, as measured here.  The whole
+plate has 384 wells, 2 fields and 3 planes of 128 x 128 px, refocused by deconvolution and verified.
 """
 
 from __future__ import annotations
@@ -44,7 +47,15 @@ from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
 from refocusd.processes.daemon_process import DaemonProcess
 
-PARTS = ("workers", "linear", "live")
+PARTS = ("workers", "linear", "plate", "live", "slide")
+#: Where the guide shows what was measured.
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "plates.md"
+#: Above this, others keep the processor busy.
+MOST_BUSY_PERCENT = 20.0
+#: Of `plate`: wells, fields of each, planes of each, and their side.
+WELLS, FIELDS, PLANES, PLATE_PX = 384, 2, 3, 128
+#: Of `slide`: its side, that of the specimen which is repeated over it, and the blur that is stated.
+SLIDE_PX, SPECIMEN_PX, SLIDE_BLUR_PX = 20_000, 2000, 20.0
 #: Flags of ``refocusd process`` for each contender of `workers`.
 CONTENDERS = {
     "process": ["--workers", "1"],
@@ -55,17 +66,28 @@ SLOW_ENGINE = Path(__file__).parent / "slow_engine"
 ENGINE_MS = 20.0
 #: Frames of a position, and how many distinct ones there are.
 PER_POSITION, DISTINCT = 20, 8
-#: Of `plan`: frames, workers at a time, and the list price of one of two vCPUs of AWS' m6i.large
-#: (2 vCPUs, 8 GiB, Linux, on demand, us-east-1).
-PLANNED_FRAMES, PLANNED_WORKERS, DOLLARS_PER_WORKER_HOUR = 1_000_000, 64, 0.096 / 2
+#: Of `plan`: frames, workers at a time, and a public price of a computer with two cores and 8 GiB.
+PLANNED_FRAMES, PLANNED_WORKERS, DOLLARS_PER_TWO_CORES_HOUR = 1_000_000, 64, 0.0816
+PRICE = (
+    "Amazon m7g.large, Linux, on demand, us-east-1, as [reported on 17 June 2026]"
+    "(https://www.factualminds.com/blog/amazon-ec2-on-demand-pricing-instance-families-2026/)"
+)
 
 
-def write_plate(path: Path, frames: int, shape: tuple[int, int]) -> Path:
-    """Write a plate of blurred fields, 20 time points each, as OME-Zarr 0.5; takes a well a position."""
+def write_plate(
+    path: Path,
+    frames: int,
+    shape: tuple[int, int],
+    *,
+    fields: int = 1,
+    per_field: int = PER_POSITION,
+    axis: str = "t",
+) -> Path:
+    """Write a plate of blurred fields, each with so many time points or planes, as OME-Zarr 0.5."""
     rng = np.random.default_rng(0)
     pixels = [_field(rng, shape) for _ in range(DISTINCT)]
     plate = zarr.open_group(path, mode="w")
-    positions = -(-frames // PER_POSITION)
+    positions = -(-frames // (fields * per_field))
     names = [f"{chr(65 + n // 24 % 26)}{n // 624 or ''}/{n % 24 + 1}" for n in range(positions)]
     rows, columns = ([n.split("/")[i] for n in names] for i in (0, 1))
     row_names, column_names = list(dict.fromkeys(rows)), list(dict.fromkeys(columns))
@@ -82,35 +104,42 @@ def write_plate(path: Path, frames: int, shape: tuple[int, int]) -> Path:
     plate.attrs["ome"] = {"version": "0.5", "plate": about}
     for number, name in enumerate(names):
         well = plate.create_group(name)
-        well.attrs["ome"] = {"version": "0.5", "well": {"images": [{"path": "0"}]}}
-        _write_field(well, min(PER_POSITION, frames - number * PER_POSITION), pixels)
+        images = [{"path": str(field)} for field in range(fields)]
+        well.attrs["ome"] = {"version": "0.5", "well": {"images": images}}
+        for field in range(fields):
+            left = frames - (number * fields + field) * per_field
+            _write_field(well.create_group(str(field)), axis, min(per_field, left), pixels)
     return path
 
 
-def _write_field(well: Any, frames: int, pixels: Sequence[Pixels]) -> None:
-    image = well.create_group("0")
-    scale = [{"type": "scale", "scale": [1.0, 0.645, 0.645]}]
-    axes = [
-        {"name": "t", "type": "time"},
-        *({"name": name, "type": "space", "unit": "micrometer"} for name in "yx"),
-    ]
+def _write_field(image: Any, axis: str, frames: int, pixels: Sequence[Pixels]) -> None:
+    scale = [{"type": "scale", "scale": [2.0, 0.645, 0.645]}]
+    space = ({"name": name, "type": "space", "unit": "micrometer"} for name in "zyx")
+    axes = [{"name": "t", "type": "time"}, *space]
+    axes = [each for each in axes if each["name"] in (axis, "y", "x")]
     datasets = [{"path": "0", "coordinateTransformations": scale}]
     multiscale = {"name": "field", "axes": axes, "datasets": datasets}
     image.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
     height, width = pixels[0].shape
     array = image.create_array(
-        "0", shape=(frames, height, width), dtype="uint16", chunks=(1, height, width)
+        "0",
+        shape=(frames, height, width),
+        dtype="uint16",
+        chunks=(1, height, width),
+        dimension_names=[axis, "y", "x"],
     )
     for at in range(frames):
         array[at] = pixels[at % len(pixels)]
 
 
-def _field(rng: np.random.Generator, shape: tuple[int, int]) -> Pixels:
-    """Discs of 16 px, out of focus."""
+def _field(rng: np.random.Generator, shape: tuple[int, int], blur_px: float = 6.0) -> Pixels:
+    """Squares that are 2.7 times as wide as the blur, out of focus."""
     sharp = np.zeros(shape, np.float32)
-    for y, x in rng.random((max(2, shape[0] * shape[1] // 3000), 2)) * shape:
-        sharp[max(0, int(y) - 8) : int(y) + 8, max(0, int(x) - 8) : int(x) + 8] += 800.0
-    noisy = 200 + gaussian_filter(sharp, 6.0) + rng.normal(0, 6, shape)
+    half, room = round(blur_px * 4 / 3), 3000 * (blur_px / 6) ** 2
+    for y, x in rng.random((max(2, round(shape[0] * shape[1] / room)), 2)) * shape:
+        rows = slice(max(0, int(y) - half), int(y) + half)
+        sharp[rows, max(0, int(x) - half) : int(x) + half] += 800.0
+    noisy = 200 + gaussian_filter(sharp, blur_px, mode="wrap") + rng.normal(0, 6, shape)
     return noisy.clip(0, 65535).astype(np.uint16)
 
 
@@ -131,12 +160,13 @@ def process(plate: Path, folder: Path, flags: Sequence[str]) -> dict[str, float]
     return {
         "command_s": took_s,
         "frames_per_s": done["frames_per_s"],
+        "frames_refocused": done["refocused"],
         "worker_mib": peak.stop() / 2**20,
     }
 
 
 class _Peak:
-    """The most memory that one child of a process takes, read ten times a second."""
+    """The most memory that a process or one of its children takes, read ten times a second."""
 
     def __init__(self, pid: int) -> None:
         self._of = psutil.Process(pid)
@@ -148,7 +178,7 @@ class _Peak:
     def _read(self) -> None:
         while not self._ended.wait(0.1):
             with suppress(psutil.NoSuchProcess):
-                for child in self._of.children(recursive=True):
+                for child in (self._of, *self._of.children(recursive=True)):
                     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                         self._most = max(self._most, child.memory_info().rss)
 
@@ -203,6 +233,63 @@ def measure_linear(folder: Path, counts: Sequence[int], shape: tuple[int, int]) 
         "frames_per_s_by_frames": rates,
         "change_percent": (last / first - 1) * 100,
     }
+
+
+def measure_plate(folder: Path, wells: int) -> dict[str, Any]:
+    """A whole plate through two workers once, and whether every frame is accounted for."""
+    count = wells * FIELDS * PLANES
+    raw = folder / "plate384.zarr"
+    write_plate(raw, count, (PLATE_PX, PLATE_PX), fields=FIELDS, per_field=PLANES, axis="z")
+    flags = [*CONTENDERS["cluster, 2 workers"], "--backend", "deconvolution"]
+    done = process(raw, folder / "run384", flags)
+    messages.print(f"{wells} wells: {done}", markup=False)
+    where = ["--ledgers", str(folder / "run384" / "ledgers")]
+    output = folder / "run384" / "plate384_refocused.zarr"
+    verified = subprocess.run(
+        [sys.executable, "-m", "refocusd", "verify", str(output), *where],
+        stdout=subprocess.DEVNULL,
+        check=False,
+    )
+    about = {"wells": wells, "fields": FIELDS, "planes": PLANES, "side_px": PLATE_PX}
+    return {**about, "frames": count, **done, "verify_status": verified.returncode}
+
+
+def measure_slide(folder: Path, side_px: int) -> dict[str, Any]:
+    """One large image in tiles by the default model: its time, and the most memory that it takes."""
+    raw = write_slide(folder / "slide.zarr", side_px)
+    done = process(raw, folder / "slide", ["--blur-px", str(SLIDE_BLUR_PX)])
+    return {
+        "side_px": side_px,
+        "blur_px": SLIDE_BLUR_PX,
+        "raw_mb": side_px**2 * 2 / 1e6,
+        "frames_refocused": done["frames_refocused"],
+        "command_s": done["command_s"],
+        "most_memory_mib": done["worker_mib"],
+    }
+
+
+def write_slide(path: Path, side_px: int) -> Path:
+    """Write an OME-Zarr image of blurred nuclei, the same ones again and again."""
+    rng = np.random.default_rng(0)
+    specimen = _field(rng, (SPECIMEN_PX, SPECIMEN_PX), SLIDE_BLUR_PX)
+    image = zarr.open_group(path, mode="w")
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+    scale = [{"type": "scale", "scale": [0.325, 0.325]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    multiscale: dict[str, Any] = {"name": "slide", "axes": axes, "datasets": datasets}
+    image.attrs["ome"] = {"version": "0.5", "multiscales": [multiscale]}
+    array = image.create_array(
+        "0",
+        shape=(side_px, side_px),
+        dtype="uint16",
+        chunks=(SPECIMEN_PX // 2, SPECIMEN_PX // 2),
+        dimension_names=["y", "x"],
+    )
+    for top in range(0, side_px, SPECIMEN_PX):
+        rows = min(SPECIMEN_PX, side_px - top)
+        row = np.tile(specimen[:rows], -(-side_px // SPECIMEN_PX))
+        array[top : top + rows] = row[:, :side_px]
+    return path
 
 
 def measure_live(
@@ -268,25 +355,37 @@ def plan_for(measured: Mapping[str, Any]) -> dict[str, Any]:
         "hours": hours / PLANNED_WORKERS / min(1.0, measured["efficiency_of_two"]),
         "worker_gib": one["worker_mib"] / 1024,
         "raw_tb": PLANNED_FRAMES * width * height * 2 / 1e12,
-        "dollars": hours / min(1.0, measured["efficiency_of_two"]) * DOLLARS_PER_WORKER_HOUR,
+        "dollars": hours / min(1.0, measured["efficiency_of_two"]) * DOLLARS_PER_TWO_CORES_HOUR / 2,
     }
 
 
 def plan_as_markdown(plan: Mapping[str, Any], measured: Mapping[str, Any]) -> str:
     """The same as a table for the guide."""
     width, height = measured["frame_px"]
+    one = measured["contenders"]["cluster, 1 worker"]
     rows = {
+        "measured": f"{one['frames_per_s']:.1f} frames a second by one worker; two do "
+        f"{measured['efficiency_of_two']:.2f} times as much as twice one",
         "frames": f"{plan['frames']:,} of {width} × {height} px, {plan['raw_tb']:.2f} TB",
         "jobs": f"{plan['jobs']:,} positions of {PER_POSITION} frames",
         "time of one worker": f"{plan['worker_hours']:.0f} h",
         f"time of {plan['workers']} workers": f"{plan['hours']:.1f} h",
         "memory of a worker": f"{plan['worker_gib']:.1f} GiB",
-        "cost": f"${plan['dollars']:.0f}, at ${2 * DOLLARS_PER_WORKER_HOUR} an hour for two vCPUs with "
-        "8 GiB (AWS m6i.large, on demand, us-east-1)",
+        "cost of cores": f"${plan['dollars']:.2f}, at ${DOLLARS_PER_TWO_CORES_HOUR} an hour for two cores with "
+        f"8 GiB ({PRICE})",
     }
     return "\n".join(
         ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
     )
+
+
+def into_guide(figures: Path, guide: Path = GUIDE) -> str:
+    """The guide's page with the plan of these figures in its place."""
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    table = plan_as_markdown(found["plan"], found["workers"])
+    before, begin, rest = guide.read_text(encoding="utf-8").partition("<!-- plan: ")
+    mark, end, after = rest.partition("<!-- plan ends -->")
+    return f"{before}{begin}{mark.splitlines()[0]}\n{table}\n{end}{after}"
 
 
 def _table(found: Mapping[str, Any]) -> Table:
@@ -303,6 +402,14 @@ def _table(found: Mapping[str, Any]) -> Table:
         for count, rate in linear["frames_per_s_by_frames"].items():
             table.add_row(f"{count} frames", f"{rate:.1f} frames/s", "")
         table.add_row("change of the rate", f"{linear['change_percent']:.1f} %", "± 5 %")
+    if plate := found.get("plate"):
+        name = f"{plate['wells']} wells, {plate['frames']} frames of {plate['side_px']} px"
+        clean = "verified" if plate["verify_status"] == 0 else "NOT verified"
+        told = f"{plate['frames_per_s']:.1f} frames/s, {plate['command_s']:.0f} s, {clean}"
+        table.add_row(name, told, "verified")
+    if slide := found.get("slide"):
+        told = f"{slide['command_s']:.0f} s, {slide['most_memory_mib']:.0f} MiB at most"
+        table.add_row(f"{slide['side_px']} px squared, {slide['raw_mb']:.0f} MB", told, "")
     if live := found.get("live"):
         for count, rate in live["frames_per_s_by_workers"].items():
             share = live["share_of_ideal_by_workers"][count]
@@ -322,26 +429,41 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:-1])
     parser.add_argument("--frames", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument(
+        "--guide", type=Path, metavar="FILE", help="put the plan of these figures into the guide"
+    )
     parser.add_argument("--quick", action="store_true", help="few frames, under 5 minutes")
     parser.add_argument("--disk", type=Path, default=Path(gettempdir()), help="folder to write to")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
+    if options.guide:
+        GUIDE.write_text(into_guide(options.guide), encoding="utf-8")
+        return 0
     quick = options.quick
-    found: dict[str, Any] = {"machine": machine()}
+    found: dict[str, Any] = {"machine": machine(), "quick": quick}
+    if found["machine"]["cpu_busy_before_percent"] > MOST_BUSY_PERCENT:
+        messages.print(
+            "other programs keep the processor busy: `process` yields to them and may take many times "
+            "as long, and the figures say little"
+        )
     try:
         with scratch(options.disk) as folder:
             if "workers" in options.parts:
-                frames, rounds = (40, 1) if quick else (options.frames, options.rounds)
+                frames, rounds = (20, 1) if quick else (options.frames, options.rounds)
                 found["workers"] = measure_workers(folder, frames, (520, 696), rounds)
                 found["plan"] = plan_for(found["workers"])
             if "linear" in options.parts:
-                counts = (100, 200) if quick else (1000, 10_000)
+                counts = (20, 40) if quick else (1000, 10_000)
                 found["linear"] = measure_linear(folder, counts, (256, 256))
+            if "plate" in options.parts:
+                found["plate"] = measure_plate(folder, 4 if quick else WELLS)
+            if "slide" in options.parts:
+                found["slide"] = measure_slide(folder, 10_000 if quick else SLIDE_PX)
             if "live" in options.parts:
-                seconds, workers = (1.0, (1, 2)) if quick else (10.0, (1, 2, 4, 8))
+                seconds, workers = (0.5, (1, 2)) if quick else (10.0, (1, 2, 4, 8))
                 found["live"] = measure_live(folder, seconds, 256, workers)
     except RefocusdError as error:
         messages.print(f"error: {error}", markup=False)

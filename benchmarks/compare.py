@@ -328,6 +328,7 @@ def ratios(found: list[Method], raw_db: float) -> dict[str, tuple[float, float]]
 
 def draw(path: Path, points: dict[str, tuple[float, float]], processor: str) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -337,6 +338,12 @@ def draw(path: Path, points: dict[str, tuple[float, float]], processor: str) -> 
     axes.axhline(0.0, color="0.5", linestyle="--", label="as acquired")
     axes.set(xscale="log", xlabel="times as fast as Richardson-Lucy (scikit-image)")
     axes.set(ylabel="PSNR gained over raw (dB)", title=processor)
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which(
+            FuncFormatter(
+                lambda times, _: f"{times:g}" if times in (0.5, 1, 2, 3, 5, 10, 20) else ""
+            )
+        )
     axes.grid(visible=True, which="both", alpha=0.2)
     figure.legend(loc="outside right upper", fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ from refocusd.engines.openvino import OpenVinoEngine, engine_threads
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle
-from refocusd.worker.worker import refocus_frame
+from refocusd.worker.refocus import refocus_frame
 
 RESULTS = Path(__file__).parent / "results" / "cpu_engine.json"
 EAGER = "torch eager f32"

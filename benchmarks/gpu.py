@@ -322,7 +322,7 @@ def counted(bundle: ModelBundle) -> Work:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(frame)
     weights = sum(one.numel() for one in network.parameters())
-    return Work(float(counter.get_total_flops()), weights, 0, COUNTED_PX**2)
+    return Work(float(counter.get_total_flops()), weights, COUNTED_PX**2)
 
 
 def random_resnet(folder: Path) -> ModelBundle:

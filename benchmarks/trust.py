@@ -46,6 +46,7 @@ from rich.table import Table
 from scipy.ndimage import gaussian_laplace, maximum_filter, uniform_filter, zoom
 from scipy.stats import spearmanr
 
+from benchmarks.empty_fields import EMPTY, empty_field
 from benchmarks.overhead_machine import cpu_model
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
@@ -302,10 +303,10 @@ def main() -> None:
     kinds: dict[str, tuple[Engine, Draw, int]] = {
         f"empty: {kind}": (
             engine,
-            lambda rng, kind=kind: pictures.empty_field(kind, rng),  # type: ignore[misc]
-            arguments.fields // len(pictures.EMPTY),
+            lambda rng, kind=kind: empty_field(kind, rng),  # type: ignore[misc]
+            arguments.fields // len(EMPTY),
         )
-        for kind in pictures.EMPTY
+        for kind in EMPTY
     }
     kinds |= {
         "brightfield": (engine, pictures.brightfield, rest),

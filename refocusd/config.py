@@ -16,7 +16,6 @@ import difflib
 import functools
 import inspect
 import itertools
-import json
 import os
 import re
 import sys
@@ -30,6 +29,7 @@ import platformdirs
 
 from refocusd.errors import ConfigError
 from refocusd.files import read_limited
+from refocusd.toml_value import toml_value
 
 Backend = Literal["auto", "tensorrt", "cuda", "openvino", "deconvolution", "identity"]
 Precision = Literal["auto", "f32", "f16", "bf16", "int8"]
@@ -284,7 +284,8 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Port of the live view: http://127.0.0.1:8750/.  0 takes a free port."""
     webhook: str = ""
     """URL to which the live view posts alerts, as JSON: an acquisition that ended incomplete, a disk that
-    is full, frames that are not trusted, a daemon without workers."""
+    is full, frames that are not trusted, a daemon without workers; and `refocusd process --cluster` how
+    it ended."""
     webhook_untrusted: Annotated[float, Limits(0, 1)] = 0.2
     """Share of an acquisition's last 50 frames that are not trusted above which an alert is posted."""
     defocus_um: Annotated[float, Limits(-1000.0, 1000.0)] = 0.0
@@ -487,18 +488,3 @@ def _from_file(path: Path) -> dict[str, Any]:
         escaped = any(word in said for word in ("Unescaped", "escape", "hex value", "scalar value"))
         hint = _BACKSLASHES if escaped else ""
         raise ConfigError(f"the settings file {path} is not TOML: {said}{hint}") from error
-
-
-def toml_value(value: object) -> str:
-    """A setting as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # Escapes of JSON strings are TOML's; only this one JSON leaves as it is.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(toml_value, value)) + "]"
-    if isinstance(value, dict):
-        inner = ", ".join(f"{toml_value(key)} = {toml_value(item)}" for key, item in value.items())
-        return f"{{ {inner} }}" if inner else "{}"
-    return str(value)

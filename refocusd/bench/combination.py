@@ -50,12 +50,15 @@ class Order(msgspec.Struct, frozen=True):
         File that the refocused sample frame is written to (npy); empty for none.
     rates : bool
         Measure the device instead of the engine.
+    warm_frames : int
+        How many come before the first that counts.
     """
 
     combination: Combination
     frames: int
     sample: str = ""
     rates: bool = False
+    warm_frames: int = 3
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -89,7 +92,7 @@ class Report(msgspec.Struct, frozen=True):
         Until the engine was there and warm.
     peak_mib : float or None
         The process's peak, MiB; None where the system does not tell.
-    precision, device, key : str
+    backend, precision, device, key : str
         What really ran.
     rates : Rates, optional
     """
@@ -99,6 +102,7 @@ class Report(msgspec.Struct, frozen=True):
     worker_ms: list[float] = []
     built_s: float = 0.0
     peak_mib: float | None = None
+    backend: str = ""
     precision: str = ""
     device: str = ""
     key: str = ""

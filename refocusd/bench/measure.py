@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from scipy.ndimage import gaussian_filter
 
 from refocusd.bench.combination import Order, Report
 from refocusd.bench.machine import peak_mib
@@ -15,14 +16,14 @@ from refocusd.demo.specimen import SAMPLE
 from refocusd.engines.choose import build_engine
 from refocusd.errors import InputError, RefocusdError
 from refocusd.frame import Pixels
-from refocusd.worker.worker import refocus_frame
+from refocusd.worker.refocus import refocus_frame
 
-#: Frames before the first that counts.
-WARM_FRAMES = 3
+#: Blur of the sample frame, a standard deviation in px: frames in focus do not reach every network.
+SAMPLE_BLUR_PX = 6.0
 
 
 def sample_frame(shape: tuple[int, int] | None = None) -> Pixels:
-    """The shipped sample, mirrored at its borders or cut to `shape` (height, width).
+    """The shipped sample, out of focus; mirrored at its borders or cut to `shape` (height, width).
 
     Raises
     ------
@@ -30,11 +31,12 @@ def sample_frame(shape: tuple[int, int] | None = None) -> Pixels:
         If it is missing from the installation.
     """
     try:
-        sample = np.asarray(tifffile.imread(SAMPLE))
+        sharp = np.asarray(tifffile.imread(SAMPLE))
     except (OSError, ValueError) as error:
         raise InputError(
             f"the sample picture {SAMPLE} cannot be read ({error}); reinstall refocusd"
         ) from error
+    sample = gaussian_filter(sharp, SAMPLE_BLUR_PX, mode="mirror")
     if shape is None:
         return sample
     more = [(0, max(0, wanted - have)) for wanted, have in zip(shape, sample.shape, strict=True)]
@@ -75,7 +77,7 @@ def _measure(order: Order) -> Report:
         # Whatever is said of the frame, it is the engine that is measured.
         facts = [
             refocus_frame(engine, raw, out, pass_in_focus=False, untrusted="mark")
-            for _ in range(WARM_FRAMES + order.frames)
+            for _ in range(order.warm_frames + order.frames)
         ]
         peak = peak_mib()
         if order.sample:
@@ -85,12 +87,13 @@ def _measure(order: Order) -> Report:
             np.save(Path(order.sample), refocused)
     finally:
         engine.close()
-    counted = facts[WARM_FRAMES:]
+    counted = facts[order.warm_frames :]
     return Report(
         engine_ms=[one.engine_ms for one in counted],
         worker_ms=[one.worker_ms for one in counted],
         built_s=built_s,
         peak_mib=peak,
+        backend=about.backend,
         precision=about.precision,
         device=about.device,
         key=about.key,

@@ -50,7 +50,7 @@ def run_session(
     list of Result
         In the same order; what is not available here says why.
     """
-    with TemporaryDirectory(prefix="refocusd-bench-") as name:
+    with TemporaryDirectory(prefix="refocusd-bench-", ignore_cleanup_errors=True) as name:
         return _Session(Path(name), frames, rounds, on_step).run(combinations)
 
 
@@ -75,7 +75,7 @@ class _Session:
                     continue
                 self._on_step(combination.name)
                 sample = str(self._folder / f"{index}.npy") if turn == 0 else ""
-                report = self._ask(Order(combination, self._frames, sample))
+                report = ask(Order(combination, self._frames, sample))
                 refused[index] = report.refused
                 found[index].append(report)
         return [
@@ -109,14 +109,14 @@ class _Session:
             self._on_step(f"rates of the device in {report.precision}")
             device = EngineOptions(*key)  # type: ignore[arg-type]
             order = Order(Combination(combination.model, device, (1, 1)), 0, rates=True)
-            self._rates[key] = self._ask(order).rates
+            self._rates[key] = ask(order).rates
         return self._rates[key]
 
     def _quality(self, model: str, file: Path) -> Quality | None:
         if model not in self._references:
             self._on_step(f"{model}, f32 reference")
             path = self._folder / f"reference-{len(self._references)}.npy"
-            self._ask(Order(Combination(model, _REFERENCE, (64, 64)), 0, str(path)))
+            ask(Order(Combination(model, _REFERENCE, (64, 64)), 0, str(path)))
             self._references[model] = np.load(path) if path.exists() else None
         reference = self._references[model]
         if reference is None or not file.exists():
@@ -130,12 +130,13 @@ class _Session:
             decibel if np.isfinite(decibel) else None,
         )
 
-    def _ask(self, order: Order) -> Report:
-        """One process; whatever becomes of it is a report."""
-        try:
-            return attempt("refocusd.bench", order, Report, PROCESS_S)
-        except WorkerError as error:
-            return Report(refused=str(error))
+
+def ask(order: Order, limit_s: float = PROCESS_S) -> Report:
+    """Have one process measure; a process that fails or takes longer reports that as refused."""
+    try:
+        return attempt("refocusd.bench", order, Report, limit_s)
+    except WorkerError as error:
+        return Report(refused=str(error))
 
 
 def _work(combination: Combination) -> Work | None:

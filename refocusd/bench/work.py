@@ -23,15 +23,12 @@ class Work:
         Two an accumulated product, of convolutions and matrix products; the rest is small.
     weights : int
         Numbers that the network holds.
-    activations : int
-        Numbers that go in and come out of each convolution and matrix product.
     pixels : int
         Of the frame as the network sees it, padding included.
     """
 
     flops: float
     weights: int
-    activations: int
     pixels: int
 
     def least_bytes(self, precision: str) -> float:
@@ -64,19 +61,17 @@ def count_work(onnx: Path, shape: tuple[int, int], multiple: int) -> Work:
         model = openvino.Core().read_model(str(onnx))
         model.reshape([1, 1, height, width])
         nodes = model.get_ordered_ops()
-        flops = activations = weights = 0
+        flops = weights = 0
         for node in nodes:
             if node.get_type_name() == "Constant":
                 weights += math.prod(node.get_output_shape(0))
-            elif products := _products(node):
-                flops += 2 * products
-                activations += math.prod(node.get_input_shape(0))
-                activations += math.prod(node.get_output_shape(0))
+            else:
+                flops += 2 * _products(node)
     except RuntimeError as error:
         raise EngineError(
             f"the work of {onnx} on {width}×{height} px cannot be counted: {error}"
         ) from error
-    return Work(float(flops), weights, activations, height * width)
+    return Work(float(flops), weights, height * width)
 
 
 def _products(node: Any) -> int:

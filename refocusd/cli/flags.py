@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any, get_origin
 
-from refocusd.config import SETTINGS, Setting, Settings, load_settings, toml_value
+from refocusd.config import SETTINGS, Setting, Settings, load_settings
+from refocusd.toml_value import toml_value
 
 #: Sides of frames.
 SMALLEST_PX, LARGEST_PX = 32, 16384
@@ -95,13 +96,13 @@ def settings_of(arguments: argparse.Namespace, *names: str) -> Settings:
     ------
     ConfigError
     """
-    return load_settings(arguments.config, _given(arguments, *names))
+    return load_settings(arguments.config, given_settings(arguments, *names))
 
 
 def daemon_flags(arguments: argparse.Namespace) -> list[str]:
     """The same flags, for a daemon that is started as a child (its address excepted)."""
     flags = ["--config", arguments.config] if arguments.config else []
-    for name, value in _given(arguments).items():
+    for name, value in given_settings(arguments).items():
         flag = SETTINGS[name].flag
         if isinstance(value, bool):
             flags.append(flag if value else flag.replace("--", "--no-", 1))
@@ -112,6 +113,7 @@ def daemon_flags(arguments: argparse.Namespace) -> list[str]:
     return flags
 
 
-def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+def given_settings(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Settings that the command line has flags for, of these names or of all."""
     named = {name: getattr(arguments, name, None) for name in names or SETTINGS}
     return {name: value for name, value in named.items() if value is not None}

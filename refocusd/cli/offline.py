@@ -18,7 +18,13 @@ from refocusd.cli.runs import output_of_run
 from refocusd.cluster.screen import Cluster, has_slides
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
-from refocusd.datasets.dataset import Output, RawAndOutputs, refuse_merging, refuse_refocused
+from refocusd.datasets.dataset import (
+    Output,
+    RawAndOutputs,
+    output_for,
+    refuse_merging,
+    refuse_refocused,
+)
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
@@ -188,6 +194,7 @@ def process_one(
         keys = frames.axes_keys()
         if isinstance(runner, OwnDaemon) and has_slides(frames):
             runner = Cluster(None)
+        output_for(frames, folder)  # what is wrong with it is told before an engine is built
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if not is_new:

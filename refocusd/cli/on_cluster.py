@@ -26,6 +26,7 @@ from refocusd.datasets.dataset import refuse_refocused
 from refocusd.errors import ConfigError, WorkerError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
+from refocusd.view.state.alerts import alert_of, post
 
 
 def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -58,7 +59,19 @@ def process_on_cluster(arguments: argparse.Namespace, settings: Settings) -> int
                 except WorkerError as error:
                     # Positions that were given up: the next plate may fare better.
                     all_done.append(Done(path, summary=str(error), error=True))
-    return report(all_done, arguments.json)
+    status = report(all_done, arguments.json)
+    if settings.webhook:
+        text = "; ".join(map(_sentence, all_done))
+        post(settings.webhook, alert_of("processed" if status == 0 else "process failed", text))
+    return status
+
+
+def _sentence(done: Done) -> str:
+    """How one store ended."""
+    if done.check is None:
+        return f"{done.path}: {done.summary}"
+    counts = ", ".join(f"{number} {name}" for name, number in done.check.counts().items())
+    return f"{done.path}: {counts}"
 
 
 def _dry_run(arguments: argparse.Namespace, settings: Settings, options: ClusterOptions) -> int:

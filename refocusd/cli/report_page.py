@@ -46,7 +46,8 @@ class RunReport:
 
     Parameters
     ----------
-    title : str
+    dataset : str
+        Name of the refocused dataset.
     made : mapping of str to str
         What made the frames: software, model, settings.
     states, verdicts : mapping of str to int
@@ -57,27 +58,38 @@ class RunReport:
         In the order of the frames.
     blur_sources : mapping of str to int
         Frames by what their blur rests on.
+    doubted : sequence of JudgedFrame
+        The worst first.
     worst : sequence of Pictures
-    figures : mapping
-        The same for machines.
+        Of some of these.
     """
 
-    title: str
+    dataset: str
     made: Mapping[str, str]
     states: Mapping[str, int]
     verdicts: Mapping[str, int]
     agreement: Mapping[str, str]
     blur_px: Sequence[float]
     blur_sources: Mapping[str, int]
+    doubted: Sequence[JudgedFrame]
     worst: Sequence[Pictures]
-    figures: Mapping[str, Any]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The same for machines."""
+        names = ("dataset", "made", "states", "verdicts", "agreement", "blur_px", "blur_sources")
+        frames = [
+            {"axes": frame.axes, "verdict": frame.verdict, "reasons": list(frame.reasons)}
+            for frame in self.doubted
+        ]
+        return {**{name: getattr(self, name) for name in names}, "frames": frames}
 
 
 def page(report: RunReport) -> str:
     """The HTML of a report."""
     figures = json.dumps(report.figures, indent=1).replace("</", "<\\/")
     return document(
-        report.title,
+        f"{report.dataset}: refocusing report",
         [
             *_statement(report),
             "<h2>What made the frames</h2>",

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.plate_blurs import surer
 from refocusd.cluster.slide import refocus_slide
 from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
@@ -23,8 +24,11 @@ from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, OutputError, RefocusdError
+from refocusd.formats.dataset import Dataset
+from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.strips import checksum_by_strips
 from refocusd.frame import FinalState, Pixels, checksum
 from refocusd.imaging.trust_map import trust_shape
@@ -68,7 +72,11 @@ def refocus_position(order: bytes) -> bytes:
     attempts: list[Attempt] = []
     found = 0
     with ExitStack() as stack:
-        raw = stack.enter_context(StoreReader(Path(told.raw), only=told.position))
+        path = Path(told.raw)
+        store = is_store(path)
+        raw = stack.enter_context(
+            StoreReader(path, only=told.position) if store else open_dataset(path)
+        )
         image = stack.enter_context(MirrorImage(Path(told.output), told.position))
         form = raw.first_format()
         microscope = msgspec.json.decode(told.first or "{}", type=dict[str, object])
@@ -90,6 +98,12 @@ def refocus_position(order: bytes) -> bytes:
             else:
                 attempts.append(_attempt(told, key, raw, image, prepared, applied, blurs, maps))
     return JobResult(attempts, found).pack()
+
+
+def build_engines(settings: bytes) -> None:
+    """Have the engines for packed settings ready; what is wrong with them is said by the jobs."""
+    with suppress(RefocusdError, MemoryError):
+        engines_of(msgspec.msgpack.decode(settings, type=Settings))
 
 
 def engines_of(settings: Settings) -> Prepared:
@@ -131,7 +145,7 @@ def _cards() -> int:
 def _attempt(
     told: PositionOrder,
     key: str,
-    raw: StoreReader,
+    raw: Dataset,
     image: MirrorImage,
     prepared: Prepared,
     applied: Applied,
@@ -162,7 +176,7 @@ def _attempt(
     out = np.empty_like(frame.pixels)
     trust = np.empty(trust_shape(out.shape), np.uint8)
     profile = applied.of_frame(key, metadata, frame.pixels.shape)
-    known = blur_by_microscope(told.settings, applied, "", key, metadata)
+    known = surer(blur_by_microscope(told.settings, applied, "", key, metadata), told.blurs, key)
     try:
         facts = refocus_frame(
             prepared.engines[channel],
@@ -191,7 +205,7 @@ def _attempt(
 
 
 def _attempt_slide(
-    told: PositionOrder, key: str, raw: StoreReader, image: MirrorImage, prepared: Prepared
+    told: PositionOrder, key: str, raw: Dataset, image: MirrorImage, prepared: Prepared
 ) -> Attempt:
     """As `_attempt`, of a frame that does not fit into memory."""
     begun = time.perf_counter_ns()

@@ -6,6 +6,7 @@ import msgspec
 
 from refocusd.config import Settings
 from refocusd.ledger import Attempt
+from refocusd.transport.messages import KnownBlur
 
 
 class PositionOrder(msgspec.Struct, frozen=True):
@@ -25,6 +26,8 @@ class PositionOrder(msgspec.Struct, frozen=True):
         JSON: the microscope, from the metadata of the first frame.
     profiles : list of str
         Ids of the calibration profiles.
+    blurs : dict of str to KnownBlur
+        What the whole plate tells of the blur, see `refocusd.cluster.plate_blurs`.
     """
 
     raw: str
@@ -36,6 +39,7 @@ class PositionOrder(msgspec.Struct, frozen=True):
     settings: Settings
     first: str
     profiles: list[str]
+    blurs: dict[str, KnownBlur] = {}
 
     def pack(self) -> bytes:
         """As bytes."""

@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import psutil
 
-from refocusd.cluster.job import engines_of, refocus_position
+from refocusd.cluster.job import build_engines, engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
+from refocusd.cluster.plate_blurs import kind_of, plate_blurs
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.intake import trained_models
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
-from refocusd.datasets.dataset import Output
+from refocusd.datasets.dataset import Output, note_recording
+from refocusd.engines.engine import BlurEngine
 from refocusd.errors import (
     DiskFullError,
     InputError,
+    OutputError,
     RefocusdError,
     TransportError,
     WorkerError,
@@ -38,6 +42,7 @@ from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id
 from refocusd.profiles.microscope_metadata import first_of
+from refocusd.transport.messages import KnownBlur
 from refocusd.worker.refocus import refocus_frame
 
 if TYPE_CHECKING:
@@ -50,6 +55,8 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10
 #: Before the next try, in s, times the number of tries: another job may still hold the list.
 AGAIN_S = 1.0
+#: Side of the part of a slide that is measured by a dry run, px.
+SLIDE_PART_PX = 4096
 #: How often it is looked whether there are workers, while no job ends.
 LOOK_S = 30.0
 #: What Dask raises where a worker, or the result that it held, is gone.
@@ -106,30 +113,30 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
     """
     engines = engines_of(settings)
     times = []
+    form = frames.first_format()
+    # Of a slide a part is enough.
+    most = SLIDE_PART_PX if has_slides(frames) else max(form.height, form.width)
+    height, width = min(most, form.height), min(most, form.width)
     for key in [*keys[:1], *keys[-1:]]:
         begun = time.perf_counter()
-        pixels = frames.read(key).pixels
+        pixels = frames.read_part(key, slice(0, height), slice(0, width))
         refocus_frame(
             engines.engines[""], pixels, np.empty_like(pixels), pass_in_focus=settings.pass_in_focus
         )
-        times.append((time.perf_counter() - begun) * 1e3)
-    form = frames.first_format()
+        parts = form.height * form.width / (height * width)
+        times.append((time.perf_counter() - begun) * 1e3 * parts)
     return Plan(
         jobs=len(_by_position(keys)),
         frames=len(keys),
         frame_ms=max(times, default=0.0),
         nbytes=len(keys) * form.nbytes,
-        worker_nbytes=psutil.Process().memory_info().rss + 4 * form.nbytes,
+        worker_nbytes=psutil.Process().memory_info().rss + 4 * height * width * form.dtype.itemsize,
     )
 
 
 def has_slides(frames: Dataset) -> bool:
     """Whether frames are too large for a daemon's ring, and a job refocuses them in tiles."""
-    return (
-        isinstance(frames, StoreReader)
-        and len(frames) > 0
-        and frames.is_slide(frames.axes_keys()[0])
-    )
+    return any(frames.is_slide(key) for key in frames.axes_keys()[:1])
 
 
 class Cluster:
@@ -144,6 +151,8 @@ class Cluster:
     def __init__(self, client: Client | None) -> None:
         self._client = client
         self._settings = Settings()
+        #: Builds the engine of each worker that is there.
+        self._warming: list[Future] = []
 
     def start(self, settings: Settings) -> None:
         """Have an engine in this process: what makes the frames is part of their record.
@@ -153,6 +162,13 @@ class Cluster:
         BundleError, EngineError
         """
         self._settings = settings
+        if self._client is not None:
+            # At the same time as ours: the first jobs find them built.
+            packed = msgspec.msgpack.encode(settings)
+            self._warming = [
+                self._client.submit(build_engines, packed, workers=[worker], pure=False)
+                for worker in self._client.nthreads()
+            ]
         engines_of(settings)
 
     def run_of(self, profiles: Sequence[str]) -> str:
@@ -203,7 +219,7 @@ class Cluster:
         InputError, LedgerError, OutputError
             As `refocus`.
         """
-        if not isinstance(frames, StoreReader):
+        if not (isinstance(frames, StoreReader) or has_slides(frames)):
             raise InputError(
                 f"{frames.path} is no OME-Zarr, whose positions several workers can write at once: "
                 "refocus it without --cluster, or convert it"
@@ -211,14 +227,28 @@ class Cluster:
         dataset = OutputDataset.open(self._settings, self._open_output(frames, output))
         acquired: int | None = None
         try:
-            orders = _orders(frames, keys, output, self._settings, dataset.sink.path)
-            if isinstance(dataset.sink, MirrorSink):
-                for order in orders:
-                    dataset.sink.make_room(json.loads(order.keys[-1]))
+            if not frames.catch_up_from:
+                note_recording(dataset.sink.path, frames.path)
+            orders = _orders(
+                frames, keys, output, self._settings, dataset.sink.path, self._blurs_of(frames)
+            )
+            if not isinstance(dataset.sink, MirrorSink):
+                raise OutputError(
+                    f"{dataset.sink.path} was not begun in tiles, and cannot be continued so: name "
+                    "another --output"
+                )
+            for order in orders:
+                dataset.sink.make_room(json.loads(order.keys[-1]))
             yield dataset, orders
             acquired = len(frames)
         finally:
             dataset.close(acquired)
+
+    def _blurs_of(self, frames: Dataset) -> dict[str, KnownBlur]:
+        engines = engines_of(self._settings).engines.values()
+        if has_slides(frames) or not any(isinstance(engine, BlurEngine) for engine in engines):
+            return {}
+        return plate_blurs(frames)
 
     def _open_output(self, frames: Dataset, output: Output) -> OpenOutput:
         form = frames.first_format()
@@ -299,7 +329,7 @@ class _Run:
             self.rows_lost = True
             if isinstance(outcome, DiskFullError):
                 self._client.cancel(list(self._running))
-                raise outcome
+                raise DiskFullError(f"{outcome}; the same command goes on from there") from outcome
             # A long position may lose many workers, as long as each of them gets on.
             got_on = _listed_nbytes(job.order) > job.listed_nbytes
             attempt = 1 if got_on else job.attempt
@@ -418,7 +448,12 @@ def _by_position(keys: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _orders(
-    frames: StoreReader, keys: Sequence[str], output: Output, settings: Settings, place: Path
+    frames: Dataset,
+    keys: Sequence[str],
+    output: Output,
+    settings: Settings,
+    place: Path,
+    blurs: Mapping[str, KnownBlur],
 ) -> list[PositionOrder]:
     # The longest first: at the end all workers are busy.
     positions = sorted(_by_position(keys).items(), key=lambda each: -len(each[1]))
@@ -433,6 +468,7 @@ def _orders(
             settings=settings,
             first=first_of(output.first),
             profiles=list(output.profiles),
+            blurs={kind: blurs[kind] for kind in sorted({*map(kind_of, own)} & blurs.keys())},
         )
         for position, own in positions
     ]

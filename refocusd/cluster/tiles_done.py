@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from refocusd import files
 from refocusd.formats.disk_space import write_error
 from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.normalise import CountsRange
@@ -113,7 +114,7 @@ class TilesDone:
 
     def remove(self) -> None:
         """The image is listed: nothing is left to go on with."""
-        self._path.unlink(missing_ok=True)
+        files.remove(self._path, missing_ok=True)
 
     def _write(self, text: bytes, mode: str) -> None:
         try:

@@ -25,8 +25,10 @@ from refocusd.models.bundle import load_bundle
 from refocusd.transport.client import MAX_MESSAGE, Connection
 from refocusd.transport.messages import Counts, Status, StatusRequest, Stop
 from refocusd.transport.ring import SharedRing
-from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, RemoteEndpoint
+from refocusd.transport.secure.endpoints import Endpoints
 from refocusd.transport.secure.keys import KeyStore
+from refocusd.transport.secure.local_endpoint import LocalEndpoint
+from refocusd.transport.secure.remote_endpoint import RemoteEndpoint
 from refocusd.transport.secure.user_keys import forget_shared_key
 
 log = logging.getLogger(__name__)
@@ -110,10 +112,11 @@ class Daemon:
         self.request_stop()
         self._broker.join()
         # The broker has waited for them; one that is still there hangs, or is about to end.
+        end_by = max(time.monotonic() + WRITER_END_S, self._broker.stop_by)
         self._catch_ups.stop(timeout_s=CATCH_UP_END_S)
         self.supervisor.stop()
         # The broker has waited for the writers as well.
-        self._writer.stop(max(WRITER_END_S, self._broker.stop_by - time.monotonic()))
+        self._writer.stop(max(1.0, end_by - time.monotonic()))
         self._resources.close()
 
     def wait_ready(self, asked_to_stop: threading.Event | None = None) -> None:

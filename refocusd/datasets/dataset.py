@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ from refocusd.datasets.identity import (
 )
 from refocusd.datasets.run_folder import (
     LEDGER_COPY,
-    REFOCUSED_NAME,
     RUN_FILE,
-    SUFFIX,
     ZARR,
     made_by,
     notes_of,
@@ -43,6 +42,8 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
+from refocusd.formats.sink import refuse_within
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 
@@ -110,6 +111,15 @@ class Output:
     def model(self) -> str:
         """Name of the model that made the frames, or of the backend if there was none."""
         return str(self.engine.get("model_id") or self.engine.get("backend") or "unknown")
+
+    def raw_places(self) -> tuple[Path, ...]:
+        """Where the raw frames may be: folders are moved, and what is beside comes first."""
+        if not self.raw:
+            return ()
+        beside = self.path.parent
+        named_alike = REFOCUSED_NAME.sub("", self.path.name)
+        places = (beside / _last_part(self.raw), Path(self.raw), beside / named_alike)
+        return tuple(place for place in dict.fromkeys(places) if place != self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +189,10 @@ def refuse_refocused(frames: Dataset) -> None:
     """
     ours = frames.summary.get("refocusd")
     made = Output.at(frames.path)
+    if isinstance(ours, dict) and "trust_map" in ours:
+        raise InputError(
+            f"{frames.path} holds the trust maps of refocused frames; name the raw data they were made from"
+        )
     if made is None and isinstance(ours, dict) and "sink" in ours:
         raise InputError(
             f"{frames.path} holds refocused frames, and its {RUN_FILE}, which names their run, is not "
@@ -193,7 +207,17 @@ def refuse_refocused(frames: Dataset) -> None:
 
 
 def output_for(frames: Dataset, folder: Path | None = None) -> Path:
-    """Output of the first run: ``<name>_refocused`` beside raw, or in `folder`."""
+    """Output of the first run: ``<name>_refocused`` beside raw, or in `folder`.
+
+    Raises
+    ------
+    OutputError
+        If that folder lies within the raw data, or is a refocused dataset.
+    """
+    if folder is not None:
+        refuse_within(folder, frames.path)
+        if made_by(folder):
+            refuse_within(folder, folder)
     return refocused_path((folder or place_of(frames.place).parent).resolve() / frames.name)
 
 
@@ -202,13 +226,15 @@ def outputs_of(
 ) -> tuple[Output, ...]:
     """The refocused datasets of raw frames.
 
-    They are searched by name beside the raw frames, in `folder` (if given), and in the folders
-    that open acquisitions of these frames name. Those of a recording that was renamed since are found
+    They are searched by name beside the raw frames, in `folder` or else where the ledger of these
+    frames says, and in the folders that open acquisitions of these frames name. Those of a recording that was renamed since are found
     by its content. `recognised` says whether the others belong to this recording.
     """
     first = {output_for(frames), output_for(frames, folder)}
     # The name that the daemon itself uses.
     first.add(refocused_path(frames.path))
+    if folder is None and (elsewhere := _folder_in_ledger(frames, ledgers)):
+        first.add(refocused_path(elsewhere / frames.name))
     folders = [
         beside
         for place in sorted(first)
@@ -234,6 +260,19 @@ def outputs_of(
             if not _exists(output.raw) and _is_of(frames, output, ledgers)
         }
     return tuple(found.values())
+
+
+def _folder_in_ledger(frames: Dataset, ledgers: str | Path) -> Path | None:
+    """The folder of the output that was written last, as the ledger of raw frames that lie here says."""
+    if not len(frames):
+        return None
+    with suppress(InputError, LedgerError, OSError):
+        acquisition = derived_id(frames, frames.axes_keys()[0])
+        if (place := ledger_path(ledgers, acquisition)).exists():
+            with Ledger(place, read_only=True) as ledger:
+                about = ledger.acquisition_note(acquisition)
+            return Path(about.output).parent if about and about.output else None
+    return None
 
 
 def recognised(
@@ -442,18 +481,13 @@ def _noted_recording(folder: Path) -> str:
 
 def _raw_of(output: Output, ledgers: str | Path) -> tuple[Path | None, str, tuple[str, ...]]:
     """Where the raw frames of an output are, where they should be, and remarks for the user."""
-    if not output.raw:
-        return None, "", ()
-    recorded = Path(output.raw)
-    beside = output.path.parent
-    named_alike = REFOCUSED_NAME.sub("", output.path.name)
-    candidates = (beside / _last_part(output.raw), recorded, beside / named_alike)
-    there = [path for path in candidates if path != output.path and path.exists()]
+    there = [path for path in output.raw_places() if path.exists()]
     if not there:
         return None, output.raw, ()
     # Another recording of that name may lie nearer; where all are others, that is told of the first.
-    same = (path for path in dict.fromkeys(there) if not _is_another(path, output, ledgers))
-    candidate = there[0] if len(set(there)) == 1 else next(same, there[0])
+    same = (path for path in there if not _is_another(path, output, ledgers))
+    candidate = there[0] if len(there) == 1 else next(same, there[0])
+    recorded = Path(output.raw)
     if candidate.resolve() == recorded.resolve():
         return candidate, "", ()
     note = f"the raw data are taken from {candidate}; they were recorded at {recorded}"

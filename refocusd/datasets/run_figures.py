@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
-from refocusd.ledger import VERDICTS, Attempt, Ledger
+from refocusd.datasets.judged import attempts_of
+from refocusd.ledger import VERDICTS, Attempt
 from refocusd.transport.messages import Counts
 
 STATES = ("acquired", "refocused", "passed_through", "skipped", "failed", "pending")
@@ -79,12 +79,7 @@ class RunFigures:
 
 def read_attempts(datasets: Iterable[Path]) -> list[Attempt]:
     """The latest attempt at each frame, from the ledgers beside refocused datasets."""
-    attempts: list[Attempt] = []
-    for dataset in datasets:
-        with Ledger(notes_of(dataset) / LEDGER_COPY, read_only=True) as ledger:
-            for acquisition in ledger.acquisitions():
-                attempts += ledger.attempts(acquisition)
-    return attempts
+    return [attempt for dataset in datasets for attempt in attempts_of(dataset)]
 
 
 def count_verdicts(attempts: Iterable[Attempt]) -> dict[str, int]:

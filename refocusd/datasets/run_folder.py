@@ -6,21 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
-
-__all__ = [
-    "LEDGER_COPY",
-    "REFOCUSED_NAME",
-    "RUN_FILE",
-    "SUFFIX",
-    "ZARR",
-    "made_by",
-    "notes_of",
-    "output_of",
-    "refocused_path",
-    "second_path",
-    "trust_maps_of",
-]
+from refocusd.formats.refocused_name import SUFFIX
 
 #: Files beside the refocused frames: the ledger's copy, and the description of the run.
 LEDGER_COPY = "refocusd-ledger.sqlite"

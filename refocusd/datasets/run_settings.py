@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,54 @@ from msgspec.structs import replace
 from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.datasets.dataset import Output
 from refocusd.errors import BundleError, InputError
-from refocusd.models.bundle import load_bundle, shipped_bundles
-from refocusd.models.library import user_bundles
+from refocusd.models.bundle import load_bundle
+from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.profiles.catalogue import Catalogue
+from refocusd.toml_value import toml_value
+
+#: Flags of `resume` that would make other frames than the run's.
+_PIXEL_FLAGS = ("backend", "pass_in_focus", "untrusted", "blur_px", "psf", "defocus_um", "na")
+
+
+def refuse_other_frames(
+    output: Output, raw: Path, asked: Collection[str], settings: Settings, own: Settings
+) -> None:
+    """Refuse settings that were asked for and that the run was not made with.
+
+    Parameters
+    ----------
+    output : Output
+    raw : Path
+    asked : collection of str
+        Names of the settings that were given as flags.
+    settings, own : Settings
+        Those in force, and those of `settings_of_run`.
+
+    Raises
+    ------
+    BundleError
+        If there is no such model.
+    InputError
+    """
+    values = {
+        name: (_absolute(name, getattr(own, name)), _absolute(name, getattr(settings, name)))
+        for name in _PIXEL_FLAGS
+        if name in asked
+    }
+    if "model" in asked:
+        same = load_bundle(settings.model).sha256 == output.engine.get("model_sha256")
+        values["model"] = (output.model, output.model if same else settings.model)
+    for name, (recorded, wanted) in values.items():
+        if recorded != wanted:
+            raise InputError(
+                f"{output.path} was made with {name} = {toml_value(recorded)}, not {toml_value(wanted)}, "
+                f"and is finished as it was begun: leave that flag out, or have `refocusd process {raw}` "
+                "make a second dataset with it, beside this one"
+            )
+
+
+def _absolute(name: str, value: Any) -> Any:
+    return str(Path(value).absolute()) if name == "psf" and value else value
 
 
 def settings_of_run(output: Output, settings: Settings) -> Settings:

@@ -200,7 +200,7 @@ def check_run(
         if dataset.raw_lost:
             faults.append(
                 f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
-                f"move {output.path} beside them"
+                f"have {output.path} beside them and name them, if they were renamed: `refocusd verify RAW`"
             )
         elif raw is None and acquired is None and not running:
             faults.append("no raw data, and the acquisition was never closed: nobody knows its end")

@@ -25,14 +25,17 @@ from refocusd.demo.specimen import Specimen
 from refocusd.demo.specimen_camera import CHANNEL_GROUP, SpecimenCamera
 from refocusd.errors import ConfigError
 
-__all__ = ["CHANNEL_GROUP", "DemoMicroscope", "Event"]
-
 #: One acquisition event, as pycromanager takes it.
 Event = dict[str, Any]
 
 #: Shortest time between two snapped time points.  The engine keeps whole
 #: milliseconds, and would merge equal times into a hardware sequence.
 _SHORTEST_INTERVAL_S = 0.002
+#: Camera exposure at the start.
+_EXPOSURE_MS = 10.0
+#: MMCore's circular buffer, MiB: at 0.5 MiB a frame it holds 256 frames of a sequence that is faster
+#: than its reader.
+_BUFFER_MB = 128
 
 
 class DemoMicroscope:
@@ -47,13 +50,8 @@ class DemoMicroscope:
     ----------
     specimen : Specimen, optional
         What lies on the stage.
-    exposure_ms : float
-        Camera exposure at the start.
     seed : int
         Of the frames' noise; the n-th frame taken has the same noise each time.
-    buffer_mb : int
-        MMCore's circular buffer: at 0.5 MiB a frame, 128 MiB hold 256 frames
-        of a sequence that is faster than its reader.
     adapters : Path, optional
         Folder with Micro-Manager's device adapters and ``MMConfig_demo.cfg``,
         e.g. of an installed Micro-Manager; by default those of the package
@@ -71,15 +69,11 @@ class DemoMicroscope:
         self,
         specimen: Specimen | None = None,
         *,
-        exposure_ms: float = 10.0,
         seed: int = 0,
-        buffer_mb: int = 128,
         adapters: Path | None = None,
     ) -> None:
         self.specimen = specimen or Specimen()
-        self._exposure_ms = exposure_ms
         self._seed = seed
-        self._buffer_mb = buffer_mb
         self._adapters = adapters
         self._core: Any = None
         self._camera: SpecimenCamera | None = None
@@ -106,7 +100,7 @@ class DemoMicroscope:
         """Start the core, set it up and put the specimen under its camera."""
         with ExitStack() as stack:
             core = stack.enter_context(
-                headless_core("MMConfig_demo.cfg", self._adapters, buffer_mb=self._buffer_mb)
+                headless_core("MMConfig_demo.cfg", self._adapters, buffer_mb=_BUFFER_MB)
             )
             self._set_up(core)
             self._camera = SpecimenCamera(self.specimen, core, self._seed)
@@ -124,12 +118,7 @@ class DemoMicroscope:
             self._camera.check()
 
     def events_snapped(
-        self,
-        times: int,
-        z_um: Sequence[float],
-        channels: Sequence[str] = ("DAPI",),
-        *,
-        interval_s: float = 0.0,
+        self, times: int, z_um: Sequence[float], channels: Sequence[str] = ("DAPI",)
     ) -> list[Event]:
         """Events of a time series of z-stacks whose frames are snapped one by one.
 
@@ -140,8 +129,6 @@ class DemoMicroscope:
         z_um : sequence of float
             Stage positions in micrometres, all different.
         channels : sequence of str
-        interval_s : float
-            From one time point to the next, in seconds; at least 2 ms.
 
         Returns
         -------
@@ -155,7 +142,7 @@ class DemoMicroscope:
         """
         # At a fixed time neighbouring events differ in z or channel, which
         # cannot be sequenced here; the times keep the rest apart.
-        return self._events(times, z_um, channels, "tcz", max(interval_s, _SHORTEST_INTERVAL_S))
+        return self._events(times, z_um, channels, "tcz", _SHORTEST_INTERVAL_S)
 
     def events_sequenced(
         self, times: int, z_um: Sequence[float], channels: Sequence[str] = ("DAPI",)
@@ -233,5 +220,5 @@ class DemoMicroscope:
         core.set_config("Objective", "20X")
         core.set_pixel_size_um("Res20x", self.specimen.pixel_um)
         core.set_config(CHANNEL_GROUP, self.specimen.channels[0])
-        core.set_exposure(self._exposure_ms)
+        core.set_exposure(_EXPOSURE_MS)
         core.wait_for_system()

@@ -16,8 +16,9 @@ from typing import Any
 
 import refocusd
 from refocusd.datasets.judged import JudgedFrame
-from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
+from refocusd.demo.microscope import DemoMicroscope
 from refocusd.demo.specimen import FocalPlane
+from refocusd.demo.specimen_camera import CHANNEL_GROUP
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import canonical_axes
 from refocusd.imaging.quality import focus_score
@@ -144,8 +145,8 @@ def main() -> None:
     with DemoMicroscope() as microscope:
         cost = time_lapse(microscope, folder, times=6)
     sys.stdout.write(
-        f"{cost.planned} frames, {cost.retaken} taken again; {cost.saved} exposures saved against "
-        "taking both sides of every frame\n"
+        f"{cost.planned} frames, {cost.retaken} exposures to take some again; {cost.saved} exposures "
+        "saved against taking both sides of every frame\n"
     )
 
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics, defocus_otf
 
+#: Numerical aperture, in air.
+NA = 0.45
 SAMPLE = Path(__file__).parent / "sample" / "nuclei.tif"
 #: Noise of the original picture in grey levels, by the median absolute value
 #: of its second differences: the same (5) in background and nuclei.
@@ -122,16 +124,8 @@ class Specimen:
 
     Parameters
     ----------
-    seed : int
-        Of the pool of noise; what `frame` draws with is its own argument.
     focus : FocalPlane, optional
     camera : Camera, optional
-    stains : tuple of Stain
-        The channels.
-    na : float
-        Numerical aperture, in air.
-    pixel_um : float
-        Camera pixel in the specimen plane, in micrometres.
     planes_kept : int
         Blurred planes kept in memory (1 MiB each).
 
@@ -141,29 +135,23 @@ class Specimen:
         If the sample picture is missing from the installation.
     """
 
+    #: Camera pixel in the specimen plane, in micrometres.
+    pixel_um = 0.645
+
     def __init__(
         self,
         *,
-        seed: int = 0,
         focus: FocalPlane | None = None,
         camera: Camera | None = None,
-        stains: tuple[Stain, ...] = CHANNELS,
-        na: float = 0.45,
-        pixel_um: float = 0.645,
         planes_kept: int = 64,
     ) -> None:
         self.focus = focus or FocalPlane()
         self.camera = camera or Camera()
-        self.pixel_um = pixel_um
-        self._stains = {stain.name: stain for stain in stains}
-        self._optics = {
-            stain.name: Optics(na=na, wavelength_um=stain.wavelength_um, pixel_um=pixel_um)
-            for stain in stains
-        }
+        self._stains = {stain.name: stain for stain in CHANNELS}
         self._picture = _sharp_picture()
         # Four frames of normal deviates (4 MiB): drawing them afresh takes
         # longer than everything else in a frame.
-        self._noise = np.random.default_rng(seed).standard_normal(
+        self._noise = np.random.default_rng(0).standard_normal(
             4 * self._picture.size, dtype=np.float32
         )
         self._planes: OrderedDict[tuple[str, float, int, int], NDArray[np.float32]] = OrderedDict()
@@ -189,8 +177,7 @@ class Specimen:
         ConfigError
             If the specimen has no such channel.
         """
-        self._stain(channel)
-        return self._optics[channel]
+        return Optics(NA, self._stain(channel).wavelength_um, pixel_um=self.pixel_um)
 
     def sharp(self, channel: str) -> NDArray[np.float32]:
         """Give what the stain emits, before any blur.

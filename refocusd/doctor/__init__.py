@@ -15,7 +15,7 @@ Each check is a function of a `Case` that gives `Finding` objects.  None raises 
 `machine`      Python, packages, memory, clock, anti-virus
 `memory_ring`  The shared ring: made here, attached and read by another process
 `network`      Micro-Manager's bridge, the daemon, and the ports of this computer
-`trial`        ``python -m refocusd.doctor.trial``: what may crash or hang, in a process that can be ended
+`trial`        ``python -m refocusd.doctor.trial``: attaches a ring in a process that can be ended
 =============  =====================================================================================
 
 May import everything but the command line.

@@ -18,7 +18,7 @@ from pathlib import Path
 from refocusd.doctor.case import Case
 from refocusd.doctor.file_system import nearest, network_kind
 from refocusd.doctor.finding import Finding, broken, doubtful, fine
-from refocusd.files import replace
+from refocusd.files import remove, replace
 
 MIB, GIB = 1 << 20, 1 << 30
 #: The speed trial writes for so long or so much, and never more than a tenth of what is free.
@@ -42,7 +42,7 @@ def ledgers(case: Case) -> Iterator[Finding]:
         )
         return
     try:
-        with tempfile.TemporaryDirectory(prefix="refocusd-doctor-", dir=there) as trial:
+        with _trial_folder(there) as trial:
             mode, count = _write_ahead(Path(trial) / "trial.sqlite")
     except (OSError, sqlite3.Error) as error:
         yield broken(f"nothing can be written in {there}: {error}", "set ledgers to another folder")
@@ -60,13 +60,14 @@ def output(case: Case) -> Iterator[Finding]:
     """Whether datasets can be made there, and whether its clock is ours."""
     folder, there = case.folder, nearest(case.folder)
     try:
-        with tempfile.TemporaryDirectory(prefix="refocusd-doctor-", dir=there) as trial:
+        with _trial_folder(there) as trial:
             file = Path(trial) / "trial"
             before = time.time()
             file.write_bytes(b"refocusd")
             skew = file.stat().st_mtime - before
             # A virus scanner may hold the new file for a moment: that is no defect.
             replace(file, file.with_name("renamed"))
+            remove(file.with_name("renamed"))
     except OSError as error:
         yield broken(
             f"nothing can be written in {there}: {error.strerror or error}",
@@ -83,6 +84,13 @@ def output(case: Case) -> Iterator[Finding]:
     where = f", on a network share ({kind})" if kind else ""
     made = "" if folder.exists() else " (to be made)"
     yield fine(f"{folder.absolute()}{made}: files can be made, renamed and deleted{where}")
+
+
+def _trial_folder(there: Path) -> tempfile.TemporaryDirectory[str]:
+    """Whatever may still hold a file in it, what was found out counts."""
+    return tempfile.TemporaryDirectory(
+        prefix="refocusd-doctor-", dir=there, ignore_cleanup_errors=True
+    )
 
 
 def speed(case: Case) -> Iterator[Finding]:

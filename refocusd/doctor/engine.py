@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from refocusd.bench.combination import Combination, Order
+from refocusd.bench.session import ask
 from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.doctor.case import Case
 from refocusd.doctor.finding import Finding, broken, fine
-from refocusd.doctor.trial import TRIAL, EngineOrder, EngineReport
-from refocusd.errors import WorkerError
-from refocusd.processes.trial import attempt
 
 #: To load OpenVINO, compile the network and run two frames, on a slow computer.
 TRIAL_S = 90.0
 SIDE = 512
-#: A trial of a larger frame says no more.
+#: A larger frame would tell no more.
 MAX_SIDE = 4096
 
 
@@ -28,19 +27,18 @@ def engine(case: Case) -> Iterator[Finding]:
 
 
 def _tried(settings: Settings, model: str, shape: tuple[int, int]) -> Finding:
-    order = EngineOrder(model, settings.engine_options, shape)
+    order = Order(Combination(model, settings.engine_options, shape), frames=1, warm_frames=0)
     named = "no model" if settings.backend in WITHOUT_MODEL else f"model {model}"
-    try:
-        report = attempt(TRIAL, order, EngineReport, TRIAL_S)
-    except WorkerError as error:
+    report = ask(order, TRIAL_S)
+    if report.refused:
         return broken(
-            f"{settings.backend}, {named}: {error}",
+            f"{settings.backend}, {named}: {report.refused}",
             "refocusd models checks the models; --backend openvino --precision f32 runs on every "
             "CPU; install openvino again where it cannot be loaded",
         )
+    frame_ms = max(report.worker_ms[0], 1e-3)
     return fine(
         f"{report.backend} {report.precision} on {report.device}, {named}: "
-        f"{shape[1]}x{shape[0]} px in {report.frame_ms:.0f} ms "
-        f"(about {1e3 / max(report.frame_ms, 1e-3):.0f} frames/s), ready after "
-        f"{report.ready_s:.1f} s; bf16 {'yes' if report.bf16 else 'no'}"
+        f"{shape[1]}x{shape[0]} px in {frame_ms:.0f} ms (about {1e3 / frame_ms:.0f} frames/s), "
+        f"ready after {report.built_s:.1f} s"
     )

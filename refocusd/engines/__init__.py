@@ -1,7 +1,7 @@
 """Model bundles, and what runs them.
 
 ===============  ===================================================================================
-`autotune`       Best tile and batch for an engine and a frame size, measured once on this computer
+`autotune`       Best tile and batch for an engine and a frame size, as measured on this computer
 `cache`          Compiled engines, kept by what they were compiled from
 `card`           The NVIDIA card of this machine, as its driver describes it
 `choose`         The engine that the settings ask for, or the best that works here

@@ -12,6 +12,7 @@ from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, estimate_blur, fused
 from refocusd.imaging.deconvolve import deconvolve
+from refocusd.imaging.hot_pixels import without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
 #: Narrower blurs are the objective's own: such frames are in focus, and pass through.
@@ -57,7 +58,7 @@ class DeconvolutionEngine(BlurEngine):
         if blur is None or (sigma := _psf_width(blur)) < LEAST_BLUR_PX:
             np.copyto(out, raw)
         else:
-            restored = deconvolve(raw.astype(np.float32), sigma, shape=blur.shape)
+            restored = deconvolve(without_hot_pixels(raw), sigma, shape=blur.shape)
             clipped = CountsRange(0.0, 1.0).restore(restored.light, out)
         return Refocused(counts, (time.perf_counter() - begun) * 1e3, clipped, blur)
 

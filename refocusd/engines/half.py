@@ -1,12 +1,13 @@
 """A network as ONNX with its convolutions in half precision.
 
-TensorRT computes in the types that the network states.  What costs the time, convolutions that mix
+TensorRT computes in the types that the network states.  What costs the time, layers that mix
 channels and what merely passes their results on, is stated in f16; everything else stays f32, above
 all Richardson-Lucy, whose iterations drift when they are rounded.  Inputs and outputs stay f32.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def halved(model: ModelProto, source: Path) -> ModelProto:
-    """The same network with convolutions that mix channels in f16.
+    """The same network with layers that mix channels in f16.
 
     Parameters
     ----------
@@ -57,6 +58,7 @@ class _Halving:
         self._model, self._source = model, source
         self._graph: GraphProto = model.graph
         self._constants: dict[str, TensorProto] = {t.name: t for t in self._graph.initializer}
+        self._uses = Counter(n.input[1] for n in self._graph.node if n.op_type in _MIXING)
         self._half: dict[str, str] = {}
         self._wide: set[str] = set()
         self._nodes: list[NodeProto] = []
@@ -89,7 +91,9 @@ class _Halving:
         if node.op_type in _MIXING:
             weights = self._constants.get(node.input[1])
             together = weights.dims[0 if node.op_type == "ConvTranspose" else 1] if weights else 0
-            return tuple(range(len(node.input))) if together > 1 else ()
+            # Layers have weights of their own; what comes again and again is an iteration's filter.
+            layer = together > 1 and self._uses[node.input[1]] == 1
+            return tuple(range(len(node.input))) if layer else ()
         places = _FOLLOWING.get(node.op_type, ())
         if node.op_type == "Concat":
             places = tuple(range(len(node.input)))

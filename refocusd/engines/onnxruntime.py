@@ -1,7 +1,7 @@
 """A bundle's ONNX run by ONNX Runtime, through one of its execution providers.
 
-`refocusd.engines.tensorrt` has the provider for NVIDIA cards.  `CpuProvider` runs the very same code
-on the processor: what can be tested without a card is tested with it.
+`refocusd.engines.tensorrt` has the provider for NVIDIA cards.  The tests have one for the processor,
+which runs the very same code: what can be tested without a card is tested with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription, card_lost
 from refocusd.engines.half import halved
-from refocusd.engines.openvino import DEFAULT_ENGINE_MIB, engine_threads
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
@@ -112,32 +111,6 @@ class Provider(Protocol):
         ------
         MemoryError, EngineError
         """
-
-
-class CpuProvider:
-    """ONNX Runtime's own kernels on the processor; f16 is computed in f32 and rounded."""
-
-    backend = "onnxruntime"
-    device = "CPU"
-    precisions = ("f32", "f16")
-    memory_mib = DEFAULT_ENGINE_MIB
-
-    def __init__(self, threads: int = 0) -> None:
-        import onnxruntime
-
-        self.runtime = f"onnxruntime-{onnxruntime.__version__}-cpu"
-        self._threads = engine_threads(threads)
-
-    def session(self, graph: Graph) -> Any:
-        """See `Provider.session`."""
-        import onnxruntime
-
-        how = onnxruntime.SessionOptions()
-        how.intra_op_num_threads = self._threads
-        how.log_severity_level = 4
-        # An arena would keep what the largest frame took.
-        how.enable_cpu_mem_arena = False
-        return onnxruntime.InferenceSession(graph.model, how, ["CPUExecutionProvider"])
 
 
 class OnnxRuntimeNetwork:

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import elapsed_ms
+from refocusd.formats.metadata import TIMES, elapsed_ms
+from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
@@ -92,7 +93,7 @@ class Dataset(ABC):
         self.place = self.path
         self.name = name or self.path.name
         #: What each reader needs to find a frame, by canonical key, in acquisition order.
-        self._frames: dict[str, Any] = {}
+        self._frames: Mapping[str, Any] = {}
         self._plan: Plan | None = None
 
     @property
@@ -205,6 +206,22 @@ class Dataset(ABC):
         del axes
         return False
 
+    def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
+        """Part of a frame, shape (rows, columns); of one that `is_slide`, no more is held.
+
+        Parameters
+        ----------
+        axes : mapping of str to int or str, or str
+        rows, columns : slice
+            Within the frame, with a start and a stop.
+
+        Raises
+        ------
+        InputError, OSError
+            As `read`.
+        """
+        return self.read(axes).pixels[rows, columns]
+
     def checksum(self, axes: Axes | str) -> int:
         """Checksum of a frame's pixels; one that lies in parts is never read as a whole.
 
@@ -213,6 +230,10 @@ class Dataset(ABC):
         InputError, OSError
             As `read`.
         """
+        if self.is_slide(axes):
+            return checksum_by_strips(
+                self.format_of(axes), lambda *part: self.read_part(axes, *part)
+            )
         return checksum(self.read(axes).pixels)
 
     def first_format(self) -> PageFormat:
@@ -255,9 +276,10 @@ class Dataset(ABC):
                         f"{self.path} has frames of different formats: {key} is {form}, and "
                         f"{keys[0]} is {first}; a recording has one"
                     )
-            said = [self._metadata(key) for key in keys]
+            pixel_um = plausible_pixel_um(pixel_um_of(self._metadata(keys[0]), self.summary))
+            # Of all metadata only the times are kept: there may be millions of frames.
+            said = [{name: said.get(name) for name in TIMES} for said in map(self._metadata, keys)]
             axes = tuple(_axes_of(key) for key in keys)
-            pixel_um = plausible_pixel_um(pixel_um_of(said[0], self.summary))
             self._plan = Plan(axes, elapsed_ms(said), first, pixel_um)
         return self._plan
 

@@ -15,9 +15,11 @@ from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.ome_xml import companion_files
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
-from refocusd.frame import AxisValue, Pixels, canonical_axes
+from refocusd.frame import Axes, AxisValue, Pixels, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
+#: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
+RAW_IMAGE = "LargeImageFile"
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
 
@@ -36,6 +38,8 @@ class _ImageFile(Protocol):
     source: str
     #: Names of the files of the set that it belongs to, if it is one of a set and tells.
     set_files: frozenset[str]
+    #: Axes that its frames have even if there is one place along them.
+    kept_axes: frozenset[str]
 
     def read(self, index: int) -> Pixels:
         """Pixels of one frame; opens the file if it is closed."""
@@ -106,6 +110,7 @@ class ImageFiles(Dataset):
         self._summary: dict[str, Any] = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         of_set: frozenset[str] = frozenset()
+        kept: frozenset[str] = frozenset()
         elapsed: list[float | None] = []
         pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
         for index in range(len(files)):
@@ -116,6 +121,7 @@ class ImageFiles(Dataset):
                 )
             own.append(image.axes)
             of_set |= image.set_files
+            kept |= image.kept_axes
             said = number_or_none(files[index].metadata.get("ElapsedTime-ms"))
             elapsed.extend([said] if named.whole else image.elapsed_ms)
             pixel_um = pixel_um or image.pixel_um
@@ -126,7 +132,7 @@ class ImageFiles(Dataset):
             self.source = named.source
         else:
             by_files = named.source or "the order of the files' names, which tell no axes"
-            axes, by_names = _merged(own, files)
+            axes, by_names = _merged(own, files, kept)
             inner = self._image(0).source
             self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
             if by_names and len(own[0]) == 1:
@@ -140,7 +146,18 @@ class ImageFiles(Dataset):
             self.source += f"; {named.pngs} PNG files beside the TIFFs are left out"
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
-        self._whole = Plan(tuple(axes), tuple(elapsed), self._image(0).format, pixel_um)
+        image = self._image(0)
+        self._whole = Plan(tuple(axes), tuple(elapsed), image.format, pixel_um)
+        self._slides = (
+            len(files) == 1
+            and isinstance(image, TiffImageFile)
+            and image.in_parts
+            and not any("position" in frame for frame in axes)
+        )
+        if self._slides:
+            # Their output is written in parts, too: that is an OME-Zarr.
+            self.name += ".zarr"
+            self._summary = {**self._summary, RAW_IMAGE: str(self.path)}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -150,6 +167,19 @@ class ImageFiles(Dataset):
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
         return self._whole
+
+    def is_slide(self, axes: Axes | str) -> bool:
+        """Whether a frame is large, and lies in strips or tiles of a file of its own recording."""
+        del axes
+        return self._slides
+
+    def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
+        """As of any dataset; only the strips or tiles that it touches are decoded."""
+        file, frame = self._frames[self._key(axes)]
+        image = self._image(file)
+        if self._slides and isinstance(image, TiffImageFile):
+            return image.read_part(frame, rows, columns)
+        return super().read_part(axes, rows, columns)
 
     def close(self) -> None:
         """Close the open file; closing twice does no harm."""
@@ -200,12 +230,14 @@ class ImageFiles(Dataset):
 
 
 def _merged(
-    own: Sequence[Sequence[Mapping[str, AxisValue]]], files: Sequence[NamedFile]
+    own: Sequence[Sequence[Mapping[str, AxisValue]]],
+    files: Sequence[NamedFile],
+    kept: frozenset[str],
 ) -> tuple[list[dict[str, AxisValue]], bool]:
     """Axes of all frames of all files, unambiguous over the folder; whether by the files' names."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
-        return without_constant_axes(flat), False
+        return without_constant_axes(flat, kept), False
     single = all(len(file) == 1 for file in own)
     if files[0].axes:
         axes = [
@@ -214,7 +246,7 @@ def _merged(
             for frame in file
         ]
         if _distinct(axes):
-            return without_constant_axes(axes), True
+            return without_constant_axes(axes, kept), True
     if single:
         refuse_grid([file.path for file in files])
         return [{"time": index} for index in range(len(flat))], True
@@ -224,7 +256,7 @@ def _merged(
         for frame in file:
             position = positions.setdefault((index, frame.get("position", 0)), len(positions))
             axes.append({**frame, "position": position})
-    return without_constant_axes(axes), True
+    return without_constant_axes(axes, kept), True
 
 
 def _distinct(axes: Sequence[Mapping[str, AxisValue]]) -> bool:

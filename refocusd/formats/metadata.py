@@ -44,6 +44,10 @@ def number_or_none(value: Any) -> float | None:
     return number if number is not None and number >= 0 else None
 
 
+#: Of a frame's metadata, what `elapsed_ms` goes by.
+TIMES = ("TimeReceivedByCore", "ElapsedTime-ms")
+
+
 def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
     """When each frame was taken.
 

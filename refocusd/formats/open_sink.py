@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 from refocusd.errors import ConfigError, OutputError
+from refocusd.formats.image_files import RAW_IMAGE
 from refocusd.formats.ndtiff.layout import INDEX_NAME
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.formats.ome_zarr.layout import is_omezarr
 from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.ome_zarr.store_reader import store_of
+from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import Sink
 
 SinkKind = Literal["ndtiff", "ome-zarr"]
@@ -26,9 +29,9 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     path : Path
         Folder that does not exist yet (or is empty), e.g. ``<raw>_refocused``.
     summary : mapping, optional
-        Summary metadata of the raw dataset (JSON-serialisable).  Where they name an OME-Zarr store
-        that is there, and `path` ends in ``.zarr``, the dataset gets that store's layout, whatever
-        `kind` is.
+        Summary metadata of the raw dataset (JSON-serialisable).  Where they name an OME-Zarr store,
+        or a TIFF of large frames, that is there, and `path` ends in ``.zarr``, the dataset is an
+        OME-Zarr with the layout of that one, whatever `kind` is.
 
     Raises
     ------
@@ -38,11 +41,22 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
         If the folder exists or cannot be made, or the summary is not JSON.
     """
     path = Path(path)
-    if (store := store_of(summary or {})) is not None and path.name.endswith(".zarr"):
+    about = summary or {}
+    if path.name.endswith(".zarr"):
         # The models of OME-Zarr take a fifth of a second to import.
         from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
 
-        return MirrorSink.create(path, summary or {}, store)
+        if (store := store_of(about)) is not None:
+            return MirrorSink.create(path, about, store)
+        if (image := Path(str(about.get(RAW_IMAGE, "")))).is_file():
+            from refocusd.formats.ome_zarr.slide_layout import write_slide_layout
+
+            with (
+                TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+                open_dataset(image) as slides,
+            ):
+                write_slide_layout(slides, Path(folder))
+                return MirrorSink.create(path, about, Path(folder))
     if kind == "ndtiff":
         return NDTiffSink.create(path, summary)
     if kind == "ome-zarr":

@@ -11,8 +11,9 @@ from typing import Any
 from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener
 from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.tiff.place import Places
 from refocusd.frame import Pixels
 
 
@@ -30,7 +31,7 @@ class PlacedFrames(Dataset):
         back; otherwise an `InputError`.
     """
 
-    _frames: dict[str, Place]
+    _frames: Places
     #: Whether pages say truly how deep their pixels are.
     _says_depth = False
 
@@ -38,6 +39,7 @@ class PlacedFrames(Dataset):
         self, path: Path, opener: Opener = open_shared, *, name: str = "", growing: bool = False
     ) -> None:
         super().__init__(path, name)
+        self._frames = Places()
         self._folder = self.path.parent if self.path.is_file() else self.path
         self._opener = opener
         self._growing = growing

@@ -36,6 +36,7 @@ class PngImageFile:
     """
 
     set_files: frozenset[str] = frozenset()
+    kept_axes: frozenset[str] = frozenset()
 
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path

@@ -251,3 +251,18 @@ def refuse_missing(path: Path, list_of_frames: Path) -> None:
             f"{path} holds no {list_of_frames}, so there is no dataset to append to: "
             "name the folder of a refocused dataset, or start a new one"
         )
+
+
+def refuse_within(output: Path, dataset: Path) -> None:
+    """Refuse to write into the folder of a dataset, or over its file.
+
+    Raises
+    ------
+    OutputError
+    """
+    place, folder = output.resolve(), dataset.resolve()
+    if folder == place or (folder.is_dir() and folder in place.parents):
+        raise OutputError(
+            f"{output} lies within the dataset {dataset}, whose readers would take it for a part of it: "
+            "choose another --output"
+        )

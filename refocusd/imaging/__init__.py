@@ -18,6 +18,7 @@
 `deconvolve`      Richardson-Lucy deconvolution at the scale of the blur
 `defocus`         Estimates how far out of focus a frame was, from the raw and the refocused frame
 `field_evidence`  What a raw frame tells alone: its noise, its contrast, and what kind of picture it is
+`hot_pixels`      Pixels that stand alone: no light that came through a lens does
 `known_blur`      How wide a frame's blur must be, by what is known of the microscope and of the distance from focus
 `normalise`       Offset and scale of a whole frame: an engine sees (counts - offset) / scale
 `optics`          Blur of an out-of-focus plane in a widefield fluorescence microscope

@@ -24,6 +24,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
+from refocusd.imaging.hot_pixels import pixel_noise, without_hot_pixels
 
 Floats = NDArray[np.float32]
 
@@ -45,8 +46,6 @@ TRAINED_PX = (0.7, 42.0)
 KNOWN = 0.1
 #: The same of one whose PSF was stated.
 KNOWN_FORM = 0.03
-#: Median absolute value of a normal variable, in standard deviations.
-_MEDIAN_ABSOLUTE = 0.6745
 #: What a width rests on; "optics" is one that somebody stated, which is believed.
 BlurSource = Literal["frame", "frames", "optics", "profile", "nominal", "memory"]
 
@@ -171,17 +170,38 @@ def half_width_sigma(psf: NDArray[np.floating]) -> float | None:
     float or None
         None if its transfer function is above one half at every frequency that pixels can hold.
     """
-    # By the projection-slice theorem the line's transform is the PSF's along one axis.
-    line = psf.sum(axis=0, dtype=np.float64)
-    half = len(line) // 2
     frequencies = np.linspace(0, 0.5, 1025)
-    transfer = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
-    below = np.flatnonzero(transfer < 0.5 * transfer[0])
+    transfer = radial_transfer(psf, frequencies)
+    below = np.flatnonzero(transfer < 0.5)
     if not len(below):
         return None
     at = int(below[0])
-    crossing = np.interp(0.5 * transfer[0], transfer[[at, at - 1]], frequencies[[at, at - 1]])
+    crossing = np.interp(0.5, transfer[[at, at - 1]], frequencies[[at, at - 1]])
     return _HALF / float(crossing)
+
+
+def radial_transfer(
+    psf: NDArray[np.floating], frequencies: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Transfer function of a radially symmetric PSF, 1 at frequency 0.
+
+    Parameters
+    ----------
+    psf : ndarray, shape (size, size)
+        Odd square, centred.
+    frequencies : ndarray, shape (n,)
+        Cycles per pixel.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        0 above 0.5 cycles per pixel, where pixels do not show it.
+    """
+    # By the projection-slice theorem, the transform of the line is that of the PSF along one axis.
+    line = psf.sum(axis=0, dtype=np.float64)
+    half = len(line) // 2
+    transfer = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
+    return np.where(frequencies <= 0.5, transfer / line.sum(), 0.0)
 
 
 def blur_features(raw: Pixels) -> Floats | None:
@@ -212,9 +232,8 @@ def _tiles(raw: Pixels) -> list[Pixels]:
 
 
 def _tile_features(raw: Pixels) -> Floats | None:
-    frame = raw.astype(np.float32)
+    frame = without_hot_pixels(raw)
     noise = pixel_noise(frame)
-    _mend_hot_pixels(frame, noise)
     clipped = _clipped(raw)
     share = float(clipped.mean()) if clipped is not None else 0.0
     pooled = _halved(frame)
@@ -231,26 +250,6 @@ def _tile_features(raw: Pixels) -> Floats | None:
             np.array([math.log(max(noise, 1e-3) / contrast) / 3 + 1, min(20 * share, 3.0)]),
         ]
     ).astype(np.float32)
-
-
-def pixel_noise(frame: Floats) -> float:
-    """Standard deviation of a pixel's noise, by its diagonal neighbours (Immerkaer, 1996)."""
-    mixed = frame[1::2, 1:] - frame[1::2, :-1] - frame[:-1:2, 1:] + frame[:-1:2, :-1]
-    return float(np.median(np.abs(mixed[::2]))) / (2 * _MEDIAN_ABSOLUTE)
-
-
-def _mend_hot_pixels(frame: Floats, noise: float) -> None:
-    """Replace, in place, pixels that stand alone by their neighbours' mean.
-
-    A point that went through a lens lightens its neighbours: by 0.13 even where the PSF's
-    standard deviation is half a pixel.
-    """
-    inner = frame[2:-2, 2:-2]
-    near = (frame[1:-3, 2:-2] + frame[3:-1, 2:-2] + frame[2:-2, 1:-3] + frame[2:-2, 3:-1]) / 4
-    far = (frame[:-4, 2:-2] + frame[4:, 2:-2] + frame[2:-2, :-4] + frame[2:-2, 4:]) / 4
-    excess = inner - far
-    hot = (excess > 10 * noise + 1) & (near - far < np.float32(0.12) * excess)
-    inner[hot] = near[hot]
 
 
 def _clipped(raw: Pixels) -> NDArray[np.bool_] | None:

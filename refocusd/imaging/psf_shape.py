@@ -17,7 +17,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.imaging.blur import PsfShape, half_width_sigma
+from refocusd.imaging.blur import PsfShape, half_width_sigma, radial_transfer
 from refocusd.imaging.deconvolve import AROUND, noise_of, richardson_lucy
 from refocusd.imaging.optics import Optics, defocus_psf
 
@@ -51,12 +51,7 @@ def shape_of(psf: NDArray[np.floating]) -> StatedPsf | None:
     """
     if (sigma_px := half_width_sigma(psf)) is None:
         return None
-    # By the projection-slice theorem the line's transform is the PSF's along one axis.
-    line = psf.sum(axis=0, dtype=np.float64)
-    half = len(line) // 2
-    frequencies = PsfShape.CYCLES / sigma_px
-    gains = np.cos(2 * np.pi * frequencies[:, None] * np.arange(-half, half + 1)) @ line
-    gains = np.where(frequencies <= 0.5, gains / line.sum(), 0.0)
+    gains = radial_transfer(psf, PsfShape.CYCLES / sigma_px)
     return StatedPsf(PsfShape(tuple(round(float(gain), 4) for gain in gains)), sigma_px)
 
 

@@ -13,9 +13,9 @@ May import `files`, `frame` and `errors`.
 
 from __future__ import annotations
 
-from refocusd.ledger.attempt import VERDICTS, WRITTEN, AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.attempt import VERDICTS, WRITTEN, AcquisitionNote, Attempt, Fate
 from refocusd.ledger.ledger import Ledger
-from refocusd.ledger.open_marks import OpenMark, is_marked, mark_open, marked, unmark
+from refocusd.ledger.open_marks import OpenMark, begin_lock, is_marked, mark_open, marked, unmark
 from refocusd.ledger.restore import ledger_path, rebuild, restore_ledger
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Fate",
     "Ledger",
     "OpenMark",
-    "RunNote",
+    "begin_lock",
     "is_marked",
     "ledger_path",
     "mark_open",

@@ -61,15 +61,6 @@ class Fate:
 
 
 @dataclass(frozen=True, slots=True)
-class RunNote:
-    """A run, as recorded in a ledger: version of refocusd; engine and settings as JSON."""
-
-    version: str
-    engine: str
-    settings: str
-
-
-@dataclass(frozen=True, slots=True)
 class AcquisitionNote:
     """An acquisition, as recorded in a ledger.
 

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from refocusd import files
 from refocusd.errors import LedgerError
-from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate, RunNote
+from refocusd.ledger.attempt import VERDICTS, AcquisitionNote, Attempt, Fate
 from refocusd.ledger.schema import ATTEMPT, SCHEMA, columns, open_file
 
 _FATE = ("axes", "state", "reason", "checksum", "raw_checksum")
@@ -187,11 +187,6 @@ class Ledger:
     def runs(self) -> list[str]:
         """Ids of the runs in this ledger."""
         return [row[0] for row in self._rows("SELECT id FROM run ORDER BY begun")]
-
-    def run_note(self, run: str) -> RunNote | None:
-        """The record of a run; None if it is not in this ledger."""
-        rows = self._rows("SELECT version, engine, settings FROM run WHERE id = ?", (run,))
-        return next((RunNote(*row) for row in rows), None)
 
     def acquisition_note(self, acquisition: str) -> AcquisitionNote | None:
         """The record of an acquisition; None if it is not in this ledger."""

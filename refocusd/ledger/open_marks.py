@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def unmark(ledgers: str | Path, acquisition: str) -> None:
         If the mark cannot be removed.
     """
     place = _place(ledgers, acquisition)
+    with suppress(OSError):  # held by another process on Windows
+        remove(begin_lock(ledgers, acquisition), missing_ok=True)
     try:
         remove(place, missing_ok=True)
     except OSError as error:
@@ -76,6 +79,11 @@ def unmark(ledgers: str | Path, acquisition: str) -> None:
             f"{place} cannot be removed ({error.strerror or error}): the next daemon will look at "
             "that acquisition once more"
         ) from error
+
+
+def begin_lock(ledgers: str | Path, acquisition: str) -> Path:
+    """File that is locked by the process that begins the output of an acquisition."""
+    return _place(ledgers, acquisition).with_suffix(".begin")
 
 
 def is_marked(ledgers: str | Path, acquisition: str) -> bool:

@@ -18,25 +18,12 @@ from refocusd.errors import BundleError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
 from refocusd.models.description import (
-    MAX_RDF_BYTES,
-    SCHEMA,
     Description,
     read_description,
     read_yaml,
 )
 from refocusd.models.library import find_bundle, shipped_bundles, user_bundles
 from refocusd.models.onnx_guard import refuse_outside_weights
-
-__all__ = [
-    "MAX_RDF_BYTES",
-    "SCHEMA",
-    "SIDECAR",
-    "VERDICT",
-    "ModelBundle",
-    "load_bundle",
-    "sha256_of",
-    "shipped_bundles",
-]
 
 #: File with refocusd's section for a bundle from elsewhere, beside its description.
 SIDECAR = "refocusd.yaml"

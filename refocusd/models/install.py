@@ -139,7 +139,7 @@ def _staged(
 def _peek(package: Package, rdf: str, size: int) -> Any:
     if size > MAX_RDF_BYTES:
         raise BundleError(f"{rdf} is larger than {MAX_RDF_BYTES} bytes: not a model description")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         package.copy([rdf], Path(scratch))
         try:
             return read_yaml(Path(scratch) / rdf)[1]

@@ -44,6 +44,7 @@ class _FrameMetadata(msgspec.Struct):
     camera: Any = msgspec.field(default=None, name="Camera")
     core_camera: Any = msgspec.field(default=None, name="Core-Camera")
     roi: Any = msgspec.field(default=None, name="ROI")
+    channel: Any = msgspec.field(default=None, name="Channel")
 
 
 def _frame_metadata(metadata: str) -> _FrameMetadata:
@@ -54,7 +55,8 @@ def _frame_metadata(metadata: str) -> _FrameMetadata:
     try:
         # Python writes NaN and Infinity, which are not valid JSON.
         fields = json.loads(metadata)
-        return _FrameMetadata(fields.get("Camera"), fields.get("Core-Camera"), fields.get("ROI"))
+        names = ("Camera", "Core-Camera", "ROI", "Channel")
+        return _FrameMetadata(*(fields.get(name) for name in names))
     except (ValueError, AttributeError, RecursionError):
         return _FrameMetadata()  # without metadata, those of the first frame are used
 
@@ -103,6 +105,9 @@ class Applied:
             return None
         frame, first = _frame_metadata(metadata), self.selection.metadata
         channel = json.loads(axes).get("channel", "")
+        if not isinstance(channel, str):
+            # The GUI of Micro-Manager numbers channels; the metadata name them.
+            channel = frame.channel or channel
         camera = str(frame.camera or frame.core_camera or "")
         return self.selection.of(
             str(channel or first.get("Channel") or ""), "" if camera == camera_of(first) else camera

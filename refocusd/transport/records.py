@@ -226,7 +226,7 @@ class KnownBlur(msgspec.Struct, frozen=True):
 
     sigma_px: float
     uncertainty: float
-    source: Literal["profile", "nominal", "memory"]
+    source: Literal["profile", "nominal", "memory", "frames"]
     #: `refocusd.imaging.blur.PsfShape.gains`; empty where the form is not known.
     form: list[float] = []
 

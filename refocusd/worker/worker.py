@@ -28,8 +28,6 @@ from refocusd.transport.messages import (
 from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
 
-__all__ = ["Calibrated", "refocus_frame", "serve"]
-
 log = logging.getLogger(__name__)
 
 

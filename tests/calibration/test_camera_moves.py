@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -152,22 +153,56 @@ def test_a_stage_that_stops_short_is_an_error(
     # Goals above 5 um are ignored without an error, as by a stage that a focus drive has locked.
     move = core.set_position
 
+    goals = []
+
     def stuck(stage: str, z_um: float) -> None:
+        goals.append(z_um)
         if z_um < 5:
             move(stage, z_um)
 
     monkeypatch.setattr(core, "set_position", stuck)
     with pytest.raises(InputError, match=r"sent to 6\.000 um but stopped at 3\.000 um"):
         run_series(
-            plane_moves([0.0, 3.0, 6.0], exposure_ms=5),
+            plane_moves([0.0, 3.0, 6.0, 9.0], exposure_ms=5),
             tmp_path,
             "stuck",
             limits=LIMITS,
             settle_ms=0,
         )
+    assert goals == [0.0, 3.0, 6.0, 0.0], "nothing moves any more, but back"
     # What was taken is kept.
     with open_dataset(tmp_path / "stuck_1") as recording:
         assert len(recording) == 2
+
+
+def test_an_interrupted_series_goes_no_further_and_puts_everything_back(
+    core: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core.set_position(1.5)
+    taken: list[float] = []
+    went_to: list[float] = []
+    move = core.set_position
+
+    def moved(stage: str, z_um: float) -> None:
+        went_to.append(z_um)
+        move(stage, z_um)
+
+    def interrupted() -> None:
+        taken.append(core.get_position())
+        if len(taken) == 3:
+            signal.raise_signal(signal.SIGINT)  # handled by the main thread, this is the engine's
+
+    monkeypatch.setattr(core, "set_position", moved)
+    moves = plane_moves([float(z) for z in range(-8, 9)], exposure_ms=5)
+    with pytest.raises(InputError, match=r"the series was interrupted; .* kept in"):
+        run_series(moves, tmp_path, "cut", limits=LIMITS, settle_ms=0, on_frame=interrupted)
+    assert taken[:3] == [-8.0, -7.0, -6.0]
+    # One more may have begun when the signal came.
+    assert len(taken) <= 4
+    assert went_to == [*taken, 1.5]
+    assert core.get_position() == pytest.approx(1.5)
+    with open_dataset(tmp_path / "cut_1") as recording:
+        assert len(recording) == len(taken)
 
 
 def test_a_channel_that_does_not_exist_is_refused(core: Any, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from numpy.typing import ArrayLike, NDArray
+from plates_on_disk import write_image
 from refocusd_calibration.focus.measure import FocusMeasurement, measure_focus
 from refocusd_calibration.stage.z_sweeps import open_series, series_of_stack
 from simulated_focus import FocusScene, depth_of_field_um
@@ -266,6 +268,19 @@ def test_a_stack_that_does_not_say_its_steps_is_refused(tmp_path: Path) -> None:
     )
     with open_series([imagej]) as series:
         assert series.sweeps[0].z_um[1] == pytest.approx(0.4)
+
+
+def test_a_series_may_lie_in_an_ome_zarr(tmp_path: Path) -> None:
+    path = tmp_path / "series.zarr"
+    write_image(path, axes="zyx", levels=1)  # its planes are 2 um apart
+    planes = FocusScene(TWENTY, (64, 64)).stack(PLANES)
+    zarr.create_array(path / "0", data=planes, chunks=(1, 64, 64), overwrite=True)
+    with open_series([path]) as series:
+        np.testing.assert_allclose(series.sweeps[0].z_um, np.arange(19) * 2.0)
+        assert series.pixel_um == pytest.approx(0.65)
+        of_store = measure_focus(series, pixel_um=0.65)
+    of_stack = measured(planes, np.arange(19) * 2.0, 0.65)
+    assert of_store.section.best_um == of_stack.section.best_um
 
 
 def test_a_curve_tells_the_distance_from_focus() -> None:

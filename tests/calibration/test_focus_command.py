@@ -58,6 +58,9 @@ def main():
     assert calibrate("dry", -6.3, "--dry-run") == 0
     assert not (folder / "dry_raw").exists()
     assert core.get_position() == 0
+    core.set_position(5.0)
+    assert calibrate("far", -6.3, "--dry-run") == 0
+    core.set_position(0.0)
     assert calibrate("zero", -6.3) == 0
     assert core.get_position() == 0
     assert calibrate("away", -2.9) == 0
@@ -114,6 +117,7 @@ def test_the_focus_of_the_demo_camera_is_found_by_a_real_stage(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "dry run: nothing was moved" in done.stdout
+    assert "'Z' stands at z = 5.00 um: it will go up to 11.30 um away" in done.stdout
     for name in ("zero", "away"):
         profile = load_profile(tmp_path / f"{name}.json")
         focus = profile.focus

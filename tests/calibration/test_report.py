@@ -21,10 +21,11 @@ from refocusd_calibration.camera.measure import measure_camera
 from refocusd_calibration.measurement import check
 from refocusd_calibration.profile.report import write_report
 from refocusd_calibration.profile.show_command import register
-from refocusd_calibration.profile.write import write_section
+from refocusd_calibration.profile.write import read_map, write_section
 from simulated_camera import SimulatedCamera
 
 from refocusd.errors import ConfigError, InputError
+from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.profile import (
     FocusSection,
     Measured,
@@ -207,3 +208,22 @@ def test_show_prints_json_and_nothing_else(whole: Path, capsys: pytest.CaptureFi
     assert figures["id"] == load_profile(whole).id()
     assert figures["profile"]["camera"]["gain_e_per_count"]["value"] == pytest.approx(1, rel=0.03)
     assert figures["stale"] == []
+
+
+def test_a_profile_is_used_with_its_maps_from_the_folder_of_those_in_use(
+    whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "calibrations"
+    assert run("use", whole, "--calibrations", folder) == 0
+    [kept] = Catalogue(folder).profiles()
+    assert kept == load_profile(whole)
+    assert kept.camera is not None
+    [path] = folder.glob("*.json")
+    for stored in kept.camera.maps.values():
+        assert np.array_equal(read_map(path, stored), read_map(whole, stored))
+    before = sorted(folder.iterdir())
+    assert run("use", path, "--calibrations", folder) == 0
+    assert sorted(folder.iterdir()) == before, "it is there already"
+    (folder / next(iter(kept.camera.maps.values())).file).write_bytes(b"damaged")
+    with pytest.raises(InputError, match="was changed after"):
+        run("use", path, "--calibrations", tmp_path / "other")

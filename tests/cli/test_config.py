@@ -16,8 +16,9 @@ import pytest
 from refocusd.cli.commands.config import example_settings
 from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.cli.main import main
-from refocusd.config import SETTINGS, Settings, load_settings, toml_value
+from refocusd.config import SETTINGS, Settings, load_settings
 from refocusd.errors import ConfigError
+from refocusd.toml_value import toml_value
 
 pytestmark = pytest.mark.fast
 

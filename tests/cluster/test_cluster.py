@@ -10,9 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import msgspec
 import numpy as np
 import pytest
 import zarr
@@ -20,10 +22,16 @@ from cluster_jobs import order_for, prepared, process
 from finished import snapshot, verify
 from plates_on_disk import write_plate
 from slurm_node import missing, one_node
+from webhook import receiver
 
+from benchmarks.cluster import write_plate as benchmark_plate
+from refocusd.cli.runs import output_of_run
+from refocusd.cluster import job
 from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult
 from refocusd.cluster.scheduler import ClusterOptions, connected
+from refocusd.cluster.screen import Cluster
+from refocusd.config import Settings
 from refocusd.daemon.output.trust_maps import PARTS
 from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import ConfigError, OutputError, TransportError
@@ -116,6 +124,44 @@ def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:
         connected(ClusterOptions("tcp://127.0.0.1:9")).__enter__()
 
 
+def test_the_positions_of_a_plate_share_its_blur(tmp_path: Path) -> None:
+    raw = benchmark_plate(tmp_path / "plate.zarr", 10, (192, 192), per_field=2)
+    settings = Settings(
+        backend="deconvolution", threads=1, ledgers=str(tmp_path / "ledgers"), reserve_mib=1
+    )
+    cluster = Cluster(None)
+    cluster.start(settings)
+    with open_dataset(raw) as frames:
+        output, _ = output_of_run(frames, settings, cluster.run_of, None)
+        with cluster.opened(frames, frames.axes_keys(), output) as (_, orders):
+            pass
+    assert len(orders) == 5
+    (shared,) = orders[0].blurs.values()
+    assert all(order.blurs == orders[0].blurs for order in orders)
+    assert shared.sigma_px == pytest.approx(6.0, rel=0.25)
+    results = [JobResult.unpack(refocus_position(order.pack())) for order in orders]
+    first = [dict(result.attempts[0].facts or {}) for result in results]
+    assert {facts["blur_source"] for facts in first} == {"frames"}
+    # Without it a position begins with nothing but its first frame.
+    alone = msgspec.structs.replace(orders[0], blurs={})
+    list_path(Path(alone.output), alone.position).unlink()
+    facts = dict(JobResult.unpack(refocus_position(alone.pack())).attempts[0].facts or {})
+    assert facts["blur_source"] == "frame"
+    assert facts["blur_uncertainty"] > first[0]["blur_uncertainty"]
+
+
+@pytest.mark.parametrize(("worker", "card"), [(3, "1"), ("tcp://10.0.0.5:4567", None)])
+def test_workers_of_one_computer_take_its_cards_in_turn(
+    monkeypatch: pytest.MonkeyPatch, worker: object, card: str | None
+) -> None:
+    monkeypatch.setattr(job, "_cards", lambda: 2)
+    monkeypatch.setattr(distributed, "get_worker", lambda: SimpleNamespace(name=worker))
+    with mock.patch.dict(os.environ):
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        job.choose_device()
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == card
+
+
 def test_a_dry_run_says_what_it_takes_and_does_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,7 +183,12 @@ def test_a_dry_run_says_what_it_takes_and_does_nothing(
 def test_a_plate_on_local_workers_is_refocused_once_and_verified(tmp_path: Path) -> None:
     raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
     pixels = write_plate(raw)
-    assert process(raw, "--cluster", "local", "--max-jobs", 2, place=tmp_path) == 0
+    with receiver() as (url, received):
+        asked = (raw, "--cluster", "local", "--max-jobs", 2)
+        assert process(*asked, place=tmp_path, REFOCUSD_WEBHOOK=url) == 0
+    (alert,) = received
+    assert alert["event"] == "processed"
+    assert f"{raw}: 36 frames" in alert["text"]
     for field, wanted in pixels.items():
         np.testing.assert_array_equal(zarr.open_array(out / field / "0")[:], wanted)
     status, said = verify(raw, place=tmp_path)

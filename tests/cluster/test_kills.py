@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import zarr
 from cluster_jobs import order_for, prepared, process
-from plates_on_disk import write_image
+from disks import fill, small_disk
+from finished import snapshot, verify
+from plates_on_disk import write_image, write_plate
 
 from benchmarks import cluster_kills
 from benchmarks.cluster_kills import under_fire
 from refocusd.errors import OutputError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
+from refocusd.formats.ome_zarr.mirror_layout import listed
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink
 
@@ -53,6 +56,36 @@ def test_a_worker_without_enough_memory_is_said_to_have_too_little(
     with mock.patch("refocusd.cluster.scheduler.ALLOWED_FAILURES", 0):
         assert process(raw, *asked, place=tmp_path) != 0
     assert "has not enough memory for a frame" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_to_be_full_and_the_plate_goes_on_once_there_is_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "plate.zarr"
+    write_plate(raw, fields=[f"A/{n}/0" for n in range(1, 9)], levels=1)
+    before = snapshot(raw)
+    with small_disk(tmp_path / "disk", 16) as disk:
+        out = disk / "plate_refocused.zarr"
+        asked = (raw, "--cluster", "local", "--max-jobs", 2, "--output", disk)
+
+        def frames_listed() -> int:
+            return sum(place.read_bytes().count(b"\n") for _, place in listed(out))
+
+        # Others fill the disk after it was looked at: room for the store, and for some of 96 frames.
+        ballast = fill(disk, 0.5)
+        with mock.patch("refocusd.daemon.output.dataset.check_free_space"):
+            assert process(*asked, place=tmp_path) == 2
+        said = capsys.readouterr().err
+        assert "the disk is full" in said
+        assert "the same command goes on from there" in said
+        assert 0 < frames_listed() < 96
+        ballast.unlink()
+        assert process(*asked, place=tmp_path) == 0
+        assert frames_listed() == 96
+        status, told = verify(out, place=tmp_path)
+    assert status == 0, told
+    assert snapshot(raw) == before
 
 
 def test_a_job_that_outlived_its_command_keeps_the_next_command_out(tmp_path: Path) -> None:

@@ -7,18 +7,23 @@ import os
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import msgspec
 import numpy as np
 import pytest
+import tifffile
+import yaozarrs
 import zarr
-from finished import environment, verify
+from finished import environment, snapshot, verify
+from numpy.typing import NDArray
 from plates_on_disk import write_image
 from scipy.ndimage import gaussian_filter
+from yaozarrs import v05
 
 from refocusd.cli.main import main
-from refocusd.cluster import slide
+from refocusd.cluster import screen, slide
 from refocusd.cluster.job import engines_of, refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.slide import TilePlan, refocus_slide
@@ -28,10 +33,11 @@ from refocusd.engines.engine import Refocused
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import InputError
 from refocusd.formats import strips
-from refocusd.formats.ome_zarr import store_reader
+from refocusd.formats.ome_zarr import slide_layout, store_reader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import create_sink
 from refocusd.formats.strips import checksum_by_strips
+from refocusd.formats.tiff import page_layout
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels, checksum
 from refocusd.imaging.blur import BlurEstimate
@@ -95,15 +101,38 @@ def test_tiles_make_no_seams(tmp_path: Path) -> None:
     assert facts.written == "refocused"
     assert len(told) > 4
     assert len(set(told)) == 1
+    assert_as_untiled(engine, raw, out, *told[0])
+
+
+def assert_as_untiled(
+    engine: ScaledEngine, raw: Pixels, out: Pixels, blur: BlurEstimate, counts: CountsRange
+) -> None:
+    """Tiles have no seams: they are what the engine makes of the image in one piece."""
     # A side that the whole image's reduction shares with the tiles'.
-    numerator = round(told[0][0].sigma_px / engine.grid[0] * 16)
-    side = max(n for n in (480, 640, 720, 800, 960, 1200) if n * numerator // 16 <= 1500)
+    numerator = round(blur.sigma_px / engine.grid[0] * 16)
+    side = max(n for n in (480, 640, 720, 800, 960, 1200) if n * numerator // 16 <= len(raw))
     side = side * numerator // 16
     whole = np.empty((side, side), raw.dtype)
-    engine.refocus(raw[:side, :side].copy(), whole, *told[0])
+    engine.refocus(raw[:side, :side].copy(), whole, blur, counts)
     inner = (slice(0, side - 300),) * 2
     off = np.abs(whole[inner].astype(int) - out[inner].astype(int))
     assert np.percentile(off, 99.9) <= 1
+
+
+def write_pyramid(path: Path, pixels: NDArray[Any]) -> None:
+    """A tiled OME-TIFF whose lower resolutions are in SubIFDs, as Bio-Formats and QuPath write them."""
+    options: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "predictor": True}
+    about = {
+        "axes": "CYX"[-pixels.ndim :],
+        "PhysicalSizeX": 0.65,
+        "PhysicalSizeXUnit": "µm",
+        **({"Channel": {"Name": ["DAPI", "GFP"]}} if pixels.ndim == 3 else {}),
+    }
+    with tifffile.TiffWriter(path, ome=True, bigtiff=True) as writer:
+        writer.write(pixels, subifds=2, photometric="minisblack", metadata=about, **options)
+        for step in (2, 4):
+            lower = pixels[..., ::step, ::step]
+            writer.write(lower, subfiletype=1, photometric="minisblack", **options)
 
 
 def test_a_job_goes_on_with_the_tiles_that_a_killed_one_has_left(tmp_path: Path) -> None:
@@ -222,6 +251,144 @@ def test_a_slide_needs_no_cluster_and_is_never_read_as_a_whole(tmp_path: Path) -
     assert status == 0, said
     np.testing.assert_array_equal(np.asarray(zarr.open_array(out / "0")[:]), pixels)
     assert not list(out.rglob("*.tiles"))
+
+
+def test_tiles_of_a_pyramidal_tiff_make_no_seams(tmp_path: Path) -> None:
+    raw, pixels = tmp_path / "slide.ome.tif", specimen(1500, 6.0)
+    write_pyramid(raw, pixels)
+    told: list[Any] = []
+    refocus = ScaledEngine.refocus
+
+    def listen(self: ScaledEngine, seen: Pixels, made: Pixels, *more: Any) -> object:
+        told.extend([more] if len(more) == 2 else [])
+        return refocus(self, seen, made, *more)
+
+    whole = AssertionError("a slide was read as a whole")
+    settings = {"REFOCUSD_BACKEND": "openvino", "REFOCUSD_PRECISION": "f32"}
+    with (
+        mock.patch.object(page_layout, "SLIDE_PX", 1 << 20),
+        mock.patch.object(page_layout.PageLayout, "read", side_effect=whole),
+        mock.patch.object(ScaledEngine, "refocus", listen),
+        mock.patch.object(slide, "SIDES", ((np.inf, 480),)),
+        mock.patch.object(slide, "SAMPLED", 2),
+        mock.patch.object(slide, "SAMPLE_PX", 512),
+        mock.patch.dict(os.environ, environment(tmp_path, **settings), clear=True),
+    ):
+        assert main(["process", str(raw), "--threads", "1"]) == 0
+        status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    out = np.asarray(zarr.open_array(tmp_path / "slide_refocused.zarr" / "0")[0, 0, 0])
+    assert len(told) > 4
+    assert len(set(told)) == 1
+    assert not np.array_equal(out, pixels)
+    engine = engines_of(SETTINGS).engines[""]
+    assert isinstance(engine, ScaledEngine)
+    assert_as_untiled(engine, pixels, out, *told[0])
+
+
+def test_channels_and_pixel_size_of_a_large_tiff_go_into_an_ome_zarr(tmp_path: Path) -> None:
+    raw, out = tmp_path / "slide.ome.tif", tmp_path / "slide_refocused.zarr"
+    pixels = np.stack([specimen(300, 2.0, seed) for seed in (1, 2)])
+    write_pyramid(raw, pixels)
+    with (
+        mock.patch.object(page_layout, "SLIDE_PX", 1 << 15),
+        mock.patch.object(slide_layout, "CHUNK_PX", 100),
+        mock.patch.dict(os.environ, environment(tmp_path), clear=True),
+    ):
+        assert main(["process", str(raw)]) == 0
+        before = snapshot(out)
+        assert main(["process", str(raw)]) == 0
+        assert snapshot(out) == before
+        status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+    image = yaozarrs.validate_zarr_store(out).ome_metadata()
+    assert isinstance(image, v05.Image)
+    assert image.omero is not None
+    assert [channel.label for channel in image.omero.channels] == ["DAPI", "GFP"]
+    levels = image.multiscales[0].datasets
+    assert [level.scale_transform.scale[-1] for level in levels] == [0.65, 1.3, 2.6]
+    assert [zarr.open_array(out / level.path).shape[-1] for level in levels] == [300, 150, 75]
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(out / "0")[0, :, 0]), pixels)
+    with open_dataset(out) as frames:
+        channels = [json.loads(key)["channel"] for key in frames.axes_keys()]
+        assert channels == ["DAPI", "GFP"]
+
+
+def test_a_dry_run_measures_a_part_of_a_slide(tmp_path: Path) -> None:
+    raw, figures = tmp_path / "slide.tif", tmp_path / "plan.json"
+    tifffile.imwrite(raw, specimen(400, 2.0), tile=(64, 64))
+    whole = AssertionError("a slide was read as a whole")
+    with (
+        mock.patch.object(page_layout, "SLIDE_PX", 1 << 15),
+        mock.patch.object(screen, "SLIDE_PART_PX", 100),
+        mock.patch.object(page_layout.PageLayout, "read", side_effect=whole),
+        mock.patch.dict(os.environ, environment(tmp_path), clear=True),
+    ):
+        asked = ["process", str(raw), "--cluster", "local", "--dry-run", "--json", str(figures)]
+        assert main(asked) == 0
+    (plan,) = json.loads(figures.read_text())["plans"]
+    assert (plan["jobs"], plan["frames"]) == (1, 1)
+    assert plan["output"] == str(tmp_path / "slide_refocused.zarr")
+
+
+def test_an_output_that_was_not_begun_in_tiles_is_not_continued_in_tiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "slide.tif"
+    tifffile.imwrite(raw, specimen(400, 2.0), tile=(64, 64))
+    with mock.patch.dict(os.environ, environment(tmp_path), clear=True):
+        # As a version without slides did it; then the frame is lost.
+        assert main(["process", str(raw)]) == 0
+        (pixels,) = (tmp_path / "slide_refocused").glob("*.tif")
+        pixels.write_bytes(pixels.read_bytes()[:1000])
+        with mock.patch.object(page_layout, "SLIDE_PX", 1 << 15):
+            assert main(["process", str(raw)]) == 2
+    assert "was not begun in tiles" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tile": (32, 48), "compression": "lzw", "predictor": True},
+        {"tile": (16, 16)},
+        {"tile": (256, 256), "compression": "zstd"},
+        {"rowsperstrip": 7, "compression": "zlib"},
+        {"rowsperstrip": 1000},
+    ],
+)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_parts_of_a_tiff_are_those_of_the_whole_image(
+    tmp_path: Path, options: dict[str, Any], order: Any
+) -> None:
+    pixels = specimen(150, 2.0)[:, :131].copy()
+    path = tmp_path / "slide.tif"
+    tifffile.imwrite(path, pixels, byteorder=order, metadata=None, **options)
+    with (
+        mock.patch.object(page_layout, "SLIDE_PX", 1 << 12),
+        open_dataset(path, max_frame_bytes=pixels.nbytes) as frames,
+    ):
+        (key,) = frames.axes_keys()
+        large_strip_or_tile = options in ({"tile": (256, 256), "compression": "zstd"},)
+        assert frames.is_slide(key) is not large_strip_or_tile
+        np.testing.assert_array_equal(frames.read(key).pixels, pixels)
+        for rows, columns in [((0, 150), (0, 131)), ((31, 33), (47, 131)), ((149, 150), (0, 1))]:
+            part = slice(*rows), slice(*columns)
+            np.testing.assert_array_equal(frames.read_part(key, *part), pixels[part])
+
+
+def test_a_tiff_in_tiles_may_be_larger_than_what_is_read_as_a_whole(tmp_path: Path) -> None:
+    pixels = specimen(150, 2.0)
+    tiles, strips_ = tmp_path / "tiles.tif", tmp_path / "strips.tif"
+    tifffile.imwrite(tiles, pixels, tile=(32, 32))
+    tifffile.imwrite(strips_, pixels)
+    with mock.patch.object(page_layout, "SLIDE_PX", 1 << 12):
+        with open_dataset(tiles, max_frame_bytes=1000) as frames:
+            (key,) = frames.axes_keys()
+            assert frames.checksum(key) == checksum(pixels)
+            with pytest.raises(InputError, match="above the limit of 1000 bytes for what is read"):
+                frames.read(key)
+        with pytest.raises(InputError, match="above the limit of 1000"):
+            open_dataset(strips_, max_frame_bytes=1000)
 
 
 def test_only_frames_in_parts_may_be_larger_than_what_is_read_as_a_whole(tmp_path: Path) -> None:

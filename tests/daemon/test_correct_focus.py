@@ -14,7 +14,8 @@ from live import quick_settings, read_all
 
 import refocusd
 from refocusd.daemon.daemon import Daemon
-from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
+from refocusd.demo.microscope import DemoMicroscope
+from refocusd.demo.specimen_camera import CHANNEL_GROUP
 from refocusd.errors import ConfigError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.imaging.defocus import DEFAULT_OPTICS, depth_of_field_um

@@ -83,12 +83,16 @@ def of_frame(message: wire.Open, pixels: np.ndarray) -> wire.Open:
 
 
 def write_map(
-    output: OutputDataset, time: int, cells: bytes, maps: TrustMaps | None = None
+    output: OutputDataset,
+    time: int,
+    cells: bytes,
+    maps: TrustMaps | None = None,
+    z: int | None = None,
 ) -> None:
+    axes = f'{{"channel":"DAPI","time":{time}' + ("}" if z is None else f',"z":{z}}}')
+    about = {"PixelSizeUm": 0.5} | ({} if z is None else {"ZPositionUm": 10 + 1.5 * z})
     submit = wire.Submit(
-        *(output.message.acquisition, f'{{"channel":"DAPI","time":{time}}}', Slot(4096, 1), 1),
-        '{"PixelSizeUm":0.5}',
-        0,
+        *(output.message.acquisition, axes, Slot(4096, 1), 1), json.dumps(about), 0
     )
     (maps or output.trust_maps).write(WriteFrame(1, submit, 1, FACTS, ENGINE, None, cells))
 
@@ -123,6 +127,18 @@ def test_trust_maps_lie_in_the_output_and_common_readers_read_them(
         assert maps.summary["refocusd"]["trust_map"]["as_acquired"] == 255
     with open_dataset(output.sink.path) as frames:
         assert not list(frames.axes_keys())
+
+
+def test_trust_maps_have_the_distance_of_planes_that_the_stage_tells(
+    tmp_path: Path, message: wire.Open
+) -> None:
+    output = opened(quick_settings(tmp_path, sink="ome-zarr"), message)
+    for z in range(2):
+        write_map(output, 0, MAPS[0].tobytes(), z=z)
+    output.close(None)
+    store: Any = zarr.open_group(str(trust_maps_of(output.sink.path)), mode="r")
+    (level,) = store.attrs["ome"]["multiscales"][0]["datasets"]
+    assert level["coordinateTransformations"][0]["scale"][2] == 1.5
 
 
 @pytest.mark.parametrize("sink", ["ndtiff", "ome-zarr"])

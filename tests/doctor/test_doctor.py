@@ -19,9 +19,10 @@ import psutil
 import pynvml
 import pytest
 from live import quick_settings
+from waiting import PATIENCE_S
 
 from refocusd import __version__
-from refocusd.config import EngineOptions, Settings
+from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon
 from refocusd.doctor import (
     CHECKS,
@@ -38,13 +39,7 @@ from refocusd.doctor import (
     parse_plan,
 )
 from refocusd.doctor.file_system import network_kind
-from refocusd.doctor.trial import (
-    TRIAL,
-    EngineOrder,
-    EngineReport,
-    RingOrder,
-    RingReport,
-)
+from refocusd.doctor.trial import TRIAL, RingOrder, RingReport
 from refocusd.errors import ConfigError, WorkerError
 from refocusd.processes.trial import attempt
 from refocusd.transport.ring import PAGE, SharedRing
@@ -192,7 +187,7 @@ def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
             only(network.daemon(looked)).says == f"version {__version__} runs at {daemon.endpoint}"
         )
         with ViewProcess(daemon.endpoint, ["--port", "0"]) as view:
-            assert view.settled.wait(30)
+            assert view.settled.wait(PATIENCE_S)
             port = int(view.url.rstrip("/").rpartition(":")[2])
             found = only(network.view_port(case(tmp_path, view_port=port)))
             assert (found.mark, found.says) == ("OK", f"http://127.0.0.1:{port}/")
@@ -331,9 +326,10 @@ def test_a_missing_model_blocks_and_is_named(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_takes_too_long_is_ended() -> None:
-    order = EngineOrder("live-nuclei", EngineOptions(threads=1), (64, 64))
-    with pytest.raises(WorkerError, match=r"not done after 0\.01 s"):
-        attempt(TRIAL, order, EngineReport, 0.01)
+    with SharedRing.create(1 << 20) as ring:
+        order = RingOrder(ring.address, PAGE, (8, 8))
+        with pytest.raises(WorkerError, match=r"not done after 0\.01 s"):
+            attempt(TRIAL, order, RingReport, 0.01)
 
 
 def test_the_ring_is_read_by_another_process(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import best_focus, focus_score, psnr
 from refocusd.transport.messages import FrameFacts
-from refocusd.worker.worker import refocus_frame
+from refocusd.worker.refocus import refocus_frame
 
 
 def written(raw: Pixels) -> tuple[Pixels, FrameFacts]:

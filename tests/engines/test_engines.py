@@ -27,8 +27,9 @@ from refocusd.engines.verdict import flux_ratio
 from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
-from refocusd.models.bundle import ModelBundle, load_bundle, shipped_bundles
-from refocusd.worker.worker import refocus_frame
+from refocusd.models.bundle import ModelBundle, load_bundle
+from refocusd.models.library import shipped_bundles
+from refocusd.worker.refocus import refocus_frame
 
 MODEL = "live-nuclei"
 

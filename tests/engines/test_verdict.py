@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from refocusd_training.trust.pictures import EMPTY, Empty, brightfield, checkerboard, empty_field
+from refocusd_training.trust.pictures import brightfield, checkerboard
 from scipy.ndimage import gaussian_filter, zoom
 
+from benchmarks.empty_fields import EMPTY, Empty, empty_field
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.verdict import ERROR_FEATURES, Judgement, error_features, shipped_judge

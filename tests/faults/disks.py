@@ -1,10 +1,12 @@
-"""Disks that are small, and that fill up."""
+"""Disks that are small and fill up, and those that hang."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,3 +41,29 @@ def fill(disk: Path, leave_mib: float) -> Path:
             file.write(bytes(2**20))
         file.write(bytes(max(0, nbytes) % 2**20))
     return ballast
+
+
+@contextlib.contextmanager
+def hanging_disk(folder: Path) -> Iterator[Path]:
+    """A file system that answers nothing, as a share whose server is gone: FUSE without a server.
+
+    Skipped where none may be mounted.  Whoever waits for it gets an error at the end.
+    """
+    if not sys.platform.startswith("linux") or os.geteuid() != 0 or not Path("/dev/fuse").exists():
+        pytest.skip("only root on Linux can mount such a file system")
+    folder.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    if libc.mount(b"hanging", os.fsencode(folder), b"fuse", 0, options) != 0:
+        os.close(device)
+        pytest.skip(f"FUSE cannot be mounted here: {os.strerror(ctypes.get_errno())}")
+    try:
+        # The kernel's greeting (FUSE_INIT) is answered, with version 7.31; nothing else is.
+        unique = struct.unpack_from("<IIQ", os.read(device, 1 << 17))[2]
+        answer = struct.pack("<IIIIHHI", 7, 31, 1 << 16, 0, 1, 1, 1 << 16).ljust(64, b"\0")
+        os.write(device, struct.pack("<IiQ", 16 + len(answer), 0, unique) + answer)
+        yield folder
+    finally:
+        os.close(device)  # ends what waits
+        libc.umount2(os.fsencode(folder), 2)  # MNT_DETACH

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -11,8 +14,13 @@ import pytest
 from acquisition import MicroscopeProcess
 from aftermath import assert_whole
 from bad_workers import jumping_clock, slow_disk
-from disks import fill, small_disk
+from disks import fill, hanging_disk, small_disk
+from live import Upload, opened, pump_until, stack
 from rig import POSIX, FaultyDaemon, stopped, until
+from waiting import PATIENCE_S
+
+from refocusd.transport import messages as wire
+from refocusd.transport.client import Connection
 
 DAY_S = 86400.0
 
@@ -98,3 +106,38 @@ def test_a_slow_disk_costs_neither_frames_nor_memory(
         microscope.wait_done()
         until(daemon.idle, "the daemon's end of the acquisition")
     assert assert_whole(microscope.raw, tmp_path, microscope.saved, resumed=False) == 100
+
+
+@POSIX
+@pytest.mark.parametrize("what", ["raw", "output"])
+def test_a_disk_that_hangs_holds_up_neither_others_nor_the_end_of_the_daemon(
+    tmp_path: Path, what: str
+) -> None:
+    """Calls to it wait in the system itself: nothing in the process ends them."""
+    stop_s, margin_s = 3.0, 20.0
+    flags = ("--stop-timeout-s", str(stop_s))
+    with hanging_disk(tmp_path / "disk") as disk, FaultyDaemon(tmp_path, *flags) as daemon:
+        raw = str(disk / "cells_1") if what == "raw" else ""
+        output = str(tmp_path / "out") if raw else str(disk / "out")
+        with ExitStack() as stack_:
+            first, second = (
+                stack_.enter_context(Connection(daemon.endpoint, "source")) for _ in range(2)
+            )
+            first.welcome(PATIENCE_S)
+            second.welcome(PATIENCE_S)
+            hung = Upload(
+                first, wire.Open(str(uuid.uuid4()), "hung", 64, 64, "uint16", raw, output, "{}")
+            )
+            if raw:
+                pump_until(hung, lambda: hung.credit)
+                hung.close(3)  # frames that only the disk has
+            good = opened(second, tmp_path / "good")
+            good.submit(stack(1)[0], '{"time":0}', "{}", 1)
+            good.close(1)
+            pump_until(good, lambda: hung.pump(0.0) or good.closed)
+        assert good.closed is not None
+        assert good.closed.counts.final == 1
+        asked = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - asked < stop_s + margin_s
+        assert "a disk hangs" in daemon.log.read_text(encoding="utf-8")

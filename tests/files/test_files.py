@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -105,3 +106,10 @@ def test_a_built_engine_is_kept_through_refusals(
     assert cache.get(key) == b"built"
     cache.discard(key)
     assert cache.get(key) is None
+
+
+def test_a_temporary_folder_in_which_a_file_is_held_spoils_no_result() -> None:
+    """On Windows deleting it is refused, after the work is done."""
+    for path in Path(files.__file__).parent.rglob("*.py"):
+        for call in re.findall(r"TemporaryDirectory\(([^)]*)\)", path.read_text(encoding="utf-8")):
+            assert "ignore_cleanup_errors=True" in call, path

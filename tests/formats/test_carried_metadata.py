@@ -12,9 +12,9 @@ import pytest
 import tifffile
 import zarr
 from java_ndtiff import JavaStack
+from ndtiff_sinks import write_all
 from recordings_on_disk import frames
 from test_export import attributes, pixels_of
-from test_sinks import write_all
 
 from refocusd.datasets.dataset import refuse_refocused
 from refocusd.errors import InputError

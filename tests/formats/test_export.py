@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import tifffile
+from ndtiff_sinks import numbered_frame, opened_by_tifffile, write_all
 from recordings_on_disk import assert_reads, frames, nth, write_ndtiff, write_tiff
-from test_sinks import numbered_frame, opened_by_tifffile, write_all
 
 from refocusd.cli.commands import export as command
 from refocusd.errors import ConfigError, InputError, OutputError, RefocusdError

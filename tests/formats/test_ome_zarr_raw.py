@@ -109,6 +109,37 @@ def test_a_plate_by_iohub(tmp_path: Path, version: str) -> None:
         assert dataset.plan().pixel_um == 0.65
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_plate_by_ngio(tmp_path: Path, version: Any) -> None:
+    ngio = pytest.importorskip("ngio", reason="ngio is not installed")
+    path, pixels = tmp_path / "plate.zarr", {}
+    fields = [ngio.ImageInWellPath(row="B", column=3, path=name) for name in ("0", "1")]
+    ngio.create_empty_plate(path, name="screen", images=fields, ngff_version=version)
+    for seed, field in enumerate(("B/03/0", "B/03/1")):
+        pixels[field] = pixels_of((2, 3, 48, 64), seed)
+        ngio.create_ome_zarr_from_array(
+            path / field,
+            pixels[field],
+            pixelsize=0.65,
+            z_spacing=2.0,
+            levels=2,
+            axes_names=["c", "z", "y", "x"],
+            channels_meta=["DAPI", "GFP"],
+            ngff_version=version,
+            consolidation_mode="auto",
+            overwrite=True,
+        )
+    with open_dataset(path) as frames:
+        assert len(frames) == 2 * 6
+        for key in frames.axes_keys():
+            at = json.loads(key)
+            channel = ["DAPI", "GFP"].index(at["channel"])
+            wanted = pixels[at["position"]][channel, at["z"]]
+            np.testing.assert_array_equal(frames.read(key).pixels, wanted)
+        assert frames.metadata(key)["PixelSizeUm"] == 0.65
+        assert frames.metadata(key)["ZPositionUm"] == 4.0
+
+
 @pytest.mark.parametrize("backend", ["tensorstore", "zarr-python", "acquire-zarr"])
 def test_a_plate_by_ome_writers(tmp_path: Path, backend: str) -> None:
     writers = pytest.importorskip("ome_writers", reason="ome-writers is not installed")

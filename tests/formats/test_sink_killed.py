@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from killed_writer import write_until_killed
-from test_sinks import (
+from ndtiff_sinks import (
     assert_readers_find,
     assert_same,
     numbered_frame,

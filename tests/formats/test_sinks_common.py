@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed_writer import write_until_killed
-from test_sinks import SUMMARY, assert_same, numbered_frame, refusal, write_all
+from ndtiff_sinks import SUMMARY, assert_same, numbered_frame, refusal, write_all
 
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.ndtiff.writer import NDTiffSink

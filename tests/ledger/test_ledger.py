@@ -20,7 +20,6 @@ from refocusd.ledger import (
     Fate,
     Ledger,
     OpenMark,
-    RunNote,
     is_marked,
     ledger_path,
     mark_open,
@@ -197,8 +196,7 @@ def test_checksums_of_64_bits_come_back_as_they_were(tmp_path: Path, value: int 
 
 def test_what_was_noted_of_run_and_acquisition_is_told(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger.sqlite") as ledger:
-        assert ledger.run_note("r") == RunNote("1", "{}", "{}")
-        assert ledger.run_note("other") is None
+        assert ledger.runs() == ["r"]
         assert ledger.acquisition_note("a") == AcquisitionNote("n", "/raw", "/out", False, None)
         ledger.close_acquisition("a", 7)
         assert ledger.acquisition_note("a") == AcquisitionNote("n", "/raw", "/out", True, 7)

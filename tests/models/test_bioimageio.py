@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from test_foreign_bundles import CASES, made
 
-from refocusd.models.bundle import load_bundle, shipped_bundles
+from refocusd.models.bundle import load_bundle
+from refocusd.models.library import shipped_bundles
 
 #: Every connection of the process fails: nothing is fetched.
 CHILD = """

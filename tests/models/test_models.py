@@ -15,8 +15,8 @@ from test_bundle_fuzz import description, tiny_onnx, write_bundle
 
 from refocusd.cli.main import main
 from refocusd.errors import BundleError
-from refocusd.models.bundle import load_bundle, shipped_bundles
-from refocusd.models.library import models_folder, user_bundles
+from refocusd.models.bundle import load_bundle
+from refocusd.models.library import models_folder, shipped_bundles, user_bundles
 
 MODEL = "live-nuclei"
 

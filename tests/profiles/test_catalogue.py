@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,26 @@ def test_a_selection_is_of_all_channels_and_named_by_its_content(tmp_path: Path)
     assert selection_id(selection.ids) == selection_id(reversed(selection.ids))
     assert selection_id([]) is None
     assert catalogue.named(selection.ids, FRAME).ids == selection.ids
+
+
+@pytest.mark.parametrize(
+    ("channel", "metadata"),
+    [
+        ("Cy5", {}),
+        (1, {"Channel": "Cy5"}),
+        (0, {"Channel": "Cy5"}),
+        (1, {"Channel": "Cy5", "x": math.nan}),
+    ],
+)
+def test_a_channel_that_is_numbered_has_the_profile_of_its_name(
+    tmp_path: Path, channel: str | int, metadata: dict[str, Any]
+) -> None:
+    """As the GUI of Micro-Manager numbers them; the first frame was of another channel."""
+    catalogue = folder(tmp_path, profile(channel="DAPI"), profile(channel="Cy5"))
+    applied = apply_profiles(catalogue, {**FRAME, "Channel": "DAPI"}, SHAPE)
+    found = applied.profile_of(json.dumps({"channel": channel}), json.dumps({**FRAME, **metadata}))
+    assert found is not None
+    assert found.microscope.channel == "Cy5"
 
 
 def test_a_profile_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -143,3 +143,48 @@ def test_an_ome_tiff_is_found_and_ours_is_not(tmp_path: Path) -> None:
     assert [found.path.name for found in scanner.scan()] == ["cells.ome.tif"]
     (tmp_path / "cells.ome.tif").write_bytes(b"II+")
     assert [found.new for found in scanner.scan()] == [False]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 12])
+@pytest.mark.parametrize("times", [3, None], ids=["planned", "endless"])
+def test_frames_have_the_same_axes_while_a_file_grows_and_afterwards(
+    tmp_path: Path, times: int | None, count: int
+) -> None:
+    path = tmp_path / "cells.ome.tiff"
+    with stream(path, sizes={"t": times}) as out:
+        out.append(FRAMES[0])
+        until(lambda: path.stat().st_size > FRAMES[0].nbytes, "the first frame")
+        growing = open_dataset(path, growing=True)
+        for frame in FRAMES[1:count]:
+            out.append(frame)
+        until(lambda: [*growing.refresh(), len(growing)][-1] == count, "all frames")
+    growing.refresh()
+    # Of a single page nothing tells whether others follow.
+    assert growing.finished == (count > 1)
+    with growing, open_dataset(path) as whole:
+        assert growing.axes_keys() == whole.axes_keys()
+        for n in range(count):
+            np.testing.assert_array_equal(growing.read(key(n)).pixels, FRAMES[n])
+            np.testing.assert_array_equal(whole.read(key(n)).pixels, FRAMES[n])
+
+
+def test_a_time_lapse_without_an_end_is_not_finished_by_its_first_frame(tmp_path: Path) -> None:
+    path = tmp_path / "cells.ome.tiff"
+    settings = writers.AcquisitionSettings(
+        root_path=str(path),
+        dimensions=writers.dims_from_standard_axes({"t": None, "y": 64, "x": 64}),
+        dtype="uint16",
+        format="tifffile",
+    )
+    with writers.create_stream(settings) as out:
+        out.append(FRAMES[0])
+        until(lambda: path.stat().st_size > FRAMES[0].nbytes, "the first frame")
+        growing = open_dataset(path, growing=True)
+        assert (len(growing), growing.finished) == (1, False)
+        for frame in FRAMES[1:4]:
+            out.append(frame)
+        until(lambda: [*growing.refresh(), len(growing)][-1] == 4, "all frames")
+    growing.refresh()
+    with growing, open_dataset(path) as whole:
+        assert growing.finished
+        assert growing.axes_keys() == whole.axes_keys() == [f'{{"time":{n}}}' for n in range(4)]

@@ -232,6 +232,29 @@ def test_another_program_on_the_port_is_named(
         until(heard, "warning")
 
 
+def test_a_busy_micro_manager_is_waited_for_and_then_what_it_acquired_is_taken(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = ""
+    with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, process):
+        until(lambda: standin.alive, "attached source")
+        before = process.pids
+        with standin.microscope.blocking():
+            # What a script's `run_acquisition_with_settings(..., True)` does: nobody is answered.
+            standin.microscope.acquire("blocking", [frame(number) for number in range(3)])
+
+            def heard() -> bool:
+                nonlocal said
+                said += capfd.readouterr().err
+                return "refocusd waits" in said
+
+            until(heard, "warning")
+        [about] = until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
+        assert process.pids == before
+    assert (about.name, about.counts.passed_through) == ("blocking", 3)
+    assert "another program" not in said
+
+
 def test_while_nothing_runs_the_bridge_is_asked_a_few_times_a_second(tmp_path: Path) -> None:
     with Standin() as standin, attached(tmp_path, standin.port):
         until(lambda: standin.alive >= 4, "attached sources")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -91,6 +92,20 @@ def test_the_folder_of_an_acquisition_is_found_by_its_window(rig: Rig, tmp_path:
     assert metadata["Channel"] == "DAPI"
 
 
+def test_a_folder_that_is_made_with_the_first_image_is_waited_for(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    saved = Saved(rig.microscope, tmp_path / "raw", "cells", "SINGLEPLANE_TIFF_SERIES")
+    rig.wait(lambda: "an acquisition of Micro-Manager is saved at" in caplog.text, "a look")
+    assert not saved.folder.exists()
+    saved.run(images(3))
+    [about] = rig.wait_ended(1)
+    assert Path(about.raw) == saved.folder
+    assert about.counts.passed_through == 3
+    assert rig.standin.pixel_nbytes == 0
+
+
 def test_a_saved_one_is_taken_while_another_is_fetched_from_memory(
     slow: Rig, tmp_path: Path
 ) -> None:
@@ -165,6 +180,35 @@ def test_what_is_not_fetched_yet_is_pending(slow: Rig) -> None:
     assert about.counts.pending == 150 - about.counts.passed_through > 100
 
 
+def test_refocusd_stopped_during_a_fetch_says_what_is_pending(tmp_path: Path) -> None:
+    """As `refocusd run --stop` ends: the attached sources first, then the daemon."""
+    with (
+        running(quick_settings(tmp_path)) as daemon,
+        Rig(daemon, tmp_path, latency_s=0.005) as slow,
+    ):
+        slow.studio.step()
+        slow.microscope.acquire("cells", images(150))
+        slow.wait(
+            lambda: any(about.counts.passed_through >= 3 for about in slow.acquisitions()), "frames"
+        )
+    [counts] = daemon.counts().values()
+    assert counts.acquired == 150
+    assert counts.pending == 150 - counts.passed_through > 100
+    assert daemon.unfinished
+
+
+def test_that_there_is_no_raw_data_is_a_warning_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(quick_settings(tmp_path)) as daemon, Rig(daemon, tmp_path) as rig:
+        rig.studio.step()
+        for number in range(3):
+            rig.microscope.acquire(f"run {number}", images(1))
+        rig.wait_ended(3)
+    said = [each for each in caplog.records if "what live cannot do is skipped" in each.message]
+    assert [each.levelname for each in said if each.levelno >= logging.WARNING] == ["WARNING"]
+
+
 def test_another_attach_process_goes_on_and_takes_nothing_twice(slow: Rig) -> None:
     slow.microscope.acquire("first", images(2))
     slow.wait_ended(1)
@@ -193,6 +237,15 @@ def test_many_save_roots_leave_few_threads(rig: Rig, tmp_path: Path) -> None:
         Saved(rig.microscope, tmp_path / f"root {number}", "cells").run(images(1))
         rig.wait_ended(number + 1)
     rig.wait(lambda: threading.active_count() <= before + 5, "end of idle threads")
+
+
+def test_saved_acquisitions_leave_no_thread_each(rig: Rig, tmp_path: Path) -> None:
+    before = threading.active_count()
+    for number in range(10):
+        Saved(rig.microscope, tmp_path / "raw", f"cells{number}").run(images(1))
+    rig.wait_ended(10)
+    # The one that watches the folder.
+    rig.wait(lambda: threading.active_count() <= before + 1, "end of their threads")
 
 
 def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from refocusd.errors import TransportError
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 from refocusd.transport.ring import RingAddress
-from refocusd.transport.secure.endpoints import Endpoints, LocalEndpoint, RemoteEndpoint
+from refocusd.transport.secure.endpoints import Endpoints
 from refocusd.transport.secure.keys import ClientKeys, KeyStore
+from refocusd.transport.secure.local_endpoint import LocalEndpoint
+from refocusd.transport.secure.remote_endpoint import RemoteEndpoint
 
 #: The largest frame of these tests.
 FRAME_NBYTES = 1 << 20

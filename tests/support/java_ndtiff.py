@@ -27,6 +27,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+
 PRESIZED_INDEX = 25 << 20
 MAX_FILE = 4 << 30
 SUMMARY = {"PixelSize_um": 0.65, "Prefix": "run", "ChNames": ["DAPI"], "z-step_um": 2.0}
@@ -41,7 +46,12 @@ def frame_of(number: int, side: int, dtype: Any = np.uint16) -> NDArray[Any]:
 
 def _presized(path: Path, nbytes: int) -> io.FileIO:
     file = io.FileIO(path, "w+")
-    file.truncate(nbytes)
+    if sys.platform == "win32":  # there `truncate` writes all the zeros; Java does not
+        file.seek(nbytes)
+        ctypes.WinDLL("kernel32").SetEndOfFile(wintypes.HANDLE(msvcrt.get_osfhandle(file.fileno())))
+        file.seek(0)
+    else:
+        file.truncate(nbytes)
     return file
 
 

@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from view_browser import eventually
 from view_process import Reply, ask, view_of
 from view_standin import Scene, StandIn, written_datasets
+from waiting import until as eventually
 
 #: What an action of the page carries.
 ACTION = {"X-Refocusd-View": "1", "Content-Type": "application/json"}

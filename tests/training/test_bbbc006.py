@@ -229,7 +229,7 @@ def test_what_cannot_be_fetched_says_what_to_do(archives: Path, tmp_path: Path) 
     with serving(archives) as (url, _):
         with pytest.raises(InputError, match="404"):
             fetch_bbbc006([7], tmp_path / "out", url=url, reserve_bytes=0)
-        with pytest.raises(DiskFullError, match="fewer --planes"):
+        with pytest.raises(DiskFullError, match="choose another --output"):
             fetch_bbbc006([5], tmp_path / "out", url=url, reserve_bytes=1 << 60)
     with pytest.raises(InputError, match="check the network"):
         fetch_bbbc006([5], tmp_path / "out", url=url, reserve_bytes=0, timeout_s=5)

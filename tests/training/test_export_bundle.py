@@ -29,8 +29,8 @@ from refocusd_training.export.bundle import export_bundle, receptive_field_px
 from refocusd_training.export.card import _trained, model_card
 from refocusd_training.export.onnx import export_onnx
 from refocusd_training.export.rdf import Facts, rdf
+from refocusd_training.loop.folder import network_of_run
 from refocusd_training.loop.record import RunRecord
-from refocusd_training.loop.run import network_of_run
 from refocusd_training.networks import (
     NetworkConfig,
     RefocusNetwork,
@@ -41,7 +41,8 @@ from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES
 from safetensors.torch import load_file, save_file
 
 from refocusd.errors import InputError, OutputError
-from refocusd.models.bundle import MAX_RDF_BYTES, load_bundle
+from refocusd.models.bundle import load_bundle
+from refocusd.models.description import MAX_RDF_BYTES
 
 SMALL = NetworkConfig(
     widths=(8, 16, 16), blocks=(1, 1, 1), half=8, fine=4, stages=(8, 8, 12, 16), depths=(1, 1, 1, 1)

@@ -31,7 +31,8 @@ def test_tensorrt_takes_every_shipped_network_whole(name: str, precision: str) -
     bundle = load_bundle(name)
     graph = graph_of(bundle, precision, engine_shapes(bundle))
     engine = build_engine_onnx(graph, "sm89")
-    assert 0.9 * len(graph.model) < len(engine) < len(graph.model) + (6 << 20)
+    # Not twice over either, but for programs: an iteration of Richardson-Lucy has some of its own.
+    assert 0.9 * len(graph.model) < len(engine) < len(graph.model) + (16 << 20)
 
 
 @pytest.mark.parametrize("name", MODELS)

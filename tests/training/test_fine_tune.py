@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from refocusd_training.data.config import DataConfig
 from refocusd_training.fine_tune.result import FineTuned
 from refocusd_training.fine_tune.run import FineTuning, fine_tune
-from refocusd_training.loop.run import network_of_run
+from refocusd_training.loop.folder import network_of_run
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import simulate_frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from refocusd_training.evaluation.fourier_rings import (
     ring_correlation,
     ring_resolution_um,
 )
-from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.blur import Defocus, transfer
+from refocusd_training.simulate.depth import blurred_layers
 from scipy import ndimage
 
 from refocusd.errors import InputError
@@ -105,7 +107,8 @@ def exposed(flux: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.
     """A truth, and the frame of it at 8 um with the noise of a dim specimen."""
     optics = Optics(0.45, 0.461)
     cut = flux[100:292, 100:292]
-    [raw] = blurred(cut, transfer(optics, Defocus(8.0), cut.shape))
+    otf = transfer(optics, Defocus(8.0), cut.shape)
+    [raw] = blurred_layers(cut[np.newaxis], otf[np.newaxis])
     rng = np.random.default_rng(3)
     return 60 * cut, rng.poisson(60 * raw).astype(np.float32)
 
@@ -114,9 +117,9 @@ def test_total_variation_keeps_noise_down(
     exposed: tuple[NDArray[np.float32], NDArray[np.float32]],
 ) -> None:
     truth, raw = exposed
-    optics = Optics(0.45, 0.461)
+    blur = partial(transfer, Optics(0.45, 0.461), Defocus(8.0))
     plain, kept = (
-        [psnr(e, truth) for e in richardson_lucy(raw, optics, Defocus(8.0), 40, total_variation=w)]
+        [psnr(e, truth) for e in richardson_lucy(raw, blur, 40, total_variation=w)]
         for w in (0.0, 0.01)
     )
     assert max(kept) > max(plain)
@@ -129,7 +132,8 @@ def test_wiener_restores_and_needs_its_ratio(
     truth, raw = exposed
     ratios = (1e-5, noise_to_signal(raw), 10.0)
     naive, user, timid = (
-        psnr(e, truth, affine=True) for e in wiener(raw, Optics(0.45, 0.461), Defocus(8.0), ratios)
+        psnr(e, truth, affine=True)
+        for e in wiener(raw, partial(transfer, Optics(0.45, 0.461), Defocus(8.0)), ratios)
     )
     assert user > max(naive, timid)
     assert user > psnr(raw, truth, affine=True) + 0.5

@@ -18,7 +18,7 @@ from refocusd_training.commands import register
 from refocusd_training.config import TrainingConfig, load_config, write_config
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.samples import SampleStream
-from refocusd_training.loop.run import ranges_of_run
+from refocusd_training.loop.folder import ranges_of_run
 from refocusd_training.networks import NetworkConfig
 from refocusd_training.simulate.ranges import (
     DEFAULT_RANGES,

@@ -12,8 +12,9 @@ import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
 from refocusd_training.simulate import ranges
-from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.blur import Defocus, transfer
 from refocusd_training.simulate.camera import Camera
+from refocusd_training.simulate.depth import blurred_layers
 from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, TRAINED_DEPTH_UM, Setting
 from refocusd_training.simulate.scene import simulate_frame
 from refocusd_training.simulate.specimen import flux_of, window
@@ -54,7 +55,7 @@ def test_hot_pixels_come_as_often_as_asked() -> None:
 
 def test_blur_moves_light_and_makes_none(flux: NDArray[np.float32]) -> None:
     otf = transfer(TWENTY, Defocus(16.0, thickness_um=3.0, softening=0.2), flux.shape)
-    (out,) = blurred(flux, otf)
+    (out,) = blurred_layers(flux[np.newaxis], otf[np.newaxis])
     assert out.sum() == pytest.approx(float(flux.sum()), rel=1e-3)
     assert out.std() < 0.8 * flux.std()
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser
-from view_pages import Bench, Shown, bench
 from view_standin import Scene, StandIn
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+    from view_pages import Bench, Shown
 
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    from view_pages import bench
+
     with bench(tmp_path_factory.mktemp("data")) as tools:
         yield tools
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from view_browser import eventually
 from view_process import ask, view_of
 from view_setup import ACTION, API, Setup, hold, setting_up
 from view_standin import StandIn, scene_of_nuclei
+from waiting import until as eventually
 
 from refocusd.cli.main import main
 

@@ -16,10 +16,10 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from view_browser import eventually
 from view_process import Reply, ask, view_of
 from view_setup import ACTION, HOST, Setup, raw_request, setting_up
 from view_standin import PIXEL_UM, Scene, StandIn, scene_of_nuclei, written_datasets
+from waiting import until as eventually
 
 from refocusd.transport import messages as wire
 from refocusd.view.client import ShownFrame

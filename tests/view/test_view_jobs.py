@@ -6,21 +6,28 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
+import tifffile
+from calibrated_on_the_page import SWEEP, bead_microscope, through_focus
 from live import quick_settings, stack, write_stack
-from view_browser import eventually
+from recordings_on_disk import frames, write_ndtiff
 from view_process import Reply, ask, bearer, view_of, view_process
-from view_setup import ACTION, hold
+from view_setup import ACTION, API, hold
+from waiting import until as eventually
 
 from refocusd.cli.main import main
-from refocusd.config import environment_of, load_settings
+from refocusd.config import Settings, environment_of, load_settings
 from refocusd.errors import InputError, OutputError
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.profile import load_profile
 from refocusd.view.process import ViewProcess
-from refocusd.view.state.jobs import MAX_QUEUED, JobOrder, Jobs
+from refocusd.view.state.job_order import Calibration, JobOrder
+from refocusd.view.state.jobs import MAX_QUEUED, Jobs
 
 #: Long enough for a command on a busy computer.
 JOB_S = 180.0
@@ -33,6 +40,7 @@ class Room:
 
     port: int
     folder: Path
+    settings: Settings
 
     def order(self, **order: Any) -> Reply:
         return ask(self.port, "/api/v1/jobs", "POST", json.dumps(order).encode(), ACTION)
@@ -52,14 +60,16 @@ class Room:
         return self.job(job)
 
     def cancel(self, job: str) -> None:
-        assert ask(self.port, f"/api/v1/jobs/{job}/cancel", "POST", b"", ACTION).status == 202
+        reply = ask(self.port, f"/api/v1/jobs/{job}/cancel", "POST", b"", ACTION)
+        assert reply.status == 202
+        hold({"$ref": "#/components/schemas/Job"}, reply.json())
 
 
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Room]:
     settings = quick_settings(tmp_path, endpoint=NOBODY)
     with view_of(NOBODY, settings=settings) as port:
-        yield Room(port, tmp_path)
+        yield Room(port, tmp_path, settings)
 
 
 @pytest.mark.slow
@@ -96,11 +106,86 @@ def test_a_command_that_cannot_be_done_says_why(room: Room) -> None:
     assert done["output"][-1].startswith("refocusd: error: ")
 
 
+def calibrating(path: str, file: str, **calibration: Any) -> dict[str, Any]:
+    about = {"measure": "focus", **calibration}
+    return {"command": "calibrate", "path": path, "file": file, "calibration": about}
+
+
+@pytest.mark.timeout(240)
+def test_a_dataset_is_exported(room: Room) -> None:
+    planes = frames(3)
+    raw = write_ndtiff(room.folder / "d", [({"time": n}, p, {}) for n, p in enumerate(planes)])
+    written = room.folder / "d.ome.tif"
+    order = {"command": "export", "path": str(raw), "file": str(written)}
+    done = room.ended(room.started(**order))
+    assert done["status"] == 0, done["output"]
+    assert done["result"]["frames"] == 3
+    assert np.array_equal(tifffile.imread(written), planes)
+    assert room.ended(room.started(**order))["status"] == 2, "what is there is not overwritten"
+
+
+@pytest.mark.timeout(400)
+def test_a_recording_is_measured_and_its_profile_used(room: Room) -> None:
+    series = str(through_focus(room.folder / "up"))
+    profile = room.folder / "scope.json"
+    job = room.started(**calibrating(series, str(profile), pixel_um=0.645))
+    done = room.ended(job)
+    hold({"$ref": "#/components/schemas/JobDetails"}, done)
+    assert done["status"] == 0, done["output"]
+    assert done["result"]["focus"]["best_um"]["value"] == pytest.approx(0.4, abs=0.3)
+    assert done["reports"] == 1
+    picture = ask(room.port, f"/api/v1/jobs/{job}/reports/0")
+    assert picture.headers["Content-Type"] == "image/png"
+    assert picture.body.startswith(b"\x89PNG")
+
+    used = {"command": "calibrate", "path": str(profile), "calibration": {"measure": "use"}}
+    assert room.ended(room.started(**used))["status"] == 0
+    [kept] = Catalogue(room.settings.calibrations).profiles()
+    assert kept.id() == load_profile(profile).id()
+
+
+@pytest.mark.timeout(400)
+def test_the_microscope_moves_as_a_dry_run_has_told_and_not_otherwise(room: Room) -> None:
+    config = str(bead_microscope(room.folder))
+    order = calibrating("", str(room.folder / "scope.json"), mm_config=config, **SWEEP)
+    about = order["calibration"]
+    dry = {**order, "calibration": {**about, "dry_run": True}}
+    told = room.ended(room.started(**dry))
+    assert told["status"] == 0, told["output"]
+    assert any("dry run: nothing was moved" in line for line in told["output"])
+    assert not (room.folder / "scope_raw").exists()
+    # Another range than that which was told.
+    farther = {**order, "calibration": {**about, "z_to": 19.0}}
+    assert "only as a dry run has told" in room.order(**farther).json()["error"]
+
+    done = room.ended(room.started(**order))
+    assert done["status"] == 0, done["output"]
+    focus = load_profile(room.folder / "scope.json").focus
+    assert focus is not None
+    assert focus.best_um.value == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.timeout(400)
+def test_a_series_on_the_microscope_is_cancelled_and_says_where_its_frames_are(room: Room) -> None:
+    config = str(bead_microscope(room.folder))
+    about = {**SWEEP, "mm_config": config, "exposure_ms": 500.0}
+    order = calibrating("", str(room.folder / "scope.json"), **about)
+    dry = {**order, "calibration": {**order["calibration"], "dry_run": True}}
+    assert room.ended(room.started(**dry))["status"] == 0
+    job = room.started(**order)
+    eventually(lambda: (room.job(job)["progress"] or {}).get("done", 0) >= 2, "frames", JOB_S)
+    room.cancel(job)
+    done = room.ended(job)
+    assert (done["state"], done["reports"]) == ("cancelled", 0)
+    assert "the series was interrupted; what was taken is kept in" in " ".join(done["output"])
+    assert not (room.folder / "scope.json").exists()
+
+
 def test_only_known_commands_on_whole_paths_are_taken(room: Room) -> None:
     here = str(room.folder)
     for order, said in (
         ({"command": "run", "path": here}, "no job"),
-        ({"command": "verify", "path": here, "output": "/etc"}, "no job"),
+        ({"command": "verify", "path": here, "overwrite": True}, "no job"),
         ({"path": here}, "no job"),
         ({"command": "verify"}, "the whole path"),
         ({"command": "verify", "path": "cells_1"}, "the whole path"),
@@ -108,13 +193,32 @@ def test_only_known_commands_on_whole_paths_are_taken(room: Room) -> None:
         ({"command": "verify", "path": f"{here}/none"}, "is not there"),
         ({"command": "verify", "path": f"{here}\0"}, "is not there"),
         ({"command": "process", "path": here, "quick": True}, "quick is for verify"),
-        ({"command": "verify", "path": here, "model": "live-nuclei"}, "a model is for process"),
+        ({"command": "verify", "path": here, "model": "live-nuclei"}, "model is for process"),
         ({"command": "process", "path": here, "model": "../x"}, "there is no model"),
+        ({"command": "verify", "path": here, "file": f"{here}/x"}, "file is for export"),
+        ({"command": "export", "path": here, "file": "x.ome.tif"}, "the whole path"),
+        ({"command": "calibrate", "path": here}, "what to calibrate"),
+        ({"command": "verify", "path": here, "calibration": {"measure": "psf"}}, "what to cal"),
+        ({"command": "calibrate", "calibration": {"measure": "use"}}, "the whole path"),
+        (calibrating(here, f"{here}/x.json", flat="light"), "the whole path"),
+        (calibrating(here, "x.json"), "the whole path"),
+        (calibrating(here, f"{here}/x.json", insist=True), "no job"),
+        (calibrating("", f"{here}/x.json"), "only as a dry run has told"),
     ):
         reply = room.order(**order)
         assert reply.status == 400, order
+        hold({"$ref": "#/components/schemas/Problem"}, reply.json())
         assert said in reply.json()["error"]
     assert ask(room.port, "/api/v1/jobs").json()["jobs"] == []
+
+
+def test_the_description_names_every_field_and_choice_of_an_order() -> None:
+    for kind, choice in ((JobOrder, "command"), (Calibration, "measure")):
+        described = API["components"]["schemas"][kind.__name__]
+        assert tuple(described["properties"]) == kind.__struct_fields__
+        wanted = next(each for each in msgspec.structs.fields(kind) if each.name == choice)
+        assert tuple(described["properties"][choice]["enum"]) == get_args(wanted.type)
+        assert described["required"] == [choice]
 
 
 def test_a_job_takes_the_header_of_actions_and_the_token() -> None:

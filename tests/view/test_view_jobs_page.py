@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from calibrated_on_the_page import SWEEP, bead_microscope
 from live import quick_settings, stack, write_stack
 from playwright.sync_api import Browser, Page, expect
-from view_browser import DESK, PHONE, open_page
+from view_browser import DESK, PHONE, eventually, open_page
 from view_process import view_of
 
 JOB_MS = 180_000.0
@@ -109,13 +110,81 @@ def test_paths_and_models_are_offered(browser: Browser, view: str, tmp_path: Pat
         expect(page.locator("#job-model-about")).to_contain_text("nuclei")
 
 
+@pytest.mark.timeout(400)
+def test_the_microscope_is_measured_after_a_dry_run_and_its_profile_used(
+    browser: Browser, view: str, tmp_path: Path
+) -> None:
+    config = bead_microscope(tmp_path)
+    with open_page(browser, view) as page:
+        page.keyboard.press("j")
+        page.get_by_label("What to do").select_option("calibrate")
+        page.get_by_label("From", exact=True).select_option("microscope")
+        expect(page.locator("#job-path")).to_be_hidden()
+        for label, value in (
+            ("Lowest z", SWEEP["z_from"]),
+            ("Highest z", SWEEP["z_to"]),
+            ("Step in z", SWEEP["z_step"]),
+            ("Safe from z", -20),
+            ("Safe to z", 20),
+            ("Exposure", SWEEP["exposure_ms"]),
+            ("Pixel size", SWEEP["pixel_um"]),
+            ("Hardware configuration", config),
+            ("Profile to write", tmp_path / "scope.json"),
+        ):
+            page.get_by_label(label).fill(str(value))
+        page.keyboard.press("Enter")
+        state = page.locator("#job-spoken")
+        expect(
+            page.get_by_role("heading", level=3, name="calibrate focus (dry run)")
+        ).to_be_visible()
+        expect(state).to_have_text("done", timeout=JOB_MS)
+        expect(page.get_by_role("region", name="Output")).to_contain_text("nothing was moved")
+        assert not (tmp_path / "scope_raw").exists()
+        page.get_by_role("button", name="Start: the microscope moves").press("Enter")
+        expect(page.get_by_role("button", name="Use this profile")).to_be_visible(timeout=JOB_MS)
+        picture = page.get_by_role("img", name="Figures of the profile")
+        expect(picture).to_be_visible()
+        eventually(lambda: picture.evaluate("e => e.naturalWidth"), "the picture")
+        page.get_by_role("button", name="Use this profile").press("Enter")
+        expect(page.get_by_role("heading", level=3, name="calibrate use")).to_be_visible()
+        expect(state).to_have_text("done", timeout=JOB_MS)
+    assert len(list((tmp_path / "calibrations").glob("scope-*.json"))) == 1
+
+
+def test_only_the_fields_that_a_measurement_has_are_shown(
+    browser: Browser, view: str, tmp_path: Path
+) -> None:
+    with open_page(browser, view) as page:
+        page.keyboard.press("j")
+        page.get_by_label("What to do").select_option("calibrate")
+        group = page.get_by_role("group", name="Calibration")
+        page.get_by_label("Measure", exact=True).select_option("camera")
+        expect(page.get_by_label("Recording in the dark")).to_be_visible()
+        expect(group.get_by_label("Recording with the light on")).to_be_visible()
+        expect(group.get_by_label("Lowest z")).to_be_hidden()
+        page.get_by_label("From", exact=True).select_option("microscope")
+        expect(group.get_by_text("no specimen in the field")).to_be_visible()
+        expect(page.get_by_role("button", name="Dry run")).to_be_visible()
+        page.get_by_label("What to do").select_option("export")
+        expect(group).to_be_hidden()
+        page.locator("#job-path").fill(f"{tmp_path}/cells_1")
+        expect(page.get_by_label("File to write")).to_have_value(f"{tmp_path}/cells_1.ome.tif")
+        page.get_by_label("File to write").fill(f"{tmp_path}/mine.ome.tif")
+        page.locator("#job-path").fill(f"{tmp_path}/cells_2")
+        expect(page.get_by_label("File to write")).to_have_value(f"{tmp_path}/mine.ome.tif")
+
+
+@pytest.mark.parametrize("command", ["process", "calibrate"])
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
 def test_the_jobs_fit_the_screen(
-    browser: Browser, view: str, size: tuple[int, int], scheme: str
+    browser: Browser, view: str, size: tuple[int, int], scheme: str, command: str
 ) -> None:
     with open_page(browser, view, size, color_scheme=scheme) as page:
         page.get_by_role("button", name="Jobs").click()
+        page.get_by_label("What to do").select_option(command)
+        if command == "calibrate":
+            page.get_by_label("From", exact=True).select_option("microscope")
         dialog = page.locator("#jobs")
         for control in dialog.locator("button:visible, select:visible, input:visible").all():
             box = control.bounding_box()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from live import opened, pump_until, quick_settings, running, source, stack
-from view_browser import eventually
 from view_process import ask, view_of
 from view_setup import HOST
 from view_standin import Scene, StandIn, scene_of_nuclei
@@ -40,7 +39,7 @@ def daemon(scene: Scene) -> Iterator[StandIn]:
 @pytest.fixture
 def port(daemon: StandIn) -> Iterator[int]:
     with view_of(daemon.endpoint) as port:
-        eventually(lambda: ask(port, "/health").status == 200, "ready")
+        until(lambda: ask(port, "/health").status == 200, "ready")
         yield port
 
 
@@ -102,7 +101,7 @@ def test_every_frame_of_a_real_daemon_is_told_with_its_verdict(tmp_path: Path) -
         source(daemon) as connection,
         view_of(daemon.endpoint) as port,
     ):
-        eventually(lambda: ask(port, "/health").status == 200, "ready")
+        until(lambda: ask(port, "/health").status == 200, "ready")
         follow = outcomes(url_of(port), verdicts=())
         upload = opened(connection, tmp_path / "out")
         for number, frame in enumerate(frames):
@@ -180,7 +179,7 @@ def test_who_does_not_read_misses_outcomes_and_holds_up_nobody(daemon: StandIn, 
 
 def test_a_script_is_told_that_the_view_has_ended(daemon: StandIn) -> None:
     with view_of(daemon.endpoint) as port:
-        eventually(lambda: ask(port, "/health").status == 200, "ready")
+        until(lambda: ask(port, "/health").status == 200, "ready")
         follow = outcomes(url_of(port))
     with pytest.raises(TransportError, match=r"ended|gone"):
         next(follow)

@@ -19,10 +19,10 @@ import numpy as np
 import pynvml
 import pytest
 from PIL import ImageFont
-from view_browser import eventually
 from view_certificate import write_certificate
 from view_process import ask, bearer, view_of, view_process
 from view_standin import ENGINE, StandIn, scene_of_nuclei
+from waiting import until as eventually
 
 from refocusd.errors import ConfigError, TransportError
 from refocusd.transport import messages as wire

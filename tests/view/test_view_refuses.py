@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from view_browser import eventually
 from view_process import ask, view_of
 from view_setup import ACTION, HOST, Setup, raw_request, setting_up
 from view_standin import Scene, StandIn, scene_of_nuclei
+from waiting import until as eventually
 
 from refocusd.view.http import server as server_module
 from refocusd.view.http.server import MAX_CONNECTIONS

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from refocusd_training.trust.pictures import empty_field
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.empty_fields import empty_field
 from refocusd.config import Untrusted
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine

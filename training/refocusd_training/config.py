@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
-from refocusd.config import Limits, check_settings, toml_value
+from refocusd.config import Limits, check_settings
 from refocusd.errors import ConfigError
 from refocusd.files import output, read_limited
+from refocusd.toml_value import toml_value
 from refocusd_training.data.config import DataConfig
 from refocusd_training.losses.config import LossConfig
 from refocusd_training.networks.config import NetworkConfig

@@ -14,14 +14,14 @@ convolution slow and bare borders ring.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from refocusd.imaging.optics import Optics
-from refocusd_training.simulate.blur import Defocus, transfer
+#: Transfer function of the blur on the `rfft2` half-spectrum of a shape.
+Transfer = Callable[[tuple[int, int]], NDArray[np.float32]]
 
 MARGIN = 64
 #: Median absolute value of a normal variable, in standard deviations.
@@ -30,8 +30,7 @@ _MEDIAN_ABSOLUTE = 0.6745
 
 def richardson_lucy(
     light: NDArray[np.float32],
-    optics: Optics,
-    defocus: Defocus,
+    transfer: Transfer,
     iterations: int,
     *,
     total_variation: float = 0.0,
@@ -42,9 +41,8 @@ def richardson_lucy(
     ----------
     light : ndarray of float32, shape (height, width)
         Background-free counts; negative ones are set to 0.
-    optics : Optics
-    defocus : Defocus
-        Whose PSF is taken to be the blur.
+    transfer : callable
+        Gives the transfer function of what is taken to be the blur; symmetric PSFs only.
     iterations : int
     total_variation : float
         Weight of the total variation (lambda of Dey et al., who use 0.002); 0 for none.
@@ -55,7 +53,7 @@ def richardson_lucy(
         After 1, 2, ... `iterations` iterations.
     """
     observed = _padded(np.maximum(light, 0))
-    otf = transfer(optics, defocus, observed.shape)
+    otf = transfer((observed.shape[0], observed.shape[1]))
     inner = tuple(slice(MARGIN, MARGIN + side) for side in light.shape)
     floor = np.float32(max(1e-3 * float(observed.mean()), 1e-6))
     mean = max(float(observed.mean()), 1e-6)
@@ -77,8 +75,7 @@ def richardson_lucy(
 
 def wiener(
     light: NDArray[np.float32],
-    optics: Optics,
-    defocus: Defocus,
+    transfer: Transfer,
     ratios: Sequence[float],
 ) -> Iterator[NDArray[np.float32]]:
     """Estimates of the in-focus light, one a noise-to-signal ratio.
@@ -100,7 +97,7 @@ def wiener(
     """
     observed = _padded(light)
     mean = np.float32(observed.mean())
-    otf = transfer(optics, defocus, observed.shape)
+    otf = transfer((observed.shape[0], observed.shape[1]))
     spectrum = scipy.fft.rfft2(observed - mean)
     inner = tuple(slice(MARGIN, MARGIN + side) for side in light.shape)
     for ratio in ratios:

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from refocusd.cli.console import console, progress
+from refocusd.cli.console import console
 from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags, numbers, raw_folder
 from refocusd_calibration.profile.identity import microscope_of, microscope_of_core
 from refocusd_calibration.stage.microscope import ask, open_microscope
-from refocusd_calibration.stage.moves import run_series
+from refocusd_calibration.stage.moves import run_shown
 from refocusd_calibration.stage.plan import Move, MoveLimits, Shutter, check_moves, print_moves
 
 EPILOG = """\
@@ -142,34 +142,13 @@ def _acquire(arguments: argparse.Namespace) -> tuple[Path, Path, Microscope] | N
     with open_microscope(arguments.mm_config, arguments.adapters) as core:
         microscope = microscope_of_core(arguments, core)
         ask("The dark series is next. Is all light off, or the camera covered?", yes=arguments.yes)
-        dark_path = _run(dark, folder, "camera_dark", limits, arguments, core)
+        dark_path = run_shown(dark, folder, "camera_dark", limits, arguments, core)
         ask(
             "The flat series is next. Is the light on, even and steady, and no specimen in the field?",
             yes=arguments.yes,
         )
-        flat_path = _run(flat, folder, "camera_flat", limits, arguments, core)
+        flat_path = run_shown(flat, folder, "camera_flat", limits, arguments, core)
     return dark_path, flat_path, microscope
-
-
-def _run(
-    moves: Sequence[Move],
-    folder: Path,
-    name: str,
-    limits: MoveLimits,
-    arguments: argparse.Namespace,
-    core: Any,
-) -> Path:
-    with progress() as bar:
-        task = bar.add_task(name, total=sum(move.frames for move in moves))
-        return run_series(
-            moves,
-            folder,
-            name,
-            limits=limits,
-            settle_ms=arguments.settle_ms,
-            core=core,
-            on_frame=lambda: bar.advance(task),
-        )
 
 
 def _measure(

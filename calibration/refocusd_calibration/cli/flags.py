@@ -22,6 +22,9 @@ def add_measurement_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="draw the profile: FILE.html or FILE.png"
+    )
+    parser.add_argument(
         "--insist", action="store_true", help="write the profile even if a check failed"
     )
     parser.add_argument(

@@ -12,6 +12,7 @@ from refocusd.cli.console import console, write_json
 from refocusd.profiles.profile import Microscope, RawData
 from refocusd_calibration.cli.flags import print_outcome
 from refocusd_calibration.measurement import Measurement
+from refocusd_calibration.profile.report import write_report
 from refocusd_calibration.profile.write import Map, write_section
 
 
@@ -52,7 +53,9 @@ def conclude(
     Raises
     ------
     InputError, OutputError
-        As `write_section`.
+        As `write_section` and `write_report`.
+    ConfigError
+        As `write_report`.
     """
     print_outcome(title, rows, list(measured.checks))
     for note in measured.notes:
@@ -82,4 +85,7 @@ def conclude(
     if profile.insisted:
         console.print("[bold red]written although checks failed, because --insist was given[/]")
     console.print(f"wrote {arguments.output}, profile {profile.id()}")
+    if arguments.report is not None:
+        write_report(arguments.output, arguments.report)
+        console.print(f"wrote {arguments.report}")
     return 0

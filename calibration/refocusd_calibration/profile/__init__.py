@@ -6,7 +6,7 @@
 `report`          Draws a profile as a picture (PNG) or a self-contained page (HTML)
 `report_figures`  The figures of a report, one function each: drawn into axes that are given
 `rows`            Each section of a profile as rows of name and value
-`show_command`    `refocusd calibrate show` and `compare`: what a profile says, and whether two differ
+`show_command`    `refocusd calibrate show`, `compare` and `use`: what a profile says, how two differ, which counts
 `write`           Writing profiles: one section joins those that are there, and only if its checks pass
 ================  ==================================================================================
 """

@@ -1,8 +1,9 @@
-"""`refocusd calibrate show` and `compare`: what a profile says, and whether two differ."""
+"""`refocusd calibrate show`, `compare` and `use`: what a profile says, how two differ, which counts."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import msgspec
 from rich.table import Table
 
 from refocusd.cli.console import console, say, write_json
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.files import output
 from refocusd.profiles.conformity import stale
-from refocusd.profiles.profile import load_profile
+from refocusd.profiles.profile import load_profile, save_profile
 from refocusd_calibration.cli.flags import print_outcome
 
 
 def register(subparsers: Any) -> None:
-    """Add both sub-commands."""
+    """Add the sub-commands."""
     show = add_command(
         subparsers,
         "show",
@@ -47,6 +49,18 @@ def register(subparsers: Any) -> None:
         help='TOML file with a table per number: ["camera.gain_e_per_count"] with percent, absolute or both',
     )
     _add_json(compare)
+    use = add_command(
+        subparsers,
+        "use",
+        _use,
+        short="refocus with a profile from now on",
+        description="Copies a profile into the folder of the profiles in use (`calibrations`). It "
+        "applies to acquisitions that begin afterwards.",
+        epilog="",
+    )
+    use.add_argument("profile", type=Path)
+    add_setting_flags(use, "calibrations")
+    _add_json(use)
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +112,25 @@ def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
         return True
     write_json(arguments.json, figures)
     return False
+
+
+def _use(arguments: argparse.Namespace) -> int:
+    from refocusd_calibration.profile.write import read_map
+
+    path: Path = arguments.profile
+    folder = Path(settings_of(arguments, "calibrations").calibrations).expanduser()
+    profile = load_profile(path)
+    kept = path
+    if path.resolve().parent != folder.resolve():
+        kept = folder / f"{path.stem}-{profile.id()}.json"
+        for stored in profile.camera.maps.values() if profile.camera else ():
+            read_map(path, stored)  # neither damaged nor from elsewhere
+            with output(folder / stored.file):
+                shutil.copy(path.with_name(stored.file), folder)
+        save_profile(profile, kept)
+    if not _as_json(arguments, {"id": profile.id(), "profile": str(kept)}):
+        console.print(f"profile {profile.id()} is used from the next acquisition on: {kept}")
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

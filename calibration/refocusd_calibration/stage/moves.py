@@ -14,13 +14,17 @@ hook, because a stage that stopped short reports no error.
 
 from __future__ import annotations
 
+import argparse
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from refocusd.cli.console import progress
 from refocusd.errors import ConfigError, InputError
 from refocusd.frame import canonical_axes
 from refocusd_calibration.stage.microscope import (
@@ -76,15 +80,15 @@ def run_series(
         If a move is outside the limits, or there is no microscope, focus stage,
         shutter or channel that it names.
     InputError
-        If the stage does not arrive, the camera does not take the exposure, or
-        frames are missing from the recording.
+        If the stage does not arrive, the camera does not take the exposure, frames are missing
+        from the recording, or the series was interrupted (Ctrl-C).
     """
     check_moves(moves, limits)
     check_axes(moves)
     core = core if core is not None else microscope_core()
     _check_devices(core, moves)
     watch = _Watch(moves, settle_ms, _arrival_um(moves), on_frame)
-    with restored(core), quiet_stage(core):
+    with restored(core), quiet_stage(core), _interruptible(watch):
         # The engine sets an exposure only where it differs from its last event's,
         # which may have been another acquisition's.
         core.set_exposure(moves[0].exposure_ms)
@@ -93,6 +97,48 @@ def run_series(
         raise InputError(f"{watch.failure}; what was taken is kept in {path}")
     _check_whole(path, moves)
     return path
+
+
+def run_shown(
+    moves: Sequence[Move],
+    folder: Path,
+    name: str,
+    limits: MoveLimits,
+    arguments: argparse.Namespace,
+    core: Any,
+) -> Path:
+    """Run a series as the flags of a measurement say, with a progress bar; see `run_series`."""
+    with progress() as bar:
+        task = bar.add_task(name, total=sum(move.frames for move in moves))
+        return run_series(
+            moves,
+            folder,
+            name,
+            limits=limits,
+            settle_ms=arguments.settle_ms,
+            core=core,
+            on_frame=lambda: bar.advance(task),
+        )
+
+
+@contextmanager
+def _interruptible(watch: _Watch) -> Iterator[None]:
+    """An interrupt cancels the moves that are left.
+
+    As an exception it would be kept waiting by pycromanager until all of them were carried out.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def cancel(_signal: int, _frame: object) -> None:
+        watch.failure = watch.failure or "the series was interrupted"
+
+    former = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _check_whole(path: Path, moves: Sequence[Move]) -> None:
@@ -151,6 +197,7 @@ def _acquire(core: Any, moves: Sequence[Move], directory: Path, name: str, watch
     acquisition = Acquisition(
         directory=str(directory),
         name=name,
+        pre_hardware_hook_fn=watch.departs,
         post_hardware_hook_fn=watch.arrived,
         show_display=False,
     )
@@ -186,7 +233,7 @@ class _Watch:
     """Runs in the engine's thread before each exposure: sets the shutter, reads back, waits.
 
     It never raises: the engine would print a traceback and hang on to the event.  A
-    failure is kept, and each later event is cancelled by returning None.
+    failure is kept, and each later event is cancelled, before it moves anything, by returning None.
     """
 
     def __init__(
@@ -210,6 +257,9 @@ class _Watch:
         self._last: int | None = None
         self.number = 0
         self._core: Any = None
+
+    def departs(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        return None if self.failure else event
 
     def arrived(self, event: dict[str, Any]) -> dict[str, Any] | None:
         if self.failure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from refocusd.cli.console import console
@@ -12,8 +12,8 @@ from refocusd.errors import ConfigError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import raw_folder
 from refocusd_calibration.profile.identity import microscope_of_core
-from refocusd_calibration.stage.microscope import open_microscope, quiet_stage
-from refocusd_calibration.stage.moves import run_series
+from refocusd_calibration.stage.microscope import microscope_core, open_microscope, quiet_stage
+from refocusd_calibration.stage.moves import run_shown
 from refocusd_calibration.stage.plan import MoveLimits, check_moves, plane_moves, print_moves
 
 #: A series with more planes than this is refused as a mistake.
@@ -123,12 +123,29 @@ def take_series(
     check_moves(moves, limits)
     print_moves(moves, limits, console=console)
     if arguments.dry_run:
+        if arguments.mm_config is None:
+            console.print(_how_far(z_um))
         console.print("dry run: nothing was moved")
         return None
     folder = raw_folder(arguments)
     with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
         microscope = microscope_of_core(arguments, core)
-        path = run_series(
-            moves, folder, name, limits=limits, settle_ms=arguments.settle_ms, core=core
-        )
+        path = run_shown(moves, folder, name, limits, arguments, core)
     return path, microscope
+
+
+def _how_far(z_um: Sequence[float]) -> str:
+    """How far the stage of the running microscope will go from where it stands."""
+    try:
+        core = microscope_core()
+    except ConfigError:
+        return "no microscope answers: where its stage stands is not known"
+    stage = core.get_focus_device()
+    if not stage:
+        return "this microscope has no focus stage"
+    now_um = float(core.get_position(stage))
+    far_um = max(abs(z - now_um) for z in z_um)
+    return (
+        f"the stage {stage!r} stands at z = {now_um:.2f} um: it will go up to {far_um:.2f} um away "
+        "from there, and come back"
+    )

@@ -12,8 +12,9 @@ import msgspec
 from refocusd import __version__
 from refocusd.cli.console import say
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.config import SETTINGS, Settings, toml_value
+from refocusd.config import SETTINGS, Settings
 from refocusd.errors import OutputError
+from refocusd.toml_value import toml_value
 
 EPILOG = """\
 examples:

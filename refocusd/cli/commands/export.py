@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, note, progress, write_json
+from refocusd.datasets.dataset import Output
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
 from refocusd.formats.understood import understood
@@ -50,10 +52,14 @@ def register(commands: Any) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.dataset.is_file():
         raise InputError(f"{arguments.dataset} is a file: give the folder of a dataset")
+    made = Output.at(arguments.dataset)
     with open_dataset(arguments.dataset) as reader:
         plan = plan_export(
             reader, arguments.output, fill=arguments.fill, overwrite=arguments.overwrite
         )
+        for raw in made.raw_places() if made else ():
+            for file in plan.files:
+                refuse_within(file.path, raw)
         note(understood(reader))
         if plan.missing:
             messages.print(f"{plan.missing} frames are missing: zeros are written there")

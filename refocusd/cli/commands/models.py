@@ -20,9 +20,9 @@ from refocusd.engines.choose import build_engine
 from refocusd.engines.self_test import check_engine
 from refocusd.errors import ConfigError, RefocusdError
 from refocusd.frame import Pixels
-from refocusd.models.bundle import load_bundle, shipped_bundles
+from refocusd.models.bundle import load_bundle
 from refocusd.models.install import add_bundle, remove_bundle
-from refocusd.models.library import models_folder, user_bundles
+from refocusd.models.library import models_folder, shipped_bundles, user_bundles
 
 _FLAGS = ("backend", "precision", "device")
 

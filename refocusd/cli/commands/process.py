@@ -16,6 +16,7 @@ examples:
   refocusd process *.ome.tif --output refocused   → refocused/<name>_refocused each
   refocusd process data/run_1 --model my-bundle   another model: a second dataset beside the first
   refocusd process plate.zarr                     → plate_refocused.zarr, the same plate
+  refocusd process slide.ome.tif                  → slide_refocused.zarr, above 67 million pixels in tiles
   refocusd process plate.zarr --cluster slurm --max-jobs 50 --job-option=--partition=short
   refocusd process plate.zarr --cluster local --dry-run     jobs, memory and time, nothing done
 
@@ -41,7 +42,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for <name>_refocused (default: beside each PATH)"
     )
-    cluster = parser.add_argument_group("cluster (OME-Zarr only; one job a position)")
+    cluster = parser.add_argument_group("cluster (OME-Zarr and large TIFFs; one job a position)")
     cluster.add_argument(
         "--cluster",
         metavar="WHERE",

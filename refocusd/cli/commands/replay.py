@@ -12,12 +12,13 @@ from typing import Any
 from refocusd.cli.console import console, note, plain, progress, write_json
 from refocusd.cli.figures import figures_table, quality_table
 from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
-from refocusd.datasets.dataset import note_recording
+from refocusd.datasets.dataset import note_recording, refuse_refocused
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.sink import refuse_within
 from refocusd.formats.understood import understood
 from refocusd.frame import Axes, AxisValue, canonical_axes
 from refocusd.imaging.comparison import Comparison, by_level, compare_frames
@@ -63,6 +64,8 @@ def register(commands: Any) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
     with open_dataset(arguments.path) as recording:
+        refuse_refocused(recording)
+        refuse_within(arguments.output, recording.path)
         plan = recording.plan()
         note(understood(recording))
         output: Path = refocused_path(arguments.output / recording.name)

@@ -86,7 +86,7 @@ def _report(arguments: argparse.Namespace) -> int:
         if arguments.pdf:
             print_pdf(place, place.with_suffix(".pdf"))
             say(f"wrote {place.with_suffix('.pdf')}")
-        figures.append(dict(report.figures))
+        figures.append(report.figures)
         written.append(str(place.absolute()))
     write_json(arguments.json, {"runs": figures, "files": written})
     return 0
@@ -94,37 +94,19 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _run_report(dataset: RawAndOutputs, output: Output) -> RunReport:
     attempts = attempts_of(output.path)
-    states = dict(Counter(attempt.state for attempt in attempts))
-    verdicts = count_verdicts(attempts)
     doubted = judged(attempts, ("untrusted", "doubtful"))
-    made = _made(output)
-    agreement = _agreement(attempts)
     records = [attempt.facts or {} for attempt in attempts]
     blurred = [each for each in records if isinstance(each.get("blur_px"), float)]
-    blur_px = [each["blur_px"] for each in blurred]
-    blur_sources = dict(Counter(str(each.get("blur_source")) for each in blurred))
     return RunReport(
-        title=f"{output.path.name}: refocusing report",
-        made=made,
-        states=states,
-        verdicts=verdicts,
-        agreement=agreement,
-        blur_px=blur_px,
-        blur_sources=blur_sources,
+        dataset=output.path.name,
+        made=_made(output),
+        states=Counter(attempt.state for attempt in attempts),
+        verdicts=count_verdicts(attempts),
+        agreement=_agreement(attempts),
+        blur_px=[each["blur_px"] for each in blurred],
+        blur_sources=Counter(str(each.get("blur_source")) for each in blurred),
+        doubted=doubted,
         worst=_pictures(dataset, output, doubted),
-        figures={
-            "dataset": output.path.name,
-            "made": made,
-            "states": states,
-            "verdicts": verdicts,
-            "agreement": agreement,
-            "blur_px": blur_px,
-            "blur_sources": blur_sources,
-            "frames": [
-                {"axes": frame.axes, "verdict": frame.verdict, "reasons": list(frame.reasons)}
-                for frame in doubted
-            ],
-        },
     )
 
 

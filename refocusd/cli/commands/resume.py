@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import note
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_command, add_setting_flags, given_settings, settings_of
 from refocusd.cli.offline import (
     Done,
     check_quickly,
@@ -27,7 +27,7 @@ from refocusd.datasets.dataset import (
     find_dataset,
     refuse_another,
 )
-from refocusd.datasets.run_settings import check_profiles, settings_of_run
+from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.errors import BundleError, InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
@@ -87,7 +87,7 @@ def _resume(arguments: argparse.Namespace) -> int:
                     with recorded(all_done, path, output.path):
                         if arguments.sink:
                             check_sink(output, settings, asked=True)
-                        done = _finish(dataset, output, settings, daemon, arguments.retry_failed)
+                        done = _finish(dataset, output, settings, daemon, arguments)
                         all_done.append(replace(done, path=path))
     return report(all_done, arguments.json)
 
@@ -97,7 +97,7 @@ def _finish(
     output: Output,
     settings: Settings,
     daemon: OwnDaemon | Cluster,
-    retry_failed: bool,
+    arguments: argparse.Namespace,
 ) -> Done:
     """Attempt what is left of one run.
 
@@ -113,7 +113,7 @@ def _finish(
     for text in check.notes:
         note(text)
     keys = check.report.to_do()
-    if not retry_failed:
+    if not arguments.retry_failed:
         failed = {p.axes for p in check.report.problems if p.kind == "failed"}
         keys = [key for key in keys if key not in failed]
     recognition = check.recognition
@@ -124,13 +124,16 @@ def _finish(
     if dataset.raw is None:
         lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
         raise InputError(
-            f"{path} is not complete, and its raw data are missing{lost}: put them beside it"
+            f"{path} is not complete, and its raw data are missing{lost}: put them beside it, and name "
+            "them if they were renamed: `refocusd resume RAW`"
         )
     check_profiles(output, dataset.raw, settings)
     with open_dataset(dataset.raw) as frames:
         if has_slides(frames):
             daemon = Cluster(None)
-    daemon.start(settings_of_run(output, settings))
+    own = settings_of_run(output, settings)
+    refuse_other_frames(output, dataset.raw, given_settings(arguments), settings, own)
+    daemon.start(own)
     if (run := daemon.run_of(output.profiles)) != output.run:
         raise BundleError(
             f"{path} is of run {output.run}, but its model and settings make run "

@@ -18,7 +18,7 @@ import msgspec
 from refocusd import __version__
 from refocusd.config import Settings
 from refocusd.daemon.events import FramesWritten
-from refocusd.daemon.output.folder import choose_folder, write_run_file
+from refocusd.daemon.output.folder import beginning, choose_folder, write_run_file
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps
@@ -80,10 +80,16 @@ class OutputDataset:
         InputError, LedgerError, OutputError
             The latter also if it holds frames of another recording of this name.
         """
-        message, run = job.open, job.run
+        message = job.open
         summary = json.loads(message.summary or "{}")
         if not isinstance(summary, dict):
             raise InputError("the summary metadata of an acquisition is a JSON object")
+        with beginning(settings, message.acquisition):
+            return cls._open(settings, job, summary)
+
+    @classmethod
+    def _open(cls, settings: Settings, job: OpenOutput, summary: dict[str, Any]) -> Self:
+        message, run = job.open, job.run
         made = _made(settings, job)
         output, exists = choose_folder(settings, message, run)
         mark = msgspec.json.encode({**msgspec.structs.asdict(message), "run": run})
@@ -167,8 +173,8 @@ class OutputDataset:
             if acquired is not None or not self.message.raw:
                 # Without raw there is nothing that a later daemon could do.
                 unmark(self.ledgers, self.message.acquisition)
-        except (RefocusdError, OSError):
-            log.exception("closing %s", self.sink.path)
+        except (RefocusdError, OSError) as error:
+            log.error("%s was not closed in full: %s", self.sink.path, error)
         finally:
             self.ledger.close()
         return "the ledger could not record every frame; see the log" if self.unrecorded else ""

@@ -2,27 +2,68 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from refocusd import files
 from refocusd.config import Settings
+from refocusd.datasets.dataset import Output
 from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of, second_path
 from refocusd.errors import OutputError
+from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.open_sink import append_sink
-from refocusd.ledger import is_marked
+from refocusd.ledger import begin_lock, is_marked
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
 
+#: How long another process may take to begin an output.
+BEGIN_S = 10.0
 #: Files that a sink makes before its first frame is in it, and ours beside them.
 _BEGUN = re.compile(
     r"NDTiff\.index|NDTiffStack(_\d+)?\.tif(\.part)?|zarr\.json|frames\.\w+|refocusd.*|\..*\.new|.*\.xml"
 )
+
+
+@contextmanager
+def beginning(settings: Settings, acquisition: str) -> Iterator[None]:
+    """Only one process at a time begins the output of an acquisition, or takes up what one left.
+
+    Raises
+    ------
+    OutputError
+        If another one is at it, and does not end.
+    """
+    deadline = time.monotonic() + BEGIN_S
+    with ExitStack() as stack:
+        # A folder of ledgers that cannot be used is told of by the mark, which comes next.
+        with suppress(OSError):
+            place = begin_lock(settings.ledgers, acquisition)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(io.FileIO(place, "a+"))
+            while not _locked(file, acquisition, deadline):
+                time.sleep(0.05)
+        yield
+
+
+def _locked(file: io.FileIO, acquisition: str, deadline: float) -> bool:
+    try:
+        lock_for_writing(file)
+    except OutputError as error:
+        if time.monotonic() < deadline:
+            return False
+        raise OutputError(
+            f"another process begins the output of acquisition {acquisition} and does not end: stop it, "
+            "then try again"
+        ) from error
+    return True
 
 
 def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bool]:
@@ -52,8 +93,9 @@ def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bo
         )
     if not output.exists():
         return output, False
-    raw = made_by(output).get("raw")
-    whose = f"refocused frames of another recording ({raw})" if raw else "something else"
+    made_here = Output.at(output)
+    raw = f" ({made_here.raw})" if made_here and made_here.raw else ""
+    whose = f"refocused frames of another recording{raw}" if made_here else "something else"
     raise OutputError(
         f"{output} exists already and holds {whose}; move it away, or name another --output"
     )

@@ -19,7 +19,7 @@ from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink, sink_kind
-from refocusd.formats.scale import scale_of
+from refocusd.formats.scale import scale_of, z_position_um
 from refocusd.formats.sink import Sink
 from refocusd.frame import Metadata, Pixels
 from refocusd.imaging.trust_map import AS_ACQUIRED, CELL_PX, pixels_per_cell, trust_shape
@@ -118,12 +118,15 @@ class TrustMaps:
 
     def _write(self, job: WriteFrame) -> None:
         metadata = json.loads(job.submit.metadata or "{}")
-        pixel_um = scale_of(metadata if isinstance(metadata, dict) else {}, self._summary).pixel_um
+        metadata = metadata if isinstance(metadata, dict) else {}
+        pixel_um = scale_of(metadata, self._summary).pixel_um
         cells = np.frombuffer(job.trust, np.uint8).reshape(self._shape)
         cells = cells.repeat(self._repeats, axis=0).repeat(self._repeats, axis=1)
         facts = job.facts
         about = {"verdict": facts.verdict, "reasons": facts.reasons, "chance": facts.error_chance}
         scale = {"PixelSizeUm": pixel_um * CELL_PX / self._repeats} if pixel_um else {}
+        if (z_um := z_position_um(metadata)) is not None:
+            scale["ZPositionUm"] = z_um  # tells the distance of planes where the summary does not
         self._put(job.submit.axes, cells, {**scale, "refocusd": about})
 
     def _move(self, part: Path) -> None:

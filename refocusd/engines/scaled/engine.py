@@ -20,7 +20,8 @@ from refocusd.engines.scaled.network import Answer, ScaleNetwork
 from refocusd.engines.tiling import plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import MIN_SIDE_PX, BlurEstimate, estimate_blur, pixel_noise
+from refocusd.imaging.blur import MIN_SIDE_PX, BlurEstimate, estimate_blur
+from refocusd.imaging.hot_pixels import pixel_noise, without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 from refocusd.imaging.psf_shape import KEPT, KEPT_AT_PX, SURE, equalised
 from refocusd.imaging.reduction import Reduction
@@ -49,6 +50,8 @@ DEPARTED = 0.45
 _MOST_LOOKS, _STAYS = 4, 0.1
 #: It is asked with a part of this side, px of the reduced frame: more tells hardly more.
 _MEASURED_PX = 704
+#: Where frames of the kind are in focus, a part of this side tells whether another one is, px.
+_FOCUS_PX = 320
 #: Uncertainties of a width that networks are trained with.
 UNCERTAINTY = (0.03, 0.45)
 #: 90 % of a normal variable lie within so many standard deviations.
@@ -101,7 +104,7 @@ class ScaledEngine(BlurEngine):
         ramp = np.arange(shape[0] * shape[1], dtype=np.uint32) % 4096
         frame = ramp.astype(np.uint16).reshape(shape)
         estimate_blur(frame)
-        self._restored(frame, BlurEstimate(self._fine_px, 0.1, "frame"))
+        self._restored(frame.astype(np.float32), BlurEstimate(self._fine_px, 0.1, "frame"))
 
     def refocus(
         self,
@@ -123,15 +126,16 @@ class ScaledEngine(BlurEngine):
         if min(raw.shape) < MIN_SIDE_PX or (blur := stated or blur or estimate_blur(raw)) is None:
             np.copyto(out, raw)
             return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, 0)
+        frame = without_hot_pixels(raw)
         if blur.source == "optics":
-            restored, found = self._restored(raw, blur, counts), blur
-        elif (known := self._as_before(raw, blur)) is not None:
+            restored, found = self._restored(frame, blur, counts), blur
+        elif (known := self._as_before(frame, blur)) is not None:
             restored, found = known, blur
         else:
-            restored = self._measured(raw, replace(blur, shape=None))
+            restored = self._measured(frame, replace(blur, shape=None))
             found = replace(restored.blur, source=blur.source, shape=blur.shape)
             if not _in_focus(found):
-                restored = self._restored(raw, careful(found))
+                restored = self._restored(frame, careful(found))
         clipped = 0
         if _in_focus(found):
             np.copyto(out, raw)
@@ -148,39 +152,41 @@ class ScaledEngine(BlurEngine):
         self._closed = True
         self.network.close()
 
-    def _as_before(self, raw: Pixels, blur: BlurEstimate) -> _Restored | None:
+    def _as_before(self, frame: Floats, blur: BlurEstimate) -> _Restored | None:
         """By what is known beforehand; None where that is too long ago, or the frame departs from it."""
         stale = float(np.interp(blur.sigma_px, STALE_AT_PX, STALE))
         if blur.source == "frame" or blur.uncertainty > stale:
             return None
-        restored = self._restored(raw, careful(blur))
+        # Frames in focus pass through: a part tells whether this one is as those before it.
+        seen = _busiest(frame, _FOCUS_PX) if _in_focus(blur) else frame
+        restored = self._restored(seen, careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
 
-    def _measured(self, raw: Pixels, blur: BlurEstimate) -> _Restored:
+    def _measured(self, frame: Floats, blur: BlurEstimate) -> _Restored:
         """The network asked for the width, and again from what it found, until it stays."""
         for _ in range(_MOST_LOOKS):
             side_px = math.ceil(_MEASURED_PX * max(1.0, blur.sigma_px / self._fine_px))
-            restored = self._restored(_busiest(raw, side_px), blur)
+            restored = self._restored(_busiest(frame, side_px), blur)
             if abs(restored.off) < _STAYS:
                 break
             blur = replace(restored.blur, uncertainty=max(restored.blur.uncertainty, LEAST_TOLD))
         return restored
 
     def _restored(
-        self, raw: Pixels, blur: BlurEstimate, counts: CountsRange | None = None
+        self, frame: Floats, blur: BlurEstimate, counts: CountsRange | None = None
     ) -> _Restored:
         """The reduced frame through the network."""
         kept = 1.0 if blur.shape is None else float(np.interp(blur.sigma_px, KEPT_AT_PX, KEPT))
-        reduction = Reduction.to_blur(raw.shape, kept * blur.sigma_px, self._fine_px)
-        reduced = reduction.reduced(raw.astype(np.float32))
+        reduction = Reduction.to_blur(frame.shape, kept * blur.sigma_px, self._fine_px)
+        reduced = reduction.reduced(frame)
         sigma = kept * blur.sigma_px / reduction.factor
         if blur.shape is not None:
-            noise = pixel_noise(raw.astype(np.float32)) / reduction.factor
+            noise = pixel_noise(frame) / reduction.factor
             reduced = equalised(reduced, sigma / kept, blur.shape, kept, noise)
         counts = counts or _range_of(reduced)
-        frame = (reduced - np.float32(counts.offset)) * np.float32(1 / counts.scale)
+        light = (reduced - np.float32(counts.offset)) * np.float32(1 / counts.scale)
         told = (math.log(sigma / self._fine_px), float(np.clip(blur.uncertainty, *UNCERTAINTY)))
-        answer = self._run(frame, told)
+        answer = self._run(light, told)
         found = BlurEstimate(blur.sigma_px * answer.ratio, answer.uncertainty, "frame")
         interval = answer.interval * np.float32(counts.scale)
         half = interval.mean(axis=0)
@@ -252,16 +258,16 @@ class _Restored:
     interval: Floats
 
 
-def _busiest(raw: Pixels, side_px: int) -> Pixels:
+def _busiest(frame: Floats, side_px: int) -> Floats:
     """The part with most structure, of parts with at most this side."""
     cuts = [
         [slice(int(at), int(at) + side_px) for at in np.linspace(0, side - side_px, count)]
         if (count := math.ceil(side / side_px)) > 1
         else [slice(None)]
-        for side in raw.shape
+        for side in frame.shape
     ]
-    parts = [raw[rows, columns] for rows in cuts[0] for columns in cuts[1]]
-    return max(parts, key=lambda part: float(np.std(part[::4, ::4]))) if len(parts) > 1 else raw
+    parts = [frame[rows, columns] for rows in cuts[0] for columns in cuts[1]]
+    return max(parts, key=lambda part: float(np.std(part[::4, ::4]))) if len(parts) > 1 else frame
 
 
 def _in_focus(blur: BlurEstimate) -> bool:

@@ -115,20 +115,18 @@ class GrowingNDTiff(PlacedFrames):
         return named_channel(super()._metadata(key), key, lambda: self.summary)
 
     def _from_index(self) -> list[str]:
-        found: dict[str, Any] = {}
+        fresh = []
         try:
-            self._index.append_to(found)
+            for key, entry in self._index.entries():
+                if self._note(key, entry):
+                    fresh.append(key)
+                self._ahead.discard(key)
         except InputError as error:
             if isinstance(error.__cause__, OSError):
                 raise OSError(str(error)) from error
             if not self._index_trouble:
                 log.warning("%s: its frames are found without the index from here on", error)
             self._index_trouble = str(error)
-        fresh = []
-        for key, entry in found.items():
-            if self._note(key, entry):
-                fresh.append(key)
-            self._ahead.discard(key)
         return fresh
 
     def _note(self, key: str, place: Place) -> bool:

@@ -40,21 +40,9 @@ class NDTiffIndex:
         #: First byte behind the last record that was read.
         self.end = 0
 
-    def append_to(self, found: dict[str, IndexEntry]) -> None:
-        """Add the records behind those read so far, up to the last whole one.
-
-        Parameters
-        ----------
-        found : dict of str to IndexEntry
-            By canonical key.
-
-        Raises
-        ------
-        InputError
-            As `records`.  The records before that one have been added.
-        """
-        for axes, entry in self.records():
-            found[canonical_axes(axes)] = entry
+    def entries(self) -> Iterator[tuple[str, IndexEntry]]:
+        """As `records`, with the canonical key of the axes."""
+        return ((canonical_axes(axes), entry) for axes, entry in self.records())
 
     def records(self) -> Iterator[tuple[dict[str, AxisValue], IndexEntry]]:
         """The records behind those read so far, up to the last whole one.

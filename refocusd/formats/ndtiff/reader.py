@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import stat
@@ -111,20 +112,19 @@ class NDTiffReader(PlacedFrames):
     def refresh(self) -> list[str]:
         """Take up what was appended since."""
         with self._lock:
-            found = self._waiting
-            try:
-                self._index.append_to(found)
-            finally:
-                fresh = self._take_whole(found)
-            return fresh
-
-    def _take_whole(self, found: dict[str, Place]) -> list[str]:
-        """Keep the entries whose bytes are in their file; the rest waits."""
-        sizes = {name: self._size_of(name) for name in {entry.file for entry in found.values()}}
-        whole = {key: entry for key, entry in found.items() if entry.end <= sizes[entry.file]}
-        self._waiting = {key: entry for key, entry in found.items() if key not in whole}
-        self._frames.update(whole)
-        return list(whole)
+            earlier, self._waiting = self._waiting, {}
+            sizes: dict[str, int] = {}
+            fresh: dict[str, None] = {}
+            for key, entry in itertools.chain(earlier.items(), self._index.entries()):
+                if entry.file not in sizes:
+                    sizes[entry.file] = self._size_of(entry.file)
+                if entry.end <= sizes[entry.file]:
+                    self._frames[key] = entry
+                    self._waiting.pop(key, None)
+                    fresh[key] = None
+                else:
+                    self._waiting[key] = entry
+            return list(fresh)
 
     def _size_of(self, name: str) -> int:
         try:

@@ -15,6 +15,7 @@
 `mirror_reader`  Refocused OME-Zarr stores with the layout of a raw one
 `mirror_writer`  OME-Zarr sink with the layout of a raw store: the same plate, images, names and resolutions
 `reader`         OME-Zarr datasets as `OmeZarrSink` writes them
+`slide_layout`   The layout of the OME-Zarr that large frames of a TIFF are refocused into
 `store_reader`   OME-Zarr of any writer as a dataset: images, plates and collections, finished or growing
 `writer`         OME-Zarr sink: an image server's format, written frame by frame in any order
 ===============  ===================================================================================

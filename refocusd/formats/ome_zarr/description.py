@@ -166,7 +166,9 @@ class Description:
             places["zarr.json"] = "0/0"
         more = {"refocusd": {"axes": image.axes}}
         for name, array in places.items():
-            document = documents.image_document(array, image.name, image.scale, shown, top, more)
+            document = documents.image_document(
+                {array: 1}, image.name, image.scale, shown, top, more
+            )
             self._put(name, document)
 
     def _put_collection(self, images: int) -> None:

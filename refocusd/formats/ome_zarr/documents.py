@@ -84,19 +84,20 @@ def array_document(grid: Sequence[int], form: PageFormat) -> bytes:
 
 
 def image_document(
-    array: str,
+    arrays: Mapping[str, float],
     name: str,
     scale: Scale,
     channels: Sequence[ChannelLook],
     top: float,
     more: Mapping[str, Any],
 ) -> bytes:
-    """An image of one resolution.
+    """An image, of one resolution or several.
 
     Parameters
     ----------
-    array : str
-        Path of its array, relative to the document's group.
+    arrays : mapping of str to float
+        Paths of its arrays, relative to the document's group, and how many pixels of a frame one of
+        theirs is wide; the full resolution first.
     name : str
         What the image is called.
     scale : Scale
@@ -109,8 +110,7 @@ def image_document(
     """
     pixel_unit = "micrometer" if scale.pixel_um else None
     pixel = scale.pixel_um or 1.0
-    steps = [scale.interval_s or 1.0, 1.0, scale.z_um or 1.0, pixel, pixel]
-    transformation = v05.ScaleTransformation(scale=steps)
+    steps = [scale.interval_s or 1.0, 1.0, scale.z_um or 1.0]
     multiscale = v05.Multiscale(
         name=_legible(name),
         axes=[
@@ -120,7 +120,15 @@ def image_document(
             v05.SpaceAxis(name="y", unit=pixel_unit),
             v05.SpaceAxis(name="x", unit=pixel_unit),
         ],
-        datasets=[v05.Dataset(path=array, coordinateTransformations=[transformation])],
+        datasets=[
+            v05.Dataset(
+                path=path,
+                coordinateTransformations=[
+                    v05.ScaleTransformation(scale=[*steps, pixel * factor, pixel * factor])
+                ],
+            )
+            for path, factor in arrays.items()
+        ],
     )
     shown = [
         v05.OmeroChannel(

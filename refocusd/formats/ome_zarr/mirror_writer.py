@@ -57,7 +57,8 @@ class MirrorSink(Sink):
     def __init__(self, path: Path, summary: Mapping[str, Any], lock: io.FileIO) -> None:
         super().__init__(path, summary, Written())
         self._lock = lock
-        self._raw = Path(str(summary.get(STORE, "")))
+        # That of a recording which is no store has the images for all of its frames.
+        self._raw = Path(str(summary.get(STORE, path)))
         self._images: dict[str, MirrorImage] = {}
         self._dirty_image: MirrorImage | None = None
 

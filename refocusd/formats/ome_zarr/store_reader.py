@@ -21,14 +21,11 @@ from refocusd.formats.ome_zarr.groups import (
     store_root,
 )
 from refocusd.formats.ome_zarr.image import OmeImage, part_of
-from refocusd.formats.strips import checksum_by_strips
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
 from refocusd.frame import Axes, Pixels, canonical_axes
 
 #: In the summary metadata: where the store lies whose layout the output is given.
 STORE = "OmeZarrStore"
-#: Frames with more pixels are slides: they are read and refocused in tiles.
-SLIDE_PX = 1 << 26
 #: Frames that share a chunk are decoded together, up to this many bytes, and kept for the next one.
 MAX_BLOCK_BYTES = 256 << 20
 #: A chunk of several frames is written anew for each: it counts once it has rested for this long.
@@ -183,15 +180,9 @@ class StoreReader(Dataset):
         # A chunk of several frames has zeros where the next ones will be.
         return each.stored.frames_a_file == 1 or bool(pixels.any())
 
-    def read_part(self, key: str, rows: slice, columns: slice) -> Pixels:
-        """Part of a frame, of which only the chunks that it touches are decoded.
-
-        Raises
-        ------
-        InputError
-            If there is no such frame, or a chunk cannot be decoded.
-        """
-        position, index = self._frames[self._key(key)]
+    def read_part(self, axes: Axes | str, rows: slice, columns: slice) -> Pixels:
+        """As of any dataset; only the chunks that it touches are decoded."""
+        position, index = self._frames[self._key(axes)]
         image = self._images[position].image
         try:
             part = np.asarray(image.array[part_of(index, rows, columns)])
@@ -206,13 +197,6 @@ class StoreReader(Dataset):
         """Whether a frame is large, and lies in parts that can be read one by one."""
         image = self._images[self._frames[self._key(axes)][0]].image
         return image.format.height * image.format.width > SLIDE_PX >= _tile_px(image)
-
-    def checksum(self, axes: Axes | str) -> int:
-        """As of any dataset."""
-        if not self.is_slide(axes):
-            return super().checksum(axes)
-        key = self._key(axes)
-        return checksum_by_strips(self.format_of(key), lambda *part: self.read_part(key, *part))
 
     def close(self) -> None:
         """Forget what was decoded; no file stays open between reads."""

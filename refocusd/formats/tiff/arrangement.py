@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,8 @@ class Arrangement:
         Height, width and type, where they are said apart from the pages.
     set_files : frozenset of str
         Names of the files that the frames of the whole set lie in, if the file tells.
+    kept : frozenset of str
+        Axes that its frames have even if there is one place along them.
     """
 
     frames: tuple[PlacedPage, ...]
@@ -97,10 +99,13 @@ class Arrangement:
     contiguous: bool = False
     promised: tuple[int, int, str] | None = None
     set_files: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
 
 
-def without_constant_axes(axes: Sequence[Mapping[str, AxisValue]]) -> list[dict[str, AxisValue]]:
-    """Axes without those that are the same number in all frames.
+def without_constant_axes(
+    axes: Sequence[Mapping[str, AxisValue]], kept: Collection[str] = ()
+) -> list[dict[str, AxisValue]]:
+    """Axes without those that are the same number in all frames, and not to be `kept`.
 
     A name that all frames share (the channel's) says something, and stays.  A
     frame that would have none left is ``{"time": 0}``.
@@ -109,10 +114,12 @@ def without_constant_axes(axes: Sequence[Mapping[str, AxisValue]]) -> list[dict[
     constant = {
         name
         for name in names
-        if len({frame.get(name) for frame in axes}) == 1 and isinstance(axes[0].get(name), int)
+        if name not in kept
+        and len({frame.get(name) for frame in axes}) == 1
+        and isinstance(axes[0].get(name), int)
     }
-    kept = [{key: frame[key] for key in frame if key not in constant} for frame in axes]
-    return kept if all(kept) else [{"time": 0, **frame} for frame in kept]
+    left = [{key: frame[key] for key in frame if key not in constant} for frame in axes]
+    return left if all(left) else [{"time": 0, **frame} for frame in left]
 
 
 def plain(pages: int) -> Arrangement:

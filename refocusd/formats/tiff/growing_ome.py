@@ -9,7 +9,7 @@ Source: ome-writers 0.3 ``_backends/_tifffile.py``.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from refocusd.files import open_shared
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, without_constant_axes
 from refocusd.formats.tiff.growing_file import Opener
-from refocusd.formats.tiff.ome_xml import from_ome
+from refocusd.formats.tiff.ome_xml import ANY_PAGES, from_ome
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.formats.tiff.page_layout import page_layout
 from refocusd.formats.tiff.place import Place
@@ -32,8 +32,8 @@ ENDINGS = (".ome.tif", ".ome.tiff")
 class GrowingOmeTiff(PlacedFrames):
     """The frames of one OME-TIFF that ome-writers writes, or has written.
 
-    A file of one time point may get more, of which its OME-XML says nothing yet: its frames are taken
-    once it is finished.
+    Of an acquisition without an end the OME-XML counts one time point until it is finished: the
+    frames behind it are of the following ones.  A file of one frame may get more as long as it lies there.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class GrowingOmeTiff(PlacedFrames):
         try:
             with closing(StrictTiff(self.path)) as tiff:
                 page = tiff.page(tiff.offsets[0])
-                xml, closed = tiff.description(page), len(tiff.offsets) > 1
+                xml, pages = tiff.description(page), len(tiff.offsets)
                 layout = page_layout(tiff, page, 0, MAX_FRAME_BYTES)
         except InputError:
             return []  # its first page, or its last, is being written
@@ -84,13 +84,15 @@ class GrowingOmeTiff(PlacedFrames):
         start, form = layout.contiguous_offset, layout.format
         if start is None:
             raise self._refused("it is compressed")
-        axes = without_constant_axes([frame.axes for frame in arrangement.frames])
-        if not closed and len(axes) > 1 and not _counts_time(arrangement):
-            return []
-        self._arrangement, self._finished = arrangement, closed or len(axes) == 1
+        self._arrangement, self._finished = arrangement, pages > 1
+        there, rest = divmod(size - start, form.nbytes)
+        there = pages if self._finished else there
+        frames = list(arrangement.frames)
+        if self._finished or not rest:  # directories behind the pixels are no frames
+            frames += _following(arrangement, there)
         fresh = []
-        there = (size - start) // form.nbytes
-        for frame, named in zip(arrangement.frames, axes, strict=True):
+        axes = without_constant_axes([frame.axes for frame in frames], arrangement.kept)
+        for frame, named in zip(frames, axes, strict=True):
             key = canonical_axes(named)
             if frame.page < there and key not in self._frames:
                 offset = start + frame.page * form.nbytes
@@ -108,7 +110,7 @@ class GrowingOmeTiff(PlacedFrames):
             raise self._refused("its writer gives it its full size before the first frame")
         arrangement = None
         if "Creator=" not in xml[:2000]:
-            arrangement = from_ome(xml, sys.maxsize, self.path.name, str(self.path))
+            arrangement = from_ome(xml, ANY_PAGES, self.path.name, str(self.path))
         if arrangement is None:
             raise self._refused("it is not one that ome-writers writes")
         return arrangement
@@ -131,5 +133,11 @@ class GrowingOmeTiff(PlacedFrames):
         return {name: value for name, value in said.items() if value is not None}
 
 
-def _counts_time(arrangement: Arrangement) -> bool:
-    return len({frame.axes.get("time") for frame in arrangement.frames}) > 1
+def _following(arrangement: Arrangement, count: int) -> Iterator[PlacedPage]:
+    """Frames up to so many pages, behind those that the OME-XML knows."""
+    known = arrangement.frames
+    first = [frame for frame in known if frame.axes["time"] == 0]
+    for page in range(len(known), count):
+        again = first[page % len(first)]
+        axes = {**again.axes, "time": page // len(first)}
+        yield PlacedPage(page, axes, position_name=again.position_name)

@@ -16,7 +16,9 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.ome_zarr.contents import common_axes
 from refocusd.formats.ome_zarr.layout import GRID
+from refocusd.formats.open_dataset import kind_of
 from refocusd.formats.scale import Scale, scale_of, z_position_um, z_step_um
+from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
@@ -120,11 +122,11 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
     ending = next((end for end in ENDINGS if output.name.lower().endswith(end)), "")
     if not ending or output.name.lower() == ending:
         raise ConfigError(f"--output {output}: name a file that ends in .ome.tif")
-    if source.path.resolve() in output.resolve().parents:
-        raise OutputError(
-            f"{output} lies within the dataset, whose readers would take it for a part of it: "
-            "choose another --output"
-        )
+    refuse_within(output, source.path)
+    for folder in output.resolve().parents[:2]:
+        # Folders of image files have no mark: many recordings may lie in one.
+        if folder.is_dir() and kind_of([entry.name for entry in folder.iterdir()]):
+            refuse_within(output, folder)
     keys = source.axes_keys()
     if not keys:
         raise InputError(f"{source.path} holds no frame yet: wait for its first, or resume it")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ _MAX_COMPANION_BYTES = 1 << 28
 _MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
 
 
+#: In place of the number of pages of a file that is being written.
+ANY_PAGES = sys.maxsize
 #: Description of the images of exported refocused frames, by which they are told from raw ones.
 REFOCUSED = "Refocused frames, exported by refocusd"
 
@@ -44,6 +47,8 @@ class _Image:
     frames: tuple[PlacedPage, ...]
     pixel_um: float | None
     summary: Mapping[str, Any]
+    #: Axes along which it has several places, whether or not each was acquired.
+    several: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -182,7 +187,18 @@ def from_ome(
         summary,
         promised=largest,
         set_files=frozenset(uuid.get("FileName", "") for uuid in root.iter("UUID")) - {""},
+        kept=first.several | {"time"} if _is_of_ome_writers(root) else frozenset(),
     )
+
+
+def _is_of_ome_writers(root: ElementTree.Element) -> bool:
+    """Whether ome-writers wrote a document, which does not name itself.
+
+    Of an acquisition that was stopped it counts whole time points, and at least one: a time-lapse
+    then looks like a stack, though its frames had a time as long as it was written.
+    """
+    dated = root.find("Image/AcquisitionDate") is not None
+    return dated and "Creator" not in root.attrib and "UUID" in root.attrib
 
 
 def _root(xml: str, what: str) -> ElementTree.Element:
@@ -235,7 +251,9 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
         summary = _summary(element, pixels, channels)
         if any("Color" in child.attrib for child in of_channels):
             summary["ChColors"] = [_argb(child.get("Color", "-1")) for child in of_channels]
-        yield _Image(element.get("Name"), form, tuple(frames), plausible_pixel_um(um), summary)
+        um = plausible_pixel_um(um)
+        several = frozenset(axis for letter, axis in _AXES.items() if sizes[letter] > 1)
+        yield _Image(element.get("Name"), form, tuple(frames), um, summary, several)
 
 
 def _summary(
@@ -304,9 +322,11 @@ def _places(
             mine.taken.add(first_page + step)
             found += 1
             yield first_page + step, place
-    # A list of single planes may stop early, as an aborted acquisition does; a
-    # range or nothing at all describes the whole file.
-    if not blocks or (whole and found < planes):
+    # A list of single planes may stop early, as an aborted acquisition does, and so may one range
+    # that counts all pages; another range or nothing at all describes the whole file.
+    counted = len(blocks) == 1 and "PlaneCount" in blocks[0].attrib
+    stopped = counted and mine.count in (found, ANY_PAGES)
+    if not blocks or (whole and found < planes and not stopped):
         raise _mismatch(what, planes, found)
 
 

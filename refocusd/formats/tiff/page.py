@@ -11,6 +11,8 @@ from refocusd.frame import DType
 
 #: Largest frame taken unless said otherwise: 23 170² pixels of 16 bits.
 MAX_FRAME_BYTES = 1 << 30
+#: Frames with more pixels are slides: where they lie in parts, they are read and refocused in tiles.
+SLIDE_PX = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 from tifffile import COMPRESSION, TiffPage
 
 from refocusd.errors import InputError
-from refocusd.formats.tiff.page import PageFormat
+from refocusd.formats.tiff.page import SLIDE_PX, PageFormat
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
@@ -88,25 +88,67 @@ class PageLayout:
         InputError
             If decoding fails or gives another number of pixels than promised.
         """
-        dtype = np.dtype(f"{file.order}u{self.format.dtype.itemsize}")
-        frame = np.empty((self.format.height, self.format.width), dtype)
         start = self.contiguous_offset
         if start is not None:
+            dtype = np.dtype(f"{file.order}u{self.format.dtype.itemsize}")
+            frame = np.empty((self.format.height, self.format.width), dtype)
             file.read_into(start + shift, frame.reshape(-1).view(np.uint8).data, "a frame")
             return checked_pixels(frame.astype(self.format.dtype, copy=False))
-        frame = frame.view(self.format.dtype)
+        return checked_pixels(
+            self.read_part(file, slice(0, self.format.height), slice(0, self.format.width))
+        )
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether the page is large, and can be read without holding all of it."""
+        pixels = self.format.height * self.format.width
+        largest = max(segment.rows * segment.columns for segment in self.segments)
+        return pixels > SLIDE_PX and (largest <= SLIDE_PX or self.contiguous_offset is not None)
+
+    def read_part(self, file: StrictTiff, rows: slice, columns: slice) -> Pixels:
+        """Read part of the page; only the strips or tiles that it touches are decoded.
+
+        Raises
+        ------
+        InputError
+            As `read`.
+        """
+        dtype = np.dtype(f"{file.order}u{self.format.dtype.itemsize}")
+        part = np.empty((rows.stop - rows.start, columns.stop - columns.start), dtype)
+        start = self.contiguous_offset
+        if start is not None:
+            for row, line in enumerate(part, rows.start):
+                place = (row * self.format.width + columns.start) * dtype.itemsize
+                file.read_into(start + place, line.view(np.uint8).data, "a frame")
+            return part.astype(self.format.dtype, copy=False)
+        part = part.view(self.format.dtype)
         for segment in self.segments:
-            data = file.read_at(segment.offset, segment.length, "a strip or tile")
-            wanted = segment.rows * segment.columns * self.format.dtype.itemsize
-            raw = np.frombuffer(_decoded(file, data, self.compression, wanted), dtype)
-            block = raw.reshape(segment.rows, segment.columns).astype(self.format.dtype)
-            if self.differences:
-                # TIFF 6.0 section 14: rows hold differences modulo 2^bits.
-                np.cumsum(block, axis=1, dtype=self.format.dtype, out=block)
-            into = frame[segment.top : segment.top + segment.rows, segment.left :]
-            block = block[: into.shape[0], : into.shape[1]]
-            into[:, : block.shape[1]] = block
-        return checked_pixels(frame)
+            down = _overlap(rows, segment.top, segment.rows)
+            across = _overlap(columns, segment.left, segment.columns)
+            if down and across:
+                block = self._block(file, segment)
+                part[down[0], across[0]] = block[down[1], across[1]]
+        return part
+
+    def _block(self, file: StrictTiff, segment: _Segment) -> Pixels:
+        """The pixels of one strip or tile."""
+        data = file.read_at(segment.offset, segment.length, "a strip or tile")
+        wanted = segment.rows * segment.columns * self.format.dtype.itemsize
+        decoded = _decoded(file, data, self.compression, wanted)
+        raw = np.frombuffer(decoded, np.dtype(f"{file.order}u{self.format.dtype.itemsize}"))
+        block: Pixels = raw.reshape(segment.rows, segment.columns).astype(self.format.dtype)
+        if self.differences:
+            # TIFF 6.0 section 14: rows hold differences modulo 2^bits.
+            np.cumsum(block, axis=1, dtype=self.format.dtype, out=block)
+        return block
+
+
+def _overlap(wanted: slice, start: int, length: int) -> tuple[slice, slice] | None:
+    """What a strip or tile has of what is wanted: where that lies in the latter, and in the former."""
+    first, end = max(wanted.start, start), min(wanted.stop, start + length)
+    if first >= end:
+        return None
+    return slice(first - wanted.start, end - wanted.start), slice(first - start, end - start)
 
 
 def is_reduced(file: StrictTiff, page: TiffPage) -> bool:
@@ -121,7 +163,7 @@ def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
     ------
     InputError
         For colour, signed, floating-point or odd bit depths, frames under 16
-        px a side or above `most_bytes`.
+        px a side, or above `most_bytes` if they can only be read as a whole.
     """
     what = f"page {number} of {file.path}"
     channels = file.number(page, 277, 1)
@@ -149,7 +191,9 @@ def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
             else f"{what} is a volume (tag ImageDepth): export it with one page a plane"
         )
     form = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
-    if form.nbytes > most_bytes:
+    # A large page in tiles is read tile by tile.
+    tiled = 322 in page.tags and height * width > SLIDE_PX
+    if form.nbytes > most_bytes and not tiled:
         raise InputError(
             f"{what} promises a frame of {form}, {form.nbytes} bytes, above the limit of "
             f"{most_bytes}: the file is damaged, or max_frame_bytes must be raised"

@@ -21,7 +21,7 @@ from refocusd.formats.tiff.arrangement import (
 )
 from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.page_layout import is_reduced, page_layout
+from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, Pixels
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
@@ -40,7 +40,12 @@ class TiffImageFile:
     ----------
     path : Path
     max_frame_bytes : int
-        A page that claims to be larger is an error.
+        A page that claims to be larger is an error, unless it can be read in parts.
+
+    Attributes
+    ----------
+    in_parts : bool
+        Its frames are large, and can be read without holding a whole one.
 
     Raises
     ------
@@ -51,6 +56,8 @@ class TiffImageFile:
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         self._most_bytes = max_frame_bytes
+        #: Number of the page that was read last, and where its pixels are.
+        self._layout: tuple[int, PageLayout] | None = None
         self._file: StrictTiff | None = StrictTiff(path)
         try:
             self._open(self._file)
@@ -67,20 +74,38 @@ class TiffImageFile:
         InputError
             If its pixels cannot be read or decoded, or the file has changed.
         """
+        if self.format.nbytes > self._most_bytes:
+            raise InputError(
+                f"{self.path} has frames of {self.format}, above the limit of {self._most_bytes} bytes "
+                "for what is read as a whole: give this file by itself to `refocusd process`"
+            )
+        file, layout = self._laid_out(index)
+        return layout.read(file, index * self.format.nbytes if self._contiguous else 0)
+
+    def read_part(self, index: int, rows: slice, columns: slice) -> Pixels:
+        """Part of one frame, if they are `in_parts`; as `read`."""
+        file, layout = self._laid_out(index)
+        return layout.read_part(file, rows, columns)
+
+    def _laid_out(self, index: int) -> tuple[StrictTiff, PageLayout]:
         if self._file is None:
             self._file = StrictTiff(self.path, self._offsets)
-        file, frame = self._file, self._frames[index]
-        page = file.page(self._offsets[frame.page])
-        layout = page_layout(file, page, frame.page, self._most_bytes)
-        if layout.format != self.format:
-            raise InputError(f"{self.path} has changed since it was opened: open it again")
-        return layout.read(file, index * self.format.nbytes if self._contiguous else 0)
+        file, number = self._file, self._frames[index].page
+        if self._layout is None or self._layout[0] != number:
+            page = file.page(self._offsets[number])
+            layout = page_layout(file, page, number, self._most_bytes)
+            if layout.format != self.format:
+                raise InputError(f"{self.path} has changed since it was opened: open it again")
+            # Of a slide it is asked for with every tile.
+            self._layout = (number, layout)
+        return file, self._layout[1]
 
     def close(self) -> None:
         """Close the file until the next `read`."""
         if self._file is not None:
             self._file.close()
             self._file = None
+        self._layout = None
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What the file says of one frame."""
@@ -103,6 +128,7 @@ class TiffImageFile:
         first: TiffPage | None = None
         formats: list[PageFormat | InputError] = []
         known: dict[PageFormat, PageFormat] = {}
+        whole: set[int] = set()
         for offset in file.offsets:
             page = file.page(offset)
             if _STK_PLANES in page.tags and page.tags[_STK_PLANES].count > 1:
@@ -116,8 +142,10 @@ class TiffImageFile:
             self._offsets.append(offset)
             first = first or page
             try:
-                form = page_layout(file, page, number, self._most_bytes).format
-                formats.append(known.setdefault(form, form))
+                layout = page_layout(file, page, number, self._most_bytes)
+                formats.append(known.setdefault(layout.format, layout.format))
+                if not layout.in_parts:
+                    whole.add(number)
             except InputError as error:
                 # It may be a label or an overview that is no part of the recording.
                 # Its traceback would keep all that was read alive.
@@ -128,6 +156,7 @@ class TiffImageFile:
         self._frames = arrangement.frames
         self._contiguous = arrangement.contiguous
         self.format = self._one_format(arrangement, formats)
+        self.in_parts = not self._contiguous and whole.isdisjoint(f.page for f in self._frames)
         if self._contiguous:
             self._check_contiguous(file)
         self.axes: Sequence[Mapping[str, AxisValue]] = tuple(f.axes for f in self._frames)
@@ -136,6 +165,7 @@ class TiffImageFile:
         self.summary: dict[str, Any] = arrangement.summary
         self.source = arrangement.source
         self.set_files = arrangement.set_files
+        self.kept_axes = arrangement.kept
 
     def _check_contiguous(self, file: StrictTiff) -> None:
         number, count = self._frames[0].page, len(self._frames)

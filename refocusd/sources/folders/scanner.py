@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from refocusd.datasets.run_folder import REFOCUSED_NAME, RUN_FILE
+from refocusd.datasets.run_folder import RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.open_dataset import kind_of
+from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.growing_ome import ENDINGS
 from refocusd.formats.tiff.separate_files import METADATA_FILE, run_of
 

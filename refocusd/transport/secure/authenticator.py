@@ -2,7 +2,7 @@
 
 The questions are asked by ZAP (https://rfc.zeromq.org/spec/27/).  `zmq.auth` is not used:
 its thread runs an asyncio loop, which cannot watch sockets with Windows' default loop, and
-it does not know which connection it is asked about.
+it is not told which connection a question is about.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import zmq
 from zmq.utils.z85 import encode as z85
+
+from refocusd.transport.secure.keys import ServerKeys
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Authenticator:
     Parameters
     ----------
     context : zmq.Context
-        Of one endpoint, and of nothing else: a context has one ZAP handler.
+        That of one endpoint and nothing else: a context has one ZAP handler.
     user_of : callable
         Called with a key that was proved and the address it came from.  What it returns is the
         ``User-Id`` of all that the connection sends; an empty text refuses the connection.
@@ -48,7 +50,7 @@ class Authenticator:
         self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(ZAP_ADDRESS)
-        # Interrupted twice, a process ends without having closed this.
+        # A process that is interrupted twice ends without closing this.
         self._thread = threading.Thread(target=self._run, name="authenticator", daemon=True)
 
     def start(self) -> None:
@@ -70,7 +72,7 @@ class Authenticator:
                 except zmq.ContextTerminated:
                     return
                 except Exception:
-                    # Nobody is let in by a failure here; those who are in stay.
+                    # A failure here lets nobody in; those who are connected stay.
                     log.exception("a key could not be checked")
                     time.sleep(LOOK_S)
 
@@ -85,3 +87,20 @@ class Authenticator:
         else:
             answer = (b"400", b"this key is not accepted", b"")
         self._zap.send_multipart([version, request, *answer, b""])
+
+
+def curve_server(
+    context: zmq.Context[zmq.Socket[bytes]],
+    keys: ServerKeys,
+    options: Mapping[zmq.SocketOption, int],
+) -> zmq.Socket[bytes]:
+    """A ROUTER that takes only peers which the context's authenticator accepts."""
+    socket = context.socket(zmq.ROUTER)
+    socket.curve_publickey = keys.public.encode()
+    socket.curve_secretkey = keys.secret.encode()
+    socket.curve_server = True
+    socket.zap_domain = ZAP_DOMAIN
+    # Without an authenticator nobody is let in.
+    for option, value in {zmq.ZAP_ENFORCE_DOMAIN: 1, **options}.items():
+        socket.setsockopt(option, value)
+    return socket

@@ -17,7 +17,8 @@ from refocusd.models.description import read_yaml
 from refocusd.models.library import find_bundle, shipped_bundles, user_bundles
 from refocusd.view.http.answers import BytesResponse, json_response
 from refocusd.view.http.query import Query
-from refocusd.view.state.jobs import Job, JobOrder, Jobs
+from refocusd.view.state.job_order import JobOrder
+from refocusd.view.state.jobs import Job, Jobs
 
 #: Of a folder, so many entries are listed; of a model's description, so many characters.
 MAX_ENTRIES, MAX_DESCRIPTION_CHARS = 500, 300
@@ -62,7 +63,8 @@ def job_routes(jobs: Jobs) -> list[Route]:
             page = reports[number].read_bytes()
         except OSError as error:
             raise HTTPException(404, f"the report is not there any more: {error}") from error
-        return BytesResponse(page, "text/html; charset=utf-8", _REPORT_HEADERS)
+        kind = "image/png" if reports[number].suffix == ".png" else "text/html; charset=utf-8"
+        return BytesResponse(page, kind, _REPORT_HEADERS)
 
     def models(_request: Request) -> Response:
         names = dict.fromkeys((*shipped_bundles(), *user_bundles()))

@@ -5,6 +5,7 @@
 `event_log`   Events for the user: a daemon that is found or gone, workers that end and start
 `figures`     Rates and percentiles of the last seconds, from one status of the daemon to the next
 `gpu`         Memory and load of this host's NVIDIA devices, from the driver (NVML)
+`job_order`   What a job shall do: one of the product's own commands, with what the page may choose of it
 `jobs`        Jobs: the product's own commands, run for those who look at the page instead of at a terminal
 `link`        One thread, one connection: asks the daemon how it is, and for its newest frame
 `previews`    The newest frames, reduced: one for each channel, slice and position

@@ -112,27 +112,38 @@ class Alerts:
     def _put(
         self, event: str, text: str, acquisition: str | None = None, counts: Counts | None = None
     ) -> None:
-        alert = {
-            "event": event,
-            "text": text,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "acquisition": acquisition,
-            "counts": counts,
-        }
         try:
-            self._waiting.put_nowait(alert)
+            self._waiting.put_nowait(alert_of(event, text, acquisition, counts))
         except queue.Full:
             log.warning("an alert is dropped, as %s takes none: %s", self._url, text)
 
     def _run(self) -> None:
         while (alert := self._waiting.get()) is not None:
-            headers = {"Content-Type": "application/json"}
-            request = urllib.request.Request(self._url, json_bytes(alert), headers)  # noqa: S310
-            try:
-                urllib.request.urlopen(request, timeout=SEND_S).close()  # noqa: S310
-            except (OSError, ValueError) as error:
-                log.warning("the alert %r did not reach %s: %s", alert["text"], self._url, error)
+            post(self._url, alert)
+
+
+def alert_of(
+    event: str, text: str, acquisition: str | None = None, counts: Counts | None = None
+) -> dict[str, Any]:
+    """What is posted."""
+    return {
+        "event": event,
+        "text": text,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "acquisition": acquisition,
+        "counts": counts,
+    }
+
+
+def post(url: str, alert: dict[str, Any]) -> None:
+    """Post an alert; one that does not arrive is logged."""
+    headers = {"Content-Type": "application/json"}
+    try:
+        request = urllib.request.Request(url, json_bytes(alert), headers)  # noqa: S310
+        urllib.request.urlopen(request, timeout=SEND_S).close()  # noqa: S310
+    except (OSError, ValueError) as error:
+        log.warning("the alert %r did not reach %s: %s", alert["text"], url, error)
 
 
 def _troubles(detail: AcquisitionStatus) -> list[tuple[str, str]]:

@@ -16,8 +16,8 @@ from typing import IO, Any, Literal, Self
 import msgspec
 
 from refocusd.errors import InputError, OutputError
-from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.processes.child import Child
+from refocusd.view.state.job_order import JobOrder, picture_of
 
 log = logging.getLogger(__name__)
 
@@ -33,55 +33,6 @@ KILL_S = 20.0
 READ_S = 2.0
 #: Begins what the command tells beside its output.
 _TOLD = b"\x1e"
-
-
-class JobOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What shall be done: one of a few commands, with one path and few options.
-
-    Parameters
-    ----------
-    command : str
-    path : str
-        Absolute path of a dataset or recording; of ``doctor``, of the folder where acquisitions are
-        saved.
-    quick : bool
-        ``verify`` without comparing pixels.
-    model : str
-        Name of the model for ``process``; empty for that of the settings.
-    """
-
-    command: Literal["process", "resume", "verify", "report", "doctor"]
-    path: str = ""
-    quick: bool = False
-    model: str = ""
-
-    def arguments(self) -> list[str]:
-        """The arguments of ``refocusd``.
-
-        Raises
-        ------
-        InputError
-            If the path is not absolute or not there, or an option does not belong to the command.
-        """
-        path = Path(self.path)
-        if not path.is_absolute() and (self.path or self.command != "doctor"):
-            raise InputError(
-                f"{self.path!r}: give the whole path of a dataset, from the root or drive on"
-            )
-        if self.path and not (path.is_dir() or path.is_file()):
-            raise InputError(f"{self.path} is not there: give the folder or file of a dataset")
-        if self.quick and self.command != "verify":
-            raise InputError(f"quick is for verify, not for {self.command}")
-        if self.model and self.command != "process":
-            raise InputError(f"a model is for process, not for {self.command}")
-        if self.model and self.model not in (*shipped_bundles(), *user_bundles()):
-            raise InputError(f"there is no model {self.model!r}; `refocusd models` lists them")
-        named = [str(path)] if self.path else []
-        if self.command == "doctor":
-            return ["doctor", *(("--folder", *named) if named else ())]
-        quick = ["--quick"] if self.quick else []
-        model = ["--model", self.model] if self.model else []
-        return [self.command, *named, *quick, *model]
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -118,9 +69,12 @@ class Job:
 
     @property
     def reports(self) -> list[Path]:
-        """Pages that ``report`` wrote."""
-        written = (self.result or {}).get("files", []) if self.order.command == "report" else []
-        return [Path(name) for name in written]
+        """What was made to be looked at: pages of ``report``, the picture of a profile."""
+        if self.order.command == "report":
+            return [Path(name) for name in (self.result or {}).get("files", [])]
+        calibration = self.order.calibration
+        drawn = calibration is not None and calibration.draws and self.status == 0
+        return [picture_of(self.order.file)] if drawn else []
 
     def summary(self) -> dict[str, Any]:
         """The job without its output and its figures."""
@@ -175,12 +129,19 @@ class Jobs:
         Raises
         ------
         InputError
-            As `JobOrder.arguments`.
+            As `JobOrder.arguments`; or if the microscope would move as no dry run has told.
         OutputError
             If too many wait.
         """
         order.arguments()
         with self._changed:
+            if order.moves and not any(
+                job.order == order.dry_run and job.status == 0 for job in self._jobs.values()
+            ):
+                raise InputError(
+                    "the microscope moves only as a dry run has told: start this with dry_run, read "
+                    "what it says, and start it again"
+                )
             if sum(job.state == "queued" for job in self._jobs.values()) >= MAX_QUEUED:
                 raise OutputError(f"{MAX_QUEUED} jobs wait already: wait for one, or cancel one")
             job = Job(order)

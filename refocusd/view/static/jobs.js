@@ -7,6 +7,8 @@ const WHAT = {
   resume: "Resume: finish pending and failed frames",
   verify: "Verify: prove that no frame was lost",
   report: "Report: write a page about a dataset",
+  export: "Export: write a dataset as OME-TIFF",
+  calibrate: "Calibrate: measure the microscope",
   doctor: "Doctor: check this computer",
 };
 const MARKS = { OK: "good", "!!": "to do", "--": "not needed" };
@@ -15,17 +17,22 @@ export class Jobs {
   constructor(find) {
     this.find = find;
     this.list = [];
-    this.chosen = null;
+    this.chosen = this.next = null;
+    this.named = false;
     this.busy = this.again = false;
-    this.announced = "";
     const command = find("job-command");
     for (const [value, words] of Object.entries(WHAT)) command.append(new Option(words, value));
-    command.addEventListener("change", () => this.fit());
+    for (const choice of [command, find("calibrate-from"), this.field("measure")]) choice.addEventListener("change", () => this.fit());
     find("job-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.start();
     });
     find("job-path").addEventListener("input", () => this.suggest());
+    find("job-file").addEventListener("input", () => (this.named = true));
+    find("job-next").addEventListener("click", () => {
+      find("job-next").hidden = true;
+      this.start(this.next);
+    });
     find("job-cancel").addEventListener("click", () => this.cancel());
     find("jobs-open").addEventListener("click", () => this.open());
     this.fit();
@@ -42,19 +49,61 @@ export class Jobs {
   // Which fields a command has.
   fit() {
     const command = this.find("job-command").value;
-    this.find("job-quick").closest("label").hidden = command !== "verify";
-    this.find("job-model").closest("label").hidden = command !== "process";
-    this.find("job-path").required = command !== "doctor";
-    this.find("job-path-name").textContent = command === "doctor" ? "Folder for acquisitions (optional)" : "Folder or file of the dataset";
+    const show = (id, shown) => (this.find(id).closest("label").hidden = !shown);
+    const calibrate = command === "calibrate";
+    const microscope = calibrate && this.find("calibrate-from").value === "microscope";
+    const dark = calibrate && this.field("measure").value === "camera";
+    show("job-quick", command === "verify");
+    show("job-fill", command === "export");
+    show("job-model", command === "process");
+    show("job-path", !microscope);
+    show("job-file", calibrate || command === "export");
+    this.find("job-path").required = command !== "doctor" && !microscope;
+    this.find("job-path-name").textContent =
+      command === "doctor" ? "Folder for acquisitions (optional)" : dark ? "Recording in the dark" : calibrate ? "Recording: a z series" : "Folder or file of the dataset";
+    this.find("job-file-name").textContent = calibrate ? "Profile to write (.json)" : "File to write (.ome.tif)";
+    this.find("job-start").textContent = microscope ? "Dry run" : "Start";
+    this.find("calibration").hidden = !calibrate;
+    const wanted = `${this.field("measure").value}-${this.find("calibrate-from").value}`;
+    for (const element of this.find("calibration").querySelectorAll("[data-for]")) {
+      // A question mark: may be left empty.
+      const found = element.dataset.for.split(" ").find((each) => each.replace("?", "") === wanted);
+      element.hidden = !found;
+      for (const input of element.querySelectorAll("input")) input.required = calibrate && Boolean(found) && !found.endsWith("?");
+    }
+    this.suggestFile();
+  }
+
+  field(name) {
+    return this.find("job-form").elements[name];
+  }
+
+  // Where the file is written, until somebody names another place.
+  suggestFile() {
+    const ending = this.find("job-command").value === "export" ? ".ome.tif" : ".json";
+    const given = this.find("job-file");
+    if (given.value === "") this.named = false;
+    const path = this.find("job-path").closest("label").hidden ? "" : this.path.replace(/([\\/]|\.ome\.\w+|\.\w+)$/, "");
+    if (!this.named) given.value = path && path + ending;
   }
 
   get path() {
-    // As Explorer copies a path: in quotes.
-    return this.find("job-path").value.trim().replace(/^"(.*)"$/, "$1");
+    return unquoted(this.find("job-path").value);
+  }
+
+  get calibration() {
+    const about = { measure: this.field("measure").value, dry_run: this.find("calibrate-from").value === "microscope" };
+    for (const input of this.find("calibration").querySelectorAll("[data-for]:not([hidden]) input[name]")) {
+      if (input.value !== "") about[input.name] = input.type === "number" ? input.valueAsNumber : unquoted(input.value);
+    }
+    const limits = [this.find("z-low"), this.find("z-high")];
+    if (!limits[0].closest("label").hidden) about.z_limits = limits.map((input) => input.valueAsNumber);
+    return about;
   }
 
   // What lies in the folder that is being typed.
   async suggest() {
+    this.suggestFile();
     const folder = /^.*[\\/]/.exec(this.path)?.[0] ?? "";
     if (folder === this.folder) return;
     this.folder = folder;
@@ -80,16 +129,26 @@ export class Jobs {
     say();
   }
 
-  async start() {
+  // What the form says.
+  get order() {
     const command = this.find("job-command").value;
-    const order = { command, path: this.path };
+    const hidden = this.find("job-path").closest("label").hidden;
+    const order = { command, path: hidden ? "" : this.path };
     if (command === "verify") order.quick = this.find("job-quick").checked;
     if (command === "process") order.model = this.find("job-model").value;
+    if (command === "export") order.fill = this.find("job-fill").checked;
+    if (command === "calibrate") order.calibration = this.calibration;
+    if (order.calibration || command === "export") order.file = unquoted(this.find("job-file").value);
+    return order;
+  }
+
+  async start(order = this.order) {
     this.complain("");
     try {
       this.choose((await post("/api/v1/jobs", order)).id);
     } catch (error) {
       this.complain(error.message);
+      this.show();
     }
   }
 
@@ -148,7 +207,7 @@ export class Jobs {
       const button = item.firstElementChild ?? item.appendChild(document.createElement("button"));
       button.onclick = () => this.choose(job.id);
       button.setAttribute("aria-current", job.id === this.chosen);
-      put(button, `${job.command}${job.path && ` ${name(job.path)}`}: ${said(job)}`);
+      put(button, `${called(job)}${job.path && ` ${name(job.path)}`}: ${said(job)}`);
     });
   }
 
@@ -156,7 +215,7 @@ export class Jobs {
     if (job.id !== this.chosen) return;
     this.find("job").hidden = false;
     this.find("job").dataset.state = job.state;
-    put(this.find("job-title"), `${job.command} ${job.path}`);
+    put(this.find("job-title"), `${called(job)} ${job.path}`);
     const live = job.ended_at === null;
     const bar = this.find("job-bar");
     const part = share(job.progress);
@@ -168,6 +227,13 @@ export class Jobs {
     const spoken = `${said(job)}${live && part !== null ? `, ${10 * Math.floor(10 * part)} percent` : ""}`;
     put(this.find("job-spoken"), spoken);
     this.find("job-cancel").hidden = !live || job.state === "cancelled";
+    this.next = following(job);
+    this.find("job-next").hidden = !this.next;
+    if (this.next) put(this.find("job-next"), this.next.calibration.measure === "use" ? "Use this profile" : "Start: the microscope moves");
+    const picture = this.find("job-picture");
+    const address = job.command === "calibrate" && job.reports ? `/api/v1/jobs/${job.id}/reports/0` : "";
+    picture.hidden = !address;
+    if (address && picture.getAttribute("src") !== address) picture.src = address;
     const links = this.find("job-reports");
     if (links.dataset.of !== `${job.id}:${job.reports}`) {
       links.dataset.of = `${job.id}:${job.reports}`;
@@ -193,6 +259,9 @@ function put(element, words) {
   return true;
 }
 
+// As Explorer copies a path: in quotes.
+const unquoted = (text) => text.trim().replace(/^"(.*)"$/, "$1");
+const called = ({ command, calibration }) => (calibration ? `${command} ${calibration.measure}${calibration.dry_run ? " (dry run)" : ""}` : command);
 const name = (path) => path.split(/[\\/]/).filter(Boolean).at(-1) ?? path;
 const share = (progress) => (progress?.total ? Math.min(1, progress.done / progress.total) : null);
 const counted = ({ what, done, total }) => `${what}, ${done}${total === null ? "" : ` of ${total}`}`;
@@ -204,12 +273,19 @@ function said({ state, status, ended_at: ended }) {
   return status === 0 ? "done" : status === 1 ? "done, with problems" : "not done";
 }
 
+// What can be done once a calibration has gone well: move as the dry run has told, or use the profile.
+function following({ command, path, file, status, calibration }) {
+  if (!calibration || status !== 0 || calibration.measure === "use") return null;
+  if (calibration.dry_run) return { command, path, file, calibration: { ...calibration, dry_run: false } };
+  return { command, path: file, calibration: { measure: "use" } };
+}
+
 function reportLink(job, number) {
   const link = document.createElement("a");
   link.href = `/api/v1/jobs/${job.id}/reports/${number}`;
   link.target = "_blank";
   link.rel = "noopener";
-  link.textContent = job.reports > 1 ? `Open report ${number + 1}` : "Open the report";
+  link.textContent = job.command === "calibrate" ? "Open the picture" : job.reports > 1 ? `Open report ${number + 1}` : "Open the report";
   return link;
 }
 

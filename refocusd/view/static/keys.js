@@ -29,7 +29,7 @@ const KEYS = [
   ["S", "Shift S", "snapshot, TIFF", (a) => a.snapshot("tif")],
   ["p", "P", "pause refocusing", (a) => a.pause()],
   ["t", "T", "trust map: where an error is likely", (a) => a.trust()],
-  ["j", "J", "jobs: process, verify, report", (a) => a.jobs()],
+  ["j", "J", "jobs: process, verify, calibrate", (a) => a.jobs()],
   ["d", "D", "dark, light", (a) => a.theme()],
   ["?", "?", "this list", (a) => a.help()],
 ];

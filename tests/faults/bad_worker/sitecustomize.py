@@ -17,8 +17,9 @@ def _bend(fault: str, every: int, late_s: float) -> None:
     from refocusd.transport import messages as wire
     from refocusd.transport.client import Connection
     from refocusd.worker import worker
+    from refocusd.worker.refocus import refocus_frame
 
-    refocus_frame, send, lend = worker.refocus_frame, Connection.send, Connection.lend
+    send, lend = Connection.send, Connection.lend
     frames = 0
     kept: list[tuple[Any, ...]] = []
 
@@ -64,7 +65,7 @@ def _bend(fault: str, every: int, late_s: float) -> None:
             message = msgspec.structs.replace(message, checksum=message.checksum ^ 1)
         return lend(self, message, pixels)
 
-    worker.refocus_frame = bent_frame
+    worker.refocus_frame = bent_frame  # type: ignore[attr-defined]
     Connection.lend = bent_lend  # type: ignore[method-assign,assignment]
     Connection.send = bent_send  # type: ignore[method-assign]
 

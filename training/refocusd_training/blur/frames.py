@@ -64,12 +64,15 @@ class Exposure:
     frame : ndarray of uint8 or uint16, shape (height, width)
     sigma_px : float
         Width of its blur, that of the sharp image included.
+    added_px : float
+        The same without that.
     truth : ndarray of float32, shape (height, width)
         What the camera would have counted without the blur, and without noise.
     """
 
     frame: Pixels
     sigma_px: float
+    added_px: float
     truth: NDArray[np.float32]
 
 
@@ -163,7 +166,7 @@ def expose(
         truth = (1 - np.float32(share)) * truth + np.float32(share) * behind
     inner = (slice(margin, -margin), slice(margin, -margin))
     frame, counts = _camera(np.maximum(seen[inner], 0), truth[inner], rng)
-    return Exposure(frame, math.hypot(sigma, OWN_BLUR_PX * zoom), counts)
+    return Exposure(frame, math.hypot(sigma, OWN_BLUR_PX * zoom), sigma, counts)
 
 
 def cut(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from refocusd.imaging.blur import half_width_sigma
+from refocusd.imaging.blur import half_width_sigma, radial_transfer
 from refocusd.imaging.optics import Optics, defocus_psf
 
 Family = Literal["wave", "strong wave", "gaussian", "soft disc", "paraboloid", "skirt", "ring"]
@@ -44,17 +44,8 @@ def transfer_functions(family: Family, count: int, rng: np.random.Generator) -> 
     while len(found) < count:
         psf = _wave(family == "strong wave", rng) if "wave" in family else _drawn(family, rng)
         if psf.shape[0] <= _MOST_PX and (sigma := half_width_sigma(psf)) is not None:
-            found.append(_transfer(psf, sigma))
+            found.append(radial_transfer(psf, CYCLES / sigma).astype(np.float32))
     return np.stack(found)
-
-
-def _transfer(psf: NDArray[np.floating], sigma: float) -> NDArray[np.float32]:
-    line = psf.sum(axis=0, dtype=np.float64)
-    half = len(line) // 2
-    frequency = CYCLES / sigma
-    values = np.cos(2 * np.pi * frequency[:, None] * np.arange(-half, half + 1)) @ line
-    # Beyond what its pixels can hold the transfer function is not known; it is next to nothing.
-    return np.where(frequency <= 0.5, values / line.sum(), 0).astype(np.float32)
 
 
 def _wave(strong: bool, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from refocusd.errors import OutputError
 from refocusd.models.bundle import load_bundle
 from refocusd_training.blur_scale.frames import Frames
-from refocusd_training.export.onnx import OPSET, write_onnx
+from refocusd_training.export.onnx import write_onnx
+from refocusd_training.export.rdf import description, free_sides, same_sides, source, tensor
 from refocusd_training.networks.blur_scale import FINE_SIGMA_PX, BlurScaleNet
 from refocusd_training.networks.build import BLUR_SCALE
 
@@ -102,9 +103,6 @@ def _tensor_file(output: str) -> str:
 def _rdf(
     model_id: str, sums: Mapping[str, str], network: BlurScaleNet, training: Mapping[str, Any]
 ) -> dict[str, Any]:
-    def source(name: str) -> dict[str, str]:
-        return {"source": name, "sha256": sums[name]}
-
     step = network.size_multiple
     channels = {
         "refocused": ["fluorescence"],
@@ -116,81 +114,46 @@ def _rdf(
         "interval": "How far 90 % of true pixels lie under and over the estimate at most.",
         "blur": "True over stated width of the blur, and the uncertainty of its logarithm.",
     }
-    return {
-        "format_version": "0.5.4",
-        "type": "model",
-        "name": f"refocusd {model_id.replace('-', ' ')}",
-        "description": "Estimates the in-focus frame of out-of-focus fluorescence frames, at the scale "
-        "of their blur, while they are acquired.",
-        "authors": [{"name": "refocusd developers"}],
-        "license": "BSD-3-Clause",
-        "documentation": source("README.md"),
-        "tags": ["fluorescence-light-microscopy", "refocusing", "deblurring", "2d"],
-        "cite": [{"text": "refocusd", "url": "https://bioimage.io"}],
-        "inputs": [
-            {
-                "id": "seen",
-                "description": "The frame at the scale of its blur, normalised; log of the width over "
-                f"{FINE_SIGMA_PX:g} px; uncertainty of that.",
-                "axes": [
-                    {"type": "batch"},
-                    {
-                        "type": "channel",
-                        "channel_names": ["fluorescence", "log_width", "uncertainty"],
-                    },
-                    *(
-                        {"type": "space", "id": name, "size": {"min": 2 * step, "step": step}}
-                        for name in ("y", "x")
-                    ),
-                ],
-                "data": {"type": "float32"},
-                "test_tensor": source("test_input.npy"),
-            }
-        ],
-        "outputs": [
-            {
-                "id": name,
-                "description": meaning[name],
-                "axes": [
-                    {"type": "batch"},
-                    {"type": "channel", "channel_names": channels[name]},
-                    *(
-                        {
-                            "type": "space",
-                            "id": axis,
-                            "size": {"tensor_id": "seen", "axis_id": axis},
-                        }
-                        for axis in ("y", "x")
-                        if name != "blur"
-                    ),
-                ],
-                "data": {"type": "float32"},
-                "test_tensor": source(_tensor_file(name)),
-            }
-            for name in _OUTPUTS
-        ],
-        "weights": {"onnx": {**source("model.onnx"), "opset_version": OPSET}},
-        "attachments": [source("weights.safetensors")],
-        "config": {
-            "bioimageio": {
-                "reproducibility_tolerance": [
-                    {"absolute_tolerance": REPRODUCED, "relative_tolerance": 0.001}
-                ]
+    outputs = [
+        tensor(
+            name,
+            meaning[name],
+            channels[name],
+            [] if name == "blur" else same_sides("seen"),
+            source(_tensor_file(name), sums),
+        )
+        for name in _OUTPUTS
+    ]
+    seen = tensor(
+        "seen",
+        f"The frame at the scale of its blur, normalised; log of the width over {FINE_SIGMA_PX:g} px; "
+        "uncertainty of that.",
+        ["fluorescence", "log_width", "uncertainty"],
+        free_sides(step),
+        source("test_input.npy", sums),
+    )
+    return description(
+        f"refocusd {model_id.replace('-', ' ')}",
+        "Estimates the in-focus frame of out-of-focus fluorescence frames, at the scale of their "
+        "blur, while they are acquired.",
+        sums,
+        inputs=[seen],
+        outputs=outputs,
+        attachments=["weights.safetensors"],
+        tolerance=REPRODUCED,
+        refocusd={
+            "schema": 1,
+            "id": model_id,
+            "normalisation": {"low_percentile": 1.0, "high_percentile": 99.9},
+            "fine_sigma_px": FINE_SIGMA_PX,
+            "size_multiple": step,
+            "receptive_field_px": RECEPTIVE_FIELD_PX,
+            "tolerance": TOLERANCE,
+            "network": {
+                "name": BLUR_SCALE,
+                "channels": [pair[0].out_channels for pair in network.down],  # type: ignore[index]
             },
-            "refocusd": {
-                "schema": 1,
-                "id": model_id,
-                "normalisation": {"low_percentile": 1.0, "high_percentile": 99.9},
-                "fine_sigma_px": FINE_SIGMA_PX,
-                "size_multiple": step,
-                "receptive_field_px": RECEPTIVE_FIELD_PX,
-                "tolerance": TOLERANCE,
-                "network": {
-                    "name": BLUR_SCALE,
-                    "channels": [pair[0].out_channels for pair in network.down],  # type: ignore[index]
-                },
-                "files": dict(sorted(sums.items())),
-                "training": dict(training),
-            },
+            "files": dict(sorted(sums.items())),
+            "training": dict(training),
         },
-    }
+    )

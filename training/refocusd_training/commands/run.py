@@ -28,19 +28,13 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --output")
     parser.add_argument("--device", help="torch device (default: CUDA if there is one)")
-    parser.add_argument(
-        "--devices",
-        type=int,
-        default=1,
-        help="number of GPUs (or processes on the CPU), each with its own batch (default: %(default)s)",
-    )
     parser.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     needs_torch()
     from refocusd_training.config import load_config
-    from refocusd_training.loop.run import run_training
+    from refocusd_training.loop.run import process_rank, run_training
 
     config = load_config(arguments.config)
     shipped = config.data.kind == "sharp" and not config.data.channels
@@ -56,8 +50,9 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.output,
         device=arguments.device,
         resume=arguments.resume,
-        devices=arguments.devices,
     )
+    if process_rank()[0] > 0:
+        return 0
     said = f"{record.steps} steps in {record.seconds:.0f} s, loss {record.final_loss:.3f}"
     if record.validation_loss is not None:
         said += f", validation loss {record.validation_loss:.3f}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from refocusd import files
 from refocusd.errors import ConfigError, DiskFullError, InputError, OutputError
+from refocusd.formats.disk_space import check_free_space
 from refocusd.models.bundle import sha256_of
 from refocusd_training.data.archive import extract_plane, plane_bytes
 from refocusd_training.data.download import download, remote_bytes
@@ -110,7 +110,8 @@ def fetch_bbbc006(
                 missing.append(plane)
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             sizes = {plane: _size(plane, archives, url, timeout_s) for plane in missing}
-            _check_space(output, sum(sizes.values()), reserve_bytes)
+            if missing:
+                check_free_space(output, sum(sizes.values()), reserve_bytes)
             for plane in missing:
                 known[f"{plane:02d}"] = _get(
                     plane, output, archives, url, known.get(f"{plane:02d}"), timeout_s, progress
@@ -180,17 +181,6 @@ def _get(
         "folder": archive.stem,
         "files": digests,
     }
-
-
-def _check_space(output: Path, needed: int, reserve: int) -> None:
-    gib = 1 << 30
-    free = shutil.disk_usage(output).free
-    if needed and free < needed + reserve:
-        raise DiskFullError(
-            f"{output}: the disk has {free / gib:.2f} GiB free, and the planes need "
-            f"{needed / gib:.2f} GiB with {reserve / gib:.2f} GiB kept in reserve: make room, name "
-            "fewer --planes, or choose another --output"
-        )
 
 
 def _read_manifest(output: Path) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from refocusd_training.simulate.blur import Defocus, best_focus_um, blurred, transfer
+from refocusd_training.simulate.blur import Defocus, best_focus_um
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.depth import (
     blurred_layers,
@@ -213,21 +213,16 @@ class SampleStream:
         optics = draw_optics(rng, self._ranges)
         defocus = draw_defocus(rng, self._ranges, optics)
         focus_um = best_focus_um(optics) if self._ranges.best_focus else 0.0
+        depths = [0.0]
         if self._layers > 1:
             depths = depths_um(float(rng.uniform(*self._depth_um)), self._layers)
-            in_focus = layer_transfers(optics, Defocus(focus_um), depths, (side, side))
             defocus = replace(defocus, thickness_um=0.0)
-            if defocus.um == 0:
-                return _Transfers(in_focus, in_focus, 0.0)
-            placed = replace(defocus, um=focus_um + defocus.um)
-            unfocused = layer_transfers(optics, placed, depths, (side, side))
-            return _Transfers(unfocused, in_focus, defocus.um)
         focused = Defocus(focus_um, defocus.thickness_um)
-        in_focus = transfer(optics, focused, (side, side))[np.newaxis]
+        in_focus = layer_transfers(optics, focused, depths, (side, side))
         if defocus.um == 0:
             return _Transfers(in_focus, in_focus, 0.0)
         placed = replace(defocus, um=focus_um + defocus.um)
-        unfocused = transfer(optics, placed, (side, side))[np.newaxis]
+        unfocused = layer_transfers(optics, placed, depths, (side, side))
         return _Transfers(unfocused, in_focus, defocus.um)
 
     def _frame(self, rng: np.random.Generator, bank: Sequence[_Transfers]) -> tuple[Scene, float]:
@@ -236,10 +231,8 @@ class SampleStream:
         inner = (slice(MARGIN, MARGIN + self._size),) * 2
         if math.isnan(drawn.defocus_um):
             unfocused = in_focus = drawn.layers[0]
-        elif len(drawn.layers) > 1:
-            unfocused, in_focus = blurred_layers(drawn.layers, drawn.unfocused, drawn.in_focus)
         else:
-            unfocused, in_focus = blurred(drawn.layers[0], drawn.unfocused[0], drawn.in_focus[0])
+            unfocused, in_focus = blurred_layers(drawn.layers, drawn.unfocused, drawn.in_focus)
         scene = expose_scene(
             unfocused[inner],
             in_focus[inner],

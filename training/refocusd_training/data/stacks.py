@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from refocusd.datasets.run_folder import SUFFIX
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.groups import image_folders, store_root
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.formats.refocused_name import SUFFIX
 from refocusd.frame import AxisValue, Pixels
 from refocusd.imaging.quality import best_focus, focus_score, register
 from refocusd_training.data.config import DataConfig

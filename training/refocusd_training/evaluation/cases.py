@@ -6,12 +6,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd_training.data.images import find_images, read_image
+from refocusd_training.data.images import SUFFIXES, find_images, read_image
 from refocusd_training.data.split import load_split
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.ranges import HELD_OUT, HELD_OUT_DEEP, Setting
@@ -30,7 +31,8 @@ MAX_SIDE = 480
 #: One specimen in so many is also looked at as a deep one.
 DEEP_EVERY = 3
 BBBC006 = "BBBC006_z_aligned__*__w1_*.png"
-SUFFIXES = frozenset({".png", ".tif", ".tiff"})
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,16 @@ def held_out_cases(data: Path, *, limit: int | None = None) -> list[Case]:
     large = [item for item in images if min(item[2].shape) >= MIN_SIDE]
     if not large:
         raise InputError(f"{data} holds no test image of at least {MIN_SIDE} px")
-    if limit is not None and limit < len(large):
-        large = [large[round(i * (len(large) - 1) / max(limit - 1, 1))] for i in range(limit)]
     return [
         Case(name, group, _middle(flux_of(image)), HELD_OUT[i % len(HELD_OUT)])
-        for i, (name, group, image) in enumerate(large)
+        for i, (name, group, image) in enumerate(spread(large, limit))
     ]
+
+
+def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most so many of them, evenly from the first to the last."""
+    count = len(items) if limit is None else min(limit, len(items))
+    return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 def deep_cases(cases: Sequence[Case]) -> list[Case]:

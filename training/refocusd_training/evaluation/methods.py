@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,27 +39,7 @@ from refocusd.imaging.pair_evidence import examine_pair
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle
 from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener
-from refocusd_training.simulate.blur import Defocus
-
-__all__ = [
-    "ESTIMATED_RL",
-    "INPUT",
-    "NOMINAL_RL",
-    "ORACLE_RL",
-    "REFOCUSED",
-    "USER_RL",
-    "EngineMethod",
-    "Exposure",
-    "Method",
-    "OnnxMethod",
-    "OnnxNetwork",
-    "applies",
-    "bundle_methods",
-    "oracle_methods",
-    "stack_methods",
-    "user_methods",
-    "was_in_focus",
-]
+from refocusd_training.simulate.blur import Defocus, transfer
 
 INPUT, REFOCUSED = "input", "refocused"
 #: Names that figures of earlier bundles have.
@@ -316,7 +297,9 @@ def _user_optics(exposure: Exposure) -> Optics:
 
 
 def _richardson_lucy(exposure: Exposure, optics: Optics, defocus: Defocus) -> NDArray[np.float32]:
-    *_, estimate = richardson_lucy(_light(exposure), optics, defocus, USER_ITERATIONS)
+    *_, estimate = richardson_lucy(
+        _light(exposure), partial(transfer, optics, defocus), USER_ITERATIONS
+    )
     return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
 
 
@@ -329,19 +312,20 @@ def _estimated_richardson_lucy(exposure: Exposure) -> NDArray[Any]:
 
 def _user_wiener(exposure: Exposure) -> NDArray[np.float32]:
     light = _light(exposure)
-    [estimate] = wiener(light, _user_optics(exposure), USER_DEFOCUS, [noise_to_signal(light)])
+    [estimate] = wiener(
+        light, partial(transfer, _user_optics(exposure), USER_DEFOCUS), [noise_to_signal(light)]
+    )
     return np.asarray(estimate + np.float32(exposure.range.offset), dtype=np.float32)
 
 
 def _oracle_wiener(exposure: Exposure) -> NDArray[np.float32]:
-    optics, defocus = _known(exposure)
-    return _best(exposure, wiener(_light(exposure), optics, defocus, BEST_OF_RATIOS))
+    known = partial(transfer, *_known(exposure))
+    return _best(exposure, wiener(_light(exposure), known, BEST_OF_RATIOS))
 
 
 def _iterations(exposure: Exposure, variation: float) -> Iterable[NDArray[np.float32]]:
-    optics, defocus = _known(exposure)
-    last = max(BEST_OF_ITERATIONS)
-    estimates = richardson_lucy(_light(exposure), optics, defocus, last, total_variation=variation)
+    known, last = partial(transfer, *_known(exposure)), max(BEST_OF_ITERATIONS)
+    estimates = richardson_lucy(_light(exposure), known, last, total_variation=variation)
     for number, estimate in enumerate(estimates, start=1):
         if number in BEST_OF_ITERATIONS:
             yield estimate

@@ -18,6 +18,7 @@ from refocusd.imaging.optics import Optics
 from refocusd.imaging.quality import Quality, pearson
 from refocusd.models.bundle import ModelBundle
 from refocusd_training.data.bbbc006 import PIXEL_UM, open_plate, plane_defocus_um, read_plane
+from refocusd_training.evaluation.cases import spread
 from refocusd_training.evaluation.pair import Pair
 
 #: 28, 20 and 12 um out of focus.
@@ -175,9 +176,7 @@ def bbbc006_pairs(
             f"{folder} has {len(plate.fields)} fields with planes of the protocol, but none in a well "
             "of the test side that the bundle was not trained on: add wells"
         )
-    fields = sorted({pair.field for pair in placed})
-    if limit is not None and limit < len(fields):
-        fields = [fields[round(i * (len(fields) - 1) / max(limit - 1, 1))] for i in range(limit)]
+    fields = spread(sorted({pair.field for pair in placed}), limit)
     return [
         Pair(
             specimen=placed_pair.field,

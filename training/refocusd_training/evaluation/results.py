@@ -30,18 +30,6 @@ from refocusd_training.evaluation.methods import (
     was_in_focus,
 )
 
-__all__ = [
-    "AS_TAKEN",
-    "AS_WRITTEN",
-    "THROUGH_FOCUS",
-    "Judge",
-    "Result",
-    "evaluate",
-    "exposure_of",
-    "measure",
-    "methods_of",
-]
-
 #: The microscope of frames that were taken, not simulated: pairs, and planes of stacks.
 AS_TAKEN, THROUGH_FOCUS = "as taken", "through focus"
 #: What a user gets: the worker passes frames through that are in focus already.

@@ -27,6 +27,7 @@ from refocusd.imaging.optics import Optics
 from refocusd.imaging.quality import psnr
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.stacks import Stack, Stacks, find_stacks
+from refocusd_training.evaluation.cases import spread
 from refocusd_training.evaluation.pair import REAL_DEFINITION, Pair
 from refocusd_training.evaluation.results import THROUGH_FOCUS
 
@@ -122,8 +123,7 @@ def _pairs_of(
     found: Stacks, stack: Stack, note: StackNotes, name: str, limit: int | None
 ) -> Iterator[Pair]:
     planes = [found.read((stack.recording, plane)) for plane in stack.planes]
-    count = min(limit or len(planes), len(planes))
-    numbers = sorted({round(i) for i in np.linspace(0, len(planes) - 1, count)})
+    numbers = spread(range(len(planes)), limit)
     pixel_um = note.pixel_um or stack.pixel_um or DEFAULT_PIXEL_UM
     optics = None
     if note.na is not None:

@@ -42,8 +42,6 @@ from refocusd_training.simulate.ranges import Ranges, Setting
 from refocusd_training.simulate.scene import Scene, simulate_frame
 from refocusd_training.simulate.specimen import flux_of
 
-__all__ = ["export_bundle", "export_onnx", "receptive_field_px"]
-
 #: Of an evaluation: the table of every figure, out of focus, and those of it that a card quotes.
 FIGURES = "figures_mean_4_8_16_32_um"
 QUOTED = (
@@ -278,7 +276,7 @@ def export_bundle(
         raise OutputError(f"{output} holds files that are not a bundle: name another folder")
     record = _record(run)
     config = load_config(run / "config.toml")
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         # Copied first: a run in progress replaces its own.

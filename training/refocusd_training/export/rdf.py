@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd_training.export.onnx import OPSET
 from refocusd_training.simulate import ranges
 from refocusd_training.simulate.ranges import Ranges
-
-__all__ = ["HIGH_PERCENTILE", "LOW_PERCENTILE", "TOLERANCE", "Facts", "rdf"]
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 1.0, 99.9
 #: How far engines may be from the tensors of a bundle, in network units.
@@ -101,8 +99,102 @@ class Facts:
         return f"refocusd {words.replace('-', ' ').replace('_', ' ')}"
 
 
+def description(
+    name: str,
+    text: str,
+    sums: Mapping[str, str],
+    *,
+    inputs: list[dict[str, Any]],
+    outputs: list[dict[str, Any]],
+    attachments: Iterable[str],
+    tolerance: float,
+    refocusd: Mapping[str, Any],
+    tags: Iterable[str] = (),
+    cite: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """A description of any of our models.
+
+    Parameters
+    ----------
+    name, text : str
+        For readers.
+    sums : mapping of file name to sha256
+        Every other file of the bundle.
+    inputs, outputs : list of dict
+        As `tensor` gives them.
+    attachments : iterable of str
+        Files of the bundle that nothing else names.
+    tolerance : float
+        How far other programs may be from the test tensors.
+    refocusd : mapping
+        refocusd's own section.
+    tags : iterable of str
+        Further ones.
+    cite : sequence of mapping
+    """
+    return {
+        "format_version": "0.5.4",
+        "type": "model",
+        "name": name,
+        "description": text,
+        "authors": [{"name": "refocusd developers"}],
+        "license": "BSD-3-Clause",
+        "documentation": source("README.md", sums),
+        "tags": ["fluorescence-light-microscopy", *tags, "refocusing", "deblurring", "2d"],
+        "cite": list(cite) or [{"text": "refocusd", "url": "https://bioimage.io"}],
+        "inputs": inputs,
+        "outputs": outputs,
+        "weights": {"onnx": {**source("model.onnx", sums), "opset_version": OPSET}},
+        "attachments": [source(file, sums) for file in attachments],
+        "config": {
+            "bioimageio": {
+                "reproducibility_tolerance": [
+                    {"absolute_tolerance": tolerance, "relative_tolerance": 0.001}
+                ]
+            },
+            "refocusd": dict(refocusd),
+        },
+    }
+
+
+def source(file: str, sums: Mapping[str, str]) -> dict[str, str]:
+    """A file of the bundle."""
+    return {"source": file, "sha256": sums[file]}
+
+
+def tensor(
+    name: str,
+    text: str,
+    channels: list[str],
+    sides: list[dict[str, Any]],
+    test: dict[str, str],
+) -> dict[str, Any]:
+    """An input or an output of float32."""
+    return {
+        "id": name,
+        "description": text,
+        "axes": [{"type": "batch"}, {"type": "channel", "channel_names": channels}, *sides],
+        "data": {"type": "float32"},
+        "test_tensor": test,
+    }
+
+
+def free_sides(step: int) -> list[dict[str, Any]]:
+    """Axes of an input whose sides are multiples of a step."""
+    size = {"min": 2 * step, "step": step}
+    return [{"type": "space", "id": axis, "size": size.copy()} for axis in ("y", "x")]
+
+
+def same_sides(reference: str, **more: float) -> list[dict[str, Any]]:
+    """Axes of an output, as long as those of an input."""
+    return [
+        {"type": "space", "id": axis, **more, "size": {"tensor_id": reference, "axis_id": axis}}
+        for axis in ("y", "x")
+    ]
+
+
 def rdf(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
-    """The description.
+    """The description of a network at full resolution.
 
     Parameters
     ----------
@@ -110,10 +202,14 @@ def rdf(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
     sums : mapping of file name to sha256
         Every other file of the bundle.
     """
-
-    def source(name: str) -> dict[str, str]:
-        return {"source": name, "sha256": sums[name]}
-
+    step = facts.size_multiple
+    raw = tensor(
+        "raw",
+        "Camera counts, normalised by percentiles of the whole frame.",
+        ["fluorescence"],
+        free_sides(step),
+        source("test_input.npy", sums),
+    )
     scale_range = {
         "id": "scale_range",
         "kwargs": {
@@ -123,76 +219,48 @@ def rdf(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
         },
     }
     outputs = [
-        {
-            "id": "refocused",
-            "description": "In-focus estimate in the input's normalised units.",
-            "axes": _axes("raw", facts.size_multiple),
-            "data": {"type": "float32"},
-            "test_tensor": source("test_output.npy"),
-        }
+        tensor(
+            "refocused",
+            "In-focus estimate in the input's normalised units.",
+            ["fluorescence"],
+            same_sides("raw"),
+            source("test_output.npy", sums),
+        )
     ]
     if facts.network.get("defocus_head"):
         outputs.append(
-            {
-                "id": "defocus",
-                "description": "Mean and log of the standard deviation of the distance from focus "
-                "in um, one pair per 32 x 32 px.",
-                "axes": _defocus_axes(facts.size_multiple),
-                "data": {"type": "float32"},
-                "test_tensor": source("test_defocus.npy"),
-            }
+            tensor(
+                "defocus",
+                "Mean and log of the standard deviation of the distance from focus in um, one pair "
+                "per 32 x 32 px.",
+                ["mean_um", "log_sigma"],
+                same_sides("raw", scale=float(step)),
+                source("test_defocus.npy", sums),
+            )
         )
     what = "fluorescent nuclei" if facts.nuclei else "fluorescence frames"
-    described: dict[str, Any] = {
-        "format_version": "0.5.4",
-        "type": "model",
-        "name": facts.name,
-        "description": f"Estimates the in-focus frame of out-of-focus {what}, while they are acquired.",
-        "authors": [{"name": "refocusd developers"}],
-        "license": "BSD-3-Clause",
-        "documentation": source("README.md"),
-        "tags": [
-            "fluorescence-light-microscopy",
-            *(["nuclei"] if facts.nuclei else []),
-            "refocusing",
-            "deblurring",
-            "2d",
-        ],
-        "cite": [
-            {"text": text, "doi": doi}
-            for key, (text, doi) in CITED.items()
-            if key in str(facts.record["data"])
-        ]
-        or [{"text": "refocusd", "url": "https://bioimage.io"}],
-        "inputs": [
-            {
-                "id": "raw",
-                "description": "Camera counts, normalised by percentiles of the whole frame.",
-                "axes": _axes(None, facts.size_multiple),
-                "data": {"type": "float32"},
-                "test_tensor": source("test_input.npy"),
-                "preprocessing": [scale_range],
-            }
-        ],
-        "outputs": outputs,
-        "weights": {"onnx": {**source("model.onnx"), "opset_version": OPSET}},
-        "attachments": [
-            source(name)
+    return description(
+        facts.name,
+        f"Estimates the in-focus frame of out-of-focus {what}, while they are acquired.",
+        sums,
+        inputs=[{**raw, "preprocessing": [scale_range]}],
+        outputs=outputs,
+        attachments=[
+            name
             for name in sums
             if name == "weights.safetensors"
             or name.startswith("validation_")
             or name in facts.variants.values()
         ],
-        "config": {
-            "bioimageio": {
-                "reproducibility_tolerance": [
-                    {"absolute_tolerance": TOLERANCE["f32"], "relative_tolerance": 0.001}
-                ]
-            },
-            "refocusd": _refocusd_part(facts, sums),
-        },
-    }
-    return described
+        tolerance=TOLERANCE["f32"],
+        refocusd=_refocusd_part(facts, sums),
+        tags=["nuclei"] if facts.nuclei else [],
+        cite=[
+            {"text": text, "doi": doi}
+            for key, (text, doi) in CITED.items()
+            if key in str(facts.record["data"])
+        ],
+    )
 
 
 def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
@@ -245,34 +313,3 @@ def _entries(value: object) -> int:
     if isinstance(value, Mapping):
         return sum(map(_entries, value.values())) + len(value)
     return sum(map(_entries, value)) if isinstance(value, (list, tuple)) else 1
-
-
-def _axes(reference: str | None, step: int) -> list[dict[str, Any]]:
-    def side(name: str) -> dict[str, Any]:
-        size: dict[str, Any] = {"min": 2 * step, "step": step}
-        if reference is not None:
-            size = {"tensor_id": reference, "axis_id": name}
-        return {"type": "space", "id": name, "size": size}
-
-    return [
-        {"type": "batch"},
-        {"type": "channel", "channel_names": ["fluorescence"]},
-        side("y"),
-        side("x"),
-    ]
-
-
-def _defocus_axes(step: int) -> list[dict[str, Any]]:
-    return [
-        {"type": "batch"},
-        {"type": "channel", "channel_names": ["mean_um", "log_sigma"]},
-        *(
-            {
-                "type": "space",
-                "id": name,
-                "scale": float(step),
-                "size": {"tensor_id": "raw", "axis_id": name},
-            }
-            for name in ("y", "x")
-        ),
-    ]

@@ -22,11 +22,8 @@ from refocusd_training.data.source import SampleSource, open_samples
 from refocusd_training.fine_tune.page import page_of
 from refocusd_training.fine_tune.result import FineTuned, Frame
 from refocusd_training.loop.files import WEIGHTS_FILE
-from refocusd_training.loop.run import (
-    network_of_run,
-    ranges_of_run,
-    run_training,
-)
+from refocusd_training.loop.folder import network_of_run, ranges_of_run
+from refocusd_training.loop.run import run_training
 from refocusd_training.networks.config import NetworkConfig
 
 PAGE_FILE = "before-after.html"

@@ -8,8 +8,6 @@
 `folder`      The run folder: creates it, checks it before a run is resumed, and reads it
 `log`         The log of a run: one line per step, TensorBoard, and a progress bar
 `module`      One optimiser step, as Lightning runs it
-`process`     One of several training processes: ``python -m refocusd_training.loop.process ORDER``
-`processes`   Training on several devices: one process each, joined by torch's DDP
 `record`      The record of a run: its provenance and its figures
 `run`         Performs a run, from its configuration to its record
 `schedule`    Learning rate and momentum of every step, as functions of the step alone

@@ -13,7 +13,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -33,30 +35,14 @@ from refocusd_training.loop.files import (
     write_record,
     write_whole,
 )
-from refocusd_training.loop.folder import (
-    load_weights,
-    network_of_run,
-    origin_of,
-    prepare,
-    ranges_of_run,
-)
+from refocusd_training.loop.folder import load_weights, origin_of, prepare, ranges_of_run
 from refocusd_training.loop.log import Log
 from refocusd_training.loop.module import Refocusing
-from refocusd_training.loop.processes import train_in_processes
 from refocusd_training.loop.record import RunRecord, described_device, versions
 from refocusd_training.loop.teacher import load_teacher
 from refocusd_training.loop.validation import Validation
 from refocusd_training.networks import build_network
 from refocusd_training.simulate.ranges import Ranges
-
-__all__ = [
-    "network_of_run",
-    "opener_of",
-    "ranges_of_run",
-    "run_training",
-    "train_on",
-    "train_prepared",
-]
 
 PRECISIONS: dict[str, Any] = {"bf16": "bf16-mixed", "f16": "16-mixed", "f32": "32-true"}
 #: Opens the data of a process, given its seed and the ranges of optics and cameras.
@@ -70,9 +56,11 @@ def run_training(
     *,
     device: str | None = None,
     resume: bool = False,
-    devices: int = 1,
 ) -> RunRecord:
     """Train a network and write its checkpoints to a new folder.
+
+    Under ``torchrun``, this process is one of several that train together, each on a GPU (or on
+    the CPU) and with a batch of its own; the first one writes.
 
     Parameters
     ----------
@@ -86,8 +74,6 @@ def run_training(
     resume : bool
         Continue from the folder's latest checkpoint. The configuration may only have more steps
         than before, another decay and other intervals.
-    devices : int
-        Number of GPUs, or of processes on the CPU; `config.batch` is the batch of each of them.
 
     Returns
     -------
@@ -96,18 +82,13 @@ def run_training(
     Raises
     ------
     ConfigError
-        If it does not continue the run, or requests devices that do not exist.
+        If it does not continue the run, or requests a device that does not exist.
     InputError
         If the data cannot be used, or the loss diverged.
     OutputError
         If the folder is not empty, or cannot be written.
     """
-    target = _chosen_device(config, device, devices)
-    if devices == 1:
-        return train_on(config, opener_of(config, data), output, device=target, resume=resume)
-    prepare(config, output, resume=resume)
-    train_in_processes(config, data, output, device=target, resume=resume, devices=devices)
-    return read_record(output)
+    return train_on(config, opener_of(config, data), output, device=device, resume=resume)
 
 
 def opener_of(config: TrainingConfig, data: Path) -> Opener:
@@ -129,10 +110,37 @@ def train_on(
     device: str | None = None,
     resume: bool = False,
 ) -> RunRecord:
-    """Train on any source of samples in this process; the rest is as in `run_training`."""
-    target = _chosen_device(config, device, 1)
-    prepare(config, output, resume=resume)
-    return train_prepared(config, opener, output, device=target, resume=resume)
+    """Train on any source of samples; the rest is as in `run_training`."""
+    rank, devices = process_rank()
+    target = _chosen_device(config, device, devices)
+    if rank == 0:
+        prepare(config, output, resume=resume)
+    with _joined(target, rank, devices):
+        return _train(config, opener, output, target, resume, devices, rank)
+
+
+def process_rank() -> tuple[int, int]:
+    """Number of this process among those that ``torchrun`` has started, and how many these are."""
+    if not torch.distributed.is_torchelastic_launched():
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+@contextmanager
+def _joined(device: str, rank: int, devices: int) -> Iterator[None]:
+    """Wait for the other processes, which train together with this one."""
+    if devices == 1:
+        yield
+        return
+    gpu = device.startswith("cuda")
+    if gpu:
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl" if gpu else "gloo")
+    try:
+        torch.distributed.barrier()
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> str:
@@ -142,8 +150,8 @@ def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> 
     kind, _, index = chosen.partition(":")
     if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
         raise ConfigError(f"{chosen} is no device to train on; give cpu, cuda, cuda:1 or mps")
-    if devices < 1 or (kind != "cpu" and index and devices > 1):
-        raise ConfigError(f"{devices} devices of kind {chosen} cannot be used; give a kind alone")
+    if devices > 1 and (index or kind == "mps"):
+        raise ConfigError(f"{devices} processes cannot train on {chosen}; give cpu or cuda")
     if kind == "cuda" and max(devices, int(index or 0) + 1) > gpus:
         raise ConfigError(
             f"{devices} devices of kind {chosen} were asked for, and {gpus} GPUs are there"
@@ -153,15 +161,14 @@ def _chosen_device(config: TrainingConfig, device: str | None, devices: int) -> 
     return chosen
 
 
-def train_prepared(
+def _train(
     config: TrainingConfig,
     opener: Opener,
     output: Path,
-    *,
     device: str,
     resume: bool,
-    devices: int = 1,
-    rank: int = 0,
+    devices: int,
+    rank: int,
 ) -> RunRecord:
     """Train, alone or as one of several processes, in a folder that `prepare` has made."""
     state = read_state(output / STATE_FILE) if resume else None
@@ -273,7 +280,9 @@ def _trainer(
     kind, _, index = device.partition(":")
     chosen: int | list[int] = [int(index)] if index and kind == "cuda" else devices
     strategy: Any = "auto"
+    environment: ClusterEnvironment = LightningEnvironment()
     if devices > 1:
+        environment = TorchElasticEnvironment()
         # While the encoder is frozen, it has no gradients.
         strategy = DDPStrategy(find_unused_parameters=config.frozen_steps > 0)
     return pl.Trainer(
@@ -286,7 +295,7 @@ def _trainer(
         callbacks=callbacks,
         logger=TensorBoardLogger(output, name="tensorboard", version=""),
         default_root_dir=output,
-        plugins=[LightningEnvironment()],
+        plugins=[environment],
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_checkpointing=False,

@@ -27,6 +27,8 @@ PEDESTAL = 0.05
 _REACH = 6
 #: Light is neither made nor lost on this scale, pixels of the coarse grid.
 _KEPT_SIGMA_PX, _KEPT_REACH = 4.0, 10
+#: Rows that have channels of their own where frames are blurred by several Gaussians: 16 channels fill the lanes.
+_BANK_ROWS = 4
 
 
 class Restored(NamedTuple):
@@ -54,21 +56,64 @@ def _gaussians(sigmas: tuple[float, ...], reach: int) -> Tensor:
 
 
 class _Gaussian(nn.Module):
-    """Gaussian blur of each channel by its own width; borders count what lies inside alone."""
+    """Gaussian blur of each channel by its own width; borders count what lies inside alone.
 
-    lines: Tensor
+    Frames are held with every `rows` rows in channels of their own (`folded`): convolutions of few channels
+    leave most of a processor's lanes empty.
+    """
 
-    def __init__(self, sigmas: tuple[float, ...], reach: int) -> None:
+    across: Tensor
+    down: Tensor
+
+    def __init__(self, sigmas: tuple[float, ...], reach: int, rows: int = 1) -> None:
         super().__init__()
-        self.register_buffer("lines", _gaussians(sigmas, reach), persistent=False)
+        self.rows, self.reach = rows, reach
+        lines = _gaussians(sigmas, reach)
+        count, away = len(sigmas) * rows, self._away
+        down = torch.zeros(len(sigmas), rows, rows, 2 * away + 1)
+        for put in range(rows):
+            for taken in range(rows):
+                for step in range(-away, away + 1):
+                    tap = rows * step + taken - put
+                    if abs(tap) <= reach:
+                        down[:, put, taken, step + away] = lines[:, tap + reach]
+        # No width sees the rows of another.
+        apart = torch.einsum("wptk,wv->wpvtk", down, torch.eye(len(sigmas)))
+        self.register_buffer("down", apart.reshape(count, count, -1, 1), persistent=False)
+        across = lines.repeat_interleave(rows, 0).view(count, 1, 1, -1)
+        self.register_buffer("across", across, persistent=False)
+
+    @property
+    def _away(self) -> int:
+        return -(-self.reach // self.rows)
 
     def sums(self, frames: Tensor) -> Tensor:
-        count, width = self.lines.shape
-        down = self.lines.view(count, 1, width, 1)
-        across = self.lines.view(count, 1, 1, width)
-        half = width // 2
-        once = functional.conv2d(frames, down, padding=(half, 0), groups=count)
-        return functional.conv2d(once, across, padding=(0, half), groups=count)
+        """Blur folded frames, shape (n, widths * rows, height / rows, width)."""
+        return self._down(self._across(frames))
+
+    def inside(self, frames: Tensor) -> Tensor:
+        """What `sums` makes of ones, a factor for each axis, which is much less to compute."""
+        ones = torch.ones_like(frames[:1])
+        return self._down(ones[..., :1]) * self._across(ones[..., :1, :])
+
+    def folded(self, frame: Tensor) -> Tensor:
+        """One channel, once for each width."""
+        rows = torch.cat([frame[:, :, row :: self.rows] for row in range(self.rows)], 1)
+        return rows.repeat(1, self.across.shape[0] // self.rows, 1, 1)
+
+    def unfolded(self, frames: Tensor) -> Tensor:
+        """Rows back in their places, shape (n, channels / rows, height, width)."""
+        count, channels, height, width = frames.shape
+        apart = frames.view(count, channels // self.rows, self.rows, height, width)
+        return apart.transpose(2, 3).reshape(count, channels // self.rows, -1, width)
+
+    def _across(self, frames: Tensor) -> Tensor:
+        return functional.conv2d(
+            frames, self.across, padding=(0, self.reach), groups=self.across.shape[0]
+        )
+
+    def _down(self, frames: Tensor) -> Tensor:
+        return functional.conv2d(frames, self.down, padding=(self._away, 0))
 
 
 class RichardsonLucy(nn.Module):
@@ -81,23 +126,24 @@ class RichardsonLucy(nn.Module):
     ) -> None:
         super().__init__()
         self.iterations = iterations
-        self.blur = _Gaussian(sigmas, _REACH)
+        self.blur = _Gaussian(sigmas, _REACH, _BANK_ROWS)
 
     def forward(self, frame: Tensor) -> Tensor:
         """Deconvolve positive frames, shape (n, 1, height, width); a channel for each result."""
-        count = self.blur.lines.shape[0]
-        seen = frame.expand(-1, count, -1, -1)
-        inside = 1 / self.blur.sums(torch.ones_like(seen[:1]))
+        seen = self.blur.folded(frame)
+        inside = self.blur.inside(seen)
+        outside, inside = inside, 1 / inside
+        explained = seen * outside
         light, before, results = seen, seen, []
         for done in range(1, self.iterations[-1] + 1):
             # Nesterov's momentum: 14 iterations go as far as 35 without, 30 as far as 150.
             ahead = light + max(0.0, (done - 2) / (done + 1)) * (light - before)
             ahead = ahead.clamp_min(PEDESTAL / 50)
-            ratio = seen / (self.blur.sums(ahead) * inside)
-            before, light = light, ahead * (self.blur.sums(ratio) * inside)
+            ratio = explained / self.blur.sums(ahead)
+            before, light = light, ahead * inside * self.blur.sums(ratio)
             if done in self.iterations:
                 results.append(light)
-        return torch.cat(results, 1)
+        return self.blur.unfolded(torch.cat(results, 1))
 
 
 def _pair(have: int, want: int) -> nn.Sequential:
@@ -201,10 +247,8 @@ class BlurScaleNet(nn.Module):
         light = functional.pixel_shuffle(
             self._with_light_of(coarse, self.direct(seen) + head[:, :4], known), 2
         )
-        below, above = (
-            functional.pixel_shuffle(functional.softplus(part - 3.0), 2)
-            for part in (head[:, 4:8], head[:, 8:])
-        )
+        interval = functional.softplus(head[:, 4:] - 3.0)
+        below, above = (functional.pixel_shuffle(part, 2) for part in interval.chunk(2, 1))
         # To begin with, what is told is right, and as uncertain as it is told to be.
         off, doubt = self.blur(torch.cat([*pooled, known], 1)).float().chunk(2, 1)
         uncertainty = known[:, 1:]
@@ -214,9 +258,7 @@ class BlurScaleNet(nn.Module):
     def _with_light_of(self, coarse: Tensor, light: Tensor, known: Tensor) -> Tensor:
         """The answer, corrected so that its low frequencies, blurred, are those of the frame."""
         flat = light.float().mean(1, keepdim=True)
-        inside = 1 / self.assumed.sums(torch.ones_like(flat[:1]))
         # A narrower blur is that much of the full one, to the second order of the frequency.
         share = torch.exp(2 * known[:, :1, None, None]).clamp_max(1)
-        again = flat + share * (self.assumed.sums(flat) * inside - flat)
-        around = 1 / self.kept.sums(torch.ones_like(flat[:1]))
-        return light + self.kept.sums(coarse - again) * around
+        again = flat + share * (self.assumed.sums(flat) / self.assumed.inside(flat) - flat)
+        return light + self.kept.sums(coarse - again) / self.kept.inside(flat)

@@ -91,26 +91,3 @@ def _stretched(
     at = np.hypot((1 + defocus.stretch) * along, (1 - defocus.stretch) * across)
     # Beyond the last column's frequency, only corners are left, where next to nothing passes.
     return np.asarray(np.interp(at, columns[0], otf[0]), dtype=np.float32)
-
-
-def blurred(
-    flux: NDArray[np.float32], *transfers: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
-    """The specimen through each transfer function; borders are periodic.
-
-    Parameters
-    ----------
-    flux : ndarray of float32, shape (height, width)
-        Continued by reflection as far as the blur reaches.
-    *transfers : ndarray of float32, shape (height, width // 2 + 1)
-
-    Returns
-    -------
-    list of ndarray of float32, shape (height, width)
-        Not negative.
-    """
-    spectrum = scipy.fft.rfft2(flux)
-    return [
-        np.maximum(scipy.fft.irfft2(spectrum * otf, s=flux.shape), np.float32(0))
-        for otf in transfers
-    ]

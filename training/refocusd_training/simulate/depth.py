@@ -9,6 +9,7 @@ in some places and blurred in others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import scipy.fft
@@ -67,14 +68,8 @@ def layer_transfers(
     -------
     ndarray of float32, shape (layers, height, width // 2 + 1)
     """
-    return np.stack(
-        [
-            transfer(
-                optics, Defocus(defocus.um + z, defocus.thickness_um, defocus.softening), shape
-            )
-            for z in depths
-        ]
-    )
+    planes = (replace(defocus, um=defocus.um + z) for z in depths)
+    return np.stack([transfer(optics, plane, shape) for plane in planes])
 
 
 def blurred_layers(

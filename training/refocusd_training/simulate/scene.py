@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import CountsRange, counts_range
 from refocusd.imaging.optics import Optics
-from refocusd_training.simulate.blur import Defocus, blurred, transfer
+from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 from refocusd_training.simulate.depth import (
     blurred_layers,
@@ -106,18 +106,13 @@ def simulate_frame(
     """
     padded = reflected(flux, FRAME_MARGIN)
     optics: Optics = setting.optics
-    if setting.layers > 1:
-        depths = depths_um(setting.depth_um, setting.layers)
-        unfocused, in_focus = blurred_layers(
-            layers_of(padded, setting.layers, rng),
-            layer_transfers(optics, defocus, depths, padded.shape),
-            layer_transfers(optics, Defocus(0.0, defocus.thickness_um), depths, padded.shape),
-        )
-    else:
-        focus = Defocus(0.0, defocus.thickness_um)
-        unfocused, in_focus = blurred(
-            padded, transfer(optics, defocus, padded.shape), transfer(optics, focus, padded.shape)
-        )
+    deep = setting.layers > 1
+    depths = depths_um(setting.depth_um, setting.layers) if deep else [0.0]
+    unfocused, in_focus = blurred_layers(
+        layers_of(padded, setting.layers, rng) if deep else padded[np.newaxis],
+        layer_transfers(optics, defocus, depths, padded.shape),
+        layer_transfers(optics, Defocus(0.0, defocus.thickness_um), depths, padded.shape),
+    )
     inner = (slice(FRAME_MARGIN, -FRAME_MARGIN),) * 2
     return expose_scene(
         unfocused[inner],

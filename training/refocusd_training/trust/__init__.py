@@ -3,7 +3,7 @@
 ==========  ========================================================================================
 `examples`  Refocused frames whose truth is known, with the evidence that tells of their errors
 `fit`       Weights and thresholds of the judge, and how often it is right on what was kept apart
-`pictures`  Pictures that a refocusing engine should leave alone: empty fields, transmitted light, photographs
+`pictures`  Pictures that a refocusing engine should leave alone: transmitted light, photographs, noise
 `put`       Puts what a model's results are judged by into its bundle
 ==========  ========================================================================================
 
