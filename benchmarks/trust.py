@@ -15,7 +15,8 @@ the weights that it fitted: how good the probability of an error is on simulated
 
 With `--stacks`, every plane of real through-focus stacks is judged as well, and held against the
 sharpest plane or a confocal picture, onto which it is registered.  Results are written whatever is
-said of them (`untrusted = "mark"`).  Wrong is an error above the bound of the verdict; the truth's own
+said of them (`untrusted = "mark"`).  `auroc` and `rank_correlation` (C. Spearman) are those of the
+probability of an error and the error; there is no AUROC where no plane is wrong.  Wrong is an error above the bound of the verdict; the truth's own
 noise is part of it.
 """
 
@@ -43,6 +44,7 @@ from refocusd_training.trust.fit import WORSE, auroc
 from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_laplace, maximum_filter, uniform_filter, zoom
+from scipy.stats import spearmanr
 
 from benchmarks.empty_fields import EMPTY, empty_field
 from benchmarks.overhead_machine import cpu_model
@@ -222,9 +224,11 @@ def row_of(planes: list[tuple[FrameFacts, float, float]], bound: float) -> dict[
     ]
     chances, errors_of = np.array(told).reshape(-1, 2).T
     area = auroc(chances, np.asarray(errors_of > bound, float))
+    together = float(spearmanr(chances, errors_of).statistic) if len(told) > 2 else 0.0
     return {
         "planes": len(planes),
         "auroc": None if np.isnan(area) else round(area, 3),
+        "rank_correlation": round(together, 2),
         **{
             verdict: {
                 "planes": len(errors),

@@ -37,10 +37,9 @@ Floats = NDArray[np.float32]
 CELL_PX = 16
 #: Expected error of engines that expect none, over the contrast: about what frames have.
 UNTOLD = 0.05
-#: Frequencies that the blur hardly passes (a Gaussian: 2 % to 0.01 %), and that it does not pass, cycles a
-#: standard deviation.
+#: Bands that a Gaussian blur attenuates to 2 % to 0.01 %, and to nothing, in cycles per standard deviation.
 _FINE = ((0.45, 0.7), (1.2, 3.0))
-#: They are looked for where the blur has this width or a little more, px, in at most so many pixels a side.
+#: The frame is reduced until the blur is at least this wide, and cut to at most so many pixels a side.
 _FINE_AT_PX, _FINE_SIDE_PX = 3.0, 512
 #: Half the width of an interval, over the range, where an error of 10 % is expected: 90 % of a normal variable.
 _WIDE_SHARE = 0.1645

@@ -40,9 +40,9 @@ EMPTY = (2.5, 5.0)
 BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 #: Weights of the squared weights: of looks, which the kinds of pictures tell well, and of errors.
 LOOKS_RIDGE, RIDGE = 1.0, 200.0
-#: Errors further from the bound than by this factor (natural logarithm) count as if they were so far.
+#: Distance from the bound (natural logarithm) at which errors are cut off for the fit.
 FAR = 0.5
-#: Parts in turn of which the others foretell errors, for the probability.
+#: Folds of the cross-validation whose scores are turned into probabilities.
 FOLDS = 5
 #: Bounds of the widths of the blur that figures are told for, px.
 WIDTHS_PX = (0, 4, 8, 16, 60)
@@ -99,10 +99,11 @@ def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float) -> Logistic:
 
 
 def graded(rows: Floats, margins: Floats, ridge: float = RIDGE) -> Logistic:
-    """Fit a `Logistic` to how far frames are from being wrong, by least squares.
+    """Fit a `Logistic` by least squares to how far frames are from being wrong.
 
-    That tells more than whether they are: most of them are near the bound.  The score becomes a probability
-    by a logistic regression (J. Platt, Adv. Large Margin Classifiers, 61, 1999) of what the others foretell.
+    Many frames are near the bound, where being wrong or right is half chance, but the distance is not.  A
+    logistic regression on cross-validated scores turns the score into a probability (J. Platt, Adv. Large
+    Margin Classifiers, 61, 1999).
 
     Parameters
     ----------
@@ -121,12 +122,12 @@ def graded(rows: Floats, margins: Floats, ridge: float = RIDGE) -> Logistic:
         return np.asarray(np.linalg.solve(own.T @ own + penalty, own.T @ wanted))
 
     fold = np.arange(len(rows)) % FOLDS
-    foretold = np.empty(len(rows))
+    scores = np.empty(len(rows))
     for each in range(FOLDS):
-        foretold[fold == each] = terms[fold == each] @ weights_of(fold != each)
+        scores[fold == each] = terms[fold == each] @ weights_of(fold != each)
 
     def loss(terms: Floats) -> float:
-        odds = terms[0] * foretold + terms[1]
+        odds = terms[0] * scores + terms[1]
         return float(np.mean(np.logaddexp(0, odds) - (margins > 0) * odds))
 
     slope, offset = minimize(loss, np.array([1 / FAR, 0.0])).x
@@ -257,10 +258,10 @@ def chances(
 
 
 def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str, Any]:
-    """How well errors of frames that were kept apart are foreseen, for the file of the judge.
+    """How well the judge predicts errors of held-out frames, for its file.
 
-    ``auroc`` is for errors above the bound, by the blur's width in px too; ``auroc_or_worse`` counts frames
-    that came out worse than raw as well.
+    ``auroc`` is for errors above the bound, also by the width of the blur in px; for ``auroc_or_worse``, frames
+    that became worse than raw are wrong too.
     """
     chance, above = chances(judge, examples, engine, is_above_bound)
     found: dict[str, Any] = {
