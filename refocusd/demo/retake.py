@@ -19,7 +19,7 @@ from refocusd.datasets.judged import JudgedFrame
 from refocusd.demo.microscope import CHANNEL_GROUP, DemoMicroscope
 from refocusd.demo.specimen import FocalPlane
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.frame import canonical_axes
+from refocusd.frame import canonical_axes, counted
 from refocusd.imaging.quality import focus_score
 
 #: Positions of one time point, um along the slide, and how far the focus drifts between time points.
@@ -144,7 +144,7 @@ def main() -> None:
     with DemoMicroscope() as microscope:
         cost = time_lapse(microscope, folder, times=6)
     sys.stdout.write(
-        f"{cost.planned} frames, {cost.retaken} taken again; {cost.saved} exposures saved against "
+        f"{counted(cost.planned)}, {cost.retaken} taken again; {counted(cost.saved, 'exposure')} saved against "
         "taking both sides of every frame\n"
     )
 
