@@ -32,6 +32,7 @@ from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.formats.understood import understood
+from refocusd.frame import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def process_one(
         refuse_refocused(frames)
         note(understood(frames))
         if missing := len(frames.missing_keys()):
-            note(f"{frames.path}: {missing} frames are listed but not on disk: they are left out")
+            note(f"{frames.path}: {counted(missing)} listed but not on disk, and left out")
         keys = frames.axes_keys()
         if isinstance(runner, OwnDaemon) and has_slides(frames):
             runner = Cluster(None)

@@ -26,6 +26,7 @@ from refocusd.datasets.dataset import refuse_refocused
 from refocusd.errors import ConfigError, WorkerError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
+from refocusd.frame import counted
 from refocusd.view.state.alerts import alert_of, post
 
 
@@ -99,8 +100,8 @@ def _summary(plan: Plan, options: ClusterOptions, output: Path) -> str:
     hours = plan.hours(options.at_a_time)
     expected = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
     return (
-        f"{output}: {plan.jobs} jobs, {plan.frames} frames, {plan.nbytes / 1e9:.2f} GB to read and as "
+        f"{output}: {counted(plan.jobs, 'job')}, {counted(plan.frames)}, {plan.nbytes / 1e9:.2f} GB to read and as "
         f"much to write (not compressed); {plan.frame_ms:.0f} ms a frame and "
         f"{plan.worker_nbytes / 1e9:.1f} GB of memory a worker, measured here; with "
-        f"{options.at_a_time} workers {expected}"
+        f"{counted(options.at_a_time, 'worker')} {expected}"
     )

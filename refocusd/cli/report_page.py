@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from refocusd.cli.html_page import document, grey_png, picture, table
 from refocusd.datasets.judged import JudgedFrame
-from refocusd.frame import Pixels
+from refocusd.frame import Pixels, counted
 from refocusd.imaging.pair_evidence import CELL_PX
 
 #: Sides of the pictures, px.
@@ -118,7 +118,7 @@ def _statement(report: RunReport) -> list[str]:
         f"Out-of-focus frames were refocused computationally with {who}. Refocused frames are "
         "estimates: raw frames are kept, unaltered, and are the record of the measurement. Each frame was "
         "judged by whether the result, blurred again, explains the raw frame, and by its likeness to frames "
-        f"on which the method was tested; {trusted} of {judged} frames were trusted, and frames without "
+        f"on which the method was tested; trusted were {trusted} of {counted(judged)}; frames without "
         "anything to refocus were left as they were taken. Intensities of refocused frames should be "
         "measured on frames judged trusted only, and checked against the raw frames."
     )
@@ -143,7 +143,7 @@ def _line(values: Sequence[float]) -> str:
         '<svg viewBox="0 0 960 110" role="img" aria-label="blur by frame"><polyline fill="none" '
         f'stroke="currentColor" stroke-width="1.5" points="{points}"/>'
         f'<path d="M0 100H960" stroke="var(--line)"/><text y="9">{top:.1f}</text><text y="97">0</text></svg>'
-        f"<p>{len(values)} frames in their order, {min(values):.1f} to {max(values):.1f} px</p>"
+        f"<p>{counted(len(values))} in their order, {min(values):.1f} to {max(values):.1f} px</p>"
     )
 
 

@@ -44,6 +44,7 @@ from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
 from refocusd.formats.sink import refuse_within
+from refocusd.frame import counted
 from refocusd.ledger import Ledger, ledger_path, marked
 from refocusd.transport.messages import Open
 
@@ -330,7 +331,7 @@ def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
     if beside or not output.raw or not _exists(output.raw) or frames.path.samefile(output.raw):
         return
     raise OutputError(
-        f"{output.path} is of {output.raw}, which is still there, and lacks {missing} frames of "
+        f"{output.path} is of {output.raw}, which is still there, and lacks {counted(missing)} of "
         f"{frames.path}: whether these are one recording nothing tells; name another --output for each"
     )
 

@@ -27,7 +27,7 @@ from refocusd.formats.ome_zarr.frame_list import lines_of
 from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
-from refocusd.frame import canonical_axes
+from refocusd.frame import canonical_axes, counted
 
 #: In the order of the tables.
 #: What `refocusd resume` records from the refocused frames themselves.
@@ -103,18 +103,18 @@ class RunCheck:
         # What is damaged is not appended to.
         if (any(resumed) or self.ledger_off) and not self.refocused_unreadable:
             said.append(
-                f"{resumed[0]} frames can be attempted, {resumed[1]} are to be recorded: `refocusd "
+                f"{counted(resumed[0])} can be attempted, {resumed[1]} to be recorded: `refocusd "
                 f"resume {self.output.path}`"
             )
         if damaged or self.refocused_unreadable:
-            frames = f"{damaged} refocused frames are" if damaged else "the refocused dataset is"
+            what = counted(damaged, "refocused frame") if damaged else "the refocused dataset"
             said.append(
-                f"{frames} damaged: move {self.output.path} away, and `refocusd process "
+                f"damaged: {what}; move {self.output.path} away, and `refocusd process "
                 f"{self.raw or 'RAW'}` makes all of them again"
             )
         if lost:
             said.append(
-                f"{lost} raw frames are not what they were, or gone: put {self.raw or 'the raw data'} "
+                f"{counted(lost, 'raw frame')} changed or gone: put {self.raw or 'the raw data'} "
                 "back from a copy (nothing of what was refocused is touched); `refocusd process "
                 f"{self.raw or 'RAW'} --output FOLDER` refocuses those that are there now"
             )
@@ -200,7 +200,7 @@ def check_run(
         if dataset.raw_lost:
             faults.append(
                 f"the raw data are not at {dataset.raw_lost}, nor beside the output: put them back, or "
-                f"have {output.path} beside them and name them, if they were renamed: `refocusd verify RAW`"
+                f"move {output.path} beside them; if they were renamed, name them: `refocusd verify RAW`"
             )
         elif raw is None and acquired is None and not running:
             faults.append("no raw data, and the acquisition was never closed: nobody knows its end")

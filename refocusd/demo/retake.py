@@ -20,7 +20,7 @@ from refocusd.demo.microscope import DemoMicroscope
 from refocusd.demo.specimen import FocalPlane
 from refocusd.demo.specimen_camera import CHANNEL_GROUP
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.frame import canonical_axes
+from refocusd.frame import canonical_axes, counted
 from refocusd.imaging.quality import focus_score
 
 #: Positions of one time point, um along the slide, and how far the focus drifts between time points.
@@ -145,8 +145,8 @@ def main() -> None:
     with DemoMicroscope() as microscope:
         cost = time_lapse(microscope, folder, times=6)
     sys.stdout.write(
-        f"{cost.planned} frames, {cost.retaken} exposures to take some again; {cost.saved} exposures "
-        "saved against taking both sides of every frame\n"
+        f"{counted(cost.planned)}, {counted(cost.retaken, 'exposure')} to take some again; "
+        f"{counted(cost.saved, 'exposure')} saved against taking both sides of every frame\n"
     )
 
 

@@ -29,7 +29,7 @@ from refocusd.errors import InputError
 from refocusd.formats.metadata import TIMES, elapsed_ms
 from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum
+from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum, counted
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 
@@ -249,7 +249,7 @@ class Dataset(ABC):
         missing = len(self.missing_keys())
         if files := self.missing_files():
             raise InputError(
-                f"{self.path}: the pixels of {missing} frames are not there: {', '.join(files[:3])} "
+                f"{self.path}: the pixels of {counted(missing)} are not there: {', '.join(files[:3])} "
                 f"{'is' if len(files) == 1 else 'are'} missing; copy the dataset again, with all its files"
             )
         raise InputError(

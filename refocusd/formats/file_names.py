@@ -15,7 +15,7 @@ from refocusd.formats.metadata import finite_number, json_object
 from refocusd.formats.plates import natural, plate_images, time_folders
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
-from refocusd.frame import AxisValue
+from refocusd.frame import AxisValue, counted
 
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 PNG_ENDINGS = (".png",)
@@ -117,7 +117,7 @@ def files_in(folder: Path) -> NamedFiles:
         files = [file for place in folders for file in listed_images(place)]
     if not files and (images := [entry.name for entry in inner if listed_images(entry)]):
         raise InputError(
-            f"{folder} holds no dataset, but {len(images)} folders with images ({', '.join(images[:3])}"
+            f"{folder} holds no dataset, but {counted(len(images), 'folder')} with images ({', '.join(images[:3])}"
             f"{', ...' if len(images) > 3 else ''}): give one of them"
         )
     if not files:
@@ -148,7 +148,7 @@ def _of_plate(files: Sequence[Path]) -> NamedFiles | None:
         NamedFile(path, axes, {"PositionName": position} if position else {})
         for path, axes, position in plate.frames
     ]
-    left_out = f" ({plate.left_out} files that are no frames left out)" if plate.left_out else ""
+    left_out = f" ({counted(plate.left_out, 'other file')} left out)" if plate.left_out else ""
     return NamedFiles(named, f"names of {plate.system}{left_out}", whole=True)
 
 

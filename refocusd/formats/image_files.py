@@ -15,7 +15,7 @@ from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.ome_xml import companion_files
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
-from refocusd.frame import Axes, AxisValue, Pixels, canonical_axes
+from refocusd.frame import Axes, AxisValue, Pixels, canonical_axes, counted
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 #: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
@@ -141,9 +141,9 @@ class ImageFiles(Dataset):
         if there <= of_set and (
             lost := sorted(n for n in of_set - there if not files[0].path.with_name(n).exists())
         ):
-            self.source += f"; {len(lost)} files of the set are not there, such as {lost[0]}"
+            self.source += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
         if named.pngs:
-            self.source += f"; {named.pngs} PNG files beside the TIFFs are left out"
+            self.source += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
         image = self._image(0)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import InputError
-from refocusd.frame import AxisValue
+from refocusd.frame import AxisValue, counted
 
 _YOKOGAWA = re.compile(
     r"(?P<name>.*)_(?P<well>[A-Z]{1,2}\d{2,3})_T(?P<time>\d{4})F(?P<site>\d{3})L(?P<line>\d{2})"
@@ -117,7 +117,7 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
         if understood and system != "MetaMorph":
             odd = next(path for path, named in found if named is None)
             raise InputError(
-                f"{odd.parent} holds {len(understood)} files with names of {system}, such as "
+                f"{odd.parent} holds {counted(len(understood), 'file')} with names of {system}, such as "
                 f"{understood[0][0].name}, and {len(frames) - len(understood)} others, such as "
                 f"{odd.name}: put the others elsewhere"
             )

@@ -6,7 +6,7 @@ import json
 
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.scale import channel_label, scale_of
-from refocusd.frame import AxisValue
+from refocusd.frame import AxisValue, counted
 
 ORDER = ("time", "position", "z", "channel")
 #: Names of more channels than this are not listed.
@@ -37,5 +37,5 @@ def understood(dataset: Dataset) -> str:
     scale = scale_of(dataset.metadata(keys[0]), summary)
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
-    what = f"{len(keys)} frames of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
+    what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
     return f"{dataset.name}: {what}; {pixel}{step}; by {dataset.source}"

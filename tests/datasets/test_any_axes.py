@@ -1,7 +1,8 @@
-"""Whatever axes pycromanager or useq make: read, refocused, recorded, verified and exported."""
+"""Whatever axes pycromanager, Micro-Manager or useq make: read, refocused, recorded, verified and exported."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import uuid
@@ -81,6 +82,18 @@ def by_useq(draw: st.DrawFn) -> list[Axes]:
     return [dict(distinct.of(_axes(event, n))) for n, event in enumerate(events)]
 
 
+@st.composite
+def by_micromanager(draw: st.DrawFn) -> list[Axes]:
+    """Axes of Micro-Manager's GUI: numbers, also for channels; planes from below 0, rows and columns."""
+    named = st.sampled_from(["time", "z", "channel", "position", "row", "column"])
+    names = draw(st.lists(named, min_size=1, max_size=4, unique=True))
+    along = []
+    for name in names:
+        first = draw(st.integers(-2, 1)) if name in ("z", "row", "column") else 0
+        along.append(range(first, first + draw(st.integers(1, 3))))
+    return [dict(zip(names, place, strict=True)) for place in itertools.product(*along)]
+
+
 #: What scripts add: the camera, an axis of their own, numbers that do not start at 0.
 by_scripts = st.lists(
     st.fixed_dictionaries(
@@ -114,7 +127,7 @@ def daemon(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(several=st.one_of(by_pycromanager(), by_useq(), by_scripts).filter(bool))
+@given(several=st.one_of(by_pycromanager(), by_micromanager(), by_useq(), by_scripts).filter(bool))
 def test_every_frame_is_accounted_for_and_comes_out_at_its_place(
     daemon: Daemon, several: list[Axes]
 ) -> None:

@@ -60,7 +60,7 @@ def test_nothing_is_advised_of_frames_of_another_recording() -> None:
 def test_a_frame_with_two_problems_is_one_frame() -> None:
     twice = [Problem(kind, key(0)) for kind in ("raw incomplete", "not in raw")]
     (advice,) = check_of(*twice).advice()
-    assert advice.startswith("1 raw frames ")
+    assert advice.startswith("1 raw frame ")
 
 
 def test_where_nothing_is_wrong_nothing_is_advised() -> None:

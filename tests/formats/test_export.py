@@ -263,7 +263,7 @@ def test_missing_frames_are_refused_or_filled_and_counted(tmp_path: Path, kind: 
     made = dataset(tmp_path / "d", kind, several)
     output = tmp_path / "x.ome.tif"
     with pytest.raises(
-        InputError, match=r"8 of the 12 frames.*4 are missing, such as t=0, c=0, z=0.*--fill"
+        InputError, match=r"8 of the 12 frames.*4 missing, such as t=0, c=0, z=0.*--fill"
     ):
         refocusd_export(tmp_path / "d", "--output", output)
     assert not output.exists()

@@ -54,7 +54,7 @@ def test_a_yokogawa_plate_has_wells_fields_planes_and_channels(tmp_path: Path) -
         line = understood(dataset)
     assert "position 4" in line
     assert "channels C01, C02" in line
-    assert "names of Yokogawa CellVoyager (2 files that are no frames left out)" in line
+    assert "names of Yokogawa CellVoyager (2 other files left out)" in line
 
 
 def test_a_metamorph_series_has_waves_stages_and_times_in_their_order(tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ def test_a_missing_file_of_a_set_is_told(tmp_path: Path) -> None:
     second.unlink()
     with open_dataset(tmp_path) as recording:
         assert len(recording) == 1
-        assert "; 1 files of the set are not there, such as b.ome.tif" in understood(recording)
+        assert "; 1 file of the set not found, such as b.ome.tif" in understood(recording)
 
 
 def test_a_folder_of_folders_with_images_says_which_there_are(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_pngs_beside_tiffs_are_left_out_and_said_to_be(tmp_path: Path) -> None:
         Image.fromarray(plane).save(tmp_path / f"preview{number}.png")
     with open_dataset(tmp_path) as recording:
         assert len(recording) == 3
-        assert "; 2 PNG files beside the TIFFs are left out" in understood(recording)
+        assert "; 2 PNG files beside the TIFFs left out" in understood(recording)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 from refocusd.cli.console import say
 from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError
+from refocusd.frame import counted
 from refocusd.processes.background_log import escape_controls
 from refocusd.view.client import DEFAULT_URL, ApiClient
 
@@ -113,7 +114,7 @@ def _summary(action: str, answer: dict[str, Any]) -> list[str]:
     lines = ["ready" if health["ready"] else f"not ready: {health['reason']}"]
     if daemon:
         lines += [
-            f"{len(daemon['workers'])} workers, {daemon['fps']:.1f} frames/s, "
+            f"{counted(len(daemon['workers']), 'worker')}, {daemon['fps']:.1f} frames/s, "
             f"{daemon['queued']} queued, {daemon['pending']} pending"
             + (", paused" if daemon["paused"] else "")
         ]

@@ -14,6 +14,7 @@ from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
 from refocusd.formats.understood import understood
+from refocusd.frame import counted
 
 EPILOG = """\
 examples:
@@ -62,14 +63,14 @@ def _export(arguments: argparse.Namespace) -> int:
                 refuse_within(file.path, raw)
         note(understood(reader))
         if plan.missing:
-            messages.print(f"{plan.missing} frames are missing: zeros are written there")
+            messages.print(f"{counted(plan.missing)} missing: zeros are written there")
         with progress() as bar:
             task = bar.add_task(f"exporting {reader.path.name}", total=plan.steps)
             nbytes = export(plan, reader, lambda: bar.advance(task))
     for file in plan.files:
         t, c, z = file.sizes
         console.print(
-            f"{file.path}: {t} times, {c} channels, {z} planes of {plan.format}",
+            f"{file.path}: {counted(t, 'time')}, {counted(c, 'channel')}, {counted(z, 'plane')} of {plan.format}",
             markup=False,
             highlight=False,
         )

@@ -12,7 +12,7 @@ from typing import Any
 from refocusd.cli.console import console, note, plain, progress, write_json
 from refocusd.cli.figures import figures_table, quality_table
 from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
-from refocusd.datasets.dataset import note_recording, refuse_refocused
+from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
@@ -20,7 +20,7 @@ from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import refuse_within
 from refocusd.formats.understood import understood
-from refocusd.frame import Axes, AxisValue, canonical_axes
+from refocusd.frame import Axes, AxisValue, canonical_axes, counted
 from refocusd.imaging.comparison import Comparison, by_level, compare_frames
 from refocusd.imaging.quality import best_focus, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
@@ -64,7 +64,6 @@ def register(commands: Any) -> None:
 def _replay(arguments: argparse.Namespace) -> int:
     settings_of(arguments)  # a wrong setting is told before any work
     with open_dataset(arguments.path) as recording:
-        refuse_refocused(recording)
         refuse_within(arguments.output, recording.path)
         plan = recording.plan()
         note(understood(recording))
@@ -77,7 +76,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         times = _times(arguments.fps, plan)
         references = _references(arguments.reference, recording, plan)
         if missing := len(recording.missing_keys()):
-            note(f"{missing} frames are listed but not on disk: they are left out")
+            note(f"{counted(missing)} listed but not on disk, and left out")
         with _daemon(arguments) as endpoint, progress() as bar:
             task = bar.add_task(plain(f"refocusing {recording.name}"), total=len(plan))
             counts = replay(

@@ -18,6 +18,7 @@ from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_be
 from refocusd.datasets.verify import RunCheck, check_run
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
+from refocusd.frame import counted
 from refocusd.ledger import is_marked
 
 #: Lines shown of what is off with one run; all are in the JSON.
@@ -65,7 +66,7 @@ def _verify(arguments: argparse.Namespace) -> int:
             note(understood(frames))
             count = len(frames)
         say(
-            f"{dataset.raw}: {count} frames, none refocused; `refocusd process {dataset.raw}` does that"
+            f"{dataset.raw}: {counted(count)}, none refocused; `refocusd process {dataset.raw}` does that"
         )
     for check in checks:
         _show(check)
@@ -116,8 +117,8 @@ def _show(check: RunCheck) -> None:
         note(text)
     if report.without_checksum:
         note(
-            f"{report.without_checksum} frames have no checksum in the ledger: their pixels were not "
-            "compared with what was written"
+            f"{counted(report.without_checksum)} without a checksum in the ledger: pixels not compared "
+            "with what was written"
         )
     _show_problems(check)
     if check.running:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, validate_call
 from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.errors import WorkerError
+from refocusd.frame import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def compute_refocus(*, zarr_url: str, init_args: RefocusJob) -> dict[str, Any]:
     for attempt in result.attempts:
         log.info("%s: %s %s", attempt.axes, attempt.state, attempt.reason)
     if failed := [attempt for attempt in result.attempts if attempt.state == "failed"]:
-        raise WorkerError(f"{zarr_url}: {len(failed)} frames failed: {failed[0].reason}")
+        raise WorkerError(f"{zarr_url}: {counted(len(failed))} failed: {failed[0].reason}")
     raw, made = Path(order.raw) / order.position, Path(zarr_url)
     if (raw / "tables").is_dir():
         shutil.copytree(raw / "tables", made / "tables", dirs_exist_ok=True)

@@ -19,6 +19,7 @@ from refocusd.errors import InputError, RefocusdError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import counted
 from refocusd.ledger import WRITTEN, Fate, Ledger, ledger_path
 from refocusd.sources.from_disk import submit_all
 from refocusd.transport.messages import Open
@@ -171,7 +172,7 @@ class CatchUps:
             output = None if raw.compared else Path(session.opened.output)
             raw.pending = list(_pending(ledger, run, open_.acquisition, raw.pending, output))
             total = len(raw.dataset)
-            log.info("catching up %d of %d frames of %s", len(raw.pending), total, open_.name)
+            log.info("catching up %d of %s of %s", len(raw.pending), counted(total), open_.name)
             submit_all(session, raw.dataset, raw.pending, live=False, stopped=stopped)
             session.close(total)
             raw.compared = True

@@ -29,7 +29,7 @@ from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink
 from refocusd.formats.sink import Sink
-from refocusd.frame import FinalState, Pixels
+from refocusd.frame import FinalState, Pixels, counted
 from refocusd.ledger import (
     WRITTEN,
     Attempt,
@@ -144,7 +144,7 @@ class OutputDataset:
                 ended[fate.state] += 1  # type: ignore[index]
         self.before = dict(ended)
         if gone:
-            log.warning("%s: %d frames are in the ledger only", self.sink.path, gone)
+            log.warning("%s: %s in the ledger only", self.sink.path, counted(gone))
 
     def close(self, acquired: int | None) -> str:
         """Close dataset and ledger.

@@ -22,7 +22,7 @@ from refocusd.formats.ome_zarr.groups import (
 )
 from refocusd.formats.ome_zarr.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
-from refocusd.frame import Axes, Pixels, canonical_axes
+from refocusd.frame import Axes, Pixels, canonical_axes, counted
 
 #: In the summary metadata: where the store lies whose layout the output is given.
 STORE = "OmeZarrStore"
@@ -107,7 +107,7 @@ class StoreReader(Dataset):
         if not growing:
             self._check()
             if self._missing and (absent := sum(map(len, self._missing.values()))):
-                self.source += f"; {absent} frames that its arrays have room for were never written"
+                self.source += f"; its arrays have room for {counted(absent)} never written"
 
     @property
     def summary(self) -> dict[str, Any]:

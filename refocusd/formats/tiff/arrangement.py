@@ -19,7 +19,7 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import json_object, number_or_none
-from refocusd.frame import AxisValue
+from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 #: A frame of a recording is at most this far from the others along one axis.
@@ -302,8 +302,8 @@ def _grid(names: Sequence[str], sizes: Sequence[int]) -> list[dict[str, AxisValu
 
 def _mismatch(what: str, where: str, promised: int, pages: int) -> InputError:
     return InputError(
-        f"{what} is damaged or incomplete: {where} promises {promised} frames, and it has {pages} "
-        "pages; copy the file again, or export it anew"
+        f"{what} is damaged or incomplete: {where} promises {counted(promised)}, and it has "
+        f"{counted(pages, 'page')}; copy the file again, or export it anew"
     )
 
 

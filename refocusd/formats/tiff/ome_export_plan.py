@@ -20,7 +20,7 @@ from refocusd.formats.open_dataset import kind_of
 from refocusd.formats.scale import Scale, scale_of, z_position_um, z_step_um
 from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.frame import Axes, AxisValue, canonical_axes
+from refocusd.frame import Axes, AxisValue, canonical_axes, counted
 
 ENDINGS = (".ome.tif", ".ome.tiff")
 #: A grid of more planes comes from an axis that counts something else.
@@ -207,7 +207,7 @@ def _along(name: str, values: Iterable[AxisValue | None]) -> dict[AxisValue | No
 def _refuse_missing(path: Path, plan: ExportPlan, *, fill: bool) -> None:
     if plan.planes > MAX_PLANES:
         raise InputError(
-            f"the {plan.frames} frames of {path} lie in a grid of {plan.planes} planes, counted "
+            f"{path} has {counted(plan.frames)} in a grid of {plan.planes} planes, counted "
             "from 0 along time and z: too many for an OME-TIFF; export a dataset with smaller "
             "numbers"
         )
@@ -215,7 +215,7 @@ def _refuse_missing(path: Path, plan: ExportPlan, *, fill: bool) -> None:
         file = next(file for file in plan.files if file.planes > len(file.keys))
         t, c, z = next(place for place in np.ndindex(*file.sizes) if place not in file.keys)
         raise InputError(
-            f"{path} has {plan.frames} of the {plan.planes} frames of its grid: {plan.missing} are "
+            f"{path} has {plan.frames} of the {plan.planes} frames of its grid: {plan.missing} "
             f"missing, such as t={t}, c={c}, z={z} of {file.path.name} (counted from 0); "
             "--fill writes zeros there, and `refocusd resume` first refocuses those that raw has"
         )

@@ -22,7 +22,7 @@ from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
 from refocusd.formats.tiff.strict import StrictTiff
-from refocusd.frame import AxisValue
+from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
@@ -105,7 +105,7 @@ def companion_files(companion: Path) -> list[Path]:
     places = [companion.with_name(name) for name in names if name and Path(name).name == name]
     if missing := [place.name for place in places if not place.is_file()]:
         raise InputError(
-            f"{companion} names {len(missing)} files that are not beside it, such as {missing[0]}: copy "
+            f"{companion} names {counted(len(missing), 'file')} not beside it, such as {missing[0]}: copy "
             "the whole set"
         )
     if not places:
@@ -402,6 +402,6 @@ def _index(element: ElementTree.Element, name: str, what: str, default: int = 0)
 
 def _mismatch(what: str, promised: int, present: int) -> InputError:
     return InputError(
-        f"{what} is damaged or incomplete: its OME-XML promises {promised} planes, and it has "
+        f"{what} is damaged or incomplete: its OME-XML promises {counted(promised, 'plane')}, and it has "
         f"{present}; copy the file again, or export it anew"
     )

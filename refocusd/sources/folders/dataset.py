@@ -12,6 +12,7 @@ from refocusd import __version__
 from refocusd.backoff import may_pass
 from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
+from refocusd.frame import counted
 from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
 from refocusd.sources.once import Once
@@ -133,7 +134,7 @@ class Following:
         if state is State.CLOSED and session.closed:
             counts = session.closed.counts
             log.info(
-                "%s: %d frames, %d pending", self._dataset.path, counts.acquired, counts.pending
+                "%s: %s, %d pending", self._dataset.path, counted(counts.acquired), counts.pending
             )
             return "gone" if self._gone else "closed"
         if state is State.READY:
@@ -286,7 +287,7 @@ class Following:
                 by_reason.setdefault(why, []).append(key)
                 self._told.add(key)
         for why, keys in by_reason.items():
-            log.warning("%s: %d frames: %s", self._dataset.path, len(keys), why)
+            log.warning("%s: %s: %s", self._dataset.path, counted(len(keys)), why)
             session.miss(keys, "failed", why)
 
     def _note(self, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from refocusd.frame import counted
 from refocusd.transport.messages import AcquisitionStatus, Counts, FrameOutcome, Status
 from refocusd.view.json_text import json_bytes
 
@@ -150,9 +151,7 @@ def _troubles(detail: AcquisitionStatus) -> list[tuple[str, str]]:
     found = []
     counts = detail.counts
     if detail.state == "ended" and counts.failed + counts.pending:
-        text = (
-            f"{detail.name} is incomplete: {counts.failed} frames failed, {counts.pending} pending"
-        )
+        text = f"{detail.name} is incomplete: {counted(counts.failed)} failed, {counts.pending} pending"
         found.append(("acquisition incomplete", text))
     found += [
         ("disk full", f"{detail.name}: {warning}")
