@@ -264,7 +264,7 @@ def outputs_of(
 
 
 def _folder_in_ledger(frames: Dataset, ledgers: str | Path) -> Path | None:
-    """The folder of the output that was written last, as the ledger of raw frames that lie here says."""
+    """The folder of the first output that was made, as the ledger of raw frames that lie here says."""
     if not len(frames):
         return None
     with suppress(InputError, LedgerError, OSError):
