@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -28,13 +29,23 @@ def end_with_parent() -> None:
 
 
 def watch_stdin(ended: Callable[[], object]) -> threading.Thread:
-    """Call `ended` from a thread of its own when standard input reaches its end."""
+    """Call `ended` from a thread of its own when standard input reaches its end.
+
+    From then on the rest of the process finds nothing in its standard input.  On Windows whoever asks for
+    the type of a pipe waits for a read of it that has begun, and libraries ask when they are loaded.
+    """
+    own = -1
+    # A closed or broken pipe is an end as well.
+    with contextlib.suppress(OSError):
+        own = os.dup(0)
+        with Path(os.devnull).open("rb") as nothing:
+            os.dup2(nothing.fileno(), 0)
 
     def wait() -> None:
         # The descriptor, not `sys.stdin`: the interpreter cannot end while a thread waits in
-        # the latter.  A closed or broken pipe is an end as well.
+        # the latter.
         with contextlib.suppress(OSError):
-            while os.read(0, 1024):
+            while os.read(own, 1024):
                 pass
         ended()
 
