@@ -34,7 +34,10 @@ from refocusd.transport import messages as wire
 SIDE = 192
 FRAME = {"Camera": "Zyla", "Binning": 1, "PixelSizeUm": 0.65, "ROI": f"0-0-{SIDE}-{SIDE}"}
 DAPI = {"channel": "DAPI", "time": 0}
-HOT = [(y, x) for y in range(20, SIDE, 17) for x in range(15, SIDE, 19)]
+#: In pairs: one that stands alone is found without a profile.
+HOT = [
+    (y, x + beside) for y in range(20, SIDE, 17) for x in range(15, SIDE, 19) for beside in (0, 1)
+]
 
 
 def profile(*, age_days: int = 0, channel: str = "", hot: Any = HOT, side: int = SIDE) -> Profile:
