@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import deque
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,9 @@ DEFAULT_ENGINE_MIB = 2048
 DEFAULTS = EngineOptions()
 #: A network at the scale of the blur is kept compiled for so many sizes beside the one in use.
 _SIZES = 2
+#: Frames with a blur that is narrower than the network's, by this natural logarithm, were not reduced: they were
+#: not made to fit, but for rounding.
+_NOT_REDUCED = -0.05
 #: No network answers this; where it is still there, nothing was computed.
 UNANSWERED = np.finfo(np.float32).min
 #: How OpenVINO says that memory ran out, where it says so.
@@ -172,8 +176,8 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
     drift (0.15 dB on the demo's frames).
 
     Frames with narrow blurs are not reduced, so that they take longest, and have one size as long as the camera
-    has: for it the network is compiled once more.  OpenVINO then computes chains of operations at once, in
-    two thirds of the time.
+    has: when it comes for the second time the network is compiled for it.  OpenVINO then computes chains of
+    operations at once, in two thirds of the time.
     """
 
     _frame: NDArray[np.float32] | None = None
@@ -185,12 +189,12 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
 
     def __init__(self, bundle: ModelBundle, options: EngineOptions = DEFAULTS) -> None:
         self._others = {}
+        self._lately: deque[tuple[int, ...]] = deque(maxlen=8)
         super().__init__(bundle, options)
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """All outputs; see `OpenVinoNetwork.run`."""
-        reduced = float(batch[0, 1, 0, 0]) >= 0
-        size = None if reduced or self._device != "CPU" else (1, *batch.shape[2:])
+        size = self._size_of(batch)
         if size != self._size and self._request is not None:
             self._change_to(size)
         return super().run(batch)
@@ -200,6 +204,15 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
         super().close()
         self._frame = self._deconvolution = self._bank = self._size = None
         self._others.clear()
+
+    def _size_of(self, batch: NDArray[np.float32]) -> tuple[int, ...] | None:
+        """The size that the network is to be compiled for: one that came before, of frames not reduced."""
+        if self._device != "CPU" or float(batch[0, 1, 0, 0]) > _NOT_REDUCED:
+            return None
+        size = (1, *batch.shape[2:])
+        again = size in self._lately
+        self._lately.append(size)
+        return size if again else None
 
     def _change_to(self, size: tuple[int, ...] | None) -> None:
         self._others[self._size] = (

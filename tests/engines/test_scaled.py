@@ -356,6 +356,10 @@ def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
     options = EngineOptions("openvino", "f32", threads=1)
     model = load_bundle("live-fluorescence")
     whole, parts = OpenVinoNetwork(model, options), OpenVinoScaleNetwork(model, options)
+    seen = np.zeros((1, 3, 96, 80), np.float32)
+    seen[0, 1] = blurs[0][0]
+    for _ in range(2):  # then it is compiled for this size, where that is worth it
+        parts.run(seen)
     computed: list[object] = []
     infer = OpenVinoNetwork._infer
 
@@ -379,24 +383,26 @@ def test_a_frame_that_comes_again_with_another_blur_is_deconvolved_once(
 
 def test_frames_that_are_not_reduced_are_computed_by_a_network_of_their_size() -> None:
     network = OpenVinoScaleNetwork(load_bundle("live-fluorescence"), EngineOptions(threads=1))
+    any_size = network._request
     choose = np.random.default_rng(0)
-    requests = set()
-    for told, side in (
-        (0.1, 80),
-        (-0.3, 80),
-        (0.1, 96),
-        (-0.3, 96),
-        (-0.1, 80),
-        (-0.2, 112),
-        (-0.2, 128),
-    ):
+
+    def request_for(told: float, side: int) -> object:
         seen = np.full((1, 3, side, 64), told, np.float32)
         seen[:, 0] = choose.random((side, 64))
         light, *_ = network.run(seen)
         assert light.shape[2:] == (side, 64)
-        requests.add(network._request)
-    assert len(requests) == 5, "one for any size, and one for each of four sizes"
-    assert len(network._others) == 2, "the oldest are forgotten"
+        return network._request
+
+    assert request_for(0.1, 80) is request_for(-0.01, 80) is any_size, "reduced, but for rounding"
+    assert request_for(-0.3, 80) is any_size, "it may not come again"
+    own = request_for(-0.3, 80)
+    assert own is not any_size
+    assert request_for(0.1, 80) is any_size
+    assert request_for(-0.1, 80) is own
+    for side in (96, 112, 128):
+        assert request_for(-0.2, side) is any_size
+        assert request_for(-0.2, side) not in (any_size, own)
+    assert len(network._others) <= 3, "the oldest are forgotten"
 
 
 def test_a_deconvolution_that_was_not_computed_is_no_older_frames(

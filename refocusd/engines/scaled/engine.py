@@ -60,6 +60,8 @@ _NINETY = 1.645
 _AROUND_PX = 16
 #: Surroundings that a tile needs, and its largest size, px of the reduced frame.
 _HALO_PX, _TILE_PX = 96, 2048
+#: A blur of this part of the network's leaves a frame as large as it is.
+_WARM_UP = 0.8
 #: Smallest tile that is tried before a frame is given up for want of memory, px.
 _LEAST_TILE_PX = 512
 
@@ -104,7 +106,9 @@ class ScaledEngine(BlurEngine):
         ramp = np.arange(shape[0] * shape[1], dtype=np.uint32) % 4096
         frame = ramp.astype(np.uint16).reshape(shape)
         estimate_blur(frame)
-        self._restored(frame.astype(np.float32), BlurEstimate(self._fine_px, 0.1, "frame"))
+        narrow = BlurEstimate(_WARM_UP * self._fine_px, 0.1, "frame")
+        for _ in range(2):  # what comes again may be compiled for its size
+            self._restored(frame.astype(np.float32), narrow)
 
     def refocus(
         self,
