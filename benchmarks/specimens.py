@@ -41,7 +41,7 @@ Floats = NDArray[np.float32]
 BINS_PX = (0.7, 1.7, 3.0, 8.0, 20.0, 42.0)
 #: Larger frames take the oracle long, px.
 MOST_PX = 300_000
-#: Worse than raw by more than this, dB, counts.
+#: Frames that lose more than this count as worse than raw, dB.
 WORSE_DB = 0.1
 _USER_ITERATIONS, _USER_OFF = 30, 0.33
 _LOOKED_AT = frozenset({5, 10, 20, 35, 60, 100})

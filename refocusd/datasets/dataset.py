@@ -28,12 +28,11 @@ from refocusd.datasets.identity import (
     recognise,
     samples,
 )
+from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.run_folder import (
-    LEDGER_COPY,
     RUN_FILE,
     ZARR,
     made_by,
-    notes_of,
     output_of,
     refocused_path,
 )
@@ -294,7 +293,7 @@ def recognised(
         Frames that the recording does not have may still come.
     """
     checksums: dict[str, int] = {}
-    ledger, _ = open_ledger(ledgers, output)
+    ledger, _ = open_ledger(ledgers, output.path, output.acquisition)
     if ledger is not None:
         with ledger:
             sample = ledger.sample(output.run, output.acquisition, samples(frames))
@@ -393,54 +392,6 @@ def _began_alike(frames: Dataset, acquisition: str, ledgers: str | Path) -> bool
     except LedgerError:
         return False
     return bool(recognise(frames, Recording(), checksums).differing)
-
-
-def open_ledger(ledgers: str | Path | None, output: Output) -> tuple[Ledger | None, list[str]]:
-    """Open the ledger of an output's frames for reading.
-
-    This is the local ledger, or the copy beside the output if that has more attempts: on
-    another computer, or if the local ledger is lost or damaged.
-
-    Returns
-    -------
-    Ledger or None
-        None if there is neither.
-    list of str
-        Remarks for the user, in sentences.
-    """
-    notes: list[str] = []
-    best: Ledger | None = None
-    local = ledger_path(ledgers, output.acquisition) if ledgers is not None else None
-    for path, what in (
-        (local, "ledger"),
-        (notes_of(output.path) / LEDGER_COPY, "copy of the ledger"),
-    ):
-        if path is None or not path.exists():
-            continue
-        try:
-            ledger = Ledger(path, read_only=True)
-        except LedgerError as error:
-            notes.append(str(error))
-            continue
-        try:
-            ledger.check()
-            entries = len(ledger)
-        except LedgerError as error:
-            ledger.close()
-            notes.append(f"the {what} cannot be used: {error}")
-            continue
-        if best is not None and entries <= len(best):
-            ledger.close()
-            continue
-        if best is not None:
-            notes.append(f"{path} knows more than the local ledger: it is used")
-            best.close()
-        elif path != local:
-            notes.append(f"no usable ledger on this computer: {path} is used")
-        best = ledger
-    if best is None:
-        notes.append("there is no ledger of this dataset, nor a usable copy")
-    return best, notes
 
 
 def is_being_written(output: Path) -> bool:

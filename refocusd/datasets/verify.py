@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refocusd.datasets.dataset import Output, RawAndOutputs, open_ledger, recognised
+from refocusd.datasets.dataset import Output, RawAndOutputs, recognised
 from refocusd.datasets.identity import Recognition
+from refocusd.datasets.output_ledger import open_ledger
 from refocusd.datasets.reconcile import (
     NoOutcomes,
     Outcomes,
@@ -176,7 +177,7 @@ def check_run(
     faults: list[str] = []
     with ExitStack() as stack:
         # In this order, a frame that is written meanwhile never counts as lost.
-        ledger, notes = open_ledger(ledgers, output)
+        ledger, notes = open_ledger(ledgers, output.path, output.acquisition)
         ledger_off = bool(notes)
         fates: Outcomes = NoOutcomes()
         acquired, verdicts = None, dict[str, int]()

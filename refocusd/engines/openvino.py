@@ -226,7 +226,11 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
         else:
             while len(self._others) > _SIZES:
                 del self._others[next(iter(self._others))]
-            self._compiled, self._request = self._loaded(*size or ())
+            try:
+                self._compiled, self._request = self._loaded(*size or ())
+            except BaseException:
+                self.close()  # or the parts of two sizes would be mixed
+                raise
         self._size, self._frame = size, None
 
     def _compile(self, model: Any, **how: str) -> tuple[Any, Any]:

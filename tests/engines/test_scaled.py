@@ -405,6 +405,28 @@ def test_frames_that_are_not_reduced_are_computed_by_a_network_of_their_size() -
     assert len(network._others) <= 3, "the oldest are forgotten"
 
 
+def test_a_network_that_cannot_be_compiled_for_a_size_leaves_none_of_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = OpenVinoScaleNetwork(load_bundle("live-fluorescence"), EngineOptions(threads=1))
+    seen = np.full((1, 3, 80, 64), 0.1, np.float32)
+    seen[0, 1] = -0.3
+    before = [answer.copy() for answer in network.run(seen)]
+    compiled = OpenVinoNetwork._compile
+
+    def full(self: OpenVinoNetwork, model: Any, **how: str) -> tuple[Any, Any]:
+        if not how:  # the layers after deconvolution, which is compiled by now
+            raise RuntimeError("not enough memory")
+        return compiled(self, model, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenVinoNetwork, "_compile", full)
+        with pytest.raises(EngineError, match="cannot compile"):
+            network.run(seen)
+    for again, first in zip(network.run(seen), before, strict=True):
+        np.testing.assert_allclose(again, first, atol=1e-5)
+
+
 def test_a_deconvolution_that_was_not_computed_is_no_older_frames(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
