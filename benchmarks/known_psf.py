@@ -139,7 +139,7 @@ def main() -> None:
     summary = []
     for kind, rows in found.items():
         means = {way: round(float(np.mean(values)), 2) for way, values in rows.items()}
-        summary.append({"psf": kind, "frames": len(rows["raw"]), **means})
+        summary.append({"kind": kind, "frames": len(rows["raw"]), **means})
         table.add_row(kind, f"{means['raw']:.1f}", *(f"{means[way]:+.1f}" for way in WAYS))
     all_of = {way: float(np.mean([each[way] for each in summary])) for way in WAYS}
     table.add_row("mean", "", *(f"{all_of[way]:+.1f}" for way in WAYS))
