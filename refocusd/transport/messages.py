@@ -26,92 +26,42 @@ believed before that.  `PROTOCOL` changes whenever a field does.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Annotated, Literal
 
 import msgspec
 
 from refocusd.errors import TransportError
-from refocusd.frame import DType, FinalState
+from refocusd.frame import DType as DType
+from refocusd.frame import FinalState as FinalState
 from refocusd.transport.records import (
-    AcquisitionStatus,
-    Counts,
-    DoubtedFrame,
-    EngineInfo,
-    Engines,
-    FocusAdvice,
-    FocusOptics,
-    FrameFacts,
-    Histogram,
-    KnownBlur,
-    Message,
-    WorkerStatus,
+    AcquisitionStatus as AcquisitionStatus,
+    Counts as Counts,
+    DoubtedFrame as DoubtedFrame,
+    EngineInfo as EngineInfo,
+    Engines as Engines,
+    FocusAdvice as FocusAdvice,
+    FocusOptics as FocusOptics,
+    FrameFacts as FrameFacts,
+    Histogram as Histogram,
+    KnownBlur as KnownBlur,
+    Message as Message,
+    WorkerStatus as WorkerStatus,
 )
 from refocusd.transport.ring import RingAddress, Slot
 from refocusd.transport.watching import (
     MAX_TRUST_NBYTES,
-    CatchUp,
-    Follow,
-    FrameOutcome,
-    Look,
-    Outcomes,
-    Pause,
-    Shown,
-    Status,
-    StatusRequest,
+    CatchUp as CatchUp,
+    Follow as Follow,
+    FrameOutcome as FrameOutcome,
+    Look as Look,
+    Outcomes as Outcomes,
+    Pause as Pause,
+    Shown as Shown,
+    Status as Status,
+    StatusRequest as StatusRequest,
 )
-
-__all__ = [
-    "MAX_CALIBRATIONS",
-    "PROTOCOL",
-    "AcquisitionStatus",
-    "Advice",
-    "Behind",
-    "Calibration",
-    "CatchUp",
-    "Close",
-    "Closed",
-    "Counts",
-    "Credit",
-    "DType",
-    "DoubtedFrame",
-    "EngineInfo",
-    "Engines",
-    "Failure",
-    "FinalState",
-    "FocusAdvice",
-    "FocusOptics",
-    "Follow",
-    "FrameFacts",
-    "FrameOutcome",
-    "GiveBack",
-    "Hello",
-    "Histogram",
-    "KnownBlur",
-    "Look",
-    "Message",
-    "Miss",
-    "Open",
-    "Opened",
-    "Outcome",
-    "Outcomes",
-    "Pause",
-    "Ping",
-    "Ready",
-    "Recall",
-    "Refused",
-    "Result",
-    "Role",
-    "Shown",
-    "Status",
-    "StatusRequest",
-    "Stop",
-    "Submit",
-    "Task",
-    "Welcome",
-    "WorkerStatus",
-    "decode",
-    "encode",
-]
 
 #: Version of the wire; both sides must have the same.
 PROTOCOL = 7
@@ -361,41 +311,10 @@ class Stop(Message, frozen=True):
     """End: the daemon stops when asked by a control peer, a worker when asked by the daemon."""
 
 
-_AnyMessage = (
-    Hello
-    | Welcome
-    | Refused
-    | Ping
-    | Open
-    | Opened
-    | Credit
-    | Recall
-    | GiveBack
-    | Submit
-    | Miss
-    | Behind
-    | Close
-    | Closed
-    | Outcome
-    | Advice
-    | Ready
-    | Calibration
-    | Task
-    | Result
-    | Failure
-    | StatusRequest
-    | Status
-    | Stop
-    | Look
-    | Shown
-    | Follow
-    | Outcomes
-    | Pause
-    | CatchUp
-)
-
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(_AnyMessage)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    reduce(or_, Message.__subclasses__())  # those defined here and in `watching`
+)
 
 
 def encode(message: Message) -> bytes:
