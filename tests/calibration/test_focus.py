@@ -15,7 +15,7 @@ from refocusd_calibration.focus.measure import FocusMeasurement, measure_focus
 from refocusd_calibration.stage.z_sweeps import open_series, series_of_stack
 from simulated_focus import FocusScene, depth_of_field_um
 
-from benchmarks.focus_curve import FocusCurve
+from benchmarks.quality.focus_curve import FocusCurve
 from refocusd.errors import InputError
 from refocusd.imaging.optics import Optics
 from refocusd.profiles.profile import FocusSection, Measured

@@ -1,7 +1,7 @@
 """The simulator's model of the BBBC006 microscope, fitted to the real plate.
 
 The sampling and the dye are published (Ljosa et al., Nature Methods 9, 637, 2012); the rest is fitted
-to statistics of ten Hoechst fields at z = 00, which `benchmarks/simulator_validation.py` compares with
+to statistics of ten Hoechst fields at z = 00, which `benchmarks/simulator/simulator_validation.py` compares with
 five other fields at z = 16, which the simulator defocuses: their power spectra, the blur that these
 imply, and their noise as a function of brightness.
 """

@@ -1,6 +1,6 @@
 """Processor time that the hook costs an acquiring process, by thread and by step.
 
-    python -m benchmarks.hook_cost [--side 2048] [--rate 40] [--frames 400] [--json FILE]
+    python -m benchmarks.speed.hook_cost [--side 2048] [--rate 40] [--frames 400] [--json FILE]
 
 Frames are given to the hook's `Feed` at a fixed rate, as pycromanager does, and go to a real daemon
 with the pass-through engine.  Processor time does not depend on what else the computer does, as

@@ -1,6 +1,6 @@
 """What the loss does to biology: short runs that differ in one thing, judged on what was never seen.
 
-    python benchmarks/ablation.py --config l1.toml feature.toml refocus.toml --data FOLDER \
+    python benchmarks/quality/ablation.py --config l1.toml feature.toml refocus.toml --data FOLDER \
         --test-data FOLDER --output ablation [--steps N] [--limit N]
 
 Trains one network a configuration (same seed, data, batches, steps; the losses differ), exports

@@ -24,18 +24,18 @@ from tempfile import gettempdir
 from typing import Any, get_args
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.overhead_acquisition import Condition, EngineChoice, Pace, measure_acquisition
-from benchmarks.overhead_goals import goals
-from benchmarks.overhead_machine import Medium, file_system, machine, media
-from benchmarks.overhead_tables import (
+from benchmarks.overhead.acquisition import Condition, EngineChoice, Pace, measure_acquisition
+from benchmarks.overhead.goals import goals
+from benchmarks.overhead.tables import (
     acquisition_table,
     goal_table,
     sustained_table,
     transport_table,
 )
-from benchmarks.overhead_transport import measure_sustained, measure_transport
+from benchmarks.overhead.transport import measure_sustained, measure_transport
+from benchmarks.shared.machine import Medium, file_system, machine, media
 from refocusd.cli.console import console, messages, progress, write_json
 from refocusd.errors import BundleError, RefocusdError
 from refocusd.models.bundle import load_bundle

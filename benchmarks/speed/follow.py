@@ -21,10 +21,10 @@ from tempfile import gettempdir
 from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.overhead_machine import file_system, machine, scratch
-from benchmarks.overhead_statistics import percentiles
+from benchmarks.shared.machine import file_system, machine, scratch
+from benchmarks.shared.statistics import percentiles
 from refocusd import __version__
 from refocusd.cli.console import console, messages, write_json
 from refocusd.daemon.daemon import daemon_status
@@ -34,8 +34,8 @@ from refocusd.sources.folders.watcher import Follower
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import Look, Shown
 
-WRITER = Path(__file__).resolve().parent.parent / "tests" / "support" / "java_ndtiff.py"
-RESULT = Path(__file__).resolve().parent / "results" / "follow.json"
+WRITER = Path(__file__).resolve().parents[2] / "tests" / "support" / "java_ndtiff.py"
+RESULT = Path(__file__).resolve().parents[1] / "results" / "follow.json"
 GOAL_MS = 200.0
 #: How long the daemon may take to close the acquisition after the last frame.
 CLOSE_S = 120.0
@@ -137,7 +137,7 @@ def _closed(endpoint: str) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.follow", description=__doc__.partition("\n")[0]
+        prog="python -m benchmarks.speed.follow", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--fps", type=float, default=20.0)

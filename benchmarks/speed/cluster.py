@@ -1,10 +1,10 @@
 """Plates on a cluster: what more workers give, what Dask costs, and what a million frames would take.
 
-    python -m benchmarks.cluster --json benchmarks/results/cluster-<machine>.json
-    python -m benchmarks.cluster --guide benchmarks/results/cluster-<machine>.json   into docs/guide/plates.md
-    python -m benchmarks.cluster --quick             does it run?  Its figures mean little
-    python -m benchmarks.cluster --parts live        one part alone
-    python -m benchmarks.cluster --parts slide       one image of 20 000 x 20 000 px; not among the default parts
+    python -m benchmarks.speed.cluster --json benchmarks/results/cluster-<machine>.json
+    python -m benchmarks.speed.cluster --guide benchmarks/results/cluster-<machine>.json   into docs/guide/plates.md
+    python -m benchmarks.speed.cluster --quick             does it run?  Its figures mean little
+    python -m benchmarks.speed.cluster --parts live        one part alone
+    python -m benchmarks.speed.cluster --parts slide       one image of 20 000 x 20 000 px; not among the default parts
 
 `process` is the command without a cluster: a daemon in the command, and one worker.  All engines have one
 thread.  A million frames are planned from the time and the memory of one worker, as measured here.  The whole
@@ -32,7 +32,7 @@ from typing import Any
 from unittest import mock
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import psutil
@@ -40,8 +40,8 @@ import zarr
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.overhead_machine import machine, scratch
-from benchmarks.overhead_stream import sample_frames, stream
+from benchmarks.shared.machine import machine, scratch
+from benchmarks.shared.stream import sample_frames, stream
 from refocusd.cli.console import console, messages, write_json
 from refocusd.errors import RefocusdError
 from refocusd.frame import Pixels
@@ -49,7 +49,7 @@ from refocusd.processes.daemon_process import DaemonProcess
 
 PARTS = ("workers", "linear", "plate", "live", "slide")
 #: Where the guide shows what was measured.
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guide" / "plates.md"
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "plates.md"
 #: Above this, others keep the processor busy.
 MOST_BUSY_PERCENT = 20.0
 #: Of `plate`: wells, fields of each, planes of each, and their side.
@@ -425,7 +425,7 @@ def _table(found: Mapping[str, Any]) -> Table:
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; exit status 2 for an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cluster",
+        prog="python -m benchmarks.speed.cluster",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """How well one frame tells its defocus: specimens and microscopes that the network never saw.
 
-    python benchmarks/focus_advice.py --data FOLDER [--json FILE] [--limit N]
+    python benchmarks/quality/focus_advice.py --data FOLDER [--json FILE] [--limit N]
 
 FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if there are any,
 BBBC006 in-focus fields.  Simulates each test specimen at 0-48 um through the shipped
@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.focus_curve import FocusCurve
+from benchmarks.quality.focus_curve import FocusCurve
 from refocusd.config import EngineOptions
 from refocusd.engines.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
@@ -48,7 +48,7 @@ from refocusd.imaging.quality import focus_score
 from refocusd.models.bundle import load_bundle
 from refocusd.profiles.profile import FocusSection, Measured
 
-RESULTS = Path(__file__).parent / "results" / "focus_advice.json"
+RESULTS = Path(__file__).parents[1] / "results" / "focus_advice.json"
 LEVELS_UM = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0, 25.0, 30.0, 36.0, 40.0, 48.0)
 WAYS = ("measured", "assumed", "curve")
 #: Within the ranges that training drew from; the cases bring microscopes that are not.

@@ -1,6 +1,6 @@
 """What it is worth to know the blur: estimated, its width told, or its PSF told; and what Richardson-Lucy makes of each.
 
-    python -m benchmarks.known_psf [--data FOLDER...] [--frames 3] [--json FILE]
+    python -m benchmarks.quality.known_psf [--data FOLDER...] [--frames 3] [--json FILE]
 
 FOLDERs hold sharp images, of which those are taken that were kept from training (one in five, by name);
 without them the demo's specimen is blurred.  Frames are parts of larger blurred scenes, so that light comes
@@ -25,7 +25,7 @@ from rich.table import Table
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
 
-from benchmarks.overhead_machine import machine
+from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.engines.deconvolution import DeconvolutionEngine

@@ -1,6 +1,6 @@
 """What refocusing gains by stain and width of the blur: frames as they are written, and what else could be had.
 
-    python -m benchmarks.specimens --data FOLDER... [--frames 60] [--json FILE]
+    python -m benchmarks.quality.specimens --data FOLDER... [--frames 60] [--json FILE]
 
 A FOLDER holds sharp images of one kind; frames are simulated from those that are kept from training (one in
 five, by name), through PSFs of all kinds, with noise, debris, haze and clipping.  Nothing is told of the blur.
@@ -28,7 +28,7 @@ from refocusd_training.evaluation.objects import IsolatedObjects, ObjectRatios, 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overhead_machine import machine
+from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine

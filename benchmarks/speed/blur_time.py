@@ -1,6 +1,6 @@
 """Time a frame takes against the width of its blur: wide blurs are worked on with fewer pixels.
 
-    python -m benchmarks.blur_time [--model NAME] [--precision auto] [--json FILE]
+    python -m benchmarks.speed.blur_time [--model NAME] [--precision auto] [--json FILE]
 
 Frames of the shipped specimen, 520×696, go through the engine alone, each with its blur stated.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overhead_machine import machine
+from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions, Precision
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine

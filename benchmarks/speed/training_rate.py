@@ -1,6 +1,6 @@
 """How fast training goes: samples a second of the loader alone, of the step alone, of both.
 
-    python benchmarks/training_rate.py --config training/configs/quick.toml --data bbbc038
+    python benchmarks/speed/training_rate.py --config training/configs/quick.toml --data bbbc038
 
 The loader draws and simulates frames in one thread; the step is forward, loss, backward,
 clipping, optimiser and average on batches that are there already.  Where the loader is

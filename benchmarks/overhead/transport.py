@@ -13,9 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
-from benchmarks.overhead_machine import Medium, file_system, scratch, settle
-from benchmarks.overhead_statistics import percentiles
-from benchmarks.overhead_stream import Streamed, sample_frames, stream
+from benchmarks.shared.machine import Medium, file_system, scratch, settle
+from benchmarks.shared.statistics import percentiles
+from benchmarks.shared.stream import Streamed, sample_frames, stream
 from refocusd.errors import OutputError
 from refocusd.processes.daemon_process import DaemonProcess
 

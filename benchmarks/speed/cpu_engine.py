@@ -1,6 +1,6 @@
 """How fast the CPU engine is, by precision, against the same network in eager torch.
 
-    python -m benchmarks.cpu_engine [--size 696x520] [--rounds 40] [--json FILE]
+    python -m benchmarks.speed.cpu_engine [--size 696x520] [--rounds 40] [--json FILE]
 
 Every round runs each contender once, in an order drawn anew, on the same frame and with the
 same number of threads, so that what else the machine does hits all alike.  Ratios are taken
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student_t
 
-from benchmarks.overhead_machine import machine
+from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions, Precision
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.openvino import OpenVinoEngine, engine_threads
@@ -34,7 +34,7 @@ from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.worker.refocus import refocus_frame
 
-RESULTS = Path(__file__).parent / "results" / "cpu_engine.json"
+RESULTS = Path(__file__).parents[1] / "results" / "cpu_engine.json"
 EAGER = "torch eager f32"
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
 #: Rounds that are not counted: memory, code and clock warm up.

@@ -1,6 +1,6 @@
 """How far a blur is off that was estimated from one frame: by its features, and by the network too.
 
-    python -m benchmarks.blur_estimate --data FOLDER... [--frames 280] [--json FILE]
+    python -m benchmarks.quality.blur_estimate --data FOLDER... [--frames 280] [--json FILE]
 
 FOLDERs hold sharp images; frames are simulated from those that are kept for testing (one in five, by
 name), as `refocusd train blur` does, through PSFs of all kinds.
@@ -22,7 +22,7 @@ from refocusd_training.blur.psfs import FAMILIES, transfer_functions
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.overhead_machine import machine
+from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.imaging.blur import estimate_blur

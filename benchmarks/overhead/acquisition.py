@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.overhead_camera import Burst, BurstCamera
-from benchmarks.overhead_machine import scratch, settle
-from benchmarks.overhead_statistics import Pair, percentiles, slow_down
+from benchmarks.overhead.camera import Burst, BurstCamera
+from benchmarks.shared.machine import scratch, settle
+from benchmarks.shared.statistics import Pair, percentiles, slow_down
 from refocusd.datasets.run_figures import read_attempts
 from refocusd.errors import WorkerError
 from refocusd.formats.ndtiff.reader import NDTiffReader

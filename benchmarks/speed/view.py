@@ -34,11 +34,11 @@ import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.overhead_machine import machine, scratch
-from benchmarks.overhead_statistics import percentiles
-from benchmarks.overhead_stream import sample_frames, stream
+from benchmarks.shared.machine import machine, scratch
+from benchmarks.shared.statistics import percentiles
+from benchmarks.shared.stream import sample_frames, stream
 from refocusd.cli.console import console, messages, write_json
 from refocusd.errors import RefocusdError
 from refocusd.processes.daemon_process import DaemonProcess
@@ -53,7 +53,7 @@ _SOAK_STEP_S = 30.0
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.view", description=__doc__.partition("\n")[0]
+        prog="python -m benchmarks.speed.view", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--parts", nargs="+", choices=("cost", "soak"), default=["cost", "soak"])
     parser.add_argument("--side", type=int, default=2048, metavar="PX")

@@ -1,6 +1,6 @@
 """A plate on a cluster whose workers, scheduler and command are killed at random until it is done.
 
-    python -m benchmarks.cluster_kills --kills 200 --json benchmarks/results/cluster-kills-<machine>.json
+    python -m benchmarks.faults.cluster_kills --kills 200 --json benchmarks/results/cluster-kills-<machine>.json
 
 The scheduler and two workers are Dask's own programs, and are begun again when they have ended, as SLURM or
 systemd would; so is `refocusd process --cluster`.  The engine takes 20 ms a frame and returns it as it is.  At
@@ -24,12 +24,12 @@ from tempfile import gettempdir
 from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from benchmarks.cluster import engine_takes, write_plate
-from benchmarks.overhead_machine import machine, scratch
+from benchmarks.shared.machine import machine, scratch
+from benchmarks.speed.cluster import engine_takes, write_plate
 from refocusd.cli.console import console, messages, write_json
 from refocusd.formats.ome_zarr.mirror_layout import listed
 from refocusd.formats.open_dataset import open_dataset
@@ -173,7 +173,7 @@ def _free_port() -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; exit status 1 if a frame was lost, wrong or done twice."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cluster_kills",
+        prog="python -m benchmarks.faults.cluster_kills",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """How much better refocused frames are: the shipped bundle on what it never saw.
 
-    python -m benchmarks.refocus_quality --data FOLDER [--json FILE] [--limit N]
+    python -m benchmarks.quality.refocus_quality --data FOLDER [--json FILE] [--limit N]
 
 FOLDER holds the BBBC038 images (`refocusd train fetch-bbbc038`) and, if there
 are any, BBBC006 in-focus fields.  Prints PSNR by defocus, nuclei and light for the raw
@@ -17,9 +17,9 @@ from pathlib import Path
 
 from refocusd_training.evaluation.run import Options, run_held_out
 
-from benchmarks.summarise import summarise
+from benchmarks.quality.summarise import summarise
 
-RESULTS = Path(__file__).parent / "results" / "refocus_quality.json"
+RESULTS = Path(__file__).parents[1] / "results" / "refocus_quality.json"
 
 
 def main() -> int:

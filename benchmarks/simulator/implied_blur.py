@@ -18,7 +18,7 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from benchmarks.frame_statistics import radial_spectrum
+from benchmarks.simulator.frame_statistics import radial_spectrum
 from refocusd.errors import InputError
 
 Floats = NDArray[np.float64]

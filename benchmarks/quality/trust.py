@@ -1,6 +1,6 @@
 """What verdicts are worth: empty fields, pictures of something else, clipped frames, real stacks, cost.
 
-    python -m benchmarks.trust [--fields 1000] [--others 100] [--model live-fluorescence]
+    python -m benchmarks.quality.trust [--fields 1000] [--others 100] [--model live-fluorescence]
         [--backend deconvolution] [--transmitted FILE] [--actin FOLDER] [--stacks FOLDER] [--json FILE]
 
 Every frame goes through `refocusd.worker.refocus.refocus_frame`, as in a worker.  An object is
@@ -46,8 +46,8 @@ from rich.table import Table
 from scipy.ndimage import gaussian_laplace, maximum_filter, uniform_filter, zoom
 from scipy.stats import spearmanr
 
-from benchmarks.empty_fields import EMPTY, empty_field
-from benchmarks.overhead_machine import cpu_model
+from benchmarks.quality.empty_fields import EMPTY, empty_field
+from benchmarks.shared.machine import cpu_model
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine

@@ -5,7 +5,7 @@ run in processes of their own, so that a reader that hangs, dies in native code
 or takes all memory is a finding and not the end.  An input follows from target,
 seed and index; to see one again::
 
-    python -m benchmarks.fuzz --show "NDTiff index" 4711 > input.bin
+    python -m benchmarks.faults.fuzz --show "NDTiff index" 4711 > input.bin
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from pathlib import Path
 from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 # The targets are those of the tests.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "datasets"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "formats"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "models"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "transport"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "datasets"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "formats"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "models"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "transport"))
 
 import psutil
 from fuzzing import Target, fuzz
 
-from benchmarks.overhead_machine import machine
+from benchmarks.shared.machine import machine
 from refocusd.cli.console import console, write_json
 
 MODULES = ("test_wire_fuzz", "test_recording_fuzz", "test_own_files_fuzz", "test_bundle_fuzz")
@@ -245,7 +245,7 @@ def plan(names: list[str], rounds: int) -> list[Part]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; exit status 1 if there was a defect."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults.fuzz", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100_000, help="inputs of all targets")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)

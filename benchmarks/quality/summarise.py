@@ -1,6 +1,6 @@
 """An evaluation's JSON without what the script that made it remakes: short enough to be kept.
 
-    python -m benchmarks.summarise FILE...
+    python -m benchmarks.quality.summarise FILE...
 
 Leaves out every single frame, and tables by microscope and by channel; one line a table.
 """

@@ -1,10 +1,10 @@
 """The simulator against the real plate: blur and noise of BBBC006 at z = 00, by statistics.
 
-    python benchmarks/simulator_validation.py --data FOLDER [--json FILE] [--figure FILE]
+    python benchmarks/simulator/simulator_validation.py --data FOLDER [--json FILE] [--figure FILE]
 
 FOLDER holds Hoechst fields of BBBC006 in focus (``in_focus_w1``) and at z = 00
 (``defocused_z00_w1``), of different wells: there are no pairs, so that only statistics are
-compared.  The fields in focus are put out of focus as `benchmarks/plate_model.py` says, and
+compared.  The fields in focus are put out of focus as `benchmarks/simulator/plate_model.py` says, and
 both sets give
 
 - ``spectra``: power at each spatial frequency over the mean light above the offset (fields differ
@@ -12,7 +12,7 @@ both sets give
   decades of power, RMS over the bands, as is and after the one factor that the nuclei's brightness
   differs by;
 - ``blur``: the blur that the set implies against the fields in focus, by the ratio of their mean
-  spectra (`benchmarks/implied_blur.py`): its width, its radial profile, and whether
+  spectra (`benchmarks/simulator/implied_blur.py`): its width, its radial profile, and whether
   simulated and real are the same;
 - ``nuclei``: diameter at half height of what stands alone in a field, median;
 - ``noise``: variance of the pixels against their brightness, and the straight line through it.
@@ -35,25 +35,25 @@ from refocusd_training.data.images import read_image
 from refocusd_training.evaluation.objects import IsolatedObjects
 from rich.console import Console
 
-from benchmarks.frame_statistics import (
+from benchmarks.simulator.frame_statistics import (
     fit_noise,
     log_spectral_distance,
     photon_transfer,
     radial_spectrum,
     spectrum_bands,
 )
-from benchmarks.implied_blur import (
+from benchmarks.simulator.implied_blur import (
     ImpliedBlur,
     implied_blur,
     same_blur,
     transfer_distance,
 )
-from benchmarks.plate_model import PLATE_CAMERA, PLATE_OPTICS, PLATE_Z00, plate_frame
+from benchmarks.simulator.plate_model import PLATE_CAMERA, PLATE_OPTICS, PLATE_Z00, plate_frame
 from refocusd.errors import InputError
 from refocusd.frame import Pixels, checked_pixels
 
-RESULTS = Path(__file__).parent / "results" / "simulator_validation.json"
-FIGURE = Path(__file__).parents[1] / "docs" / "images" / "simulator_validation.png"
+RESULTS = Path(__file__).parents[1] / "results" / "simulator_validation.json"
+FIGURE = Path(__file__).parents[2] / "docs" / "images" / "simulator_validation.png"
 #: Bands that are told apart, in cycles per pixel: the disc, its side lobes, the noise.
 RANGES = {"disc": (0.008, 0.025), "side lobes": (0.025, 0.065), "noise": (0.1, 0.5)}
 LIGHT_EDGES = tuple(range(100, 800, 50))
