@@ -1,4 +1,4 @@
-"""What every worker does, whoever started it: build an engine, introduce itself, take frames."""
+"""What all workers have in common: they build an engine, announce themselves, and process frames."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from refocusd.worker.worker import serve
 
 log = logging.getLogger(__name__)
 
-#: Frame size that is warmed before a worker says it is ready.
+#: Frame size for which the engine is warmed up before a worker reports that it is ready.
 WARM_UP_SHAPE = (512, 512)
-#: For the daemon's answer to `Hello`.
+#: Time limit for the daemon's answer to `Hello`.
 WELCOME_S = 10.0
-#: For the last result to leave when a worker ends.
+#: Time for the last result to be sent when a worker ends.
 LINGER_S = 1.0
 #: Exit status of a worker that ran out of memory.
 OUT_OF_MEMORY = 12
@@ -32,12 +32,12 @@ OUT_OF_MEMORY = 12
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Engines, and what the daemon is told of them.
+    """Engines, and their description for the daemon.
 
     Parameters
     ----------
     engines : mapping of str to Engine
-        By channel; "" is for all that are not named.  Channels of one model share its engine.
+        By channel; "" stands for all other channels.  Channels with the same model share its engine.
     ready : Ready
     """
 
@@ -95,7 +95,7 @@ def hold_session(
     *,
     asked: threading.Event | None = None,
 ) -> Literal["stopped", "lost"]:
-    """From the daemon's welcome to the end of the link, which is closed then.
+    """Serve the daemon from its welcome to the end of the link, and close the link.
 
     Parameters
     ----------
