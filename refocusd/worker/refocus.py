@@ -340,15 +340,9 @@ def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | 
     from refocusd.imaging.defocus import estimate_defocus
 
     try:
-        optics = Optics(
-            about.na,
-            about.wavelength_um,
-            about.refractive_index,
-            about.pixel_um,
-            about.spherical_waves,
-            about.apodisation,
-        )
-        estimate = estimate_defocus(raw, out, optics, measured=about.measured)
+        optics = msgspec.structs.asdict(about)
+        measured = optics.pop("measured")
+        estimate = estimate_defocus(raw, out, Optics(**optics), measured=measured)
     except (RefocusdError, ArithmeticError, ValueError) as error:
         log.warning("no estimate of the defocus: %s", error)
         return None

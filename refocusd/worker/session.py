@@ -13,7 +13,7 @@ import msgspec
 
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
-from refocusd.engines.engine import Engine, EngineDescription
+from refocusd.engines.engine import Engine
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import EngineInfo, Engines, Ready
 from refocusd.worker.worker import serve
@@ -70,23 +70,15 @@ def prepare(models: Mapping[str, str], options: EngineOptions) -> Prepared:
             built[model] = build_engine(model, options)
             built[model].warm_up(WARM_UP_SHAPE)
     engines = {channel: built[model] for channel, model in models.items()}
-    told = {channel: _info(engine.description) for channel, engine in engines.items()}
+    told = {
+        channel: msgspec.convert(engine.description, EngineInfo, from_attributes=True)
+        for channel, engine in engines.items()
+    }
     channels = {name: info for name, info in told.items() if name}
     ready = Ready(
         Engines(**msgspec.structs.asdict(told[""]), channels=channels), time.perf_counter() - begun
     )
     return Prepared(engines, ready)
-
-
-def _info(about: EngineDescription) -> EngineInfo:
-    return EngineInfo(
-        backend=about.backend,
-        precision=about.precision,
-        device=about.device,
-        key=about.key,
-        model_id=about.model_id,
-        model_sha256=about.model_sha256,
-    )
 
 
 def hold_session(
