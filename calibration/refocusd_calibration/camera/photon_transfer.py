@@ -45,14 +45,11 @@ class Line:
     intercept, slope : Measured
     covariance : float
         Of intercept and slope.
-    birge : float
-        Square root of the reduced chi²; above 1 the uncertainties were widened by it.
     """
 
     intercept: Measured
     slope: Measured
     covariance: float
-    birge: float
 
     def at(self, x: Floats) -> Floats:
         """The line's y at each x."""
@@ -86,12 +83,11 @@ def weighted_line(x: Floats, y: Floats, variances: Floats) -> Line:
     """
     fit = weighted_fit(np.stack([np.ones_like(x), x], axis=1), y, 1 / variances)
     freedom = len(x) - 2
-    birge = math.sqrt(fit.chi2 / freedom) if freedom > 0 else 1.0
-    wider = max(1.0, birge)
+    wider = math.sqrt(max(1.0, fit.chi2 / freedom)) if freedom > 0 else 1.0
     intercept, slope = (
         measured(*pair) for pair in zip(fit.coefficients, wider * fit.sigma, strict=True)
     )
-    return Line(intercept, slope, float(fit.covariance[0, 1]) * wider**2, birge)
+    return Line(intercept, slope, float(fit.covariance[0, 1]) * wider**2)
 
 
 def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:

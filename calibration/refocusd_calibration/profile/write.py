@@ -208,18 +208,17 @@ def raw_data(what: str, path: str | Path) -> RawData:
         if path.is_dir():
             for file in sorted(p for p in path.rglob("*") if p.is_file()):
                 digest.update(file.relative_to(path).as_posix().encode())
-                _hash_file(file, digest)
+                _hash(file, digest)
         else:
-            _hash_file(path, digest)
+            _hash(path, digest)
     except OSError as error:
         raise InputError(f"the recording {path} cannot be read: {error.strerror}") from error
     return RawData(what=what, path=str(path.resolve()), sha256=digest.hexdigest())
 
 
-def _hash_file(file: Path, digest: hashlib._Hash) -> None:
+def _hash(file: Path, digest: hashlib._Hash) -> None:
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        hashlib.file_digest(stream, lambda: digest)
 
 
 def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:
