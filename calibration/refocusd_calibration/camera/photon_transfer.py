@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from refocusd.profiles.profile import Measured
 from refocusd_calibration.camera.levels import LevelStatistics
+from refocusd_calibration.camera.series import BITS
 from refocusd_calibration.estimates import measured, robust_sigma, weighted_fit
 
 #: Variance of rounding to whole counts.
@@ -30,8 +31,6 @@ NEAR_SHARE = 1e-4
 NEAR = 0.95
 #: Iterations of re-weighting; after the third, nothing relevant changes.
 ROUNDS = 6
-#: Bits of the counts of existing cameras.
-BITS = (8, 10, 11, 12, 14, 16)
 
 Floats = NDArray[np.float64]
 

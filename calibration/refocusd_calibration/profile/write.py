@@ -169,16 +169,12 @@ def _labelled(text: str, section: str) -> str:
 def differences(one: Microscope, other: Microscope) -> list[str]:
     """Differences between two microscopes, as phrases; fields that are unknown for one of them are ignored."""
     found = []
-    for name in ("camera", "objective", "channel"):
+    for name in one.__struct_fields__:
         a, b = getattr(one, name), getattr(other, name)
-        if a and b and a != b:
+        if name == "refractive_index" or a in ("", None) or b in ("", None):
+            continue
+        if a != b and not (isinstance(a, float) and abs(a - b) <= _SAME * abs(a)):
             found.append(f"{name} {a!r} there, {b!r} now")
-    if one.binning != other.binning:
-        found.append(f"binning {one.binning} there, {other.binning} now")
-    for name in ("pixel_um", "na", "wavelength_um", "magnification"):
-        a, b = getattr(one, name), getattr(other, name)
-        if a is not None and b is not None and abs(a - b) > _SAME * abs(a):
-            found.append(f"{name} {a:g} there, {b:g} now")
     return found
 
 
