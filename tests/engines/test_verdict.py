@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from refocusd_training.trust.pictures import brightfield, checkerboard
 from scipy.ndimage import gaussian_filter, zoom
 
-from benchmarks.empty_fields import EMPTY, Empty, empty_field
+from benchmarks.quality.empty_fields import EMPTY, Empty, empty_field
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.verdict import ERROR_FEATURES, Judgement, error_features, shipped_judge

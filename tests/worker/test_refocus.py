@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.empty_fields import empty_field
+from benchmarks.quality.empty_fields import empty_field
 from refocusd.config import Untrusted
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
