@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,13 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from finished import blurred, command, environment, raw_dataset, refocusd, snapshot, told, verify
+from finished import (
+    blurred,
+    command,
+    environment,
+    ledger_of,
+    raw_dataset,
+    refocusd,
+    snapshot,
+    told,
+    verify,
+)
 from live import keys, read_all, write_stack
 from recordings_on_disk import write_ndtiff
 from waiting import PATIENCE_S
 
+from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind
+from refocusd.ledger import Ledger
 
 
 def time_lapse(folder: Path, frames: int, seed: int = 0) -> Path:
@@ -50,6 +63,52 @@ def test_an_output_elsewhere_is_found_by_its_raw_data(tmp_path: Path) -> None:
         refocusd("process", raw, place=tmp_path, COLUMNS="400").stdout.split()
     )
     assert not (raw.parent / "raw_refocused").exists()
+
+
+def test_every_output_of_a_recording_is_found_wherever_it_lies(tmp_path: Path) -> None:
+    raw = time_lapse(tmp_path / "data" / "raw", 3)
+    stack = write_stack(tmp_path / "data" / "s.tif", blurred(3))
+    for folder in ("one", "two"):
+        done = refocusd("process", raw, stack, "--output", folder, place=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for recording in (raw, stack):
+        outputs = [tmp_path / folder / f"{recording.stem}_refocused" for folder in ("one", "two")]
+        status, said = verify(recording, place=tmp_path)
+        assert status == 0, said
+        assert [run["output"] for run in said["runs"]] == [str(output) for output in outputs]
+        assert told("report", recording, "--json", tmp_path / "r.json", place=tmp_path)[0] == 0
+        files = json.loads((tmp_path / "r.json").read_text())["files"]
+        assert [Path(file).parent for file in files] == outputs
+    # One that was deleted is not missed; what another recording left in its place is not taken for it.
+    one, two = (tmp_path / folder / "raw_refocused" for folder in ("one", "two"))
+    shutil.rmtree(one)
+    other = time_lapse(tmp_path / "other" / "raw", 3, seed=5)
+    assert refocusd("process", other, "--output", "one", place=tmp_path).returncode == 0
+    time_lapse(raw, 5)
+    done = refocusd("resume", raw, place=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (len(keys(one)), len(keys(two))) == (3, 5)
+    assert [run["output"] for run in verify(raw, place=tmp_path)[1]["runs"]] == [str(two)]
+
+
+def test_resume_of_an_output_whose_raw_data_are_gone_says_so(tmp_path: Path) -> None:
+    raw = time_lapse(tmp_path / "raw", 4)
+    output = tmp_path / "raw_refocused"
+    assert refocusd("process", raw, place=tmp_path).returncode == 0
+    away = raw.rename(tmp_path / "moved")
+    status, said = told("resume", output, "--json", tmp_path / "r.json", place=tmp_path)
+    assert status == 0, said
+    done = json.loads((tmp_path / "r.json").read_text())["datasets"][0]["said"]
+    assert f"every frame has its final state; its raw data are no longer at {raw}" in done
+    # As a command leaves it that was interrupted: nobody knows how many there were.
+    with Ledger(ledger_of(tmp_path)) as ledger:
+        ledger._write("UPDATE acquisition SET closed = NULL, acquired = NULL", ())
+    (output / LEDGER_COPY).unlink()
+    status, said = told("resume", output, place=tmp_path)
+    assert status == 2
+    assert f"its raw data are missing at {raw}" in said.replace("\n", " ")
+    away.rename(raw)
+    assert told("resume", output, place=tmp_path)[0] == 0
 
 
 def test_a_run_is_not_resumed_with_other_settings_than_it_was_begun_with(tmp_path: Path) -> None:

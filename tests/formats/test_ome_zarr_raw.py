@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
+from refocusd.frame import canonical_axes
 
 ORDER = {"t": "time", "c": "channel", "z": "z"}
 
@@ -43,6 +45,33 @@ def test_an_image_has_a_frame_for_each_place_of_its_axes(
         assert len(dataset) == np.prod(pixels.shape[:-2], dtype=int)
         assert_holds(dataset, pixels, axes)
         assert dataset.plan().pixel_um == 0.65
+
+
+def test_the_index_of_a_store_takes_a_byte_a_frame(tmp_path: Path) -> None:
+    """A plate has millions; it was an object each, of 400 bytes."""
+    frames = 20_000
+    array = zarr.create_array(
+        tmp_path / "long.zarr" / "0", shape=(frames, 16, 16), chunks=(2000, 16, 16), dtype="uint8"
+    )
+    array[:] = (np.arange(frames) % 251 + 1).astype(np.uint8)[:, None, None]
+    levels = [{"path": "0"}]
+    image: dict[str, Any] = {"axes": [{"name": name} for name in "tyx"], "datasets": levels}
+    zarr.open_group(tmp_path / "long.zarr").attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [image],
+    }
+    open_dataset(tmp_path / "long.zarr")  # what is imported for the first one is not of the second
+    tracemalloc.start()
+    with open_dataset(tmp_path / "long.zarr") as dataset:
+        nbytes = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert nbytes / frames < 10
+        assert len(dataset) == frames
+        assert list(dataset)[-1] == f'{{"time":{frames - 1}}}'
+        assert dataset.read({"time": 1234}).pixels[0, 0] == 1234 % 251 + 1
+        for wrong in ({"time": frames}, {"time": -1}, {"time": 1, "z": 0}, {"position": "x"}):
+            assert canonical_axes(wrong) not in dataset
+        assert "no key" not in dataset
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,11 +153,6 @@ class OmeImage:
         """Shape and type of its frames."""
         height, width = self.array.shape[-2:]
         return PageFormat(height, width, np.dtype(self.array.dtype).newbyteorder("="))
-
-    def frames(self) -> Iterator[tuple[dict[str, AxisValue], tuple[int, ...]]]:
-        """Axes of every frame that the array has room for, and its index in the array."""
-        for index in np.ndindex(*self.array.shape[:-2]):
-            yield self.axes_at(index), index
 
     def axes_at(self, index: tuple[int, ...]) -> dict[str, AxisValue]:
         """Axes of the frame at an index of the array."""

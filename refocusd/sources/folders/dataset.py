@@ -10,6 +10,8 @@ from typing import Literal
 
 from refocusd import __version__
 from refocusd.backoff import may_pass
+from refocusd.datasets.dataset import is_being_written
+from refocusd.datasets.run_folder import output_of
 from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.frame import counted
@@ -21,7 +23,7 @@ from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
 
-Ending = Literal["closed", "gone", "refused", "stopped"]
+Ending = Literal["closed", "gone", "refused", "busy", "stopped"]
 
 #: A pycromanager hook needs no disk, so it gets this long to announce the acquisition first.
 HOOK_FIRST_S = 0.5
@@ -129,6 +131,9 @@ class Following:
         session.pump(LISTEN_S if waits else 0.0)
         state = session.state
         if state is State.REFUSED:
+            if self._open and is_being_written(output_of(self._open.raw, self._open.output)):
+                self._warn("another command is refocusing it; followed again when that has ended")
+                return "busy"
             self._warn(f"not refocused: {session.reason}")
             return "refused"
         if state is State.CLOSED and session.closed:
