@@ -21,13 +21,14 @@ from finished import (
     told,
     verify,
 )
-from live import keys, read_all, write_stack
+from followed import ended, following
+from live import keys, quick_settings, read_all, running, write_stack
 from recordings_on_disk import write_ndtiff
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.open_sink import SinkKind
+from refocusd.formats.open_sink import SinkKind, append_sink
 from refocusd.ledger import Ledger
 
 
@@ -181,6 +182,74 @@ def test_nothing_is_written_into_raw_data(tmp_path: Path) -> None:
     assert one.read_bytes() == taken
     # Where many recordings lie, an export may lie as well.
     status, said = told("export", output, "--output", tmp_path / "all.ome.tif", place=tmp_path)
+    assert status == 0, said
+
+
+def test_an_export_does_not_become_a_part_of_what_others_recorded(tmp_path: Path) -> None:
+    raw = time_lapse(tmp_path / "raw", 2)
+    frames = image_files(tmp_path / "frames")
+    named = tmp_path / "named"
+    named.mkdir()
+    for n in range(2):
+        write_stack(named / f"cells_xy{n}.tif", blurred(3))
+    before = snapshot(tmp_path)
+    for folder in (frames, named):
+        for name in ("all.ome.tif", "img_t009.ome.tif"):
+            status, said = told("export", raw, "--output", folder / name, place=tmp_path)
+            assert status == 2
+            assert f"lies within the dataset {folder}" in said.replace("\n", " ")
+    assert snapshot(tmp_path) == before
+    # Stacks that are recordings of their own, and exports, may lie side by side.
+    (tmp_path / "stacks").mkdir()
+    for name in ("control", "treated"):
+        write_stack(tmp_path / "stacks" / f"{name}.tif", blurred(2))
+    for name in ("one.ome.tif", "two.ome.tif"):
+        target = tmp_path / "stacks" / name
+        assert told("export", raw, "--output", target, place=tmp_path)[0] == 0
+
+
+def outputs_below(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob("refocusd.json"))
+
+
+def test_what_was_followed_is_not_refocused_again_by_process(tmp_path: Path) -> None:
+    raw = tmp_path / "data" / "raw"
+    with (
+        running(quick_settings(tmp_path)) as daemon,
+        following(raw.parent, daemon.endpoint, quiet_s=1.0),
+    ):
+        time_lapse(raw, 3)
+        until(lambda: ended(daemon, "raw"))
+        output = raw.parent / "raw_refocused"
+        before = snapshot(output)
+        done = refocusd("process", raw, place=tmp_path, COLUMNS="400")
+        assert done.returncode == 0, done.stderr
+        assert f"{output}: nothing to do" in done.stdout
+        assert {name: data for name, data in snapshot(output).items() if name in before} == before
+    assert outputs_below(tmp_path) == [output]
+    status, said = verify(raw, place=tmp_path)
+    assert status == 0, said
+
+
+@pytest.mark.parametrize("folder", ["data", "elsewhere"])
+def test_what_process_began_is_continued_where_it_is_when_it_is_followed(
+    tmp_path: Path, folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And while a command writes the output, the follower waits for it and says so."""
+    raw = tmp_path / "data" / "raw"
+    time_lapse(raw, 2)
+    output = tmp_path / folder / "raw_refocused"
+    assert refocusd("process", raw, "--output", output.parent, place=tmp_path).returncode == 0
+    writer = append_sink(output)
+    with running(quick_settings(tmp_path)) as daemon:
+        time_lapse(raw, 5)
+        with following(raw.parent, daemon.endpoint, quiet_s=1.0, since_s=0.0):
+            until(lambda: "another command is refocusing it" in caplog.text)
+            writer.close()
+            until(lambda: ended(daemon, "raw"))
+    assert outputs_below(tmp_path) == [output]
+    assert len(keys(output)) == 5
+    status, said = verify(raw, place=tmp_path)
     assert status == 0, said
 
 

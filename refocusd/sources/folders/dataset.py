@@ -10,10 +10,9 @@ from typing import Literal
 
 from refocusd import __version__
 from refocusd.backoff import may_pass
-from refocusd.datasets.dataset import is_being_written
-from refocusd.datasets.run_folder import output_of
 from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.lock import BEING_WRITTEN
 from refocusd.frame import counted
 from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
@@ -131,7 +130,7 @@ class Following:
         session.pump(LISTEN_S if waits else 0.0)
         state = session.state
         if state is State.REFUSED:
-            if self._open and is_being_written(output_of(self._open.raw, self._open.output)):
+            if BEING_WRITTEN in session.reason:
                 self._warn("another command is refocusing it; followed again when that has ended")
                 return "busy"
             self._warn(f"not refocused: {session.reason}")
