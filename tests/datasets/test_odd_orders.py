@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +290,16 @@ def test_two_commands_at_once_make_one_output(tmp_path: Path, sink: SinkKind) ->
     assert status == 0, report
     assert len(report["runs"]) == 1
     assert sorted(p.name for p in tmp_path.iterdir() if "refocused" in p.name) == ["raw_refocused"]
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are always Unicode")
+def test_a_name_that_is_not_utf8_is_told_and_costs_no_other_recording(tmp_path: Path) -> None:
+    odd = image_files(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")))
+    good = write_stack(tmp_path / "s.tif", blurred(2))
+    status, said = verify(odd, place=tmp_path)
+    assert status == 1, said
+    done = refocusd("process", odd, good, place=tmp_path, COLUMNS="400")
+    assert done.returncode == 1
+    assert "is not written in UTF-8: rename that file or folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(keys(tmp_path / "s_refocused")) == 2
