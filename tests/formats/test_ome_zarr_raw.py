@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +284,58 @@ def test_scales_in_other_units_and_of_the_whole_image_count(tmp_path: Path) -> N
     with open_dataset(tmp_path / "image.zarr") as dataset:
         assert dataset.summary["PixelSize_um"] == pytest.approx(0.065)
         assert dataset.summary["z-step_um"] == pytest.approx(0.02)
+
+
+def of_image(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what an image says of itself; written with a mark in front, as some editors do."""
+    place = store / "zarr.json"
+    said = json.loads(place.read_text())
+    change(said["attributes"]["ome"]["multiscales"][0])
+    place.write_text(json.dumps(said), encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("unit", "um"), [("um", 1.0), ("µm", 1.0), ("angstrom", 1e-4), (None, 0.0)]
+)
+def test_units_as_people_write_them_count(tmp_path: Path, unit: str | None, um: float) -> None:
+    write_image(tmp_path / "image.zarr", axes="zyx")
+    of_image(
+        tmp_path / "image.zarr", lambda image: [axis.update(unit=unit) for axis in image["axes"]]
+    )
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert dataset.summary.get("PixelSize_um", 0.0) == pytest.approx(0.65 * um)
+
+
+def test_two_axes_of_a_type_are_not_one(tmp_path: Path) -> None:
+    pixels = write_image(tmp_path / "image.zarr", axes="tzyx")
+    of_image(
+        tmp_path / "image.zarr", lambda image: image["axes"][0].update(name="view", type="space")
+    )
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert len(list(dataset)) == len(dataset) == pixels.shape[0] * pixels.shape[1]
+        assert np.array_equal(dataset.read({"view": 1, "z": 2}).pixels, pixels[1, 2])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe has no place in a folder there")
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("chunks", [None, (1, 1, 8, 8)], ids=["whole", "tiles"])
+def test_what_is_no_file_is_no_chunk(tmp_path: Path, put: Any, chunks: Any) -> None:
+    """Zarr takes a folder for zeros, and waits for a pipe for ever."""
+    write_image(tmp_path / "image.zarr", axes="tzyx", chunks=chunks)
+    chunk = tmp_path / "image.zarr" / "0" / "c" / "1" / "2" / "0" / "0"
+    chunk.unlink()
+    put(chunk)
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert canonical_axes({"time": 1, "z": 2}) not in dataset
+        assert len(dataset) == 5
+        assert "room for 1 frame never written" in understood(dataset)
+
+
+def test_wells_that_a_plate_names_and_does_not_have_are_told(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.zarr")
+    shutil.rmtree(tmp_path / "plate.zarr" / "B" / "03")
+    with open_dataset(tmp_path / "plate.zarr") as dataset:
+        assert "1 of its wells and images not found, such as B/03" in understood(dataset)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.chunks import StoredChunks, stamp_of
+from refocusd.formats.ome_zarr.chunks import StoredChunks, place_stamp
 from refocusd.formats.ome_zarr.grid import GridFrames
 from refocusd.formats.ome_zarr.groups import (
     MAX_DEPTH,
     document_of,
-    image_folders,
     is_store,
+    named_images,
     store_root,
 )
 from refocusd.formats.ome_zarr.image import OmeImage, part_of
@@ -98,7 +98,9 @@ class StoreReader(Dataset):
         self._max_frame_bytes = max_frame_bytes
         self._frames = self._no_frames()
         self._images: dict[str, _Image] = {}
-        self._stamps: dict[Path, tuple[int, int]] | None = None
+        #: Images that the store names, and that are not there (yet).
+        self._absent: list[str] = []
+        self._stamps: dict[Path, tuple[int, int, int]] | None = None
         self._looked_at_all = -math.inf
         self._doubtful: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
@@ -108,6 +110,9 @@ class StoreReader(Dataset):
             self._check()
             if absent := self._frames.room - len(self._frames):
                 self.source += f"; its arrays have room for {counted(absent)} never written"
+            if self._absent:
+                lost = f"{len(self._absent)} of its wells and images not found"
+                self.source += f"; {lost}, such as {self._absent[0]}"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -227,7 +232,8 @@ class StoreReader(Dataset):
     def _folders(self) -> dict[str, Path]:
         if self._only is not None:
             return {self._only: self.path / self._only}
-        return image_folders(self.path)
+        found, self._absent = named_images(self.path)
+        return found
 
     def _take_up(self, position: str, folder: Path) -> None:
         before = self._images.get(position)
@@ -248,7 +254,7 @@ class StoreReader(Dataset):
         stored = StoredChunks(image.array, folder / image.levels[0])
         self._images[position] = _Image(self._frames.take_up(position, image), stored)
 
-    def _stamps_now(self) -> dict[Path, tuple[int, int]]:
+    def _stamps_now(self) -> dict[Path, tuple[int, int, int]]:
         """Of the folders and files that change when the store is given images, or arrays grow."""
         if not self._growing:
             return {}
@@ -266,7 +272,7 @@ class StoreReader(Dataset):
                     for entry in folder.iterdir()
                     if entry.is_dir() and entry.name not in _OTHERS
                 ]
-        return {path: stamp for path in places if (stamp := stamp_of(path)) is not None}
+        return {path: stamp for path in places if (stamp := place_stamp(path)) is not None}
 
     def _found(
         self, position: str, stored: StoredChunks, *, everywhere: bool
