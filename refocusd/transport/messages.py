@@ -32,7 +32,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from refocusd.errors import TransportError
+from refocusd.errors import InputError, TransportError
 from refocusd.frame import DType as DType
 from refocusd.frame import FinalState as FinalState
 from refocusd.transport.records import (
@@ -318,8 +318,19 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The header's bytes."""
-    return _encoder.encode(message)
+    """The header's bytes.
+
+    Raises
+    ------
+    InputError
+        If a text in it, such as a path, cannot be written in UTF-8.
+    """
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{error.object!a} is not written in UTF-8: rename that file or folder, or the channel"
+        ) from error
 
 
 def decode(header: bytes | memoryview) -> Message:
