@@ -271,8 +271,9 @@ CLIPPED = (0.01, 0.05)
 MOST_CLIPPED = 0.2
 #: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
 UNEXPLAINED = (0.1, 0.2)
-#: From so much smoothness on, noise is not a camera's; 99 % of blurred frames have less than 2.
-SMOOTH = 2.2
+#: From so much smoothness on, noise is not a camera's; real frames that are blurred have up to 1.7.  Details of a
+#: slight blur look smooth as well, up to the second.
+SMOOTH = (1.9, 4.0)
 #: The same of the light of one tile that changed; 98 % of frames change less than 0.26.
 FLUX = (0.1, 0.5)
 
@@ -283,8 +284,8 @@ def _measured_above(pair: PairEvidence, level: int) -> bool:
 
 
 def _processed(field: FieldEvidence, pair: PairEvidence) -> bool:
-    """Whether the noise of a blurred frame is smooth: details of a sharp one look like that."""
-    return field.smoothness > SMOOTH and pair.stated_px >= IN_FOCUS_PX
+    """Whether the noise of a frame is smoother than its blur explains."""
+    return field.smoothness > SMOOTH[pair.stated_px < IN_FOCUS_PX]
 
 
 def _unsharpened(pair: PairEvidence) -> bool:

@@ -133,6 +133,25 @@ def test_a_frame_of_interpolated_pixels_is_not_trusted_and_says_why() -> None:
     assert "its pixels were interpolated, smoothed or compressed" in said.reasons
 
 
+@pytest.mark.parametrize(
+    ("blur_px", "smoothness", "processed"),
+    [(1.9, 3.0, False), (1.9, 7.0, True), (6.0, 1.7, False), (6.0, 2.0, True)],
+)
+def test_details_of_a_slight_blur_are_not_taken_for_smoothed_noise(
+    blur_px: float, smoothness: float, processed: bool
+) -> None:
+    raw = frame_of_nuclei(12.0)
+    out = np.empty_like(raw)
+    DeconvolutionEngine().refocus(raw, out)
+    field = examine_field(raw)
+    assert field is not None
+    pair = examine_pair(field, raw, out, BlurEstimate(blur_px, 0.1, "frame"))
+    said = shipped_judge().of_pair(replace(field, smoothness=smoothness), pair)
+    reason = "its pixels were interpolated, smoothed or compressed"
+    assert (reason in said.reasons) == processed
+    assert said.verdict != "trusted" or not processed
+
+
 def test_objects_that_raw_does_not_hold_are_not_trusted() -> None:
     raw = frame_of_nuclei(12.0)
     out = np.empty_like(raw)

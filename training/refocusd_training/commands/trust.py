@@ -103,7 +103,7 @@ def _fit(arguments: argparse.Namespace) -> int:
             about = (f"{row.low:g}-{row.high:g}", str(row.frames), f"{row.wrong:.0%}")
             table.add_row(engine, f"{auroc(chance, wrong):.3f}", *about)
         held = coverage(told, held_out[1::2], engine)
-        about_held_out = {**figures(judge, held_out, engine), "intervals_hold": round(held, 3)}
+        about_held_out = {**figures(judge, held_out, engine), **held}
         console.print(engine, about_held_out)
     console.print(table)
     # Nothing may be fitted on what scales the intervals.

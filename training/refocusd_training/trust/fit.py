@@ -50,8 +50,8 @@ FOLDS = 5
 WIDTHS_PX = (0, 4, 8, 16, 60)
 #: Frames that a judge is fitted on, at least.
 LEAST_FRAMES = 40
-#: Share of true pixels that intervals hold.
-HELD = 0.9
+#: Share of true pixels that intervals hold, and how often they are scaled for that.
+HELD, ROUNDS = 0.9, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,21 +362,32 @@ def _scores(
 
 
 def calibrated(judge: Judge, examples: Sequence[Example]) -> Judge:
-    """The same with intervals that hold 90 % of the pixels of specimens that it was not fitted on."""
-    factors = [
-        float(np.quantile(_scores(judge, examples, knot=knot), HELD))
-        for knot in range(len(INTERVALS_AT_PX))
-    ]
-    floor, share = (
-        tuple(value * factor for value, factor in zip(values, factors, strict=True))
-        for values in (judge.interval.floor, judge.interval.share)
-    )
-    return replace(judge, interval=Interval(floor, share))
+    """The same with intervals that hold 90 % of the pixels of specimens that it was not fitted on.
+
+    Those of a frame are interpolated between two widths of the blur, so that one affects the other.
+    """
+    for _ in range(ROUNDS):
+        factors = [
+            float(np.quantile(_scores(judge, examples, knot=knot), HELD))
+            for knot in range(len(INTERVALS_AT_PX))
+        ]
+        floor, share = (
+            tuple(value * factor for value, factor in zip(values, factors, strict=True))
+            for values in (judge.interval.floor, judge.interval.share)
+        )
+        judge = replace(judge, interval=Interval(floor, share))
+    return judge
 
 
-def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> float:
-    """Share of true pixels that the intervals of an engine's frames hold."""
-    return float(np.mean(_scores(judge, examples, engine) <= 1))
+def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str, float]:
+    """Shares of true pixels that the intervals of an engine's frames hold: of all, and by the blur that was found."""
+    knots = {"": None, **{f"_at_{px:g}_px": knot for knot, px in enumerate(INTERVALS_AT_PX)}}
+    scores = {name: _scores(judge, examples, engine, knot) for name, knot in knots.items()}
+    return {
+        f"intervals_hold{name}": round(float(np.mean(own <= 1)), 3)
+        for name, own in scores.items()
+        if own.size > 1
+    }
 
 
 def auroc(scores: Floats, wanted: Floats) -> float:
