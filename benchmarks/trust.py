@@ -39,7 +39,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from refocusd_training.blur.frames import expose, load_sharp
-from refocusd_training.blur.psfs import HELD_OUT, transfer_functions
+from refocusd_training.blur.psfs import HELD_OUT, Family, transfer_functions
 from refocusd_training.evaluation.pair import Pair
 from refocusd_training.evaluation.stacks import read_notes, stack_pairs
 from refocusd_training.trust import pictures
@@ -132,7 +132,7 @@ def in_focus(rng: np.random.Generator) -> Pixels:
     return specimen.frame("DAPI", specimen.focus.at(), 10.0, rng)
 
 
-def blurred(folder: Path, families: Sequence[str], test: bool = False) -> Draw:
+def blurred(folder: Path, families: Sequence[Family], test: bool = False) -> Draw:
     """Draws frames of real sharp images, blurred by these kinds of PSF; of those kept for tests, if that is set."""
     images = [image for image in load_sharp([folder]) if image.test or not test]
     rng = np.random.default_rng(0)
