@@ -182,8 +182,8 @@ def test_a_plan_that_is_none_is_refused_with_an_example(text: str) -> None:
 
 
 def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
-    # Without a worker, whose start would keep the processors busy.
-    with Daemon(quick_settings(tmp_path, workers=0)) as daemon:
+    with Daemon(quick_settings(tmp_path)) as daemon:
+        daemon.wait_ready()  # the start of its worker keeps the processors busy
         looked = case(tmp_path, endpoint=daemon.endpoint)
         assert (
             only(network.daemon(looked)).says == f"version {__version__} runs at {daemon.endpoint}"
