@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -124,13 +125,16 @@ def options() -> list[str]:
 
 
 def installer(
-    *words: object, calls: Path | None = None, python: str | Path = sys.executable
+    *words: object,
+    calls: Path | None = None,
+    python: str | Path = sys.executable,
+    script: Path = INSTALLER,
 ) -> subprocess.CompletedProcess[str]:
     """Run the installer as `install.ps1` does."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"CALLS": str(calls), "COLUMNS": "200", "UV_OFFLINE": "1"}
     return subprocess.run(
-        [str(python), str(INSTALLER), *map(str, words)],
+        [str(python), str(script), *map(str, words)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -164,9 +168,9 @@ def test_it_installs_updates_and_removes(wheelhouse: Path, tmp_path: Path) -> No
         pytest.skip("neither ensurepip nor uv is here")
     calls, folder = tmp_path / "calls", tmp_path / "my programs" / "refocusd"
     given = ["-Folder", folder, "-NoShortcuts"]
-    from_wheels = [*given, "-Wheelhouse", wheelhouse, "-Extras", "demo,zarr"]
+    extras = ["-Extras", "demo,zarr"]
 
-    done = installer(*from_wheels, calls=calls)
+    done = installer(*given, *extras, "-Wheelhouse", wheelhouse, calls=calls)
     assert done.returncode == 0, done.stdout + done.stderr
     assert calls.read_text().split("\n") == ["doctor", ""]
     # The doctor of that wheel finds something.
@@ -176,7 +180,8 @@ def test_it_installs_updates_and_removes(wheelhouse: Path, tmp_path: Path) -> No
     calls.with_name("daemons").write_text("2")
     kept = folder / "venv" / "kept"
     kept.touch()
-    done = installer(*from_wheels, calls=calls)
+    beside = Path(shutil.copy(INSTALLER, wheelhouse))
+    done = installer(*given, *extras, calls=calls, script=beside)
     assert done.returncode == 0, done.stdout + done.stderr
     assert calls.read_text().splitlines()[1:] == 3 * ["run --stop"] + ["doctor"]
     assert kept.exists()
@@ -193,6 +198,28 @@ def test_it_installs_updates_and_removes(wheelhouse: Path, tmp_path: Path) -> No
     done = installer(*given, "-Uninstall", calls=calls)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not folder.exists()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("system", ["win_amd64", "manylinux_2_28_x86_64"])
+def test_a_wheelhouse_has_the_installer_and_only_wheels_for_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    """What downloads is stood in for; `.ci/wine-setup` does it in earnest."""
+
+    def run(command: list[str], check: bool) -> None:
+        if "download" in command:
+            (tmp_path / f"numpy-2.4.6-cp312-cp312-{system}.whl").touch()
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["wheelhouse.py", "--output", str(tmp_path)])
+    if system == "win_amd64":
+        runpy.run_path(str(SERVICE / "wheelhouse.py"), run_name="__main__")
+    else:
+        with pytest.raises(SystemExit, match="no wheels for Windows: numpy"):
+            runpy.run_path(str(SERVICE / "wheelhouse.py"), run_name="__main__")
+    for script in (SCRIPT, INSTALLER):
+        assert (tmp_path / script.name).read_bytes() == script.read_bytes()
 
 
 @pytest.mark.parametrize(
