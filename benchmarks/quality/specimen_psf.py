@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from refocusd_calibration.psf.measure import Stated, measure_planes
-from refocusd_calibration.psf.stack import in_order
+from refocusd_calibration.psf.stack import PlaneStack
 from refocusd_training.blur.frames import load_sharp
 from refocusd_training.simulate.blur import best_focus_um
 from rich.console import Console
@@ -67,7 +67,9 @@ def _frame(
 def _profile(plane: NDArray[np.float64], optics: Optics, rng: np.random.Generator) -> Profile:
     stack = np.stack([_frame(plane, optics, z, rng) for z in Z_UM])
     stated = Stated(NOMINAL_NA, WAVELENGTH_UM)
-    measured = measure_planes(in_order(list(Z_UM), stack, PIXEL_UM), None, stated)
+    measured = measure_planes(
+        PlaneStack(Z_UM, stack.astype(np.float32), PIXEL_UM, 4095.0), None, stated
+    )
     return Profile(
         created="", version="", microscope=Microscope(pixel_um=PIXEL_UM), psf=measured.section
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_planes
-from refocusd_calibration.psf.stack import in_order
 from refocusd_training.simulate.blur import best_focus_um
 from scipy.signal import fftconvolve
+from simulated_psf import in_order
 
 from refocusd.config import EngineOptions, Settings
 from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
