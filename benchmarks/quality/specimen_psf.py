@@ -50,7 +50,7 @@ KINDS = {
     "NA 0.45": Optics(0.45, WAVELENGTH_UM, pixel_um=PIXEL_UM, spherical_waves=0.5, apodisation=0.3),
 }
 #: Stage positions, um: of the stack, in focus, and of the frames.
-Z_UM, FOCUS_UM, FRAMES_UM = 2.0 * np.arange(22), 32.0, (0.0, 8.0, 16.0, 22.0)
+Z_UM, FOCUS_UM, FRAMES_UM = np.arange(0.0, 44.0, 2.0), 32.0, (0.0, 8.0, 16.0, 22.0)
 _COUNTS = 800.0
 
 
