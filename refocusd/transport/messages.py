@@ -32,7 +32,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from refocusd.errors import TransportError
+from refocusd.errors import InputError, TransportError
 from refocusd.frame import DType as DType
 from refocusd.frame import FinalState as FinalState
 from refocusd.transport.records import (
@@ -64,7 +64,7 @@ from refocusd.transport.watching import (
 )
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 7
+PROTOCOL = 8
 
 #: Largest number of frames of an acquisition, so that sums remain numbers that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -149,6 +149,8 @@ class Opened(Message, frozen=True):
     acquisition: str
     run: str
     output: str
+    #: The daemon finds the raw dataset on its own disks: a frame there need not be sent.
+    reads_raw: bool = False
 
 
 class Credit(Message, frozen=True):
@@ -175,8 +177,17 @@ class GiveBack(Message, frozen=True):
     slots: Annotated[list[Slot], msgspec.Meta(max_length=1000)]
 
 
+class SavedFrame(msgspec.Struct, frozen=True, array_like=True):
+    """Where a frame lies in the raw dataset: the name of its file, and offsets there in bytes."""
+
+    file: Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^/\\]+$")]
+    offset: Annotated[int, msgspec.Meta(ge=0)]
+    metadata_offset: Annotated[int, msgspec.Meta(ge=0)]
+    metadata_length: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Submit(Message, frozen=True):
-    """One frame, in the given slot.
+    """One frame, in the slot named, or (`saved`) for the daemon to read into that slot from raw.
 
     `taken_ns` is when the frame was handed to the hook (`perf_counter_ns`, one
     clock for all processes of a host).
@@ -189,6 +200,7 @@ class Submit(Message, frozen=True):
     metadata: str
     taken_ns: int
     live: bool = True
+    saved: SavedFrame | None = None
 
 
 class Miss(Message, frozen=True):
@@ -318,8 +330,19 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
 
 
 def encode(message: Message) -> bytes:
-    """The header's bytes."""
-    return _encoder.encode(message)
+    """The header's bytes.
+
+    Raises
+    ------
+    InputError
+        If a text in it, such as a path, cannot be written in UTF-8.
+    """
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{error.object!a} is not written in UTF-8: rename that file or folder, or the channel"
+        ) from error
 
 
 def decode(header: bytes | memoryview) -> Message:

@@ -45,6 +45,7 @@ from refocusd.transport.messages import (
     Outcome,
     Recall,
     Refused,
+    SavedFrame,
     Submit,
     Welcome,
 )
@@ -195,6 +196,12 @@ class Session:
         return len(self._slots)
 
     @property
+    def reads_raw(self) -> bool:
+        """Whether the daemon reads frames that are on disk itself: `submit_saved`."""
+        near = self._connection is not None and self._connection.ring is not None
+        return near and self.opened is not None and self.opened.reads_raw
+
+    @property
     def over(self) -> bool:
         """Whether the session has ended: it is closed or refused."""
         return self.state in (State.CLOSED, State.REFUSED)
@@ -328,12 +335,30 @@ class Session:
             taken_ns=taken_ns,
             live=live,
         )
+        return self._send_frame(message, inline)
+
+    def submit_saved(self, saved: SavedFrame, axes: str, taken_ns: int) -> bool:
+        """Name a frame of the raw dataset, where `reads_raw`; False without credit.
+
+        Parameters
+        ----------
+        saved : SavedFrame
+            Where it lies; of the shape and type that were announced.
+        axes, taken_ns
+            As in `submit`.
+        """
+        if not self._slots:
+            return False
+        message = Submit(self.acquisition, axes, self._slots[0], 0, "", taken_ns, saved=saved)
+        return self._send_frame(message, None)
+
+    def _send_frame(self, message: Submit, inline: Pixels | None) -> bool:
         # The slot is used up only if the frame could be sent.
-        if not self._connection.send(message, inline):
+        if self._connection is None or not self._connection.send(message, inline):
             return False
         self._slots.popleft()
-        if open_.report:
-            self.in_flight[axes] = time.monotonic()
+        if self._open is not None and self._open.report:
+            self.in_flight[message.axes] = time.monotonic()
         return True
 
     def miss(self, axes: list[str], state: Literal["skipped", "failed"], reason: str) -> None:

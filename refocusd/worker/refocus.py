@@ -147,12 +147,12 @@ def refocus_frame(
             focus_after = focus_score(out)
     blur, pair = made.refocused.blur, made.pair
     if trust is not None and pair and made.written in ("refocused", "deconvolved"):
-        least = judge.doubtful if made.said.verdict == "untrusted" else 0.0
+        least = judge.doubtful if judge.likely_wrong(made.said) else 0.0
         trust[:] = trust_map(raw.shape, pair, made.said.error_chance or 0.0, least)
     own = made.written not in ("raw", "nothing")
     interval = None
-    if own and field is not None and pair is not None and made.said.verdict != "untrusted":
-        judge = judge if made.written == "refocused" else shipped_judge()
+    judge = judge if made.written == "refocused" else shipped_judge()
+    if own and field is not None and pair is not None and not judge.likely_wrong(made.said):
         interval = judge.interval.of(pair.expected_error * field.contrast, pair.stated_px)
     return FrameFacts(
         offset=made.refocused.counts.offset,

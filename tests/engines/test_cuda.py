@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiling_errors import tiling_error
 
-from benchmarks.speed.gpu import COUNTED_PX, bound_ms, counted
+from benchmarks.gpu import COUNTED_PX, bound_ms, counted
 from refocusd.bench.combination import Rates
 from refocusd.bench.work import count_work
 from refocusd.config import EngineOptions
@@ -160,7 +160,7 @@ def test_the_benchmark_counts_the_work_that_the_onnx_graph_has(bundle: ModelBund
 @pytest.mark.timeout(600)  # it measures engines in a process of its own
 def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
-    command = [sys.executable, "-m", "benchmarks.speed.gpu", "--rehearse", "--json", str(file)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--json", str(file)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.faults.soak import soak
+from benchmarks.soak import soak
 
 
 def test_killed_workers_lose_no_frame_and_nothing_grows(tmp_path: Path) -> None:

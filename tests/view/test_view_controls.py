@@ -131,10 +131,8 @@ def test_the_events_stay_within_their_card_on_a_phone(browser: Browser, port: in
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Path) -> None:
     shown.freeze()
-    shown.page.locator("[data-axis=z] input").fill("2")
-    eventually(lambda: '"z":2' in dataset(shown.page)["frame"], "z = 2")
-    shown.page.locator("[data-axis=time] input").fill("0")
-    eventually(lambda: '"time":0' in dataset(shown.page)["frame"], "time = 0")
+    shown.choose("z", 2)
+    shown.choose("time", 0)
     index = shown.index(shown.axes())
     with shown.page.expect_download() as waiting:
         shown.press("s" if kind == "png" else "Shift+S")

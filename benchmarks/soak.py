@@ -7,9 +7,9 @@ workers are read along the way: what grows with the frames shows as a slope.  So
 ledger's time: the rate over the last fifth of the frames is compared with that over the first, and
 what is asked of the finished ledger is timed.
 
-    python -m benchmarks.faults.soak --json benchmarks/results/soak-<machine>.json
-    python -m benchmarks.faults.soak --frames 3000 --kill-every 5      does it run?
-    python -m benchmarks.faults.soak --frames 1000000 --size 64        what grows with the frames?
+    python -m benchmarks.soak --json benchmarks/results/soak-<machine>.json
+    python -m benchmarks.soak --frames 3000 --kill-every 5      does it run?
+    python -m benchmarks.soak --frames 1000000 --size 64        what grows with the frames?
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tempfile import gettempdir
 from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import psutil
@@ -266,7 +266,7 @@ def _keys(frames: int) -> Iterator[tuple[int, str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; exit status 1 if a frame was lost, 2 for an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.faults.soak",
+        prog="python -m benchmarks.soak",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

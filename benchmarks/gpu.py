@@ -1,6 +1,6 @@
 """All that only a GPU can show: tests, latencies of the engines, copies, TensorRT.
 
-    benchmarks/speed/gpu.sh [--json FILE] [--rehearse]
+    benchmarks/gpu.sh [--json FILE] [--rehearse]
 
 Latency is from counts in the computer's memory to counts there again: offset and scale,
 upload, network, rounding, download.  The bound is that of `refocusd bench`: the least time
@@ -52,8 +52,8 @@ from refocusd.errors import EngineError, RefocusdError
 from refocusd.imaging.blur import KNOWN, BlurEstimate
 from refocusd.models.bundle import ModelBundle, load_bundle
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
 GROUP = "refocusd.networks"
 #: The longest that one file's tests may take, s.
 TESTS_S = 60.0

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # All that only a GPU can show, in one call of less than eight minutes; see gpu.py.
 # Runs from a checkout that is not installed, without a network:
-#   benchmarks/speed/gpu.sh [--json FILE]
-#   benchmarks/speed/gpu.sh --rehearse        # on the CPU, tiny: does the script itself run?
+#   benchmarks/gpu.sh [--json FILE]
+#   benchmarks/gpu.sh --rehearse        # on the CPU, tiny: does the script itself run?
 # PYTHON names another interpreter; packages it lacks may lie in a folder on PYTHONPATH.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 export PYTHONPATH="$PWD:$PWD/training${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1
@@ -22,4 +22,4 @@ if missing := [name for name in needed.split() if find_spec(name) is None]:
         "folder and put that on PYTHONPATH"
     )
 PY
-exec timeout 480 "$python" -m benchmarks.speed.gpu "$@"
+exec timeout 480 "$python" -m benchmarks.gpu "$@"

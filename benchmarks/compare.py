@@ -1,6 +1,6 @@
 """refocusd beside what else makes a blurred frame sharp: the same frames, in one run.
 
-    python -m benchmarks.quality.compare [--quick] [--stacks FOLDER] [--json FILE] [--plot FILE]
+    python -m benchmarks.compare [--quick] [--stacks FOLDER] [--json FILE] [--plot FILE]
 
 Frames are the demo's specimen at 4, 8, 16 and 32 um of defocus, and the planes of real stacks whose
 optics `real_stacks.toml` tells (--stacks).  Richardson-Lucy gets the PSF of each frame's true
@@ -50,7 +50,7 @@ from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.worker.refocus import refocus_frame
 
-NOTES = Path(__file__).parent / "real_stacks.toml"
+NOTES = Path(__file__).parent / "quality" / "real_stacks.toml"
 MODEL = "live-fluorescence"
 PSF_SIDE = 127
 ITERATIONS = 30
