@@ -41,7 +41,7 @@ from refocusd_training.loop.module import Refocusing
 from refocusd_training.loop.record import RunRecord, described_device, versions
 from refocusd_training.loop.teacher import load_teacher
 from refocusd_training.loop.validation import Validation
-from refocusd_training.networks import build_network
+from refocusd_training.networks import RefocusNetwork, build_network
 from refocusd_training.simulate.ranges import Ranges
 
 PRECISIONS: dict[str, Any] = {"bf16": "bf16-mixed", "f16": "16-mixed", "f32": "32-true"}
@@ -178,15 +178,9 @@ def _train(
     threads = config.threads or (max((os.cpu_count() or 1) // devices, 1) if devices > 1 else 0)
     if threads:
         torch.set_num_threads(threads)
-    # Weights that are loaded below, or were saved before, need no pre-trained encoder.
-    fresh = state is None and not config.weights
-    network = build_network(config.network, config.seed, pretrained=fresh)
-    if config.weights and state is None:
-        load_weights(network, Path(config.weights), new_head=True)
-        network.initialised = origin_of(Path(config.weights))
+    network = _network(config, new=state is None)
     # After the network, because building it sets the random seed.
     teacher = load_teacher(config.teacher) if config.teacher else None
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = opener(seed_of(config.seed, rank), ranges)
     held_out = source.validation() if config.validate_every else []
     if config.validate_every and len(held_out) < devices:
@@ -231,6 +225,17 @@ def _train(
     if rank == 0:
         write_record(output, record)
     return record
+
+
+def _network(config: TrainingConfig, *, new: bool) -> RefocusNetwork:
+    """The network of a run, with the weights that a new run begins with; sets the random seed."""
+    # Weights that are loaded below, or were saved before, need no pre-trained encoder.
+    network = build_network(config.network, config.seed, pretrained=new and not config.weights)
+    if config.weights and new:
+        load_weights(network, Path(config.weights), new_head=True)
+        network.initialised = origin_of(Path(config.weights))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 @contextmanager
