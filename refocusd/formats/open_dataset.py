@@ -25,6 +25,7 @@ from refocusd.formats.tiff.growing_ome import ENDINGS, GrowingOmeTiff
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
+from refocusd.frame import counted
 
 
 def kind_of(names: Sequence[str]) -> str:
@@ -135,7 +136,13 @@ def _is_of_stacks(path: Path) -> bool:
     if path.is_file():
         return is_stack(path)
     files = listed_images(path)
-    return bool(files) and all(is_stack_name(file.name) and is_stack(file) for file in files)
+    others = [file for file in files if not (is_stack_name(file.name) and is_stack(file))]
+    if others and len(others) < len(files):
+        raise InputError(
+            f"{path} holds image stacks of Micro-Manager and {counted(len(others), 'other image')}, such as "
+            f"{others[0].name}: put the others elsewhere"
+        )
+    return bool(files) and not others
 
 
 def stem_of(path: Path) -> str:
