@@ -14,6 +14,8 @@ from live import keys, read_all, write_stack
 from recordings_on_disk import write_ndtiff
 from waiting import PATIENCE_S
 
+from refocusd.datasets.dataset import note_recording
+from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind
 
@@ -160,3 +162,8 @@ def test_two_commands_at_once_make_one_output(tmp_path: Path, sink: SinkKind) ->
     assert status == 0, report
     assert len(report["runs"]) == 1
     assert sorted(p.name for p in tmp_path.iterdir() if "refocused" in p.name) == ["raw_refocused"]
+
+
+def test_an_output_that_was_moved_away_meanwhile_is_asked_after(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="moved or deleted meanwhile"):
+        note_recording(tmp_path / "cells_refocused", tmp_path / "cells.tif")
