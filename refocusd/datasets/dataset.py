@@ -433,7 +433,8 @@ def note_recording(output: Path, recording: Path) -> None:
     try:
         files.write_whole(place, text.encode())
     except OSError as error:
-        raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
+        gone = "" if output.is_dir() else f": was {output} moved or deleted meanwhile?"
+        raise OutputError(f"{place} cannot be written ({error.strerror or error}){gone}") from error
 
 
 def _noted_recording(folder: Path) -> str:

@@ -29,6 +29,8 @@ from recordings_on_disk import write_ndtiff
 from waiting import PATIENCE_S, until
 
 from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.datasets.dataset import note_recording
+from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, append_sink
 from refocusd.ledger import Ledger
@@ -314,3 +316,8 @@ def test_a_name_that_is_not_utf8_is_told_and_costs_no_other_recording(tmp_path: 
     assert "is not written in UTF-8: rename that file or folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(keys(tmp_path / "s_refocused")) == 2
+
+
+def test_an_output_that_was_moved_away_meanwhile_is_asked_after(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="moved or deleted meanwhile"):
+        note_recording(tmp_path / "cells_refocused", tmp_path / "cells.tif")

@@ -357,6 +357,11 @@ def a_tiff(path: Path) -> None:
     write_tiff(path / "d", frames(2))
 
 
+def a_processed_tiff(path: Path) -> None:
+    a_tiff(path)
+    (path / "d_refocused").mkdir()
+
+
 def a_folder(path: Path) -> None:
     (path / "d").mkdir()
 
@@ -372,6 +377,7 @@ def a_good_one(path: Path) -> None:
         (a_sparse_one, "x.ome.tif", InputError, r"2 frames .* grid of 1000000001 planes"),
         (one_of_two_formats, "x.ome.tif", InputError, r"different formats.*33×24.*32×24"),
         (a_tiff, "x.ome.tif", InputError, "give the folder of a dataset"),
+        (a_processed_tiff, "x.ome.tif", InputError, "its refocused frames are in .*d_refocused"),
         (a_folder, "x.ome.tif", InputError, "give the folder of a dataset"),
         (lambda _: None, "x.ome.tif", InputError, "does not exist: give the folder"),
         (a_good_one, "x.tif", ConfigError, r"ends in \.ome\.tif"),

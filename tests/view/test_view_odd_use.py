@@ -104,6 +104,16 @@ def test_settings_can_be_changed_once_they_are_there(browser: Browser, idle: str
         expect(page.get_by_label("Engine")).to_have_value("identity")
 
 
+def test_what_a_job_says_is_read_without_moving_it_sideways(browser: Browser, idle: str) -> None:
+    """What to do stands at the end of an error."""
+    with open_page(browser, idle) as page:
+        page.keyboard.press("j")
+        page.evaluate("document.getElementById('job').hidden = false")
+        box = page.locator("#job-output")
+        box.evaluate("(e, words) => (e.textContent = words)", f"refocusd: error: /{LONG}: do this")
+        assert box.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientWidth > 200")
+
+
 def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_path: Path) -> None:
     with open_page(browser, idle) as page:
         for address in ("models", "jobs"):
