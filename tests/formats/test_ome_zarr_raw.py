@@ -298,3 +298,38 @@ def test_a_path_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
     place.write_text(text)
     with pytest.raises(InputError, match="without an image"):
         open_dataset(tmp_path / "plate.zarr")
+
+
+def test_wells_and_fields_that_are_named_and_not_there_are_said(tmp_path: Path) -> None:
+    plate = tmp_path / "plate.zarr"
+    write_plate(plate, levels=1)
+    shutil.rmtree(plate / "B")
+    shutil.rmtree(plate / "A" / "1" / "1")
+    with open_dataset(plate) as dataset:
+        assert {json.loads(key)["position"] for key in dataset.axes_keys()} == {"A/1/0"}
+        assert understood(dataset).endswith("it names 2 places without an image: A/1/1, B/03")
+
+
+def test_labels_are_no_frames(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", levels=1)
+    labels = zarr.open_group(tmp_path / "image.zarr" / "labels", mode="w")
+    labels.attrs["ome"] = {"version": "0.5", "labels": ["nuclei"]}
+    write_image(tmp_path / "image.zarr" / "labels" / "nuclei", levels=1)
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert len(dataset) == 12
+    for place in ("labels", "labels/nuclei"):
+        with pytest.raises(InputError, match="holds labels, not frames: give the image"):
+            open_dataset(tmp_path / "image.zarr" / place)
+
+
+@pytest.mark.parametrize("where", ["https://example.org/plate.zarr", "s3://bucket/plate.zarr"])
+def test_an_address_is_refused_as_one(where: str) -> None:
+    with pytest.raises(InputError, match="is an address: datasets are read from disks"):
+        open_dataset(where)
+
+
+def test_a_packed_store_is_to_be_unpacked(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", levels=1)
+    packed = shutil.make_archive(str(tmp_path / "image.zarr"), "zip", tmp_path / "image.zarr")
+    with pytest.raises(InputError, match="is packed: unpack it"):
+        open_dataset(packed)

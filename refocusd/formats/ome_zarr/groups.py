@@ -165,24 +165,25 @@ def _illegible(document: Path, error: Exception) -> InputError:
     )
 
 
-def image_folders(root: Path) -> dict[str, Path]:
+def image_folders(root: Path, absent: list[str] | None = None) -> dict[str, Path]:
     """The images of a store, in its own order, by their path below it; "" is the store itself.
 
-    Those of a plate are ``row/column/field``.  Images that the store names and that are not there
-    (yet) are left out.
+    Those of a plate are ``row/column/field``.  Wells and images that the store names and that are not
+    there (yet) are left out, and added to `absent`.
 
     Raises
     ------
     InputError
         If the metadata of a group cannot be read.
     """
-    return dict(_images(root, "", MAX_DEPTH))
+    return dict(_images(root, "", MAX_DEPTH, [] if absent is None else absent))
 
 
-def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path]]:
+def _images(root: Path, place: str, depth: int, absent: list[str]) -> list[tuple[str, Path]]:
     folder = root / place
     said = read_group(folder)
     if said is None:
+        absent.append(place)
         return []
     if said.multiscales:
         return [(place, folder)]
@@ -200,7 +201,7 @@ def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path]]:
         image
         for name in names
         if is_below(name)
-        for image in _images(root, f"{place}/{name}" if place else name, depth - 1)
+        for image in _images(root, f"{place}/{name}" if place else name, depth - 1, absent)
     ]
 
 

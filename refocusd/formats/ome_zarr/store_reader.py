@@ -91,6 +91,12 @@ class StoreReader(Dataset):
         if root != self.path:
             inner = "_".join(self.path.relative_to(root).parts)
             self.name = f"{root.name.removesuffix('.zarr').removesuffix('.ome')}_{inner}.zarr"
+            if "labels" in self.path.relative_to(root).parts:
+                raise InputError(
+                    f"{self.path} holds labels, not frames: give the image they lie in"
+                )
+        elif not self.name.endswith(".zarr"):
+            self.name += ".zarr"  # its output is one, and named so
         self.catch_up_from = str(self.path)
         self._growing = growing
         self._only = only
@@ -103,11 +109,18 @@ class StoreReader(Dataset):
         self._doubtful: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._block: tuple[object, Any] = (None, None)
+        #: Wells and images that the store names and that are not there.
+        self._absent: list[str] = []
         self.refresh()
         if not growing:
             self._check()
             if self._missing and (absent := sum(map(len, self._missing.values()))):
                 self.source += f"; its arrays have room for {counted(absent)} never written"
+            if self._absent:
+                self.source += (
+                    f"; it names {counted(len(self._absent), 'place')} without an image: "
+                )
+                self.source += ", ".join(self._absent[:3]) + ", ..." * (len(self._absent) > 3)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -224,7 +237,8 @@ class StoreReader(Dataset):
     def _folders(self) -> dict[str, Path]:
         if self._only is not None:
             return {self._only: self.path / self._only}
-        return image_folders(self.path)
+        self._absent = []
+        return image_folders(self.path, self._absent)
 
     def _take_up(self, position: str, folder: Path) -> None:
         before = self._images.get(position)
