@@ -23,6 +23,7 @@ from refocusd.daemon.acquisitions.intake import Intake
 from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle, StartCatchUp
 from refocusd.daemon.acquisitions.registry import Acquisitions
+from refocusd.daemon.acquisitions.saved_frames import SavedFrames
 from refocusd.daemon.acquisitions.scheduler import Scheduler
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.acquisitions.unfinished import find_unfinished
@@ -116,12 +117,13 @@ class Broker:
             FocusMonitor(settings),
             KnownBlurs(settings),
         )
-        self._intake = Intake(ring, lifecycle)
+        self._intake = Intake(ring, lifecycle, SavedFrames(ring, event_queue))
         self._pool = pool = WorkerPool(send, ring, models)
         self._dispatcher = Dispatcher(endpoints, ring, lifecycle, pool, processes, self._on_ready)
         self._control = Control(lifecycle, pool)
         self._handlers: dict[type[events.Event], Callable[[Acquisition, Any], None]] = {
             events.OutputOpened: lifecycle.output_opened,
+            events.SavedFrameRead: self._intake.saved_frame_read,
             events.FramesWritten: self._dispatcher.written,
             events.FrameNotWritten: self._dispatcher.not_written,
             events.DiskFull: lifecycle.disk_full,

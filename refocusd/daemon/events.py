@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from refocusd.frame import FinalState
-from refocusd.transport.messages import FrameFacts, Open
+from refocusd.transport.messages import FrameFacts, Open, Submit
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -28,8 +28,17 @@ class OutputOpened(AcquisitionEvent, frozen=True):
 
     output: str
     error: str = ""
+    #: Its raw dataset is there, for us as well.
+    reads_raw: bool = False
     #: Frames of this run that the ledger has already, by final state.
     before: dict[FinalState, int] = {}
+
+
+class SavedFrameRead(AcquisitionEvent, frozen=True):
+    """A frame that its source has on disk lies in its slot now; or `error` says why not."""
+
+    frame: Submit
+    error: str = ""
 
 
 class FramesWritten(AcquisitionEvent, frozen=True):

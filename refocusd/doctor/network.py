@@ -16,8 +16,8 @@ from refocusd.sources.micromanager.probe import probe
 from refocusd.transport.client import Connection
 
 LOCAL = "127.0.0.1"
-ANSWER_S = 1.5
-HEALTH_S = 1.5
+ANSWER_S = 3.0
+HEALTH_S = 5.0
 _MAX_HEALTH = 1 << 16
 
 

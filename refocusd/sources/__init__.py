@@ -13,7 +13,7 @@
 `output_folder`  Where an acquisition that keeps no raw data on disk is refocused into
 `pycromanager`   The hooks of a pycromanager acquisition
 `pymmcore_plus`  The acquisitions of pymmcore-plus, for those who left Java
-`raw_reader`     Frames of a dataset that Micro-Manager's Java side is writing
+`raw_reader`     Frames of a dataset that an acquisition is writing, by the places that its index names
 `replay`         A recording, submitted to a daemon as if it was acquired now
 `attached/`      ``python -m refocusd.sources.attached``: the process in which attached sources run
 `folders/`       Folders where datasets appear: followed while they grow, offered when finished

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from refocusd.frame import Frame, Pixels
+from refocusd.formats.tiff.place import Place
+from refocusd.frame import Pixels
 
 #: Most frames that wait to be read from disk, known by their axes only.
 MAX_LATER = 100_000
@@ -18,7 +18,7 @@ MAX_LATER = 100_000
 
 @dataclass(slots=True)
 class Held:
-    """A frame in the buffer, or (with `read`) one that is still on disk only.
+    """A frame in the buffer, or (with `place`) one that is still on disk only.
 
     `kept`: its pixels are the camera's own array, not a copy; others may read it.
     """
@@ -27,7 +27,7 @@ class Held:
     taken_ns: int
     metadata: dict[str, Any]
     pixels: Pixels | None = None
-    read: Callable[[], Frame] | None = None
+    place: Place | None = None
     kept: bool = False
 
 

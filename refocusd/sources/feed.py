@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import RefocusdError
-from refocusd.formats.ndtiff.reader import NDTiffReader
-from refocusd.frame import Frame, canonical_axes, checked_pixels
+from refocusd.frame import canonical_axes, checked_pixels
 from refocusd.sources.buffer import MAX_LATER, FrameBuffer, Held
 from refocusd.sources.feed_state import FeedState, FirstFrame
 from refocusd.sources.feed_upload import NOT_AFFECTED, FeedUpload
 from refocusd.sources.once import Once
+from refocusd.sources.raw_reader import saved_place
 from refocusd.transport.messages import Advice, Counts
 from refocusd.transport.records import REPLACED
 
@@ -64,7 +64,6 @@ class Feed:
         self._state = FeedState(FrameBuffer(buffer_nbytes), output, expected)
         self._changed = self._state.buffer.changed
         self._from_disk = False
-        self._reader: NDTiffReader | None = None
         self._complain = Once(log, note=NOT_AFFECTED)
         self._upload = FeedUpload(self._state, endpoint, on_advice=on_advice, on_gone=on_gone)
         self._thread: threading.Thread | None = None
@@ -190,14 +189,14 @@ class Feed:
         skipped += keys[: MAX_LATER - len(skipped)]
         self._changed.notify()
 
-    def take_later(self, read: Callable[[], Frame], axes: Any, taken_ns: int) -> None:
-        """Note a frame that lies on disk; the feed's thread reads it."""
-        key = canonical_axes(axes)
+    def take_saved(self, dataset: Any, axes: Any, taken_ns: int) -> None:
+        """Note where a frame lies on disk: the daemon reads it there, else the feed's thread."""
         if self._thread is None:
             return
+        place = saved_place(dataset, axes)
         with self._changed:
             self._state.taken += 1
-            self._state.buffer.add(Held(key, taken_ns, {}, read=read))
+            self._state.buffer.add(Held(canonical_axes(axes), taken_ns, {}, place=place))
 
     def saved(self, dataset: Any, axes: Any) -> None:
         """A frame is in the raw dataset: note where that is, and make its index durable."""
@@ -220,16 +219,8 @@ class Feed:
                     state.replaced[key] -= 1
                 elif key in state.awaited:
                     state.awaited.remove(key)
-                    taken_ns = time.perf_counter_ns()
-                    state.buffer.add(Held(key, taken_ns, {}, read=lambda: self._read_raw(key)))
-
-    def _read_raw(self, key: str) -> Frame:
-        if self._reader is None:
-            self._reader = NDTiffReader(self._state.raw)
-        else:
-            # The acquisition goes on: this frame may have come since.
-            self._reader.refresh()
-        return self._reader.read(key)
+                    place, taken_ns = saved_place(dataset, axes), time.perf_counter_ns()
+                    state.buffer.add(Held(key, taken_ns, {}, place=place))
 
     def end(self) -> None:
         """No more frames will come: raw is complete."""
@@ -257,8 +248,6 @@ class Feed:
                 self._thread = None
                 self._state.listening = False
             self._state.buffer.clear()
-            if self._reader is not None:
-                self._reader.close()
             self._done.set()
             atexit.unregister(self._leave)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 from refocusd.frame import Pixels
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.sources.buffer import FrameBuffer
+from refocusd.sources.raw_reader import read_metadata
 from refocusd.transport.messages import Open
 
 
@@ -88,14 +90,21 @@ class FeedState:
         return known and (bool(self.raw) or not self.has_raw)
 
     def announcement(self, *, advise: bool) -> Open:
-        """What the daemon is told, once it is announceable."""
+        """What the daemon is told, once it is announceable.
+
+        Raises
+        ------
+        InputError, OSError
+            If the first frame is not (yet) in its file.
+        """
         first = self.first
         if first is None:
             held = self.buffer.first
             assert held is not None
-            assert held.read is not None
-            frame = held.read()
-            first = FirstFrame.of(frame.pixels, frame.metadata, frame.axes.get("channel", ""))
+            assert held.place is not None
+            form, metadata = held.place.format, read_metadata(self.raw, held.place)
+            channel = json.loads(held.axes).get("channel", "")
+            first = FirstFrame((form.height, form.width), form.dtype_name, metadata, channel)
         height, width = first.shape
         return Open(
             acquisition=str(uuid.uuid4()),

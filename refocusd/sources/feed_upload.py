@@ -8,9 +8,12 @@ from collections.abc import Callable
 
 from refocusd import __version__
 from refocusd.errors import InputError
+from refocusd.formats.tiff.place import Place
+from refocusd.sources.buffer import Held
 from refocusd.sources.feed_state import FeedState
 from refocusd.sources.once import Once
-from refocusd.transport.messages import Advice, Counts, Open
+from refocusd.sources.raw_reader import read_place
+from refocusd.transport.messages import Advice, Counts, Open, SavedFrame
 from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
@@ -135,8 +138,15 @@ class FeedUpload:
             self._changed.wait_for(lambda: state.announceable or state.ended, 0.25)
             announceable = state.announceable
         if announceable:
-            # A daemon that was restarted is told the same acquisition again.
-            self._open = self._open or state.announcement(advise=self._advised)
+            try:
+                # A daemon that was restarted is told the same acquisition again.
+                self._open = self._open or state.announcement(advise=self._advised)
+            except (InputError, OSError):
+                # The file of a busy Micro-Manager may come after the word of it.
+                if state.ended and time.monotonic() - state.ended_at > LAST_WORD_S:
+                    raise
+                session.pump(0.05)
+                return True
             session.announce(self._open)
             return True
         if not self._state.ended:
@@ -175,18 +185,30 @@ class FeedUpload:
             return
         submitted = False
         try:
-            pixels, metadata = held.pixels, held.metadata
-            if pixels is None:
-                assert held.read is not None
-                frame = held.read()
-                pixels, metadata = frame.pixels, dict(frame.metadata)
-            submitted = session.submit(pixels, held.axes, metadata, held.taken_ns)
+            submitted = self._submit(session, held)
         except Exception as error:  # noqa: BLE001 (one odd frame must not end the others)
             self._complain(f"frame {held.axes}: {error}")
         if not submitted:
             with self._changed:
                 buffer.miss(held.axes)
         buffer.give_back(held)
+
+    def _submit(self, session: Session, held: Held) -> bool:
+        pixels, metadata, place = held.pixels, held.metadata, held.place
+        if pixels is None:
+            assert place is not None
+            if session.reads_raw and self._is_announced(place):
+                metadata_at = place.metadata_offset, place.metadata_length
+                saved = SavedFrame(place.file, place.offset, *metadata_at)
+                return session.submit_saved(saved, held.axes, held.taken_ns)
+            pixels, metadata = read_place(self._state.raw, place, f"frame {held.axes}")
+        return session.submit(pixels, held.axes, metadata, held.taken_ns)
+
+    def _is_announced(self, place: Place) -> bool:
+        """Whether the frame there is of the shape and type that were announced."""
+        form, open_ = place.format, self._open
+        here = form.height, form.width, form.dtype_name
+        return open_ is not None and here == (open_.height, open_.width, open_.dtype)
 
     def _tell_skipped(self, session: Session) -> None:
         with self._changed:

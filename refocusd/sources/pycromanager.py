@@ -7,8 +7,9 @@ One changed line in a user's script::
 
 On the Python backend frames are taken in `image_process_fn`, where they are in
 memory already.  On the Java backend that hook goes through a bridge of about
-100 MB/s, so there frames are read from disk when `image_saved_fn` says that
-they are on it (51 against 13 fps at 2048²).
+100 MB/s, so there `image_saved_fn` notes where on disk a frame lies, and the
+daemon reads it from there: no pixels pass through the user's process, unless the
+daemon does not see that disk.  Frames that Java keeps in memory only come over the bridge.
 
 A hook must never raise, wait or return anything unexpected: an exception in
 `image_saved_fn` kills its thread and the acquisition hangs after 100 more
@@ -32,7 +33,6 @@ from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
 from refocusd.sources.feed import Feed
 from refocusd.sources.focus_hook import FocusHook
 from refocusd.sources.focus_limits import FocusLimits
-from refocusd.sources.raw_reader import read_saved
 from refocusd.transport.client import default_endpoint
 from refocusd.transport.messages import Counts
 
@@ -242,11 +242,19 @@ def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
         feed.safely(lambda: feed.saved(dataset, axes))
         if read:
             taken_ns = time.perf_counter_ns()
-            feed.safely(lambda: feed.take_later(lambda: read_saved(dataset, axes), axes, taken_ns))
+            feed.safely(lambda: _take_from_java(feed, dataset, axes, taken_ns))
         if own is not None:
             own(*arguments)
 
     return _like(own, saved)
+
+
+def _take_from_java(feed: Feed, dataset: Any, axes: dict[str, Any], taken_ns: int) -> None:
+    if feed.has_raw:
+        feed.take_saved(dataset, axes, taken_ns)
+    else:
+        metadata = {**dataset.read_metadata(**axes), "Axes": axes}
+        feed.take(dataset.read_image(**axes), metadata, taken_ns, keep=True)
 
 
 def _notification_hook(feed: Feed, own: Hook | None) -> Hook:

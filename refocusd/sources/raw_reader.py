@@ -1,4 +1,4 @@
-"""Frames of a dataset that Micro-Manager's Java side is writing.
+"""Frames of a dataset that an acquisition is writing, by the places that its index names.
 
 `dataset.read_image` inside `image_saved_fn` returns zeros at the start of some
 frames: its buffered reader has read ahead of the writer.  Here each frame is
@@ -17,16 +17,17 @@ from typing import Any
 import numpy as np
 
 from refocusd.errors import InputError
-from refocusd.formats.tiff.growing_file import GrowingFile, Place
+from refocusd.formats.tiff.growing_file import GrowingFile
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.frame import Frame, plain_axes
+from refocusd.formats.tiff.place import Place
+from refocusd.frame import Pixels
 
 #: NDTiff's pixel types: 0 is 8 bit, 2 is RGB, the others are 10 to 16 bit in two bytes.
 _EIGHT_BIT, _RGB = 0, 2
 
 
-def read_saved(dataset: Any, axes: Mapping[str, Any]) -> Frame:
-    """Read one frame that a dataset's index names.
+def saved_place(dataset: Any, axes: Mapping[str, Any]) -> Place:
+    """Where a frame lies that a dataset's index names; nothing is read.
 
     Parameters
     ----------
@@ -38,16 +39,47 @@ def read_saved(dataset: Any, axes: Mapping[str, Any]) -> Frame:
     Raises
     ------
     InputError
-        If the frame is RGB, or not (yet) in the file.
+        If the frame is RGB.
     """
-    entry, what = dataset.index[frozenset(axes.items())], f"frame {dict(axes)}"
+    entry = dataset.index[frozenset(axes.items())]
     if entry.pixel_type == _RGB:
-        raise InputError(f"{what} is RGB; refocusd takes monochrome frames")
+        raise InputError(f"frame {dict(axes)} is RGB; refocusd takes monochrome frames")
     dtype = np.dtype(np.uint8 if entry.pixel_type == _EIGHT_BIT else np.uint16)
     form = PageFormat(int(entry.image_height), int(entry.image_width), dtype)
-    name = Path(entry.filename).name
-    place = Place(name, entry.pix_offset, form, entry.metadata_offset, entry.metadata_length)
-    with closing(GrowingFile(Path(dataset.path) / name)) as file:
-        pixels = file.pixels(place, what)
-        metadata = file.metadata(place.metadata_offset, place.metadata_length)
-    return Frame(pixels, plain_axes(axes), metadata or {})
+    metadata = int(entry.metadata_offset), int(entry.metadata_length)
+    return Place(Path(entry.filename).name, int(entry.pix_offset), form, *metadata)
+
+
+def read_metadata(folder: str, place: Place) -> dict[str, Any]:
+    """Metadata of the frame at a place.
+
+    Raises
+    ------
+    InputError
+        If they are not (yet) in the file.
+    OSError
+    """
+    with closing(GrowingFile(Path(folder) / place.file)) as file:
+        return _metadata(file, place)
+
+
+def read_place(folder: str, place: Place, what: str) -> tuple[Pixels, dict[str, Any]]:
+    """Pixels, shape (height, width), and metadata of the frame at a place.
+
+    Raises
+    ------
+    InputError
+        If they are not (yet) in the file.
+    OSError
+    """
+    with closing(GrowingFile(Path(folder) / place.file)) as file:
+        # Written last: where they are, the pixels before them are as well.
+        metadata = _metadata(file, place)
+        return file.pixels(place, what), metadata
+
+
+def _metadata(file: GrowingFile, place: Place) -> dict[str, Any]:
+    metadata = file.metadata(place.metadata_offset, place.metadata_length)
+    if metadata is None:
+        raise InputError(f"{file.path} does not hold the frame (yet) that its index names")
+    return metadata

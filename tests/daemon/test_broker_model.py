@@ -60,14 +60,19 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
         assert not story.peer.refused
 
     @precondition(lambda self: self.active())
-    @rule(which=st.integers(0, 3), frames=st.integers(1, 25), saved=st.booleans())
-    def frames_go_by(self, which: int, frames: int, saved: bool) -> None:
+    @rule(
+        which=st.integers(0, 3),
+        frames=st.integers(1, 25),
+        saved=st.booleans(),
+        on_disk=st.booleans(),
+    )
+    def frames_go_by(self, which: int, frames: int, saved: bool, on_disk: bool = False) -> None:
         story = self.active()[which % len(self.active())]
         for _ in range(min(frames, MAX_FRAMES - len(story.went_by))):
             axes = json.dumps({"time": len(story.went_by)}, separators=(",", ":"))
             story.went_by.append(axes)
             if story.peer.slots:
-                self.submit(story.peer, story, axes, live=True)
+                self.submit(story.peer, story, axes, live=True, on_disk=on_disk)
             else:
                 story.missed.append(axes)
             # Often a frame is handed over before it is in the raw dataset.
@@ -187,6 +192,13 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
 
     # -- the writer and the catch-ups ---------------------------------------------------
 
+    @precondition(lambda self: self.reads)
+    @rule(frames=st.integers(1, 8), there=st.booleans())
+    def saved_frames_are_read(self, frames: int, there: bool) -> None:
+        for _ in range(min(frames, len(self.reads))):
+            self.saved_frame_read(there=there)
+        self.dispatch()
+
     @precondition(lambda self: self.writer.jobs)
     @rule(jobs=st.integers(1, 8))
     def writer_answers(self, jobs: int) -> None:
@@ -303,6 +315,8 @@ class BrokerMachine(PlayedBroker, RuleBasedStateMachine):
             self.dispatch()
             for story in self.active():
                 self.close(story)
+            while self.reads:
+                self.saved_frames_are_read(8, there=True)
             while self.writer.jobs:
                 self.writer_answers(8)
             for reading in list(self.readings):

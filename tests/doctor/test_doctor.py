@@ -19,6 +19,7 @@ import psutil
 import pynvml
 import pytest
 from live import quick_settings
+from view_process import ask
 from waiting import PATIENCE_S
 
 from refocusd import __version__
@@ -182,6 +183,7 @@ def test_a_plan_that_is_none_is_refused_with_an_example(text: str) -> None:
 
 def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
     with Daemon(quick_settings(tmp_path)) as daemon:
+        daemon.wait_ready()  # the start of its worker keeps the processors busy
         looked = case(tmp_path, endpoint=daemon.endpoint)
         assert (
             only(network.daemon(looked)).says == f"version {__version__} runs at {daemon.endpoint}"
@@ -189,6 +191,8 @@ def test_a_running_daemon_and_its_view_are_recognised(tmp_path: Path) -> None:
         with ViewProcess(daemon.endpoint, ["--port", "0"]) as view:
             assert view.settled.wait(PATIENCE_S)
             port = int(view.url.rstrip("/").rpartition(":")[2])
+            # The first answer takes longest: much is loaded for it.
+            assert ask(port, "/health").status in (200, 503)
             found = only(network.view_port(case(tmp_path, view_port=port)))
             assert (found.mark, found.says) == ("OK", f"http://127.0.0.1:{port}/")
 

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from live import keys, quick_settings, read_all
-from ndstorage import Dataset, NDTiffDataset
+from ndstorage import Dataset
 
 import refocusd
 from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError
-from refocusd.sources.raw_reader import read_saved
 from refocusd.transport import messages as wire
 
 CHANNELS = ("DAPI", "Cy5")
@@ -300,42 +299,6 @@ def test_whatever_comes_the_hook_hands_it_on_and_never_raises(
     result = hooks["image_process_fn"](image, metadata)
     assert result[0] is image
     assert result[1] is metadata
-
-
-def test_on_the_java_backend_frames_are_read_from_disk_as_they_are_saved(
-    daemon: Daemon, tmp_path: Path
-) -> None:
-    """The dataset that pycromanager hands to the hook there: a view of files others write."""
-    raw = tmp_path / "java_1"
-    raw.mkdir()
-    writer = NDTiffDataset(str(raw), name=None, writable=True)
-    writer.initialize({"Prefix": "java"})
-    view = NDTiffDataset(str(raw), summary_metadata={"Prefix": "java"})
-    source = refocusd.Source(daemon.endpoint)
-    hooks = source.hooks(str(tmp_path), "java", java=True)
-    assert "image_process_fn" not in hooks
-    frames = np.random.default_rng(0).integers(0, 4000, (30, 128, 128), dtype=np.uint16)
-    for time_point, frame in enumerate(frames):
-        axes = {"time": time_point, "channel": "DAPI"}
-        writer.put_image(axes, frame, {"Camera": "c", "Axes": axes})
-        # pycromanager learns of a frame by its index entry, then calls the hook.
-        entry = writer.index[frozenset(axes.items())]
-        view.add_index_entry(entry.as_byte_buffer().getvalue())
-        np.testing.assert_array_equal(read_saved(view, axes).pixels, frame)
-        hooks["image_saved_fn"](axes, view)
-    writer.current_writer.reader.close()  # finish() forgets it
-    writer.finish()
-    from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
-
-    hooks["notification_callback_fn"](AcqNotification.create_data_sink_finished_notification())
-    assert source.wait(90.0) == wire.Counts(acquired=30, passed_through=30)
-    written = read_all(refocused(raw))
-    for time_point, frame in enumerate(frames):
-        pixels, metadata = written[f'{{"channel":"DAPI","time":{time_point}}}']
-        np.testing.assert_array_equal(pixels, frame)
-        assert metadata["Camera"] == "c"
-    view.close()
-    writer.close()
 
 
 SCRIPT = """

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bridge_standin_acquisitions import Saved, SaveMode
+from bridge_standin_microscope import Microscope
 from bridge_standin_rig import Rig, frame
 from live import keys, quick_settings, read_all, running
 
@@ -249,13 +250,19 @@ def test_saved_acquisitions_leave_no_thread_each(rig: Rig, tmp_path: Path) -> No
 
 
 def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_path: Path) -> None:
-    """Time is compressed: acquisitions of 0.2-2 s take 0-60 ms here, and questions as long as ever."""
+    """Time is compressed: acquisitions of 0.2-2 s take 0-60 ms here, and questions as long as ever.
+
+    Between them the user snaps, looks at live mode, and presses Album.
+    """
     expected: dict[str, int] = {}
-    user = threading.Thread(target=_acquire_200, args=(rig, tmp_path, expected))
+    meanwhile: Counter[str] = Counter()
+    user = threading.Thread(target=_acquire_200, args=(rig, tmp_path, expected, meanwhile))
     user.start()
     while user.is_alive():
         time.sleep(min(rig.studio.step(), 0.02))
     assert len(expected) == 200
+    assert all(meanwhile[what] >= 10 for what in ("snap", "live", "album", "blocking", *MODES))
+    assert meanwhile["saved while another is fetched"] >= 10
     looked_at = 0.0
 
     def found() -> bool:
@@ -273,7 +280,9 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
     rig.wait(lambda: not rig.acquisitions("live"), "end")
 
 
-def _acquire_200(rig: Rig, tmp_path: Path, expected: dict[str, int]) -> None:
+def _acquire_200(
+    rig: Rig, tmp_path: Path, expected: dict[str, int], meanwhile: Counter[str]
+) -> None:
     choose = random.Random(20261130)
     microscope = rig.microscope
     late: list[threading.Timer] = []
@@ -282,6 +291,7 @@ def _acquire_200(rig: Rig, tmp_path: Path, expected: dict[str, int]) -> None:
         blocking = choose.random() < 0.1
         if blocking:
             microscope.server.acquire()
+            meanwhile["blocking"] += 1
         about: dict[str, Any] = {"engine": choose.choice(["AcqEngJ", "Clojure"])}
         if choose.random() < 0.5:
             store = microscope.begin(name, **about)
@@ -292,6 +302,8 @@ def _acquire_200(rig: Rig, tmp_path: Path, expected: dict[str, int]) -> None:
         else:
             about["window"] = choose.random() < 0.8
             root, mode = tmp_path / f"root {number % 3}", choose.choice(MODES)
+            meanwhile[mode] += 1
+            meanwhile["saved while another is fetched"] += rig.studio.busy
             saved = Saved(microscope, root, name, mode, count, **about)
             for time_, pixels in enumerate(images(count, number)):
                 saved.put(time_, pixels)
@@ -300,11 +312,26 @@ def _acquire_200(rig: Rig, tmp_path: Path, expected: dict[str, int]) -> None:
             late.append(threading.Timer(choose.uniform(0.0, 1.0), saved.close_files))
             late[-1].start()
         expected[name] = count
-        if choose.random() < 0.1:
-            microscope.add_to_album(frame(number, SIDE))
+        for what in ("album", "snap", "live"):
+            if choose.random() < 0.1:
+                meanwhile[what] += 1
+                _look(microscope, what, number)
         if blocking:
             microscope.server.release()
         if choose.random() < 0.2:
             time.sleep(choose.uniform(0.0, 0.3))
     for timer in late:
         timer.join()
+
+
+def _look(microscope: Microscope, how: str, number: int) -> None:
+    """What a user does between two acquisitions, none of which is one."""
+    pixels = frame(number, SIDE)
+    if how == "album":
+        microscope.add_to_album(pixels)
+    elif how == "snap":
+        microscope.snap(pixels)
+    else:
+        for image in range(3):
+            microscope.expose(image, pixels)
+        microscope.stop_live()

@@ -6,7 +6,10 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
+
+import msgspec
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor
@@ -23,6 +26,7 @@ from refocusd.daemon.events import (
     FramesWritten,
     OutputClosed,
     OutputOpened,
+    SavedFrameRead,
 )
 from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.workers.dispatcher import Dispatcher
@@ -104,7 +108,8 @@ class ModelWriter:
             key = job.open.acquisition
             self.outputs.add(key)
             states = self.ledger.setdefault(key, {})
-            return [OutputOpened(key, "/out", before=Counter(states.values()))]  # type: ignore[arg-type]
+            before: Any = Counter(states.values())
+            return [OutputOpened(key, "/out", reads_raw=bool(job.open.raw), before=before)]
         if isinstance(job, CloseOutput):
             self.outputs.discard(job.acquisition)
             return [OutputClosed(job.acquisition)]
@@ -168,7 +173,10 @@ class PlayedBroker:
             FocusMonitor(self.settings),
             KnownBlurs(self.settings),
         )
-        self.intake = Intake(self.ring, self.lifecycle)
+        saved_frames: Any = SimpleNamespace(read=self.read_saved)
+        self.intake = Intake(self.ring, self.lifecycle, saved_frames)
+        #: Frames that are being read from raw, oldest first.
+        self.reads: deque[SavedFrameRead] = deque()
         nobody: Any = None  # neither remote workers nor processes
         self.dispatcher = Dispatcher(nobody, self.ring, self.lifecycle, self.pool, nobody, nobody)
         self.total_free = self.scheduler.free_nbytes
@@ -246,10 +254,23 @@ class PlayedBroker:
             if passed is None or not passed.live.queue:
                 del self.passed_over[key]
 
-    def submit(self, peer: Peer, story: Story, axes: str, *, live: bool) -> None:
+    def read_saved(self, open_: wire.Open, frame: wire.Submit) -> None:
+        read = msgspec.structs.replace(frame, saved=None)
+        self.reads.append(SavedFrameRead(open_.acquisition, read))
+
+    def saved_frame_read(self, *, there: bool) -> None:
+        event = self.reads.popleft()
+        error = "" if there else "not in its file yet"
+        self.tell(msgspec.structs.replace(event, error=error))
+
+    def submit(
+        self, peer: Peer, story: Story, axes: str, *, live: bool, on_disk: bool = False
+    ) -> None:
         slot = peer.slots.popleft()
         pixels = self.ring.view(slot.offset, (story.open.height, story.open.width), "uint16")
-        message = wire.Submit(story.id, axes, slot, checksum(pixels), "{}", 0, live=live)
+        place = wire.SavedFrame("a.tif", 0, 0, 2) if on_disk and story.open.raw else None
+        about = slot, checksum(pixels), "{}", 0
+        message = wire.Submit(story.id, axes, *about, live=live, saved=place)
         if live:
             story.sent.add(axes)
         self.intake.submit(peer.identity, message, None)
@@ -269,6 +290,7 @@ class PlayedBroker:
             FramesWritten: self.dispatcher.written,
             FrameNotWritten: self.dispatcher.not_written,
             OutputOpened: self.lifecycle.output_opened,
+            SavedFrameRead: self.intake.saved_frame_read,
             DiskFull: self.lifecycle.disk_full,
             CatchUpFailed: self.lifecycle.catch_up_failed,
             OutputClosed: self.lifecycle.output_closed,
@@ -305,6 +327,7 @@ class PlayedBroker:
         lanes = [lane for a in self.acquisitions for lane in a.lanes]
         slots = [slot for lane in lanes for slot in lane.granted]
         slots += [task.submit.slot for task in self.acquisitions._tasks.values()]
+        slots += [event.frame.slot for event in self.reads]
         for first, second in itertools.pairwise(sorted(slots, key=lambda slot: slot.offset)):
             assert first.offset + first.span <= second.offset, "two owners of one slot"
         held = sum(slot.span for slot in slots)
@@ -317,9 +340,11 @@ class PlayedBroker:
     def lanes_and_workers_are_bounded_and_count_right(self) -> None:
         places = self.tasks_by_place()
         in_flight = Counter(id(t.lane) for t in places["at workers"] + places["writing"])
+        reads = Counter(event.acquisition for event in self.reads)
         for acquisition in self.acquisitions:
             for lane in acquisition.lanes:
-                assert lane.in_flight == in_flight[id(lane)]
+                read = reads[acquisition.id] if lane.live else 0
+                assert lane.in_flight == in_flight[id(lane)] + read
                 assert lane.slots <= 32
         for worker in self.pool._workers.values():
             assert len(worker.tasks) <= MAX_TASKS

@@ -18,7 +18,11 @@ from view_process import ask, view_of
 from view_standin import Scene, StandIn, scene_of_nuclei, written_datasets
 
 #: Once what was asked for is drawn.
-DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+DRAWN = """() => new Promise(done => requestAnimationFrame(() => {
+  // The graphics process may be behind.
+  document.getElementById('canvas').getContext('webgl2')?.finish();
+  requestAnimationFrame(done);
+}))"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,16 @@ class Shown:
         assert self.page.locator("#live").get_attribute("aria-pressed") == "false"
         self.page.evaluate(DRAWN)
         return self.axes()
+
+    def choose(self, axis: str, value: int) -> None:
+        """Move a selector, and wait for the frame, which comes from disk even where it is shown."""
+        before = self.drawn()
+        self.page.locator(f"[data-axis={axis}] input").fill(str(value))
+        there = f'"{axis}":{value}'
+        eventually(
+            lambda: self.drawn() > before and there in dataset(self.page)["frame"],
+            f"{axis} = {value}",
+        )
 
     def axes(self) -> dict[str, Any]:
         """Where the selectors stand."""

@@ -131,10 +131,8 @@ def test_the_events_stay_within_their_card_on_a_phone(browser: Browser, port: in
 @pytest.mark.parametrize("kind", ["png", "tif"])
 def test_a_snapshot_is_of_the_frame_shown(shown: Shown, kind: str, tmp_path: Path) -> None:
     shown.freeze()
-    shown.page.locator("[data-axis=z] input").fill("2")
-    eventually(lambda: '"z":2' in dataset(shown.page)["frame"], "z = 2")
-    shown.page.locator("[data-axis=time] input").fill("0")
-    eventually(lambda: '"time":0' in dataset(shown.page)["frame"], "time = 0")
+    shown.choose("z", 2)
+    shown.choose("time", 0)
     index = shown.index(shown.axes())
     with shown.page.expect_download() as waiting:
         shown.press("s" if kind == "png" else "Shift+S")
@@ -220,7 +218,7 @@ def test_a_hidden_page_listens_to_nothing(shown: Shown, port: int) -> None:
 def test_fifteen_hundred_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accelerated: as fast as they come; `benchmarks/view.py` has the hour."""
+    """Accelerated: as fast as they come; `benchmarks/speed/view.py` has the hour."""
     for module in (link, events):
         monkeypatch.setattr(module, "MAX_FPS", 1000.0)
     monkeypatch.setattr(link, "MAX_BYTES_PER_S", 1e12)

@@ -11,6 +11,7 @@
 `lifecycle`      From the announcement of an acquisition to its end: what follows from each event
 `registry`       All open acquisitions and the frames in the daemon: the one owner of their state
 `run_id`         What identifies a run: everything that determines the pixels of its frames
+`saved_frames`   Frames that sources have on disk: read into their slots, by one thread an acquisition
 `scheduler`      Who gets the ring's slots, and which of the waiting frames goes to a worker next
 `state`          An acquisition while it is open: its state machine, its lanes, its frames, its counts
 `statistics`     Totals since the daemon started.  Their size does not grow with the number of frames

@@ -13,7 +13,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from refocusd.config import Settings
@@ -124,15 +124,7 @@ class FocusMonitor:
             return None
         field.optics, field.measured = optics, measured
         self._asked_at = field.asked_at = now
-        return wire.FocusOptics(
-            na=optics.na,
-            wavelength_um=optics.wavelength_um,
-            refractive_index=optics.refractive_index,
-            pixel_um=optics.pixel_um,
-            spherical_waves=optics.spherical_waves,
-            apodisation=optics.apodisation,
-            measured=measured,
-        )
+        return wire.FocusOptics(**asdict(optics), measured=measured)
 
     def note(
         self, message: wire.Open, submit: wire.Submit, facts: wire.FrameFacts

@@ -21,8 +21,9 @@ from refocusd.daemon.acquisitions.checks import (
     untrusted_of,
 )
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
+from refocusd.daemon.acquisitions.saved_frames import SavedFrames
 from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
-from refocusd.daemon.events import LeftUnfinished
+from refocusd.daemon.events import LeftUnfinished, SavedFrameRead
 from refocusd.daemon.output.jobs import RecordFrames
 from refocusd.errors import InputError, RefocusdError, TransportError
 from refocusd.models.bundle import load_bundle
@@ -53,12 +54,13 @@ class Intake:
 
     Parameters
     ----------
-    ring, lifecycle
+    ring, lifecycle, saved_frames
         See their classes.
     """
 
     ring: SharedRing
     lifecycle: Lifecycle
+    saved_frames: SavedFrames
     #: Acquisitions of an earlier daemon that are not picked up yet.
     _unfinished: deque[LeftUnfinished] = field(default_factory=deque)
     #: What the models were trained for, by channel.
@@ -245,9 +247,31 @@ class Intake:
         if message.slot not in lane.granted:
             raise TransportError(f"slot {message.slot} is not yours to fill")
         check_frame(message)
+        if message.saved and not (lane.live and acquisition.reads_raw):
+            raise TransportError(f"frame {message.axes} is on no disk that the daemon reads")
         if part is not None:
             self._fill(message, part)
         lane.spend(message.slot)
+        if message.saved is None:
+            self._queue(acquisition, lane, message)
+        else:
+            lane.in_flight += 1
+            self.saved_frames.read(acquisition.open, message)
+
+    def saved_frame_read(self, acquisition: Acquisition, event: SavedFrameRead) -> None:
+        """Queue a frame that was read from raw; one that is not there yet is left to the catch-up."""
+        lane, message = acquisition.live, event.frame
+        lane.in_flight -= 1
+        if event.error:
+            log.info("frame %s is caught up later: %s", message.axes, event.error)
+            acquisition.behind += 1
+            acquisition.deferred += 1
+            self.lifecycle.scheduler.recycle(acquisition, lane, message.slot)
+        else:
+            self._queue(acquisition, lane, message)
+        self.lifecycle.settle(acquisition)
+
+    def _queue(self, acquisition: Acquisition, lane: Lane, message: wire.Submit) -> None:
         if message.live:
             self.lifecycle.last_live = time.monotonic()
             self.lifecycle.statistics.raw_nbytes += message.slot.nbytes

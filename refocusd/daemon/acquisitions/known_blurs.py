@@ -17,6 +17,7 @@ from refocusd.config import Settings
 from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
 from refocusd.daemon.acquisitions.focus_monitor import stage_um
 from refocusd.daemon.acquisitions.state import Acquisition
+from refocusd.formats.scale import stated_z_step_um
 from refocusd.imaging.known_blur import distance_from_focus, known_blur
 from refocusd.profiles.applied import Applied
 from refocusd.profiles.microscope_metadata import camera_of, objective_of, pixel_um_of
@@ -97,15 +98,23 @@ def blur_by_microscope(
     profile, stated_um = applied.profile_of(axes, metadata), settings.defocus_um
     if profile is None and not stated_um:
         return None
-    distance = distance_from_focus(
-        profile, None if stated_um else stage_um(_object(metadata)), stated_um
-    )
+    whole = _summary(summary)
+    stage = None if stated_um else _stage_um(axes, _object(metadata), whole)
+    distance = distance_from_focus(profile, stage, stated_um)
     first = applied.selection.metadata
-    blur = known_blur(profile, first, distance, na=settings.na, summary=_summary(summary))
+    blur = known_blur(profile, first, distance, na=settings.na, summary=whole)
     if blur is None:
         return None
     form = list(blur.shape.gains) if blur.shape else []
     return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source, form)  # type: ignore[arg-type]
+
+
+def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
+    """Where the focus stage stood; in files that do not say, planes lie as `calibrate` takes them to lie."""
+    if (stage := stage_um(metadata)) is not None:
+        return stage
+    plane, step_um = json.loads(axes).get("z"), stated_z_step_um(summary)
+    return plane * step_um if isinstance(plane, int) and step_um else None
 
 
 def _kind(acquisition: Acquisition, axes: str) -> Kind | None:

@@ -117,7 +117,8 @@ class Lifecycle:
 
     def report_opened(self, acquisition: Acquisition, lane: Lane) -> None:
         """Tell the peer of a lane where the refocused frames go, and give it slots."""
-        opened = wire.Opened(acquisition.id, acquisition.run, acquisition.output)
+        about = acquisition.run, acquisition.output, acquisition.reads_raw
+        opened = wire.Opened(acquisition.id, *about)
         self.send(lane.peer, opened, None)
         self.scheduler.grant(acquisition, lane)
 
@@ -135,6 +136,7 @@ class Lifecycle:
                 self.send(acquisition.source, refused, None)
             return
         acquisition.output_opened(event.output, dict(event.before))
+        acquisition.reads_raw = event.reads_raw
         log.info("acquisition %s → %s", name, event.output or "preview only")
         if acquisition.live.closed:
             self.settle(acquisition)

@@ -230,7 +230,7 @@ class Scheduler:
         """Queue a frame; returns the frame that has to be left to the catch-up for it, if any."""
         lane = task.lane
         lane.queue.append(task)
-        out_of_slots = not lane.granted and len(lane.queue) > 1
+        out_of_slots = not (lane.granted or lane.closed) and len(lane.queue) > 1
         if out_of_slots and self._freshest_first(acquisition, lane):
             oldest = min(lane.queue, key=_taken_ns)
             lane.queue.remove(oldest)

@@ -209,6 +209,8 @@ class Acquisition:
     run: str = ""
     #: Where its frames are written, once the writer has said so.
     output: str = ""
+    #: Whether we see its raw dataset.
+    reads_raw: bool = False
     #: Canonical axes of the frames that the daemon holds, and whether they came live: no frame
     #: is worked on twice at a time.
     active: dict[str, bool] = field(default_factory=dict)

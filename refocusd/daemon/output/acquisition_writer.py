@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
+from pathlib import Path
 
 from refocusd.backoff import persistently
 from refocusd.config import Settings
@@ -14,6 +16,7 @@ from refocusd.daemon.output.dataset import CHECK_DISK_S, OutputDataset
 from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.preview import Preview
 from refocusd.errors import DiskFullError, RefocusdError, TransportError
+from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.frame import Pixels, checksum
 from refocusd.transport.messages import Open
 from refocusd.transport.ring import SharedRing
@@ -146,8 +149,13 @@ class AcquisitionWriter:
             reason = str(error) if known else f"{type(error).__name__}: {error}"
             self._events.put(events.OutputOpened(self.acquisition, "", error=reason))
             return
-        opened = events.OutputOpened(self.acquisition, str(output.sink.path), before=output.before)
-        self._events.put(opened)
+        path, raw = str(output.sink.path), job.open.raw
+        # Not asked for in the broker's thread: a share may hang.
+        reads_raw = bool(raw) and os.access(Path(raw) / INDEX_NAME, os.R_OK)
+        before = output.before
+        self._events.put(
+            events.OutputOpened(self.acquisition, path, reads_raw=reads_raw, before=before)
+        )
 
     def _close(self, acquired: int | None) -> str:
         output, self.output = self.output, None

@@ -36,6 +36,7 @@ from refocusd.ledger import (
     Ledger,
     ledger_path,
     mark_open,
+    note_output,
     rebuild,
     restore_ledger,
     unmark,
@@ -110,6 +111,8 @@ class OutputDataset:
                 about = {**summary, "refocusd": made}
                 sink = undo.enter_context(create_sink(settings.sink, output, about))
             write_run_file(output, made)
+            if message.raw:
+                note_output(settings.ledgers, message.raw, output)
             _begin(ledger, settings, job, output)
             maps = TrustMaps(
                 output, sink.summary, (message.height, message.width), enabled=settings.trust_map

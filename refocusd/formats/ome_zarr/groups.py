@@ -146,7 +146,7 @@ def read_attributes(group: Path) -> dict[str, Any]:
     """
     document = document_of(group)
     try:
-        said: Any = json.loads(document.read_text(encoding="utf-8") or "{}")
+        said: Any = json.loads(document.read_text(encoding="utf-8-sig") or "{}")
         if document.name == GROUP_FILES[0]:
             said = said.get("attributes", {})
         elif document.name == GROUP_FILES[2]:
@@ -165,26 +165,32 @@ def _illegible(document: Path, error: Exception) -> InputError:
     )
 
 
-def image_folders(root: Path, absent: list[str] | None = None) -> dict[str, Path]:
+def image_folders(root: Path) -> dict[str, Path]:
     """The images of a store, in its own order, by their path below it; "" is the store itself.
 
-    Those of a plate are ``row/column/field``.  Wells and images that the store names and that are not
-    there (yet) are left out, and added to `absent`.
+    Those of a plate are ``row/column/field``.  Images that the store names and that are not there
+    (yet) are left out.
 
     Raises
     ------
     InputError
         If the metadata of a group cannot be read.
     """
-    return dict(_images(root, "", MAX_DEPTH, [] if absent is None else absent))
+    return named_images(root)[0]
 
 
-def _images(root: Path, place: str, depth: int, absent: list[str]) -> list[tuple[str, Path]]:
+def named_images(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """As `image_folders`, and the wells and images that the store names and that are not there."""
+    named = _images(root, "", MAX_DEPTH)
+    there = {place: folder for place, folder in named if folder is not None}
+    return there, [place for place, folder in named if folder is None]
+
+
+def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path | None]]:
     folder = root / place
     said = read_group(folder)
     if said is None:
-        absent.append(place)
-        return []
+        return [(place, None)]
     if said.multiscales:
         return [(place, folder)]
     if depth == 0:
@@ -201,7 +207,7 @@ def _images(root: Path, place: str, depth: int, absent: list[str]) -> list[tuple
         image
         for name in names
         if is_below(name)
-        for image in _images(root, f"{place}/{name}" if place else name, depth - 1, absent)
+        for image in _images(root, f"{place}/{name}" if place else name, depth - 1)
     ]
 
 

@@ -7,8 +7,8 @@
 `link`             The peer's end of a link: options of its socket, its keys, and what became of it
 `local_endpoint`   The daemon's local endpoint: ZeroMQ on loopback, for processes of this computer
 `private_file`     Small files that only their user may read: written whole or not at all, never overwritten
-`relay`            Accepts connections from other hosts, and passes their bytes on to ZeroMQ
-`remote_endpoint`  The daemon's endpoint for workers on other hosts: a relay before ZeroMQ on loopback
+`relay`            Accepts connections from other hosts, and forwards their bytes to ZeroMQ
+`remote_endpoint`  The daemon's endpoint for workers on other hosts: a relay in front of ZeroMQ on loopback
 `user_keys`        Proof that two processes of one computer belong to the same user
 =================  =================================================================================
 """

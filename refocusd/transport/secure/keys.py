@@ -118,12 +118,16 @@ def load_client_keys(path: str | Path) -> ClientKeys:
     require_curve()
     path = Path(path)
     keys = read_private(path, ClientKeys, "make one with `refocusd keys new` on the daemon's host")
+    _check_pair(path, keys, "copy it again, or make a new one with `refocusd keys new`")
+    return keys
+
+
+def _check_pair(path: Path, keys: ClientKeys | ServerKeys, otherwise: str) -> None:
     if zmq.curve_public(keys.secret.encode()).decode() != keys.public:
         raise ConfigError(
             f"the key file {path} is damaged: its public key does not belong to its secret key; "
-            "copy it again, or make a new one with `refocusd keys new`"
+            + otherwise
         )
-    return keys
 
 
 class KeyStore:
@@ -155,14 +159,9 @@ class KeyStore:
             # Another process may have been first: its pair counts.
             with contextlib.suppress(FileExistsError):
                 write_private(path, ServerKeys(public.decode(), secret.decode()))
-        keys = read_private(
-            path, ServerKeys, "move it away for a new one; every host then needs a new key"
-        )
-        if zmq.curve_public(keys.secret.encode()).decode() != keys.public:
-            raise ConfigError(
-                f"the key file {path} is damaged: its keys are no pair; move it away for a new one; "
-                "every host then needs a new key"
-            )
+        otherwise = "move it away for a new one; every host then needs a new key"
+        keys = read_private(path, ServerKeys, otherwise)
+        _check_pair(path, keys, otherwise)
         return keys
 
     def peers(self) -> list[Peer]:

@@ -54,7 +54,10 @@ def auto_window(*frames: Pixels) -> Window:
         stride = max(1, math.ceil(math.sqrt(frame.size / (1 << 18))))
         samples.append(frame[::stride, ::stride].ravel())
     low, high = np.percentile(np.concatenate(samples), (LOW_PERCENTILE, HIGH_PERCENTILE))
-    return Window(float(low), max(float(high), float(low) + 1.0))
+    if high > low:
+        return Window(float(low), max(float(high), float(low) + 1.0))
+    # Frames of one value are as bright as they are: saturated ones are white.
+    return Window(0.0, max(float(high), 1.0))
 
 
 def scale_bar_um(width_um: float) -> float:

@@ -13,6 +13,21 @@ from refocusd.view.json_text import json_bytes
 PIECE_NBYTES = 1 << 18
 
 
+_ENTRY = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>refocusd: token</title>
+<style>
+:root { color-scheme: light dark; }
+body { max-width: 36em; margin: 4em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif; }
+input, button { font: inherit; padding: .2em .5em; }
+</style>
+<main><h1>refocusd</h1><p role="alert">SAIDThis page is for the user who started refocusd,
+and opens with the address that <code>refocusd run</code> shows or <code>refocusd view --open</code> calls;
+afterwards this browser remembers it. Or give the token, which is the end of that address:</p>
+<form action="/"><label>Token <input name="token" autofocus required autocomplete="off" spellcheck="false"></label>
+<button>Open</button></form></main></html>
+"""
+
+
 class BytesResponse(StreamingResponse):
     """A large body, written as fast as its reader takes it."""
 
@@ -29,6 +44,18 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
 def problem(status: int, reason: str, *, close: bool = False) -> Response:
     """Say why there is no other answer; `close` ends the connection as well."""
     return json_response({"error": reason}, status, {"Connection": "close"} if close else None)
+
+
+def entry_page(*, wrong: bool) -> Response:
+    """Ask somebody at a browser for the token; `wrong`: one was given, which is not it."""
+    # It has a style of its own, as all others lie behind the token, and nothing from outside.
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    )
+    body = _ENTRY.replace("SAID", "That token is not the one of this view. " if wrong else "")
+    headers = {"Content-Security-Policy": policy, "Connection": "close"}
+    return Response(body, 401, headers, media_type="text/html")
 
 
 async def _pieces(body: bytes) -> AsyncIterator[memoryview]:

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from refocusd.view.http.answers import problem
+from refocusd.view.http.answers import entry_page, problem
 from refocusd.view.http.options import LOOPBACK, ViewOptions
 
 COOKIE = "refocusd_view"
@@ -147,6 +147,8 @@ class GuardedApp:
                 secure=self._options.certificate is not None,
             )
             return entry
+        if path == "/" and "text/html" in request.headers.get("Accept", ""):
+            return entry_page(wrong="token" in request.query_params)
         return problem(
             401,
             "this view asks for its token: open it as /?token=... (`refocusd view --print-url` prints "

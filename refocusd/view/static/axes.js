@@ -143,7 +143,7 @@ function buttons(name, row, choose) {
   group.ariaLabel = name;
   for (const value of row.values) {
     const button = document.createElement("button");
-    button.textContent = value;
+    button.textContent = button.title = value;
     button.dataset.value = value;
     button.setAttribute("role", "radio");
     button.addEventListener("click", () => choose(value));

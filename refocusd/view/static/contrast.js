@@ -88,7 +88,8 @@ export class Contrast extends EventTarget {
     for (let value = 0; value <= top; value++) {
       seen += raw[value] + refocused[value];
       if (low < 0 && seen >= LOW * samples) low = value;
-      if (seen >= HIGH * samples) return { low, high: Math.max(low + 1, value) };
+      // A frame of one value is as bright as it is: a saturated one is white.
+      if (seen >= HIGH * samples) return value > low ? { low, high: value } : { low: 0, high: Math.max(1, value) };
     }
     return { low: Math.max(0, low), high: Math.max(1, top) };
   }

@@ -86,20 +86,29 @@ export function get(path, parameters = {}) {
   return fetch(`${path}?${query}`, { signal: AbortSignal.timeout(FETCH_MS), cache: "no-store" });
 }
 
+// In words: browsers say "Failed to fetch", each another way.
+async function reached(request) {
+  try {
+    return await request;
+  } catch {
+    throw new Error("the live view does not answer; try again in a moment");
+  }
+}
+
 export async function getJson(path, parameters) {
-  const answer = await get(path, parameters);
+  const answer = await reached(get(path, parameters));
   const value = await answer.json();
   if (!answer.ok) throw new Error(value.error);
   return value;
 }
 
 export async function post(path, body) {
-  const answer = await fetch(path, {
+  const answer = await reached(fetch(path, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Refocusd-View": "1" },
     body: JSON.stringify(body),
     signal: AbortSignal.timeout(FETCH_MS),
-  });
+  }));
   const value = await answer.json();
   if (!answer.ok) throw new Error(value.error);
   return value;

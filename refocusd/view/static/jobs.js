@@ -118,7 +118,7 @@ export class Jobs {
   async models() {
     const select = this.find("job-model");
     if (select.options.length > 1) return;
-    const { models } = await getJson("/api/v1/models");
+    const models = await getJson("/api/v1/models").then((told) => told.models, () => []); // the next time, then
     for (const { name, description } of models) {
       const option = new Option(name, name);
       option.title = description;

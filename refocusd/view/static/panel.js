@@ -231,6 +231,6 @@ export function showAcquisitions(daemon, current) {
     const { counts } = shown;
     const done = counts.refocused + counts.passed_through + counts.skipped + counts.failed;
     badge.textContent = `${select.value ? "" : `${shown.name} · `}${shown.state} · ${done} of ${counts.acquired} frames`;
-    badge.title = shown.warnings.join("\n");
+    badge.title = [shown.name, ...shown.warnings].join("\n");
   }
 }

@@ -88,5 +88,6 @@ export function shortNumber(value) {
   if (size >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
   if (size >= 1e4) return `${(value / 1e3).toFixed(0)}k`;
   if (size >= 100) return value.toFixed(0);
+  if (size < 1e-4) return value.toExponential(0);
   return size >= 1 ? value.toFixed(size >= 10 ? 1 : 2) : value.toPrecision(2);
 }

@@ -7,6 +7,9 @@ export function offerSettings(find) {
 
   async function fill() {
     if (!find("settings").open) return;
+    // What is typed or sent before they are there would be lost, or empty.
+    find("settings-form").hidden = true;
+    say("");
     try {
       const [{ settings, backends }, { models }] = await Promise.all([getJson("/api/v1/settings"), getJson("/api/v1/models")]);
       find("settings-form").hidden = !settings;

@@ -1,0 +1,283 @@
+"""The hooks on pycromanager's Java backend: Java saves each frame, then tells its index entry."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from java_ndtiff import JavaNDTiff, frame_of
+from live import quick_settings, read_all
+from ndstorage import NDTiffDataset
+from numpy.typing import NDArray
+from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
+from test_source_recovers import frames_in
+from waiting import until
+
+import refocusd
+from refocusd.daemon.daemon import Daemon, daemon_status
+from refocusd.errors import TransportError
+from refocusd.formats.tiff.growing_file import GrowingFile
+from refocusd.processes.daemon_process import DaemonProcess
+from refocusd.transport import messages as wire
+from refocusd.transport.ring import Slot
+
+SIDE = 64
+
+
+def index_entry(text: bytes, name: bytes, place: tuple[int, ...]) -> bytes:
+    """As pycromanager is sent it."""
+    record = struct.pack("<I", len(text)) + text + struct.pack("<I", len(name)) + name
+    return record + struct.pack("<8I", *place)
+
+
+def entries_of(folder: Path, frames: int) -> list[bytes]:
+    """Where Java's writer would put so many frames."""
+    java = JavaNDTiff(folder / "ahead", "java")
+    entries = [index_entry(*java.put_image(*contents(number))) for number in range(frames)]
+    java.abandon()
+    return entries
+
+
+def axes_of(number: int) -> dict[str, Any]:
+    return {"time": number, "channel": "DAPI"}
+
+
+def contents(number: int) -> tuple[dict[str, Any], NDArray[Any], dict[str, Any]]:
+    axes = axes_of(number)
+    return axes, frame_of(number, SIDE), {"Axes": axes, "Camera": "c", "number": number}
+
+
+class JavaAcquisition:
+    """What pycromanager and Micro-Manager do around the hooks, with the dataset of either's writer.
+
+    Parameters
+    ----------
+    source : refocusd.Source
+    folder : Path
+    by_java : bool
+        Whether Java's writer lays out the dataset, or ndstorage.
+    """
+
+    def __init__(self, source: refocusd.Source, folder: Path, *, by_java: bool = True) -> None:
+        self.raw = folder / "java_1"
+        self.hooks = source.hooks(str(folder), "java", java=True)
+        if by_java:
+            self._java = JavaNDTiff(self.raw, "java")
+        else:
+            self.raw.mkdir()
+            self._ndstorage = NDTiffDataset(str(self.raw), name=None, writable=True)
+            self._ndstorage.initialize({"Prefix": "java"})
+        self._by_java = by_java
+        self._view = NDTiffDataset(str(self.raw), summary_metadata={"Prefix": "java"})
+
+    def save(self, number: int) -> bytes:
+        """Write a frame; its index entry."""
+        if self._by_java:
+            entry = self._java.put_image(*contents(number))
+            self._java.put_entry(*entry)
+            return index_entry(*entry)
+        self._ndstorage.put_image(*contents(number))
+        found = self._ndstorage.index[frozenset(axes_of(number).items())]
+        told: bytes = found.as_byte_buffer().getvalue()
+        return told
+
+    def tell(self, number: int, entry: bytes) -> None:
+        """A notification comes: the view of the dataset knows the frame, and the hook is called."""
+        self._view.add_index_entry(entry)
+        self.hooks["image_saved_fn"](axes_of(number), self._view)
+
+    def acquire(self, *numbers: int) -> None:
+        for number in numbers:
+            self.tell(number, self.save(number))
+
+    def finish(self) -> None:
+        if self._by_java:
+            self._java.finish()
+        else:
+            self._ndstorage.current_writer.reader.close()  # finish() forgets it
+            self._ndstorage.finish()
+        self.hooks["notification_callback_fn"](
+            AcqNotification.create_data_sink_finished_notification()
+        )
+
+    def close(self) -> None:
+        self._view.close()
+        if self._by_java:
+            self._java.abandon()
+        else:
+            self._ndstorage.close()
+
+    @property
+    def refocused(self) -> Path:
+        return self.raw.with_name(self.raw.name + "_refocused")
+
+    def check(self, frames: int) -> None:
+        """Every frame is written, with its pixels and metadata."""
+        written = read_all(self.refocused)
+        assert len(written) == frames
+        for number in range(frames):
+            pixels, metadata = written[f'{{"channel":"DAPI","time":{number}}}']
+            np.testing.assert_array_equal(pixels, frame_of(number, SIDE))
+            assert (metadata["Camera"], metadata["number"]) == ("c", number)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(quick_settings(tmp_path)) as daemon:
+        daemon.wait_ready()
+        yield daemon
+
+
+@pytest.fixture
+def readers(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the threads beside the test's own that read pixels of raw frames from disk."""
+    seen: set[str] = set()
+    read = GrowingFile.pixels
+
+    def pixels(*arguments: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            seen.add(threading.current_thread().name)
+        return read(*arguments)
+
+    monkeypatch.setattr(GrowingFile, "pixels", pixels)
+    return seen
+
+
+@pytest.fixture
+def source(daemon: Daemon) -> refocusd.Source:
+    return refocusd.Source(daemon.endpoint)
+
+
+@pytest.fixture
+def acquisition(source: refocusd.Source, tmp_path: Path) -> Iterator[JavaAcquisition]:
+    acquisition = JavaAcquisition(source, tmp_path)
+    yield acquisition
+    acquisition.close()
+
+
+@pytest.mark.parametrize("by_java", [True, False], ids=["java", "ndstorage"])
+def test_the_daemon_reads_saved_frames_and_no_pixels_pass_through_the_users_process(
+    source: refocusd.Source, tmp_path: Path, readers: set[str], by_java: bool
+) -> None:
+    acquisition = JavaAcquisition(source, tmp_path, by_java=by_java)
+    assert "image_process_fn" not in acquisition.hooks
+    acquisition.acquire(*range(30))
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=30, passed_through=30)
+    acquisition.check(30)
+    written = read_all(acquisition.refocused).values()
+    assert any(metadata["refocusd"]["live"] for _, metadata in written)
+    assert "saved-frames" in readers
+    assert readers <= {"saved-frames", "catch-up"}
+    acquisition.close()
+
+
+def test_what_the_daemon_does_not_see_on_its_disks_is_read_here(
+    source: refocusd.Source,
+    acquisition: JavaAcquisition,
+    readers: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    acquisition.acquire(*range(10))
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=10, passed_through=10)
+    acquisition.check(10)
+    assert "refocusd-feed" in readers
+    assert "saved-frames" not in readers
+
+
+def test_a_frame_that_is_told_before_it_is_on_disk_is_waited_for(
+    source: refocusd.Source, acquisition: JavaAcquisition, readers: set[str], tmp_path: Path
+) -> None:
+    """Its place holds zeros at first: the file has its largest size from the beginning."""
+    acquisition.acquire(0)
+    for number, entry in enumerate(entries_of(tmp_path, 12)[1:], 1):
+        acquisition.tell(number, entry)
+        acquisition.save(number)
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=12, passed_through=12)
+    acquisition.check(12)
+    assert "refocusd-feed" not in readers
+
+
+def test_a_frame_that_comes_to_disk_far_too_late_is_caught_up(
+    source: refocusd.Source, daemon: Daemon, acquisition: JavaAcquisition, tmp_path: Path
+) -> None:
+    """Nothing is taken from a place that is not written, and nothing waits for it for long."""
+    acquisition.acquire(0)
+    entries = entries_of(tmp_path, 5)
+    for number in (1, 2, 3, 4):
+        acquisition.tell(number, entries[number])
+    until(lambda: [about.deferred for about in daemon_status(daemon.endpoint).details] == [4])
+    for number in (1, 2, 3, 4):
+        acquisition.save(number)
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=5, passed_through=5)
+    acquisition.check(5)
+
+
+@pytest.mark.timeout(300)
+def test_a_daemon_that_starts_late_and_is_killed_loses_no_saved_frame(tmp_path: Path) -> None:
+    flags = ["--backend", "identity", "--ledgers", str(tmp_path / "ledgers"), "--ring-mib", "64"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    flags += ["--endpoint", endpoint, "--pick-up"]
+    source = refocusd.Source(endpoint)
+    acquisition = JavaAcquisition(source, tmp_path)
+    acquisition.acquire(*range(20))
+    with DaemonProcess(flags, tmp_path / "late.log") as killed:
+        acquisition.acquire(*range(20, 30))
+        until(lambda: frames_in(acquisition.refocused) >= 5)
+        killed.process.kill()
+        killed.process.wait()
+    acquisition.acquire(*range(30, 50))
+    with DaemonProcess(flags, tmp_path / "again.log"):
+        acquisition.acquire(*range(50, 60))
+        acquisition.finish()
+        counts = source.wait(120.0)
+    assert counts is not None
+    assert (counts.pending, counts.passed_through) == (0, 60)
+    acquisition.check(60)
+    acquisition.close()
+
+
+class _InMemory:
+    """As `NDRAMDatasetJava`: frames are in Java's memory and come over the bridge."""
+
+    def read_image(self, **axes: Any) -> NDArray[Any]:
+        return frame_of(axes["time"], SIDE)
+
+    def read_metadata(self, **axes: Any) -> dict[str, Any]:
+        return {"Camera": "c", "number": axes["time"]}
+
+
+def test_frames_that_java_keeps_in_memory_are_refocused_into_the_output(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    source = refocusd.Source(daemon.endpoint, output=str(tmp_path / "live"))
+    hooks = source.hooks(None, "memory", java=True)
+    for number in range(5):
+        hooks["image_saved_fn"](axes_of(number), _InMemory())
+    hooks["notification_callback_fn"](AcqNotification.create_data_sink_finished_notification())
+    assert source.wait(90.0) == wire.Counts(acquired=5, passed_through=5)
+    written = read_all(tmp_path / "live")
+    for number in range(5):
+        pixels, metadata = written[f'{{"channel":"DAPI","time":{number}}}']
+        np.testing.assert_array_equal(pixels, frame_of(number, SIDE))
+        assert metadata["number"] == number
+
+
+@pytest.mark.parametrize("name", ["../secret.tif", "/etc/passwd", "..\\secret.tif", ""])
+def test_the_daemon_reads_nothing_outside_the_raw_dataset(name: str) -> None:
+    frame = wire.SavedFrame(name, 0, 0, 2)
+    message = wire.Submit("a", "{}", Slot(4096, 8), 0, "", 0, saved=frame)
+    with pytest.raises(TransportError, match="not a message"):
+        wire.decode(wire.encode(message))
