@@ -24,7 +24,11 @@ from numpy.typing import NDArray
 from refocusd_training.blur.frames import Exposure, SharpImage, expose, load_sharp
 from refocusd_training.blur.psfs import CYCLES, FAMILIES, transfer_functions
 from refocusd_training.deconvolution import Transfer, richardson_lucy
-from refocusd_training.evaluation.objects import IsolatedObjects, ObjectRatios, object_figures
+from refocusd_training.evaluation.measures.objects import (
+    IsolatedObjects,
+    ObjectRatios,
+    object_figures,
+)
 from rich.console import Console
 from rich.table import Table
 

@@ -67,6 +67,23 @@ def sample_frames(side_px: int) -> list[Pixels]:
     return list(rng.integers(100, 4096, shape, np.uint16))
 
 
+def _announced(output: Path, frame: Pixels, count: int) -> Open:
+    """The announcement of `count` frames like `frame`."""
+    height, width = frame.shape
+    return Open(
+        acquisition=str(uuid.uuid4()),
+        name="stream",
+        height=height,
+        width=width,
+        dtype="uint16",
+        raw="",
+        output=str(output.resolve()),
+        summary="{}",
+        expected=count,
+        report=True,
+    )
+
+
 def stream(
     endpoint: str,
     output: Path,
@@ -101,19 +118,6 @@ def stream(
     TransportError
         If the daemon refuses, or goes away.
     """
-    height, width = frames[0].shape
-    open_ = Open(
-        acquisition=str(uuid.uuid4()),
-        name="stream",
-        height=height,
-        width=width,
-        dtype="uint16",
-        raw="",
-        output=str(output.resolve()),
-        summary="{}",
-        expected=count,
-        report=True,
-    )
     keys = [canonical_axes({"time": index}) for index in range(count)]
     metadata = [json.dumps({**_METADATA, "Axes": {"time": i}}) for i in range(count)]
     taken_ns: dict[str, int] = {}
@@ -129,7 +133,7 @@ def stream(
 
     with Session(endpoint, on_outcome=note, connect=connect) as session:
         session.until(lambda: session.state is State.READY)
-        session.announce(open_)
+        session.announce(_announced(output, frames[0], count))
         session.until(lambda: session.credit > 0)
         begun_ns = time.perf_counter_ns()
         for index, key in enumerate(keys):

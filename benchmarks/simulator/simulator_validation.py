@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from refocusd_training.data.images import read_image
-from refocusd_training.evaluation.objects import IsolatedObjects
+from refocusd_training.evaluation.measures.objects import IsolatedObjects
 from rich.console import Console
 
 from benchmarks.simulator.frame_statistics import (

@@ -58,6 +58,17 @@ class _Made:
     pair: PairEvidence | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """How a frame is to be refocused; see `refocus_frame`."""
+
+    engine: Engine
+    pass_in_focus: bool
+    untrusted: Untrusted
+    focus: FocusOptics | None
+    stream: Stream | None
+
+
 def refocus_frame(
     engine: Engine,
     raw: Pixels,
@@ -69,7 +80,6 @@ def refocus_frame(
     calibrated: Calibrated | None = None,
     stream: Stream | None = None,
     trust: NDArray[np.uint8] | None = None,
-    _parts: bool = True,
 ) -> FrameFacts:
     """Refocus one frame, and describe the result.
 
@@ -99,75 +109,92 @@ def refocus_frame(
     FrameFacts
     """
     begun = time.perf_counter()
-    profile = calibrated.profile if calibrated else None
     if trust is not None:
         trust.fill(AS_ACQUIRED)
     if engine.description.backend == "identity":
-        return _path_alone(engine.refocus(raw, out).engine_ms, begun, profile)
-    check_frame(raw, out)
-    seen = raw
-    if calibrated and calibrated.hot_pixels:
-        seen = calibrated.hot_pixels.repaired(raw)
-    field = examine_field(seen)
-    if pass_in_focus and _parts and field is not None:
-        part = sharp_part(field.focus)
-        if part is not None and _two_blurs(seen, part, field.tile_px):
-            facts = _refocus_part(
-                engine,
-                raw,
-                seen,
-                out,
-                field,
-                part,
-                untrusted=untrusted,
-                focus=focus,
-                stream=stream,
-                trust=trust,
-            )
-            worker_ms = (time.perf_counter() - begun) * 1e3
-            return msgspec.structs.replace(facts, worker_ms=worker_ms, calibration=profile)
+        facts = _path_alone(engine.refocus(raw, out).engine_ms)
+    else:
+        check_frame(raw, out)
+        seen = raw
+        if calibrated and calibrated.hot_pixels:
+            seen = calibrated.hot_pixels.repaired(raw)
+        field = examine_field(seen)
+        task = _Task(engine, pass_in_focus, untrusted, focus, stream)
+        part = _part_in_focus(seen, field) if pass_in_focus else None
+        if field is not None and part is not None:
+            facts = _refocus_part(task, raw, seen, out, field, part, trust)
+        else:
+            facts = _refocus_whole(task, raw, seen, out, field, trust)
+    return msgspec.structs.replace(
+        facts,
+        worker_ms=(time.perf_counter() - begun) * 1e3,
+        calibration=calibrated.profile if calibrated else None,
+    )
+
+
+def _refocus_whole(
+    task: _Task,
+    raw: Pixels,
+    seen: Pixels,
+    out: Pixels,
+    field: FieldEvidence | None,
+    trust: NDArray[np.uint8] | None,
+) -> FrameFacts:
+    """Refocus a frame as a whole; the engine sees `seen`."""
     # A hot pixel is the sharpest structure in a frame, and would make it appear in focus.
     focus_before = focus_after = focus_score(seen)
     defocus = None
-    judge = judge_of(engine.description.verdict)
-    nothing = judge.nothing_to_refocus(field) if pass_in_focus else None
+    judge = judge_of(task.engine.description.verdict)
+    nothing = judge.nothing_to_refocus(field) if task.pass_in_focus else None
     if nothing is not None:
         np.copyto(out, raw)
         made = _Made(Refocused(counts_range(seen), 0.0, 0), "raw", nothing)
     else:
-        refocused = _through(engine, seen, out, stream)
+        refocused = _through(task.engine, seen, out, task.stream)
         # The facts describe the engine's result, before anything replaces it.
-        defocus = _defocus(seen, out, focus) if focus is not None else None
-        made = _judged(judge, refocused, field, seen, out, pass_in_focus)
-        if made.said.verdict == "untrusted" and untrusted != "mark":
-            made = _in_its_place(made, untrusted, engine, field, seen, out, stream)
+        defocus = _defocus(seen, out, task.focus) if task.focus is not None else None
+        made = _judged(judge, refocused, field, seen, out, task.pass_in_focus)
+        if made.said.verdict == "untrusted" and task.untrusted != "mark":
+            made = _in_its_place(made, task, field, seen, out)
         if made.written in ("raw", "nothing"):
             np.copyto(out, raw)
         else:
             focus_after = focus_score(out)
-    blur, pair = made.refocused.blur, made.pair
-    if trust is not None and pair and made.written in ("refocused", "deconvolved"):
+    if trust is not None and made.pair and made.written in ("refocused", "deconvolved"):
         least = judge.doubtful if judge.likely_wrong(made.said) else 0.0
-        trust[:] = trust_map(raw.shape, pair, made.said.error_chance or 0.0, least)
+        trust[:] = trust_map(raw.shape, made.pair, made.said.error_chance or 0.0, least)
+    facts = _facts(made, field, judge, seen, out)
+    return msgspec.structs.replace(
+        facts,
+        focus_before=focus_before,
+        focus_after=focus_after,
+        defocus_um=defocus.distance_um if defocus else None,
+        defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
+        defocus_confidence=defocus.confidence if defocus else 0.0,
+    )
+
+
+def _facts(
+    made: _Made, field: FieldEvidence | None, judge: Judge, seen: Pixels, out: Pixels
+) -> FrameFacts:
+    """What is known of the pixels that are written, without times, focus and defocus."""
+    blur, pair = made.refocused.blur, made.pair
     own = made.written not in ("raw", "nothing")
     interval = None
     judge = judge if made.written == "refocused" else shipped_judge()
     if own and field is not None and pair is not None and not judge.likely_wrong(made.said):
         interval = judge.interval.of(pair.expected_error * field.contrast, pair.stated_px)
+    counts = made.refocused.counts
     return FrameFacts(
-        offset=made.refocused.counts.offset,
-        scale=made.refocused.counts.scale,
+        offset=counts.offset,
+        scale=counts.scale,
         engine_ms=made.refocused.engine_ms,
-        worker_ms=(time.perf_counter() - begun) * 1e3,
-        focus_before=focus_before,
-        focus_after=focus_after,
-        flux_ratio=flux_ratio(seen, out, made.refocused.counts.offset) if own else 1.0,
+        worker_ms=0.0,
+        focus_before=0.0,
+        focus_after=0.0,
+        flux_ratio=flux_ratio(seen, out, counts.offset) if own else 1.0,
         clipped=made.refocused.clipped if own else 0,
         verdict=made.said.verdict,
-        defocus_um=defocus.distance_um if defocus else None,
-        defocus_uncertainty_um=defocus.uncertainty_um if defocus else None,
-        defocus_confidence=defocus.confidence if defocus else 0.0,
-        calibration=profile,
         blur_px=blur.sigma_px if blur else None,
         blur_uncertainty=blur.uncertainty if blur else None,
         blur_source=blur.source if blur else None,
@@ -194,14 +221,18 @@ def _through(engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None) -
     return replace(refocused, blur=stream.learn(refocused.blur))
 
 
-def _two_blurs(seen: Pixels, part: NDArray[np.bool_], tile_px: int) -> bool:
-    """Whether the part really is in focus and the rest is not, since points look sharper than discs."""
+def _part_in_focus(seen: Pixels, field: FieldEvidence | None) -> NDArray[np.bool_] | None:
+    """The tiles that are in focus while the others are not; None if there is no such part."""
+    part = sharp_part(field.focus) if field is not None else None
+    if field is None or part is None:
+        return None
+    # Points look sharper than discs, so the blurs of both parts decide.
     inside, outside = (
-        estimate_blur(seen[_place(tiles, tile_px, seen.shape)]) for tiles in (part, ~part)
+        estimate_blur(seen[_place(tiles, field.tile_px, seen.shape)]) for tiles in (part, ~part)
     )
     if inside is None or outside is None:
-        return False
-    return inside.sigma_px < min(_SHARP_PX, 0.6 * outside.sigma_px)
+        return None
+    return part if inside.sigma_px < min(_SHARP_PX, 0.6 * outside.sigma_px) else None
 
 
 def _place(
@@ -219,16 +250,12 @@ def _place(
 
 
 def _refocus_part(
-    engine: Engine,
+    task: _Task,
     raw: Pixels,
     seen: Pixels,
     out: Pixels,
     field: FieldEvidence,
     part: NDArray[np.bool_],
-    *,
-    untrusted: Untrusted,
-    focus: FocusOptics | None,
-    stream: Stream | None,
     trust: NDArray[np.uint8] | None,
 ) -> FrameFacts:
     """Refocus the part that is out of focus, and leave the other part unchanged."""
@@ -236,17 +263,8 @@ def _refocus_part(
     place = _place(~part, field.tile_px, raw.shape, margin=1)
     cut: Pixels = seen[place].copy()
     made = np.empty_like(cut)
-    cells = np.empty(trust_shape(cut.shape), np.uint8)
-    facts = refocus_frame(
-        engine,
-        cut,
-        made,
-        untrusted=untrusted,
-        focus=focus,
-        stream=stream,
-        trust=cells,
-        _parts=False,
-    )
+    cells = np.full(trust_shape(cut.shape), AS_ACQUIRED, np.uint8)
+    facts = _refocus_whole(task, cut, cut, made, examine_field(cut), cells)
     np.copyto(out, raw)
     if facts.written in ("raw", "nothing"):
         return facts
@@ -292,22 +310,17 @@ def _judged(
 
 
 def _in_its_place(
-    made: _Made,
-    untrusted: Untrusted,
-    engine: Engine,
-    field: FieldEvidence | None,
-    seen: Pixels,
-    out: Pixels,
-    stream: Stream | None,
+    made: _Made, task: _Task, field: FieldEvidence | None, seen: Pixels, out: Pixels
 ) -> _Made:
     """Make what is written instead of a result that is not trusted."""
-    if untrusted == "skip":
+    if task.untrusted == "skip":
         return replace(made, written="nothing")
-    if untrusted == "pass" or field is None or engine.description.backend == "deconvolution":
+    same = task.engine.description.backend == "deconvolution"
+    if task.untrusted == "pass" or field is None or same:
         return replace(made, written="raw")
     # What is known of the blur beforehand is valid for both.  The blur that the engine measured belongs
     # to a result that is not trusted.
-    known = made.refocused.blur or (stream.known(seen) if stream else None)
+    known = made.refocused.blur or (task.stream.known(seen) if task.stream else None)
     if known is not None and known.source == "frame":
         known = None
     found = DeconvolutionEngine().refocus(seen, out, known)
@@ -324,12 +337,10 @@ def _in_its_place(
     )
 
 
-def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFacts:
+def _path_alone(engine_ms: float) -> FrameFacts:
     """Facts of a frame for which only the data path is measured: nothing is said about the image."""
-    worker_ms = (time.perf_counter() - begun) * 1e3
     return FrameFacts(
-        *(0.0, 1.0, engine_ms, worker_ms, 0.0, 0.0, 1.0, 0, "passed_through"),
-        calibration=profile,
+        *(0.0, 1.0, engine_ms, 0.0, 0.0, 0.0, 1.0, 0, "passed_through"),
         written="raw",
     )
 

@@ -133,36 +133,44 @@ def measure_focus(
     }
     figures = tuple(judge_metric(name, curves[name]) for name in METRICS)
     refuse_still(table, figures)
-    chosen = choose_metric(figures)
+    return _from_table(table, choose_metric(figures), figures, series.notes, pixel_um)
+
+
+def _from_table(
+    table: FocusTable,
+    chosen: MetricFigures,
+    figures: tuple[MetricFigures, ...],
+    series_notes: Sequence[str],
+    pixel_um: float,
+) -> FocusMeasurement:
+    """Align the sweeps by their own best focus, and fit all of their planes together."""
     groups = _groups(table.content)
     fitted = [
         _fit_pooled(sweep.z_um, sweep.values[chosen.metric], table.content, groups)
         for sweep in table.sweeps
     ]
-    good = [index for index, item in enumerate(fitted) if item is not None]
-    notes = list(series.notes)
-    if not good:
-        return _concluded(table, chosen, figures, notes, failed_sweeps=len(fitted))
-    kept = [item for item in fitted if item is not None]
-    sweeps = [table.sweeps[index] for index in good]
+    pairs = [
+        (sweep, item) for sweep, item in zip(table.sweeps, fitted, strict=True) if item is not None
+    ]
+    if not pairs:
+        return _concluded(table, chosen, figures, series_notes, failed_sweeps=len(fitted))
+    sweeps, kept = [sweep for sweep, _ in pairs], [item for _, item in pairs]
     motion = fit_motion(_passages(sweeps, kept))
-    notes.extend(motion.notes)
-    shifts = [item.peak.z_um - motion.centre_um for item in kept]
-    z = np.concatenate([sweep.z_um - shift for sweep, shift in zip(sweeps, shifts, strict=True)])
+    notes = [*series_notes, *motion.notes]
+    z = np.concatenate([sweep.z_um - (item.peak.z_um - motion.centre_um) for sweep, item in pairs])
     values_of = {name: np.concatenate([sweep.values[name] for sweep in sweeps]) for name in METRICS}
     pooled_of = {
         name: _fit_pooled(z, values, table.content, groups) for name, values in values_of.items()
     }
+    pooled = pooled_of[chosen.metric]
+    if pooled is None:
+        return _concluded(table, chosen, figures, notes, failed_sweeps=len(fitted))
     best = {
         name: measured(item.peak.z_um, _uncertainty(item, motion))
         for name, item in pooled_of.items()
         if item is not None
     }
-    pooled = pooled_of[chosen.metric]
-    if pooled is None:
-        return _concluded(table, chosen, figures, notes, failed_sweeps=len(fitted))
-    values = values_of[chosen.metric]
-    tiles = _tiles(z, values, table, pooled.peak, pixel_um)
+    tiles = _tiles(z, values_of[chosen.metric], table, pooled.peak, pixel_um)
     surface = (
         fit_surface(*(np.array(column) for column in zip(*tiles, strict=True))) if tiles else None
     )
@@ -171,12 +179,6 @@ def measure_focus(
             f"{len(tiles)} tiles have content, which is too few for tilt and curvature: use a field that is "
             "covered by specimen"
         )
-    centre = best[chosen.metric]
-    if surface is not None and surface.kind != "flat":
-        # The curve of the whole field gives the focus of its content, not of its centre; errors
-        # that all tiles share do not show in their scatter.
-        own = math.hypot(surface.centre_uncertainty_um, _common(pooled.peak, motion))
-        centre = measured(surface.centre_um, own)
     if table.hot:
         notes.append(f"{table.hot} hot pixels were replaced by their neighbours' median")
     return _concluded(
@@ -184,20 +186,30 @@ def measure_focus(
         chosen,
         figures,
         notes,
-        failed_sweeps=len(fitted) - len(good),
+        failed_sweeps=len(fitted) - len(kept),
         peak=pooled.peak,
-        inside=all(
-            is_inside(item.peak, sweep.z_um) for item, sweep in zip(kept, sweeps, strict=True)
-        ),
+        inside=all(is_inside(item.peak, sweep.z_um) for sweep, item in pairs),
         best=best,
         surface=surface,
-        best_um=centre,
+        best_um=_best_of_field(best[chosen.metric], surface, pooled.peak, motion),
         depth_of_field_um=_depth(pooled),
         tiles_um=tiles,
         backlash_um=motion.backlash_um,
         repeatability_um=motion.repeatability_um,
         drift_um_per_min=motion.drift_um_per_min,
     )
+
+
+def _best_of_field(
+    curve: Measured, surface: FocalSurface | None, peak: Peak, motion: StageMotion
+) -> Measured:
+    """Best focus of the centre of the field, where a surface tells it, else of the whole field's curve."""
+    if surface is None or surface.kind == "flat":
+        return curve
+    # The curve of the whole field gives the focus of its content, not of its centre; errors
+    # that all tiles share do not show in their scatter.
+    own = math.hypot(surface.centre_uncertainty_um, _common(peak, motion))
+    return measured(surface.centre_um, own)
 
 
 def _concluded(

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import signal, stats
 
-from refocusd_calibration.estimates import robust_sigma, weighted_fit
+from refocusd_calibration.estimates import LinearFit, robust_sigma, weighted_fit
 from refocusd_calibration.stage.z_sweeps import MIN_PLANES
 
 Floats = NDArray[np.float64]
@@ -216,16 +216,11 @@ def _best(fits: list[Peak]) -> Peak | None:
     return min(fits, key=lambda fit: fit.residual, default=None)
 
 
-def _fit(
-    z: Floats, above: Floats, height: float, window: tuple[float, float], power: float
-) -> Peak | None:
-    inside = (z >= window[0] - 1e-9) & (z <= window[1] + 1e-9)
-    count = int(inside.sum())
-    if count < 4:
-        return None
-    x, y = z[inside], above[inside] / height
-    centre, scale = float(x.mean()), float(np.ptp(x)) or 1.0
-    u = (x - centre) / scale
+def _fit_transformed(u: Floats, y: Floats, power: float) -> tuple[LinearFit, Floats, Floats] | None:
+    """Fit the parabola that the power makes of the peak; None if the planes do not determine it.
+
+    Returns the fit, its weighted design matrix of shape (planes, 3), and the fitted curve in units of `y`.
+    """
     design = np.stack([np.ones_like(u), u, u * u], axis=1)
     # The transformation amplifies noise near the base, so values are limited there.
     floored = np.maximum(y, 0.05)
@@ -236,7 +231,8 @@ def _fit(
         slope = power * fitted ** (power - 1) if power else 1 / fitted
         target = (fitted**power if power else np.log(fitted)) + slope * (y - fitted)
         weight = 1 / np.abs(slope)
-        if np.linalg.cond(design * weight[:, None]) > 1e6:
+        weighted = design * weight[:, None]
+        if np.linalg.cond(weighted) > 1e6:
             return None
         found = weighted_fit(design, target, weight**2)
         line = design @ found.coefficients
@@ -245,6 +241,22 @@ def _fit(
         else:
             fitted = np.maximum(line, 0.05 if power > 0 else 0.5) ** (1 / power)
         fitted = np.clip(fitted, 0.05, 2.0)
+    return found, weighted, fitted
+
+
+def _fit(
+    z: Floats, above: Floats, height: float, window: tuple[float, float], power: float
+) -> Peak | None:
+    inside = (z >= window[0] - 1e-9) & (z <= window[1] + 1e-9)
+    count = int(inside.sum())
+    if count < 4:
+        return None
+    x, y = z[inside], above[inside] / height
+    centre, scale = float(x.mean()), float(np.ptp(x)) or 1.0
+    linear = _fit_transformed((x - centre) / scale, y, power)
+    if linear is None:
+        return None
+    found, weighted, fitted = linear
     c0, c1, c2 = found.coefficients
     # Negative powers turn the peak into a valley.
     if c2 * (-1 if power < 0 else 1) >= 0:
@@ -268,7 +280,6 @@ def _fit(
     # A wrong stage position matters on the flanks and hardly at the top, which the uniform
     # scatter above ignores. White's estimate uses each plane's own residual, corrected for its
     # leverage as HC3 (MacKinnon and White 1985, J. Econometrics 29:305).
-    weighted = design * weight[:, None]
     leverage = np.einsum("ij,jk,ik->i", weighted, found.covariance, weighted)
     own = (weighted @ found.covariance @ gradient) * (y - fitted) / np.maximum(1 - leverage, 0.3)
     uncertainty = math.sqrt(max(0.0, even, float((own**2).sum())))

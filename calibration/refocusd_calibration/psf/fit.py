@@ -105,20 +105,11 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
             rest = np.append(rest, (shown.amplitude - 1) / AMPLITUDE_SPREAD)
         return np.asarray(rest, np.float64)
 
-    def cost(values: Floats) -> float:
-        return float(np.sum(misfit(values) ** 2))
-
     span = high - low
     begins = [
         np.clip(start, low + 1e-6 * span, high - 1e-6 * span) for start in (law.start(), *starts)
     ]
-    if len(begins) > 1:
-        begins.sort(key=cost)
-        # Each side of focus has its own minimum, so two starting points are followed.
-        begins = [_solve(misfit, begin, low, high, scale, 6) for begin in begins[:2]]
-        begins.sort(key=cost)
-    values = _solve(misfit, begins[0], low, high, scale, 40)
-
+    values = _least(misfit, begins, low, high, scale)
     rest = misfit(values)
     jacobian = _jacobian(misfit, values, scale, low, high)
     normal = np.asarray(np.linalg.pinv(jacobian.T @ jacobian), np.float64)
@@ -153,6 +144,22 @@ def fit_law(observed: Observed, law: BlurLaw, starts: Sequence[Floats] = ()) -> 
         shown=shown,
         at_bound=tuple(name for name, bad in zip(law.parameters, near, strict=True) if bool(bad)),
     )
+
+
+def _least(
+    misfit: Misfit, begins: list[Floats], low: Floats, high: Floats, scale: Floats
+) -> Floats:
+    """The parameters of the smallest misfit that is reached from several starting points."""
+
+    def cost(values: Floats) -> float:
+        return float(np.sum(misfit(values) ** 2))
+
+    if len(begins) > 1:
+        begins = sorted(begins, key=cost)
+        # Each side of focus has its own minimum, so two starting points are followed.
+        begins = [_solve(misfit, begin, low, high, scale, 6) for begin in begins[:2]]
+        begins.sort(key=cost)
+    return _solve(misfit, begins[0], low, high, scale, 40)
 
 
 def _solve(

@@ -17,7 +17,8 @@ from refocusd.cli.html_page import document, table
 from refocusd.files import output
 from refocusd.imaging.quality import BORDER
 from refocusd.optional import need
-from refocusd_training.evaluation.figures import DEFINITIONS
+from refocusd_training.evaluation.measures.figures import DEFINITIONS
+from refocusd_training.evaluation.measures.segmentation import nuclei_of
 from refocusd_training.evaluation.methods import (
     INPUT,
     ORACLE_RL,
@@ -28,7 +29,6 @@ from refocusd_training.evaluation.methods import (
     applies,
 )
 from refocusd_training.evaluation.results import AS_WRITTEN, Result
-from refocusd_training.evaluation.segmentation import nuclei_of
 from refocusd_training.evaluation.summary import (
     DEEP,
     DEFINITION,

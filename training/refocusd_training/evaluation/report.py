@@ -18,8 +18,8 @@ from rich.table import Table
 from refocusd.engines.openvino import engine_threads
 from refocusd.files import output
 from refocusd.models.bundle import load_bundle
-from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
+from refocusd_training.evaluation.measures.figures import DEFINITIONS
 from refocusd_training.evaluation.methods import INPUT
 from refocusd_training.evaluation.results import Result
 from refocusd_training.evaluation.summary import (

@@ -18,7 +18,7 @@ from refocusd.engines.openvino import engine_threads
 from refocusd.imaging.quality import Quality, compare, register, shifted
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import LEVELS_UM, NUCLEI, Case, scene_of
-from refocusd_training.evaluation.figures import Figures, Truth
+from refocusd_training.evaluation.measures.figures import Figures, Truth
 from refocusd_training.evaluation.methods import (
     INPUT,
     REFOCUSED,

@@ -15,7 +15,7 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import channel_cases, deep_cases, held_out_cases
-from refocusd_training.evaluation.defocus import evaluate_defocus
+from refocusd_training.evaluation.measures.defocus import evaluate_defocus
 from refocusd_training.evaluation.methods import (
     REFOCUSED,
     EngineMethod,

@@ -9,11 +9,11 @@ from statistics import fmean, median
 import numpy as np
 
 from refocusd_training.evaluation.cases import AVERAGED_UM
-from refocusd_training.evaluation.figures import DEFINITIONS
+from refocusd_training.evaluation.measures.figures import DEFINITIONS
+from refocusd_training.evaluation.measures.objects import object_figures
+from refocusd_training.evaluation.measures.segmentation import Agreement
 from refocusd_training.evaluation.methods import INPUT, ORACLE_RL, REFOCUSED, USER_RL
-from refocusd_training.evaluation.objects import object_figures
 from refocusd_training.evaluation.results import AS_TAKEN, AS_WRITTEN, THROUGH_FOCUS, Result
-from refocusd_training.evaluation.segmentation import Agreement
 from refocusd_training.simulate.ranges import HELD_OUT_DEEP
 
 DEFINITION = (

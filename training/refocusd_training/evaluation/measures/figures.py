@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from refocusd.engines.verdict import flux_ratio
 from refocusd.imaging.quality import BORDER
-from refocusd_training.evaluation.fourier_rings import (
+from refocusd_training.evaluation.measures.fourier_rings import (
     BETWEEN_NOISY,
     TO_NOISE_FREE,
     ring_resolution_um,
 )
-from refocusd_training.evaluation.objects import IsolatedObjects, ObjectRatios
-from refocusd_training.evaluation.segmentation import Agreement, Labels, agreement, nuclei_of
+from refocusd_training.evaluation.measures.objects import IsolatedObjects, ObjectRatios
+from refocusd_training.evaluation.measures.segmentation import (
+    Agreement,
+    Labels,
+    agreement,
+    nuclei_of,
+)
 
 #: Of five scales with a window of 11 px: the coarsest holds one.
 MS_SSIM_SIDE = 176

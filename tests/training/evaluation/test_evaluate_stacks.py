@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from refocusd_training.evaluation.objects import IsolatedObjects, object_figures
+from refocusd_training.evaluation.measures.objects import IsolatedObjects, object_figures
 from refocusd_training.evaluation.protocol import scaled_quality
 from refocusd_training.evaluation.run import Options, run_stacks
 from refocusd_training.evaluation.stacks import StackNotes, read_notes, stack_pairs

@@ -17,9 +17,13 @@ import tifffile
 from numpy.typing import NDArray
 from refocusd_training.commands import register
 from refocusd_training.evaluation.cases import Case, channel_cases, deep_cases
-from refocusd_training.evaluation.defocus import CLASSES_UM, defocus_accuracy, evaluate_defocus
-from refocusd_training.evaluation.figures import DEFINITIONS
 from refocusd_training.evaluation.held_out import held_out
+from refocusd_training.evaluation.measures.defocus import (
+    CLASSES_UM,
+    defocus_accuracy,
+    evaluate_defocus,
+)
+from refocusd_training.evaluation.measures.figures import DEFINITIONS
 from refocusd_training.evaluation.methods import Exposure, user_methods
 from refocusd_training.evaluation.page import chosen_frames
 from refocusd_training.evaluation.protocol import bbbc006_pairs, planes_of, training_of

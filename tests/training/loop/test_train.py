@@ -299,7 +299,7 @@ def test_settings_that_cannot_be_are_refused(text: str, said: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "training" / "configs").glob("*.toml")), ids=str
+    "path", sorted((Path(__file__).parents[3] / "training" / "configs").glob("*.toml")), ids=str
 )
 def test_the_shipped_configurations_can_be_read(path: Path) -> None:
     assert load_config(path).steps > 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from refocusd_training.data.images import read_image
-from refocusd_training.evaluation.segmentation import agreement, nuclei_of
+from refocusd_training.evaluation.measures.segmentation import agreement, nuclei_of
 
 PIXEL_UM = 0.645
 

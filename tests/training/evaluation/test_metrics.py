@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from refocusd_training.deconvolution import noise_to_signal, richardson_lucy, wiener
-from refocusd_training.evaluation.figures import DEFINITIONS, Truth, ms_ssim
-from refocusd_training.evaluation.fourier_rings import (
+from refocusd_training.evaluation.measures.figures import DEFINITIONS, Truth, ms_ssim
+from refocusd_training.evaluation.measures.fourier_rings import (
     BETWEEN_NOISY,
     TO_NOISE_FREE,
     ring_correlation,
