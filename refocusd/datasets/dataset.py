@@ -273,9 +273,11 @@ def outputs_of(
 
 def _moved(frames: Dataset, ledgers: str | Path) -> dict[Path, Output]:
     """Outputs that lie elsewhere, of a recording that was moved since; a copy may have its own."""
+    # A slide is not read once more for that.
+    first = [key for key in frames.axes_keys()[:1] if not frames.is_slide(key)]
     places = [
         place
-        for name in frame_names(fingerprint(frames, frames.axes_keys()[:1]))
+        for name in frame_names(fingerprint(frames, first))
         for place in noted_outputs(ledgers, name)
     ]
     outputs = {output.path: output for place in places if (output := Output.at(place))}
