@@ -50,7 +50,7 @@ from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.worker.refocus import refocus_frame
 
-NOTES = Path(__file__).parent / "real_stacks.toml"
+NOTES = Path(__file__).parent / "quality" / "real_stacks.toml"
 MODEL = "live-fluorescence"
 PSF_SIDE = 127
 ITERATIONS = 30

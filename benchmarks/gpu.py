@@ -52,7 +52,7 @@ from refocusd.errors import EngineError, RefocusdError
 from refocusd.imaging.blur import KNOWN, BlurEstimate
 from refocusd.models.bundle import ModelBundle, load_bundle
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
 GROUP = "refocusd.networks"
 #: The longest that one file's tests may take, s.

@@ -31,13 +31,13 @@ from tempfile import gettempdir
 from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the helpers are found from the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import psutil
 
-from benchmarks.overhead_machine import file_system, machine, scratch
-from benchmarks.overhead_stream import Streamed, sample_frames, stream
+from benchmarks.shared.machine import file_system, machine, scratch
+from benchmarks.shared.stream import Streamed, sample_frames, stream
 from refocusd.cli.console import console, messages, progress, write_json
 from refocusd.daemon.daemon import daemon_status
 from refocusd.errors import RefocusdError

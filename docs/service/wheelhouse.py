@@ -1,4 +1,4 @@
-"""Collect what a Windows PC without internet needs to install refocusd: one folder of wheels.
+"""Collect what a Windows PC without internet needs to install refocusd: a folder of wheels, with the installer.
 
 On a computer with internet, of any system, in a checkout of refocusd::
 
@@ -11,12 +11,14 @@ On a computer with internet, of any system, in a checkout of refocusd::
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+INSTALLER = ("install.ps1", "install.py")
 PLATFORM = "win_amd64"
 #: How the names of wheels end that Windows can install.
 FIT = ("-any", f"-{PLATFORM}")
@@ -60,7 +62,10 @@ def main() -> None:
         build = ["--quiet", "--no-deps", "--wheel-dir", str(arguments.output), str(source)]
         subprocess.run([*pip, "wheel", *build], check=True)
         source.unlink()
-    if alien := [f.name for f in arguments.output.iterdir() if not f.stem.endswith(FIT)]:
+    for name in INSTALLER:
+        shutil.copy(Path(__file__).with_name(name), arguments.output)
+    found = [file for file in arguments.output.iterdir() if file.name not in INSTALLER]
+    if alien := [file.name for file in found if not file.stem.endswith(FIT)]:
         sys.exit(f"no wheels for Windows: {', '.join(alien)}")
 
 

@@ -122,3 +122,18 @@ def write_json(path: str | os.PathLike[str] | None, figures: dict[str, Any]) -> 
     finite = json.loads(json.dumps(figures), parse_constant=lambda _: None)
     with output(Path(path)):
         Path(path).write_text(json.dumps(finite, indent=1) + "\n", encoding="utf-8")
+
+
+def told_as_json(file: str | None, figures: dict[str, Any]) -> bool:
+    """Write what ``--json [FILE]`` asks for; True if nothing else is to be printed.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    if file == "-":
+        say(json.dumps(figures, indent=1))
+        return True
+    write_json(file, figures)
+    return False

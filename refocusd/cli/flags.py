@@ -53,6 +53,17 @@ def add_command(
     return parser
 
 
+def add_json_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json [FILE]``, for `refocusd.cli.console.told_as_json`."""
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write the result as JSON to FILE; without FILE, print only JSON",
+    )
+
+
 def frame_size(text: str) -> tuple[int, int]:
     """Height and width of ``512`` or ``696x520`` (width first), px: the type of a flag."""
     found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)

@@ -39,6 +39,7 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror_layout import list_path
 from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
 from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.ledger import note_output
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id
 from refocusd.profiles.microscope_metadata import first_of
@@ -229,13 +230,14 @@ class Cluster:
         try:
             if not frames.catch_up_from:
                 note_recording(dataset.sink.path, frames.path)
+                note_output(self._settings.ledgers, frames.path, dataset.sink.path)
             orders = _orders(
                 frames, keys, output, self._settings, dataset.sink.path, self._blurs_of(frames)
             )
             if not isinstance(dataset.sink, MirrorSink):
                 raise OutputError(
-                    f"{dataset.sink.path} was not begun in tiles, and cannot be continued so: name "
-                    "another --output"
+                    f"{dataset.sink.path} was not begun as an OME-Zarr with a place for each frame, and "
+                    "cannot be continued so: name another --output"
                 )
             for order in orders:
                 dataset.sink.make_room(json.loads(order.keys[-1]))

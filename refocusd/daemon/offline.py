@@ -19,6 +19,7 @@ from refocusd.datasets.dataset import Output, is_being_written, note_recording
 from refocusd.datasets.identity import fingerprint
 from refocusd.errors import OutputError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset
+from refocusd.ledger import note_output
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import selection_id
 from refocusd.profiles.microscope_metadata import first_of
@@ -111,7 +112,7 @@ class OwnDaemon:
         InputError, OutputError, TransportError, WorkerError
         """
         assert self._running is not None
-        folder = output.path
+        folder, ledgers = output.path, self._running.settings.ledgers
 
         def opened(reply: Opened) -> None:
             nonlocal folder
@@ -122,6 +123,7 @@ class OwnDaemon:
                 )
             if not frames.catch_up_from:
                 note_recording(folder, frames.path)
+                note_output(ledgers, frames.path, folder)
 
         begun = time.perf_counter()
         submit_frames(

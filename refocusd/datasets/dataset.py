@@ -11,7 +11,6 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from refocusd.datasets.identity import (
     Recording,
     derived_id,
     fingerprint,
+    frame_names,
     noted,
     recognise,
     samples,
@@ -44,7 +44,7 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.refocused_name import REFOCUSED_NAME, SUFFIX
 from refocusd.formats.sink import refuse_within
 from refocusd.frame import counted
-from refocusd.ledger import Ledger, ledger_path, marked
+from refocusd.ledger import Ledger, ledger_path, marked, noted_outputs
 from refocusd.transport.messages import Open
 
 #: File beside refocused frames of a recording that is not an NDTiff dataset: its path.
@@ -226,15 +226,14 @@ def outputs_of(
 ) -> tuple[Output, ...]:
     """The refocused datasets of raw frames.
 
-    They are searched by name beside the raw frames, in `folder` or else where the ledger of these
-    frames says, and in the folders that open acquisitions of these frames name. Those of a recording that was renamed since are found
-    by its content. `recognised` says whether the others belong to this recording.
+    They are searched by name beside the raw frames, in `folder` or else wherever outputs of these
+    frames were noted, and in the folders that open acquisitions of these frames name. Those of a
+    recording that was renamed since are found by its content. `recognised` says whether the others
+    belong to this recording.
     """
     first = {output_for(frames), output_for(frames, folder)}
     # The name that the daemon itself uses.
     first.add(refocused_path(frames.path))
-    if folder is None and (elsewhere := _folder_in_ledger(frames, ledgers)):
-        first.add(refocused_path(elsewhere / frames.name))
     folders = [
         beside
         for place in sorted(first)
@@ -244,6 +243,14 @@ def outputs_of(
     ]
     folders += [Path(open_.output) for open_ in _open_acquisitions(frames, ledgers) if open_.output]
     outputs = {output.path: output for place in folders if (output := Output.at(place))}
+    if folder is None:
+        outputs |= {
+            output.path: output
+            for place in noted_outputs(ledgers, frames.path)
+            # Another recording may have been refocused into that folder since.
+            if (output := Output.at(place))
+            and (frames.path == Path(output.raw).resolve() or _is_of(frames, output, ledgers))
+        }
     # Two recordings may differ in their ending only: the output says which one it is of.
     found = {
         path: output
@@ -259,20 +266,24 @@ def outputs_of(
             for path, output in outputs.items()
             if not _exists(output.raw) and _is_of(frames, output, ledgers)
         }
+    if not found and folder is None:
+        found = _moved(frames, ledgers)
     return tuple(found.values())
 
 
-def _folder_in_ledger(frames: Dataset, ledgers: str | Path) -> Path | None:
-    """The folder of the first output that was made, as the ledger of raw frames that lie here says."""
-    if not len(frames):
-        return None
-    with suppress(InputError, LedgerError, OSError):
-        acquisition = derived_id(frames, frames.axes_keys()[0])
-        if (place := ledger_path(ledgers, acquisition)).exists():
-            with Ledger(place, read_only=True) as ledger:
-                about = ledger.acquisition_note(acquisition)
-            return Path(about.output).parent if about and about.output else None
-    return None
+def _moved(frames: Dataset, ledgers: str | Path) -> dict[Path, Output]:
+    """Outputs that lie elsewhere, of a recording that was moved since; a copy may have its own."""
+    places = [
+        place
+        for name in frame_names(fingerprint(frames, frames.axes_keys()[:1]))
+        for place in noted_outputs(ledgers, name)
+    ]
+    outputs = {output.path: output for place in places if (output := Output.at(place))}
+    return {
+        path: output
+        for path, output in outputs.items()
+        if not _exists(output.raw) and _is_of(frames, output, ledgers)
+    }
 
 
 def recognised(
@@ -337,7 +348,9 @@ def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
 
 def _is_of(frames: Dataset, output: Output, ledgers: str | Path) -> bool:
     recognition = recognised(frames, output, ledgers)
-    return recognition.proved and not recognition.absent
+    # One frame may be alike in many: a dark one, with which recordings begin.
+    enough = recognition.compared >= min(2, len(frames))
+    return recognition.proved and enough and not recognition.absent
 
 
 def _exists(path: str) -> bool:

@@ -64,6 +64,8 @@ class RunCheck:
         Whether the refocused dataset cannot be opened.
     verdicts : dict of str to int
         Frames by verdict, of those that have one.
+    acquired : int or None
+        Number of acquired frames, as the ledger says; None while nobody knows the end.
     """
 
     output: Output
@@ -76,6 +78,7 @@ class RunCheck:
     raw: str = ""
     refocused_unreadable: bool = False
     verdicts: dict[str, int] = field(default_factory=dict)
+    acquired: int | None = None
 
     @property
     def clean(self) -> bool:
@@ -236,6 +239,7 @@ def check_run(
         raw=str(dataset.raw or dataset.raw_lost),
         refocused_unreadable=refocused is None,
         verdicts=verdicts,
+        acquired=acquired,
     )
 
 

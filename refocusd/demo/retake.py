@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,6 @@ def time_lapse(
     folder: Path,
     times: int,
     endpoint: str | None = None,
-    positions_um: Sequence[float] = POSITIONS_UM,
 ) -> Exposures:
     """Take a time-lapse whose focus drifts; take again what was not trusted.
 
@@ -70,14 +68,13 @@ def time_lapse(
         Time points.
     endpoint : str, optional
         Of the daemon.
-    positions_um : sequence of float
     """
-    cost = Exposures(times * len(positions_um), 0, [])
+    cost = Exposures(times * len(POSITIONS_UM), 0, [])
     stage_um = microscope.specimen.focus.at()
     for time in range(times):
         microscope.specimen.focus = FocalPlane(DRIFT_UM * time)
         planned = [
-            _event(time, position, x_um, stage_um) for position, x_um in enumerate(positions_um)
+            _event(time, position, x_um, stage_um) for position, x_um in enumerate(POSITIONS_UM)
         ]
         untrusted, _ = _taken(planned, folder, f"time_{time}", endpoint)
         if untrusted:

@@ -21,6 +21,7 @@ from refocusd.engines.network import Network
 from refocusd.engines.tiling import Tile, least_tile_px, plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
+from refocusd.imaging.hot_pixels import mended
 from refocusd.imaging.normalise import CountsRange, check_frame
 from refocusd.models.bundle import ModelBundle
 
@@ -93,12 +94,13 @@ class TiledEngine:
     def refocus(self, raw: Pixels, out: Pixels) -> Refocused:
         """Estimate the in-focus frame into `out`; see `Engine.refocus`."""
         check_frame(raw, out)
-        counts = self._bundle.counts_range(raw)
         self._check_open()
+        seen = mended(raw)
+        counts = self._bundle.counts_range(seen)
         while True:
             plan, together = self._plan(raw.shape)
             try:
-                return self._refocus(raw, out, counts, plan, together)
+                return self._refocus(seen, out, counts, plan, together)
             except MemoryError as error:
                 self._shrink(plan[0].shape, error)
 

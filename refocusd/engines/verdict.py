@@ -4,7 +4,8 @@
 verdict           meaning
 ================  ==================================================================================
 `trusted`         errors above `Judge.bound` are unlikely
-`doubtful`        they are possible: look at the reasons
+`doubtful`        they are possible, or likely where raw is even further from the truth: look at the
+                  reasons
 `untrusted`       they are likely, or the frame is nothing that the engine was made for
 `passed_through`  there is nothing to refocus, and raw is written as it is
 ================  ==================================================================================
@@ -12,7 +13,7 @@ verdict           meaning
 Thresholds and weights stand in ``verdict.toml``, which ``refocusd train trust`` fits on frames whose
 truth is known: in a model's bundle, for that model, and beside this file, for all others.  A quadratic
 logistic score tells fluorescence from other pictures; another tells the probability that the error is
-above the bound.
+above the bound, and a third, of a model's own, that the result is worse than raw.
 """
 
 from __future__ import annotations
@@ -50,8 +51,9 @@ ERROR_FEATURES = (
 )  # fmt: skip
 #: Blurs that intervals are fitted for, px; in between, they are interpolated.
 INTERVALS_AT_PX = (3.0, 6.0, 12.0, 24.0)
-#: Features count up to so many standard deviations from the mean.
-_MOST = 4.0
+#: Features count up to so many standard deviations from the mean; of a frame's error up to fewer: the squares
+#: of a feature far from all that was fitted said of frames 2 % off that they were wrong.
+_MOST, MOST_OF_ERRORS = 4.0, 2.0
 #: Samples that decide a ratio of sums to well under a percent.
 MAX_SAMPLES = 1 << 18
 
@@ -85,6 +87,8 @@ class Logistic:
     bias : float
     places : ndarray of int, shape (features,), optional
         Where these stand among the features that are given; without it they are all of them.
+    most : float
+        Standard deviations from the mean up to which a feature counts.
     """
 
     mean: NDArray[np.float64]
@@ -92,12 +96,13 @@ class Logistic:
     weights: NDArray[np.float64]
     bias: float
     places: NDArray[np.intp] | None = None
+    most: float = _MOST
 
     def terms(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Standardised features and their squares; one row for each row of `features`."""
         own = features if self.places is None else features[..., self.places]
         values = (own - self.mean) / self.deviation
-        values = np.clip(values, -_MOST, _MOST)
+        values = np.clip(values, -self.most, self.most)
         return np.concatenate([values, values**2], axis=-1)
 
     def score(self, features: NDArray[np.floating]) -> float:
@@ -158,6 +163,11 @@ class Judge:
         Probabilities of an error from which a frame is that.
     empty_noises, empty_counts : float
         A frame is empty under so many standard deviations of a pixel's noise, or counts.
+    worse : Logistic, optional
+        Of `error_features`: whether the result is worse than raw (by 0.1 dB).
+    most_worse : float
+        Probability of that from which a frame is untrusted.  Below it, one that is likely wrong is only
+        doubtful: raw is likely even further from the truth.
     """
 
     bound: float
@@ -170,6 +180,8 @@ class Judge:
     untrusted: float
     empty_noises: float
     empty_counts: float
+    worse: Logistic | None = None
+    most_worse: float = 0.06
 
     # -- raw alone --------------------------------------------------------------------------
 
@@ -207,23 +219,47 @@ class Judge:
         foreign = self.looks.score(field.looks)
         features = error_features(field, pair, foreign)
         chance = self.error.chance(features)
-        reasons = _reasons(field, pair)
+        worse = self.worse.chance(features) if self.worse else None
+        strange = foreign > self.strange
         # What is impossible needs no statistics, and is rarer than what these were fitted on.
-        if _measured_above(field, pair, 1) or _unsharpened(pair):
+        refused = (
+            _measured_above(pair, 1)
+            or _unsharpened(pair)
+            or field.clipped > (CLIPPED[1] if worse is None else MOST_CLIPPED)
+        )
+        if refused:
             chance = max(chance, self.untrusted)
-        verdict: Verdict = "trusted"
-        odd = foreign > self.strange or _measured_above(field, pair, 0) or _processed(field, pair)
-        if chance >= self.doubtful or odd:
-            verdict = "doubtful"
-        if chance >= self.untrusted:
+        better = worse is not None and worse < self.most_worse
+        likely = chance >= self.untrusted
+        odd = (
+            strange
+            or _measured_above(pair, 0)
+            or field.clipped > CLIPPED[0]
+            or _processed(field, pair)
+        )
+        verdict: Verdict = "doubtful" if chance >= self.doubtful or odd else "trusted"
+        if (worse is not None and not better) or (likely and (refused or strange or not better)):
             verdict = "untrusted"
-        if foreign > self.strange:
-            reasons.insert(0, "hardly looks like fluorescence")
         if verdict == "trusted":
             return Judgement("trusted", (), chance)
+        reasons = _reasons(field, pair)
+        if strange:
+            reasons.insert(0, "hardly looks like fluorescence")
+        if worse is not None and not better:
+            reasons.append(
+                f"frames like this one became worse than raw in {worse:.0%} of the tests"
+            )
+        elif likely and verdict == "doubtful":
+            reasons.append(
+                f"likely wrong ({chance:.0%}), but raw is likely even further from the truth"
+            )
         if not reasons:
             reasons = [f"frames like this one came out wrong in {chance:.0%} of the tests"]
         return Judgement(verdict, tuple(reasons), chance)
+
+    def likely_wrong(self, said: Judgement) -> bool:
+        """Whether no pixel of a frame should be believed, even if raw is no better."""
+        return said.verdict == "untrusted" or (said.error_chance or 0.0) >= self.untrusted
 
 
 #: A raw frame at least this sharp, relative to what the engine made of it, is in focus already:
@@ -233,28 +269,27 @@ IN_FOCUS_RATIO = 0.96
 SHARPENED = 0.1
 #: Wider blurs are not in focus, whatever the engine did, px.
 IN_FOCUS_PX = 2.0
-#: Shares of clipped pixels that make a frame doubtful, and untrusted.
+#: Shares of clipped pixels that make a frame doubtful, and untrusted unless a model's own statistics know them;
 CLIPPED = (0.01, 0.05)
+#: those go up to about this.
+MOST_CLIPPED = 0.2
 #: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
 UNEXPLAINED = (0.1, 0.2)
-#: From so much smoothness on, noise is not a camera's; 99 % of blurred frames have less than 2.
-SMOOTH = 2.2
+#: From so much smoothness on, noise is not a camera's; real frames that are blurred have up to 1.7.  Details of a
+#: slight blur look smooth as well, up to the second.
+SMOOTH = (1.9, 4.0)
 #: The same of the light of one tile that changed; 98 % of frames change less than 0.26.
 FLUX = (0.1, 0.5)
 
 
-def _measured_above(field: FieldEvidence, pair: PairEvidence, level: int) -> bool:
+def _measured_above(pair: PairEvidence, level: int) -> bool:
     """Whether any of these is above its level."""
-    return bool(
-        field.clipped > CLIPPED[level]
-        or pair.unexplained > UNEXPLAINED[level]
-        or pair.worst_flux > FLUX[level]
-    )
+    return pair.unexplained > UNEXPLAINED[level] or pair.worst_flux > FLUX[level]
 
 
 def _processed(field: FieldEvidence, pair: PairEvidence) -> bool:
-    """Whether the noise of a blurred frame is smooth: details of a sharp one look like that."""
-    return field.smoothness > SMOOTH and pair.stated_px >= IN_FOCUS_PX
+    """Whether the noise of a frame is smoother than its blur explains."""
+    return field.smoothness > SMOOTH[pair.stated_px < IN_FOCUS_PX]
 
 
 def _unsharpened(pair: PairEvidence) -> bool:
@@ -357,15 +392,21 @@ def judge_of(path: Path | None) -> Judge:
     try:
         text = (path or resources.files(__package__).joinpath(VERDICT)).read_text("utf-8")
         told = tomllib.loads(text)
-        looks, error = (
-            _logistic(told[name], _places(told[name]["features"], known))
-            for name, known in (("looks", LOOKS), ("error", ERROR_FEATURES))
+        looks, error, worse = (
+            _logistic(told[name], _places(told[name]["features"], known), most)
+            if name in told
+            else None
+            for name, known, most in (
+                ("looks", LOOKS, _MOST),
+                ("error", ERROR_FEATURES, MOST_OF_ERRORS),
+                ("worse", ERROR_FEATURES, MOST_OF_ERRORS),
+            )
         )
         if looks is None or error is None:
             log.warning("%s was fitted for another version: run `refocusd train trust`", path)
             return judge_of(None)
         interval = Interval(*(_numbers(told["interval"][name]) for name in ("floor", "share")))
-        return Judge(looks=looks, error=error, interval=interval, **told["limits"])
+        return Judge(looks=looks, error=error, worse=worse, interval=interval, **told["limits"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BundleError(
             f"{path or VERDICT} does not say how to judge frames ({problem!r}): run `refocusd train trust`"
@@ -386,7 +427,9 @@ def _places(features: Sequence[str], known: Sequence[str]) -> NDArray[np.intp] |
     return None if -1 in found else np.array(found, np.intp)
 
 
-def _logistic(told: Mapping[str, Any], places: NDArray[np.intp] | None) -> Logistic | None:
+def _logistic(
+    told: Mapping[str, Any], places: NDArray[np.intp] | None, most: float
+) -> Logistic | None:
     if places is None:
         return None
     mean, deviation, weights = (
@@ -394,4 +437,4 @@ def _logistic(told: Mapping[str, Any], places: NDArray[np.intp] | None) -> Logis
     )
     if mean.shape != deviation.shape or weights.shape != (2 * mean.size,):
         raise ValueError("its weights do not fit its features")
-    return Logistic(mean, deviation, weights, float(told["bias"]), places)
+    return Logistic(mean, deviation, weights, float(told["bias"]), places, most)

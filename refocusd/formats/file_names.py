@@ -11,10 +11,11 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.files import read_limited
-from refocusd.formats.metadata import finite_number, json_object
+from refocusd.formats.metadata import finite_number, java_text, json_object
 from refocusd.formats.plates import natural, plate_images, time_folders
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
+from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in
 from refocusd.frame import AxisValue, counted
 
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
@@ -31,8 +32,7 @@ _BBBC006_FOLDER = re.compile(r"BBBC006_v1_images_z_(\d\d)", re.IGNORECASE)
 #: 20x objective, 2x2 binning, 2 um between planes, plane 16 in focus.
 _BBBC006_SUMMARY = {"z-step_um": 2.0, "PixelSize_um": 0.645}
 
-#: Beside Micro-Manager's separate image files: the metadata of all of them.
-_METADATA_FILE = "metadata.txt"
+#: Of the metadata beside Micro-Manager's separate image files.
 _MOST_METADATA_BYTES = 1 << 28
 #: Beside the image files of pymmcore-plus: the plan, and the metadata of each.
 _USEQ_FILES = ("_useq_MDASequence.json", "_frame_metadata.json")
@@ -81,8 +81,8 @@ class NamedFiles:
     source : str
         What said which frame each file is; empty if the files themselves do.
     whole : bool
-        The names give all axes, and each file is one frame; otherwise the files' own
-        metadata come first.
+        The names give all axes, and each file is one frame, or planes where no name tells z;
+        otherwise the files' own metadata come first.
     summary : mapping
         What is known of the whole acquisition.
     pngs : int
@@ -112,7 +112,7 @@ def files_in(folder: Path) -> NamedFiles:
             if entry.is_dir() and not REFOCUSED_NAME.search(entry.name)
         ]
         planes = [entry for entry in inner if _BBBC006_FOLDER.fullmatch(entry.name)]
-        positions = [entry for entry in inner if (entry / _METADATA_FILE).is_file()]
+        positions = [entry for entry in inner if (entry / METADATA_FILE).is_file()]
         folders = planes or positions or time_folders(folder)
         files = [file for place in folders for file in listed_images(place)]
     if not files and (images := [entry.name for entry in inner if listed_images(entry)]):
@@ -149,7 +149,8 @@ def _of_plate(files: Sequence[Path]) -> NamedFiles | None:
         for path, axes, position in plate.frames
     ]
     left_out = f" ({counted(plate.left_out, 'other file')} left out)" if plate.left_out else ""
-    return NamedFiles(named, f"names of {plate.system}{left_out}", whole=True)
+    summary = {"z-step_um": plate.z_um} if plate.z_um else {}
+    return NamedFiles(named, f"names of {plate.system}{left_out}", whole=True, summary=summary)
 
 
 def _bbbc006(files: Sequence[Path]) -> list[NamedFile] | None:
@@ -185,23 +186,40 @@ def _separate(files: Sequence[Path]) -> NamedFiles | None:
     """Micro-Manager's separate image files, by the ``metadata.txt`` beside them; None if they are others.
 
     It has an entry for each file, which version 1.4 calls ``FrameKey-t-c-z`` and version 2.0
-    ``Metadata-Pos0/name``, and one for the acquisition.
+    ``Metadata-Pos0/name``, and one for the acquisition.  Where Micro-Manager was killed its end is
+    missing, and the entries of the last files: their names are as good.
     """
     folders = list(dict.fromkeys(path.parent for path in files))
     notes = {folder: _notes(folder) for folder in folders}
     numbered = _are_numbered([entries.values() for entries, _ in notes.values()])
-    named = []
+    if not any(entries for entries, _ in notes.values()):
+        return None
+    told = {
+        axis
+        for entries, _ in notes.values()
+        for said in entries.values()
+        for axis in said_axes(said)
+    }
+    by_names = {
+        file.path: {axis: value for axis, value in file.axes.items() if axis in told}
+        for file in _by_tokens(files).files
+    }
+    rows = []
     summary: dict[str, Any] = {}
     for path in files:
         entries, of_folder = notes[path.parent]
         summary = summary or of_folder
-        said = entries.get(path.name)
-        if said is None or not (axes := said_axes(said)):
+        said = entries.get(path.name, {})
+        if not (axes := said_axes(said) or by_names[path]):
             return None
         if len(folders) > 1:
-            axes["position"] = axes["position"] if numbered else folders.index(path.parent)
-        named.append(NamedFile(path, named_axes(axes, of_folder), said))
-    return NamedFiles(named, f"Micro-Manager's {_METADATA_FILE}", whole=True, summary=summary)
+            number = axes.get("position") if numbered else None
+            axes["position"] = folders.index(path.parent) if number is None else number
+        # In the order of acquisition: the names of files have channels by their letters.
+        place = [natural(str(axes.get(axis, 0))) for axis in ("position", "time", "z", "channel")]
+        rows.append((place, NamedFile(path, named_axes(axes, of_folder), said)))
+    named = [file for _, file in sorted(rows, key=lambda row: row[0])]
+    return NamedFiles(named, f"Micro-Manager's {METADATA_FILE}", whole=True, summary=summary)
 
 
 def _are_numbered(positions: Sequence[Iterable[Mapping[str, Any]]]) -> bool:
@@ -213,13 +231,17 @@ def _are_numbered(positions: Sequence[Iterable[Mapping[str, Any]]]) -> bool:
 
 def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Metadata of each file of a folder by its name, and of the acquisition; empty without any."""
-    said = _json_in(folder / _METADATA_FILE)
-    entries: dict[str, dict[str, Any]] = {}
-    for key, value in said.items():
-        if isinstance(value, dict) and key.startswith(("FrameKey-", "Metadata-")):
-            entries[str(value.get("FileName") or key).rpartition("/")[2]] = value
-    summary = said.get("Summary")
-    return entries, summary if isinstance(summary, dict) else {}
+    try:
+        text = java_text(read_limited(folder / METADATA_FILE, _MOST_METADATA_BYTES))
+    except OSError:
+        return {}, {}
+    said = {name: value for _, name, value in entries_in(text)}
+    entries = {
+        str(value.get("FileName") or name).rpartition("/")[2]: value
+        for name, value in said.items()
+        if name.startswith(("FrameKey-", "Metadata-"))
+    }
+    return entries, said.get("Summary", {})
 
 
 def _json_in(place: Path) -> dict[str, Any]:

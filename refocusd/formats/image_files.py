@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset, Plan
@@ -20,6 +20,8 @@ from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_u
 
 #: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
 RAW_IMAGE = "LargeImageFile"
+#: What says which frame is which, where nothing else does.
+_BY_ORDER = "the order of the files' names, which tell no axes"
 #: OME-XML of a set of OME-TIFFs that hold pixels only.
 COMPANION_ENDING = ".companion.ome"
 
@@ -115,7 +117,8 @@ class ImageFiles(Dataset):
         pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
         for index in range(len(files)):
             image = self._image(index)
-            if named.whole and len(image.axes) != 1:
+            planes = {axis for frame in image.axes for axis in frame} == {"z"}
+            if named.whole and len(image.axes) != 1 and ("z" in files[index].axes or not planes):
                 raise InputError(
                     f"{image.path} has {len(image.axes)} pages, where one was expected"
                 )
@@ -123,24 +126,28 @@ class ImageFiles(Dataset):
             of_set |= image.set_files
             kept |= image.kept_axes
             said = number_or_none(files[index].metadata.get("ElapsedTime-ms"))
-            elapsed.extend([said] if named.whole else image.elapsed_ms)
+            elapsed.extend([said] * len(image.axes) if named.whole else image.elapsed_ms)
             pixel_um = pixel_um or image.pixel_um
             self._summary = self._summary or image.summary
         places = [(index, frame) for index, axes in enumerate(own) for frame in range(len(axes))]
         if named.whole:
-            axes = [dict(file.axes) for file in files]
+            axes = [
+                {**files[index].axes, **(own[index][page] if len(own[index]) > 1 else {})}
+                for index, page in places
+            ]
             self.source = named.source
         else:
-            by_files = named.source or "the order of the files' names, which tell no axes"
             axes, by_names = _merged(own, files, kept)
+            by_files = (by_names == "names" and named.source) or _BY_ORDER
             inner = self._image(0).source
             self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
             if by_names and len(own[0]) == 1:
                 self.source = by_files
         there = {file.path.name for file in files}
-        if there <= of_set and (
-            lost := sorted(n for n in of_set - there if not files[0].path.with_name(n).exists())
-        ):
+        folder = files[0].path.parent
+        # A set may lie in several folders, which are read one by one.
+        absent = (n for n in of_set - there if Path(n).name != n or not (folder / n).exists())
+        if there <= of_set and (lost := sorted(absent)):
             self.source += f"; {counted(len(lost), 'file')} of the set not found, such as {lost[0]}"
         if named.pngs:
             self.source += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
@@ -233,11 +240,11 @@ def _merged(
     own: Sequence[Sequence[Mapping[str, AxisValue]]],
     files: Sequence[NamedFile],
     kept: frozenset[str],
-) -> tuple[list[dict[str, AxisValue]], bool]:
-    """Axes of all frames of all files, unambiguous over the folder; whether by the files' names."""
+) -> tuple[list[dict[str, AxisValue]], Literal["", "names", "order"]]:
+    """Axes of all frames of all files, unambiguous over the folder; by what of the files' names, if any."""
     flat = [dict(axes) for file in own for axes in file]
     if len(files) == 1 or _distinct(flat):
-        return without_constant_axes(flat, kept), False
+        return without_constant_axes(flat, kept), ""
     single = all(len(file) == 1 for file in own)
     if files[0].axes:
         axes = [
@@ -246,17 +253,38 @@ def _merged(
             for frame in file
         ]
         if _distinct(axes):
-            return without_constant_axes(axes, kept), True
+            return without_constant_axes(axes, kept), "names"
     if single:
+        _refuse_alike(files)
         refuse_grid([file.path for file in files])
-        return [{"time": index} for index in range(len(flat))], True
+        return [{"time": index} for index in range(len(flat))], "order"
     positions: dict[tuple[int, AxisValue], int] = {}
     axes = []
     for index, file in enumerate(own):
         for frame in file:
             position = positions.setdefault((index, frame.get("position", 0)), len(positions))
             axes.append({**frame, "position": position})
-    return without_constant_axes(axes, kept), True
+    return without_constant_axes(axes, kept), "names"
+
+
+def _refuse_alike(files: Sequence[NamedFile]) -> None:
+    """Refuse names that tell the axes of their frames, and the same of two of them.
+
+    Raises
+    ------
+    InputError
+    """
+    seen: dict[str, NamedFile] = {}
+    alike = [
+        (other.path.name, file.path.name)
+        for file in files
+        if (other := seen.setdefault(canonical_axes(file.axes), file)) is not file
+    ]
+    if alike and len(seen) > 1:
+        raise InputError(
+            f"{files[0].path.parent} holds two frames of one name, {' and '.join(alike[0])}: these are "
+            "several series; put each into a folder of its own"
+        )
 
 
 def _distinct(axes: Sequence[Mapping[str, AxisValue]]) -> bool:

@@ -11,6 +11,8 @@ from refocusd.errors import OutputError
 #: Byte that Windows locks: far behind every index, for its locks bind readers too.
 LOCKED_BYTE = 2**31 - 2
 
+#: In the error of a lock that is held: who sees it may wait.
+BEING_WRITTEN = "is being written by another process"
 #: What the system says when somebody else holds the lock.
 HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 
@@ -38,6 +40,5 @@ def lock_for_writing(file: io.FileIO) -> None:
     except OSError as error:
         if error.errno in HELD:
             raise OutputError(
-                f"{file.name} is being written by another process: wait until it has finished, "
-                "or stop it, then try again"
+                f"{file.name} {BEING_WRITTEN}: wait until it has finished, or stop it, then try again"
             ) from error

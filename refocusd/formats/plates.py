@@ -3,14 +3,17 @@
 =============  ============================================================================
 Yokogawa       ``exp_D08_T0001F001L01A01Z01C01.tif`` (CellVoyager, CV7000, CV8000); shading
                and dark images (``SC_*``, ``DC_*``) lie beside them
-MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time
+MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time; its ``exp.nd`` names the stages
+               and the distance of planes, which may be the pages of each file
 ImageXpress    ``exp_B02_s1_w1.tif`` or with a UUID behind, in folders ``TimePoint_1`` and
                ``ZStep_1``; small pictures (``*_thumb*``) lie beside them
 Opera          ``r01c02f03p04-ch1sk1fk1fl1.tiff``: row, column, field, plane, channel, time
 CV1000         ``W0001F0001T0001Z01C1.tif``
 ScanR          ``exp--W00001--P00001--Z00000--T00000--DAPI.tif``
 IN Cell        ``A - 01(fld 1 wv DAPI - DAPI z 1 tm 1).tif``
+Cellomics      ``exp_B02f00d0.TIF``, and EVOS ``exp_p00_z00_0_B02f00d0.TIF``
 Incucyte       ``exp_A1_1_00d04h00m.tif`` or with a date: well, image of it, time
+Leica          ``image--L0000--S00--U00--V00--J08--E00--O00--X00--Y00--T0000--Z00--C00.ome.tif``
 =============  ============================================================================
 
 Sources: faim-hcs and Bio-Formats (``CV7000Reader``, ``MetamorphReader``, ``CellWorxReader``), and the
@@ -25,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refocusd.errors import InputError
+from refocusd.files import read_limited
+from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue, counted
 
 _YOKOGAWA = re.compile(
@@ -41,7 +46,7 @@ _IMAGEXPRESS = re.compile(
 )
 _IMAGEXPRESS_THUMBNAIL = re.compile(r".*_thumb.*", re.IGNORECASE)
 _METAMORPH = re.compile(
-    r"(?P<name>.*?)(?:_(?P<wave>w\d+)(?P<dye>[^_]+(?:_(?![stz]\d+(?:_|$))[^_]*)*)?)?"
+    r"(?P<name>.*?)(?:_(?P<wave>w[1-9]\d*)(?P<dye>[^_]+(?:_(?![stz]\d+(?:_|$))[^_]*)*)?)?"
     r"(?:_s(?P<site>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?",
     re.IGNORECASE,
 )
@@ -56,12 +61,21 @@ _OTHERS = {
     r"(?: z (?P<z>\d+))?(?: tm (?P<time>\d+))?\)",
     "Incucyte": r"(?P<channel>.*)_(?P<well>[A-P]\d{1,2})_(?P<site>\d+)_"
     r"(?P<time>\d{4}y\d\dm\d\dd_\d\dh\d\dm|\d+d\d\dh\d\dm)",
+    "Cellomics": r".*?(?:_p\d+_z(?P<z>\d+)_t?(?P<time>\d+))?_(?P<well>[A-P]\d{2})f(?P<site>\d{2,3})"
+    r"d(?P<channel>\d+)",
+    "Leica's Matrix Screener": r".*--(?P<well>U\d+--V\d+)--J\d+--E\d+--O\d+--(?P<site>X\d+--Y\d+)"
+    r"--T(?P<time>\d+)--Z(?P<z>\d+)--(?P<channel>C\d+)(?:\.ome)?",
 }
 _TIME_FOLDER = re.compile(r"TimePoint_(\d+)", re.IGNORECASE)
 _PLANE_FOLDER = re.compile(r"ZStep_(\d+)", re.IGNORECASE)
 _NUMBERED = ("time", "z")
 #: What tells frames apart only where nothing else does.
 _SECONDARY = ("timeline", "action")
+
+
+#: A line of MetaMorph's ``exp.nd``: ``"Stage1", "A1"`` or ``"ZStepSize", 0.5``.
+_ND_LINE = re.compile(r'^"(\w+)",\s*"?(.*?)"?\s*$', re.MULTILINE)
+_MOST_ND_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +90,14 @@ class PlateImages:
         Each file with its axes and the name of its position (empty if there is one).
     left_out : int
         Files that are no frames: corrections and small pictures.
+    z_um : float or None
+        Distance of planes.
     """
 
     system: str
     frames: Sequence[tuple[Path, Mapping[str, AxisValue], str]]
     left_out: int
+    z_um: float | None = None
 
 
 def time_folders(folder: Path) -> list[Path]:
@@ -113,7 +130,8 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
         found = [(path, axes_of(path)) for path in frames]
         understood = [(path, named) for path, named in found if named is not None]
         if understood and len(understood) == len(frames):
-            return _placed(system, understood, len(files) - len(frames))
+            said = _nd_of(files[0].parent) if system == "MetaMorph" else {}
+            return _placed(system, understood, len(files) - len(frames), said)
         if understood and system != "MetaMorph":
             odd = next(path for path, named in found if named is None)
             raise InputError(
@@ -203,7 +221,22 @@ def _from_zero(system: str, rows: Sequence[tuple[Path, dict[str, AxisValue], str
                 axes[axis] = places[int(axes[axis])]
 
 
-def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: int) -> PlateImages:
+def _nd_of(folder: Path) -> dict[str, str]:
+    """What the ``.nd`` of a MetaMorph series says; empty where there is none, or several."""
+    places = [entry for entry in folder.iterdir() if entry.suffix.lower() == ".nd"]
+    if len(places) != 1:
+        return {}
+    try:
+        return dict(
+            _ND_LINE.findall(read_limited(places[0], _MOST_ND_BYTES).decode("cp1252", "replace"))
+        )
+    except OSError:
+        return {}
+
+
+def _placed(
+    system: str, understood: Sequence[tuple[Path, _Named]], left_out: int, said: Mapping[str, str]
+) -> PlateImages:
     """Frames in the order of time, position, plane and channel, without axes of one value."""
     positions = sorted({position for _, (_, position) in understood}, key=natural)
     numbers = {position: number for number, position in enumerate(positions)}
@@ -224,10 +257,12 @@ def _placed(system: str, understood: Sequence[tuple[Path, _Named]], left_out: in
     frames: list[tuple[Path, Mapping[str, AxisValue], str]] = []
     for path, axes, position in rows:
         kept = {axis: axes[axis] for axis in axes if axis in several or axis == "channel"}
-        frames.append((path, kept or {"time": 0}, position))
+        label = said.get(f"Stage{position[1:]}", "") if system == "MetaMorph" else ""
+        frames.append((path, kept or {"time": 0}, label or position))
     order = (*_SECONDARY, "time", "position", "z", "channel")
-    frames.sort(key=lambda frame: [str(frame[1].get(axis, "")).zfill(9) for axis in order])
-    return PlateImages(system, frames, left_out)
+    frames.sort(key=lambda frame: [natural(str(frame[1].get(axis, ""))) for axis in order])
+    z_um = finite_number(said.get("ZStepSize", "").replace(",", ".")) or None
+    return PlateImages(system, frames, left_out, z_um)
 
 
 def _dyes(channels: set[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ The distance is that of the nearest OTF in a family computed by wave optics
 ignored.
 
 Accuracy, measured on simulated specimens and optics that the network `live-nuclei` was not
-trained on (``benchmarks/focus_advice.py`` repeats the measurement):
+trained on (``benchmarks/quality/focus_advice.py`` repeats the measurement):
 
 - 8 to 30 um: better than 1 um on average, within the optics that the network was trained on (NA
   0.40-0.50, at most 0.15 waves of spherical aberration).
@@ -31,7 +31,7 @@ trained on (``benchmarks/focus_advice.py`` repeats the measurement):
   little more than half of the frames with 0.4 waves of it, so it is not used. The direction
   comes from several frames: `refocusd.daemon.acquisitions.focus_tracker`.
 
-The alternative, a profile's focus curve (`benchmarks/focus_curve.py`) applied to the
+The alternative, a profile's focus curve (`benchmarks/quality/focus_curve.py`) applied to the
 ratio of the focus scores before and after, was three to thirty times worse on the same frames
 from 3 um on (and as good below that), because it depends on the specimen.
 

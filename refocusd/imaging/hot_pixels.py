@@ -19,13 +19,24 @@ _LIGHTENED = 0.12
 #: Where there is light there is more noise: they are also brighter by so many times what their eight neighbours
 #: differ by, which noise alone is once in 100 000 pixels.
 _OVER_NEIGHBOURS = 2.0
+#: Smaller frames have no pixel with all these neighbours, px.
+_LEAST_SIDE_PX = 5
 _AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
 
 
-def pixel_noise(frame: Floats) -> float:
-    """Standard deviation of a pixel's noise, by its diagonal neighbours (Immerkaer, 1996)."""
-    mixed = frame[1::2, 1:] - frame[1::2, :-1] - frame[:-1:2, 1:] + frame[:-1:2, :-1]
-    return float(np.median(np.abs(mixed[::2]))) / (2 * _MEDIAN_ABSOLUTE)
+#: Rows that candidates are looked for in at a time, so that they stay in the processor's cache.
+_ROWS = 32
+
+
+def pixel_noise(frame: Pixels | Floats) -> float:
+    """Standard deviation of a pixel's noise, by its diagonal neighbours (Immerkaer, 1996).
+
+    Half a million pixels tell it well enough.
+    """
+    step = 4 * max(1, frame.size >> 20)
+    low, high = frame[1::step].astype(np.float32), frame[:-1:step].astype(np.float32)
+    low -= high[: len(low)]
+    return float(np.median(np.abs(low[:, 1:] - low[:, :-1]))) / (2 * _MEDIAN_ABSOLUTE)
 
 
 def without_hot_pixels(raw: Pixels) -> Floats:
@@ -43,22 +54,57 @@ def without_hot_pixels(raw: Pixels) -> Floats:
     ndarray of float32, same shape
     """
     frame = raw.astype(np.float32)
-    over = _OVER_NOISE * pixel_noise(frame) + 1
+    y, x, around = _hot_pixels(raw)
+    frame[y, x] = around
+    return frame
+
+
+def mended(raw: Pixels) -> Pixels:
+    """The same, rounded to counts; `raw` itself if it has no hot pixels, or is too small to tell.
+
+    Parameters
+    ----------
+    raw : ndarray of uint8 or uint16, shape (height, width)
+        Not changed.
+
+    Returns
+    -------
+    ndarray, same shape and dtype
+    """
+    if min(raw.shape) < _LEAST_SIDE_PX:
+        return raw
+    y, x, around = _hot_pixels(raw)
+    if not y.size:
+        return raw
+    frame = raw.copy()
+    frame[y, x] = np.rint(around)
+    return frame
+
+
+def _hot_pixels(raw: Pixels) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    """Where they are, and the mean of their nearest neighbours."""
+    over = _OVER_NOISE * pixel_noise(raw) + 1
     y, x = _candidates(raw, over)
-    around = np.stack([frame[y + down, x + right] for down, right in _AROUND])
+    around = np.stack([raw[y + down, x + right] for down, right in _AROUND]).astype(np.float32)
     near, far = around[:4].mean(axis=0), around[4:].mean(axis=0)
-    excess = frame[y, x] - far
+    excess = raw[y, x] - far
     least = np.maximum(over, _OVER_NEIGHBOURS * np.ptp(around, axis=0))
     hot = (excess > least) & (near - far < _LIGHTENED * excess)
-    frame[y[hot], x[hot]] = near[hot]
-    return frame
+    return y[hot], x[hot], near[hot]
 
 
 def _candidates(raw: Pixels, over: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pixels that far over both neighbours in their row: few, so that they alone are looked at closely."""
     most = np.iinfo(raw.dtype).max
     step = min(int(over), int(most))
-    beside = np.maximum(raw[2:-2, 1:-3], raw[2:-2, 3:-1])
-    limit = np.minimum(beside, raw.dtype.type(most - step)) + raw.dtype.type(step)
-    y, x = np.nonzero(raw[2:-2, 2:-2] > limit)
-    return y + 2, x + 2
+    limit, added = raw.dtype.type(most - step), raw.dtype.type(step)
+    found = []
+    for top in range(2, raw.shape[0] - 2, _ROWS):
+        rows = raw[top : min(top + _ROWS, raw.shape[0] - 2)]
+        beside = np.maximum(rows[:, 1:-3], rows[:, 3:-1])
+        np.minimum(beside, limit, out=beside)
+        beside += added
+        y, x = np.nonzero(rows[:, 2:-2] > beside)
+        found.append((y + top, x + 2))
+    y, x = (np.concatenate(each) for each in zip(*found, strict=True))
+    return y, x

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from refocusd.imaging.blur import BlurEstimate, PsfShape
@@ -47,6 +48,9 @@ _WAVELENGTH_UM = 0.52
 _IMMERSIONS = (1.0, 1.333, 1.518)
 #: No objective collects more than this part of its immersion's index.
 _MOST_SINE = 0.97
+#: Planes that the fitted optics miss by more, relative to the kernels' energy, are of a thick or moving
+#: specimen: deconvolution by that form does harm (6 % off, a nucleus lost up to 5 dB).
+_FORM_MISFIT = 0.03
 #: Of three points of a normal distribution (Gauss-Hermite).
 _WEIGHTS = np.array([1, 4, 1]) / 6
 
@@ -141,6 +145,8 @@ def known_blur(
 def _shape_of(psf: PsfSection, defocus_um: float, pixel_um: float) -> PsfShape | None:
     """The form of a fitted PSF of wave optics at a distance from its paraxial focus."""
     if psf.model != "wave" or psf.na is None or not psf.wavelength_um:
+        return None
+    if psf.method == "planes" and not (psf.misfit is not UNSET and psf.misfit <= _FORM_MISFIT):
         return None
     optics = Optics(
         psf.na.value,

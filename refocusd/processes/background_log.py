@@ -1,8 +1,8 @@
-"""A log that never makes its process wait: lines are queued, and one thread writes them.
+"""A log that never blocks its process: lines are queued, and a thread writes them.
 
-Whoever reads a process's standard error may stop reading: a full pipe, or a Windows console in
-which somebody selects text, blocks whoever writes.  Here only the writing thread blocks.  The
-queue is bounded; lines that find it full are dropped, and their number is logged.
+The reader of a process's standard error may stop reading: a full pipe, or a Windows console in
+which text is selected, blocks the writer.  Here, only the writing thread blocks.  The queue is
+bounded; if it is full, lines are dropped, and their number is logged.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable
 from typing import TextIO
 
 MAX_QUEUED_CHARS = 1 << 20
-#: How long a process that ends waits for its last lines to be written.
+#: How long a process waits at its end for the last lines to be written.
 FLUSH_S = 2.0
 RETRY_S = 0.05
 
 
 def escape_controls(text: str, keep: str = "\n\t") -> str:
-    r"""Text that others wrote, with what commands a terminal made visible (``\x1b``)."""
+    r"""Text from elsewhere, with control characters made visible (``\x1b``)."""
     if text.isprintable():
         return text
     return "".join(
@@ -33,25 +33,25 @@ def escape_controls(text: str, keep: str = "\n\t") -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """One line a message; only a traceback takes more."""
+    """One line per message; only a traceback takes more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        """The line, without anything that commands a terminal or looks like another line."""
+        """The line, without control characters, so that it neither controls a terminal nor looks like two lines."""
         record.message = escape_controls(record.message, keep="\t")
         return super().formatMessage(record)
 
     def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802 (logging's name)
-        """The traceback, without anything that commands a terminal."""
+        """The traceback, without control characters."""
         return escape_controls(super().formatException(ei))
 
 
 class BackgroundHandler(logging.Handler):
-    """Formats lines where they are logged, and writes them in a thread of its own.
+    """Formats lines in the calling thread, and writes them in a separate one.
 
     Parameters
     ----------
     write : callable
-        Writes one line, its end included.  Only the thread calls it, and it may block for ever.
+        Writes one line, including its end.  Only the writing thread calls it, and it may block for ever.
         A line for which it raises OSError counts as dropped.
     end : callable, optional
         Called by the thread after the last line.
@@ -75,7 +75,7 @@ class BackgroundHandler(logging.Handler):
         """Queue a line, or count it as dropped."""
         try:
             line = self.format(record) + "\n"
-        except Exception:  # noqa: BLE001 (a wrong format string must not end the work)
+        except Exception:  # noqa: BLE001 (a wrong format string must not stop the work)
             line = f"{record.levelname} {record.msg!r} cannot be formatted\n"
         with self._changed:
             if self._queued_chars + len(line) > MAX_QUEUED_CHARS:
@@ -86,7 +86,7 @@ class BackgroundHandler(logging.Handler):
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what is queued, for as long as `FLUSH_S` at most."""
+        """Write the queued lines, for at most `FLUSH_S`."""
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -119,9 +119,9 @@ class BackgroundHandler(logging.Handler):
 
 
 def to_stderr(text: str) -> None:
-    """Write to standard error beside Python's buffer.
+    """Write to standard error, bypassing Python's buffer.
 
-    A thread that is blocked with the buffer's lock would keep the process from ending.
+    A thread that blocks while it holds the buffer's lock would keep the process from ending.
     """
     stream: TextIO | None = sys.stderr
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
@@ -134,25 +134,25 @@ def to_stderr(text: str) -> None:
     data = memoryview(text.encode(stream.encoding, stream.errors or "backslashreplace"))
     while data:
         nbytes: int | None = raw.write(data)
-        if nbytes is None:  # somebody made the terminal non-blocking
+        if nbytes is None:  # another program made the terminal non-blocking
             time.sleep(RETRY_S)
         data = data[nbytes or 0 :]
 
 
 def write_bounded(text: str) -> None:
-    """Write to standard error, and go on after `FLUSH_S` where nobody takes it."""
+    """Write to standard error, and continue after `FLUSH_S` if nobody reads it."""
     thread = threading.Thread(target=to_stderr, args=(text,), daemon=True)
     thread.start()
     thread.join(FLUSH_S)
 
 
 def log_to_stderr(prefix: str) -> None:
-    """Send this process's log to standard error; the end of the process writes what is left.
+    """Send this process's log to standard error; remaining lines are written when the process ends.
 
     Parameters
     ----------
     prefix : str
-        Stands between time and level: the name of the process.
+        The name of the process, which stands between time and level.
     """
     handler = BackgroundHandler(to_stderr)
     handler.setFormatter(

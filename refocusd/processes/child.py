@@ -1,4 +1,4 @@
-"""One child process: started with an order, watched, and ended within a bounded time."""
+"""A child process: it is started with an order, watched, and ended within a bounded time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Child:
     Parameters
     ----------
     arguments : sequence of str
-        What follows the interpreter, e.g. ``["-m", "refocusd.worker"]``.
+        Arguments of the interpreter, e.g. ``["-m", "refocusd.worker"]``.
     order : msgspec.Struct, optional
         Written to its standard input.
     output : int, optional
         Its standard output: `subprocess.PIPE`, `subprocess.DEVNULL`, or None for ours.
     errors : file or int, optional
-        Its standard error output; ours unless given.
+        Its standard error; ours unless given.
     environment : mapping, optional
-        Variables that it has besides ours, or that have another value there.
+        Variables that are added to ours, or that replace them.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Child:
                 self.process.stdin.flush()
 
     def read_line(self) -> bytes:
-        """The next line of its standard output, a pipe; empty if it ended without one."""
+        """The next line of its standard output, which is a pipe; empty if it ended without one."""
         assert self.process.stdout is not None
         return self.process.stdout.readline()
 
@@ -91,6 +91,6 @@ class Child:
     @staticmethod
     def _close(pipe: IO[bytes] | None) -> None:
         if pipe is not None:
-            # A broken pipe means that the child is gone, which is what we want.
+            # A broken pipe means that the child has ended, which is what we want.
             with contextlib.suppress(OSError):
                 pipe.close()

@@ -1,4 +1,4 @@
-"""A daemon as a child process: what `demo` and `replay` start, as a user would."""
+"""A daemon as a child process, which `demo` and `replay` start as a user would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from refocusd.errors import OutputError, WorkerError
 from refocusd.processes.child import Child
 
-#: A daemon stops within a time limit of its own; one that does not is killed.
+#: A daemon has its own time limit for stopping; one that exceeds this longer one is killed.
 STOP_S = 120.0
 
 
@@ -35,7 +35,7 @@ class DaemonProcess:
     Raises
     ------
     WorkerError
-        On entering, with the daemon's own words, if it does not become ready.
+        On entering, with the daemon's own error message, if it does not become ready.
     """
 
     def __init__(self, flags: list[str], log: Path) -> None:
@@ -54,7 +54,7 @@ class DaemonProcess:
         command = ["-m", "refocusd", "run", "--announce", "--with-parent"]
         # A free port unless the caller names one.
         command += ["--endpoint", "tcp://127.0.0.1:0", "--no-view"]
-        # A daemon for one purpose neither resumes old acquisitions nor looks for new ones.
+        # A daemon for a single purpose neither resumes old acquisitions nor looks for new ones.
         command += ["--no-pick-up", "--studio", "off", "--no-live", *self._flags]
         with log:
             self._child = Child(command, output=subprocess.PIPE, errors=log)

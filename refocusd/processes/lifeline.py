@@ -1,8 +1,8 @@
-"""Ends this process when its parent is gone, however the parent ended.
+"""Ends this process when its parent has ended, for whatever reason.
 
 The parent holds the other end of our standard input and never writes to it
-again: end of file means that it is gone, on every system.  On Linux the kernel
-is asked as well, for a process that is stopped or stuck in native code.
+again, so that an end of file means that it has ended, on every system.  On Linux,
+the kernel sends a signal as well, in case this process is stopped or stuck in native code.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """Exit at once when standard input ends, i.e. when the parent is gone."""
+    """Exit at once when standard input ends, i.e. when the parent has ended."""
     if sys.platform == "linux":
-        # Without libc (musl builds name it otherwise) the pipe alone has to do.
+        # Without libc (musl builds use another name), the pipe alone must suffice.
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     watch_stdin(lambda: os._exit(1))
@@ -31,11 +31,11 @@ def end_with_parent() -> None:
 def watch_stdin(ended: Callable[[], object]) -> threading.Thread:
     """Call `ended` from a thread of its own when standard input reaches its end.
 
-    From then on the rest of the process finds nothing in its standard input.  On Windows whoever asks for
-    the type of a pipe waits for a read of it that has begun, and libraries ask when they are loaded.
+    The rest of the process then finds its standard input empty.  On Windows, a call that asks for the type of
+    a pipe waits until a pending read of it returns, and some libraries make this call when they are loaded.
     """
     own = -1
-    # A closed or broken pipe is an end as well.
+    # A closed or broken pipe counts as an end, too.
     with contextlib.suppress(OSError):
         own = os.dup(0)
         with Path(os.devnull).open("rb") as nothing:

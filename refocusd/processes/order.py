@@ -1,7 +1,7 @@
-"""What a parent tells a child: one JSON line on its standard input, as a typed struct.
+"""Orders of a parent to a child: one JSON line on its standard input, as a typed struct.
 
-Not on the command line: other users of the machine can read that, and an order may
-hold a token.
+They are not on the command line, because other users of the machine can read that, and an
+order may contain a token.
 """
 
 from __future__ import annotations

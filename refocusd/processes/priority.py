@@ -1,4 +1,4 @@
-"""The acquisition comes first: our processes take the processor after it."""
+"""Lowers the priority of our processes, because the acquisition comes first."""
 
 from __future__ import annotations
 

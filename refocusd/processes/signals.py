@@ -1,4 +1,4 @@
-"""What asks a process to stop: signals, and on Windows the end of its console or session."""
+"""Requests to stop a process: signals, and on Windows the end of its console or session."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _ENDS = frozenset({2, 5, 6})
 
 
 def stop_asked() -> threading.Event:
-    """An event that is set from now on by whatever asks this process to stop.
+    """An event that is set when this process is asked to stop.
 
     That is Ctrl-C or SIGTERM, and on Windows Ctrl-Break, a closed console window, logging off or
     shutting down.
     """
     asked = threading.Event()
-    # Handlers only set a flag: a lock taken in one could be held by the thread it interrupts.
+    # Handlers only set a flag: the interrupted thread could hold a lock that a handler needs.
     for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: asked.set())
@@ -27,7 +27,7 @@ def stop_asked() -> threading.Event:
 
 
 def leave_signals_to_parent() -> None:
-    """Ignore what a terminal sends: the parent gets it too, and tells this process when to stop."""
+    """Ignore signals from a terminal: the parent receives them too, and tells this process when to stop."""
     for name in ("SIGINT", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -35,13 +35,13 @@ def leave_signals_to_parent() -> None:
 
 
 def _handler(ask: Callable[[], object]) -> Callable[[int], bool]:
-    """What Windows calls, in a thread of its own, for each event of the console."""
+    """The function that Windows calls, in a separate thread, for each event of the console."""
 
     def handle(event: int) -> bool:
         if event not in _ENDS:
             return False  # Ctrl-C and Ctrl-Break are signals
         ask()
-        # Windows ends the process when this returns, or after some seconds (5 where a window
+        # Windows ends the process when this returns, or after some seconds (5 if a window
         # was closed).  Until then the process has time to end by itself.
         threading.Event().wait()
         return True
@@ -54,7 +54,7 @@ if sys.platform == "win32":
     from ctypes import wintypes
 
     _Handler = ctypes.WINFUNCTYPE(wintypes.BOOL, wintypes.DWORD)
-    #: Windows keeps their addresses only.
+    #: Windows keeps only their addresses.
     _kept: list[object] = []
 
     def _on_end(ask: Callable[[], object]) -> None:
@@ -67,4 +67,4 @@ if sys.platform == "win32":
 else:
 
     def _on_end(ask: Callable[[], object]) -> None:
-        """Nothing: elsewhere these are signals."""
+        """Do nothing: on other systems, these events are signals."""

@@ -1,4 +1,4 @@
-"""Keeps one child process alive: starts it, watches it, restarts it after a back-off."""
+"""Keeps one child process alive: starts it, watches it, and restarts it after a back-off."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Action(enum.Enum):
-    """What a supervisor does after its child has ended."""
+    """How a supervisor reacts to the end of its child."""
 
     RESTART = enum.auto()
-    #: As RESTART, but the end is no failure: no warning, and the back-off starts over.
+    #: Like RESTART, but the end is not a failure: there is no warning, and the back-off starts over.
     REPLACE = enum.auto()
     GIVE_UP = enum.auto()
 
@@ -44,7 +44,7 @@ class End:
 
 
 class Supervisor:
-    """Keeps one process alive from `start` to `stop`; nobody ever waits for it.
+    """Keeps one process alive from `start` to `stop`, without blocking its caller.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ class Supervisor:
     order : callable, optional
         Makes the order of the process with the given identity.
     on_line : callable, optional
-        Takes each line of its standard output.  Without it that is discarded.
+        Receives each line of the standard output, which is discarded otherwise.
     on_end : callable, optional
-        Called after each end that nobody asked for; decides how to go on.
+        Called after each unrequested end; decides how to continue.
     on_over : callable, optional
         Called when there will be no further process.
     back_off : BackOff, optional
@@ -97,18 +97,18 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """Of the process, while there is one."""
+        """Process id, while there is a process."""
         with self._lock:
             return self._child.process.pid if self._child is not None else None
 
     @property
     def identity(self) -> str:
-        """Of the process; empty while there is none."""
+        """Identity of the process; empty while there is none."""
         with self._lock:
             return self._identity if self._child is not None else ""
 
     def start(self) -> None:
-        """Start the process, and its successors when it ends."""
+        """Start the process, and a successor whenever it ends."""
         self._thread.start()
 
     def no_more(self) -> None:
@@ -150,7 +150,7 @@ class Supervisor:
             try:
                 end = End(identity, self._run(identity))
             except OSError as error:
-                # Out of memory or of processes: that may be what ended its predecessor, and pass.
+                # Memory or processes are exhausted. That may have ended the predecessor, and may pass.
                 wait_s = self._back_off.take_s()
                 log.error("%s cannot be started (%s); next in %.1f s", identity, error, wait_s)
                 self._stopping.wait(wait_s)

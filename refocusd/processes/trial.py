@@ -1,4 +1,4 @@
-"""One order carried out in a process of its own: what may crash, hang, or leave traces.
+"""Carries out an order in a separate process, because it may crash, hang or leave traces.
 
 The child (``python -m MODULE``) reads its order with `read_order`, and prints its report as
 the last line of its standard output (`print_report`).
@@ -16,7 +16,7 @@ import msgspec
 from refocusd.errors import WorkerError
 from refocusd.processes.order import encode_order
 
-#: Exit status of a child that says in one line on standard error why it did not work.
+#: Exit status of a child that reported the reason for its failure in one line on standard error.
 REFUSED = 2
 _LAST_CHARS = 300
 
@@ -34,7 +34,7 @@ def attempt(module: str, order: msgspec.Struct, report: type[_Report], limit_s: 
     report : type of struct
         What it must report.
     limit_s : float
-        After this time it is ended.
+        The process is ended after this time.
 
     Raises
     ------
@@ -62,6 +62,6 @@ def attempt(module: str, order: msgspec.Struct, report: type[_Report], limit_s: 
 
 
 def print_report(report: msgspec.Struct) -> None:
-    """Tell the parent; past Python's buffers, which libraries may have filled."""
+    """Send the report to the parent, bypassing Python's buffers, which libraries may have filled."""
     sys.stdout.flush()
     os.write(sys.stdout.fileno(), b"\n" + encode_order(report))

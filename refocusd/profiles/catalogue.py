@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.frame import AxisValue
 from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of
 from refocusd.profiles.profile import Microscope, Profile, load_profile
 
@@ -125,26 +124,6 @@ class Catalogue:
             read[path] = known if known and known[0] == state else (state, _load(path))
         self._read = read
         return [profile for _, profile in read.values() if profile is not None]
-
-    def match(
-        self,
-        metadata: Mapping[str, Any],
-        axes: Mapping[str, AxisValue],
-        frame_shape: tuple[int, int] | None = None,
-    ) -> Match:
-        """The profile that is closest to a frame.
-
-        Parameters
-        ----------
-        metadata : mapping
-            Of the frame, as Micro-Manager wrote it.
-        axes : mapping
-            Of the frame; names the channel, if any.
-        frame_shape : (height, width), optional
-            Decides if several profiles are equally close.
-        """
-        channel = str(axes.get("channel") or metadata.get("Channel") or "")
-        return _closest(self.profiles(), metadata, channel, frame_shape)
 
     def choose(
         self, metadata: Mapping[str, Any], frame_shape: tuple[int, int] | None = None

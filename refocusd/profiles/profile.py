@@ -206,6 +206,8 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         (σ above − σ below) / mean at equal distance; its sign tells the side.
     residual_rms : float
         Of the fitted model, relative to the kernels' energy.
+    misfit : float or unset
+        The same beyond noise: how far the model is from the kernels' form.
     beads : int
     """
 
@@ -229,6 +231,7 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # Unset fields are not written: profiles of older releases keep their content key.
     apodisation: Measured | msgspec.UnsetType = msgspec.UNSET
     bead_um: Measured | msgspec.UnsetType = msgspec.UNSET
+    misfit: float | msgspec.UnsetType = msgspec.UNSET
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

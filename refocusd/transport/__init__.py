@@ -1,13 +1,13 @@
 """How frames travel: messages, the shared ring, and the client side of the wire.
 
 =============  =====================================================================================
-`client`       A peer's end of the wire: a socket that has introduced itself to a daemon
+`client`       A peer's end of the wire: a socket that has announced itself to a daemon
 `messages`     Every message of the wire, as typed and versioned msgpack headers
-`outcome_log`  The last outcomes, numbered: who reads slowly is told how many were dropped meanwhile
-`records`      What messages say of frames, engines, workers and acquisitions.  Plain data
+`outcome_log`  The last outcomes, numbered; a slow reader learns how many were dropped meanwhile
+`records`      Records of frames, engines, workers and acquisitions in messages; plain data
 `ring`         The shared ring: one block of memory that the daemon owns and peers attach to
-`session`      One acquisition on its way to a daemon, as a state machine that every source drives
-`watching`     Messages for those who ask how it goes and watch
+`session`      Uploads an acquisition to a daemon: a state machine that every source drives
+`watching`     Messages of peers that monitor the daemon
 `secure/`      The daemon's sockets, and who may use them
 =============  =====================================================================================
 

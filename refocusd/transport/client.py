@@ -1,4 +1,4 @@
-"""A peer's end of the wire: a socket that has introduced itself to a daemon."""
+"""A peer's end of the wire: a socket that has announced itself to a daemon."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from refocusd.transport.secure.user_keys import own_keys
 
 log = logging.getLogger(__name__)
 
-#: A peer that has nothing to say says Ping this often.
+#: An idle peer sends a Ping this often.
 HEARTBEAT_S = 1.0
-#: Silence after which the other side is taken for gone.
+#: The other side counts as gone after this much silence.
 SILENCE_S = 5.0
-#: Nothing that a daemon sends is larger: frames stay in the ring.
+#: No message of a daemon is larger, since frames stay in the ring.
 MAX_MESSAGE = 1 << 30
 #: Metadata of one frame, or of an acquisition, in characters of JSON.
 MAX_METADATA_CHARS = 1 << 20
@@ -48,22 +48,22 @@ def default_endpoint() -> str:
 
 
 class Connection:
-    """A DEALER socket that has introduced itself to a daemon.
+    """A DEALER socket that has announced itself to a daemon.
 
     Parameters
     ----------
     endpoint : str
         For example ``tcp://127.0.0.1:8751``.
     role : {"source", "worker", "control"}
-        What this peer is to the daemon.
+        Role of this peer.
     token : str
         Proof that the daemon started this worker.
     identity : str
-        Name under which the daemon keeps this peer; made up if empty.
+        Name of this peer at the daemon; generated if empty.
     inline : bool
-        Send pixels through the socket even where the ring could be mapped.
+        Send pixels through the socket even if the ring could be mapped.
     version : str
-        Version of this side, named in the daemon's refusal if it cannot be served.
+        Version of this side; the daemon names it if it must refuse this peer.
     keys : ClientKeys, optional
         Of a daemon on another host, which then names this peer: `identity` must be empty.  Without
         them the daemon is on this host, and both sides prove that they are the same user's.
@@ -74,9 +74,9 @@ class Connection:
     Attributes
     ----------
     greeting : Welcome or None
-        The daemon's answer to Hello, once it came.
+        The daemon's answer to Hello; None before it arrives.
     ring : SharedRing or None
-        Where pixels are exchanged; None where they go through the socket.
+        Where pixels are exchanged; None if they go through the socket.
     """
 
     def __init__(
@@ -104,12 +104,12 @@ class Connection:
             token=token,
             inline=inline,
         )
-        # A context of its own: pyjavaz shares the global one and is torn down with it.
+        # A separate context, because pyjavaz uses the global one and terminates it.
         self._context = zmq.Context(io_threads=1)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        # What cannot be delivered is bounded: with no daemon there, sends are refused at once.
+        # Undelivered messages are bounded: without a daemon, a send is refused at once.
         self._socket.setsockopt(zmq.SNDHWM, 1000)
         self._socket.setsockopt(zmq.RCVHWM, 1000)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
@@ -144,17 +144,17 @@ class Connection:
 
     @property
     def nobody(self) -> str:
-        """What to say while no daemon has answered."""
+        """Message for the time until a daemon has answered."""
         return self._link.nobody
 
     @property
     def lost(self) -> str:
-        """Why the link to another host was lost; on this host silence has to tell."""
+        """Why the link to another host was lost; on this host, only silence shows it."""
         return self._link.lost if self._link.over else ""
 
     @property
     def key_refused(self) -> bool:
-        """Whether the daemon does not take this peer's key: there is no use in trying again."""
+        """Whether the daemon rejects this peer's key, so that another attempt is useless."""
         return self._link.refused
 
     def welcome(self, timeout_s: float, asked: threading.Event | None = None) -> Welcome:
@@ -177,7 +177,7 @@ class Connection:
         raise TransportError(self._link.lost or self._link.nobody)
 
     def accept(self, message: Welcome) -> Welcome:
-        """Attach the ring that the daemon offers; where that cannot be, say so and go inline."""
+        """Attach the daemon's ring; if this is impossible, log it and send pixels through the socket."""
         self.greeting = message
         if self.ring is not None and self.ring.address != message.ring:
             self.ring.close()  # of a daemon that is gone
@@ -193,7 +193,7 @@ class Connection:
         return message
 
     def hello_again(self) -> bool:
-        """Introduce this peer again, to a daemon that does not know it (any more).
+        """Announce this peer again, to a daemon that does not know it (any more).
 
         The answer is a `Welcome` for `accept`.  False if the queue is full.
         """
@@ -206,7 +206,7 @@ class Connection:
         if pixels is not None:
             parts.append(pixels.data.cast("B"))
         try:
-            # Copied: the caller may use the array again as soon as this returns.
+            # Copied, so that the caller may reuse the array as soon as this returns.
             self._socket.send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again:
             return False
@@ -228,13 +228,13 @@ class Connection:
         return tracker
 
     def receive_parts(self, timeout_s: float) -> tuple[Message, memoryview | None] | None:
-        """The next message and its pixels, if any; None when nothing came in time.
+        """The next message and its pixels, if any; None if nothing arrived in time.
 
-        Says Ping whenever this side has been quiet, however long it waits here.
+        While waiting, it sends a Ping whenever this side has been idle.
         """
         now = time.monotonic()
         if now - self._last_listened > HEARTBEAT_S:
-            # We did not listen meanwhile (a long frame, a stopped process): that was no silence.
+            # We did not listen meanwhile (a long frame, a stopped process), so it was no silence.
             self._last_heard = now
         deadline = now + timeout_s
         while True:
@@ -252,12 +252,12 @@ class Connection:
         return decode(parts[0].buffer), parts[1].buffer if len(parts) > 1 else None
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message, or None when nothing came within `timeout_s` seconds."""
+        """The next message, or None if nothing arrived within `timeout_s` seconds."""
         received = self.receive_parts(timeout_s)
         return received[0] if received else None
 
     def close(self, linger_s: float = 0.0) -> None:
-        """Close the socket, giving what is queued `linger_s` seconds to leave."""
+        """Close the socket; queued messages have `linger_s` seconds to be sent."""
         if not self._socket.closed:
             self._link.close()
             self._socket.close(linger=round(linger_s * 1000))

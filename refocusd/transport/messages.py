@@ -1,9 +1,9 @@
 """Every message of the wire, as typed and versioned msgpack headers.
 
 All peers speak to one ROUTER socket of the daemon.  A message is one header,
-followed by one part of raw pixels only for peers that said ``inline`` in their
+followed by one part of raw pixels for peers that set ``inline`` in their
 `Hello`.  The first message of a peer is `Hello`; what it may send after that
-depends on the role it named.
+depends on the role that it stated.
 
 ======== ==================================== ================================
 role     sends                                receives
@@ -20,109 +20,58 @@ view     `StatusRequest`, `Look`, `Follow`,   `Welcome`, `Status`, `Shown`,
 anyone   `Ping`                               `Ping`
 ======== ==================================== ================================
 
-Headers are decoded into these types or refused: nothing of a message is
-believed before that.  `PROTOCOL` changes whenever a field does.
+Headers are decoded into these types or refused; nothing of a message is
+used before that.  `PROTOCOL` changes whenever a field changes.
 """
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Annotated, Literal
 
 import msgspec
 
-from refocusd.errors import TransportError
-from refocusd.frame import DType, FinalState
+from refocusd.errors import InputError, TransportError
+from refocusd.frame import DType as DType
+from refocusd.frame import FinalState as FinalState
 from refocusd.transport.records import (
-    AcquisitionStatus,
-    Counts,
-    DoubtedFrame,
-    EngineInfo,
-    Engines,
-    FocusAdvice,
-    FocusOptics,
-    FrameFacts,
-    Histogram,
-    KnownBlur,
-    Message,
-    WorkerStatus,
+    AcquisitionStatus as AcquisitionStatus,
+    Counts as Counts,
+    DoubtedFrame as DoubtedFrame,
+    EngineInfo as EngineInfo,
+    Engines as Engines,
+    FocusAdvice as FocusAdvice,
+    FocusOptics as FocusOptics,
+    FrameFacts as FrameFacts,
+    Histogram as Histogram,
+    KnownBlur as KnownBlur,
+    Message as Message,
+    WorkerStatus as WorkerStatus,
 )
 from refocusd.transport.ring import RingAddress, Slot
 from refocusd.transport.watching import (
     MAX_TRUST_NBYTES,
-    CatchUp,
-    Follow,
-    FrameOutcome,
-    Look,
-    Outcomes,
-    Pause,
-    Shown,
-    Status,
-    StatusRequest,
+    CatchUp as CatchUp,
+    Follow as Follow,
+    FrameOutcome as FrameOutcome,
+    Look as Look,
+    Outcomes as Outcomes,
+    Pause as Pause,
+    Shown as Shown,
+    Status as Status,
+    StatusRequest as StatusRequest,
 )
-
-__all__ = [
-    "MAX_CALIBRATIONS",
-    "PROTOCOL",
-    "AcquisitionStatus",
-    "Advice",
-    "Behind",
-    "Calibration",
-    "CatchUp",
-    "Close",
-    "Closed",
-    "Counts",
-    "Credit",
-    "DType",
-    "DoubtedFrame",
-    "EngineInfo",
-    "Engines",
-    "Failure",
-    "FinalState",
-    "FocusAdvice",
-    "FocusOptics",
-    "Follow",
-    "FrameFacts",
-    "FrameOutcome",
-    "GiveBack",
-    "Hello",
-    "Histogram",
-    "KnownBlur",
-    "Look",
-    "Message",
-    "Miss",
-    "Open",
-    "Opened",
-    "Outcome",
-    "Outcomes",
-    "Pause",
-    "Ping",
-    "Ready",
-    "Recall",
-    "Refused",
-    "Result",
-    "Role",
-    "SavedFrame",
-    "Shown",
-    "Status",
-    "StatusRequest",
-    "Stop",
-    "Submit",
-    "Task",
-    "Welcome",
-    "WorkerStatus",
-    "decode",
-    "encode",
-]
 
 #: Version of the wire; both sides must have the same.
 PROTOCOL = 8
 
-#: Frames of an acquisition at most: what is added up stays a number that messages can hold.
+#: Largest number of frames of an acquisition, so that sums remain numbers that messages can hold.
 MAX_FRAMES = 1 << 40
-#: Of calibrations a worker remembers so many; the daemon sends an older one again.
+#: Number of calibrations that a worker remembers; the daemon sends an older one again.
 MAX_CALIBRATIONS = 16
 Role = Literal["source", "worker", "control", "view"]
-#: A UUID: it names files of ours, so nothing else is taken.
+#: A UUID: files are named after it, so nothing else is accepted.
 AcquisitionId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f-]{36}$")]
 
 
@@ -133,9 +82,9 @@ class Hello(Message, frozen=True):
     version: str
     role: Role
     pid: int
-    #: Given by the daemon to the workers that it starts, so that no other process takes their place.
+    #: The daemon gives it to the workers that it starts, so that no other process can pose as one.
     token: str = ""
-    #: The peer cannot map the ring: its pixels travel as a message part of their own.
+    #: The peer cannot map the ring: its pixels are sent as a separate part of the message.
     inline: bool = False
 
 
@@ -145,27 +94,27 @@ class Welcome(Message, frozen=True):
     protocol: int
     version: str
     ring: RingAddress
-    #: What is done with frames that an engine is too slow for, see `refocusd.config.Settings`.
+    #: What happens if the engine is too slow, see `refocusd.config.Settings`.
     policy: Literal["defer", "complete"] = "defer"
-    #: Whether workers return frames that are in focus already as they are: one run, one rule.
+    #: Whether workers return frames that are in focus unchanged; it is the same for the whole run.
     pass_in_focus: bool = True
 
 
 class Refused(Message, frozen=True):
-    """What was asked for is not done; `reason` says why and what to do."""
+    """A request is refused; `reason` says why and what to do."""
 
     reason: str
     acquisition: str = ""
-    #: The same may be asked again in a moment.
+    #: The same request may succeed later.
     again: bool = False
 
 
 class Ping(Message, frozen=True):
-    """I am alive.  Any other message says so as well."""
+    """A sign of life, as any other message is."""
 
 
 class Open(Message, frozen=True):
-    """A source announces an acquisition, once its raw data has a place."""
+    """A source announces an acquisition, once the location of its raw data is known."""
 
     acquisition: AcquisitionId
     name: str
@@ -178,24 +127,24 @@ class Open(Message, frozen=True):
     output: str
     #: Summary metadata of the raw dataset, as JSON.
     summary: str
-    #: Frames that will come, 0 if not known: decides how much disk must be free.
+    #: Expected number of frames, 0 if not known; determines how much disk space must be free.
     expected: int = 0
-    #: Whether the daemon tells this source every frame's outcome.
+    #: Whether the daemon reports the outcome of every frame to this source.
     report: bool = False
-    #: Frames are shown to those who watch, and written nowhere: the live camera.
+    #: Frames are shown in the view, but not written: the live camera.
     preview: bool = False
-    #: Whether the source may move the stage, and wants every `Advice`.
+    #: Whether the source may move the stage and wants each `Advice`.
     advise: bool = False
-    #: What the metadata of the first frame tell of the microscope, as JSON; "" if not known.
+    #: The microscope, from the metadata of the first frame, as JSON; "" if not known.
     first: str = ""
-    #: Ids of the calibration profiles that the run was begun with; None lets the daemon choose.
+    #: Ids of the calibration profiles with which the run started; None lets the daemon choose.
     profiles: Annotated[list[str], msgspec.Meta(max_length=1000)] | None = None
     #: Fingerprint of the recording on disk (`datasets.identity.Recording`), as JSON; "" without one.
     recording: Annotated[str, msgspec.Meta(max_length=1 << 16)] = ""
 
 
 class Opened(Message, frozen=True):
-    """The acquisition has a place; slots come as `Credit`."""
+    """The acquisition is accepted; slots follow as `Credit`."""
 
     acquisition: str
     run: str
@@ -205,16 +154,16 @@ class Opened(Message, frozen=True):
 
 
 class Credit(Message, frozen=True):
-    """These slots of the ring are the source's to fill, one frame each."""
+    """The source may fill these slots of the ring, with one frame each."""
 
     acquisition: str
     slots: list[Slot]
 
 
 class Recall(Message, frozen=True):
-    """These slots are needed elsewhere: the source gives back those that it has not filled.
+    """These slots are needed elsewhere: the source returns those that it has not filled.
 
-    Slots that it does not give back in time are taken; to fill one after that is refused.
+    Slots that are not returned in time are withdrawn; a frame submitted in one later is refused.
     """
 
     acquisition: str
@@ -222,7 +171,7 @@ class Recall(Message, frozen=True):
 
 
 class GiveBack(Message, frozen=True):
-    """Slots that were recalled, and were not filled."""
+    """Slots that were recalled and had not been filled."""
 
     acquisition: str
     slots: Annotated[list[Slot], msgspec.Meta(max_length=1000)]
@@ -255,7 +204,7 @@ class Submit(Message, frozen=True):
 
 
 class Miss(Message, frozen=True):
-    """Frames that will not be submitted, by canonical axes, and why."""
+    """Frames that will not be submitted, by canonical axes, with the reason."""
 
     acquisition: str
     axes: Annotated[list[str], msgspec.Meta(max_length=1000)]
@@ -264,7 +213,7 @@ class Miss(Message, frozen=True):
 
 
 class Behind(Message, frozen=True):
-    """So many more frames went by that the source leaves to raw; `acquired` did so far in all."""
+    """The source left `frames` more frames to raw; `acquired` frames were taken so far."""
 
     acquisition: str
     frames: Annotated[int, msgspec.Meta(ge=1, le=MAX_FRAMES)]
@@ -272,9 +221,9 @@ class Behind(Message, frozen=True):
 
 
 class Close(Message, frozen=True):
-    """No more frames will be submitted; at least `acquired` went by in all.
+    """No more frames will be submitted; at least `acquired` frames were taken.
 
-    Where there is raw data the daemon compares what it has with what was saved.
+    If there are raw data, the daemon compares its frames with those that were saved.
     """
 
     acquisition: str
@@ -289,7 +238,7 @@ class Closed(Message, frozen=True):
 
 
 class Outcome(Message, frozen=True):
-    """What became of one frame."""
+    """The outcome of one frame."""
 
     acquisition: str
     axes: str
@@ -298,7 +247,7 @@ class Outcome(Message, frozen=True):
 
 
 class Advice(Message, frozen=True):
-    """How far the stage is from focus, for a source that asked: it may move it."""
+    """The distance of the stage from focus, for a source that asked for it and may move the stage."""
 
     acquisition: str
     position: str
@@ -314,7 +263,7 @@ class Ready(Message, frozen=True):
 
 
 class Calibration(Message, frozen=True):
-    """What tasks that name `key` need of a calibration profile; sent before the first of them.
+    """The part of a calibration profile that tasks with this `key` need; sent before the first of them.
 
     A worker keeps the last `MAX_CALIBRATIONS` of them.
     """
@@ -324,7 +273,7 @@ class Calibration(Message, frozen=True):
     profile: str
     height: int
     width: int
-    #: Pixels that are replaced in what the engine sees, as ``y * width + x``.
+    #: Pixels that are replaced before the engine sees the frame, as ``y * width + x``.
     hot_pixels: Annotated[
         list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=1 << 16)
     ]
@@ -339,17 +288,17 @@ class Task(Message, frozen=True):
     width: int
     dtype: DType
     checksum: int
-    #: Estimate how far out of focus the frame is, by these optics.
+    #: Estimate the frame's distance from focus, with these optics.
     focus: FocusOptics | None = None
-    #: Key of a `Calibration`; "" where no profile applies.
+    #: Key of a `Calibration`; "" if no profile applies.
     calibration: str = ""
-    #: A channel that has a model of its own; "" for any other.
+    #: A channel that has its own model; "" for any other.
     channel: str = ""
-    #: Frames of one stream differ in time alone: what one tells of the blur serves the next.
+    #: Frames of one stream differ only in time; the blur of one is the starting value for the next.
     stream: str = ""
-    #: What is written where the result is not trusted, see `refocusd.config.Settings`.
+    #: What is written if the result is not trusted, see `refocusd.config.Settings`.
     untrusted: Literal["mark", "pass", "deconvolve", "skip"] = "deconvolve"
-    #: What is known of the blur before the frame is looked at.
+    #: What is known of the blur beforehand.
     blur: KnownBlur | None = None
 
 
@@ -364,56 +313,36 @@ class Result(Message, frozen=True):
 
 
 class Failure(Message, frozen=True):
-    """The worker is well, but this frame could not be refocused."""
+    """The worker works, but it could not refocus this frame."""
 
     task: int
     reason: str
 
 
 class Stop(Message, frozen=True):
-    """End: the daemon stops when asked by a control peer, a worker when asked by the daemon."""
+    """Stop: sent to the daemon by a control peer, and to a worker by the daemon."""
 
-
-_AnyMessage = (
-    Hello
-    | Welcome
-    | Refused
-    | Ping
-    | Open
-    | Opened
-    | Credit
-    | Recall
-    | GiveBack
-    | Submit
-    | Miss
-    | Behind
-    | Close
-    | Closed
-    | Outcome
-    | Advice
-    | Ready
-    | Calibration
-    | Task
-    | Result
-    | Failure
-    | StatusRequest
-    | Status
-    | Stop
-    | Look
-    | Shown
-    | Follow
-    | Outcomes
-    | Pause
-    | CatchUp
-)
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(_AnyMessage)
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(
+    reduce(or_, Message.__subclasses__())  # those defined here and in `watching`
+)
 
 
 def encode(message: Message) -> bytes:
-    """The header's bytes."""
-    return _encoder.encode(message)
+    """The header's bytes.
+
+    Raises
+    ------
+    InputError
+        If a text in it, such as a path, cannot be written in UTF-8.
+    """
+    try:
+        return _encoder.encode(message)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{error.object!a} is not written in UTF-8: rename that file or folder, or the channel"
+        ) from error
 
 
 def decode(header: bytes | memoryview) -> Message:
@@ -422,7 +351,7 @@ def decode(header: bytes | memoryview) -> Message:
     Raises
     ------
     TransportError
-        If it is not one of the messages above, exactly.
+        If it is not exactly one of the messages above.
     """
     try:
         return _decoder.decode(header)

@@ -1,4 +1,4 @@
-"""The last outcomes, numbered: who reads slowly is told how many were dropped meanwhile."""
+"""The last outcomes, numbered; a slow reader learns how many were dropped meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 
 from refocusd.transport.watching import FrameOutcome, Outcomes
 
-#: Outcomes that are kept, and characters of them.
+#: Limits of the number of outcomes that are kept, and of their characters.
 MAX_KEPT, MAX_KEPT_CHARS = 4096, 4 << 20
 #: Outcomes in one answer.
 MAX_IN_ANSWER = 256
@@ -23,7 +23,7 @@ class OutcomeLog:
     id : str
         Names this log.
     serial : int
-        Of the newest outcome.
+        Serial of the newest outcome.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class OutcomeLog:
                 self._chars -= _chars(self._kept.popleft())
 
     def take_in(self, answer: Outcomes) -> None:
-        """Add what another log has answered; what that has dropped is missing here as well."""
+        """Add the answer of another log; outcomes that it has dropped are missing here as well."""
         with self._lock:
             if answer.missed:
                 self.serial += answer.missed
@@ -53,7 +53,7 @@ class OutcomeLog:
             self.add(outcome)
 
     def after(self, serial: int) -> Outcomes:
-        """The next outcomes after serial `serial`; one that was never given reads as the newest."""
+        """The next outcomes after `serial`; a serial that was never assigned counts as the newest."""
         with self._lock:
             serial = min(serial, self.serial)
             first = self.serial - len(self._kept)
@@ -64,5 +64,5 @@ class OutcomeLog:
 
 
 def _chars(outcome: FrameOutcome) -> int:
-    """Characters of an outcome, and what else of it takes memory."""
+    """Size of an outcome: its characters, and an allowance for the rest of its memory."""
     return 500 + len(outcome.axes) + len(outcome.reason) + sum(map(len, outcome.reasons))

@@ -1,4 +1,4 @@
-"""What messages say of frames, engines, workers and acquisitions.  Plain data."""
+"""Records of frames, engines, workers and acquisitions in messages; plain data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
-    """What a model runs as: enough to repeat it.
+    """How a model is run, in enough detail to repeat it.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
 
 class Engines(EngineInfo, frozen=True):
-    """All that a worker runs: the engine of most frames, and those of single channels.
+    """All engines of a worker: that of most frames, and those of single channels.
 
     Parameters
     ----------
     channels : dict of str to EngineInfo
-        Of channels that have a model of their own, by name.
+        Engines of channels with their own model, by name.
     """
 
     channels: dict[str, EngineInfo] = {}
@@ -70,32 +70,32 @@ class Engines(EngineInfo, frozen=True):
 
 
 class FocusAdvice(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the stage is from focus, and what is known of the direction.
+    """The distance of the stage from focus, and what is known of the direction.
 
     Parameters
     ----------
     offset_um : float
-        To be added to the stage's z.  Where the direction is not known only its size means
-        something, and it is positive.
+        To be added to the stage's z.  If the direction is not known, it is positive, and only
+        its size has a meaning.
     uncertainty_um : float
         Standard uncertainty (k = 1).
     direction_known : bool
     confidence : float
-        0 to 1, of the distance.
+        Of the distance, 0 to 1.
     beyond : bool
-        The distance is at least that, and may be anything more.
+        The true distance may be larger than the offset.
     in_focus : bool
         Within half the depth of field.
     estimates : int
-        That the advice rests on since the stage last moved.
+        Number of estimates since the stage last moved, on which the advice is based.
     stage_um : float or None
-        Where the stage stood; None if no frame said so.
+        Position of the stage; None if no frame states it.
     drift_um_per_min, drift_uncertainty_um_per_min : float or None
-        Of the focal plane in stage coordinates; None while not known.
+        Drift of the focal plane in stage coordinates; None while it is not known.
     depth_of_field_um : float
         Full width.
     text : str
-        All of it as one sentence.
+        The advice as one sentence.
     """
 
     offset_um: float
@@ -113,12 +113,12 @@ class FocusAdvice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FocusOptics(msgspec.Struct, frozen=True):
-    """What an estimate of the defocus is made with, see `refocusd.imaging.optics.Optics`.
+    """Optics for an estimate of the defocus, see `refocusd.imaging.optics.Optics`.
 
     Parameters
     ----------
     measured : bool
-        They are those of a calibration profile, not nominal or assumed.
+        Whether they come from a calibration profile, and are not nominal or assumed.
     """
 
     na: float
@@ -131,16 +131,16 @@ class FocusOptics(msgspec.Struct, frozen=True):
 
 
 class FrameFacts(msgspec.Struct, frozen=True):
-    """What the worker found out about one frame.
+    """What the worker measured of one frame.
 
     Parameters
     ----------
     offset, scale : float
-        Counts; what the engine saw was (counts - offset) / scale.
+        Counts; the engine saw (counts - offset) / scale.
     engine_ms : float
         Time inside the engine alone.
     worker_ms : float
-        Time in the worker, copies and normalisation included.
+        Time in the worker, including copies and normalisation.
     focus_before, focus_after : float
         Focus score of the raw and the refocused frame.
     flux_ratio : float

@@ -1,4 +1,4 @@
-"""One acquisition on its way to a daemon, as a state machine that every source drives.
+"""Uploads an acquisition to a daemon: a state machine that every source drives.
 
 ::
 
@@ -7,10 +7,10 @@
                 │ └─ lost ◀─┴─────────┴─────────┴─────────┘
                 └─▶ refused ◀── (from any state with a connection)
 
-`TRANSITIONS` is the whole machine; `after` reads it.  A `Session` performs it over a
-`Connection`: it says Hello, counts credit, notices a daemon that is silent, stops or says "try
-again" (``lost``), and connects again after a back-off.  What is announced, and which frames are
-submitted, is up to the source.
+`TRANSITIONS` is the whole machine; `after` looks a transition up.  A `Session` runs it over a
+`Connection`: it says Hello, counts credit, notices if the daemon is silent, stops or says "try
+again" (``lost``), and reconnects after a back-off.  The source decides what is announced, and
+which frames are submitted.
 
 A session starts no thread and belongs to the thread that uses it.
 """
@@ -51,54 +51,54 @@ from refocusd.transport.messages import (
 )
 from refocusd.transport.ring import Slot
 
-#: Axes named in one message.
+#: Largest number of axes in one message.
 MAX_MISSED = 1000
-#: How often the daemon is told of frames that are left to the raw dataset.
+#: Interval of the messages about frames that are left to the raw dataset.
 TELL_BEHIND_S = 1.0
-#: Before a lost daemon is looked for again: the shortest and the longest wait.
+#: Shortest and longest wait before reconnecting to a lost daemon.
 RETRY_S, LONGEST_RETRY_S = 0.25, 2.0
-#: How long what was queued for a daemon that is there may take to leave.
+#: Time for queued messages to be sent to a daemon that is still there.
 LINGER_S = 1.0
-#: How often `Session.until` looks whether it was asked to stop.
+#: How often `Session.until` checks whether it was asked to stop.
 LOOK_S = 0.1
 
 
 class State(Enum):
-    """Where a session stands."""
+    """State of a session."""
 
     #: Not connected yet.
     IDLE = "idle"
     #: Hello is sent, no daemon has answered.
     CONNECTING = "connecting"
-    #: A daemon listens; nothing is announced.
+    #: A daemon has answered; nothing is announced.
     READY = "ready"
     #: The acquisition is announced.
     OPENING = "opening"
-    #: It has a place; frames can be submitted as far as there is credit.
+    #: The acquisition is accepted; frames can be submitted while there is credit.
     OPEN = "open"
-    #: No more frames will come; the daemon finishes what it has.
+    #: No more frames follow; the daemon finishes those that it has.
     CLOSING = "closing"
     #: Every frame has a final state.
     CLOSED = "closed"
-    #: The daemon does not take this source, or its acquisition.
+    #: The daemon does not accept this source or its acquisition.
     REFUSED = "refused"
-    #: The daemon went away, or asks to try again.
+    #: The daemon is gone, or asks to try again.
     LOST = "lost"
 
 
-#: Our own steps, then what the daemon says or fails to say.
+#: Our own steps, followed by those of the daemon.
 Event = Literal["connect", "announce", "close", "welcome", "opened", "closed", "refused", "lost"]
 
 _FAILS: Mapping[Event, State] = {"refused": State.REFUSED, "lost": State.LOST}
-#: An event that a state does not name changes nothing: a message that came late, or twice.
+#: An event that is not listed for a state changes nothing: the message was late, or a repetition.
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.IDLE: {"connect": State.CONNECTING},
     State.CONNECTING: {"welcome": State.READY, **_FAILS},
     State.READY: {"announce": State.OPENING, **_FAILS},
-    # Only a daemon that stops closes an acquisition unasked.
+    # Only a daemon that stops closes an acquisition without being asked.
     State.OPENING: {"opened": State.OPEN, "closed": State.LOST, **_FAILS},
     State.OPEN: {"close": State.CLOSING, "closed": State.LOST, **_FAILS},
-    # A dataset may grow again while it is being closed, or after that: it is announced again.
+    # A dataset may grow again during or after closing; it is then announced again.
     State.CLOSING: {"closed": State.CLOSED, "announce": State.OPENING, **_FAILS},
     State.CLOSED: {"announce": State.OPENING},
     State.REFUSED: {},
@@ -116,7 +116,7 @@ def after(state: State, event: Event) -> State:
 
 
 class Session:
-    """Uploads one acquisition, frame by frame; a context manager that hangs up at its end.
+    """Uploads one acquisition, frame by frame; a context manager that closes the connection at its end.
 
     Parameters
     ----------
@@ -125,13 +125,13 @@ class Session:
     token : str
         Proof that the daemon started this source.
     version : str
-        Of this side, named in the daemon's refusal if it cannot be served.
+        Of this side; the daemon names it if it must refuse this source.
     on_state : callable, optional
-        Told every state that is entered; `unanswered` still counts what a lost daemon had.
+        Called with each state that is entered; `unanswered` still counts the frames of a lost daemon.
     on_outcome : callable, optional
-        Told every frame's final state, if the announcement asks for reports.
+        Called with the final state of each frame, if the announcement asks for reports.
     on_advice : callable, optional
-        Told how far the stage is from focus, if the announcement asks for it.
+        Called with the stage's distance from focus, if the announcement asks for it.
     connect : callable, optional
         Makes the connection; by default one to `endpoint`.
 
@@ -139,16 +139,16 @@ class Session:
     ----------
     state : State
     reason : str
-        Why the session is not open: nobody has answered yet, or what the daemon said.
+        Why the session is not open: there is no answer yet, or the daemon's message.
     welcome : Welcome or None
-        What the daemon answered to Hello.
+        The daemon's answer to Hello.
     opened : Opened or None
-        Set while the daemon has a place for the acquisition.
+        Set while the acquisition is open at the daemon.
     closed : Closed or None
         Set once every frame has a final state.
     in_flight : dict of str to float
-        Axes of the frames without an outcome, and when they were submitted; empty where no
-        reports were asked for.
+        Axes of the frames without an outcome, and when they were submitted; empty if no
+        reports were requested.
     """
 
     def __init__(
@@ -183,16 +183,16 @@ class Session:
         self._behind = 0
         self._told_behind_at = 0.0
 
-    # -- where it stands ----------------------------------------------------------------
+    # -- its state ----------------------------------------------------------------------
 
     @property
     def acquisition(self) -> str:
-        """Id of the acquisition that was announced last; empty for none."""
+        """Id of the acquisition that was announced last; empty if there is none."""
         return self._open.acquisition if self._open else ""
 
     @property
     def credit(self) -> int:
-        """Frames that can be submitted now."""
+        """Number of frames that can be submitted now."""
         return len(self._slots)
 
     @property
@@ -203,20 +203,20 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen by itself: closed, or refused."""
+        """Whether the session has ended: it is closed or refused."""
         return self.state in (State.CLOSED, State.REFUSED)
 
     @property
     def refused(self) -> str:
-        """Why the daemon does not take the acquisition; empty if it does."""
+        """Why the daemon does not accept the acquisition; empty if it does."""
         return self.reason if self.state is State.REFUSED else ""
 
     def has_room(self, most: int) -> bool:
-        """Whether a frame can be submitted that makes `most` without an outcome at the most."""
+        """Whether a frame can be submitted now, with at most `most` frames without an outcome."""
         return self.state is State.OPEN and bool(self._slots) and len(self.in_flight) < most
 
     def unanswered(self, within_s: float = math.inf) -> int:
-        """Frames submitted within the last seconds that have no final state; older ones are forgotten."""
+        """Number of frames without a final state, submitted within this time; older ones are forgotten."""
         if within_s < math.inf:
             since = time.monotonic() - within_s
             self.in_flight = {axes: at for axes, at in self.in_flight.items() if at > since}
@@ -225,9 +225,9 @@ class Session:
     # -- the conversation ---------------------------------------------------------------
 
     def pump(self, timeout_s: float = 0.0) -> bool:
-        """Take in what the daemon says, waiting up to `timeout_s` for it; False if nothing came.
+        """Process the daemon's messages, and wait up to `timeout_s` for them; False if none arrived.
 
-        Connects if there is no connection, once the back-off is over.
+        It connects if there is no connection and the back-off is over.
 
         Raises
         ------
@@ -254,14 +254,14 @@ class Session:
         return heard
 
     def until(self, done: Callable[[], object], stopped: Callable[[], bool] | None = None) -> None:
-        """Pump until `done`; for sources that cannot go on when the daemon goes away.
+        """Call `pump` until `done`; for sources that cannot continue without the daemon.
 
         Raises
         ------
         InputError
             If the daemon refuses the acquisition.
         TransportError
-            If there is no daemon, it goes away, or `stopped` says so.
+            If there is no daemon, it disappears, or `stopped` returns true.
         """
         timeout_s = 0.0
         while True:
@@ -293,7 +293,7 @@ class Session:
         *,
         live: bool = True,
     ) -> bool:
-        """Copy one frame into a slot and say so; False without credit.
+        """Copy one frame into a slot and submit it; False without credit.
 
         Parameters
         ----------
@@ -302,7 +302,7 @@ class Session:
         axes : str
             Canonical axes.
         metadata : mapping or str
-            Of the frame; a text is JSON already.
+            Of the frame; a string must be JSON.
         taken_ns : int
             `time.perf_counter_ns` when the frame was handed over.
         live : bool
@@ -353,7 +353,7 @@ class Session:
         return self._send_frame(message, None)
 
     def _send_frame(self, message: Submit, inline: Pixels | None) -> bool:
-        # The slot is spent once the frame has left, and not by one that cannot be sent.
+        # The slot is used up only if the frame could be sent.
         if self._connection is None or not self._connection.send(message, inline):
             return False
         self._slots.popleft()
@@ -362,15 +362,15 @@ class Session:
         return True
 
     def miss(self, axes: list[str], state: Literal["skipped", "failed"], reason: str) -> None:
-        """Name frames that will not be submitted, and why."""
+        """Report frames that will not be submitted, with the reason."""
         for first in range(0, len(axes), MAX_MISSED):
             some = axes[first : first + MAX_MISSED]
             self._insist(Miss(self.acquisition, some, state, reason))
 
     def leave(self, frames: int, acquired: int) -> None:
-        """So many more frames of `acquired` are left to the raw dataset; told once a second at most.
+        """Leave `frames` more frames to the raw dataset; this is reported at most once a second.
 
-        Idle workers may catch them up while the acquisition goes on.
+        Idle workers may catch them up during the acquisition.
         """
         self._behind += frames
         now = time.monotonic()
@@ -380,12 +380,12 @@ class Session:
                 self._behind = 0
 
     def close(self, acquired: int) -> None:
-        """Say that no more frames will come; at least `acquired` went by."""
+        """Report that no more frames follow; at least `acquired` frames were taken."""
         self._insist(Close(self.acquisition, acquired))
         self._move("close")
 
     def hang_up(self) -> None:
-        """Close the connection; a daemon that is there gets what was queued for it."""
+        """Close the connection, after queued messages were sent if the daemon is still there."""
         if self._connection is not None:
             there = self.state not in (State.CONNECTING, State.LOST)
             self._connection.close(LINGER_S if there else 0.0)
@@ -416,7 +416,7 @@ class Session:
         self._move("welcome")
 
     def _take(self, connection: Connection, message: Message) -> None:
-        """Act upon one message."""
+        """Process one message."""
         if isinstance(message, Credit):
             self._slots.extend(message.slots)
         elif isinstance(message, Recall):
@@ -448,12 +448,12 @@ class Session:
                 self._move("refused")
 
     def _give_back(self, recall: Recall) -> None:
-        """Return the slots that the daemon needs elsewhere, as far as they are not filled."""
+        """Return those of the recalled slots that are not filled."""
         wanted = set(recall.slots)
         unused = [slot for slot in self._slots if slot in wanted]
         if recall.acquisition != self.acquisition or not unused or self._connection is None:
             return
-        # Where it cannot be sent they stay: the daemon takes them, and says so if one is used.
+        # If this cannot be sent, they are kept; the daemon withdraws them, and refuses frames in them.
         if self._connection.send(GiveBack(recall.acquisition, unused)):
             self._slots = deque(slot for slot in self._slots if slot not in wanted)
 
@@ -478,13 +478,13 @@ class Session:
                 self._on_state(state)
 
     def _insist(self, message: Message) -> None:
-        """Send what no credit bounds: where the queue is full, it waits for the daemon."""
+        """Send a message that no credit limits; if the queue is full, it waits for the daemon."""
         while self._connection is not None and not self._connection.send(message):
             self.pump(0.05)
 
 
 def _check(open_: Open, pixels: Pixels, axes: str, metadata: str) -> None:
-    """Refuse a frame of another shape or type than the acquisition's, or with too much metadata."""
+    """Refuse a frame whose shape or type differs from the acquisition's, or that has too much metadata."""
     if pixels.shape != (open_.height, open_.width) or pixels.dtype.name != open_.dtype:
         raise InputError(
             f"frame {axes} is {pixels.shape[1]}×{pixels.shape[0]} {pixels.dtype}, but its "
@@ -496,5 +496,5 @@ def _check(open_: Open, pixels: Pixels, axes: str, metadata: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Metadata that JSON does not know: numpy's numbers, and anything as its text."""
+    """Metadata that JSON does not support: numpy's numbers, and anything else as text."""
     return value.item() if isinstance(value, np.generic) else str(value)

@@ -1,4 +1,4 @@
-"""Messages for those who ask how it goes and watch."""
+"""Messages of peers that monitor the daemon."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from refocusd.transport.records import (
     WorkerStatus,
 )
 
-#: Of a trust map, one byte for 256 pixels.
+#: Largest size of a trust map, which has one byte per 256 pixels.
 MAX_TRUST_NBYTES = 1 << 22
 
 
 class StatusRequest(Message, frozen=True):
-    """Ask the daemon how it is.
+    """Ask the daemon for its state.
 
     Parameters
     ----------
     answered : int
-        Answers that this peer has read so far; who does not read them gets no more.
+        Number of answers that this peer has read so far; a peer that does not read them gets no more.
     """
 
     answered: int = 0
@@ -48,9 +48,9 @@ class Status(Message, frozen=True):
     ring_nbytes, ring_free : int
         Shared memory for frames in flight.
     paused : bool
-        No frame is sent to workers; acquisitions go on.
+        No frame is sent to workers; acquisitions continue.
     catch_up : bool
-        Idle workers catch up while acquisitions go on.
+        Idle workers catch up during acquisitions.
     frames : dict of str to int
         Frames since the start, by ``state`` or ``state: reason``.
     verdicts : dict of str to int
@@ -89,18 +89,18 @@ class Status(Message, frozen=True):
 
 
 class Look(Message, frozen=True):
-    """Show me the newest frame, as soon as there is one later than serial `after`.
+    """Ask for the newest frame, as soon as there is one later than serial `after`.
 
-    One answer for one `Look`, so that a slow view gets the latest only.
+    Each `Look` gets one answer, so that a slow view gets only the latest frame.
     """
 
     after: int
-    #: Both sides are reduced by a whole step until they are no longer.
+    #: Both sides are reduced by an integer step until they are not longer than this.
     max_side: Annotated[int, msgspec.Meta(ge=64, le=4096)] = 1024
 
 
 class Shown(Message, frozen=True):
-    """The newest frame, for a view: raw then refocused pixels follow as one part.
+    """The newest frame, for a view; the raw and then the refocused pixels follow as one part.
 
     Each is ``ceil(height / step) × ceil(width / step)``, every `step`-th pixel.
     """
@@ -116,7 +116,7 @@ class Shown(Message, frozen=True):
     step: int
     metadata: str
     facts: FrameFacts
-    #: From the hook to the disk.
+    #: Time from the hook to the disk.
     latency_ms: float
     live: bool
     #: Trust map of the frame, as in `Result`.
@@ -124,16 +124,16 @@ class Shown(Message, frozen=True):
 
 
 class Follow(Message, frozen=True):
-    """Tell me what became of frames, as soon as there is an outcome later than serial `after`.
+    """Ask for the outcomes of frames, as soon as there is one later than serial `after`.
 
-    One answer for one `Follow`.
+    Each `Follow` gets one answer.
     """
 
     after: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class FrameOutcome(msgspec.Struct, frozen=True):
-    """What became of one frame, for those who follow.
+    """The outcome of one frame, for peers that follow.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class FrameOutcome(msgspec.Struct, frozen=True):
 
 
 class Outcomes(Message, frozen=True):
-    """Outcomes in order; `serial` is that of the last.  `missed` before them are no longer kept."""
+    """Outcomes in order; `serial` is that of the last one, and `missed` earlier ones are no longer kept."""
 
     serial: int
     missed: int
@@ -180,12 +180,12 @@ class Outcomes(Message, frozen=True):
 
 
 class Pause(Message, frozen=True):
-    """Send no more frames to workers, or go on; acquisitions are not affected."""
+    """Stop or resume sending frames to workers; acquisitions are not affected."""
 
     paused: bool
 
 
 class CatchUp(Message, frozen=True):
-    """Let the daemon catch up what was deferred while it is idle, or only after acquisitions."""
+    """Let the daemon catch up deferred frames whenever it is idle, or only after acquisitions."""
 
     on: bool

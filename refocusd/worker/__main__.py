@@ -1,4 +1,4 @@
-"""``python -m refocusd.worker``: started by the daemon, one process a device."""
+"""``python -m refocusd.worker``: the daemon starts one such process per device."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from refocusd.transport.client import Connection
 from refocusd.worker.order import WorkerOrder
 from refocusd.worker.session import OUT_OF_MEMORY, hold_session, prepare
 
-#: Over that of the daemon, which runs below the acquisition itself.
+#: Higher than the daemon's, which is itself higher than the acquisition's.
 NICENESS = 5
 
 log = logging.getLogger("refocusd.worker")
 
 
 def main() -> int:
-    """Build the engine, say ready, take tasks; exit status 0 unless something failed."""
+    """Build the engine, report that it is ready, and process tasks; the exit status is 0 unless something failed."""
     order = read_order(WorkerOrder)
     end_with_parent()
     log_to_stderr(order.identity)

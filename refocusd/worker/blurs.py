@@ -1,9 +1,9 @@
-"""What frames told of their blur, for the next frames of their kind.
+"""Keeps the blur that was measured in earlier frames, for the next frames of the same stream.
 
-Frames of one channel, plane and position share the optics, and most of the defocus: what one of them
-tells of the blur is where the next begins, a little less certain.  The engine sees how a frame
-departs from that, so that many frames tell more than one does.  What is known of the microscope
-beforehand is weighed in, unless the frames contradict it.
+Frames of one channel, plane and position share the optics and most of the defocus. The blur of one frame
+is therefore the starting value for the next, with a slightly larger uncertainty.  The engine measures how a
+frame differs from that value, so that the estimate improves with the number of frames.  What is known of the
+microscope beforehand is included, unless the frames contradict it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, PsfShape, contradict, estimate_blur, fused
 from refocusd.transport.messages import KnownBlur
 
-#: Kinds of frames that are remembered; the oldest goes.
+#: Number of streams that are remembered; the oldest is forgotten first.
 MOST_STREAMS = 1024
-#: What the focus drifts from one frame to the next, relative.
+#: Relative change of the blur from one frame to the next, because the focus drifts.
 DRIFT = 0.05
-#: No number of frames tells more: those of one specimen share its peculiarities.
+#: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 LEAST_UNCERTAINTY = 0.08
 
 
 class Blurs:
-    """Widths of blurs by stream."""
+    """Widths of blurs, by stream."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, BlurEstimate] = OrderedDict()
 
     def of(self, key: str, beforehand: BlurEstimate | None = None) -> Stream:
-        """Frames that differ in time alone, and what is known of this one's blur beforehand."""
+        """The stream of frames that differ only in time, with what is known beforehand of this frame's blur."""
         return Stream(self._known, key, beforehand)
 
 
 class Stream:
-    """What the frames of one stream told of their blur."""
+    """The blur measured in the frames of one stream."""
 
     def __init__(
         self, known: OrderedDict[str, BlurEstimate], key: str, beforehand: BlurEstimate | None
@@ -46,15 +46,15 @@ class Stream:
 
     @property
     def blur(self) -> BlurEstimate | None:
-        """What earlier frames told; None at the first one."""
+        """Estimate from earlier frames; None for the first frame."""
         return self._known.get(self._key)
 
     def known(self, seen: Pixels) -> BlurEstimate | None:
-        """What is known of the next frame's blur; None where that is nothing.
+        """What is known of the next frame's blur; None if nothing is known.
 
-        Of the first frame, what was known beforehand and what it tells by itself.  Later, what earlier
-        frames told, which holds the former; a measured PSF is weighed in again, or it would be forgotten,
-        but makes nothing surer: frames see the focus drift.
+        For the first frame, this combines what was known beforehand with the frame's own estimate.  Later, it
+        is the estimate from earlier frames, which contains both.  A measured PSF is then included again, because
+        it would be forgotten otherwise, but it does not reduce the uncertainty, because the focus drifts.
         """
         told, beforehand = self.blur, self._beforehand
         if told is None and beforehand is not None:
@@ -67,7 +67,7 @@ class Stream:
         return self._asked
 
     def learn(self, blur: BlurEstimate | None) -> BlurEstimate | None:
-        """Remember what a frame told; None where it did not tell, which makes nothing known.
+        """Take in the estimate from a frame; None discards what is known.
 
         Returns
         -------
@@ -78,7 +78,7 @@ class Stream:
         if blur is None or blur.source == "optics":
             return blur
         uncertainty = max(math.hypot(blur.uncertainty, DRIFT), LEAST_UNCERTAINTY)
-        # What the engine took as it was given tells nothing new: it would count twice.
+        # A value that the engine was given and did not change is no new information: it would count twice.
         sigma_px = told.sigma_px if told and blur == self._asked else blur.sigma_px
         self._known[self._key] = BlurEstimate(sigma_px, uncertainty, "frames")
         if len(self._known) > MOST_STREAMS:
@@ -89,7 +89,7 @@ class Stream:
 
 
 def known_blur(told: KnownBlur | None) -> BlurEstimate | None:
-    """What the daemon told of a frame's blur."""
+    """The blur that the daemon stated for a frame."""
     if told is None:
         return None
     shape = PsfShape(tuple(told.form)) if len(told.form) == len(PsfShape.CYCLES) else None

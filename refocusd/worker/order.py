@@ -1,7 +1,7 @@
-"""What a parent tells a new worker, as one JSON line on its standard input.
+"""The order that a parent gives to a new worker, as one JSON line on its standard input.
 
-Not on the command line: other users of the machine can read that, and the
-token lets a process take the place of a worker.
+It is not on the command line, because other users of the machine can read that, and the
+token would let their process pose as a worker.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from refocusd.config import EngineOptions
 
 
 class WorkerOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where to connect, as whom, and which engine to build.
+    """Where to connect, under which name, and which engine to build.
 
     Parameters
     ----------
     endpoint, identity, token : str
-        The daemon's address; the worker's name there, and its proof.
+        The daemon's address, the worker's name there, and the token that proves its identity.
     models : dict of str to str
         By channel, "" for all others; as in `refocusd.config.Settings`.
     options : EngineOptions

@@ -1,4 +1,4 @@
-"""One frame through an engine, what is said of it, and what is written."""
+"""Refocuses one frame, judges the result, and decides what is written."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Wider blurs are no part in focus, px.
+#: A part whose blur is wider than this is not in focus, px.
 _SHARP_PX = 2.2
 Written = Literal["refocused", "deconvolved", "raw", "nothing"]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What applies to a frame of its calibration profile: the profile's id, and its hot pixels."""
+    """The part of a calibration profile that applies to a frame: the profile's id, and the hot pixels."""
 
     profile: str
     hot_pixels: HotPixels
@@ -50,7 +50,7 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What became of a frame's pixels."""
+    """The pixels that are written for a frame, and how they came about."""
 
     refocused: Refocused
     written: Written
@@ -71,7 +71,7 @@ def refocus_frame(
     trust: NDArray[np.uint8] | None = None,
     _parts: bool = True,
 ) -> FrameFacts:
-    """Refocus one frame and say what happened to it.
+    """Refocus one frame, and describe the result.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def refocus_frame(
             )
             worker_ms = (time.perf_counter() - begun) * 1e3
             return msgspec.structs.replace(facts, worker_ms=worker_ms, calibration=profile)
-    # A hot pixel is the sharpest thing in a frame: it must not pass for focus.
+    # A hot pixel is the sharpest structure in a frame, and would make it appear in focus.
     focus_before = focus_after = focus_score(seen)
     defocus = None
     judge = judge_of(engine.description.verdict)
@@ -136,7 +136,7 @@ def refocus_frame(
         made = _Made(Refocused(counts_range(seen), 0.0, 0), "raw", nothing)
     else:
         refocused = _through(engine, seen, out, stream)
-        # Of what the engine made, before anything takes its place.
+        # The facts describe the engine's result, before anything replaces it.
         defocus = _defocus(seen, out, focus) if focus is not None else None
         made = _judged(judge, refocused, field, seen, out, pass_in_focus)
         if made.said.verdict == "untrusted" and untrusted != "mark":
@@ -147,12 +147,12 @@ def refocus_frame(
             focus_after = focus_score(out)
     blur, pair = made.refocused.blur, made.pair
     if trust is not None and pair and made.written in ("refocused", "deconvolved"):
-        least = judge.doubtful if made.said.verdict == "untrusted" else 0.0
+        least = judge.doubtful if judge.likely_wrong(made.said) else 0.0
         trust[:] = trust_map(raw.shape, pair, made.said.error_chance or 0.0, least)
     own = made.written not in ("raw", "nothing")
     interval = None
-    if own and field is not None and pair is not None and made.said.verdict != "untrusted":
-        judge = judge if made.written == "refocused" else shipped_judge()
+    judge = judge if made.written == "refocused" else shipped_judge()
+    if own and field is not None and pair is not None and not judge.likely_wrong(made.said):
         interval = judge.interval.of(pair.expected_error * field.contrast, pair.stated_px)
     return FrameFacts(
         offset=made.refocused.counts.offset,
@@ -187,7 +187,7 @@ def refocus_frame(
 
 
 def _through(engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None) -> Refocused:
-    """The engine's result, by what the stream tells of the blur where the engine asks for it."""
+    """The engine's result; an engine that needs the blur gets it from the stream."""
     if stream is None or not isinstance(engine, BlurEngine):
         return engine.refocus(seen, out)
     refocused = engine.refocus(seen, out, stream.known(seen))
@@ -195,7 +195,7 @@ def _through(engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None) -
 
 
 def _two_blurs(seen: Pixels, part: NDArray[np.bool_], tile_px: int) -> bool:
-    """Whether the part is in focus indeed, and the rest is not: points look sharper than discs."""
+    """Whether the part really is in focus and the rest is not, since points look sharper than discs."""
     inside, outside = (
         estimate_blur(seen[_place(tiles, tile_px, seen.shape)]) for tiles in (part, ~part)
     )
@@ -207,12 +207,12 @@ def _two_blurs(seen: Pixels, part: NDArray[np.bool_], tile_px: int) -> bool:
 def _place(
     tiles: NDArray[np.bool_], tile_px: int, shape: tuple[int, ...], margin: int = 0
 ) -> tuple[slice, slice]:
-    """The pixels of the smallest rectangle about some tiles, and so many tiles around it."""
+    """The pixels of the smallest rectangle that contains some tiles, with a margin in tiles."""
     found = []
     for axis, side in enumerate(shape):
         at = np.flatnonzero(tiles.any(axis=1 - axis))
         last = int(at[-1]) + 1 + margin
-        # The last tile holds the rest of the frame.
+        # The last tile extends to the edge of the frame.
         end = side if last >= tiles.shape[axis] else last * tile_px
         found.append(slice(max(0, int(at[0]) - margin) * tile_px, end))
     return found[0], found[1]
@@ -231,7 +231,7 @@ def _refocus_part(
     stream: Stream | None,
     trust: NDArray[np.uint8] | None,
 ) -> FrameFacts:
-    """Refocus what is out of focus, and leave the part that is in focus as it is."""
+    """Refocus the part that is out of focus, and leave the other part unchanged."""
     # The surroundings within a tile belong to the blur.
     place = _place(~part, field.tile_px, raw.shape, margin=1)
     cut: Pixels = seen[place].copy()
@@ -254,7 +254,7 @@ def _refocus_part(
     blended = raw[place] + weights * (made.astype(np.float32) - raw[place])
     np.copyto(out[place], np.rint(blended), casting="unsafe")
     if trust is not None:
-        # Tiles begin where cells do.
+        # Tiles start at the borders of cells.
         row, column = (each.start // CELL_PX for each in place)
         trust[row : row + cells.shape[0], column : column + cells.shape[1]] = cells
         tiles = (np.arange(n) * CELL_PX // field.tile_px for n in trust.shape)
@@ -279,7 +279,7 @@ def _judged(
     out: Pixels,
     pass_in_focus: bool,
 ) -> _Made:
-    """What is said of an engine's result."""
+    """Judge an engine's result."""
     if field is None:
         return _Made(refocused, "refocused", Judgement("doubtful", ("too small to judge",)))
     pair = examine_pair(
@@ -300,13 +300,13 @@ def _in_its_place(
     out: Pixels,
     stream: Stream | None,
 ) -> _Made:
-    """What is written instead of a result that is not trusted."""
+    """Make what is written instead of a result that is not trusted."""
     if untrusted == "skip":
         return replace(made, written="nothing")
     if untrusted == "pass" or field is None or engine.description.backend == "deconvolution":
         return replace(made, written="raw")
-    # What is known of the blur beforehand holds for both; what the engine found by itself, it found
-    # with a result that is not trusted.
+    # What is known of the blur beforehand is valid for both.  The blur that the engine measured belongs
+    # to a result that is not trusted.
     known = made.refocused.blur or (stream.known(seen) if stream else None)
     if known is not None and known.source == "frame":
         known = None
@@ -325,7 +325,7 @@ def _in_its_place(
 
 
 def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFacts:
-    """What is said where only the path is measured: nothing of the picture."""
+    """Facts of a frame for which only the data path is measured: nothing is said about the image."""
     worker_ms = (time.perf_counter() - begun) * 1e3
     return FrameFacts(
         *(0.0, 1.0, engine_ms, worker_ms, 0.0, 0.0, 1.0, 0, "passed_through"),
@@ -335,20 +335,14 @@ def _path_alone(engine_ms: float, begun: float, profile: str | None) -> FrameFac
 
 
 def _defocus(raw: Pixels, out: Pixels, about: FocusOptics) -> DefocusEstimate | None:
-    """The defocus, where the frame tells it.  An estimate is a help, and never costs a frame."""
-    # SciPy's transforms, which only this needs.
+    """The defocus, if it can be estimated.  A failed estimate never costs a frame."""
+    # SciPy's transforms are needed only here.
     from refocusd.imaging.defocus import estimate_defocus
 
     try:
-        optics = Optics(
-            about.na,
-            about.wavelength_um,
-            about.refractive_index,
-            about.pixel_um,
-            about.spherical_waves,
-            about.apodisation,
-        )
-        estimate = estimate_defocus(raw, out, optics, measured=about.measured)
+        optics = msgspec.structs.asdict(about)
+        measured = optics.pop("measured")
+        estimate = estimate_defocus(raw, out, Optics(**optics), measured=measured)
     except (RefocusdError, ArithmeticError, ValueError) as error:
         log.warning("no estimate of the defocus: %s", error)
         return None

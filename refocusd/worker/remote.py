@@ -1,4 +1,4 @@
-"""A worker that nobody supervises: it finds its daemon again by itself."""
+"""A worker without a supervisor: it reconnects to its daemon by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refocusd.worker.session import WELCOME_S, Prepared, hold_session
 
 log = logging.getLogger(__name__)
 
-#: A session that took frames for this long was a success.
+#: A session that lasted this long counts as a success.
 HEALTHY_S = 10.0
 
 
@@ -27,7 +27,7 @@ def work_remotely(
     once: bool = False,
     asked: threading.Event,
 ) -> None:
-    """Serve the daemon at `endpoint` until `asked` is set, through cut links and its restarts.
+    """Serve the daemon at `endpoint` until `asked` is set, and reconnect after lost links and restarts.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def work_remotely(
         if not asked.is_set():
             wait_s = back_off.take_s(time.monotonic() - begun)
             log.info("next attempt at %s in %.1f s", endpoint, wait_s)
-            # Not `asked.wait`: its lock could be held when a signal's handler sets the event.
+            # Not `asked.wait`, because a signal handler that sets the event could find its lock taken.
             until = time.monotonic() + wait_s
             while time.monotonic() < until and not asked.is_set():
                 time.sleep(0.1)

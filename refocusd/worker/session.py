@@ -1,4 +1,4 @@
-"""What every worker does, whoever started it: build an engine, introduce itself, take frames."""
+"""What all workers have in common: they build an engine, announce themselves, and process frames."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import msgspec
 
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
-from refocusd.engines.engine import Engine, EngineDescription
+from refocusd.engines.engine import Engine
 from refocusd.transport.client import Connection
 from refocusd.transport.messages import EngineInfo, Engines, Ready
 from refocusd.worker.worker import serve
 
 log = logging.getLogger(__name__)
 
-#: Frame size that is warmed before a worker says it is ready.
+#: Frame size for which the engine is warmed up before a worker reports that it is ready.
 WARM_UP_SHAPE = (512, 512)
-#: For the daemon's answer to `Hello`.
+#: Time limit for the daemon's answer to `Hello`.
 WELCOME_S = 10.0
-#: For the last result to leave when a worker ends.
+#: Time for the last result to be sent when a worker ends.
 LINGER_S = 1.0
 #: Exit status of a worker that ran out of memory.
 OUT_OF_MEMORY = 12
@@ -32,12 +32,12 @@ OUT_OF_MEMORY = 12
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Engines, and what the daemon is told of them.
+    """Engines, and their description for the daemon.
 
     Parameters
     ----------
     engines : mapping of str to Engine
-        By channel; "" is for all that are not named.  Channels of one model share its engine.
+        By channel; "" stands for all other channels.  Channels with the same model share its engine.
     ready : Ready
     """
 
@@ -70,23 +70,15 @@ def prepare(models: Mapping[str, str], options: EngineOptions) -> Prepared:
             built[model] = build_engine(model, options)
             built[model].warm_up(WARM_UP_SHAPE)
     engines = {channel: built[model] for channel, model in models.items()}
-    told = {channel: _info(engine.description) for channel, engine in engines.items()}
+    told = {
+        channel: msgspec.convert(engine.description, EngineInfo, from_attributes=True)
+        for channel, engine in engines.items()
+    }
     channels = {name: info for name, info in told.items() if name}
     ready = Ready(
         Engines(**msgspec.structs.asdict(told[""]), channels=channels), time.perf_counter() - begun
     )
     return Prepared(engines, ready)
-
-
-def _info(about: EngineDescription) -> EngineInfo:
-    return EngineInfo(
-        backend=about.backend,
-        precision=about.precision,
-        device=about.device,
-        key=about.key,
-        model_id=about.model_id,
-        model_sha256=about.model_sha256,
-    )
 
 
 def hold_session(
@@ -95,7 +87,7 @@ def hold_session(
     *,
     asked: threading.Event | None = None,
 ) -> Literal["stopped", "lost"]:
-    """From the daemon's welcome to the end of the link, which is closed then.
+    """Serve the daemon from its welcome to the end of the link, and close the link.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The loop of a worker: a task in, a refocused frame out."""
+"""The loop of a worker: it receives tasks and returns refocused frames."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def serve(
     pass_in_focus: bool,
     asked: threading.Event | None = None,
 ) -> Literal["stopped", "lost"]:
-    """Take tasks until somebody says to stop, or the daemon is gone.
+    """Process tasks until the worker is asked to stop or the daemon is gone.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def serve(
     pass_in_focus : bool
         See `refocus_frame`.
     asked : threading.Event, optional
-        Ends it between two frames.
+        Ends the loop between two frames.
 
     Returns
     -------
@@ -62,8 +62,8 @@ def serve(
     TransportError
         If the daemon refuses this worker, or does not know it any more.
     MemoryError, DeviceLostError
-        If a frame takes more memory than there is, or the graphics card is gone: what is
-        left of the process is in no known state, so another has to take its place.
+        If a frame needs more memory than is available, or the graphics card was lost.  The state of
+        the process is then unknown, so that another one must replace it.
     """
     lent = _Lent()
     calibrations = _Calibrations()
@@ -91,7 +91,7 @@ def serve(
 
 
 class _Lent:
-    """Memory for refocused frames that leave through the socket, used again when they have left.
+    """Memory for refocused frames that are sent through the socket; it is reused once they have been sent.
 
     A fresh 8 MiB costs more in page faults than a copy would.
     """
@@ -100,7 +100,7 @@ class _Lent:
         self._buffers: list[tuple[Pixels, zmq.MessageTracker]] = []
 
     def take(self, shape: tuple[int, int], dtype: str) -> Pixels:
-        """Memory for one frame, its content undefined."""
+        """Memory for one frame; its content is undefined."""
         for index, (pixels, tracker) in enumerate(self._buffers):
             if tracker.done:
                 del self._buffers[index]
@@ -110,30 +110,30 @@ class _Lent:
         return np.empty(shape, dtype)
 
     def give(self, pixels: Pixels, tracker: zmq.MessageTracker) -> None:
-        """Note what was sent; the oldest is left to the socket."""
+        """Keep memory that is being sent; the oldest is left to the socket."""
         self._buffers = [*self._buffers[-3:], (pixels, tracker)]
 
 
 class _Calibrations:
-    """What the daemon told of calibration profiles, the last few of them."""
+    """The calibration profiles that the daemon sent most recently."""
 
     def __init__(self) -> None:
         self._told: dict[str, Calibrated] = {}
 
     def add(self, message: Calibration) -> None:
-        """Keep one; the oldest goes."""
+        """Keep one; the oldest is forgotten."""
         if len(self._told) >= MAX_CALIBRATIONS:
             del self._told[next(iter(self._told))]
         hot = HotPixels(message.hot_pixels, (message.height, message.width))
         self._told[message.key] = Calibrated(message.profile, hot)
 
     def of(self, task: Task) -> Calibrated | None:
-        """What a task needs; None where no profile applies.
+        """The profile of a task; None if none applies.
 
         Raises
         ------
         TransportError
-            If the daemon did not tell it.
+            If the daemon did not send it.
         """
         if not task.calibration:
             return None

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.overhead_acquisition import Condition
-from benchmarks.overhead_goals import goals
-from benchmarks.overhead_statistics import Pair, percentiles, slow_down
+from benchmarks.overhead.acquisition import Condition
+from benchmarks.overhead.goals import goals
+from benchmarks.shared.statistics import Pair, percentiles, slow_down
 
 ROOT = Path(__file__).resolve().parents[2]
 #: One of these words must be in the name of every number of the file.
@@ -27,7 +27,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All three parts, as small as they go, in a process of its own (a core is one a process)."""
     folder = tmp_path_factory.mktemp("overhead")
     file = folder / "figures.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "overhead.py"), "--quick"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "overhead"), "--quick"]
     command += ["--sides", "64", "--engines", "identity", "none", "--paces", "fastest"]
     command += ["--sinks", "disk", "--seconds", "0.2", "--frames", "40"]
     command += ["--disk", str(folder), "--json", str(file)]

@@ -12,10 +12,10 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 from plates_on_disk import write_image
 from refocusd_calibration.focus.measure import FocusMeasurement, measure_focus
-from refocusd_calibration.stage.z_sweeps import open_series, series_of_stack
-from simulated_focus import FocusScene, depth_of_field_um
+from refocusd_calibration.stage.z_sweeps import open_series
+from simulated_focus import FocusScene, depth_of_field_um, series_of_stack
 
-from benchmarks.focus_curve import FocusCurve
+from benchmarks.quality.focus_curve import FocusCurve
 from refocusd.errors import InputError
 from refocusd.imaging.optics import Optics
 from refocusd.profiles.profile import FocusSection, Measured
@@ -220,10 +220,14 @@ def test_saturated_planes_and_coarse_steps_are_flagged() -> None:
     assert {"not saturated", "planes close enough"} <= failed(measured(stack, z))
 
 
-def test_too_few_planes_are_refused() -> None:
+def test_too_few_planes_are_refused(tmp_path: Path) -> None:
     stack = FocusScene(TWENTY, (128, 128)).stack([-1.0, 0.0, 1.0])
-    with pytest.raises(InputError, match="at least 5"):
-        series_of_stack(stack, [-1.0, 0.0, 1.0])
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    with (
+        pytest.raises(InputError, match="at least 5"),
+        open_series([tmp_path / "stack.tif"], z_step_um=1.0),
+    ):
+        pass
 
 
 def test_planes_in_no_order_are_put_in_order() -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from refocusd_calibration.psf.beads import find_beads
 from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_beads
-from refocusd_calibration.psf.stack import PlaneStack, in_order, read_planes
-from simulated_psf import scattered, simulate_beads
+from refocusd_calibration.psf.stack import PlaneStack, read_planes
+from simulated_psf import in_order, scattered, simulate_beads
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.imaging.optics import Optics
@@ -272,9 +272,10 @@ def test_a_focus_outside_the_series_is_refused() -> None:
         measure_beads(half, STATED)
 
 
-def test_too_few_planes_are_refused() -> None:
+def test_too_few_planes_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "beads.tif", noise(3), photometric="minisblack")
     with pytest.raises(InputError, match="at least 5 planes"):
-        in_order([0.0, 1.0, 2.0], noise(3), PIXEL)
+        read_planes(tmp_path / "beads.tif", pixel_um=PIXEL, z_step_um=1.0)
 
 
 def test_a_kernel_that_does_not_fit_the_radius_is_flagged() -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from refocusd_calibration.psf.laws import WaveLaw, kernel_sigma_um
 from refocusd_calibration.psf.measure import Stated, measure_planes
-from refocusd_calibration.psf.stack import PlaneStack, in_order
-from simulated_psf import simulate_planes
+from refocusd_calibration.psf.stack import PlaneStack
+from simulated_psf import in_order, simulate_planes
 
 from refocusd.errors import InputError
 from refocusd.imaging.optics import Optics

@@ -190,3 +190,14 @@ def test_the_unit_runs_a_command_that_parses(parser: argparse.ArgumentParser) ->
     assert words[0].endswith("/bin/refocusd")
     assert parser.parse_args(words[1:]).subcommand == "run"
     assert os.path.normpath(words[-1]).endswith("refocusd.toml")
+
+
+def test_the_recipes_for_windows_run_a_command_that_parses(parser: argparse.ArgumentParser) -> None:
+    text = (DOCS / "service" / "windows.md").read_text(encoding="utf-8")
+    task = re.findall(r"refocusd\.exe' -Argument '([^']+)'", text)
+    service = re.findall(r"^nssm install refocusd \S+refocusd\.exe (.+)$", text, re.MULTILINE)
+    assert [len(task), len(service)] == [1, 1]
+    for line in task + service:
+        parsed = parser.parse_args(line.split())
+        assert parsed.subcommand == "run"
+        assert f"config init --output {parsed.config}" in text

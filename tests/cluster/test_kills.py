@@ -14,8 +14,8 @@ from disks import fill, small_disk
 from finished import snapshot, verify
 from plates_on_disk import write_image, write_plate
 
-from benchmarks import cluster_kills
-from benchmarks.cluster_kills import under_fire
+from benchmarks.faults import cluster_kills
+from benchmarks.faults.cluster_kills import under_fire
 from refocusd.errors import OutputError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.mirror_layout import listed

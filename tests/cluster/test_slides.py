@@ -343,7 +343,7 @@ def test_an_output_that_was_not_begun_in_tiles_is_not_continued_in_tiles(
         pixels.write_bytes(pixels.read_bytes()[:1000])
         with mock.patch.object(page_layout, "SLIDE_PX", 1 << 15):
             assert main(["process", str(raw)]) == 2
-    assert "was not begun in tiles" in capsys.readouterr().err
+    assert "was not begun as an OME-Zarr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import tifffile
 import zarr
 from broker_model import ENGINE, FACTS
 from live import quick_settings
+from refusals import refusal
 
 from refocusd.config import Settings
 from refocusd.daemon.output.dataset import OutputDataset
@@ -184,6 +186,28 @@ def test_maps_that_jobs_left_are_taken_in_once_no_job_writes_them(
         assert frame.metadata["PixelSizeUm"] == 8.0
         assert frame.metadata["refocusd"]["verdict"] == FACTS.verdict
     assert not place.with_name(PARTS).exists()
+
+
+def test_maps_that_another_program_holds_cost_no_others(
+    settings: Settings, message: wire.Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = opened(settings, message)
+    for time, position in enumerate(("A/1/0", "A/2/0")):
+        job = TrustMaps.of_position(output.sink.path, position, {}, (SIDE, SIDE), enabled=True)
+        write_map(output, time, MAPS[time].tobytes(), job)
+        job.close()
+
+    def refused(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise refusal()
+
+    with monkeypatch.context() as held:
+        held.setattr(shutil, "rmtree", refused)
+        output.close(None)
+    with open_dataset(trust_maps_of(output.sink.path)) as maps:
+        assert len(maps.axes_keys()) == 2
+    opened(settings, message).close(None)
+    assert not trust_maps_of(output.sink.path).with_name(PARTS).exists()
 
 
 def test_a_map_that_cannot_be_written_costs_no_frame(

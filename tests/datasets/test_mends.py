@@ -40,7 +40,7 @@ def test_each_kind_of_problem_has_something_that_mends_it(kind: ProblemKind) -> 
 
 def test_a_refocused_dataset_that_cannot_be_opened_has_as_well() -> None:
     (advice,) = check_of(unreadable=True).advice()
-    assert "move /out away" in advice
+    assert f"move {Path('/out')} away" in advice
     assert "`refocusd process /raw`" in advice
 
 

@@ -27,6 +27,7 @@ from refocusd.engines.verdict import flux_ratio
 from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
+from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd.models.library import shipped_bundles
 from refocusd.worker.refocus import refocus_frame
@@ -162,6 +163,17 @@ def test_a_gain_and_an_offset_of_the_camera_carry_through(engine: Engine, blurre
     out = refocused(engine, blurred).astype(int)
     louder = refocused(engine, (blurred * 2 + 1000).astype(np.uint16)).astype(int)
     assert np.abs(louder - (out * 2 + 1000)).max() <= 3
+
+
+def test_hot_pixels_come_out_as_no_spots(engine: Engine, blurred: Pixels) -> None:
+    rng = np.random.default_rng(1)
+    places = tuple(rng.integers(20, min(blurred.shape) - 20, (2, 80)))
+    spoilt = blurred.copy()
+    spoilt[places] = 4000
+    given = spoilt.copy()
+    out, expected = refocused(engine, spoilt), refocused(engine, blurred)
+    np.testing.assert_array_equal(spoilt, given)
+    assert psnr(out, expected.astype(np.float32)) > 30
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (65, 97), (100, 333), (520, 696), (31, 17)])

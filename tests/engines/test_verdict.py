@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,16 @@ from numpy.typing import NDArray
 from refocusd_training.trust.pictures import brightfield, checkerboard
 from scipy.ndimage import gaussian_filter, zoom
 
-from benchmarks.empty_fields import EMPTY, Empty, empty_field
+from benchmarks.quality.empty_fields import EMPTY, Empty, empty_field
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
-from refocusd.engines.verdict import ERROR_FEATURES, Judgement, error_features, shipped_judge
+from refocusd.engines.verdict import (
+    ERROR_FEATURES,
+    Judgement,
+    Logistic,
+    error_features,
+    shipped_judge,
+)
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
 from refocusd.imaging.field_evidence import LOOKS, examine_field
@@ -56,7 +63,7 @@ def test_nuclei_are_something_to_refocus(defocus_um: float) -> None:
 @pytest.mark.parametrize("draw", [brightfield, checkerboard])
 def test_most_pictures_of_something_else_pass_through(draw: object) -> None:
     rng = np.random.default_rng(3)
-    said = [said_of_raw(draw(rng)) for _ in range(8)]  # type: ignore[operator]
+    said = [said_of_raw(draw(rng)[0]) for _ in range(8)]  # type: ignore[operator]
     told = [one for one in said if one is not None]
     assert len(told) >= 6
     assert all(one.verdict == "passed_through" for one in told)
@@ -79,6 +86,43 @@ def test_a_tenth_of_clipped_pixels_is_never_trusted() -> None:
     assert "10% of the pixels are clipped" in said.reasons
 
 
+def certain(chance: float) -> Logistic:
+    """The score that gives every frame this probability."""
+    first, logit = np.array([0], np.intp), math.log(chance / (1 - chance))
+    return Logistic(np.zeros(1), np.ones(1), np.zeros(2), logit, first)
+
+
+@pytest.mark.parametrize(
+    ("clipped", "error", "worse", "verdict", "reason"),
+    [
+        (0.0, 0.1, 0.01, "trusted", ""),
+        (0.0, 0.9, 0.01, "doubtful", "likely wrong (90%), but raw is likely even further"),
+        (0.0, 0.9, 0.2, "untrusted", "became worse than raw in 20% of the tests"),
+        (0.0, 0.1, 0.2, "untrusted", "became worse than raw in 20% of the tests"),
+        (0.1, 0.1, 0.01, "doubtful", "10% of the pixels are clipped"),
+        (0.3, 0.1, 0.01, "untrusted", "30% of the pixels are clipped"),
+    ],
+)
+def test_a_result_that_is_better_than_raw_is_written_but_not_trusted(
+    clipped: float, error: float, worse: float, verdict: str, reason: str
+) -> None:
+    raw = frame_of_nuclei(12.0)
+    if clipped:
+        np.minimum(raw, np.uint16(np.percentile(raw, 100 * (1 - clipped))), out=raw)
+    out = np.empty_like(raw)
+    found = DeconvolutionEngine().refocus(raw, out)
+    field = examine_field(raw)
+    assert field is not None
+    pair = replace(examine_pair(field, raw, out, found.blur), worst_flux=0.0, unexplained=0.0)
+    judge = replace(shipped_judge(), error=certain(error), worse=certain(worse))
+    said = judge.of_pair(field, pair)
+    assert said.verdict == verdict
+    assert any(reason in each for each in said.reasons) or not reason
+    assert judge.likely_wrong(said) == (verdict == "untrusted" or error > judge.untrusted)
+    # What is impossible stays so, whatever statistics say.
+    assert judge.of_pair(field, replace(pair, unexplained=0.3)).verdict == "untrusted"
+
+
 def test_a_frame_of_interpolated_pixels_is_not_trusted_and_says_why() -> None:
     raw = frame_of_nuclei(12.0)
     raw = np.rint(zoom(raw[:174, :174].astype(np.float32), 4, order=1)).astype(np.uint16)
@@ -87,6 +131,25 @@ def test_a_frame_of_interpolated_pixels_is_not_trusted_and_says_why() -> None:
     said = said_of_pair(raw, out, blur)
     assert said.verdict in ("doubtful", "untrusted")
     assert "its pixels were interpolated, smoothed or compressed" in said.reasons
+
+
+@pytest.mark.parametrize(
+    ("blur_px", "smoothness", "processed"),
+    [(1.9, 3.0, False), (1.9, 7.0, True), (6.0, 1.7, False), (6.0, 2.0, True)],
+)
+def test_details_of_a_slight_blur_are_not_taken_for_smoothed_noise(
+    blur_px: float, smoothness: float, processed: bool
+) -> None:
+    raw = frame_of_nuclei(12.0)
+    out = np.empty_like(raw)
+    DeconvolutionEngine().refocus(raw, out)
+    field = examine_field(raw)
+    assert field is not None
+    pair = examine_pair(field, raw, out, BlurEstimate(blur_px, 0.1, "frame"))
+    said = shipped_judge().of_pair(replace(field, smoothness=smoothness), pair)
+    reason = "its pixels were interpolated, smoothed or compressed"
+    assert (reason in said.reasons) == processed
+    assert said.verdict != "trusted" or not processed
 
 
 def test_objects_that_raw_does_not_hold_are_not_trusted() -> None:

@@ -308,6 +308,28 @@ def test_distance_of_planes_exposure_and_stage_come_from_the_frames(
         assert (plane["ExposureTime"], plane["ExposureTimeUnit"]) == ("20.0", "ms")
 
 
+def test_names_that_no_xml_may_hold_are_written_so_that_the_file_is_read(tmp_path: Path) -> None:
+    names = ("D\x1b[31mAPI\x00", "GFP\ud800 <&>")
+    with create_sink("ndtiff", tmp_path / "d") as sink:
+        for n, name in enumerate(names):
+            sink.write(numbered_frame(n).pixels, {"channel": name}, {"PositionName": "A\x07"})
+    refocusd_export(tmp_path / "d", "--output", tmp_path / "x.ome.tif")
+    image = pixels_of(tmp_path / "x.ome.tif")[1]
+    found = [channel["Name"] for channel in attributes(image, "Channel")]
+    assert found == ["D\ufffd[31mAPI\ufffd", "GFP\ufffd <&>"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe has no place in a folder there")
+def test_nothing_beside_an_export_is_taken_for_its_own(tmp_path: Path) -> None:
+    dataset(tmp_path / "d", "ndtiff", [{"time": 0}])
+    os.mkfifo(tmp_path / "x.ome.tif.part")  # it would be waited for
+    refocusd_export(tmp_path / "d", "--output", tmp_path / "x.ome.tif")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"d", "x.ome.tif", "x.ome.tif.part"}
+    (tmp_path / "y.ome.tif").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        refocusd_export(tmp_path / "d", "--output", tmp_path / "y.ome.tif", "--overwrite")
+
+
 def test_existing_files_are_replaced_only_when_asked(tmp_path: Path, kind: SinkKind) -> None:
     dataset(tmp_path / "d", kind, [{"time": 0, "position": p} for p in (0, 1)])
     (tmp_path / "x_position1.ome.tif").write_bytes(b"mine")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
+from refocusd.frame import canonical_axes
 
 ORDER = {"t": "time", "c": "channel", "z": "z"}
 
@@ -43,6 +48,33 @@ def test_an_image_has_a_frame_for_each_place_of_its_axes(
         assert len(dataset) == np.prod(pixels.shape[:-2], dtype=int)
         assert_holds(dataset, pixels, axes)
         assert dataset.plan().pixel_um == 0.65
+
+
+def test_the_index_of_a_store_takes_a_byte_a_frame(tmp_path: Path) -> None:
+    """A plate has millions; it was an object each, of 400 bytes."""
+    frames = 20_000
+    array = zarr.create_array(
+        tmp_path / "long.zarr" / "0", shape=(frames, 16, 16), chunks=(2000, 16, 16), dtype="uint8"
+    )
+    array[:] = (np.arange(frames) % 251 + 1).astype(np.uint8)[:, None, None]
+    levels = [{"path": "0"}]
+    image: dict[str, Any] = {"axes": [{"name": name} for name in "tyx"], "datasets": levels}
+    zarr.open_group(tmp_path / "long.zarr").attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [image],
+    }
+    open_dataset(tmp_path / "long.zarr")  # what is imported for the first one is not of the second
+    tracemalloc.start()
+    with open_dataset(tmp_path / "long.zarr") as dataset:
+        nbytes = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert nbytes / frames < 10
+        assert len(dataset) == frames
+        assert list(dataset)[-1] == f'{{"time":{frames - 1}}}'
+        assert dataset.read({"time": 1234}).pixels[0, 0] == 1234 % 251 + 1
+        for wrong in ({"time": frames}, {"time": -1}, {"time": 1, "z": 0}, {"position": "x"}):
+            assert canonical_axes(wrong) not in dataset
+        assert "no key" not in dataset
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -254,6 +286,58 @@ def test_scales_in_other_units_and_of_the_whole_image_count(tmp_path: Path) -> N
         assert dataset.summary["z-step_um"] == pytest.approx(0.02)
 
 
+def of_image(store: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what an image says of itself; written with a mark in front, as some editors do."""
+    place = store / "zarr.json"
+    said = json.loads(place.read_text())
+    change(said["attributes"]["ome"]["multiscales"][0])
+    place.write_text(json.dumps(said), encoding="utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("unit", "um"), [("um", 1.0), ("µm", 1.0), ("angstrom", 1e-4), (None, 0.0)]
+)
+def test_units_as_people_write_them_count(tmp_path: Path, unit: str | None, um: float) -> None:
+    write_image(tmp_path / "image.zarr", axes="zyx")
+    of_image(
+        tmp_path / "image.zarr", lambda image: [axis.update(unit=unit) for axis in image["axes"]]
+    )
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert dataset.summary.get("PixelSize_um", 0.0) == pytest.approx(0.65 * um)
+
+
+def test_two_axes_of_a_type_are_not_one(tmp_path: Path) -> None:
+    pixels = write_image(tmp_path / "image.zarr", axes="tzyx")
+    of_image(
+        tmp_path / "image.zarr", lambda image: image["axes"][0].update(name="view", type="space")
+    )
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert len(list(dataset)) == len(dataset) == pixels.shape[0] * pixels.shape[1]
+        assert np.array_equal(dataset.read({"view": 1, "z": 2}).pixels, pixels[1, 2])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe has no place in a folder there")
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo], ids=["folder", "pipe"])
+@pytest.mark.parametrize("chunks", [None, (1, 1, 8, 8)], ids=["whole", "tiles"])
+def test_what_is_no_file_is_no_chunk(tmp_path: Path, put: Any, chunks: Any) -> None:
+    """Zarr takes a folder for zeros, and waits for a pipe for ever."""
+    write_image(tmp_path / "image.zarr", axes="tzyx", chunks=chunks)
+    chunk = tmp_path / "image.zarr" / "0" / "c" / "1" / "2" / "0" / "0"
+    chunk.unlink()
+    put(chunk)
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert canonical_axes({"time": 1, "z": 2}) not in dataset
+        assert len(dataset) == 5
+        assert "room for 1 frame never written" in understood(dataset)
+
+
+def test_wells_that_a_plate_names_and_does_not_have_are_told(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate.zarr")
+    shutil.rmtree(tmp_path / "plate.zarr" / "B" / "03")
+    with open_dataset(tmp_path / "plate.zarr") as dataset:
+        assert "1 of its wells and images not found, such as B/03" in understood(dataset)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -298,3 +382,28 @@ def test_a_path_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
     place.write_text(text)
     with pytest.raises(InputError, match="without an image"):
         open_dataset(tmp_path / "plate.zarr")
+
+
+def test_labels_are_no_frames(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", levels=1)
+    labels = zarr.open_group(tmp_path / "image.zarr" / "labels", mode="w")
+    labels.attrs["ome"] = {"version": "0.5", "labels": ["nuclei"]}
+    write_image(tmp_path / "image.zarr" / "labels" / "nuclei", levels=1)
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert len(dataset) == 12
+    for place in ("labels", "labels/nuclei"):
+        with pytest.raises(InputError, match="holds labels, not frames: give the image"):
+            open_dataset(tmp_path / "image.zarr" / place)
+
+
+@pytest.mark.parametrize("where", ["https://example.org/plate.zarr", "s3://bucket/plate.zarr"])
+def test_an_address_is_refused_as_one(where: str) -> None:
+    with pytest.raises(InputError, match="is an address: datasets are read from disks"):
+        open_dataset(where)
+
+
+def test_a_packed_store_is_to_be_unpacked(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", levels=1)
+    packed = shutil.make_archive(str(tmp_path / "image.zarr"), "zip", tmp_path / "image.zarr")
+    with pytest.raises(InputError, match="is packed: unpack it"):
+        open_dataset(packed)

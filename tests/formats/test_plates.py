@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from recordings_on_disk import frames, write_tiff
 
 from refocusd.errors import InputError
@@ -73,6 +75,51 @@ def test_a_metamorph_series_has_waves_stages_and_times_in_their_order(tmp_path: 
             assert found[key] == values[f"exp_1_w2Cy5_long_s{s}_t{t}.TIF"]
     times = [key for key in found if '"channel":"DAPI"' in key and '"position":0' in key]
     assert [key[-2] for key in times] == ["0", "1", "9"]
+
+
+def test_a_metamorph_series_of_stacks_has_the_names_and_planes_of_its_nd_file(
+    tmp_path: Path,
+) -> None:
+    for number, name in enumerate(("s1_t1", "s2_t1", "s1_t2", "s2_t2")):
+        planes = np.stack([np.full((24, 32), 10 * number + z, np.uint16) for z in range(3)])
+        tifffile.imwrite(
+            tmp_path / f"exp_w1Cy5_{name}.TIF", planes, photometric="minisblack", metadata=None
+        )
+    (tmp_path / "exp.nd").write_bytes(
+        b'"NDInfoFile", Version 1.0\r\n"Stage1", "A1 \xb5"\r\n"Stage2", "B7"\r\n"ZStepSize", 0,50\r\n'
+    )
+    with open_dataset(tmp_path) as dataset:
+        assert len(dataset) == 12
+        for position, time, z in itertools.product(range(2), range(2), range(3)):
+            frame = dataset.read({"position": position, "time": time, "z": z, "channel": "Cy5"})
+            assert frame.pixels[0, 0] == 10 * (2 * time + position) + z
+            assert frame.metadata["PositionName"] == ("A1 µ", "B7")[position]
+        assert "planes 0.5 µm apart; by names of MetaMorph" in understood(dataset)
+
+
+def test_metaxpress_says_pixel_size_place_and_exposure_in_each_file(tmp_path: Path) -> None:
+    said = (
+        '<MetaData><prop id="Description" type="string" value="Exposure: 250 ms&#13;&#10;"/><PlaneInfo>'
+        '<prop id="spatial-calibration-x" type="float" value="0.656"/>'
+        '<prop id="spatial-calibration-units" type="string" value="um"/>'
+        '<prop id="stage-position-x" type="float" value="-12.5"/>'
+        '<prop id="z-position" type="float" value="8030.5"/>'
+        '<prop id="_IllumSetting_" type="string" value="DAPI"/></PlaneInfo></MetaData>'
+    )
+    for well in ("A01", "B02"):
+        plane = np.ones((24, 32), np.uint16)
+        tifffile.imwrite(tmp_path / f"exp_{well}_s1_w1.tif", plane, description=said, metadata=None)
+    with open_dataset(tmp_path) as dataset:
+        assert dataset.plan().pixel_um == 0.656
+        frame = dataset.read({"position": 1, "channel": "w1"})
+        expected: dict[str, Any] = {
+            "PixelSizeUm": 0.656,
+            "XPositionUm": -12.5,
+            "ZPositionUm": 8030.5,
+        }
+        expected |= {"Exposure-ms": 250.0, "Channel": "DAPI", "PositionName": "B02_s1"}
+        assert expected.items() <= frame.metadata.items()
+        assert "0.656 µm a pixel" in understood(dataset)
 
 
 @pytest.mark.parametrize("plane", ["", "ZStep_{z}/"])
@@ -157,6 +204,16 @@ def test_a_number_behind_the_wave_is_no_dye(tmp_path: Path) -> None:
             "A - 0{w}(fld {s} wv D{c} - E z {z} tm {t}).tif",
             {"channel": "D2 - E", "position": 3, "time": 1, "z": 1},
         ),
+        (
+            "Cellomics",
+            "exp_p00_z0{z}_{t}_B0{w}f0{s}d{c}.TIF",
+            {"channel": "2", "position": 3, "time": 1, "z": 1},
+        ),
+        (
+            "Leica's Matrix Screener",
+            "image--L0--S00--U0{w}--V00--J08--E00--O00--X0{s}--Y00--T000{t}--Z0{z}--C0{c}.ome.tif",
+            {"channel": "C02", "position": 3, "time": 1, "z": 1},
+        ),
         ("Incucyte", "exp_A{w}_{s}_0{t}d{z}{c}h30m.tif", {"position": 3, "time": 7}),
         ("Incucyte", "exp_A{w}_{s}_2024y05m0{t}d_{z}{c}h30m.tif", {"position": 3, "time": 7}),
     ],
@@ -201,6 +258,19 @@ def test_names_that_tell_nothing_are_said_to_be_guessed(tmp_path: Path) -> None:
     with open_dataset(tmp_path) as dataset:
         assert "time 2" in understood(dataset)
         assert understood(dataset).endswith("by the order of the files' names, which tell no axes")
+
+
+def test_two_series_in_one_folder_are_no_series_in_time(tmp_path: Path) -> None:
+    write_files(tmp_path, "A_t0.tif", "B_t0.tif", "A_t1.tif")
+    with pytest.raises(InputError, match=r"two frames of one name, A_t0\.tif and B_t0\.tif"):
+        open_dataset(tmp_path)
+
+
+def test_a_token_that_all_names_have_is_not_what_tells_them_apart(tmp_path: Path) -> None:
+    write_files(tmp_path, "exp_c1_001.tif", "exp_c1_002.tif")
+    with open_dataset(tmp_path) as dataset:
+        assert [json.loads(key) for key in dataset] == [{"time": 0}, {"time": 1}]
+        assert "the order of the files' names" in dataset.source
 
 
 def test_one_line_says_how_a_file_was_understood(tmp_path: Path) -> None:

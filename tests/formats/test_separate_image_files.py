@@ -75,12 +75,25 @@ def test_the_folders_of_a_run_are_its_positions(tmp_path: Path, version: str) ->
 
 
 @pytest.mark.parametrize("version", ["1.4", "2.0"])
-def test_without_readable_metadata_the_names_tell(tmp_path: Path, version: str) -> None:
-    """A program that died leaves half of the text."""
+def test_of_files_without_an_entry_the_names_tell(tmp_path: Path, version: str) -> None:
+    """A program that died leaves no end of the text; a western Windows wrote it in its own letters."""
     stack = frames(2, 2, 3)
     write_position(tmp_path / "Pos0", stack, version)
     notes = tmp_path / "Pos0" / "metadata.txt"
-    notes.write_bytes(notes.read_bytes()[:-100])
+    text = json.loads(notes.read_text(encoding="utf-8"))
+    text["Summary"]["Comment"] = "20× µ"
+    notes.write_bytes(json.dumps(text, ensure_ascii=False).encode("cp1252")[:-100])
+    with open_dataset(tmp_path / "Pos0") as recording:
+        assert_reads(recording, expected(stack))
+        assert recording.plan().pixel_um == 0.65
+        assert recording.summary["Comment"] == "20× µ"
+
+
+@pytest.mark.parametrize("version", ["1.4", "2.0"])
+def test_without_readable_metadata_the_names_tell(tmp_path: Path, version: str) -> None:
+    stack = frames(2, 2, 3)
+    write_position(tmp_path / "Pos0", stack, version)
+    (tmp_path / "Pos0" / "metadata.txt").write_bytes(b"{\0\0")
     with open_dataset(tmp_path / "Pos0") as recording:
         found = {frame.axes["channel"] for frame in map(recording.read, recording.axes_keys())}
         assert found == ({"DAPI", "GFP"} if version == "1.4" else {0, 1})

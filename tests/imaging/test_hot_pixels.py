@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from refocusd.demo.specimen import Specimen
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import estimate_blur
-from refocusd.imaging.hot_pixels import without_hot_pixels
+from refocusd.imaging.hot_pixels import mended, without_hot_pixels
 
 
 def frame(defocus_um: float) -> Pixels:
@@ -32,6 +32,26 @@ def test_hot_pixels_are_replaced_and_nothing_else_is() -> None:
     np.testing.assert_array_equal(mended[~hot], raw[~hot])
     # But for pairs, which may be light.
     assert (np.abs(mended - raw)[hot] > 200).sum() <= 2
+
+
+@pytest.mark.parametrize("defocus_um", [0.0, 16.0])
+def test_counts_are_mended_the_same_and_a_frame_without_hot_pixels_is_not_copied(
+    defocus_um: float,
+) -> None:
+    spoilt, _ = with_hot_pixels(frame(defocus_um))
+    np.testing.assert_array_equal(mended(spoilt), np.rint(without_hot_pixels(spoilt)))
+    clean = mended(spoilt)
+    assert mended(clean) is clean
+    small = spoilt[:4]
+    assert mended(small) is small
+
+
+def test_the_last_rows_are_looked_at() -> None:
+    """Frames are looked at by bands of rows."""
+    for height in (66, 67, 68, 69):
+        raw = np.random.default_rng(0).poisson(40, (height, 50)).astype(np.uint16)
+        raw[height - 3, 20] = raw[34, 20] = 5000
+        assert mended(raw).max() < 100
 
 
 @pytest.mark.parametrize("counts", [3, 30, 300, 30000])

@@ -15,7 +15,8 @@ from refocusd.sources.pymmcore_plus import attach_mda
 
 if os.environ.get("QT_QPA_PLATFORM") != "xcb":
     # Without a screen Qt ends the process as napari's window is drawn.
-    pytest.skip("it takes a window that is drawn: .ci/napari runs this with Xvfb", True)
+    why = "it takes a window that is drawn: .ci/napari runs this with Xvfb"
+    pytest.skip(why, allow_module_level=True)
 reason = "napari-micromanager is not installed: run .ci/napari"
 napari = pytest.importorskip("napari", reason=reason)
 napari_micromanager = pytest.importorskip("napari_micromanager", reason=reason)

@@ -16,8 +16,7 @@ import scipy.fft
 import tifffile
 from live import opened, pump_until, quick_settings, read_all, running, source
 from refocusd_calibration.psf.measure import Stated, measure_beads
-from refocusd_calibration.psf.stack import in_order
-from simulated_psf import scattered, simulate_beads
+from simulated_psf import in_order, scattered, simulate_beads
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import half_width_sigma

@@ -73,6 +73,15 @@ def folder(tmp_path: Path, *profiles: Profile) -> Catalogue:
     return Catalogue(tmp_path)
 
 
+def chosen(
+    catalogue: Catalogue,
+    first: dict[str, Any],
+    channel: str = "",
+    shape: tuple[int, int] | None = None,
+) -> Profile | None:
+    return catalogue.choose(first, shape)[0].of(channel)
+
+
 def said(catalogue: Catalogue, first: dict[str, Any], **more: Any) -> str:
     return "\n".join(apply_profiles(catalogue, first, SHAPE, **more).warnings)
 
@@ -98,8 +107,7 @@ def test_a_differing_field_never_matches_and_an_empty_one_always(
     tmp_path: Path, named: dict[str, Any], told: dict[str, Any], matches: bool
 ) -> None:
     catalogue = folder(tmp_path, profile(**named))
-    match = catalogue.match({**FRAME, **told}, {"channel": "DAPI"})
-    assert (match.profile is not None) == matches
+    assert (chosen(catalogue, {**FRAME, **told}, "DAPI") is not None) == matches
 
 
 def test_the_closest_profile_wins(tmp_path: Path) -> None:
@@ -108,24 +116,24 @@ def test_the_closest_profile_wins(tmp_path: Path) -> None:
     objective = profile(objective="20x")
     channel = profile(objective="20x", channel="DAPI")
     catalogue = folder(tmp_path, anything, camera, objective, channel)
-    assert catalogue.match(FRAME, {"channel": "DAPI"}).profile == channel
-    assert catalogue.match(FRAME, {"channel": "Cy5"}).profile == objective
-    assert catalogue.match({**FRAME, "TIObjective-Label": "4x"}, {}).profile == camera
-    assert catalogue.match({**FRAME, "Camera": "Orca"}, {}).profile == anything
+    assert chosen(catalogue, FRAME, "DAPI") == channel
+    assert chosen(catalogue, FRAME, "Cy5") == objective
+    assert chosen(catalogue, {**FRAME, "TIObjective-Label": "4x"}) == camera
+    assert chosen(catalogue, {**FRAME, "Camera": "Orca"}) == anything
 
 
 def test_of_two_profiles_of_one_microscope_the_newer_wins(tmp_path: Path) -> None:
     old, new = profile(created=NOW - timedelta(days=9)), profile()
-    assert folder(tmp_path, new, old).match(FRAME, {}).profile == new
+    assert chosen(folder(tmp_path, new, old), FRAME) == new
 
 
 def test_frames_that_do_not_tell_their_objective_get_none_of_several(tmp_path: Path) -> None:
     catalogue = folder(tmp_path, profile(objective="20x"), profile(objective="40x"))
     first = {"Camera": "Zyla", "Binning": 2}
-    match = catalogue.match(first, {})
+    selection, reasons = catalogue.choose(first)
     # Both are of this camera's shape.
-    assert match.profile is None
-    assert "do not say which calibration profile is theirs" in match.reasons[0]
+    assert selection.of() is None
+    assert "do not say which calibration profile is theirs" in reasons[0]
     assert "do not say which" in said(catalogue, first)
     assert said(catalogue, FRAME) == ""
 
@@ -133,8 +141,8 @@ def test_frames_that_do_not_tell_their_objective_get_none_of_several(tmp_path: P
 def test_the_shape_decides_where_the_binning_is_not_told(tmp_path: Path) -> None:
     full, binned = profile(binning=1, shape=(128, 128)), profile(binning=2)
     catalogue = folder(tmp_path, full, binned)
-    assert catalogue.match({"Camera": "Zyla"}, {}, SHAPE).profile == binned
-    assert catalogue.match({"Camera": "Zyla"}, {}, (128, 128)).profile == full
+    assert chosen(catalogue, {"Camera": "Zyla"}, shape=SHAPE) == binned
+    assert chosen(catalogue, {"Camera": "Zyla"}, shape=(128, 128)) == full
 
 
 def test_an_objective_taken_on_trust_is_noted(tmp_path: Path) -> None:

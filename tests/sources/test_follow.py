@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import java_ndtiff
 import numpy as np
 import pytest
 from finished import raw_dataset, verify
+from followed import ended, following, newest
 from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, read_all, running
 from waiting import PATIENCE_S, until
@@ -25,7 +25,6 @@ from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.sources.folders import growth
 from refocusd.sources.folders.offers import command_for
-from refocusd.sources.folders.watcher import Follower
 from refocusd.transport import messages as wire
 
 SIDE = 64
@@ -36,35 +35,6 @@ STACK_SUMMARY = {**java_ndtiff.SUMMARY, "Slices": 1, "Channels": 1, "Positions":
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with running(quick_settings(tmp_path)) as daemon:
         yield daemon
-
-
-@contextmanager
-def following(folder: Path, endpoint: str, **options: Any) -> Iterator[Follower]:
-    """A follower that watches a folder, until the block ends."""
-    folder.mkdir(exist_ok=True)
-    options = {"poll_s": 0.02, "quiet_s": 3.0, **options}
-    follower = Follower(folder, endpoint, **options)
-    stop = threading.Event()
-    thread = threading.Thread(target=follower.run, args=(stop,))
-    thread.start()
-    try:
-        yield follower
-    finally:
-        stop.set()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive()
-
-
-def newest(daemon: Daemon, name: str) -> wire.AcquisitionStatus | None:
-    """What the daemon last knew of an acquisition; one that was reopened is there twice."""
-    about = daemon_status(daemon.endpoint, timeout_s=PATIENCE_S).details
-    return next((a for a in reversed(about) if a.name == name), None)
-
-
-def ended(daemon: Daemon, name: str) -> wire.Counts | None:
-    """Counts of an acquisition that the daemon has closed."""
-    about = newest(daemon, name)
-    return about.counts if about and about.state == "ended" else None
 
 
 def live_frames(daemon: Daemon, name: str) -> int:

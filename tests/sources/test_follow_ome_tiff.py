@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from finished import blurred, verify
+from followed import ended, following
 from live import quick_settings, running
-from test_follow import ended, following, live_frames
+from test_follow import live_frames
 from waiting import until
 
 from refocusd.daemon.daemon import Daemon

@@ -16,9 +16,10 @@ from typing import Any
 import java_ndtiff
 import numpy as np
 import pytest
+from followed import ended, following
 from java_ndtiff import JavaNDTiff, JavaStack, frame_of
 from live import keys, quick_settings, running
-from test_follow import SIDE, axes, ended, following, key, live_frames, put
+from test_follow import SIDE, axes, key, live_frames, put
 from waiting import until
 
 from refocusd.daemon.daemon import Daemon

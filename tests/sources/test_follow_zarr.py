@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import zarr
 from finished import verify
+from followed import ended, following
 from live import quick_settings, running
 from plates_on_disk import FIELDS, write_plate
-from test_follow import ended, following, live_frames
+from test_follow import live_frames
 from waiting import until
 
 from refocusd.daemon.daemon import Daemon

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from finished import verify
+from followed import ended, following
 from live import keys, quick_settings, read_all, running
-from test_follow import ended, following
 from waiting import until
 
 from refocusd.errors import ConfigError

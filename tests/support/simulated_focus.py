@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import scipy.fft
 from numpy.typing import ArrayLike, NDArray
+from refocusd_calibration.stage.z_sweeps import Plane, ZSeries, sweeps_of
 from scipy import ndimage
 
 from refocusd.imaging.optics import Optics, defocus_otf
@@ -145,3 +147,17 @@ class FocusScene:
         grains = (rng.random(self.shape) < 0.004) * rng.uniform(0.5, 2.0, self.shape)
         image *= np.clip(1 + 0.9 * texture, 0.1, None) + grains
         return np.asarray(image / max(np.percentile(image, 99), 1e-6), dtype=np.float32)
+
+
+def series_of_stack(
+    stack: NDArray[np.uint16], z_um: ArrayLike, *, time_s: ArrayLike | None = None
+) -> ZSeries:
+    """Sweeps of planes in memory, shape (planes, height, width), in the order taken."""
+    z = np.asarray(z_um, dtype=np.float64)
+    times = [None] * len(z) if time_s is None else list(np.asarray(time_s, dtype=np.float64))
+    planes = [
+        Plane(float(place), (partial(np.ascontiguousarray, pixels),), time, f"plane {index}")
+        for index, (place, pixels, time) in enumerate(zip(z, stack, times, strict=True))
+    ]
+    sweeps, notes = sweeps_of(planes)
+    return ZSeries(sweeps, stack.shape[1:], None, {}, notes=notes)

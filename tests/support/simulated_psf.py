@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+from refocusd_calibration.psf.stack import PlaneStack
 
 from refocusd.imaging.optics import Optics, defocus_otf, defocus_psf, geometric_radius_um
 
@@ -175,3 +177,19 @@ def simulate_planes(
             light = rng.poisson(light) + rng.normal(0, read_noise, light.shape)
         frames[index] = np.clip(np.rint(light + _OFFSET), 0, 65535)
     return frames
+
+
+def in_order(
+    z_um: Sequence[float],
+    planes: NDArray[Any],
+    pixel_um: float,
+    *,
+    saturation: float | None = None,
+) -> PlaneStack:
+    """A stack of planes that are in memory, shape (planes, height, width), in any order."""
+    if saturation is None:
+        whole = planes.dtype.kind == "u"
+        saturation = float(np.iinfo(planes.dtype).max) if whole else math.inf
+    order = np.argsort(z_um)
+    z = np.asarray(z_um, np.float64)[order]
+    return PlaneStack(z, planes[order].astype(np.float32), pixel_um, saturation)

@@ -9,7 +9,7 @@ import pytest
 import scipy.fft
 from numpy.typing import NDArray
 
-from benchmarks.implied_blur import (
+from benchmarks.simulator.implied_blur import (
     ImpliedBlur,
     implied_blur,
     same_blur,

@@ -20,7 +20,7 @@ from refocusd_training.simulate.ranges import HELD_OUT
 from refocusd_training.simulate.scene import simulate_frame
 from torch import nn
 
-from benchmarks.ablation import checked
+from benchmarks.quality.ablation import checked
 from benchmarks.rivals.care_unet import CareUNet
 from benchmarks.rivals.nafnet import NafNet, paper_nafnet, small_nafnet
 from benchmarks.rivals.train_rivals import Budget, train_rival

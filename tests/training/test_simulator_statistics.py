@@ -11,15 +11,15 @@ from refocusd_training.data.images import read_image
 from refocusd_training.simulate.blur import Defocus
 from refocusd_training.simulate.camera import Camera
 
-from benchmarks.frame_statistics import (
+from benchmarks.simulator.frame_statistics import (
     fit_noise,
     log_spectral_distance,
     photon_transfer,
     radial_spectrum,
     spectrum_bands,
 )
-from benchmarks.implied_blur import implied_blur, same_blur
-from benchmarks.plate_model import PLATE_CAMERA, plate_frame
+from benchmarks.simulator.implied_blur import implied_blur, same_blur
+from benchmarks.simulator.plate_model import PLATE_CAMERA, plate_frame
 from refocusd.frame import Pixels, checked_pixels
 from refocusd.imaging.optics import Optics, defocus_psf
 

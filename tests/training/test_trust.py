@@ -137,14 +137,48 @@ def test_a_judge_learns_from_examples_and_is_read_as_it_was_written(
     assert tomllib.loads(path.read_text())["reliability"][0]["wrong"] == 0
 
 
+def test_frames_that_became_worse_than_raw_are_learnt_apart(
+    examples: list[Example], looks: Looks, tmp_path: Path
+) -> None:
+    """Wrong and worse are two things: where raw is further from the truth still, it is no way out."""
+    rng = np.random.default_rng(3)
+    own = []
+    for example in examples:
+        outcome = example.outcomes["engine"]
+        worse = rng.random() < 0.2
+        pair = replace(outcome.pair, fine=1.0 if worse else 0.01)
+        raw_error = outcome.error * (0.7 if worse else 1.4)
+        own.append(
+            replace(example, raw_error=raw_error, outcomes={"engine": replace(outcome, pair=pair)})
+        )
+    judge = fit_judge(own, looks)
+    told = figures(judge, own, "engine")
+    assert told["auroc_worse"] > 0.99
+    assert told["worse_if_not_untrusted"] < 0.1 * told["worse"]
+    path = tmp_path / "verdict.toml"
+    path.write_text(judge_text(judge, []))
+    read = judge_of(path)
+    assert read.worse is not None
+    assert judge.worse is not None
+    np.testing.assert_allclose(read.worse.weights, judge.worse.weights, rtol=1e-4)
+    assert read.most_worse == judge.most_worse
+    # None of the others became worse.
+    assert fit_judge(examples, looks).worse is None
+
+
 def test_intervals_are_scaled_until_they_hold_nine_tenths_of_the_pixels_of_other_frames(
     examples: list[Example], looks: Looks
 ) -> None:
     judge = fit_judge(examples[:100], looks)
     wide = replace(judge, interval=Interval((9.0,) * 4, (9.0,) * 4))
-    assert coverage(wide, examples[100:], "engine") > 0.99
+    assert coverage(wide, examples[100:], "engine")["intervals_hold"] > 0.99
     told = calibrated(wide, examples[100:150])
-    assert coverage(told, examples[150:], "engine") == pytest.approx(0.9, abs=0.02)
+    held = coverage(told, examples[150:], "engine")
+    assert held["intervals_hold"] == pytest.approx(0.9, abs=0.02)
+    # No frame is near another width.
+    near = {name for name in held if name.startswith("intervals_hold_at")}
+    assert len(near) == 1
+    assert held[near.pop()] == held["intervals_hold"]
     _, share = calibrated(judge, examples[100:150]).interval.of(1.0, 6.0)
     assert share == pytest.approx(0.165, rel=0.3), (
         "1.645 standard deviations of a tenth of the light"

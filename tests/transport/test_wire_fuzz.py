@@ -248,7 +248,7 @@ def healthy_frame(upload: Upload, outcomes: list[wire.Outcome], number: int) -> 
     pump_until(upload, lambda: any(outcome.axes == axes for outcome in outcomes))
 
 
-#: For `benchmarks/fuzz.py`; conversations are in `fuzz_daemon`.
+#: For `benchmarks/faults/fuzz.py`; conversations are in `fuzz_daemon`.
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "message header": _header_target,
     "ring address": _ring_target,

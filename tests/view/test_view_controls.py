@@ -218,7 +218,7 @@ def test_a_hidden_page_listens_to_nothing(shown: Shown, port: int) -> None:
 def test_fifteen_hundred_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Accelerated: as fast as they come; `benchmarks/view.py` has the hour."""
+    """Accelerated: as fast as they come; `benchmarks/speed/view.py` has the hour."""
     for module in (link, events):
         monkeypatch.setattr(module, "MAX_FPS", 1000.0)
     monkeypatch.setattr(link, "MAX_BYTES_PER_S", 1e12)

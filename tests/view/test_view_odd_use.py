@@ -93,7 +93,12 @@ def test_settings_can_be_changed_once_they_are_there(browser: Browser, idle: str
         page.route(re.compile("/api/v1/settings"), lambda route: held.append(route))
         page.keyboard.press("j")
         page.locator("#settings summary").click()
-        eventually(lambda: page.title() and held, "the question")
+
+        def asked() -> bool:
+            page.wait_for_timeout(20)  # the page's requests are handled meanwhile
+            return bool(held)
+
+        eventually(asked, "the question")
         expect(page.locator("#settings-form")).to_be_hidden()
         held[0].continue_()
         expect(page.get_by_label("Engine")).to_have_value("identity")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.empty_fields import empty_field
+from benchmarks.quality.empty_fields import empty_field
 from refocusd.config import Untrusted
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import EngineDescription, Refocused
+from refocusd.engines.verdict import Logistic, judge_of
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, fused
 from refocusd.imaging.normalise import counts_range
@@ -71,6 +74,31 @@ def test_what_is_not_trusted_is_written_as_the_settings_say(
     else:
         assert facts.verdict == "untrusted"
         assert (out != raw).mean() > 0.5
+
+
+def test_what_is_likely_wrong_but_better_than_raw_is_written_without_an_interval(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Raw in its place would be further from the truth; but nobody should believe its counts."""
+    shipped = judge_of(None)
+    logit, first = 3.0, np.array([0], np.intp)
+    likely, never = (
+        Logistic(np.zeros(1), np.ones(1), np.zeros(2), sign * logit, first) for sign in (1, -1)
+    )
+    judge = replace(shipped, error=likely, worse=never)
+    monkeypatch.setattr("refocusd.worker.refocus.judge_of", lambda _path: judge)
+    monkeypatch.setattr("refocusd.worker.refocus.shipped_judge", lambda: judge)
+    raw = blurred()
+    out = np.empty_like(raw)
+    trust = np.empty(trust_shape(raw.shape), np.uint8)
+    facts = refocus_frame(DeconvolutionEngine(), raw, out, trust=trust)
+    assert (facts.verdict, facts.written) == ("doubtful", "refocused")
+    assert any("raw is likely even further" in reason for reason in facts.reasons)
+    assert facts.interval_counts is None
+    assert trust.min() >= 100 * judge.doubtful
+    trusted = replace(judge, error=never)
+    monkeypatch.setattr("refocusd.worker.refocus.judge_of", lambda _path: trusted)
+    assert refocus_frame(DeconvolutionEngine(), raw, out).interval_counts is not None
 
 
 def test_a_deconvolution_in_place_of_a_network_keeps_to_a_blur_that_is_known() -> None:

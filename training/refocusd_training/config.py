@@ -1,6 +1,6 @@
 """Settings of one training run, read from TOML; an unknown key is an error.
 
-The loop's own settings stand at the top of the file; the tables ``[network]``,
+The settings of the loop are at the top of the file; the tables ``[network]``,
 ``[loss]``, ``[final_loss]`` and ``[data]`` belong to the packages of those names.
 """
 
@@ -168,7 +168,7 @@ class TrainingConfig:
 
 
 def _refuse_unknown(table: dict[str, Any], kind: type, where: str) -> None:
-    """Refuse keys that no field takes, here and in the tables below."""
+    """Refuse unknown keys, here and in the tables below."""
     known = {item.name for item in fields(kind)}
     if unknown := sorted(set(table) - known):
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; known: {sorted(known)}")

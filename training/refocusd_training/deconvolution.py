@@ -8,8 +8,8 @@
                      section 5.8, with one noise-to-signal ratio for all frequencies
 ===================  ==========================================================
 
-In Fourier space, with reflected borders, because a PSF of 60 px makes direct
-convolution slow and bare borders ring.
+They work in Fourier space with reflected borders, because direct convolution with
+a PSF of 60 px is slow, and zero-padded borders cause ringing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def richardson_lucy(
     *,
     total_variation: float = 0.0,
 ) -> Iterator[NDArray[np.float32]]:
-    """Estimates of the in-focus light, one an iteration.
+    """Estimates of the in-focus light, one per iteration.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def wiener(
     transfer: Transfer,
     ratios: Sequence[float],
 ) -> Iterator[NDArray[np.float32]]:
-    """Estimates of the in-focus light, one a noise-to-signal ratio.
+    """Estimates of the in-focus light, one per noise-to-signal ratio.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def wiener(
 
 
 def noise_to_signal(light: NDArray[np.float32]) -> float:
-    """Ratio of a frame's noise variance to that of what is not noise.
+    """Ratio of a frame's noise variance to the variance of its signal.
 
     The noise is taken from the differences of diagonal neighbours, of which structure
     moves less than half (the median): J. Immerkaer, Comput. Vis. Image Underst. 64, 300

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from refocusd.profiles.profile import Measured
 from refocusd_calibration.camera.levels import LevelStatistics
+from refocusd_calibration.camera.series import BITS
 from refocusd_calibration.estimates import measured, robust_sigma, weighted_fit
 
 #: Variance of rounding to whole counts.
@@ -30,8 +31,6 @@ NEAR_SHARE = 1e-4
 NEAR = 0.95
 #: Iterations of re-weighting; after the third, nothing relevant changes.
 ROUNDS = 6
-#: Bits of the counts of existing cameras.
-BITS = (8, 10, 11, 12, 14, 16)
 
 Floats = NDArray[np.float64]
 
@@ -45,14 +44,11 @@ class Line:
     intercept, slope : Measured
     covariance : float
         Of intercept and slope.
-    birge : float
-        Square root of the reduced chi²; above 1 the uncertainties were widened by it.
     """
 
     intercept: Measured
     slope: Measured
     covariance: float
-    birge: float
 
     def at(self, x: Floats) -> Floats:
         """The line's y at each x."""
@@ -86,12 +82,11 @@ def weighted_line(x: Floats, y: Floats, variances: Floats) -> Line:
     """
     fit = weighted_fit(np.stack([np.ones_like(x), x], axis=1), y, 1 / variances)
     freedom = len(x) - 2
-    birge = math.sqrt(fit.chi2 / freedom) if freedom > 0 else 1.0
-    wider = max(1.0, birge)
+    wider = math.sqrt(max(1.0, fit.chi2 / freedom)) if freedom > 0 else 1.0
     intercept, slope = (
         measured(*pair) for pair in zip(fit.coefficients, wider * fit.sigma, strict=True)
     )
-    return Line(intercept, slope, float(fit.covariance[0, 1]) * wider**2, birge)
+    return Line(intercept, slope, float(fit.covariance[0, 1]) * wider**2)
 
 
 def fit_transfer(levels: Sequence[LevelStatistics], offset: float) -> Line:

@@ -18,7 +18,7 @@ from refocusd.profiles.microscope_metadata import bit_depth_of, positive_number
 #: Metadata keys of an exposure in milliseconds.
 _EXPOSURE_KEYS = ("Exposure", "Exposure-ms")
 #: Bits of the counts of cameras.
-_BITS = (8, 10, 11, 12, 14, 16)
+BITS = (8, 10, 11, 12, 14, 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def series_of_recording(recording: Dataset, exposures_ms: Sequence[float] | None
     bits = bit_depth_of(first)
     return replace(
         series_of_frames(levels, str(recording.path)),
-        bits=bits if bits in _BITS else None,
+        bits=bits if bits in BITS else None,
         metadata=first,
         channel=str(plan.axes[0].get("channel", "")),
         pixel_um=plan.pixel_um,

@@ -112,11 +112,6 @@ class Grid:
         top, left = (shape[0] - rows * height) // 2, (shape[1] - columns * width) // 2
         return cls(rows, columns, height, width, top, left, shape)
 
-    @property
-    def count(self) -> int:
-        """Number of tiles."""
-        return self.rows * self.columns
-
     def tiles(self, image: NDArray[np.generic]) -> NDArray[np.generic]:
         """A copy of shape (tiles, height, width), row by row."""
         inner = image[

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import signal, stats
 
-from refocusd_calibration.estimates import robust_sigma
+from refocusd_calibration.estimates import robust_sigma, weighted_fit
 from refocusd_calibration.stage.z_sweeps import MIN_PLANES
 
 Floats = NDArray[np.float64]
@@ -230,27 +230,22 @@ def _fit(
     # The transformation amplifies noise near the base, so values are limited there.
     floored = np.maximum(y, 0.05)
     fitted = floored
-    coefficients = np.zeros(3)
-    covariance: Floats = np.zeros((3, 3))
     for _ in range(3):
         # Linearised at the previous fit, so that a plane that is high by chance gets no more
         # weight than one that is low.
         slope = power * fitted ** (power - 1) if power else 1 / fitted
         target = (fitted**power if power else np.log(fitted)) + slope * (y - fitted)
         weight = 1 / np.abs(slope)
-        normal = design * weight[:, None]
-        gram = normal.T @ normal
-        if np.linalg.cond(gram) > 1e12:
+        if np.linalg.cond(design * weight[:, None]) > 1e6:
             return None
-        covariance = np.asarray(np.linalg.inv(gram), dtype=np.float64)
-        coefficients = covariance @ (normal.T @ (target * weight))
-        line = design @ coefficients
+        found = weighted_fit(design, target, weight**2)
+        line = design @ found.coefficients
         if power == 0:
             fitted = np.exp(np.minimum(line, 1.0))
         else:
             fitted = np.maximum(line, 0.05 if power > 0 else 0.5) ** (1 / power)
         fitted = np.clip(fitted, 0.05, 2.0)
-    c0, c1, c2 = coefficients
+    c0, c1, c2 = found.coefficients
     # Negative powers turn the peak into a valley.
     if c2 * (-1 if power < 0 else 1) >= 0:
         return None
@@ -269,13 +264,13 @@ def _fit(
     squares = float(((y - fitted) ** 2).sum())
     variance = squares / free
     gradient = np.array([0.0, -1 / (2 * c2), c1 / (2 * c2**2)])
-    even = float(gradient @ covariance @ gradient) * variance
+    even = float(gradient @ found.covariance @ gradient) * variance
     # A wrong stage position matters on the flanks and hardly at the top, which the uniform
     # scatter above ignores. White's estimate uses each plane's own residual, corrected for its
     # leverage as HC3 (MacKinnon and White 1985, J. Econometrics 29:305).
     weighted = design * weight[:, None]
-    leverage = np.einsum("ij,jk,ik->i", weighted, covariance, weighted)
-    own = (weighted @ covariance @ gradient) * (y - fitted) / np.maximum(1 - leverage, 0.3)
+    leverage = np.einsum("ij,jk,ik->i", weighted, found.covariance, weighted)
+    own = (weighted @ found.covariance @ gradient) * (y - fitted) / np.maximum(1 - leverage, 0.3)
     uncertainty = math.sqrt(max(0.0, even, float((own**2).sum())))
     # The scatter of few planes is itself uncertain: 68 % of Student's t.
     uncertainty *= float(stats.t.ppf(0.8413, free))

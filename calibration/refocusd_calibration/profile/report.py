@@ -103,7 +103,7 @@ def _picture(profile: Profile, path: Path) -> bytes:
         draw(figure, figure.add_subplot(grid[index // 2, index % 2]))
     if profile.psf is not None:
         # The kernels are side by side, in a strip over the whole width.
-        draw_kernels(figure.add_subplot(grid[rows, :]), profile.psf, microscope)
+        draw_kernels(figure.add_subplot(grid[rows, :]), profile, profile.psf)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.imaging.optics import Optics, defocus_psf
-from refocusd.profiles.profile import CameraSection, FocusSection, Microscope, PsfSection
+from refocusd.imaging.defocus import optics_of
+from refocusd.imaging.optics import defocus_psf
+from refocusd.profiles.profile import CameraSection, FocusSection, Profile, PsfSection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,7 +183,7 @@ def draw_kernel_widths(axes: Axes, psf: PsfSection) -> None:
     axes.legend(fontsize=8)
 
 
-def draw_kernels(axes: Axes, psf: PsfSection, microscope: Microscope) -> None:
+def draw_kernels(axes: Axes, profile: Profile, psf: PsfSection) -> None:
     """Draw the fitted model's kernels side by side, each scaled to its own peak."""
     axes.set_title("Fitted kernels, each to its own peak")
     axes.set_yticks([])
@@ -193,7 +194,7 @@ def draw_kernels(axes: Axes, psf: PsfSection, microscope: Microscope) -> None:
     chosen = z[np.unique(np.linspace(0, len(z) - 1, 9).round().astype(int))]
     widest = max(psf.sigma_um, default=1.0)
     half_um = max(2.5 * widest, 1.0)
-    kernels = [_kernel(psf, microscope, float(value), half_um) for value in chosen]
+    kernels = [_kernel(profile, psf, float(value), half_um) for value in chosen]
     gap = np.ones((kernels[0].shape[0], 2))
     row = np.hstack([part for kernel in kernels for part in (kernel, gap)][:-1])
     axes.imshow(row, cmap="magma", interpolation="nearest", vmin=0, vmax=1)
@@ -207,18 +208,14 @@ def draw_kernels(axes: Axes, psf: PsfSection, microscope: Microscope) -> None:
 
 
 def _kernel(
-    psf: PsfSection, microscope: Microscope, defocus_um: float, half_um: float
+    profile: Profile, psf: PsfSection, defocus_um: float, half_um: float
 ) -> NDArray[np.float64]:
     side = 65
     step = 2 * half_um / (side - 1)
     axis = np.linspace(-half_um, half_um, side)
     distance = np.hypot(axis[:, None], axis[None, :])
-    wavelength = psf.wavelength_um or microscope.wavelength_um
-    if psf.model == "wave" and psf.na is not None and wavelength:
-        waves = psf.spherical_waves.value if psf.spherical_waves else 0.0
-        apodisation = psf.apodisation.value if psf.apodisation else 0.0
-        optics = Optics(psf.na.value, wavelength, psf.refractive_index, step, waves, apodisation)
-        values = defocus_psf(optics, defocus_um).astype(np.float64)
+    if psf.model == "wave":
+        values = defocus_psf(optics_of(profile, step)[0], defocus_um).astype(np.float64)
         return _centred(values / values.max(), side)
     order = np.argsort(psf.defocus_um, kind="stable")
     widths = np.array(psf.sigma_model_um or psf.sigma_um)

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from refocusd.cli.console import console, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.console import console, told_as_json
+from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.files import output
 from refocusd.profiles.conformity import stale
 from refocusd.profiles.profile import load_profile, save_profile
@@ -30,7 +30,7 @@ def register(subparsers: Any) -> None:
     )
     show.add_argument("profile", type=Path)
     show.add_argument("--report", type=Path, metavar="FILE", help="write FILE.html or FILE.png")
-    _add_json(show)
+    add_json_flag(show)
     compare = add_command(
         subparsers,
         "compare",
@@ -48,7 +48,7 @@ def register(subparsers: Any) -> None:
         metavar="FILE",
         help='TOML file with a table per number: ["camera.gain_e_per_count"] with percent, absolute or both',
     )
-    _add_json(compare)
+    add_json_flag(compare)
     use = add_command(
         subparsers,
         "use",
@@ -60,17 +60,7 @@ def register(subparsers: Any) -> None:
     )
     use.add_argument("profile", type=Path)
     add_setting_flags(use, "calibrations")
-    _add_json(use)
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json",
-        nargs="?",
-        const="-",
-        metavar="FILE",
-        help="write the result as JSON to FILE; without FILE, print only JSON",
-    )
+    add_json_flag(use)
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -86,7 +76,7 @@ def _show(arguments: argparse.Namespace) -> int:
     }
     if arguments.report:
         write_report(arguments.profile, arguments.report)
-    if _as_json(arguments, figures):
+    if told_as_json(arguments.json, figures):
         return 0
     for section, rows in profile_rows(profile).items():
         checks = [item for item in profile.checks if item.name.startswith(f"{section}:")]
@@ -103,17 +93,6 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(arguments: argparse.Namespace, figures: dict[str, Any]) -> bool:
-    """Write or print JSON; returns whether nothing else is to be printed."""
-    if arguments.json is None:
-        return False
-    if arguments.json == "-":
-        say(msgspec.json.format(msgspec.json.encode(figures), indent=1).decode())
-        return True
-    write_json(arguments.json, figures)
-    return False
-
-
 def _use(arguments: argparse.Namespace) -> int:
     from refocusd_calibration.profile.write import read_map
 
@@ -128,7 +107,7 @@ def _use(arguments: argparse.Namespace) -> int:
             with output(folder / stored.file):
                 shutil.copy(path.with_name(stored.file), folder)
         save_profile(profile, kept)
-    if not _as_json(arguments, {"id": profile.id(), "profile": str(kept)}):
+    if not told_as_json(arguments.json, {"id": profile.id(), "profile": str(kept)}):
         console.print(f"profile {profile.id()} is used from the next acquisition on: {kept}")
     return 0
 
@@ -147,7 +126,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         "differences": [difference.as_json() for difference in found],
     }
     status = 1 if drifted else 0
-    if _as_json(arguments, figures):
+    if told_as_json(arguments.json, figures):
         return status
     table = Table(title=f"{arguments.before} → {arguments.after}")
     for heading in ("number", "before", "after", "change", "allowed", ""):

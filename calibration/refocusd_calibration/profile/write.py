@@ -169,16 +169,12 @@ def _labelled(text: str, section: str) -> str:
 def differences(one: Microscope, other: Microscope) -> list[str]:
     """Differences between two microscopes, as phrases; fields that are unknown for one of them are ignored."""
     found = []
-    for name in ("camera", "objective", "channel"):
+    for name in one.__struct_fields__:
         a, b = getattr(one, name), getattr(other, name)
-        if a and b and a != b:
+        if name == "refractive_index" or a in ("", None) or b in ("", None):
+            continue
+        if a != b and not (isinstance(a, float) and abs(a - b) <= _SAME * abs(a)):
             found.append(f"{name} {a!r} there, {b!r} now")
-    if one.binning != other.binning:
-        found.append(f"binning {one.binning} there, {other.binning} now")
-    for name in ("pixel_um", "na", "wavelength_um", "magnification"):
-        a, b = getattr(one, name), getattr(other, name)
-        if a is not None and b is not None and abs(a - b) > _SAME * abs(a):
-            found.append(f"{name} {a:g} there, {b:g} now")
     return found
 
 
@@ -208,18 +204,17 @@ def raw_data(what: str, path: str | Path) -> RawData:
         if path.is_dir():
             for file in sorted(p for p in path.rglob("*") if p.is_file()):
                 digest.update(file.relative_to(path).as_posix().encode())
-                _hash_file(file, digest)
+                _hash(file, digest)
         else:
-            _hash_file(path, digest)
+            _hash(path, digest)
     except OSError as error:
         raise InputError(f"the recording {path} cannot be read: {error.strerror}") from error
     return RawData(what=what, path=str(path.resolve()), sha256=digest.hexdigest())
 
 
-def _hash_file(file: Path, digest: hashlib._Hash) -> None:
+def _hash(file: Path, digest: hashlib._Hash) -> None:
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+        hashlib.file_digest(stream, lambda: digest)
 
 
 def _store_map(profile_path: Path, name: str, item: Map) -> StoredMap:

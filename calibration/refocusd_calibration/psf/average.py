@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from refocusd_calibration.psf.beads import Beads
+from refocusd_calibration.psf.beads import Beads, distances
 from refocusd_calibration.psf.laws import Floats
 from refocusd_calibration.psf.observed import Observed
 from refocusd_calibration.psf.stack import PlaneStack
@@ -68,7 +68,9 @@ def _average(stack: PlaneStack, beads: Beads, cut: Floats) -> Observed:
         row = []
         for plane in range(planes):
             if plane == 0 or moved:
-                far, inside = _distances(beads.centres[bead], radius, edges[-1], shifts[plane])
+                centre = beads.centres[bead]
+                far = distances(radius, *(centre + shifts[plane] - np.rint(centre)))
+                inside = far < edges[-1]
                 bins = np.searchsorted(edges, far[inside], side="right") - 1
                 _accumulate(operator[plane if moved else 0], bins, far[inside], scale[bead])
             values = cut[bead, plane][inside]
@@ -117,10 +119,8 @@ def plane_shifts(cut: Floats, beads: Beads) -> Floats:
     its radial mean; it is 0 where it is not significant or below 0.05 px.
     """
     radius = beads.radius_px
-    offsets = np.arange(-radius, radius + 1)
-    y, x = np.meshgrid(offsets, offsets, indexing="ij")
     images = _mean_images(cut, beads)
-    far = np.hypot(y, x)
+    far = distances(radius)
     inside = far < radius - 1
     shifts = np.zeros((len(images), 2))
     for plane, image in enumerate(images):
@@ -174,8 +174,7 @@ def _cut(
     With `light`, that of the neighbours is subtracted first.
     """
     radius = beads.radius_px
-    offsets = np.arange(-radius, radius + 1)
-    rim = np.hypot(offsets[:, None], offsets[None, :])
+    rim = distances(radius)
     rim_pixels = (rim > 0.85 * radius) & (rim <= radius)
     side = 2 * radius + 1
     cut = np.empty((len(beads.centres), len(stack.z_um), side, side))
@@ -183,22 +182,12 @@ def _cut(
         cut[bead] = stack.around(centre, radius)
         if light is not None:
             for place, brightness in zip(*neighbours[bead], strict=True):
-                dy, dx = place - np.rint(centre)
-                far = np.hypot(offsets[:, None] - dy, offsets[None, :] - dx) * stack.pixel_um
+                far = distances(radius, *(place - np.rint(centre))) * stack.pixel_um
                 for plane, values in enumerate(light.values):
                     shine = np.interp(far, light.bins, np.maximum(values, 0), right=0.0)
                     cut[bead, plane] -= brightness * shine
         cut[bead] -= cut[bead][:, rim_pixels].mean(1)[:, None, None]
     return cut
-
-
-def _distances(
-    centre: Floats, radius: int, end: float, shift: Floats
-) -> tuple[Floats, NDArray[np.bool_]]:
-    offsets = np.arange(-radius, radius + 1)
-    y, x = np.rint(centre) - centre - shift
-    far = np.hypot(offsets[:, None] + y, offsets[None, :] + x)
-    return far, far < end
 
 
 def _accumulate(operator: Floats, bins: NDArray[np.intp], far: Floats, weight: float) -> None:

@@ -222,7 +222,9 @@ def _measurable(stack: PlaneStack, plane: int, spots: _Spots, radius: int, apart
     drop("at the edge of the frame", np.asarray(~inside, bool))
     distance = np.asarray(spatial.KDTree(spots.places).query(places, k=2)[0])
     drop("too near to another", distance[:, 1] < apart * radius)
-    drop("saturated", _saturated(stack, places, keep, radius))
+    full = (stack.pixels >= stack.saturation).any(0)
+    near = ndimage.maximum_filter(full, 2 * radius + 1)
+    drop("saturated", near[tuple(places.astype(int).T)])
     drop("sharpest elsewhere", _elsewhere(stack, plane, places, keep))
     typical = float(np.median(strengths[keep])) if keep.any() else 1.0
     drop("clumped", strengths > _CLUMP * typical)
@@ -239,32 +241,20 @@ def _measurable(stack: PlaneStack, plane: int, spots: _Spots, radius: int, apart
     )
 
 
-def _saturated(
-    stack: PlaneStack, spots: Floats, keep: NDArray[np.bool_], radius: int
-) -> NDArray[np.bool_]:
-    bad = np.zeros(len(spots), bool)
-    for index in np.flatnonzero(keep):
-        bad[index] = bool((stack.around(spots[index], radius) >= stack.saturation).any())
-    return bad
-
-
 def _elsewhere(
     stack: PlaneStack, plane: int, spots: Floats, keep: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Spots whose sharpest plane differs from that of most spots."""
-    bad = np.zeros(len(spots), bool)
-    chosen = np.flatnonzero(keep)
-    if not len(chosen):
-        return bad
-    y, x = spots[chosen].astype(int).T
+    """Spots whose sharpest plane differs from that of most spots that are kept."""
+    if not keep.any():
+        return ~keep
+    y, x = spots.astype(int).T
     first, last = max(0, plane - 4), min(len(stack.z_um), plane + 5)
     answers = []
     for image in stack.pixels[first:last]:
         top = ndimage.maximum_filter(-ndimage.gaussian_laplace(image, _SCALES[0]), 3)
         answers.append(top[y, x])
     best = np.argmax(np.array(answers), 0)
-    bad[chosen] = np.abs(best - np.median(best)) > 2
-    return bad
+    return np.asarray(np.abs(best - np.median(best[keep])) > 2)
 
 
 def _centre(image: NDArray[np.float32], spot: Floats) -> Floats:
@@ -315,11 +305,16 @@ def _radius_needed(stack: PlaneStack, plane: int, spots: _Spots) -> int:
     return _SMALLEST_RADIUS
 
 
+def distances(radius: int, y: float = 0.0, x: float = 0.0) -> Floats:
+    """Distance of each pixel of a square from a place (y, x) off its centre, px."""
+    offsets = np.arange(-radius, radius + 1)
+    return np.asarray(np.hypot(offsets[:, None] - y, offsets[None, :] - x))
+
+
 def _end_of_light(stack: PlaneStack, beads: Beads, order: range) -> int:
     """Radius of 95 % of the light in the first plane, in this order, that shows the beads."""
     radius = beads.radius_px
-    offsets = np.arange(-radius, radius + 1)
-    far = np.hypot(offsets[:, None], offsets[None, :])
+    far = distances(radius)
     for plane in order:
         mean = np.mean([stack.around(centre, radius)[plane] for centre in beads.centres], axis=0)
         rim = mean[(far > 0.85 * radius) & (far < radius)]

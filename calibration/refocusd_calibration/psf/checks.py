@@ -18,6 +18,8 @@ from refocusd_calibration.psf.width import Widths, sign_of_defocus
 _MISFIT = {"beads": 0.15, "planes": 0.3}
 #: An NA further from the nominal one means another objective, or a wrong pixel size or z step.
 _NA_APART = 0.15
+#: The same of an apodised pupil, whose edge is hard to see.
+_APODISED_APART = 0.3
 #: A pixel size that differs more from the stated one is wrong, whatever its uncertainty.
 _PIXEL_APART = 0.03
 #: Fewest planes on each side of focus.
@@ -49,13 +51,16 @@ def psf_checks(
         advice = "check the pixel size, the z step and the wavelength"
         checks.append(check("fit within bounds", False, detail, advice))
     if section.na is not None and stated_na is not None:
-        apart = section.na.value / stated_na - 1
+        effective = _effective_na(section)
+        apart = effective / stated_na - 1
+        limit = _APODISED_APART if section.apodisation else _NA_APART
         detail = (
-            f"fitted {section.na.value:.4f} ± {section.na.uncertainty:.4f}, stated {stated_na:g} "
-            f"({100 * apart:+.1f} %)"
+            f"fitted {section.na.value:.4f} ± {section.na.uncertainty:.4f}"
+            f"{'' if effective == section.na.value else f' (effective {effective:.3f})'}, stated "
+            f"{stated_na:g} ({100 * apart:+.1f} %)"
         )
         advice = "check pixel size, z step, wavelength and refractive index"
-        checks.append(check("numerical aperture", abs(apart) <= _NA_APART, detail, advice))
+        checks.append(check("numerical aperture", abs(apart) <= limit, detail, advice))
     if section.pixel_um is not None:
         checks.append(_pixel(observed, section))
     there, advice = _room_um(observed, field_um)
@@ -70,6 +75,16 @@ def psf_checks(
     _, detail = sign_of_defocus(observed, fit, section.asymmetry)
     checks.append(check("sign of defocus", True, detail))
     return checks, _notes(observed, fit, fits_in=_needed_um(widths) <= there)
+
+
+def _effective_na(section: PsfSection) -> float:
+    """The NA of the uniform pupil that is as wide (second moment of intensity) as the apodised one."""
+    assert section.na is not None
+    fall = 2 * section.apodisation.value if section.apodisation else 0.0
+    if abs(fall) < 1e-3:
+        return section.na.value
+    square = 1 / fall - 1 / math.expm1(fall)
+    return section.na.value * math.sqrt(2 * square)
 
 
 def _focus(observed: Observed, section: PsfSection) -> Check:

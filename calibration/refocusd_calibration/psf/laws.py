@@ -244,7 +244,9 @@ class WaveLaw(BlurLaw):
             "focus_um": focus_um,
             **(start or {}),
         }
-        self._highest = min(1.4 * na, 0.995 * refractive_index)
+        # An apodised pupil may be much larger than the aperture that it works with.
+        most = 1.9 if "apodisation" in free else 1.4
+        self._highest = min(most * na, 0.995 * refractive_index)
         bounds = {
             "na": (0.3 * na, self._highest),
             "spherical_waves": (-4.0, 4.0),

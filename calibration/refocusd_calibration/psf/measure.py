@@ -39,6 +39,8 @@ _PIXEL_KNOWN = 0.02
 #: Misfit beyond noise below which a law describes the kernels: the pixel size is then fitted, but no
 #: further parameter.
 _CLEAN = 0.05
+#: Misfit of planes (chi² per degree of freedom) up to which the plain wave law describes them.
+_PLAIN_CHI2 = 1.5
 #: A bead smaller than this, px, blurs like a point.
 _LARGE_BEAD_PX = 4.0
 #: Iterations of correcting a ratio of spectra with the law fitted to it.
@@ -172,11 +174,25 @@ def measure_planes(
     reach = 0.5 * min(frame.shape) * stack.pixel_um
     fits = _fit_laws(observed, stated, near, reach)
     best = _best(observed, fits.values()).law.name
-    for _ in range(_REFINEMENTS):
-        observed = spectra.refined(fits[best].law, fits[best].values)
-        again = fit_law(observed, fits[best].law, [fits[best].values])
-        fits[best] = _with_floor(observed, again)
+    table, fits[best] = _refined(spectra, observed, fits[best])
+    if (plain := fits.get("wave")) and fits[best].chi2 > _PLAIN_CHI2 * fits[best].freedom:
+        # Ratios are certain to a few thousandths: a misfit that is small against the kernels' energy can
+        # still be a wrong form.  A wrong stated pixel size must be reported, not compensated.
+        apodised = _refined(spectra, observed, _apodised(observed, stated, plain, reach))
+        scaled = _refined(spectra, observed, _scaled(observed, stated, plain))
+        if apodised[1].chi2 < min(fits[best].chi2, scaled[1].chi2):
+            best = "wave"
+            table, fits[best] = apodised
+    observed = table
     return _measurement(observed, stated, fits, best, [], field_um=2 * reach)
+
+
+def _refined(spectra: SpectraRatios, observed: Observed, fit: LawFit) -> tuple[Observed, LawFit]:
+    """The ratios corrected with a law's help, and the law fitted to them."""
+    for _ in range(_REFINEMENTS):
+        observed = spectra.refined(fit.law, fit.values)
+        fit = fit_law(observed, fit.law, [fit.values])
+    return observed, _with_floor(observed, fit)
 
 
 def _check_stated(stated: Stated) -> None:
@@ -241,10 +257,9 @@ def _fit_wave(
     starts.append(np.array([na, 0.0, float(disc.values[-1])]))
     law = _wave_law(observed, stated, na, sharpest, reach_um)
     fits = [fit_law(observed, law, starts)]
-    if excess_misfit(observed, fits[0]) > _CLEAN:
+    if observed.method == "beads" and excess_misfit(observed, fits[0]) > _CLEAN:
         bead = _core_um(observed, sharpest)
-        large = observed.method == "beads" and not stated.bead_um
-        large = large and bead > _LARGE_BEAD_PX * observed.pixel_um
+        large = not stated.bead_um and bead > _LARGE_BEAD_PX * observed.pixel_um
         # A wrong stated pixel size must be reported, not compensated by other parameters.
         if large or excess_misfit(observed, _scaled(observed, stated, fits[0])) > _CLEAN:
             free = ("apodisation", "bead_um") if large else ("apodisation",)
@@ -259,6 +274,18 @@ def _fit_wave(
             ]
             fits.append(fit_law(observed, law, starts))
     return _with_floor(observed, _best(observed, fits))
+
+
+def _apodised(observed: Observed, stated: Stated, plain: LawFit, reach_um: float) -> LawFit:
+    """The wave law again, with the pupil's apodisation free."""
+    na, waves, focus = (float(value) for value in plain.values)
+    law = _wave_law(observed, stated, na, focus, reach_um, free=("apodisation",))
+    starts = [_changed(law, spherical_waves=waves)]
+    starts += [
+        _changed(law, na=1.1 * na, spherical_waves=waves + more, apodisation=0.4)
+        for more in (-1.0, -0.4, 0.4, 1.0)
+    ]
+    return fit_law(observed, law, starts)
 
 
 def _cone_um(observed: Observed, stated: Stated, na: float, focus_um: float) -> float:
@@ -366,6 +393,7 @@ def _measurement(
         beads=beads,
         apodisation=fit.measured("apodisation") or msgspec.UNSET,
         bead_um=fit.measured("bead_um") or msgspec.UNSET,
+        misfit=round(excess_misfit(observed, fit), 4),
     )
     checks, more = psf_checks(
         observed, fit, widths, section, stated_na=stated.na, field_um=field_um

@@ -85,14 +85,17 @@ class Observed:
         """The law's values for unit amplitude, shape (planes, bins)."""
         if self.method == "beads":
             kernel = law.kernel(values, self.z_um, self.radius_um)
-            return np.asarray(np.einsum("pbr,pr->pb", self._operators(), kernel), np.float64)
-        # Focus is the last parameter of every law.
-        reference = values[-1] if self.reference_um is None else self.reference_um
-        transfer = law.transfer(values, np.append(self.z_um, reference), self.bins)
+            # One operator may serve all planes.
+            return np.asarray((self.operator @ kernel[:, :, None])[..., 0], np.float64)
+        transfer = law.transfer(values, np.append(self.z_um, self.reference(values)), self.bins)
         below = transfer[-1]
         # The in-focus spectrum may vanish beyond the cut-off, where nothing is known.
         safe = np.where(np.abs(below) < 1e-3, np.copysign(1e-3, below), below)
         return np.asarray(transfer[:-1] / safe, np.float64)
+
+    def reference(self, values: Floats) -> float:
+        """Stage position of the in-focus plane: the last parameter of every law, unless it is known."""
+        return float(values[-1]) if self.reference_um is None else self.reference_um
 
     def fitted(self, shape: Floats) -> Weighted:
         """Best amplitude and background of each plane."""
@@ -129,8 +132,3 @@ class Observed:
         prior = 1 / AMPLITUDE_SPREAD**2 if self.method == "planes" else 0.0
         top = (weight * shape * values).sum(-1) + prior * wanted
         return np.asarray(top / ((weight * shape**2).sum(1) + prior), np.float64)
-
-    def _operators(self) -> Floats:
-        if len(self.operator) == len(self.z_um):
-            return self.operator
-        return np.broadcast_to(self.operator, (len(self.z_um), *self.operator.shape[1:]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from refocusd.errors import InputError
 from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
-from refocusd_calibration.stage.z_sweeps import MIN_PLANES, Plane, open_series
+from refocusd_calibration.stage.z_sweeps import Plane, open_series
 
 #: The whole stack is held in memory: 33 planes of 2048² take 0.6 GB.
 MOST_BYTES = 4 << 30
@@ -117,31 +117,6 @@ def read_planes(
             series.channel,
             dict(series.metadata),
         )
-
-
-def in_order(
-    z_um: Sequence[float],
-    planes: NDArray[Any],
-    pixel_um: float,
-    *,
-    saturation: float | None = None,
-) -> PlaneStack:
-    """A stack of planes that are in memory, shape (planes, height, width).
-
-    Raises
-    ------
-    InputError
-        If there are too few planes, two at one position, or not one position each.
-    """
-    z = np.asarray(z_um, np.float64)
-    if planes.ndim != 3 or len(z) != len(planes):
-        raise InputError(f"{len(z)} stage positions do not match planes of shape {planes.shape}")
-    if len(np.unique(z)) != len(z) or len(z) < MIN_PLANES:
-        raise InputError(f"give at least {MIN_PLANES} planes, each at a stage position of its own")
-    if saturation is None:
-        saturation = _full_scale({}, planes.dtype) if planes.dtype.kind == "u" else math.inf
-    order = np.argsort(z)
-    return PlaneStack(z[order], planes[order].astype(np.float32), float(pixel_um), saturation)
 
 
 def _full_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:

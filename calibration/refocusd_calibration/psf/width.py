@@ -92,8 +92,8 @@ def _to_transfer(observed: Observed, fit: LawFit, plane: int, frequency: Floats)
     weight = np.where(near, 1 / observed.variances[plane], 0.0)
     if not near.any():
         return np.zeros((len(frequency), len(observed.bins)))
-    reference = fit.values[-1] if observed.reference_um is None else observed.reference_um
-    below = fit.law.transfer(fit.values, np.array([reference]), observed.bins)[0]
+    reference = np.array([observed.reference(fit.values)])
+    below = fit.law.transfer(fit.values, reference, observed.bins)[0]
     row = weight / weight.sum() * below / max(float(fit.shown.amplitude[plane]), 0.1)
     return np.broadcast_to(row, (len(frequency), len(row))).copy()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
@@ -99,38 +99,6 @@ class ZSeries:
     notes: tuple[str, ...] = ()
 
 
-def series_of_stack(
-    stack: NDArray[np.uint8] | NDArray[np.uint16],
-    z_um: ArrayLike,
-    *,
-    time_s: ArrayLike | None = None,
-    pixel_um: float | None = None,
-) -> ZSeries:
-    """Sweeps of planes in memory.
-
-    Parameters
-    ----------
-    stack : ndarray of uint8 or uint16, shape (planes, height, width)
-        In the order taken.
-    z_um, time_s : array_like of float, shape (planes,)
-
-    Raises
-    ------
-    InputError
-        As `open_series`.
-    """
-    z = np.asarray(z_um, dtype=np.float64)
-    if len(z) != len(stack):
-        raise InputError(f"{len(stack)} planes and {len(z)} stage positions: give one for each")
-    times = [None] * len(z) if time_s is None else list(np.asarray(time_s, dtype=np.float64))
-    planes = [
-        Plane(float(place), (partial(np.ascontiguousarray, pixels),), time, f"plane {index}")
-        for index, (place, pixels, time) in enumerate(zip(z, stack, times, strict=True))
-    ]
-    sweeps, notes = _sweeps(planes)
-    return _checked(ZSeries(sweeps, stack.shape[1:], pixel_um, {}, notes=notes), "the stack")
-
-
 @contextmanager
 def open_series(
     paths: Sequence[str | Path],
@@ -180,19 +148,21 @@ def open_series(
             notes.append("the recordings have no common clock, so drift was not measured")
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
-            found, remarks = _sweeps(planes)
+            found, remarks = sweeps_of(planes)
             sweeps.extend(found)
             notes.extend(remarks)
-        yield _checked(
-            ZSeries(
-                tuple(sweeps),
-                shapes.pop(),
-                next((um for r in recordings if (um := r.plan().pixel_um)), None),
-                taken[0].metadata,
-                taken[0].channel,
-                tuple(notes),
-            ),
-            ", ".join(str(path) for path in paths),
+        if not sweeps:
+            raise InputError(
+                f"{', '.join(map(str, paths))}: fewer than {MIN_PLANES} stage positions in a row; record "
+                f"at least {MIN_PLANES} planes through focus (recommended: 20)"
+            )
+        yield ZSeries(
+            tuple(sweeps),
+            shapes.pop(),
+            next((um for r in recordings if (um := r.plan().pixel_um)), None),
+            taken[0].metadata,
+            taken[0].channel,
+            tuple(notes),
         )
 
 
@@ -290,7 +260,7 @@ def _positions(
     return [float(number) * step for number in numbers]
 
 
-def _sweeps(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
+def sweeps_of(planes: Sequence[Plane]) -> tuple[tuple[Sweep, ...], tuple[str, ...]]:
     """Runs in one direction; runs that are too short to show a focus are left out and counted."""
     planes = _merged(planes)
     runs: list[Sweep] = []
@@ -325,15 +295,6 @@ def _merged(planes: Sequence[Plane]) -> list[Plane]:
         else:
             merged.append(plane)
     return merged
-
-
-def _checked(series: ZSeries, what: str) -> ZSeries:
-    if not series.sweeps:
-        raise InputError(
-            f"{what}: fewer than {MIN_PLANES} stage positions in a row; record at least "
-            f"{MIN_PLANES} planes through focus (recommended: 20)"
-        )
-    return series
 
 
 def _pixels(recording: Dataset, axes: Axes) -> Pixels:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from refocusd import __version__
-from refocusd.cli.console import console, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.console import console, say, told_as_json
+from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.doctor import Case, Finding, examine, parse_plan
 from refocusd.doctor.finding import broken, fine
@@ -49,13 +48,7 @@ def register(commands: Any) -> None:
         metavar="WxHxBITS,FRAMES",
         help="check disk space and engine for a planned acquisition",
     )
-    parser.add_argument(
-        "--json",
-        metavar="FILE",
-        nargs="?",
-        const="-",
-        help="write the findings as JSON; without FILE, print only JSON",
-    )
+    add_json_flag(parser)
     add_setting_flags(parser)
 
 
@@ -72,10 +65,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     blocked = any(finding.blocks for finding in findings)
     listed = [asdict(finding) for finding in findings]
     report = {"version": __version__, "usable": not blocked, "findings": listed}
-    if quiet:
-        say(json.dumps(report, indent=1))
-    else:
-        write_json(arguments.json, report)
+    told_as_json(arguments.json, report)
     return 1 if blocked else 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, note, progress, write_json
+from refocusd.cli.flags import add_command
 from refocusd.datasets.dataset import Output
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import InputError
@@ -27,15 +28,15 @@ examples:
 
 def register(commands: Any) -> None:
     """Add the sub-command."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
-        help="write a dataset as OME-TIFF",
-        description=(
-            "Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
-            "one file, or one for each position."
-        ),
+        _export,
+        short="write a dataset as OME-TIFF",
+        description="Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
+        "one file, or one for each position.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        json="the figures",
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
     parser.add_argument(
@@ -47,8 +48,6 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--fill", action="store_true", help="write zeros for missing frames")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
-    parser.set_defaults(command=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -119,13 +119,19 @@ def _finish(
     recognition = check.recognition
     if dataset.raw is not None and recognition is not None and (keys or recognition.another):
         refuse_another(dataset.raw, output, recognition)
+    if dataset.raw is None and (lost := dataset.raw_lost):
+        if keys or check.ledger_needs_repair or check.report.unnamed or check.acquired is None:
+            raise InputError(
+                f"{path} is not known to be complete, and its raw data are missing at {lost}: put them "
+                "back, or beside it, and name them if they were renamed: `refocusd resume RAW`"
+            )
+        said = f"{path}: nothing to do, every frame has its final state; its raw data are no longer at {lost}"
+        return Done(path, path, summary=said)
     if not keys and not check.ledger_needs_repair:
         return Done(path, path, check=check, summary=f"{path}: nothing to do")
     if dataset.raw is None:
-        lost = f" at {dataset.raw_lost}" if dataset.raw_lost else ""
         raise InputError(
-            f"{path} is not complete, and its raw data are missing{lost}: put them beside it, and name "
-            "them if they were renamed: `refocusd resume RAW`"
+            f"{path} is not complete, and its acquisition saved no raw data to refocus it from"
         )
     check_profiles(output, dataset.raw, settings)
     with open_dataset(dataset.raw) as frames:

@@ -19,7 +19,7 @@ from refocusd.datasets.run_folder import RUN_FILE, made_by, notes_of, output_of,
 from refocusd.errors import OutputError
 from refocusd.formats.lock import lock_for_writing
 from refocusd.formats.open_sink import append_sink
-from refocusd.ledger import begin_lock, is_marked
+from refocusd.ledger import begin_lock, is_marked, noted_outputs
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,8 @@ def _locked(file: io.FileIO, acquisition: str, deadline: float) -> bool:
 def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bool]:
     """The folder for a run, and whether frames of that run are in it already.
 
-    A second run of an acquisition gets a folder of its own beside the first.
+    A second run of an acquisition gets a folder of its own beside the first.  A run that was begun
+    elsewhere goes on there, unless a folder was named.
 
     Raises
     ------
@@ -77,6 +78,11 @@ def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bo
         If the folder holds something else, or two other runs.
     """
     first = output_of(message.raw, message.output)
+    if not (message.output or first.exists()):
+        for output in noted_outputs(settings.ledgers, Path(message.raw)):
+            made = made_by(output)
+            if (made.get("acquisition"), made.get("run")) == (message.acquisition, run):
+                return output, True
     for output in (first, second_path(first, run)):
         if not output.exists() or not any(output.iterdir()):
             return output, False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import OutputError
+from refocusd.files import remove_tree
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink, sink_kind
 from refocusd.formats.scale import scale_of, z_position_um
@@ -139,7 +139,8 @@ class TrustMaps:
             for key in maps.axes_keys():
                 frame = maps.read(key)
                 self._put(key, frame.pixels, frame.metadata)
-        shutil.rmtree(part)
+        # If a scanner holds a file of it, the next to take maps in deletes it: they are there already.
+        remove_tree(part)
 
     def _put(self, key: str, cells: Pixels, metadata: Metadata) -> None:
         sink = self._sink = self._sink or self._opened()

@@ -38,6 +38,10 @@ LEAST_BLUR_PX = 1.7
 #: narrow.  But wide ones (px) are measured too small, by so much (natural logarithm).
 CAREFUL = 1.5
 SMALL_AT_PX, SMALL = (3.0, 6.0, 9.0), (0.0, 0.1, 0.15)
+#: A form is used for widths (px) from here on: narrower ones gain nothing by it, and are measured too wide.
+#: With a form they are taken as they are, but for what is measured too wide or too narrow (natural logarithm).
+LEAST_FORM_PX = 5.0
+FORM_AT_PX, FORM = (5.0, 7.0, 10.0), (-0.06, -0.01, 0.04)
 #: What the network is told of the uncertainty of such a width: told more, it would guess upwards.
 TOLD = 0.1
 #: What a frame told is asked for no more exactly than this,
@@ -159,6 +163,9 @@ class ScaledEngine(BlurEngine):
     def _as_before(self, frame: Floats, blur: BlurEstimate) -> _Restored | None:
         """By what is known beforehand; None where that is too long ago, or the frame departs from it."""
         stale = float(np.interp(blur.sigma_px, STALE_AT_PX, STALE))
+        if blur.shape is not None:
+            # A width that is measured makes the form worth having.
+            stale = min(stale, SURE)
         if blur.source == "frame" or blur.uncertainty > stale:
             return None
         # Frames in focus pass through: a part tells whether this one is as those before it.
@@ -285,8 +292,9 @@ def careful(blur: BlurEstimate) -> BlurEstimate:
 
     The form of a PSF is used where the width is certain; then neither is worse.
     """
-    if blur.shape is not None and blur.uncertainty <= SURE:
-        return replace(blur, uncertainty=TOLD)
+    if blur.shape is not None and blur.uncertainty <= SURE and blur.sigma_px >= LEAST_FORM_PX:
+        off = float(np.interp(blur.sigma_px, FORM_AT_PX, FORM))
+        return replace(blur, sigma_px=blur.sigma_px * math.exp(off), uncertainty=TOLD)
     small = float(np.interp(blur.sigma_px, SMALL_AT_PX, SMALL))
     width = blur.sigma_px * math.exp(small - CAREFUL * blur.uncertainty)
     return replace(blur, sigma_px=width, uncertainty=TOLD, shape=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,10 +57,15 @@ class StoredChunks:
 
     def state(self, index: tuple[int, ...]) -> FrameState:
         """Whether all, some or none of a frame's chunks are stored."""
-        there = [self._has(coordinates, index) for coordinates in self._files_of(index)]
-        if all(there):
+        there = {at: self._has(at, index) for at in self._files_of(index)}
+        if all(there.values()):
             return "whole"
-        return "partial" if any(there) else "absent"
+        # Zarr would wait for a pipe, and take a folder for zeros.
+        odd = (
+            not has and stamp_of(path := self._path(at)) is None and path.exists()
+            for at, has in there.items()
+        )
+        return "partial" if any(there.values()) and not any(odd) else "absent"
 
     def stamps(self, index: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
         """Time in ns and size of the files that hold a frame, those that exist."""
@@ -128,11 +134,17 @@ class StoredChunks:
 
 def stamp_of(path: Path) -> tuple[int, int] | None:
     """Time in ns at which a file was changed last, and its size; None if there is none."""
+    stamp = place_stamp(path)
+    return stamp[:2] if stamp and stat.S_ISREG(stamp[2]) else None
+
+
+def place_stamp(path: Path) -> tuple[int, int, int] | None:
+    """The same and the mode, of a folder as well."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size, status.st_mode
 
 
 def _index_form(array: zarr.Array[Any]) -> tuple[bool, bool]:

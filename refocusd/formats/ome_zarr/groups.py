@@ -146,7 +146,7 @@ def read_attributes(group: Path) -> dict[str, Any]:
     """
     document = document_of(group)
     try:
-        said: Any = json.loads(document.read_text(encoding="utf-8") or "{}")
+        said: Any = json.loads(document.read_text(encoding="utf-8-sig") or "{}")
         if document.name == GROUP_FILES[0]:
             said = said.get("attributes", {})
         elif document.name == GROUP_FILES[2]:
@@ -176,14 +176,21 @@ def image_folders(root: Path) -> dict[str, Path]:
     InputError
         If the metadata of a group cannot be read.
     """
-    return dict(_images(root, "", MAX_DEPTH))
+    return named_images(root)[0]
 
 
-def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path]]:
+def named_images(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """As `image_folders`, and the wells and images that the store names and that are not there."""
+    named = _images(root, "", MAX_DEPTH)
+    there = {place: folder for place, folder in named if folder is not None}
+    return there, [place for place, folder in named if folder is None]
+
+
+def _images(root: Path, place: str, depth: int) -> list[tuple[str, Path | None]]:
     folder = root / place
     said = read_group(folder)
     if said is None:
-        return []
+        return [(place, None)]
     if said.multiscales:
         return [(place, folder)]
     if depth == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,32 @@ if TYPE_CHECKING:
 
 
 _NAMES = {"t": "time", "c": "channel", "z": "z"}
-_UM = {"micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
-_SECONDS = {"second": 1.0, "millisecond": 1e-3, "microsecond": 1e-6, "minute": 60.0, "hour": 3600.0}
+#: Units of OME-Zarr, and what writers put for them.
+_UM = {
+    "micrometer": 1.0,
+    "micron": 1.0,
+    "um": 1.0,
+    "\u00b5m": 1.0,
+    "\u03bcm": 1.0,
+    "nanometer": 1e-3,
+    "nm": 1e-3,
+    "angstrom": 1e-4,
+    "picometer": 1e-6,
+    "millimeter": 1e3,
+    "mm": 1e3,
+    "centimeter": 1e4,
+    "meter": 1e6,
+}
+_SECONDS = {
+    "second": 1.0,
+    "s": 1.0,
+    "millisecond": 1e-3,
+    "ms": 1e-3,
+    "microsecond": 1e-6,
+    "minute": 60.0,
+    "hour": 3600.0,
+    "day": 86400.0,
+}
 
 
 def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
@@ -120,7 +144,16 @@ class OmeImage:
         dtype = np.dtype(array.dtype)
         if dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise InputError(f"{folder} has pixels of type {dtype}; uint8 and uint16 are read")
-        outer = tuple(_NAMES.get(kind, name) for kind, name in map(_kind, axes[:-2]))
+        kinds = [_kind(axis) for axis in axes[:-2]]
+        # A second axis of a type keeps its own name.
+        outer = tuple(
+            _NAMES.get(kind, name)
+            if [k for k, _ in kinds].count(kind) == 1 or name.lower() == kind
+            else name
+            for kind, name in kinds
+        )
+        if len(set(outer)) < len(outer):
+            raise InputError(f"{folder} has two axes of one name: {[axis.name for axis in axes]}")
         labels = _labels(said)
         size = array.shape[outer.index("channel")] if "channel" in outer else 1
         named = labels[:size]
@@ -130,7 +163,7 @@ class OmeImage:
         if "z" in outer:
             unit = axes[outer.index("z")].unit
             z_um = _length(scales[outer.index("z")], unit)
-            z_origin = (offsets[outer.index("z")] * _UM[unit]) if z_um and unit else None
+            z_origin = (offsets[outer.index("z")] * _UM[unit]) if z_um and unit in _UM else None
         time_s = None
         if "time" in outer:
             at = outer.index("time")
@@ -153,11 +186,6 @@ class OmeImage:
         """Shape and type of its frames."""
         height, width = self.array.shape[-2:]
         return PageFormat(height, width, np.dtype(self.array.dtype).newbyteorder("="))
-
-    def frames(self) -> Iterator[tuple[dict[str, AxisValue], tuple[int, ...]]]:
-        """Axes of every frame that the array has room for, and its index in the array."""
-        for index in np.ndindex(*self.array.shape[:-2]):
-            yield self.axes_at(index), index
 
     def axes_at(self, index: tuple[int, ...]) -> dict[str, AxisValue]:
         """Axes of the frame at an index of the array."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from refocusd.formats.ome_zarr.chunks import stamp_of
 from refocusd.formats.ome_zarr.frame_list import FrameList
+from refocusd.formats.ome_zarr.grid import GridFrames
 from refocusd.formats.ome_zarr.layout import own_attributes
 from refocusd.formats.ome_zarr.mirror_layout import listed
 from refocusd.formats.ome_zarr.store_reader import StoreReader
@@ -34,8 +37,6 @@ class MirrorReader(StoreReader):
     def __init__(self, path: Path, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         #: By position: its list, and the stamp that it had when it was read.
         self._lists: dict[str, tuple[FrameList, object]] = {}
-        #: By frame: where its line starts.
-        self._starts: dict[str, int] = {}
         super().__init__(path, max_frame_bytes=max_frame_bytes)
         self.source = "refocusd's lists of frames"
         self.name = self.path.name
@@ -90,8 +91,7 @@ class MirrorReader(StoreReader):
                 each = self._images[position]
             if each.stored.state(index) == "absent":
                 continue
-            self._frames[key] = (position, index)
-            self._starts[key] = start
+            self._frames.add(key, (position, index), start + 1)
             fresh.append(key)
         return fresh
 
@@ -99,4 +99,9 @@ class MirrorReader(StoreReader):
         """Whatever there is may be read: it was written frame by frame."""
 
     def _metadata(self, key: str) -> dict[str, Any]:
-        return self._lists[self._frames[key][0]][0].metadata_at(self._starts[key], key)
+        start = self._frames.number(key) - 1
+        return self._lists[self._frames[key][0]][0].metadata_at(start, key)
+
+    def _no_frames(self) -> GridFrames:
+        # Of each frame, where its line starts, counted from 1.
+        return GridFrames(np.uint64)

@@ -12,12 +12,13 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.chunks import StoredChunks, stamp_of
+from refocusd.formats.ome_zarr.chunks import StoredChunks, place_stamp
+from refocusd.formats.ome_zarr.grid import GridFrames
 from refocusd.formats.ome_zarr.groups import (
     MAX_DEPTH,
     document_of,
-    image_folders,
     is_store,
+    named_images,
     store_root,
 )
 from refocusd.formats.ome_zarr.image import OmeImage, part_of
@@ -74,7 +75,7 @@ class StoreReader(Dataset):
     """
 
     source = "OME-Zarr metadata"
-    _frames: dict[str, tuple[str, tuple[int, ...]]]
+    _frames: GridFrames
 
     def __init__(
         self,
@@ -91,14 +92,21 @@ class StoreReader(Dataset):
         if root != self.path:
             inner = "_".join(self.path.relative_to(root).parts)
             self.name = f"{root.name.removesuffix('.zarr').removesuffix('.ome')}_{inner}.zarr"
+            if "labels" in self.path.relative_to(root).parts:
+                raise InputError(
+                    f"{self.path} holds labels, not frames: give the image they lie in"
+                )
+        elif not self.name.endswith(".zarr"):
+            self.name += ".zarr"  # its output is one, and named so
         self.catch_up_from = str(self.path)
         self._growing = growing
         self._only = only
         self._max_frame_bytes = max_frame_bytes
+        self._frames = self._no_frames()
         self._images: dict[str, _Image] = {}
-        #: By image: frames that its array has room for, and that are not stored (yet).
-        self._missing: dict[str, dict[str, tuple[int, ...]]] = {}
-        self._stamps: dict[Path, tuple[int, int]] | None = None
+        #: Images that the store names, and that are not there (yet).
+        self._absent: list[str] = []
+        self._stamps: dict[Path, tuple[int, int, int]] | None = None
         self._looked_at_all = -math.inf
         self._doubtful: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
@@ -106,8 +114,11 @@ class StoreReader(Dataset):
         self.refresh()
         if not growing:
             self._check()
-            if self._missing and (absent := sum(map(len, self._missing.values()))):
+            if absent := self._frames.room - len(self._frames):
                 self.source += f"; its arrays have room for {counted(absent)} never written"
+            if self._absent:
+                lost = f"{len(self._absent)} of its wells and images not found"
+                self.source += f"; {lost}, such as {self._absent[0]}"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -152,13 +163,13 @@ class StoreReader(Dataset):
         if everywhere:
             self._looked_at_all = time.monotonic()
         fresh = []
-        for position, missing in self._missing.items():
-            stored = self._images[position].stored
-            for key in self._found(stored, missing, everywhere=everywhere):
-                index = missing.pop(key)
-                self._frames[key] = (position, index)
-                written = max((when for when, _ in stored.stamps(index)), default=0)
-                fresh.append((written if self._growing else 0, key))
+        for position, each in self._images.items():
+            for index in self._found(position, each.stored, everywhere=everywhere):
+                key = canonical_axes(each.image.axes_at(index))
+                self._frames.add(key, (position, index))
+                if self._growing:
+                    stamps = each.stored.stamps(index)
+                    fresh.append((max((when for when, _ in stamps), default=0), key))
         return [key for _, key in sorted(fresh, key=lambda each: each[0])]
 
     def unusable(self) -> dict[str, str]:
@@ -221,10 +232,14 @@ class StoreReader(Dataset):
         for position, folder in folders.items():
             self._take_up(position, folder)
 
+    def _no_frames(self) -> GridFrames:
+        return GridFrames()
+
     def _folders(self) -> dict[str, Path]:
         if self._only is not None:
             return {self._only: self.path / self._only}
-        return image_folders(self.path)
+        found, self._absent = named_images(self.path)
+        return found
 
     def _take_up(self, position: str, folder: Path) -> None:
         before = self._images.get(position)
@@ -243,13 +258,9 @@ class StoreReader(Dataset):
         if before is not None and before.image.array.shape == image.array.shape:
             return
         stored = StoredChunks(image.array, folder / image.levels[0])
-        self._images[position] = _Image(image, stored)
-        missing = self._missing.setdefault(position, {})
-        for axes, index in image.frames():
-            if (key := canonical_axes(axes)) not in self._frames:
-                missing[key] = index
+        self._images[position] = _Image(self._frames.take_up(position, image), stored)
 
-    def _stamps_now(self) -> dict[Path, tuple[int, int]]:
+    def _stamps_now(self) -> dict[Path, tuple[int, int, int]]:
         """Of the folders and files that change when the store is given images, or arrays grow."""
         if not self._growing:
             return {}
@@ -267,22 +278,22 @@ class StoreReader(Dataset):
                     for entry in folder.iterdir()
                     if entry.is_dir() and entry.name not in _OTHERS
                 ]
-        return {path: stamp for path in places if (stamp := stamp_of(path)) is not None}
+        return {path: stamp for path in places if (stamp := place_stamp(path)) is not None}
 
     def _found(
-        self, stored: StoredChunks, missing: dict[str, tuple[int, ...]], *, everywhere: bool
-    ) -> list[str]:
+        self, position: str, stored: StoredChunks, *, everywhere: bool
+    ) -> list[tuple[int, ...]]:
         """Those of an image's missing frames that are stored now."""
-        found: list[str] = []
+        found: list[tuple[int, ...]] = []
         last: int | None = None
-        for key, index in missing.items():
+        for index in self._frames.absent(position):
             if not everywhere:
                 # Time points come one after the other: behind one without a frame there is none.
                 last = index[0] + 1 if last is None and index else last
                 if last is not None and index[0] > last:
                     break
             if self._is_there(stored, index):
-                found.append(key)
+                found.append(index)
                 last = index[0] + 1 if index else None
         return found
 

@@ -5,6 +5,7 @@
 | OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome.from_ome` |
 | ImageJ, Fiji | ``key=value`` lines of the first page's description | `from_imagej` |
 | tifffile | JSON of the first page's description | `from_shaped` |
+| MetaMorph, MetaXpress | pages are planes; XML says the rest | `plain`, `metaseries` |
 | anything else | nothing: pages are planes, `z` | `plain` |
 """
 
@@ -26,7 +27,7 @@ from refocusd.profiles.microscope_metadata import plausible_pixel_um
 MAX_FRAMES = 1 << 20
 #: Letters of tifffile's and OME's axes; S is the samples of a pixel.
 _LETTERS = {"T": "time", "Z": "z", "C": "channel", "P": "position", "R": "position"}
-_UM_PER_UNIT = {
+UM_PER_UNIT = {
     "micron": 1.0,
     "microns": 1.0,
     "micrometer": 1.0,
@@ -122,10 +123,12 @@ def without_constant_axes(
     return left if all(left) else [{"time": 0, **frame} for frame in left]
 
 
-def plain(pages: int) -> Arrangement:
-    """Pages of which nothing is said: the planes of a z-stack."""
-    frames = tuple(PlacedPage(page, {"z": page}) for page in range(pages))
-    return Arrangement(frames, "the order of the pages, of which nothing is said")
+def plain(pages: int, metadata: Mapping[str, Any] = {}) -> Arrangement:
+    """Pages of which nothing is said but metadata of the first: the planes of a z-stack."""
+    first = metadata if pages == 1 else {}  # where one plane stands is not where the next does
+    frames = tuple(PlacedPage(page, {"z": page}, metadata=first) for page in range(pages))
+    source = "the order of the pages, of which nothing is said"
+    return Arrangement(frames, source, plausible_pixel_um(metadata.get("PixelSizeUm")))
 
 
 def from_imagej(
@@ -178,7 +181,7 @@ def from_imagej(
     names = [letters[letter] for letter in reversed(order)]
     axes = _grid(names, [sizes[name] for name in names])
     interval = number_or_none(said.get("finterval"))
-    um = _UM_PER_UNIT.get(said.get("unit", "").lower())
+    um = UM_PER_UNIT.get(said.get("unit", "").lower())
     # ImageJ writes a stack that was taken downwards with a negative distance of planes.
     step = number_or_none(said.get("spacing", "").removeprefix("-"))
     summary: dict[str, Any] = {"ImageJ": description}

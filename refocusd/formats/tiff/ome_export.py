@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ from refocusd.frame import AxisValue, Pixels
 
 #: Classic TIFF counts bytes in 32 bits; its directories need room beside the pixels.
 MAX_TIFF_BYTES = 2**32 - 2**28
+#: What XML 1.0 does not allow.
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def export(
@@ -60,7 +63,9 @@ def export(
     OutputError
         If the disk refuses; nothing is left behind, and what was there stays.
     """
-    parts = [file.path.with_name(file.path.name + ".part") for file in plan.files]
+    # Of names that nothing has: not another export's, nor a pipe's, which would be waited for.
+    mark = secrets.token_hex(4)
+    parts = [file.path.with_name(f"{file.path.name}.{mark}.part") for file in plan.files]
     folder = plan.files[0].path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +140,8 @@ def _ome_metadata(
         on_step()
     started = _start_time(source.summary.get("StartTime"))
     common = ", ".join(f"{axis} {value}" for axis, value in file.axes.items())
-    told: dict[str, Any] = {"axes": "TCZYX", "Name": name or common or source.path.name}
+    title = _xml_text(name or common or source.path.name)
+    told: dict[str, Any] = {"axes": "TCZYX", "Name": title}
     for size, value, unit in (
         ("PhysicalSizeX", scale.pixel_um, "µm"),
         ("PhysicalSizeY", scale.pixel_um, "µm"),
@@ -150,7 +156,7 @@ def _ome_metadata(
     if isinstance(mark, dict) and ("sink" in mark or "exported" in mark):
         told["Description"] = REFOCUSED
     if any(channels := _channel_names(file.channels, source.summary)):
-        told["Channel"] = {"Name": channels}
+        told["Channel"] = {"Name": [_xml_text(name) for name in channels]}
     if any(colours := [channel_colour(value, source.summary) for value in file.channels]):
         told.setdefault("Channel", {})["Color"] = [_rgba(colour) for colour in colours]
     for plane, ms in zip(planes.values(), elapsed_ms(times), strict=True):
@@ -159,6 +165,11 @@ def _ome_metadata(
     if any(planes.values()):
         told["Plane"] = [planes.get(place, {}) for place in np.ndindex(*file.sizes)]
     return told
+
+
+def _xml_text(text: str) -> str:
+    """Text with what no XML may hold, such as control characters, replaced; tifffile writes it as it is."""
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _rgba(colour: str) -> int:

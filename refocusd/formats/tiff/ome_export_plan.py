@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import numpy as np
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import check_free_space, free_space_needed
+from refocusd.formats.file_names import files_in, listed_images
 from refocusd.formats.ome_zarr.contents import common_axes
 from refocusd.formats.ome_zarr.layout import GRID
-from refocusd.formats.open_dataset import kind_of
+from refocusd.formats.open_dataset import kind_of, open_dataset
 from refocusd.formats.scale import Scale, scale_of, z_position_um, z_step_um
 from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.page import PageFormat
@@ -150,14 +151,34 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
         scale = replace(scale, z_um=stack_z_step_um(source, groups.values()))
     plan = ExportPlan(files, form, scale)
     _refuse_missing(source.path, plan, fill=fill)
+    if _holds_frames(output.resolve().parent, {file.path.name for file in files}):
+        refuse_within(output, output.parent)
     for file in files:
-        if file.path.is_dir() or (file.path.exists() and not overwrite):
+        if file.path.is_dir():
+            raise OutputError(f"{file.path} is a folder: choose another --output")
+        if file.path.exists() and not overwrite:
             raise OutputError(
                 f"{file.path} exists already, and is not overwritten: choose another --output, or "
                 "say --overwrite"
             )
     check_free_space(output, free_space_needed(form.nbytes, plan.planes))
     return plan
+
+
+def _holds_frames(folder: Path, exports: Collection[str]) -> bool:
+    """Whether image files in a folder are one recording: frames, or named by their axes.
+
+    Stacks that are recordings of their own may lie beside exports, as earlier exports may.
+    """
+    try:
+        files = files_in(folder).files if folder.is_dir() and listed_images(folder) else ()
+        others = [file for file in files if file.path.name not in exports]
+        if len(others) < 2:
+            return False
+        with open_dataset(others[0].path) as first:
+            return not first.summary.get("refocusd") and (bool(others[0].axes) or len(first) == 1)
+    except InputError:
+        return False  # no reader would take what is there for one recording
 
 
 def stack_z_step_um(source: Dataset, groups: Iterable[Mapping[str, Axes]]) -> float | None:

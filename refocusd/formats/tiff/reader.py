@@ -19,6 +19,7 @@ from refocusd.formats.tiff.arrangement import (
     from_shaped,
     plain,
 )
+from refocusd.formats.tiff.metaseries import metaseries_metadata
 from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
@@ -200,7 +201,7 @@ class TiffImageFile:
         # As tifffile tells its own files; up to 2024 it wrote the axes first.
         if description.startswith("{") and '"shape":' in description:
             return self._shaped(file, formats)
-        return plain(pages)
+        return plain(pages, metaseries_metadata(description))
 
     def _shaped(self, file: StrictTiff, formats: Sequence[PageFormat | InputError]) -> Arrangement:
         """Frames of the largest series: tifffile appends further ones to a file."""

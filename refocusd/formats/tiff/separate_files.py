@@ -120,7 +120,7 @@ class GrowingSeparateFiles(Dataset):
             data = file.read()
         text, coding = _decoded(data)
         at = 0
-        for end, name, value in _entries(text):
+        for end, name, value in entries_in(text):
             at = end
             if name == "Summary":
                 notes.summary = value
@@ -183,7 +183,7 @@ def _decoded(data: bytes) -> tuple[str, str]:
         return java_text(data), "cp1252"
 
 
-def _entries(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def entries_in(text: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """The whole entries of a JSON object that is being written, and where each ends."""
     decoder = json.JSONDecoder()
     at = 0

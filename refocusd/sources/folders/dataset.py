@@ -12,6 +12,7 @@ from refocusd import __version__
 from refocusd.backoff import may_pass
 from refocusd.errors import InputError, OutputError, TransportError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.lock import BEING_WRITTEN
 from refocusd.frame import counted
 from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
@@ -21,7 +22,7 @@ from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
 
-Ending = Literal["closed", "gone", "refused", "stopped"]
+Ending = Literal["closed", "gone", "refused", "busy", "stopped"]
 
 #: A pycromanager hook needs no disk, so it gets this long to announce the acquisition first.
 HOOK_FIRST_S = 0.5
@@ -129,6 +130,9 @@ class Following:
         session.pump(LISTEN_S if waits else 0.0)
         state = session.state
         if state is State.REFUSED:
+            if BEING_WRITTEN in session.reason:
+                self._warn("another command is refocusing it; followed again when that has ended")
+                return "busy"
             self._warn(f"not refocused: {session.reason}")
             return "refused"
         if state is State.CLOSED and session.closed:

@@ -32,6 +32,8 @@ RECENT_S = 30.0
 QUIET_S = 120.0
 #: Datasets followed at the same time; further ones wait.
 MAX_FOLLOWED = 8
+#: Before the next try where another command is writing the output of a dataset.
+BUSY_S = 1.0
 #: How long threads may take to end.
 STOP_S = 5.0
 
@@ -188,6 +190,9 @@ class Follower:
             )
             while not stop.is_set():
                 followed.ending = following.run(stop)
+                if followed.ending == "busy":
+                    stop.wait(BUSY_S)
+                    continue
                 # Taken first: a frame that comes between the two changes it.
                 pulse = pulse_of(path)
                 if followed.ending != "closed" or not following.grows_again():

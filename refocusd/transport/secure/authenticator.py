@@ -1,8 +1,8 @@
-"""Decides which keys may connect: answers ZeroMQ's questions in a thread.
+"""Decides which keys may connect, by answering ZeroMQ's requests in a thread.
 
-The questions are asked by ZAP (https://rfc.zeromq.org/spec/27/).  `zmq.auth` is not used:
-its thread runs an asyncio loop, which cannot watch sockets with Windows' default loop, and
-it is not told which connection a question is about.
+ZeroMQ sends its requests by ZAP (https://rfc.zeromq.org/spec/27/).  `zmq.auth` is not used,
+because its thread runs an asyncio loop, which cannot watch sockets with Windows' default loop,
+and because it does not know to which connection a request belongs.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ LOOK_S = 0.25
 
 
 class Authenticator:
-    """Answers for one context.  Its thread ends when the context is terminated.
+    """Answers the requests of one context.  Its thread ends when the context is terminated.
 
     Parameters
     ----------
     context : zmq.Context
-        That of one endpoint and nothing else: a context has one ZAP handler.
+        The context of one endpoint only, since a context has one ZAP handler.
     user_of : callable
-        Called with a key that was proved and the address it came from.  What it returns is the
-        ``User-Id`` of all that the connection sends; an empty text refuses the connection.
+        Called with a proved key and the address of its connection.  It returns the ``User-Id`` of
+        all messages of that connection; an empty string refuses the connection.
     look : callable
-        Called a few times a second, before a question is answered and without one.
+        Called a few times a second, also before each answer.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Authenticator:
         self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind(ZAP_ADDRESS)
-        # A process that is interrupted twice ends without closing this.
+        # A process that is interrupted twice exits without closing this.
         self._thread = threading.Thread(target=self._run, name="authenticator", daemon=True)
 
     def start(self) -> None:
@@ -72,7 +72,7 @@ class Authenticator:
                 except zmq.ContextTerminated:
                     return
                 except Exception:
-                    # A failure here lets nobody in; those who are connected stay.
+                    # After a failure, nobody is accepted, and existing connections stay.
                     log.exception("a key could not be checked")
                     time.sleep(LOOK_S)
 
@@ -94,13 +94,13 @@ def curve_server(
     keys: ServerKeys,
     options: Mapping[zmq.SocketOption, int],
 ) -> zmq.Socket[bytes]:
-    """A ROUTER that takes only peers which the context's authenticator accepts."""
+    """A ROUTER that accepts only peers which the context's authenticator accepts."""
     socket = context.socket(zmq.ROUTER)
     socket.curve_publickey = keys.public.encode()
     socket.curve_secretkey = keys.secret.encode()
     socket.curve_server = True
     socket.zap_domain = ZAP_DOMAIN
-    # Without an authenticator nobody is let in.
+    # Without an authenticator, nobody is accepted.
     for option, value in {zmq.ZAP_ENFORCE_DOMAIN: 1, **options}.items():
         socket.setsockopt(option, value)
     return socket

@@ -8,15 +8,15 @@ local         loopback                         processes of the same user, any r
 remote        any address, if one is set       good keys only, `worker`
 ============  ===============================  ============================================
 
-Both take CURVE keys.  Pixels on one host stay in the shared ring, so only headers are encrypted
-there.  Each endpoint has its own ZeroMQ context: encrypting 8 MiB occupies an I/O thread for about
-10 ms, and no local frame is to wait for that.  A relay before the remote endpoint limits and ends
-connections.
+Both use CURVE keys.  Pixels on one host stay in the shared ring, so only headers are encrypted
+there.  Each endpoint has its own ZeroMQ context, because encrypting 8 MiB occupies an I/O thread for
+about 10 ms, for which no local frame should wait.  A relay in front of the remote endpoint limits and
+ends connections.
 
-What outsiders can cause is bounded: the number of connections, the time that each of them has to
-prove a key, the size of messages, and the number of messages for each connection.  Keys are for
-trusted users and hosts, though: a peer that has proved one can send the parts of one message without
-end (ZeroMQ has no limit for that), or abort this process with ZeroMQ's pings (libzmq#4364).
+Outsiders can only use bounded resources: the number of connections, the time within which each of them
+must prove a key, the size of messages, and the number of messages per connection are limited.  Keys are
+for trusted users and hosts only: a peer that has proved one can send a message with any number of parts
+(ZeroMQ has no limit for that), or abort this process with ZeroMQ's pings (libzmq#4364).
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from refocusd.transport.secure.remote_endpoint import RemoteEndpoint, RemoteSock
 
 log = logging.getLogger(__name__)
 
-#: What a remote peer's identity starts with, and no local one's may.
+#: Prefix of the identities of remote peers, which local peers must not use.
 REMOTE = b"@"
 
 
 def allowed_roles(remote: str | None) -> frozenset[Role]:
-    """Roles that a peer may take.
+    """Roles that a peer may have.
 
     Parameters
     ----------
     remote : str or None
-        As `Endpoints.remote` says: a key's name, or None for a process of this host.
+        As from `Endpoints.remote`: a key's name, or None for a process of this host.
     """
     return frozenset(get_args(Role)) if remote is None else frozenset({"worker"})
 
@@ -59,7 +59,7 @@ class _Link:
 
 
 class Endpoints:
-    """Owns the ROUTER sockets; the broker's thread alone uses them.
+    """Owns the ROUTER sockets, which only the broker's thread uses.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Endpoints:
         self.remote_endpoint = self._remote.endpoint if self._remote is not None else ""
 
     def register(self, poller: zmq.Poller) -> None:
-        """Have a poller watch the endpoints for messages."""
+        """Register the endpoints with a poller."""
         poller.register(self._local.socket, zmq.POLLIN)
         if self._remote is not None:
             poller.register(self._remote.socket, zmq.POLLIN)
@@ -106,15 +106,15 @@ class Endpoints:
     def receive(
         self, ready: Container[Any], limit: int = 64
     ) -> Iterator[tuple[bytes, list[zmq.Frame]]]:
-        """Messages that have arrived: who sent them, and their parts.
+        """Yield arrived messages: their sender and their parts.
 
         Parameters
         ----------
         ready : container of zmq.Socket
             What the poller returned.
         limit : int
-            Most messages, so that others get their turn; never waits for one.  The
-            endpoints take turns.
+            Largest number of messages, so that other work gets its turn.  It never waits for
+            one, and the endpoints take turns.
         """
         remote = self._remote.socket if self._remote is not None else None
         waiting = [s for s in (self._local.socket, remote) if s is not None and s in ready]
@@ -140,8 +140,8 @@ class Endpoints:
             As `receive` gave it.
         parts : list of bytes-like
         copy : bool
-            False sends large parts from where they are in memory: they must not change until
-            the peer has answered.
+            False sends large parts without a copy: they must not change until the peer has
+            answered.
         """
         if not identity.startswith(REMOTE):
             socket, routing = self._local.socket, identity
@@ -163,10 +163,10 @@ class Endpoints:
         return identity[1:].rpartition(b"/")[0].decode("ascii", "replace")
 
     def gone(self) -> list[tuple[bytes, str]]:
-        """Remote peers that left since the last call, and why; call it a few times a second.
+        """Remote peers that left since the last call, with the reason; call it a few times a second.
 
-        Their connection ended, or their key was revoked, in which case this cuts the connection.
-        Nothing more is received from that identity; a peer that comes back has another one.
+        Their connection ended, or their key was revoked; in the latter case, this ends the connection.
+        Nothing more is received from that identity; a peer that returns gets another one.
         """
         self._local.look()
         if self._remote is None:
@@ -188,7 +188,7 @@ class Endpoints:
             self._forget(identity, why)
 
     def close(self, linger: int = 500) -> None:
-        """Close the endpoints, giving what is queued `linger` ms to leave."""
+        """Close the endpoints; queued messages have `linger` ms to be sent."""
         self._local.close(linger)
         if self._remote is not None:
             self._remote.close(linger)
@@ -214,7 +214,7 @@ class Endpoints:
             return None
         identity, number = REMOTE + user.encode(), int(digits)
         if identity not in self._links:
-            # A message may be read after its connection has ended, or was cut.
+            # A message may be read after its connection has ended.
             if not self._remote.relay.is_open(number):
                 return None
             self._links[identity] = _Link(routing.bytes, name, number)

@@ -1,15 +1,15 @@
-"""Who may connect from another host: key pairs (CURVE) and the allow-list.
+"""Key pairs (CURVE) and the allow-list, which determine who may connect from another host.
 
 A key store is one folder::
 
     server.json         the daemon's own key pair; made on first use
-    peers/peer-*.json   one file for each key that was given out: name, public key, dates
+    peers/peer-*.json   one file per issued key: name, public key, dates
 
-`refocusd keys new NAME` gives out a key: a file to carry to the other host.  It
-holds that host's secret, which is kept nowhere else.  A name is used once, so
-that a log says which key it was for good.
+`refocusd keys new NAME` issues a key: a file to be taken to the other host.  It
+contains that host's secret, which is stored nowhere else.  A name is used only once,
+so that it identifies a key in the log for ever.
 
-Secrets are in files that only their user can read; nothing here prints one.
+Secrets are in files that only their user can read, and are never printed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from refocusd.transport.secure.private_file import read_private, write_private
 
 log = logging.getLogger(__name__)
 
-#: Lower case only: a name is part of a file name, also where those ignore case.
+#: Lower case only, because a name is part of a file name, and some file systems ignore case.
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 #: A CURVE key in ZeroMQ's printable form (https://rfc.zeromq.org/spec/32/, Z85).
 Key = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$")]
@@ -49,16 +49,16 @@ class ServerKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ClientKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a peer on another host proves itself with.
+    """The keys with which a peer on another host proves its identity.
 
     Parameters
     ----------
     name : str
-        Under which the daemon knows it.
+        Name of the peer at the daemon.
     public, secret : str
         The peer's key pair.
     server : str
-        The daemon's public key: what connects to anything else fails.
+        The daemon's public key; connections to anything else fail.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ClientKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key that was given out.
+    """An issued key.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def default_key_folder() -> Path:
-    """Where the key store is unless another folder is named."""
+    """Default folder of the key store."""
     return Path(platformdirs.user_config_dir("refocusd", appauthor=False)) / "keys"
 
 
@@ -118,12 +118,16 @@ def load_client_keys(path: str | Path) -> ClientKeys:
     require_curve()
     path = Path(path)
     keys = read_private(path, ClientKeys, "make one with `refocusd keys new` on the daemon's host")
+    _check_pair(path, keys, "copy it again, or make a new one with `refocusd keys new`")
+    return keys
+
+
+def _check_pair(path: Path, keys: ClientKeys | ServerKeys, otherwise: str) -> None:
     if zmq.curve_public(keys.secret.encode()).decode() != keys.public:
         raise ConfigError(
             f"the key file {path} is damaged: its public key does not belong to its secret key; "
-            "copy it again, or make a new one with `refocusd keys new`"
+            + otherwise
         )
-    return keys
 
 
 class KeyStore:
@@ -132,7 +136,7 @@ class KeyStore:
     Parameters
     ----------
     folder : path, optional
-        The user's configuration folder unless given.  Made when first written to.
+        By default, the user's configuration folder.  It is created on the first write.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -152,31 +156,26 @@ class KeyStore:
         path = self.folder / "server.json"
         if not path.exists():
             public, secret = zmq.curve_keypair()
-            # Another process may have been first: its pair counts.
+            # If another process was first, its pair is used.
             with contextlib.suppress(FileExistsError):
                 write_private(path, ServerKeys(public.decode(), secret.decode()))
-        keys = read_private(
-            path, ServerKeys, "move it away for a new one; every host then needs a new key"
-        )
-        if zmq.curve_public(keys.secret.encode()).decode() != keys.public:
-            raise ConfigError(
-                f"the key file {path} is damaged: its keys are no pair; move it away for a new one; "
-                "every host then needs a new key"
-            )
+        otherwise = "move it away for a new one; every host then needs a new key"
+        keys = read_private(path, ServerKeys, otherwise)
+        _check_pair(path, keys, otherwise)
         return keys
 
     def peers(self) -> list[Peer]:
-        """Every key that was given out, by name; revoked ones too.
+        """All issued keys by name, including revoked ones.
 
         Raises
         ------
         ConfigError
-            If one of the files is not what was written.
+            If one of the files is not a valid key.
         """
         return [self.read_peer(path) for path in sorted(self.peer_files())]
 
     def new(self, name: str, output: str | Path) -> ClientKeys:
-        """Give out a key.
+        """Issue a key.
 
         Parameters
         ----------
@@ -222,14 +221,14 @@ class KeyStore:
         return keys
 
     def revoke(self, name: str) -> Peer:
-        """Take a key back for good; a running daemon notices within a second.
+        """Revoke a key permanently; a running daemon notices within a second.
 
         Raises
         ------
         ConfigError
             If there is no such key, or it was revoked before.
         OutputError
-            If that cannot be written down.
+            If the file cannot be written.
         """
         path = self._path(name)
         if not path.exists():
@@ -249,12 +248,12 @@ class KeyStore:
         return revoked
 
     def peer_files(self) -> list[Path]:
-        """The files of the allow-list; none where the store was not used yet.
+        """The files of the allow-list; empty if the store was not used yet.
 
         Raises
         ------
         ConfigError
-            If the folder cannot be looked into.
+            If the folder cannot be read.
         """
         try:
             return list((self.folder / "peers").glob("peer-*.json"))
@@ -262,12 +261,12 @@ class KeyStore:
             raise ConfigError(f"{self.folder} cannot be read: {error.strerror}") from error
 
     def read_peer(self, path: Path) -> Peer:
-        """One file of the allow-list.
+        """Read one file of the allow-list.
 
         Raises
         ------
         ConfigError
-            If it is not what was written there.
+            If it is not a valid key.
         """
         otherwise = "delete it, and make a new key with `refocusd keys new`"
         peer = read_private(path, Peer, otherwise, secret=False)
@@ -281,14 +280,14 @@ class KeyStore:
                 f"{name!r} is no name for a key: up to 63 lower-case letters, digits, - and _, "
                 "for example gpu-2"
             )
-        # The prefix keeps clear of the names that Windows reserves (con, nul, ...).
+        # The prefix avoids names that Windows reserves (con, nul, ...).
         return self.folder / "peers" / f"peer-{name}.json"
 
 
 class AllowList:
-    """The good keys of a store, read again whenever its files change.
+    """The valid keys of a store, which are read again whenever its files change.
 
-    A file that cannot be read allows nobody.
+    A file that cannot be read gives access to nobody.
 
     Parameters
     ----------
@@ -298,9 +297,9 @@ class AllowList:
     def __init__(self, store: KeyStore) -> None:
         self._store = store
         self._seen: set[tuple[str, int, int, int]] | None = None
-        #: Public key → name.  Replaced as a whole, never changed: any thread may read it.
+        #: Public key → name.  It is replaced as a whole and never changed, so that any thread may read it.
         self.names: dict[str, str] = {}
-        #: Names of the good keys.
+        #: Names of the valid keys.
         self.good: frozenset[str] = frozenset()
         self.refresh()
 

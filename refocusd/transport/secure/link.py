@@ -1,4 +1,4 @@
-"""The peer's end of a link: options of its socket, its keys, and what became of it."""
+"""The peer's end of a link: the options of its socket, its keys, and its state."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from zmq.utils.monitor import parse_monitor_message
 
 from refocusd.transport.secure.keys import ClientKeys, require_curve
 
-#: Has the system end a connection whose other side is gone without a word: after 10 s of
-#: silence and 3 questions, or when what was sent is not acknowledged for 15 s.  ZeroMQ's own
-#: heartbeat (ZMQ_HEARTBEAT_IVL) is not used, on no side: libzmq up to 4.3.5 aborts the process
-#: when a ping meets a connection that ended while its queue was full (libzmq#3937, #4364).
+#: Lets the system end a connection whose other side has disappeared: after 10 s of silence and
+#: 3 probes, or if sent data are not acknowledged for 15 s.  ZeroMQ's own heartbeat
+#: (ZMQ_HEARTBEAT_IVL) is used on neither side: libzmq up to 4.3.5 aborts the process if a
+#: ping meets a connection that ended while its queue was full (libzmq#3937, #4364).
 DEAD_PEERS = {
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
@@ -18,35 +18,34 @@ DEAD_PEERS = {
     zmq.TCP_KEEPALIVE_CNT: 3,
     zmq.TCP_MAXRT: 15_000,
 }
-#: TCP and key exchange; then ZeroMQ tries again.
+#: Time limit for TCP and key exchange; ZeroMQ then tries again.
 HANDSHAKE_MS = 5000
-#: ZAP's answer to a key that is not in the list.
+#: ZAP's status code for a key that is not in the list.
 REFUSED = 400
 
 
 class LocalLink:
-    """Encrypts a socket before it connects, and hears what becomes of its connection.
+    """Encrypts a socket before it connects, and monitors its connection.
 
-    This one leads to a daemon of the same computer.  ZeroMQ connects again by itself, so the
-    link is never over: silence has to tell.
+    This is a link to a daemon on the same computer.  ZeroMQ reconnects by itself, so that the
+    link never ends; only silence shows that the daemon is gone.
 
     Parameters
     ----------
     socket : zmq.Socket
         Not connected yet.
     endpoint : str
-        Named in what is said of the link.
+        Named in messages about the link.
     keys : ClientKeys
 
     Attributes
     ----------
     lost : str
-        Why the link cannot be made, or was lost after it had been; empty while neither
-        is known.
+        Why the link cannot be established, or why it was lost; empty if neither is the case.
     refused : bool
-        Whether the daemon does not take this peer's key.
+        Whether the daemon rejects this peer's key.
     was_up : bool
-        Whether both sides have proved themselves once.
+        Whether both sides have proved their identity once.
 
     Raises
     ------
@@ -81,12 +80,12 @@ class LocalLink:
 
     @property
     def over(self) -> bool:
-        """Whether nothing will come over this link any more."""
+        """Whether the link has ended."""
         return False
 
     @property
     def nobody(self) -> str:
-        """What to say when nothing was heard at all."""
+        """Message for the case that nothing was received at all."""
         return self.lost or (
             f"no refocusd daemon answers at {self._endpoint}; start one with `refocusd run`, or name its "
             "address in REFOCUSD_ENDPOINT"
@@ -114,18 +113,18 @@ class LocalLink:
         )
 
     def wait(self, timeout_ms: int) -> bool:
-        """Wait for a message, or for news of the link; True if a message came."""
+        """Wait for a message or a change of the link; True if a message arrived."""
         arrived = dict(self._poller.poll(timeout_ms))
         if self._monitor in arrived:
             self._hear()
         return self._socket in arrived
 
     def renew(self) -> None:
-        """Forget that it was lost: this peer is about to introduce itself anew."""
+        """Forget that it was lost, because this peer is about to announce itself again."""
         self.lost = ""
 
     def close(self) -> None:
-        """Close what listens; before the socket is closed."""
+        """Close the monitor; call it before the socket is closed."""
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
 
@@ -155,7 +154,7 @@ class LocalLink:
 class RemoteLink(LocalLink):
     """A link to another host.
 
-    What was lost stays lost: the daemon takes the next connection for another peer.
+    A lost link is not restored: for the daemon, the next connection is another peer.
 
     Parameters
     ----------
@@ -170,12 +169,12 @@ class RemoteLink(LocalLink):
 
     @property
     def over(self) -> bool:
-        """Whether nothing will come over this link any more."""
+        """Whether the link has ended."""
         return self.refused or (self.was_up and bool(self.lost))
 
     @property
     def nobody(self) -> str:
-        """What to say when nothing was heard at all."""
+        """Message for the case that nothing was received at all."""
         return (
             f"no refocusd daemon answers at {self._endpoint}: is it running there with --listen, "
             "and is the port open in the firewall between?"

@@ -16,10 +16,10 @@ from refocusd.transport.secure.user_keys import user_store
 
 log = logging.getLogger(__name__)
 
-#: Messages that wait for the broker, and for a peer, of one local peer.  What it is sent is small:
-#: outcomes of all its frames, at most.
+#: Queues of messages from and to one local peer.  Messages to it are small: at most the
+#: outcomes of all its frames.
 RECEIVE_AHEAD, SEND_AHEAD = 64, 10_000
-#: What a connection that has proved the daemon's own user sends under; no key has such a name.
+#: ``User-Id`` of connections that have proved the daemon's own user; no key can have this name.
 OWN_USER = "."
 
 
@@ -36,7 +36,7 @@ class LocalEndpoint:
     message_nbytes : int
         Bytes of the largest message part.
     handshake_s : float
-        Until a connection must have proved its key, in seconds.
+        Time within which a connection must have proved its key, in seconds.
     """
 
     address: str
@@ -109,7 +109,7 @@ class LocalSocket:
             )
 
     def close(self, linger_ms: int) -> None:
-        """Close all, giving what is queued `linger_ms` to leave."""
+        """Close everything; queued messages have `linger_ms` to be sent."""
         self.socket.disable_monitor()
         self._monitor.close(linger=0)
         self.socket.close(linger=linger_ms)
@@ -125,7 +125,7 @@ class LocalSocket:
         return ""
 
     def _say(self, text: str) -> None:
-        """Log a message that anyone can cause, which is why only one in a while is logged."""
+        """Log a message that anyone can cause, and therefore only one in a while."""
         now = time.monotonic()
         if now - self._said_at > SAY_S:
             self._said_at = now

@@ -1,4 +1,4 @@
-"""Small files that only their user may read: written whole or not at all, never overwritten."""
+"""Small files that only their user may read; they are written whole or not at all, and never overwritten."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _Kind = TypeVar("_Kind", bound=msgspec.Struct)
 
 
 def read_private(path: Path, kind: type[_Kind], otherwise: str, *, secret: bool = True) -> _Kind:
-    """The content of a file that `write_private` wrote.
+    """Read a file that `write_private` wrote.
 
     Parameters
     ----------
     path : Path
     kind : type of struct
     otherwise : str
-        What to do if it is something else; part of the error.
+        Advice in the error if it is something else.
     secret : bool
         Whether other users must not be able to read it.
 
@@ -64,7 +64,7 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
     Parameters
     ----------
     path : Path
-        Its folder is made where needed.
+        Its folder is created if needed.
     content : struct
 
     Raises
@@ -78,7 +78,9 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
     text = msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n"
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:  # a file may be in the way: that one is not meant by `FileExistsError`
+    except (
+        OSError
+    ) as error:  # a file in the way is not what `FileExistsError` of this function means
         raise OutputError(f"the folder {path.parent} cannot be made: {error.strerror}") from error
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -98,7 +100,7 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
 
 
 def let_read(path: Path, user: str) -> bool:
-    """Let one other user of this computer read a private file; False if that cannot be done."""
+    """Let one other user of this computer read a private file; False if this is impossible."""
     if sys.platform == "win32":
         command = ["icacls", str(path), "/grant", f"{user}:R"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -108,7 +110,11 @@ def let_read(path: Path, user: str) -> bool:
         try:
             uid = pwd.getpwnam(user).pw_uid
             os.setxattr(path, "system.posix_acl_access", _access_list(uid))
-        except (KeyError, OSError, AttributeError):  # no such user here; no access lists
+        except (
+            KeyError,
+            OSError,
+            AttributeError,
+        ):  # there is no such user, or there are no access lists
             return False
         return True
 
@@ -131,8 +137,8 @@ def _access_list(uid: int) -> bytes:
 def _others(status: os.stat_result) -> int:
     """Bits of a file's mode by which others than its user, and whom it was shared with, read it.
 
-    With an access list the group's bits stand for the users that are named in it.  Windows has no
-    such bits: there the folder's access list decides.
+    With an access list, the group's bits stand for the users that are named in it.  Windows has no
+    such bits; the folder's access list decides there.
     """
     if sys.platform == "win32":
         return 0
@@ -141,23 +147,23 @@ def _others(status: os.stat_result) -> int:
 
 
 def _name(beside: Path, path: Path) -> None:
-    """Give a finished file its name, unless another has it: no half-written file is ever read."""
+    """Give a finished file its name unless that is taken, so that no incomplete file is ever read."""
     try:
         os.link(beside, path)
     except FileExistsError:
         raise
-    except OSError:  # exFAT and the like have no links
+    except OSError:  # file systems such as exFAT have no links
         if path.exists():
             raise FileExistsError(path) from None
         replace(beside, path)
 
 
 def _only_for_its_user(path: Path) -> None:
-    """Windows: no access by inheritance.  Elsewhere the file's mode says it."""
+    """On Windows, remove inherited access; on other systems, the file's mode suffices."""
     if sys.platform == "win32":
-        # Not a program of that name in this folder or the PATH.
+        # The full path, not a program of this name in the current folder or the PATH.
         program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
-        # By number: a name may be that of a local account too, or (Entra) of none.
+        # By identifier, because the name may also be that of a local account, or (Entra) of none.
         grant = f"*{_account()}:F"
         command = [str(program), str(path), "/inheritance:r", "/grant:r", grant]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -180,7 +186,7 @@ if sys.platform == "win32":
         """
         system = ctypes.WinDLL("advapi32", use_last_error=True)
         token, text, nbytes = wintypes.HANDLE(), wintypes.LPWSTR(), wintypes.DWORD()
-        # Starts with a pointer to the identifier, which takes up to 68 bytes.
+        # It starts with a pointer to the identifier, which has up to 68 bytes.
         user = ctypes.create_string_buffer(128)
         this_process = wintypes.HANDLE(-1)
         if not (

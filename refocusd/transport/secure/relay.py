@@ -1,12 +1,12 @@
-"""Accepts connections from other hosts, and passes their bytes on to ZeroMQ.
+"""Accepts connections from other hosts, and forwards their bytes to ZeroMQ.
 
 ZeroMQ can neither limit the connections that it accepts nor end one of them, and it
-aborts the process on Windows if somebody else shuts its sockets down.  So it listens on
+aborts the process on Windows if other code shuts its sockets down.  It therefore listens on
 the loopback interface only, and every connection from outside goes through two sockets
-that are ours: to refuse one, or to end one, we close them.  Nothing is decrypted here.
+of ours, which we close to refuse or end it.  Nothing is decrypted here.
 
-Each connection reaches ZeroMQ from a loopback address of its own (127.0.0.0/8), by which
-the authenticator knows whose key it checks.
+Each connection reaches ZeroMQ from its own loopback address (127.0.0.0/8), which tells the
+authenticator to which connection a key belongs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from dataclasses import dataclass, field
 
 log = logging.getLogger(__name__)
 
-#: Bytes under way in one direction of one connection.
+#: Largest number of bytes in transit in one direction of one connection.
 BUFFER_NBYTES = 1 << 17
-#: Anyone can cause these messages, so each is logged this often at most, in seconds.
+#: Anyone can cause these messages, so each is logged at most once in this time, in seconds.
 SAY_S = 10.0
-#: To reach ZeroMQ on the loopback interface, in seconds.
+#: Time limit for connecting to ZeroMQ on the loopback interface, in seconds.
 CONNECT_S = 1.0
-#: How often the relay looks whether it shall end, in seconds.
+#: How often the relay checks whether it must end, in seconds.
 LOOK_S = 0.25
 
-#: The system ends a connection whose other side is gone without a word: after 10 s of silence
-#: and 3 probes, or when sent data is not acknowledged for 15 s.
+#: The system ends a connection if the other side has disappeared: after 10 s of silence and
+#: 3 probes, or if sent data are not acknowledged for 15 s.
 _KEEP_ALIVE = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
     (socket.IPPROTO_TCP, getattr(socket, name), value)
     for name, value in {
@@ -50,7 +50,7 @@ if sys.platform == "win32":
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """A socket that listens at an address; IPv6 ones in brackets.
+    """A socket that listens at an address; IPv6 addresses are in brackets.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 class _Flow:
-    """One direction of a connection: at most one buffer is under way."""
+    """One direction of a connection, with at most one buffer in transit."""
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
@@ -73,7 +73,7 @@ class _Flow:
         self.pending = self._buffer[:0]
 
     def pull(self) -> None:
-        """Read what has arrived, and pass it on."""
+        """Read what has arrived, and forward it."""
         try:
             nbytes = self.source.recv_into(self._buffer)
         except BlockingIOError:
@@ -83,7 +83,7 @@ class _Flow:
         self.push()
 
     def push(self) -> None:
-        """Pass on what is pending, as far as the sink takes it."""
+        """Forward pending bytes, as far as the sink accepts them."""
         with suppress(BlockingIOError):
             while self.pending:
                 self.pending = self.pending[self.sink.send(self.pending) :]
@@ -99,7 +99,7 @@ class _Connection:
     outer: socket.socket
     inner: socket.socket
     proved: bool = False
-    #: About to be ended: nothing more is to be heard of it.
+    #: About to be ended: nothing more is read from it.
     cut: bool = False
     flows: tuple[_Flow, _Flow] = field(init=False)
 
@@ -107,7 +107,7 @@ class _Connection:
         self.flows = (_Flow(self.outer, self.inner), _Flow(self.inner, self.outer))
 
     def events(self, end: socket.socket) -> int:
-        """What to wait for at one of the two sockets."""
+        """Events to wait for at one of the two sockets."""
         events = 0
         for flow in self.flows:
             if flow.source is end and not flow.pending and not flow.ended:
@@ -117,7 +117,7 @@ class _Connection:
         return events
 
     def carry(self, end: socket.socket, events: int) -> bool:
-        """Move bytes; False if the connection is over."""
+        """Forward bytes; False if the connection has ended."""
         inward, outward = self.flows
         for flow in self.flows:
             if events & selectors.EVENT_WRITE and flow.sink is end:
@@ -125,13 +125,13 @@ class _Connection:
             if events & selectors.EVENT_READ and flow.source is end and not flow.pending:
                 flow.pull()
                 if inward.ended and flow is inward:
-                    # ZeroMQ ends its side once it has read everything.
+                    # ZeroMQ closes its side once it has read everything.
                     self.inner.shutdown(socket.SHUT_WR)
         return not outward.ended
 
 
 class Relay:
-    """One thread that carries the bytes of all connections.
+    """A thread that forwards the bytes of all connections.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class Relay:
     target : (str, int)
         Where ZeroMQ listens on the loopback interface.
     limit : int
-        Connections at once, whether they have proved a key or not.
+        Largest number of connections, whether they have proved a key or not.
     """
 
     def __init__(self, listener: socket.socket, target: tuple[str, int], limit: int) -> None:
@@ -166,7 +166,7 @@ class Relay:
         self._thread.start()
 
     def close(self, linger_s: float = 0.0) -> None:
-        """End the thread; what ZeroMQ has sent gets `linger_s` seconds to leave."""
+        """End the thread; ZeroMQ's remaining bytes have `linger_s` seconds to be sent."""
         self._closing_at = time.monotonic() + linger_s
         self._notify()
         self._thread.join()
@@ -174,7 +174,7 @@ class Relay:
     def prove(self, address: str) -> int | None:
         """Note that the connection from this loopback address has proved a key; its number.
 
-        None if it is not one of ours: a process of this host that found ZeroMQ's port.
+        None if the connection is not one of ours, but from a process of this host that found ZeroMQ's port.
         """
         connection = self._by_address.get(address)
         if connection is None:
@@ -188,7 +188,7 @@ class Relay:
         return connection.peer if connection is not None else address
 
     def is_open(self, number: int) -> bool:
-        """Whether there still is a connection of this number.  Numbers are never reused."""
+        """Whether the connection with this number still exists.  Numbers are never reused."""
         connection = self._connections.get(number)
         return connection is not None and not connection.cut
 
@@ -215,7 +215,7 @@ class Relay:
             try:
                 self._turn()
             except Exception:
-                # Connections that are open stay open; the next turn goes on with them.
+                # Open connections stay open; the next turn continues with them.
                 log.exception("the relay for other hosts failed")
                 time.sleep(LOOK_S)
         for connection in list(self._connections.values()):

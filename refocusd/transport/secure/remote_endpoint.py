@@ -1,4 +1,4 @@
-"""The daemon's endpoint for workers on other hosts: a relay before ZeroMQ on loopback."""
+"""The daemon's endpoint for workers on other hosts: a relay in front of ZeroMQ on loopback."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from refocusd.transport.secure.relay import Relay, listen
 
 log = logging.getLogger(__name__)
 
-#: Room for a header; pixels are a separate part.
+#: Size limit of a header; pixels are a separate part.
 HEADER_NBYTES = 1 << 16
-#: Messages of one remote peer that wait for the broker: it has a few frames at most.
+#: Queue of messages from one remote peer to the broker: a peer has few frames.
 RECEIVE_AHEAD = 4
-#: Messages that wait for one remote peer.
+#: Queue of messages to one remote peer.
 SEND_AHEAD = 64
 
 
@@ -50,9 +50,9 @@ class RemoteEndpoint:
     frame_nbytes : int
         Bytes of the largest frame.
     connections : int
-        At a time, whether they have proved a key or not.  Those beyond it are closed.
+        Largest number at a time, whether they have proved a key or not; further ones are closed.
     handshake_s : float
-        Until a connection must have proved its key, in seconds.
+        Time within which a connection must have proved its key, in seconds.
     """
 
     address: str
@@ -112,14 +112,14 @@ class RemoteSocket:
         return self._allow_list.good
 
     def close(self, linger_ms: int) -> None:
-        """Close all, giving what is queued `linger_ms` to leave."""
+        """Close everything; queued messages have `linger_ms` to be sent."""
         self.socket.close(linger=linger_ms)
         self._context.term()
         self._authenticator.join()
         self.relay.close(linger_ms / 1000)
 
     def _user_of(self, key: str, address: str) -> str:
-        """``NAME/NUMBER``: the name of a good key, and the relay's number of the connection."""
+        """``NAME/NUMBER``: the name of an accepted key, and the relay's number of the connection."""
         name = self._allow_list.names.get(key)
         number = self.relay.prove(address) if name is not None else None
         if name is not None and number is not None:

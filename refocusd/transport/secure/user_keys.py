@@ -1,11 +1,11 @@
 """Proof that two processes of one computer belong to the same user.
 
-The loopback interface is reached by every user of the computer.  So the daemon's local
-endpoint takes CURVE keys as well: one pair for each user, in a file that only that user can
-read.  Who knows its secret half is the user, on either end: a daemon of somebody else, or
-another program at the daemon's port, is found out before it gets a frame.
+Every user of the computer can reach the loopback interface.  The daemon's local endpoint
+therefore uses CURVE keys as well: one pair per user, in a file that only that user can
+read.  Knowledge of the secret key proves the user, on both ends: another user's daemon, or
+another program at the daemon's port, is detected before it gets a frame.
 
-The file's place does not depend on the environment: a script in a terminal of an IDE, whose
+The location of the file does not depend on the environment: a script in a terminal of an IDE, whose
 ``HOME`` or ``XDG_*`` variables are different, must find the daemon that the same user started.
 """
 
@@ -24,12 +24,12 @@ from refocusd.transport.secure.keys import ClientKeys, KeyStore, ServerKeys, loa
 
 #: A key file that another user made with ``refocusd keys share``.
 KEY_VARIABLE = "REFOCUSD_KEY"
-#: Folder of the user's keys, where the usual one cannot be used.
+#: Folder of the user's keys, if the usual one cannot be used.
 FOLDER_VARIABLE = "REFOCUSD_USER_KEYS"
 
 
 class _UserStore(KeyStore):
-    """A store whose errors say what to do where its folder cannot be used."""
+    """A store whose errors say what to do if its folder cannot be used."""
 
     def server(self) -> ServerKeys:
         try:
@@ -46,7 +46,7 @@ def user_store() -> KeyStore:
 
 
 def own_keys() -> ClientKeys:
-    """What a process of this user proves itself with to a daemon of this computer.
+    """The keys with which a process of this user proves its identity to a daemon of this computer.
 
     Raises
     ------
@@ -62,12 +62,12 @@ def own_keys() -> ClientKeys:
 
 
 def forget_shared_key() -> None:
-    """Have this process, and those it starts, use the user's own pair: it is a daemon itself."""
+    """Let this process and its children use the user's own pair, because it is a daemon itself."""
     os.environ.pop(KEY_VARIABLE, None)
 
 
 def derived_secret(purpose: str) -> str:
-    """A secret of this user for another `purpose`: the same each time, and no way back to the key.
+    """A secret of this user for another `purpose`: always the same, and without a way back to the key.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def derived_secret(purpose: str) -> str:
 
 
 def _home() -> Path:
-    """The user's folder for state, as the system knows it, not the environment."""
+    """The user's folder for state, according to the system and not the environment."""
     if sys.platform != "win32":
         import pwd
 

@@ -1,8 +1,8 @@
 """Makes the network that estimates a frame's blur (`refocusd.imaging.blur`).
 
 ========  ==========================================================================================
-`fit`     The network that tells a frame's blur by its features: simulated, fitted, measured
-`frames`  Frames whose blur is known: sharp light, blurred, through a camera
+`fit`     Fits the network that estimates a frame's blur from its features, and measures its errors
+`frames`  Simulates frames with a known blur: sharp light that is blurred and recorded by a camera
 `psfs`    Transfer functions of many kinds of PSF, all scaled to one width
 ========  ==========================================================================================
 

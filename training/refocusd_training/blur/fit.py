@@ -1,4 +1,4 @@
-"""The network that tells a frame's blur by its features: simulated, fitted, measured."""
+"""Fits the network that estimates a frame's blur from its features, and measures its errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEST_EVERY = 6
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Simulated frames, by their features.
+    """Features of simulated frames.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Samples:
 def simulate(
     images: Sequence[SharpImage], count: int, seed: int = 0, pool: int = 80
 ) -> Iterator[Samples]:
-    """Samples, one at a time; the first are the same however many follow.
+    """Yield samples one at a time; the first ones are the same, however many follow.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def simulate(
 
 
 def collect(images: Sequence[SharpImage], count: int, seed: int = 0) -> Samples:
-    """So many samples of `simulate` together."""
+    """Collect a number of samples of `simulate`."""
     made = list(simulate(images, count, seed))
     return Samples(
         np.concatenate([one.features for one in made]),
@@ -109,7 +109,7 @@ def collect(images: Sequence[SharpImage], count: int, seed: int = 0) -> Samples:
 
 
 def fit(samples: Samples, seed: int = 0) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Weights and biases of a network of three layers: mean and log-deviation of log sigma."""
+    """Fit weights and biases of a three-layer network that predicts mean and log-deviation of log sigma."""
     import torch
     from torch import nn
 
@@ -168,7 +168,7 @@ class Error:
 def errors(
     layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], samples: Samples
 ) -> list[Error]:
-    """How far off the network is, by the true width."""
+    """Errors of the network, by true width."""
     values = samples.features
     for index, (weight, bias) in enumerate(layers):
         values = values @ weight.T + bias
@@ -199,7 +199,7 @@ def errors(
 def write_weights(
     layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], path: Path
 ) -> None:
-    """As `refocusd.imaging.blur` reads them."""
+    """Write the weights in the format that `refocusd.imaging.blur` reads."""
     arrays = {}
     for index, (weight, bias) in enumerate(layers):
         arrays[f"weight{index}"], arrays[f"bias{index}"] = weight, bias

@@ -1,4 +1,4 @@
-"""Frames whose blur is known: sharp light, blurred, through a camera."""
+"""Simulates frames with a known blur: sharp light that is blurred and recorded by a camera."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SharpImage:
 
     @property
     def test(self) -> bool:
-        """Whether it is kept for testing: by its name, so that it never changes sides."""
+        """Whether it is kept for testing; this depends only on its name, so that it never changes."""
         return zlib.crc32(self.name.encode()) % TEST_EVERY == 0
 
 
@@ -77,9 +77,9 @@ class Exposure:
 
 
 def load_sharp(folders: Sequence[Path]) -> list[SharpImage]:
-    """Every image of folders of sharp images that has light in it.
+    """Load all images that contain light from folders of sharp images.
 
-    A stack counts by some of its planes.
+    Of a stack, some planes are taken.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def blurred_frame(
     transfers: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> tuple[Pixels, float] | None:
-    """The frame of `expose`, and the width of its blur, px."""
+    """Make a frame as `expose` does; also return the width of its blur, px."""
     exposure = expose(image, other, transfers, rng)
     return (exposure.frame, exposure.sigma_px) if exposure else None
 
@@ -133,7 +133,7 @@ def expose(
     transfers: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> Exposure | None:
-    """Blur a sharp image, and take a picture of 8 to 16 bits of it.
+    """Blur a sharp image, and record it with 8 to 16 bits.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def _scene(
     margin: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """A part of the image at another magnification, turned, with a margin for the blur."""
+    """A part of the image, rotated and at another magnification, with a margin for the blur."""
     height, width = (side + 2 * margin for side in shape)
     needed = [math.ceil(side / zoom) + 2 for side in (height, width)]
     part = cut(image.light, (needed[0], needed[1]), rng)

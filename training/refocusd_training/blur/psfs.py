@@ -67,7 +67,7 @@ def _wave(strong: bool, rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def _drawn(family: Family, rng: np.random.Generator) -> NDArray[np.float64]:
-    """One that nobody computed: its edge is anything between hard and soft."""
+    """A PSF that is drawn at random, with an edge anywhere between hard and soft."""
     offsets = np.arange(-_HALF, _HALF + 1)
     radius = np.hypot(offsets[:, None], offsets)
     disc = 2 * _SIGMA

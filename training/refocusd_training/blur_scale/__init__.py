@@ -2,8 +2,8 @@
 
 ========  ==========================================================================================
 `bundle`  Makes a model bundle of the trained network: ONNX, safetensors, test tensors, card
-`fit`     Trains the network at the scale of the blur, for so many minutes
-`frames`  Frames to train on, made at the scale of the blur: sharp light, blurred, through a camera
+`fit`     Trains the network at the scale of the blur for a given time
+`frames`  Makes training frames at the scale of the blur: sharp light that is blurred and recorded by a camera
 ========  ==========================================================================================
 
 May import `blur`, `data`, `networks` and `simulate`.

@@ -1,4 +1,4 @@
-"""Trains the network at the scale of the blur, for so many minutes."""
+"""Trains the network at the scale of the blur for a given time."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        """What is minimised."""
+        """The loss that is minimised."""
         return (
             self.pixels + _LIGHT_KEPT * self.light + _INTERVAL * self.interval + _BLUR * self.blur
         )
 
 
 def losses(answer: Restored, batch: Batch) -> Losses:
-    """How far an answer is off."""
+    """Compute the parts of the loss of an answer."""
     inner = slice(_BORDER_PX, -_BORDER_PX)
     light, below, above, truth = (
         part.float()[..., inner, inner]
@@ -77,7 +77,7 @@ def losses(answer: Restored, batch: Batch) -> Losses:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long, and how fast.
+    """Duration and learning rate of a training.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class Schedule:
     average: float = 0.9995
 
     def rate_at(self, part: float, step: int) -> float:
-        """After a part of the time: a short rise, a plateau, a fall to nearly nothing."""
+        """Learning rate after a share of the time: a short rise, a plateau, and a decay to nearly zero."""
         warm = min(1.0, (step + 1) / 200)
         fall = 1.0 if part < 0.4 else max(0.01, (1 - part) / 0.6)
         return self.rate * warm * fall
@@ -120,7 +120,7 @@ class Fitted:
 
 
 def fit(frames: Frames, schedule: Schedule, folder: Path, start: Path | None = None) -> Fitted:
-    """Train; a run that `folder` holds is gone on from.
+    """Train; if `folder` contains a run, it is continued.
 
     Parameters
     ----------

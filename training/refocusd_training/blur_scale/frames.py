@@ -1,8 +1,8 @@
-"""Frames to train on, made at the scale of the blur: sharp light, blurred, through a camera.
+"""Makes training frames at the scale of the blur: sharp light that is blurred and recorded by a camera.
 
-A frame that was reduced until its blur has a given width looks the same whatever the microscope was,
-but for the size of its objects and its noise.  So frames are made at that scale directly: sharp
-images at many magnifications, blurred through PSFs of many kinds.
+A frame that was reduced until its blur has a given width looks the same for every microscope, except for
+the size of its objects and its noise.  Frames are therefore made at that scale directly, from sharp
+images at many magnifications that are blurred by PSFs of many kinds.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Pyramid:
 
     @classmethod
     def of(cls, light: NDArray[np.float32], weight: float, rng: np.random.Generator) -> Pyramid:
-        """Reduce an image again and again."""
+        """Reduce an image repeatedly."""
         levels = []
         frame = torch.from_numpy(np.ascontiguousarray(light))[None, None]
         for level in range(_LEVELS):
@@ -129,7 +129,7 @@ class Frames:
         self._frequency = torch.hypot(rows, torch.fft.rfftfreq(_WHOLE)[None, :])
 
     def batch(self, count: int) -> Batch:
-        """So many frames."""
+        """Make a batch of frames."""
         rng = self.rng
         scenes = torch.stack([self._scene() for _ in range(count)])
         told, uncertainty, actual = self._widths(count)
@@ -234,7 +234,7 @@ class Frames:
         return seen
 
     def _exposed(self, seen: Tensor, truth: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise, background and clipping, as of a frame that was then reduced."""
+        """Add noise, background and clipping as in a frame that was reduced afterwards."""
         rng, count = self.rng, len(seen)
         photons = np.exp(rng.uniform(math.log(40), math.log(6000), count))
         reading = rng.uniform(0.5, 10, count)
@@ -256,7 +256,7 @@ class Frames:
 
 
 def _dead_cells(rng: np.random.Generator) -> Tensor:
-    """Small round bodies, up to 30 times as bright as the others: pyknotic nuclei, dust."""
+    """Small round bodies that are up to 30 times as bright as the rest, as pyknotic nuclei and dust are."""
     light = torch.zeros(_WHOLE, _WHOLE)
     y, x = torch.meshgrid(*(torch.arange(_WHOLE, dtype=torch.float32),) * 2, indexing="ij")
     for _ in range(rng.integers(1, 4)):

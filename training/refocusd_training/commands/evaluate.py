@@ -56,7 +56,7 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--notes",
         type=Path,
         help="TOML file for --protocol stacks, with the NA, pixel size, z step or truth channel that the "
-        "stacks' files lack (see benchmarks/real_stacks.toml)",
+        "stacks' files lack (see benchmarks/quality/real_stacks.toml)",
     )
     parser.add_argument(
         "--planes",

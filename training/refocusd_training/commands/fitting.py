@@ -23,7 +23,7 @@ def add_fitting_flags(
 
 
 def check_fitting(arguments: argparse.Namespace) -> None:
-    """Refuse flags that nothing can be fitted with.
+    """Refuse flags with which no fit is possible.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,12 +103,21 @@ def _fit(arguments: argparse.Namespace) -> int:
             about = (f"{row.low:g}-{row.high:g}", str(row.frames), f"{row.wrong:.0%}")
             table.add_row(engine, f"{auroc(chance, wrong):.3f}", *about)
         held = coverage(told, held_out[1::2], engine)
-        about_held_out = {**figures(judge, held_out, engine), "intervals_hold": round(held, 3)}
+        about_held_out = {**figures(judge, held_out, engine), **held}
         console.print(engine, about_held_out)
     console.print(table)
     # Nothing may be fitted on what scales the intervals.
     final = replace(fit_judge(made, all_looks), interval=calibrated(judge, held_out).interval)
-    text = judge_text(final, curve, about_held_out)
+    # Folders by their names: where they lay is nobody's business.
+    made_by = shlex.join(
+        [
+            *("refocusd", "train", "trust", "--data", *(folder.name for folder in arguments.data)),
+            *("--model", *arguments.model, "--seed", str(arguments.seed)),
+            *("--samples", str(len(made))),
+            *(("--transmitted", arguments.transmitted.name) if arguments.transmitted else ()),
+        ]
+    )
+    text = judge_text(final, curve, about_held_out, made_by)
     if arguments.output is None:
         place = put_into_bundle(find_bundle(arguments.model[0]), text)
     else:

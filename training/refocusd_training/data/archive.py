@@ -1,8 +1,8 @@
 """Extracts the images of one archived plane safely.
 
-A zip is somebody else's: only members with a published name are taken, under that name alone,
-each up to a size that no field exceeds, and counted while they are written, as what a directory
-promises need not be true.
+The archive comes from elsewhere: only members with a published name are extracted, under that name,
+and each only up to a size that no field exceeds.  The size is measured while a member is written, since
+the archive's directory may be wrong.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
 
 
 def plane_bytes(path: Path) -> int:
-    """What the images of an archive take on disk.
+    """Disk space that the images of an archive need.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 BBBC006 version 1 (Ljosa et al., Nature Methods 9, 637, 2012; CC0): 384 wells, 2 sites, 34 planes
 2 um apart, Hoechst (w1) and phalloidin (w2), 16-bit files of 520x696 px.  The names of one field
-differ between planes by what stands behind the channel, so that well, site and channel pair them.
+differ between planes only in the part after the channel, so that well, site and channel identify a pair.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def open_plate(
 
 
 def _named(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, int, tuple[str, str, str]]]:
-    """The files with a published name: path, plane, (well, site, channel)."""
+    """Files with a published name, as path, plane, (well, site, channel)."""
     if not folder.is_dir():
         raise InputError(
             f"{folder} is not a folder: give the one that holds the plate, or download it with "

@@ -1,7 +1,7 @@
 """BBBC038 version 1 (Caicedo et al., Nature Methods 16, 1247, 2019; CC0): nuclei.
 
-It is the 2018 Data Science Bowl.  Its fluorescence images are what `split.csv` lists, each with
-its checksum, so that a download can be proved to be the same data.
+These are the images of the 2018 Data Science Bowl.  `split.csv` lists the fluorescence images with their
+checksums, so that a download can be verified.
 """
 
 from __future__ import annotations
@@ -93,6 +93,6 @@ def fetch_bbbc038(
 
 
 def _luminance(content: bytes) -> NDArray[np.uint8]:
-    """The grey of one archived RGBA image; its three channels are equal."""
+    """The grey values of an archived RGBA image, whose three colour channels are equal."""
     with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB"))[..., 0].copy()

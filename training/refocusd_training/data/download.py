@@ -53,10 +53,10 @@ def download(
     advance: Callable[[int, int | None], None],
     timeout_s: float = 60.0,
 ) -> None:
-    """Download to a new file; what an earlier, interrupted call brought is kept.
+    """Download to a new file; the part from an earlier, interrupted call is kept.
 
-    Until it is whole the file is called ``NAME.part``, with ``NAME.part.json`` beside it that
-    says of which version of the remote file it is a part.
+    Until it is complete, the file is called ``NAME.part``; ``NAME.part.json`` beside it
+    states which version of the remote file it belongs to.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def _continue(
     advance: Callable[[int, int | None], None],
     timeout_s: float,
 ) -> int | None:
-    """Fetch what is missing in one connection; the size the whole should have."""
+    """Fetch the missing part over one connection; returns the size of the whole file."""
     known = _read_note(note)
     have = part.stat().st_size if part.exists() and known is not None else 0
     if known is not None and have and have == known.total:

@@ -1,7 +1,7 @@
 """Downloads the planes of BBBC006, and verifies on a second run that they are unchanged.
 
 Below the output folder lie ``BBBC006_v1_images_z_NN`` for each plane and a manifest with the
-SHA-256 of each archive, as it came (the publisher gives none), and of each image.
+SHA-256 of each archive as downloaded (the publisher states none) and of each image.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:
 
 
 def pixels_digest(image: NDArray[np.generic]) -> str:
-    """SHA-256 of shape, type and pixels: the same however the file is compressed."""
+    """SHA-256 of shape, type and pixels, which does not depend on the file's compression."""
     digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
     digest.update(np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()

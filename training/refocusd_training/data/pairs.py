@@ -1,7 +1,7 @@
 """Pairs of real frames, out of focus and in focus, as training batches.
 
 Both frames of a pair are normalised with offset and scale of the whole raw frame, as the engines
-do; what is cut out of them is drawn, turned and flipped alike.
+do; both are cropped, rotated and flipped in the same way.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Pair:
 
 
 class Frames:
-    """Frames read from disk, the latest kept; for several threads.
+    """Reads frames from disk and keeps the latest; safe for several threads.
 
     Parameters
     ----------

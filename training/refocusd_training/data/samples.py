@@ -1,9 +1,9 @@
 """An endless stream of training batches, simulated while the network trains.
 
-One thread simulates ahead (numpy and scipy release the interpreter's lock);
-transfer functions come from a bank that is renewed all the time, because a
-pupil costs more to compute than an exposure.  A stream is a function of its
-seed alone, whatever the timing.
+One thread simulates ahead (numpy and scipy release the interpreter's lock).
+Transfer functions come from a bank that is renewed continuously, because a
+pupil takes longer to compute than an exposure.  A stream depends only on its
+seed, and not on timing.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Transfers:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """A frame before its light falls on the camera: all that is drawn but the noise.
+    """A frame before the camera: everything that is drawn at random except the noise.
 
     Parameters
     ----------
@@ -176,8 +176,8 @@ class SampleStream:
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches of step `first` and all later ones.
 
-        A batch depends on the seed and its step alone, so that a resumed run
-        sees what an uninterrupted one does.
+        A batch depends only on the seed and its step, so that a resumed run
+        gets the same batches as an uninterrupted one.
         """
         for rng, bank in self._steps(first):
             frames = [self._frame(rng, bank) for _ in range(self._batch)]
@@ -226,7 +226,7 @@ class SampleStream:
         return _Transfers(unfocused, in_focus, defocus.um)
 
     def _frame(self, rng: np.random.Generator, bank: Sequence[_Transfers]) -> tuple[Scene, float]:
-        """A frame, and how far out of focus it is in um."""
+        """A frame, and its distance from focus in um."""
         drawn = self._exposure(rng, bank)
         inner = (slice(MARGIN, MARGIN + self._size),) * 2
         if math.isnan(drawn.defocus_um):
@@ -283,7 +283,7 @@ class SampleStream:
 
 
 def _dimming(rng: np.random.Generator) -> float:
-    """How much brighter the frame is that this one is a part of."""
+    """By how much the frame that contains this part is brighter."""
     return float(rng.uniform(1.0, 2.5)) if rng.random() < DIMMED_SHARE else 1.0
 
 

@@ -115,7 +115,7 @@ class SharpSource:
         return self._stream("train", self._config.bank, self._seed).exposures(first)
 
     def validation(self) -> list[Batch]:
-        """Fixed batches of the validation side; none where that is empty."""
+        """Fixed batches of the validation side; none if it is empty."""
         if not self._specimens["validate"]:
             return []
         count = self._config.validation_batches
@@ -209,7 +209,7 @@ def _sides_of_wells(config: DataConfig, folders: Iterable[Path]) -> dict[str, Si
 
 
 def _read_channel(config: DataConfig, channel: str, folder: Path, found: _Found) -> None:
-    """Read one folder; the shipped split, the well or likeness decides the side of an image."""
+    """Read one folder; the shipped split, the well or similarity determines the side of an image."""
     if not folder.is_dir():
         raise InputError(f"{folder} of channel {channel} is not a folder: correct data.channels")
     images: dict[str, NDArray[np.generic]] = {}

@@ -1,8 +1,8 @@
 """Assigns wells and fields to training, validation and test, as a function of the name.
 
-A hash, not a shuffle: a plate that lacks a well, or gets one more, leaves every other well where
-it was.  Of a small set the hash gives the order alone, or it would hold out six of ten.
-Whatever shares a name is on one side as a whole: sites, channels, planes and crops.
+A hash of the name is used instead of a shuffle: if a plate lacks a well or has an additional one, all other
+wells keep their side.  In a small set, the hash only determines the order, since it could otherwise hold out
+six of ten.  Everything with the same name is on the same side: sites, channels, planes and crops.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def _reduced(image: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 class _Spectra:
-    """What one reduced image contributes to its correlations, on one grid."""
+    """Spectra of a reduced image that its correlations need, on one grid."""
 
     def __init__(self, image: NDArray[np.float32], grid: tuple[int, int]) -> None:
         self.pixels = image.size

@@ -1,9 +1,9 @@
 """Through-focus stacks of a user's own microscope: pairs with the sharpest plane of each field.
 
 Of each stack (one position, time and channel) every plane is scored; the in-focus plane is the
-sharpest, and the focus lies at the vertex of the parabola through it and its neighbours, which is
-what defocus is counted from.  What cannot serve is left out and counted: a stack that is too
-short, whose sharpest plane is its last, or in which none stands out, and planes that have drifted.
+sharpest, and the focus is at the vertex of the parabola through it and its neighbours; defocus is
+measured from there.  Unusable data are left out and counted: stacks that are too short, whose sharpest
+plane is the last, or in which no plane stands out, and planes that have drifted.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Stacks:
             return _read(self.recordings[place[0]], place[1])
 
     def read_once(self, place: tuple[str, int]) -> Pixels:
-        """As `read`; no file stays open, as nobody says when a training has read its last frame."""
+        """As `read`, but no file stays open, because the end of a training is not known here."""
         with self._lock:
             recording = self.recordings[place[0]]
             try:

@@ -9,9 +9,9 @@ from refocusd.formats.scale import stated_z_step_um, z_position_um
 
 
 def z_step_um(recording: Dataset, planes: Sequence[int]) -> float | None:
-    """Distance of two neighbouring planes in um; None where the recording does not state it.
+    """Distance of two neighbouring planes in um; None if the recording does not state it.
 
-    The positions to which the stage was sent come first, then the recording's header.
+    The commanded stage positions take precedence over the recording's header.
 
     Parameters
     ----------

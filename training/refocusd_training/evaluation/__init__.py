@@ -7,15 +7,15 @@
 `fourier_rings`  Fourier-ring correlation: the smallest detail at which a frame agrees with the truth
 `held_out`       The part of the evaluation's optics, noise and depth that training never drew
 `methods`        Methods that turn an out-of-focus frame into an in-focus one, all behind one Protocol
-`objects`        Size and light of single objects, restored against true, whatever is stained
-`page`           An evaluation as a folder of HTML and PNG: curves by defocus, contact sheets, worst cases
+`objects`        Compares size and light of single restored objects with the true ones, for any stain
+`page`           Writes an evaluation as a folder of HTML and PNG: curves by defocus, contact sheets, worst cases
 `pair`           Evaluates real frames: a user's own pair, and the published protocol
 `protocol`       The published protocol on BBBC006: real planes 2, 6 and 10, or others, compared with plane 16
-`report`         An evaluation as JSON, as CSV and as tables on the terminal
+`report`         Writes an evaluation as JSON and CSV, and prints it as tables
 `results`        Runs every method on every frame
 `run`            The ways to evaluate a bundle, from data to tables, files and a page
 `segmentation`   Compares the nuclei found in a refocused frame with the true ones, by a simple recipe
-`stacks`         Real through-focus stacks: every plane against the sharpest, or against a truth of its own
+`stacks`         Evaluates real through-focus stacks: every plane is compared with the sharpest, or with a separate truth
 `summary`        Means of an evaluation by level, microscope, specimen and channel
 ===============  ===================================================================================
 

@@ -90,16 +90,16 @@ def held_out_cases(data: Path, *, limit: int | None = None) -> list[Case]:
 
 
 def spread(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """At most so many of them, evenly from the first to the last."""
+    """Select at most this many of them, evenly from the first to the last."""
     count = len(items) if limit is None else min(limit, len(items))
     return [items[round(place)] for place in np.linspace(0, len(items) - 1, count)]
 
 
 def deep_cases(cases: Sequence[Case]) -> list[Case]:
-    """Every third specimen again, as deep as training never has them.
+    """Every third specimen again, with a depth that training never draws.
 
-    Their structures lie in several layers, of which at most one is in focus; the truth is the
-    frame with the middle one in focus.
+    Their structures lie in several layers, at most one of which is in focus; the truth is the
+    frame with the middle layer in focus.
     """
     return [
         replace(case, setting=HELD_OUT_DEEP[i % len(HELD_OUT_DEEP)])
@@ -142,7 +142,7 @@ def _middle(flux: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def scene_of(case: Case, defocus_um: float) -> Scene:
-    """The frame of a case at a level; its noise depends on nothing else."""
+    """The frame of a case at a level; its noise depends only on these two."""
     seed = zlib.crc32(f"{case.specimen} {case.setting.name} {defocus_um}".encode())
     rng = np.random.default_rng(seed)
     return simulate_frame(case.flux, case.setting, Defocus(defocus_um), rng)

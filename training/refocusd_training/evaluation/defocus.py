@@ -26,7 +26,7 @@ TILE = 32
 
 @dataclass(frozen=True, slots=True)
 class DefocusAccuracy:
-    """Predicted against true defocus, magnitudes.
+    """Predicted and true magnitude of the defocus.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def defocus_accuracy(
     true_um: NDArray[Any],
     classes_um: Sequence[float] = CLASSES_UM,
 ) -> DefocusAccuracy:
-    """Class accuracy and mean absolute error of predicted magnitudes, in all and by level.
+    """Class accuracy and mean absolute error of predicted magnitudes, overall and by level.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def evaluate_defocus(
     """The defocus head of a bundle on simulated frames; None if it has no such output.
 
     A frame's estimate is the mean of its tiles, weighted by the inverse of the variance that the
-    head states: empty tiles know nothing.
+    head states, because empty tiles contain no information.
 
     Parameters
     ----------

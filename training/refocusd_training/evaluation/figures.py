@@ -51,7 +51,7 @@ DEFINITIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One restored frame against the truth; see `DEFINITIONS`.
+    """Comparison of a restored frame with the truth; see `DEFINITIONS`.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Figures:
 
 
 class Truth:
-    """A true frame; what is computed of it once serves every method.
+    """A true frame; quantities that depend only on it are computed once for all methods.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from refocusd_training.simulate.ranges import (
 
 
 def held_out(trained: Ranges = DEFAULT_RANGES) -> list[dict[str, object]]:
-    """By microscope of the evaluation: every value outside of what training draws from.
+    """For each microscope of the evaluation, the values outside the ranges of training.
 
     Parameters
     ----------

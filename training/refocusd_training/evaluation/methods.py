@@ -1,14 +1,14 @@
 """Methods that turn an out-of-focus frame into an in-focus one, all behind one Protocol.
 
 ======================  =====================================================================
-method                  what it is told
+method                  what it is given
 ======================  =====================================================================
 `EngineMethod`          the frame; a bundle through the engine that ships
 `OnnxMethod`            the frame; any network in network units, as a rival's ONNX
-`WrittenMethod`         the frame; an engine and the worker's decision what is written
+`WrittenMethod`         the frame; an engine, and the worker's decision on what is written
 `user_methods`          the frame and one mid-range PSF, as a user would run them
 `stack_methods`         the frame, and the plane's distance by a stage or by the frame alone
-`oracle_methods`        the frame, its true PSF, and the truth to choose by: the best they can
+`oracle_methods`        the frame, its true PSF, and the truth, to choose the best estimate
 ======================  =====================================================================
 """
 
@@ -89,7 +89,7 @@ class Exposure:
 
 
 class Method(Protocol):
-    """Estimates the in-focus frame.  Only oracles look at more than the raw frame."""
+    """Estimates the in-focus frame.  Only oracles use more than the raw frame."""
 
     @property
     def name(self) -> str:
@@ -137,7 +137,7 @@ class EngineMethod:
 
 
 def was_in_focus(raw: Pixels, refocused: Pixels) -> bool:
-    """Whether the worker passes the raw frame through: nothing to refocus, or in focus already."""
+    """Whether the worker passes the raw frame through, because it is empty or in focus."""
     field, judge = examine_field(raw), shipped_judge()
     if field is None or judge.nothing_to_refocus(field) is not None:
         return True
@@ -184,7 +184,7 @@ class OnnxNetwork:
         return [names[0] if names else "" for names in self._names]
 
     def run(self, normalised: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """All outputs for one frame, without cropping what was padded.
+        """All outputs for one frame, including the padding.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class OnnxNetwork:
 
 
 class OnnxMethod:
-    """Any network in network units as a column.
+    """A column for any network in network units.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class OnnxMethod:
 
 
 def bundle_methods(bundle: ModelBundle) -> list[Method]:
-    """A bundle in f32, and in bf16 and int8 where this machine and the bundle have them."""
+    """A bundle in f32, and in bf16 and int8 if this machine and the bundle support them."""
     methods: list[Method] = [
         EngineMethod(REFOCUSED, OpenVinoEngine(bundle, EngineOptions(precision="f32")))
     ]
@@ -273,7 +273,7 @@ def applies(method: Method, exposure: Exposure) -> bool:
 
 
 def oracle_methods() -> list[Method]:
-    """Deconvolution with the true PSF, its parameters chosen by the truth (affine PSNR)."""
+    """Deconvolution with the true PSF, and parameters chosen with the truth (affine PSNR)."""
     return [
         _Plain(ORACLE_RL, lambda exposure: _best(exposure, _iterations(exposure, 0.0))),
         _Plain(

@@ -1,7 +1,7 @@
-"""Size and light of single objects, restored against true, whatever is stained.
+"""Compares size and light of single restored objects with the true ones, for any stain.
 
-Only isolated objects are measured, in a window of their own: what lies in it is one object on both
-frames, so that no segmentation of the restored frame decides the result.
+Only isolated objects are measured, each in its own window, which contains one object in both frames, so
+that the result does not depend on a segmentation of the restored frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RIGHT_LIGHT, RIGHT_AREA = 0.05, 0.15
 
 @dataclass(frozen=True, slots=True)
 class ObjectRatios:
-    """Restored over true, one value an isolated object.
+    """Ratios of restored to true, one value per isolated object.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class IsolatedObjects:
         self._areas, self._light = self._measured(truth)
 
     def diameters_px(self) -> list[float]:
-        """Of the discs with the area of each object above half of its peak."""
+        """Diameters of discs with the area that each object has above half of its peak."""
         return [2 * math.sqrt(area / math.pi) for area in self._areas]
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class IsolatedObjects:
 
 
 def object_figures(found: Sequence[ObjectRatios]) -> dict[str, float]:
-    """Medians and shares over the objects of all frames together; NaN without objects."""
+    """Medians and shares over the objects of all frames; NaN without objects."""
     area = np.array([ratio for one in found for ratio in one.area])
     light = np.array([ratio for one in found for ratio in one.light])
     if not area.size:
@@ -115,7 +115,7 @@ def _objects_of(truth: NDArray[np.float64]) -> NDArray[np.int32]:
 
 
 def _isolated(labels: NDArray[np.int32]) -> list[tuple[tuple[slice, slice], int]]:
-    """Window and area of each object that has its window, which lies in the frame, for itself."""
+    """Window and area of each object whose window lies in the frame and contains no other object."""
     areas = np.bincount(labels.ravel())
     found = []
     for label, box in enumerate(ndimage.find_objects(labels), start=1):

@@ -1,4 +1,4 @@
-"""An evaluation as a folder of HTML and PNG: curves by defocus, contact sheets, worst cases."""
+"""Writes an evaluation as a folder of HTML and PNG: curves by defocus, contact sheets, worst cases."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def _fitted(image: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
 
 
 def _brightest(truth: NDArray[Any]) -> tuple[slice, slice]:
-    """The part of a frame about its brightest structure."""
+    """The part of a frame around its brightest structure."""
 
     def cut(at: int, side: int) -> slice:
         start = int(np.clip(at - SHOWN_SIDE // 2, 0, max(0, side - SHOWN_SIDE)))

@@ -69,7 +69,7 @@ class Pair:
 
 
 def pair_of_files(raw: Path, truth: Path, *, channel: str, pixel_um: float) -> Pair:
-    """One's own pair.
+    """The user's own pair.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def pair_of_files(raw: Path, truth: Path, *, channel: str, pixel_um: float) -> P
 def evaluate_pairs(
     pairs: Sequence[Pair], methods: Sequence[Method], judge: Judge | None = None
 ) -> list[Result]:
-    """Every method on every pair; results are registered onto the truth.
+    """Apply every method to every pair; results are registered to the truth.
 
     Parameters
     ----------

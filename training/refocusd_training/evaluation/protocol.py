@@ -35,7 +35,7 @@ _WELL = re.compile(r"[a-p]\d\d")
 
 
 def planes_of(given: Sequence[int] | None, trained: Mapping[str, Any]) -> tuple[int, ...]:
-    """The planes asked for, else those that the training set apart, else the published ones.
+    """The requested planes, otherwise those that the training held out, otherwise the published ones.
 
     Raises
     ------
@@ -67,8 +67,8 @@ def scaled_quality(image: NDArray[Any], truth: NDArray[Any]) -> Quality:
     """PSNR and SSIM computed as in the published figures on BBBC006.
 
     Every frame, the truth included, is scaled by its own minimum and maximum to between 0 and 1;
-    both figures have a range of 1 and are of the whole frame.  One hot pixel, or one piece of debris,
-    changes them by decibels: they serve for comparison with published figures only.
+    both figures have a range of 1 and cover the whole frame.  A single hot pixel or piece of debris
+    changes them by decibels, so they are only useful for comparison with published figures.
 
     Parameters
     ----------

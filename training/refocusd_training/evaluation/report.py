@@ -1,4 +1,4 @@
-"""An evaluation as JSON, as CSV and as tables on the terminal."""
+"""Writes an evaluation as JSON and CSV, and prints it as tables."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def write_json(
     further: Mapping[str, object] | None = None,
     simulated: bool = True,
 ) -> None:
-    """Summary with what was measured, as JSON; of frames that were taken, each one as well.
+    """Write the summary as JSON, with the definitions; for acquired frames, also each frame.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def _frames(results: Sequence[Result]) -> list[dict[str, object]]:
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """One row a method and frame, every figure a column; empty where there is none.
+    """Write one row per method and frame and one column per figure, which is empty if it does not exist.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def _cell(value: float) -> str:
 def print_table(
     results: Sequence[Result], console: Console | None = None, *, definition: str = DEFINITION
 ) -> None:
-    """PSNR by level and method, as is and after the affine fit; then every other figure."""
+    """Print PSNR by level and method, before and after the affine fit, and then all other figures."""
     console = console or Console()
     methods = ordered(results)
     flat = [r for r in results if r.setting not in DEEP]

@@ -43,7 +43,7 @@ Judge = Callable[[NDArray[Any], NDArray[Any]], Quality]
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One method on one frame, and which.
+    """Result of one method on one frame.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def measure(
     simulated: bool = True,
     judge: Judge | None = None,
 ) -> list[Result]:
-    """Every method on one frame; the frame itself first.
+    """Apply every method to one frame; the frame itself is the first result.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def evaluate(
     deconvolve: bool = True,
     rivals: Sequence[Method] = (),
 ) -> list[Result]:
-    """Every method on every case at every level.
+    """Apply every method to every case at every level.
 
     Parameters
     ----------

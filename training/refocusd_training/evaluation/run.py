@@ -41,7 +41,7 @@ Named = tuple[str, Path]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What every evaluation may be asked for: further columns, fewer frames, files of results.
+    """Options of all evaluations: further columns, fewer frames, files of results.
 
     Parameters
     ----------

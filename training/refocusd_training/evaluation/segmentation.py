@@ -1,8 +1,8 @@
 """Compares the nuclei found in a refocused frame with the true ones, by a simple recipe.
 
-Otsu's threshold and a watershed of the distance map, alike on the restored and on the
-true frame: what anyone would do first, not what segments best.  The restored frame has a
-threshold of its own, as in use.
+Otsu's threshold and a watershed of the distance map are applied to the restored and the
+true frame in the same way. This is what users try first, not the best segmentation.  The restored
+frame gets its own threshold, as in practice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOTHING_THERE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Nuclei of a restored frame against those of the true one; counts and areas.
+    """Agreement of the nuclei of a restored frame with those of the true one, as counts and areas.
 
     Parameters
     ----------

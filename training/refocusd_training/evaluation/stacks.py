@@ -1,6 +1,6 @@
-"""Real through-focus stacks: every plane against the sharpest, or against a truth of its own.
+"""Evaluates real through-focus stacks: every plane is compared with the sharpest, or with a separate truth.
 
-What a file does not say may stand in a TOML file, one table a stack or pattern of names::
+A TOML file may state what the stacks' files lack, with one table per stack or pattern of names::
 
     ["faim_beads_*"]
     na = 0.75

@@ -46,7 +46,7 @@ def values(result: Result) -> dict[str, float]:
 
 
 def _ratios(nuclei: Sequence[Agreement]) -> dict[str, float]:
-    """Figures of nuclei over all frames together: a frame with few nuclei has little weight."""
+    """Figures of nuclei over all frames together, so that a frame with few nuclei has little weight."""
     true = sum(one.true for one in nuclei)
     found = sum(one.found for one in nuclei)
 
@@ -100,7 +100,7 @@ def _qualities(results: Iterable[Result]) -> dict[str, dict[str, float]]:
 
 
 def level_name(result: Result) -> str:
-    """Defocus in um as a key; of frames that were taken, it may not be known."""
+    """Defocus in um as a key; it may be unknown for acquired frames."""
     return "unknown" if math.isnan(result.defocus_um) else f"{result.defocus_um:g}"
 
 
@@ -110,17 +110,17 @@ def by_level(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def by_group(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Results by where they are from: of stacks, by stack and truth."""
+    """Results by origin; those of stacks by stack and truth."""
     return _grouped(results, lambda result: result.group)
 
 
 def is_scattered(results: Sequence[Result]) -> bool:
-    """Whether these are planes of stacks, which lie at any distances: means by level say nothing."""
+    """Whether these are planes of stacks at arbitrary distances, for which means by level are meaningless."""
     return any(r.setting == THROUGH_FOCUS for r in results)
 
 
 def averaged(results: Sequence[Result]) -> list[Result]:
-    """Results that means are taken over: out-of-focus simulated frames, and all acquired frames."""
+    """Results that enter the means: out-of-focus simulated frames, and all acquired frames."""
     chosen = [r for r in results if r.setting in TAKEN or r.defocus_um in AVERAGED_UM]
     return chosen or list(results)
 
@@ -131,7 +131,7 @@ def frame_key(result: Result) -> tuple[str, str, str, str]:
 
 
 def gains(results: Sequence[Result]) -> dict[str, dict[str, float]]:
-    """By method, what it adds to the raw frame's affine PSNR, in dB: mean, best and worst.
+    """Gain of each method over the raw frame's affine PSNR, in dB: mean, best and worst.
 
     ``below_raw`` counts the frames that lost more than 0.1 dB, ``unchanged`` those that passed through.
     """
@@ -267,7 +267,7 @@ def summary(results: Sequence[Result]) -> dict[str, object]:
 
 
 def plain(value: object) -> object:
-    """The same for JSON, which has no NaN and no infinity: None instead."""
+    """Replace NaN and infinity, which JSON does not support, by None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -131,10 +131,10 @@ def _sample_scenes(size: int, levels: tuple[float, ...]) -> list[Scene]:
 
 
 def receptive_field_px(network: RefocusNetwork, *, size: int = 512) -> int:
-    """Radius beyond which pixels do not matter to the output, as measured.
+    """Measured radius beyond which pixels do not influence the output.
 
-    See `refocusd.models.receptive_field.measured_field_px`.  Where `size` does not hold it,
-    twice that is tried once; a field that even that does not hold is taken as half of it.
+    See `refocusd.models.receptive_field.measured_field_px`.  If `size` is too small, twice that size is
+    tried once; if that is too small as well, half of it is used.
 
     Parameters
     ----------

@@ -1,9 +1,8 @@
 """Builds a TensorRT engine from a bundle's weights by torch-tensorrt, on a machine without a card.
 
-torch-tensorrt wants a card for three things that building does not need: it asks for the capability and
-the free memory, and it loads the engine when it is done.  Here the first two are answered for the
-card that is stated, and the engine is kept as it was built.  TensorRT itself builds for a compute
-capability that it is told.
+torch-tensorrt uses a card for three things that are not needed to build: it queries the compute capability and
+the free memory, and it loads the finished engine.  Here, the queries are answered for the stated card, and
+the engine is kept without loading it.  TensorRT itself can build for any stated compute capability.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def build_engine_torch(model: ModelBundle, graph: Graph, card: str) -> bytes:
 
 @contextmanager
 def _stated(card: str) -> Iterator[None]:
-    """Questions about the card are answered for the one that is stated."""
+    """Answer queries about the card for the stated one."""
     number = int(card.removeprefix("sm"))
     answers = {
         "torch.cuda.get_device_capability": lambda *_: divmod(number, 10),
@@ -110,7 +109,7 @@ def _stated(card: str) -> Iterator[None]:
 
 @contextmanager
 def _unloaded(card: str) -> Iterator[None]:
-    """Built for the stated card, the engine is kept instead of being loaded onto it."""
+    """Keep the engine for the stated card, instead of loading it."""
     from torch_tensorrt.dynamo.conversion import _TRTInterpreter as interpreter
 
     trt = interpreter.trt
@@ -133,7 +132,7 @@ def _unloaded(card: str) -> Iterator[None]:
 
 
 class _Kept:
-    """An engine as it was built, in the place of one that is loaded."""
+    """A built engine, which replaces a loaded one."""
 
     def __init__(self, serialized: Any) -> None:
         self._serialized = serialized
@@ -171,7 +170,7 @@ def _network(model: ModelBundle) -> nn.Module:
 
 
 def _halve(network: nn.Module) -> None:
-    """Compute convolutions that mix channels in f16, and what follows them: as `engines.half` does."""
+    """Compute convolutions that mix channels, and the layers after them, in f16, as `engines.half` does."""
     from torch import nn
 
     def narrowed(_layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

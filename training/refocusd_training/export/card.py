@@ -178,7 +178,7 @@ def _trained(facts: Facts) -> str:
 
 
 def _reach(trained: Ranges) -> str:
-    """How far out of focus frames were; where the blur is drawn, no distance says it for all optics."""
+    """Range of defocus of the frames; if the blur was drawn, no distance holds for all optics."""
     if trained.blur_sigma_px is None:
         return f"defocus up to {ranges.TRAINED_DEFOCUS_UM[1]:g} µm"
     return f"blurs of {_span(trained.blur_sigma_px)} px, at most {ranges.MOST_DEFOCUS_UM:g} µm"

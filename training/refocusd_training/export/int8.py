@@ -1,13 +1,13 @@
 """An int8 network for the CPU beside the float one: 8-bit convolutions where no quality is lost.
 
 NNCF measures the ranges of the activations on simulated training frames, quantises the
-convolutions, and gives back to float those that matter most until the frames are as good
+convolutions, and reverts the most sensitive ones to float until the frames are as good
 as before (`nncf.quantize_with_accuracy_control`).  The convolutions next to the input and
-to the output stay in float, and so does everything else: additions above all, or the
-residual connection would pass the frame itself through 8 bits.
+the output stay in float, and so do all other operations. Additions must, because the
+residual connection would otherwise pass the frame itself through 8 bits.
 
-What comes out is judged once more, as the engine runs it, on frames that had no part in
-this.  If it costs more than 0.05 dB there is no int8 network.
+The result is evaluated once more, as the engine runs it, on other frames.  If it loses
+more than 0.05 dB, no int8 network is exported.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Quantised:
 def calibration(
     specimens: Sequence[NDArray[np.float32]], *, size: int = 256, seed: int = 8
 ) -> list[Batch]:
-    """Simulated frames to measure ranges on, as in training; a function of the seed.
+    """Simulated training frames to measure ranges with; they depend only on the seed.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def _outer_convolutions(graph: Any) -> set[str]:
 
 
 def _in_8_bits(graph: Any) -> int:
-    """Convolutions whose input comes from 8 bits."""
+    """Convolutions with quantised inputs."""
     made = {name: node.op_type for node in graph.node for name in node.output}
     return sum(
         node.op_type == "Conv" and made.get(node.input[0]) == "DequantizeLinear"

@@ -1,8 +1,8 @@
 """Builds TensorRT engines from a bundle before their first use, for cards that need not be here.
 
-Two builders.  ``onnx``: TensorRT for RTX from the bundle's ONNX, as its plug-in for ONNX Runtime builds
-on first use.  ``torch``: weights from safetensors, `torch.export`, torch-tensorrt (`by_torch`).  Either
-way the engine is kept inside an ONNX file, as the worker looks for it.
+There are two builders.  ``onnx`` builds with TensorRT for RTX from the bundle's ONNX, as its plug-in for ONNX
+Runtime does on first use.  ``torch`` uses weights from safetensors, `torch.export` and torch-tensorrt (`by_torch`).
+Both store the engine inside an ONNX file, where the worker looks for it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def export_engines(
 
 
 def _check_runner() -> None:
-    """Whether what builds and what runs are the same TensorRT."""
+    """Check that the same TensorRT builds and runs the engine."""
     found = importlib.util.find_spec(PLUGIN)
     if found is None or not found.submodule_search_locations:
         raise EngineError(

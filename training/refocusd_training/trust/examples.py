@@ -153,6 +153,6 @@ def other_looks(
         kinds["phase contrast"] = lambda rng: pictures.transmitted(images, rng)
     found = {}
     for name, draw in kinds.items():
-        fields = [examine_field(draw(rng)) for _ in range(count)]
+        fields = [examine_field(draw(rng)[0]) for _ in range(count)]
         found[name] = np.stack([field.looks for field in fields if field is not None])
     return found

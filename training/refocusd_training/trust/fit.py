@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from refocusd.engines.verdict import (
     ERROR_FEATURES,
     INTERVALS_AT_PX,
+    MOST_OF_ERRORS,
     Interval,
     Judge,
     Logistic,
@@ -40,16 +41,18 @@ EMPTY = (2.5, 5.0)
 BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 #: Weights of the squared weights: of looks, which the kinds of pictures tell well, and of errors.
 LOOKS_RIDGE, RIDGE = 1.0, 200.0
-#: Distance from the bound (natural logarithm) at which errors are cut off for the fit.
-FAR = 0.5
+#: Distances from the bound, and from the error of raw, at which errors are cut off for the fits (natural logarithm).
+FAR, FAR_FROM_RAW = 0.5, 0.1
+#: Probability of being worse than raw from which a frame is untrusted.
+MOST_WORSE = 0.06
 #: Folds of the cross-validation whose scores are turned into probabilities.
 FOLDS = 5
 #: Bounds of the widths of the blur that figures are told for, px.
 WIDTHS_PX = (0, 4, 8, 16, 60)
 #: Frames that a judge is fitted on, at least.
 LEAST_FRAMES = 40
-#: Share of true pixels that intervals hold.
-HELD = 0.9
+#: Share of true pixels that intervals hold, and how often they are scaled for that.
+HELD, ROUNDS = 0.9, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def logistic(rows: Floats, wanted: NDArray[np.bool_], ridge: float) -> Logistic:
     return Logistic(found.mean, deviation, weights[:-1], float(weights[-1]))
 
 
-def graded(rows: Floats, margins: Floats, ridge: float = RIDGE) -> Logistic:
+def graded(rows: Floats, margins: Floats, ridge: float = RIDGE, far: float = FAR) -> Logistic:
     """Fit a `Logistic` by least squares to how far frames are from being wrong.
 
     Many frames are near the bound, where being wrong or right is half chance, but the distance is not.  A
@@ -112,13 +115,21 @@ def graded(rows: Floats, margins: Floats, ridge: float = RIDGE) -> Logistic:
         Of `margin`.
     ridge : float
         Weight of the squared weights.
+    far : float
+        Distance at which margins are cut off.
     """
-    found = Logistic(rows.mean(axis=0), rows.std(axis=0) + 1e-6, np.zeros(2 * rows.shape[1]), 0.0)
+    found = Logistic(
+        rows.mean(axis=0),
+        rows.std(axis=0) + 1e-6,
+        np.zeros(2 * rows.shape[1]),
+        0.0,
+        most=MOST_OF_ERRORS,
+    )
     terms = np.concatenate([found.terms(rows), np.ones((len(rows), 1))], axis=1)
     penalty = np.diag([ridge] * (terms.shape[1] - 1) + [1e-6])
 
     def weights_of(known: NDArray[np.bool_]) -> Floats:
-        own, wanted = terms[known], np.clip(margins[known], -FAR, FAR)
+        own, wanted = terms[known], np.clip(margins[known], -far, far)
         return np.asarray(np.linalg.solve(own.T @ own + penalty, own.T @ wanted))
 
     fold = np.arange(len(rows)) % FOLDS
@@ -130,7 +141,7 @@ def graded(rows: Floats, margins: Floats, ridge: float = RIDGE) -> Logistic:
         odds = terms[0] * scores + terms[1]
         return float(np.mean(np.logaddexp(0, odds) - (margins > 0) * odds))
 
-    slope, offset = minimize(loss, np.array([1 / FAR, 0.0])).x
+    slope, offset = minimize(loss, np.array([1 / far, 0.0])).x
     weights = slope * weights_of(fold >= 0)
     return replace(found, weights=weights[:-1], bias=float(weights[-1] + offset))
 
@@ -141,9 +152,19 @@ def margin(example: Example, outcome: Outcome) -> float:
     return float(np.log(max(outcome.error, 1e-6) / least))
 
 
+def over_raw(example: Example, outcome: Outcome) -> float:
+    """How far above what is worse than raw its error is, likewise."""
+    return float(np.log(max(outcome.error, 1e-6) / (WORSE * example.raw_error)))
+
+
 def is_wrong(example: Example, outcome: Outcome) -> bool:
     """Whether a refocused frame is one that should not be trusted."""
     return margin(example, outcome) > 0
+
+
+def is_worse(example: Example, outcome: Outcome) -> bool:
+    """Whether a refocused frame is worse than raw."""
+    return over_raw(example, outcome) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +226,7 @@ def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
         untrusted=LEVELS[1],
         empty_noises=EMPTY[0],
         empty_counts=EMPTY[1],
+        most_worse=MOST_WORSE,
     )
     pairs = [
         (example, outcome)
@@ -220,7 +242,13 @@ def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
             "give more samples or minutes"
         )
     rows = np.stack([_features(judge, example, outcome) for example, outcome in pairs])
-    return replace(judge, error=graded(rows, margins), interval=_fit_interval(pairs))
+    worse = np.array([over_raw(example, outcome) for example, outcome in pairs])
+    return replace(
+        judge,
+        error=graded(rows, margins),
+        worse=graded(rows, worse, far=FAR_FROM_RAW) if 0 < np.sum(worse > 0) < len(pairs) else None,
+        interval=_fit_interval(pairs),
+    )
 
 
 def _is_judged(judge: Judge, example: Example, engine: str) -> bool:
@@ -243,11 +271,12 @@ def chances(
     examples: Sequence[Example],
     engine: str,
     wrong: Callable[[Example, Outcome], bool] = is_wrong,
+    by: Logistic | None = None,
 ) -> tuple[Floats, Floats]:
     """Probabilities of an error, and whether there was one, of what is judged of an engine's frames."""
     judged = [
         (
-            judge.error.chance(_features(judge, e, e.outcomes[engine])),
+            (by or judge.error).chance(_features(judge, e, e.outcomes[engine])),
             wrong(e, e.outcomes[engine]),
         )
         for e in examples
@@ -261,7 +290,7 @@ def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str,
     """How well the judge predicts errors of held-out frames, for its file.
 
     ``auroc`` is for errors above the bound, also by the width of the blur in px; for ``auroc_or_worse``, frames
-    that became worse than raw are wrong too.
+    that became worse than raw are wrong too.  Of those that did alone, ``auroc_worse`` tells, with numbers of frames.
     """
     chance, above = chances(judge, examples, engine, is_above_bound)
     found: dict[str, Any] = {
@@ -270,6 +299,12 @@ def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str,
         "auroc": round(auroc(chance, above), 3),
         "auroc_or_worse": round(auroc(*chances(judge, examples, engine)), 3),
     }
+    if judge.worse is not None:
+        worse, was = chances(judge, examples, engine, is_worse, judge.worse)
+        kept = worse < judge.most_worse
+        found["auroc_worse"] = round(auroc(worse, was), 3)
+        found["worse"], found["worse_if_not_untrusted"] = int(was.sum()), int(was[kept].sum())
+        found["untrusted_as_worse"] = int((~kept).sum())
     for low, high in pairwise(WIDTHS_PX):
         own = [example for example in examples if low <= example.sigma_px < high]
         found[f"auroc_{low:g}_to_{high:g}_px"] = round(
@@ -334,21 +369,32 @@ def _scores(
 
 
 def calibrated(judge: Judge, examples: Sequence[Example]) -> Judge:
-    """The same with intervals that hold 90 % of the pixels of specimens that it was not fitted on."""
-    factors = [
-        float(np.quantile(_scores(judge, examples, knot=knot), HELD))
-        for knot in range(len(INTERVALS_AT_PX))
-    ]
-    floor, share = (
-        tuple(value * factor for value, factor in zip(values, factors, strict=True))
-        for values in (judge.interval.floor, judge.interval.share)
-    )
-    return replace(judge, interval=Interval(floor, share))
+    """The same with intervals that hold 90 % of the pixels of specimens that it was not fitted on.
+
+    Those of a frame are interpolated between two widths of the blur, so that one affects the other.
+    """
+    for _ in range(ROUNDS):
+        factors = [
+            float(np.quantile(_scores(judge, examples, knot=knot), HELD))
+            for knot in range(len(INTERVALS_AT_PX))
+        ]
+        floor, share = (
+            tuple(value * factor for value, factor in zip(values, factors, strict=True))
+            for values in (judge.interval.floor, judge.interval.share)
+        )
+        judge = replace(judge, interval=Interval(floor, share))
+    return judge
 
 
-def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> float:
-    """Share of true pixels that the intervals of an engine's frames hold."""
-    return float(np.mean(_scores(judge, examples, engine) <= 1))
+def coverage(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str, float]:
+    """Shares of true pixels that the intervals of an engine's frames hold: of all, and by the blur that was found."""
+    knots = {"": None, **{f"_at_{px:g}_px": knot for knot, px in enumerate(INTERVALS_AT_PX)}}
+    scores = {name: _scores(judge, examples, engine, knot) for name, knot in knots.items()}
+    return {
+        f"intervals_hold{name}": round(float(np.mean(own <= 1)), 3)
+        for name, own in scores.items()
+        if own.size > 1
+    }
 
 
 def auroc(scores: Floats, wanted: Floats) -> float:
@@ -371,9 +417,15 @@ def reliability(chance: Floats, wrong: Floats) -> list[Reliability]:
 
 
 def judge_text(
-    judge: Judge, curve: Sequence[Reliability], held_out: Mapping[str, float] | None = None
+    judge: Judge,
+    curve: Sequence[Reliability],
+    held_out: Mapping[str, float] | None = None,
+    made_by: str = "refocusd train trust",
 ) -> str:
-    """As `refocusd.engines.verdict` reads it, with the reliability and figures of what was kept apart."""
+    """As `refocusd.engines.verdict` reads it, with the reliability and figures of what was kept apart.
+
+    `made_by` is the command that made it.
+    """
 
     def listed(values: NDArray[np.floating]) -> str:
         return "[" + ", ".join(f"{value:.5g}" for value in values) + "]"
@@ -390,11 +442,16 @@ def judge_text(
             "",
         ]
 
-    names = ("bound", "strange", "foreign", "doubtful", "untrusted", "empty_noises", "empty_counts")
-    lines = ["# Made by `refocusd train trust`; see refocusd/engines/verdict.py.", "[limits]"]
+    names = (
+        *("bound", "strange", "foreign", "doubtful", "untrusted", "most_worse"),
+        *("empty_noises", "empty_counts"),
+    )
+    lines = ["# See refocusd/engines/verdict.py.  Made by:", f"# {made_by}", "[limits]"]
     lines += [f"{name} = {float(getattr(judge, name)):.5g}" for name in names]
     lines += ["", *section("looks", judge.looks, LOOKS)]
     lines += section("error", judge.error, ERROR_FEATURES)
+    if judge.worse is not None:
+        lines += section("worse", judge.worse, ERROR_FEATURES)
     floor, share = (listed(np.array(part)) for part in (judge.interval.floor, judge.interval.share))
     lines += ["[interval]", f"floor = {floor}", f"share = {share}", ""]
     if held_out:

@@ -1,4 +1,7 @@
-"""Pictures that a refocusing engine should leave alone: transmitted light, photographs, noise."""
+"""Pictures that a refocusing engine should leave alone: transmitted light, photographs, noise.
+
+Each is a frame, and what its camera would have counted without blur and noise.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from refocusd.frame import Pixels
 from refocusd_training.blur.frames import cut
 
 Light = NDArray[np.floating]
+Picture = tuple[Pixels, NDArray[np.float32]]
 SHAPE = (520, 696)
 #: Photographs that scikit-image ships.
 PHOTOGRAPHS = (
@@ -22,41 +26,42 @@ PHOTOGRAPHS = (
 )  # fmt: skip
 
 
-def photograph(rng: np.random.Generator) -> Pixels:
+def photograph(rng: np.random.Generator) -> Picture:
     """A photograph of something else than a specimen, sometimes blurred."""
     from skimage import data
 
     chosen: Callable[[], Any] = getattr(data, PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))])
     image = np.asarray(chosen(), dtype=np.float32)
     grey = image[..., :3].mean(axis=-1) if image.ndim == 3 else image
-    return through_camera(_blurred(cut(grey, SHAPE, rng), rng), rng)
+    return _pictured(cut(grey, SHAPE, rng), rng)
 
 
-def checkerboard(rng: np.random.Generator) -> Pixels:
+def checkerboard(rng: np.random.Generator) -> Picture:
     """Squares, or bars."""
     pitch = rng.integers(6, 80)
     y, x = np.ogrid[: SHAPE[0], : SHAPE[1]]
     squares = (y // pitch * (rng.random() < 0.7) + x // pitch) % 2 + rng.uniform(0, 1)
-    return through_camera(_blurred(squares, rng), rng)
+    return _pictured(squares, rng)
 
 
-def clouds(rng: np.random.Generator) -> Pixels:
+def clouds(rng: np.random.Generator) -> Picture:
     """Noise, white or smoothed."""
     noise = rng.normal(0, 1, SHAPE)
     smooth = scipy.ndimage.gaussian_filter(noise, math.exp(rng.uniform(-2, 3)))
-    return through_camera(smooth / smooth.std() + 4, rng)
+    light = smooth / smooth.std() + 4
+    return through_camera(light, light, rng)
 
 
-def transmitted(images: Sequence[Light], rng: np.random.Generator) -> Pixels:
+def transmitted(images: Sequence[Light], rng: np.random.Generator) -> Picture:
     """A part of a real picture in transmitted light, at another magnification and blur."""
     image = np.asarray(images[int(rng.integers(len(images)))], dtype=np.float32)
     zoom = math.exp(rng.uniform(math.log(0.6), math.log(2.5)))
     side = [math.ceil(length / zoom) for length in SHAPE]
     part = scipy.ndimage.zoom(cut(image, (side[0], side[1]), rng), zoom, order=1)
-    return through_camera(_blurred(cut(part, SHAPE, rng), rng), rng)
+    return _pictured(cut(part, SHAPE, rng), rng)
 
 
-def brightfield(rng: np.random.Generator) -> Pixels:
+def brightfield(rng: np.random.Generator) -> Picture:
     """Transparent cells, which bend light at their edges, and absorb a little of it.
 
     By the transport of intensity: what a distance from focus adds is the Laplacian of the phase
@@ -74,17 +79,21 @@ def brightfield(rng: np.random.Generator) -> Pixels:
     bent = scipy.ndimage.laplace(scipy.ndimage.gaussian_filter(thick, 1.5))
     light = 1 - rng.uniform(-3, 3) * bent - rng.uniform(0, 0.25) * thick
     fall = ((y / SHAPE[0] - 0.5) ** 2 + (x / SHAPE[1] - 0.5) ** 2) * rng.uniform(0, 0.3)
-    return through_camera(_blurred(light * (1 - fall), rng), rng)
+    return _pictured(light * (1 - fall), rng)
 
 
-def through_camera(light: Light, rng: np.random.Generator) -> Pixels:
+def through_camera(light: Light, sharp: Light, rng: np.random.Generator) -> Picture:
     """A picture of 300 to 6000 electrons at its brightest."""
-    electrons = np.maximum(light, 0) / float(light.max()) * rng.uniform(300, 6000)
+    scale = rng.uniform(300, 6000) / float(light.max())
+    electrons, true = (np.maximum(each, 0) * scale for each in (light, sharp))
     seen = rng.poisson(electrons) + rng.normal(0, 3, light.shape)
-    counts = seen / rng.uniform(0.5, 2) + 100
-    return np.asarray(np.clip(np.rint(counts), 0, 65535), dtype=np.uint16)
+    gain = rng.uniform(0.5, 2)
+    counts = np.clip(np.rint(seen / gain + 100), 0, 65535).astype(np.uint16)
+    return counts, np.asarray(true / gain + 100, dtype=np.float32)
 
 
-def _blurred(light: Light, rng: np.random.Generator) -> Light:
+def _pictured(light: Light, rng: np.random.Generator) -> Picture:
+    """The picture of something, blurred."""
     sigma = math.exp(rng.uniform(math.log(0.5), math.log(12)))
-    return np.asarray(scipy.ndimage.gaussian_filter(np.asarray(light, np.float64), sigma))
+    blurred = scipy.ndimage.gaussian_filter(np.asarray(light, np.float64), sigma)
+    return through_camera(blurred, light, rng)

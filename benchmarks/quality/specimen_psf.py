@@ -1,0 +1,144 @@
+"""What one z-stack of a specimen is worth: frames of another field, refocused with the PSF that it told.
+
+    python -m benchmarks.quality.specimen_psf --data FOLDER [--fields 3] [--json FILE]
+
+FOLDER holds sharp images of one microscope, as PNG or TIFF.  The first becomes a stack of 22 planes through
+optics that nobody states, from which `refocusd calibrate psf --in-focus` measures them; the others become frames
+out of focus.  ``blind`` is the default engine that knows nothing, ``stack`` knows the profile and the stage's
+position, ``told`` is told the true PSF.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from refocusd_calibration.psf.measure import Stated, measure_planes
+from refocusd_calibration.psf.stack import PlaneStack
+from refocusd_training.blur.frames import load_sharp
+from refocusd_training.simulate.blur import best_focus_um
+from rich.console import Console
+from rich.table import Table
+from scipy.signal import fftconvolve
+
+from benchmarks.shared.machine import machine
+from refocusd.config import EngineOptions
+from refocusd.engines.choose import build_engine
+from refocusd.engines.scaled import ScaledEngine
+from refocusd.frame import Pixels
+from refocusd.imaging.blur import KNOWN_FORM, BlurEstimate
+from refocusd.imaging.known_blur import distance_from_focus, known_blur
+from refocusd.imaging.optics import Optics, defocus_psf
+from refocusd.imaging.psf_shape import shape_of_optics
+from refocusd.imaging.quality import psnr
+from refocusd.profiles.profile import Microscope, Profile
+from refocusd.worker.blurs import Blurs
+
+WAYS = ("blind", "stack", "told")
+PIXEL_UM, WAVELENGTH_UM, NOMINAL_NA = 0.645, 0.461, 0.45
+KINDS = {
+    "plate reader, 20x": Optics(
+        0.51, WAVELENGTH_UM, pixel_um=PIXEL_UM, spherical_waves=-1.17, apodisation=0.39
+    ),
+    "NA 0.7, -0.4 Zernike waves": Optics(
+        0.7, WAVELENGTH_UM, pixel_um=PIXEL_UM, spherical_waves=-2.4, apodisation=1.5
+    ),
+    "NA 0.45": Optics(0.45, WAVELENGTH_UM, pixel_um=PIXEL_UM, spherical_waves=0.5, apodisation=0.3),
+}
+#: Stage positions, um: of the stack, in focus, and of the frames.
+Z_UM, FOCUS_UM, FRAMES_UM = np.arange(0.0, 44.0, 2.0), 32.0, (0.0, 8.0, 16.0, 22.0)
+_COUNTS = 800.0
+
+
+def _frame(
+    plane: NDArray[np.float64], optics: Optics, z_um: float, rng: np.random.Generator
+) -> Pixels:
+    """The plane at a stage position, 12 bits, with noise."""
+    psf = defocus_psf(optics, best_focus_um(optics) + z_um - FOCUS_UM)
+    seen = fftconvolve(np.pad(plane, psf.shape[0] // 2, mode="symmetric"), psf, mode="valid")
+    counts = rng.poisson(np.maximum(seen, 0.5) * 2) / 2 + 100 + rng.normal(0, 3, seen.shape)
+    return np.clip(np.rint(counts), 0, 4095).astype(np.uint16)
+
+
+def _profile(plane: NDArray[np.float64], optics: Optics, rng: np.random.Generator) -> Profile:
+    stack = np.stack([_frame(plane, optics, z, rng) for z in Z_UM])
+    stated = Stated(NOMINAL_NA, WAVELENGTH_UM)
+    measured = measure_planes(
+        PlaneStack(Z_UM, stack.astype(np.float32), PIXEL_UM, 4095.0), None, stated
+    )
+    return Profile(
+        created="", version="", microscope=Microscope(pixel_um=PIXEL_UM), psf=measured.section
+    )
+
+
+def gains(
+    planes: list[NDArray[np.float64]], optics: Optics, engine: ScaledEngine
+) -> dict[str, list[list[float]]]:
+    """PSNR over raw, dB, by way: a list for each field, in the order of `FRAMES_UM`."""
+    rng = np.random.default_rng(0)
+    profile = _profile(planes[0], optics, rng)
+    found: dict[str, list[list[float]]] = {"raw": [], **{way: [] for way in WAYS}}
+    for plane in planes[1:]:
+        rows: dict[str, list[float]] = {name: [] for name in found}
+        for z_um in FRAMES_UM:
+            raw, truth = _frame(plane, optics, z_um, rng), plane.astype(np.float32)
+            rows["raw"].append(before := psnr(raw, truth, affine=True))
+            beforehand = known_blur(
+                profile, {"PixelSizeUm": PIXEL_UM}, distance_from_focus(profile, z_um)
+            )
+            true = shape_of_optics(optics, best_focus_um(optics) + z_um - FOCUS_UM)
+            assert true is not None
+            blurs = {
+                "blind": None,
+                "stack": Blurs().of("", beforehand).known(raw),
+                "told": BlurEstimate(true.sigma_px, KNOWN_FORM, "optics", true.shape),
+            }
+            for way, blur in blurs.items():
+                engine.refocus(raw, out := np.empty_like(raw), blur)
+                rows[way].append(psnr(out, truth, affine=True) - before)
+        for name, values in rows.items():
+            found[name].append(values)
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--fields", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    planes = [_COUNTS * image.light.astype(np.float64) for image in load_sharp([arguments.data])]
+    planes = planes[: arguments.fields + 1]
+    table = Table("optics", "um out of focus", "raw, dB", *(f"{way}: gain" for way in WAYS))
+    summary = []
+    with closing(build_engine("live-fluorescence", EngineOptions())) as engine:
+        assert isinstance(engine, ScaledEngine)
+        for kind, optics in KINDS.items():
+            found = {
+                name: np.mean(values, axis=0)
+                for name, values in gains(planes, optics, engine).items()
+            }
+            for index, z_um in enumerate(FRAMES_UM):
+                row = {name: round(float(values[index]), 2) for name, values in found.items()}
+                away = FOCUS_UM - z_um
+                summary.append(
+                    {"optics": kind, "out_of_focus_um": away, "fields": len(planes) - 1, **row}
+                )
+                table.add_row(
+                    kind, f"{away:g}", f"{row['raw']:.1f}", *(f"{row[way]:+.1f}" for way in WAYS)
+                )
+    means = {way: float(np.mean([row[way] for row in summary])) for way in WAYS}
+    table.add_row("mean", "", "", *(f"{means[way]:+.1f}" for way in WAYS))
+    Console(width=150).print(table)
+    if arguments.json:
+        named = {"machine": machine(), "model": "live-fluorescence", "frames": summary}
+        arguments.json.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Time a frame takes against the width of its blur: wide blurs are worked on with fewer pixels.
+
+    python -m benchmarks.speed.blur_time [--model NAME] [--precision auto] [--json FILE]
+
+Frames of the shipped specimen, 520×696, go through the engine alone, each with its blur stated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.shared.machine import machine
+from refocusd.config import EngineOptions, Precision
+from refocusd.demo.specimen import Specimen
+from refocusd.engines.choose import build_engine
+from refocusd.engines.engine import BlurEngine
+from refocusd.imaging.blur import KNOWN, BlurEstimate
+
+WIDTHS_PX = (1.0, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0, 20.0, 40.0)
+SHAPE = (520, 696)
+ROUNDS = 9
+
+
+def measured(model: str, precision: Precision) -> Iterator[tuple[float, float]]:
+    """Width of the blur in px, and the median time of a frame in ms."""
+    field = Specimen().frame("DAPI", 16.0, 10.0, np.random.default_rng(0))
+    repeats = [-(-want // have) for want, have in zip(SHAPE, field.shape, strict=True)]
+    raw = np.ascontiguousarray(np.tile(field, repeats)[: SHAPE[0], : SHAPE[1]])
+    # An engine keeps what it computed of the last frame: each one is another.
+    frames = [np.roll(raw, 16 * shift, 1) for shift in range(ROUNDS + 1)]
+    out = np.empty_like(raw)
+    with closing(build_engine(model, EngineOptions(precision=precision))) as engine:
+        assert isinstance(engine, BlurEngine)
+        for width in WIDTHS_PX:
+            blur = BlurEstimate(width, KNOWN, "optics")
+            engine.refocus(frames[0], out, blur)
+            times = []
+            for frame in frames[1:]:
+                begun = time.perf_counter()
+                engine.refocus(frame, out, blur)
+                times.append((time.perf_counter() - begun) * 1e3)
+            yield width, median(times)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="live-fluorescence")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    table = Table("blur px", "ms a frame", "frames a second")
+    rows = []
+    for width, spent_ms in measured(arguments.model, arguments.precision):
+        table.add_row(f"{width:g}", f"{spent_ms:.1f}", f"{1e3 / spent_ms:.1f}")
+        rows.append({"blur_px": width, "ms": round(spent_ms, 2)})
+    Console().print(table)
+    if arguments.json:
+        document = {"model": arguments.model, "machine": machine(), "rows": rows}
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
