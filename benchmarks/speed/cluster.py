@@ -498,7 +498,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     if linear := found.get("linear"):
         for count, rate in linear["frames_per_s_by_frames"].items():
             table.add_row(f"{count} frames", f"{rate:.1f} frames/s", "")
-        table.add_row("change of the rate", f"{linear['change_percent']:.1f} %", "± 5 %")
+        table.add_row("change of the rate", f"{linear['change_percent']:.1f} %", "≥ -5 %")
     if plate := found.get("plate"):
         name = f"{plate['wells']} wells, {plate['frames']} frames of {plate['side_px']} px"
         clean = "verified" if plate["verify_status"] == 0 else "NOT verified"

@@ -98,7 +98,11 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
     # Workers that come and go are ours to tell of.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     # Frames are refocused by our engines, in one thread a worker; Dask keeps nothing in memory.
-    settings = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    settings = {
+        "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
+        # A thread of each worker would look at the engine's stack a hundred times a second.
+        "distributed.worker.profile.enabled": False,
+    }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if "://" in options.where:
