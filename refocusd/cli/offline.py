@@ -33,6 +33,7 @@ from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.formats.understood import understood
 from refocusd.frame import counted
+from refocusd.ledger import note_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,8 @@ def process_one(
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if not is_new:
+            # A copy of the recording, or another path to it, finds it from now on.
+            note_output(settings.ledgers, frames.path, output.path)
             check_sink(output, settings, asked=asked or settings.sink != Settings().sink)
             if reason := held_elsewhere(output, settings):
                 return Done(path, output.path, summary=reason)

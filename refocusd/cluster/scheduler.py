@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -86,10 +87,22 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
         raise ConfigError(
             f"--cluster needs Dask ({error.name} is missing): pip install 'refocusd[cluster]'"
         ) from error
+    try:
+        dask.utils.parse_bytes(options.memory)
+    except ValueError as error:
+        raise ConfigError(
+            f"--job-memory {options.memory}: write a size such as 4GB or 512MiB"
+        ) from error
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", options.walltime):
+        raise ConfigError(f"--job-time {options.walltime}: write H:M:S, such as 01:30:00")
     # Workers that come and go are ours to tell of.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     # Frames are refocused by our engines, in one thread a worker; Dask keeps nothing in memory.
-    settings = {"distributed.scheduler.allowed-failures": ALLOWED_FAILURES}
+    settings = {
+        "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
+        # A thread of each worker would look at the engine's stack a hundred times a second.
+        "distributed.worker.profile.enabled": False,
+    }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         if "://" in options.where:

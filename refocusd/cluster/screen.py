@@ -236,8 +236,8 @@ class Cluster:
             )
             if not isinstance(dataset.sink, MirrorSink):
                 raise OutputError(
-                    f"{dataset.sink.path} was not begun in tiles, and cannot be continued so: name "
-                    "another --output"
+                    f"{dataset.sink.path} was not begun as an OME-Zarr with a place for each frame, and "
+                    "cannot be continued so: name another --output"
                 )
             for order in orders:
                 dataset.sink.make_room(json.loads(order.keys[-1]))

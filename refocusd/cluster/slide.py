@@ -12,7 +12,8 @@ import numpy as np
 
 from refocusd.cluster.tiles_done import SlideBegun, TileDone, TilesDone
 from refocusd.config import Settings
-from refocusd.engines.engine import Engine
+from refocusd.engines.deconvolution import DeconvolutionEngine, psf_width
+from refocusd.engines.engine import Engine, Refocused
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.scaled.engine import careful
 from refocusd.errors import EngineError
@@ -20,6 +21,8 @@ from refocusd.formats.strips import ReadPart
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.deconvolve import SCALE_PX, WholeImage, deconvolve
+from refocusd.imaging.hot_pixels import without_hot_pixels
 from refocusd.imaging.normalise import CountsRange
 from refocusd.imaging.reduction import Reduction
 from refocusd.transport.messages import FrameFacts
@@ -96,7 +99,7 @@ def refocus_slide(
     Parameters
     ----------
     engine : Engine
-        One that works at the scale of the blur, or `IdentityEngine`.
+        One that works at the scale of the blur, `DeconvolutionEngine` or `IdentityEngine`.
     form : PageFormat
         Of the image.
     file_px : (int, int)
@@ -121,8 +124,8 @@ def refocus_slide(
                 _copy(form, file_px, read, write)
             return msgspec.structs.replace(facts, written=written)
     begun = done.begun
-    engine = _scaled(engine)
-    plan = TilePlan.of(begun.numerator, engine.grid[1], file_px)
+    refocused, multiple = _by_parts(engine, begun)
+    plan = TilePlan.of(begun.numerator, multiple, file_px)
     window = np.empty((plan.side_px, plan.side_px), form.dtype)
     out = np.empty_like(window)
     for rows, columns in _regions(form, plan.region_px):
@@ -136,7 +139,7 @@ def refocus_slide(
         )
         missing = [(0, plan.side_px - side) for side in seen.shape]
         window[:] = np.pad(seen, missing, mode="symmetric")
-        told = engine.refocus(window, out, begun.blur, begun.counts)
+        told = refocused(window, out)
         made = out[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         write(made, rows, columns)
         done.add(TileDone(rows.start, columns.start, told.clipped, told.engine_ms))
@@ -167,8 +170,18 @@ def _begin(
     facts = _of_most(found)
     if facts.written in ("raw", "nothing", "deconvolved") or facts.blur_px is None:
         return facts
-    fine_px = _scaled(engine).grid[0]
-    blur, numerator = _blur_of(facts, fine_px)
+    pedestal, iterations = 0.0, 0
+    if isinstance(engine, DeconvolutionEngine):
+        fine_px = SCALE_PX
+        blur, numerator = _blur_of(facts, fine_px, narrowed)
+        made = [deconvolve(without_hot_pixels(part), blur.sigma_px) for part in parts]
+        # Parts without structure tell nothing.
+        telling = [each for each in made if each.iterations] or made
+        pedestal = float(np.median([each.pedestal for each in telling]))
+        iterations = max(1, round(np.median([each.iterations for each in telling])))
+    else:
+        fine_px = _scaled(engine).grid[0]
+        blur, numerator = _blur_of(facts, fine_px, careful)
     counts = _range_of(parts, blur, fine_px)
     reasons = [*facts.reasons, f"judged by {len(found)} parts of a large image"]
     done.begin(
@@ -180,16 +193,29 @@ def _begin(
             numerator,
             counts.offset,
             counts.scale,
+            pedestal,
+            iterations,
         )
     )
     return facts
+
+
+def _by_parts(
+    engine: Engine, begun: SlideBegun
+) -> tuple[Callable[[Pixels, Pixels], Refocused], int]:
+    """What refocuses a part of an image, and what its reduced sides are multiples of."""
+    if isinstance(engine, DeconvolutionEngine):
+        whole = WholeImage(begun.offset, begun.pedestal, begun.iterations)
+        return lambda seen, out: engine.refocus_part(seen, out, begun.sigma_px, whole), 1
+    scaled = _scaled(engine)
+    return lambda seen, out: scaled.refocus(seen, out, begun.blur, begun.counts), scaled.grid[1]
 
 
 def _scaled(engine: Engine) -> ScaledEngine:
     if not isinstance(engine, ScaledEngine):
         raise EngineError(
             f"{engine.description.model_id or engine.description.backend} takes no image in parts; "
-            "name a model that works at the scale of the blur"
+            "name a model that works at the scale of the blur, or the backend deconvolution"
         )
     return engine
 
@@ -218,11 +244,18 @@ def _of_most(found: list[FrameFacts]) -> FrameFacts:
     return alike[(len(alike) - 1) // 2]
 
 
-def _blur_of(facts: FrameFacts, fine_px: float) -> tuple[BlurEstimate, int]:
+def narrowed(blur: BlurEstimate) -> BlurEstimate:
+    """The PSF that `DeconvolutionEngine` undoes for this blur."""
+    return replace(blur, sigma_px=psf_width(blur))
+
+
+def _blur_of(
+    facts: FrameFacts, fine_px: float, cautious: Callable[[BlurEstimate], BlurEstimate]
+) -> tuple[BlurEstimate, int]:
     """The blur that all tiles are told, on the grid of `STEPS`, and the reduction times that."""
     assert facts.blur_px is not None
     told = BlurEstimate(facts.blur_px, facts.blur_uncertainty or 0.0, "frame")
-    width = told if facts.blur_source == "optics" else careful(told)
+    width = told if facts.blur_source == "optics" else cautious(told)
     factor = width.sigma_px / fine_px
     numerator = max(STEPS, math.floor(factor * STEPS))
     sigma_px = fine_px * numerator / STEPS if factor > 1 else fine_px * factor

@@ -29,6 +29,9 @@ class SlideBegun(msgspec.Struct, frozen=True):
         Of the reduction, see `TilePlan`.
     offset, scale : float
         The range of counts.
+    pedestal : float
+    iterations : int
+        Of the deconvolution, see `WholeImage`; 0 for a network.
     """
 
     raw_checksum: int
@@ -38,6 +41,8 @@ class SlideBegun(msgspec.Struct, frozen=True):
     numerator: int
     offset: float
     scale: float
+    pedestal: float = 0.0
+    iterations: int = 0
 
     @property
     def blur(self) -> BlurEstimate:

@@ -23,6 +23,7 @@ from refocusd.datasets.identity import (
     Recording,
     derived_id,
     fingerprint,
+    frame_names,
     noted,
     recognise,
     samples,
@@ -247,7 +248,8 @@ def outputs_of(
             output.path: output
             for place in noted_outputs(ledgers, frames.path)
             # Another recording may have been refocused into that folder since.
-            if (output := Output.at(place)) and frames.path == Path(output.raw).resolve()
+            if (output := Output.at(place))
+            and (frames.path == Path(output.raw).resolve() or _is_of(frames, output, ledgers))
         }
     # Two recordings may differ in their ending only: the output says which one it is of.
     found = {
@@ -264,7 +266,26 @@ def outputs_of(
             for path, output in outputs.items()
             if not _exists(output.raw) and _is_of(frames, output, ledgers)
         }
+    if not found and folder is None:
+        found = _moved(frames, ledgers)
     return tuple(found.values())
+
+
+def _moved(frames: Dataset, ledgers: str | Path) -> dict[Path, Output]:
+    """Outputs that lie elsewhere, of a recording that was moved since; a copy may have its own."""
+    # A slide is not read once more for that.
+    first = [key for key in frames.axes_keys()[:1] if not frames.is_slide(key)]
+    places = [
+        place
+        for name in frame_names(fingerprint(frames, first))
+        for place in noted_outputs(ledgers, name)
+    ]
+    outputs = {output.path: output for place in places if (output := Output.at(place))}
+    return {
+        path: output
+        for path, output in outputs.items()
+        if not _exists(output.raw) and _is_of(frames, output, ledgers)
+    }
 
 
 def recognised(
@@ -329,7 +350,9 @@ def refuse_merging(frames: Dataset, output: Output, missing: int) -> None:
 
 def _is_of(frames: Dataset, output: Output, ledgers: str | Path) -> bool:
     recognition = recognised(frames, output, ledgers)
-    return recognition.proved and not recognition.absent
+    # One frame may be alike in many: a dark one, with which recordings begin.
+    enough = recognition.compared >= min(2, len(frames))
+    return recognition.proved and enough and not recognition.absent
 
 
 def _exists(path: str) -> bool:
@@ -412,7 +435,8 @@ def note_recording(output: Path, recording: Path) -> None:
     try:
         files.write_whole(place, text.encode())
     except OSError as error:
-        raise OutputError(f"{place} cannot be written ({error.strerror or error})") from error
+        gone = "" if output.is_dir() else f": was {output} moved or deleted meanwhile?"
+        raise OutputError(f"{place} cannot be written ({error.strerror or error}){gone}") from error
 
 
 def _noted_recording(folder: Path) -> str:

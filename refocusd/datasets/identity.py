@@ -109,6 +109,14 @@ def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recordin
     return Recording(_uuid(summary), _texts(summary, _RECORDING_TIMES), marks)
 
 
+def frame_names(recording: Recording) -> list[str]:
+    """What tells each frame of a fingerprint from those of all other recordings, wherever it lies."""
+    return [
+        f"{key} {mark.height}x{mark.width} {mark.dtype} {mark.checksum}"
+        for key, mark in recording.frames.items()
+    ]
+
+
 def noted(said: object) -> Recording:
     """A fingerprint as a file says it; an empty one where it does not."""
     try:

@@ -11,7 +11,7 @@ from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, estimate_blur, fused
-from refocusd.imaging.deconvolve import deconvolve
+from refocusd.imaging.deconvolve import WholeImage, deconvolve
 from refocusd.imaging.hot_pixels import without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
@@ -55,18 +55,28 @@ class DeconvolutionEngine(BlurEngine):
             blur = fused(blur, alone) if blur and alone else alone
         counts = counts_range(raw)
         clipped = 0
-        if blur is None or (sigma := _psf_width(blur)) < LEAST_BLUR_PX:
+        if blur is None or (sigma := psf_width(blur)) < LEAST_BLUR_PX:
             np.copyto(out, raw)
         else:
             restored = deconvolve(without_hot_pixels(raw), sigma, shape=blur.shape)
             clipped = CountsRange(0.0, 1.0).restore(restored.light, out)
         return Refocused(counts, (time.perf_counter() - begun) * 1e3, clipped, blur)
 
+    def refocus_part(
+        self, raw: Pixels, out: Pixels, sigma_px: float, whole: WholeImage
+    ) -> Refocused:
+        """Deconvolve a part of an image whose PSF has this width; see `deconvolve`."""
+        check_frame(raw, out)
+        begun = time.perf_counter()
+        restored = deconvolve(without_hot_pixels(raw), sigma_px, whole=whole)
+        clipped = CountsRange(0.0, 1.0).restore(restored.light, out)
+        return Refocused(counts_range(raw), (time.perf_counter() - begun) * 1e3, clipped)
+
     def close(self) -> None:
         """Take no frames any more."""
         self._closed = True
 
 
-def _psf_width(blur: BlurEstimate) -> float:
+def psf_width(blur: BlurEstimate) -> float:
     """Standard deviation of the PSF that is deconvolved with, px."""
     return blur.sigma_px * math.exp(-GENTLE * min(blur.uncertainty, 1.0))

@@ -51,8 +51,9 @@ ERROR_FEATURES = (
 )  # fmt: skip
 #: Blurs that intervals are fitted for, px; in between, they are interpolated.
 INTERVALS_AT_PX = (3.0, 6.0, 12.0, 24.0)
-#: Features count up to so many standard deviations from the mean.
-_MOST = 4.0
+#: Features count up to so many standard deviations from the mean; of a frame's error up to fewer: the squares
+#: of a feature far from all that was fitted said of frames 2 % off that they were wrong.
+_MOST, MOST_OF_ERRORS = 4.0, 2.0
 #: Samples that decide a ratio of sums to well under a percent.
 MAX_SAMPLES = 1 << 18
 
@@ -86,6 +87,8 @@ class Logistic:
     bias : float
     places : ndarray of int, shape (features,), optional
         Where these stand among the features that are given; without it they are all of them.
+    most : float
+        Standard deviations from the mean up to which a feature counts.
     """
 
     mean: NDArray[np.float64]
@@ -93,12 +96,13 @@ class Logistic:
     weights: NDArray[np.float64]
     bias: float
     places: NDArray[np.intp] | None = None
+    most: float = _MOST
 
     def terms(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Standardised features and their squares; one row for each row of `features`."""
         own = features if self.places is None else features[..., self.places]
         values = (own - self.mean) / self.deviation
-        values = np.clip(values, -_MOST, _MOST)
+        values = np.clip(values, -self.most, self.most)
         return np.concatenate([values, values**2], axis=-1)
 
     def score(self, features: NDArray[np.floating]) -> float:
@@ -389,11 +393,13 @@ def judge_of(path: Path | None) -> Judge:
         text = (path or resources.files(__package__).joinpath(VERDICT)).read_text("utf-8")
         told = tomllib.loads(text)
         looks, error, worse = (
-            _logistic(told[name], _places(told[name]["features"], known)) if name in told else None
-            for name, known in (
-                ("looks", LOOKS),
-                ("error", ERROR_FEATURES),
-                ("worse", ERROR_FEATURES),
+            _logistic(told[name], _places(told[name]["features"], known), most)
+            if name in told
+            else None
+            for name, known, most in (
+                ("looks", LOOKS, _MOST),
+                ("error", ERROR_FEATURES, MOST_OF_ERRORS),
+                ("worse", ERROR_FEATURES, MOST_OF_ERRORS),
             )
         )
         if looks is None or error is None:
@@ -421,7 +427,9 @@ def _places(features: Sequence[str], known: Sequence[str]) -> NDArray[np.intp] |
     return None if -1 in found else np.array(found, np.intp)
 
 
-def _logistic(told: Mapping[str, Any], places: NDArray[np.intp] | None) -> Logistic | None:
+def _logistic(
+    told: Mapping[str, Any], places: NDArray[np.intp] | None, most: float
+) -> Logistic | None:
     if places is None:
         return None
     mean, deviation, weights = (
@@ -429,4 +437,4 @@ def _logistic(told: Mapping[str, Any], places: NDArray[np.intp] | None) -> Logis
     )
     if mean.shape != deviation.shape or weights.shape != (2 * mean.size,):
         raise ValueError("its weights do not fit its features")
-    return Logistic(mean, deviation, weights, float(told["bias"]), places)
+    return Logistic(mean, deviation, weights, float(told["bias"]), places, most)

@@ -232,10 +232,10 @@ def _are_numbered(positions: Sequence[Iterable[Mapping[str, Any]]]) -> bool:
 def _notes(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Metadata of each file of a folder by its name, and of the acquisition; empty without any."""
     try:
-        text = java_text(read_limited(folder / METADATA_FILE, _MOST_METADATA_BYTES))
+        data = read_limited(folder / METADATA_FILE, _MOST_METADATA_BYTES)
     except OSError:
         return {}, {}
-    said = {name: value for _, name, value in entries_in(text)}
+    said = {name: value for _, name, value in entries_in(java_text(data).lstrip("\ufeff"))}
     entries = {
         str(value.get("FileName") or name).rpartition("/")[2]: value
         for name, value in said.items()

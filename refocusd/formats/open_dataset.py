@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ from refocusd.formats.tiff.growing_ome import ENDINGS, GrowingOmeTiff
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.formats.tiff.separate_files import METADATA_FILE, GrowingSeparateFiles, is_image_name
 from refocusd.formats.tiff.stacks import MicroManagerStacks, is_stack, is_stack_name
+from refocusd.frame import counted
+
+#: ``s3://bucket/plate.zarr`` as a path; one letter is a drive.
+ADDRESS = re.compile("[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 def kind_of(names: Sequence[str]) -> str:
@@ -85,7 +90,13 @@ def open_dataset(
         if growing:
             return _open_growing(path, opener)
         if not path.exists():
+            if ADDRESS.match(path.as_posix()):
+                raise InputError(
+                    f"{path} is an address: datasets are read from disks; mount it, or copy it here"
+                )
             raise InputError(f"{path} does not exist: give the folder of a dataset, or a file")
+        if path.suffix.lower() == ".zip" and path.is_file():
+            raise InputError(f"{path} is packed: unpack it, and give the folder in it")
         if is_omezarr(path):
             return OmeZarrReader(path, max_frame_bytes=max_frame_bytes)
         if is_mirror(path):
@@ -135,7 +146,13 @@ def _is_of_stacks(path: Path) -> bool:
     if path.is_file():
         return is_stack(path)
     files = listed_images(path)
-    return bool(files) and all(is_stack_name(file.name) and is_stack(file) for file in files)
+    others = [file for file in files if not (is_stack_name(file.name) and is_stack(file))]
+    if others and len(others) < len(files):
+        raise InputError(
+            f"{path} holds image stacks of Micro-Manager and {counted(len(others), 'other image')}, such as "
+            f"{others[0].name}: put the others elsewhere"
+        )
+    return bool(files) and not others
 
 
 def stem_of(path: Path) -> str:

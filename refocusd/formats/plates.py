@@ -11,6 +11,7 @@ Opera          ``r01c02f03p04-ch1sk1fk1fl1.tiff``: row, column, field, plane, ch
 CV1000         ``W0001F0001T0001Z01C1.tif``
 ScanR          ``exp--W00001--P00001--Z00000--T00000--DAPI.tif``
 IN Cell        ``A - 01(fld 1 wv DAPI - DAPI z 1 tm 1).tif``
+Cellomics      ``exp_B02f00d0.TIF``, and EVOS ``exp_p00_z00_0_B02f00d0.TIF``
 Incucyte       ``exp_A1_1_00d04h00m.tif`` or with a date: well, image of it, time
 Leica          ``image--L0000--S00--U00--V00--J08--E00--O00--X00--Y00--T0000--Z00--C00.ome.tif``
 =============  ============================================================================
@@ -45,7 +46,7 @@ _IMAGEXPRESS = re.compile(
 )
 _IMAGEXPRESS_THUMBNAIL = re.compile(r".*_thumb.*", re.IGNORECASE)
 _METAMORPH = re.compile(
-    r"(?P<name>.*?)(?:_(?P<wave>w\d+)(?P<dye>[^_]+(?:_(?![stz]\d+(?:_|$))[^_]*)*)?)?"
+    r"(?P<name>.*?)(?:_(?P<wave>w[1-9]\d*)(?P<dye>[^_]+(?:_(?![stz]\d+(?:_|$))[^_]*)*)?)?"
     r"(?:_s(?P<site>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?",
     re.IGNORECASE,
 )
@@ -60,6 +61,8 @@ _OTHERS = {
     r"(?: z (?P<z>\d+))?(?: tm (?P<time>\d+))?\)",
     "Incucyte": r"(?P<channel>.*)_(?P<well>[A-P]\d{1,2})_(?P<site>\d+)_"
     r"(?P<time>\d{4}y\d\dm\d\dd_\d\dh\d\dm|\d+d\d\dh\d\dm)",
+    "Cellomics": r".*?(?:_p\d+_z(?P<z>\d+)_t?(?P<time>\d+))?_(?P<well>[A-P]\d{2})f(?P<site>\d{2,3})"
+    r"d(?P<channel>\d+)",
     "Leica's Matrix Screener": r".*--(?P<well>U\d+--V\d+)--J\d+--E\d+--O\d+--(?P<site>X\d+--Y\d+)"
     r"--T(?P<time>\d+)--Z(?P<z>\d+)--(?P<channel>C\d+)(?:\.ome)?",
 }

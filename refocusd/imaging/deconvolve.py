@@ -51,6 +51,25 @@ _STRUCTURE = 8.0
 
 
 @dataclass(frozen=True, slots=True)
+class WholeImage:
+    """What the parts of an image share that are deconvolved one by one, in counts.
+
+    Parameters
+    ----------
+    background : float
+        As in `Deconvolved`.
+    pedestal : float
+        By which light is raised, so that noise about the background stays positive.
+    iterations : int
+        At least 1.
+    """
+
+    background: float
+    pedestal: float
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
 class Deconvolved:
     """A deconvolved frame.
 
@@ -61,11 +80,14 @@ class Deconvolved:
     background : float
         The frame's lowest counts (1st percentile, reduced).
     iterations : int
+    pedestal : float
+        See `WholeImage`.
     """
 
     light: Floats
     background: float
     iterations: int
+    pedestal: float = 0.0
 
 
 def deconvolve(
@@ -74,6 +96,7 @@ def deconvolve(
     *,
     shape: PsfShape | None = None,
     most_iterations: int = MOST_ITERATIONS,
+    whole: WholeImage | None = None,
 ) -> Deconvolved:
     """Undo a blur.
 
@@ -86,6 +109,8 @@ def deconvolve(
     shape : PsfShape, optional
         The form of its PSF, where that is known.  Else it is taken for a Gaussian.
     most_iterations : int
+    whole : WholeImage, optional
+        `frame` is a part of this image: what is made of it has no seams with what is made of others.
 
     Returns
     -------
@@ -102,10 +127,13 @@ def deconvolve(
     spectrum = _transformed(reduced)
     grid = _frequencies(reduced.shape)
     noise = noise_of(spectrum, grid)
-    if float(reduced.max()) - background <= max(_STRUCTURE * noise, 0.5):
-        return Deconvolved(frame.copy(), background, 0)
     # RL keeps light positive: noise about the background must not be cut by that.
     pedestal = np.float32(2 * noise + 1e-3 * (float(reduced.max()) - background) + 0.05)
+    if whole is not None:
+        background, pedestal = whole.background, np.float32(whole.pedestal)
+        most_iterations, noise = whole.iterations, 0.0  # all of them
+    elif float(reduced.max()) - background <= max(_STRUCTURE * noise, 0.5):
+        return Deconvolved(frame.copy(), background, 0)
     observed = np.maximum(reduced - (np.float32(background) - pedestal), pedestal / 4)
     margin = 0 if shape is None else math.ceil(AROUND * FORMED_SCALE_PX)
     observed = np.pad(observed, margin, mode="edge")
@@ -128,8 +156,9 @@ def deconvolve(
     estimate += np.float32(background) - pedestal
     estimate = scale.enlarged(estimate)
     np.maximum(estimate, np.float32(background) - pedestal, out=estimate)
-    light = _same_sum(estimate, frame, background - float(pedestal))
-    return Deconvolved(light, background, iterations)
+    if whole is None:
+        estimate = _same_sum(estimate, frame, background - float(pedestal))
+    return Deconvolved(estimate, background, iterations, float(pedestal))
 
 
 def richardson_lucy(

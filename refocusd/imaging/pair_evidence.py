@@ -43,6 +43,8 @@ _FINE = ((0.45, 0.7), (1.2, 3.0))
 _FINE_AT_PX, _FINE_SIDE_PX = 3.0, 512
 #: Half the width of an interval, over the range, where an error of 10 % is expected: 90 % of a normal variable.
 _WIDE_SHARE = 0.1645
+#: Light of a tile counts as at least this part of the brightest tile's.
+_OF_BRIGHTEST = 0.4
 #: A blur is known to about this, relative: so much misfit of its width is not held against a picture.
 _WIDTH = 0.1
 #: Widths that are tried about the one that is stated, and where none is, px.
@@ -293,11 +295,16 @@ class _Spectra:
 
 
 def _flux(before: Floats, again: Floats, base: float, tile: int) -> tuple[float, float]:
-    """Light over the background, refocused over raw: of the frame, and its worst tile's change."""
+    """Light over the background, refocused over raw: of the frame, and its worst tile's change.
+
+    What changes in dim tiles counts against a part of the brightest one's light: the tail of a PSF throws
+    light there that a Gaussian does not.
+    """
     raw, refocused = (pooled(frame, tile) - np.float32(base) for frame in (before, again))
     whole = float(raw.mean())
     if whole <= 1e-3:
         return 1.0, 0.0
     lit = raw > 0.5 * whole
-    worst = float(np.max(np.abs(refocused[lit] / raw[lit] - 1))) if lit.any() else 0.0
+    against = np.maximum(raw, np.float32(_OF_BRIGHTEST * raw.max()))
+    worst = float(np.max((np.abs(refocused - raw) / against)[lit])) if lit.any() else 0.0
     return float(refocused.mean()) / whole, worst

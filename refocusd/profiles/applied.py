@@ -61,6 +61,21 @@ def _frame_metadata(metadata: str) -> _FrameMetadata:
         return _FrameMetadata()  # without metadata, those of the first frame are used
 
 
+def channel_name(axes: str, metadata: str) -> str:
+    """The channel of a frame by its name, where axes or metadata tell it; empty if it has none.
+
+    Parameters
+    ----------
+    axes, metadata : str
+        JSON, of the frame.
+    """
+    channel = json.loads(axes).get("channel", "")
+    if not isinstance(channel, str):
+        # The GUI of Micro-Manager numbers channels; the metadata name them.
+        channel = _frame_metadata(metadata).channel or channel
+    return str(channel or "")
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """The profiles of an acquisition; empty if none applies.
@@ -104,13 +119,10 @@ class Applied:
         if not self.selection.profiles:
             return None
         frame, first = _frame_metadata(metadata), self.selection.metadata
-        channel = json.loads(axes).get("channel", "")
-        if not isinstance(channel, str):
-            # The GUI of Micro-Manager numbers channels; the metadata name them.
-            channel = frame.channel or channel
         camera = str(frame.camera or frame.core_camera or "")
         return self.selection.of(
-            str(channel or first.get("Channel") or ""), "" if camera == camera_of(first) else camera
+            channel_name(axes, metadata) or str(first.get("Channel") or ""),
+            "" if camera == camera_of(first) else camera,
         )
 
     def _listed(

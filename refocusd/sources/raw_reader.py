@@ -63,8 +63,20 @@ def read_metadata(folder: str, place: Place) -> dict[str, Any]:
         return _metadata(file, place)
 
 
-def read_place(folder: str, place: Place, what: str) -> tuple[Pixels, dict[str, Any]]:
+def read_place(
+    folder: str, place: Place, what: str, into: Pixels | None = None
+) -> tuple[Pixels, dict[str, Any]]:
     """Pixels, shape (height, width), and metadata of the frame at a place.
+
+    Parameters
+    ----------
+    folder : str
+        Of the raw dataset.
+    place : Place
+    what : str
+        Names the frame in errors.
+    into : ndarray, optional
+        Contiguous, of its shape and type: holds the pixels then.
 
     Raises
     ------
@@ -75,7 +87,7 @@ def read_place(folder: str, place: Place, what: str) -> tuple[Pixels, dict[str, 
     with closing(GrowingFile(Path(folder) / place.file)) as file:
         # Written last: where they are, the pixels before them are as well.
         metadata = _metadata(file, place)
-        return file.pixels(place, what), metadata
+        return file.pixels(place, what, into), metadata
 
 
 def _metadata(file: GrowingFile, place: Place) -> dict[str, Any]:

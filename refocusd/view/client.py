@@ -281,9 +281,15 @@ class ApiClient:
             raise TransportError(f"{url}: {_reason(error)}") from error
         except OSError as error:
             raise TransportError(
-                f"no live view at {self.url} ({error}): start the daemon with `refocusd run`, or "
+                f"no live view at {self.url} ({_system(error)}): start the daemon with `refocusd run`, or "
                 "name the view with --url"
             ) from error
+
+
+def _system(error: OSError) -> object:
+    """What the system said, without the classes in between."""
+    inner = getattr(error, "reason", error)
+    return getattr(inner, "strerror", None) or inner
 
 
 def _with(address: str, query: dict[str, str]) -> str:

@@ -32,8 +32,8 @@ PIXEL_UM, WAVELENGTH_UM = 0.645, 0.461
 #: As the objective of a plate reader blurs, whose aperture is stated as 0.45.
 PLATE = Optics(0.51, WAVELENGTH_UM, 1.0, PIXEL_UM, spherical_waves=-1.17, apodisation=0.39)
 STATED = Stated(0.45, WAVELENGTH_UM)
-#: Planes as a recording numbers them, 2 um apart; the 16th is in focus.
-Z_UM, IN_FOCUS = 2.0 * np.arange(22), 16
+#: Planes of the stack, and which of them is in focus.
+Z_UM, IN_FOCUS = np.arange(2.0, 42.0, 3.0), 10
 UPPER, LOWER = slice(0, 448), slice(448, 896)
 
 

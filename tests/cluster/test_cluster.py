@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from unittest import mock
 import msgspec
 import numpy as np
 import pytest
+import yaozarrs
 import zarr
 from cluster_jobs import order_for, prepared, process
 from finished import snapshot, verify
@@ -37,8 +39,12 @@ from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import ConfigError, OutputError, TransportError
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage
 from refocusd.formats.ome_zarr.mirror_layout import list_path
+from refocusd.formats.ome_zarr.store_reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import Axes, Frame
 from refocusd.imaging.trust_map import AS_ACQUIRED
+from refocusd.transport.messages import FrameFacts
+from refocusd.worker.refocus import refocus_frame
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
@@ -75,6 +81,72 @@ def test_a_job_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
     done = JobResult.unpack(refocus_position(order.pack()))
     assert (len(done.attempts), done.found) == (7, 5)
     assert len(open_dataset(out)) == 12
+
+
+def test_a_job_reads_the_next_frame_and_writes_the_last_one_while_the_engine_works(
+    tmp_path: Path,
+) -> None:
+    raw, out = prepared(tmp_path)
+    order = order_for(raw, out)
+    read, written = threading.Semaphore(0), threading.Semaphore(0)
+    begun: list[None] = []
+
+    class Watched(StoreReader):
+        def read(self, axes: Axes | str) -> Frame:
+            frame = super().read(axes)
+            read.release()
+            return frame
+
+    class Announced(MirrorImage):
+        def write(self, *frame: Any) -> None:
+            super().write(*frame)
+            written.release()
+
+    def overtaken(*arguments: Any, **more: Any) -> FrameFacts:
+        begun.append(None)
+        # Its own frame and the next one; the last frame has none after it.
+        for _ in range(2 if len(begun) == 1 else 1 if len(begun) < len(order.keys) else 0):
+            assert read.acquire(timeout=60)
+        if len(begun) > 1:
+            assert written.acquire(timeout=60)
+        return refocus_frame(*arguments, **more)
+
+    with (
+        mock.patch.object(job, "StoreReader", Watched),
+        mock.patch.object(job, "MirrorImage", Announced),
+        mock.patch.object(job, "refocus_frame", overtaken),
+    ):
+        done = JobResult.unpack(refocus_position(order.pack()))
+    assert (len(begun), len(done.attempts)) == (12, 12)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_a_worker_keeps_the_memory_that_a_frame_has_left() -> None:
+    script = """
+import resource, sys
+import numpy as np
+from refocusd.cluster.job import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(1 << 20, np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+given_back = faults()
+keep_memory()
+np.ones(1 << 20, np.uint8)
+print(given_back, faults())
+"""
+    # As Dask begins its workers.
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    given_back, kept = map(int, found.stdout.split())
+    assert given_back > 1000
+    assert kept < 300
 
 
 def test_two_jobs_never_write_one_position(tmp_path: Path) -> None:
@@ -114,6 +186,18 @@ def test_the_trust_maps_of_jobs_are_one_dataset_at_the_end(tmp_path: Path) -> No
     assert not trust_maps_of(out).with_name(PARTS).exists()
 
 
+def test_the_output_of_a_plate_without_an_ending_is_a_plate(tmp_path: Path) -> None:
+    write_plate(tmp_path / "plate", levels=1)
+    settings = Settings(backend="identity", ledgers=str(tmp_path / "ledgers"))
+    cluster = Cluster(None)
+    cluster.start(settings)
+    with open_dataset(tmp_path / "plate") as frames:
+        output, _ = output_of_run(frames, settings, cluster.run_of, None)
+        cluster.refocus(frames, frames.axes_keys(), output)
+    assert output.path == tmp_path / "plate_refocused.zarr"
+    yaozarrs.validate_zarr_store(str(output.path))
+
+
 def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="write local, slurm, or the address"):
         connected(ClusterOptions("pbs")).__enter__()
@@ -122,6 +206,20 @@ def test_a_cluster_that_is_not_there_says_so(tmp_path: Path) -> None:
         pytest.raises(TransportError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"),
     ):
         connected(ClusterOptions("tcp://127.0.0.1:9")).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"memory": "lots"}, "--job-memory lots: write a size such as 4GB"),
+        ({"walltime": "tomorrow"}, "--job-time tomorrow: write H:M:S"),
+    ],
+)
+def test_what_no_job_can_be_given_is_refused_before_any_starts(
+    option: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said), connected(ClusterOptions("local", **option)):  # type: ignore[arg-type]
+        pass
 
 
 def test_the_positions_of_a_plate_share_its_blur(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from refocusd.cluster.order import JobResult, PositionOrder
 from refocusd.cluster.slide import TilePlan, refocus_slide
 from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
+from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import Refocused
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import InputError
@@ -41,6 +42,7 @@ from refocusd.formats.tiff import page_layout
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels, checksum
 from refocusd.imaging.blur import BlurEstimate
+from refocusd.imaging.deconvolve import WholeImage
 from refocusd.imaging.normalise import CountsRange
 
 SETTINGS = Settings(backend="openvino", precision="f32", threads=1)
@@ -102,6 +104,40 @@ def test_tiles_make_no_seams(tmp_path: Path) -> None:
     assert len(told) > 4
     assert len(set(told)) == 1
     assert_as_untiled(engine, raw, out, *told[0])
+
+
+def test_deconvolved_tiles_make_no_seams(tmp_path: Path) -> None:
+    raw = specimen(800, 6.0)
+    out, notes = np.zeros_like(raw), TilesDone(tmp_path / "slide.tiles", 0)
+    engine = DeconvolutionEngine()
+
+    def write(pixels: Pixels, rows: slice, columns: slice) -> None:
+        out[rows, columns] = pixels
+
+    form = PageFormat(raw.shape[0], raw.shape[1], raw.dtype)
+    with (
+        mock.patch.object(slide, "SIDES", ((np.inf, 400),)),
+        mock.patch.object(slide, "SAMPLED", 2),
+        mock.patch.object(slide, "SAMPLE_PX", 320),
+    ):
+        facts = refocus_slide(engine, form, (256, 256), lambda *at: raw[at], write, SETTINGS, notes)
+    assert facts.written == "refocused"
+    assert len(notes.tiles) > 4
+    begun = notes.begun
+    assert begun is not None
+    assert begun.iterations > 1
+    # In one piece, with a side that is reduced as the tiles are.
+    side = min(400 * begun.numerator // 16, len(raw))
+    whole = np.empty((side, side), raw.dtype)
+    shared = WholeImage(begun.offset, begun.pedestal, begun.iterations)
+    engine.refocus_part(raw[:side, :side].copy(), whole, begun.sigma_px, shared)
+    inner = (slice(0, side - 250),) * 2
+    off = np.abs(whole[inner].astype(int) - out[inner].astype(int))
+    assert np.percentile(off, 99.9) <= 1
+    # And as the whole frame is refocused: only its sum of light is kept there besides.
+    alone = np.empty_like(raw)
+    engine.refocus(raw, alone)
+    assert np.percentile(np.abs(alone.astype(int) - out)[inner], 90) < 0.05 * float(np.ptp(alone))
 
 
 def assert_as_untiled(
@@ -343,7 +379,7 @@ def test_an_output_that_was_not_begun_in_tiles_is_not_continued_in_tiles(
         pixels.write_bytes(pixels.read_bytes()[:1000])
         with mock.patch.object(page_layout, "SLIDE_PX", 1 << 15):
             assert main(["process", str(raw)]) == 2
-    assert "was not begun in tiles" in capsys.readouterr().err
+    assert "was not begun as an OME-Zarr" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

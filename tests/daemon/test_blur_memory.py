@@ -14,10 +14,15 @@ from live import opened, pump_until, quick_settings, read_all, running, source
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions import blur_memory
 from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
+from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
+from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.offline import own_settings
 from refocusd.demo.specimen import Specimen
 from refocusd.frame import Pixels
+from refocusd.profiles.applied import Applied
+from refocusd.profiles.catalogue import Selection
 from refocusd.profiles.microscope_metadata import first_of
+from refocusd.transport import messages as wire
 
 DAPI = Kind("Zyla", "20x", "DAPI", 0.65, "")
 
@@ -54,6 +59,34 @@ def test_frames_that_contradict_it_replace_it(
     assert found.sigma_px == pytest.approx(4.0)
     assert found.frames == 9
     assert "the blur of DAPI is 4.0 px: 20.0 px, as 9 frames told until" in caplog.text
+
+
+def test_a_numbered_channel_is_remembered_by_its_name(tmp_path: Path) -> None:
+    """As Micro-Manager's window numbers them: another session may have another stain first."""
+    settings = quick_settings(tmp_path, blur_memory=True)
+    acquisition = Acquisition.announced(
+        wire.Open("a", "cells", 64, 64, "uint16", "", "/out", "{}"), b""
+    )
+    acquisition.applied = Applied(Selection(metadata={"Camera": "Zyla", "Channel": "DAPI"}))
+
+    def frame(name: str) -> wire.Submit:
+        nowhere: Any = None
+        return wire.Submit("a", '{"channel":0}', nowhere, 0, json.dumps({"Channel": name}), 0)
+
+    facts = wire.FrameFacts(
+        *(0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0, "trusted"),
+        blur_px=8.0,
+        blur_uncertainty=0.2,
+        blur_source="frame",
+    )
+    blurs = KnownBlurs(settings)
+    for _ in range(9):
+        blurs.note(acquisition, frame("DAPI"), facts)
+    blurs.end("a")
+    known = KnownBlurs(settings).of(acquisition, frame("DAPI"))
+    assert known is not None
+    assert known.sigma_px == pytest.approx(8.0)
+    assert KnownBlurs(settings).of(acquisition, frame("GFP")) is None
 
 
 def test_other_microscopes_know_nothing_of_it(tmp_path: Path) -> None:

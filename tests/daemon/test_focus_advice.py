@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live import opened, pump_until, quick_settings, read_all, running, source
+from msgspec.structs import replace
 
 from refocusd.daemon.acquisitions.focus_monitor import FocusMonitor, stage_um
 from refocusd.daemon.acquisitions.focus_tracker import FocusTracker
@@ -291,6 +292,14 @@ def test_a_calibration_profile_gives_the_optics(tmp_path: Path) -> None:
     acquisition.applied = Applied(Selection((profile,)))
     about = monitor.ask(acquisition, submitted({"time": 0}))
     assert about == wire.FocusOptics(0.47, 0.52, 1.0, 0.6, 0.1, 0.4, measured=True)
+    # Micro-Manager's window numbers channels; the metadata name them.
+    gfp = replace(profile, microscope=Microscope(pixel_um=0.6, channel="GFP"))
+    acquisition.applied = Applied(Selection((gfp,)))
+    for name, measured in (("GFP", True), ("DAPI", False)):
+        frame = submitted({"channel": 1}, metadata=json.dumps({"Channel": name}))
+        found = monitor.ask(acquisition, frame)
+        assert found is not None
+        assert found.measured == measured
 
 
 @pytest.mark.parametrize("inline", [False, True], ids=["worker-ring", "worker-socket"])

@@ -28,7 +28,9 @@ from live import keys, quick_settings, read_all, running, write_stack
 from recordings_on_disk import write_ndtiff
 from waiting import PATIENCE_S, until
 
+from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_folder import LEDGER_COPY
+from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, append_sink
 from refocusd.ledger import Ledger
@@ -71,6 +73,7 @@ def test_an_output_elsewhere_is_found_by_its_raw_data(tmp_path: Path) -> None:
 def test_every_output_of_a_recording_is_found_wherever_it_lies(tmp_path: Path) -> None:
     raw = time_lapse(tmp_path / "data" / "raw", 3)
     stack = write_stack(tmp_path / "data" / "s.tif", blurred(3))
+    one, two = (tmp_path / folder / "raw_refocused" for folder in ("one", "two"))
     for folder in ("one", "two"):
         done = refocusd("process", raw, stack, "--output", folder, place=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -82,8 +85,18 @@ def test_every_output_of_a_recording_is_found_wherever_it_lies(tmp_path: Path) -
         assert told("report", recording, "--json", tmp_path / "r.json", place=tmp_path)[0] == 0
         files = json.loads((tmp_path / "r.json").read_text())["files"]
         assert [Path(file).parent for file in files] == outputs
+    # In another place it is the same; a copy may have outputs of its own, and so has one that begins alike.
+    shutil.copytree(raw, tmp_path / "copy")
+    assert verify(tmp_path / "copy", place=tmp_path)[1]["runs"] == []
+    moved = raw.rename(tmp_path / "run")
+    status, said = verify(moved, place=tmp_path)
+    assert status == 0, said
+    assert [run["output"] for run in said["runs"]] == [str(o) for o in (one, two)]
+    moved.rename(raw)
+    planes = [blurred(12)[0], blurred(2, seed=9)[1]]
+    alike = write_ndtiff(tmp_path / "alike", [({"time": n}, p, {}) for n, p in enumerate(planes)])
+    assert verify(alike, place=tmp_path)[1]["runs"] == []
     # One that was deleted is not missed; what another recording left in its place is not taken for it.
-    one, two = (tmp_path / folder / "raw_refocused" for folder in ("one", "two"))
     shutil.rmtree(one)
     other = time_lapse(tmp_path / "other" / "raw", 3, seed=5)
     assert refocusd("process", other, "--output", "one", place=tmp_path).returncode == 0
@@ -303,3 +316,8 @@ def test_a_name_that_is_not_utf8_is_told_and_costs_no_other_recording(tmp_path: 
     assert "is not written in UTF-8: rename that file or folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(keys(tmp_path / "s_refocused")) == 2
+
+
+def test_an_output_that_was_moved_away_meanwhile_is_asked_after(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="moved or deleted meanwhile"):
+        note_recording(tmp_path / "cells_refocused", tmp_path / "cells.tif")

@@ -319,6 +319,17 @@ def test_names_that_no_xml_may_hold_are_written_so_that_the_file_is_read(tmp_pat
     assert found == ["D\ufffd[31mAPI\ufffd", "GFP\ufffd <&>"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe has no place in a folder there")
+def test_nothing_beside_an_export_is_taken_for_its_own(tmp_path: Path) -> None:
+    dataset(tmp_path / "d", "ndtiff", [{"time": 0}])
+    os.mkfifo(tmp_path / "x.ome.tif.part")  # it would be waited for
+    refocusd_export(tmp_path / "d", "--output", tmp_path / "x.ome.tif")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"d", "x.ome.tif", "x.ome.tif.part"}
+    (tmp_path / "y.ome.tif").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        refocusd_export(tmp_path / "d", "--output", tmp_path / "y.ome.tif", "--overwrite")
+
+
 def test_existing_files_are_replaced_only_when_asked(tmp_path: Path, kind: SinkKind) -> None:
     dataset(tmp_path / "d", kind, [{"time": 0, "position": p} for p in (0, 1)])
     (tmp_path / "x_position1.ome.tif").write_bytes(b"mine")
@@ -346,6 +357,11 @@ def a_tiff(path: Path) -> None:
     write_tiff(path / "d", frames(2))
 
 
+def a_processed_tiff(path: Path) -> None:
+    a_tiff(path)
+    (path / "d_refocused").mkdir()
+
+
 def a_folder(path: Path) -> None:
     (path / "d").mkdir()
 
@@ -361,6 +377,7 @@ def a_good_one(path: Path) -> None:
         (a_sparse_one, "x.ome.tif", InputError, r"2 frames .* grid of 1000000001 planes"),
         (one_of_two_formats, "x.ome.tif", InputError, r"different formats.*33×24.*32×24"),
         (a_tiff, "x.ome.tif", InputError, "give the folder of a dataset"),
+        (a_processed_tiff, "x.ome.tif", InputError, "its refocused frames are in .*d_refocused"),
         (a_folder, "x.ome.tif", InputError, "give the folder of a dataset"),
         (lambda _: None, "x.ome.tif", InputError, "does not exist: give the folder"),
         (a_good_one, "x.tif", ConfigError, r"ends in \.ome\.tif"),

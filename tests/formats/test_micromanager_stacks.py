@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from java_ndtiff import JavaStack, frame_of
-from recordings_on_disk import frames, write_micromanager
+from recordings_on_disk import frames, write_micromanager, write_tiff
 
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
@@ -93,6 +93,29 @@ def test_a_copy_that_ends_too_early_or_was_damaged_is_an_error(tmp_path: Path) -
     path.write_bytes(whole[: first + 10] + bytes([2 * SIDE]) + whole[first + 11 :])
     with pytest.raises(InputError, match="which cannot be"):
         open_dataset(path)
+
+
+def test_a_folder_of_more_than_one_recording_says_which(tmp_path: Path) -> None:
+    places = [(0, 0, time, 0) for time in range(2)]
+    for name in ("a_MMStack_Pos0.ome.tif", "b_MMStack_Pos0.ome.tif"):
+        write_micromanager(tmp_path / name, frames(2), places, ONE_OF_EACH)
+    with pytest.raises(InputError, match=r"of 2 recordings \(a_, b_\): put each into a folder"):
+        open_dataset(tmp_path)
+    (tmp_path / "b_MMStack_Pos0.ome.tif").unlink()
+    write_tiff(tmp_path / "overview.tif", frames(1)[0])
+    with pytest.raises(
+        InputError, match=r"and 1 other image, such as overview\.tif: put the others"
+    ):
+        open_dataset(tmp_path)
+
+
+def test_a_summary_in_the_text_of_an_older_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run_MMStack_Pos0.ome.tif"
+    summary = {**ONE_OF_EACH, "ChNames": ["gr__n"]}
+    write_micromanager(path, frames(2), [(0, 0, time, 0) for time in range(2)], summary)
+    path.write_bytes(path.read_bytes().replace(b"gr__n", "gr\xfc n".encode("cp1252")))
+    with open_dataset(path) as dataset:
+        assert dataset.summary["ChNames"] == ["grü n"]
 
 
 @pytest.mark.parametrize(

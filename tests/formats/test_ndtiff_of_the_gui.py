@@ -32,7 +32,7 @@ def test_channels_that_are_numbered_have_the_names_of_the_summary(
 @pytest.mark.parametrize("growing", [False, True])
 def test_an_index_in_the_text_of_an_older_windows_is_read(tmp_path: Path, growing: bool) -> None:
     axes = {"time": 0, "channel": "grün"}
-    dataset = JavaNDTiff(tmp_path / "run_1", encoding="cp1252")
+    dataset = JavaNDTiff(tmp_path / "run_1", summary={"ChNames": ["grün"]}, encoding="cp1252")
     dataset.put(axes, frame_of(7, SIDE), {"Axes": axes, "Objective": "40× Öl"})
     dataset.finish()
     with open_dataset(tmp_path / "run_1", growing=growing) as recording:
@@ -40,6 +40,7 @@ def test_an_index_in_the_text_of_an_older_windows_is_read(tmp_path: Path, growin
         frame = recording.read(recording.axes_keys()[0])
         np.testing.assert_array_equal(frame.pixels, frame_of(7, SIDE))
         assert frame.metadata["Objective"] == "40× Öl"
+        assert recording.summary["ChNames"] == ["grün"]
 
 
 def test_a_dataset_is_finished_once_its_index_is_cut(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ import zarr
 from plates_on_disk import FIELDS, write_image, write_plate
 
 from refocusd.errors import InputError, OutputError
+from refocusd.formats.ome_zarr import mirror_image
 from refocusd.formats.ome_zarr.mirror_image import MirrorImage, reduced
-from refocusd.formats.ome_zarr.mirror_layout import list_path
+from refocusd.formats.ome_zarr.mirror_layout import list_path, put_like
 from refocusd.formats.ome_zarr.mirror_reader import MirrorReader
 from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
 from refocusd.formats.open_dataset import open_dataset
@@ -170,6 +173,29 @@ def test_a_black_frame_is_a_frame(tmp_path: Path, how: dict[str, Any]) -> None:
     with open_dataset(out) as dataset:
         assert dataset.axes_keys() == ['{"time":1}']
         assert not dataset.read({"time": 1}).pixels.any()
+
+
+def test_what_describes_a_whole_plate_is_written_once(tmp_path: Path) -> None:
+    """For each of its images again, a plate of thousands would take hours to begin."""
+    raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
+    write_plate(raw, fields=[f"A/{n}/{field}" for n in range(1, 7) for field in "01"], levels=1)
+    with mock.patch.object(mirror_image, "put_like", wraps=put_like) as put:
+        started(raw, out).close()
+    written = [call.args[1].relative_to(out).as_posix() for call in put.call_args_list]
+    assert sorted(written) == sorted(set(written))
+    assert written[-1] == "."
+    yaozarrs.validate_zarr_store(str(out))
+
+
+def test_a_resolution_that_is_named_and_not_there_is_said(tmp_path: Path) -> None:
+    raw = tmp_path / "plate.zarr"
+    write_plate(raw)
+    shutil.rmtree(raw / "A" / "1" / "1" / "1")
+    with started(raw, tmp_path / "plate_refocused.zarr") as sink:
+        assert isinstance(sink, MirrorSink)
+        sink.make_room({"position": "A/1/0"})
+        with pytest.raises(OutputError, match="1/1 is named as a resolution of its image, and is"):
+            sink.make_room({"position": "A/1/1"})
 
 
 def test_frames_without_a_place_are_refused(tmp_path: Path) -> None:

@@ -382,3 +382,28 @@ def test_a_path_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
     place.write_text(text)
     with pytest.raises(InputError, match="without an image"):
         open_dataset(tmp_path / "plate.zarr")
+
+
+def test_labels_are_no_frames(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", levels=1)
+    labels = zarr.open_group(tmp_path / "image.zarr" / "labels", mode="w")
+    labels.attrs["ome"] = {"version": "0.5", "labels": ["nuclei"]}
+    write_image(tmp_path / "image.zarr" / "labels" / "nuclei", levels=1)
+    with open_dataset(tmp_path / "image.zarr") as dataset:
+        assert len(dataset) == 12
+    for place in ("labels", "labels/nuclei"):
+        with pytest.raises(InputError, match="holds labels, not frames: give the image"):
+            open_dataset(tmp_path / "image.zarr" / place)
+
+
+@pytest.mark.parametrize("where", ["https://example.org/plate.zarr", "s3://bucket/plate.zarr"])
+def test_an_address_is_refused_as_one(where: str) -> None:
+    with pytest.raises(InputError, match="is an address: datasets are read from disks"):
+        open_dataset(where)
+
+
+def test_a_packed_store_is_to_be_unpacked(tmp_path: Path) -> None:
+    write_image(tmp_path / "image.zarr", levels=1)
+    packed = shutil.make_archive(str(tmp_path / "image.zarr"), "zip", tmp_path / "image.zarr")
+    with pytest.raises(InputError, match="is packed: unpack it"):
+        open_dataset(packed)

@@ -205,6 +205,11 @@ def test_a_number_behind_the_wave_is_no_dye(tmp_path: Path) -> None:
             {"channel": "D2 - E", "position": 3, "time": 1, "z": 1},
         ),
         (
+            "Cellomics",
+            "exp_p00_z0{z}_{t}_B0{w}f0{s}d{c}.TIF",
+            {"channel": "2", "position": 3, "time": 1, "z": 1},
+        ),
+        (
             "Leica's Matrix Screener",
             "image--L0--S00--U0{w}--V00--J08--E00--O00--X0{s}--Y00--T000{t}--Z0{z}--C0{c}.ome.tif",
             {"channel": "C02", "position": 3, "time": 1, "z": 1},

@@ -88,7 +88,7 @@ class JavaNDTiff:
         self._encoding = encoding
         self.folder = folder
         self._base = f"{prefix}_NDTiffStack"
-        self._summary = json.dumps(dict(summary)).encode()
+        self._summary = json.dumps(dict(summary), ensure_ascii=False).encode(encoding)
         self._per_file = frames_per_file
         self._files = self._in_file = 0
         # ResolutionLevel makes the index before there is a stack.

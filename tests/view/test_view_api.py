@@ -135,7 +135,9 @@ def test_ctl_says_what_is_wrong(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ctl", *words]) == 2
-    assert said in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert said in error
+    assert "urlopen" not in error, "a class of Python's"
 
 
 def test_ctl_shows_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,16 @@ def test_settings_can_be_changed_once_they_are_there(browser: Browser, idle: str
         expect(page.get_by_label("Engine")).to_have_value("identity")
 
 
+def test_what_a_job_says_is_read_without_moving_it_sideways(browser: Browser, idle: str) -> None:
+    """What to do stands at the end of an error."""
+    with open_page(browser, idle) as page:
+        page.keyboard.press("j")
+        page.evaluate("document.getElementById('job').hidden = false")
+        box = page.locator("#job-output")
+        box.evaluate("(e, words) => (e.textContent = words)", f"refocusd: error: /{LONG}: do this")
+        assert box.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientWidth > 200")
+
+
 def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_path: Path) -> None:
     with open_page(browser, idle) as page:
         for address in ("models", "jobs"):
@@ -116,3 +126,30 @@ def test_a_view_that_is_away_is_said_in_words(browser: Browser, idle: str, tmp_p
         page.keyboard.press("Escape")
         page.keyboard.press("j")
         expect(page.locator("#job-model option")).not_to_have_count(1)
+
+
+def test_channels_that_come_to_disk_after_their_frames_can_be_chosen(
+    browser: Browser, tools: Bench
+) -> None:
+    """All frames but the last went by before the page asked; the next are an hour away."""
+    asked: list[str] = []
+
+    def too_early(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+        else:
+            route.fulfill(json={"acquisition": "", "axes": {}, "frames": 0})
+
+    with (
+        StandIn(tools.scene, fps=1 / 3600, raw=tools.daemon.raw) as daemon,
+        view_of(daemon.endpoint) as port,
+        open_page(browser, f"http://127.0.0.1:{port}/") as page,
+    ):
+        page.route(re.compile("/api/v1/axes"), too_early)
+        page.reload()
+        daemon.shown = 1
+        expect(page.locator("[data-axis=channel] button[role=radio]")).to_have_count(
+            2, timeout=60_000
+        )
+        assert len(asked) == 2

@@ -9,6 +9,7 @@ from typing import Any
 from refocusd.cli.console import console, messages, note, progress, write_json
 from refocusd.cli.flags import add_command
 from refocusd.datasets.dataset import Output
+from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import InputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import refuse_within
@@ -51,7 +52,12 @@ def register(commands: Any) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     if arguments.dataset.is_file():
-        raise InputError(f"{arguments.dataset} is a file: give the folder of a dataset")
+        file = arguments.dataset
+        made_of_it = refocused_path(file.with_name(file.name.split(".")[0]))
+        rather = f"its refocused frames are in {made_of_it}"
+        raise InputError(
+            f"{file} is a file: {rather if made_of_it.exists() else 'give the folder of a dataset'}"
+        )
     made = Output.at(arguments.dataset)
     with open_dataset(arguments.dataset) as reader:
         plan = plan_export(

@@ -32,6 +32,7 @@ from refocusd.imaging.defocus import (
     optics_of,
 )
 from refocusd.imaging.optics import Optics
+from refocusd.profiles.applied import channel_name
 from refocusd.profiles.microscope_metadata import pixel_um_of
 from refocusd.transport import messages as wire
 from refocusd.transport.records import FocusAdvice
@@ -109,7 +110,7 @@ class FocusMonitor:
         if now - self._asked_at < self._every_s or now - field.asked_at < active * self._every_s:
             return None
         pixel_um = pixel_um_of(_metadata(submit))
-        profile = acquisition.applied.selection.of(key.channel)
+        profile = acquisition.applied.profile_of(submit.axes, submit.metadata)
         try:
             if profile is not None:
                 optics, measured = optics_of(profile, pixel_um)
@@ -157,8 +158,8 @@ class FocusMonitor:
             del self._fields[key]
 
     def _field(self, message: wire.Open, submit: wire.Submit) -> tuple[_Key, _Field]:
-        axes = json.loads(submit.axes)
-        position, channel = (str(axes.get(name, "")) for name in ("position", "channel"))
+        position = str(json.loads(submit.axes).get("position", ""))
+        channel = channel_name(submit.axes, submit.metadata)
         key = _Key(message.acquisition, position, channel)
         return key, self._fields.setdefault(key, _Field())
 

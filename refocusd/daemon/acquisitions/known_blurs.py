@@ -19,7 +19,7 @@ from refocusd.daemon.acquisitions.focus_monitor import stage_um
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.formats.scale import stated_z_step_um
 from refocusd.imaging.known_blur import distance_from_focus, known_blur
-from refocusd.profiles.applied import Applied
+from refocusd.profiles.applied import Applied, channel_name
 from refocusd.profiles.microscope_metadata import camera_of, objective_of, pixel_um_of
 from refocusd.transport.messages import FrameFacts, KnownBlur, Submit
 
@@ -47,7 +47,7 @@ class KnownBlurs:
         """What is known of one frame; None where that is nothing."""
         applied, summary = acquisition.applied, acquisition.open.summary
         found = blur_by_microscope(self._settings, applied, summary, submit.axes, submit.metadata)
-        if self._memory is None or (kind := _kind(acquisition, submit.axes)) is None:
+        if self._memory is None or (kind := _kind(acquisition, submit)) is None:
             return found
         remembered = self._memory.of(kind)
         if remembered is None or (found and found.uncertainty < remembered.blur.uncertainty):
@@ -70,7 +70,7 @@ class KnownBlurs:
             return
         if facts.blur_source not in ("frame", "frames") or not facts.blur_px:
             return
-        if kind := _kind(acquisition, submit.axes):
+        if kind := _kind(acquisition, submit):
             uncertainty = facts.blur_uncertainty or 0.0
             self._memory.add(acquisition.id, kind, facts.blur_px, uncertainty)
 
@@ -117,16 +117,16 @@ def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]
     return plane * step_um if isinstance(plane, int) and step_um else None
 
 
-def _kind(acquisition: Acquisition, axes: str) -> Kind | None:
+def _kind(acquisition: Acquisition, submit: Submit) -> Kind | None:
     """What a frame has in common with those of other sessions; None where its camera is not known."""
     first = acquisition.applied.selection.metadata
     if not (camera := camera_of(first)):
         return None
-    at, summary = json.loads(axes), _summary(acquisition.open.summary)
+    at, summary = json.loads(submit.axes), _summary(acquisition.open.summary)
     return Kind(
         camera,
         objective_of(first),
-        str(at.get("channel") or first.get("Channel") or ""),
+        channel_name(submit.axes, submit.metadata) or str(first.get("Channel") or ""),
         pixel_um_of(first, summary),
         f"{at['z']} of {summary.get('z-step_um', '?')} um" if "z" in at else "",
     )

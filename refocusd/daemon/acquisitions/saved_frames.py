@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -83,17 +84,16 @@ class SavedFrames:
         form = PageFormat(open_.height, open_.width, np.dtype(open_.dtype))
         metadata_at = saved.metadata_offset, saved.metadata_length
         place = Place(saved.file, saved.offset, form, *metadata_at)
+        slot: Any = self._ring.view(frame.slot.offset, (form.height, form.width), open_.dtype)
         for pause_s in (*(LAG_S if patient else ()), None):
             try:
-                pixels, metadata = read_place(open_.raw, place, f"frame {frame.axes}")
+                pixels, metadata = read_place(open_.raw, place, f"frame {frame.axes}", slot)
             except (RefocusdError, OSError):
                 if pause_s is None:
                     raise
                 time.sleep(pause_s)
             else:
                 break
-        view = self._ring.view(frame.slot.offset, pixels.shape, open_.dtype)
-        np.copyto(view, pixels)
         return msgspec.structs.replace(
             frame, checksum=checksum(pixels), metadata=json.dumps(metadata), saved=None
         )

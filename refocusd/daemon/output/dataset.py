@@ -22,7 +22,7 @@ from refocusd.daemon.output.folder import beginning, choose_folder, write_run_fi
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps
-from refocusd.datasets.identity import noted
+from refocusd.datasets.identity import frame_names, noted
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.errors import DiskFullError, InputError, LedgerError, OutputError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
@@ -111,8 +111,10 @@ class OutputDataset:
                 about = {**summary, "refocusd": made}
                 sink = undo.enter_context(create_sink(settings.sink, output, about))
             write_run_file(output, made)
+            for name in frame_names(noted(made["recording"])):
+                note_output(settings.ledgers, name, output)
             if message.raw:
-                note_output(settings.ledgers, message.raw, output)
+                note_output(settings.ledgers, Path(message.raw), output)
             _begin(ledger, settings, job, output)
             maps = TrustMaps(
                 output, sink.summary, (message.height, message.width), enabled=settings.trust_map

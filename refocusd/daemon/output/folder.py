@@ -79,7 +79,7 @@ def choose_folder(settings: Settings, message: Open, run: str) -> tuple[Path, bo
     """
     first = output_of(message.raw, message.output)
     if not (message.output or first.exists()):
-        for output in noted_outputs(settings.ledgers, message.raw):
+        for output in noted_outputs(settings.ledgers, Path(message.raw)):
             made = made_by(output)
             if (made.get("acquisition"), made.get("run")) == (message.acquisition, run):
                 return output, True

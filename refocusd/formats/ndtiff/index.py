@@ -39,6 +39,8 @@ class NDTiffIndex:
         self._max_frame_bytes = max_frame_bytes
         #: First byte behind the last record that was read.
         self.end = 0
+        #: Whether there is more, which is no whole record: its writer was killed, or writes it now.
+        self.torn = False
 
     def entries(self) -> Iterator[tuple[str, IndexEntry]]:
         """As `records`, with the canonical key of the axes."""
@@ -80,6 +82,7 @@ class NDTiffIndex:
                             raise self._damaged(f"{INDEX_NAME} has no record at byte {self.end}")
                         doubtful = self.end
                     elif self.end == start:
+                        self.torn = bool(data.strip(b"\0"))
                         return
         except OSError as error:
             raise InputError(

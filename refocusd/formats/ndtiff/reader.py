@@ -14,7 +14,7 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.files import open_shared
-from refocusd.formats.metadata import json_object
+from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_place
 from refocusd.formats.placed_frames import PlacedFrames
@@ -72,6 +72,8 @@ class NDTiffReader(PlacedFrames):
         self._waiting: dict[str, Place] = {}
         self._summary: dict[str, Any] | None = None
         self.refresh()
+        if self._index.torn:
+            self.source += ", which ends within a record: frames behind it are left out"
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def summary_of(file: GrowingFile) -> dict[str, Any] | None:
         return None
     if length > _MAX_SUMMARY_BYTES:
         return None
-    text = file.bytes_at(start, length).rstrip(b"\0").decode("utf-8", "replace").strip()
+    text = java_text(file.bytes_at(start, length).rstrip(b"\0")).strip()
     # pycromanager writes null where there is nothing to say.
     return {} if text in ("", "null") else json_object(text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,14 +35,16 @@ if TYPE_CHECKING:
 MAX_PART_PX = 2048
 
 
-def create_image(raw_image: OmeImage, raw: Path, path: Path) -> None:
-    """Make the groups and empty arrays of one image; what is there is left as it is.
+def create_image(raw_image: OmeImage, path: Path) -> None:
+    """Make the group and empty arrays of one image; what is there is left as it is.
+
+    `create_outer_groups` is to follow.
 
     Parameters
     ----------
     raw_image : OmeImage
-    raw, path : Path
-        The raw store, and the refocused one.
+    path : Path
+        The refocused store.
 
     Raises
     ------
@@ -51,13 +53,27 @@ def create_image(raw_image: OmeImage, raw: Path, path: Path) -> None:
     folder = path / raw_image.position
     for level in raw_image.levels:
         _put_array(raw_image.folder / level, folder / level)
-    # Outer groups last: whatever is described is there.
     put_like(raw_image.folder, folder)
-    parts = Path(raw_image.position).parts
-    for count in range(len(parts) - 1, -1, -1):
-        inner = Path(*parts[:count])
-        if is_store(raw / inner):
-            put_like(raw / inner, path / inner)
+
+
+def create_outer_groups(positions: Iterable[str], raw: Path, path: Path) -> None:
+    """Make the groups around images that were made, the outermost last: whatever is described is there.
+
+    Parameters
+    ----------
+    positions : iterable of str
+        Of the images; those of a plate together, as its own group describes all of its wells.
+    raw, path : Path
+        The raw store, and the refocused one.
+
+    Raises
+    ------
+    OSError, InputError
+    """
+    outer = {group for position in positions for group in Path(position).parents}
+    for group in sorted(outer, key=lambda group: -len(group.parts)):
+        if is_store(raw / group):
+            put_like(raw / group, path / group)
     # In the layout of bioformats2raw this group has the order of the images.
     if (raw / "OME").is_dir():
         put_like(raw / "OME", path / "OME")
@@ -68,6 +84,10 @@ def _put_array(raw: Path, place: Path) -> None:
     try:
         document = json.loads((raw / name).read_text(encoding="utf-8"))
         text = json.dumps(frame_wise(document), indent=2).encode()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{raw} is named as a resolution of its image, and is not there: copy the store again"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{raw / name} cannot be read as a Zarr array ({error})") from error
     put(place / name, text)

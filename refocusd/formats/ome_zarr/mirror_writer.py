@@ -12,10 +12,10 @@ from typing import Any
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import lock_for_writing
-from refocusd.formats.ome_zarr.groups import image_folders, is_below, read_group
+from refocusd.formats.ome_zarr.groups import image_folders, is_below, is_store, read_group
 from refocusd.formats.ome_zarr.image import OmeImage
 from refocusd.formats.ome_zarr.layout import OWN_GROUP, own_attributes
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image
+from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image, create_outer_groups
 from refocusd.formats.ome_zarr.mirror_layout import (
     LISTS,
     MIRROR,
@@ -91,10 +91,13 @@ class MirrorSink(Sink):
             refuse_existing(path)
             lock = files.enter_context(_locked(path))
             put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
+            made = []
             for position, folder in image_folders(raw).items():
                 # One that another program has only begun gets its place with its first frame.
                 with contextlib.suppress(InputError):
-                    create_image(OmeImage.open(folder, position), raw, path)
+                    create_image(OmeImage.open(folder, position), path)
+                    made.append(position)
+            create_outer_groups(made, raw, path)
             # The folder of the lists comes last: a store with one is a dataset.
             (path / OWN_GROUP / LISTS).mkdir()
         return cls(path, plain, lock)
@@ -174,10 +177,10 @@ class MirrorSink(Sink):
                     f"place in {self.path}"
                 )
             raw_image = OmeImage.open(folder, position)
-            made = self.path / position / raw_image.levels[0]
             grown = found is not None and raw_image.array.shape != found.image.array.shape
-            if grown or not made.is_dir():
-                create_image(raw_image, self._raw, self.path)
+            if grown or not is_store(self.path / position):
+                create_image(raw_image, self.path)
+                create_outer_groups([position], self._raw, self.path)
             if found is not None:
                 if not grown:
                     return found

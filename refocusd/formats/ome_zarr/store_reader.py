@@ -92,6 +92,12 @@ class StoreReader(Dataset):
         if root != self.path:
             inner = "_".join(self.path.relative_to(root).parts)
             self.name = f"{root.name.removesuffix('.zarr').removesuffix('.ome')}_{inner}.zarr"
+            if "labels" in self.path.relative_to(root).parts:
+                raise InputError(
+                    f"{self.path} holds labels, not frames: give the image they lie in"
+                )
+        elif not self.name.endswith(".zarr"):
+            self.name += ".zarr"  # its output is one, and named so
         self.catch_up_from = str(self.path)
         self._growing = growing
         self._only = only

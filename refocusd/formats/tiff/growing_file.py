@@ -164,8 +164,8 @@ class GrowingFile:
         # Padded with blanks where there is nothing to say.
         return json_object(text) if text.strip() else {}
 
-    def pixels(self, place: Place, what: str) -> Pixels:
-        """Pixels of one frame, shape (height, width).
+    def pixels(self, place: Place, what: str, into: Pixels | None = None) -> Pixels:
+        """Pixels of one frame, shape (height, width), read into an array of theirs if one is given.
 
         Raises
         ------
@@ -174,7 +174,9 @@ class GrowingFile:
         OSError
         """
         form = place.format
-        frame = np.empty((form.height, form.width), form.dtype.newbyteorder("<"))
+        frame = into
+        if frame is None:
+            frame = np.empty((form.height, form.width), form.dtype.newbyteorder("<"))
         buffer = frame.reshape(-1).view(np.uint8).data
         if self._fill(place.offset, buffer) < len(buffer):
             raise InputError(f"{self.path} ends within {what}: it was cut, or copied in part")

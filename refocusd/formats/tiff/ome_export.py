@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -62,7 +63,9 @@ def export(
     OutputError
         If the disk refuses; nothing is left behind, and what was there stays.
     """
-    parts = [file.path.with_name(file.path.name + ".part") for file in plan.files]
+    # Of names that nothing has: not another export's, nor a pipe's, which would be waited for.
+    mark = secrets.token_hex(4)
+    parts = [file.path.with_name(f"{file.path.name}.{mark}.part") for file in plan.files]
     folder = plan.files[0].path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,9 @@ def plan_export(source: Dataset, output: Path, *, fill: bool, overwrite: bool) -
     if _holds_frames(output.resolve().parent, {file.path.name for file in files}):
         refuse_within(output, output.parent)
     for file in files:
-        if file.path.is_dir() or (file.path.exists() and not overwrite):
+        if file.path.is_dir():
+            raise OutputError(f"{file.path} is a folder: choose another --output")
+        if file.path.exists() and not overwrite:
             raise OutputError(
                 f"{file.path} exists already, and is not overwritten: choose another --output, or "
                 "say --overwrite"

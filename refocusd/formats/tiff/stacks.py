@@ -19,7 +19,7 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.files import open_shared
-from refocusd.formats.metadata import json_object
+from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
@@ -184,6 +184,11 @@ class MicroManagerStacks(PlacedFrames):
             return ""
         fresh = key not in self._frames
         if not fresh and not self._growing:
+            if len(runs := sorted({_NAME.split(name)[0] for name in self._first})) > 1:
+                raise InputError(
+                    f"{self.path} holds image stacks of {len(runs)} recordings ({', '.join(runs[:3])}): put "
+                    "each into a folder of its own"
+                )
             raise self._damaged(f"it has two frames with the axes {key}")
         self._frames[key] = page.place
         return key if fresh else ""
@@ -225,7 +230,7 @@ def _summary_of(file: GrowingFile) -> dict[str, Any]:
     mark, length = file.words(32, 2)
     if mark != _SUMMARY or length > _MOST_SUMMARY:
         return {}
-    return json_object(file.bytes_at(40, length).decode("utf-8", "replace")) or {}
+    return json_object(java_text(file.bytes_at(40, length))) or {}
 
 
 def _index_map(file: GrowingFile) -> dict[int, dict[str, AxisValue]]:

@@ -167,8 +167,12 @@ feed.addEventListener("state", ({ detail }) => {
 });
 
 let axesAt = 0;
+let axesTimer = null;
 
 async function refreshAxes(acquisition, now = false) {
+  clearTimeout(axesTimer);
+  // A frame is told before it is on disk, and no other may come for a long time.
+  if (!now) axesTimer = setTimeout(() => refreshAxes(acquisition, true), AXES_MS);
   if (!now && acquisition === axesOf && performance.now() - axesAt < AXES_MS) return;
   axesAt = performance.now();
   if (acquisition !== axesOf) axes.clear();

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from refocusd.engines.verdict import (
     ERROR_FEATURES,
     INTERVALS_AT_PX,
+    MOST_OF_ERRORS,
     Interval,
     Judge,
     Logistic,
@@ -117,7 +118,13 @@ def graded(rows: Floats, margins: Floats, ridge: float = RIDGE, far: float = FAR
     far : float
         Distance at which margins are cut off.
     """
-    found = Logistic(rows.mean(axis=0), rows.std(axis=0) + 1e-6, np.zeros(2 * rows.shape[1]), 0.0)
+    found = Logistic(
+        rows.mean(axis=0),
+        rows.std(axis=0) + 1e-6,
+        np.zeros(2 * rows.shape[1]),
+        0.0,
+        most=MOST_OF_ERRORS,
+    )
     terms = np.concatenate([found.terms(rows), np.ones((len(rows), 1))], axis=1)
     penalty = np.diag([ridge] * (terms.shape[1] - 1) + [1e-6])
 
