@@ -12,8 +12,8 @@ not trusted, and 85 % of their pixels are flagged or within their intervals; of 
 `trusted_frames_against_truth` has the shares of trusted frames that are wrong (error above the bound of the verdict) and
 whose light is within 5 %, and of their pixels that their intervals hold; `covered_or_flagged` counts all pixels of
 frames that are not trusted as well, and `covered_if_doubtful` has those that the intervals of doubtful frames
-hold.  `--data` has sharp images of `nuclei_in_focus` and `bbbc006`, of which those kept from training are taken,
-for actin and for kinds of PSF that nothing was fitted on.  With `--only`, the other kinds of pictures stay in the
+hold.  `--data` has sharp images: actin in `bbbc006`, and `nuclei_in_focus`, of which those kept from training are
+blurred by the kinds of PSF that fits keep apart.  With `--only`, the other kinds of pictures stay in the
 file as they are.  `held_out` is what `refocusd train trust` wrote beside
 the weights that it fitted: how good the probability of an error is on simulated frames.
 

@@ -165,9 +165,9 @@ class Judge:
         A frame is empty under so many standard deviations of a pixel's noise, or counts.
     worse : Logistic, optional
         Of `error_features`: whether the result is worse than raw (by 0.1 dB).
-    most_worse : float
-        Probability of that from which a frame is untrusted.  Below it, one that is likely wrong is only
-        doubtful: raw is likely even further from the truth.
+    most_worse, rather_worse : float
+        Probabilities of that from which a frame is untrusted that is likely wrong or clipped, and any other.  Below
+        the first, one that is likely wrong is only doubtful: raw is likely even further from the truth.
     """
 
     bound: float
@@ -182,6 +182,7 @@ class Judge:
     empty_counts: float
     worse: Logistic | None = None
     most_worse: float = 0.06
+    rather_worse: float = 0.15
 
     # -- raw alone --------------------------------------------------------------------------
 
@@ -229,8 +230,9 @@ class Judge:
         )
         if refused:
             chance = max(chance, self.untrusted)
-        better = worse is not None and worse < self.most_worse
         likely = chance >= self.untrusted
+        risky = likely or field.clipped > CLIPPED[1]
+        better = worse is not None and worse < (self.most_worse if risky else self.rather_worse)
         odd = (
             strange
             or _measured_above(pair, 0)

@@ -43,8 +43,8 @@ BINS = (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 1.0)
 LOOKS_RIDGE, RIDGE = 1.0, 200.0
 #: Distances from the bound, and from the error of raw, at which errors are cut off for the fits (natural logarithm).
 FAR, FAR_FROM_RAW = 0.5, 0.1
-#: Probability of being worse than raw from which a frame is untrusted.
-MOST_WORSE = 0.06
+#: Probabilities of being worse than raw from which a frame is untrusted that is likely wrong, and any other.
+MOST_WORSE = (0.06, 0.15)
 #: Folds of the cross-validation whose scores are turned into probabilities.
 FOLDS = 5
 #: Bounds of the widths of the blur that figures are told for, px.
@@ -226,7 +226,8 @@ def fit_judge(examples: Sequence[Example], looks: Looks) -> Judge:
         untrusted=LEVELS[1],
         empty_noises=EMPTY[0],
         empty_counts=EMPTY[1],
-        most_worse=MOST_WORSE,
+        most_worse=MOST_WORSE[0],
+        rather_worse=MOST_WORSE[1],
     )
     pairs = [
         (example, outcome)
@@ -301,7 +302,7 @@ def figures(judge: Judge, examples: Sequence[Example], engine: str) -> dict[str,
     }
     if judge.worse is not None:
         worse, was = chances(judge, examples, engine, is_worse, judge.worse)
-        kept = worse < judge.most_worse
+        kept = worse < np.where(chance < judge.untrusted, judge.rather_worse, judge.most_worse)
         found["auroc_worse"] = round(auroc(worse, was), 3)
         found["worse"], found["worse_if_not_untrusted"] = int(was.sum()), int(was[kept].sum())
         found["untrusted_as_worse"] = int((~kept).sum())
@@ -443,8 +444,8 @@ def judge_text(
         ]
 
     names = (
-        *("bound", "strange", "foreign", "doubtful", "untrusted", "most_worse"),
-        *("empty_noises", "empty_counts"),
+        *("bound", "strange", "foreign", "doubtful", "untrusted"),
+        *("most_worse", "rather_worse", "empty_noises", "empty_counts"),
     )
     lines = ["# See refocusd/engines/verdict.py.  Made by:", f"# {made_by}", "[limits]"]
     lines += [f"{name} = {float(getattr(judge, name)):.5g}" for name in names]
