@@ -172,6 +172,8 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         there = (page.parent / path).resolve() if path else page
+        if not (DOCS.parent / there.relative_to(DOCS.parent).parts[0]).exists():
+            continue  # .ci/windows and .ci/versions run the tests without the sources
         assert there.exists(), f"{page.name}: {target}"
         if anchor:
             assert anchor in anchors(there), f"{page.name}: {target}"
