@@ -43,6 +43,8 @@ class TorchScaleNetwork:
                 "or auto"
             )
         self._torch = torch
+        # Left alone, convolutions on a card round to 10 bits of mantissa (TF32), and so would the deconvolution.
+        torch.backends.cudnn.allow_tf32 = False
         self._type = types[precision]
         self._device = torch.device(device)
         self._network: Any = described_network(bundle).to(
