@@ -21,7 +21,7 @@ from refocusd.engines.network import Network
 from refocusd.engines.tiling import Tile, least_tile_px, plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.hot_pixels import mended
+from refocusd.imaging.hot_pixels import Mending
 from refocusd.imaging.normalise import CountsRange, check_frame
 from refocusd.models.bundle import ModelBundle
 
@@ -95,12 +95,12 @@ class TiledEngine:
         """Estimate the in-focus frame into `out`; see `Engine.refocus`."""
         check_frame(raw, out)
         self._check_open()
-        seen = mended(raw)
-        counts = self._bundle.counts_range(seen)
+        mending = Mending.of(raw)
+        counts = self._bundle.counts_range(raw)
         while True:
             plan, together = self._plan(raw.shape)
             try:
-                return self._refocus(seen, out, counts, plan, together)
+                return self._refocus(raw, mending, out, counts, plan, together)
             except MemoryError as error:
                 self._shrink(plan[0].shape, error)
 
@@ -167,14 +167,20 @@ class TiledEngine:
         return self._measured[shape]
 
     def _refocus(
-        self, raw: Pixels, out: Pixels, counts: CountsRange, plan: list[Tile], together: int
+        self,
+        raw: Pixels,
+        mending: Mending,
+        out: Pixels,
+        counts: CountsRange,
+        plan: list[Tile],
+        together: int,
     ) -> Refocused:
         engine_ms, clipped = 0.0, 0
         for first in range(0, len(plan), together):
             tiles = plan[first : first + together]
             batch = self._input(len(tiles), tiles[0].shape)
             for tile, into in zip(tiles, batch[:, 0], strict=True):
-                part = raw[tile.read]
+                part = mending.part(raw, tile.read)
                 counts.normalise(part, into[: part.shape[0], : part.shape[1]])
                 reflect_into(into, part.shape)
             begun = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,8 @@ _LEAST_SIDE_PX = 5
 _AROUND = ((-1, 0), (1, 0), (0, -1), (0, 1), (-2, 0), (2, 0), (0, -2), (0, 2))
 
 
+#: Where one pixel in so many stands out of its row, that is the specimen, and none is hot.
+_LEAST_APART = 100
 #: Rows that candidates are looked for in at a time, so that they stay in the processor's cache.
 _ROWS = 32
 
@@ -59,26 +63,37 @@ def without_hot_pixels(raw: Pixels) -> Floats:
     return frame
 
 
-def mended(raw: Pixels) -> Pixels:
-    """The same, rounded to counts; `raw` itself if it has no hot pixels, or is too small to tell.
+@dataclass(frozen=True, slots=True)
+class Mending:
+    """Where a frame's hot pixels are, and what they are replaced by: frames too large for a copy are mended in parts.
 
     Parameters
     ----------
-    raw : ndarray of uint8 or uint16, shape (height, width)
-        Not changed.
-
-    Returns
-    -------
-    ndarray, same shape and dtype
+    y, x : ndarray of int, shape (count,)
+    counts : ndarray of float32, shape (count,)
+        The mean of their neighbours.
     """
-    if min(raw.shape) < _LEAST_SIDE_PX:
-        return raw
-    y, x, around = _hot_pixels(raw)
-    if not y.size:
-        return raw
-    frame = raw.copy()
-    frame[y, x] = np.rint(around)
-    return frame
+
+    y: NDArray[np.intp]
+    x: NDArray[np.intp]
+    counts: Floats
+
+    @classmethod
+    def of(cls, raw: Pixels) -> Mending:
+        """That of a frame; frames of under 5 px have no hot pixels."""
+        if min(raw.shape) < _LEAST_SIDE_PX:
+            return cls(np.empty(0, np.intp), np.empty(0, np.intp), np.empty(0, np.float32))
+        return cls(*_hot_pixels(raw))
+
+    def part(self, raw: Pixels, place: tuple[slice, slice]) -> Pixels:
+        """A part of the frame, rounded to counts; `raw` is not changed."""
+        part = raw[place]
+        (top, bottom), (left, right) = ((one.start, one.stop) for one in place)
+        inside = (self.y >= top) & (self.y < bottom) & (self.x >= left) & (self.x < right)
+        if inside.any():
+            part = part.copy()
+            part[self.y[inside] - top, self.x[inside] - left] = np.rint(self.counts[inside])
+        return part
 
 
 def _hot_pixels(raw: Pixels) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
@@ -98,13 +113,15 @@ def _candidates(raw: Pixels, over: float) -> tuple[NDArray[np.intp], NDArray[np.
     most = np.iinfo(raw.dtype).max
     step = min(int(over), int(most))
     limit, added = raw.dtype.type(most - step), raw.dtype.type(step)
-    found = []
+    found, left = [], raw.size // _LEAST_APART
     for top in range(2, raw.shape[0] - 2, _ROWS):
         rows = raw[top : min(top + _ROWS, raw.shape[0] - 2)]
         beside = np.maximum(rows[:, 1:-3], rows[:, 3:-1])
         np.minimum(beside, limit, out=beside)
         beside += added
         y, x = np.nonzero(rows[:, 2:-2] > beside)
+        if (left := left - y.size) < 0:
+            return np.empty(0, np.intp), np.empty(0, np.intp)
         found.append((y + top, x + 2))
     y, x = (np.concatenate(each) for each in zip(*found, strict=True))
     return y, x

@@ -60,4 +60,6 @@ def _place(ledgers: str | Path, recording: str | Path) -> Path:
     name = (
         os.path.normcase(os.path.realpath(recording)) if isinstance(recording, Path) else recording
     )
+    # A name that is not UTF-8 has one all the same.
+    name = name.encode(errors="backslashreplace").decode()
     return Path(ledgers) / FOLDER / f"{uuid.uuid5(_NAMESPACE, name)}.txt"

@@ -12,6 +12,7 @@ from live import opened, pump_until, quick_settings, running, source, stack
 from waiting import until
 
 from refocusd.daemon.daemon import daemon_status
+from refocusd.errors import InputError
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.feed import Feed
 from refocusd.transport import messages as wire
@@ -107,7 +108,7 @@ def test_a_frame_that_cannot_be_sent_costs_no_slot(tmp_path: Path) -> None:
     with running(quick_settings(tmp_path)) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out")
         frame, credit = stack(1, SIDE)[0], upload.credit
-        with pytest.raises(UnicodeEncodeError):
+        with pytest.raises(InputError, match="not written in UTF-8"):
             upload.submit(frame, '{"channel":"\ud800"}', "{}", 0)
         assert upload.credit == credit
         upload.close(0)

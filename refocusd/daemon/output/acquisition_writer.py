@@ -14,6 +14,7 @@ from refocusd.config import Settings
 from refocusd.daemon import events
 from refocusd.daemon.output.dataset import CHECK_DISK_S, OutputDataset
 from refocusd.daemon.output.jobs import CloseOutput, Job, OpenOutput, RecordFrames, WriteFrame
+from refocusd.daemon.output.patience import answer_of
 from refocusd.daemon.output.preview import Preview
 from refocusd.errors import DiskFullError, RefocusdError, TransportError
 from refocusd.formats.ndtiff.index import INDEX_NAME
@@ -150,8 +151,8 @@ class AcquisitionWriter:
             self._events.put(events.OutputOpened(self.acquisition, "", error=reason))
             return
         path, raw = str(output.sink.path), job.open.raw
-        # Not asked for in the broker's thread: a share may hang.
-        reads_raw = bool(raw) and os.access(Path(raw) / INDEX_NAME, os.R_OK)
+        index = Path(raw) / INDEX_NAME
+        reads_raw = bool(raw) and answer_of(lambda: os.access(index, os.R_OK), otherwise=False)
         before = output.before
         self._events.put(
             events.OutputOpened(self.acquisition, path, reads_raw=reads_raw, before=before)

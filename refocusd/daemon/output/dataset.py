@@ -21,6 +21,7 @@ from refocusd.daemon.events import FramesWritten
 from refocusd.daemon.output.folder import beginning, choose_folder, write_run_file
 from refocusd.daemon.output.jobs import OpenOutput, RecordFrames, WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
+from refocusd.daemon.output.patience import answer_of
 from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.datasets.identity import frame_names, noted
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
@@ -114,7 +115,8 @@ class OutputDataset:
             for name in frame_names(noted(made["recording"])):
                 note_output(settings.ledgers, name, output)
             if message.raw:
-                note_output(settings.ledgers, Path(message.raw), output)
+                raw = Path(message.raw)
+                answer_of(lambda: note_output(settings.ledgers, raw, output), None)
             _begin(ledger, settings, job, output)
             maps = TrustMaps(
                 output, sink.summary, (message.height, message.width), enabled=settings.trust_map

@@ -1,0 +1,27 @@
+"""Questions to disks that may hang: asked in a thread of their own, and given up on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: A disk is waited for so long, s.
+ANSWERS_S = 1.0
+
+
+def answer_of(ask: Callable[[], T], otherwise: T) -> T:
+    """What a call returns; `otherwise` if it raises, or does not return in time: then it goes on by itself.
+
+    Parameters
+    ----------
+    ask : callable
+    otherwise : object
+    """
+    found: list[T] = []
+    asking = threading.Thread(target=lambda: found.append(ask()), name="asks-disk", daemon=True)
+    asking.start()
+    asking.join(ANSWERS_S)
+    return found[0] if found else otherwise
