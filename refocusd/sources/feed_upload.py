@@ -135,8 +135,9 @@ class FeedUpload:
         """Announce the acquisition once its first frame is there; False if there will be none."""
         state = self._state
         with self._changed:
-            self._changed.wait_for(lambda: state.announceable or state.ended, 0.25)
-            announceable = state.announceable
+            self._changed.wait_for(lambda: self._open or state.announceable or state.ended, 0.25)
+            # A daemon that was restarted says what became of frames that another one was given.
+            announceable = self._open is not None or state.announceable
         if announceable:
             try:
                 # A daemon that was restarted is told the same acquisition again.
