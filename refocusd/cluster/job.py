@@ -101,7 +101,8 @@ def refocus_position(order: bytes) -> bytes:
         )
         stack.enter_context(closing(maps))
         keys = [key for key in told.keys if key not in image.keys]
-        position = _Position(told, raw, image, prepared, Applied(selection), maps)
+        summary = json.dumps(raw.summary, default=str)
+        position = _Position(told, raw, summary, image, prepared, Applied(selection), maps)
         return JobResult(position.attempts(keys), len(told.keys) - len(keys)).pack()
 
 
@@ -177,6 +178,7 @@ class _Position:
 
     told: PositionOrder
     raw: Dataset
+    summary: str
     image: MirrorImage
     prepared: Prepared
     applied: Applied
@@ -236,7 +238,7 @@ class _Position:
         out = np.empty_like(frame.pixels)
         trust = np.empty(trust_shape(out.shape), np.uint8)
         profile = self.applied.of_frame(key, metadata, frame.pixels.shape)
-        by_microscope = blur_by_microscope(told.settings, self.applied, "", key, metadata)
+        by_microscope = blur_by_microscope(told.settings, self.applied, self.summary, key, metadata)
         known = surer(by_microscope, told.blurs, key)
         try:
             facts = refocus_frame(

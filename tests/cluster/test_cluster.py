@@ -71,6 +71,23 @@ def test_a_job_does_its_position_once(tmp_path: Path) -> None:
         assert dataset.metadata(order.keys[0])["refocusd"]["run"] == "r"
 
 
+def test_a_job_knows_how_far_apart_planes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that a frame whose metadata do not say where the stage stood has a distance from focus."""
+    raw, out = prepared(tmp_path)
+    summaries = []
+    monkeypatch.setattr(
+        job, "blur_by_microscope", lambda _, __, summary, *___: summaries.append(summary)
+    )
+    refocus_position(order_for(raw, out).pack())
+    with open_dataset(raw) as dataset:
+        assert dataset.summary["z-step_um"] > 0
+        assert {json.loads(summary)["z-step_um"] for summary in summaries} == {
+            dataset.summary["z-step_um"]
+        }
+
+
 def test_a_job_goes_on_where_a_killed_one_stopped(tmp_path: Path) -> None:
     raw, out = prepared(tmp_path)
     order = order_for(raw, out)
