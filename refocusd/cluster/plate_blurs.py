@@ -1,4 +1,4 @@
-"""The blur that the positions of a plate share, estimated once for all jobs."""
+"""The blur that the positions of a plate share, measured once for all jobs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from contextlib import suppress
 
 import numpy as np
 
+from refocusd.engines.engine import BlurEngine, Engine
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.imaging.blur import BlurEstimate, estimate_blur
+from refocusd.imaging.blur import BlurEstimate
 from refocusd.transport.messages import KnownBlur
 from refocusd.worker.blurs import LEAST_UNCERTAINTY
 
-#: Frames of each channel and plane that are looked at, and how many of them must tell their blur.
+#: Frames of each channel and plane that are measured, and how many of them must have a measurable blur.
 SAMPLED, MIN_TELLING = 9, 3
 #: From the median absolute deviation to the standard deviation of a normal variable.
 _NORMAL = 1.4826
@@ -26,38 +27,47 @@ def kind_of(key: str) -> str:
     return json.dumps(shared, separators=(",", ":"))
 
 
-def plate_blurs(frames: Dataset) -> dict[str, KnownBlur]:
-    """The blur of each channel and plane, by frames that lie evenly over the plate.
+def plate_blurs(frames: Dataset, engines: Mapping[str, Engine]) -> dict[str, KnownBlur]:
+    """The blur of each channel and plane, measured in frames that are spread evenly over the plate.
 
-    A job weighs it against what its own frames tell, as it does a measured PSF.  The uncertainty is
-    the spread over the plate: where the positions differ in focus, it says little.
+    A job weighs it against the blur of its own frames, as it does a measured PSF.  The uncertainty is
+    the spread over the plate: it is large where the positions differ in focus.
 
     Parameters
     ----------
     frames : Dataset
+    engines : mapping of str to Engine
+        By channel, as `refocusd.worker.session.Prepared` has them.
 
     Returns
     -------
     dict of str to KnownBlur
-        By `kind_of`; without the kinds of which too few frames tell their blur.
+        By `kind_of`; without the kinds in which the blur of too few frames can be measured.
     """
     keys: dict[str, list[str]] = {}
     for key in frames.axes_keys():
         keys.setdefault(kind_of(key), []).append(key)
-    told = {kind: _told(frames, _spread(own)) for kind, own in keys.items()}
-    return {kind: _median(blurs) for kind, blurs in told.items() if len(blurs) >= MIN_TELLING}
+    found = {}
+    for kind, own in keys.items():
+        engine = engines.get(str(json.loads(kind).get("channel", "")), engines[""])
+        if isinstance(engine, BlurEngine):
+            blurs = _measured(engine, frames, _spread(own))
+            if len(blurs) >= MIN_TELLING:
+                found[kind] = _median(blurs)
+    return found
 
 
 def _spread(keys: Sequence[str]) -> list[str]:
     return [keys[at] for at in np.unique(np.linspace(0, len(keys) - 1, SAMPLED).astype(int))]
 
 
-def _told(frames: Dataset, keys: Sequence[str]) -> list[BlurEstimate]:
-    """Blurs of the frames that tell one; what cannot be read is reported by its job."""
+def _measured(engine: BlurEngine, frames: Dataset, keys: Sequence[str]) -> list[BlurEstimate]:
+    """The blurs that can be measured; a job reports the frames that cannot be read."""
     found = []
     for key in keys:
         with suppress(InputError, OSError):
-            found.append(estimate_blur(frames.read(key).pixels))
+            pixels = frames.read(key).pixels
+            found.append(engine.refocus(pixels, np.empty_like(pixels)).blur)
     return [blur for blur in found if blur is not None]
 
 
@@ -69,7 +79,7 @@ def _median(blurs: Sequence[BlurEstimate]) -> KnownBlur:
 
 
 def surer(found: KnownBlur | None, blurs: Mapping[str, KnownBlur], key: str) -> KnownBlur | None:
-    """What is known of a frame's blur by its microscope, or by its plate if that is surer."""
+    """What is known of a frame's blur from its microscope, or from its plate if that is more certain."""
     shared = blurs.get(kind_of(key))
     if found is None or shared is None:
         return found or shared

@@ -26,7 +26,6 @@ from refocusd.daemon.offline import announcement
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.daemon.output.jobs import OpenOutput
 from refocusd.datasets.dataset import Output, note_recording
-from refocusd.engines.engine import BlurEngine
 from refocusd.errors import (
     DiskFullError,
     InputError,
@@ -247,10 +246,7 @@ class Cluster:
             dataset.close(acquired)
 
     def _blurs_of(self, frames: Dataset) -> dict[str, KnownBlur]:
-        engines = engines_of(self._settings).engines.values()
-        if has_slides(frames) or not any(isinstance(engine, BlurEngine) for engine in engines):
-            return {}
-        return plate_blurs(frames)
+        return {} if has_slides(frames) else plate_blurs(frames, engines_of(self._settings).engines)
 
     def _open_output(self, frames: Dataset, output: Output) -> OpenOutput:
         form = frames.first_format()

@@ -1,16 +1,16 @@
 """Keeps the blur that was measured in earlier frames, for the next frames of the same stream.
 
 Frames of one channel, plane and position share the optics and most of the defocus. The blur of one frame
-is therefore the starting value for the next, with a slightly larger uncertainty.  The engine measures how a
-frame differs from that value, so that the estimate improves with the number of frames.  What is known of the
-microscope beforehand is included, unless the frames contradict it.
+is therefore the starting value for the next.  Its uncertainty grows with the number of frames since it was
+measured, because the focus drifts, but hardly as long as the focus score stays the same.  What is known of
+the microscope beforehand is included, unless the frames contradict it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, PsfShape, contradict, estimate_blur, fused
@@ -18,17 +18,38 @@ from refocusd.transport.messages import KnownBlur
 
 #: Number of streams that are remembered; the oldest is forgotten first.
 MOST_STREAMS = 1024
-#: Relative change of the blur from one frame to the next, because the focus drifts.
-DRIFT = 0.05
+#: Relative change of the blur from one frame to the next, because the focus drifts: at most, and where the
+#: focus score is that of the frame in which the blur was measured.
+DRIFT, SLOW_DRIFT = 0.05, 0.01
+#: Relative change of the blur over that of the focus score: the score falls with its square.
+PER_SCORE = 0.5
 #: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 LEAST_UNCERTAINTY = 0.08
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A blur, the focus score of the frame in which it was measured, and the number of frames since."""
+
+    blur: BlurEstimate
+    focus: float
+    frames: int
+
+    def now(self, focus: float) -> BlurEstimate:
+        """The blur of a frame with this focus score: the same, and less certain."""
+        drift = DRIFT * math.sqrt(self.frames)
+        if min(focus, self.focus) > 0:
+            by_score = PER_SCORE * abs(math.log(focus / self.focus))
+            drift = min(drift, math.hypot(by_score, SLOW_DRIFT * math.sqrt(self.frames)))
+        uncertainty = max(math.hypot(self.blur.uncertainty, drift), LEAST_UNCERTAINTY)
+        return replace(self.blur, uncertainty=uncertainty)
 
 
 class Blurs:
     """Widths of blurs, by stream."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, BlurEstimate] = OrderedDict()
+        self._known: OrderedDict[str, _Measured] = OrderedDict()
 
     def of(self, key: str, beforehand: BlurEstimate | None = None) -> Stream:
         """The stream of frames that differ only in time, with what is known beforehand of this frame's blur."""
@@ -39,34 +60,44 @@ class Stream:
     """The blur measured in the frames of one stream."""
 
     def __init__(
-        self, known: OrderedDict[str, BlurEstimate], key: str, beforehand: BlurEstimate | None
+        self, known: OrderedDict[str, _Measured], key: str, beforehand: BlurEstimate | None
     ) -> None:
         self._known, self._key, self._beforehand = known, key, beforehand
         self._asked: BlurEstimate | None = None
 
     @property
     def blur(self) -> BlurEstimate | None:
-        """Estimate from earlier frames; None for the first frame."""
-        return self._known.get(self._key)
+        """Estimate from earlier frames, as it was measured; None for the first frame."""
+        measured = self._known.get(self._key)
+        return measured.blur if measured else None
 
-    def known(self, seen: Pixels) -> BlurEstimate | None:
+    def known(self, seen: Pixels, focus: float) -> BlurEstimate | None:
         """What is known of the next frame's blur; None if nothing is known.
 
         For the first frame, this combines what was known beforehand with the frame's own estimate.  Later, it
         is the estimate from earlier frames, which contains both.  A measured PSF is then included again, because
         it would be forgotten otherwise, but it does not reduce the uncertainty, because the focus drifts.
+
+        Parameters
+        ----------
+        seen : ndarray of uint8 or uint16, shape (height, width)
+        focus : float
+            Its `refocusd.imaging.quality.focus_score`.
         """
-        told, beforehand = self.blur, self._beforehand
-        if told is None and beforehand is not None:
-            alone = estimate_blur(seen)
-            return fused(beforehand, alone) if alone else beforehand
-        if told is None or beforehand is None or beforehand.source != "profile":
-            return told
-        both = fused(beforehand, told)
-        self._asked = BlurEstimate(both.sigma_px, told.uncertainty, "frames", both.shape)
+        beforehand = self._beforehand
+        measured = self._known.get(self._key)
+        if measured is None:
+            self._asked = beforehand
+            if beforehand is not None and (alone := estimate_blur(seen)):
+                self._asked = fused(beforehand, alone)
+            return self._asked
+        self._asked = told = measured.now(focus)
+        if beforehand is not None and beforehand.source == "profile":
+            both = fused(beforehand, told)
+            self._asked = BlurEstimate(both.sigma_px, told.uncertainty, "frames", both.shape)
         return self._asked
 
-    def learn(self, blur: BlurEstimate | None) -> BlurEstimate | None:
+    def learn(self, blur: BlurEstimate | None, focus: float) -> BlurEstimate | None:
         """Take in the estimate from a frame; None discards what is known.
 
         Returns
@@ -77,13 +108,15 @@ class Stream:
         told, beforehand = self._known.pop(self._key, None), self._beforehand
         if blur is None or blur.source == "optics":
             return blur
-        uncertainty = max(math.hypot(blur.uncertainty, DRIFT), LEAST_UNCERTAINTY)
-        # A value that the engine was given and did not change is no new information: it would count twice.
-        sigma_px = told.sigma_px if told and blur == self._asked else blur.sigma_px
-        self._known[self._key] = BlurEstimate(sigma_px, uncertainty, "frames")
+        if told is not None and blur == self._asked:
+            # What the engine was given and did not change is no new information: it would count twice.
+            self._known[self._key] = replace(told, frames=told.frames + 1)
+        else:
+            kept = BlurEstimate(blur.sigma_px, blur.uncertainty, "frames")
+            self._known[self._key] = _Measured(kept, focus, 1)
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)
-        if told is None or beforehand is None or beforehand.uncertainty > told.uncertainty:
+        if told is None or beforehand is None or beforehand.uncertainty > told.blur.uncertainty:
             return blur
         return blur if contradict(beforehand, blur) else replace(blur, source=beforehand.source)
 

@@ -150,7 +150,7 @@ def _refocus_whole(
         np.copyto(out, raw)
         made = _Made(Refocused(counts_range(seen), 0.0, 0), "raw", nothing)
     else:
-        refocused = _through(task.engine, seen, out, task.stream)
+        refocused = _through(task.engine, seen, out, task.stream, focus_before)
         # The facts describe the engine's result, before anything replaces it.
         defocus = _defocus(seen, out, task.focus) if task.focus is not None else None
         made = _judged(judge, refocused, field, seen, out, task.pass_in_focus)
@@ -213,12 +213,14 @@ def _facts(
     )
 
 
-def _through(engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None) -> Refocused:
+def _through(
+    engine: Engine, seen: Pixels, out: Pixels, stream: Stream | None, focus: float
+) -> Refocused:
     """The engine's result; an engine that needs the blur gets it from the stream."""
     if stream is None or not isinstance(engine, BlurEngine):
         return engine.refocus(seen, out)
-    refocused = engine.refocus(seen, out, stream.known(seen))
-    return replace(refocused, blur=stream.learn(refocused.blur))
+    refocused = engine.refocus(seen, out, stream.known(seen, focus))
+    return replace(refocused, blur=stream.learn(refocused.blur, focus))
 
 
 def _part_in_focus(seen: Pixels, field: FieldEvidence | None) -> NDArray[np.bool_] | None:
@@ -320,7 +322,9 @@ def _in_its_place(
         return replace(made, written="raw")
     # What is known of the blur beforehand is valid for both.  The blur that the engine measured belongs
     # to a result that is not trusted.
-    known = made.refocused.blur or (task.stream.known(seen) if task.stream else None)
+    known = made.refocused.blur or (
+        task.stream.known(seen, focus_score(seen)) if task.stream else None
+    )
     if known is not None and known.source == "frame":
         known = None
     found = DeconvolutionEngine().refocus(seen, out, known)

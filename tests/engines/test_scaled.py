@@ -283,7 +283,7 @@ def test_what_one_frame_tells_serves_the_next_of_its_stream() -> None:
     )
     assert first.blur_source == "frame"
     assert blurs.of("a z=2").blur is None
-    known = blurs.of("a z=1").blur
+    known = blurs.of("a z=1").known(raw, focus=0.0)
     assert known is not None
     assert known.sigma_px == first.blur_px
     assert first.blur_uncertainty is not None
@@ -294,10 +294,10 @@ def test_streams_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("refocusd.worker.blurs.MOST_STREAMS", 3)
     blurs = Blurs()
     for name in "abcd":
-        blurs.of(name).learn(BlurEstimate(5.0, 0.2, "frame"))
+        blurs.of(name).learn(BlurEstimate(5.0, 0.2, "frame"), 0.05)
     assert blurs.of("a").blur is None
     assert blurs.of("d").blur is not None
-    blurs.of("d").learn(None)
+    blurs.of("d").learn(None, 0.05)
     assert blurs.of("d").blur is None
 
 

@@ -11,7 +11,7 @@ from refocusd.demo.specimen import Specimen
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, estimate_blur
-from refocusd.worker.blurs import Blurs
+from refocusd.worker.blurs import LEAST_UNCERTAINTY, Blurs
 from refocusd.worker.refocus import refocus_frame
 
 
@@ -60,10 +60,35 @@ def test_frames_overrule_what_is_twice_what_they_tell(raw: Pixels) -> None:
 
 def test_what_an_engine_takes_as_it_is_given_counts_once(raw: Pixels) -> None:
     blurs, measured = Blurs(), BlurEstimate(12.0, 0.1, "profile")
-    blurs.of("a").learn(BlurEstimate(10.0, 0.1, "frame"))
+    blurs.of("a").learn(BlurEstimate(10.0, 0.1, "frame"), 0.05)
     for _ in range(5):
         stream = blurs.of("a", measured)
-        stream.learn(stream.known(raw))
+        stream.learn(stream.known(raw, 0.05), 0.05)
     told = blurs.of("a").blur
     assert told is not None
     assert told.sigma_px == pytest.approx(10.0)
+
+
+def uncertainty_after(raw: Pixels, frames: int, focus: float) -> float:
+    """Of a blur that was measured once, with a focus score of 0.05, and not again."""
+    blurs = Blurs()
+    blurs.of("a").learn(BlurEstimate(10.0, 0.06, "frame"), 0.05)
+    for _ in range(frames):
+        stream = blurs.of("a")
+        known = stream.known(raw, focus)
+        stream.learn(known, focus)
+    assert known is not None
+    return known.uncertainty
+
+
+def test_a_blur_stays_certain_while_the_focus_score_stays(raw: Pixels) -> None:
+    assert uncertainty_after(raw, 25, focus=0.05) == LEAST_UNCERTAINTY
+    assert uncertainty_after(raw, 1000, focus=0.05) > 0.3
+
+
+def test_a_blur_becomes_uncertain_as_the_focus_score_changes(raw: Pixels) -> None:
+    at_once, later = (uncertainty_after(raw, frames, focus=0.03) for frames in (1, 25))
+    assert at_once == LEAST_UNCERTAINTY
+    assert later > 0.25
+    # A score of 0 tells nothing: noise, or a very wide blur.
+    assert uncertainty_after(raw, 25, focus=0.0) > 0.25
