@@ -19,12 +19,12 @@ import msgspec
 import numpy as np
 
 from refocusd.cluster.order import JobResult, PositionOrder
-from refocusd.cluster.plate_blurs import surer
 from refocusd.cluster.slide import refocus_slide
 from refocusd.cluster.tiles_done import TilesDone
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.checks import channel_of, untrusted_of
 from refocusd.daemon.acquisitions.known_blurs import blur_by_microscope
+from refocusd.daemon.acquisitions.shared_blurs import kind_of, surer
 from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps
@@ -239,7 +239,7 @@ class _Position:
         trust = np.empty(trust_shape(out.shape), np.uint8)
         profile = self.applied.of_frame(key, metadata, frame.pixels.shape)
         by_microscope = blur_by_microscope(told.settings, self.applied, self.summary, key, metadata)
-        known = surer(by_microscope, told.blurs, key)
+        known = surer(by_microscope, told.blurs.get(kind_of(key)))
         try:
             facts = refocus_frame(
                 prepared.engines[channel],

@@ -13,6 +13,7 @@
 `run_id`         What identifies a run: everything that determines the pixels of its frames
 `saved_frames`   Frames that sources have on disk: read into their slots, by one thread an acquisition
 `scheduler`      Who gets the ring's slots, and which of the waiting frames goes to a worker next
+`shared_blurs`   The blur that the positions of an acquisition share, by channel and plane
 `state`          An acquisition while it is open: its state machine, its lanes, its frames, its counts
 `statistics`     Totals since the daemon started.  Their size does not grow with the number of frames
 `unfinished`     Acquisitions that an earlier daemon left unfinished, from the marks beside the ledgers

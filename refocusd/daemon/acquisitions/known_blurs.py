@@ -1,7 +1,8 @@
 """What is known of a frame's blur before a worker looks at it.
 
 From its calibration profile, or the aperture, and its distance from focus: as stated in the settings,
-or by its stage position.  Else from what frames of such a microscope told in earlier sessions.
+or by its stage position.  Otherwise from other positions of its acquisition, or from frames of such a microscope
+in earlier sessions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.blur_memory import BlurMemory, Kind
 from refocusd.daemon.acquisitions.focus_monitor import stage_um
+from refocusd.daemon.acquisitions.shared_blurs import SharedBlurs, surer
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.formats.scale import stated_z_step_um
 from refocusd.imaging.known_blur import distance_from_focus, known_blur
@@ -42,11 +44,13 @@ class KnownBlurs:
         path = Path(settings.ledgers, MEMORY_FILE)
         self._memory = BlurMemory(path) if settings.blur_memory else None
         self._said: set[tuple[str, Kind]] = set()
+        self._shared = SharedBlurs()
 
     def of(self, acquisition: Acquisition, submit: Submit) -> KnownBlur | None:
         """What is known of one frame; None where that is nothing."""
         applied, summary = acquisition.applied, acquisition.open.summary
         found = blur_by_microscope(self._settings, applied, summary, submit.axes, submit.metadata)
+        found = surer(found, self._shared.of(acquisition.id, submit.axes))
         if self._memory is None or (kind := _kind(acquisition, submit)) is None:
             return found
         remembered = self._memory.of(kind)
@@ -66,9 +70,11 @@ class KnownBlurs:
 
     def note(self, acquisition: Acquisition, submit: Submit, facts: FrameFacts) -> None:
         """Remember what a frame told of its blur."""
-        if self._memory is None or acquisition.open.preview or facts.verdict == "untrusted":
+        if acquisition.open.preview or facts.verdict == "untrusted" or not facts.blur_px:
             return
-        if facts.blur_source not in ("frame", "frames") or not facts.blur_px:
+        if facts.blur_source == "frame":
+            self._shared.add(acquisition.id, submit.axes, facts.blur_px)
+        if self._memory is None or facts.blur_source not in ("frame", "frames"):
             return
         if kind := _kind(acquisition, submit):
             uncertainty = facts.blur_uncertainty or 0.0
@@ -76,6 +82,7 @@ class KnownBlurs:
 
     def end(self, acquisition: str) -> None:
         """An acquisition is over: keep what its frames told."""
+        self._shared.end(acquisition)
         if self._memory is not None:
             self._memory.end(acquisition)
         self._said = {said for said in self._said if said[0] != acquisition}

@@ -1,0 +1,85 @@
+"""The blur that the positions of an acquisition share, by channel and plane."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from refocusd.transport.messages import KnownBlur
+from refocusd.worker.blurs import LEAST_UNCERTAINTY
+
+#: Axes along which the blur is about the same.
+SHARING = frozenset({"position", "row", "column", "time"})
+#: Positions that count, the newest; fewer than this number give no blur.
+NEWEST, LEAST_MEASURED = 9, 3
+#: Frames that use a blur before another one is measured, because the focus changes over a plate.
+MOST_USES = 8
+#: Channels and planes of an acquisition.
+MOST_KINDS = 1024
+#: From the median absolute deviation to the standard deviation of a normal variable.
+_NORMAL = 1.4826
+
+
+def kind_of(axes: str) -> str:
+    """What a frame has in common with those of other positions: its axes except those of `SHARING`."""
+    kept = {name: at for name, at in json.loads(axes).items() if name not in SHARING}
+    return json.dumps(kept, separators=(",", ":"))
+
+
+def pooled(widths_px: Sequence[float]) -> KnownBlur:
+    """The blur of several positions: their median, and their spread as its uncertainty.
+
+    Where the positions differ in focus, it is therefore uncertain.
+    """
+    logs = np.log(widths_px)
+    spread = _NORMAL * float(np.median(np.abs(logs - np.median(logs))))
+    return KnownBlur(math.exp(np.median(logs)), max(spread, LEAST_UNCERTAINTY), "frames")
+
+
+def surer(found: KnownBlur | None, shared: KnownBlur | None) -> KnownBlur | None:
+    """The blur from the microscope or that of other positions: the one that is more certain.
+
+    A measured form of the PSF is worth more than a width.
+    """
+    if found is None or shared is None or found.form:
+        return found or shared
+    return min(found, shared, key=lambda blur: blur.uncertainty)
+
+
+@dataclass(slots=True)
+class _Pool:
+    widths_px: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST))
+    uses: int = 0
+
+
+class SharedBlurs:
+    """Blurs of the open acquisitions.  Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, dict[str, _Pool]] = {}
+
+    def of(self, acquisition: str, axes: str) -> KnownBlur | None:
+        """The blur for the next position; None if it is to be measured."""
+        pool = self._pools.get(acquisition, {}).get(kind_of(axes))
+        if pool is None or len(pool.widths_px) < LEAST_MEASURED or pool.uses >= MOST_USES:
+            return None
+        pool.uses += 1
+        return pooled(pool.widths_px)
+
+    def add(self, acquisition: str, axes: str, width_px: float) -> None:
+        """Take in a width that was measured in one frame alone."""
+        pools = self._pools.setdefault(acquisition, {})
+        kind = kind_of(axes)
+        if kind in pools or len(pools) < MOST_KINDS:
+            pool = pools.setdefault(kind, _Pool())
+            pool.widths_px.append(width_px)
+            pool.uses = 0
+
+    def end(self, acquisition: str) -> None:
+        """An acquisition is over."""
+        self._pools.pop(acquisition, None)
