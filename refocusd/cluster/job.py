@@ -48,9 +48,9 @@ from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
 from refocusd.worker.session import Prepared, prepare
 
-#: Larger frames are read, refocused and written one after the other: memory may not hold two more.
+#: Larger frames are read, refocused and written one after another: memory may not hold two more.
 AHEAD_NBYTES = 32 << 20
-#: Of glibc: what is freed above this goes back to the system, and parameters of its `mallopt`.
+#: glibc returns freed memory above this size to the system; the parameters of its `mallopt`.
 KEPT_NBYTES = 64 << 20
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
@@ -61,7 +61,7 @@ _engines: dict[bytes, Prepared] = {}
 def refocus_position(order: bytes) -> bytes:
     """Refocus the frames of one position that are not in the output yet.
 
-    It may be killed at any moment and run again: what is listed is not done twice.
+    It may be killed at any moment and run again: frames that are listed are not refocused twice.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def refocus_position(order: bytes) -> bytes:
     Raises
     ------
     RefocusdError
-        If the raw store cannot be read, the output not be written, or no engine be built.
+        If the raw store cannot be read, the output cannot be written, or no engine can be built.
     MemoryError
     """
     told = PositionOrder.unpack(order)
@@ -107,7 +107,7 @@ def refocus_position(order: bytes) -> bytes:
 
 
 def build_engines(settings: bytes) -> None:
-    """Have the engines for packed settings ready; what is wrong with them is said by the jobs."""
+    """Build the engines for packed settings; the jobs report what is wrong with them."""
     with suppress(RefocusdError, MemoryError):
         engines_of(msgspec.msgpack.decode(settings, type=Settings))
 
@@ -119,7 +119,7 @@ def engines_of(settings: Settings) -> Prepared:
     ------
     BundleError, EngineError
     """
-    # What engines do not depend on would only build them again.
+    # Settings that engines do not depend on must not build them again.
     name = msgspec.msgpack.encode((settings.models, settings.engine_options))
     with _lock:
         if name not in _engines:
@@ -130,21 +130,21 @@ def engines_of(settings: Settings) -> Prepared:
 
 
 def choose_device() -> None:
-    """Take one graphics card of several, by the number of this worker of a local cluster."""
+    """Choose one of several graphics cards by the number of this worker in a local cluster."""
     with suppress(ImportError, ValueError, TypeError):
         from distributed import get_worker
 
-        number = int(get_worker().name)  # a name where it is no number of a local cluster
+        number = int(get_worker().name)  # other clusters have names that are not numbers
         if (cards := _cards()) > 1:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(number % cards))
 
 
 def keep_memory() -> None:
-    """Keep the memory of freed arrays for the next ones, as glibc does by itself.
+    """Keep the memory of freed arrays for the next ones, as glibc does by default.
 
-    Dask has its workers give all of it back at once (``MALLOC_TRIM_THRESHOLD_``), which is good for
-    large results.  Here each frame needs the same arrays again: at 696 x 520 px that cost
-    18 000 page faults and 40 ms a frame.
+    Dask makes its workers return all of it at once (``MALLOC_TRIM_THRESHOLD_``), which is good for
+    large results.  Here each frame needs the same arrays again: at 696 x 520 px, returning them cost
+    18 000 page faults and 40 ms per frame.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library
@@ -165,7 +165,7 @@ def _cards() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A frame that has its final state, and is not written yet."""
+    """A frame that has its final state, but is not written yet."""
 
     job: WriteFrame
     axes: Axes
@@ -174,7 +174,7 @@ class _Made:
 
 @dataclass(frozen=True, slots=True)
 class _Position:
-    """The frames of one position, and what is needed for them."""
+    """The frames of one position, and everything that refocusing them needs."""
 
     told: PositionOrder
     raw: Dataset
@@ -186,12 +186,12 @@ class _Position:
     blurs: Blurs = field(default_factory=Blurs)
 
     def attempts(self, keys: Sequence[str]) -> list[Attempt]:
-        """Refocus frames; meanwhile the next one is read, and the last one written.
+        """Refocus frames; the next one is read and the last one written at the same time.
 
         Raises
         ------
         DiskFullError, DeviceLostError, MemoryError
-            The next frame would fare no better.
+            The next frame would fail too.
         """
         if not keys or self.raw.first_format().nbytes > AHEAD_NBYTES:
             return [self._write(self._attempt(key, self._read(key))) for key in keys]
@@ -209,7 +209,7 @@ class _Position:
         return [each.result() for each in writing]
 
     def _read(self, key: str) -> Frame | Attempt | None:
-        """A frame, or why it cannot be used; None of one that does not fit into memory."""
+        """A frame, or why it cannot be used; None if it does not fit into memory."""
         try:
             return None if self.raw.is_slide(key) else self.raw.read(key)
         except (InputError, OSError) as error:
@@ -263,7 +263,7 @@ class _Position:
         return _Made(job, frame.axes, out)
 
     def _write(self, made: _Made | Attempt) -> Attempt:
-        """Write one frame, and say what became of it.
+        """Write one frame, and return its attempt.
 
         Raises
         ------
@@ -285,7 +285,7 @@ class _Position:
         return _done(self.told, job, state, reason)
 
     def _attempt_slide(self, key: str) -> Attempt:
-        """As `_attempt` and `_write`, of a frame that does not fit into memory."""
+        """As `_attempt` and `_write`, for a frame that does not fit into memory."""
         told, raw, image, prepared = self.told, self.raw, self.image, self.prepared
         begun = time.perf_counter_ns()
         form, axes = raw.format_of(key), json.loads(key)

@@ -1,4 +1,4 @@
-"""What a job is told, and what it tells: small, and as MessagePack."""
+"""What a job is given, and what it returns: small, in MessagePack."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PositionOrder(msgspec.Struct, frozen=True):
     profiles : list of str
         Ids of the calibration profiles.
     blurs : dict of str to KnownBlur
-        What the whole plate tells of the blur, see `refocusd.cluster.plate_blurs`.
+        The blur that positions of the plate share, see `refocusd.cluster.plate_blurs`.
     """
 
     raw: str
@@ -42,12 +42,12 @@ class PositionOrder(msgspec.Struct, frozen=True):
     blurs: dict[str, KnownBlur] = {}
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Encode it."""
         return msgspec.msgpack.encode(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> PositionOrder:
-        """Of bytes."""
+        """Decode it."""
         return msgspec.msgpack.decode(data, type=cls)
 
 
@@ -66,10 +66,10 @@ class JobResult(msgspec.Struct, frozen=True):
     found: int
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Encode it."""
         return msgspec.msgpack.encode(self)
 
     @classmethod
     def unpack(cls, data: bytes) -> JobResult:
-        """Of bytes."""
+        """Decode it."""
         return msgspec.msgpack.decode(data, type=cls)

@@ -1,4 +1,4 @@
-"""The clusters that jobs run on: this computer, SLURM, or a scheduler that is there."""
+"""The clusters that jobs run on: this computer, SLURM, or an existing scheduler."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-#: For a scheduler that is named by its address to answer, also if it was restarted meanwhile.
+#: Time limit for the answer of a scheduler named by its address, which may have been restarted.
 ANSWER_S = 30.0
-#: Workers that a position may cost before the scheduler gives it up; we try again after that.
+#: Number of workers that a position may lose before the scheduler gives it up; we then try again.
 ALLOWED_FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """Where jobs run, and what each may take.
+    """Where jobs run, and the resources of each.
 
     Parameters
     ----------
     where : str
         ``local``, ``slurm``, or the address of a Dask scheduler (``tcp://...``).
     workers : int
-        Jobs at a time; 0 is one for each core (local), or 8.
+        Number of simultaneous jobs; 0 is one for each core (local), or 8.
     threads : int
-        Of each engine; 0 is 1.
+        Threads of each engine; 0 is 1.
     memory : str
-        Of each worker, as in ``4GB``.
+        Memory of each worker, such as ``4GB``.
     walltime : str
-        Of each job of SLURM, as in ``01:00:00``.
+        Time limit of each SLURM job, such as ``01:00:00``.
     options : sequence of str
-        Further options of ``sbatch``, as in ``--partition=gpu``.
+        Further options of ``sbatch``, such as ``--partition=gpu``.
     sbatch_file : Path or None
         A batch file: its ``#SBATCH`` lines are options, and its other lines run before a worker.
     """
@@ -57,7 +57,7 @@ class ClusterOptions:
 
     @property
     def at_a_time(self) -> int:
-        """Jobs at a time."""
+        """Number of simultaneous jobs."""
         return self.workers or (_cores() if self.where == "local" else 8)
 
 
@@ -71,7 +71,7 @@ def _cores() -> int:
 
 @contextmanager
 def connected(options: ClusterOptions) -> Iterator[Client]:
-    """A client of the cluster; what was started for it ends with the block.
+    """A client of the cluster; everything that was started for it ends with the block.
 
     Raises
     ------
@@ -95,12 +95,12 @@ def connected(options: ClusterOptions) -> Iterator[Client]:
         ) from error
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", options.walltime):
         raise ConfigError(f"--job-time {options.walltime}: write H:M:S, such as 01:30:00")
-    # Workers that come and go are ours to tell of.
+    # We report the workers that come and go ourselves.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     # Frames are refocused by our engines, in one thread a worker; Dask keeps nothing in memory.
     settings = {
         "distributed.scheduler.allowed-failures": ALLOWED_FAILURES,
-        # A thread of each worker would look at the engine's stack a hundred times a second.
+        # A thread in each worker would inspect the engine's stack a hundred times a second.
         "distributed.worker.profile.enabled": False,
     }
     with ExitStack() as stack:
@@ -137,7 +137,7 @@ def _local(options: ClusterOptions) -> Any:
         dashboard_address="127.0.0.1:0",
         host="127.0.0.1",
     )
-    # A worker that was killed while it started is replaced too.
+    # A worker that is killed while it starts is replaced too.
     cluster.adapt(minimum=options.at_a_time, maximum=options.at_a_time)
     return cluster
 

@@ -1,4 +1,4 @@
-"""A screen on a cluster: the store first, then a job a position, and the ledger."""
+"""A screen on a cluster: the output store is created first, then each position is a job, and the ledger records them."""
 
 from __future__ import annotations
 
@@ -52,30 +52,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: How often a position is begun again whose worker was lost or whose list was locked.
+#: How often a position is started again because its worker was lost or its list was locked.
 MAX_ATTEMPTS = 10
-#: Before the next try, in s, times the number of tries: another job may still hold the list.
+#: Wait before the next attempt, in s, times the number of attempts: another job may still hold the list.
 AGAIN_S = 1.0
-#: Side of the part of a slide that is measured by a dry run, px.
+#: Side of the part of a slide that a dry run measures, px.
 SLIDE_PART_PX = 4096
-#: How often it is looked whether there are workers, while no job ends.
+#: How often to check whether there are workers, if no job ends.
 LOOK_S = 30.0
-#: What Dask raises where a worker, or the result that it held, is gone.
+#: What Dask raises if a worker, or the result that it held, is lost.
 _LOST = frozenset({"KilledWorker", "CancelledError", "FutureCancelledError", "CommClosedError"})
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a screen will take, by frames measured on this computer.
+    """What a screen will take, from frames measured on this computer.
 
     Parameters
     ----------
     jobs, frames : int
-        Positions with frames to do, and these frames.
+        Positions with frames to refocus, and these frames.
     frame_ms : float
-        For one frame, in one worker, of the slower of two.
+        Time for one frame in one worker: the slower of two.
     nbytes : int
-        Of all raw pixels, not compressed; the output has as many, and its pyramid.
+        Size of all raw pixels, uncompressed; the output has as many, and its pyramid.
     worker_nbytes : int
         Memory of a worker.
     """
@@ -87,12 +87,12 @@ class Plan:
     worker_nbytes: int
 
     def hours(self, workers: int) -> float:
-        """Expected time with so many workers, h; a position is done by one of them."""
+        """Expected time with this number of workers, h; one position is refocused by one worker."""
         busy = min(workers, self.jobs) or 1
         return self.frames * self.frame_ms / busy / 3.6e6
 
     def as_json(self, workers: int) -> dict[str, Any]:
-        """The same as plain values."""
+        """The plan as plain values."""
         return {
             "jobs": self.jobs,
             "frames": self.frames,
@@ -105,7 +105,7 @@ class Plan:
 
 
 def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
-    """Measure two frames here, and say what all of them will take.
+    """Measure two frames on this computer, and predict what all of them will take.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
     engines = engines_of(settings)
     times = []
     form = frames.first_format()
-    # Of a slide a part is enough.
+    # Part of a slide is enough.
     most = SLIDE_PART_PX if has_slides(frames) else max(form.height, form.width)
     height, width = min(most, form.height), min(most, form.width)
     for key in [*keys[:1], *keys[-1:]]:
@@ -136,27 +136,27 @@ def plan_of(frames: Dataset, keys: Sequence[str], settings: Settings) -> Plan:
 
 
 def has_slides(frames: Dataset) -> bool:
-    """Whether frames are too large for a daemon's ring, and a job refocuses them in tiles."""
+    """Whether frames are too large for a daemon's ring, so that a job refocuses them in tiles."""
     return any(frames.is_slide(key) for key in frames.axes_keys()[:1])
 
 
 class Cluster:
-    """Workers of a cluster, for `refocusd process` what `OwnDaemon` is without one.
+    """Workers of a cluster: to `refocusd process` what `OwnDaemon` is without one.
 
     Parameters
     ----------
     client : distributed.Client or None
-        None for this process alone, a position after the other.
+        None for this process alone, one position after another.
     """
 
     def __init__(self, client: Client | None) -> None:
         self._client = client
         self._settings = Settings()
-        #: Builds the engine of each worker that is there.
+        #: Builds the engine of each worker that is present.
         self._warming: list[Future] = []
 
     def start(self, settings: Settings) -> None:
-        """Have an engine in this process: what makes the frames is part of their record.
+        """Build an engine in this process: the record of the frames names the engine that makes them.
 
         Raises
         ------
@@ -164,7 +164,7 @@ class Cluster:
         """
         self._settings = settings
         if self._client is not None:
-            # At the same time as ours: the first jobs find them built.
+            # At the same time as ours, so that the first jobs find them built.
             packed = msgspec.msgpack.encode(settings)
             self._warming = [
                 self._client.submit(build_engines, packed, workers=[worker], pure=False)
@@ -173,7 +173,7 @@ class Cluster:
         engines_of(settings)
 
     def run_of(self, profiles: Sequence[str]) -> str:
-        """Name of what it makes with these calibration profiles."""
+        """Id of the run that these calibration profiles make."""
         engine = engines_of(self._settings).ready.engine
         return run_id(engine, self._settings, selection_id(profiles))
 
@@ -184,14 +184,14 @@ class Cluster:
         output: Output,
         on_frames: Callable[[int], None] = lambda _: None,
     ) -> tuple[Path, float]:
-        """Have frames of a store refocused, and record them; see `OwnDaemon.refocus`.
+        """Refocus frames of a store, and record them; see `OwnDaemon.refocus`.
 
         Every worker must see the raw store and the output under the same paths.
 
         Raises
         ------
         InputError, LedgerError, OutputError
-            If the store cannot be made, or not be written.
+            If the store cannot be created or written.
         WorkerError
             If a position was given up.
         """
@@ -204,7 +204,7 @@ class Cluster:
             else:
                 run.all(orders)
             if run.rows_lost:
-                # They went with the jobs that were killed: the frames themselves say what they are.
+                # They were lost with the jobs that were killed; the metadata of the frames contain them.
                 dataset.repair()
             run.check()
         return dataset.sink.path, time.perf_counter() - begun
@@ -213,7 +213,7 @@ class Cluster:
     def opened(
         self, frames: Dataset, keys: Sequence[str], output: Output
     ) -> Iterator[tuple[OutputDataset, list[PositionOrder]]]:
-        """Open the output, with room for these frames, and say what each job is to do.
+        """Open the output, with room for these frames, and list what each job is to do.
 
         Raises
         ------
@@ -264,7 +264,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """An order that was submitted, for the `attempt`-th time since its position last got on."""
+    """A submitted order: the `attempt`-th since its position last made progress."""
 
     order: PositionOrder
     attempt: int
@@ -273,20 +273,20 @@ class _Job:
 
 
 class _Run:
-    """The jobs of one screen, each begun again if its worker was lost.
+    """The jobs of one screen, each of which is started again if its worker is lost.
 
     Parameters
     ----------
     client : distributed.Client or None
     dataset : OutputDataset
-        Its ledger takes the rows.
+        Its ledger records the attempts.
     on_frames : callable
         See `Cluster.refocus`.
 
     Attributes
     ----------
     rows_lost : bool
-        Frames may be written whose rows are not in the ledger.
+        Some frames may be written that the ledger does not have.
     """
 
     def __init__(
@@ -297,21 +297,21 @@ class _Run:
         self._dataset = dataset
         self._on_frames = on_frames
         self._running: dict[Future, _Job] = {}
-        #: Jobs that have ended, however: also those that went with their scheduler.
+        #: Jobs that have ended for any reason, including those that were lost with their scheduler.
         self._ended: SimpleQueue[Future] = SimpleQueue()
         self._given_up: list[RefocusdError] = []
-        #: It was said that there is no worker.
+        #: The user was told that there is no worker.
         self._alone = False
 
     def all(self, orders: Sequence[PositionOrder]) -> None:
-        """Run all jobs; of those that were given up `check` tells.
+        """Run all jobs; `check` reports those that were given up.
 
         Raises
         ------
         DiskFullError
-            No other job would fare better.
+            No other job would succeed either.
         TransportError
-            If the scheduler is gone, and did not come back.
+            If the scheduler was lost, and did not come back.
         """
         for order in orders:
             self._submit(order, 1)
@@ -329,7 +329,7 @@ class _Run:
             if isinstance(outcome, DiskFullError):
                 self._client.cancel(list(self._running))
                 raise DiskFullError(f"{outcome}; the same command goes on from there") from outcome
-            # A long position may lose many workers, as long as each of them gets on.
+            # A long position may lose many workers, as long as each of them makes progress.
             got_on = _listed_nbytes(job.order) > job.listed_nbytes
             attempt = 1 if got_on else job.attempt
             if attempt >= MAX_ATTEMPTS or not _may_pass(outcome):
@@ -341,7 +341,7 @@ class _Run:
 
     def _submit(self, order: PositionOrder, attempt: int) -> None:
         try:
-            # Not pure: the same order again is another try.
+            # Not pure: the same order again is another attempt.
             future = self._client.submit(
                 refocus_position,
                 order.pack(),
@@ -359,7 +359,7 @@ class _Run:
         future.add_done_callback(self._ended.put)
 
     def _next(self) -> Future | None:
-        """A job that has ended; None if none has for a while."""
+        """A job that has ended; None if none has ended for a while."""
         with suppress(Empty):
             return self._ended.get(timeout=LOOK_S)
         if not self._client.scheduler_info()["workers"] and not self._alone:
@@ -385,7 +385,7 @@ class _Run:
         return killed.last_worker.address in {event["worker"] for _, event in events}
 
     def check(self) -> None:
-        """Say which positions were given up.
+        """Report the positions that were given up.
 
         Raises
         ------
@@ -412,7 +412,7 @@ def _listed_nbytes(order: PositionOrder) -> int:
 
 
 def _may_pass(error: BaseException | None) -> bool:
-    """Whether another try may do what this one could not: a worker was lost, or a list is locked."""
+    """Whether another attempt may succeed: a worker was lost, or a list is locked."""
     if error is None or type(error).__name__ in _LOST:
         return True
     return isinstance(error, RefocusdError) and "is being written by another process" in str(error)
@@ -454,7 +454,7 @@ def _orders(
     place: Path,
     blurs: Mapping[str, KnownBlur],
 ) -> list[PositionOrder]:
-    # The longest first: at the end all workers are busy.
+    # The longest first, so that all workers are busy until the end.
     positions = sorted(_by_position(keys).items(), key=lambda each: -len(each[1]))
     return [
         PositionOrder(

@@ -1,4 +1,4 @@
-"""Images too large for memory, refocused in tiles by one blur and one range of counts."""
+"""Images too large for memory, refocused in tiles with one blur and one range of counts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from refocusd.imaging.reduction import Reduction
 from refocusd.transport.messages import FrameFacts
 from refocusd.worker.refocus import refocus_frame
 
-#: Reductions are multiples of one over this, so that all tiles share one grid of reduced pixels.
+#: Reductions are multiples of 1 / STEPS, so that all tiles share one grid of reduced pixels.
 STEPS = 16
-#: Side of a tile in reduced px, up to so large a reduction: lengths that `Reduction` keeps, and
+#: Largest reduction, and the side of a tile in reduced px up to it: lengths that `Reduction` keeps, and
 #: multiples of the sizes that networks take.
 SIDES = ((2.0, 1440), (5.0, 720), (math.inf, 480))
 #: Surroundings of a tile, reduced px: a network's receptive field, and what is reflected at its border.
 HALO = 96 + 16
-#: Parts that tell the blur, by side, and their side, px.
+#: Number of parts, along each side, in which the blur is measured, and their side, px.
 SAMPLED, SAMPLE_PX = 4, 1024
 
 #: Takes pixels and their rows and columns.
@@ -44,7 +44,7 @@ WritePart = Callable[[Pixels, slice, slice], None]
 
 @dataclass(frozen=True, slots=True)
 class TilePlan:
-    """How an image is cut: windows of one size on one grid, each of which answers for one region.
+    """How an image is cut: windows of one size on one grid, each of which covers one region.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ class TilePlan:
         Windows start at multiples of this, which is a whole number of reduced pixels and of the
         network's strides.
     side_px : int
-        Of a window.
+        Side of a window.
     halo_px : int
-        Surroundings of a region in its window, at least, except at the border of the image.
+        Least surroundings of a region in its window, except at the border of the image.
     region_px : (int, int)
         Height and width of a region.
     """
@@ -91,10 +91,10 @@ def refocus_slide(
     settings: Settings,
     done: TilesDone,
 ) -> FrameFacts:
-    """Refocus an image a tile at a time, with memory for a few tiles.
+    """Refocus an image one tile at a time, with memory for a few tiles.
 
-    Blur, range of counts and verdict are those of a sample of its parts, one for the whole image:
-    by its own blur each tile would have seams with the next ones.
+    Blur, range of counts and verdict come from a sample of its parts, and are the same for the whole image:
+    tiles with a blur of their own would have seams between them.
 
     Parameters
     ----------
@@ -103,18 +103,18 @@ def refocus_slide(
     form : PageFormat
         Of the image.
     file_px : (int, int)
-        Height and width of what one file of the output holds.
+        Height and width of the part that one file of the output holds.
     read, write : callable
     settings : Settings
     done : TilesDone
-        Tiles that an earlier job has written; takes up those that are written now.
+        Tiles that an earlier job has written; those that are written now are added.
 
     Raises
     ------
     EngineError
         If the engine is of another kind, or fails.
     InputError, OutputError
-        Of `read` and `write`.
+        From `read` and `write`.
     """
     if done.begun is None:
         facts = _begin(engine, form, read, settings, done)
@@ -155,7 +155,7 @@ def refocus_slide(
 def _begin(
     engine: Engine, form: PageFormat, read: ReadPart, settings: Settings, done: TilesDone
 ) -> FrameFacts:
-    """Judge an image by a sample; note what its tiles share, if it is to be refocused."""
+    """Judge an image from a sample; record what its tiles share, if it is to be refocused."""
     parts = [read(rows, columns) for rows, columns in _sample(form)]
     found = [
         refocus_frame(
@@ -175,7 +175,7 @@ def _begin(
         fine_px = SCALE_PX
         blur, numerator = _blur_of(facts, fine_px, narrowed)
         made = [deconvolve(without_hot_pixels(part), blur.sigma_px) for part in parts]
-        # Parts without structure tell nothing.
+        # Parts without structure give no information.
         telling = [each for each in made if each.iterations] or made
         pedestal = float(np.median([each.pedestal for each in telling]))
         iterations = max(1, round(np.median([each.iterations for each in telling])))
@@ -203,7 +203,7 @@ def _begin(
 def _by_parts(
     engine: Engine, begun: SlideBegun
 ) -> tuple[Callable[[Pixels, Pixels], Refocused], int]:
-    """What refocuses a part of an image, and what its reduced sides are multiples of."""
+    """The function that refocuses a part of an image, and the number that its reduced sides are multiples of."""
     if isinstance(engine, DeconvolutionEngine):
         whole = WholeImage(begun.offset, begun.pedestal, begun.iterations)
         return lambda seen, out: engine.refocus_part(seen, out, begun.sigma_px, whole), 1
@@ -221,7 +221,7 @@ def _scaled(engine: Engine) -> ScaledEngine:
 
 
 def _sample(form: PageFormat) -> list[tuple[slice, slice]]:
-    """Parts that lie evenly over the image."""
+    """Parts that are spread evenly over the image."""
     rows, columns = (
         [
             slice(int(start), int(start) + min(side, SAMPLE_PX))
@@ -233,7 +233,7 @@ def _sample(form: PageFormat) -> list[tuple[slice, slice]]:
 
 
 def _of_most(found: list[FrameFacts]) -> FrameFacts:
-    """The facts of the part with the median blur among most of those that tell one."""
+    """The facts of the part with the median blur, among the largest group of parts that were treated alike."""
     telling = [facts for facts in found if facts.blur_px is not None]
     if not telling:
         return found[0]
@@ -245,14 +245,14 @@ def _of_most(found: list[FrameFacts]) -> FrameFacts:
 
 
 def narrowed(blur: BlurEstimate) -> BlurEstimate:
-    """The PSF that `DeconvolutionEngine` undoes for this blur."""
+    """The width that `DeconvolutionEngine` undoes for this blur."""
     return replace(blur, sigma_px=psf_width(blur))
 
 
 def _blur_of(
     facts: FrameFacts, fine_px: float, cautious: Callable[[BlurEstimate], BlurEstimate]
 ) -> tuple[BlurEstimate, int]:
-    """The blur that all tiles are told, on the grid of `STEPS`, and the reduction times that."""
+    """The blur for all tiles, on the grid of `STEPS`, and the reduction times `STEPS`."""
     assert facts.blur_px is not None
     told = BlurEstimate(facts.blur_px, facts.blur_uncertainty or 0.0, "frame")
     width = told if facts.blur_source == "optics" else cautious(told)
@@ -263,7 +263,7 @@ def _blur_of(
 
 
 def _range_of(parts: list[Pixels], blur: BlurEstimate, fine_px: float) -> CountsRange:
-    """Percentiles 1 and 99.9 of all parts together, reduced as the engine does."""
+    """Percentiles 1 and 99.9 of all parts together, reduced as the engine reduces them."""
     reduced = [
         Reduction.to_blur(part.shape, blur.sigma_px, fine_px)
         .reduced(part.astype(np.float32))[::2, ::2]

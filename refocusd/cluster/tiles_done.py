@@ -1,4 +1,4 @@
-"""Which tiles of a large image are written: a job that is killed goes on from there."""
+"""The tiles of a large image that are written, so that a killed job continues from there."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class SlideBegun(msgspec.Struct, frozen=True):
     raw_checksum : int
         Of the whole raw image.
     facts : FrameFacts
-        Of its sample.
+        The facts of its sample.
     sigma_px, uncertainty : float
-        Of the blur that the engine is told, see `BlurEstimate`.
+        The blur that the engine is given, see `BlurEstimate`.
     numerator : int
-        Of the reduction, see `TilePlan`.
+        Numerator of the reduction, see `TilePlan`.
     offset, scale : float
         The range of counts.
     pedestal : float
@@ -46,17 +46,17 @@ class SlideBegun(msgspec.Struct, frozen=True):
 
     @property
     def blur(self) -> BlurEstimate:
-        """What each tile's engine is told of the blur."""
+        """The blur that the engine is given for each tile."""
         return BlurEstimate(self.sigma_px, self.uncertainty, "optics")
 
     @property
     def counts(self) -> CountsRange:
-        """What each tile's engine is told of the counts."""
+        """The range of counts that the engine is given for each tile."""
         return CountsRange(self.offset, self.scale)
 
 
 class TileDone(msgspec.Struct, frozen=True, array_like=True):
-    """A region that is written: its corner, and what its engine said."""
+    """A region that is written: its corner, and the engine's figures."""
 
     top: int
     left: int
@@ -71,7 +71,7 @@ class TilesDone:
     ----------
     path : Path
     raw_checksum : int
-        Of the raw image as it is now; what was begun of another one counts for nothing.
+        Checksum of the raw image as it is now; tiles of another image do not count.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class TilesDone:
         self.raw_checksum = raw_checksum
         self.begun: SlideBegun | None = None
         self.tiles: dict[tuple[int, int], TileDone] = {}
-        # A line may be half written: its tile is done once more.
+        # A line may be half written: its tile is refocused again.
         with contextlib.suppress(FileNotFoundError, ValueError, msgspec.DecodeError):
             first, *others = path.read_bytes().splitlines()
             begun = msgspec.json.decode(first, type=SlideBegun)
@@ -114,11 +114,11 @@ class TilesDone:
         OutputError
         """
         self.tiles[tile.top, tile.left] = tile
-        # On a line of its own, whatever a killed job has left.
+        # On its own line, whatever a killed job has left behind.
         self._write(b"\n" + msgspec.json.encode(tile), "ab")
 
     def remove(self) -> None:
-        """The image is listed: nothing is left to go on with."""
+        """Delete the file: the image is listed, so nothing is left to continue."""
         files.remove(self._path, missing_ok=True)
 
     def _write(self, text: bytes, mode: str) -> None:
