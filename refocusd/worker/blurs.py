@@ -18,11 +18,12 @@ from refocusd.transport.messages import KnownBlur
 
 #: Number of streams that are remembered; the oldest is forgotten first.
 MOST_STREAMS = 1024
-#: Relative change of the blur from one frame to the next, because the focus drifts: at most, and where the
-#: focus score is that of the frame in which the blur was measured.
-DRIFT, SLOW_DRIFT = 0.05, 0.01
-#: Relative change of the blur over that of the focus score: the score falls with its square.
-PER_SCORE = 0.5
+#: Relative change of the blur from one frame to the next, because the focus drifts: where the focus score
+#: is that of the frame in which the blur was measured, and where there is no score.
+SLOW_DRIFT, DRIFT = 0.01, 0.05
+#: Width of the objects that the focus score sees, px.  For objects and blurs of Gaussian form it is proportional to
+#: 1 / (object² + blur²), so that it hardly changes while the blur is much narrower than this.
+OBJECT_PX = 4.5
 #: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 LEAST_UNCERTAINTY = 0.08
 
@@ -39,8 +40,9 @@ class _Measured:
         """The blur of a frame with this focus score: the same, and less certain."""
         drift = DRIFT * math.sqrt(self.frames)
         if min(focus, self.focus) > 0:
-            by_score = PER_SCORE * abs(math.log(focus / self.focus))
-            drift = min(drift, math.hypot(by_score, SLOW_DRIFT * math.sqrt(self.frames)))
+            per_score = 0.5 * (1 + (OBJECT_PX / self.blur.sigma_px) ** 2)
+            by_score = per_score * abs(math.log(focus / self.focus))
+            drift = math.hypot(by_score, SLOW_DRIFT * math.sqrt(self.frames))
         uncertainty = max(math.hypot(self.blur.uncertainty, drift), LEAST_UNCERTAINTY)
         return replace(self.blur, uncertainty=uncertainty)
 

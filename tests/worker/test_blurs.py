@@ -69,10 +69,10 @@ def test_what_an_engine_takes_as_it_is_given_counts_once(raw: Pixels) -> None:
     assert told.sigma_px == pytest.approx(10.0)
 
 
-def uncertainty_after(raw: Pixels, frames: int, focus: float) -> float:
+def uncertainty_after(raw: Pixels, frames: int, focus: float, width_px: float = 10.0) -> float:
     """Of a blur that was measured once, with a focus score of 0.05, and not again."""
     blurs = Blurs()
-    blurs.of("a").learn(BlurEstimate(10.0, 0.06, "frame"), 0.05)
+    blurs.of("a").learn(BlurEstimate(width_px, 0.06, "frame"), 0.05)
     for _ in range(frames):
         stream = blurs.of("a")
         known = stream.known(raw, focus)
@@ -86,9 +86,14 @@ def test_a_blur_stays_certain_while_the_focus_score_stays(raw: Pixels) -> None:
     assert uncertainty_after(raw, 1000, focus=0.05) > 0.3
 
 
-def test_a_blur_becomes_uncertain_as_the_focus_score_changes(raw: Pixels) -> None:
-    at_once, later = (uncertainty_after(raw, frames, focus=0.03) for frames in (1, 25))
-    assert at_once == LEAST_UNCERTAINTY
-    assert later > 0.25
-    # A score of 0 tells nothing: noise, or a very wide blur.
+def test_a_blur_is_uncertain_as_soon_as_the_focus_score_changes(raw: Pixels) -> None:
+    slightly, much = (uncertainty_after(raw, 1, focus=focus) for focus in (0.048, 0.03))
+    assert slightly < 0.1
+    assert much > 0.3
+    # The score of a frame that is nearly in focus hardly depends on its blur.
+    assert uncertainty_after(raw, 1, focus=0.045, width_px=1.7) > 0.4
+
+
+def test_without_a_focus_score_a_blur_is_soon_uncertain(raw: Pixels) -> None:
+    """Noise alone, or a very wide blur, has none."""
     assert uncertainty_after(raw, 25, focus=0.0) > 0.25
