@@ -291,13 +291,14 @@ def test_what_one_frame_tells_serves_the_next_of_its_stream() -> None:
 
 
 def test_a_time_lapse_that_drifts_out_of_focus_is_measured_again() -> None:
-    engine, blurs, specimen = build_engine("live-fluorescence"), Blurs(), Specimen()
+    engine = build_engine("live-fluorescence", EngineOptions())
+    blurs, specimen = Blurs(), Specimen()
     rng = np.random.default_rng(0)
     off = []
     for time in range(13):
         raw = np.ascontiguousarray(specimen.frame("DAPI", 2.0 * time, 10.0, rng)[:256, :256])
         out = np.empty_like(raw)
-        alone = engine.refocus(raw, out).blur  # type: ignore[attr-defined]
+        alone = engine.refocus(raw, out).blur
         facts = refocus_frame(engine, raw, out, untrusted="mark", stream=blurs.of("a"))
         assert alone is not None
         assert facts.blur_px is not None
