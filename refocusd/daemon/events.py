@@ -39,6 +39,8 @@ class SavedFrameRead(AcquisitionEvent, frozen=True):
 
     frame: Submit
     error: str = ""
+    #: Its disk does not answer.
+    hangs: bool = False
 
 
 class FramesWritten(AcquisitionEvent, frozen=True):

@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ AXES = {"t": "time", "p": "position", "c": "channel", "z": "z", "g": "grid"}
 #: Of a frame's metadata: our names, and pymmcore-plus's.
 NAMES = (("PixelSizeUm", "pixel_size_um"), ("Exposure", "exposure_ms"), ("Camera", "camera_device"))
 #: Why an event of a sequence has no frame.
-NO_FRAME = "not acquired: the engine skipped its event"
+NO_FRAME = "did not come: its event was skipped, or the acquisition or another output of it failed"
 #: Class of the thread in which outputs of ``run_mda`` are called.
 RELAY = "MDARelayThread"
 BUFFER_MIB = 256
@@ -106,7 +106,9 @@ class MDAOutput:
         self._frames = 0
         self._canceled = False
         self._sequence: Any = None
-        self._relay: threading.Thread | None = None
+        #: Axes of the newest frame, and frames of one event.
+        self._newest = ""
+        self._cameras = 1
         self._distinct = DistinctAxes()
         self._warn = Once(log, note=" (the acquisition is not affected)")
         self._lock = threading.Lock()
@@ -146,15 +148,8 @@ class MDAOutput:
         nothing was acquired.
         """
         with self._lock:
-            feed, relay, sequence = self._feed or self._last, self._relay, self._sequence
-        if feed is None:
-            return None
-        if relay is not None:
-            # The thread that relays the runner's signals may end before it has relayed the last.
-            relay.join(timeout_s)
-            if not relay.is_alive():
-                self.sequenceFinished(sequence)
-        return feed.wait(timeout_s)
+            feed = self._feed or self._last
+        return None if feed is None else feed.wait(timeout_s)
 
     def _connect(self, mmc: Any) -> None:
         events = getattr(getattr(mmc, "mda", None), "events", None)
@@ -172,11 +167,15 @@ class MDAOutput:
                     f"{type(mmc).__name__} has no mda.events.{name}: attach_mda takes a "
                     "CMMCorePlus of pymmcore-plus"
                 )
-            signal.connect(listener)
+            try:
+                # psygnal calls nobody after a listener that raises: we come before the user's.
+                signal.connect(listener, priority=1)
+            except TypeError:  # a signal of Qt
+                signal.connect(listener)
             self._connected.append((signal, listener))
 
     def _started(self, sequence: Any, meta: Any) -> None:
-        self._finished(None)
+        self._finished(self._sequence)
         name = str((getattr(sequence, "metadata", None) or {}).get("name", "")) or "MDA"
         feed = Feed(
             self._endpoint,
@@ -187,10 +186,16 @@ class MDAOutput:
         feed.begin(name, has_raw=False, summary=json.dumps(_summary(sequence, meta), default=str))
         with self._lock:
             self._feed, self._frames, self._canceled = feed, 0, False
-            thread = threading.current_thread()
-            self._relay = thread if type(thread).__name__ == RELAY else None
-            self._sequence = sequence
+            self._sequence, self._newest, self._cameras = sequence, "", _cameras(meta)
             self._distinct = DistinctAxes()
+        relay = threading.current_thread()
+        if type(relay).__name__ == RELAY:
+            # It can end before it has relayed the last signal, and does where another output raises.
+            def end() -> None:
+                relay.join()
+                self._safely(lambda: self._finished(sequence, feed))
+
+            threading.Thread(target=end, name="refocusd-mda-end", daemon=True).start()
 
     def _frame(self, image: Any, event: Any, metadata: Any) -> None:
         taken_ns = time.perf_counter_ns()
@@ -198,6 +203,7 @@ class MDAOutput:
         if feed is not None:
             about = _metadata(event, metadata, self._frames)
             self._frames += 1
+            self._newest = canonical_axes(about["Axes"])
             about["Axes"] = self._unused(about["Axes"])
             feed.take(image, about, taken_ns)
 
@@ -213,19 +219,37 @@ class MDAOutput:
             )
         return chosen
 
-    def _finished(self, sequence: Any) -> None:
+    def _finished(self, sequence: Any, only: Feed | None = None) -> None:
+        """End the acquisition; with `only` if it is that one."""
         with self._lock:
+            if only is not None and only is not self._feed:
+                return
             feed, self._feed = self._feed, None
             self._last = feed or self._last
         if feed is None:
             return
         try:
-            if not self._canceled and self._frames < _expected(sequence):
-                events = enumerate(sequence)
-                keys = (canonical_axes(_axes(event, number)) for number, event in events)
-                feed.skip([key for key in keys if key not in self._distinct], NO_FRAME)
+            feed.skip(self._without_frame(sequence), NO_FRAME)
         finally:
             feed.end()
+
+    def _without_frame(self, sequence: Any) -> list[str]:
+        """Axes of the frames that should have come; of a canceled acquisition, before its last."""
+        expected = _expected(sequence)
+        # useq's sizes leave out what positions do on their own.
+        nested = any(getattr(place, "sequence", None) for place in _positions(sequence))
+        if not expected or (self._frames >= expected * self._cameras and not nested):
+            return []
+        keys: dict[str, None] = {}  # an autofocus has the axes of the image after it
+        for number, event in enumerate(sequence):
+            axes = _axes(event, number)
+            for camera in range(self._cameras):
+                one = {**axes, "cam": camera} if self._cameras > 1 else axes
+                keys[canonical_axes(one)] = None
+        order = list(keys)
+        if self._canceled:
+            order = order[: order.index(self._newest)] if self._newest in keys else []
+        return [key for key in order if key not in self._distinct]
 
     def _safely(self, do: Callable[[], None]) -> None:
         """What goes wrong here is logged: raised, it would end the user's acquisition."""
@@ -281,6 +305,16 @@ def _axes(event: Any, number: int) -> dict[str, int | str]:
     if "channel" in axes and channel:
         axes["channel"] = str(channel)
     return axes
+
+
+def _cameras(meta: Any) -> int:
+    """Frames of one event: a Multi Camera's have an axis ``cam``."""
+    infos = meta.get("image_infos") if isinstance(meta, Mapping) else None
+    return int(infos[0].get("num_camera_adapter_channels") or 1) if infos else 1
+
+
+def _positions(sequence: Any) -> Iterable[Any]:
+    return getattr(sequence, "stage_positions", None) or ()
 
 
 def _expected(sequence: Any) -> int:

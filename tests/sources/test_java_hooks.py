@@ -7,11 +7,13 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from disks import hanging_disk
 from java_ndtiff import JavaNDTiff, frame_of
 from live import quick_settings, read_all
 from ndstorage import NDTiffDataset
@@ -21,6 +23,7 @@ from test_source_recovers import frames_in
 from waiting import until
 
 import refocusd
+from refocusd.daemon.acquisitions import saved_frames
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.errors import TransportError
 from refocusd.formats.tiff.growing_file import GrowingFile
@@ -67,6 +70,7 @@ class JavaAcquisition:
 
     def __init__(self, source: refocusd.Source, folder: Path, *, by_java: bool = True) -> None:
         self.raw = folder / "java_1"
+        self.source = source
         self.hooks = source.hooks(str(folder), "java", java=True)
         if by_java:
             self._java = JavaNDTiff(self.raw, "java")
@@ -174,8 +178,8 @@ def test_the_daemon_reads_saved_frames_and_no_pixels_pass_through_the_users_proc
     acquisition.check(30)
     written = read_all(acquisition.refocused).values()
     assert any(metadata["refocusd"]["live"] for _, metadata in written)
-    assert "saved-frames" in readers
-    assert readers <= {"saved-frames", "catch-up"}
+    assert "asks-disk" in readers
+    assert readers <= {"asks-disk", "catch-up"}
     acquisition.close()
 
 
@@ -191,7 +195,7 @@ def test_what_the_daemon_does_not_see_on_its_disks_is_read_here(
     assert source.wait(90.0) == wire.Counts(acquired=10, passed_through=10)
     acquisition.check(10)
     assert "refocusd-feed" in readers
-    assert "saved-frames" not in readers
+    assert "asks-disk" not in readers
 
 
 def test_a_frame_that_is_told_before_it_is_on_disk_is_waited_for(
@@ -247,6 +251,79 @@ def test_a_daemon_that_starts_late_and_is_killed_loses_no_saved_frame(tmp_path: 
     assert (counts.pending, counts.passed_through) == (0, 60)
     acquisition.check(60)
     acquisition.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saved_frames, "HANGS_S", 0.5)
+
+
+@contextmanager
+def hanging(file: Path) -> Iterator[None]:
+    """Whoever opens this file waits, as on a share that went away, until the block ends."""
+    kept = file.with_suffix(".kept")
+    with hanging_disk(file.parents[1] / "share") as share:
+        file.rename(kept)
+        file.symlink_to(share / file.name)
+        try:
+            yield
+        finally:
+            file.unlink()
+            kept.rename(file)
+
+
+def test_a_disk_that_hangs_is_given_up_and_its_frames_are_caught_up_when_it_answers(
+    source: refocusd.Source,
+    daemon: Daemon,
+    acquisition: JavaAcquisition,
+    tmp_path: Path,
+    impatient: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Meanwhile another acquisition is refocused as ever."""
+    acquisition.acquire(0, 1)
+    until(lambda: [about.counts.final for about in daemon_status(daemon.endpoint).details] == [2])
+    with hanging(next(acquisition.raw.glob("*.tif"))):
+        acquisition.acquire(*range(2, 40))
+        # No slot is held for longer than the disk is waited for.
+        until(lambda: daemon_status(daemon.endpoint).details[0].deferred >= 30)
+        [about] = daemon_status(daemon.endpoint).details
+        assert about.warnings == [
+            f"{acquisition.raw} does not answer: its frames are left to the catch-up"
+        ]
+        other = JavaAcquisition(refocusd.Source(daemon.endpoint), tmp_path / "other")
+        other.acquire(*range(10))
+        other.finish()
+        assert other.source.wait(90.0) == wire.Counts(acquired=10, passed_through=10)
+        other.check(10)
+        other.close()
+    acquisition.acquire(*range(40, 45))
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=45, passed_through=45)
+    acquisition.check(45)
+    assert "does not answer" in caplog.text
+
+
+def test_a_disk_that_hangs_for_good_ends_an_acquisition_with_frames_pending(
+    tmp_path: Path, impatient: None
+) -> None:
+    settings = quick_settings(tmp_path, source_timeout_s=1.0)
+    with Daemon(settings) as daemon:
+        daemon.wait_ready()
+        source = refocusd.Source(daemon.endpoint)
+        acquisition = JavaAcquisition(source, tmp_path)
+        acquisition.acquire(0, 1)
+        until(lambda: [a.counts.final for a in daemon_status(daemon.endpoint).details] == [2])
+        with hanging(next(acquisition.raw.glob("*.tif"))):
+            acquisition.acquire(*range(2, 10))
+            acquisition.finish()
+            counts = source.wait(90.0)
+            assert counts == wire.Counts(acquired=10, passed_through=2, pending=8)
+            [about] = daemon_status(daemon.endpoint).details
+            assert "cannot be opened within" in " ".join(
+                about.warnings
+            ) or "disk hangs" in " ".join(about.warnings)
+        acquisition.close()
 
 
 class _InMemory:

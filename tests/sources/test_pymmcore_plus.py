@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from followed import ended, following
 from live import keys, quick_settings, read_all, running
 from waiting import until
 
+from refocusd.daemon.daemon import daemon_status
 from refocusd.errors import ConfigError
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.sources.pymmcore_plus import MDAOutput, attach_mda
@@ -233,28 +235,197 @@ def test_its_own_ome_tiff_is_followed_while_it_is_written(core: Any, tmp_path: P
     assert '{"channel":"FITC","time":1,"z":2}' in written
 
 
-def test_an_event_that_the_engine_skips_is_accounted_for(core: Any, tmp_path: Path) -> None:
+@contextmanager
+def skipping(core: Any, skip: Callable[[Any], bool]) -> Iterator[None]:
+    """An engine that skips some events."""
     from pymmcore_plus.mda import MDAEngine, SkipEvent
 
     class Skipping(MDAEngine):
         def setup_event(self, event: Any) -> None:
-            if event.index.get("t") == 1:
+            if skip(event):
                 raise SkipEvent(reason="the stage is late")
             super().setup_event(event)
 
     engine = core.mda.engine
     core.mda.set_engine(Skipping(core, use_hardware_sequencing=False))
     try:
+        yield
+    finally:
+        core.mda.set_engine(engine)
+
+
+def counted(core: Any, tmp_path: Path, sequence: Any, *others: Any) -> Any:
+    """Counts after a run with these outputs and ours."""
+    with running(quick_settings(tmp_path)) as daemon:
+        refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+        core.run_mda(sequence, output=[*others, refocused]).join()
+        return refocused.wait(90.0)
+
+
+def test_an_event_that_the_engine_skips_is_accounted_for(core: Any, tmp_path: Path) -> None:
+    with skipping(core, lambda event: event.index["t"] == 1):
+        counts = counted(core, tmp_path, useq.MDASequence(time_plan={"interval": 0, "loops": 4}))
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (4, 3, 1)
+    assert counts.pending == 0
+
+
+def test_skipped_events_of_positions_with_plans_of_their_own_are_accounted_for(
+    core: Any, tmp_path: Path
+) -> None:
+    """The sizes of useq leave those plans out: 4 frames at each of two places, and one at the third."""
+    grid = useq.GridRowsColumns(rows=2, columns=2)
+    places = [
+        useq.Position(x=0, y=0, sequence=useq.MDASequence(grid_plan=grid)),
+        useq.Position(x=100, y=0, sequence=useq.MDASequence(grid_plan=grid)),
+        useq.Position(x=200, y=0),
+    ]
+    sequence = useq.MDASequence(stage_positions=places)
+    with skipping(core, lambda event: event.index == {"p": 1, "g": 2}):
+        counts = counted(core, tmp_path, sequence)
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (9, 8, 1)
+    assert counts.pending == 0
+
+
+def test_a_skipped_event_of_several_cameras_misses_a_frame_of_each(tmp_path: Path) -> None:
+    libs = Path(adapters.__file__).parent / "libs"
+    mmc = pymmcore_plus.CMMCorePlus(mm_path=str(libs))
+    mmc.loadSystemConfiguration(str(libs / "MMConfig_demo.cfg"))
+    mmc.loadDevice("Second", "DemoCamera", "DCam")
+    mmc.loadDevice("Both", "Utilities", "Multi Camera")
+    mmc.initializeDevice("Second")
+    mmc.initializeDevice("Both")
+    mmc.setProperty("Both", "Physical Camera 1", "Camera")
+    mmc.setProperty("Both", "Physical Camera 2", "Second")
+    mmc.setCameraDevice("Both")
+    for camera in ("Camera", "Second"):
+        mmc.setProperty(camera, "PixelType", "16bit")
+        mmc.setProperty(camera, "OnCameraCCDXSize", 64)
+        mmc.setProperty(camera, "OnCameraCCDYSize", 48)
+    try:
+        with skipping(mmc, lambda event: event.index["t"] == 1):
+            sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 5})
+            counts = counted(mmc, tmp_path, sequence)
+    finally:
+        mmc.unloadAllDevices()
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (10, 8, 2)
+    assert counts.pending == 0
+
+
+def test_autofocus_and_channels_that_are_not_always_acquired_make_no_gap(
+    core: Any, tmp_path: Path
+) -> None:
+    sequence = useq.MDASequence(
+        channels=[
+            {"config": "DAPI"},
+            {"config": "FITC", "acquire_every": 2},
+            {"config": "Cy5", "do_stack": False},
+        ],
+        time_plan={"interval": 0, "loops": 3},
+        z_plan={"range": 4, "step": 2},
+        stage_positions=[(0, 0, 0), (10, 10, 0)],
+        keep_shutter_open_across=("z", "c"),
+        autofocus_plan=useq.AxesBasedAF(axes=("p",), autofocus_motor_offset=None),
+    )
+    images = [event for event in sequence if not isinstance(event.action, useq.HardwareAutofocus)]
+    assert len(images) < len(list(sequence))
+    counts = counted(core, tmp_path, sequence)
+    assert (counts.acquired, counts.passed_through) == (len(images), len(images))
+    assert counts.skipped == counts.pending == 0
+
+
+def test_hardware_sequences_bring_every_frame(core: Any, tmp_path: Path) -> None:
+    core.setProperty("Z", "UseSequences", "Yes")
+    assert core.mda.engine.use_hardware_sequencing
+    counts = counted(core, tmp_path, useq.MDASequence(**Z_STACK))
+    assert (counts.acquired, counts.passed_through) == (12, 12)
+
+
+def test_events_that_were_skipped_before_a_cancel_are_accounted_for(
+    core: Any, tmp_path: Path
+) -> None:
+    def cancel(image: object, event: Any) -> None:
+        if event.index["t"] == 5:
+            core.mda.cancel()
+
+    core.mda.events.frameReady.connect(cancel)
+    try:
+        with skipping(core, lambda event: event.index["t"] == 2):
+            sequence = useq.MDASequence(time_plan={"interval": 0.05, "loops": 100})
+            counts = counted(core, tmp_path, sequence)
+    finally:
+        core.mda.events.frameReady.disconnect(cancel)
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (6, 5, 1)
+
+
+class _Raises:
+    """A user's output that fails."""
+
+    def frameReady(self, image: object, event: Any) -> None:
+        if event.index["t"] == 3:
+            raise RuntimeError("the user's own mistake")
+
+
+def test_another_listener_that_raises_costs_an_attached_core_no_frame(
+    core: Any, tmp_path: Path
+) -> None:
+    """After it, psygnal calls nobody."""
+    other = _Raises()
+    core.mda.events.frameReady.connect(other.frameReady)
+    try:
         with running(quick_settings(tmp_path)) as daemon:
-            refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
-            sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 4})
-            core.run_mda(sequence, output=refocused).join()
-            counts = refocused.wait(90.0)
+            attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+            core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 6}))
+            counts = attached.wait(90.0)
+            attached.detach()
+    finally:
+        core.mda.events.frameReady.disconnect(other.frameReady)
+    assert counts is not None
+    assert (counts.acquired, counts.passed_through) == (6, 6)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_another_output_that_raises_ends_the_acquisition_with_all_frames_accounted_for(
+    core: Any, tmp_path: Path
+) -> None:
+    """It ends the thread of pymmcore-plus that calls all outputs; nobody need wait for us."""
+    with running(quick_settings(tmp_path)) as daemon:
+        refocused = MDAOutput(tmp_path / "out", endpoint=daemon.endpoint)
+        sequence = useq.MDASequence(time_plan={"interval": 0, "loops": 6})
+        core.run_mda(sequence, output=[_Raises(), refocused]).join()
+        [counts] = until(lambda: list(daemon_counts(daemon)), "the end")
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (6, 3, 3)
+    assert counts.pending == 0
+
+
+def daemon_counts(daemon: Any) -> list[Any]:
+    details = daemon_status(daemon.endpoint).details
+    return [about.counts for about in details if about.state == "ended"]
+
+
+def test_an_engine_that_fails_ends_the_acquisition_with_all_frames_accounted_for(
+    core: Any, tmp_path: Path
+) -> None:
+    from pymmcore_plus.mda import MDAEngine
+
+    class Failing(MDAEngine):
+        def setup_event(self, event: Any) -> None:
+            if event.index["t"] == 3:
+                raise RuntimeError("the stage hit something")
+            super().setup_event(event)
+
+    engine = core.mda.engine
+    core.mda.set_engine(Failing(core, use_hardware_sequencing=False))
+    try:
+        with running(quick_settings(tmp_path)) as daemon:
+            attached = attach_mda(core, tmp_path / "out", endpoint=daemon.endpoint)
+            with pytest.raises(RuntimeError, match="hit something"):
+                core.mda.run(useq.MDASequence(time_plan={"interval": 0, "loops": 6}))
+            counts = attached.wait(90.0)
+            attached.detach()
     finally:
         core.mda.set_engine(engine)
     assert counts is not None
-    assert (counts.acquired, counts.passed_through, counts.skipped) == (4, 3, 1)
-    assert counts.pending == 0
+    assert (counts.acquired, counts.passed_through, counts.skipped) == (6, 3, 3)
 
 
 def test_a_canceled_acquisition_misses_nothing(core: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bridge_standin import Standin, stranger
+from bridge_standin_acquisitions import Saved
 from bridge_standin_rig import acquisitions, attached, frame, until
 from ledgers import final_states
 from live import keys, quick_settings, read_all, running
@@ -375,3 +376,31 @@ def test_refocusd_run_attaches_by_itself(tmp_path: Path) -> None:
     said = log.read_text(encoding="utf-8")
     assert "sources: hook, studio (on)" in said
     assert "attached to Micro-Manager: studio" in said
+
+
+def test_what_came_while_a_killed_daemon_was_down_is_taken_by_the_next(tmp_path: Path) -> None:
+    """Saved, with and without a window, and in memory; what was done before is not done twice."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    flags = ["--backend", "identity", "--ring-mib", "64", "--ledgers", str(tmp_path / "ledgers")]
+    images = [frame(number) for number in range(3)]
+
+    def written() -> dict[str, int]:
+        folders = [*raw.glob("*_refocused*"), *out.glob("*_refocused*")]
+        return {folder.name.split("_")[0]: len(keys(folder)) for folder in folders}
+
+    with Standin() as standin:
+        flags += ["--studio", "on", "--bridge-port", str(standin.port), "--pick-up"]
+        flags += ["--studio-output", str(out)]
+        with DaemonProcess(flags, tmp_path / "first.log") as killed:
+            Saved(standin.microscope, raw, "before").run(images)
+            until(lambda: written() == {"before": 3}, "the first acquisition")
+            until(lambda: daemon_status(killed.endpoint).details[0].state == "ended", "its end")
+            killed.process.kill()
+            killed.process.wait()
+        standin.microscope.acquire("memory", images)
+        Saved(standin.microscope, raw, "shown").run(images)
+        Saved(standin.microscope, raw, "hidden", window=False).run(images)
+        with DaemonProcess(flags, tmp_path / "next.log"):
+            wanted = dict.fromkeys(("before", "memory", "shown", "hidden"), 3)
+            until(lambda: written() == wanted, "all of them")
+    assert len([*raw.glob("*_refocused*"), *out.iterdir()]) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shutil
 import threading
 import time
 from collections import Counter
@@ -145,6 +146,88 @@ def test_an_older_window_is_left_as_it_is(rig: Rig, caplog: pytest.LogCaptureFix
         rig.microscope.acquire("new", images(2))
         assert [about.name for about in rig.wait_ended(1)] == ["new"]
     assert "old was acquired in Micro-Manager before refocusd was started" in caplog.text
+
+
+def test_a_window_that_says_later_what_it_shows_is_taken(rig: Rig) -> None:
+    store = rig.microscope.begin("cells")
+    said, store.summary = store.summary, {}
+    looked = len(rig.standin.calls)
+    rig.wait(lambda: len(rig.standin.calls) > looked + 20, "looks")
+    store.summary = said
+    store.put({"time": 0}, frame(0, SIDE))
+    rig.microscope.end(store)
+    [about] = rig.wait_ended(1)
+    assert (about.name, about.counts.passed_through) == ("cells", 1)
+
+
+def test_an_acquisition_that_is_neither_shown_nor_saved_is_told(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.microscope.acquire("shown", images(1))
+    rig.wait_ended(1)
+    store = rig.microscope.begin("hidden", window=False)
+    rig.wait(lambda: rig.studio.running, "a look")
+    rig.microscope.end(store)
+    rig.wait(lambda: not rig.studio.running, "its end")
+    assert caplog.text.count("neither shows nor saves") == 1
+
+
+def test_what_is_recorded_again_in_the_place_of_what_was_deleted_is_taken(
+    rig: Rig, tmp_path: Path
+) -> None:
+    for number in range(2):
+        saved = Saved(rig.microscope, tmp_path / "raw", "cells").run(images(3, 10 * number))
+        about = rig.wait_ended(number + 1)[-1]
+        assert (about.raw, about.counts.passed_through) == (str(saved.folder), 3)
+        output = Path(about.output)
+        assert np.array_equal(
+            read_all(output)['{"channel":0,"time":0}'][0], frame(10 * number, SIDE)
+        )
+        shutil.rmtree(saved.folder)
+        shutil.rmtree(output)
+
+
+def test_save_roots_of_short_acquisitions_without_a_window_are_all_found(
+    rig: Rig, tmp_path: Path
+) -> None:
+    for number in range(4):
+        saved = Saved(rig.microscope, tmp_path / f"root {number}", "cells", window=False)
+        for time_, pixels in enumerate(images(3)):
+            saved.put(time_, pixels)
+        rig.wait(lambda: (tmp_path / f"root {number}") in watched(rig), "a look")  # noqa: B023
+        saved.end()
+    assert {about.counts.passed_through for about in rig.wait_ended(4)} == {3}
+
+
+def watched(rig: Rig) -> list[Path]:
+    assert rig.roots is not None
+    return list(rig.roots._watched)
+
+
+def test_what_an_earlier_daemon_had_begun_is_finished(slow: Rig) -> None:
+    """It was killed: what it had not fetched is still in the memory of Micro-Manager."""
+    slow.microscope.acquire("cells", images(40))
+    slow.wait(lambda: any(a.counts.passed_through >= 8 for a in slow.acquisitions()), "frames")
+    slow.detach()
+    slow.since_s = time.time()  # of the next daemon
+    slow.attach()
+    slow.wait(lambda: slow.acquisitions("ended")[-1].counts.passed_through == 40, "the rest")
+    [output] = slow.out.iterdir()
+    assert len(keys(output)) == 40
+
+
+def test_what_was_saved_before_refocusd_was_started_is_named(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.detach()
+    shown = Saved(rig.microscope, tmp_path / "raw", "shown").run(images(3))
+    hidden = Saved(rig.microscope, tmp_path / "raw", "hidden", window=False).run(images(3))
+    rig.since_s = time.time() + 1.0
+    with caplog.at_level("INFO"):
+        rig.attach()
+        rig.wait(lambda: caplog.text.count("refocusd process ") >= 3, "words")
+    assert f"refocusd process {shown.folder}" in caplog.text
+    assert f"{hidden.folder} was never refocused; to do it: refocusd process" in caplog.text
 
 
 def test_files_that_are_closed_late_are_waited_for(rig: Rig, tmp_path: Path) -> None:

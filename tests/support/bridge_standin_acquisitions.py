@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +25,12 @@ class Saved:
     microscope : Microscope
     root : Path
     name : str
-        Its folder is the first that does not exist: ``<name>_1``, ``<name>_2``, ...
+        Its folder is ``<name>_<number>``, one above the highest that is there.
     mode : {"NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"}
     frames : int
         Times that will come, with one image each.
+    channels : tuple of str
+        Their names; the index and its texts are in cp1252, as on a western Windows.
     options : Any
         For `Microscope.begin`.
     """
@@ -39,26 +42,27 @@ class Saved:
         name: str,
         mode: SaveMode = "NDTIFF",
         frames: int = 3,
+        channels: tuple[str, ...] = CHANNELS,
         **options: Any,
     ) -> None:
         root.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while (root / f"{name}_{number}").exists():
-            number += 1
-        self.folder = root / f"{name}_{number}"
+        there = (re.match(rf"{re.escape(name)}_(\d+)", each.name) for each in root.iterdir())
+        number = max((int(found[1]) for found in there if found), default=0)
+        self.folder = root / f"{name}_{number + 1}"
         self._microscope = microscope
         microscope.settings = Settings(save=True, root=str(root), prefix=name)
         self.store: Store = microscope.begin(
             self.folder.name, save_path=str(self.folder), **options
         )
         self._frames = frames
+        self._channels = channels
         self._mode = mode
         self._ndtiff: JavaNDTiff | None = None
         self._stack: JavaStack | None = None
         self._notes: list[str] = []
         if mode == "NDTIFF":
-            summary = {"ChNames": list(CHANNELS), **self.store.summary}
-            self._ndtiff = JavaNDTiff(self.folder, name, summary)
+            summary = {"ChNames": list(channels), **self.store.summary}
+            self._ndtiff = JavaNDTiff(self.folder, name, summary, encoding="cp1252")
 
     def put(self, number: int, pixels: NDArray[np.uint16], channel: int = 0) -> None:
         """The next time's image of a channel."""
@@ -71,8 +75,8 @@ class Saved:
         }
         said |= {"Camera": "Camera", "PixelSizeUm": 0.645}
         if self._ndtiff is not None:
-            # The GUI's axes are numbers, and its frames do not name their channel.
-            self._ndtiff.put(coords, pixels, {"Axes": coords, "Camera": "Camera"})
+            # The GUI's axes are numbers, and its frames name neither them nor their channel.
+            self._ndtiff.put(coords, pixels, {"Camera": "Camera"})
         elif self._mode == "MULTIPAGE_TIFF":
             if self._stack is None:
                 path = self.folder / f"{self.folder.name}_MMStack_Default.ome.tif"
@@ -82,7 +86,7 @@ class Saved:
                     "Channels": 1,
                     "Positions": 1,
                 }
-                summary |= {"ChNames": [CHANNELS[0]], **self.store.summary}
+                summary |= {"ChNames": [self._channels[0]], **self.store.summary}
                 self._stack = JavaStack(path, summary, pixels.shape[0], self._frames)
             self._stack.put((channel, 0, number, 0), pixels, said)
         else:
@@ -119,7 +123,7 @@ class Saved:
         if not self._notes:
             place.mkdir(parents=True)
             summary: dict[str, Any] = {"Frames": self._frames, "Slices": 1, "Channels": 1}
-            summary |= {"Positions": 1, "ChNames": [CHANNELS[0]], **self.store.summary}
+            summary |= {"Positions": 1, "ChNames": [self._channels[0]], **self.store.summary}
             self._notes = [f'"Summary": {json.dumps(summary, indent=2)}']
         name = f"img_channel{channel:03d}_position000_time{number:09d}_z000.tif"
         tifffile.imwrite(place / name, pixels, imagej=True, metadata={"Info": json.dumps(said)})

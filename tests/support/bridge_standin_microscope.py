@@ -84,8 +84,9 @@ class Microscope:
     """State that the user changes and the bridge tells of."""
 
     running: bool = False
-    #: Stores with a window, oldest first.
+    #: Stores with a window, oldest first; those of all windows so far, which keep their identity.
     windows: list[Store] = field(default_factory=list)
+    made: list[Store] = field(default_factory=list)
     snap_live: Store | None = None
     album: Store | None = None
     settings: Settings = Settings()
@@ -111,6 +112,7 @@ class Microscope:
         if engine == "Clojure":
             summary["UUID"] = str(uuid.uuid4())
         store = Store(name, save_path, CHANNELS, summary=summary)
+        self.made.append(store)
         if window:
             self.windows.append(store)
         self.running = True

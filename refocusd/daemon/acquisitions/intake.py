@@ -23,7 +23,7 @@ from refocusd.daemon.acquisitions.checks import (
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.saved_frames import SavedFrames
 from refocusd.daemon.acquisitions.state import Acquisition, Lane, State
-from refocusd.daemon.events import LeftUnfinished, SavedFrameRead
+from refocusd.daemon.events import CatchUpFailed, LeftUnfinished, SavedFrameRead
 from refocusd.daemon.output.jobs import RecordFrames
 from refocusd.errors import InputError, RefocusdError, TransportError
 from refocusd.models.bundle import load_bundle
@@ -262,6 +262,13 @@ class Intake:
         """Queue a frame that was read from raw; one that is not there yet is left to the catch-up."""
         lane, message = acquisition.live, event.frame
         lane.in_flight -= 1
+        hangs = f"{acquisition.open.raw} does not answer: its frames are left to the catch-up"
+        if event.hangs and hangs not in acquisition.warnings:
+            acquisition.warnings.append(hangs)
+            log.warning("%s: %s", acquisition.open.name, hangs)
+        elif not event.hangs and hangs in acquisition.warnings:
+            acquisition.warnings.remove(hangs)
+            log.info("%s answers again", acquisition.open.raw)
         if event.error:
             log.info("frame %s is caught up later: %s", message.axes, event.error)
             acquisition.behind += 1
@@ -333,6 +340,12 @@ class Intake:
         """A source has gone without a word: close its acquisitions for it."""
         for acquisition in self.lifecycle.acquisitions:
             if lane := acquisition.lane_of(identity):
+                if not lane.live:
+                    hangs = f"reading {acquisition.open.raw} takes too long: its disk hangs"
+                    self.lifecycle.catch_up_failed(
+                        acquisition, CatchUpFailed(acquisition.id, hangs)
+                    )
+                    continue
                 log.warning("the source of %s is gone", acquisition.open.name)
                 if not acquisition.open.raw:
                     acquisition.incomplete = "its source is gone, and there is no raw data"

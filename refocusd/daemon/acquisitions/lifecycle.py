@@ -40,6 +40,9 @@ _OF_FACTS = (
 )
 #: Without a live frame for this long, idle workers catch up.
 IDLE_S = 1.0
+#: A catch-up may take so many times as long to open raw as a source may be silent: its index can be
+#: long, and its share slow.
+OPENING = 20
 
 
 class StartCatchUp(Protocol):
@@ -208,7 +211,16 @@ class Lifecycle:
         self.scheduler.top_up()
 
     def tick(self, *, workers_idle: bool) -> None:
-        """While no live frame has come for a moment, catch up what is behind."""
+        """While no live frame has come for a moment, catch up what is behind.
+
+        A catch-up that does not come to its first frame is given up: its disk hangs.
+        """
+        opening_s = OPENING * self.settings.source_timeout_s
+        for acquisition in self.acquisitions:
+            waits = acquisition.state.catching_up and acquisition.catch_up is None
+            if waits and time.monotonic() - acquisition.catch_up_at > opening_s:
+                error = f"{acquisition.open.raw} cannot be opened within {opening_s:.0f} s"
+                self.catch_up_failed(acquisition, CatchUpFailed(acquisition.id, error))
         idle = workers_idle and time.monotonic() - self.last_live > IDLE_S
         if not (idle and self.catch_up_when_idle) or self.scheduler.paused or self.stopping:
             return

@@ -7,16 +7,18 @@ import logging
 import queue
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from refocusd.daemon.events import EventQueue, SavedFrameRead
+from refocusd.daemon.output.patience import answer_of
 from refocusd.errors import RefocusdError
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.place import Place
-from refocusd.frame import checksum
+from refocusd.frame import Pixels, checksum
 from refocusd.sources.raw_reader import read_place
 from refocusd.transport.messages import Open, Submit
 from refocusd.transport.ring import SharedRing
@@ -27,12 +29,15 @@ log = logging.getLogger(__name__)
 LAG_S = (0.02, 0.1, 0.5)
 #: A thread without a frame for so long ends.
 IDLE_S = 10.0
+#: A disk is waited for so long; until it answers, its frames are left to the catch-up.
+HANGS_S = 5.0
+HANGS = "the disk does not answer"
 
 
 class SavedFrames:
     """Reads frames for the broker, which is told of each by an event.
 
-    A disk that hangs holds up its own acquisition only.
+    A disk that hangs holds up its own acquisition only, and that for some seconds.
 
     Parameters
     ----------
@@ -61,6 +66,11 @@ class SavedFrames:
 
     def _run(self, open_: Open, waiting: queue.SimpleQueue[Submit]) -> None:
         patient = True
+        answered = threading.Event()
+        answered.set()
+        # A read that was given up may end later, when its slot is somebody else's.
+        shape = open_.height, open_.width
+        array = np.empty(shape, open_.dtype)
         while True:
             try:
                 frame = waiting.get(timeout=IDLE_S)
@@ -70,30 +80,43 @@ class SavedFrames:
                         del self._waiting[open_.acquisition]
                         return
                 continue
-            try:
-                read, error = self._fill(open_, frame, patient=patient), ""
-            except Exception as problem:  # noqa: BLE001 (told to the broker: it is caught up)
-                read, error = frame, f"{type(problem).__name__}: {problem}"
+            metadata, error = "", HANGS
+            if answered.is_set():
+                answered.clear()
+                ask = partial(_read, open_, frame, array, answered, patient=patient)
+                metadata, error = answer_of(ask, (metadata, error), HANGS_S)
+            if error is HANGS:
+                array = np.empty(shape, open_.dtype)
             # Where files lag behind for good, not every frame is waited for.
             patient = not error
-            self._events.put(SavedFrameRead(open_.acquisition, read, error))
+            if not error:
+                slot: Any = self._ring.view(frame.slot.offset, shape, open_.dtype)
+                slot[:] = array
+                frame = msgspec.structs.replace(
+                    frame, checksum=checksum(array), metadata=metadata, saved=None
+                )
+            hangs = error is HANGS
+            self._events.put(SavedFrameRead(open_.acquisition, frame, error, hangs=hangs))
 
-    def _fill(self, open_: Open, frame: Submit, *, patient: bool) -> Submit:
-        saved = frame.saved
-        assert saved is not None
-        form = PageFormat(open_.height, open_.width, np.dtype(open_.dtype))
-        metadata_at = saved.metadata_offset, saved.metadata_length
-        place = Place(saved.file, saved.offset, form, *metadata_at)
-        slot: Any = self._ring.view(frame.slot.offset, (form.height, form.width), open_.dtype)
-        for pause_s in (*(LAG_S if patient else ()), None):
+
+def _read(
+    open_: Open, frame: Submit, into: Pixels, answered: threading.Event, *, patient: bool
+) -> tuple[str, str]:
+    """Read a frame; its metadata as JSON, and why it could not be read."""
+    saved = frame.saved
+    assert saved is not None
+    form = PageFormat(open_.height, open_.width, np.dtype(open_.dtype))
+    metadata_at = saved.metadata_offset, saved.metadata_length
+    place = Place(saved.file, saved.offset, form, *metadata_at)
+    what = open_.raw, place, f"frame {frame.axes}", into
+    try:
+        for pause_s in LAG_S if patient else ():
             try:
-                pixels, metadata = read_place(open_.raw, place, f"frame {frame.axes}", slot)
+                return json.dumps(read_place(*what)[1]), ""
             except (RefocusdError, OSError):
-                if pause_s is None:
-                    raise
                 time.sleep(pause_s)
-            else:
-                break
-        return msgspec.structs.replace(
-            frame, checksum=checksum(pixels), metadata=json.dumps(metadata), saved=None
-        )
+        return json.dumps(read_place(*what)[1]), ""
+    except Exception as problem:  # noqa: BLE001 (told to the broker: it is caught up)
+        return "", f"{type(problem).__name__}: {problem}"
+    finally:
+        answered.set()

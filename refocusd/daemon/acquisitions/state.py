@@ -221,6 +221,8 @@ class Acquisition:
     #: Frames in raw that the daemon gave up or never got: left to the catch-up.
     behind: int = 0
     deferred: int = 0
+    #: When its last catch-up was started (`time.monotonic`).
+    catch_up_at: float = 0.0
     #: Whether it has been compared with the raw dataset after its last frame.
     caught_up: bool = False
     #: Its disk is full: none of its frames is worked on until there is room.
@@ -336,6 +338,7 @@ class Acquisition:
     def catch_up_started(self) -> None:
         """A thread starts to read what is pending from raw."""
         self.change(Change.CATCH_UP_STARTED)
+        self.catch_up_at = time.monotonic()
         # Where its source has closed it, that comparison with raw is the last one.
         self.caught_up |= self.live.closed
         self.behind = 0

@@ -12,16 +12,18 @@ T = TypeVar("T")
 ANSWERS_S = 1.0
 
 
-def answer_of(ask: Callable[[], T], otherwise: T) -> T:
+def answer_of(ask: Callable[[], T], otherwise: T, within_s: float = ANSWERS_S) -> T:
     """What a call returns; `otherwise` if it raises, or does not return in time: then it goes on by itself.
 
     Parameters
     ----------
     ask : callable
     otherwise : object
+    within_s : float
+        How long it may take.
     """
     found: list[T] = []
     asking = threading.Thread(target=lambda: found.append(ask()), name="asks-disk", daemon=True)
     asking.start()
-    asking.join(ANSWERS_S)
+    asking.join(within_s)
     return found[0] if found else otherwise

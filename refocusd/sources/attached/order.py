@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Literal
 
 import msgspec
@@ -35,8 +34,8 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     studio_output : str
         Folder for refocused datasets of acquisitions that Micro-Manager does not save.
     since_s : float
-        When refocusd was started, in seconds since 1970: what was acquired since is taken, even if
-        it was finished before this process could see it.
+        When refocusd was started (or one that was killed before), in seconds since 1970: what was
+        acquired since is taken, even if it was finished before this process could see it.
     """
 
     endpoint: str
@@ -65,14 +64,13 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "follow" if self.follow else "bridge"
 
 
-def orders(settings: Settings, endpoint: str) -> list[AttachOrder]:
+def orders(settings: Settings, endpoint: str, since_s: float = 0.0) -> list[AttachOrder]:
     """The processes that these settings want.
 
     The bridge has one of its own: when Micro-Manager goes, its client hangs and is replaced,
     and a dataset that is followed must not suffer for it.
     """
     wanted: list[AttachOrder] = []
-    since_s = time.time()
     if settings.follow:
         wanted.append(AttachOrder(endpoint, follow=settings.follow, since_s=since_s))
     if settings.studio != "off" or settings.live:

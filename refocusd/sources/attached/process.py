@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 from refocusd.config import Settings
@@ -10,6 +13,9 @@ from refocusd.sources.attached.order import AGAIN, orders
 
 #: To close its acquisitions at the daemon.
 STOP_S = 8.0
+#: What was acquired since a daemon was started that was killed, so long ago at most, is taken; so is
+#: what was acquired while one stopped and the next, with other settings, started.
+KILLED_S, RESTARTED_S = 86_400.0, 60.0
 
 
 class AttachProcess:
@@ -27,7 +33,10 @@ class AttachProcess:
     """
 
     def __init__(self, endpoint: str, settings: Settings) -> None:
-        wanted = orders(settings, endpoint)
+        ledgers = Path(settings.ledgers).expanduser()
+        self._mark = ledgers / f"attached-{settings.bridge_port}" if settings.pick_up else None
+        self._since_s = _since_s(self._mark)
+        wanted = orders(settings, endpoint, self._since_s)
         #: Names of the sources that are wanted, for the log.
         self.sources = [name for order in wanted for name in order.sources]
         self._supervisors = [
@@ -47,6 +56,7 @@ class AttachProcess:
         return [supervisor.pid for supervisor in self._supervisors if supervisor.pid is not None]
 
     def __enter__(self) -> Self:
+        self._note("started", self._since_s)
         for supervisor in self._supervisors:
             supervisor.start()
         return self
@@ -56,3 +66,22 @@ class AttachProcess:
             supervisor.ask_to_stop()
         for supervisor in self._supervisors:
             supervisor.stop()
+        self._note("stopped", time.time())
+
+    def _note(self, what: str, at_s: float) -> None:
+        if self._mark is not None and self._supervisors:
+            with suppress(OSError):
+                self._mark.parent.mkdir(parents=True, exist_ok=True)
+                self._mark.write_text(f"{what} {at_s}", encoding="utf-8")
+
+
+def _since_s(mark: Path | None) -> float:
+    """From when on acquisitions are this daemon's, in seconds since 1970."""
+    now = time.time()
+    try:
+        what, _, at = mark.read_text(encoding="utf-8").partition(" ") if mark else ("", "", "0")
+        at_s = float(at)
+    except (OSError, ValueError):
+        return now
+    allowed_s = KILLED_S if what == "started" else RESTARTED_S
+    return at_s if 0 <= now - at_s < allowed_s else now

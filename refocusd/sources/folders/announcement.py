@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -97,6 +98,8 @@ def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:
             said = connection.receive(HEARTBEAT_S)
             if isinstance(said, Status):
                 known = [about for about in said.details if about.raw == open_.raw]
+                # What was deleted with its output may be recorded again in the same place.
+                known = [a for a in known if a.state != "ended" or Path(a.output).exists()]
                 if any(a.state in ("waiting", "live") and a.id != ours for a in known):
                     return "taken"
                 if known and known[-1].state == "ended":

@@ -66,8 +66,8 @@ class Follower:
         when watching begins.
     depth : int
         How deep below the folder datasets are looked for.
-    offers_finished : bool
-        Whether older datasets that were never refocused are named in the log.
+    offers_since_s : float
+        Older datasets that were never refocused are named in the log if they changed since.
 
     Examples
     --------
@@ -86,7 +86,7 @@ class Follower:
         away_s: float = AWAY_S,
         since_s: float = math.inf,
         depth: int = MAX_DEPTH,
-        offers_finished: bool = True,
+        offers_since_s: float = 0.0,
     ) -> None:
         # Not resolved: a link may be made to lead elsewhere meanwhile, as a share's is.
         self.folder = Path(folder).absolute()
@@ -96,7 +96,7 @@ class Follower:
         self._recent_s = recent_s
         self._away_s = away_s
         self._since_s = since_s
-        self._offers_finished = offers_finished
+        self._offers_since_s = offers_since_s
         self._scanner = Scanner(self.folder, depth)
         self._first_scan = True
         self._followed: dict[Path, _Followed] = {}
@@ -158,7 +158,7 @@ class Follower:
         old = found.new and self._first_scan and found.changed_ns / 1e9 < self._since_s
         if not old or self._is_growing(found):
             self._waiting.append(path)
-        elif self._offers_finished and not refocused_as(path):
+        elif found.changed_ns / 1e9 >= self._offers_since_s and not refocused_as(path):
             log.info("%s was never refocused; to do it: %s", path, command_for(path))
 
     def _is_growing(self, found: Found) -> bool:

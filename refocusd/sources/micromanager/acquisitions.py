@@ -15,8 +15,9 @@ from collections import deque
 from pathlib import Path
 
 from refocusd.errors import RefocusdError, TransportError
+from refocusd.sources.folders.offers import command_for
 from refocusd.sources.micromanager.bridge import Bridge
-from refocusd.sources.micromanager.frames import FramesInMemory
+from refocusd.sources.micromanager.frames import FramesInMemory, place_of
 from refocusd.sources.micromanager.save_roots import SaveRoots
 from refocusd.sources.micromanager.viewers import Viewers, Window
 
@@ -63,6 +64,8 @@ class Studio:
         self._reconciled_at = -RECONCILE_S
         self._asked_at = -SETTINGS_S
         self._first_look = True
+        #: Whether the acquisition that runs is shown, or saved.
+        self._found = False
         #: Acquisitions that were taken, or are not to be.
         self._known: set[str] = set()
         #: Those in memory, in the order in which they were begun.
@@ -109,9 +112,21 @@ class Studio:
             self._consider(window, now)
         self._waiting = deque(sorted(self._waiting, key=lambda window: window.started))
         self._first_look = False
-        if windows or self.running != was_running or now - self._asked_at >= SETTINGS_S:
+        runs = self.running or was_running
+        # The window may be there a moment before the acquisition is said to run.
+        shown = any(window.key and (runs or not window.frozen) for window in windows)
+        self._found = shown or (self._found and runs)
+        # The settings are those of the acquisition that runs: the next one may have others.
+        if windows or runs or now - self._asked_at >= SETTINGS_S:
             self._asked_at = now
-            self._watch_save_root()
+            self._found |= self._watch_save_root() and self.running
+        if was_running and not self.running:
+            if not self._found:
+                log.warning(
+                    "Micro-Manager has acquired something that it neither shows nor saves: that cannot "
+                    'be refocused; tick "Save images", or let it display them'
+                )
+            self._found = False
         for folder, since in list(self._unreached.items()):
             self._reach(folder, now - since)
 
@@ -124,10 +139,13 @@ class Studio:
             return
         self._known.add(window.key)
         if window.frozen and self._is_old(window):
+            where = window.saved_at
+            command = command_for(Path(where)) if where else "save it and use `refocusd process`"
             log.info(
                 "%s was acquired in Micro-Manager before refocusd was started: it is left as it is; "
-                "save it and use `refocusd process`",
+                "to refocus it: %s",
                 window.name,
+                command,
             )
         elif window.saved_at:
             log.info("an acquisition of Micro-Manager is saved at %s", window.saved_at)
@@ -140,17 +158,23 @@ class Studio:
             self._waiting.append(window)
 
     def _is_old(self, window: Window) -> bool:
+        if not window.saved_at and place_of(window, self._output)[1].exists():
+            return False  # an earlier daemon began it: there may be more to do
         started_s = window.started_s
         return self._first_look if started_s is None else started_s < self._since_s
 
-    def _watch_save_root(self) -> None:
-        """Watch the folder that the settings of acquisitions name: not every one has a window."""
+    def _watch_save_root(self) -> bool:
+        """Watch the folder that the settings of acquisitions name: not every one has a window.
+
+        False where they say that acquisitions are not saved.
+        """
         bridge = self._bridge
         settings = bridge.call(self._acquisitions.get_acquisition_settings)
-        if settings is not None and bridge.call(settings.save):
-            root = str(bridge.call(settings.root) or "")
-            if root:
-                self._roots.watch(Path(root))
+        if settings is None or not bridge.call(settings.save):
+            return False
+        if root := str(bridge.call(settings.root) or ""):
+            self._roots.watch(Path(root))
+        return True
 
     def _reach(self, folder: Path, waited_s: float) -> None:
         if self._roots.watch(folder):

@@ -81,8 +81,7 @@ class FramesInMemory:
         summary = bridge.call(window.provider.get_summary_metadata)
         self._summary = dict(bridge.properties(summary))
         self._channels = self._names_of_channels(summary)
-        self._acquisition = str(uuid.uuid5(_NAMESPACE, window.key))
-        self._output = output_folder(output, self.name, window.started_s, self._acquisition)
+        self._acquisition, self._output = place_of(window, output)
         self._box = GrowingBox()
         self._sizes: tuple[int, int, int] | None = None
         self._frozen = False
@@ -208,6 +207,9 @@ class FramesInMemory:
     def _hand_on(self, coordinates: dict[str, int]) -> bool:
         bridge = self._bridge
         key = canonical_axes(coordinates)
+        if key in self._final:  # another process had it written
+            self._found[key] = coordinates
+            return True
         text = ",".join(f"{axis}={value}" for axis, value in coordinates.items())
         where = bridge.call(self._data.create_coords, text)
         image = bridge.call(self._provider.get_image, where)
@@ -215,8 +217,6 @@ class FramesInMemory:
             return False
         self._changed_at = time.monotonic()
         self._found[key] = coordinates
-        if key in self._final:
-            return True  # another process had it written
         taken_ns = time.perf_counter_ns()
         metadata = dict(bridge.properties(bridge.call(image.get_metadata)))
         metadata["Axes"] = coordinates
@@ -294,6 +294,12 @@ class FramesInMemory:
             return [str(name) for name in self._bridge.items(names)]
         except (RefocusdError, AttributeError):
             return []
+
+
+def place_of(window: Window, folder: Path) -> tuple[str, Path]:
+    """Id of what a window shows, and its output in `folder`: that exists if it was begun before."""
+    acquisition = str(uuid.uuid5(_NAMESPACE, window.key))
+    return acquisition, output_folder(folder, window.name, window.started_s, acquisition)
 
 
 def _written(output: Path) -> set[str]:

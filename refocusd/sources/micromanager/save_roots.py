@@ -12,6 +12,8 @@ log = logging.getLogger(__name__)
 
 #: Folders watched at a time; of more, those in which nothing happens are left.
 MAX_ROOTS = 4
+#: What was saved so long before refocusd was started is named in the log; what is older is not.
+OFFERED_S = 86_400.0
 #: How deep below the save root an acquisition lies: its folder, and a folder in that.
 DEPTH = 3
 
@@ -55,8 +57,9 @@ class SaveRoots:
         if not root.is_dir():
             return False
         log.info("Micro-Manager saves in %s: acquisitions are followed there", root)
+        offered = self._since_s - OFFERED_S
         follower = Follower(
-            root, self._endpoint, since_s=self._since_s, depth=DEPTH, offers_finished=False
+            root, self._endpoint, since_s=self._since_s, depth=DEPTH, offers_since_s=offered
         )
         self._watched[root] = follower
         self._leave_idle()

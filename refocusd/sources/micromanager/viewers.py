@@ -123,7 +123,11 @@ class Viewers:
         """What a window shows; None while that cannot be said."""
         try:
             provider = self._bridge.call(viewer_at(index).get_data_provider)
-            return None if provider is None else self._describe(provider)
+            if provider is None:
+                return None
+            window = self._describe(provider)
+            if window.key or window.frozen or self._bridge.call(provider.get_num_images):
+                return window
         except TransportError as error:
             # It may have been closed as we looked.
             count = self._failures[identity] = self._failures.get(identity, 0) + 1
@@ -132,6 +136,7 @@ class Viewers:
             log.warning("a window of Micro-Manager is not looked at: %s", error)
             del self._failures[identity]
             return Window(None, "", "", "", "", frozen=True)
+        return None  # an empty one: what it shows may not be said yet
 
     def _describe(self, provider: Any) -> Window:
         bridge = self._bridge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import logging
 import queue
 import socket
@@ -64,7 +66,9 @@ class Alerts:
 
     def __exit__(self, *_error: object) -> None:
         if self._url:
-            self._waiting.put(None)
+            # One that takes no alerts must not keep the view from its end.
+            with contextlib.suppress(queue.Full):
+                self._waiting.put_nowait(None)
             self._thread.join(SEND_S)
 
     def note(self, status: Status) -> None:
@@ -143,7 +147,7 @@ def post(url: str, alert: dict[str, Any]) -> None:
     try:
         request = urllib.request.Request(url, json_bytes(alert), headers)  # noqa: S310
         urllib.request.urlopen(request, timeout=SEND_S).close()  # noqa: S310
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         log.warning("the alert %r did not reach %s: %s", alert["text"], url, error)
 
 
