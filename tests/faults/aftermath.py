@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE_S
+
 from refocusd.formats.ndtiff.reader import NDTiffReader
 from refocusd.frame import checksum
 
@@ -34,7 +36,7 @@ def _refocusd(place: Path, *arguments: object) -> tuple[int, Any, str]:
         encoding="utf-8",
         errors="replace",  # on Windows it is in the code page
         env={**os.environ, **ours},
-        timeout=90,
+        timeout=2 * PATIENCE_S,
         check=False,
     )
     found = json.loads(report.read_text(encoding="utf-8")) if report.exists() else None

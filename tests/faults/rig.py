@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 import pytest
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from refocusd.daemon.daemon import daemon_status
 from refocusd.errors import TransportError
@@ -175,12 +175,12 @@ class FaultyDaemon:
 
     def status(self) -> Status:
         """What it says of itself."""
-        return daemon_status(self.endpoint)
+        return daemon_status(self.endpoint, PATIENCE_S)
 
     def ready(self) -> bool:
         """Whether it answers, and a worker takes frames."""
         try:
-            return self.status().workers > 0
+            return daemon_status(self.endpoint).workers > 0
         except TransportError:
             return False
 

@@ -26,7 +26,7 @@ def test_an_acquisition_that_nothing_happens_to_is_whole(
     microscope: MicroscopeProcess, tmp_path: Path
 ) -> None:
     with FaultyDaemon(tmp_path) as daemon:
-        microscope.acquire(daemon.endpoint, tmp_path, "calm", frames=40, wait_s=20.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "calm", frames=40, wait_s=90.0)
         microscope.wait_done()
         until(daemon.idle, "the daemon's end of the acquisition")
     assert microscope.counts is not None
@@ -93,7 +93,7 @@ def test_killing_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_the_aftermath_notices_what_is_wrong(microscope: MicroscopeProcess, tmp_path: Path) -> None:
     """A check that cannot fail proves nothing."""
     with FaultyDaemon(tmp_path) as daemon:
-        microscope.acquire(daemon.endpoint, tmp_path, "altered", frames=5, wait_s=20.0)
+        microscope.acquire(daemon.endpoint, tmp_path, "altered", frames=5, wait_s=90.0)
         microscope.wait_done()
         until(daemon.idle, "the daemon's end of the acquisition")
     raw, saved = microscope.raw, microscope.saved

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from live import quick_settings, read_all, running
+from waiting import PATIENCE_S
 
 import refocusd
 from refocusd.daemon.daemon import Daemon
@@ -78,7 +79,7 @@ def test_of_frames_with_the_same_axes_the_one_that_raw_keeps_is_refocused(
     source = refocusd.Source(daemon.endpoint)
     with caplog.at_level(logging.WARNING):
         raw = acquire(source, kind, tmp_path, numbering())
-        counts = source.wait(30.0)
+        counts = source.wait(PATIENCE_S)
     assert raw is not None
     assert counts == Counts(acquired=6, passed_through=3, skipped=3)
     assert len(values(raw)) == 3
@@ -94,7 +95,7 @@ def test_without_raw_data_each_camera_has_an_axis_value_of_its_own(
     output = tmp_path / "live"
     source = refocusd.Source(daemon.endpoint, output=str(output))
     acquire(source, kind, None, numbering())
-    assert source.wait(30.0) == Counts(acquired=6, passed_through=6)
+    assert source.wait(PATIENCE_S) == Counts(acquired=6, passed_through=6)
     assert sorted(values(output).values()) == [1, 2, 3, 4, 5, 6]
     if kind == "sequenced":
         return  # pycromanager mixes up the events of cameras that are not in step
@@ -114,7 +115,7 @@ def test_axes_that_a_users_hook_gives_the_cameras_are_kept(daemon: Daemon, tmp_p
     source = refocusd.Source(daemon.endpoint)
     raw = acquire(source, "snapped", tmp_path, own)
     assert raw is not None
-    assert source.wait(30.0) == Counts(acquired=6, passed_through=6)
+    assert source.wait(PATIENCE_S) == Counts(acquired=6, passed_through=6)
     assert len(values(raw)) == len(values(raw.with_name(raw.name + "_refocused"))) == 6
 
 

@@ -20,7 +20,7 @@ from ndstorage import NDTiffDataset
 from numpy.typing import NDArray
 from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
 from test_source_recovers import frames_in
-from waiting import until
+from waiting import PATIENCE_S, until
 
 import refocusd
 from refocusd.daemon.acquisitions import saved_frames
@@ -220,7 +220,7 @@ def test_a_frame_that_comes_to_disk_far_too_late_is_caught_up(
     entries = entries_of(tmp_path, 5)
     for number in (1, 2, 3, 4):
         acquisition.tell(number, entries[number])
-    until(lambda: [about.deferred for about in daemon_status(daemon.endpoint).details] == [4])
+    until(lambda: [a.deferred for a in daemon_status(daemon.endpoint, PATIENCE_S).details] == [4])
     for number in (1, 2, 3, 4):
         acquisition.save(number)
     acquisition.finish()

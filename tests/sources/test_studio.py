@@ -17,6 +17,7 @@ from ledgers import final_states
 from live import keys, quick_settings, read_all, running
 from msgspec import structs
 from ndstorage.ndtiff_dataset import NDTiffDataset
+from waiting import PATIENCE_S
 
 from refocusd.daemon.daemon import daemon_status
 from refocusd.ledger import Ledger, ledger_path
@@ -367,7 +368,7 @@ def test_refocusd_run_attaches_by_itself(tmp_path: Path) -> None:
             store.put({"time": 0}, frame(0))
 
             def ended() -> bool:
-                details = daemon_status(daemon.endpoint).details
+                details = daemon_status(daemon.endpoint, PATIENCE_S).details
                 if details and not store.frozen:
                     standin.microscope.end(store)
                 return any(about.state == "ended" for about in details)

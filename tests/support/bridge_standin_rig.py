@@ -48,7 +48,7 @@ def attached(tmp_path: Path, port: int, **settings: Any) -> Iterator[tuple[Daemo
 
 def acquisitions(daemon: Daemon, state: str = "") -> list[wire.AcquisitionStatus]:
     """Of the daemon, by state."""
-    details = daemon_status(daemon.endpoint).details
+    details = daemon_status(daemon.endpoint, PATIENCE_S).details
     return [about for about in details if state in ("", about.state)]
 
 

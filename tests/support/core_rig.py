@@ -15,7 +15,7 @@ import pytest
 from broker_model import ENGINE, PlayedBroker, Story
 from live import Upload, pump_until, stack
 from ndstorage import NDTiffDataset
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from refocusd.config import Settings
 from refocusd.daemon.acquisitions.state import Acquisition
@@ -54,8 +54,8 @@ class Raw:
 
 def only(daemon: Daemon) -> wire.AcquisitionStatus:
     # What an earlier daemon left is looked for while this one works already.
-    until(lambda: daemon_status(daemon.endpoint).details)
-    (about,) = daemon_status(daemon.endpoint).details
+    until(lambda: daemon_status(daemon.endpoint, PATIENCE_S).details)
+    (about,) = daemon_status(daemon.endpoint, PATIENCE_S).details
     return about
 
 
@@ -65,7 +65,7 @@ def paused(endpoint: str) -> Iterator[None]:
     with Connection(endpoint, "control", inline=True) as connection:
         connection.welcome(90.0)
         connection.send(wire.Pause(paused=True))
-        until(lambda: daemon_status(endpoint).paused)
+        until(lambda: daemon_status(endpoint, PATIENCE_S).paused)
         yield
         # It may have been stopped inside.
         with suppress(TransportError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from waiting import PATIENCE_S
 
 from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.options import ViewOptions
@@ -77,4 +78,4 @@ def view_process(
     finally:
         process.stdin.close()
         process.stdout.close()
-        process.wait(10)
+        process.wait(PATIENCE_S)

@@ -22,6 +22,7 @@ from PIL import ImageFont
 from view_certificate import write_certificate
 from view_process import ask, bearer, view_of, view_process
 from view_standin import ENGINE, StandIn, scene_of_nuclei
+from waiting import PATIENCE_S
 from waiting import until as eventually
 
 from refocusd.errors import ConfigError, TransportError
@@ -332,12 +333,12 @@ def test_the_daemons_view_is_started_again_when_it_dies_and_ends_with_it() -> No
         StandIn(scene_of_nuclei()) as daemon,
         ViewProcess(daemon.endpoint, ["--port", "0"]) as view,
     ):
-        assert view.settled.wait(30.0)
+        assert view.settled.wait(PATIENCE_S)
         first, url = view.pid, view.url
         eventually(lambda: ask(_port(url), "/health").status == 200, "ready")
         assert first is not None
         os.kill(first, getattr(signal, "SIGKILL", signal.SIGTERM))
-        eventually(lambda: view.pid not in (None, first) and view.url != url, "the next", 30.0)
+        eventually(lambda: view.pid not in (None, first) and view.url != url, "the next")
         eventually(lambda: ask(_port(view.url), "/health").status == 200, "ready again")
         last = view.url
     with pytest.raises(OSError, match=r"refused|reset|forcibly|actively"):
@@ -346,7 +347,7 @@ def test_the_daemons_view_is_started_again_when_it_dies_and_ends_with_it() -> No
 
 def test_a_view_that_cannot_listen_is_given_up_and_nothing_else_ends() -> None:
     with serving(options()) as taken, ViewProcess(ENDPOINT, ["--port", str(taken.port)]) as view:
-        assert view.settled.wait(30.0)
+        assert view.settled.wait(PATIENCE_S)
         assert view.url == ""
 
 
