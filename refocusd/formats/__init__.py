@@ -18,6 +18,7 @@
 `strips`          The checksum of a frame that is too large to be read as a whole
 `understood`      How a dataset was understood, in one line for a person
 `written_keys`    Which frames a dataset holds, in eight bytes a frame
+`yokogawa`        What Yokogawa's CellVoyager writes beside the images of a plate: when, where and how each was taken
 `ndtiff/`         NDTiff 3.x: Micro-Manager's and pycromanager's format, and the default of our output
 `ome_zarr/`       OME-Zarr: ours, written frame by frame in any order, and the stores of any other writer
 `tiff/`           TIFF, OME-TIFF, ImageJ and Micro-Manager's image stacks

@@ -12,10 +12,11 @@ from typing import Any
 from refocusd.errors import InputError
 from refocusd.files import read_limited
 from refocusd.formats.metadata import finite_number, java_text, json_object
-from refocusd.formats.plates import natural, plate_images, time_folders
+from refocusd.formats.plates import YOKOGAWA, natural, plate_images, time_folders
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.formats.tiff.separate_files import METADATA_FILE, entries_in
+from refocusd.formats.yokogawa import Measurement, measurement_in
 from refocusd.frame import AxisValue, counted
 
 _TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
@@ -144,12 +145,15 @@ def _of_plate(files: Sequence[Path]) -> NamedFiles | None:
     plate = plate_images(files)
     if plate is None:
         return None
+    notes = measurement_in(files[0].parent) if plate.system == YOKOGAWA else Measurement()
     named = [
-        NamedFile(path, axes, {"PositionName": position} if position else {})
+        NamedFile(
+            path, axes, {**({"PositionName": position} if position else {}), **notes.of(path.name)}
+        )
         for path, axes, position in plate.frames
     ]
     left_out = f" ({counted(plate.left_out, 'other file')} left out)" if plate.left_out else ""
-    summary = {"z-step_um": plate.z_um} if plate.z_um else {}
+    summary = {**notes.summary, **({"z-step_um": plate.z_um} if plate.z_um else {})}
     return NamedFiles(named, f"names of {plate.system}{left_out}", whole=True, summary=summary)
 
 
@@ -275,6 +279,13 @@ def _of_useq(named: Sequence[NamedFile]) -> NamedFiles:
         frame = of_frames.get(file.path.name)
         frame = frame if isinstance(frame, dict) else {}
         metadata = {ours: frame[name] for name, ours in _USEQ_NAMES.items() if name in frame}
+        where, event = frame.get("position"), frame.get("mda_event")
+        if isinstance(where, dict):
+            metadata |= {
+                f"{axis.upper()}PositionUm": where[axis] for axis in "xyz" if axis in where
+            }
+        if isinstance(event, dict) and event.get("pos_name"):
+            metadata["PositionName"] = str(event["pos_name"])
         files.append(replace(file, metadata={**frame, **metadata}))
     return NamedFiles(files, "names of pymmcore-plus", whole=True, summary=summary)
 

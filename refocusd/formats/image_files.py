@@ -153,6 +153,8 @@ class ImageFiles(Dataset):
             self.source += f"; {counted(named.pngs, 'PNG file')} beside the TIFFs left out"
         for frame, place in zip(axes, places, strict=True):
             self._add(frame, place)
+        if pixel_um:
+            self._summary = {**self._summary, "PixelSize_um": pixel_um}
         image = self._image(0)
         self._whole = Plan(tuple(axes), tuple(elapsed), image.format, pixel_um)
         self._slides = (

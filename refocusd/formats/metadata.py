@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -44,6 +45,24 @@ def number_or_none(value: Any) -> float | None:
     return number if number is not None and number >= 0 else None
 
 
+def start_of(summary: Mapping[str, Any], received: datetime | None = None) -> datetime | None:
+    """When an acquisition began; None where nobody said.
+
+    Parameters
+    ----------
+    summary : mapping
+        Of the acquisition: each program has a name of its own for it.
+    received : datetime, optional
+        When its first frame came, in case that the summary says nothing.
+    """
+    for name in ("StartTime", "DateAndTime", "Time"):
+        # Micro-Manager sets the time zone apart, and pycromanager writes dates with strokes.
+        text = re.sub(r" (?=[+-]\d{4}$)", "", str(summary.get(name, ""))).replace("/", "-")
+        with suppress(ValueError):
+            return datetime.fromisoformat(text)
+    return received
+
+
 #: Of a frame's metadata, what `elapsed_ms` goes by.
 TIMES = ("TimeReceivedByCore", "ElapsedTime-ms")
 
@@ -54,7 +73,7 @@ def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
     A hardware-triggered sequence has one ``ElapsedTime-ms`` for all of its
     frames; there the time at which each one reached the core is to be used.
     """
-    received = [_time(metadata.get("TimeReceivedByCore")) for metadata in said]
+    received = [received_at(metadata) for metadata in said]
     times = [time for time in received if time is not None]
     if len(times) == len(received):
         try:
@@ -65,7 +84,9 @@ def elapsed_ms(said: Sequence[Mapping[str, Any]]) -> tuple[float | None, ...]:
     return tuple(number_or_none(metadata.get("ElapsedTime-ms")) for metadata in said)
 
 
-def _time(value: Any) -> datetime | None:
+def received_at(metadata: Mapping[str, Any]) -> datetime | None:
+    """When a frame reached the computer; None where nobody said."""
+    value = metadata.get("TimeReceivedByCore")
     try:
         return datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:

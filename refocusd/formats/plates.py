@@ -32,6 +32,7 @@ from refocusd.files import read_limited
 from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue, counted
 
+YOKOGAWA = "Yokogawa CellVoyager"
 _YOKOGAWA = re.compile(
     r"(?P<name>.*)_(?P<well>[A-Z]{1,2}\d{2,3})_T(?P<time>\d{4})F(?P<site>\d{3})L(?P<line>\d{2})"
     r"A(?P<action>\d{2})Z(?P<z>\d{2,3})C(?P<channel>\d{2})",
@@ -121,7 +122,7 @@ def plate_images(files: Sequence[Path]) -> PlateImages | None:
         If some names are, and others are not; or if two files are the same frame.
     """
     for system, correction, axes_of in (
-        ("Yokogawa CellVoyager", _YOKOGAWA_CORRECTION, _yokogawa),
+        (YOKOGAWA, _YOKOGAWA_CORRECTION, _yokogawa),
         ("ImageXpress", _IMAGEXPRESS_THUMBNAIL, _imagexpress),
         *((each, _IMAGEXPRESS_THUMBNAIL, _by_groups(name)) for each, name in _OTHERS.items()),
         ("MetaMorph", _IMAGEXPRESS_THUMBNAIL, _metamorph),

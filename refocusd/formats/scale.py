@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
+
+#: What plate readers call channels in the names of files: ``w1``, ``C01``, ``ch2``.
+_CHANNEL_CODE = re.compile(r"[a-z]{1,2}\d{1,2}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +82,31 @@ def stated_z_step_um(summary: Mapping[str, Any]) -> float | None:
     return finite_number(*(summary.get(name) for name in names)) or None
 
 
-def channel_label(value: AxisValue | None, summary: Mapping[str, Any]) -> str:
+def channel_label(
+    value: AxisValue | None, summary: Mapping[str, Any], metadata: Mapping[str, Any] = {}
+) -> str:
     """Name of a channel by its value on the axis; empty if only its number is known.
 
     Micro-Manager lists the names of numbered channels in its summary.  Frames of the only channel
     may have no axis for it.
+
+    Parameters
+    ----------
+    value : int, str or None
+    summary : mapping
+        Of the acquisition.
+    metadata : mapping
+        Of one of the channel's frames: the dye, where names of files have a code for it.
     """
-    names = summary.get("ChNames")
+    said = metadata.get("Channel")
+    said = said if isinstance(said, str) and said != "Default" else ""
     if isinstance(value, str):
-        return value
+        return (said if _CHANNEL_CODE.fullmatch(value) else "") or value
+    return _listed_channel(value, summary) or said
+
+
+def _listed_channel(value: int | None, summary: Mapping[str, Any]) -> str:
+    names = summary.get("ChNames")
     if value is None and isinstance(names, list) and len(names) == 1:
         value = 0
     if value is None or not isinstance(names, list) or not 0 <= value < len(names):

@@ -24,14 +24,20 @@ def understood(dataset: Dataset) -> str:
     keys = dataset.axes_keys()
     if not keys:
         return f"{dataset.name}: no frames; by {dataset.source}"
-    values: dict[str, dict[AxisValue, None]] = {}
+    #: Of each axis its values, and the first frame of each.
+    values: dict[str, dict[AxisValue, str]] = {}
     for key in keys:
         for axis, value in json.loads(key).items():
-            values.setdefault(axis, {})[value] = None
+            values.setdefault(axis, {}).setdefault(value, key)
     order = [*(axis for axis in ORDER if axis in values), *(a for a in values if a not in ORDER)]
     sizes = " × ".join(f"{axis} {len(values[axis])}" for axis in order)
     summary = dataset.summary
-    names = [channel_label(value, summary) for value in values.get("channel", {})]
+    several = values.get("channel", {})
+    few = len(several) <= MAX_NAMES
+    names = [
+        channel_label(value, summary, dataset.metadata(key) if few else {})
+        for value, key in several.items()
+    ]
     names = [name for name in names if name] or [n for n in [channel_label(None, summary)] if n]
     channels = f" (channels {', '.join(names)})" if 0 < len(names) <= MAX_NAMES else ""
     scale = scale_of(dataset.metadata(keys[0]), summary)

@@ -1,8 +1,13 @@
-"""Sizes, names, times and stage positions go from every reader to every sink and to the export."""
+"""Sizes, names, times and stage positions go from every reader to every sink and to the export.
+
+What goes in is read back by the readers of others: ndstorage, yaozarrs and zarr, tifffile and ome-types.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,116 +16,35 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from java_ndtiff import JavaStack
+from described_recordings import (
+    CH_COLORS,
+    EXPOSURE_MS,
+    INTERVAL_S,
+    NAMES,
+    OME_COLORS,
+    PIXEL_UM,
+    PLACES,
+    SIZES,
+    STARTED,
+    STEP_UM,
+    Recorded,
+    every_kind,
+    place_of,
+    seconds,
+    stage_um,
+)
 from ndtiff_sinks import write_all
 from recordings_on_disk import frames
-from test_export import attributes, pixels_of
 
 from refocusd.datasets.dataset import refuse_refocused
 from refocusd.errors import InputError
+from refocusd.formats.metadata import start_of
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, create_sink
 from refocusd.formats.scale import scale_of
 from refocusd.formats.tiff.arrangement import from_imagej
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import plan_export
-
-STARTED = "2024-05-06T07:08:09"
-NAMES = ["DAPI", "GFP"]
-#: Blue and green, as OME-Zarr writes them, Micro-Manager (alpha first) and OME-XML (alpha last).
-COLOURS, CH_COLORS, OME_COLORS = ["0000FF", "00FF00"], [-16776961, -16711936], [65535, 16711935]
-PLACES = [(t, z, c) for t in range(2) for z in range(3) for c in range(2)]
-
-
-def ome_tiff(folder: Path) -> Path:
-    """As Bio-Formats or tifffile write it, planes with exposure and position."""
-    planes = [
-        {"ExposureTime": 0.02, "PositionX": 5.0, "PositionXUnit": "mm"}
-        | {"PositionZ": 2.0 * z, "PositionZUnit": "µm", "DeltaT": 3.0 * t}
-        for t, z, _ in PLACES
-    ]
-    tifffile.imwrite(
-        folder / "a.ome.tif",
-        frames(2, 3, 2, side=(32, 40)),
-        photometric="minisblack",
-        metadata={
-            "axes": "TZCYX",
-            "PhysicalSizeX": 650,
-            "PhysicalSizeXUnit": "nm",
-            "PhysicalSizeZ": 2.0,
-            "TimeIncrement": 3.0,
-            "AcquisitionDate": STARTED,
-            "Channel": {"Name": NAMES, "Color": OME_COLORS},
-            "Plane": planes,
-        },
-    )
-    return folder / "a.ome.tif"
-
-
-def imagej(folder: Path) -> Path:
-    """A hyperstack whose labels name the channels."""
-    tifffile.imwrite(
-        folder / "b.tif",
-        frames(2, 3, 2, side=(32, 40)),
-        imagej=True,
-        resolution=(1 / 0.65, 1 / 0.65),
-        metadata={"axes": "TZCYX", "unit": "um", "spacing": 2.0, "finterval": 3.0}
-        | {"Labels": [f"c:{c + 1}/2 z:{z + 1}/3 t:{t + 1}/2 - {NAMES[c]}" for t, z, c in PLACES]},
-    )
-    return folder / "b.tif"
-
-
-def micromanager_stack(folder: Path) -> Path:
-    """An image stack as Micro-Manager 2 leaves it."""
-    summary = {"Frames": 2, "Slices": 3, "Channels": 2, "Positions": 1, "ChNames": NAMES}
-    summary |= {"ChColors": CH_COLORS}
-    summary |= {"z-step_um": 2.0, "Interval_ms": 3000, "StartTime": "2024-05-06 07:08:09.000 +0200"}
-    stack = JavaStack(folder / "c_1" / "c_1_MMStack_Pos0.ome.tif", summary, 32, len(PLACES))
-    for number, (t, z, c) in enumerate(PLACES):
-        pixels = np.full((32, 32), number, np.uint16)
-        said = {"ChannelIndex": c, "SliceIndex": z, "FrameIndex": t, "PixelSizeUm": 0.65}
-        said |= {"Exposure-ms": 20.0, "XPositionUm": 5000.0, "ZPositionUm": 2.0 * z}
-        stack.put((c, z, t, 0), pixels, said)
-    stack.finish()
-    return folder / "c_1"
-
-
-def pycromanager(folder: Path) -> Path:
-    """An NDTiff dataset, whose frames alone say where the stage stood."""
-    data = ndstorage.NDTiffDataset(str(folder / "d"), name=None, writable=True)
-    data.initialize({"Interval_ms": 3000, "StartTime": STARTED})
-    for t, z, c in PLACES:
-        said = {"PixelSizeUm": 0.65, "Exposure": 20.0, "ZPosition_um_Intended": 2.0 * z}
-        axes = {"time": t, "z": z, "channel": NAMES[c]}
-        pixels = np.full((32, 40), z, np.uint16)
-        data.put_image(axes, pixels, said | {"XPosition_um_Intended": 5000.0})
-    data.finish()
-    data.close()
-    return folder / "d"
-
-
-def ome_zarr(folder: Path) -> Path:
-    """An image of another program."""
-    group = zarr.create_group(folder / "e.zarr")
-    array = frames(2, 3, 2, side=(32, 40))
-    group.create_array("0", data=array, chunks=(1, 1, 1, 32, 40))
-    axes = [{"name": "t", "type": "time", "unit": "second"}]
-    axes += [{"name": "z", "type": "space", "unit": "micrometer"}, {"name": "c", "type": "channel"}]
-    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
-    scale = {"type": "scale", "scale": [3.0, 2.0, 1.0, 0.65, 0.65]}
-    datasets = [{"path": "0", "coordinateTransformations": [scale]}]
-    window = {"min": 0, "max": 65535, "start": 0, "end": 900}
-    channels = [
-        {"label": name, "color": colour, "window": window}
-        for name, colour in zip(NAMES, COLOURS, strict=True)
-    ]
-    ome: Any = {
-        "version": "0.5",
-        "multiscales": [{"axes": axes, "datasets": datasets}],
-        "omero": {"channels": channels},
-    }
-    group.attrs["ome"] = ome
-    return folder / "e.zarr"
 
 
 @pytest.fixture(params=["ndtiff", "ome-zarr"])
@@ -130,61 +54,144 @@ def kind(request: pytest.FixtureRequest) -> SinkKind:
     return chosen
 
 
-@pytest.mark.parametrize("recorded", [ome_tiff, imagej, micromanager_stack, pycromanager, ome_zarr])
+@pytest.mark.parametrize("recorded", list(every_kind()), ids=str)
 def test_what_a_reader_knows_is_in_the_sinks_and_in_the_export(
-    tmp_path: Path, kind: SinkKind, recorded: Any
+    tmp_path: Path, kind: SinkKind, recorded: Recorded
 ) -> None:
-    output, exported = tmp_path / "out", tmp_path / "export" / "x.ome.tif"
-    with open_dataset(recorded(tmp_path)) as raw, create_sink(kind, output, raw.summary) as sink:
-        write_all(sink, [raw.read(key) for key in raw.axes_keys()])
-        said = dict(raw.summary)
-    if kind == "ndtiff":
-        reader = ndstorage.Dataset(str(output))
-        assert {k: reader.summary_metadata[k] for k in said} == said
-        reader.close()
-    else:
-        assert_described(output, colours=recorded not in (imagej, pycromanager))
+    output = tmp_path / "out"
+    with open_dataset(recorded.write(tmp_path)) as raw:
+        assert len(raw) == len(PLACES) if len(recorded.positions) > 1 else len(PLACES) // 2
+        export_and_check(raw, tmp_path / "of_raw" / "x.ome.tif", recorded)
+        with create_sink(kind, output, raw.summary) as sink:
+            write_all(sink, [raw.read(key) for key in raw.axes_keys()])
+    (check_ndtiff if kind == "ndtiff" else check_ome_zarr)(output, recorded)
     with open_dataset(output) as refocused:
-        export(plan_export(refocused, exported, fill=False, overwrite=False), refocused)
-    with open_dataset(exported) as again, pytest.raises(InputError, match="holds refocused frames"):
+        exported = export_and_check(refocused, tmp_path / "export" / "x.ome.tif", recorded)
+    with open_dataset(exported[0]) as again, pytest.raises(InputError, match="refocused frames"):
         refuse_refocused(again)
-    _, image = pixels_of(exported)
-    pixels = attributes(image, "Pixels")[0]
-    assert [float(pixels[f"PhysicalSize{axis}"]) for axis in "XYZ"] == pytest.approx(
-        [0.65, 0.65, 2.0]
-    )
-    assert float(pixels["TimeIncrement"]) == 3.0
-    assert [channel["Name"] for channel in attributes(image, "Channel")] == NAMES
-    if recorded not in (imagej, pycromanager):
-        shown = [int(channel["Color"]) for channel in attributes(image, "Channel")]
-        assert shown == OME_COLORS
-    if recorded in (imagej, ome_zarr):
-        return  # have no more to say
-    for plane in attributes(image, "Plane"):
-        assert float(plane["ExposureTime"]) == 20.0
-        assert float(plane["PositionX"]) == 5000.0
-        assert float(plane["PositionZ"]) == 2.0 * int(plane["TheZ"])
-    date = next(e.text for e in image.iter() if e.tag.endswith("AcquisitionDate"))
-    assert date is not None
-    assert date.startswith(STARTED)
 
 
-def assert_described(path: Path, *, colours: bool) -> None:
-    """The OME-Zarr says it all, as yaozarrs reads it."""
+def check_frame(said: Mapping[str, Any], pixel: int, recorded: Recorded) -> None:
+    """Metadata of a frame, under Micro-Manager's names, against what went in."""
+    place = place_of(pixel)
+    p = place[0]
+    assert float(said["PixelSizeUm"]) == pytest.approx(PIXEL_UM)
+    assert said.get("PositionName", "") == recorded.positions[p]
+    if "exposure" not in recorded.lacks:
+        assert float(said.get("Exposure-ms", said.get("Exposure", 0))) == EXPOSURE_MS
+    if "stage" not in recorded.lacks:
+        where = [said.get(f"{a}PositionUm", said.get(f"{a}Position_um_Intended")) for a in "XYZ"]
+        assert where == pytest.approx(stage_um(place))
+    if "times" not in recorded.lacks:
+        received = said.get("TimeReceivedByCore")
+        elapsed = (
+            (datetime.fromisoformat(received).replace(tzinfo=None) - STARTED).total_seconds()
+            if received
+            else said["ElapsedTime-ms"] / 1e3
+        )
+        assert elapsed == pytest.approx(seconds(place))
+
+
+def check_summary(said: Mapping[str, Any], recorded: Recorded) -> None:
+    if "start" not in recorded.lacks and recorded.write.__name__ not in (
+        "metamorph",
+        "imagexpress",
+    ):
+        started = start_of(said)
+        assert started is not None
+        assert started.replace(tzinfo=None) == STARTED
+    if "interval" not in recorded.lacks:
+        assert float(said["Interval_ms"]) == 1e3 * INTERVAL_S
+
+
+def check_ndtiff(path: Path, recorded: Recorded) -> None:
+    """By ndstorage."""
+    data = ndstorage.Dataset(str(path))
+    check_summary(data.summary_metadata, recorded)
+    coordinates = data.get_image_coordinates_list()
+    for axes in coordinates:
+        pixel = int(data.read_image(**axes)[0, 0])
+        said = data.read_metadata(**axes)
+        check_frame(said, pixel, recorded)
+        name = NAMES[place_of(pixel)[3]]
+        listed = data.summary_metadata.get("ChNames") or NAMES
+        channel = axes["channel"]
+        named = listed[channel] if isinstance(channel, int) else channel
+        assert name in (named, said.get("Channel"))
+    assert len(coordinates) == len(recorded.positions) * len(PLACES) // 2
+    data.close()
+
+
+def check_ome_zarr(path: Path, recorded: Recorded) -> None:
+    """By yaozarrs and zarr; what OME-Zarr has no place for stands in the list of frames."""
     yaozarrs = pytest.importorskip("yaozarrs", reason="yaozarrs is not installed")
-    group = yaozarrs.validate_zarr_store(str(path))
-    assert group is not None
-    ome = json.loads((path / "zarr.json").read_text(encoding="utf-8"))["attributes"]["ome"]
-    (change,) = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"]
-    assert change["scale"] == pytest.approx([3.0, 1.0, 2.0, 0.65, 0.65])
-    assert [axis.get("unit") for axis in ome["multiscales"][0]["axes"]] == [
-        "second",
-        None,
-        *["micrometer"] * 3,
-    ]
-    assert [channel["label"] for channel in ome["omero"]["channels"]] == NAMES
-    if colours:
-        assert [channel["color"] for channel in ome["omero"]["channels"]] == COLOURS
+    assert yaozarrs.validate_zarr_store(str(path)) is not None
+    own: Any = zarr.open_group(path / "refocusd", mode="r").attrs.asdict()
+    check_summary(own["summary"], recorded)
+    for line in (path / "refocusd" / "frames.jsonl").read_text(encoding="utf-8").splitlines():
+        said = json.loads(line)
+        array = zarr.open_array(str(path / str(said["image"]) / "0"), mode="r")
+        check_frame(said["metadata"], int(np.asarray(array[tuple(said["at"])])[0, 0]), recorded)
+    for p, name in enumerate(recorded.positions):
+        array = zarr.open_array(str(path / str(p) / "0"), mode="r")
+        for (t, c, z), pixel in np.ndenumerate(np.asarray(array)[:, :, :, 0, 0]):
+            assert place_of(int(pixel)) == (p, t, z, c)
+        ome: Any = zarr.open_group(path / str(p), mode="r").attrs["ome"]
+        (multiscale,) = ome["multiscales"]
+        assert multiscale["name"] == (name or "refocused")
+        known = "interval" not in recorded.lacks
+        (change,) = multiscale["datasets"][0]["coordinateTransformations"]
+        scale = [INTERVAL_S if known else 1.0, 1.0, STEP_UM, PIXEL_UM, PIXEL_UM]
+        assert change["scale"] == pytest.approx(scale)
+        units = ["second" if known else None, None, *["micrometer"] * 3]
+        assert [axis.get("unit") for axis in multiscale["axes"]] == units
+        channels = ome["omero"]["channels"]
+        assert [channel["label"] for channel in channels] == list(NAMES)
+        if "colours" not in recorded.lacks:
+            colours = [f"{colour & 0xFFFFFF:06X}" for colour in CH_COLORS]
+            assert [channel["color"] for channel in channels] == colours
+
+
+def said(element: Any, name: str, unit: str) -> float:
+    """A quantity of OME-XML, which is in the unit of our exports."""
+    assert getattr(element, f"{name}_unit").value == unit
+    return float(getattr(element, name))
+
+
+def export_and_check(source: Any, path: Path, recorded: Recorded) -> list[Path]:
+    """Export a dataset, and read the files by tifffile and ome-types."""
+    ome_types = pytest.importorskip("ome_types", reason="ome-types is not installed")
+    export(plan_export(source, path, fill=False, overwrite=False), source)
+    files = sorted(path.parent.iterdir())
+    assert len(files) == len(recorded.positions)
+    for p, (file, name) in enumerate(zip(files, recorded.positions, strict=True)):
+        stack = tifffile.imread(file).reshape(SIZES[1], SIZES[3], SIZES[2], *[32, 32])
+        (image,) = ome_types.from_tiff(file).images
+        about = image.pixels
+        assert not name or image.name == name
+        if "start" not in recorded.lacks:
+            assert image.acquisition_date.replace(tzinfo=None) == STARTED
+        sizes = [said(about, f"physical_size_{axis}", "µm") for axis in "xyz"]
+        assert sizes == pytest.approx([PIXEL_UM, PIXEL_UM, STEP_UM])
+        if "interval" not in recorded.lacks:
+            assert said(about, "time_increment", "s") == INTERVAL_S
+        assert [channel.name for channel in about.channels] == list(NAMES)
+        if "colours" not in recorded.lacks:
+            rgba = [int(channel.color.as_int32()) for channel in about.channels]
+            assert [value & 0xFFFFFFFF for value in rgba] == [c & 0xFFFFFFFF for c in OME_COLORS]
+        for plane in about.planes:
+            t, z, c = plane.the_t, plane.the_z, plane.the_c
+            place = (p, t, z, c)
+            assert place_of(int(stack[t, c, z, 0, 0])) == place
+            if "times" not in recorded.lacks:
+                assert said(plane, "delta_t", "s") == pytest.approx(seconds(place))
+            if "exposure" not in recorded.lacks:
+                assert said(plane, "exposure_time", "ms") == pytest.approx(EXPOSURE_MS)
+            if "stage" not in recorded.lacks:
+                where = [said(plane, f"position_{axis}", "µm") for axis in "xyz"]
+                assert where == pytest.approx(stage_um(place))
+        assert len(about.planes) in (0, 12)
+    return files
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ def test_the_image_files_of_pymmcore_plus_have_the_names_and_sizes_beside_them(
             "ChNames": ["DAPI", "FITC"],
             "z-step_um": 1.5,
             "Interval_ms": 2000.0,
+            "PixelSize_um": 0.65,
         }
         assert dataset.plan().pixel_um == 0.65
         last = {"channel": 1, "position": 0, "time": 1, "z": 2}

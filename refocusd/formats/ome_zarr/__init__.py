@@ -7,6 +7,7 @@
 `documents`      The ``zarr.json`` documents of an OME-Zarr 0.5 dataset, as bytes
 `files`          Files of a dataset, put in place whole and removed without a trace
 `frame_list`     The list of frames of an OME-Zarr dataset of ours: one line of JSON a frame, appended as they come
+`frame_notes`    What the writers of OME-Zarr note of an image and its frames, under Micro-Manager's names
 `grid`           Which frames of the images of a store there are: a byte or a number for each, not an object
 `groups`         What the groups of an OME-Zarr store say, whoever wrote it: images, plates, collections
 `image`          One image of an OME-Zarr store: which frames it has, and where they lie in its arrays

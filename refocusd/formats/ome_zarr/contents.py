@@ -68,6 +68,8 @@ class Image:
     number: int
     axes: Axes
     slots: tuple[Slots, Slots, Slots] = field(default_factory=lambda: (Slots(), Slots(), Slots()))
+    #: The microscope's name of its position; empty where that has none.
+    title: str = ""
     #: Of the channels that have a frame, by their place.
     looks: dict[int, ChannelLook] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
@@ -76,8 +78,9 @@ class Image:
 
     @property
     def name(self) -> str:
-        """``position 3``; ``refocused`` where frames have no such axes."""
-        return ", ".join(f"{name} {value}" for name, value in self.axes.items()) or "refocused"
+        """Its title, or ``position 3``; ``refocused`` where frames have no such axes."""
+        of_axes = ", ".join(f"{name} {value}" for name, value in self.axes.items())
+        return self.title or of_axes or "refocused"
 
     @property
     def grid(self) -> tuple[int, int, int]:

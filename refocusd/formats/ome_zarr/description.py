@@ -59,13 +59,17 @@ class Description:
             Looks of the image's channels, once the frame is in the dataset.
         """
         is_new = image.grid == (0, 0, 0)
+        if is_new and (place := str(metadata.get("PositionName") or "")) not in ("", "Default"):
+            rest = (f"{name} {at}" for name, at in image.axes.items() if name != "position")
+            image.title = ", ".join([place, *rest])
         scale, image.scale = image.scale, self._scale_with(image, line, metadata)
         looks, channel = image.looks, line.at[1]
         if channel not in looks and channel < MAX_CHANNELS:
             # The channel's first frame decides on its own.
             value = line.axes.get("channel")
             colour = channel_colour(value, self._summary)
-            look = ChannelLook.of(self._label(value, channel), pixels, colour)
+            label = channel_label(value, self._summary, metadata) or f"channel {channel}"
+            look = ChannelLook.of(label, pixels, colour)
             looks = {**looks, channel: look}
         grid = image.grid_with(line.at)
         if grid != image.grid:
@@ -129,7 +133,8 @@ class Description:
         for image in self._contents.images.values():
             place = self._path / str(image.number) / "zarr.json"
             with contextlib.suppress(FileNotFoundError, ValueError):
-                image.scale, looks = documents.read_image_document(place.read_bytes())
+                document = place.read_bytes()
+                image.title, image.scale, looks = documents.read_image_document(document)
                 image.looks = {
                     number: look
                     for number, look in enumerate(looks[: image.grid[1]])

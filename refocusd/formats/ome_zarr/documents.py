@@ -144,8 +144,8 @@ def image_document(
     return _ome_document(image, more)
 
 
-def read_image_document(document: bytes) -> tuple[Scale, list[ChannelLook]]:
-    """Scale and channels that `image_document` was told.
+def read_image_document(document: bytes) -> tuple[str, Scale, list[ChannelLook]]:
+    """Name, scale and channels that `image_document` was told.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def read_image_document(document: bytes) -> tuple[Scale, list[ChannelLook]]:
         for channel in (image.omero.channels if image.omero else ())
         if channel.window
     ]
-    return Scale(known.get("x"), known.get("z"), known.get("t")), looks
+    return multiscale.name or "", Scale(known.get("x"), known.get("z"), known.get("t")), looks
 
 
 def collection_document() -> bytes:

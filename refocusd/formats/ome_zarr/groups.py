@@ -50,6 +50,7 @@ class Multiscale(msgspec.Struct, frozen=True):
     """An image: its axes, and its resolutions, the full one first."""
 
     datasets: list[Level]
+    name: Any = None
     axes: list[Axis | str] | None = None
     transformations: list[Transformation] = msgspec.field(
         default_factory=list, name="coordinateTransformations"

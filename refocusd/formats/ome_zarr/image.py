@@ -97,6 +97,8 @@ class OmeImage:
         Names of the channels if each has one of its own; otherwise channels are numbers.
     labels : tuple of str
         The names as they are written.
+    title : str
+        What its metadata call it; empty where that is a path, or nothing.
     colours : tuple of int
         0xRRGGBB of each channel; empty if none is stated.
     scale : Scale
@@ -113,6 +115,7 @@ class OmeImage:
     outer: tuple[str, ...]
     channels: tuple[str, ...]
     labels: tuple[str, ...]
+    title: str
     colours: tuple[int, ...]
     scale: Scale
     origin_z_um: float
@@ -174,6 +177,9 @@ class OmeImage:
             outer,
             named if unique else (),
             labels,
+            multiscale.name
+            if isinstance(multiscale.name, str) and "/" not in multiscale.name
+            else "",
             _colours(said),
             Scale(_length(scales[-1], axes[-1].unit), z_um, time_s),
             z_origin or 0.0,

@@ -19,6 +19,7 @@ from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr.chunks import StoredChunks
 from refocusd.formats.ome_zarr.files import put
 from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of, pack_line
+from refocusd.formats.ome_zarr.frame_notes import XML
 from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.ome_zarr.image import OmeImage, open_array, part_of
 from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
@@ -77,6 +78,8 @@ def create_outer_groups(positions: Iterable[str], raw: Path, path: Path) -> None
     # In the layout of bioformats2raw this group has the order of the images.
     if (raw / "OME").is_dir():
         put_like(raw / "OME", path / "OME")
+    if (raw / XML).is_file():
+        put(path / XML, (raw / XML).read_bytes())
 
 
 def _put_array(raw: Path, place: Path) -> None:

@@ -97,5 +97,5 @@ def _look(
         slice(max(0, (side - _SHOWN_PX) // 2), min(side, (side + _SHOWN_PX) // 2))
         for side in (form.height, form.width)
     ]
-    label = channel_label(value, summary) or f"channel {place}"
+    label = channel_label(value, summary, slides.metadata(first)) or f"channel {place}"
     return ChannelLook.of(label, slides.read_part(first, *middle), channel_colour(value, summary))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.chunks import StoredChunks, place_stamp
+from refocusd.formats.ome_zarr.frame_notes import FrameNotes, frame_notes
 from refocusd.formats.ome_zarr.grid import GridFrames
 from refocusd.formats.ome_zarr.groups import (
     MAX_DEPTH,
@@ -111,6 +112,8 @@ class StoreReader(Dataset):
         self._doubtful: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._block: tuple[object, Any] = (None, None)
+        #: Of the image that was asked for last, by its position and the time of its metadata.
+        self._notes: dict[object, FrameNotes] = {}
         self.refresh()
         if not growing:
             self._check()
@@ -124,7 +127,9 @@ class StoreReader(Dataset):
     def summary(self) -> dict[str, Any]:
         """What the store says of all frames, by Micro-Manager's names, and where it lies."""
         summary: dict[str, Any] = {STORE: str(self.path)}
-        for each in self._images.values():
+        for position, each in self._images.items():
+            if started := self._notes_of(position).started:
+                summary["StartTime"] = started
             scale, labels = each.image.scale, each.image.labels
             if scale.pixel_um:
                 summary["PixelSize_um"] = scale.pixel_um
@@ -325,7 +330,23 @@ class StoreReader(Dataset):
 
     def _metadata(self, key: str) -> dict[str, Any]:
         position, index = self._frames[key]
-        return self._images[position].image.metadata_at(index)
+        notes = self._notes_of(position)
+        named = {"PositionName": notes.name} if notes.name else {}
+        of_image = self._images[position].image.metadata_at(index)
+        return {**of_image, **notes.frames.get(index, {}), **named}
+
+    def _notes_of(self, position: str) -> FrameNotes:
+        """What its writer noted of an image, and its name if it has one of its own."""
+        image = self._images[position].image
+        name = (position, place_stamp(document_of(image.folder)))
+        if name not in self._notes:
+            notes = frame_notes(self.place, image.folder, image.outer)
+            # The place in a plate says more than any name.
+            if not notes.name and position and "/" not in position:
+                titles = [each.image.title for each in self._images.values()]
+                notes = replace(notes, name=image.title if titles.count(image.title) == 1 else "")
+            self._notes = {name: notes}
+        return self._notes[name]
 
     def _pixels(self, key: str) -> Pixels:
         position, index = self._frames[key]

@@ -25,6 +25,8 @@ _NUMBERS = {
     "stage-position-y": "YPositionUm",
     "Exposure Time": "Exposure-ms",
 }
+#: The milliseconds are not filled up with zeros.
+_TIME = re.compile(r"(\d{4})(\d\d)(\d\d) (\d\d:\d\d:\d\d)\.(\d{1,3})")
 _EXPOSURE = re.compile(r"Exposure: ([\d.]+) (ms|s)\b")
 
 
@@ -55,6 +57,8 @@ def metaseries_metadata(description: str) -> dict[str, Any]:
         found["PixelSizeUm"] = pixel * unit
     if exposure := _EXPOSURE.search(said.get("Description", "")):
         found.setdefault("Exposure-ms", float(exposure[1]) * (1e3 if exposure[2] == "s" else 1.0))
+    if taken := _TIME.fullmatch(said.get("acquisition-time-local", "")):
+        found["TimeReceivedByCore"] = "{}-{}-{} {}.{:0>3}".format(*taken.groups())
     if said.get("_IllumSetting_"):
         found["Channel"] = said["_IllumSetting_"]
     return found

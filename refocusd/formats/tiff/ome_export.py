@@ -10,7 +10,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from refocusd import files
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.disk_space import METADATA_BYTES, write_error
-from refocusd.formats.metadata import elapsed_ms, finite_number
+from refocusd.formats.metadata import TIMES, elapsed_ms, finite_number, received_at, start_of
 from refocusd.formats.scale import channel_colour, channel_label, stage_position_um
 from refocusd.formats.tiff.ome_export_plan import ExportFile, ExportPlan
 from refocusd.formats.tiff.ome_xml import REFOCUSED
@@ -30,6 +30,25 @@ from refocusd.frame import AxisValue, Pixels
 MAX_TIFF_BYTES = 2**32 - 2**28
 #: What XML 1.0 does not allow.
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """When an acquisition began, in ISO 8601, and how long after that each frame was taken."""
+
+    started: str
+    elapsed_ms: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, source: Dataset, keys: Sequence[str]) -> _Clock:
+        """Times of the frames of all files: positions have one clock."""
+        said = [{name: m.get(name) for name in TIMES} for m in map(source.metadata, keys)]
+        elapsed = dict(zip(keys, elapsed_ms(said), strict=True))
+        first = next(
+            (received_at(m) for key, m in zip(keys, said, strict=True) if not elapsed[key]), None
+        )
+        started = start_of(source.summary, first)
+        return cls(started.isoformat() if started else "", elapsed)
 
 
 def export(
@@ -69,9 +88,10 @@ def export(
     folder = plan.files[0].path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        clock = _Clock.of(source, [key for file in plan.files for key in file.keys.values()])
         for file, part in zip(plan.files, parts, strict=True):
             big = file.planes * (plan.format.nbytes + METADATA_BYTES) > max_tiff_bytes
-            _write(file, part, plan, source, on_step, big=big)
+            _write(file, part, plan, source, clock, on_step, big=big)
         nbytes = sum(part.stat().st_size for part in parts)
         for file, part in zip(plan.files, parts, strict=True):
             files.replace(part, file.path)
@@ -89,6 +109,7 @@ def _write(
     part: Path,
     plan: ExportPlan,
     source: Dataset,
+    clock: _Clock,
     on_step: Callable[[], None],
     *,
     big: bool,
@@ -104,7 +125,7 @@ def _write(
             photometric="minisblack",
             resolution=None if um is None else (1e4 / um, 1e4 / um),
             resolutionunit=None if um is None else "CENTIMETER",
-            metadata=_ome_metadata(file, plan, source, on_step),
+            metadata=_ome_metadata(file, plan, source, clock, on_step),
         )
 
 
@@ -123,22 +144,24 @@ def _planes(
 
 
 def _ome_metadata(
-    file: ExportFile, plan: ExportPlan, source: Dataset, on_step: Callable[[], None]
+    file: ExportFile,
+    plan: ExportPlan,
+    source: Dataset,
+    clock: _Clock,
+    on_step: Callable[[], None],
 ) -> dict[str, Any]:
     """What tifffile is told for the OME-XML."""
     scale = plan.scale
-    times: list[Mapping[str, Any]] = []
     planes: dict[tuple[int, int, int], dict[str, Any]] = {}
+    channels = [channel_label(value, source.summary) for value in file.channels]
     name = ""
     for place, key in file.keys.items():
         metadata = source.metadata(key)
-        planes[place] = _plane(metadata)
-        times.append(
-            {said: metadata.get(said) for said in ("ElapsedTime-ms", "TimeReceivedByCore")}
-        )
+        planes[place] = _plane(metadata, clock.elapsed_ms[key])
         name = name or str(metadata.get("PositionName") or "")
+        channel = place[1]
+        channels[channel] = channel_label(file.channels[channel], source.summary, metadata)
         on_step()
-    started = _start_time(source.summary.get("StartTime"))
     common = ", ".join(f"{axis} {value}" for axis, value in file.axes.items())
     title = _xml_text(name or common or source.path.name)
     told: dict[str, Any] = {"axes": "TCZYX", "Name": title}
@@ -150,18 +173,15 @@ def _ome_metadata(
     ):
         if value is not None:
             told |= {size: value, f"{size}Unit": unit}
-    if started:
-        told["AcquisitionDate"] = started
+    if clock.started:
+        told["AcquisitionDate"] = clock.started
     mark = source.summary.get("refocusd")
     if isinstance(mark, dict) and ("sink" in mark or "exported" in mark):
         told["Description"] = REFOCUSED
-    if any(channels := _channel_names(file.channels, source.summary)):
+    if any(channels := _channel_names(file.channels, channels)):
         told["Channel"] = {"Name": [_xml_text(name) for name in channels]}
     if any(colours := [channel_colour(value, source.summary) for value in file.channels]):
         told.setdefault("Channel", {})["Color"] = [_rgba(colour) for colour in colours]
-    for plane, ms in zip(planes.values(), elapsed_ms(times), strict=True):
-        if ms is not None:
-            plane |= {"DeltaT": ms / 1000, "DeltaTUnit": "s"}
     if any(planes.values()):
         told["Plane"] = [planes.get(place, {}) for place in np.ndindex(*file.sizes)]
     return told
@@ -178,11 +198,12 @@ def _rgba(colour: str) -> int:
     return number - (1 << 32) if number >= 1 << 31 else number
 
 
-def _plane(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Exposure and stage position of a plane, as far as its metadata tell."""
+def _plane(metadata: Mapping[str, Any], ms: float | None) -> dict[str, Any]:
+    """Time, exposure and stage position of a plane, as far as its metadata tell."""
     exposure = metadata.get("Exposure-ms", metadata.get("Exposure"))
     plane: dict[str, Any] = {}
     for name, value, unit in (
+        ("DeltaT", None if ms is None else ms / 1000, "s"),
         ("ExposureTime", finite_number(exposure), "ms"),
         ("PositionX", stage_position_um(metadata, "X"), "µm"),
         ("PositionY", stage_position_um(metadata, "Y"), "µm"),
@@ -193,16 +214,7 @@ def _plane(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return plane
 
 
-def _start_time(said: Any) -> str:
-    """Time of an acquisition's start as OME-XML has it; empty where it is not legible."""
-    # Micro-Manager sets the time zone apart.
-    with contextlib.suppress(ValueError):
-        return datetime.fromisoformat(re.sub(r" (?=[+-]\d{4}$)", "", str(said))).isoformat()
-    return ""
-
-
-def _channel_names(channels: Sequence[AxisValue | None], summary: Mapping[str, Any]) -> list[str]:
-    names = [channel_label(value, summary) for value in channels]
+def _channel_names(channels: Sequence[AxisValue | None], names: list[str]) -> list[str]:
     # A number is told where it is not the channel's place.
     if any(names) or any(value not in (None, place) for place, value in enumerate(channels)):
         names = [

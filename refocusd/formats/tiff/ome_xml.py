@@ -61,6 +61,38 @@ class _Pages:
     taken: set[int] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class DescribedImage:
+    """What an XML file says of one image: name, start (ISO 8601), and of planes by z, channel, time."""
+
+    name: str
+    started: str
+    planes: Mapping[tuple[int, int, int], Mapping[str, float]]
+
+
+def described_images(path: Path) -> list[DescribedImage]:
+    """What a file of OME-XML says of images that lie elsewhere.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    found = []
+    for image in _root(_companion_text(path), str(path)).findall("Image"):
+        where = _stage_label(image)
+        planes = {}
+        for pixels in image.findall("Pixels"):
+            for place, plane in _planes(pixels):
+                ms = _quantity(plane, "DeltaT", _MS, "s")
+                time = {} if ms is None or ms < 0 else {"ElapsedTime-ms": ms}
+                planes[place] = where | _plane_metadata(plane) | time
+        found.append(
+            DescribedImage(image.get("Name", ""), image.findtext("AcquisitionDate") or "", planes)
+        )
+    return found
+
+
 def companion_of(xml: str, path: Path) -> tuple[str, str | None] | None:
     """OME-XML that describes a file with pixels only, and the file's UUID; None if it has its own.
 
@@ -157,7 +189,13 @@ def from_ome(
     if root.tag != "OME":
         return None
     mine = _Pages(filename.lower(), uuid or root.get("UUID"), pages)
-    images = [image for element in root.findall("Image") for image in _image(element, mine, what)]
+    theirs = _is_of_ome_writers(root)
+    images = [
+        image
+        for element in root.findall("Image")
+        # They tell stage positions in um, and leave that out.
+        for image in _image(element, mine, what, "µm" if theirs else "")
+    ]
     here = [image for image in images if image.frames]
     if not here:
         raise InputError(
@@ -187,7 +225,7 @@ def from_ome(
         summary,
         promised=largest,
         set_files=frozenset(uuid.get("FileName", "") for uuid in root.iter("UUID")) - {""},
-        kept=first.several | {"time"} if _is_of_ome_writers(root) else frozenset(),
+        kept=first.several | {"time"} if theirs else frozenset(),
     )
 
 
@@ -223,7 +261,10 @@ def _root(xml: str, what: str) -> ElementTree.Element:
     return root
 
 
-def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_Image]:
+def _image(
+    element: ElementTree.Element, mine: _Pages, what: str, stage_unit: str
+) -> Iterator[_Image]:
+    where = _stage_label(element)
     for pixels in element.findall("Pixels"):
         sizes = {letter: _count(pixels, f"Size{letter}", what) for letter in "XYZCT"}
         order = pixels.get("DimensionOrder", "XYCZT")
@@ -244,7 +285,7 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
             time = None if plane is None else _quantity(plane, "DeltaT", _MS, "s")
             if time is not None and time < 0:
                 time = None
-            said = {} if plane is None else _plane_metadata(plane)
+            said = where | ({} if plane is None else _plane_metadata(plane, stage_unit))
             frames.append(PlacedPage(page, axes, time, metadata=said))
         um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
         form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
@@ -278,13 +319,22 @@ def _argb(rgba: str) -> int:
         return 0xFFFFFF
 
 
-def _plane_metadata(plane: ElementTree.Element) -> dict[str, float]:
+def _stage_label(image: ElementTree.Element) -> dict[str, float]:
+    """Where the stage stood for an image, if that is said of it as a whole."""
+    label = image.find("StageLabel")
+    if label is None:
+        return {}
+    said = {f"{axis}PositionUm": _quantity(label, axis, _UM, "") for axis in "XYZ"}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _plane_metadata(plane: ElementTree.Element, stage_unit: str = "") -> dict[str, float]:
     """Exposure and stage position of a plane, under Micro-Manager's names."""
     said = {
         "Exposure-ms": _quantity(plane, "ExposureTime", _MS, "s"),
-        "XPositionUm": _quantity(plane, "PositionX", _UM, ""),
-        "YPositionUm": _quantity(plane, "PositionY", _UM, ""),
-        "ZPositionUm": _quantity(plane, "PositionZ", _UM, ""),
+        "XPositionUm": _quantity(plane, "PositionX", _UM, stage_unit),
+        "YPositionUm": _quantity(plane, "PositionY", _UM, stage_unit),
+        "ZPositionUm": _quantity(plane, "PositionZ", _UM, stage_unit),
     }
     return {name: value for name, value in said.items() if value is not None}
 

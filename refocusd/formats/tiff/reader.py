@@ -57,6 +57,8 @@ class TiffImageFile:
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
         self._most_bytes = max_frame_bytes
+        #: Each page says where it was taken: MetaMorph's.
+        self._described_pages = False
         #: Number of the page that was read last, and where its pixels are.
         self._layout: tuple[int, PageLayout] | None = None
         self._file: StrictTiff | None = StrictTiff(path)
@@ -89,9 +91,7 @@ class TiffImageFile:
         return layout.read_part(file, rows, columns)
 
     def _laid_out(self, index: int) -> tuple[StrictTiff, PageLayout]:
-        if self._file is None:
-            self._file = StrictTiff(self.path, self._offsets)
-        file, number = self._file, self._frames[index].page
+        file, number = self._opened(), self._frames[index].page
         if self._layout is None or self._layout[0] != number:
             page = file.page(self._offsets[number])
             layout = page_layout(file, page, number, self._most_bytes)
@@ -100,6 +100,11 @@ class TiffImageFile:
             # Of a slide it is asked for with every tile.
             self._layout = (number, layout)
         return file, self._layout[1]
+
+    def _opened(self) -> StrictTiff:
+        if self._file is None:
+            self._file = StrictTiff(self.path, self._offsets)
+        return self._file
 
     def close(self) -> None:
         """Close the file until the next `read`."""
@@ -117,6 +122,10 @@ class TiffImageFile:
             "PositionName": frame.position_name,
             **frame.metadata,
         }
+        if self._described_pages:
+            file = self._opened()
+            page = file.page(self._offsets[frame.page])
+            said |= metaseries_metadata(file.description(page))
         return {key: value for key, value in said.items() if value is not None}
 
     def _open(self, file: StrictTiff) -> None:
@@ -201,7 +210,9 @@ class TiffImageFile:
         # As tifffile tells its own files; up to 2024 it wrote the axes first.
         if description.startswith("{") and '"shape":' in description:
             return self._shaped(file, formats)
-        return plain(pages, metaseries_metadata(description))
+        of_first = metaseries_metadata(description)
+        self._described_pages = bool(of_first) and pages > 1
+        return plain(pages, of_first)
 
     def _shaped(self, file: StrictTiff, formats: Sequence[PageFormat | InputError]) -> Arrangement:
         """Frames of the largest series: tifffile appends further ones to a file."""
