@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [
-    pytest.mark.fast,
-    pytest.mark.skipif(sys.platform == "win32", reason="a job for Linux"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a job for Linux")
 
 ATTEMPT = Path(__file__).parents[1] / ".ci" / "attempt.sh"
 AGAIN = "echo windows: once more, alone:; "
