@@ -84,7 +84,7 @@ class BlurEstimate:
     source : str
         What it rests on most: ``frame``; ``frames`` (with what earlier ones told); ``profile`` (the
         PSF that a calibration measured); ``nominal`` (aperture and distance from focus); ``memory``
-        (frames of an earlier session); or ``optics`` (the width was stated).
+        (other positions, or an earlier session); or ``optics`` (the width was stated).
     shape : PsfShape or None
         The form of its PSF; None takes it for a Gaussian.
     """

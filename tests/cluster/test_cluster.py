@@ -256,7 +256,7 @@ def test_the_positions_of_a_plate_share_its_blur(tmp_path: Path) -> None:
     assert shared.sigma_px == pytest.approx(6.0, rel=0.25)
     results = [JobResult.unpack(refocus_position(order.pack())) for order in orders]
     first = [dict(result.attempts[0].facts or {}) for result in results]
-    assert {facts["blur_source"] for facts in first} == {"frames"}
+    assert {facts["blur_source"] for facts in first} == {"memory"}
     # Without it a position begins with nothing but its first frame.
     alone = msgspec.structs.replace(orders[0], blurs={})
     list_path(Path(alone.output), alone.position).unlink()

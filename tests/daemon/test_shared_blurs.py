@@ -59,6 +59,10 @@ def test_the_blur_is_measured_again_now_and_then() -> None:
     assert blurs.of("a", at(11)) is not None
 
 
+def test_frames_that_are_nearly_in_focus_are_measured_each() -> None:
+    assert measured(1.3, 1.3, 1.4).of("a", at(9)) is None
+
+
 def test_the_blur_is_uncertain_where_positions_differ_in_focus() -> None:
     alike, unlike = pooled([5.9, 6.0, 6.1]), pooled([3.0, 6.0, 12.0])
     assert alike.uncertainty == 0.08
@@ -66,7 +70,7 @@ def test_the_blur_is_uncertain_where_positions_differ_in_focus() -> None:
 
 
 def test_a_measured_form_is_worth_more_than_a_width_that_is_more_certain() -> None:
-    shared = KnownBlur(6.0, 0.08, "frames")
+    shared = KnownBlur(6.0, 0.08, "memory")
     assert surer(KnownBlur(7.0, 0.2, "nominal"), shared) == shared
     assert surer(None, shared) == shared
     profile = KnownBlur(7.0, 0.1, "profile", [1.0, 0.5])
@@ -87,5 +91,5 @@ def test_a_scan_of_positions_measures_the_blur_in_a_few_of_them(tmp_path: Path) 
         upload.close(6)
         pump_until(upload, lambda: upload.closed)
     facts = [said["refocusd"] for _, (_, said) in sorted(read_all(tmp_path / "scan").items())]
-    assert [one["blur_source"] for one in facts] == ["frame"] * 3 + ["frames"] * 3
+    assert [one["blur_source"] for one in facts] == ["frame"] * 3 + ["memory"] * 3
     assert facts[-1]["blur_uncertainty"] < facts[0]["blur_uncertainty"]

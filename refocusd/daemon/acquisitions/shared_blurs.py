@@ -17,6 +17,8 @@ from refocusd.worker.blurs import LEAST_UNCERTAINTY
 SHARING = frozenset({"position", "row", "column", "time"})
 #: Positions that count, the newest; fewer than this number give no blur.
 NEWEST, LEAST_MEASURED = 9, 3
+#: Narrower blurs are not shared, px: frames that are nearly in focus are measured in one pass.
+LEAST_SHARED_PX = 2.5
 #: Frames that use a blur before another one is measured, because the focus changes over a plate.
 MOST_USES = 8
 #: Channels and planes of an acquisition.
@@ -34,11 +36,12 @@ def kind_of(axes: str) -> str:
 def pooled(widths_px: Sequence[float]) -> KnownBlur:
     """The blur of several positions: their median, and their spread as its uncertainty.
 
-    Where the positions differ in focus, it is therefore uncertain.
+    Where the positions differ in focus, it is therefore uncertain.  A position whose first frame contradicts it is
+    measured by itself.
     """
     logs = np.log(widths_px)
     spread = _NORMAL * float(np.median(np.abs(logs - np.median(logs))))
-    return KnownBlur(math.exp(np.median(logs)), max(spread, LEAST_UNCERTAINTY), "frames")
+    return KnownBlur(math.exp(np.median(logs)), max(spread, LEAST_UNCERTAINTY), "memory")
 
 
 def surer(found: KnownBlur | None, shared: KnownBlur | None) -> KnownBlur | None:
@@ -68,8 +71,10 @@ class SharedBlurs:
         pool = self._pools.get(acquisition, {}).get(kind_of(axes))
         if pool is None or len(pool.widths_px) < LEAST_MEASURED or pool.uses >= MOST_USES:
             return None
+        if (found := pooled(pool.widths_px)).sigma_px < LEAST_SHARED_PX:
+            return None
         pool.uses += 1
-        return pooled(pool.widths_px)
+        return found
 
     def add(self, acquisition: str, axes: str, width_px: float) -> None:
         """Take in a width that was measured in one frame alone."""
