@@ -5,7 +5,7 @@
 `cache`          Compiled engines, kept by what they were compiled from
 `card`           The NVIDIA card of this machine, as its driver describes it
 `choose`         The engine that the settings ask for, or the best that works here
-`cuda`           The engine by torch, on NVIDIA cards where TensorRT is absent
+`cuda`           Networks by torch, on NVIDIA cards where TensorRT is absent
 `deconvolution`  Deconvolution by each frame's own blur: physics, without a network
 `engine`         What every backend offers to the worker
 `half`           A network as ONNX with its convolutions in half precision

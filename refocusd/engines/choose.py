@@ -15,7 +15,8 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import Engine
 from refocusd.engines.identity import IdentityEngine
-from refocusd.engines.scaled import ScaledEngine, ScaleNetwork
+from refocusd.engines.network import Network
+from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.verdict import judge_of
 from refocusd.errors import EngineError
 from refocusd.imaging.blur import KNOWN, KNOWN_FORM, BlurEstimate
@@ -127,7 +128,7 @@ def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
     """Import a backend, which may load a library of gigabytes, and build its engine."""
     if bundle.fine_sigma_px is not None:
         module, name = _NETWORKS[backend]
-        network: ScaleNetwork = getattr(importlib.import_module(module), name)(bundle, options)
+        network: Network = getattr(importlib.import_module(module), name)(bundle, options)
         return ScaledEngine(bundle, network, stated_blur(options))
     module, name = _ENGINES[backend]
     engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
@@ -142,9 +143,9 @@ _ENGINES = {
 
 #: What runs networks at the scale of the blur.
 _NETWORKS = {
-    "openvino": ("refocusd.engines.openvino", "openvino_scale_network"),
+    "openvino": ("refocusd.engines.openvino", "OpenVinoScaleNetwork"),
     "tensorrt": ("refocusd.engines.tensorrt", "tensorrt_scale_network"),
-    "cuda": ("refocusd.engines.scaled.torch", "TorchScaleNetwork"),
+    "cuda": ("refocusd.engines.cuda", "TorchScaleNetwork"),
 }
 
 

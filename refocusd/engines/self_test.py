@@ -101,7 +101,7 @@ def _check_scaled(bundle: ModelBundle, engine: ScaledEngine) -> TensorCheck:
     seen, expected = read_frames(bundle.test[0], channels=3), read_frames(bundle.test[1])
     apart = np.stack(
         [
-            np.abs(engine.network.run(frame[None]).light - truth[0])
+            np.abs(engine.answer(frame[None]).light - truth[0])
             for frame, truth in zip(seen, expected, strict=True)
         ]
     )

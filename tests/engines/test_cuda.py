@@ -131,7 +131,7 @@ def test_a_frame_that_torch_fails_on_is_an_error_and_the_next_one_is_not(
     engine = TorchEngine(bundle, F32, device="cpu")
     whole, engine._network = engine._network, torch.nn.Conv2d(3, 1, 1)
     raw = frame(64, 64)
-    with pytest.raises(EngineError, match="torch failed on a frame of 64×64 px") as raised:
+    with pytest.raises(EngineError, match="torch failed on 64×64 px of a frame") as raised:
         engine.refocus(raw, np.empty_like(raw))
     assert not isinstance(raised.value, DeviceLostError)
     engine._network = whole
