@@ -95,11 +95,14 @@ class Dataset(ABC):
         #: What each reader needs to find a frame, by canonical key, in acquisition order.
         self._frames: Mapping[str, Any] = {}
         self._plan: Plan | None = None
+        #: None while it was not read.
+        self._summary: dict[str, Any] | None = None
+        self._unusable: dict[str, str] = {}
 
     @property
-    @abstractmethod
     def summary(self) -> dict[str, Any]:
         """What the dataset says of the whole acquisition; empty while it does not."""
+        return self._summary or {}
 
     @property
     def finished(self) -> bool:
@@ -150,7 +153,8 @@ class Dataset(ABC):
 
     def unusable(self) -> dict[str, str]:
         """Frames that were found and cannot be taken, and why, since the last call."""
-        return {}
+        found, self._unusable = self._unusable, {}
+        return found
 
     def is_whole(self, key: str) -> bool:
         """Whether pixels and metadata of a frame are on disk.

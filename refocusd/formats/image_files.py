@@ -109,7 +109,7 @@ class ImageFiles(Dataset):
         self._most_bytes = max_frame_bytes
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
-        self._summary: dict[str, Any] = dict(named.summary)
+        self._summary = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         of_set: frozenset[str] = frozenset()
         kept: frozenset[str] = frozenset()
@@ -164,12 +164,7 @@ class ImageFiles(Dataset):
         if self._slides:
             # Their output is written in parts, too: that is an OME-Zarr.
             self.name += ".zarr"
-            self._summary = {**self._summary, RAW_IMAGE: str(self.path)}
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the files say of the whole acquisition."""
-        return self._summary
+            self._summary = {**self.summary, RAW_IMAGE: str(self.path)}
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""

@@ -43,14 +43,8 @@ class PlacedFrames(Dataset):
         self._folder = self.path.parent if self.path.is_file() else self.path
         self._opener = opener
         self._growing = growing
-        self._unusable: dict[str, str] = {}
         self._lock = threading.RLock()
         self._file: GrowingFile | None = None
-
-    def unusable(self) -> dict[str, str]:
-        """Frames that were found and cannot be taken, and why, since the last call."""
-        found, self._unusable = self._unusable, {}
-        return found
 
     def is_whole(self, key: str) -> bool:
         """Whether pixels and metadata of a frame are on disk: the metadata are written last."""

@@ -36,8 +36,6 @@ log = logging.getLogger(__name__)
 _STACK = re.compile(r"NDTiffStack(?:_(\d+))?\.tif$", re.IGNORECASE)
 #: Between a directory's pointer to the next one and its pixels: two resolutions.
 _POINTER_BEFORE_PIXELS = 4 + 16
-#: Pages taken from the chain in one look; more follow at the next.
-_MOST_PAGES = 512
 
 
 class GrowingNDTiff(PlacedFrames):
@@ -63,7 +61,6 @@ class GrowingNDTiff(PlacedFrames):
         #: Where the next directory of each stack is or will be, and its last frame's place.
         self._next: dict[str, int] = {}
         self._last: dict[str, Place] = {}
-        self._summary: dict[str, Any] = {}
         #: Whether Java's index was seen before it was cut, which is the last thing that is written.
         self._seen_open = False
 
@@ -72,8 +69,8 @@ class GrowingNDTiff(PlacedFrames):
         """What the first stack's header says; empty while there is none."""
         if not self._summary and (stacks := self._stacks()):
             with suppress(OSError), self._reading(stacks[0]) as file:
-                self._summary = summary_of(file) or {}
-        return self._summary
+                self._summary = summary_of(file)
+        return super().summary
 
     @property
     def finished(self) -> bool:
@@ -146,17 +143,12 @@ class GrowingNDTiff(PlacedFrames):
         fresh: list[str] = []
         with self._reading(name) as file:
             if name not in self._next:
-                order, first, magic = file.words(0, 3)
-                if order & 0xFFFF != 0x4949 or magic != NDTIFF_MAGIC or not first:
+                if not (first := file.first_directory(NDTIFF_MAGIC)):
                     return []
                 self._next[name] = first
-            for _ in range(_MOST_PAGES):
-                page = file.page(self._next[name])
-                if page is None:
-                    break
+            for page in file.pages(self._next[name]):
                 self._take(page, fresh)
-                if page.following <= page.offset:
-                    break  # 0 behind the last page of a stack that is full or done; else damaged
+                # 0 behind the last page of a stack that is full or done.
                 self._next[name] = max(self._next[name], page.following)
         return fresh
 

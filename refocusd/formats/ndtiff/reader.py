@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import stat
-import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from refocusd.formats.ndtiff.layout import HEADER_BYTES, NDTIFF_MAGIC, summary_p
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.scale import channel_label
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Place, writer_mark
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 
 #: Version 2 keeps a multi-resolution dataset's frames in this folder.
@@ -70,7 +69,6 @@ class NDTiffReader(PlacedFrames):
         self.catch_up_from = str(self.path)
         self._index = NDTiffIndex(self.path, max_frame_bytes)
         self._waiting: dict[str, Place] = {}
-        self._summary: dict[str, Any] | None = None
         self.refresh()
         if self._index.torn:
             self.source += ", which ends within a record: frames behind it are left out"
@@ -90,7 +88,7 @@ class NDTiffReader(PlacedFrames):
                 self._summary = summary_of(file)
             if self._summary is None:
                 raise self._damaged(f"{name} does not start as an NDTiff file with a summary")
-        return self._summary or {}
+        return super().summary
 
     @property
     def finished(self) -> bool:
@@ -196,7 +194,10 @@ def ndtiff_folder(path: Path) -> Path | None:
         If it is the parent of several.
     """
     if path.is_file():
-        return path.parent if path.name == INDEX_NAME or _is_stack_of_dataset(path) else None
+        of_dataset = path.name == INDEX_NAME or (
+            (path.parent / INDEX_NAME).is_file() and writer_mark(path) == NDTIFF_MAGIC
+        )
+        return path.parent if of_dataset else None
     for folder in (path, path / FULL_RESOLUTION):
         if (folder / INDEX_NAME).is_file():
             return folder
@@ -212,14 +213,3 @@ def ndtiff_folder(path: Path) -> Path | None:
             f"{', ...' if len(inner) > 5 else ''}): give one of them"
         )
     return inner[0] if inner else None
-
-
-def _is_stack_of_dataset(path: Path) -> bool:
-    if not (path.parent / INDEX_NAME).is_file():
-        return False
-    try:
-        with open_shared(path) as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    return len(head) == 12 and struct.unpack("<I", head[8:])[0] == NDTIFF_MAGIC

@@ -109,7 +109,6 @@ class StoreReader(Dataset):
         self._stamps: dict[Path, tuple[int, int, int]] | None = None
         self._looked_at_all = -math.inf
         self._doubtful: dict[str, str] = {}
-        self._unusable: dict[str, str] = {}
         self._block: tuple[object, Any] = (None, None)
         self.refresh()
         if not growing:
@@ -171,11 +170,6 @@ class StoreReader(Dataset):
                     stamps = each.stored.stamps(index)
                     fresh.append((max((when for when, _ in stamps), default=0), key))
         return [key for _, key in sorted(fresh, key=lambda each: each[0])]
-
-    def unusable(self) -> dict[str, str]:
-        """Images that cannot be read, and why, since the last call."""
-        found, self._unusable = self._unusable, {}
-        return found
 
     def is_whole(self, key: str) -> bool:
         """Whether a frame can be decoded; of a growing store it is read for that, and kept."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import json_object, number_or_none
+from refocusd.formats.metadata import UM_PER_UNIT, json_object, number_or_none
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
@@ -27,18 +27,6 @@ from refocusd.profiles.microscope_metadata import plausible_pixel_um
 MAX_FRAMES = 1 << 20
 #: Letters of tifffile's and OME's axes; S is the samples of a pixel.
 _LETTERS = {"T": "time", "Z": "z", "C": "channel", "P": "position", "R": "position"}
-UM_PER_UNIT = {
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "um": 1.0,
-    "\\u00b5m": 1.0,
-    "µm": 1.0,
-    "μm": 1.0,
-    "nm": 1e-3,
-    "mm": 1e3,
-    "cm": 1e4,
-}
 _SHAPED = "the description by tifffile"
 #: What ImageJ puts in front of the label of a slice.
 _IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
@@ -67,6 +55,16 @@ class PlacedPage:
     elapsed_ms: float | None = None
     position_name: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def said(self, pixel_um: float | None) -> dict[str, Any]:
+        """All that is said of the frame, under Micro-Manager's names."""
+        said = {
+            "ElapsedTime-ms": self.elapsed_ms,
+            "PixelSizeUm": pixel_um,
+            "PositionName": self.position_name,
+            **self.metadata,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from refocusd.formats.metadata import finite_number
-from refocusd.formats.tiff.arrangement import UM_PER_UNIT
+from refocusd.formats.metadata import UM_PER_UNIT, finite_number
 
 #: Numbers, by Micro-Manager's names.
 _NUMBERS = {

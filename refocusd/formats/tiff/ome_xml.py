@@ -20,17 +20,16 @@ from xml.etree import ElementTree
 
 from refocusd.errors import InputError
 from refocusd.files import open_shared
+from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
-_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 #: The XML of a million planes takes some 200 MiB.
 _MAX_COMPANION_BYTES = 1 << 28
-_MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
-
+_MS_PER_UNIT = {unit: 1e3 * seconds for unit, seconds in SECONDS_PER_UNIT.items()}
 
 #: In place of the number of pages of a file that is being written.
 ANY_PAGES = sys.maxsize
@@ -241,12 +240,12 @@ def _image(element: ElementTree.Element, mine: _Pages, what: str) -> Iterator[_I
             if named:
                 axes["channel"] = channels[place["C"]] or ""
             plane = planes.get((place["Z"], place["C"], place["T"]))
-            time = None if plane is None else _quantity(plane, "DeltaT", _MS, "s")
+            time = None if plane is None else _quantity(plane, "DeltaT", _MS_PER_UNIT, "s")
             if time is not None and time < 0:
                 time = None
             said = {} if plane is None else _plane_metadata(plane)
             frames.append(PlacedPage(page, axes, time, metadata=said))
-        um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
+        um = _quantity(pixels, "PhysicalSizeX", UM_PER_UNIT, "µm")
         form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
         summary = _summary(element, pixels, channels)
         if any("Color" in child.attrib for child in of_channels):
@@ -261,8 +260,8 @@ def _summary(
 ) -> dict[str, Any]:
     """What an image says of the whole acquisition, under Micro-Manager's names."""
     said = {
-        "z-step_um": _quantity(pixels, "PhysicalSizeZ", _UM, "µm"),
-        "Interval_ms": _quantity(pixels, "TimeIncrement", _MS, "s"),
+        "z-step_um": _quantity(pixels, "PhysicalSizeZ", UM_PER_UNIT, "µm"),
+        "Interval_ms": _quantity(pixels, "TimeIncrement", _MS_PER_UNIT, "s"),
         "ChNames": [name or "" for name in channels] if any(channels) else None,
         "StartTime": image.findtext("AcquisitionDate"),
         "refocusd": {"exported": True} if image.findtext("Description") == REFOCUSED else None,
@@ -281,10 +280,10 @@ def _argb(rgba: str) -> int:
 def _plane_metadata(plane: ElementTree.Element) -> dict[str, float]:
     """Exposure and stage position of a plane, under Micro-Manager's names."""
     said = {
-        "Exposure-ms": _quantity(plane, "ExposureTime", _MS, "s"),
-        "XPositionUm": _quantity(plane, "PositionX", _UM, ""),
-        "YPositionUm": _quantity(plane, "PositionY", _UM, ""),
-        "ZPositionUm": _quantity(plane, "PositionZ", _UM, ""),
+        "Exposure-ms": _quantity(plane, "ExposureTime", _MS_PER_UNIT, "s"),
+        "XPositionUm": _quantity(plane, "PositionX", UM_PER_UNIT, ""),
+        "YPositionUm": _quantity(plane, "PositionY", UM_PER_UNIT, ""),
+        "ZPositionUm": _quantity(plane, "PositionZ", UM_PER_UNIT, ""),
     }
     return {name: value for name, value in said.items() if value is not None}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from refocusd.formats.tiff.arrangement import (
     from_shaped,
     plain,
 )
+from refocusd.formats.tiff.growing_file import writer_mark
 from refocusd.formats.tiff.metaseries import metaseries_metadata
 from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
@@ -110,17 +110,10 @@ class TiffImageFile:
 
     def metadata(self, index: int) -> dict[str, Any]:
         """What the file says of one frame."""
-        frame = self._frames[index]
-        said = {
-            "ElapsedTime-ms": frame.elapsed_ms,
-            "PixelSizeUm": self.pixel_um,
-            "PositionName": frame.position_name,
-            **frame.metadata,
-        }
-        return {key: value for key, value in said.items() if value is not None}
+        return self._frames[index].said(self.pixel_um)
 
     def _open(self, file: StrictTiff) -> None:
-        if file.size >= 12 and self._word(file, 8) == NDTIFF_MAGIC:
+        if writer_mark(self.path) == NDTIFF_MAGIC:
             raise InputError(
                 f"{self.path} is part of an NDTiff dataset, and NDTiff.index is not beside it: "
                 "copy the whole folder, and open that"
@@ -254,10 +247,6 @@ class TiffImageFile:
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)
         return um if um is not None and um < 50 else None
-
-    def _word(self, file: StrictTiff, offset: int) -> int:
-        data = file.read_at(offset, 4, "a Micro-Manager header")
-        return int(struct.unpack(f"{file.order}I", data)[0])
 
 
 def _imagej_labels(first: TiffPage) -> Sequence[str]:
