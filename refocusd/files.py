@@ -29,6 +29,11 @@ DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: ERROR_LOCK_VIOLATION.
 HELD_BY_ANOTHER = frozenset({5, 32, 33})
 
+#: Byte that is locked on Windows: far behind the content of any index, for locks bind readers there.
+LOCKED_BYTE = 2**31 - 2
+#: What the system says when somebody else holds a lock.
+_LOCKED = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
+
 _Result = TypeVar("_Result")
 
 
@@ -118,6 +123,33 @@ def remove_tree(path: Path) -> bool:
             break
         time.sleep(delay_s)
     return not path.exists()
+
+
+def lock(file: int) -> bool:
+    """Take the lock of an open file without waiting, until it is closed or the process ends.
+
+    Parameters
+    ----------
+    file : int
+        Its descriptor.
+
+    Returns
+    -------
+    bool
+        False if another process holds it; True also on a file system without locks (some network
+        shares).
+    """
+    try:
+        if sys.platform == "win32":
+            os.lseek(file, LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _LOCKED
+    return True
 
 
 @contextmanager
