@@ -13,7 +13,6 @@
 `on_cluster`     ``refocusd process --cluster``: refocuses OME-Zarr stores with the workers of a cluster
 `print_pdf`      An HTML page printed to PDF by a browser that is installed
 `report_page`    Page of `refocusd report`: one HTML file that contains its pictures and figures
-`runs`           Chooses the output of a run of frames on disk: a new one, or an existing one
 `commands/`      One sub-command a file; each adds itself to the parser with `register`
 `fractal/`       Tasks of Fractal, which runs them on images of OME-Zarr plates, in jobs of its own
 ===============  ===================================================================================

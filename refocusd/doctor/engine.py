@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from refocusd.bench.combination import Combination, Order
 from refocusd.bench.session import ask
 from refocusd.config import WITHOUT_MODEL, Settings
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, fine
+from refocusd.doctor.case import Case, Finding, broken, fine
 
 #: To load OpenVINO, compile the network and run two frames, on a slow computer.
 TRIAL_S = 90.0

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from refocusd.doctor import disk, engine, graphics, machine, memory_ring, network
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, doubtful
+from refocusd.doctor.case import Case, Finding, broken, doubtful
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pynvml
 
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, doubtful, fine, not_applicable
+from refocusd.doctor.case import Case, Finding, doubtful, fine, not_applicable
 from refocusd.engines.choose import available_backends, count_cards
 from refocusd.engines.openvino import openvino_devices
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, fine, not_applicable
+from refocusd.doctor.case import Case, Finding, broken, fine, not_applicable
 from refocusd.doctor.trial import TRIAL, RingOrder, RingReport
 from refocusd.errors import TransportError, WorkerError
 from refocusd.frame import checksum

@@ -10,8 +10,6 @@
 `engine`         What every backend offers to the worker
 `half`           A network as ONNX with its convolutions in half precision
 `identity`       The identity: frames come back as they are
-`memory`         Memory that a pixel of a frame takes in a network, estimated from its graph
-`network`        A bundle's ONNX graph compiled by some runtime, whatever is done around it
 `onnxruntime`    A bundle's ONNX run by ONNX Runtime, through one of its execution providers
 `openvino`       The embedded engine: a bundle's ONNX, compiled by OpenVINO for the CPU or another of its devices
 `self_test`      An engine held against the tensors of its bundle

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from refocusd.config import Backend, EngineOptions
 from refocusd.engines.deconvolution import DeconvolutionEngine
-from refocusd.engines.engine import Engine
+from refocusd.engines.engine import Engine, Network
 from refocusd.engines.identity import IdentityEngine
-from refocusd.engines.network import Network
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.verdict import judge_of
 from refocusd.errors import EngineError

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription
-from refocusd.engines.memory import pixel_bytes
-from refocusd.engines.tiled import OUTPUT, TiledEngine
+from refocusd.engines.tiled import OUTPUT, TiledEngine, pixel_bytes
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 

@@ -12,8 +12,7 @@ from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener
-from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.place import Places
+from refocusd.formats.tiff.page import PageFormat, Places
 from refocusd.frame import Pixels
 
 

@@ -2,7 +2,6 @@
 
 ================  ==================================================================================
 `blur`            How wide a frame's blur is, in pixels, as the frame alone tells it
-`comparison`      Compares refocused frames with the known in-focus plane, singly and as means per defocus
 `deconvolve`      Richardson-Lucy deconvolution at the scale of the blur
 `defocus`         Estimates how far out of focus a frame was, from the raw and the refocused frame
 `field_evidence`  What a raw frame tells alone: its noise, its contrast, and what kind of picture it is

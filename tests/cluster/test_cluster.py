@@ -27,7 +27,7 @@ from slurm_node import missing, one_node
 from webhook import receiver
 
 from benchmarks.speed.cluster import write_plate as benchmark_plate
-from refocusd.cli.runs import output_of_run
+from refocusd.cli.offline import output_of_run
 from refocusd.cluster import job
 from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult

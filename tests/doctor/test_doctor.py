@@ -39,7 +39,7 @@ from refocusd.doctor import (
     network,
     parse_plan,
 )
-from refocusd.doctor.file_system import network_kind
+from refocusd.doctor.disk import network_kind
 from refocusd.doctor.trial import TRIAL, RingOrder, RingReport
 from refocusd.errors import ConfigError, WorkerError
 from refocusd.processes.trial import attempt

@@ -19,7 +19,7 @@ from refocusd.demo.specimen import Specimen
 from refocusd.errors import OutputError, WorkerError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.imaging.comparison import Comparison, by_level, compare_frames
+from refocusd.imaging.quality import Comparison, by_level, compare_frames
 from refocusd.optional import need
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source

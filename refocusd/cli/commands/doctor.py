@@ -13,7 +13,7 @@ from refocusd.cli.console import console, say, told_as_json
 from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.doctor import Case, Finding, examine, parse_plan
-from refocusd.doctor.finding import broken, fine
+from refocusd.doctor.case import broken, fine
 from refocusd.errors import ConfigError
 
 EPILOG = """\

@@ -11,11 +11,11 @@ from refocusd.cli.flags import add_command
 from refocusd.datasets.dataset import Output
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import InputError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
-from refocusd.formats.understood import understood
 from refocusd.frame import counted
 
 EPILOG = """\

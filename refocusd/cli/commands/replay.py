@@ -16,13 +16,11 @@ from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
-from refocusd.formats.dataset import Dataset, Plan
+from refocusd.formats.dataset import Dataset, Plan, understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import refuse_within
-from refocusd.formats.understood import understood
 from refocusd.frame import Axes, AxisValue, canonical_axes, counted
-from refocusd.imaging.comparison import Comparison, by_level, compare_frames
-from refocusd.imaging.quality import best_focus, focus_score
+from refocusd.imaging.quality import Comparison, best_focus, by_level, compare_frames, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.replay import recorded_times_s, replay
 

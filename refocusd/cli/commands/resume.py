@@ -29,8 +29,8 @@ from refocusd.datasets.dataset import (
 )
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.errors import BundleError, InputError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 
 EPILOG = """\
 examples:

@@ -16,8 +16,8 @@ from refocusd.config import Settings
 from refocusd.daemon.offline import held_by_daemon
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 from refocusd.frame import counted
 from refocusd.ledger import is_marked
 

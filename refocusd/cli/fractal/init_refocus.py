@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from pydantic import validate_call
 
-from refocusd.cli.runs import output_of_run
+from refocusd.cli.offline import output_of_run
 from refocusd.cluster.screen import Cluster
 from refocusd.config import load_settings
 from refocusd.formats.ome_zarr.groups import store_root

@@ -14,8 +14,7 @@ import numpy as np
 
 from refocusd.daemon.events import EventQueue, SavedFrameRead
 from refocusd.errors import RefocusdError
-from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import PageFormat, Place
 from refocusd.frame import checksum
 from refocusd.sources.raw_reader import read_place
 from refocusd.transport.messages import Open, Submit

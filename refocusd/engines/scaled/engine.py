@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
-from refocusd.engines.network import Network
+from refocusd.engines.engine import BlurEngine, EngineDescription, Network, Refocused
 from refocusd.engines.tiling import plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels

@@ -23,9 +23,8 @@ from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_
 from refocusd.formats.ome_zarr.groups import is_store
 from refocusd.formats.ome_zarr.image import OmeImage, open_array, part_of
 from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
-from refocusd.formats.sink import json_bytes
+from refocusd.formats.sink import WrittenKeys, json_bytes
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.written_keys import WrittenKeys
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes
 
 if TYPE_CHECKING:

@@ -24,9 +24,15 @@ from refocusd.formats.ome_zarr.mirror_layout import (
     put_like,
 )
 from refocusd.formats.ome_zarr.store_reader import STORE
-from refocusd.formats.sink import Sink, json_bytes, opened_files, refuse_existing, with_mark
+from refocusd.formats.sink import (
+    Sink,
+    Written,
+    json_bytes,
+    opened_files,
+    refuse_existing,
+    with_mark,
+)
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.written_keys import Written
 from refocusd.frame import AxisValue, Metadata, Pixels
 
 #: Images whose arrays are kept open.

@@ -9,9 +9,8 @@
 `ome_export`       Export of a dataset to OME-TIFF: one file a position, planes in the order t, c, z
 `ome_export_plan`  What an export to OME-TIFF will write where, checked before anything is written
 `ome_xml`          Which page of an OME-TIFF is which frame, by its OME-XML
-`page`             Shape and type of a frame on disk
+`page`             A frame on disk: its shape and type, and where its bytes lie
 `page_layout`      One page of a TIFF: what its header promises, held against the bytes there are
-`place`            Where a frame lies in the files of a dataset
 `reader`           The frames of one TIFF, OME-TIFF or ImageJ stack
 `separate_files`   Micro-Manager's separate image files while they are written: a file a frame, and their metadata
 `stacks`           Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written

@@ -24,8 +24,7 @@ import numpy as np
 from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.metadata import java_text, json_object
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat, Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
 __all__ = ["GrowingFile", "Opener", "Page", "Place"]

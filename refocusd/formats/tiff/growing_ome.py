@@ -20,9 +20,8 @@ from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, without_constant_axes
 from refocusd.formats.tiff.growing_file import Opener
 from refocusd.formats.tiff.ome_xml import ANY_PAGES, from_ome
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, Place
 from refocusd.formats.tiff.page_layout import page_layout
-from refocusd.formats.tiff.place import Place
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import canonical_axes
 
