@@ -7,13 +7,11 @@ Each check is a function of a `Case` that gives `Finding` objects.  None raises 
 =============  =====================================================================================
 `case`         What is looked at, and what a check finds
 `disk`         Ledgers, output folder, speed, and room for a planned acquisition; which disk a folder lies on
-`engine`       Which engine would be taken, and one frame through it
+`engine`       Devices and backends that networks can run on, which engine would be taken, and one frame through it
 `examination`  The checks in order, each with its time limit
-`graphics`     Devices that networks can run on, their drivers, and the backends that use them
 `machine`      Python, packages, memory, clock, anti-virus
 `memory_ring`  The shared ring: made here, attached and read by another process
 `network`      Micro-Manager's bridge, the daemon, and the ports of this computer
-`trial`        ``python -m refocusd.doctor.trial``: attaches a ring in a process that can be ended
 =============  =====================================================================================
 
 May import everything but the command line.

@@ -11,7 +11,6 @@
 `open_sink`       Starting and continuing a refocused dataset of any kind
 `placed_frames`   Datasets whose frames lie uncompressed at known places in TIFF files that may grow
 `plates`          Image files of plate readers and of MetaMorph, by their real names
-`png`             A greyscale PNG as a frame
 `refocused_name`  How refocused datasets are called, and how they are told from raw ones by their names
 `scale`           Sizes and names that Micro-Manager's metadata give to pixels, planes and channels
 `sink`            A sink: takes refocused frames, makes a dataset of them, and remembers which it holds

@@ -24,8 +24,12 @@ from refocusd.models.bioimageio_rdf import ForeignModel, read_foreign
 from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, sha256_of
 from refocusd.models.description import SCHEMA, Description, TensorNames
 from refocusd.models.onnx_guard import refuse_outside_weights
-from refocusd.models.receptive_field import STEP, measured_field_px, middle_square
-from refocusd.models.reference_network import ReferenceNetwork
+from refocusd.models.reference_network import (
+    STEP,
+    ReferenceNetwork,
+    measured_field_px,
+    middle_square,
+)
 from refocusd.models.tensors import read_frames
 
 #: How far engines may be from a foreign model's tensors, in network units.

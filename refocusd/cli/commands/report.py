@@ -13,8 +13,7 @@ import numpy as np
 
 from refocusd.cli.console import say, write_json
 from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.html_page import write_page
-from refocusd.cli.print_pdf import print_pdf
+from refocusd.cli.html_page import print_pdf, write_page
 from refocusd.cli.report_page import Pictures, RunReport, page
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
 from refocusd.datasets.judged import JudgedFrame, attempts_of, judged

@@ -4,7 +4,6 @@
 `arrangement`      Which page of a TIFF is which frame: time, z, channel and position of each
 `growing_file`     A TIFF that another process is writing, read directory by directory
 `growing_ome`      OME-TIFF while ome-writers, and with it pymmcore-plus, writes it: one file for each position
-`metaseries`       What MetaMorph and MetaXpress (ImageXpress) say of a frame: XML in the page's description
 `micromanager`     Axes of a frame by Micro-Manager's metadata: its own, and the summary of the acquisition
 `ome_export`       Export of a dataset to OME-TIFF: one file a position, planes in the order t, c, z
 `ome_export_plan`  What an export to OME-TIFF will write where, checked before anything is written

@@ -16,10 +16,10 @@ from refocusd.formats.tiff.arrangement import (
     PlacedPage,
     from_imagej,
     from_shaped,
+    metaseries_metadata,
     plain,
 )
 from refocusd.formats.tiff.growing_file import writer_mark
-from refocusd.formats.tiff.metaseries import metaseries_metadata
 from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
