@@ -124,7 +124,7 @@ def main() -> int:
         offer_networks(folder)
         notes.keep("rehearsal", arguments.rehearse)
         notes.keep("machine", {**machine(), "gpu": gpu(plan.device)})
-        notes.keep("backends", {one.name: one.why_not or "works" for one in available_backends()})
+        notes.keep("backends", {name: why or "works" for name, why in available_backends().items()})
         notes.keep("tests", gpu_tests(folder))
         notes.keep("copies", copies(plan))
         rates = rates_of(plan)

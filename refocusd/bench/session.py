@@ -67,7 +67,7 @@ class _Session:
 
     def run(self, combinations: Sequence[Combination]) -> list[Result]:
         found: list[list[Report]] = [[] for _ in combinations]
-        why_not = {status.name: status.why_not for status in available_backends()}
+        why_not = available_backends()
         refused = [why_not.get(wanted.options.backend, "") for wanted in combinations]
         for turn in range(self._rounds):
             for index, combination in enumerate(combinations):

@@ -51,17 +51,17 @@ def devices(_case: Case) -> Iterator[Finding]:
 def backends(_case: Case) -> Iterator[Finding]:
     """Which backends work on a card, and what installs those that do not."""
     has_card = count_cards() > 0
-    for status in available_backends():
-        name = f"backend {status.name}"
-        if status.works and status.name == "openvino":
+    for backend, why_not in available_backends().items():
+        name = f"backend {backend}"
+        if not why_not and backend == "openvino":
             found = (f"{device} ({full})" for device, full in openvino_devices().items())
             yield fine(f"works here; devices for --device: {', '.join(found)}, AUTO", name=name)
-        elif status.works:
+        elif not why_not:
             yield fine("works here", name=name)
         elif has_card:
-            yield doubtful("not used", status.why_not, name=name)
+            yield doubtful("not used", why_not, name=name)
         else:
-            yield not_applicable(status.why_not, name=name)
+            yield not_applicable(why_not, name=name)
 
 
 def engine(case: Case) -> Iterator[Finding]:

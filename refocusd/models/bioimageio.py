@@ -82,7 +82,7 @@ def adopt(
     """
     model = read_foreign(content)
     wanted = [model.onnx, model.test_input, model.test_output]
-    if model.documentation is not None and model.documentation.name in package.sizes():
+    if model.documentation is not None and model.documentation.name in package.sizes:
         wanted.append(model.documentation)
     names = list(dict.fromkeys([rdf, *(file.name for file in wanted)]))
     if SIDECAR in names or {VALIDATION_RAW, VALIDATION_REFOCUSED} & set(names):

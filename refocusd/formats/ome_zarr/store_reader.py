@@ -123,20 +123,16 @@ class StoreReader(Dataset):
     def summary(self) -> dict[str, Any]:
         """What the store says of all frames, by Micro-Manager's names, and where it lies."""
         summary: dict[str, Any] = {STORE: str(self.path)}
-        for each in self._images.values():
+        for each in list(self._images.values())[:1]:
             scale, labels = each.image.scale, each.image.labels
-            if scale.pixel_um:
-                summary["PixelSize_um"] = scale.pixel_um
-            if scale.z_um:
-                summary["z-step_um"] = scale.z_um
-            if scale.interval_s:
-                summary["Interval_ms"] = scale.interval_s * 1e3
-            if any(labels):
-                summary["ChNames"] = list(labels)
-            if each.image.colours:
-                summary["ChColors"] = list(each.image.colours)
-            break
-        return summary
+            summary |= {
+                "PixelSize_um": scale.pixel_um,
+                "z-step_um": scale.z_um,
+                "Interval_ms": scale.interval_s and scale.interval_s * 1e3,
+                "ChNames": list(labels) if any(labels) else None,
+                "ChColors": list(each.image.colours),
+            }
+        return {name: value for name, value in summary.items() if value}
 
     @property
     def finished(self) -> bool:
