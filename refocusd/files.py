@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from refocusd.errors import OutputError
+from refocusd.errors import InputError, OutputError, RefocusdError
 
 #: Waits between attempts, in seconds.
 DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
@@ -171,6 +171,29 @@ def output(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}): name another place"
+        ) from error
+
+
+@contextmanager
+def reading(path: Path, kind: type[RefocusdError] = InputError) -> Iterator[None]:
+    """Name a file or folder that cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+        Read within the context.
+    kind : type
+        Of the error.
+
+    Raises
+    ------
+    RefocusdError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{path} cannot be read ({error.strerror or error}): check it and its permissions"
         ) from error
 
 

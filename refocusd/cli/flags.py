@@ -53,6 +53,15 @@ def add_command(
     return parser
 
 
+def add_action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, **about: Any
+) -> argparse.ArgumentParser:
+    """Add an action of a sub-command: ``refocusd keys new``."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, **about)
+    parser.set_defaults(command=run)
+    return parser
+
+
 def add_json_flag(parser: argparse.ArgumentParser) -> None:
     """Add ``--json [FILE]``, for `refocusd.cli.console.told_as_json`."""
     parser.add_argument(

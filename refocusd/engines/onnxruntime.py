@@ -19,6 +19,7 @@ from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription, card_lost
 from refocusd.engines.half import halved
 from refocusd.errors import EngineError
+from refocusd.files import reading
 from refocusd.models.bundle import ModelBundle
 
 #: How ONNX Runtime and its providers say that memory ran out,
@@ -207,11 +208,10 @@ def graph_of(bundle: ModelBundle, precision: str, shapes: Shapes) -> Graph:
     import onnx
     from google.protobuf.message import DecodeError
 
-    try:
+    with reading(bundle.onnx, EngineError):
         content = bundle.onnx.read_bytes()
+    try:
         model = onnx.load_model_from_string(content)
-    except OSError as error:
-        raise EngineError(f"{bundle.onnx} cannot be read: {error.strerror}") from error
     except DecodeError as error:
         raise EngineError(f"{bundle.onnx} is no ONNX file: {error}") from error
     constants = {tensor.name for tensor in model.graph.initializer}

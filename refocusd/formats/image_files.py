@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 
 from refocusd.errors import InputError
-from refocusd.files import open_shared
+from refocusd.files import open_shared, reading
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in, refuse_grid
 from refocusd.formats.metadata import number_or_none
@@ -323,11 +323,8 @@ class PngImageFile:
 
     def __init__(self, path: Path, max_frame_bytes: int) -> None:
         self.path = path
-        try:
-            with open_shared(path) as file:
-                head = file.read(_HEADER.size)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}): check it") from error
+        with reading(path), open_shared(path) as file:
+            head = file.read(_HEADER.size)
         if len(head) < _HEADER.size or head[:8] != _SIGNATURE:
             raise InputError(f"{path} is not a PNG file: give a PNG or a TIFF")
         _, _, _, width, height, bits, colour = _HEADER.unpack(head)

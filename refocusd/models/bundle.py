@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from refocusd.errors import BundleError
+from refocusd.files import read_limited, reading
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
 from refocusd.models.description import (
@@ -151,14 +152,8 @@ class ModelBundle:
         """
         if self.documentation is None:
             return ""
-        try:
-            if self.documentation.stat().st_size > MAX_CARD_BYTES:
-                raise BundleError(
-                    f"{self.documentation} is larger than {MAX_CARD_BYTES >> 20} MiB, so it is not a model card"
-                )
-            return self.documentation.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise BundleError(f"{self.documentation}: {error.strerror}") from error
+        with reading(self.documentation, BundleError):
+            return read_limited(self.documentation, MAX_CARD_BYTES).decode("utf-8", "replace")
 
 
 def sha256_of(path: Path) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import BundleError
+from refocusd.files import reading
 
 #: Pixels of all frames of one tensor.
 MAX_PIXELS = 1 << 26
@@ -33,7 +34,7 @@ def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
         If it is no such file, larger than 64 Mpx, or not finite.
     """
     try:
-        with path.open("rb") as stream:
+        with reading(path, BundleError), path.open("rb") as stream:
             version = np.lib.format.read_magic(stream)
             header = (
                 np.lib.format.read_array_header_1_0
@@ -51,8 +52,6 @@ def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
             if path.stat().st_size != stream.tell() + pixels * dtype.itemsize:
                 raise BundleError(f"{path} is shorter or longer than its header states")
             data = np.fromfile(stream, dtype, pixels)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     except BundleError:
         raise
     except Exception as error:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from refocusd import __version__
+from refocusd import __version__, files
 from refocusd.cli.console import say
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_action, add_command, add_setting_flags, settings_of
 from refocusd.config import SETTINGS, Settings
 from refocusd.errors import OutputError
 from refocusd.toml_value import toml_value
@@ -46,15 +46,16 @@ def register(commands: Any) -> None:
     actions = parser.add_subparsers(
         metavar="ACTION", title="write an example file instead of printing"
     )
-    init = actions.add_parser(
+    init = add_action(
+        actions,
         "init",
-        help="write a settings file with every setting explained",
+        _init,
+        "write a settings file with every setting explained",
         description="Writes a settings file in which every setting is explained and stands at its "
         "default, as a comment.",
     )
     init.add_argument("--output", metavar="FILE", type=Path, default=Path("refocusd.toml"))
     init.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    init.set_defaults(command=_init)
 
 
 def example_settings() -> str:
@@ -75,15 +76,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _init(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w" if arguments.overwrite else "x", encoding="utf-8") as file:
-            file.write(example_settings())
-    except FileExistsError as error:
-        raise OutputError(
-            f"{output} exists already; name another --output, or give --overwrite"
-        ) from error
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
+    if output.exists() and not arguments.overwrite:
+        raise OutputError(f"{output} exists already; name another --output, or give --overwrite")
+    with files.output(output):
+        output.write_text(example_settings(), encoding="utf-8")
     say(f"{output}: {len(SETTINGS)} settings")
     return 0

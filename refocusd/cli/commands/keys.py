@@ -11,7 +11,7 @@ import msgspec
 from rich.table import Table
 
 from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_command
+from refocusd.cli.flags import add_action, add_command
 from refocusd.config import load_settings
 from refocusd.transport.secure.keys import KeyStore
 from refocusd.transport.secure.private_file import let_read
@@ -42,26 +42,23 @@ def register(commands: Any) -> None:
         epilog=EPILOG,
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    new = actions.add_parser("new", help="make a key for one host")
+    new = add_action(actions, "new", _new, "make a key for one host")
     new.add_argument("name", help="name of the key, for example gpu-2; a name can be used once")
     new.add_argument(
         "--output", type=Path, metavar="FILE", help="key file (default: NAME.refocusd-key)"
     )
-    new.set_defaults(command=_new)
-    list_ = actions.add_parser("list", help="list the keys that were made")
+    new.set_defaults(shared=False)
+    list_ = add_action(actions, "list", _list, "list the keys that were made")
     list_.add_argument("--json", metavar="FILE", help="write the list as JSON")
-    list_.set_defaults(command=_list)
-    revoke = actions.add_parser("revoke", help="revoke a key permanently")
+    revoke = add_action(actions, "revoke", _revoke, "revoke a key permanently")
     revoke.add_argument("name")
-    revoke.set_defaults(command=_revoke)
-    share = actions.add_parser("share", help="make a key for another user of this computer")
+    share = add_action(actions, "share", _share, "make a key for another user of this computer")
     share.add_argument(
         "user", help="name of that user's account, for example anna; a name can be used once"
     )
     share.add_argument(
         "--output", type=Path, metavar="FILE", help="key file (default: USER.refocusd-key)"
     )
-    share.set_defaults(command=_share)
     for action in (new, list_, revoke):
         action.add_argument("--config", metavar="FILE", help="settings file, TOML (its `keys`)")
         action.add_argument(
@@ -75,9 +72,7 @@ def register(commands: Any) -> None:
 
 def _new(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or Path(f"{arguments.name}.refocusd-key")
-    KeyStore(load_settings(arguments.config, {"keys": arguments.store}).keys).new(
-        arguments.name, output
-    )
+    _store(arguments).new(arguments.name, output)
     say(
         f"{output} is the key {arguments.name}. It holds a secret: move it to the other host, leave no "
         "copy here, and start the worker there:\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, frame_size, settings_of
+from refocusd.cli.flags import add_action, add_command, add_setting_flags, frame_size, settings_of
 from refocusd.cli.model_summary import Listed, bundle_json, quality, summary_lines
 from refocusd.config import WITHOUT_MODEL, EngineOptions
 from refocusd.demo.specimen import Specimen
@@ -53,26 +52,24 @@ def register(commands: Any) -> None:
     parser.set_defaults(bundle=[], json=None)
     actions = parser.add_subparsers(metavar="ACTION")
 
-    def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        made = actions.add_parser(name, help=text)
-        made.set_defaults(command=run)
-        return made
-
-    list_ = action("list", _list, "check and list the models")
+    list_ = add_action(actions, "list", _list, "check and list the models")
     list_.add_argument("bundle", nargs="*", help="further bundles (folders) to check")
-    show = action("show", _show, "show a model's card, optics, files and figures")
-    add = action("add", _add, "check a model and copy it into your model folder")
+    show = add_action(actions, "show", _show, "show a model's card, optics, files and figures")
+    add = add_action(actions, "add", _add, "check a model and copy it into your model folder")
     add.add_argument("path", type=Path, help="folder or zip of a bioimage.io model")
     add.add_argument("--name", help="name of the model (default: its own id)")
     add.add_argument(
         "--replace", action="store_true", help="replace an existing model of this name"
     )
-    remove = action("remove", _remove, "delete a model from your model folder")
+    remove = add_action(actions, "remove", _remove, "delete a model from your model folder")
     remove.add_argument("model", metavar="NAME")
-    test = action(
-        "test", _test, "run a model's test tensors through an engine; exit with 1 if results differ"
+    test = add_action(
+        actions,
+        "test",
+        _test,
+        "run a model's test tensors through an engine; exit with 1 if results differ",
     )
-    build = action("build", _build, "build and warm up a model's engine now")
+    build = add_action(actions, "build", _build, "build and warm up a model's engine now")
     build.add_argument(
         "--size",
         type=frame_size,

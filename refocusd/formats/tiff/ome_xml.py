@@ -19,7 +19,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from refocusd.errors import InputError
-from refocusd.files import open_shared
+from refocusd.files import read_limited, reading
 from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
 from refocusd.formats.tiff.strict import StrictTiff
@@ -116,14 +116,8 @@ def _companion_text(path: Path) -> str:
     if path.suffix.lower() in (".tif", ".tiff"):  # the file of a set that describes all of them
         with closing(StrictTiff(path)) as tiff:
             return tiff.description(tiff.page(tiff.offsets[0]))
-    try:
-        with open_shared(path) as file:
-            data = file.read(_MAX_COMPANION_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
-    if len(data) > _MAX_COMPANION_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_COMPANION_BYTES >> 20} MiB: export it anew")
-    return data.decode("utf-8-sig", "replace")
+    with reading(path):
+        return read_limited(path, _MAX_COMPANION_BYTES).decode("utf-8-sig", "replace")
 
 
 def from_ome(
