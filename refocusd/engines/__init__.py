@@ -12,12 +12,12 @@
 `identity`       The identity: frames come back as they are
 `onnxruntime`    A bundle's ONNX run by ONNX Runtime, through one of its execution providers
 `openvino`       The embedded engine: a bundle's ONNX, compiled by OpenVINO for the CPU or another of its devices
+`scaled`         Refocuses frames at the scale of their blur, and finds that blur out as it goes
 `self_test`      An engine held against the tensors of its bundle
 `tensorrt`       Engines on NVIDIA cards: compiled by TensorRT for RTX, run through ONNX Runtime's plug-in for it
 `tiled`          Frames of any size through a compiled network that sees them at full size
 `tiling`         Tiles of a frame: which pixels a network sees at a time, and which it answers for
 `verdict`        What is said of a frame: whether there was anything to refocus, and whether the result can be trusted
-`scaled/`        Models that work at the scale of the blur: one engine, and what runs their network
 ===============  ===================================================================================
 
 May import `models`, `imaging`, `profiles` and what lies below.  Nothing in a bundle is ever
