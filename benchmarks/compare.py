@@ -39,9 +39,9 @@ from refocusd.bench.machine import busy_share, machine
 from refocusd.config import EngineOptions, Precision
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
-from refocusd.engines.cuda import TorchScaleNetwork
 from refocusd.engines.engine import Engine, EngineDescription
-from refocusd.engines.openvino import engine_threads
+from refocusd.engines.runtimes.openvino import engine_threads
+from refocusd.engines.runtimes.torch import TorchScaleNetwork
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import RefocusdError
 from refocusd.imaging.normalise import counts_range

@@ -43,10 +43,10 @@ from refocusd.bench.rates import measured_rates
 from refocusd.bench.work import Work
 from refocusd.config import EngineOptions, Precision
 from refocusd.engines.choose import available_backends
-from refocusd.engines.cuda import TorchEngine, TorchScaleNetwork
 from refocusd.engines.engine import Engine
+from refocusd.engines.runtimes.tensorrt import TensorRtEngine, probe, tensorrt_scale_network
+from refocusd.engines.runtimes.torch import TorchEngine, TorchScaleNetwork
 from refocusd.engines.scaled import ScaledEngine
-from refocusd.engines.tensorrt import TensorRtEngine, probe, tensorrt_scale_network
 from refocusd.errors import EngineError, RefocusdError
 from refocusd.imaging.blur import KNOWN, BlurEstimate
 from refocusd.models.bundle import ModelBundle, load_bundle

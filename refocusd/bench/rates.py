@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refocusd.bench.combination import Rates
-from refocusd.engines.openvino import engine_threads
+from refocusd.engines.runtimes.openvino import engine_threads
 from refocusd.errors import EngineError
 
 #: Side of the matrices: large enough that arithmetic is all, small enough for a second.

@@ -11,7 +11,7 @@ from refocusd.bench.session import ask
 from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.doctor.case import Case, Finding, broken, doubtful, fine, not_applicable
 from refocusd.engines.choose import available_backends, count_cards
-from refocusd.engines.openvino import openvino_devices
+from refocusd.engines.runtimes.openvino import openvino_devices
 
 GIB = 1 << 30
 #: To load OpenVINO, compile the network and run two frames, on a slow computer.

@@ -116,16 +116,16 @@ def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
 
 
 _ENGINES = {
-    "openvino": ("refocusd.engines.openvino", "OpenVinoEngine"),
-    "tensorrt": ("refocusd.engines.tensorrt", "TensorRtEngine"),
-    "cuda": ("refocusd.engines.cuda", "TorchEngine"),
+    "openvino": ("refocusd.engines.runtimes.openvino", "OpenVinoEngine"),
+    "tensorrt": ("refocusd.engines.runtimes.tensorrt", "TensorRtEngine"),
+    "cuda": ("refocusd.engines.runtimes.torch", "TorchEngine"),
 }
 
 #: What runs networks at the scale of the blur.
 _NETWORKS = {
-    "openvino": ("refocusd.engines.openvino", "OpenVinoScaleNetwork"),
-    "tensorrt": ("refocusd.engines.tensorrt", "tensorrt_scale_network"),
-    "cuda": ("refocusd.engines.cuda", "TorchScaleNetwork"),
+    "openvino": ("refocusd.engines.runtimes.openvino", "OpenVinoScaleNetwork"),
+    "tensorrt": ("refocusd.engines.runtimes.tensorrt", "tensorrt_scale_network"),
+    "cuda": ("refocusd.engines.runtimes.torch", "TorchScaleNetwork"),
 }
 
 

@@ -14,7 +14,7 @@ from refocusd.cli.main import main
 from refocusd.config import EngineOptions, Settings
 from refocusd.engines.autotune import _identity, autotune_folder, keep, recalled
 from refocusd.engines.cache import EngineCache
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.models.bundle import load_bundle
 
 SHAPE = (1500, 1400)

@@ -12,7 +12,7 @@ from refocusd.config import EngineOptions
 from refocusd.engines import choose
 from refocusd.engines.choose import available_backends, best_engine, build_engine
 from refocusd.engines.engine import Engine
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle, load_bundle
 

@@ -19,8 +19,8 @@ from refocusd.bench.combination import Rates
 from refocusd.bench.work import count_work
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.cuda import TorchEngine, probe
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.torch import TorchEngine, probe
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle
@@ -179,7 +179,7 @@ def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path
 LOST = """
 import numpy as np, torch
 from refocusd.models.bundle import load_bundle
-from refocusd.engines.cuda import TorchEngine
+from refocusd.engines.runtimes.torch import TorchEngine
 from refocusd.errors import DeviceLostError
 engine = TorchEngine(load_bundle("live-nuclei"))
 raw = np.zeros((64, 64), np.uint16)

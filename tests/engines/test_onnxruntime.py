@@ -19,12 +19,12 @@ from small_networks import blur_network, small_bundle, write_network
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.half import halved
-from refocusd.engines.onnxruntime import Graph, OnnxRuntimeNetwork
-from refocusd.engines.openvino import OpenVinoEngine, OpenVinoScaleNetwork
+from refocusd.engines.runtimes.half import halved
+from refocusd.engines.runtimes.onnxruntime import Graph, OnnxRuntimeNetwork
+from refocusd.engines.runtimes.openvino import OpenVinoEngine, OpenVinoScaleNetwork
+from refocusd.engines.runtimes.tensorrt import engine_shapes
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.self_test import check_engine
-from refocusd.engines.tensorrt import engine_shapes
 from refocusd.engines.tiled import TiledEngine
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels

@@ -20,8 +20,8 @@ import numpy as np
 
 from refocusd.config import EngineOptions
 from refocusd.engines.cache import EngineCache, EngineKey
-from refocusd.engines.card import Card, find_card
-from refocusd.engines.onnxruntime import Graph, OnnxRuntimeNetwork, Shapes, runtime_errors
+from refocusd.engines.runtimes.card import Card, find_card
+from refocusd.engines.runtimes.onnxruntime import Graph, OnnxRuntimeNetwork, Shapes, runtime_errors
 from refocusd.engines.tiled import TiledEngine, pixel_bytes
 from refocusd.engines.tiling import least_tile_px
 from refocusd.errors import EngineError

@@ -1,6 +1,6 @@
 """A bundle's ONNX run by ONNX Runtime, through one of its execution providers.
 
-`refocusd.engines.tensorrt` has the provider for NVIDIA cards.  The tests have one for the processor,
+`refocusd.engines.runtimes.tensorrt` has the provider for NVIDIA cards.  The tests have one for the processor,
 which runs the very same code: what can be tested without a card is tested with it.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription, card_lost
-from refocusd.engines.half import halved
+from refocusd.engines.runtimes.half import halved
 from refocusd.errors import EngineError
 from refocusd.files import reading
 from refocusd.models.bundle import ModelBundle
