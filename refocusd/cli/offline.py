@@ -32,7 +32,7 @@ from refocusd.datasets.dataset import (
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
 from refocusd.formats.dataset import Dataset, understood
-from refocusd.formats.ome_zarr.mirror_layout import is_mirror
+from refocusd.formats.ome_zarr.mirror.layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import counted

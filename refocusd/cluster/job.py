@@ -31,9 +31,9 @@ from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, RefocusdError
 from refocusd.formats.dataset import Dataset, checksum_by_strips
-from refocusd.formats.ome_zarr.groups import is_store
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage
+from refocusd.formats.ome_zarr.store.groups import is_store
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Axes, FinalState, Frame, Pixels, checksum
 from refocusd.imaging.trust_map import trust_shape

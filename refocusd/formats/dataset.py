@@ -1,17 +1,18 @@
 """A dataset: frames on disk, finished or growing, raw or refocused.
 
-==================================  =================================================
-implementation                      reads
-==================================  =================================================
-`ndtiff.reader.NDTiffReader`        NDTiff by its index
-`ndtiff.growing.GrowingNDTiff`      NDTiff whose index may lag behind its files
-`tiff.stacks.MicroManagerStacks`    Micro-Manager's image stack files
-`tiff.growing_ome.GrowingOmeTiff`   OME-TIFF that ome-writers is writing
-`image_files.ImageFiles`            other TIFF, OME-TIFF, ImageJ and PNG files
-`ome_zarr.store_reader.StoreReader` OME-Zarr of any writer, finished or growing
-`ome_zarr.reader.OmeZarrReader`     OME-Zarr as refocusd writes it
-`ome_zarr.mirror_reader.MirrorReader`  refocused OME-Zarr with the layout of a raw one
-==================================  =================================================
+==========================================  ===========================================================
+implementation                              reads
+==========================================  ===========================================================
+`ndtiff.reader.NDTiffReader`                NDTiff by its index
+`ndtiff.reader.GrowingNDTiff`               NDTiff whose index may lag behind its files
+`tiff.stacks.MicroManagerStacks`            Micro-Manager's image stack files
+`tiff.growing_ome.GrowingOmeTiff`           OME-TIFF that ome-writers is writing
+`tiff.separate_files.GrowingSeparateFiles`  Micro-Manager's separate image files while they are written
+`image_files.ImageFiles`                    other TIFF, OME-TIFF, ImageJ and PNG files
+`ome_zarr.store.reader.StoreReader`         OME-Zarr of any writer, finished or growing
+`ome_zarr.reader.OmeZarrReader`             OME-Zarr as refocusd writes it
+`ome_zarr.mirror.reader.MirrorReader`       refocused OME-Zarr with the layout of a raw one
+==========================================  ===========================================================
 
 `open_dataset` chooses among them.
 """

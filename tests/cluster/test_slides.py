@@ -35,7 +35,8 @@ from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import InputError
 from refocusd.formats import dataset as formats_dataset
 from refocusd.formats.dataset import checksum_by_strips
-from refocusd.formats.ome_zarr import slide_layout, store_reader
+from refocusd.formats.ome_zarr.mirror import slide_layout
+from refocusd.formats.ome_zarr.store import reader as store_reader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import create_sink
 from refocusd.formats.tiff import page_layout

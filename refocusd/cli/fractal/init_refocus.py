@@ -12,7 +12,7 @@ from pydantic import validate_call
 from refocusd.cli.offline import output_of_run
 from refocusd.cluster.screen import Cluster
 from refocusd.config import load_settings
-from refocusd.formats.ome_zarr.groups import store_root
+from refocusd.formats.ome_zarr.store.groups import store_root
 from refocusd.formats.open_dataset import open_dataset
 
 

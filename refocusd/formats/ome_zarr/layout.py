@@ -29,7 +29,7 @@ from typing import Any
 
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.ome_zarr.frame_list import FrameLine
-from refocusd.formats.ome_zarr.groups import read_attributes
+from refocusd.formats.ome_zarr.store.groups import read_attributes
 from refocusd.formats.sink import refuse_foreign
 
 OWN_GROUP = "refocusd"

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.formats.ome_zarr.files import put_changed
-from refocusd.formats.ome_zarr.groups import read_attributes
 from refocusd.formats.ome_zarr.layout import LOCK_NAME, OWN_GROUP
+from refocusd.formats.ome_zarr.store.groups import read_attributes
 
 #: Under ``refocusd`` in the attributes of our group: the store may be continued.
 MIRROR = {"sink": "ome-zarr", "sink_format": 2}

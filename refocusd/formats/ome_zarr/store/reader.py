@@ -12,16 +12,16 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.chunks import StoredChunks, place_stamp
-from refocusd.formats.ome_zarr.grid import GridFrames
-from refocusd.formats.ome_zarr.groups import (
+from refocusd.formats.ome_zarr.store.chunks import StoredChunks, place_stamp
+from refocusd.formats.ome_zarr.store.grid import GridFrames
+from refocusd.formats.ome_zarr.store.groups import (
     MAX_DEPTH,
     document_of,
     is_store,
     named_images,
     store_root,
 )
-from refocusd.formats.ome_zarr.image import OmeImage, part_of
+from refocusd.formats.ome_zarr.store.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
 from refocusd.frame import Axes, Pixels, canonical_axes, counted
 

@@ -17,12 +17,12 @@ from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
-from refocusd.formats.ome_zarr.chunks import StoredChunks
 from refocusd.formats.ome_zarr.files import put
 from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of, pack_line
-from refocusd.formats.ome_zarr.groups import is_store
-from refocusd.formats.ome_zarr.image import OmeImage, open_array, part_of
-from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
+from refocusd.formats.ome_zarr.mirror.layout import frame_wise, list_path, put_like
+from refocusd.formats.ome_zarr.store.chunks import StoredChunks
+from refocusd.formats.ome_zarr.store.groups import is_store
+from refocusd.formats.ome_zarr.store.image import OmeImage, open_array, part_of
 from refocusd.formats.sink import WrittenKeys, json_bytes
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes

@@ -12,18 +12,18 @@ from typing import Any
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
 from refocusd.formats.lock import open_locked
-from refocusd.formats.ome_zarr.groups import image_folders, is_below, is_store, read_group
-from refocusd.formats.ome_zarr.image import OmeImage
 from refocusd.formats.ome_zarr.layout import OWN_GROUP, summary_to_continue
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image, create_outer_groups
-from refocusd.formats.ome_zarr.mirror_layout import (
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage, create_image, create_outer_groups
+from refocusd.formats.ome_zarr.mirror.layout import (
     LISTS,
     MIRROR,
     listed,
     lock_path,
     put_like,
 )
-from refocusd.formats.ome_zarr.store_reader import STORE
+from refocusd.formats.ome_zarr.store.groups import image_folders, is_below, is_store, read_group
+from refocusd.formats.ome_zarr.store.image import OmeImage
+from refocusd.formats.ome_zarr.store.reader import STORE
 from refocusd.formats.sink import (
     Sink,
     Written,
@@ -44,7 +44,7 @@ class MirrorSink(Sink):
 
     Groups and arrays are those of the raw store, of the same versions of Zarr and OME-Zarr, with
     the same axes, scales, channels, resolutions and compression; but one frame a chunk or shard,
-    so that a frame is written once and whole.  `mirror_layout` draws the files.
+    so that a frame is written once and whole.  `refocusd.formats.ome_zarr.mirror.layout` draws the files.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ import numpy as np
 
 from refocusd.errors import ConfigError, InputError
 from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
-from refocusd.formats.ome_zarr.groups import Axis, GroupMetadata, read_group
+from refocusd.formats.ome_zarr.store.groups import Axis, GroupMetadata, read_group
 from refocusd.formats.scale import Scale
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue
