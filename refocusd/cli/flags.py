@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import Any, get_origin
+from typing import Any, Protocol, get_origin
 
 from refocusd.config import SETTINGS, Setting, Settings, load_settings
 from refocusd.toml_value import toml_value
@@ -51,6 +51,27 @@ def add_command(
     if json:
         parser.add_argument("--json", metavar="FILE", help=f"write {json} as JSON")
     return parser
+
+
+class Command(Protocol):
+    """A module of `refocusd.cli.commands`; with ``JSON`` as well if it writes ``--json FILE``."""
+
+    SHORT: str
+    DESCRIPTION: str
+    EPILOG: str
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flags."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Run the command; its exit status."""
+
+
+def add_module(commands: Any, name: str, module: Command) -> None:
+    """Add the sub-command of a module; see `add_command`."""
+    json = getattr(module, "JSON", "")
+    texts = {"short": module.SHORT, "description": module.DESCRIPTION, "epilog": module.EPILOG}
+    module.add_flags(add_command(commands, name, module.run, json=json, **texts))
 
 
 def add_action(

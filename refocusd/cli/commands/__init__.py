@@ -1,4 +1,4 @@
-"""One sub-command a file; each adds itself to the parser with `register`.
+"""One sub-command a file: its texts, its flags, and what it runs (`refocusd.cli.flags.Command`).
 
 =========  =========================================================================================
 `bench`    ``refocusd bench``: measures how fast this computer is, and compares it with what it could be

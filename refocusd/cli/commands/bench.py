@@ -6,7 +6,7 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from rich.table import Table
 
@@ -16,7 +16,7 @@ from refocusd.bench.plot import write_plot
 from refocusd.bench.session import run_session
 from refocusd.bench.tuning import tune
 from refocusd.cli.console import console, messages, plain, progress, say, write_json
-from refocusd.cli.flags import add_command, frame_size
+from refocusd.cli.flags import frame_size
 from refocusd.config import Backend, EngineOptions, Precision
 from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
@@ -39,18 +39,13 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "cuda": ("f16", "f32"),
 }
 
+SHORT = "measure the engines on this computer"
+DESCRIPTION = "Measures speed, memory and quality of every engine that works here."
+JSON = "all figures"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "bench",
-        _bench,
-        short="measure the engines on this computer",
-        description="Measures speed, memory and quality of every engine that works here.",
-        epilog=EPILOG,
-        json="all figures",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--model", nargs="+", default=["live-nuclei"], help="bundles")
     parser.add_argument("--backend", nargs="+", choices=get_args(Backend))
     parser.add_argument(
@@ -85,7 +80,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--plot", metavar="FILE", help="plot the results (PNG, SVG or PDF)")
 
 
-def _bench(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     combinations = _combinations(arguments)
     if arguments.plot:
         need("matplotlib", "--plot", "calibrate")

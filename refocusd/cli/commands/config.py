@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from refocusd import __version__, files
 from refocusd.cli.console import say
-from refocusd.cli.flags import add_action, add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_action, add_setting_flags, settings_of
 from refocusd.config import SETTINGS, Settings
 from refocusd.errors import OutputError
 from refocusd.toml_value import toml_value
@@ -31,17 +30,12 @@ _HEAD = f"""\
 """
 _WIDTH = 96
 
+SHORT = "print the settings in force, or write an example file"
+DESCRIPTION = "Prints the settings that result from defaults, file, environment and flags."
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "config",
-        _show,
-        short="print the settings in force, or write an example file",
-        description="Prints the settings that result from defaults, file, environment and flags.",
-        epilog=EPILOG,
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     add_setting_flags(parser)
     actions = parser.add_subparsers(
         metavar="ACTION", title="write an example file instead of printing"
@@ -68,7 +62,8 @@ def example_settings() -> str:
     return "\n".join(lines)
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     for name, value in msgspec.to_builtins(settings_of(arguments)).items():
         say(f"{name} = {toml_value(value)}")
     return 0

@@ -6,11 +6,10 @@ import argparse
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from refocusd.cli.console import console, progress, say, write_json
 from refocusd.cli.figures import figures_table, quality_table
-from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
@@ -40,27 +39,23 @@ examples:
   refocusd demo --output demo --sink ome-zarr --json demo.json
 """
 
+SHORT = "try refocusd on a simulated microscope with a real MMCore"
+DESCRIPTION = (
+    "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
+    "imaged through focus by a simulator, refocuses every frame live, and shows the result."
+)
+JSON = "the figures"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "demo",
-        _demo,
-        short="try refocusd on a simulated microscope with a real MMCore",
-        description=(
-            "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
-            "imaged through focus by a simulator, refocuses every frame live, and shows the result."
-        ),
-        epilog=EPILOG,
-        json="the figures",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--times", type=int, default=4, help="time points per acquisition")
     add_setting_flags(parser)
 
 
-def _demo(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings_of(arguments)  # a wrong setting is told before any work
     need("matplotlib", "the contact sheet", "demo")
     output: Path = arguments.output

@@ -6,11 +6,10 @@ import argparse
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from refocusd import __version__
 from refocusd.cli.console import console, say, told_as_json
-from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
+from refocusd.cli.flags import add_json_flag, add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.doctor import Case, Finding, examine, parse_plan
 from refocusd.doctor.case import broken, fine
@@ -29,17 +28,12 @@ exit status: 0 unless something is broken without which nothing can be refocused
 _STYLES = {"OK": "green", "!!": "bold red", "--": "dim"}
 _NAME_WIDTH = 15
 
+SHORT = "check this computer, and say what to do"
+DESCRIPTION = "Checks everything that a run needs, with the settings in force. Changes nothing."
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "doctor",
-        _doctor,
-        short="check this computer, and say what to do",
-        description="Checks everything that a run needs, with the settings in force. Changes nothing.",
-        epilog=EPILOG,
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="where acquisitions are saved (default: here)"
     )
@@ -52,7 +46,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     plan = parse_plan(arguments.plan) if arguments.plan else None
     quiet = arguments.json == "-"
     settings, found = _settings(arguments)

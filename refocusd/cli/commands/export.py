@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, note, progress, write_json
-from refocusd.cli.flags import add_command
 from refocusd.datasets.dataset import Output
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import InputError
@@ -25,19 +24,16 @@ examples:
   refocusd export raw/cells_1 --output raw.ome.tif --json raw.json   a raw NDTiff dataset
 """
 
+SHORT = "write a dataset as OME-TIFF"
+DESCRIPTION = (
+    "Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
+    "one file, or one for each position."
+)
+JSON = "the figures"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "export",
-        _export,
-        short="write a dataset as OME-TIFF",
-        description="Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
-        "one file, or one for each position.",
-        epilog=EPILOG,
-        json="the figures",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
     parser.add_argument(
         "--output",
@@ -50,7 +46,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     if arguments.dataset.is_file():
         file = arguments.dataset
         made_of_it = refocused_path(file.with_name(file.name.split(".")[0]))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.table import Table
 
 from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_action, add_command
+from refocusd.cli.flags import add_action
 from refocusd.config import load_settings
 from refocusd.transport.secure.keys import KeyStore
 from refocusd.transport.secure.private_file import let_read
@@ -25,22 +24,17 @@ examples:
   refocusd keys share anna                     let scripts of another user of this computer in
 """
 
+SHORT = "manage who may connect from another host, or as another user of this one"
+DESCRIPTION = (
+    "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
+    "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
+    "they exchange. On this computer the daemon takes programs of its own user only; share "
+    "makes a key for another user, whose scripts, views and commands then reach it."
+)
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "keys",
-        _list,
-        short="manage who may connect from another host, or as another user of this one",
-        description=(
-            "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
-            "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
-            "they exchange. On this computer the daemon takes programs of its own user only; share "
-            "makes a key for another user, whose scripts, views and commands then reach it."
-        ),
-        epilog=EPILOG,
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     new = add_action(actions, "new", _new, "make a key for one host")
     new.add_argument("name", help="name of the key, for example gpu-2; a name can be used once")
@@ -48,7 +42,7 @@ def register(commands: Any) -> None:
         "--output", type=Path, metavar="FILE", help="key file (default: NAME.refocusd-key)"
     )
     new.set_defaults(shared=False)
-    list_ = add_action(actions, "list", _list, "list the keys that were made")
+    list_ = add_action(actions, "list", run, "list the keys that were made")
     list_.add_argument("--json", metavar="FILE", help="write the list as JSON")
     revoke = add_action(actions, "revoke", _revoke, "revoke a key permanently")
     revoke.add_argument("name")
@@ -101,7 +95,8 @@ def _share(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     store = _store(arguments)
     peers = store.peers()
     table = Table("name", "public key", "made", "state")

@@ -6,12 +6,11 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_action, add_command, add_setting_flags, frame_size, settings_of
+from refocusd.cli.flags import add_action, add_setting_flags, frame_size, settings_of
 from refocusd.cli.model_summary import Listed, bundle_json, quality, summary_lines
 from refocusd.config import WITHOUT_MODEL, EngineOptions
 from refocusd.demo.specimen import Specimen
@@ -34,25 +33,20 @@ examples:
   refocusd models build live-nuclei --backend tensorrt --size 2048
 """
 
+SHORT = "list, add, remove, test and build models"
+DESCRIPTION = (
+    "The models that refocusd can use: shipped ones, and those in your model folder "
+    "(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked against its "
+    "sha256."
+)
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "models",
-        _list,
-        short="list, add, remove, test and build models",
-        description=(
-            "The models that refocusd can use: shipped ones, and those in your model folder "
-            "(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked against its "
-            "sha256."
-        ),
-        epilog=EPILOG,
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.set_defaults(bundle=[], json=None)
     actions = parser.add_subparsers(metavar="ACTION")
 
-    list_ = add_action(actions, "list", _list, "check and list the models")
+    list_ = add_action(actions, "list", run, "check and list the models")
     list_.add_argument("bundle", nargs="*", help="further bundles (folders) to check")
     show = add_action(actions, "show", _show, "show a model's card, optics, files and figures")
     add = add_action(actions, "add", _add, "check a model and copy it into your model folder")
@@ -85,7 +79,8 @@ def register(commands: Any) -> None:
         one.add_argument("--json", metavar="FILE", help="write the result as JSON")
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
     listed = [_listed(name) for name in dict.fromkeys(names)]
     table = Table("model", "meant for", "refocused", "from", "state")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.cli.offline import Done, process_one, quietly, recorded, report
 from refocusd.daemon.offline import OwnDaemon
 
@@ -23,19 +22,16 @@ examples:
 Frames that are done are not refocused again; an interrupted run is continued where it stopped.
 """
 
+SHORT = "refocus finished datasets and recordings at full speed"
+DESCRIPTION = (
+    "Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders of "
+    "images that lie on disk."
+)
+JSON = "what was done"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "process",
-        _process,
-        short="refocus finished datasets and recordings at full speed",
-        description="Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders of "
-        "images that lie on disk.",
-        epilog=EPILOG,
-        json="what was done",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="raw dataset, recording or folder"
     )
@@ -83,7 +79,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _process(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments)
     if arguments.cluster or arguments.dry_run:
         # Dask takes most of a second to import.

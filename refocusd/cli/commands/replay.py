@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from refocusd.cli.console import console, note, plain, progress, write_json
 from refocusd.cli.figures import figures_table, quality_table
-from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
@@ -31,18 +30,13 @@ examples:
   refocusd replay BBBC006/ --output out --reference z=16    quality per defocus level
 """
 
+SHORT = "refocus a recorded stack as if it were acquired now"
+DESCRIPTION = "Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path."
+JSON = "the figures"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "replay",
-        _replay,
-        short="refocus a recorded stack as if it were acquired now",
-        description="Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path.",
-        epilog=EPILOG,
-        json="the figures",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("path", type=Path, help="recording, a file or a folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
     parser.add_argument(
@@ -59,7 +53,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _replay(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings_of(arguments)  # a wrong setting is told before any work
     with open_dataset(arguments.path) as recording:
         refuse_within(arguments.output, recording.path)

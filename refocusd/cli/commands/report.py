@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from refocusd.cli.console import say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.cli.html_page import print_pdf, write_page
 from refocusd.cli.report_page import Pictures, RunReport, page
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
@@ -39,20 +38,17 @@ examples:
   refocusd report data/run_1 --pdf                  and the same as PDF
 """
 
+SHORT = "write a page on what was done to a dataset, and which frames to look at"
+DESCRIPTION = (
+    "Writes one HTML file for each run: what made its frames, states and verdicts, "
+    "agreement with raw, the frames to look at in pictures, and a statement of use for a methods "
+    "section."
+)
+JSON = "the figures of all runs"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "report",
-        _report,
-        short="write a page on what was done to a dataset, and which frames to look at",
-        description="Writes one HTML file for each run: what made its frames, states and verdicts, "
-        "agreement with raw, the frames to look at in pictures, and a statement of use for a methods "
-        "section.",
-        epilog=EPILOG,
-        json="the figures of all runs",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
     )
@@ -65,7 +61,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser, "ledgers")
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     dataset = find_dataset(arguments.dataset, settings_of(arguments, "ledgers").ledgers)
     if not dataset.outputs:
         raise InputError(

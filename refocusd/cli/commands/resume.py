@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from refocusd.cli.console import note
-from refocusd.cli.flags import add_command, add_setting_flags, given_settings, settings_of
+from refocusd.cli.flags import add_setting_flags, given_settings, settings_of
 from refocusd.cli.offline import (
     Done,
     check_quickly,
@@ -42,19 +41,16 @@ The model and the settings with which the run was started are used again. The co
 repeated, and interrupted at any time.
 """
 
+SHORT = "refocus the pending and failed frames of a dataset"
+DESCRIPTION = (
+    "Refocuses, from raw, the frames of a dataset that have no final state yet or "
+    "failed, and repairs its ledger."
+)
+JSON = "what was done"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "resume",
-        _resume,
-        short="refocus the pending and failed frames of a dataset",
-        description="Refocuses, from raw, the frames of a dataset that have no final state yet or "
-        "failed, and repairs its ledger.",
-        epilog=EPILOG,
-        json="what was done",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "datasets",
         nargs="+",
@@ -71,7 +67,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _resume(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments)
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:

@@ -8,12 +8,11 @@ import os
 import sys
 import threading
 from contextlib import nullcontext
-from typing import Any
 
 import msgspec
 
 from refocusd.cli.console import write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.errors import RefocusdError
@@ -37,19 +36,16 @@ examples:
   refocusd run --stop          ask the running daemon to write everything and stop
 """
 
+SHORT = "start the daemon beside Micro-Manager"
+DESCRIPTION = (
+    "Takes frames from pycromanager hooks (refocusd.Source), from folders where "
+    "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them."
+)
+JSON = "the counts of all acquisitions at the end"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "run",
-        _run,
-        short="start the daemon beside Micro-Manager",
-        description="Takes frames from pycromanager hooks (refocusd.Source), from folders where "
-        "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them.",
-        epilog=EPILOG,
-        json="the counts of all acquisitions at the end",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     add_setting_flags(parser)
     parser.add_argument("--stop", action="store_true", help="ask the running daemon to stop")
     parser.add_argument(
@@ -58,7 +54,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments)
     if arguments.stop:
         stop_daemon(settings.endpoint)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.offline import held_by_daemon
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
@@ -35,19 +34,16 @@ exit status: 0 if every raw frame has exactly one final state that is not failed
 matches; 1 if anything is off or pending; 2 if that cannot be found out
 """
 
+SHORT = "prove that every frame of a dataset is accounted for"
+DESCRIPTION = (
+    "Compares raw frames, ledger and refocused frames with each other, frame by "
+    "frame.  Changes nothing."
+)
+JSON = "all findings"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "verify",
-        _verify,
-        short="prove that every frame of a dataset is accounted for",
-        description="Compares raw frames, ledger and refocused frames with each other, frame by "
-        "frame.  Changes nothing.",
-        epilog=EPILOG,
-        json="all findings",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
     )
@@ -55,7 +51,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser, *_FLAGS)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments, *_FLAGS)
     dataset = find_dataset(arguments.dataset, settings.ledgers)
     quick: bool = arguments.quick

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from refocusd.cli.flags import add_command
 from refocusd.optional import need
 from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.command import add_view_flags, run_view, view_options
@@ -20,24 +18,20 @@ examples:
   refocusd view --host 10.0.0.5 --token-file token.txt --cert cert.pem --key key.pem
 """
 
+SHORT = "watch raw and refocused frames live, in a browser or in napari"
+DESCRIPTION = "Serves the live view of a running daemon; needs nothing from the network."
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "view",
-        _view,
-        short="watch raw and refocused frames live, in a browser or in napari",
-        description="Serves the live view of a running daemon; needs nothing from the network.",
-        epilog=EPILOG,
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     add_view_flags(parser)
     parser.add_argument(
         "--napari", action="store_true", help="show raw, refocused and trust map in napari instead"
     )
 
 
-def _view(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     if arguments.napari:
         return _show_in_napari(view_options(arguments))
     return run_view(arguments)
