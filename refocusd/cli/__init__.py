@@ -12,7 +12,7 @@
 `offline`        Output of `process` and `resume`: progress, and what was done
 `on_cluster`     ``refocusd process --cluster``: refocuses OME-Zarr stores with the workers of a cluster
 `report_page`    Page of `refocusd report`: one HTML file that contains its pictures and figures
-`commands/`      One sub-command a file: its texts, its flags, and what it runs (`refocusd.cli.flags.Command`)
+`commands/`      One sub-command a file: its help, its flags, and what it runs (`refocusd.cli.flags.Command`)
 `fractal/`       Tasks of Fractal, which runs them on images of OME-Zarr plates, in jobs of its own
 ===============  ===================================================================================
 

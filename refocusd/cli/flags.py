@@ -54,11 +54,11 @@ def add_command(
 
 
 class Command(Protocol):
-    """A module of `refocusd.cli.commands`; with ``JSON`` as well if it writes ``--json FILE``."""
+    """A module of `refocusd.cli.commands`.
 
-    SHORT: str
-    DESCRIPTION: str
-    EPILOG: str
+    Its docstring is its help: one line behind the command's name, a description, examples.  ``JSON``,
+    where it has that, says what ``--json FILE`` writes.
+    """
 
     def add_flags(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags."""
@@ -69,9 +69,18 @@ class Command(Protocol):
 
 def add_module(commands: Any, name: str, module: Command) -> None:
     """Add the sub-command of a module; see `add_command`."""
-    json = getattr(module, "JSON", "")
-    texts = {"short": module.SHORT, "description": module.DESCRIPTION, "epilog": module.EPILOG}
-    module.add_flags(add_command(commands, name, module.run, json=json, **texts))
+    # Python may have been asked to leave docstrings out.
+    title, description, examples = f"{module.__doc__ or ''}\n\n\n\n".split("\n\n", 2)
+    parser = add_command(
+        commands,
+        name,
+        module.run,
+        short=title.partition(": ")[2].rstrip("."),
+        description=description,
+        epilog=examples.rstrip(),
+        json=getattr(module, "JSON", ""),
+    )
+    module.add_flags(parser)
 
 
 def add_action(

@@ -1,4 +1,15 @@
-"""``refocusd bench``: measures how fast this computer is, and compares it with what it could be."""
+"""``refocusd bench``: measure the engines on this computer.
+
+Measures speed, memory and quality of every engine that works here.
+
+examples:
+  refocusd bench
+  refocusd bench --size 512 1024 2048x2048 --precision f32 bf16 --json bench.json --plot bench.png
+  refocusd bench --size 4096 --tile 512 1024 --batch 1 4
+
+WORKER is the time of everything a worker does to a frame, NETWORK that of the engine alone.  LIMIT is what the
+network's arithmetic and bytes would take at the rates that were measured of this device.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +33,6 @@ from refocusd.errors import ConfigError
 from refocusd.models.bundle import load_bundle
 from refocusd.optional import need
 
-EPILOG = """\
-examples:
-  refocusd bench
-  refocusd bench --size 512 1024 2048x2048 --precision f32 bf16 --json bench.json --plot bench.png
-  refocusd bench --size 4096 --tile 512 1024 --batch 1 4
-
-WORKER is the time of everything a worker does to a frame, NETWORK that of the engine alone.  LIMIT is what the
-network's arithmetic and bytes would take at the rates that were measured of this device.
-"""
-
 #: Precisions that are tried where none is named.
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "openvino": ("f32", "bf16", "int8"),
@@ -39,8 +40,6 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "cuda": ("f16", "f32"),
 }
 
-SHORT = "measure the engines on this computer"
-DESCRIPTION = "Measures speed, memory and quality of every engine that works here."
 JSON = "all figures"
 
 

@@ -1,4 +1,12 @@
-"""``refocusd config``: prints the settings in force, or writes a commented example of all."""
+"""``refocusd config``: print the settings in force, or write an example file.
+
+Prints the settings that result from defaults, file, environment and flags.
+
+examples:
+  refocusd config                           what is in force
+  refocusd config --config refocusd.toml    ... with this file
+  refocusd config init                      write refocusd.toml: every setting, explained
+"""
 
 from __future__ import annotations
 
@@ -15,13 +23,6 @@ from refocusd.config import SETTINGS, Settings
 from refocusd.errors import OutputError
 from refocusd.toml_value import toml_value
 
-EPILOG = """\
-examples:
-  refocusd config                           what is in force
-  refocusd config --config refocusd.toml    ... with this file
-  refocusd config init                      write refocusd.toml: every setting, explained
-"""
-
 _HEAD = f"""\
 # Settings of refocusd {__version__}.
 # Every setting below has its default value: remove the # and change it.
@@ -29,9 +30,6 @@ _HEAD = f"""\
 # The environment (REFOCUSD_RING_MIB=256) overrides this file; flags (--ring-mib 256) override both.
 """
 _WIDTH = 96
-
-SHORT = "print the settings in force, or write an example file"
-DESCRIPTION = "Prints the settings that result from defaults, file, environment and flags."
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

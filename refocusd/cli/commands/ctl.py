@@ -1,4 +1,17 @@
-"""``refocusd ctl``: shows and changes a running daemon's state, through the API of its live view."""
+"""``refocusd ctl``: show, pause or watch a running daemon.
+
+Talks to the documented API of the live view (URL/api/v1/openapi.json).
+
+examples:
+  refocusd ctl status
+  refocusd ctl acquisitions --json
+  refocusd ctl jobs             what was started from the page of the live view
+  refocusd ctl pause            no frame is sent to workers until: refocusd ctl resume
+  refocusd ctl catch-up off
+  refocusd ctl watch            one line of JSON per event, until interrupted
+  refocusd ctl outcomes --follow --verdict untrusted,doubtful
+                                a line of JSON for every such frame from now on
+"""
 
 from __future__ import annotations
 
@@ -13,22 +26,8 @@ from refocusd.frame import counted
 from refocusd.processes.background_log import escape_controls
 from refocusd.view.client import DEFAULT_URL, ApiClient
 
-EPILOG = """\
-examples:
-  refocusd ctl status
-  refocusd ctl acquisitions --json
-  refocusd ctl jobs             what was started from the page of the live view
-  refocusd ctl pause            no frame is sent to workers until: refocusd ctl resume
-  refocusd ctl catch-up off
-  refocusd ctl watch            one line of JSON per event, until interrupted
-  refocusd ctl outcomes --follow --verdict untrusted,doubtful
-                                a line of JSON for every such frame from now on
-"""
 #: Switches: address, and what is asked.
 SWITCHES = {"pause": ("pause", True), "resume": ("pause", False)}
-
-SHORT = "show, pause or watch a running daemon"
-DESCRIPTION = "Talks to the documented API of the live view (URL/api/v1/openapi.json)."
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,14 @@
-"""``refocusd demo``: refocuses acquisitions of a simulated microscope, from MMCore to the picture."""
+"""``refocusd demo``: try refocusd on a simulated microscope with a real MMCore.
+
+Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real
+nuclei imaged through focus by a simulator, refocuses every frame live, and
+shows the result.
+
+examples:
+  refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
+  refocusd demo --output demo --times 2       the same, quicker
+  refocusd demo --output demo --sink ome-zarr --json demo.json
+"""
 
 from __future__ import annotations
 
@@ -32,18 +42,6 @@ CHANNELS = ("DAPI", "Cy5")
 DRAIN_S = 120.0
 
 
-EPILOG = """\
-examples:
-  refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
-  refocusd demo --output demo --times 2       the same, quicker
-  refocusd demo --output demo --sink ome-zarr --json demo.json
-"""
-
-SHORT = "try refocusd on a simulated microscope with a real MMCore"
-DESCRIPTION = (
-    "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
-    "imaged through focus by a simulator, refocuses every frame live, and shows the result."
-)
 JSON = "the figures"
 
 

@@ -1,4 +1,16 @@
-"""``refocusd doctor``: says what works on this computer, and what to do about the rest."""
+"""``refocusd doctor``: check this computer, and say what to do.
+
+Checks everything that a run needs, with the settings in force. Changes
+nothing.
+
+examples:
+  refocusd doctor
+  refocusd doctor --folder data --plan 2048x2048x16,1000   has the disk room for it?
+  refocusd doctor --json                                   for programs
+
+OK: fine.  !!: not as it should be; the line after it says what to do.  --: not there, not needed.
+exit status: 0 unless something is broken without which nothing can be refocused
+"""
 
 from __future__ import annotations
 
@@ -15,21 +27,8 @@ from refocusd.doctor import Case, Finding, examine, parse_plan
 from refocusd.doctor.case import broken, fine
 from refocusd.errors import ConfigError
 
-EPILOG = """\
-examples:
-  refocusd doctor
-  refocusd doctor --folder data --plan 2048x2048x16,1000   has the disk room for it?
-  refocusd doctor --json                                   for programs
-
-OK: fine.  !!: not as it should be; the line after it says what to do.  --: not there, not needed.
-exit status: 0 unless something is broken without which nothing can be refocused
-"""
-
 _STYLES = {"OK": "green", "!!": "bold red", "--": "dim"}
 _NAME_WIDTH = 15
-
-SHORT = "check this computer, and say what to do"
-DESCRIPTION = "Checks everything that a run needs, with the settings in force. Changes nothing."
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,13 @@
-"""``refocusd export``: writes a dataset as OME-TIFF."""
+"""``refocusd export``: write a dataset as OME-TIFF.
+
+Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as
+OME-TIFF: one file, or one for each position.
+
+examples:
+  refocusd export cells_refocused --output cells.ome.tif
+  refocusd export cells_refocused --output cells.ome.tif --fill      zeros where a frame is missing
+  refocusd export raw/cells_1 --output raw.ome.tif --json raw.json   a raw NDTiff dataset
+"""
 
 from __future__ import annotations
 
@@ -17,18 +26,6 @@ from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
 from refocusd.frame import counted
 
-EPILOG = """\
-examples:
-  refocusd export cells_refocused --output cells.ome.tif
-  refocusd export cells_refocused --output cells.ome.tif --fill      zeros where a frame is missing
-  refocusd export raw/cells_1 --output raw.ome.tif --json raw.json   a raw NDTiff dataset
-"""
-
-SHORT = "write a dataset as OME-TIFF"
-DESCRIPTION = (
-    "Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
-    "one file, or one for each position."
-)
 JSON = "the figures"
 
 

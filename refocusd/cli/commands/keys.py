@@ -1,4 +1,17 @@
-"""``refocusd keys``: manages who may connect from another host, or as another user of this one."""
+"""``refocusd keys``: manage who may connect from another host, or as another user of this one.
+
+Makes, lists and revokes the keys with which workers on other hosts connect. A
+key is one file: it proves its host to this daemon and this daemon to its host,
+and encrypts what they exchange. On this computer the daemon takes programs of
+its own user only; share makes a key for another user, whose scripts, views and
+commands then reach it.
+
+examples:
+  refocusd keys new gpu-2                      make gpu-2.refocusd-key, to carry to that host
+  refocusd keys list
+  refocusd keys revoke gpu-2                   a running daemon cuts it off at once
+  refocusd keys share anna                     let scripts of another user of this computer in
+"""
 
 from __future__ import annotations
 
@@ -15,22 +28,6 @@ from refocusd.config import load_settings
 from refocusd.transport.secure.keys import KeyStore
 from refocusd.transport.secure.private_file import let_read
 from refocusd.transport.secure.user_keys import KEY_VARIABLE, user_store
-
-EPILOG = """\
-examples:
-  refocusd keys new gpu-2                      make gpu-2.refocusd-key, to carry to that host
-  refocusd keys list
-  refocusd keys revoke gpu-2                   a running daemon cuts it off at once
-  refocusd keys share anna                     let scripts of another user of this computer in
-"""
-
-SHORT = "manage who may connect from another host, or as another user of this one"
-DESCRIPTION = (
-    "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
-    "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
-    "they exchange. On this computer the daemon takes programs of its own user only; share "
-    "makes a key for another user, whose scripts, views and commands then reach it."
-)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,16 @@
-"""``refocusd models``: list, show, add, remove, test and build model bundles."""
+"""``refocusd models``: list, add, remove, test and build models.
+
+The models that refocusd can use: shipped ones, and those in your model folder
+(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked
+against its sha256.
+
+examples:
+  refocusd models                              what is at hand; every file is checked
+  refocusd models show live-nuclei             what it is for, how good, which files
+  refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
+  refocusd models test live-nuclei             run its test tensors on this computer
+  refocusd models build live-nuclei --backend tensorrt --size 2048
+"""
 
 from __future__ import annotations
 
@@ -23,22 +35,6 @@ from refocusd.models.install import add_bundle, remove_bundle
 from refocusd.models.library import models_folder, shipped_bundles, user_bundles
 
 _FLAGS = ("backend", "precision", "device")
-
-EPILOG = """\
-examples:
-  refocusd models                              what is at hand; every file is checked
-  refocusd models show live-nuclei             what it is for, how good, which files
-  refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
-  refocusd models test live-nuclei             run its test tensors on this computer
-  refocusd models build live-nuclei --backend tensorrt --size 2048
-"""
-
-SHORT = "list, add, remove, test and build models"
-DESCRIPTION = (
-    "The models that refocusd can use: shipped ones, and those in your model folder "
-    "(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked against its "
-    "sha256."
-)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,8 @@
-"""``refocusd process``: finished datasets and recordings, from scratch at full speed."""
+"""``refocusd process``: refocus finished datasets and recordings at full speed.
 
-from __future__ import annotations
+Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders
+of images that lie on disk.
 
-import argparse
-from pathlib import Path
-
-from refocusd.cli.flags import add_setting_flags, settings_of
-from refocusd.cli.offline import Done, process_one, quietly, recorded, report
-from refocusd.daemon.offline import OwnDaemon
-
-EPILOG = """\
 examples:
   refocusd process data/run_1                     → data/run_1_refocused
   refocusd process *.ome.tif --output refocused   → refocused/<name>_refocused each
@@ -22,11 +15,15 @@ examples:
 Frames that are done are not refocused again; an interrupted run is continued where it stopped.
 """
 
-SHORT = "refocus finished datasets and recordings at full speed"
-DESCRIPTION = (
-    "Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders of "
-    "images that lie on disk."
-)
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from refocusd.cli.flags import add_setting_flags, settings_of
+from refocusd.cli.offline import Done, process_one, quietly, recorded, report
+from refocusd.daemon.offline import OwnDaemon
+
 JSON = "what was done"
 
 

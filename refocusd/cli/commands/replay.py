@@ -1,4 +1,12 @@
-"""``refocusd replay``: recorded stacks through the same path as live frames."""
+"""``refocusd replay``: refocus a recorded stack as if it were acquired now.
+
+Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path.
+
+examples:
+  refocusd replay stack.ome.tif --output out                at the recorded rate
+  refocusd replay stack.tif --output out --fps 0            as fast as possible
+  refocusd replay BBBC006/ --output out --reference z=16    quality per defocus level
+"""
 
 from __future__ import annotations
 
@@ -23,15 +31,6 @@ from refocusd.imaging.quality import Comparison, best_focus, by_level, compare_f
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.replay import recorded_times_s, replay
 
-EPILOG = """\
-examples:
-  refocusd replay stack.ome.tif --output out                at the recorded rate
-  refocusd replay stack.tif --output out --fps 0            as fast as possible
-  refocusd replay BBBC006/ --output out --reference z=16    quality per defocus level
-"""
-
-SHORT = "refocus a recorded stack as if it were acquired now"
-DESCRIPTION = "Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path."
 JSON = "the figures"
 
 

@@ -1,4 +1,14 @@
-"""``refocusd report``: documents what was done to a dataset, for its readers and reviewers."""
+"""``refocusd report``: write a page on what was done to a dataset, and which frames to look at.
+
+Writes one HTML file for each run: what made its frames, states and verdicts,
+agreement with raw, the frames to look at in pictures, and a statement of use
+for a methods section.
+
+examples:
+  refocusd report data/run_1                        a page beside the refocused frames of each run
+  refocusd report data/run_1_refocused --output run_1.html
+  refocusd report data/run_1 --pdf                  and the same as PDF
+"""
 
 from __future__ import annotations
 
@@ -31,19 +41,7 @@ REPORT_NAME = "refocusd-report.html"
 #: Frames that are shown in pictures.
 SHOWN = 10
 
-EPILOG = """\
-examples:
-  refocusd report data/run_1                        a page beside the refocused frames of each run
-  refocusd report data/run_1_refocused --output run_1.html
-  refocusd report data/run_1 --pdf                  and the same as PDF
-"""
 
-SHORT = "write a page on what was done to a dataset, and which frames to look at"
-DESCRIPTION = (
-    "Writes one HTML file for each run: what made its frames, states and verdicts, "
-    "agreement with raw, the frames to look at in pictures, and a statement of use for a methods "
-    "section."
-)
 JSON = "the figures of all runs"
 
 

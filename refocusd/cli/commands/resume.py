@@ -1,4 +1,16 @@
-"""``refocusd resume``: finishes what is pending or failed."""
+"""``refocusd resume``: refocus the pending and failed frames of a dataset.
+
+Refocuses, from raw, the frames of a dataset that have no final state yet or
+failed, and repairs its ledger.
+
+examples:
+  refocusd resume data/run_1                  every run of this acquisition
+  refocusd resume data/run_1_refocused        this run only
+  refocusd resume data/* --no-retry-failed    leave alone what failed before
+
+The model and the settings with which the run was started are used again. The command may be
+repeated, and interrupted at any time.
+"""
 
 from __future__ import annotations
 
@@ -31,21 +43,6 @@ from refocusd.errors import BundleError, InputError
 from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 
-EPILOG = """\
-examples:
-  refocusd resume data/run_1                  every run of this acquisition
-  refocusd resume data/run_1_refocused        this run only
-  refocusd resume data/* --no-retry-failed    leave alone what failed before
-
-The model and the settings with which the run was started are used again. The command may be
-repeated, and interrupted at any time.
-"""
-
-SHORT = "refocus the pending and failed frames of a dataset"
-DESCRIPTION = (
-    "Refocuses, from raw, the frames of a dataset that have no final state yet or "
-    "failed, and repairs its ledger."
-)
 JSON = "what was done"
 
 

@@ -1,4 +1,15 @@
-"""``refocusd run``: the daemon."""
+r"""``refocusd run``: start the daemon beside Micro-Manager.
+
+Takes frames from pycromanager hooks (refocusd.Source), from folders where
+datasets appear, and from Micro-Manager's GUI where it runs, and refocuses
+them.
+
+examples:
+  refocusd run
+  refocusd run --config refocusd.toml
+  refocusd run --follow D:\data   refocus datasets that appear there
+  refocusd run --stop          ask the running daemon to write everything and stop
+"""
 
 from __future__ import annotations
 
@@ -28,19 +39,7 @@ log = logging.getLogger(__name__)
 #: The daemon can wait (its frames lie in the ring), an acquisition cannot.
 NICENESS = 5
 
-EPILOG = """\
-examples:
-  refocusd run
-  refocusd run --config refocusd.toml
-  refocusd run --follow D:\\data   refocus datasets that appear there
-  refocusd run --stop          ask the running daemon to write everything and stop
-"""
 
-SHORT = "start the daemon beside Micro-Manager"
-DESCRIPTION = (
-    "Takes frames from pycromanager hooks (refocusd.Source), from folders where "
-    "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them."
-)
 JSON = "the counts of all acquisitions at the end"
 
 

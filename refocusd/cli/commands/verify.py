@@ -1,4 +1,16 @@
-"""``refocusd verify``: proves frame by frame that nothing was lost or altered."""
+"""``refocusd verify``: prove that every frame of a dataset is accounted for.
+
+Compares raw frames, ledger and refocused frames with each other, frame by
+frame. Changes nothing.
+
+examples:
+  refocusd verify data/run_1                  every run of this acquisition, pixels included
+  refocusd verify data/run_1 --quick          no pixels: which frames there are
+  refocusd verify data/run_1_refocused --json report.json
+
+exit status: 0 if every raw frame has exactly one final state that is not failed and all
+matches; 1 if anything is off or pending; 2 if that cannot be found out
+"""
 
 from __future__ import annotations
 
@@ -24,21 +36,7 @@ from refocusd.ledger import is_marked
 SHOWN = 20
 _FLAGS = ("ledgers", "endpoint")
 
-EPILOG = """\
-examples:
-  refocusd verify data/run_1                  every run of this acquisition, pixels included
-  refocusd verify data/run_1 --quick          no pixels: which frames there are
-  refocusd verify data/run_1_refocused --json report.json
 
-exit status: 0 if every raw frame has exactly one final state that is not failed and all
-matches; 1 if anything is off or pending; 2 if that cannot be found out
-"""
-
-SHORT = "prove that every frame of a dataset is accounted for"
-DESCRIPTION = (
-    "Compares raw frames, ledger and refocused frames with each other, frame by "
-    "frame.  Changes nothing."
-)
 JSON = "all findings"
 
 

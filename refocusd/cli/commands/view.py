@@ -1,4 +1,13 @@
-"""``refocusd view``: shows the frames of a running daemon live, as a page or in napari."""
+"""``refocusd view``: watch raw and refocused frames live, in a browser or in napari.
+
+Serves the live view of a running daemon; needs nothing from the network.
+
+examples:
+  refocusd view                             http://127.0.0.1:8750/
+  refocusd view --endpoint tcp://127.0.0.1:8751 --port 9000
+  refocusd view --napari                    layers in napari (pip install "refocusd[napari]")
+  refocusd view --host 10.0.0.5 --token-file token.txt --cert cert.pem --key key.pem
+"""
 
 from __future__ import annotations
 
@@ -9,17 +18,6 @@ from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.command import add_view_flags, run_view, view_options
 from refocusd.view.http.options import ViewOptions
 from refocusd.view.serve import serving
-
-EPILOG = """\
-examples:
-  refocusd view                             http://127.0.0.1:8750/
-  refocusd view --endpoint tcp://127.0.0.1:8751 --port 9000
-  refocusd view --napari                    layers in napari (pip install "refocusd[napari]")
-  refocusd view --host 10.0.0.5 --token-file token.txt --cert cert.pem --key key.pem
-"""
-
-SHORT = "watch raw and refocused frames live, in a browser or in napari"
-DESCRIPTION = "Serves the live view of a running daemon; needs nothing from the network."
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

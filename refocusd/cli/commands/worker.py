@@ -1,4 +1,14 @@
-"""``refocusd worker``: runs a worker on another host, or by hand on this one."""
+"""``refocusd worker``: refocus frames for a daemon on another host.
+
+Builds an engine on this host and refocuses frames for a daemon on another. It
+reconnects by itself when the link is cut or the daemon is restarted. Ctrl-C
+ends it.
+
+examples:
+  on the daemon's host:   refocusd keys new gpu-2
+                          refocusd run --listen tcp://192.168.0.5:8752
+  on this one:            refocusd worker --connect tcp://192.168.0.5:8752 --keys gpu-2.refocusd-key
+"""
 
 from __future__ import annotations
 
@@ -18,19 +28,6 @@ log = logging.getLogger(__name__)
 #: It may run on the acquisition's own host, and on others it is a guest.
 NICENESS = 10
 _FLAGS = ("model", "backend", "precision", "threads", "device")
-
-EPILOG = """\
-examples:
-  on the daemon's host:   refocusd keys new gpu-2
-                          refocusd run --listen tcp://192.168.0.5:8752
-  on this one:            refocusd worker --connect tcp://192.168.0.5:8752 --keys gpu-2.refocusd-key
-"""
-
-SHORT = "refocus frames for a daemon on another host"
-DESCRIPTION = (
-    "Builds an engine on this host and refocuses frames for a daemon on another. It reconnects "
-    "by itself when the link is cut or the daemon is restarted. Ctrl-C ends it."
-)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
