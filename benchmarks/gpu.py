@@ -38,9 +38,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refocusd.bench.combination import Rates, percentile
 from refocusd.bench.machine import machine
-from refocusd.bench.measure import sample_frame
-from refocusd.bench.rates import measured_rates
-from refocusd.bench.work import Work
+from refocusd.bench.measure import measured_rates, sample_frame
+from refocusd.bench.session import Work
 from refocusd.config import EngineOptions, Precision
 from refocusd.engines.choose import available_backends
 from refocusd.engines.engine import Engine

@@ -149,17 +149,11 @@ class BlurEngine(ABC):
 class Network(Protocol):
     """A compiled graph on one device.  Belongs to one thread."""
 
-    @property
-    def description(self) -> EngineDescription:
-        """What runs."""
-
-    @property
-    def onnx(self) -> Path:
-        """The file that it was compiled from."""
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of what `run` returns."""
+    description: EngineDescription
+    #: The bundle's file that it was compiled from.
+    onnx: Path
+    #: Names of what `run` returns.
+    outputs: tuple[str, ...]
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """All outputs, good until the next run; they may be overwritten.

@@ -32,7 +32,7 @@ Floats = NDArray[np.float32]
 
 #: Outputs of a network at the scale of the blur, which takes the normalised frame and, at every pixel, the
 #: logarithm of its blur over the width that the network is made for, and the standard uncertainty of that.
-OUTPUTS = ("refocused", "interval", "blur")
+OUTPUTS: tuple[str, ...] = ("refocused", "interval", "blur")
 #: Narrower blurs, less their standard uncertainty, are the objective's own: such frames are in focus,
 #: and pass through.  Of 112 sharp real images all but two, which are blurred, are under it.
 LEAST_BLUR_PX = 1.7

@@ -11,8 +11,7 @@ from refocusd.engines.engine import Engine
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import BundleError
 from refocusd.models.bioimageio import exactly_normalised
-from refocusd.models.bundle import ModelBundle
-from refocusd.models.tensors import read_frames
+from refocusd.models.bundle import ModelBundle, read_frames
 
 #: Where a bundle states no tolerance for a precision.
 DEFAULT_TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 1e-1}

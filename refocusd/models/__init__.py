@@ -10,6 +10,5 @@
 `library`            Finds model bundles: those shipped with refocusd, then the user's own
 `onnx_guard`         Refuses ONNX files whose weights are in other files, before any runtime opens them
 `reference_network`  Runs a network in float32 on the CPU, as the reference for every engine, and measures its receptive field
-`tensors`            A bundle's tensors (``.npy``): looked at before they are loaded
 ===================  ===============================================================================
 """

@@ -21,7 +21,7 @@ from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.archive import Package
 from refocusd.models.bioimageio_rdf import ForeignModel, read_foreign
-from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, sha256_of
+from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, read_frames, sha256_of
 from refocusd.models.description import SCHEMA, Description, TensorNames
 from refocusd.models.onnx_guard import refuse_outside_weights
 from refocusd.models.reference_network import (
@@ -30,7 +30,6 @@ from refocusd.models.reference_network import (
     measured_field_px,
     middle_square,
 )
-from refocusd.models.tensors import read_frames
 
 #: How far engines may be from a foreign model's tensors, in network units.
 TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}

@@ -22,8 +22,7 @@ from refocusd.bench.combination import (
 )
 from refocusd.bench.machine import busy_share, machine, peak_mib
 from refocusd.bench.measure import measure, sample_frame
-from refocusd.bench.session import run_session
-from refocusd.bench.work import count_work
+from refocusd.bench.session import count_work, run_session
 from refocusd.cli.commands.bench import _limits, _times
 from refocusd.cli.console import console
 from refocusd.cli.main import main

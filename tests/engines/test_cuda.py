@@ -16,7 +16,7 @@ from tiling_errors import tiling_error
 
 from benchmarks.gpu import COUNTED_PX, bound_ms, counted
 from refocusd.bench.combination import Rates
-from refocusd.bench.work import count_work
+from refocusd.bench.session import count_work
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.runtimes.openvino import OpenVinoEngine

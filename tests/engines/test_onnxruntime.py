@@ -39,7 +39,7 @@ class CpuProvider:
 
     backend = "onnxruntime"
     device = "CPU"
-    precisions = ("f32", "f16")
+    precisions: tuple[str, ...] = ("f32", "f16")
 
     runtime = f"onnxruntime-{onnxruntime.__version__}-cpu"
 

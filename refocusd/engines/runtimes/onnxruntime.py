@@ -89,21 +89,13 @@ class Graph:
 class Provider(Protocol):
     """What runs graphs on one device."""
 
-    @property
-    def backend(self) -> str:
-        """Name of the backend."""
-
-    @property
-    def device(self) -> str:
-        """Name of the device."""
-
-    @property
-    def runtime(self) -> str:
-        """Name and version of what computes, and for what."""
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """What it computes in, that of ``auto`` first."""
+    #: Names of the backend and of the device.
+    backend: str
+    device: str
+    #: Name and version of what computes, and for what.
+    runtime: str
+    #: What it computes in, that of ``auto`` first.
+    precisions: tuple[str, ...]
 
     def session(self, graph: Graph) -> Any:
         """An ``InferenceSession`` of a graph.

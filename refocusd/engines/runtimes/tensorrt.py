@@ -125,7 +125,7 @@ class TensorRtProvider:
     """
 
     backend = "tensorrt"
-    precisions = ("f16", "f32")
+    precisions: tuple[str, ...] = ("f16", "f32")
 
     def __init__(
         self, cache: EngineCache | None = None, on: tuple[Any, Card] | None = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -96,6 +95,8 @@ class _TorchModel:
         torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._bundle = bundle
+        #: The same network: torch takes its weights from the safetensors.
+        self.onnx = bundle.onnx
         self._device = torch.device(device)
         self._type = types[precision]
         self._network: Any = described_network(bundle).to(
@@ -259,12 +260,7 @@ class TorchScaleNetwork(_TorchModel):
     Deconvolution computes in f32, the layers after it in the precision asked for.
     """
 
-    outputs = OUTPUTS
-
-    @property
-    def onnx(self) -> Path:
-        """The same network in the bundle; torch takes its weights from the safetensors."""
-        return self._bundle.onnx
+    outputs: tuple[str, ...] = OUTPUTS
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
         """All outputs; see `Network.run`."""

@@ -2,10 +2,10 @@
 
 | written by | what says it | function |
 |---|---|---|
-| OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome.from_ome` |
+| OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome_xml.from_ome` |
 | ImageJ, Fiji | ``key=value`` lines of the first page's description | `from_imagej` |
 | tifffile | JSON of the first page's description | `from_shaped` |
-| MetaMorph, MetaXpress | pages are planes; XML says the rest | `plain`, `metaseries` |
+| MetaMorph, MetaXpress | pages are planes; XML says the rest | `plain`, `metaseries_metadata` |
 | anything else | nothing: pages are planes, `z` | `plain` |
 """
 

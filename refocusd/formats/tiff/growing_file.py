@@ -29,16 +29,9 @@ from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
 __all__ = ["GrowingFile", "Opener", "Page", "Place"]
 
-_WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIP, _SAMPLES, _STRIP_BYTES = (
-    256,
-    257,
-    258,
-    270,
-    273,
-    277,
-    279,
-)
-_METADATA = 51123
+#: Tags.
+_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
+_DESCRIPTION, _STRIP, _STRIP_BYTES, _METADATA = 270, 273, 279, 51123
 _MARKED_HEADER = struct.Struct("<HHII")
 _LITTLE_ENDIAN = 0x4949
 #: Micro-Manager writes 13 to 17 entries.
