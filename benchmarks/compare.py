@@ -40,9 +40,9 @@ from refocusd.config import EngineOptions, Precision
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine, EngineDescription
-from refocusd.engines.openvino import engine_threads
-from refocusd.engines.scaled import GraphScaleNetwork, ScaledEngine
-from refocusd.engines.scaled.torch import TorchScaleNetwork
+from refocusd.engines.runtimes.openvino import engine_threads
+from refocusd.engines.runtimes.torch import TorchScaleNetwork
+from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import RefocusdError
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
@@ -125,7 +125,7 @@ def torch_eager(bundle: ModelBundle) -> Engine:
 
 
 class OrtNetwork:
-    """A bundle's graph by ONNX Runtime on the CPU, as `GraphScaleNetwork` takes it."""
+    """A bundle's graph by ONNX Runtime on the CPU, as `ScaledEngine` takes it."""
 
     def __init__(self, bundle: ModelBundle) -> None:
         import onnxruntime
@@ -250,7 +250,7 @@ def makers(arguments: argparse.Namespace) -> dict[str, Callable[[], Refocus]]:
     }
     wanted |= {
         "the same network, ONNX Runtime f32": lambda: engine_alone(
-            ScaledEngine(model, GraphScaleNetwork(OrtNetwork(model)))
+            ScaledEngine(model, OrtNetwork(model))
         ),
         "the same network, torch eager f32": lambda: engine_alone(torch_eager(model)),
         "refocusd deconvolution, no network": lambda: engine_alone(

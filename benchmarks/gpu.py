@@ -38,16 +38,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refocusd.bench.combination import Rates, percentile
 from refocusd.bench.machine import machine
-from refocusd.bench.measure import sample_frame
-from refocusd.bench.rates import measured_rates
-from refocusd.bench.work import Work
+from refocusd.bench.measure import measured_rates, sample_frame
+from refocusd.bench.session import Work
 from refocusd.config import EngineOptions, Precision
 from refocusd.engines.choose import available_backends
-from refocusd.engines.cuda import TorchEngine
 from refocusd.engines.engine import Engine
+from refocusd.engines.runtimes.tensorrt import TensorRtEngine, probe, tensorrt_scale_network
+from refocusd.engines.runtimes.torch import TorchEngine, TorchScaleNetwork
 from refocusd.engines.scaled import ScaledEngine
-from refocusd.engines.scaled.torch import TorchScaleNetwork
-from refocusd.engines.tensorrt import TensorRtEngine, probe, tensorrt_scale_network
 from refocusd.errors import EngineError, RefocusdError
 from refocusd.imaging.blur import KNOWN, BlurEstimate
 from refocusd.models.bundle import ModelBundle, load_bundle
@@ -125,7 +123,7 @@ def main() -> int:
         offer_networks(folder)
         notes.keep("rehearsal", arguments.rehearse)
         notes.keep("machine", {**machine(), "gpu": gpu(plan.device)})
-        notes.keep("backends", {one.name: one.why_not or "works" for one in available_backends()})
+        notes.keep("backends", {name: why or "works" for name, why in available_backends().items()})
         notes.keep("tests", gpu_tests(folder))
         notes.keep("copies", copies(plan))
         rates = rates_of(plan)

@@ -21,13 +21,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from refocusd.errors import OutputError
+from refocusd.errors import InputError, OutputError, RefocusdError
 
 #: Waits between attempts, in seconds.
 DELAYS_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 #: ERROR_ACCESS_DENIED (also a file that is about to be deleted), ERROR_SHARING_VIOLATION,
 #: ERROR_LOCK_VIOLATION.
 HELD_BY_ANOTHER = frozenset({5, 32, 33})
+
+#: Byte that is locked on Windows: far behind the content of any index, for locks bind readers there.
+LOCKED_BYTE = 2**31 - 2
+#: What the system says when somebody else holds a lock.
+_LOCKED = frozenset({errno.EACCES, errno.EAGAIN, errno.EDEADLK})
 
 _Result = TypeVar("_Result")
 
@@ -120,6 +125,33 @@ def remove_tree(path: Path) -> bool:
     return not path.exists()
 
 
+def lock(file: int) -> bool:
+    """Take the lock of an open file without waiting, until it is closed or the process ends.
+
+    Parameters
+    ----------
+    file : int
+        Its descriptor.
+
+    Returns
+    -------
+    bool
+        False if another process holds it; True also on a file system without locks (some network
+        shares).
+    """
+    try:
+        if sys.platform == "win32":
+            os.lseek(file, LOCKED_BYTE, os.SEEK_SET)
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _LOCKED
+    return True
+
+
 @contextmanager
 def output(path: Path) -> Iterator[None]:
     """Make the folder of a file that a command is asked for, and name the file if it fails.
@@ -139,6 +171,29 @@ def output(path: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}): name another place"
+        ) from error
+
+
+@contextmanager
+def reading(path: Path, kind: type[RefocusdError] = InputError) -> Iterator[None]:
+    """Name a file or folder that cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+        Read within the context.
+    kind : type
+        Of the error.
+
+    Raises
+    ------
+    RefocusdError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(
+            f"{path} cannot be read ({error.strerror or error}): check it and its permissions"
         ) from error
 
 

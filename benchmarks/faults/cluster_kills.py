@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.shared.machine import machine, scratch
 from benchmarks.speed.cluster import engine_takes, write_plate
 from refocusd.cli.console import console, messages, write_json
-from refocusd.formats.ome_zarr.mirror_layout import listed
+from refocusd.formats.ome_zarr.mirror.layout import listed
 from refocusd.formats.open_dataset import open_dataset
 
 #: How often each program is the victim.

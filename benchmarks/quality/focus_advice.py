@@ -40,7 +40,7 @@ from rich.table import Table
 
 from benchmarks.quality.focus_curve import FocusCurve
 from refocusd.config import EngineOptions
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
 from refocusd.imaging.defocus import DEFAULT_OPTICS, DefocusEstimate, estimate_defocus
 from refocusd.imaging.optics import Optics

@@ -26,6 +26,7 @@ from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
+from refocusd.frame import Pixels
 from refocusd.imaging.hot_pixels import pixel_noise
 from refocusd.imaging.quality import psnr
 from refocusd.worker import blurs
@@ -63,7 +64,7 @@ def stream(engine: Engine, exposure: Exposure, frames: int, seed: int) -> tuple[
     known = blurs.Blurs()
     for _ in range(frames):
         noisy = np.rint(first + rng.normal(0, noise, first.shape))
-        raw = noisy.clip(0, np.iinfo(first.dtype).max).astype(first.dtype)
+        raw: Pixels = noisy.clip(0, np.iinfo(first.dtype).max).astype(first.dtype)
         out = np.empty_like(raw)
         facts = refocus_frame(engine, raw, out, stream=known.of("stream"))
         before = psnr(raw, exposure.truth, affine=True)

@@ -28,7 +28,7 @@ from scipy.stats import t as student_t
 from benchmarks.shared.machine import machine
 from refocusd.config import EngineOptions, Precision
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.openvino import OpenVinoEngine, engine_threads
+from refocusd.engines.runtimes.openvino import OpenVinoEngine, engine_threads
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle

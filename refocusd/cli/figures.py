@@ -9,7 +9,7 @@ from rich.table import Table
 
 from refocusd.cli.console import plain
 from refocusd.datasets.run_figures import STATES, RunFigures
-from refocusd.imaging.comparison import QUALITIES, Comparison
+from refocusd.imaging.quality import QUALITIES, Comparison
 
 
 def figures_table(figures: RunFigures, title: str) -> Table:

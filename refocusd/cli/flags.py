@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import Any, get_origin
+from typing import Any, Protocol, get_origin
 
 from refocusd.config import SETTINGS, Setting, Settings, load_settings
 from refocusd.toml_value import toml_value
@@ -50,6 +50,45 @@ def add_command(
     parser.set_defaults(command=run)
     if json:
         parser.add_argument("--json", metavar="FILE", help=f"write {json} as JSON")
+    return parser
+
+
+class Command(Protocol):
+    """A module of `refocusd.cli.commands`.
+
+    Its docstring is its help: one line behind the command's name, a description, examples.  ``JSON``,
+    where it has that, says what ``--json FILE`` writes.
+    """
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flags."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Run the command; its exit status."""
+
+
+def add_module(commands: Any, name: str, module: Command) -> None:
+    """Add the sub-command of a module; see `add_command`."""
+    # Python may have been asked to leave docstrings out.
+    title, description, examples = f"{module.__doc__ or ''}\n\n\n\n".split("\n\n", 2)
+    parser = add_command(
+        commands,
+        name,
+        module.run,
+        short=title.partition(": ")[2].rstrip("."),
+        description=description,
+        epilog=examples.rstrip(),
+        json=getattr(module, "JSON", ""),
+    )
+    module.add_flags(parser)
+
+
+def add_action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], int], text: str, **about: Any
+) -> argparse.ArgumentParser:
+    """Add an action of a sub-command: ``refocusd keys new``."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, **about)
+    parser.set_defaults(command=run)
     return parser
 
 

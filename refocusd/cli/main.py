@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 from refocusd import __version__
 from refocusd.cli.console import tolerate_any_encoding
+from refocusd.cli.flags import add_module
 from refocusd.cli.logs import add_log_flags, logged
 from refocusd.errors import RefocusdError
 from refocusd.processes.background_log import escape_controls, write_bounded
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
     for name in COMMANDS:
-        importlib.import_module(f"refocusd.cli.commands.{name}").register(commands)
+        add_module(commands, name, importlib.import_module(f"refocusd.cli.commands.{name}"))
     for entry in entry_points(group="refocusd.commands"):
         entry.load()(commands)
     return parser

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,26 +15,30 @@ from rich.table import Table
 from rich.text import Text
 
 from refocusd.cli.console import console, note, plain, progress, say, write_json
-from refocusd.cli.runs import output_of_run
 from refocusd.cluster.screen import Cluster, has_slides
 from refocusd.config import Settings
 from refocusd.daemon.offline import OwnDaemon, held_elsewhere
 from refocusd.datasets.dataset import (
     Output,
     RawAndOutputs,
+    acquisition_of,
     output_for,
+    outputs_of,
+    recognised,
+    refuse_another,
     refuse_merging,
     refuse_refocused,
 )
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
-from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.mirror_layout import is_mirror
+from refocusd.formats.dataset import Dataset, understood
+from refocusd.formats.ome_zarr.mirror.layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
-from refocusd.formats.understood import understood
 from refocusd.frame import counted
 from refocusd.ledger import note_output
+from refocusd.profiles.catalogue import Catalogue
+from refocusd.profiles.microscope_metadata import first_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,3 +263,70 @@ def report(all_done: Sequence[Done], json_file: str | None) -> int:
     if all_done and all(done.error for done in all_done):
         return 2
     return 0 if all(done.fine for done in all_done) else 1
+
+
+def _outputs_to_continue(
+    frames: Dataset, target: Path, folder: Path | None, settings: Settings
+) -> tuple[Output, ...]:
+    """Outputs of these frames; outputs of other frames in the folder `target` are refused.
+
+    Raises
+    ------
+    OutputError
+    """
+    ours = []
+    for output in outputs_of(frames, settings.ledgers, folder):
+        recognition = recognised(frames, output, settings.ledgers)
+        if output.path.parent == target:
+            refuse_another(frames.path, output, recognition)
+        if not recognition.differing:
+            ours.append(output)
+            if not recognition.compared:
+                note(
+                    f"{output.path} is assumed to be of {frames.path} because of its name; nothing else proves it"
+                )
+    return tuple(ours)
+
+
+def output_of_run(
+    frames: Dataset,
+    settings: Settings,
+    run_of: Callable[[Sequence[str]], str],
+    folder: Path | None,
+) -> tuple[Output, bool]:
+    """Output of the run that these settings make, and whether it is new.
+
+    Parameters
+    ----------
+    frames : Dataset
+    settings : Settings
+    run_of : callable
+        Gives the run's id, from the ids of the calibration profiles.
+    folder : Path or None
+        The folder that was asked for.
+
+    Raises
+    ------
+    OutputError
+        If the output of other frames is in the way.
+    """
+    target = output_for(frames, folder)
+    outputs = _outputs_to_continue(frames, target.parent, folder, settings)
+    acquisition = acquisition_of(frames, outputs, settings.ledgers)
+    ours = [output for output in outputs if output.acquisition == acquisition]
+    first = next((o.first for o in ours if o.first), None) or _first(frames)
+    form = frames.first_format()
+    chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
+    run = run_of(chosen.ids)
+    there = (o for o in ours if folder is None or o.path.parent == target.parent)
+    found = next((o for o in there if o.run == run), None)
+    new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
+    return (new, True) if found is None else (found, False)
+
+
+def _first(frames: Dataset) -> dict[str, Any]:
+    """Metadata of the first frame that identify the microscope."""
+    key = frames.axes_keys()[0]
+    channel = json.loads(key).get("channel", "")
+    first: dict[str, Any] = json.loads(first_of(frames.metadata(key), channel))
+    return first

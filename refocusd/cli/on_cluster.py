@@ -13,19 +13,19 @@ from refocusd.cli.offline import (
     Done,
     check_quickly,
     dataset_of,
+    output_of_run,
     process_one,
     quietly,
     recorded,
     report,
 )
-from refocusd.cli.runs import output_of_run
 from refocusd.cluster.scheduler import ClusterOptions, connected
 from refocusd.cluster.screen import Cluster, Plan, plan_of
 from refocusd.config import Settings
 from refocusd.datasets.dataset import refuse_refocused
 from refocusd.errors import ConfigError, WorkerError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 from refocusd.frame import counted
 from refocusd.view.state.alerts import alert_of, post
 

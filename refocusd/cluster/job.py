@@ -30,12 +30,11 @@ from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.daemon.workers.pool import stream_of
 from refocusd.errors import DeviceLostError, DiskFullError, InputError, RefocusdError
-from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.groups import is_store
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.dataset import Dataset, checksum_by_strips
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage
+from refocusd.formats.ome_zarr.store.groups import is_store
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.strips import checksum_by_strips
 from refocusd.frame import Axes, FinalState, Frame, Pixels, checksum
 from refocusd.imaging.trust_map import trust_shape
 from refocusd.ledger import WRITTEN, Attempt

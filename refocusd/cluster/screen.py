@@ -36,9 +36,9 @@ from refocusd.errors import (
     WorkerError,
 )
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.mirror_layout import list_path
-from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.ome_zarr.mirror.layout import list_path
+from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.ledger import note_output
 from refocusd.profiles.applied import apply_profiles
 from refocusd.profiles.catalogue import Catalogue, selection_id

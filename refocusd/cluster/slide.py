@@ -14,10 +14,9 @@ from refocusd.cluster.tiles_done import SlideBegun, TileDone, TilesDone
 from refocusd.config import Settings
 from refocusd.engines.deconvolution import DeconvolutionEngine, psf_width
 from refocusd.engines.engine import Engine, Refocused
-from refocusd.engines.scaled import ScaledEngine
-from refocusd.engines.scaled.engine import careful
+from refocusd.engines.scaled import ScaledEngine, careful
 from refocusd.errors import EngineError
-from refocusd.formats.strips import ReadPart
+from refocusd.formats.dataset import ReadPart
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate

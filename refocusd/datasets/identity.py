@@ -243,12 +243,7 @@ def _texts(said: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
 def _same(old: FrameMark, new: FrameMark) -> bool:
     if any(then != now for _, then, now in _both(old.times, new.times)):
         return False
-    return (old.height, old.width, old.dtype, old.checksum) == (
-        new.height,
-        new.width,
-        new.dtype,
-        new.checksum,
-    )
+    return msgspec.structs.replace(old, times=new.times) == new
 
 
 def _both(old: Mapping[str, str], new: Mapping[str, str]) -> list[tuple[str, str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 from refocusd.errors import InputError
@@ -123,9 +123,7 @@ class Report:
             "states": self.states,
             "pending": list(self.pending),
             "pending_without_axes": self.unnamed,
-            "problems": [
-                {"kind": p.kind, "axes": p.axes, "detail": p.detail} for p in self.problems
-            ],
+            "problems": [asdict(problem) for problem in self.problems],
             "refocused_pixels_compared": self.compared,
             "raw_pixels_compared": self.raw_compared,
             "without_checksum": self.without_checksum,

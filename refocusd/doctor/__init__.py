@@ -5,17 +5,13 @@ Each check is a function of a `Case` that gives `Finding` objects.  None raises 
 (an engine, a driver) runs in a process of its own.
 
 =============  =====================================================================================
-`case`         What is looked at
-`disk`         Ledgers, output folder, speed, and room for a planned acquisition
-`engine`       Which engine would be taken, and one frame through it
+`case`         What is looked at, and what a check finds
+`disk`         Ledgers, output folder, speed, and room for a planned acquisition; which disk a folder lies on
+`engine`       Devices and backends that networks can run on, which engine would be taken, and one frame through it
 `examination`  The checks in order, each with its time limit
-`file_system`  Which disk a folder lies on
-`finding`      What a check found
-`graphics`     Devices that networks can run on, their drivers, and the backends that use them
 `machine`      Python, packages, memory, clock, anti-virus
 `memory_ring`  The shared ring: made here, attached and read by another process
 `network`      Micro-Manager's bridge, the daemon, and the ports of this computer
-`trial`        ``python -m refocusd.doctor.trial``: attaches a ring in a process that can be ended
 =============  =====================================================================================
 
 May import everything but the command line.
@@ -23,8 +19,7 @@ May import everything but the command line.
 
 from __future__ import annotations
 
-from refocusd.doctor.case import Case, Plan, parse_plan
+from refocusd.doctor.case import Case, Finding, Plan, parse_plan
 from refocusd.doctor.examination import CHECKS, Check, examine
-from refocusd.doctor.finding import Finding
 
 __all__ = ["CHECKS", "Case", "Check", "Finding", "Plan", "examine", "parse_plan"]

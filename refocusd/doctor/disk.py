@@ -1,4 +1,4 @@
-"""Ledgers, output folder, speed, and room for a planned acquisition.
+"""Ledgers, output folder, speed, and room for a planned acquisition; which disk a folder lies on.
 
 What is written for a trial has no name or goes with its temporary folder: nothing stays behind.
 """
@@ -15,10 +15,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from refocusd.doctor.case import Case
-from refocusd.doctor.file_system import nearest, network_kind
-from refocusd.doctor.finding import Finding, broken, doubtful, fine
+import psutil
+
+from refocusd.doctor.case import Case, Finding, broken, doubtful, fine
 from refocusd.files import remove, replace
+from refocusd.formats.disk_space import nearest
+
+#: Kinds of file systems that are served by another computer.
+NETWORK = {
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs",
+    "fuse.sshfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs",
+}  # fmt: skip
 
 MIB, GIB = 1 << 20, 1 << 30
 #: The speed trial writes for so long or so much, and never more than a tenth of what is free.
@@ -166,3 +173,25 @@ def _forget(file: int) -> bool:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         return False
     return True
+
+
+def network_kind(folder: Path) -> str:
+    """The kind of network share that a folder lies on; empty for a local disk.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing one.
+    """
+    folder = folder.resolve()
+    if folder.drive.startswith("\\\\"):
+        return "share"
+    inner, kind = -1, ""
+    for mount in psutil.disk_partitions(all=True):
+        point = Path(mount.mountpoint)
+        # Of two mounts at one place the later one hides the other.
+        if folder.is_relative_to(point) and len(point.parts) >= inner:
+            inner = len(point.parts)
+            on_windows = "share" if "remote" in mount.opts.split(",") else ""
+            kind = mount.fstype if mount.fstype in NETWORK else on_windows
+    return kind

@@ -1,20 +1,67 @@
-"""Which engine would be taken, and one frame through it."""
+"""Devices and backends that networks can run on, which engine would be taken, and one frame through it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pynvml
+
 from refocusd.bench.combination import Combination, Order
 from refocusd.bench.session import ask
 from refocusd.config import WITHOUT_MODEL, Settings
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, fine
+from refocusd.doctor.case import Case, Finding, broken, doubtful, fine, not_applicable
+from refocusd.engines.choose import available_backends, count_cards
+from refocusd.engines.runtimes.openvino import openvino_devices
 
+GIB = 1 << 30
 #: To load OpenVINO, compile the network and run two frames, on a slow computer.
 TRIAL_S = 90.0
 SIDE = 512
 #: A larger frame would tell no more.
 MAX_SIDE = 4096
+
+
+def devices(_case: Case) -> Iterator[Finding]:
+    """Which devices there are, and whether their driver answers."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield not_applicable("no NVIDIA GPU, or no driver for it: the CPU engine is used")
+        return
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        count = pynvml.nvmlDeviceGetCount()
+        if not count:
+            yield doubtful(
+                f"the NVIDIA driver {driver} is there, but shows no device",
+                "look at nvidia-smi; restart the computer after a driver update",
+            )
+        for index in range(count):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            name, memory = pynvml.nvmlDeviceGetName(device), pynvml.nvmlDeviceGetMemoryInfo(device)
+            yield fine(
+                f"{name}, {memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free, driver {driver}"
+            )
+    except pynvml.NVMLError as error:
+        yield doubtful(f"the NVIDIA driver does not answer: {error}", "look at nvidia-smi")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def backends(_case: Case) -> Iterator[Finding]:
+    """Which backends work on a card, and what installs those that do not."""
+    has_card = count_cards() > 0
+    for backend, why_not in available_backends().items():
+        name = f"backend {backend}"
+        if not why_not and backend == "openvino":
+            found = (f"{device} ({full})" for device, full in openvino_devices().items())
+            yield fine(f"works here; devices for --device: {', '.join(found)}, AUTO", name=name)
+        elif not why_not:
+            yield fine("works here", name=name)
+        elif has_card:
+            yield doubtful("not used", why_not, name=name)
+        else:
+            yield not_applicable(why_not, name=name)
 
 
 def engine(case: Case) -> Iterator[Finding]:

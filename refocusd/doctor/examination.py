@@ -6,9 +6,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from refocusd.doctor import disk, engine, graphics, machine, memory_ring, network
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, doubtful
+from refocusd.doctor import disk, engine, machine, memory_ring, network
+from refocusd.doctor.case import Case, Finding, broken, doubtful
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,8 @@ CHECKS: tuple[Check, ...] = (
     Check("memory", machine.memory),
     Check("clock", machine.clock),
     Check("anti-virus", machine.anti_virus),
-    Check("GPU", graphics.devices),
-    Check("backends", graphics.backends),
+    Check("GPU", engine.devices),
+    Check("backends", engine.backends),
     Check("engine", engine.engine, limit_s=engine.TRIAL_S + 5, needed=True),
     Check("ring", memory_ring.ring, limit_s=memory_ring.TRIAL_S + 5, needed=True),
     Check("daemon", network.daemon),

@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 
 from refocusd import __version__
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, doubtful, fine, not_applicable
+from refocusd.doctor.case import Case, Finding, broken, doubtful, fine, not_applicable
 
 MIB = 1 << 20
 #: Versions that are tested.

@@ -1,21 +1,41 @@
-"""The shared ring: made here, attached and read by another process."""
+"""The shared ring: made here, attached and read by another process.
+
+``python -m refocusd.doctor.memory_ring`` is that process.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, fine, not_applicable
-from refocusd.doctor.trial import TRIAL, RingOrder, RingReport
-from refocusd.errors import TransportError, WorkerError
+from refocusd.doctor.case import Case, Finding, broken, fine, not_applicable
+from refocusd.errors import RefocusdError, TransportError, WorkerError
 from refocusd.frame import checksum
-from refocusd.processes.trial import attempt
-from refocusd.transport.ring import PAGE, SharedRing
+from refocusd.processes.order import read_order
+from refocusd.processes.trial import REFUSED, attempt, print_report
+from refocusd.transport.ring import PAGE, RingAddress, SharedRing
 
+#: This module, for `refocusd.processes.trial.attempt`.
+TRIAL = "refocusd.doctor.memory_ring"
 TRIAL_S = 30.0
 _SHAPE = (64, 64)
+
+
+class RingOrder(msgspec.Struct, frozen=True):
+    """Attach this ring and read a uint16 frame of `shape` at `offset`."""
+
+    address: RingAddress
+    offset: int
+    shape: tuple[int, int]
+
+
+class RingReport(msgspec.Struct, frozen=True):
+    """What was read."""
+
+    checksum: int
 
 
 def ring(case: Case) -> Iterator[Finding]:
@@ -40,3 +60,20 @@ def ring(case: Case) -> Iterator[Finding]:
         yield broken("another process reads other pixels than were written", advice)
     else:
         yield fine(f"{mib} MiB of shared memory, attached by another process")
+
+
+def main() -> int:
+    """Carry out the order on standard input."""
+    order = read_order(RingOrder)
+    try:
+        with SharedRing.attach(order.address) as ring:
+            read = RingReport(checksum(ring.view(order.offset, order.shape, "uint16")))
+    except RefocusdError as error:
+        sys.stderr.write(f"{error}\n")
+        return REFUSED
+    print_report(read)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from refocusd import __version__
-from refocusd.doctor.case import Case
-from refocusd.doctor.finding import Finding, broken, doubtful, fine, not_applicable
+from refocusd.doctor.case import Case, Finding, broken, doubtful, fine, not_applicable
 from refocusd.errors import TransportError
 from refocusd.sources.micromanager.probe import probe
 from refocusd.transport.client import Connection

@@ -12,12 +12,10 @@ the file system has no locks both build, and one of two equal entries stays.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +24,7 @@ from pathlib import Path
 import msgspec
 import platformdirs
 
-from refocusd.files import remove, write_whole
+from refocusd.files import lock, remove, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +41,6 @@ PATIENCE_S = 600.0
 POLL_S = 0.1
 #: What a writer left that was killed: none writes for so long.
 LEFTOVER_S = 3600.0
-#: What the system says when somebody else holds a lock.
-HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 
 
 def cache_folder() -> Path:
@@ -119,7 +115,7 @@ class EngineCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("the kept engine %s is of no use (%s): it is built again", path, error)
+            log.warning("what was kept in %s is of no use (%s): it is made again", path, error)
             with suppress(OSError):
                 remove(path)
             return None
@@ -138,7 +134,7 @@ class EngineCache:
             # Windows refuses while somebody reads the old entry, which is as good as this one.
             write_whole(path, MAGIC, LENGTH.pack(len(header)), header, payload)
         except OSError as error:
-            log.warning("the engine cannot be kept in %s: %s", self.folder, error.strerror)
+            log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror)
         self._tidy(path)
 
     def discard(self, key: EngineKey) -> None:
@@ -196,7 +192,7 @@ class EngineCache:
             return
         with file:
             deadline = time.monotonic() + PATIENCE_S
-            while not _lock(file.fileno()):
+            while not lock(file.fileno()):
                 if time.monotonic() > deadline:
                     log.warning("somebody else builds for %.0f s: building too", PATIENCE_S)
                     break
@@ -230,20 +226,3 @@ def _payload(entry: bytes, key: EngineKey) -> bytes:
     if hashlib.sha256(payload).hexdigest() != header.payload_sha256:
         raise ValueError("altered")
     return payload
-
-
-def _lock(file: int) -> bool:
-    """Take the lock of an open file without waiting; True too where there are no locks."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(file, 0, os.SEEK_SET)
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in HELD
-    return True

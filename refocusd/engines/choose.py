@@ -7,15 +7,14 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from refocusd.config import Backend, EngineOptions
 from refocusd.engines.deconvolution import DeconvolutionEngine
-from refocusd.engines.engine import Engine
+from refocusd.engines.engine import Engine, Network
 from refocusd.engines.identity import IdentityEngine
-from refocusd.engines.scaled import ScaledEngine, ScaleNetwork
+from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.verdict import judge_of
 from refocusd.errors import EngineError
 from refocusd.imaging.blur import KNOWN, KNOWN_FORM, BlurEstimate
@@ -27,36 +26,17 @@ log = logging.getLogger(__name__)
 NO_CARD = "there is no NVIDIA card, or no driver for it"
 
 
-@dataclass(frozen=True, slots=True)
-class BackendStatus:
-    """Whether a backend works on this machine.
+def available_backends() -> dict[Backend, str]:
+    """Every backend that runs networks, best first, and why it does not work on this machine.
 
-    Parameters
-    ----------
-    name : str
-    why_not : str
-        What is missing, and what installs it; empty where it works.
+    What is missing, and what installs it; empty where it works.  Looking for a card asks the driver
+    alone; torch is loaded only where there is one.
     """
-
-    name: Backend
-    why_not: str = ""
-
-    @property
-    def works(self) -> bool:
-        """Whether an engine can be built."""
-        return not self.why_not
-
-
-def available_backends() -> list[BackendStatus]:
-    """Every backend that runs networks, best first.
-
-    Looking for a card asks the driver alone; torch is loaded only where there is one.
-    """
-    return [
-        BackendStatus("tensorrt", _why_not_on_a_card("tensorrt")),
-        BackendStatus("cuda", _why_not_on_a_card("cuda")),
-        BackendStatus("openvino", _why_no_openvino()),
-    ]
+    return {
+        "tensorrt": _why_not_on_a_card("tensorrt"),
+        "cuda": _why_not_on_a_card("cuda"),
+        "openvino": _why_no_openvino(),
+    }
 
 
 def build_engine(model: str, options: EngineOptions) -> Engine:
@@ -100,34 +80,35 @@ def stated_blur(options: EngineOptions) -> BlurEstimate | None:
 
 
 def best_engine(
-    bundle: ModelBundle, options: EngineOptions, backends: Sequence[BackendStatus]
+    bundle: ModelBundle, options: EngineOptions, backends: Mapping[Backend, str]
 ) -> Engine:
-    """Build the first of these that works and takes the bundle.
+    """Build the first of `available_backends` that works and takes the bundle.
 
     Raises
     ------
     EngineError
         That of the last, if none does.
     """
-    for status in backends[:-1]:
-        if not status.works:
-            log.info("backend %s: %s", status.name, status.why_not)
+    *better, last = backends
+    for name in better:
+        if why_not := backends[name]:
+            log.info("backend %s: %s", name, why_not)
             continue
         try:
-            engine = _build(status.name, bundle, options)
+            engine = _build(name, bundle, options)
         except EngineError as error:
-            log.warning("backend %s: %s", status.name, error)
+            log.warning("backend %s: %s", name, error)
             continue
-        log.info("backend %s on %s", status.name, engine.description.device)
+        log.info("backend %s on %s", name, engine.description.device)
         return engine
-    return _build(backends[-1].name, bundle, options)
+    return _build(last, bundle, options)
 
 
 def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
     """Import a backend, which may load a library of gigabytes, and build its engine."""
     if bundle.fine_sigma_px is not None:
         module, name = _NETWORKS[backend]
-        network: ScaleNetwork = getattr(importlib.import_module(module), name)(bundle, options)
+        network: Network = getattr(importlib.import_module(module), name)(bundle, options)
         return ScaledEngine(bundle, network, stated_blur(options))
     module, name = _ENGINES[backend]
     engine: Engine = getattr(importlib.import_module(module), name)(bundle, options)
@@ -135,16 +116,16 @@ def _build(backend: str, bundle: ModelBundle, options: EngineOptions) -> Engine:
 
 
 _ENGINES = {
-    "openvino": ("refocusd.engines.openvino", "OpenVinoEngine"),
-    "tensorrt": ("refocusd.engines.tensorrt", "TensorRtEngine"),
-    "cuda": ("refocusd.engines.cuda", "TorchEngine"),
+    "openvino": ("refocusd.engines.runtimes.openvino", "OpenVinoEngine"),
+    "tensorrt": ("refocusd.engines.runtimes.tensorrt", "TensorRtEngine"),
+    "cuda": ("refocusd.engines.runtimes.torch", "TorchEngine"),
 }
 
 #: What runs networks at the scale of the blur.
 _NETWORKS = {
-    "openvino": ("refocusd.engines.openvino", "openvino_scale_network"),
-    "tensorrt": ("refocusd.engines.tensorrt", "tensorrt_scale_network"),
-    "cuda": ("refocusd.engines.scaled.torch", "TorchScaleNetwork"),
+    "openvino": ("refocusd.engines.runtimes.openvino", "OpenVinoScaleNetwork"),
+    "tensorrt": ("refocusd.engines.runtimes.tensorrt", "tensorrt_scale_network"),
+    "cuda": ("refocusd.engines.runtimes.torch", "TorchScaleNetwork"),
 }
 
 

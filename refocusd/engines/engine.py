@@ -144,3 +144,33 @@ class BlurEngine(ABC):
         blur : BlurEstimate, optional
             What optics or earlier frames tell of it.
         """
+
+
+class Network(Protocol):
+    """A compiled graph on one device.  Belongs to one thread."""
+
+    description: EngineDescription
+    #: The bundle's file that it was compiled from.
+    onnx: Path
+    #: Names of what `run` returns.
+    outputs: tuple[str, ...]
+
+    def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """All outputs, good until the next run; they may be overwritten.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, shape (count, channels, height, width)
+
+        Raises
+        ------
+        MemoryError
+            If memory ran out.  The next run compiles the network again.
+        DeviceLostError
+            If the device does not work any more.
+        EngineError
+            If the runtime fails otherwise.
+        """
+
+    def close(self) -> None:
+        """Free the device."""

@@ -11,8 +11,7 @@ from refocusd.engines.engine import Engine
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import BundleError
 from refocusd.models.bioimageio import exactly_normalised
-from refocusd.models.bundle import ModelBundle
-from refocusd.models.tensors import read_frames
+from refocusd.models.bundle import ModelBundle, read_frames
 
 #: Where a bundle states no tolerance for a precision.
 DEFAULT_TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
@@ -43,6 +42,15 @@ class TensorCheck:
     largest: float
     p99_9: float
     tolerance: float
+
+    @classmethod
+    def of(
+        cls, name: str, differences: list[NDArray[np.floating]], tolerance: float
+    ) -> TensorCheck:
+        """The check of frames that differ by so much."""
+        apart = np.stack(differences)
+        largest, p99_9 = float(apart.max()), float(np.percentile(apart, 99.9))
+        return cls(name, len(apart), largest, p99_9, tolerance)
 
     @property
     def good(self) -> bool:
@@ -76,10 +84,12 @@ def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
     EngineError
     """
     precision = engine.description.precision
-    if isinstance(engine, ScaledEngine):
-        return [_check_scaled(bundle, engine)]
+    if bundle.test is None and (bundle.validation is None or isinstance(engine, ScaledEngine)):
+        raise BundleError(f"{bundle.folder} has no test tensors: nothing to hold an engine against")
     tolerance = bundle.tolerance.get(precision, DEFAULT_TOLERANCE.get(precision, 1e-3))
     checks = []
+    if isinstance(engine, ScaledEngine):
+        return [_check_scaled(bundle, engine, tolerance)]
     if bundle.test is not None:
         raw, expected = (read_frames(path) for path in bundle.test)
         output = bundle.network_output
@@ -89,30 +99,18 @@ def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
     if bundle.validation is not None:
         raw, expected = (read_frames(path) for path in bundle.validation)
         checks.append(_check("validation", bundle, engine, (raw, expected), tolerance))
-    if not checks:
-        raise BundleError(f"{bundle.folder} has no test tensors: nothing to hold an engine against")
     return checks
 
 
-def _check_scaled(bundle: ModelBundle, engine: ScaledEngine) -> TensorCheck:
+def _check_scaled(bundle: ModelBundle, engine: ScaledEngine, tolerance: float) -> TensorCheck:
     """The network alone: what is done around it is the same for every backend."""
-    if bundle.test is None:
-        raise BundleError(f"{bundle.folder} has no test tensors: nothing to hold an engine against")
+    assert bundle.test is not None
     seen, expected = read_frames(bundle.test[0], channels=3), read_frames(bundle.test[1])
-    apart = np.stack(
-        [
-            np.abs(engine.network.run(frame[None]).light - truth[0])
-            for frame, truth in zip(seen, expected, strict=True)
-        ]
-    )
-    precision = engine.description.precision
-    return TensorCheck(
-        name="test",
-        frames=len(seen),
-        largest=float(apart.max()),
-        p99_9=float(np.percentile(apart, 99.9)),
-        tolerance=bundle.tolerance.get(precision, DEFAULT_TOLERANCE.get(precision, 1e-3)),
-    )
+    apart = [
+        np.abs(engine.answer(frame[None]).light - truth[0])
+        for frame, truth in zip(seen, expected, strict=True)
+    ]
+    return TensorCheck.of("test", apart, tolerance)
 
 
 def _check(
@@ -146,14 +144,7 @@ def _check(
         expected_counts = (truth * stretch + shift) * seen.scale + seen.offset
         apart = out.astype(np.float64) - expected_counts.clip(0, 65535)
         differences.append(np.abs(apart) / seen.scale)
-    all_differences = np.stack(differences)
-    return TensorCheck(
-        name=name,
-        frames=len(differences),
-        largest=float(all_differences.max()),
-        p99_9=float(np.percentile(all_differences, 99.9)),
-        tolerance=tolerance + 2 * half_count,
-    )
+    return TensorCheck.of(name, differences, tolerance + 2 * half_count)
 
 
 def _counts(

@@ -11,13 +11,9 @@
 `open_sink`       Starting and continuing a refocused dataset of any kind
 `placed_frames`   Datasets whose frames lie uncompressed at known places in TIFF files that may grow
 `plates`          Image files of plate readers and of MetaMorph, by their real names
-`png`             A greyscale PNG as a frame
 `refocused_name`  How refocused datasets are called, and how they are told from raw ones by their names
 `scale`           Sizes and names that Micro-Manager's metadata give to pixels, planes and channels
-`sink`            A sink: what takes refocused frames and makes a dataset of them
-`strips`          The checksum of a frame that is too large to be read as a whole
-`understood`      How a dataset was understood, in one line for a person
-`written_keys`    Which frames a dataset holds, in eight bytes a frame
+`sink`            A sink: takes refocused frames, makes a dataset of them, and remembers which it holds
 `yokogawa`        What Yokogawa's CellVoyager writes beside the images of a plate: when, where and how each was taken
 `ndtiff/`         NDTiff 3.x: Micro-Manager's and pycromanager's format, and the default of our output
 `ome_zarr/`       OME-Zarr: ours, written frame by frame in any order, and the stores of any other writer

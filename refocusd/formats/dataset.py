@@ -1,17 +1,18 @@
 """A dataset: frames on disk, finished or growing, raw or refocused.
 
-==================================  =================================================
-implementation                      reads
-==================================  =================================================
-`ndtiff.reader.NDTiffReader`        NDTiff by its index
-`ndtiff.growing.GrowingNDTiff`      NDTiff whose index may lag behind its files
-`tiff.stacks.MicroManagerStacks`    Micro-Manager's image stack files
-`tiff.growing_ome.GrowingOmeTiff`   OME-TIFF that ome-writers is writing
-`image_files.ImageFiles`            other TIFF, OME-TIFF, ImageJ and PNG files
-`ome_zarr.store_reader.StoreReader` OME-Zarr of any writer, finished or growing
-`ome_zarr.reader.OmeZarrReader`     OME-Zarr as refocusd writes it
-`ome_zarr.mirror_reader.MirrorReader`  refocused OME-Zarr with the layout of a raw one
-==================================  =================================================
+==========================================  ===========================================================
+implementation                              reads
+==========================================  ===========================================================
+`ndtiff.reader.NDTiffReader`                NDTiff by its index
+`ndtiff.reader.GrowingNDTiff`               NDTiff whose index may lag behind its files
+`tiff.stacks.MicroManagerStacks`            Micro-Manager's image stack files
+`tiff.growing_ome.GrowingOmeTiff`           OME-TIFF that ome-writers is writing
+`tiff.separate_files.GrowingSeparateFiles`  Micro-Manager's separate image files while they are written
+`image_files.ImageFiles`                    other TIFF, OME-TIFF, ImageJ and PNG files
+`ome_zarr.store.reader.StoreReader`         OME-Zarr of any writer, finished or growing
+`ome_zarr.reader.OmeZarrReader`             OME-Zarr as refocusd writes it
+`ome_zarr.mirror.reader.MirrorReader`       refocused OME-Zarr with the layout of a raw one
+==========================================  ===========================================================
 
 `open_dataset` chooses among them.
 """
@@ -20,17 +21,35 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import xxhash
+
 from refocusd.errors import InputError
 from refocusd.formats.metadata import TIMES, elapsed_ms
-from refocusd.formats.strips import checksum_by_strips
+from refocusd.formats.scale import channel_label, scale_of
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue, Frame, Pixels, canonical_axes, checksum, counted
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
+
+#: Rows that are read at a time.
+STRIP_PX = 1024
+
+#: Reads (rows, columns) of a frame.
+ReadPart = Callable[[slice, slice], Pixels]
+
+
+def checksum_by_strips(form: PageFormat, read: ReadPart) -> int:
+    """As `refocusd.frame.checksum` of the whole frame."""
+    digest = xxhash.xxh3_64()
+    for top in range(0, form.height, STRIP_PX):
+        strip = read(slice(top, min(top + STRIP_PX, form.height)), slice(0, form.width))
+        digest.update(np.ascontiguousarray(strip).data.cast("B"))
+    return digest.intdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +114,14 @@ class Dataset(ABC):
         #: What each reader needs to find a frame, by canonical key, in acquisition order.
         self._frames: Mapping[str, Any] = {}
         self._plan: Plan | None = None
+        #: None while it was not read.
+        self._summary: dict[str, Any] | None = None
+        self._unusable: dict[str, str] = {}
 
     @property
-    @abstractmethod
     def summary(self) -> dict[str, Any]:
         """What the dataset says of the whole acquisition; empty while it does not."""
+        return self._summary or {}
 
     @property
     def finished(self) -> bool:
@@ -150,7 +172,8 @@ class Dataset(ABC):
 
     def unusable(self) -> dict[str, str]:
         """Frames that were found and cannot be taken, and why, since the last call."""
-        return {}
+        found, self._unusable = self._unusable, {}
+        return found
 
     def is_whole(self, key: str) -> bool:
         """Whether pixels and metadata of a frame are on disk.
@@ -318,3 +341,42 @@ class Dataset(ABC):
 def _axes_of(key: str) -> dict[str, AxisValue]:
     axes: dict[str, AxisValue] = json.loads(key)
     return axes
+
+
+ORDER = ("time", "position", "z", "channel")
+#: Names of more channels than this are not listed.
+MAX_NAMES = 6
+
+
+def understood(dataset: Dataset) -> str:
+    """Axes and sizes, channels, pixel size, distance of planes, and what said so.
+
+    Raises
+    ------
+    InputError
+        If the metadata of the first frame cannot be read.
+    """
+    keys = dataset.axes_keys()
+    if not keys:
+        return f"{dataset.name}: no frames; by {dataset.source}"
+    #: Of each axis its values, and the first frame of each.
+    values: dict[str, dict[AxisValue, str]] = {}
+    for key in keys:
+        for axis, value in json.loads(key).items():
+            values.setdefault(axis, {}).setdefault(value, key)
+    order = [*(axis for axis in ORDER if axis in values), *(a for a in values if a not in ORDER)]
+    sizes = " × ".join(f"{axis} {len(values[axis])}" for axis in order)
+    summary = dataset.summary
+    several = values.get("channel", {})
+    few = len(several) <= MAX_NAMES
+    names = [
+        channel_label(value, summary, dataset.metadata(key) if few else {})
+        for value, key in several.items()
+    ]
+    names = [name for name in names if name] or [n for n in [channel_label(None, summary)] if n]
+    channels = f" (channels {', '.join(names)})" if 0 < len(names) <= MAX_NAMES else ""
+    scale = scale_of(dataset.metadata(keys[0]), summary)
+    pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
+    step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
+    what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
+    return f"{dataset.name}: {what}; {pixel}{step}; by {dataset.source}"

@@ -49,11 +49,8 @@ def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE
     OutputError
         If there is less, or if the disk cannot be asked.
     """
-    there = path.absolute()
-    while not there.exists() and there != there.parent:
-        there = there.parent
     try:
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(nearest(path)).free
     except OSError as error:
         raise write_error(error, path, "asking for the free space") from error
     missing = needed_bytes + reserve_bytes - free
@@ -63,6 +60,14 @@ def check_free_space(path: Path, needed_bytes: int, reserve_bytes: int = RESERVE
             f"{needed_bytes / GIB:.2f} GiB and {reserve_bytes / GIB:.2f} GiB are kept in reserve: "
             f"free {missing / GIB:.2f} GiB more, or choose another --output"
         )
+
+
+def nearest(path: Path) -> Path:
+    """The file or folder itself, or the nearest folder above it that exists."""
+    there = path.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return there
 
 
 def write_error(error: OSError, path: Path, doing: str) -> OutputError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.files import read_limited
+from refocusd.files import read_limited, reading
 from refocusd.formats.metadata import finite_number, java_text, json_object
 from refocusd.formats.plates import YOKOGAWA, natural, plate_images, time_folders
 from refocusd.formats.refocused_name import REFOCUSED_NAME
@@ -362,9 +362,5 @@ def listed_images(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    try:
+    with reading(folder):
         return sorted(folder.iterdir())
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be read ({error.strerror}): check the path and its permissions"
-        ) from error

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import imagecodecs
+import numpy as np
+
 from refocusd.errors import InputError
+from refocusd.files import open_shared, reading
 from refocusd.formats.dataset import Dataset, Plan
 from refocusd.formats.file_names import PNG_ENDINGS, NamedFile, NamedFiles, files_in, refuse_grid
 from refocusd.formats.metadata import number_or_none
-from refocusd.formats.png import PngImageFile
 from refocusd.formats.tiff.arrangement import without_constant_axes
 from refocusd.formats.tiff.ome_xml import companion_files
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.reader import TiffImageFile
-from refocusd.frame import Axes, AxisValue, Pixels, canonical_axes, counted
+from refocusd.frame import (
+    MIN_SIDE,
+    Axes,
+    AxisValue,
+    Pixels,
+    canonical_axes,
+    checked_pixels,
+    counted,
+)
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
 
 #: In the summary metadata: the TIFF whose large frames have an OME-Zarr for output.
@@ -109,7 +121,7 @@ class ImageFiles(Dataset):
         self._most_bytes = max_frame_bytes
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
-        self._summary: dict[str, Any] = dict(named.summary)
+        self._summary = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         of_set: frozenset[str] = frozenset()
         kept: frozenset[str] = frozenset()
@@ -166,12 +178,7 @@ class ImageFiles(Dataset):
         if self._slides:
             # Their output is written in parts, too: that is an OME-Zarr.
             self.name += ".zarr"
-            self._summary = {**self._summary, RAW_IMAGE: str(self.path)}
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the files say of the whole acquisition."""
-        return self._summary
+            self._summary = {**self.summary, RAW_IMAGE: str(self.path)}
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
@@ -291,3 +298,82 @@ def _refuse_alike(files: Sequence[NamedFile]) -> None:
 
 def _distinct(axes: Sequence[Mapping[str, AxisValue]]) -> bool:
     return len({canonical_axes(frame) for frame in axes}) == len(axes)
+
+
+#: Start of a PNG up to its colour type (W3C PNG specification 11.2.2).
+_HEADER = struct.Struct(">8sI4sIIBB")
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class PngImageFile:
+    """An `ImageFile` of one frame; its header is checked when it is opened.
+
+    Parameters
+    ----------
+    path : Path
+    max_frame_bytes : int
+        An image that claims to be larger is an error.
+
+    Raises
+    ------
+    InputError
+        If the file is no PNG, or not greyscale of 8 or 16 bits.
+    """
+
+    set_files: frozenset[str] = frozenset()
+    kept_axes: frozenset[str] = frozenset()
+
+    def __init__(self, path: Path, max_frame_bytes: int) -> None:
+        self.path = path
+        with reading(path), open_shared(path) as file:
+            head = file.read(_HEADER.size)
+        if len(head) < _HEADER.size or head[:8] != _SIGNATURE:
+            raise InputError(f"{path} is not a PNG file: give a PNG or a TIFF")
+        _, _, _, width, height, bits, colour = _HEADER.unpack(head)
+        if colour != 0 or bits not in (8, 16):
+            raise InputError(
+                f"{path} is a PNG in colour or of {bits} bits; refocusd takes greyscale of 8 or 16 "
+                "bits: convert it without changing values"
+            )
+        self.format = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
+        if self.format.nbytes > max_frame_bytes or min(width, height) < MIN_SIDE:
+            raise InputError(
+                f"{path} promises a frame of {self.format}; taken are sides from {MIN_SIDE} px and "
+                f"up to {max_frame_bytes} bytes"
+            )
+        self.source = "nothing in the file"
+        self.axes: Sequence[Mapping[str, AxisValue]] = ({},)
+        self.elapsed_ms: Sequence[float | None] = (None,)
+        self.pixel_um: float | None = None
+        self.summary: dict[str, Any] = {}
+
+    def metadata(self, index: int) -> dict[str, Any]:  # noqa: ARG002
+        """Nothing: what a PNG says of itself is not read."""
+        return {}
+
+    def read(self, index: int) -> Pixels:  # noqa: ARG002
+        """Pixels of the image; `index` is 0.
+
+        Raises
+        ------
+        InputError
+            If the image cannot be decoded, or has changed.
+        """
+        try:
+            with open_shared(self.path) as file:
+                pixels = imagecodecs.png_decode(file.readall())
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
+            raise InputError(f"{self.path} is damaged ({error}): copy it again") from error
+        if (*pixels.shape, pixels.dtype) != (
+            self.format.height,
+            self.format.width,
+            self.format.dtype,
+        ):
+            raise InputError(
+                f"{self.path} is transparent, or has changed since it was opened: convert it to plain "
+                "greyscale without changing values, or open it again"
+            )
+        return checked_pixels(pixels, what=str(self.path))
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while it is read."""

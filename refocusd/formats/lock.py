@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import sys
+import os
+from pathlib import Path
 
+from refocusd import files
 from refocusd.errors import OutputError
-
-#: Byte that Windows locks: far behind every index, for its locks bind readers too.
-LOCKED_BYTE = 2**31 - 2
 
 #: In the error of a lock that is held: who sees it may wait.
 BEING_WRITTEN = "is being written by another process"
-#: What the system says when somebody else holds the lock.
-HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 
 
 def lock_for_writing(file: io.FileIO) -> None:
@@ -27,18 +23,26 @@ def lock_for_writing(file: io.FileIO) -> None:
     OutputError
         If another writer holds it.
     """
+    if not files.lock(file.fileno()):
+        raise OutputError(
+            f"{file.name} {BEING_WRITTEN}: wait until it has finished, or stop it, then try again"
+        )
+
+
+def open_locked(path: Path) -> io.FileIO:
+    """Open a file, which is made where it is missing, and take its lock.
+
+    Raises
+    ------
+    OutputError
+        If another writer holds it.
+    OSError
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = io.FileIO(path, "r+", opener=lambda name, how: os.open(name, how | os.O_CREAT, 0o666))
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            file.seek(LOCKED_BYTE)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in HELD:
-            raise OutputError(
-                f"{file.name} {BEING_WRITTEN}: wait until it has finished, or stop it, then try again"
-            ) from error
+        lock_for_writing(file)
+    except BaseException:
+        file.close()
+        raise
+    return file

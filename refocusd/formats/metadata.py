@@ -10,6 +10,33 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+#: Units as formats and programs write them, two of them with either of Unicode's two letters mu.
+UM_PER_UNIT = {
+    name: um
+    for um, names in (
+        (1.0, "micrometer micron microns um \N{MICRO SIGN}m \N{GREEK SMALL LETTER MU}m \\u00b5m"),
+        (1e-6, "picometer"),
+        (1e-4, "angstrom \N{LATIN CAPITAL LETTER A WITH RING ABOVE}"),
+        (1e-3, "nanometer nm"),
+        (1e3, "millimeter mm"),
+        (1e4, "centimeter cm"),
+        (1e6, "meter m"),
+    )
+    for name in names.split()
+}
+SECONDS_PER_UNIT = {
+    name: seconds
+    for seconds, names in (
+        (1e-6, "microsecond us \N{MICRO SIGN}s \N{GREEK SMALL LETTER MU}s"),
+        (1e-3, "millisecond ms"),
+        (1.0, "second s"),
+        (60.0, "minute min"),
+        (3600.0, "hour h"),
+        (86400.0, "day"),
+    )
+    for name in names.split()
+}
+
 
 def json_object(text: str | None) -> dict[str, Any] | None:
     """Parse the JSON object in a text, or None."""

@@ -12,15 +12,14 @@ from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.file_names import listed_images
 from refocusd.formats.image_files import open_images
-from refocusd.formats.ndtiff.growing import GrowingNDTiff
 from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ndtiff.reader import NDTiffReader, ndtiff_folder
-from refocusd.formats.ome_zarr.groups import GROUP_NAMES, is_store
+from refocusd.formats.ndtiff.reader import GrowingNDTiff, NDTiffReader, ndtiff_folder
 from refocusd.formats.ome_zarr.layout import is_omezarr
-from refocusd.formats.ome_zarr.mirror_layout import is_mirror
-from refocusd.formats.ome_zarr.mirror_reader import MirrorReader
+from refocusd.formats.ome_zarr.mirror.layout import is_mirror
+from refocusd.formats.ome_zarr.mirror.reader import MirrorReader
 from refocusd.formats.ome_zarr.reader import OmeZarrReader
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.ome_zarr.store.groups import GROUP_NAMES, is_store
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.tiff.growing_file import Opener
 from refocusd.formats.tiff.growing_ome import ENDINGS, GrowingOmeTiff
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES

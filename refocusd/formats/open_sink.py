@@ -12,8 +12,8 @@ from refocusd.formats.image_files import RAW_IMAGE
 from refocusd.formats.ndtiff.layout import INDEX_NAME
 from refocusd.formats.ndtiff.writer import NDTiffSink
 from refocusd.formats.ome_zarr.layout import is_omezarr
-from refocusd.formats.ome_zarr.mirror_layout import is_mirror
-from refocusd.formats.ome_zarr.store_reader import store_of
+from refocusd.formats.ome_zarr.mirror.layout import is_mirror
+from refocusd.formats.ome_zarr.store.reader import store_of
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import Sink
 
@@ -44,12 +44,12 @@ def create_sink(kind: SinkKind, path: Path, summary: Mapping[str, Any] | None = 
     about = summary or {}
     if path.name.endswith(".zarr"):
         # The models of OME-Zarr take a fifth of a second to import.
-        from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+        from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
 
         if (store := store_of(about)) is not None:
             return MirrorSink.create(path, about, store)
         if (image := Path(str(about.get(RAW_IMAGE, "")))).is_file():
-            from refocusd.formats.ome_zarr.slide_layout import write_slide_layout
+            from refocusd.formats.ome_zarr.mirror.slide_layout import write_slide_layout
 
             with (
                 TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -82,7 +82,7 @@ def append_sink(path: Path) -> Sink:
         return NDTiffSink.append(path)
     if kind == "ome-zarr":
         if is_mirror(path):
-            from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+            from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
 
             return MirrorSink.append(path)
         from refocusd.formats.ome_zarr.writer import OmeZarrSink

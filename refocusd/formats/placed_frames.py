@@ -12,8 +12,7 @@ from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.tiff.growing_file import GrowingFile, Opener
-from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.place import Places
+from refocusd.formats.tiff.page import PageFormat, Places
 from refocusd.frame import Pixels
 
 
@@ -43,14 +42,8 @@ class PlacedFrames(Dataset):
         self._folder = self.path.parent if self.path.is_file() else self.path
         self._opener = opener
         self._growing = growing
-        self._unusable: dict[str, str] = {}
         self._lock = threading.RLock()
         self._file: GrowingFile | None = None
-
-    def unusable(self) -> dict[str, str]:
-        """Frames that were found and cannot be taken, and why, since the last call."""
-        found, self._unusable = self._unusable, {}
-        return found
 
     def is_whole(self, key: str) -> bool:
         """Whether pixels and metadata of a frame are on disk: the metadata are written last."""

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from refocusd.frame import Pixels
 from refocusd.imaging.hot_pixels import pixel_noise, without_hot_pixels
+from refocusd.imaging.tiles import means
 
 Floats = NDArray[np.float32]
 
@@ -153,7 +154,7 @@ def _has_structure(raw: Pixels) -> bool:
     step = 4 * max(1, raw.size >> 20)
     rows = np.concatenate([raw[at : at + 4] for at in range(0, raw.shape[0] - 3, step)])
     frame = rows[:, : rows.shape[1] // 4 * 4].astype(np.float32)
-    low, high = np.percentile(_halved(_halved(frame)), (2, 99.8))
+    low, high = np.percentile(means(means(frame, 2), 2), (2, 99.8))
     return bool(high - low > max(2 * pixel_noise(frame), 1.0))
 
 
@@ -236,7 +237,7 @@ def _tile_features(raw: Pixels) -> Floats | None:
     noise = pixel_noise(frame)
     clipped = _clipped(raw)
     share = float(clipped.mean()) if clipped is not None else 0.0
-    pooled = _halved(frame)
+    pooled = means(frame, 2)
     low, high = np.percentile(pooled[:: 1 + pooled.shape[0] // 300], (2, 99.8))
     contrast = float(high - low)
     if contrast <= max(noise, 1e-3):
@@ -262,13 +263,6 @@ def _clipped(raw: Pixels) -> NDArray[np.bool_] | None:
     return clipped if np.count_nonzero(clipped) > max(16, 1e-4 * raw.size) else None
 
 
-def _halved(frame: Floats) -> Floats:
-    """Means of two by two pixels."""
-    height, width = (side // 2 * 2 for side in frame.shape)
-    rows = frame[0:height:2, :width] + frame[1:height:2, :width]
-    return np.asarray((rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25))
-
-
 def _gradients(
     frame: Floats, clipped: NDArray[np.bool_] | None, contrast: float
 ) -> tuple[Floats, Floats]:
@@ -280,9 +274,9 @@ def _gradients(
             if min(frame.shape) < 12:
                 edges[scale], kurtosis[scale] = edges[scale - 1], kurtosis[scale - 1]
                 continue
-            frame = _halved(frame)
+            frame = means(frame, 2)
             usable = (
-                _halved(usable)
+                means(usable, 2)
                 if clipped is not None
                 else usable[: frame.shape[0], : frame.shape[1]]
             )

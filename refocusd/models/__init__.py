@@ -9,8 +9,6 @@
 `install`            Adds models to the user's folder and removes them, completely or not at all
 `library`            Finds model bundles: those shipped with refocusd, then the user's own
 `onnx_guard`         Refuses ONNX files whose weights are in other files, before any runtime opens them
-`receptive_field`    Measures a network's receptive field, which is the halo that tiles need
-`reference_network`  Runs a network in float32 on the CPU, as the reference for every engine
-`tensors`            A bundle's tensors (``.npy``): looked at before they are loaded
+`reference_network`  Runs a network in float32 on the CPU, as the reference for every engine, and measures its receptive field
 ===================  ===============================================================================
 """

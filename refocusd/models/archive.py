@@ -6,13 +6,14 @@ into the given folder.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import stat
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -32,18 +33,23 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
-class Package(ABC):
-    """The files of a folder or a zip."""
+@dataclass(frozen=True, slots=True)
+class Package:
+    """The files of a folder or a zip.
 
-    _where: str
+    Parameters
+    ----------
+    where : str
+        The folder or zip, for errors.
+    sizes : mapping of str to int
+        Name and size of each file, in bytes.
+    open : callable
+        Opens the file of a name for reading.
+    """
 
-    @abstractmethod
-    def sizes(self) -> dict[str, int]:
-        """Name and size of each file, in bytes."""
-
-    @abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading."""
+    where: str
+    sizes: Mapping[str, int]
+    open: Callable[[str], IO[bytes]]
 
     def copy(self, names: list[str], folder: Path) -> None:
         """Copy files into a folder.
@@ -55,13 +61,13 @@ class Package(ABC):
         OutputError
             If there is no room, or it cannot be written.
         """
-        sizes = self.sizes()
+        sizes = self.sizes
         if missing := sorted(set(names) - set(sizes)):
-            raise BundleError(f"{self._where} holds no {missing[0]}: download the package again")
+            raise BundleError(f"{self.where} holds no {missing[0]}: download the package again")
         total = sum(sizes[name] for name in names)
         if total > MAX_TOTAL_BYTES or any(sizes[name] > MAX_FILE_BYTES for name in names):
             raise BundleError(
-                f"{self._where} holds {total >> 20} MiB; a model has files of at most "
+                f"{self.where} holds {total >> 20} MiB; a model has files of at most "
                 f"{MAX_FILE_BYTES >> 30} GiB, {MAX_TOTAL_BYTES >> 30} GiB together"
             )
         if shutil.disk_usage(folder).free < total + RESERVE_BYTES:
@@ -75,89 +81,64 @@ class Package(ABC):
                 while chunk := source.read(min(_CHUNK, size + 1)):
                     size -= len(chunk)
                     if size < 0:
-                        raise BundleError(
-                            f"{self._where}: {name} is larger than the archive states"
-                        )
+                        raise BundleError(f"{self.where}: {name} is larger than the archive states")
                     copy.write(chunk)
         except OSError as error:
-            raise OutputError(f"{name} of {self._where} cannot be copied: {error}") from error
+            raise OutputError(f"{name} of {self.where} cannot be copied: {error}") from error
         except _DAMAGED as error:
-            raise BundleError(f"{self._where} is damaged at {name} ({error})") from error
+            raise BundleError(f"{self.where} is damaged at {name} ({error})") from error
 
 
-class _Folder(Package):
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._where = str(folder)
-
-    def sizes(self) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for entry in self._folder.iterdir():
-            if len(found) >= MAX_ENTRIES:
-                raise BundleError(
-                    f"{self._where} holds more than {MAX_ENTRIES} files, so it is not a model"
-                )
-            if entry.is_file() and not entry.is_symlink():
-                found[entry.name] = entry.stat().st_size
-        return found
-
-    def open(self, name: str) -> IO[bytes]:
-        return (self._folder / name).open("rb")
+def _folder(folder: Path) -> Package:
+    entries = list(itertools.islice(folder.iterdir(), MAX_ENTRIES + 1))
+    _refuse_many(str(folder), len(entries))
+    files = [entry for entry in entries if entry.is_file() and not entry.is_symlink()]
+    sizes = {file.name: file.stat().st_size for file in files}
+    return Package(str(folder), sizes, lambda name: (folder / name).open("rb"))
 
 
-class _Zip(Package):
-    def __init__(self, archive: zipfile.ZipFile, where: Path) -> None:
-        self._archive = archive
-        self._where = str(where)
-        self._files = self._looked_at()
+def _zip(archive: zipfile.ZipFile, where: str) -> Package:
+    entries = archive.infolist()
+    _refuse_many(where, len(entries))
+    for entry in entries:
+        _check(entry, where)
+    paths = {PurePosixPath(entry.filename): entry for entry in entries if not entry.is_dir()}
+    tops = {path.parts[0] for path in paths}
+    if len(tops) == 1 and all(len(path.parts) > 1 for path in paths):
+        top = tops.pop()
+        paths = {path.relative_to(top): entry for path, entry in paths.items()}
+    files = {str(path): entry for path, entry in paths.items() if len(path.parts) == 1}
+    sizes = {name: entry.file_size for name, entry in files.items()}
+    return Package(where, sizes, lambda name: archive.open(files[name]))
 
-    def _looked_at(self) -> dict[str, zipfile.ZipInfo]:
-        entries = self._archive.infolist()
-        if len(entries) > MAX_ENTRIES:
-            raise BundleError(
-                f"{self._where} holds more than {MAX_ENTRIES} files, so it is not a model"
-            )
-        paths = {}
-        for entry in entries:
-            self._check(entry)
-            if not entry.is_dir():
-                paths[PurePosixPath(entry.filename)] = entry
-        tops = {path.parts[0] for path in paths}
-        if len(tops) == 1 and all(len(path.parts) > 1 for path in paths):
-            top = tops.pop()
-            paths = {path.relative_to(top): entry for path, entry in paths.items()}
-        return {str(path): entry for path, entry in paths.items() if len(path.parts) == 1}
 
-    def _check(self, entry: zipfile.ZipInfo) -> None:
-        name = entry.filename
-        parts = name.removesuffix("/").split("/")
-        bad_name = (
-            not name.isprintable()
-            or any(sign in name for sign in "\\:")
-            or any(part in ("", ".", "..") for part in parts)
+def _refuse_many(where: str, entries: int) -> None:
+    if entries > MAX_ENTRIES:
+        raise BundleError(f"{where} holds more than {MAX_ENTRIES} files, so it is not a model")
+
+
+def _check(entry: zipfile.ZipInfo, where: str) -> None:
+    name = entry.filename
+    parts = name.removesuffix("/").split("/")
+    bad_name = (
+        not name.isprintable()
+        or any(sign in name for sign in "\\:")
+        or any(part in ("", ".", "..") for part in parts)
+    )
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if bad_name or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise BundleError(f"{where} holds {name[:100]!r}, which is not a plain file inside it")
+    if entry.flag_bits & 1:
+        raise BundleError(f"{where} is encrypted: unpack it and add the folder")
+    if entry.compress_type not in _PACKED:
+        raise BundleError(
+            f"{where} uses an uncommon compression: unpack it and add the folder, or "
+            "pack it again as an ordinary zip (deflate)"
         )
-        kind = stat.S_IFMT(entry.external_attr >> 16)
-        if bad_name or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise BundleError(
-                f"{self._where} holds {name[:100]!r}, which is not a plain file inside it"
-            )
-        if entry.flag_bits & 1:
-            raise BundleError(f"{self._where} is encrypted: unpack it and add the folder")
-        if entry.compress_type not in _PACKED:
-            raise BundleError(
-                f"{self._where} uses an uncommon compression: unpack it and add the folder, or "
-                "pack it again as an ordinary zip (deflate)"
-            )
-        if entry.file_size > _CHUNK and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
-            raise BundleError(
-                f"{self._where}: {name[:100]} would grow more than {MAX_RATIO}-fold, so it is not unpacked"
-            )
-
-    def sizes(self) -> dict[str, int]:
-        return {name: entry.file_size for name, entry in self._files.items()}
-
-    def open(self, name: str) -> IO[bytes]:
-        return self._archive.open(self._files[name])
+    if entry.file_size > _CHUNK and entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
+        raise BundleError(
+            f"{where}: {name[:100]} would grow more than {MAX_RATIO}-fold, so it is not unpacked"
+        )
 
 
 @contextmanager
@@ -170,7 +151,7 @@ def open_package(path: Path) -> Iterator[Package]:
         If it is neither, is damaged, or holds what a model does not.
     """
     if path.is_dir():
-        yield _Folder(path)
+        yield _folder(path)
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -182,4 +163,4 @@ def open_package(path: Path) -> Iterator[Package]:
         names = [entry.filename.casefold() for entry in archive.infolist()]
         if len(set(names)) < len(names):
             raise BundleError(f"{path} holds two files with the same name, so it is not unpacked")
-        yield _Zip(archive, path)
+        yield _zip(archive, str(path))

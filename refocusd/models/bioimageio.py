@@ -21,12 +21,15 @@ from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.archive import Package
 from refocusd.models.bioimageio_rdf import ForeignModel, read_foreign
-from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, sha256_of
+from refocusd.models.bundle import SIDECAR, ModelBundle, load_bundle, read_frames, sha256_of
 from refocusd.models.description import SCHEMA, Description, TensorNames
 from refocusd.models.onnx_guard import refuse_outside_weights
-from refocusd.models.receptive_field import STEP, measured_field_px, middle_square
-from refocusd.models.reference_network import ReferenceNetwork
-from refocusd.models.tensors import read_frames
+from refocusd.models.reference_network import (
+    STEP,
+    ReferenceNetwork,
+    measured_field_px,
+    middle_square,
+)
 
 #: How far engines may be from a foreign model's tensors, in network units.
 TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2}
@@ -78,7 +81,7 @@ def adopt(
     """
     model = read_foreign(content)
     wanted = [model.onnx, model.test_input, model.test_output]
-    if model.documentation is not None and model.documentation.name in package.sizes():
+    if model.documentation is not None and model.documentation.name in package.sizes:
         wanted.append(model.documentation)
     names = list(dict.fromkeys([rdf, *(file.name for file in wanted)]))
     if SIDECAR in names or {VALIDATION_RAW, VALIDATION_REFOCUSED} & set(names):

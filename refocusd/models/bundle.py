@@ -8,13 +8,16 @@ before a byte reaches a runtime: sizes are bounded, names are bare, sums match.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.errors import BundleError
+from refocusd.files import read_limited, reading
 from refocusd.frame import Pixels
 from refocusd.imaging.normalise import MIN_SCALE, CountsRange, counts_range
 from refocusd.models.description import (
@@ -31,6 +34,8 @@ SIDECAR = "refocusd.yaml"
 VERDICT = "verdict.toml"
 MAX_FILE_BYTES = 2 << 30
 MAX_CARD_BYTES = 1 << 20
+#: Pixels of all frames of one tensor.
+MAX_PIXELS = 1 << 26
 #: A frame whose counts spread less than this is not stretched further: it is noise.  16 counts
 #: between percentiles 1 and 99.9 of Gaussian noise are a standard deviation of 3.
 MIN_STD = 3.0
@@ -151,14 +156,8 @@ class ModelBundle:
         """
         if self.documentation is None:
             return ""
-        try:
-            if self.documentation.stat().st_size > MAX_CARD_BYTES:
-                raise BundleError(
-                    f"{self.documentation} is larger than {MAX_CARD_BYTES >> 20} MiB, so it is not a model card"
-                )
-            return self.documentation.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise BundleError(f"{self.documentation}: {error.strerror}") from error
+        with reading(self.documentation, BundleError):
+            return read_limited(self.documentation, MAX_CARD_BYTES).decode("utf-8", "replace")
 
 
 def sha256_of(path: Path) -> str:
@@ -272,3 +271,51 @@ def _check_file(folder: Path, file: str, expected: str) -> None:
             f"{path} is not the file that the bundle was made with (sha256 {found[:12]}…, expected "
             f"{expected[:12]}…); copy the bundle again, or reinstall refocusd if it was shipped with it"
         )
+
+
+def read_frames(path: Path, channels: int = 1) -> NDArray[np.float32]:
+    """Frames of one tensor of a bundle.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npy`` of real numbers, shape (n, channels, height, width).
+    channels : int
+
+    Returns
+    -------
+    ndarray of float32, shape (n, channels, height, width)
+
+    Raises
+    ------
+    BundleError
+        If it is no such file, larger than 64 Mpx, or not finite.
+    """
+    try:
+        with reading(path, BundleError), path.open("rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            header = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = header(stream)
+            pixels = math.prod(shape)
+            if len(shape) != 4 or shape[1] != channels or min(shape) < 1 or pixels > MAX_PIXELS:
+                raise BundleError(
+                    f"{path} has shape {shape}: frames are (n, {channels}, height, width)"
+                )
+            if dtype.hasobject or dtype.kind not in "fiu":
+                raise BundleError(f"{path} holds {dtype}: frames are real numbers")
+            if path.stat().st_size != stream.tell() + pixels * dtype.itemsize:
+                raise BundleError(f"{path} is shorter or longer than its header states")
+            data = np.fromfile(stream, dtype, pixels)
+    except BundleError:
+        raise
+    except Exception as error:
+        # numpy's reader of headers raises what its parser raises.
+        raise BundleError(f"{path} is not an .npy file ({error})") from error
+    frames = data.reshape(shape, order="F" if fortran else "C").astype(np.float32)
+    if not np.isfinite(frames).all():
+        raise BundleError(f"{path} holds values that are not finite")
+    return np.ascontiguousarray(frames)

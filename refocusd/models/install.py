@@ -121,7 +121,7 @@ def remove_bundle(name: str) -> Path:
 def _staged(
     package: Package, stage: Path, frames: Callable[[], Sequence[Pixels]]
 ) -> Adopted | None:
-    sizes = package.sizes()
+    sizes = package.sizes
     if SIDECAR in sizes:
         # A foreign model that another refocusd took in: complete with its sums.
         package.copy(sorted(sizes), stage)

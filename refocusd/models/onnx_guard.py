@@ -7,10 +7,12 @@ lead to a tensor are walked here (field numbers: onnx.proto, IR version 3 to 13)
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from refocusd.errors import BundleError
+from refocusd.files import reading
 
 #: More fields than any network has; a file made to be slow to walk ends here.
 MAX_FIELDS = 2_000_000
@@ -46,14 +48,8 @@ def refuse_outside_weights(path: Path) -> None:
     BundleError
         If it names other files, cannot be read, or is built to be slow to read.
     """
-    try:
-        with path.open("rb") as stream:
-            size = path.stat().st_size
-            _Walk(path, stream).message("model", size, 0)
-    except _NoProtobufError:
-        return
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    with suppress(_NoProtobufError), reading(path, BundleError), path.open("rb") as stream:
+        _Walk(path, stream).message("model", path.stat().st_size, 0)
 
 
 class _Walk:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import Place
 from refocusd.frame import Pixels
 
 #: Most frames that wait to be read from disk, known by their axes only.

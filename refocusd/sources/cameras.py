@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from refocusd.formats.written_keys import WrittenKeys
+from refocusd.formats.sink import WrittenKeys
 from refocusd.frame import Axes, canonical_axes
 
 #: Axis by which cameras are told apart.

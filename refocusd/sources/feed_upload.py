@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from refocusd import __version__
 from refocusd.errors import InputError
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import Place
 from refocusd.sources.buffer import Held
 from refocusd.sources.feed_state import FeedState
 from refocusd.sources.once import Once

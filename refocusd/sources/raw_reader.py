@@ -18,8 +18,7 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.tiff.growing_file import GrowingFile
-from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import PageFormat, Place
 from refocusd.frame import Pixels
 
 #: NDTiff's pixel types: 0 is 8 bit, 2 is RGB, the others are 10 to 16 bit in two bytes.

@@ -73,7 +73,7 @@ class Stream:
         measured = self._known.get(self._key)
         return measured.blur if measured else None
 
-    def known(self, seen: Pixels, focus: float) -> BlurEstimate | None:
+    def known(self, seen: Pixels, focus: float = 0.0) -> BlurEstimate | None:
         """What is known of the next frame's blur; None if nothing is known.
 
         For the first frame, this combines what was known beforehand with the frame's own estimate.  Later, it
@@ -84,7 +84,7 @@ class Stream:
         ----------
         seen : ndarray of uint8 or uint16, shape (height, width)
         focus : float
-            Its `refocusd.imaging.quality.focus_score`.
+            Its `refocusd.imaging.quality.focus_score`; 0 if it is not known.
         """
         beforehand = self._beforehand
         measured = self._known.get(self._key)

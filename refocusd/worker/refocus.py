@@ -322,9 +322,7 @@ def _in_its_place(
         return replace(made, written="raw")
     # What is known of the blur beforehand is valid for both.  The blur that the engine measured belongs
     # to a result that is not trusted.
-    known = made.refocused.blur or (
-        task.stream.known(seen, focus_score(seen)) if task.stream else None
-    )
+    known = made.refocused.blur or (task.stream.known(seen) if task.stream else None)
     if known is not None and known.source == "frame":
         known = None
     found = DeconvolutionEngine().refocus(seen, out, known)

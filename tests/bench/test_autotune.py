@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from refocusd.bench import tuning
@@ -12,8 +12,9 @@ from refocusd.bench.combination import Combination, Order, Report
 from refocusd.bench.tuning import CANDIDATES, tune
 from refocusd.cli.main import main
 from refocusd.config import EngineOptions, Settings
-from refocusd.engines.autotune import autotune_folder, keep, recalled
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.autotune import _identity, autotune_folder, keep, recalled
+from refocusd.engines.cache import EngineCache
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.models.bundle import load_bundle
 
 SHAPE = (1500, 1400)
@@ -125,10 +126,10 @@ def test_a_damaged_or_foreign_entry_counts_as_none(damage: bytes) -> None:
 
 @pytest.mark.parametrize("tile_px", [-1, 0, 1 << 20])
 def test_an_entry_out_of_bounds_counts_as_none(tile_px: int) -> None:
-    keep("engine", SHAPE, OPTIONS, BEST)
-    (entry,) = autotune_folder().iterdir()
-    found = json.loads(entry.read_text(encoding="utf-8"))
-    entry.write_text(json.dumps(found | {"tile_px": tile_px}), encoding="utf-8")
+    entry = msgspec.json.encode({"tile_px": tile_px, "tile_batch": 1})
+    cache = EngineCache(autotune_folder())
+    cache.put(_identity("engine", SHAPE, OPTIONS), entry)
+    assert any(autotune_folder().iterdir())
     assert recalled("engine", SHAPE, OPTIONS) == OPTIONS
 
 

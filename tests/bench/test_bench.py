@@ -22,13 +22,11 @@ from refocusd.bench.combination import (
 )
 from refocusd.bench.machine import busy_share, machine, peak_mib
 from refocusd.bench.measure import measure, sample_frame
-from refocusd.bench.session import run_session
-from refocusd.bench.work import count_work
+from refocusd.bench.session import count_work, run_session
 from refocusd.cli.commands.bench import _limits, _times
 from refocusd.cli.console import console
 from refocusd.cli.main import main
 from refocusd.config import EngineOptions
-from refocusd.engines.choose import BackendStatus
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 
@@ -143,8 +141,8 @@ def test_a_combination_that_cannot_be_had_says_why() -> None:
 def test_a_backend_that_does_not_work_here_starts_no_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    missing = BackendStatus("tensorrt", "there is no card; put one in")
-    monkeypatch.setattr(session, "available_backends", lambda: [missing], raising=False)
+    missing = {"tensorrt": "there is no card; put one in"}
+    monkeypatch.setattr(session, "available_backends", lambda: missing, raising=False)
     told: list[str] = []
     wanted = Combination("live-nuclei", EngineOptions("tensorrt", "f16"), (64, 64))
     (result,) = run_session([wanted], frames=1, rounds=2, on_step=told.append)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from recordings_on_disk import write_ndtiff
 
+from refocusd.cli.html_page import BROWSERS, print_pdf
 from refocusd.cli.main import main
-from refocusd.cli.print_pdf import BROWSERS, print_pdf
 from refocusd.datasets.judged import judged_frames
 from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
 from refocusd.demo.specimen import Specimen

@@ -19,7 +19,7 @@ from refocusd.cli.console import _Console, console, plain, tolerate_any_encoding
 from refocusd.cli.figures import quality_table
 from refocusd.cli.logs import logged
 from refocusd.cli.main import COMMANDS, main
-from refocusd.imaging.comparison import by_level, compare_frames
+from refocusd.imaging.quality import by_level, compare_frames
 from refocusd.processes.background_log import escape_controls
 
 HELPS = [[name, "--help"] for name in COMMANDS]

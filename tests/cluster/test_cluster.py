@@ -27,7 +27,7 @@ from slurm_node import missing, one_node
 from webhook import receiver
 
 from benchmarks.speed.cluster import write_plate as benchmark_plate
-from refocusd.cli.runs import output_of_run
+from refocusd.cli.offline import output_of_run
 from refocusd.cluster import job
 from refocusd.cluster.job import refocus_position
 from refocusd.cluster.order import JobResult
@@ -37,9 +37,9 @@ from refocusd.config import Settings
 from refocusd.daemon.output.trust_maps import PARTS
 from refocusd.datasets.run_folder import trust_maps_of
 from refocusd.errors import ConfigError, OutputError, TransportError
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage
-from refocusd.formats.ome_zarr.mirror_layout import list_path
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage
+from refocusd.formats.ome_zarr.mirror.layout import list_path
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import Axes, Frame
 from refocusd.imaging.trust_map import AS_ACQUIRED

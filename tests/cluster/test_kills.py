@@ -17,8 +17,8 @@ from plates_on_disk import write_image, write_plate
 from benchmarks.faults import cluster_kills
 from benchmarks.faults.cluster_kills import under_fire
 from refocusd.errors import OutputError
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage
-from refocusd.formats.ome_zarr.mirror_layout import listed
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage
+from refocusd.formats.ome_zarr.mirror.layout import listed
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink
 

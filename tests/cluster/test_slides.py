@@ -33,11 +33,12 @@ from refocusd.engines.deconvolution import DeconvolutionEngine
 from refocusd.engines.engine import Refocused
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.errors import InputError
-from refocusd.formats import strips
-from refocusd.formats.ome_zarr import slide_layout, store_reader
+from refocusd.formats import dataset as formats_dataset
+from refocusd.formats.dataset import checksum_by_strips
+from refocusd.formats.ome_zarr.mirror import slide_layout
+from refocusd.formats.ome_zarr.store import reader as store_reader
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import create_sink
-from refocusd.formats.strips import checksum_by_strips
 from refocusd.formats.tiff import page_layout
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Pixels, checksum
@@ -255,7 +256,7 @@ def test_a_slide_of_a_store_is_written_with_its_pyramid(tmp_path: Path) -> None:
     )
     with (
         mock.patch.object(store_reader, "SLIDE_PX", 1024),
-        mock.patch.object(strips, "STRIP_PX", 10),
+        mock.patch.object(formats_dataset, "STRIP_PX", 10),
     ):
         (done,) = JobResult.unpack(refocus_position(order.pack())).attempts
         assert (done.state, done.reason) == ("passed_through", "identity engine")

@@ -33,14 +33,13 @@ from refocusd.doctor import (
     disk,
     engine,
     examine,
-    graphics,
     machine,
     memory_ring,
     network,
     parse_plan,
 )
-from refocusd.doctor.file_system import network_kind
-from refocusd.doctor.trial import TRIAL, RingOrder, RingReport
+from refocusd.doctor.disk import network_kind
+from refocusd.doctor.memory_ring import TRIAL, RingOrder, RingReport
 from refocusd.errors import ConfigError, WorkerError
 from refocusd.processes.trial import attempt
 from refocusd.transport.ring import PAGE, SharedRing
@@ -295,7 +294,7 @@ def test_a_computer_without_a_card_uses_the_cpu(
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
-    assert only(graphics.devices(case(tmp_path))).mark == "--"
+    assert only(engine.devices(case(tmp_path))).mark == "--"
 
 
 def test_a_card_is_named_with_its_memory_and_driver(
@@ -312,7 +311,7 @@ def test_a_card_is_named_with_its_memory_and_driver(
     }
     for name, answer in says.items():
         monkeypatch.setattr(pynvml, name, lambda *_, answer=answer: answer)
-    found = only(graphics.devices(case(tmp_path)))
+    found = only(engine.devices(case(tmp_path)))
     assert (found.mark, found.says) == ("OK", "A card, 3.0 of 8.0 GiB free, driver 570.1")
 
 

@@ -16,11 +16,11 @@ from tiling_errors import tiling_error
 
 from benchmarks.gpu import COUNTED_PX, bound_ms, counted
 from refocusd.bench.combination import Rates
-from refocusd.bench.work import count_work
+from refocusd.bench.session import count_work
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.cuda import TorchEngine, probe
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.torch import TorchEngine, probe
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
 from refocusd.models.bundle import ModelBundle, load_bundle
@@ -131,7 +131,7 @@ def test_a_frame_that_torch_fails_on_is_an_error_and_the_next_one_is_not(
     engine = TorchEngine(bundle, F32, device="cpu")
     whole, engine._network = engine._network, torch.nn.Conv2d(3, 1, 1)
     raw = frame(64, 64)
-    with pytest.raises(EngineError, match="torch failed on a frame of 64×64 px") as raised:
+    with pytest.raises(EngineError, match="torch failed on 64×64 px of a frame") as raised:
         engine.refocus(raw, np.empty_like(raw))
     assert not isinstance(raised.value, DeviceLostError)
     engine._network = whole
@@ -179,7 +179,7 @@ def test_the_benchmark_runs_on_a_cpu_and_says_what_it_could_not_measure(tmp_path
 LOST = """
 import numpy as np, torch
 from refocusd.models.bundle import load_bundle
-from refocusd.engines.cuda import TorchEngine
+from refocusd.engines.runtimes.torch import TorchEngine
 from refocusd.errors import DeviceLostError
 engine = TorchEngine(load_bundle("live-nuclei"))
 raw = np.zeros((64, 64), np.uint16)

@@ -11,7 +11,7 @@ import pytest
 
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
-from refocusd.engines.openvino import (
+from refocusd.engines.runtimes.openvino import (
     OpenVinoEngine,
     OpenVinoNetwork,
     openvino_devices,

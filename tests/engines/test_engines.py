@@ -22,7 +22,7 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import Engine
-from refocusd.engines.openvino import OpenVinoEngine, engine_threads, openvino_precision
+from refocusd.engines.runtimes.openvino import OpenVinoEngine, engine_threads, openvino_precision
 from refocusd.engines.verdict import flux_ratio
 from refocusd.errors import BundleError, EngineError
 from refocusd.frame import Pixels
@@ -358,7 +358,7 @@ from pathlib import Path
 import numpy as np
 from refocusd.config import EngineOptions
 from refocusd.models.bundle import load_bundle
-from refocusd.engines.openvino import OpenVinoEngine, engine_threads
+from refocusd.engines.runtimes.openvino import OpenVinoEngine, engine_threads
 from refocusd.processes.priority import yield_to_acquisition
 
 before = {task.name for task in Path("/proc/self/task").iterdir()}

@@ -19,12 +19,12 @@ from small_networks import blur_network, small_bundle, write_network
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.half import halved
-from refocusd.engines.onnxruntime import Graph, OnnxRuntimeNetwork
-from refocusd.engines.openvino import OpenVinoEngine, openvino_scale_network
-from refocusd.engines.scaled import GraphScaleNetwork, ScaledEngine
+from refocusd.engines.runtimes.half import halved
+from refocusd.engines.runtimes.onnxruntime import Graph, OnnxRuntimeNetwork
+from refocusd.engines.runtimes.openvino import OpenVinoEngine, OpenVinoScaleNetwork
+from refocusd.engines.runtimes.tensorrt import engine_shapes
+from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.self_test import check_engine
-from refocusd.engines.tensorrt import engine_shapes
 from refocusd.engines.tiled import TiledEngine
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.frame import Pixels
@@ -39,7 +39,7 @@ class CpuProvider:
 
     backend = "onnxruntime"
     device = "CPU"
-    precisions = ("f32", "f16")
+    precisions: tuple[str, ...] = ("f32", "f16")
 
     runtime = f"onnxruntime-{onnxruntime.__version__}-cpu"
 
@@ -148,8 +148,8 @@ def test_tiles_show_no_seams(whole: ModelBundle, blurred: Pixels, batch: int) ->
 def test_a_network_at_the_scale_of_the_blur_answers_as_by_openvino(
     scaled: ModelBundle, seen: Any
 ) -> None:
-    by_openvino = openvino_scale_network(scaled, F32).run(seen)
-    answer = GraphScaleNetwork(network(scaled)).run(seen)
+    by_openvino = ScaledEngine(scaled, OpenVinoScaleNetwork(scaled, F32)).answer(seen)
+    answer = ScaledEngine(scaled, network(scaled)).answer(seen)
     np.testing.assert_allclose(answer.light, by_openvino.light, atol=2e-3)
     np.testing.assert_allclose(answer.interval, by_openvino.interval, atol=2e-3)
     assert answer.ratio == pytest.approx(by_openvino.ratio, rel=1e-3)
@@ -159,8 +159,8 @@ def test_a_network_at_the_scale_of_the_blur_answers_as_by_openvino(
 def test_frames_at_the_scale_of_the_blur_come_back_as_from_openvino(
     scaled: ModelBundle, blurred: Pixels
 ) -> None:
-    engine = ScaledEngine(scaled, GraphScaleNetwork(network(scaled)))
-    other = ScaledEngine(scaled, openvino_scale_network(scaled, F32))
+    engine = ScaledEngine(scaled, network(scaled))
+    other = ScaledEngine(scaled, OpenVinoScaleNetwork(scaled, F32))
     scale = float(np.percentile(blurred, 99.9))
     assert apart(refocused(engine, blurred), blurred) > 0.05 * scale
     assert apart(refocused(engine, blurred), refocused(other, blurred)) <= 0.005 * scale
@@ -174,7 +174,7 @@ def test_the_shipped_models_give_what_their_tensors_say(name: str, options: Engi
     if bundle.fine_sigma_px is None:
         engine = tiled(bundle, options)
     else:
-        engine = ScaledEngine(bundle, GraphScaleNetwork(network(bundle, options)))
+        engine = ScaledEngine(bundle, network(bundle, options))
     with closing(engine):
         checks = check_engine(bundle, engine)
     assert checks
@@ -282,10 +282,10 @@ def test_a_network_of_two_inputs_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_network_without_an_interval_is_none_at_the_scale_of_the_blur(
-    whole: ModelBundle,
+    scaled: ModelBundle, whole: ModelBundle
 ) -> None:
     with pytest.raises(EngineError, match="no output blur, interval"):
-        GraphScaleNetwork(network(whole))
+        ScaledEngine(scaled, network(whole))
 
 
 # -- what can go wrong on a card -----------------------------------------------------------
@@ -317,8 +317,8 @@ def test_memory_that_runs_out_at_the_scale_of_the_blur_costs_tiles(scaled: Model
     raw = Specimen().frame("DAPI", 8.0, 10.0, np.random.default_rng(0))
     raw = np.ascontiguousarray(np.tile(raw, (2, 2))[:900, :1000])
     known = BlurEstimate(2.5, 0.1, "optics")
-    plain = ScaledEngine(scaled, GraphScaleNetwork(network(scaled)))
-    short = ScaledEngine(scaled, GraphScaleNetwork(network(scaled, provider=Short(600 * 600))))
+    plain = ScaledEngine(scaled, network(scaled))
+    short = ScaledEngine(scaled, network(scaled, provider=Short(600 * 600)))
     difference = np.abs(refocused(plain, raw, known).astype(int) - refocused(short, raw, known))
     assert np.percentile(difference, 99.9) <= 0.01 * np.percentile(raw, 99.9)
 

@@ -18,7 +18,7 @@ from refocusd.config import Backend, EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.engines.choose import build_engine
 from refocusd.engines.engine import EngineDescription
-from refocusd.engines.scaled import Answer, ScaledEngine
+from refocusd.engines.scaled import OUTPUTS, ScaledEngine
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import BlurEstimate, PsfShape, half_width_sigma
@@ -41,19 +41,21 @@ class Copying:
     """Answers with the frame itself; the first blurs are `off` times what they are told to be."""
 
     description = EngineDescription("openvino", "f32", "CPU", "copying", "copying", "")
+    onnx, outputs = Path("copying.onnx"), OUTPUTS
 
     def __init__(self, *off: float, most_px: int = 1 << 30) -> None:
         self.seen: list[Floats] = []
         self.closed = False
         self._off, self._most_px = list(off), most_px
 
-    def run(self, seen: Floats) -> Answer:
+    def run(self, seen: Floats) -> tuple[Floats, ...]:
         if seen[0, 0].size > self._most_px:
             raise MemoryError("too large")
         self.seen.append(seen.copy())
         frame = seen[0, 0].copy()
         off = self._off.pop(0) if self._off else 1.0
-        return Answer(frame, np.zeros((2, *frame.shape), np.float32), off, 0.13)
+        interval = np.zeros((1, 2, *frame.shape), np.float32)
+        return frame[None, None], interval, np.array([[off, 0.13]], np.float32)
 
     def close(self) -> None:
         self.closed = True
@@ -184,9 +186,9 @@ def test_a_blur_that_somebody_stated_is_kept() -> None:
 class Brightening(Copying):
     """Adds one normalised unit."""
 
-    def run(self, seen: Floats) -> Answer:
-        answer = super().run(seen)
-        return replace(answer, light=answer.light + 1)
+    def run(self, seen: Floats) -> tuple[Floats, ...]:
+        light, *others = super().run(seen)
+        return light + 1, *others
 
 
 def test_a_narrow_blur_that_somebody_stated_is_believed() -> None:

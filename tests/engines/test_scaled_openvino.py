@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from refocusd.config import EngineOptions
-from refocusd.engines.openvino import OpenVinoNetwork, OpenVinoScaleNetwork
+from refocusd.engines.runtimes.openvino import OpenVinoNetwork, OpenVinoScaleNetwork
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 

@@ -22,12 +22,10 @@ from small_networks import blur_network, small_bundle
 
 from refocusd.config import EngineOptions
 from refocusd.engines.cache import EngineCache
-from refocusd.engines.card import Card
 from refocusd.engines.choose import build_engine, count_cards
-from refocusd.engines.onnxruntime import Graph, Shapes
-from refocusd.engines.scaled import ScaledEngine
-from refocusd.engines.self_test import check_engine
-from refocusd.engines.tensorrt import (
+from refocusd.engines.runtimes.card import Card
+from refocusd.engines.runtimes.onnxruntime import Graph, Shapes
+from refocusd.engines.runtimes.tensorrt import (
     TensorRtEngine,
     TensorRtProvider,
     engine_key,
@@ -36,6 +34,8 @@ from refocusd.engines.tensorrt import (
     tensorrt_scale_network,
     unsupported,
 )
+from refocusd.engines.scaled import ScaledEngine
+from refocusd.engines.self_test import check_engine
 from refocusd.errors import DeviceLostError, EngineError
 from refocusd.models.bundle import ModelBundle, load_bundle
 
@@ -244,8 +244,8 @@ sys.meta_path.insert(0, Hidden())
 import importlib.util
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if name == {hidden!r} else find_spec(name)
-from refocusd.engines import tensorrt
-from refocusd.engines.card import Card
+from refocusd.engines.runtimes import tensorrt
+from refocusd.engines.runtimes.card import Card
 tensorrt.find_card = lambda bus_id="": Card("NVIDIA RTX 4000", (8, 9), "580.82", 8000, False)
 print(tensorrt.probe())
 """
@@ -261,7 +261,7 @@ def test_the_plugin_without_a_driver_is_one_clear_error() -> None:
     """The real one, in a process of its own: it loads 300 MB."""
     pytest.importorskip("onnxruntime_ep_nv_tensorrt_rtx", reason="the plug-in is not installed")
     code = """
-from refocusd.engines.tensorrt import _plugin_device
+from refocusd.engines.runtimes.tensorrt import _plugin_device
 from refocusd.errors import EngineError
 try:
     _plugin_device()

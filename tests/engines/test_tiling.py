@@ -19,7 +19,7 @@ from tiling_errors import tiling_error
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.engines.tiling import (
     plan_tiles,
     reflect_into,
@@ -214,7 +214,7 @@ from pathlib import Path
 import numpy as np
 from refocusd.config import EngineOptions
 from refocusd.models.bundle import load_bundle
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 
 def status(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) / 1024
@@ -271,7 +271,7 @@ import numpy as np
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
 from refocusd.models.bundle import load_bundle
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")

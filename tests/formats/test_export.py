@@ -21,6 +21,7 @@ from ndtiff_sinks import numbered_frame, opened_by_tifffile, write_all
 from recordings_on_disk import assert_reads, frames, nth, write_ndtiff, write_tiff
 
 from refocusd.cli.commands import export as command
+from refocusd.cli.flags import add_module
 from refocusd.errors import ConfigError, InputError, OutputError, RefocusdError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import SinkKind, create_sink
@@ -43,7 +44,7 @@ def kind(request: pytest.FixtureRequest) -> SinkKind:
 def refocusd_export(*arguments: object) -> int:
     """Run the sub-command in this process; errors are raised."""
     parser = argparse.ArgumentParser()
-    command.register(parser.add_subparsers(required=True))
+    add_module(parser.add_subparsers(required=True), "export", command)
     parsed = parser.parse_args(["export", *map(str, arguments)])
     status: int = parsed.command(parsed)
     return status
@@ -509,7 +510,8 @@ def test_the_module_says_its_errors_in_one_line(tmp_path: Path) -> None:
     """As `refocusd export` would, in a process of its own."""
     code = (
         "import sys, argparse; from refocusd.cli.commands import export; from refocusd.errors import *\n"
-        "parser = argparse.ArgumentParser(); export.register(parser.add_subparsers())\n"
+        "from refocusd.cli.flags import add_module; parser = argparse.ArgumentParser()\n"
+        "add_module(parser.add_subparsers(), 'export', export)\n"
         "parsed = parser.parse_args(sys.argv[1:])\n"
         "try: parsed.command(parsed)\n"
         "except RefocusdError as error: print(error); sys.exit(error.exit_status)"

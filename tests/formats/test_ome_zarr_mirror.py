@@ -14,11 +14,11 @@ import zarr
 from plates_on_disk import FIELDS, write_image, write_plate
 
 from refocusd.errors import InputError, OutputError
-from refocusd.formats.ome_zarr import mirror_image
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage, reduced
-from refocusd.formats.ome_zarr.mirror_layout import list_path, put_like
-from refocusd.formats.ome_zarr.mirror_reader import MirrorReader
-from refocusd.formats.ome_zarr.mirror_writer import MirrorSink
+from refocusd.formats.ome_zarr.mirror import image as mirror_image
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage, reduced
+from refocusd.formats.ome_zarr.mirror.layout import list_path, put_like
+from refocusd.formats.ome_zarr.mirror.reader import MirrorReader
+from refocusd.formats.ome_zarr.mirror.writer import MirrorSink
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink, sink_kind
 from refocusd.formats.sink import Sink

@@ -18,9 +18,8 @@ from plates_on_disk import FIELDS, pixels_of, write_image, write_plate
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from refocusd.errors import InputError
-from refocusd.formats.dataset import Dataset
+from refocusd.formats.dataset import Dataset, understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 from refocusd.frame import canonical_axes
 
 ORDER = {"t": "time", "c": "channel", "z": "z"}

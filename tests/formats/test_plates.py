@@ -13,8 +13,8 @@ import tifffile
 from recordings_on_disk import frames, write_tiff
 
 from refocusd.errors import InputError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 from refocusd.frame import canonical_axes
 
 UUID = "0F3A8D2E-1B2C-4D5E-8F90-123456789ABC"

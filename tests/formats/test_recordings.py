@@ -20,8 +20,8 @@ from recordings_on_disk import (
 )
 
 from refocusd.errors import InputError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 from refocusd.frame import canonical_axes
 
 pytestmark = pytest.mark.fast

@@ -28,7 +28,7 @@ from ndtiff_sinks import (
 
 from refocusd.errors import OutputError
 from refocusd.formats.ndtiff.writer import NDTiffSink
-from refocusd.formats.written_keys import WrittenKeys
+from refocusd.formats.sink import WrittenKeys
 from refocusd.frame import Axes, canonical_axes
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from refocusd.config import EngineOptions
 from refocusd.demo.specimen import Specimen
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import ConfigError, InputError
 from refocusd.frame import Pixels
 from refocusd.imaging.defocus import (

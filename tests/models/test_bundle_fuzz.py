@@ -20,7 +20,7 @@ import yaml
 from fuzzing import ROUNDS, Target, changed_tree, damaged, fuzz, judge
 
 from refocusd.config import EngineOptions
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import BundleError, EngineError
 from refocusd.models.bundle import load_bundle
 from refocusd.models.description import MAX_RDF_BYTES

@@ -23,8 +23,7 @@ from refocusd.frame import Pixels
 from refocusd.models.bioimageio_rdf import read_foreign
 from refocusd.models.bundle import load_bundle
 from refocusd.models.install import Added, add_bundle
-from refocusd.models.receptive_field import measured_field_px
-from refocusd.models.reference_network import ReferenceNetwork
+from refocusd.models.reference_network import ReferenceNetwork, measured_field_px
 
 AXES = [v0_5.AxisId(name) for name in ("channel", "y", "x")]
 CAREFUL = EngineOptions(backend="openvino", precision="f32", threads=1)

@@ -21,11 +21,10 @@ from test_models import library, models, tiny, zipped
 
 from refocusd.errors import BundleError, OutputError
 from refocusd.models import archive
-from refocusd.models.bundle import load_bundle
+from refocusd.models.bundle import load_bundle, read_frames
 from refocusd.models.install import add_bundle
 from refocusd.models.library import user_bundles
 from refocusd.models.onnx_guard import refuse_outside_weights
-from refocusd.models.tensors import read_frames
 
 pytestmark = pytest.mark.fast
 

@@ -25,7 +25,7 @@ from waiting import until
 from refocusd.daemon.daemon import Daemon
 from refocusd.datasets.dataset import acquisition_of
 from refocusd.errors import InputError
-from refocusd.formats.ndtiff.growing import GrowingNDTiff
+from refocusd.formats.ndtiff.reader import GrowingNDTiff
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.tiff.stacks import MicroManagerStacks
 from refocusd.ledger import Ledger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refocusd.config import EngineOptions, Precision
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 

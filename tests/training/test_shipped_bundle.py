@@ -23,7 +23,7 @@ from refocusd_training.simulate.scene import Scene, simulate_frame
 from safetensors.numpy import load_file
 
 from refocusd.config import EngineOptions
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.frame import Pixels
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle

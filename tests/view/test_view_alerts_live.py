@@ -110,7 +110,11 @@ def test_workers_that_are_lost_for_good_are_posted(
                 with contextlib.suppress(psutil.NoSuchProcess):
                     psutil.Process(pid).kill()
 
-        until(lambda: (kill(), of(received, "no worker"))[1], "the alert")
+        def alerted() -> list[dict[str, Any]]:
+            kill()
+            return of(received, "no worker")
+
+        until(alerted, "the alert")
     assert "no worker has been ready" in received[0]["text"]
 
 

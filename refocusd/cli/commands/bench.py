@@ -1,28 +1,7 @@
-"""``refocusd bench``: measures how fast this computer is, and compares it with what it could be."""
+"""``refocusd bench``: measure the engines on this computer.
 
-from __future__ import annotations
+Measures speed, memory and quality of every engine that works here.
 
-import argparse
-import itertools
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, get_args
-
-from rich.table import Table
-
-from refocusd.bench.combination import Combination, Result, median_interval, percentile
-from refocusd.bench.machine import BUSY, busy_share, machine
-from refocusd.bench.plot import write_plot
-from refocusd.bench.session import run_session
-from refocusd.bench.tuning import tune
-from refocusd.cli.console import console, messages, plain, progress, say, write_json
-from refocusd.cli.flags import add_command, frame_size
-from refocusd.config import Backend, EngineOptions, Precision
-from refocusd.errors import ConfigError
-from refocusd.models.bundle import load_bundle
-from refocusd.optional import need
-
-EPILOG = """\
 examples:
   refocusd bench
   refocusd bench --size 512 1024 2048x2048 --precision f32 bf16 --json bench.json --plot bench.png
@@ -32,6 +11,28 @@ WORKER is the time of everything a worker does to a frame, NETWORK that of the e
 network's arithmetic and bytes would take at the rates that were measured of this device.
 """
 
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.table import Table
+
+from refocusd.bench.combination import Combination, Result, median_interval, percentile
+from refocusd.bench.machine import BUSY, busy_share, machine
+from refocusd.bench.plot import write_plot
+from refocusd.bench.session import run_session
+from refocusd.bench.tuning import tune
+from refocusd.cli.console import console, messages, plain, progress, say, write_json
+from refocusd.cli.flags import frame_size
+from refocusd.config import Backend, EngineOptions, Precision
+from refocusd.errors import ConfigError
+from refocusd.models.bundle import load_bundle
+from refocusd.optional import need
+
 #: Precisions that are tried where none is named.
 _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "openvino": ("f32", "bf16", "int8"),
@@ -39,18 +40,11 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
     "cuda": ("f16", "f32"),
 }
 
+JSON = "all figures"
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "bench",
-        _bench,
-        short="measure the engines on this computer",
-        description="Measures speed, memory and quality of every engine that works here.",
-        epilog=EPILOG,
-        json="all figures",
-    )
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--model", nargs="+", default=["live-nuclei"], help="bundles")
     parser.add_argument("--backend", nargs="+", choices=get_args(Backend))
     parser.add_argument(
@@ -85,7 +79,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--plot", metavar="FILE", help="plot the results (PNG, SVG or PDF)")
 
 
-def _bench(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     combinations = _combinations(arguments)
     if arguments.plot:
         need("matplotlib", "--plot", "calibrate")

@@ -1,27 +1,27 @@
-"""``refocusd config``: prints the settings in force, or writes a commented example of all."""
+"""``refocusd config``: print the settings in force, or write an example file.
+
+Prints the settings that result from defaults, file, environment and flags.
+
+examples:
+  refocusd config                           what is in force
+  refocusd config --config refocusd.toml    ... with this file
+  refocusd config init                      write refocusd.toml: every setting, explained
+"""
 
 from __future__ import annotations
 
 import argparse
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from refocusd import __version__
+from refocusd import __version__, files
 from refocusd.cli.console import say
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_action, add_setting_flags, settings_of
 from refocusd.config import SETTINGS, Settings
 from refocusd.errors import OutputError
 from refocusd.toml_value import toml_value
-
-EPILOG = """\
-examples:
-  refocusd config                           what is in force
-  refocusd config --config refocusd.toml    ... with this file
-  refocusd config init                      write refocusd.toml: every setting, explained
-"""
 
 _HEAD = f"""\
 # Settings of refocusd {__version__}.
@@ -32,29 +32,22 @@ _HEAD = f"""\
 _WIDTH = 96
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "config",
-        _show,
-        short="print the settings in force, or write an example file",
-        description="Prints the settings that result from defaults, file, environment and flags.",
-        epilog=EPILOG,
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     add_setting_flags(parser)
     actions = parser.add_subparsers(
         metavar="ACTION", title="write an example file instead of printing"
     )
-    init = actions.add_parser(
+    init = add_action(
+        actions,
         "init",
-        help="write a settings file with every setting explained",
+        _init,
+        "write a settings file with every setting explained",
         description="Writes a settings file in which every setting is explained and stands at its "
         "default, as a comment.",
     )
     init.add_argument("--output", metavar="FILE", type=Path, default=Path("refocusd.toml"))
     init.add_argument("--overwrite", action="store_true", help="replace an existing file")
-    init.set_defaults(command=_init)
 
 
 def example_settings() -> str:
@@ -67,7 +60,8 @@ def example_settings() -> str:
     return "\n".join(lines)
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     for name, value in msgspec.to_builtins(settings_of(arguments)).items():
         say(f"{name} = {toml_value(value)}")
     return 0
@@ -75,15 +69,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _init(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with output.open("w" if arguments.overwrite else "x", encoding="utf-8") as file:
-            file.write(example_settings())
-    except FileExistsError as error:
-        raise OutputError(
-            f"{output} exists already; name another --output, or give --overwrite"
-        ) from error
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror}") from error
+    if output.exists() and not arguments.overwrite:
+        raise OutputError(f"{output} exists already; name another --output, or give --overwrite")
+    with files.output(output):
+        output.write_text(example_settings(), encoding="utf-8")
     say(f"{output}: {len(SETTINGS)} settings")
     return 0

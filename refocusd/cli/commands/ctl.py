@@ -1,20 +1,7 @@
-"""``refocusd ctl``: shows and changes a running daemon's state, through the API of its live view."""
+"""``refocusd ctl``: show, pause or watch a running daemon.
 
-from __future__ import annotations
+Talks to the documented API of the live view (URL/api/v1/openapi.json).
 
-import argparse
-import json
-from pathlib import Path
-from typing import Any
-
-from refocusd.cli.console import say
-from refocusd.cli.flags import add_command
-from refocusd.errors import ConfigError
-from refocusd.frame import counted
-from refocusd.processes.background_log import escape_controls
-from refocusd.view.client import DEFAULT_URL, ApiClient
-
-EPILOG = """\
 examples:
   refocusd ctl status
   refocusd ctl acquisitions --json
@@ -25,20 +12,26 @@ examples:
   refocusd ctl outcomes --follow --verdict untrusted,doubtful
                                 a line of JSON for every such frame from now on
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from refocusd.cli.console import say
+from refocusd.errors import ConfigError
+from refocusd.frame import counted
+from refocusd.processes.background_log import escape_controls
+from refocusd.view.client import DEFAULT_URL, ApiClient
+
 #: Switches: address, and what is asked.
 SWITCHES = {"pause": ("pause", True), "resume": ("pause", False)}
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "ctl",
-        _ctl,
-        short="show, pause or watch a running daemon",
-        description="Talks to the documented API of the live view (URL/api/v1/openapi.json).",
-        epilog=EPILOG,
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "action",
         choices=["status", "acquisitions", "jobs", *SWITCHES, "catch-up", "watch", "outcomes"],
@@ -64,7 +57,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
 
-def _ctl(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     action = arguments.action
     if (action == "catch-up") != (arguments.value is not None):
         raise ConfigError("only catch-up takes on or off: refocusd ctl catch-up on")

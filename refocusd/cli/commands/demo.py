@@ -1,4 +1,14 @@
-"""``refocusd demo``: refocuses acquisitions of a simulated microscope, from MMCore to the picture."""
+"""``refocusd demo``: try refocusd on a simulated microscope with a real MMCore.
+
+Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real
+nuclei imaged through focus by a simulator, refocuses every frame live, and
+shows the result.
+
+examples:
+  refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
+  refocusd demo --output demo --times 2       the same, quicker
+  refocusd demo --output demo --sink ome-zarr --json demo.json
+"""
 
 from __future__ import annotations
 
@@ -6,11 +16,10 @@ import argparse
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from refocusd.cli.console import console, progress, say, write_json
 from refocusd.cli.figures import figures_table, quality_table
-from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.demo.microscope import DemoMicroscope, Event
@@ -19,7 +28,7 @@ from refocusd.demo.specimen import Specimen
 from refocusd.errors import OutputError, WorkerError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.imaging.comparison import Comparison, by_level, compare_frames
+from refocusd.imaging.quality import Comparison, by_level, compare_frames
 from refocusd.optional import need
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.pycromanager import Source
@@ -33,34 +42,18 @@ CHANNELS = ("DAPI", "Cy5")
 DRAIN_S = 120.0
 
 
-EPILOG = """\
-examples:
-  refocusd demo --output demo                 tables, datasets and demo/contact-sheet.png
-  refocusd demo --output demo --times 2       the same, quicker
-  refocusd demo --output demo --sink ome-zarr --json demo.json
-"""
+JSON = "the figures"
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "demo",
-        _demo,
-        short="try refocusd on a simulated microscope with a real MMCore",
-        description=(
-            "Runs real pycromanager acquisitions (snapped and hardware-sequenced) of real nuclei "
-            "imaged through focus by a simulator, refocuses every frame live, and shows the result."
-        ),
-        epilog=EPILOG,
-        json="the figures",
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--output", type=Path, required=True, help="folder for all results")
     parser.add_argument("--times", type=int, default=4, help="time points per acquisition")
     add_setting_flags(parser)
 
 
-def _demo(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings_of(arguments)  # a wrong setting is told before any work
     need("matplotlib", "the contact sheet", "demo")
     output: Path = arguments.output

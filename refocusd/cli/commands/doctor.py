@@ -1,22 +1,8 @@
-"""``refocusd doctor``: says what works on this computer, and what to do about the rest."""
+"""``refocusd doctor``: check this computer, and say what to do.
 
-from __future__ import annotations
+Checks everything that a run needs, with the settings in force. Changes
+nothing.
 
-import argparse
-from dataclasses import asdict
-from itertools import chain
-from pathlib import Path
-from typing import Any
-
-from refocusd import __version__
-from refocusd.cli.console import console, say, told_as_json
-from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
-from refocusd.config import Settings
-from refocusd.doctor import Case, Finding, examine, parse_plan
-from refocusd.doctor.finding import broken, fine
-from refocusd.errors import ConfigError
-
-EPILOG = """\
 examples:
   refocusd doctor
   refocusd doctor --folder data --plan 2048x2048x16,1000   has the disk room for it?
@@ -26,20 +12,27 @@ OK: fine.  !!: not as it should be; the line after it says what to do.  --: not 
 exit status: 0 unless something is broken without which nothing can be refocused
 """
 
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+
+from refocusd import __version__
+from refocusd.cli.console import console, say, told_as_json
+from refocusd.cli.flags import add_json_flag, add_setting_flags, settings_of
+from refocusd.config import Settings
+from refocusd.doctor import Case, Finding, examine, parse_plan
+from refocusd.doctor.case import broken, fine
+from refocusd.errors import ConfigError
+
 _STYLES = {"OK": "green", "!!": "bold red", "--": "dim"}
 _NAME_WIDTH = 15
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "doctor",
-        _doctor,
-        short="check this computer, and say what to do",
-        description="Checks everything that a run needs, with the settings in force. Changes nothing.",
-        epilog=EPILOG,
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "--folder", type=Path, default=Path(), help="where acquisitions are saved (default: here)"
     )
@@ -52,7 +45,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     plan = parse_plan(arguments.plan) if arguments.plan else None
     quiet = arguments.json == "-"
     settings, found = _settings(arguments)

@@ -1,4 +1,13 @@
-"""``refocusd export``: writes a dataset as OME-TIFF."""
+"""``refocusd export``: write a dataset as OME-TIFF.
+
+Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as
+OME-TIFF: one file, or one for each position.
+
+examples:
+  refocusd export cells_refocused --output cells.ome.tif
+  refocusd export cells_refocused --output cells.ome.tif --fill      zeros where a frame is missing
+  refocusd export raw/cells_1 --output raw.ome.tif --json raw.json   a raw NDTiff dataset
+"""
 
 from __future__ import annotations
 
@@ -7,37 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.cli.console import console, messages, note, progress, write_json
-from refocusd.cli.flags import add_command
 from refocusd.datasets.dataset import Output
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import InputError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import refuse_within
 from refocusd.formats.tiff.ome_export import export
 from refocusd.formats.tiff.ome_export_plan import ExportPlan, plan_export
-from refocusd.formats.understood import understood
 from refocusd.frame import counted
 
-EPILOG = """\
-examples:
-  refocusd export cells_refocused --output cells.ome.tif
-  refocusd export cells_refocused --output cells.ome.tif --fill      zeros where a frame is missing
-  refocusd export raw/cells_1 --output raw.ome.tif --json raw.json   a raw NDTiff dataset
-"""
+JSON = "the figures"
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "export",
-        _export,
-        short="write a dataset as OME-TIFF",
-        description="Writes a refocused dataset (NDTiff or OME-Zarr), or a raw NDTiff one, as OME-TIFF: "
-        "one file, or one for each position.",
-        epilog=EPILOG,
-        json="the figures",
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
     parser.add_argument(
         "--output",
@@ -50,7 +43,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
-def _export(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     if arguments.dataset.is_file():
         file = arguments.dataset
         made_of_it = refocused_path(file.with_name(file.name.split(".")[0]))

@@ -1,23 +1,11 @@
-"""``refocusd keys``: manages who may connect from another host, or as another user of this one."""
+"""``refocusd keys``: manage who may connect from another host, or as another user of this one.
 
-from __future__ import annotations
+Makes, lists and revokes the keys with which workers on other hosts connect. A
+key is one file: it proves its host to this daemon and this daemon to its host,
+and encrypts what they exchange. On this computer the daemon takes programs of
+its own user only; share makes a key for another user, whose scripts, views and
+commands then reach it.
 
-import argparse
-import re
-from pathlib import Path
-from typing import Any
-
-import msgspec
-from rich.table import Table
-
-from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_command
-from refocusd.config import load_settings
-from refocusd.transport.secure.keys import KeyStore
-from refocusd.transport.secure.private_file import let_read
-from refocusd.transport.secure.user_keys import KEY_VARIABLE, user_store
-
-EPILOG = """\
 examples:
   refocusd keys new gpu-2                      make gpu-2.refocusd-key, to carry to that host
   refocusd keys list
@@ -25,43 +13,43 @@ examples:
   refocusd keys share anna                     let scripts of another user of this computer in
 """
 
+from __future__ import annotations
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "keys",
-        _list,
-        short="manage who may connect from another host, or as another user of this one",
-        description=(
-            "Makes, lists and revokes the keys with which workers on other hosts connect. A key is one "
-            "file: it proves its host to this daemon and this daemon to its host, and encrypts what "
-            "they exchange. On this computer the daemon takes programs of its own user only; share "
-            "makes a key for another user, whose scripts, views and commands then reach it."
-        ),
-        epilog=EPILOG,
-    )
+import argparse
+import re
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+
+from refocusd.cli.console import console, plain, say, write_json
+from refocusd.cli.flags import add_action
+from refocusd.config import load_settings
+from refocusd.transport.secure.keys import KeyStore
+from refocusd.transport.secure.private_file import let_read
+from refocusd.transport.secure.user_keys import KEY_VARIABLE, user_store
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    new = actions.add_parser("new", help="make a key for one host")
+    new = add_action(actions, "new", _new, "make a key for one host")
     new.add_argument("name", help="name of the key, for example gpu-2; a name can be used once")
     new.add_argument(
         "--output", type=Path, metavar="FILE", help="key file (default: NAME.refocusd-key)"
     )
-    new.set_defaults(command=_new)
-    list_ = actions.add_parser("list", help="list the keys that were made")
+    new.set_defaults(shared=False)
+    list_ = add_action(actions, "list", run, "list the keys that were made")
     list_.add_argument("--json", metavar="FILE", help="write the list as JSON")
-    list_.set_defaults(command=_list)
-    revoke = actions.add_parser("revoke", help="revoke a key permanently")
+    revoke = add_action(actions, "revoke", _revoke, "revoke a key permanently")
     revoke.add_argument("name")
-    revoke.set_defaults(command=_revoke)
-    share = actions.add_parser("share", help="make a key for another user of this computer")
+    share = add_action(actions, "share", _share, "make a key for another user of this computer")
     share.add_argument(
         "user", help="name of that user's account, for example anna; a name can be used once"
     )
     share.add_argument(
         "--output", type=Path, metavar="FILE", help="key file (default: USER.refocusd-key)"
     )
-    share.set_defaults(command=_share)
     for action in (new, list_, revoke):
         action.add_argument("--config", metavar="FILE", help="settings file, TOML (its `keys`)")
         action.add_argument(
@@ -75,9 +63,7 @@ def register(commands: Any) -> None:
 
 def _new(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output or Path(f"{arguments.name}.refocusd-key")
-    KeyStore(load_settings(arguments.config, {"keys": arguments.store}).keys).new(
-        arguments.name, output
-    )
+    _store(arguments).new(arguments.name, output)
     say(
         f"{output} is the key {arguments.name}. It holds a secret: move it to the other host, leave no "
         "copy here, and start the worker there:\n"
@@ -106,7 +92,8 @@ def _share(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     store = _store(arguments)
     peers = store.peers()
     table = Table("name", "public key", "made", "state")

@@ -1,18 +1,28 @@
-"""``refocusd models``: list, show, add, remove, test and build model bundles."""
+"""``refocusd models``: list, add, remove, test and build models.
+
+The models that refocusd can use: shipped ones, and those in your model folder
+(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked
+against its sha256.
+
+examples:
+  refocusd models                              what is at hand; every file is checked
+  refocusd models show live-nuclei             what it is for, how good, which files
+  refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
+  refocusd models test live-nuclei             run its test tensors on this computer
+  refocusd models build live-nuclei --backend tensorrt --size 2048
+"""
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from refocusd.cli.console import console, plain, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, frame_size, settings_of
+from refocusd.cli.flags import add_action, add_setting_flags, frame_size, settings_of
 from refocusd.cli.model_summary import Listed, bundle_json, quality, summary_lines
 from refocusd.config import WITHOUT_MODEL, EngineOptions
 from refocusd.demo.specimen import Specimen
@@ -26,53 +36,30 @@ from refocusd.models.library import models_folder, shipped_bundles, user_bundles
 
 _FLAGS = ("backend", "precision", "device")
 
-EPILOG = """\
-examples:
-  refocusd models                              what is at hand; every file is checked
-  refocusd models show live-nuclei             what it is for, how good, which files
-  refocusd models add my-model.zip             take in a bioimage.io model (2-D, ONNX)
-  refocusd models test live-nuclei             run its test tensors on this computer
-  refocusd models build live-nuclei --backend tensorrt --size 2048
-"""
 
-
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "models",
-        _list,
-        short="list, add, remove, test and build models",
-        description=(
-            "The models that refocusd can use: shipped ones, and those in your model folder "
-            "(REFOCUSD_MODELS). Nothing in a model is executed; every file is checked against its "
-            "sha256."
-        ),
-        epilog=EPILOG,
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.set_defaults(bundle=[], json=None)
     actions = parser.add_subparsers(metavar="ACTION")
 
-    def action(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
-        made = actions.add_parser(name, help=text)
-        made.set_defaults(command=run)
-        return made
-
-    list_ = action("list", _list, "check and list the models")
+    list_ = add_action(actions, "list", run, "check and list the models")
     list_.add_argument("bundle", nargs="*", help="further bundles (folders) to check")
-    show = action("show", _show, "show a model's card, optics, files and figures")
-    add = action("add", _add, "check a model and copy it into your model folder")
+    show = add_action(actions, "show", _show, "show a model's card, optics, files and figures")
+    add = add_action(actions, "add", _add, "check a model and copy it into your model folder")
     add.add_argument("path", type=Path, help="folder or zip of a bioimage.io model")
     add.add_argument("--name", help="name of the model (default: its own id)")
     add.add_argument(
         "--replace", action="store_true", help="replace an existing model of this name"
     )
-    remove = action("remove", _remove, "delete a model from your model folder")
+    remove = add_action(actions, "remove", _remove, "delete a model from your model folder")
     remove.add_argument("model", metavar="NAME")
-    test = action(
-        "test", _test, "run a model's test tensors through an engine; exit with 1 if results differ"
+    test = add_action(
+        actions,
+        "test",
+        _test,
+        "run a model's test tensors through an engine; exit with 1 if results differ",
     )
-    build = action("build", _build, "build and warm up a model's engine now")
+    build = add_action(actions, "build", _build, "build and warm up a model's engine now")
     build.add_argument(
         "--size",
         type=frame_size,
@@ -88,7 +75,8 @@ def register(commands: Any) -> None:
         one.add_argument("--json", metavar="FILE", help="write the result as JSON")
 
 
-def _list(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     names = [*shipped_bundles(), *user_bundles(), *arguments.bundle]
     listed = [_listed(name) for name in dict.fromkeys(names)]
     table = Table("model", "meant for", "refocused", "from", "state")

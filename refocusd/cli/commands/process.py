@@ -1,16 +1,8 @@
-"""``refocusd process``: finished datasets and recordings, from scratch at full speed."""
+"""``refocusd process``: refocus finished datasets and recordings at full speed.
 
-from __future__ import annotations
+Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders
+of images that lie on disk.
 
-import argparse
-from pathlib import Path
-from typing import Any
-
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.offline import Done, process_one, quietly, recorded, report
-from refocusd.daemon.offline import OwnDaemon
-
-EPILOG = """\
 examples:
   refocusd process data/run_1                     → data/run_1_refocused
   refocusd process *.ome.tif --output refocused   → refocused/<name>_refocused each
@@ -23,19 +15,20 @@ examples:
 Frames that are done are not refocused again; an interrupted run is continued where it stopped.
 """
 
+from __future__ import annotations
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "process",
-        _process,
-        short="refocus finished datasets and recordings at full speed",
-        description="Refocuses NDTiff datasets, OME-Zarr plates and images, TIFF stacks and folders of "
-        "images that lie on disk.",
-        epilog=EPILOG,
-        json="what was done",
-    )
+import argparse
+from pathlib import Path
+
+from refocusd.cli.flags import add_setting_flags, settings_of
+from refocusd.cli.offline import Done, process_one, quietly, recorded, report
+from refocusd.daemon.offline import OwnDaemon
+
+JSON = "what was done"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="raw dataset, recording or folder"
     )
@@ -83,7 +76,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _process(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments)
     if arguments.cluster or arguments.dry_run:
         # Dask takes most of a second to import.

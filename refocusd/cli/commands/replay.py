@@ -1,4 +1,12 @@
-"""``refocusd replay``: recorded stacks through the same path as live frames."""
+"""``refocusd replay``: refocus a recorded stack as if it were acquired now.
+
+Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path.
+
+examples:
+  refocusd replay stack.ome.tif --output out                at the recorded rate
+  refocusd replay stack.tif --output out --fps 0            as fast as possible
+  refocusd replay BBBC006/ --output out --reference z=16    quality per defocus level
+"""
 
 from __future__ import annotations
 
@@ -7,44 +15,27 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from refocusd.cli.console import console, note, plain, progress, write_json
 from refocusd.cli.figures import figures_table, quality_table
-from refocusd.cli.flags import add_command, add_setting_flags, daemon_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, daemon_flags, settings_of
 from refocusd.datasets.dataset import note_recording
 from refocusd.datasets.run_figures import read_attempts, run_figures
 from refocusd.datasets.run_folder import refocused_path
 from refocusd.errors import ConfigError, InputError, OutputError
-from refocusd.formats.dataset import Dataset, Plan
+from refocusd.formats.dataset import Dataset, Plan, understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.sink import refuse_within
-from refocusd.formats.understood import understood
 from refocusd.frame import Axes, AxisValue, canonical_axes, counted
-from refocusd.imaging.comparison import Comparison, by_level, compare_frames
-from refocusd.imaging.quality import best_focus, focus_score
+from refocusd.imaging.quality import Comparison, best_focus, by_level, compare_frames, focus_score
 from refocusd.processes.daemon_process import DaemonProcess
 from refocusd.sources.replay import recorded_times_s, replay
 
-EPILOG = """\
-examples:
-  refocusd replay stack.ome.tif --output out                at the recorded rate
-  refocusd replay stack.tif --output out --fps 0            as fast as possible
-  refocusd replay BBBC006/ --output out --reference z=16    quality per defocus level
-"""
+JSON = "the figures"
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "replay",
-        _replay,
-        short="refocus a recorded stack as if it were acquired now",
-        description="Sends a TIFF, OME-TIFF, NDTiff or folder of TIFFs through the live path.",
-        epilog=EPILOG,
-        json="the figures",
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("path", type=Path, help="recording, a file or a folder")
     parser.add_argument("--output", type=Path, required=True, help="folder for <name>_refocused")
     parser.add_argument(
@@ -61,7 +52,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _replay(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings_of(arguments)  # a wrong setting is told before any work
     with open_dataset(arguments.path) as recording:
         refuse_within(arguments.output, recording.path)

@@ -1,4 +1,14 @@
-"""``refocusd report``: documents what was done to a dataset, for its readers and reviewers."""
+"""``refocusd report``: write a page on what was done to a dataset, and which frames to look at.
+
+Writes one HTML file for each run: what made its frames, states and verdicts,
+agreement with raw, the frames to look at in pictures, and a statement of use
+for a methods section.
+
+examples:
+  refocusd report data/run_1                        a page beside the refocused frames of each run
+  refocusd report data/run_1_refocused --output run_1.html
+  refocusd report data/run_1 --pdf                  and the same as PDF
+"""
 
 from __future__ import annotations
 
@@ -7,14 +17,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from refocusd.cli.console import say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.cli.html_page import write_page
-from refocusd.cli.print_pdf import print_pdf
+from refocusd.cli.flags import add_setting_flags, settings_of
+from refocusd.cli.html_page import print_pdf, write_page
 from refocusd.cli.report_page import Pictures, RunReport, page
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset
 from refocusd.datasets.judged import JudgedFrame, attempts_of, judged
@@ -33,27 +41,12 @@ REPORT_NAME = "refocusd-report.html"
 #: Frames that are shown in pictures.
 SHOWN = 10
 
-EPILOG = """\
-examples:
-  refocusd report data/run_1                        a page beside the refocused frames of each run
-  refocusd report data/run_1_refocused --output run_1.html
-  refocusd report data/run_1 --pdf                  and the same as PDF
-"""
+
+JSON = "the figures of all runs"
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "report",
-        _report,
-        short="write a page on what was done to a dataset, and which frames to look at",
-        description="Writes one HTML file for each run: what made its frames, states and verdicts, "
-        "agreement with raw, the frames to look at in pictures, and a statement of use for a methods "
-        "section.",
-        epilog=EPILOG,
-        json="the figures of all runs",
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
     )
@@ -66,7 +59,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser, "ledgers")
 
 
-def _report(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     dataset = find_dataset(arguments.dataset, settings_of(arguments, "ledgers").ledgers)
     if not dataset.outputs:
         raise InputError(

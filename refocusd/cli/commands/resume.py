@@ -1,14 +1,25 @@
-"""``refocusd resume``: finishes what is pending or failed."""
+"""``refocusd resume``: refocus the pending and failed frames of a dataset.
+
+Refocuses, from raw, the frames of a dataset that have no final state yet or
+failed, and repairs its ledger.
+
+examples:
+  refocusd resume data/run_1                  every run of this acquisition
+  refocusd resume data/run_1_refocused        this run only
+  refocusd resume data/* --no-retry-failed    leave alone what failed before
+
+The model and the settings with which the run was started are used again. The command may be
+repeated, and interrupted at any time.
+"""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from refocusd.cli.console import note
-from refocusd.cli.flags import add_command, add_setting_flags, given_settings, settings_of
+from refocusd.cli.flags import add_setting_flags, given_settings, settings_of
 from refocusd.cli.offline import (
     Done,
     check_quickly,
@@ -29,32 +40,14 @@ from refocusd.datasets.dataset import (
 )
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.errors import BundleError, InputError
+from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
 
-EPILOG = """\
-examples:
-  refocusd resume data/run_1                  every run of this acquisition
-  refocusd resume data/run_1_refocused        this run only
-  refocusd resume data/* --no-retry-failed    leave alone what failed before
-
-The model and the settings with which the run was started are used again. The command may be
-repeated, and interrupted at any time.
-"""
+JSON = "what was done"
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "resume",
-        _resume,
-        short="refocus the pending and failed frames of a dataset",
-        description="Refocuses, from raw, the frames of a dataset that have no final state yet or "
-        "failed, and repairs its ledger.",
-        epilog=EPILOG,
-        json="what was done",
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "datasets",
         nargs="+",
@@ -71,7 +64,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser)
 
 
-def _resume(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments)
     all_done: list[Done] = []
     with quietly(), OwnDaemon() as daemon:

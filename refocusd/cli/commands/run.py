@@ -1,4 +1,15 @@
-"""``refocusd run``: the daemon."""
+r"""``refocusd run``: start the daemon beside Micro-Manager.
+
+Takes frames from pycromanager hooks (refocusd.Source), from folders where
+datasets appear, and from Micro-Manager's GUI where it runs, and refocuses
+them.
+
+examples:
+  refocusd run
+  refocusd run --config refocusd.toml
+  refocusd run --follow D:\data   refocus datasets that appear there
+  refocusd run --stop          ask the running daemon to write everything and stop
+"""
 
 from __future__ import annotations
 
@@ -8,12 +19,11 @@ import os
 import sys
 import threading
 from contextlib import nullcontext
-from typing import Any
 
 import msgspec
 
 from refocusd.cli.console import write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon, stop_daemon
 from refocusd.errors import RefocusdError
@@ -29,27 +39,12 @@ log = logging.getLogger(__name__)
 #: The daemon can wait (its frames lie in the ring), an acquisition cannot.
 NICENESS = 5
 
-EPILOG = """\
-examples:
-  refocusd run
-  refocusd run --config refocusd.toml
-  refocusd run --follow D:\\data   refocus datasets that appear there
-  refocusd run --stop          ask the running daemon to write everything and stop
-"""
+
+JSON = "the counts of all acquisitions at the end"
 
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "run",
-        _run,
-        short="start the daemon beside Micro-Manager",
-        description="Takes frames from pycromanager hooks (refocusd.Source), from folders where "
-        "datasets appear, and from Micro-Manager's GUI where it runs, and refocuses them.",
-        epilog=EPILOG,
-        json="the counts of all acquisitions at the end",
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     add_setting_flags(parser)
     parser.add_argument("--stop", action="store_true", help="ask the running daemon to stop")
     parser.add_argument(
@@ -58,7 +53,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--with-parent", action="store_true", help="stop when standard input ends")
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments)
     if arguments.stop:
         stop_daemon(settings.endpoint)

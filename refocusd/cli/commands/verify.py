@@ -1,31 +1,8 @@
-"""``refocusd verify``: proves frame by frame that nothing was lost or altered."""
+"""``refocusd verify``: prove that every frame of a dataset is accounted for.
 
-from __future__ import annotations
+Compares raw frames, ledger and refocused frames with each other, frame by
+frame. Changes nothing.
 
-import argparse
-from collections import Counter
-from pathlib import Path
-from typing import Any
-
-from rich import box
-from rich.table import Table
-
-from refocusd.cli.console import console, note, plain, progress, say, write_json
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
-from refocusd.config import Settings
-from refocusd.daemon.offline import held_by_daemon
-from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
-from refocusd.datasets.verify import RunCheck, check_run
-from refocusd.formats.open_dataset import open_dataset
-from refocusd.formats.understood import understood
-from refocusd.frame import counted
-from refocusd.ledger import is_marked
-
-#: Lines shown of what is off with one run; all are in the JSON.
-SHOWN = 20
-_FLAGS = ("ledgers", "endpoint")
-
-EPILOG = """\
 examples:
   refocusd verify data/run_1                  every run of this acquisition, pixels included
   refocusd verify data/run_1 --quick          no pixels: which frames there are
@@ -35,19 +12,36 @@ exit status: 0 if every raw frame has exactly one final state that is not failed
 matches; 1 if anything is off or pending; 2 if that cannot be found out
 """
 
+from __future__ import annotations
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "verify",
-        _verify,
-        short="prove that every frame of a dataset is accounted for",
-        description="Compares raw frames, ledger and refocused frames with each other, frame by "
-        "frame.  Changes nothing.",
-        epilog=EPILOG,
-        json="all findings",
-    )
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from refocusd.cli.console import console, note, plain, progress, say, write_json
+from refocusd.cli.flags import add_setting_flags, settings_of
+from refocusd.config import Settings
+from refocusd.daemon.offline import held_by_daemon
+from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
+from refocusd.datasets.verify import RunCheck, check_run
+from refocusd.formats.dataset import understood
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.frame import counted
+from refocusd.ledger import is_marked
+
+#: Lines shown of what is off with one run; all are in the JSON.
+SHOWN = 20
+_FLAGS = ("ledgers", "endpoint")
+
+
+JSON = "all findings"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument(
         "dataset", type=Path, help="raw dataset or recording, or a refocused dataset of it"
     )
@@ -55,7 +49,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser, *_FLAGS)
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments, *_FLAGS)
     dataset = find_dataset(arguments.dataset, settings.ledgers)
     quick: bool = arguments.quick

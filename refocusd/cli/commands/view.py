@@ -1,18 +1,7 @@
-"""``refocusd view``: shows the frames of a running daemon live, as a page or in napari."""
+"""``refocusd view``: watch raw and refocused frames live, in a browser or in napari.
 
-from __future__ import annotations
+Serves the live view of a running daemon; needs nothing from the network.
 
-import argparse
-from typing import Any
-
-from refocusd.cli.flags import add_command
-from refocusd.optional import need
-from refocusd.transport.secure.user_keys import derived_secret
-from refocusd.view.command import add_view_flags, run_view, view_options
-from refocusd.view.http.options import ViewOptions
-from refocusd.view.serve import serving
-
-EPILOG = """\
 examples:
   refocusd view                             http://127.0.0.1:8750/
   refocusd view --endpoint tcp://127.0.0.1:8751 --port 9000
@@ -20,24 +9,27 @@ examples:
   refocusd view --host 10.0.0.5 --token-file token.txt --cert cert.pem --key key.pem
 """
 
+from __future__ import annotations
 
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "view",
-        _view,
-        short="watch raw and refocused frames live, in a browser or in napari",
-        description="Serves the live view of a running daemon; needs nothing from the network.",
-        epilog=EPILOG,
-    )
+import argparse
+
+from refocusd.optional import need
+from refocusd.transport.secure.user_keys import derived_secret
+from refocusd.view.command import add_view_flags, run_view, view_options
+from refocusd.view.http.options import ViewOptions
+from refocusd.view.serve import serving
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     add_view_flags(parser)
     parser.add_argument(
         "--napari", action="store_true", help="show raw, refocused and trust map in napari instead"
     )
 
 
-def _view(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     if arguments.napari:
         return _show_in_napari(view_options(arguments))
     return run_view(arguments)

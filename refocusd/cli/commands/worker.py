@@ -1,12 +1,21 @@
-"""``refocusd worker``: runs a worker on another host, or by hand on this one."""
+"""``refocusd worker``: refocus frames for a daemon on another host.
+
+Builds an engine on this host and refocuses frames for a daemon on another. It
+reconnects by itself when the link is cut or the daemon is restarted. Ctrl-C
+ends it.
+
+examples:
+  on the daemon's host:   refocusd keys new gpu-2
+                          refocusd run --listen tcp://192.168.0.5:8752
+  on this one:            refocusd worker --connect tcp://192.168.0.5:8752 --keys gpu-2.refocusd-key
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from typing import Any
 
-from refocusd.cli.flags import add_command, add_setting_flags, settings_of
+from refocusd.cli.flags import add_setting_flags, settings_of
 from refocusd.errors import WorkerError
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.processes.signals import stop_asked
@@ -20,27 +29,9 @@ log = logging.getLogger(__name__)
 NICENESS = 10
 _FLAGS = ("model", "backend", "precision", "threads", "device")
 
-EPILOG = """\
-examples:
-  on the daemon's host:   refocusd keys new gpu-2
-                          refocusd run --listen tcp://192.168.0.5:8752
-  on this one:            refocusd worker --connect tcp://192.168.0.5:8752 --keys gpu-2.refocusd-key
-"""
 
-
-def register(commands: Any) -> None:
-    """Add the sub-command."""
-    parser = add_command(
-        commands,
-        "worker",
-        _worker,
-        short="refocus frames for a daemon on another host",
-        description=(
-            "Builds an engine on this host and refocuses frames for a daemon on another. It reconnects "
-            "by itself when the link is cut or the daemon is restarted. Ctrl-C ends it."
-        ),
-        epilog=EPILOG,
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
     parser.add_argument("--connect", required=True, metavar="ADDRESS", help="tcp://HOST:PORT")
     parser.add_argument(
         "--keys",
@@ -54,7 +45,8 @@ def register(commands: Any) -> None:
     add_setting_flags(parser, *_FLAGS)
 
 
-def _worker(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
     settings = settings_of(arguments, *_FLAGS)
     keys = load_client_keys(arguments.keys)
     asked = stop_asked()  # a frame at work is finished and sent

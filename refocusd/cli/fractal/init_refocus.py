@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from pydantic import validate_call
 
-from refocusd.cli.runs import output_of_run
+from refocusd.cli.offline import output_of_run
 from refocusd.cluster.screen import Cluster
 from refocusd.config import load_settings
-from refocusd.formats.ome_zarr.groups import store_root
+from refocusd.formats.ome_zarr.store.groups import store_root
 from refocusd.formats.open_dataset import open_dataset
 
 

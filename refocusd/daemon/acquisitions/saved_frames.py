@@ -16,8 +16,7 @@ import numpy as np
 from refocusd.daemon.events import EventQueue, SavedFrameRead
 from refocusd.daemon.output.patience import answer_of
 from refocusd.errors import RefocusdError
-from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import PageFormat, Place
 from refocusd.frame import Pixels, checksum
 from refocusd.sources.raw_reader import read_place
 from refocusd.transport.messages import Open, Submit

@@ -36,8 +36,7 @@ import numpy as np
 
 from refocusd.errors import OutputError
 from refocusd.formats.metadata import java_text
-from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import PageFormat, Place
 from refocusd.frame import Axes, Pixels, canonical_axes
 
 INDEX_NAME = "NDTiff.index"

@@ -9,7 +9,7 @@ from refocusd.formats.ome_zarr.documents import ChannelLook
 from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of
 from refocusd.formats.ome_zarr.layout import GRID, chunk_path, frames_path
 from refocusd.formats.scale import Scale
-from refocusd.formats.written_keys import Written
+from refocusd.formats.sink import Written
 from refocusd.frame import Axes, AxisValue, canonical_axes
 
 #: A number above this is not taken for a place in an array.

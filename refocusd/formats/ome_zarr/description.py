@@ -13,7 +13,7 @@ import numpy as np
 from refocusd.formats.ome_zarr import documents
 from refocusd.formats.ome_zarr.contents import Contents, Image
 from refocusd.formats.ome_zarr.documents import MAX_CHANNELS, ChannelLook
-from refocusd.formats.ome_zarr.files import put, remove_file, remove_part
+from refocusd.formats.ome_zarr.files import put_changed, remove_file, remove_part
 from refocusd.formats.ome_zarr.frame_list import FrameLine
 from refocusd.formats.scale import (
     Scale,
@@ -142,10 +142,7 @@ class Description:
                 }
 
     def _put(self, name: str, document: bytes) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if (self._path / name).read_bytes() == document:
-                return
-        put(self._path / name, document)
+        put_changed(self._path / name, document)
 
     def _label(self, value: AxisValue | None, place: int) -> str:
         return channel_label(value, self._summary) or f"channel {place}"

@@ -26,6 +26,14 @@ def put(place: Path, data: bytes | memoryview) -> None:
         raise
 
 
+def put_changed(place: Path, data: bytes) -> None:
+    """As `put`, unless the file holds these bytes already."""
+    with contextlib.suppress(FileNotFoundError):
+        if place.read_bytes() == data:
+            return
+    put(place, data)
+
+
 def remove_file(path: Path, name: str) -> None:
     """Remove a file of the dataset in `path`, begun or whole, with folders that become empty."""
     remove_part(path, name)

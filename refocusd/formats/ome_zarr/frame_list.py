@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import reading
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import AxisValue, canonical_axes
 
@@ -170,11 +171,8 @@ class FrameList:
     @contextmanager
     def _legible(self) -> Iterator[None]:
         try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self.place} cannot be read ({error.strerror}): check the disk"
-            ) from error
+            with reading(self.place):
+                yield
         except ValueError as error:
             raise self._damaged(str(error)) from error
 

@@ -23,12 +23,14 @@ tell an absent frame from a black one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refocusd.errors import InputError
+from refocusd.errors import InputError, OutputError
 from refocusd.formats.ome_zarr.frame_list import FrameLine
-from refocusd.formats.ome_zarr.groups import read_attributes
+from refocusd.formats.ome_zarr.store.groups import read_attributes
+from refocusd.formats.sink import refuse_foreign
 
 OWN_GROUP = "refocusd"
 FRAMES_NAME = "frames.jsonl"
@@ -68,3 +70,22 @@ def own_attributes(path: Path) -> dict[str, Any]:
     if not attributes:
         raise InputError(f"the summary metadata cannot be read: {path / OWN_GROUP} has none")
     return attributes
+
+
+def summary_to_continue(path: Path, mark: Mapping[str, Any]) -> dict[str, Any]:
+    """Summary metadata of a dataset that a sink with this mark may continue.
+
+    Raises
+    ------
+    OutputError
+        If they cannot be read, or the dataset is another's.
+    """
+    try:
+        attributes = own_attributes(path)
+    except InputError as error:
+        raise OutputError(
+            f"{path} cannot be continued ({error}): restore it, or choose another --output"
+        ) from error
+    refuse_foreign(path, attributes.get("refocusd"), mark)
+    summary = attributes.get("summary")
+    return summary if isinstance(summary, dict) else {}

@@ -43,7 +43,6 @@ class OmeZarrReader(Dataset):
         #: First byte of each line of the list that counts.
         self._starts = array("Q")
         self._list = FrameList(frames_path(self.path))
-        self._summary: dict[str, Any] | None = None
         self.refresh()
 
     @property

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refocusd.errors import InputError, OutputError
-from refocusd.formats.lock import lock_for_writing
+from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
 from refocusd.formats.ome_zarr import documents
 from refocusd.formats.ome_zarr.contents import Contents, read_contents
@@ -23,14 +22,13 @@ from refocusd.formats.ome_zarr.layout import (
     OWN_GROUP,
     chunk_path,
     frames_path,
-    own_attributes,
+    summary_to_continue,
 )
 from refocusd.formats.sink import (
     Sink,
     json_bytes,
     opened_files,
     refuse_existing,
-    refuse_foreign,
     refuse_missing,
     with_mark,
 )
@@ -102,9 +100,7 @@ class OmeZarrSink(Sink):
         own = documents.group_document({"refocusd": OURS, "summary": plain})
         with opened_files(path, "starting a dataset") as files:
             _refuse_existing(path)
-            (path / OWN_GROUP).mkdir(parents=True, exist_ok=True)
-            lock = files.enter_context(_open_lock(path))
-            lock_for_writing(lock)
+            lock = files.enter_context(open_locked(path / OWN_GROUP / LOCK_NAME))
             _note_in_flight(lock, "")
             put(path / OWN_GROUP / "zarr.json", own)
             put(path / "zarr.json", documents.group_document({}))
@@ -128,9 +124,8 @@ class OmeZarrSink(Sink):
         path = Path(path)
         refuse_missing(path, frames_path(Path()))
         with opened_files(path, "opening the dataset for appending") as files:
-            lock = files.enter_context(_open_lock(path))
-            lock_for_writing(lock)
-            summary = _read_summary(path)
+            lock = files.enter_context(open_locked(path / OWN_GROUP / LOCK_NAME))
+            summary = summary_to_continue(path, OURS)
             in_flight = _read_in_flight(lock)
             contents, landed = read_contents(path, in_flight)
             frames = files.enter_context(io.FileIO(frames_path(path), "r+"))
@@ -184,14 +179,6 @@ class OmeZarrSink(Sink):
         self._lock.close()
 
 
-def _open_lock(path: Path) -> io.FileIO:
-    place = path / OWN_GROUP / LOCK_NAME
-    try:
-        return io.FileIO(place, "r+")
-    except FileNotFoundError:
-        return io.FileIO(place, "x+")
-
-
 def _note_in_flight(lock: io.FileIO, chunk: str) -> None:
     lock.seek(0)
     write_all(lock, chunk.encode("ascii").ljust(_IN_FLIGHT_BYTES - 1) + b"\n")
@@ -202,18 +189,6 @@ def _read_in_flight(lock: io.FileIO) -> str:
     lock.seek(0)
     text = (lock.read(_IN_FLIGHT_BYTES) or b"").decode("ascii", "replace").strip()
     return text if _CHUNK.fullmatch(text) else ""
-
-
-def _read_summary(path: Path) -> Mapping[str, Any]:
-    try:
-        attributes = own_attributes(path)
-    except InputError as error:
-        raise OutputError(
-            f"{path} cannot be continued ({error}): restore it, or choose another --output"
-        ) from error
-    mark, summary = attributes.get("refocusd"), attributes.get("summary")
-    refuse_foreign(path, mark, OURS)
-    return summary if isinstance(summary, dict) else {}
 
 
 def _refuse_existing(path: Path) -> None:

@@ -4,14 +4,12 @@
 `arrangement`      Which page of a TIFF is which frame: time, z, channel and position of each
 `growing_file`     A TIFF that another process is writing, read directory by directory
 `growing_ome`      OME-TIFF while ome-writers, and with it pymmcore-plus, writes it: one file for each position
-`metaseries`       What MetaMorph and MetaXpress (ImageXpress) say of a frame: XML in the page's description
 `micromanager`     Axes of a frame by Micro-Manager's metadata: its own, and the summary of the acquisition
 `ome_export`       Export of a dataset to OME-TIFF: one file a position, planes in the order t, c, z
 `ome_export_plan`  What an export to OME-TIFF will write where, checked before anything is written
 `ome_xml`          Which page of an OME-TIFF is which frame, by its OME-XML
-`page`             Shape and type of a frame on disk
+`page`             A frame on disk: its shape and type, and where its bytes lie
 `page_layout`      One page of a TIFF: what its header promises, held against the bytes there are
-`place`            Where a frame lies in the files of a dataset
 `reader`           The frames of one TIFF, OME-TIFF or ImageJ stack
 `separate_files`   Micro-Manager's separate image files while they are written: a file a frame, and their metadata
 `stacks`           Micro-Manager's image stack files (``*_MMStack_Pos0.ome.tif``), finished or being written

@@ -2,10 +2,10 @@
 
 | written by | what says it | function |
 |---|---|---|
-| OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome.from_ome` |
+| OME-TIFF (Bio-Formats, tifffile, ...) | OME-XML | `ome_xml.from_ome` |
 | ImageJ, Fiji | ``key=value`` lines of the first page's description | `from_imagej` |
 | tifffile | JSON of the first page's description | `from_shaped` |
-| MetaMorph, MetaXpress | pages are planes; XML says the rest | `plain`, `metaseries` |
+| MetaMorph, MetaXpress | pages are planes; XML says the rest | `plain`, `metaseries_metadata` |
 | anything else | nothing: pages are planes, `z` | `plain` |
 """
 
@@ -17,9 +17,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from xml.etree import ElementTree
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import json_object, number_or_none
+from refocusd.formats.metadata import UM_PER_UNIT, finite_number, json_object, number_or_none
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
@@ -27,19 +28,17 @@ from refocusd.profiles.microscope_metadata import plausible_pixel_um
 MAX_FRAMES = 1 << 20
 #: Letters of tifffile's and OME's axes; S is the samples of a pixel.
 _LETTERS = {"T": "time", "Z": "z", "C": "channel", "P": "position", "R": "position"}
-UM_PER_UNIT = {
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "um": 1.0,
-    "\\u00b5m": 1.0,
-    "µm": 1.0,
-    "μm": 1.0,
-    "nm": 1e-3,
-    "mm": 1e3,
-    "cm": 1e4,
-}
 _SHAPED = "the description by tifffile"
+#: Numbers of MetaMorph and MetaXpress, by Micro-Manager's names.
+_NUMBERS = {
+    "z-position": "ZPositionUm",
+    "stage-position-x": "XPositionUm",
+    "stage-position-y": "YPositionUm",
+    "Exposure Time": "Exposure-ms",
+}
+#: The milliseconds are not filled up with zeros.
+_TIME = re.compile(r"(\d{4})(\d\d)(\d\d) (\d\d:\d\d:\d\d)\.(\d{1,3})")
+_EXPOSURE = re.compile(r"Exposure: ([\d.]+) (ms|s)\b")
 #: What ImageJ puts in front of the label of a slice.
 _IMAGEJ_PLACE = re.compile(r"^(?:[czt]:\d+/\d+ *)+(?:- *)?")
 
@@ -67,6 +66,16 @@ class PlacedPage:
     elapsed_ms: float | None = None
     position_name: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def said(self, pixel_um: float | None) -> dict[str, Any]:
+        """All that is said of the frame, under Micro-Manager's names."""
+        said = {
+            "ElapsedTime-ms": self.elapsed_ms,
+            "PixelSizeUm": pixel_um,
+            "PositionName": self.position_name,
+            **self.metadata,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,3 +324,45 @@ def _whole(value: str | None) -> int:
     if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
         return 1
     return max(1, int(value))
+
+
+def metaseries_metadata(description: str) -> dict[str, Any]:
+    """Metadata of one frame under Micro-Manager's names; empty where the description is another's.
+
+    MetaMorph and MetaXpress (ImageXpress) write XML into a page's description::
+
+        <MetaData><PlaneInfo>
+         <prop id="spatial-calibration-x" type="float" value="0.65"/>
+         <prop id="z-position" type="float" value="8030.5"/> ...
+
+    Source: Bio-Formats (``MetamorphHandler``) and tifffile (``metaseries_description_metadata``).
+
+    Parameters
+    ----------
+    description : str
+        A page's ImageDescription.
+    """
+    if not description.lstrip().startswith("<MetaData>") or "<!" in description:
+        return {}
+    try:
+        # Without a document type there are no entities to expand.
+        root = ElementTree.fromstring(description)  # noqa: S314
+    except (ElementTree.ParseError, ValueError, RecursionError):
+        return {}
+    said = {str(prop.get("id")): str(prop.get("value", "")) for prop in root.iter("prop")}
+    found: dict[str, Any] = {
+        name: number
+        for key, name in _NUMBERS.items()
+        if (number := finite_number(said.get(key))) is not None
+    }
+    unit = UM_PER_UNIT.get(said.get("spatial-calibration-units", "").lower())
+    pixel = finite_number(said.get("spatial-calibration-x"))
+    if unit and pixel and said.get("spatial-calibration-state", "on") != "off":
+        found["PixelSizeUm"] = pixel * unit
+    if exposure := _EXPOSURE.search(said.get("Description", "")):
+        found.setdefault("Exposure-ms", float(exposure[1]) * (1e3 if exposure[2] == "s" else 1.0))
+    if taken := _TIME.fullmatch(said.get("acquisition-time-local", "")):
+        found["TimeReceivedByCore"] = "{}-{}-{} {}.{:0>3}".format(*taken.groups())
+    if said.get("_IllumSetting_"):
+        found["Channel"] = said["_IllumSetting_"]
+    return found

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,21 @@ import numpy as np
 from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.metadata import java_text, json_object
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat
-from refocusd.formats.tiff.place import Place
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, PageFormat, Place
 from refocusd.frame import MIN_SIDE, Pixels, checked_pixels
 
 __all__ = ["GrowingFile", "Opener", "Page", "Place"]
 
-_WIDTH, _HEIGHT, _BITS, _DESCRIPTION, _STRIP, _SAMPLES, _STRIP_BYTES = (
-    256,
-    257,
-    258,
-    270,
-    273,
-    277,
-    279,
-)
-_METADATA = 51123
+#: Tags.
+_WIDTH, _HEIGHT, _BITS, _SAMPLES = 256, 257, 258, 277
+_DESCRIPTION, _STRIP, _STRIP_BYTES, _METADATA = 270, 273, 279, 51123
+_MARKED_HEADER = struct.Struct("<HHII")
+_LITTLE_ENDIAN = 0x4949
 #: Micro-Manager writes 13 to 17 entries.
 _MOST_ENTRIES = 64
 _MOST_METADATA = 1 << 26
+#: Pages taken in one look at a growing file; more follow at the next.
+_MOST_PAGES = 512
 
 #: Opens a file for unbuffered reads; tests put a slow or failing disk here.
 Opener = Callable[[Path], io.RawIOBase]
@@ -118,6 +114,32 @@ class GrowingFile:
         OSError
         """
         return struct.unpack(f"<{count}I", self.bytes_at(offset, 4 * count).ljust(4 * count, b"\0"))
+
+    def first_directory(self, mark: int) -> int:
+        """Where the first directory is; 0 while there is no header with this writer's mark.
+
+        Raises
+        ------
+        OSError
+        """
+        order, first, found = self.words(0, 3)
+        return first if order & 0xFFFF == _LITTLE_ENDIAN and found == mark else 0
+
+    def pages(self, offset: int) -> Iterator[Page]:
+        """Pages from a directory on, as far as they are whole, up to one that leads no further.
+
+        Raises
+        ------
+        OSError
+        """
+        for _ in range(_MOST_PAGES):
+            page = self.page(offset)
+            if page is None:
+                return
+            yield page
+            if page.following <= offset:
+                return
+            offset = page.following
 
     def page(self, offset: int) -> Page | None:
         """The page whose directory is at `offset`; None while it is not whole.
@@ -199,6 +221,17 @@ class GrowingFile:
             self.close()
             raise
         return filled
+
+
+def writer_mark(path: Path) -> int:
+    """The number behind a TIFF's header by which Micro-Manager's writers know their files; 0 without one."""
+    try:
+        with open_shared(path) as file:
+            head = file.read(12)
+    except OSError:
+        return 0
+    order, _, _, mark = _MARKED_HEADER.unpack(head.ljust(12, b"\0"))
+    return int(mark) if order == _LITTLE_ENDIAN else 0
 
 
 def _placed(

@@ -20,9 +20,8 @@ from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, without_constant_axes
 from refocusd.formats.tiff.growing_file import Opener
 from refocusd.formats.tiff.ome_xml import ANY_PAGES, from_ome
-from refocusd.formats.tiff.page import MAX_FRAME_BYTES
+from refocusd.formats.tiff.page import MAX_FRAME_BYTES, Place
 from refocusd.formats.tiff.page_layout import page_layout
-from refocusd.formats.tiff.place import Place
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import canonical_axes
 
@@ -59,11 +58,6 @@ class GrowingOmeTiff(PlacedFrames):
         self._finished = False
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """What the OME-XML says of all frames."""
-        return self._arrangement.summary
-
-    @property
     def finished(self) -> bool:
         """Whether its writer has closed it."""
         return self._finished
@@ -85,6 +79,7 @@ class GrowingOmeTiff(PlacedFrames):
         if start is None:
             raise self._refused("it is compressed")
         self._arrangement, self._finished = arrangement, pages > 1
+        self._summary = arrangement.summary
         there, rest = divmod(size - start, form.nbytes)
         there = pages if self._finished else there
         frames = list(arrangement.frames)
@@ -123,14 +118,7 @@ class GrowingOmeTiff(PlacedFrames):
         )
 
     def _metadata(self, key: str) -> dict[str, Any]:
-        page = self._pages[key]
-        said = {
-            "ElapsedTime-ms": page.elapsed_ms,
-            "PixelSizeUm": self._arrangement.pixel_um,
-            "PositionName": page.position_name,
-            **page.metadata,
-        }
-        return {name: value for name, value in said.items() if value is not None}
+        return self._pages[key].said(self._arrangement.pixel_um)
 
 
 def _following(arrangement: Arrangement, count: int) -> Iterator[PlacedPage]:

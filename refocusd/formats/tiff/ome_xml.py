@@ -19,18 +19,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 from refocusd.errors import InputError
-from refocusd.files import open_shared
+from refocusd.files import read_limited, reading
+from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage
 from refocusd.formats.tiff.strict import StrictTiff
 from refocusd.frame import AxisValue, counted
 from refocusd.profiles.microscope_metadata import plausible_pixel_um
 
 _AXES = {"T": "time", "Z": "z", "C": "channel"}
-_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4}
 #: The XML of a million planes takes some 200 MiB.
 _MAX_COMPANION_BYTES = 1 << 28
-_MS = {"s": 1e3, "ms": 1.0, "µs": 1e-3, "μs": 1e-3, "us": 1e-3, "min": 6e4, "h": 3.6e6}
-
+_MS_PER_UNIT = {unit: 1e3 * seconds for unit, seconds in SECONDS_PER_UNIT.items()}
 
 #: In place of the number of pages of a file that is being written.
 ANY_PAGES = sys.maxsize
@@ -84,7 +83,7 @@ def described_images(path: Path) -> list[DescribedImage]:
         planes = {}
         for pixels in image.findall("Pixels"):
             for place, plane in _planes(pixels):
-                ms = _quantity(plane, "DeltaT", _MS, "s")
+                ms = _quantity(plane, "DeltaT", _MS_PER_UNIT, "s")
                 time = {} if ms is None or ms < 0 else {"ElapsedTime-ms": ms}
                 planes[place] = where | _plane_metadata(plane) | time
         found.append(
@@ -149,14 +148,8 @@ def _companion_text(path: Path) -> str:
     if path.suffix.lower() in (".tif", ".tiff"):  # the file of a set that describes all of them
         with closing(StrictTiff(path)) as tiff:
             return tiff.description(tiff.page(tiff.offsets[0]))
-    try:
-        with open_shared(path) as file:
-            data = file.read(_MAX_COMPANION_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
-    if len(data) > _MAX_COMPANION_BYTES:
-        raise InputError(f"{path} is larger than {_MAX_COMPANION_BYTES >> 20} MiB: export it anew")
-    return data.decode("utf-8-sig", "replace")
+    with reading(path):
+        return read_limited(path, _MAX_COMPANION_BYTES).decode("utf-8-sig", "replace")
 
 
 def from_ome(
@@ -282,12 +275,12 @@ def _image(
             if named:
                 axes["channel"] = channels[place["C"]] or ""
             plane = planes.get((place["Z"], place["C"], place["T"]))
-            time = None if plane is None else _quantity(plane, "DeltaT", _MS, "s")
+            time = None if plane is None else _quantity(plane, "DeltaT", _MS_PER_UNIT, "s")
             if time is not None and time < 0:
                 time = None
             said = where | ({} if plane is None else _plane_metadata(plane, stage_unit))
             frames.append(PlacedPage(page, axes, time, metadata=said))
-        um = _quantity(pixels, "PhysicalSizeX", _UM, "µm")
+        um = _quantity(pixels, "PhysicalSizeX", UM_PER_UNIT, "µm")
         form = (sizes["Y"], sizes["X"], pixels.get("Type", ""))
         summary = _summary(element, pixels, channels)
         if any("Color" in child.attrib for child in of_channels):
@@ -302,8 +295,8 @@ def _summary(
 ) -> dict[str, Any]:
     """What an image says of the whole acquisition, under Micro-Manager's names."""
     said = {
-        "z-step_um": _quantity(pixels, "PhysicalSizeZ", _UM, "µm"),
-        "Interval_ms": _quantity(pixels, "TimeIncrement", _MS, "s"),
+        "z-step_um": _quantity(pixels, "PhysicalSizeZ", UM_PER_UNIT, "µm"),
+        "Interval_ms": _quantity(pixels, "TimeIncrement", _MS_PER_UNIT, "s"),
         "ChNames": [name or "" for name in channels] if any(channels) else None,
         "StartTime": image.findtext("AcquisitionDate"),
         "refocusd": {"exported": True} if image.findtext("Description") == REFOCUSED else None,
@@ -324,17 +317,17 @@ def _stage_label(image: ElementTree.Element) -> dict[str, float]:
     label = image.find("StageLabel")
     if label is None:
         return {}
-    said = {f"{axis}PositionUm": _quantity(label, axis, _UM, "") for axis in "XYZ"}
+    said = {f"{axis}PositionUm": _quantity(label, axis, UM_PER_UNIT, "") for axis in "XYZ"}
     return {name: value for name, value in said.items() if value is not None}
 
 
 def _plane_metadata(plane: ElementTree.Element, stage_unit: str = "") -> dict[str, float]:
     """Exposure and stage position of a plane, under Micro-Manager's names."""
     said = {
-        "Exposure-ms": _quantity(plane, "ExposureTime", _MS, "s"),
-        "XPositionUm": _quantity(plane, "PositionX", _UM, stage_unit),
-        "YPositionUm": _quantity(plane, "PositionY", _UM, stage_unit),
-        "ZPositionUm": _quantity(plane, "PositionZ", _UM, stage_unit),
+        "Exposure-ms": _quantity(plane, "ExposureTime", _MS_PER_UNIT, "s"),
+        "XPositionUm": _quantity(plane, "PositionX", UM_PER_UNIT, stage_unit),
+        "YPositionUm": _quantity(plane, "PositionY", UM_PER_UNIT, stage_unit),
+        "ZPositionUm": _quantity(plane, "PositionZ", UM_PER_UNIT, stage_unit),
     }
     return {name: value for name, value in said.items() if value is not None}
 

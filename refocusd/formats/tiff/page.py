@@ -1,7 +1,9 @@
-"""Shape and type of a frame on disk."""
+"""A frame on disk: its shape and type, and where its bytes lie."""
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,3 +45,64 @@ class PageFormat:
 
     def __str__(self) -> str:
         return f"{self.width}×{self.height} px {self.dtype}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of one frame lie.
+
+    Parameters
+    ----------
+    file : str
+        Bare name, in the dataset's folder.
+    offset : int
+        Of the pixels, in bytes.
+    format : PageFormat
+    metadata_offset, metadata_length : int
+        Of its JSON, in bytes.
+    """
+
+    file: str
+    offset: int
+    format: PageFormat
+    metadata_offset: int
+    metadata_length: int
+
+    @property
+    def end(self) -> int:
+        """First byte behind the frame's pixels and metadata."""
+        return max(self.offset + self.format.nbytes, self.metadata_offset + self.metadata_length)
+
+
+class Places(Mapping[str, Place]):
+    """Where frames lie, by canonical axes: 32 bytes a frame beside its key, as there may be millions."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+        #: Of each row: offset, metadata offset and length, number of its file and format.
+        self._numbers = array("Q")
+        self._shared: dict[tuple[str, PageFormat], int] = {}
+        self._files: list[tuple[str, PageFormat]] = []
+
+    def __getitem__(self, key: str) -> Place:
+        at = 4 * self._rows[key]
+        offset, metadata_offset, metadata_length, number = self._numbers[at : at + 4]
+        file, form = self._files[number]
+        return Place(file, offset, form, metadata_offset, metadata_length)
+
+    def __setitem__(self, key: str, place: Place) -> None:
+        number = self._shared.setdefault((place.file, place.format), len(self._shared))
+        if number == len(self._files):
+            self._files.append((place.file, place.format))
+        at = 4 * self._rows.setdefault(key, len(self._rows))
+        numbers = (place.offset, place.metadata_offset, place.metadata_length, number)
+        self._numbers[at : at + 4] = array("Q", numbers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows

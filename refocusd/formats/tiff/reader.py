@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from refocusd.formats.tiff.arrangement import (
     PlacedPage,
     from_imagej,
     from_shaped,
+    metaseries_metadata,
     plain,
 )
-from refocusd.formats.tiff.metaseries import metaseries_metadata
+from refocusd.formats.tiff.growing_file import writer_mark
 from refocusd.formats.tiff.ome_xml import companion_of, from_ome
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.formats.tiff.page_layout import PageLayout, is_reduced, page_layout
@@ -116,20 +116,15 @@ class TiffImageFile:
     def metadata(self, index: int) -> dict[str, Any]:
         """What the file says of one frame."""
         frame = self._frames[index]
-        said = {
-            "ElapsedTime-ms": frame.elapsed_ms,
-            "PixelSizeUm": self.pixel_um,
-            "PositionName": frame.position_name,
-            **frame.metadata,
-        }
+        said = frame.said(self.pixel_um)
         if self._described_pages:
             file = self._opened()
             page = file.page(self._offsets[frame.page])
             said |= metaseries_metadata(file.description(page))
-        return {key: value for key, value in said.items() if value is not None}
+        return said
 
     def _open(self, file: StrictTiff) -> None:
-        if file.size >= 12 and self._word(file, 8) == NDTIFF_MAGIC:
+        if writer_mark(self.path) == NDTIFF_MAGIC:
             raise InputError(
                 f"{self.path} is part of an NDTiff dataset, and NDTiff.index is not beside it: "
                 "copy the whole folder, and open that"
@@ -265,10 +260,6 @@ class TiffImageFile:
         unit = _UM_PER_RESOLUTION_UNIT.get(file.number(first, _RESOLUTION_UNIT, 2))
         um = plausible_pixel_um(unit / resolution if unit and resolution else None)
         return um if um is not None and um < 50 else None
-
-    def _word(self, file: StrictTiff, offset: int) -> int:
-        data = file.read_at(offset, 4, "a Micro-Manager header")
-        return int(struct.unpack(f"{file.order}I", data)[0])
 
 
 def _imagej_labels(first: TiffPage) -> Sequence[str]:

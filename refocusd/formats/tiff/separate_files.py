@@ -80,7 +80,6 @@ class GrowingSeparateFiles(Dataset):
         self.catch_up_from = str(self.path)
         self._notes: dict[Path, _Notes] = {}
         self._image: TiffImageFile | None = None
-        self._unusable: dict[str, str] = {}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -99,11 +98,6 @@ class GrowingSeparateFiles(Dataset):
         if not folders and self._notes:
             raise FileNotFoundError(f"the separate image files of {self.path} are gone")
         return [key for folder in folders for key in self._from_notes(folder)]
-
-    def unusable(self) -> dict[str, str]:
-        """Frames that were found and cannot be taken, and why, since the last call."""
-        found, self._unusable = self._unusable, {}
-        return found
 
     def close(self) -> None:
         """Close the open file until the next read."""

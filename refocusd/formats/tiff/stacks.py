@@ -21,7 +21,7 @@ from refocusd.errors import InputError
 from refocusd.files import open_shared
 from refocusd.formats.metadata import java_text, json_object
 from refocusd.formats.placed_frames import PlacedFrames
-from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page
+from refocusd.formats.tiff.growing_file import GrowingFile, Opener, Page, writer_mark
 from refocusd.formats.tiff.micromanager import named_axes, said_axes
 from refocusd.frame import AxisValue, canonical_axes
 from refocusd.profiles.microscope_metadata import pixel_um_of, plausible_pixel_um
@@ -35,8 +35,6 @@ _INDEX_MAP_OFFSET, _INDEX_MAP, _SUMMARY = 54773648, 3453623, 2355492
 _MAP_AXES = ("channel", "z", "time", "position")
 _MOST_MAPPED = 1 << 20
 _MOST_SUMMARY = 1 << 26
-#: Pages taken in one look at a growing file; more follow at the next.
-_MOST_PAGES = 512
 #: Zeros at the end of a file that was never finished.
 _UNWRITTEN_BYTES = 1 << 12
 
@@ -48,12 +46,7 @@ def is_stack_name(name: str) -> bool:
 
 def is_stack(path: Path) -> bool:
     """Whether a file has the header of Micro-Manager's image stacks, whatever its name."""
-    try:
-        with open_shared(path) as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    return head[:2] == b"II" and head[8:] == struct.pack("<I", _INDEX_MAP_OFFSET)
+    return writer_mark(path) == _INDEX_MAP_OFFSET
 
 
 class MicroManagerStacks(PlacedFrames):
@@ -85,7 +78,6 @@ class MicroManagerStacks(PlacedFrames):
         self, path: Path, opener: Opener = open_shared, *, name: str = "", growing: bool = False
     ) -> None:
         super().__init__(path, opener, name=name, growing=growing)
-        self._summary: dict[str, Any] = {}
         #: Where the first and the next directory of each file are; the next is 0 behind its last.
         self._first: dict[str, int] = {}
         self._next: dict[str, int] = {}
@@ -96,11 +88,6 @@ class MicroManagerStacks(PlacedFrames):
                     pass
                 for file in self._names():
                     self._check_end(file)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """What the first file's header says; empty while there is none."""
-        return self._summary
 
     @property
     def finished(self) -> bool:
@@ -122,7 +109,7 @@ class MicroManagerStacks(PlacedFrames):
 
     def _metadata(self, key: str) -> dict[str, Any]:
         metadata = super()._metadata(key)
-        if (um := plausible_pixel_um(pixel_um_of(metadata, self._summary))) is not None:
+        if (um := plausible_pixel_um(pixel_um_of(metadata, self.summary))) is not None:
             metadata.setdefault("PixelSizeUm", um)
         return {**metadata, "FileName": self._frames[key].file}
 
@@ -144,24 +131,18 @@ class MicroManagerStacks(PlacedFrames):
         with self._reading(name) as file:
             if name not in self._first and not self._begin(file):
                 return []
-            for _ in range(_MOST_PAGES):
-                page = file.page(self._next[name])
-                if page is None:
-                    break
+            for page in file.pages(self._next[name]):
                 if key := self._take(page, file):
                     fresh.append(key)
                 # 0 behind the last page of a file that is full or done; else it is damaged.
                 self._next[name] = page.following if page.following > page.offset else 0
-                if not self._next[name]:
-                    if page.following and not self._growing:
-                        raise self._damaged(f"a page of {name} leads back to an earlier one")
-                    break
+                if page.following and not self._next[name] and not self._growing:
+                    raise self._damaged(f"a page of {name} leads back to an earlier one")
         return fresh
 
     def _begin(self, file: GrowingFile) -> bool:
         """Whether a file's header is there; without its summary frames cannot be named."""
-        order, first, mark = file.words(0, 3)
-        if order & 0xFFFF != 0x4949 or mark != _INDEX_MAP_OFFSET or not first:
+        if not (first := file.first_directory(_INDEX_MAP_OFFSET)):
             return False
         self._summary = self._summary or _summary_of(file)
         if self._growing and not self._summary:
@@ -175,7 +156,7 @@ class MicroManagerStacks(PlacedFrames):
             axes = said_axes(page.metadata) or self._mapped_axes(page.offset, file)
         except InputError:
             axes = {}
-        key = canonical_axes(named_axes(axes, self._summary)) if axes else ""
+        key = canonical_axes(named_axes(axes, self.summary)) if axes else ""
         if not key or page.place is None:
             trouble = f"a page of {file.path.name} {page.trouble or 'has no axes'}"
             if not self._growing:

@@ -23,7 +23,7 @@ import numpy as np
 from tifffile import TiffFile, TiffPage
 
 from refocusd.errors import InputError
-from refocusd.files import open_shared
+from refocusd.files import open_shared, reading
 
 #: More pages than any recording has; a chain that goes on is taken for damaged.
 MAX_PAGES = 1 << 20
@@ -65,12 +65,8 @@ class StrictTiff:
 
     def __init__(self, path: Path, offsets: array[int] | None = None) -> None:
         self.path = path
-        try:
+        with reading(path):
             self._file = io.BufferedReader(open_shared(path))
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be read ({error.strerror or error}): check the path and its permissions"
-            ) from error
         try:
             self.size = os.fstat(self._file.fileno()).st_size
             first = self._first_page()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import RUN_FILE
 from refocusd.formats.ndtiff.index import INDEX_NAME
-from refocusd.formats.ome_zarr.groups import is_store
+from refocusd.formats.ome_zarr.store.groups import is_store
 from refocusd.formats.open_dataset import kind_of
 from refocusd.formats.refocused_name import REFOCUSED_NAME
 from refocusd.formats.tiff.growing_ome import ENDINGS

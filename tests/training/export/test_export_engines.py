@@ -15,8 +15,8 @@ from small_networks import blur_network, small_bundle
 
 from refocusd.cli.main import main
 from refocusd.engines.cache import EngineCache
-from refocusd.engines.onnxruntime import graph_of
-from refocusd.engines.tensorrt import PROVIDER, engine_key, engine_shapes
+from refocusd.engines.runtimes.onnxruntime import graph_of
+from refocusd.engines.runtimes.tensorrt import PROVIDER, engine_key, engine_shapes
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 

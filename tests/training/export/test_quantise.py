@@ -28,7 +28,7 @@ from refocusd_training.simulate.scene import Scene, simulate_frame
 from small_networks import write_network
 
 from refocusd.config import EngineOptions
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle, load_bundle

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from refocusd.engines.onnxruntime import Graph, graph_of
-from refocusd.engines.tensorrt import engine_shapes
+from refocusd.engines.runtimes.onnxruntime import Graph, graph_of
+from refocusd.engines.runtimes.tensorrt import engine_shapes
 from refocusd.models.bundle import load_bundle
 
 if importlib.util.find_spec("torch_tensorrt") is None:

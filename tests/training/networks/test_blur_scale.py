@@ -16,8 +16,8 @@ from refocusd_training.networks.blur_scale import BlurScaleNet, RichardsonLucy
 
 from refocusd.config import EngineOptions
 from refocusd.engines.choose import build_engine
+from refocusd.engines.runtimes.torch import TorchScaleNetwork
 from refocusd.engines.scaled import ScaledEngine
-from refocusd.engines.scaled.torch import TorchScaleNetwork
 from refocusd.engines.self_test import check_engine
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.groups import image_folders, store_root
+from refocusd.formats.ome_zarr.store.groups import image_folders, store_root
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.refocused_name import SUFFIX
 from refocusd.frame import AxisValue, Pixels

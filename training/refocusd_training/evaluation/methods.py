@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions, Precision
 from refocusd.engines.engine import Engine
-from refocusd.engines.openvino import OpenVinoEngine, engine_threads
+from refocusd.engines.runtimes.openvino import OpenVinoEngine, engine_threads
 from refocusd.engines.verdict import shipped_judge
 from refocusd.errors import EngineError, InputError
 from refocusd.frame import Pixels

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from refocusd.engines.openvino import engine_threads
+from refocusd.engines.runtimes.openvino import engine_threads
 from refocusd.files import output
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.held_out import held_out

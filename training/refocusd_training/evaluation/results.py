@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from refocusd.engines.openvino import engine_threads
+from refocusd.engines.runtimes.openvino import engine_threads
 from refocusd.imaging.quality import Quality, compare, register, shifted
 from refocusd.models.bundle import load_bundle
 from refocusd_training.evaluation.cases import LEVELS_UM, NUCLEI, Case, scene_of

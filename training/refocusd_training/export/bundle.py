@@ -28,7 +28,7 @@ from refocusd.errors import InputError, OutputError
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
 from refocusd.models.bundle import load_bundle, sha256_of
-from refocusd.models.receptive_field import measured_field_px
+from refocusd.models.reference_network import measured_field_px
 from refocusd_training.config import TrainingConfig, load_config
 from refocusd_training.data.source import open_samples
 from refocusd_training.export.card import model_card
@@ -133,7 +133,7 @@ def _sample_scenes(size: int, levels: tuple[float, ...]) -> list[Scene]:
 def receptive_field_px(network: RefocusNetwork, *, size: int = 512) -> int:
     """Measured radius beyond which pixels do not influence the output.
 
-    See `refocusd.models.receptive_field.measured_field_px`.  If `size` is too small, twice that size is
+    See `refocusd.models.reference_network.measured_field_px`.  If `size` is too small, twice that size is
     tried once; if that is too small as well, half of it is used.
 
     Parameters

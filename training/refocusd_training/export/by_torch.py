@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from refocusd.engines.onnxruntime import Graph
+from refocusd.engines.runtimes.onnxruntime import Graph
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
@@ -170,7 +170,7 @@ def _network(model: ModelBundle) -> nn.Module:
 
 
 def _halve(network: nn.Module) -> None:
-    """Compute convolutions that mix channels, and the layers after them, in f16, as `engines.half` does."""
+    """Compute convolutions that mix channels, and the layers after them, in f16, as `engines.runtimes.half` does."""
     from torch import nn
 
     def narrowed(_layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

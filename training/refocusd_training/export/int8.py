@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from refocusd import files
 from refocusd.config import EngineOptions
-from refocusd.engines.openvino import OpenVinoEngine
+from refocusd.engines.runtimes.openvino import OpenVinoEngine
 from refocusd.errors import EngineError, InputError
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import ModelBundle

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from refocusd import files
 from refocusd.engines.cache import EngineCache, EngineKey
-from refocusd.engines.onnxruntime import Graph, graph_of
-from refocusd.engines.tensorrt import PLUGIN, PROVIDER, engine_key, engine_shapes
+from refocusd.engines.runtimes.onnxruntime import Graph, graph_of
+from refocusd.engines.runtimes.tensorrt import PLUGIN, PROVIDER, engine_key, engine_shapes
 from refocusd.errors import EngineError
 from refocusd.models.bundle import load_bundle
 

@@ -18,15 +18,14 @@ writer locks: several processes write one store, each other images.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from refocusd.formats.ome_zarr.files import put
-from refocusd.formats.ome_zarr.groups import read_attributes
+from refocusd.formats.ome_zarr.files import put_changed
 from refocusd.formats.ome_zarr.layout import LOCK_NAME, OWN_GROUP
+from refocusd.formats.ome_zarr.store.groups import read_attributes
 
 #: Under ``refocusd`` in the attributes of our group: the store may be continued.
 MIRROR = {"sink": "ome-zarr", "sink_format": 2}
@@ -78,11 +77,7 @@ def put_like(model: Path, group: Path, attributes: Mapping[str, Any] | None = No
 
 
 def _put(place: Path, said: Mapping[str, Any]) -> None:
-    text = json.dumps(said, indent=2).encode()
-    with contextlib.suppress(FileNotFoundError):
-        if place.read_bytes() == text:
-            return
-    put(place, text)
+    put_changed(place, json.dumps(said, indent=2).encode())
 
 
 def frame_wise(document: Mapping[str, Any]) -> dict[str, Any]:

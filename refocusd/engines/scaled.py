@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
-from refocusd.engines.scaled.network import Answer, ScaleNetwork
+from refocusd.engines.engine import BlurEngine, EngineDescription, Network, Refocused
 from refocusd.engines.tiling import plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
@@ -31,6 +30,9 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
+#: Outputs of a network at the scale of the blur, which takes the normalised frame and, at every pixel, the
+#: logarithm of its blur over the width that the network is made for, and the standard uncertainty of that.
+OUTPUTS: tuple[str, ...] = ("refocused", "interval", "blur")
 #: Narrower blurs, less their standard uncertainty, are the objective's own: such frames are in focus,
 #: and pass through.  Of 112 sharp real images all but two, which are blurred, are under it.
 LEAST_BLUR_PX = 1.7
@@ -70,6 +72,27 @@ _WARM_UP = 0.8
 _LEAST_TILE_PX = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a network answers for one frame, good until the next one.
+
+    Parameters
+    ----------
+    light : ndarray of float32, shape (height, width)
+        Normalised as the frame was.
+    interval : ndarray of float32, shape (2, height, width)
+        How far 90 % of true pixels lie under and over `light` at most.
+    ratio, uncertainty : float
+        True width of the blur over the stated one, and the standard uncertainty of the
+        logarithm of that.
+    """
+
+    light: Floats
+    interval: Floats
+    ratio: float
+    uncertainty: float
+
+
 class ScaledEngine(BlurEngine):
     """Refocuses by a model that works at the scale of the blur.
 
@@ -77,20 +100,30 @@ class ScaledEngine(BlurEngine):
     ----------
     bundle : ModelBundle
         With `ModelBundle.fine_sigma_px`.
-    network : ScaleNetwork
-        Compiled from it.  Closed with the engine.
+    network : Network
+        Compiled from it, with `OUTPUTS`.  Closed with the engine.
     known : BlurEstimate, optional
         Every frame's blur, where it is stated; else it is estimated.
+
+    Raises
+    ------
+    EngineError
+        If the bundle, or the network, is of another kind.
     """
 
     def __init__(
-        self, bundle: ModelBundle, network: ScaleNetwork, known: BlurEstimate | None = None
+        self, bundle: ModelBundle, network: Network, known: BlurEstimate | None = None
     ) -> None:
         if bundle.fine_sigma_px is None:
             raise EngineError(f"model {bundle.model_id} does not work at the scale of the blur")
+        if missing := set(OUTPUTS) - set(network.outputs):
+            raise EngineError(
+                f"{network.onnx} has no output {', '.join(sorted(missing))}; export the model again"
+            )
         self.bundle = bundle
         self._fine_px = bundle.fine_sigma_px
         self.network = network
+        self._places = [network.outputs.index(name) for name in OUTPUTS]
         self._known = known
         self._tile_px = _TILE_PX
         self._closed = False
@@ -154,6 +187,28 @@ class ScaledEngine(BlurEngine):
         return Refocused(
             restored.counts, engine_ms, clipped, found, restored.expected_error, restored.interval
         )
+
+    def answer(self, seen: Floats) -> Answer:
+        """The network alone on one frame.
+
+        Parameters
+        ----------
+        seen : ndarray of float32, shape (1, 3, height, width)
+            As it takes them, see `OUTPUTS`.
+
+        Raises
+        ------
+        MemoryError, EngineError
+            See `Network.run`.
+        """
+        found = self.network.run(seen)
+        light, interval, blur = (found[place] for place in self._places)
+        if light.shape != (1, 1, *seen.shape[2:]):
+            raise EngineError(
+                f"{self.network.onnx} returned {light.shape} for {seen.shape}; it is no network at "
+                "the scale of the blur"
+            )
+        return Answer(light[0, 0], interval[0], float(blur[0, 0]), float(blur[0, 1]))
 
     def close(self) -> None:
         """Free the device."""
@@ -236,7 +291,7 @@ class ScaledEngine(BlurEngine):
             seen[0, 0, : part.shape[0], : part.shape[1]] = part
             reflect_into(seen[0, 0], part.shape)
             seen[0, 1], seen[0, 2] = told
-            answer = self.network.run(seen)
+            answer = self.answer(seen)
             if not (0 < answer.ratio < math.inf and 0 < answer.uncertainty < math.inf):
                 raise EngineError(
                     f"model {self.bundle.model_id} returned a blur that is not finite; set precision "

@@ -1,6 +1,6 @@
 """A bundle's ONNX run by ONNX Runtime, through one of its execution providers.
 
-`refocusd.engines.tensorrt` has the provider for NVIDIA cards.  The tests have one for the processor,
+`refocusd.engines.runtimes.tensorrt` has the provider for NVIDIA cards.  The tests have one for the processor,
 which runs the very same code: what can be tested without a card is tested with it.
 """
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription, card_lost
-from refocusd.engines.half import halved
+from refocusd.engines.runtimes.half import halved
 from refocusd.errors import EngineError
+from refocusd.files import reading
 from refocusd.models.bundle import ModelBundle
 
 #: How ONNX Runtime and its providers say that memory ran out,
@@ -88,21 +89,13 @@ class Graph:
 class Provider(Protocol):
     """What runs graphs on one device."""
 
-    @property
-    def backend(self) -> str:
-        """Name of the backend."""
-
-    @property
-    def device(self) -> str:
-        """Name of the device."""
-
-    @property
-    def runtime(self) -> str:
-        """Name and version of what computes, and for what."""
-
-    @property
-    def precisions(self) -> tuple[str, ...]:
-        """What it computes in, that of ``auto`` first."""
+    #: Names of the backend and of the device.
+    backend: str
+    device: str
+    #: Name and version of what computes, and for what.
+    runtime: str
+    #: What it computes in, that of ``auto`` first.
+    precisions: tuple[str, ...]
 
     def session(self, graph: Graph) -> Any:
         """An ``InferenceSession`` of a graph.
@@ -207,11 +200,10 @@ def graph_of(bundle: ModelBundle, precision: str, shapes: Shapes) -> Graph:
     import onnx
     from google.protobuf.message import DecodeError
 
-    try:
+    with reading(bundle.onnx, EngineError):
         content = bundle.onnx.read_bytes()
+    try:
         model = onnx.load_model_from_string(content)
-    except OSError as error:
-        raise EngineError(f"{bundle.onnx} cannot be read: {error.strerror}") from error
     except DecodeError as error:
         raise EngineError(f"{bundle.onnx} is no ONNX file: {error}") from error
     constants = {tensor.name for tensor in model.graph.initializer}

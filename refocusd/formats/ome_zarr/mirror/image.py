@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,18 +15,17 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
-from refocusd.formats.lock import lock_for_writing
+from refocusd.formats.lock import open_locked
 from refocusd.formats.ndtiff.stack import write_all
-from refocusd.formats.ome_zarr.chunks import StoredChunks
 from refocusd.formats.ome_zarr.files import put
 from refocusd.formats.ome_zarr.frame_list import FrameLine, damaged_list, lines_of, pack_line
-from refocusd.formats.ome_zarr.frame_notes import XML
-from refocusd.formats.ome_zarr.groups import is_store
-from refocusd.formats.ome_zarr.image import OmeImage, open_array, part_of
-from refocusd.formats.ome_zarr.mirror_layout import frame_wise, list_path, put_like
-from refocusd.formats.sink import json_bytes
+from refocusd.formats.ome_zarr.mirror.layout import frame_wise, list_path, put_like
+from refocusd.formats.ome_zarr.store.chunks import StoredChunks
+from refocusd.formats.ome_zarr.store.frame_notes import XML
+from refocusd.formats.ome_zarr.store.groups import is_store
+from refocusd.formats.ome_zarr.store.image import OmeImage, open_array, part_of
+from refocusd.formats.sink import WrittenKeys, json_bytes
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.written_keys import WrittenKeys
 from refocusd.frame import Axes, AxisValue, Metadata, Pixels, canonical_axes
 
 if TYPE_CHECKING:
@@ -130,14 +130,12 @@ class MirrorImage:
         ]
         self._stored = StoredChunks(self.image.array, self.image.folder / self.image.levels[0])
         self._list = list_path(path, position)
-        self._list.parent.mkdir(parents=True, exist_ok=True)
         self._lock: io.FileIO | None = None
         #: Nothing stands behind the last whole line of the list.
         self._clean = False
         try:
             if lock:
-                self._lock = io.FileIO(self._list, "a+")
-                lock_for_writing(self._lock)
+                self._lock = open_locked(self._list)
             self._end = self._read() if self._list.exists() else 0
         except BaseException:
             self.close()
@@ -156,20 +154,12 @@ class MirrorImage:
         OutputError
             If the image has no place for it, or the disk refuses.
         """
-        key = canonical_axes(axes)
-        text = json_bytes(metadata, f"the metadata of frame {key}")
-        try:
+        text = json_bytes(metadata, f"the metadata of frame {canonical_axes(axes)}")
+        with self._or_taken_back(axes):
             self.append(pixels, axes, text)
-        except OSError as error:
-            self.take_back()
-            raise write_error(error, self.path, f"writing frame {key}") from error
 
     def append(self, pixels: Pixels, axes: dict[str, AxisValue], text: bytes) -> None:
         """As `write`; what the system refuses is an `OSError`, after which `take_back` is due."""
-        if not self._clean:
-            # Only now: who merely looks must not cut off what a job of a cluster is writing.
-            self.take_back()
-            self._clean = True
         index = self.place(axes)
         for number, level in enumerate(self._levels):
             _write_level(level, index, pixels, self._levels[0].shape if number else level.shape)
@@ -203,9 +193,8 @@ class MirrorImage:
         OutputError
             As `write`.
         """
-        key = canonical_axes(axes)
-        text = json_bytes(metadata, f"the metadata of frame {key}")
-        try:
+        text = json_bytes(metadata, f"the metadata of frame {canonical_axes(axes)}")
+        with self._or_taken_back(axes):
             index = self.place(axes)
             finer = (self._levels[0], index)
             for level in self._levels[1:]:
@@ -214,13 +203,15 @@ class MirrorImage:
                     break
                 _reduce_by_parts(finer, (level, plane))
                 finer = (level, plane)
-            if not self._clean:
-                self.take_back()
-                self._clean = True
             self._enlist(axes, text)
+
+    @contextmanager
+    def _or_taken_back(self, axes: Axes) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self.take_back()
-            raise write_error(error, self.path, f"writing frame {key}") from error
+            raise write_error(error, self.path, f"writing frame {canonical_axes(axes)}") from error
 
     def unfinished(self, axes: Axes) -> Path:
         """Where may be noted which parts of a frame are written, until `finish` lists it."""
@@ -233,6 +224,10 @@ class MirrorImage:
         return files[-2], files[-1]
 
     def _enlist(self, axes: dict[str, AxisValue], text: bytes) -> None:
+        if not self._clean:
+            # Only now: who merely looks must not cut off what a job of a cluster is writing.
+            self.take_back()
+            self._clean = True
         at = dict(zip(self.image.outer, self.place(axes), strict=True))
         line = FrameLine(
             axes,

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from refocusd.formats.ome_zarr.chunks import stamp_of
 from refocusd.formats.ome_zarr.frame_list import FrameList
-from refocusd.formats.ome_zarr.grid import GridFrames
 from refocusd.formats.ome_zarr.layout import own_attributes
-from refocusd.formats.ome_zarr.mirror_layout import listed
-from refocusd.formats.ome_zarr.store_reader import StoreReader
+from refocusd.formats.ome_zarr.mirror.layout import listed
+from refocusd.formats.ome_zarr.store.chunks import stamp_of
+from refocusd.formats.ome_zarr.store.grid import GridFrames
+from refocusd.formats.ome_zarr.store.reader import StoreReader
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES
 from refocusd.frame import canonical_axes
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.formats.metadata import finite_number
-from refocusd.formats.ome_zarr.groups import image_folders, read_attributes
+from refocusd.formats.ome_zarr.store.groups import image_folders, read_attributes
 from refocusd.formats.tiff.ome_xml import described_images
 
 XML = Path("OME", "METADATA.ome.xml")

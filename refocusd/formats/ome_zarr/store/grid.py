@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from refocusd.errors import InputError
-from refocusd.formats.ome_zarr.image import OmeImage
+from refocusd.formats.ome_zarr.store.image import OmeImage
 from refocusd.frame import canonical_axes
 
 Place = tuple[str, tuple[int, ...]]

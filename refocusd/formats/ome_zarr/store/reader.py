@@ -12,17 +12,17 @@ import numpy as np
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
-from refocusd.formats.ome_zarr.chunks import StoredChunks, place_stamp
-from refocusd.formats.ome_zarr.frame_notes import FrameNotes, frame_notes
-from refocusd.formats.ome_zarr.grid import GridFrames
-from refocusd.formats.ome_zarr.groups import (
+from refocusd.formats.ome_zarr.store.chunks import StoredChunks, place_stamp
+from refocusd.formats.ome_zarr.store.frame_notes import FrameNotes, frame_notes
+from refocusd.formats.ome_zarr.store.grid import GridFrames
+from refocusd.formats.ome_zarr.store.groups import (
     MAX_DEPTH,
     document_of,
     is_store,
     named_images,
     store_root,
 )
-from refocusd.formats.ome_zarr.image import OmeImage, part_of
+from refocusd.formats.ome_zarr.store.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
 from refocusd.frame import Axes, Pixels, canonical_axes, counted
 
@@ -110,7 +110,6 @@ class StoreReader(Dataset):
         self._stamps: dict[Path, tuple[int, int, int]] | None = None
         self._looked_at_all = -math.inf
         self._doubtful: dict[str, str] = {}
-        self._unusable: dict[str, str] = {}
         self._block: tuple[object, Any] = (None, None)
         #: Of the image that was asked for last, by its position and the time of its metadata.
         self._notes: dict[object, FrameNotes] = {}
@@ -127,22 +126,18 @@ class StoreReader(Dataset):
     def summary(self) -> dict[str, Any]:
         """What the store says of all frames, by Micro-Manager's names, and where it lies."""
         summary: dict[str, Any] = {STORE: str(self.path)}
-        for position, each in self._images.items():
+        for position, each in list(self._images.items())[:1]:
             if started := self._notes_of(position).started:
                 summary["StartTime"] = started
             scale, labels = each.image.scale, each.image.labels
-            if scale.pixel_um:
-                summary["PixelSize_um"] = scale.pixel_um
-            if scale.z_um:
-                summary["z-step_um"] = scale.z_um
-            if scale.interval_s:
-                summary["Interval_ms"] = scale.interval_s * 1e3
-            if any(labels):
-                summary["ChNames"] = list(labels)
-            if each.image.colours:
-                summary["ChColors"] = list(each.image.colours)
-            break
-        return summary
+            summary |= {
+                "PixelSize_um": scale.pixel_um,
+                "z-step_um": scale.z_um,
+                "Interval_ms": scale.interval_s and scale.interval_s * 1e3,
+                "ChNames": list(labels) if any(labels) else None,
+                "ChColors": list(each.image.colours),
+            }
+        return {name: value for name, value in summary.items() if value}
 
     @property
     def finished(self) -> bool:
@@ -176,11 +171,6 @@ class StoreReader(Dataset):
                     stamps = each.stored.stamps(index)
                     fresh.append((max((when for when, _ in stamps), default=0), key))
         return [key for _, key in sorted(fresh, key=lambda each: each[0])]
-
-    def unusable(self) -> dict[str, str]:
-        """Images that cannot be read, and why, since the last call."""
-        found, self._unusable = self._unusable, {}
-        return found
 
     def is_whole(self, key: str) -> bool:
         """Whether a frame can be decoded; of a growing store it is read for that, and kept."""

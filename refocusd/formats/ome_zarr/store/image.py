@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refocusd.errors import ConfigError, InputError
-from refocusd.formats.ome_zarr.groups import Axis, GroupMetadata, read_group
+from refocusd.formats.metadata import SECONDS_PER_UNIT, UM_PER_UNIT
+from refocusd.formats.ome_zarr.store.groups import Axis, GroupMetadata, read_group
 from refocusd.formats.scale import Scale
 from refocusd.formats.tiff.page import PageFormat
 from refocusd.frame import Axes, AxisValue
@@ -22,32 +23,6 @@ if TYPE_CHECKING:
 
 
 _NAMES = {"t": "time", "c": "channel", "z": "z"}
-#: Units of OME-Zarr, and what writers put for them.
-_UM = {
-    "micrometer": 1.0,
-    "micron": 1.0,
-    "um": 1.0,
-    "\u00b5m": 1.0,
-    "\u03bcm": 1.0,
-    "nanometer": 1e-3,
-    "nm": 1e-3,
-    "angstrom": 1e-4,
-    "picometer": 1e-6,
-    "millimeter": 1e3,
-    "mm": 1e3,
-    "centimeter": 1e4,
-    "meter": 1e6,
-}
-_SECONDS = {
-    "second": 1.0,
-    "s": 1.0,
-    "millisecond": 1e-3,
-    "ms": 1e-3,
-    "microsecond": 1e-6,
-    "minute": 60.0,
-    "hour": 3600.0,
-    "day": 86400.0,
-}
 
 
 def open_array(folder: Path, *, writable: bool = False) -> zarr.Array[Any]:
@@ -166,11 +141,15 @@ class OmeImage:
         if "z" in outer:
             unit = axes[outer.index("z")].unit
             z_um = _length(scales[outer.index("z")], unit)
-            z_origin = (offsets[outer.index("z")] * _UM[unit]) if z_um and unit in _UM else None
+            z_origin = (
+                (offsets[outer.index("z")] * UM_PER_UNIT[unit])
+                if z_um and unit in UM_PER_UNIT
+                else None
+            )
         time_s = None
         if "time" in outer:
             at = outer.index("time")
-            time_s = _positive(scales[at] * _SECONDS.get(axes[at].unit or "", math.nan))
+            time_s = _positive(scales[at] * SECONDS_PER_UNIT.get(axes[at].unit or "", math.nan))
         return cls(
             folder,
             position,
@@ -279,7 +258,7 @@ def _transformed(multiscale: Any, axes: int) -> tuple[list[float], list[float]]:
 
 def _length(step: float, unit: str | None) -> float | None:
     # Without a unit a number says nothing: most writers put 1 for "unknown".
-    return _positive(step * _UM.get(unit or "", math.nan))
+    return _positive(step * UM_PER_UNIT.get(unit or "", math.nan))
 
 
 def _positive(value: float) -> float | None:

@@ -11,29 +11,28 @@ from typing import Any
 
 from refocusd.errors import InputError, OutputError
 from refocusd.formats.disk_space import write_error
-from refocusd.formats.lock import lock_for_writing
-from refocusd.formats.ome_zarr.groups import image_folders, is_below, is_store, read_group
-from refocusd.formats.ome_zarr.image import OmeImage
-from refocusd.formats.ome_zarr.layout import OWN_GROUP, own_attributes
-from refocusd.formats.ome_zarr.mirror_image import MirrorImage, create_image, create_outer_groups
-from refocusd.formats.ome_zarr.mirror_layout import (
+from refocusd.formats.lock import open_locked
+from refocusd.formats.ome_zarr.layout import OWN_GROUP, summary_to_continue
+from refocusd.formats.ome_zarr.mirror.image import MirrorImage, create_image, create_outer_groups
+from refocusd.formats.ome_zarr.mirror.layout import (
     LISTS,
     MIRROR,
     listed,
     lock_path,
     put_like,
 )
-from refocusd.formats.ome_zarr.store_reader import STORE
+from refocusd.formats.ome_zarr.store.groups import image_folders, is_below, is_store, read_group
+from refocusd.formats.ome_zarr.store.image import OmeImage
+from refocusd.formats.ome_zarr.store.reader import STORE
 from refocusd.formats.sink import (
     Sink,
+    Written,
     json_bytes,
     opened_files,
     refuse_existing,
-    refuse_foreign,
     with_mark,
 )
 from refocusd.formats.tiff.page import PageFormat
-from refocusd.formats.written_keys import Written
 from refocusd.frame import AxisValue, Metadata, Pixels
 
 #: Images whose arrays are kept open.
@@ -45,7 +44,7 @@ class MirrorSink(Sink):
 
     Groups and arrays are those of the raw store, of the same versions of Zarr and OME-Zarr, with
     the same axes, scales, channels, resolutions and compression; but one frame a chunk or shard,
-    so that a frame is written once and whole.  `mirror_layout` draws the files.
+    so that a frame is written once and whole.  `refocusd.formats.ome_zarr.mirror.layout` draws the files.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ class MirrorSink(Sink):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
             refuse_existing(path)
-            lock = files.enter_context(_locked(path))
+            lock = files.enter_context(open_locked(lock_path(path)))
             put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
             made = []
             for position, folder in image_folders(raw).items():
@@ -113,14 +112,8 @@ class MirrorSink(Sink):
             writing it.
         """
         with opened_files(path, "opening the dataset for appending") as files:
-            lock = files.enter_context(_locked(path))
-            try:
-                attributes = own_attributes(path)
-            except InputError as error:
-                raise OutputError(f"{path} cannot be continued: {error}") from error
-            refuse_foreign(path, attributes.get("refocusd"), MIRROR)
-            summary = attributes.get("summary")
-            sink = cls(path, summary if isinstance(summary, dict) else {}, lock)
+            lock = files.enter_context(open_locked(lock_path(path)))
+            sink = cls(path, summary_to_continue(path, MIRROR), lock)
             for position, _ in listed(path):
                 before = len(sink._written.keys)
                 with MirrorImage(path, position, sink._written.keys, lock=False) as image:
@@ -210,15 +203,3 @@ class MirrorSink(Sink):
         for image in self._images.values():
             image.close()
         self._lock.close()
-
-
-def _locked(path: Path) -> io.FileIO:
-    place = lock_path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = io.FileIO(place, "a+")
-    try:
-        lock_for_writing(lock)
-    except BaseException:
-        lock.close()
-        raise
-    return lock

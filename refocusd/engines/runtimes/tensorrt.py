@@ -20,11 +20,9 @@ import numpy as np
 
 from refocusd.config import EngineOptions
 from refocusd.engines.cache import EngineCache, EngineKey
-from refocusd.engines.card import Card, find_card
-from refocusd.engines.memory import pixel_bytes
-from refocusd.engines.onnxruntime import Graph, OnnxRuntimeNetwork, Shapes, runtime_errors
-from refocusd.engines.scaled import GraphScaleNetwork
-from refocusd.engines.tiled import TiledEngine
+from refocusd.engines.runtimes.card import Card, find_card
+from refocusd.engines.runtimes.onnxruntime import Graph, OnnxRuntimeNetwork, Shapes, runtime_errors
+from refocusd.engines.tiled import TiledEngine, pixel_bytes
 from refocusd.engines.tiling import least_tile_px
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
@@ -127,7 +125,7 @@ class TensorRtProvider:
     """
 
     backend = "tensorrt"
-    precisions = ("f16", "f32")
+    precisions: tuple[str, ...] = ("f16", "f32")
 
     def __init__(
         self, cache: EngineCache | None = None, on: tuple[Any, Card] | None = None
@@ -246,8 +244,8 @@ class TensorRtEngine(TiledEngine):
 
 def tensorrt_scale_network(
     bundle: ModelBundle, options: EngineOptions, provider: TensorRtProvider | None = None
-) -> GraphScaleNetwork:
-    """A network at the scale of the blur on an NVIDIA card; see `GraphScaleNetwork`.
+) -> OnnxRuntimeNetwork:
+    """A network at the scale of the blur on an NVIDIA card, for `ScaledEngine`.
 
     Raises
     ------
@@ -255,7 +253,7 @@ def tensorrt_scale_network(
         If TensorRT or a card that it takes is missing, or it cannot build the engine.
     """
     provider = provider or TensorRtProvider()
-    return GraphScaleNetwork(_network(bundle, options, provider, engine_shapes(bundle)))
+    return _network(bundle, options, provider, engine_shapes(bundle))
 
 
 def _network(

@@ -1,4 +1,4 @@
-"""The engine by torch, on NVIDIA cards where TensorRT is absent.
+"""Networks by torch, on NVIDIA cards where TensorRT is absent.
 
 A bundle's safetensors go into an architecture that the bundle only names: who trains
 networks offers them through the entry point ``build`` of the group ``refocusd.networks``
@@ -14,9 +14,11 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription, Refocused, card_lost
+from refocusd.engines.scaled import OUTPUTS
 from refocusd.engines.tiling import Tile, least_tile_px, plan_tiles
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
@@ -37,6 +39,8 @@ LARGEST_TILE = 2048
 #: Frame shapes whose graph stays recorded.
 MAX_GRAPHS = 4
 
+Device = Literal["cuda", "cpu"]
+
 
 def probe() -> str:
     """Why this engine does not work on this machine, and what installs it; empty if it does."""
@@ -53,8 +57,8 @@ def probe() -> str:
     return ""
 
 
-class TorchEngine:
-    """Runs a bundle's weights by torch.
+class _TorchModel:
+    """A bundle's weights in torch, on one device.
 
     Parameters
     ----------
@@ -62,7 +66,7 @@ class TorchEngine:
     options : EngineOptions
         Precision ``auto`` is f16 on a card, f32 on a CPU.
     device : {"cuda", "cpu"}
-        The latter is for tests: there `OpenVinoEngine` is the faster.
+        The latter is for tests: there OpenVINO is the faster.
 
     Raises
     ------
@@ -72,10 +76,7 @@ class TorchEngine:
     """
 
     def __init__(
-        self,
-        bundle: ModelBundle,
-        options: EngineOptions = DEFAULTS,
-        device: Literal["cuda", "cpu"] = "cuda",
+        self, bundle: ModelBundle, options: EngineOptions = DEFAULTS, device: Device = "cuda"
     ) -> None:
         if device == "cuda" and (why := probe()):
             raise EngineError(why)
@@ -90,27 +91,57 @@ class TorchEngine:
                 f"the cuda backend does not compute in {precision}; set precision to f16, bf16, f32 "
                 "or auto"
             )
-        if precision == "f32":
-            # Left alone, convolutions on a card round to 10 bits of mantissa (TF32).
-            torch.backends.cudnn.allow_tf32 = False
+        # Left alone, convolutions in f32 on a card round to 10 bits of mantissa (TF32).
+        torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._bundle = bundle
+        #: The same network: torch takes its weights from the safetensors.
+        self.onnx = bundle.onnx
         self._device = torch.device(device)
         self._type = types[precision]
         self._network: Any = described_network(bundle).to(
-            self._device, self._type, memory_format=torch.channels_last
+            self._device, memory_format=torch.channels_last
         )
+        name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+        runtime = f"torch-{torch.__version__}-{name.replace(' ', '_')}"
+        self.description = EngineDescription.of_bundle(bundle, "cuda", precision, name, runtime)
+
+    def close(self) -> None:
+        """Free the device."""
+        self._network = None
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
+
+    def _failure(self, shape: tuple[int, ...], error: Exception) -> EngineError:
+        """What to say of it; a card that is lost fails the next call as well."""
+        try:
+            self._wait()
+        except RuntimeError:
+            return card_lost(error)
+        return EngineError(f"torch failed on {shape[-1]}×{shape[-2]} px of a frame: {error}")
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize()
+
+
+class TorchEngine(_TorchModel):
+    """Refocuses by a network that sees frames at full size; see `Engine`."""
+
+    def __init__(
+        self, bundle: ModelBundle, options: EngineOptions = DEFAULTS, device: Device = "cuda"
+    ) -> None:
+        super().__init__(bundle, options, device)
+        self._network.to(self._type)
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self._batch = options.tile_batch or 1
         step = bundle.size_multiple
         self._least = least_tile_px(bundle, options.tile_px)
         self._tile_px = options.tile_px or max(LARGEST_TILE // step * step, self._least)
-        name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
         if device == "cuda" and options.engine_mib:
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, (options.engine_mib << 20) / total))
-        runtime = f"torch-{torch.__version__}-{name.replace(' ', '_')}"
-        self.description = EngineDescription.of_bundle(bundle, "cuda", precision, name, runtime)
+            cuda = self._torch.cuda
+            total = cuda.get_device_properties(0).total_memory
+            cuda.set_per_process_memory_fraction(min(1.0, (options.engine_mib << 20) / total))
 
     def warm_up(self, shape: tuple[int, int]) -> None:
         """Run two flat frames of `shape` (height, width): the second from its graph."""
@@ -141,10 +172,8 @@ class TorchEngine:
 
     def close(self) -> None:
         """Free the device."""
-        self._network = None
         self._graphs.clear()
-        if self._device.type == "cuda":
-            self._torch.cuda.empty_cache()
+        super().close()
 
     def _refocus(self, raw: Pixels, out: Pixels, counts: CountsRange) -> Refocused:
         torch = self._torch
@@ -210,18 +239,6 @@ class TorchEngine:
         sharp: Tensor = graph.run(given).float()
         return sharp
 
-    def _failure(self, shape: tuple[int, ...], error: Exception) -> EngineError:
-        """What to say of it; a card that is lost fails the next call as well."""
-        try:
-            self._wait()
-        except RuntimeError:
-            return card_lost(error)
-        return EngineError(f"torch failed on a frame of {shape[1]}×{shape[0]} px: {error}")
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            self._torch.cuda.synchronize()
-
     def _shrink(self, shape: tuple[int, ...], error: Exception) -> None:
         """Take smaller tiles, or say that there is no memory for the smallest."""
         self._graphs.clear()
@@ -235,6 +252,32 @@ class TorchEngine:
             ) from error
         log.warning("the card is out of memory: from now on in tiles of %d px", side)
         self._tile_px = side
+
+
+class TorchScaleNetwork(_TorchModel):
+    """A network at the scale of the blur; see `Network`.
+
+    Deconvolution computes in f32, the layers after it in the precision asked for.
+    """
+
+    outputs: tuple[str, ...] = OUTPUTS
+
+    def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+        """All outputs; see `Network.run`."""
+        torch = self._torch
+        wide = self._type == torch.float32
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self._device.type, None if wide else self._type, enabled=not wide),
+            ):
+                found = self._network(torch.from_numpy(batch).to(self._device))
+                return tuple(part.float().cpu().numpy() for part in found)
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            raise self._failure(batch.shape, error) from error
 
 
 class _Graph:

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from refocusd.config import EngineOptions
 from refocusd.engines.engine import EngineDescription
-from refocusd.engines.memory import pixel_bytes
-from refocusd.engines.scaled import GraphScaleNetwork
-from refocusd.engines.tiled import OUTPUT, TiledEngine
+from refocusd.engines.tiled import OUTPUT, TiledEngine, pixel_bytes
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
@@ -293,11 +291,6 @@ class OpenVinoEngine(TiledEngine):
         super().__init__(
             bundle, options, network, pixel_bytes=needed, memory_mib=DEFAULT_ENGINE_MIB
         )
-
-
-def openvino_scale_network(bundle: ModelBundle, options: EngineOptions) -> GraphScaleNetwork:
-    """A network at the scale of the blur, compiled by OpenVINO; see `OpenVinoNetwork`."""
-    return GraphScaleNetwork(OpenVinoScaleNetwork(bundle, options))
 
 
 def openvino_precision(
