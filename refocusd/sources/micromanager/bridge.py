@@ -27,8 +27,8 @@ from refocusd.sources.micromanager.values import flat_properties
 
 #: Calls after which the process is replaced, at a quiet moment (about 50 MB of exit handlers).
 WORN_OUT = 300_000
-#: For the first answer: Micro-Manager may have become busy since it was probed.
-GREETING_MS = 5000
+#: The first answer is waited for as others are: Micro-Manager may have become busy since it was probed.
+GREETING_MS = 0
 
 
 class Bridge:
