@@ -58,13 +58,13 @@ def stream(engine: Engine, exposure: Exposure, frames: int, seed: int) -> tuple[
     """The gain of each frame, dB, and the engine's mean time, ms."""
     rng = np.random.default_rng(seed)
     first = exposure.frame
-    kind = np.uint8 if first.dtype == np.uint8 else np.uint16
     noise = float(pixel_noise(first.astype(np.float32)))
     gains, times = [], []
     known = blurs.Blurs()
     for _ in range(frames):
         noisy = np.rint(first + rng.normal(0, noise, first.shape))
-        raw = noisy.clip(0, np.iinfo(kind).max).astype(kind)
+        raw = np.empty_like(first)
+        np.copyto(raw, noisy.clip(0, np.iinfo(first.dtype).max), casting="unsafe")
         out = np.empty_like(raw)
         facts = refocus_frame(engine, raw, out, stream=known.of("stream"))
         before = psnr(raw, exposure.truth, affine=True)

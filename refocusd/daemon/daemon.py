@@ -169,6 +169,11 @@ class Daemon:
         self.check()
         return True
 
+    @property
+    def acquiring(self) -> bool:
+        """Whether an acquisition is open whose frames are written."""
+        return any(not each.open.preview for each in self._broker.acquisitions)
+
     def counts(self) -> dict[str, Counts]:
         """Counts of the acquisitions it served; once it has stopped."""
         return self._broker.acquisitions.counts()

@@ -405,3 +405,42 @@ def test_what_came_while_a_killed_daemon_was_down_is_taken_by_the_next(tmp_path:
             wanted = dict.fromkeys(("before", "memory", "shown", "hidden"), 3)
             until(lambda: written() == wanted, "all of them")
     assert len([*raw.glob("*_refocused*"), *out.iterdir()]) == 4
+
+
+def test_a_micro_manager_that_becomes_busy_before_the_greeting_is_waited_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = ""
+    with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, process):
+        until(lambda: standin.calls, "the probe")
+        before = process.pids
+        with standin.microscope.blocking():
+            standin.microscope.acquire("blocking", [frame(0)])
+
+            def heard() -> bool:
+                nonlocal said
+                said += capfd.readouterr().err
+                return "refocusd waits" in said
+
+            until(heard, "warning")
+            time.sleep(5.5)  # pyjavaz gives up after 5 s by itself
+        until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
+        assert process.pids == before
+    assert "Traceback" not in said + capfd.readouterr().err
+
+
+def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_be_silent(
+    tmp_path: Path,
+) -> None:
+    settings = {**STUDIO_ONLY, "source_timeout_s": 5.0}
+    with (
+        Standin(latency_s=0.005) as standin,
+        attached(tmp_path, standin.port, **settings) as (daemon, _),
+    ):
+        standin.microscope.acquire("cells", [frame(number) for number in range(60)])
+        until(lambda: any(a.counts.passed_through >= 8 for a in acquisitions(daemon)), "frames")
+        with standin.microscope.blocking():
+            time.sleep(9.0)
+            assert [about.state for about in acquisitions(daemon)] == ["live"]
+        [about] = until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
+    assert about.counts.passed_through == 60

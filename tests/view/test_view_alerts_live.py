@@ -104,17 +104,14 @@ def test_workers_that_are_lost_for_good_are_posted(
         watched(daemon, url),
     ):
 
-        def kill() -> None:
-            """As when memory, a driver or a card is gone: none that comes can work."""
+        def told_of_killed() -> list[dict[str, Any]]:
+            """As when memory, a driver or a card is gone: no worker that comes can work."""
             for pid in daemon.supervisor.pids().values():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     psutil.Process(pid).kill()
-
-        def alerted() -> list[dict[str, Any]]:
-            kill()
             return of(received, "no worker")
 
-        until(alerted, "the alert")
+        until(told_of_killed, "the alert")
     assert "no worker has been ready" in received[0]["text"]
 
 

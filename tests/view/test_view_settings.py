@@ -12,14 +12,18 @@ from typing import Any
 
 import msgspec
 import pytest
-from live import quick_settings
+from java_acquisition import JavaAcquisition
+from live import quick_settings, read_all
 from playwright.sync_api import Browser, expect
 from view_browser import eventually, open_page
 from view_process import Reply, ask, bearer, view_of
 from view_setup import ACTION
-from view_standin import StandIn, scene_of_nuclei
+from view_standin import StandIn, scene_of_nuclei, written_datasets
 
+import refocusd
 from refocusd.config import environment_of
+from refocusd.transport.messages import Counts
+from refocusd.transport.secure.user_keys import derived_secret
 from refocusd.view.http.settings import WantedSettings
 
 NOBODY = "tcp://127.0.0.1:9"
@@ -54,15 +58,24 @@ def test_a_view_that_was_started_by_hand_changes_nothing() -> None:
         assert choose(port).status == 409
 
 
-def test_nothing_is_changed_while_an_acquisition_is_open(tmp_path: Path) -> None:
+def test_what_is_chosen_during_an_acquisition_waits_for_its_end(
+    browser: Browser, tmp_path: Path
+) -> None:
+    scene = scene_of_nuclei()
     with (
-        StandIn(scene_of_nuclei()) as daemon,
+        StandIn(scene, raw=written_datasets(tmp_path, scene)) as daemon,
         view_of(daemon.endpoint, settings=quick_settings(tmp_path)) as port,
+        open_page(browser, f"http://127.0.0.1:{port}/") as page,
     ):
         eventually(lambda: ask(port, "/health").status == 200, "ready")
         reply = choose(port)
-        assert reply.status == 409
-        assert "cells_1 is open" in reply.json()["error"]
+        assert (reply.status, reply.json()["after"]) == (202, "cells_1")
+        page.keyboard.press("j")
+        page.get_by_text("Next acquisition").click()
+        expect(page.get_by_label("Engine")).to_have_value("identity")
+        expect(page.locator("#settings-said")).to_have_text(
+            "These take effect when cells_1 has ended: the daemon starts anew then."
+        )
 
 
 def test_the_page_asks_for_the_model_and_the_folders(
@@ -108,6 +121,57 @@ def test_the_daemon_starts_anew_with_what_was_chosen(tmp_path: Path) -> None:
             run.stdin.close()
             run.wait(START_S)
     assert run.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_settings_applied_on_the_page_under_load_cost_no_frame(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The acquisition ends with the settings that it was begun with; the next one has the new."""
+    with socket.socket() as free, socket.socket() as second:
+        free.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        endpoint = f"tcp://127.0.0.1:{second.getsockname()[1]}"
+    about = {"endpoint": endpoint, "view_port": port, "studio": "off", "live": False}
+    settings = quick_settings(tmp_path, ring_mib=16, **about)
+    command = [sys.executable, "-m", "refocusd", "run", "--with-parent"]
+    environment = {**os.environ, **environment_of(settings)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as run:
+        try:
+            eventually(lambda: _chosen(port), "the page", START_S)
+            entry = f"http://127.0.0.1:{port}/?token={derived_secret('view')}"
+            with open_page(browser, entry) as page:
+                first = JavaAcquisition(refocusd.Source(endpoint), tmp_path / "first")
+                first.acquire(*range(150))
+                page.keyboard.press("j")
+                page.get_by_text("Next acquisition").click()
+                page.get_by_label("Engine").select_option("deconvolution")
+                page.get_by_role("button", name="Apply").click()
+                said = page.locator("#settings-said")
+                expect(said).to_contain_text("take effect when java has ended")
+                first.acquire(*range(150, 300))
+                first.finish()
+                assert first.source.wait(START_S) == Counts(acquired=300, passed_through=300)
+                new = {"model": "live-nuclei", "backend": "deconvolution", "follow": []}
+                eventually(lambda: _chosen(port) == new, "a page with these settings", START_S)
+                next_ = JavaAcquisition(refocusd.Source(endpoint), tmp_path / "next")
+                next_.acquire(*range(4))
+                next_.finish()
+                counts = next_.source.wait(START_S)
+        finally:
+            assert run.stdin is not None
+            run.stdin.close()
+            run.wait(START_S)
+    first.check(300)
+    assert counts is not None
+    assert (counts.acquired, counts.pending) == (4, 0)
+    for each, engine in ((first, "identity"), (next_, "deconvolution")):
+        for _, metadata in read_all(each.refocused).values():
+            assert engine in metadata["refocusd"]["engine"]
+    first.close()
+    next_.close()
 
 
 def _chosen(port: int) -> Any:

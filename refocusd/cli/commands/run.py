@@ -104,8 +104,9 @@ def _serve(
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.buffer.flush()
         # Asked by a signal, by the parent's end, or (then the broker ends) over the socket.
-        while not (asked.is_set() or (view and view.wanted) or daemon.wait(0.2)):
-            pass
+        while not (asked.is_set() or daemon.wait(0.2)):
+            if view and view.wanted and not daemon.acquiring:
+                break
         wanted = view.wanted if view and not asked.is_set() else None
         log.info("stopping")
     daemon.check()

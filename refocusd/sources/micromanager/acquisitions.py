@@ -98,6 +98,11 @@ class Studio:
             wait_s = self._fetch(self._memory)
         return min(wait_s, max(0.0, self._reconciled_at + RECONCILE_S - time.monotonic()))
 
+    def keep_alive(self) -> None:
+        """Tell the daemon that what is being fetched is not given up: the bridge takes its time."""
+        if self._memory is not None:
+            self._memory.keep_alive()
+
     def close(self) -> None:
         """Give up what is being fetched."""
         if self._memory is not None:

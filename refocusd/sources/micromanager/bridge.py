@@ -27,8 +27,8 @@ from refocusd.sources.micromanager.values import flat_properties
 
 #: Calls after which the process is replaced, at a quiet moment (about 50 MB of exit handlers).
 WORN_OUT = 300_000
-#: For the first answer: Micro-Manager may have become busy since it was probed.
-GREETING_MS = 5000
+#: The first answer is waited for as others are: Micro-Manager may have become busy since it was probed.
+GREETING_MS = 0
 
 
 class Bridge:
@@ -50,6 +50,9 @@ class Bridge:
         self.pace = pace or Pace()
         self._port = port
         self._owner = threading.get_ident()
+        #: Held by the owner, but for the time of a call.
+        self._working = threading.Lock()
+        self._working.acquire()
         self._beat = time.monotonic()
         from pyjavaz import JavaObject  # type: ignore[import-untyped]
         from pyjavaz.bridge import Bridge as JavaBridge  # type: ignore[import-untyped]
@@ -81,6 +84,14 @@ class Bridge:
     def worn_out(self) -> bool:
         """Whether this process should make room for another."""
         return self.pace.calls > WORN_OUT
+
+    def during_a_call(self, do: Callable[[], None]) -> None:
+        """Do something in another thread, if the owner waits for an answer: it goes on after that."""
+        if self._working.acquire(blocking=False):
+            try:
+                do()
+            finally:
+                self._working.release()
 
     def beat(self) -> None:
         """The owner is well, though it does not call."""
@@ -139,6 +150,7 @@ class Bridge:
         self._beat = time.monotonic()
         self.pace.call(round_trips)
         self._beat = time.monotonic()
+        self._working.release()
         try:
             return do()
         except Exception as error:  # noqa: BLE001 (pyjavaz raises nothing narrower)
@@ -147,6 +159,7 @@ class Bridge:
             error.__traceback__ = None
             told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         finally:
+            self._working.acquire()
             self._beat = time.monotonic()
         # Out here, so that the error does not keep Java's objects by that one's frames.
         raise TransportError(f"Micro-Manager's bridge: {told}")

@@ -139,6 +139,10 @@ class FramesInMemory:
         self._failures = 0
         return wait_s
 
+    def keep_alive(self) -> None:
+        """Listen to the daemon, which takes a source that says nothing for gone."""
+        self._session.pump()
+
     def close(self) -> None:
         """Give it up where it stands, and Java's objects back."""
         if self._session.state is State.OPEN:

@@ -53,6 +53,7 @@ class BridgeSource:
         covered = [Path(folder) for folder in order.covered]
         self._roots = SaveRoots(order.endpoint, order.since_s, covered, start)
         self._bridge: Bridge | None = None
+        self._studio: Studio | None = None
         self._attaching_since = 0.0
         self._said = ""
         self._said_busy = False
@@ -74,6 +75,8 @@ class BridgeSource:
     def look_after(self) -> None:
         """Find out, from another thread, whether a call is left without an answer."""
         order, silent_s = self._order, self._silent_s
+        if silent_s > GRACE_S and self._bridge is not None and self._studio is not None:
+            self._bridge.during_a_call(self._studio.keep_alive)
         if self.over or silent_s < SILENT_S:
             self._said_busy = False
             return
@@ -124,6 +127,7 @@ class BridgeSource:
         if order.studio != "off":
             output = Path(order.studio_output).expanduser()
             studio = Studio(bridge, order.endpoint, output, self._roots, order.since_s)
+            self._studio = studio
         live = None
         if order.live:
             live = Live(bridge, order.endpoint, lambda: studio is not None and studio.running)

@@ -52,11 +52,13 @@ class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> list[Route]:
     """What the API says of settings."""
+    asked: list[_Chosen] = []
 
     def shown(_request: Request) -> Response:
         names = _Chosen.__struct_fields__
         now = {name: getattr(settings, name) for name in names} if settings else None
-        return json_response({"settings": now, "backends": SETTINGS["backend"].choices})
+        about = {"asked": asked[-1] if asked else None, "after": _open_acquisition(state)}
+        return json_response({"settings": now, "backends": SETTINGS["backend"].choices, **about})
 
     async def choose(request: Request) -> Response:
         try:
@@ -67,23 +69,23 @@ def settings_routes(settings: Settings | None, state: ViewState, jobs: Jobs) -> 
             raise HTTPException(
                 409, "only a view that `refocusd run` has started itself can change its settings"
             )
-        if occupied := _occupied(state, jobs):
-            raise HTTPException(409, f"{occupied}: change settings when that has ended")
+        for job in jobs.summary()["jobs"]:
+            if job["ended_at"] is None:
+                raise HTTPException(
+                    409, f"the job {job['command']} is not done: change settings when it has ended"
+                )
         wanted = await run_in_threadpool(chosen.within, settings)
         sys.stdout.buffer.write(msgspec.json.encode(WantedSettings(wanted)) + b"\n")
         sys.stdout.buffer.flush()
-        return json_response({"asked": chosen}, 202)
+        asked[:] = [chosen]
+        # The daemon, which knows best what is open, waits for that.
+        return json_response({"asked": chosen, "after": _open_acquisition(state)}, 202)
 
     return [Route("/settings", shown), Route("/settings", choose, methods=["POST"])]
 
 
-def _occupied(state: ViewState, jobs: Jobs) -> str:
-    """What would be interrupted; empty if nothing would."""
+def _open_acquisition(state: ViewState) -> str:
+    """Name of an acquisition that the daemon ends before it starts anew; empty for none."""
     details = state.status.details if state.status is not None else []
-    for about in details:
-        if about.state != "ended":
-            return f"the acquisition {about.name} is open"
-    for job in jobs.summary()["jobs"]:
-        if job["ended_at"] is None:
-            return f"the job {job['command']} is not done"
-    return ""
+    still = (about for about in details if about.state != "ended" and (about.raw or about.output))
+    return next((about.name for about in still), "")

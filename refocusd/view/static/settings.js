@@ -5,15 +5,21 @@ import { getJson, post } from "./feed.js";
 export function offerSettings(find) {
   const say = (words) => (find("settings-said").textContent = words);
 
+  const sayWhen = (after) => say(after
+    ? `These take effect when ${after} has ended: the daemon starts anew then.`
+    : "The daemon starts anew; the page comes back by itself.");
+
   async function fill() {
     if (!find("settings").open) return;
     // What is typed or sent before they are there would be lost, or empty.
     find("settings-form").hidden = true;
     say("");
     try {
-      const [{ settings, backends }, { models }] = await Promise.all([getJson("/api/v1/settings"), getJson("/api/v1/models")]);
-      find("settings-form").hidden = !settings;
-      if (!settings) return say("Only the page that `refocusd run` serves itself can change these.");
+      const [{ settings: now, backends, asked, after }, { models }] = await Promise.all([getJson("/api/v1/settings"), getJson("/api/v1/models")]);
+      find("settings-form").hidden = !now;
+      if (!now) return say("Only the page that `refocusd run` serves itself can change these.");
+      const settings = asked || now;
+      if (asked) sayWhen(after);
       const names = [...new Set([settings.model, ...models.map(({ name }) => name)])];
       find("set-model").replaceChildren(...names.map((name) => new Option(name)));
       find("set-backend").replaceChildren(...backends.map((name) => new Option(name)));
@@ -30,8 +36,8 @@ export function offerSettings(find) {
     event.preventDefault();
     const follow = find("set-follow").value.split("\n").map((line) => line.trim().replace(/^"(.*)"$/, "$1")).filter(Boolean);
     try {
-      await post("/api/v1/settings", { model: find("set-model").value, backend: find("set-backend").value, follow });
-      say("The daemon starts anew; the page comes back by itself.");
+      const { after } = await post("/api/v1/settings", { model: find("set-model").value, backend: find("set-backend").value, follow });
+      sayWhen(after);
     } catch (error) {
       say(`Not changed: ${error.message}`);
     }

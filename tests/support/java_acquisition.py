@@ -1,0 +1,108 @@
+"""An acquisition of pycromanager on its Java backend: Java saves each frame, then tells its entry."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from java_ndtiff import JavaNDTiff, frame_of
+from live import read_all
+from ndstorage import NDTiffDataset
+from numpy.typing import NDArray
+from pycromanager.acquisition.acq_eng_py.main.acq_notification import AcqNotification
+
+import refocusd
+
+SIDE = 64
+
+
+def index_entry(text: bytes, name: bytes, place: tuple[int, ...]) -> bytes:
+    """As pycromanager is sent it."""
+    record = struct.pack("<I", len(text)) + text + struct.pack("<I", len(name)) + name
+    return record + struct.pack("<8I", *place)
+
+
+def axes_of(number: int) -> dict[str, Any]:
+    return {"time": number, "channel": "DAPI"}
+
+
+def contents(number: int) -> tuple[dict[str, Any], NDArray[Any], dict[str, Any]]:
+    axes = axes_of(number)
+    return axes, frame_of(number, SIDE), {"Axes": axes, "Camera": "c", "number": number}
+
+
+class JavaAcquisition:
+    """What pycromanager and Micro-Manager do around the hooks, with the dataset of either's writer.
+
+    Parameters
+    ----------
+    source : refocusd.Source
+    folder : Path
+    by_java : bool
+        Whether Java's writer lays out the dataset, or ndstorage.
+    """
+
+    def __init__(self, source: refocusd.Source, folder: Path, *, by_java: bool = True) -> None:
+        self.raw = folder / "java_1"
+        self.source = source
+        self.hooks = source.hooks(str(folder), "java", java=True)
+        if by_java:
+            self._java = JavaNDTiff(self.raw, "java")
+        else:
+            self.raw.mkdir()
+            self._ndstorage = NDTiffDataset(str(self.raw), name=None, writable=True)
+            self._ndstorage.initialize({"Prefix": "java"})
+        self._by_java = by_java
+        self._view = NDTiffDataset(str(self.raw), summary_metadata={"Prefix": "java"})
+
+    def save(self, number: int) -> bytes:
+        """Write a frame; its index entry."""
+        if self._by_java:
+            entry = self._java.put_image(*contents(number))
+            self._java.put_entry(*entry)
+            return index_entry(*entry)
+        self._ndstorage.put_image(*contents(number))
+        found = self._ndstorage.index[frozenset(axes_of(number).items())]
+        told: bytes = found.as_byte_buffer().getvalue()
+        return told
+
+    def tell(self, number: int, entry: bytes) -> None:
+        """A notification comes: the view of the dataset knows the frame, and the hook is called."""
+        self._view.add_index_entry(entry)
+        self.hooks["image_saved_fn"](axes_of(number), self._view)
+
+    def acquire(self, *numbers: int) -> None:
+        for number in numbers:
+            self.tell(number, self.save(number))
+
+    def finish(self) -> None:
+        if self._by_java:
+            self._java.finish()
+        else:
+            self._ndstorage.current_writer.reader.close()  # finish() forgets it
+            self._ndstorage.finish()
+        self.hooks["notification_callback_fn"](
+            AcqNotification.create_data_sink_finished_notification()
+        )
+
+    def close(self) -> None:
+        self._view.close()
+        if self._by_java:
+            self._java.abandon()
+        else:
+            self._ndstorage.close()
+
+    @property
+    def refocused(self) -> Path:
+        return self.raw.with_name(self.raw.name + "_refocused")
+
+    def check(self, frames: int) -> None:
+        """Every frame is written, with its pixels and metadata."""
+        written = read_all(self.refocused)
+        assert len(written) == frames
+        for number in range(frames):
+            pixels, metadata = written[f'{{"channel":"DAPI","time":{number}}}']
+            np.testing.assert_array_equal(pixels, frame_of(number, SIDE))
+            assert (metadata["Camera"], metadata["number"]) == ("c", number)
