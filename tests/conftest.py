@@ -31,7 +31,7 @@ NEEDED = {
     "onnxruntime": ("engines/test_tensorrt.py",),
     "playwright": tuple(
         f"view/test_view_{name}.py"
-        for name in ("controls", "daemon", "jobs_page", "page", "settings", "trust")
+        for name in ("controls", "daemon", "jobs_page", "odd_use", "page", "settings", "trust")
     ),
     "torch": ("engines/test_cuda.py", "training"),
 }
