@@ -25,13 +25,13 @@ def user_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-#: Packages that only some environments have, and the tests that cannot even be read without them.
+#: Packages that only some environments have, and the tests that cannot be run (or not even read) without them.
 NEEDED = {
     "bioimageio": ("models/test_bioimageio.py", "models/test_foreign_bundles.py"),
-    "onnxruntime": ("engines/test_tensorrt.py",),
+    "onnxruntime_ep_nv_tensorrt_rtx": ("engines/test_tensorrt.py",),
     "playwright": tuple(
         f"view/test_view_{name}.py"
-        for name in ("controls", "daemon", "jobs_page", "page", "settings", "trust")
+        for name in ("controls", "daemon", "jobs_page", "odd_use", "page", "settings", "trust")
     ),
     "torch": ("engines/test_cuda.py", "training"),
 }

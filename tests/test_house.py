@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +50,18 @@ def test_examples_in_docstrings_give_what_they_show(name: str) -> None:
 
 def test_there_are_examples() -> None:
     assert len(with_examples()) > 3
+
+
+@pytest.mark.fast
+def test_what_may_be_missing_is_imported_only_by_tests_that_are_left_out_without_it() -> None:
+    tests = ROOT / "tests"
+    needed = runpy.run_path(str(tests / "conftest.py"))["NEEDED"]
+    left_out = tuple(path for paths in needed.values() for path in paths)
+    imports = re.compile(rf"^(?:from|import) (?:{'|'.join(needed)})\b", re.MULTILINE)
+    found = [
+        path.relative_to(tests).as_posix()
+        for path in tests.rglob("test_*.py")
+        if imports.search(path.read_text(encoding="utf-8"))
+    ]
+    assert len(found) > 10
+    assert [path for path in found if not path.startswith(left_out)] == []

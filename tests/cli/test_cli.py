@@ -74,7 +74,7 @@ def test_frames_are_replayed_at_the_rate_asked_for(tmp_path: Path) -> None:
         path,
         tmp_path / "out",
         "--fps",
-        20,
+        5,
         "--json",
         figures,
         "--reference",
@@ -82,9 +82,9 @@ def test_frames_are_replayed_at_the_rate_asked_for(tmp_path: Path) -> None:
         tmp_path=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    # 20 frames a twentieth of a second apart: 19 intervals, and the last frame's latency, less what the
-    # first frame was late.
-    assert 17 < json.loads(figures.read_text())["frames_per_s"] < 24
+    # 20 frames a fifth of a second apart: 19 intervals, and the last frame's latency, less what the
+    # first frame was late: half a second more where the computer is busy.
+    assert 4.2 < json.loads(figures.read_text())["frames_per_s"] < 6
 
 
 def test_a_bbbc006_folder_is_compared_per_plane(tmp_path: Path) -> None:
