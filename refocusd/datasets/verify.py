@@ -116,6 +116,11 @@ class RunCheck:
                 f"damaged: {what}; move {self.output.path} away, and `refocusd process "
                 f"{self.raw or 'RAW'}` makes all of them again"
             )
+        if self.report.unnamed:
+            said.append(
+                f"{counted(self.report.unnamed)} were acquired, and neither refocused nor saved: nothing can "
+                "bring them back, and nothing is wrong with the others"
+            )
         if lost:
             said.append(
                 f"{counted(lost, 'raw frame')} changed or gone: put {self.raw or 'the raw data'} "
@@ -207,7 +212,10 @@ def check_run(
                 f"move {output.path} beside them; if they were renamed, name them: `refocusd verify RAW`"
             )
         elif raw is None and acquired is None and not running:
-            faults.append("no raw data, and the acquisition was never closed: nobody knows its end")
+            faults.append(
+                "no raw data, and the acquisition was never closed: nobody knows its end; the frames that "
+                f"are there can be used as they are: `refocusd export {output.path} --output FILE.ome.tif`"
+            )
         recognition = recognised(raw, output, ledgers) if raw is not None and not running else None
         if raw is not None and recognition is not None and recognition.another:
             faults.append(

@@ -27,6 +27,7 @@ from refocusd.datasets.dataset import (
     find_dataset,
     refuse_another,
 )
+from refocusd.datasets.output_ledger import repair_ledger
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.errors import BundleError, InputError
 from refocusd.formats.open_dataset import open_dataset
@@ -119,6 +120,12 @@ def _finish(
     recognition = check.recognition
     if dataset.raw is not None and recognition is not None and (keys or recognition.another):
         refuse_another(dataset.raw, output, recognition)
+    if dataset.raw is None and not keys and check.ledger_needs_repair:
+        # What the refocused frames say of themselves is enough.
+        repair_ledger(settings.ledgers, path, output.run, output.acquisition)
+        check = check_quickly(dataset, output, settings)
+        if not dataset.raw_lost:
+            return Done(path, path, check=check, summary=f"{path}: the ledger was repaired")
     if dataset.raw is None and (lost := dataset.raw_lost):
         if keys or check.ledger_needs_repair or check.report.unnamed or check.acquired is None:
             raise InputError(
