@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sqlite3
 import time
@@ -217,7 +218,7 @@ def follow(said: str, place: Path) -> Path:
     if f"move {place / 'raw_refocused'} away" in said:
         aside(place)
     (command,) = set(re.findall("`refocusd ([a-z]+ [^`]+)`", said))
-    done = refocusd(*command.split(), place=place)
+    done = refocusd(*shlex.split(command), place=place)
     assert done.returncode == 0, done.stderr
     return place / "raw_refocused"
 
@@ -272,6 +273,25 @@ def test_a_ledger_is_put_right_without_raw_data(
     assert (status, "not in the ledger" in said) == (1, True)
     follow(said, place)
     assert verify(output, place=place)[0] == 0
+
+
+def test_no_command_is_advised_for_frames_that_fail_again_however_often_they_are_attempted() -> (
+    None
+):
+    unfit = Problem("failed", key(0), "raw cannot be used: frame is 32×20 uint16")
+    (advice,) = check_of(unfit).advice()
+    assert advice.startswith("1 frame cannot be refocused as raw has them")
+    assert [text[:7] for text in check_of(unfit, Problem("failed", key(1))).advice()] == [
+        "1 frame",
+        "1 frame",
+    ]
+
+
+def test_a_command_that_is_advised_can_be_typed() -> None:
+    output = replace(check_of().output, path=Path("/out put/it's"))
+    (advice,) = replace(check_of(Problem("failed", key(1))), output=output).advice()
+    (command,) = re.findall("`(.*)`", advice)
+    assert shlex.split(command) == ["refocusd", "resume", str(output.path)] or os.name == "nt"
 
 
 def test_of_frames_that_nobody_saved_it_is_said_that_nothing_brings_them_back() -> None:

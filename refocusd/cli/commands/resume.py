@@ -30,6 +30,7 @@ from refocusd.datasets.dataset import (
 from refocusd.datasets.output_ledger import repair_ledger
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.errors import BundleError, InputError
+from refocusd.files import in_command
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.understood import understood
 
@@ -82,7 +83,7 @@ def _resume(arguments: argparse.Namespace) -> int:
                 if not dataset.outputs:
                     raise InputError(
                         f"no frame of {path} was refocused yet, so there is nothing to resume; "
-                        f"refocus it with `refocusd process {path}`"
+                        f"refocus it with `refocusd process {in_command(path)}`"
                     )
                 for output in dataset.outputs:
                     with recorded(all_done, path, output.path):
@@ -150,7 +151,7 @@ def _finish(
     if (run := daemon.run_of(output.profiles)) != output.run:
         raise BundleError(
             f"{path} is of run {output.run}, but its model and settings make run "
-            f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
+            f"{run} here (another version of refocusd?); `refocusd process {in_command(dataset.raw)}` "
             "refocuses the raw data again, into another dataset"
         )
     with open_dataset(dataset.raw) as frames:

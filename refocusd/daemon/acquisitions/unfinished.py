@@ -13,6 +13,7 @@ import msgspec
 from refocusd.daemon.events import EventQueue, LeftUnfinished
 from refocusd.daemon.output.patience import answer_of
 from refocusd.errors import LedgerError
+from refocusd.files import in_command
 from refocusd.ledger import OpenMark, marked, unmark
 from refocusd.transport.messages import Open
 
@@ -57,7 +58,7 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
             log.warning(
                 "%s was left unfinished, and the disk of its raw data (%s) does not answer: it is looked "
                 "at by the next daemon, or `refocusd resume %s` finishes it",
-                *(message.name, message.raw, message.raw),
+                *(message.name, message.raw, in_command(message.raw)),
             )
             continue
         log.warning(
