@@ -12,8 +12,10 @@ import errno
 import io
 import os
 import secrets
+import shlex
 import shutil
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -75,6 +77,11 @@ def open_shared(path: Path) -> io.FileIO:
     OSError
     """
     return io.FileIO(str(path), "r", opener=_open)
+
+
+def in_command(path: str | Path) -> str:
+    """A path as it is typed in a terminal: in quotes where it needs them."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def read_limited(path: Path, most_nbytes: int) -> bytes:

@@ -31,6 +31,7 @@ from refocusd.datasets.dataset import (
 )
 from refocusd.datasets.verify import STATES, RunCheck, check_run
 from refocusd.errors import OutputError, RefocusdError, TransportError, WorkerError
+from refocusd.files import in_command
 from refocusd.formats.dataset import Dataset, understood
 from refocusd.formats.ome_zarr.mirror.layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
@@ -258,7 +259,9 @@ def report(all_done: Sequence[Done], json_file: str | None) -> int:
         console.print(_table(all_done))
     for done in all_done:
         if done.check is not None and not done.check.clean:
-            say(f"{done.output}: there are problems; `refocusd verify {done.output}` lists them")
+            say(
+                f"{done.output}: there are problems; `refocusd verify {in_command(str(done.output))}` lists them"
+            )
     write_json(json_file, {"datasets": [done.as_json() for done in all_done]})
     if all_done and all(done.error for done in all_done):
         return 2

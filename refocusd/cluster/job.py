@@ -42,6 +42,7 @@ from refocusd.profiles.applied import Applied
 from refocusd.profiles.catalogue import Catalogue
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd.transport.messages import EngineInfo, Submit
+from refocusd.transport.records import UNFIT
 from refocusd.transport.ring import Slot
 from refocusd.worker.blurs import Blurs, known_blur
 from refocusd.worker.refocus import Calibrated, refocus_frame
@@ -212,7 +213,7 @@ class _Position:
         try:
             return None if self.raw.is_slide(key) else self.raw.read(key)
         except (InputError, OSError) as error:
-            return self._unwritten(key, "failed", f"raw cannot be used: {error}")
+            return self._unwritten(key, "failed", f"{UNFIT}: {error}")
 
     def _attempt(self, key: str, frame: Frame | Attempt | None) -> _Made | Attempt:
         """Refocus one frame.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.errors import LedgerError
-from refocusd.ledger import Ledger, ledger_path
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.ledger import WRITTEN, Ledger, ledger_path, rebuild, restore_ledger
 
 
 def open_ledger(
@@ -65,3 +66,34 @@ def open_ledger(
     if best is None:
         notes.append("there is no ledger of this dataset, nor a usable copy")
     return best, notes
+
+
+def record_frames(ledger: Ledger, output: Path, run: str, acquisition: str) -> None:
+    """Record the frames of a refocused dataset that a ledger does not know, by their metadata.
+
+    Raises
+    ------
+    InputError, LedgerError
+    """
+    with open_dataset(output) as frames:
+        lost = [
+            key
+            for key in frames.axes_keys()
+            if ledger.state_of(run, acquisition, key) not in WRITTEN
+        ]
+        if lost:
+            rebuild(ledger, run, acquisition, ((key, frames.read(key).metadata) for key in lost))
+
+
+def repair_ledger(ledgers: str | Path, output: Path, run: str, acquisition: str) -> None:
+    """Put a ledger right by its copy beside the refocused frames, and by these; raw is not needed.
+
+    Raises
+    ------
+    InputError, LedgerError
+    """
+    copy = notes_of(output) / LEDGER_COPY
+    restore_ledger(ledgers, acquisition, copy)
+    with Ledger(ledger_path(ledgers, acquisition)) as ledger:
+        record_frames(ledger, output, run, acquisition)
+        ledger.copy_to(copy)

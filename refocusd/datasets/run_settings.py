@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from refocusd.config import WITHOUT_MODEL, Settings
 from refocusd.datasets.dataset import Output
 from refocusd.errors import BundleError, InputError
+from refocusd.files import in_command
 from refocusd.models.bundle import load_bundle
 from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.profiles.catalogue import Catalogue
@@ -52,7 +53,7 @@ def refuse_other_frames(
         if recorded != wanted:
             raise InputError(
                 f"{output.path} was made with {name} = {toml_value(recorded)}, not {toml_value(wanted)}, "
-                f"and is finished as it was begun: leave that flag out, or have `refocusd process {raw}` "
+                f"and is finished as it was begun: leave that flag out, or have `refocusd process {in_command(raw)}` "
                 "make a second dataset with it, beside this one"
             )
 
@@ -143,5 +144,5 @@ def check_profiles(output: Output, raw: Path, settings: Settings) -> None:
     except InputError as error:
         raise InputError(
             f"{output.path} cannot be finished: {error}; or refocus the raw data anew, beside it, "
-            f"with `refocusd process {raw}`"
+            f"with `refocusd process {in_command(raw)}`"
         ) from error

@@ -22,6 +22,7 @@ from refocusd.datasets.reconcile import (
     reconcile,
 )
 from refocusd.errors import InputError
+from refocusd.files import in_command
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME, NDTiffIndex
 from refocusd.formats.ome_zarr.frame_list import lines_of
@@ -29,6 +30,7 @@ from refocusd.formats.ome_zarr.layout import chunk_path, frames_path, is_omezarr
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
 from refocusd.frame import canonical_axes, counted
+from refocusd.transport.records import UNFIT
 
 #: In the order of the tables.
 #: What `refocusd resume` records from the refocused frames themselves.
@@ -98,29 +100,43 @@ class RunCheck:
         if self.recognition is not None and self.recognition.another:
             return []  # the fault says what to do; nothing else would be right before that
         problems = self.report.problems
-        resumed = len(self.report.to_do()), sum(p.kind in _IN_LEDGER for p in problems)
+        output, raw = in_command(self.output.path), in_command(self.raw) if self.raw else "RAW"
+        unfit = _frames(p for p in problems if p.kind == "failed" and p.detail.startswith(UNFIT))
+        resumed = len(self.report.to_do()) - unfit, sum(p.kind in _IN_LEDGER for p in problems)
         damaged = _frames(
             p for p in problems if p.kind in _DAMAGED or _is_unreadable(p, "refocused")
         )
         lost = _frames(p for p in problems if p.kind in _RAW_LOST or _is_unreadable(p, "raw"))
         said = []
         # What is damaged is not appended to.
-        if (any(resumed) or self.ledger_off) and not self.refocused_unreadable:
+        if any(resumed) and not self.refocused_unreadable:
             said.append(
                 f"{counted(resumed[0])} can be attempted, {resumed[1]} to be recorded: `refocusd "
-                f"resume {self.output.path}`"
+                f"resume {output}`"
+            )
+        elif self.ledger_off and not self.refocused_unreadable:
+            said.append(f"`refocusd resume {output}` puts the ledger of this computer right")
+        if unfit:
+            said.append(
+                f"{counted(unfit)} cannot be refocused as raw has them, however often: export them with the "
+                "program that recorded them, and refocus the export by itself; nothing is wrong with the others"
             )
         if damaged or self.refocused_unreadable:
             what = counted(damaged, "refocused frame") if damaged else "the refocused dataset"
             said.append(
                 f"damaged: {what}; move {self.output.path} away, and `refocusd process "
-                f"{self.raw or 'RAW'}` makes all of them again"
+                f"{raw}` makes all of them again"
+            )
+        if self.report.unnamed:
+            said.append(
+                f"{counted(self.report.unnamed)} were acquired, and neither refocused nor saved: nothing can "
+                "bring them back, and nothing is wrong with the others"
             )
         if lost:
             said.append(
                 f"{counted(lost, 'raw frame')} changed or gone: put {self.raw or 'the raw data'} "
                 "back from a copy (nothing of what was refocused is touched); `refocusd process "
-                f"{self.raw or 'RAW'} --output FOLDER` refocuses those that are there now"
+                f"{raw} --output FOLDER` refocuses those that are there now"
             )
         return said
 
@@ -207,7 +223,10 @@ def check_run(
                 f"move {output.path} beside them; if they were renamed, name them: `refocusd verify RAW`"
             )
         elif raw is None and acquired is None and not running:
-            faults.append("no raw data, and the acquisition was never closed: nobody knows its end")
+            faults.append(
+                "no raw data, and the acquisition was never closed: nobody knows its end; the frames that "
+                f"are there can be used as they are: `refocusd export {in_command(output.path)} --output FILE.ome.tif`"
+            )
         recognition = recognised(raw, output, ledgers) if raw is not None and not running else None
         if raw is not None and recognition is not None and recognition.another:
             faults.append(

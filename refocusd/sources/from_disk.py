@@ -12,6 +12,7 @@ from refocusd.backoff import persistently
 from refocusd.errors import InputError, TransportError
 from refocusd.formats.dataset import Dataset
 from refocusd.transport.messages import Closed, Open, Opened, Outcome
+from refocusd.transport.records import UNFIT
 from refocusd.transport.session import Session, State
 
 _Outcome = Literal["submitted", "missed", "again"]
@@ -137,6 +138,6 @@ def _submit(session: Session, frames: Dataset, key: str, *, live: bool, patient:
         taken_ns = time.perf_counter_ns()
         taken = session.submit(frame.pixels, key, frame.metadata, taken_ns, live=live)
     except (InputError, OSError, ValueError) as error:
-        session.miss([key], "failed", f"raw cannot be used: {error}")
+        session.miss([key], "failed", f"{UNFIT}: {error}")
         return "missed"
     return "submitted" if taken else "again"

@@ -13,6 +13,7 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from live import Upload, opened, pump_until, quick_settings, running, source, stack
@@ -28,7 +29,7 @@ from refocusd.daemon.output import dataset
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.errors import OutputError
-from refocusd.ledger import Ledger, ledger_path
+from refocusd.ledger import Ledger, ledger_path, mark_open
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 
@@ -250,6 +251,30 @@ def test_a_share_that_hangs_at_the_start_holds_up_nobody(
     assert upload.closed.counts == wire.Counts(acquired=1, passed_through=1)
 
 
+def test_raw_data_on_a_share_that_hangs_hide_no_other_unfinished_acquisition(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hangs: threading.Event,
+) -> None:
+    (tmp_path / "here").mkdir()
+    for name in ("hangs", "here"):
+        about = wire.Open(str(uuid.uuid4()), name, 64, 64, "uint16", str(tmp_path / name), "", "{}")
+        mark = {**msgspec.to_builtins(about), "run": "r"}
+        mark_open(tmp_path, msgspec.json.encode(mark), about.acquisition)
+    is_folder = unfinished._is_folder
+
+    def asked(path: str) -> bool:
+        if path.endswith("hangs"):
+            hangs.wait(30)
+        return is_folder(path)
+
+    monkeypatch.setattr(unfinished, "_is_folder", asked)
+    assert [each.name for each, _ in unfinished.left_unfinished(str(tmp_path))] == ["here"]
+    assert "hangs) does not answer" in caplog.text
+    assert len(list((tmp_path / "open").glob("*.json"))) == 2, "both may be finished later"
+
+
 def test_an_output_that_hangs_does_not_keep_the_daemon_from_ending(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -362,8 +387,9 @@ def test_a_pipe_in_the_place_of_raw_is_an_error_and_waited_for_by_nobody(tmp_pat
     assert daemon.unfinished
 
 
-def test_a_ledger_that_cannot_record_a_frame_makes_the_acquisition_incomplete(
-    tmp_path: Path,
+@pytest.mark.parametrize("until_the_end", [False, True])
+def test_a_ledger_that_cannot_record_a_frame_takes_it_later_or_the_acquisition_is_incomplete(
+    tmp_path: Path, until_the_end: bool
 ) -> None:
     settings = quick_settings(tmp_path)
     with running(settings) as daemon, source(daemon) as connection:
@@ -376,11 +402,17 @@ def test_a_ledger_that_cannot_record_a_frame_makes_the_acquisition_incomplete(
                 upload,
                 lambda: daemon_status(daemon.endpoint).details[0].counts.passed_through == 1,
             )
-        upload.close(1)
-        pump_until(upload, lambda: upload.closed)
+            if not until_the_end:
+                other.rollback()
+            upload.close(1)
+            pump_until(upload, lambda: upload.closed)
         (about,) = daemon_status(daemon.endpoint).details
-    assert any("ledger could not record every frame" in text for text in about.warnings)
-    assert daemon.unfinished == 1, "`refocusd run` ends with an error"
+    with Ledger(path, read_only=True) as ledger:
+        states = [attempt.state for attempt in ledger.attempts(upload.acquisition)]
+    incomplete = any("ledger could not record every frame" in text for text in about.warnings)
+    assert (incomplete, daemon.unfinished, states) == (
+        (True, 1, []) if until_the_end else (False, 0, ["passed_through"])
+    ), "`refocusd run` ends with an error where a frame was not recorded"
 
 
 def test_the_ledger_is_copied_beside_the_output_while_frames_are_written(

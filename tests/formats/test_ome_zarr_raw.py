@@ -367,6 +367,17 @@ def test_a_damaged_chunk_costs_its_frame_only(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frame.pixels, pixels[0, 1, 1])
 
 
+@pytest.mark.parametrize("height", [0, 3])
+def test_frames_without_an_extent_are_refused(tmp_path: Path, height: int) -> None:
+    write_image(tmp_path / "image.zarr", axes="tyx", levels=1)
+    shutil.rmtree(tmp_path / "image.zarr" / "0")
+    zarr.create_array(
+        tmp_path / "image.zarr" / "0", shape=(2, height, 32), dtype="uint16", chunks=(1, 3, 32)
+    )
+    with pytest.raises(InputError, match="the smallest side taken is 16 px"):
+        open_dataset(tmp_path / "image.zarr")
+
+
 def test_pixels_that_are_no_counts_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "image.zarr", dtype="float32")
     with pytest.raises(InputError, match="pixels of type float32; uint8 and uint16 are read"):

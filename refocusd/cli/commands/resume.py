@@ -38,8 +38,10 @@ from refocusd.datasets.dataset import (
     find_dataset,
     refuse_another,
 )
+from refocusd.datasets.output_ledger import repair_ledger
 from refocusd.datasets.run_settings import check_profiles, refuse_other_frames, settings_of_run
 from refocusd.errors import BundleError, InputError
+from refocusd.files import in_command
 from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 
@@ -75,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if not dataset.outputs:
                     raise InputError(
                         f"no frame of {path} was refocused yet, so there is nothing to resume; "
-                        f"refocus it with `refocusd process {path}`"
+                        f"refocus it with `refocusd process {in_command(path)}`"
                     )
                 for output in dataset.outputs:
                     with recorded(all_done, path, output.path):
@@ -113,6 +115,12 @@ def _finish(
     recognition = check.recognition
     if dataset.raw is not None and recognition is not None and (keys or recognition.another):
         refuse_another(dataset.raw, output, recognition)
+    if dataset.raw is None and not keys and check.ledger_needs_repair:
+        # What the refocused frames say of themselves is enough.
+        repair_ledger(settings.ledgers, path, output.run, output.acquisition)
+        check = check_quickly(dataset, output, settings)
+        if not dataset.raw_lost:
+            return Done(path, path, check=check, summary=f"{path}: the ledger was repaired")
     if dataset.raw is None and (lost := dataset.raw_lost):
         if keys or check.ledger_needs_repair or check.report.unnamed or check.acquired is None:
             raise InputError(
@@ -137,7 +145,7 @@ def _finish(
     if (run := daemon.run_of(output.profiles)) != output.run:
         raise BundleError(
             f"{path} is of run {output.run}, but its model and settings make run "
-            f"{run} here (another version of refocusd?); `refocusd process {dataset.raw}` "
+            f"{run} here (another version of refocusd?); `refocusd process {in_command(dataset.raw)}` "
             "refocuses the raw data again, into another dataset"
         )
     with open_dataset(dataset.raw) as frames:

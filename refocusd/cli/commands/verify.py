@@ -27,6 +27,7 @@ from refocusd.config import Settings
 from refocusd.daemon.offline import held_by_daemon
 from refocusd.datasets.dataset import Output, RawAndOutputs, find_dataset, is_being_written
 from refocusd.datasets.verify import RunCheck, check_run
+from refocusd.files import in_command
 from refocusd.formats.dataset import understood
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import counted
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             note(understood(frames))
             count = len(frames)
         say(
-            f"{dataset.raw}: {counted(count)}, none refocused; `refocusd process {dataset.raw}` does that"
+            f"{dataset.raw}: {counted(count)}, none refocused; `refocusd process {in_command(dataset.raw)}` does that"
         )
     for check in checks:
         _show(check)

@@ -16,6 +16,7 @@ from refocusd.config import Settings
 from refocusd.daemon.events import CatchUpFailed, EventQueue
 from refocusd.datasets.identity import noted, recognise, samples
 from refocusd.errors import InputError, RefocusdError
+from refocusd.files import in_command
 from refocusd.formats.dataset import Dataset
 from refocusd.formats.ndtiff.index import INDEX_NAME
 from refocusd.formats.open_dataset import open_dataset
@@ -53,7 +54,7 @@ def _refuse_another(raw: Dataset, open_: Open, sample: Sequence[Fate]) -> None:
     if recognition.differing:
         raise InputError(
             f"{raw.path} is another recording than {open_.name} ({recognition.what}): put that one back, "
-            f"and `refocusd resume` does the rest; `refocusd process {raw.path} --output FOLDER` "
+            f"and `refocusd resume` does the rest; `refocusd process {in_command(raw.path)} --output FOLDER` "
             "refocuses this one"
         )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from refocusd.daemon.events import EventQueue, LeftUnfinished
+from refocusd.daemon.output.patience import answer_of
 from refocusd.errors import LedgerError
+from refocusd.files import in_command
 from refocusd.ledger import OpenMark, marked, unmark
 from refocusd.transport.messages import Open
 
@@ -47,12 +50,16 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
         except msgspec.MsgspecError as error:
             log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
             continue
-        try:
-            there = bool(message.raw) and Path(message.raw).is_dir()
-        except (OSError, ValueError):  # a name that no folder can have
-            there = False
+        there = answer_of(partial(_is_folder, message.raw), otherwise=None)
         if there:
             yield message, run
+            continue
+        if there is None:
+            log.warning(
+                "%s was left unfinished, and the disk of its raw data (%s) does not answer: it is looked "
+                "at by the next daemon, or `refocusd resume %s` finishes it",
+                *(message.name, message.raw, in_command(message.raw)),
+            )
             continue
         log.warning(
             "%s was left unfinished, but its raw data (%s) is not there any more",
@@ -63,6 +70,13 @@ def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
             unmark(ledgers, mark.acquisition)
         except LedgerError as error:
             log.warning("%s", error)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).is_dir()
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 def _announcement(mark: OpenMark) -> tuple[Open, str]:

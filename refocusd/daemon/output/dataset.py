@@ -24,10 +24,10 @@ from refocusd.daemon.output.metadata import frame_metadata
 from refocusd.daemon.output.patience import answer_of
 from refocusd.daemon.output.trust_maps import TrustMaps
 from refocusd.datasets.identity import frame_names, noted
+from refocusd.datasets.output_ledger import record_frames
 from refocusd.datasets.run_folder import LEDGER_COPY, notes_of
 from refocusd.errors import DiskFullError, InputError, LedgerError, OutputError, RefocusdError
 from refocusd.formats.disk_space import check_free_space, free_space_needed
-from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import append_sink, create_sink
 from refocusd.formats.sink import Sink
 from refocusd.frame import FinalState, Pixels, counted
@@ -38,7 +38,6 @@ from refocusd.ledger import (
     ledger_path,
     mark_open,
     note_output,
-    rebuild,
     restore_ledger,
     unmark,
 )
@@ -49,6 +48,8 @@ log = logging.getLogger(__name__)
 #: How often the free disk space is checked, and the ledger copied beside the output.
 CHECK_DISK_S = 1.0
 COPY_LEDGER_S = 60.0
+#: Attempts that the ledger cannot take are kept, up to so many; behind that it stays incomplete.
+MOST_UNRECORDED = 10_000
 
 
 @dataclass(slots=True)
@@ -64,8 +65,10 @@ class OutputDataset:
     trust_maps: TrustMaps
     #: Frames by final state that were there when it was opened.
     before: dict[FinalState, int] = field(default_factory=dict)
-    #: The ledger could not be written once, so it is not complete.
-    unrecorded: bool = False
+    #: Attempts that the ledger could not take; they are recorded with the next one.
+    unrecorded: list[Attempt] = field(default_factory=list)
+    #: There were too many of these.
+    incomplete: bool = False
     full: bool = False
     checked_at: float = 0.0
     copied_at: float = field(default_factory=time.monotonic)
@@ -130,14 +133,13 @@ class OutputDataset:
 
     def repair(self) -> None:
         """Record frames that a killed writer had written, and not recorded yet."""
-        with open_dataset(self.sink.path) as frames:
-            lost = [key for key in frames.axes_keys() if self._state_of(key) not in WRITTEN]
-            if lost:
-                found = ((key, frames.read(key).metadata) for key in lost)
-                rebuild(self.ledger, self.run, self.message.acquisition, found)
+        record_frames(self.ledger, self.sink.path, self.run, self.message.acquisition)
 
     def _state_of(self, axes: str) -> str | None:
         """State of a frame after the latest attempt; asked for each, as a run may have millions."""
+        for attempt in reversed(self.unrecorded):
+            if attempt.axes == axes:
+                return attempt.state
         return self.ledger.state_of(self.run, self.message.acquisition, axes)
 
     def _count_before(self) -> None:
@@ -166,7 +168,10 @@ class OutputDataset:
         str
             Why the ledger is not complete; empty if it is.
         """
-        if self.unrecorded and self.message.raw:
+        if self.unrecorded:
+            self._append([])
+        incomplete = bool(self.unrecorded) or self.incomplete
+        if incomplete and self.message.raw:
             acquired = None  # its mark stays, so that the next daemon puts the ledger right
         self.trust_maps.take_in()
         self.trust_maps.close()
@@ -184,7 +189,7 @@ class OutputDataset:
             log.error("%s was not closed in full: %s", self.sink.path, error)
         finally:
             self.ledger.close()
-        return "the ledger could not record every frame; see the log" if self.unrecorded else ""
+        return "the ledger could not record every frame; see the log" if incomplete else ""
 
     # -- frames -------------------------------------------------------------------------
 
@@ -268,15 +273,18 @@ class OutputDataset:
         return state if state in ("failed", "skipped") else None  # type: ignore[return-value]
 
     def _append(self, attempts: list[Attempt]) -> None:
-        """Record attempts."""
+        """Record attempts, and those before that could not be."""
+        waiting = [*self.unrecorded, *attempts]
         try:
-            self.ledger.record(attempts)
+            self.ledger.record(waiting)
         except RefocusdError as error:
             # The frame itself is on disk with its metadata; the ledger can be rebuilt from it.
             if not self.unrecorded:
-                log.error("%s; what follows is not recorded either, if it goes on", error)
-            self.unrecorded = True
+                log.error("%s; what follows is recorded once it can be", error)
+            self.unrecorded = waiting[:MOST_UNRECORDED]
+            self.incomplete = self.incomplete or len(waiting) > MOST_UNRECORDED
         else:
+            self.unrecorded = []
             self._copy_now_and_then()
 
     def _copy_now_and_then(self) -> None:

@@ -258,7 +258,8 @@ class NDTiffSink(Sink):
                 kinds = {int: "numbers", str: "names"}
                 raise OutputError(
                     f"axis {name!r} of frame {key} has {kinds[type(value)]}, but in {self.path} "
-                    f"it has {kinds[known]}: use one of them throughout"
+                    f"it has {kinds[known]}: use one of them throughout, or --sink ome-zarr and another "
+                    "--output, which takes both"
                 )
 
     def _append(self, pixels: Pixels, axes: Axes, text: bytes, metadata: Metadata) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.files import open_shared
+from refocusd.files import in_command, open_shared
 from refocusd.formats.placed_frames import PlacedFrames
 from refocusd.formats.tiff.arrangement import Arrangement, PlacedPage, without_constant_axes
 from refocusd.formats.tiff.growing_file import Opener
@@ -113,7 +113,7 @@ class GrowingOmeTiff(PlacedFrames):
     def _refused(self, why: str) -> InputError:
         return InputError(
             f"{self.path} cannot be followed while it is written: {why}, and nothing else tells which "
-            f"frames are there; when it is finished: `refocusd process {self.path}`.  OME-Zarr can be "
+            f"frames are there; when it is finished: `refocusd process {in_command(self.path)}`.  OME-Zarr can be "
             "followed, and pymmcore-plus hands frames over itself (refocusd.MDAOutput)"
         )
 

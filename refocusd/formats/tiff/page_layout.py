@@ -179,9 +179,11 @@ def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
     (bits,) = file.numbers(page, 258) or (1,)
     sample = file.number(page, 339, 1)
     if bits not in (8, 16) or sample in _SAMPLE_FORMAT:
+        packed = sample not in _SAMPLE_FORMAT and 8 < bits < 16
+        advice = "save them as 16-bit" if packed else "save the raw counts, not a scaled copy"
         raise InputError(
             f"{what} has {bits}-bit {_SAMPLE_FORMAT.get(sample, 'unsigned')} pixels; refocusd takes "
-            "camera counts of 8 or 16 bits, unsigned: save the raw counts, not a scaled copy"
+            f"camera counts of 8 or 16 bits, unsigned: {advice}"
         )
     width, height = file.number(page, 256, 0), file.number(page, 257, 0)
     if min(width, height) < MIN_SIDE or file.number(page, 32997, 1) != 1:

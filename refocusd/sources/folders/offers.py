@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
+from refocusd.files import in_command
 from refocusd.formats.ndtiff.reader import place_of
 from refocusd.formats.open_dataset import stem_of
 
 
 def command_for(path: Path) -> str:
     """What to type to have a dataset refocused."""
-    words = ["refocusd", "process", str(path)]
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return f"refocusd process {in_command(path)}"
 
 
 def output_beside(path: Path) -> Path:

@@ -24,7 +24,7 @@ from refocusd.formats.ome_zarr.store.groups import (
 )
 from refocusd.formats.ome_zarr.store.image import OmeImage, part_of
 from refocusd.formats.tiff.page import MAX_FRAME_BYTES, SLIDE_PX, PageFormat
-from refocusd.frame import Axes, Pixels, canonical_axes, counted
+from refocusd.frame import MIN_SIDE, Axes, Pixels, canonical_axes, counted
 
 #: In the summary metadata: where the store lies whose layout the output is given.
 STORE = "OmeZarrStore"
@@ -249,6 +249,10 @@ class StoreReader(Dataset):
         if form.nbytes > self._max_frame_bytes and _tile_px(image) > SLIDE_PX:
             raise InputError(
                 f"{folder} has frames of {form}, above the limit of {self._max_frame_bytes} bytes"
+            )
+        if min(form.height, form.width) < MIN_SIDE:
+            raise InputError(
+                f"{folder} has frames of {form}; the smallest side taken is {MIN_SIDE} px"
             )
         if before is not None and before.image.array.shape == image.array.shape:
             return
