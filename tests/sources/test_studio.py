@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from bridge_standin import Standin, stranger
 from bridge_standin_acquisitions import Saved
+from bridge_standin_microscope import Settings
 from bridge_standin_rig import acquisitions, attached, frame, until
 from ledgers import final_states
 from live import keys, quick_settings, read_all, running
@@ -444,3 +445,21 @@ def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_
             assert [about.state for about in acquisitions(daemon)] == ["live"]
         [about] = until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
     assert about.counts.passed_through == 60
+
+
+def test_a_successor_knows_where_acquisitions_were_saved(tmp_path: Path) -> None:
+    """Micro-Manager was restarted: no window names the folder any more, and no settings."""
+    raw = tmp_path / "raw"
+    images = [frame(number) for number in range(3)]
+    with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, process):
+        Saved(standin.microscope, raw, "first").run(images)
+        until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
+        [first] = process.pids
+        standin.stop()
+        Saved(standin.microscope, raw, "second", window=False).run(images)
+        standin.microscope.windows.clear()
+        standin.microscope.settings = Settings()
+        until(lambda: process.pids not in ([first], []), "successor of the hanging process")
+        standin.start()
+        until(lambda: len(acquisitions(daemon, "ended")) == 2, "end of the second")
+    assert len(keys(raw / "second_1_refocused")) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -36,6 +37,8 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     since_s : float
         When refocusd was started (or one that was killed before), in seconds since 1970: what was
         acquired since is taken, even if it was finished before this process could see it.
+    roots_noted : str
+        File with the folders in which Micro-Manager saved last.
     """
 
     endpoint: str
@@ -47,6 +50,7 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     covered: list[str] = []
     studio_output: str = ""
     since_s: float = 0.0
+    roots_noted: str = ""
 
     @property
     def sources(self) -> list[str]:
@@ -83,6 +87,7 @@ def orders(settings: Settings, endpoint: str, since_s: float = 0.0) -> list[Atta
                 covered=settings.follow,
                 studio_output=settings.studio_output,
                 since_s=since_s,
+                roots_noted=str(Path(settings.ledgers) / f"attached-{settings.bridge_port}-roots"),
             )
         )
     return wanted

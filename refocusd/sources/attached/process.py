@@ -33,7 +33,7 @@ class AttachProcess:
     """
 
     def __init__(self, endpoint: str, settings: Settings) -> None:
-        ledgers = Path(settings.ledgers).expanduser()
+        ledgers = Path(settings.ledgers)
         self._mark = ledgers / f"attached-{settings.bridge_port}" if settings.pick_up else None
         self._since_s = _since_s(self._mark)
         wanted = orders(settings, endpoint, self._since_s)

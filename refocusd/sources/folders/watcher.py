@@ -62,8 +62,8 @@ class Follower:
     away_s : float
         How long the share of a followed dataset may be away.
     since_s : float
-        A dataset that changed since, in seconds since 1970, is followed even if it is finished
-        when watching begins.
+        A dataset that changed since, in seconds since 1970, and was not refocused before is
+        followed even if it is finished when watching begins.
     depth : int
         How deep below the folder datasets are looked for.
     offers_since_s : float
@@ -155,7 +155,9 @@ class Follower:
         known = path in self._followed or path in self._refused or path in self._waiting
         if known or self._ended.get(path) == found.pulse:
             return
-        old = found.new and self._first_scan and found.changed_ns / 1e9 < self._since_s
+        old = found.new and self._first_scan
+        # What the daemon had begun before, it finishes itself, with the model of that time.
+        old = old and (found.changed_ns / 1e9 < self._since_s or bool(refocused_as(path)))
         if not old or self._is_growing(found):
             self._waiting.append(path)
         elif found.changed_ns / 1e9 >= self._offers_since_s and not refocused_as(path):

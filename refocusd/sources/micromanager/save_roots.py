@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ class SaveRoots:
         Folders that are followed already, with what appears in them.
     start : callable
         Runs a follower in a thread of its own, named by the text.
+    noted : Path, optional
+        File that keeps the folders for the next process: no window and no settings may name them
+        any more.
     """
 
     def __init__(
@@ -39,12 +43,21 @@ class SaveRoots:
         since_s: float,
         covered: Sequence[Path],
         start: Callable[[Follower, str], None],
+        noted: Path | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._since_s = since_s
         self._covered = [folder.expanduser().absolute() for folder in covered]
         self._start = start
+        self._noted = noted
         self._watched: dict[Path, Follower] = {}
+
+    def resume(self) -> None:
+        """Watch the folders that an earlier process watched last."""
+        if self._noted is not None:
+            with contextlib.suppress(OSError):
+                for line in self._noted.read_text("utf-8", "surrogateescape").splitlines():
+                    self.watch(Path(line))
 
     def watch(self, root: Path) -> bool:
         """Watch a folder, unless that is done already; False while it does not exist."""
@@ -63,6 +76,10 @@ class SaveRoots:
         )
         self._watched[root] = follower
         self._leave_idle()
+        if self._noted is not None:
+            text = "\n".join(map(str, self._watched))
+            with contextlib.suppress(OSError):
+                self._noted.write_text(text, "utf-8", "surrogateescape")
         self._start(follower, f"follow {root.name}")
         return True
 

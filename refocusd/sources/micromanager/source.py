@@ -51,7 +51,8 @@ class BridgeSource:
     def __init__(self, order: AttachOrder, start: Callable[[Follower, str], None]) -> None:
         self._order = order
         covered = [Path(folder) for folder in order.covered]
-        self._roots = SaveRoots(order.endpoint, order.since_s, covered, start)
+        noted = Path(order.roots_noted) if order.roots_noted else None
+        self._roots = SaveRoots(order.endpoint, order.since_s, covered, start, noted)
         self._bridge: Bridge | None = None
         self._studio: Studio | None = None
         self._attaching_since = 0.0
@@ -128,6 +129,7 @@ class BridgeSource:
             output = Path(order.studio_output).expanduser()
             studio = Studio(bridge, order.endpoint, output, self._roots, order.since_s)
             self._studio = studio
+            self._roots.resume()
         live = None
         if order.live:
             live = Live(bridge, order.endpoint, lambda: studio is not None and studio.running)
