@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,9 +32,12 @@ from refocusd.formats.dataset import Dataset
 from refocusd.formats.ome_zarr.mirror_layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
+from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.formats.understood import understood
 from refocusd.frame import counted
 from refocusd.ledger import note_output
+from refocusd.processes.self_calibration import FEWEST_PLANES, LIMIT_S, SelfCalibrator
+from refocusd.profiles.microscope_metadata import pixel_um_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +203,8 @@ def process_one(
         output_for(frames, folder)  # what is wrong with it is told before an engine is built
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
+        if is_new and isinstance(runner, OwnDaemon) and measure_psf(frames, output, settings):
+            output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if not is_new:
             # A copy of the recording, or another path to it, finds it from now on.
             note_output(settings.ledgers, frames.path, output.path)
@@ -217,6 +223,28 @@ def process_one(
             raise OutputError(f"{place} was moved while it was written")
         check = check_quickly(dataset_of(frames, made), made, settings)
     return Done(path, place, len(keys), seconds, check)
+
+
+def measure_psf(frames: Dataset, output: Output, settings: Settings) -> bool:
+    """Have the PSF measured on the recording's own z-stacks, where no profile tells it; True if it was."""
+    calibrator = SelfCalibrator(settings)
+    if not calibrator.on or output.profiles or not _states_planes(frames):
+        return False
+    note(f"{frames.path}: measuring the PSF on its z-stack, for at most {LIMIT_S / 60:.0f} minutes")
+    found = calibrator.measure(str(frames.path), output.acquisition, elsewhere=False)
+    for sentence in found.said or ["its PSF could not be measured in that time"]:
+        note(f"{frames.path}: {sentence}")
+    return bool(found.profiles)
+
+
+def _states_planes(frames: Dataset) -> bool:
+    """Whether a recording has z-stacks, and says how far apart planes and pixels are."""
+    keys = frames.axes_keys()
+    if len({json.loads(key).get("z") for key in keys}) < FEWEST_PLANES:
+        return False
+    first = frames.metadata(keys[0])
+    where_um = (z_position_um(first), stated_z_step_um(frames.summary))
+    return pixel_um_of(first, frames.summary) is not None and where_um != (None, None)
 
 
 def dataset_of(frames: Dataset, output: Output) -> RawAndOutputs:

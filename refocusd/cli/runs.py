@@ -73,10 +73,17 @@ def output_of_run(
     ours = [output for output in outputs if output.acquisition == acquisition]
     first = next((o.first for o in ours if o.first), None) or _first(frames)
     form = frames.first_format()
-    chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
+    catalogue, shape = Catalogue(settings.calibrations), (form.height, form.width)
+    learned = catalogue.learned_on(acquisition) if settings.self_calibrate else []
+    chosen, _ = catalogue.choose(first, shape, learned=learned)
+    there = [o for o in ours if folder is None or o.path.parent == target.parent]
     run = run_of(chosen.ids)
-    there = (o for o in ours if folder is None or o.path.parent == target.parent)
     found = next((o for o in there if o.run == run), None)
+    if found is None and settings.self_calibrate:
+        # What refocusd measured by itself, or not, is no reason to refocus all frames once more.
+        own = {profile.id() for profile in chosen.profiles if not profile.learned}
+        begun = (o for o in there if o.run == run_of(o.profiles))
+        found = next((o for o in begun if catalogue.not_learned(o.profiles) == own), None)
     new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
     return (new, True) if found is None else (found, False)
 

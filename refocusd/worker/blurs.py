@@ -13,7 +13,14 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate, PsfShape, contradict, estimate_blur, fused
+from refocusd.imaging.blur import (
+    LEAST_STACK_PX,
+    BlurEstimate,
+    PsfShape,
+    contradict,
+    estimate_blur,
+    fused,
+)
 from refocusd.transport.messages import KnownBlur
 
 #: Number of streams that are remembered; the oldest is forgotten first.
@@ -22,6 +29,11 @@ MOST_STREAMS = 1024
 DRIFT = 0.05
 #: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 LEAST_UNCERTAINTY = 0.08
+#: Nobody vouches for a self-measured PSF, nor for where the focus is.  Its form is tried where the stage's width
+#: and that of the frame, which is roughly known before it is measured, agree to this (natural logarithm).
+STACK_AGREES = 0.5
+#: What one frame tells of its width is measured before a form is used with it.
+_ONE_FRAME = 0.15
 
 
 class Blurs:
@@ -57,6 +69,9 @@ class Stream:
         it would be forgotten otherwise, but it does not reduce the uncertainty, because the focus drifts.
         """
         told, beforehand = self.blur, self._beforehand
+        if beforehand is not None and beforehand.source == "stack":
+            self._asked = _formed(told or estimate_blur(seen), beforehand) or told
+            return self._asked
         if told is None and beforehand is not None:
             alone = estimate_blur(seen)
             return fused(beforehand, alone) if alone else beforehand
@@ -83,9 +98,21 @@ class Stream:
         self._known[self._key] = BlurEstimate(sigma_px, uncertainty, "frames")
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)
+        if beforehand is not None and beforehand.source == "stack":
+            return blur
         if told is None or beforehand is None or beforehand.uncertainty > told.uncertainty:
             return blur
         return blur if contradict(beforehand, blur) else replace(blur, source=beforehand.source)
+
+
+def _formed(seen: BlurEstimate | None, stack: BlurEstimate) -> BlurEstimate | None:
+    """What frames tell of their width, with the form of a self-measured PSF; None where that does not fit."""
+    if seen is None or stack.sigma_px < LEAST_STACK_PX:
+        return None
+    if abs(math.log(seen.sigma_px / stack.sigma_px)) > STACK_AGREES:
+        return None
+    uncertainty = max(seen.uncertainty, _ONE_FRAME if seen.source == "frame" else 0.0)
+    return BlurEstimate(seen.sigma_px, uncertainty, "stack", stack.shape)
 
 
 def known_blur(told: KnownBlur | None) -> BlurEstimate | None:
