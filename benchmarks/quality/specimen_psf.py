@@ -98,7 +98,7 @@ def gains(
     stack = _stack(planes[0], optics, rng)
     stated = Stated(NOMINAL_NA, WAVELENGTH_UM)
     profile = _profile(measure_planes(stack, None, stated), itself=False)
-    automatic = measure_automatically(stack, "", None)
+    automatic = measure_automatically(stack, None)
     learned = _profile(automatic, itself=True) if automatic.passed else None
     found: dict[str, list[list[float]]] = {"raw": [], **{way: [] for way in WAYS}}
     for plane in planes[1:]:

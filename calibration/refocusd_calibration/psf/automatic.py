@@ -36,22 +36,16 @@ from refocusd_calibration.psf.stack import PlaneStack
 _MOST_PLANES = 24
 #: The middle of a field of this side is enough, px.
 _SIDE_PX = 1024
-#: Emission, um, where the channel's name says it, and where it does not: it hardly matters out of focus.
-_EMISSION_UM = {
-    ("dapi", "hoechst", "405"): 0.46,
-    ("gfp", "fitc", "488"): 0.52,
-    ("cy3", "tritc", "rfp", "mcherry", "561", "rhodamine"): 0.59,
-    ("cy5", "640", "647"): 0.67,
-}
-_USUAL_UM = 0.52
+#: Emission that is assumed, um: out of focus it hardly changes a PSF whose aperture is fitted.
+_EMISSION_UM = 0.52
 #: Planes that are deconvolved, evenly.
 _DECONVOLVED = 5
 #: What they must gain by the form in the mean, dB: a form that is nearly a Gaussian is of no use to the network.
 _LEAST_GAIN_DB = 1.5
 
 
-def stacks(recording: Dataset) -> Iterator[tuple[str, list[list[str]]]]:
-    """Of each channel its name, and the keys of a few of its z-stacks, the middle one first."""
+def stacks(recording: Dataset) -> Iterator[tuple[str, list[str]]]:
+    """Of each channel its name, and the keys of one of its z-stacks: that in the middle of the recording."""
     groups: dict[str, list[str]] = {}
     for key in recording.axes_keys():
         at = json.loads(key)
@@ -62,8 +56,8 @@ def stacks(recording: Dataset) -> Iterator[tuple[str, list[list[str]]]]:
         if len(keys) >= FEWEST_PLANES:
             found.setdefault(json.dumps(json.loads(group).get("channel")), []).append(keys)
     for every in found.values():
-        chosen = dict.fromkeys((len(every) // 2, 0, len(every) - 1))
-        yield _channel(recording, every[0][0]), [every[number] for number in chosen]
+        middle = every[len(every) // 2]
+        yield _channel(recording, middle[0]), middle
 
 
 def _channel(recording: Dataset, key: str) -> str:
@@ -106,15 +100,7 @@ def _middle(side: int) -> slice:
     return slice(start, start + min(side, _SIDE_PX))
 
 
-def emission_um(channel: str) -> float:
-    """Emission wavelength of a channel, by its name."""
-    name = channel.lower()
-    return next(
-        (um for names, um in _EMISSION_UM.items() if any(each in name for each in names)), _USUAL_UM
-    )
-
-
-def measure_automatically(stack: PlaneStack, channel: str, na: float | None) -> PsfMeasurement:
+def measure_automatically(stack: PlaneStack, na: float | None) -> PsfMeasurement:
     """The PSF, with the checks that decide whether it is used without anybody's asking.
 
     Raises
@@ -122,7 +108,7 @@ def measure_automatically(stack: PlaneStack, channel: str, na: float | None) -> 
     InputError
         If it cannot be measured on these planes.
     """
-    stated = Stated(na, emission_um(channel), immersion_index(na) if na else 1.0)
+    stated = Stated(na, _EMISSION_UM, immersion_index(na) if na else 1.0)
     measured = measure_planes(stack, None, stated)
     return replace(
         measured, checks=(*measured.checks, _form(measured.section), _use(stack, measured.section))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Beside anything else that runs.
 _NICENESS = 10
-#: After this time, of at least one stack of each channel, no other one is tried.
-_TRIED_S = 60.0
 #: Profiles of this kind that are kept; the oldest goes.
 _MOST_KEPT = 512
 
@@ -65,23 +62,18 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     if arguments.elsewhere:  # the daemon's: nobody waits for it
         yield_to_acquisition(_NICENESS)
     settings = settings_of(arguments, "calibrations", "na")
-    catalogue, begun = Catalogue(settings.calibrations), time.monotonic()
+    catalogue = Catalogue(settings.calibrations)
     said, kept = [], []
     with open_dataset(arguments.recording) as recording:
-        for channel, every in stacks(recording):
-            for keys in every:
-                name = f"the PSF of {channel or 'the frames'}"
-                try:
-                    profile = _profile(arguments, recording, keys, channel, settings.na, catalogue)
-                except (ConfigError, InputError) as error:
-                    told = f"{name} cannot be measured on its z-stack: {error}"
-                    if time.monotonic() - begun > _TRIED_S:
-                        break
-                    continue
-                kept.append(_keep(profile, catalogue.folder / LEARNED))
-                told = f"{name} was measured on its z-stack: calibration profile {kept[-1]}"
-                break
-            said.append(told)
+        for channel, keys in stacks(recording):
+            name = f"the PSF of {channel or 'the frames'}"
+            try:
+                profile = _profile(arguments, recording, keys, channel, settings.na, catalogue)
+            except (ConfigError, InputError) as error:
+                said.append(f"{name} cannot be measured on its z-stack: {error}")
+                continue
+            kept.append(_keep(profile, catalogue.folder / LEARNED))
+            said.append(f"{name} was measured on its z-stack: calibration profile {kept[-1]}")
     if not told_as_json(arguments.json, {"said": said, "profiles": kept}):
         for line in said or [f"{arguments.recording} holds no z-stack"]:
             say(line)
@@ -109,7 +101,7 @@ def _profile(
     if stack is None:
         raise InputError("the file does not state the pixel size and the distance of the planes")
     na = na or na_of(stack.metadata) or 0.0
-    measured = measure_automatically(stack, channel, na or None)
+    measured = measure_automatically(stack, na or None)
     if failed := [item for item in measured.checks if not item.passed]:
         raise InputError("; ".join(f"{item.name}: {item.detail}" for item in failed))
     now = datetime.now(UTC).isoformat(timespec="seconds")
