@@ -299,6 +299,9 @@ class Settings(EngineOptions, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Begin with the blur that frames of the same camera, objective, channel and plane had in earlier
     acquisitions, until those of this one tell theirs; for microscopes whose focus does not drift.  Kept in
     blurs.json beside the ledgers."""
+    self_calibrate: bool = True
+    """Measure the PSF of a microscope by itself, on a z-stack that is refocused, where no calibration
+    profile applies; it is used if it passes all checks.  See the guide on calibration."""
     advise_focus: bool = False
     """Tell how far, and in which direction, the stage is from focus."""
     correct_focus: bool = False

@@ -5,7 +5,8 @@
 FOLDER holds sharp images of one microscope, as PNG or TIFF.  The first becomes a stack of 22 planes through
 optics that nobody states, from which `refocusd calibrate psf --in-focus` measures them; the others become frames
 out of focus.  ``blind`` is the default engine that knows nothing, ``stack`` knows the profile and the stage's
-position, ``told`` is told the true PSF.
+position, ``auto`` has only what refocusd measures by itself, which knows neither aperture nor wavelength and
+may reject the stack, and ``told`` is told the true PSF.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import json
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from refocusd_calibration.psf.measure import Stated, measure_planes
+from refocusd_calibration.psf.automatic import measure_automatically
+from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_planes
 from refocusd_calibration.psf.stack import PlaneStack
 from refocusd_training.blur.frames import load_sharp
 from refocusd_training.simulate.blur import best_focus_um
@@ -35,10 +38,10 @@ from refocusd.imaging.known_blur import distance_from_focus, known_blur
 from refocusd.imaging.optics import Optics, defocus_psf
 from refocusd.imaging.psf_shape import shape_of_optics
 from refocusd.imaging.quality import psnr
-from refocusd.profiles.profile import Microscope, Profile
+from refocusd.profiles.profile import Learned, Microscope, Profile
 from refocusd.worker.blurs import Blurs
 
-WAYS = ("blind", "stack", "told")
+WAYS = ("blind", "stack", "auto", "told")
 PIXEL_UM, WAVELENGTH_UM, NOMINAL_NA = 0.645, 0.461, 0.45
 KINDS = {
     "plate reader, 20x": Optics(
@@ -64,15 +67,27 @@ def _frame(
     return np.clip(np.rint(counts), 0, 4095).astype(np.uint16)
 
 
-def _profile(plane: NDArray[np.float64], optics: Optics, rng: np.random.Generator) -> Profile:
-    stack = np.stack([_frame(plane, optics, z, rng) for z in Z_UM])
-    stated = Stated(NOMINAL_NA, WAVELENGTH_UM)
-    measured = measure_planes(
-        PlaneStack(Z_UM, stack.astype(np.float32), PIXEL_UM, 4095.0), None, stated
-    )
+def _stack(plane: NDArray[np.float64], optics: Optics, rng: np.random.Generator) -> PlaneStack:
+    frames = np.stack([_frame(plane, optics, z, rng) for z in Z_UM])
+    return PlaneStack(Z_UM, frames.astype(np.float32), PIXEL_UM, 4095.0)
+
+
+def _profile(measured: PsfMeasurement, *, itself: bool) -> Profile:
     return Profile(
-        created="", version="", microscope=Microscope(pixel_um=PIXEL_UM), psf=measured.section
+        created="",
+        version="",
+        microscope=Microscope(pixel_um=PIXEL_UM),
+        psf=measured.section,
+        learned=Learned(recording="", acquisition="") if itself else msgspec.UNSET,
     )
+
+
+def _blur(profile: Profile | None, raw: Pixels, z_um: float) -> BlurEstimate | None:
+    """What a worker knows of a frame by a profile and the stage."""
+    if profile is None:
+        return None
+    distance = distance_from_focus(profile, z_um)
+    return Blurs().of("", known_blur(profile, {"PixelSizeUm": PIXEL_UM}, distance)).known(raw)
 
 
 def gains(
@@ -80,21 +95,23 @@ def gains(
 ) -> dict[str, list[list[float]]]:
     """PSNR over raw, dB, by way: a list for each field, in the order of `FRAMES_UM`."""
     rng = np.random.default_rng(0)
-    profile = _profile(planes[0], optics, rng)
+    stack = _stack(planes[0], optics, rng)
+    stated = Stated(NOMINAL_NA, WAVELENGTH_UM)
+    profile = _profile(measure_planes(stack, None, stated), itself=False)
+    automatic = measure_automatically(stack, None)
+    learned = _profile(automatic, itself=True) if automatic.passed else None
     found: dict[str, list[list[float]]] = {"raw": [], **{way: [] for way in WAYS}}
     for plane in planes[1:]:
         rows: dict[str, list[float]] = {name: [] for name in found}
         for z_um in FRAMES_UM:
             raw, truth = _frame(plane, optics, z_um, rng), plane.astype(np.float32)
             rows["raw"].append(before := psnr(raw, truth, affine=True))
-            beforehand = known_blur(
-                profile, {"PixelSizeUm": PIXEL_UM}, distance_from_focus(profile, z_um)
-            )
             true = shape_of_optics(optics, best_focus_um(optics) + z_um - FOCUS_UM)
             assert true is not None
             blurs = {
                 "blind": None,
-                "stack": Blurs().of("", beforehand).known(raw),
+                "stack": _blur(profile, raw, z_um),
+                "auto": _blur(learned, raw, z_um),
                 "told": BlurEstimate(true.sigma_px, KNOWN_FORM, "optics", true.shape),
             }
             for way, blur in blurs.items():

@@ -36,10 +36,12 @@ from refocusd.formats.dataset import Dataset, understood
 from refocusd.formats.ome_zarr.mirror.layout import is_mirror
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.open_sink import sink_kind
+from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import counted
 from refocusd.ledger import note_output
+from refocusd.processes.self_calibration import FEWEST_PLANES, LIMIT_S, SelfCalibrator
 from refocusd.profiles.catalogue import Catalogue
-from refocusd.profiles.microscope_metadata import first_of
+from refocusd.profiles.microscope_metadata import first_of, pixel_um_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ def process_one(
         output_for(frames, folder)  # what is wrong with it is told before an engine is built
         runner.start(settings)
         output, is_new = output_of_run(frames, settings, runner.run_of, folder)
+        if is_new and isinstance(runner, OwnDaemon) and measure_psf(frames, output, settings):
+            output, is_new = output_of_run(frames, settings, runner.run_of, folder)
         if not is_new:
             # A copy of the recording, or another path to it, finds it from now on.
             note_output(settings.ledgers, frames.path, output.path)
@@ -223,6 +227,28 @@ def process_one(
             raise OutputError(f"{place} was moved while it was written")
         check = check_quickly(dataset_of(frames, made), made, settings)
     return Done(path, place, len(keys), seconds, check)
+
+
+def measure_psf(frames: Dataset, output: Output, settings: Settings) -> bool:
+    """Have the PSF measured on the recording's own z-stacks, where no profile tells it; True if it was."""
+    calibrator = SelfCalibrator(settings)
+    if not calibrator.on or output.profiles or not _states_planes(frames):
+        return False
+    note(f"{frames.path}: measuring the PSF on its z-stack, for at most {LIMIT_S / 60:.0f} minutes")
+    found = calibrator.measure(str(frames.path), output.acquisition, elsewhere=False)
+    for sentence in found.said or ["its PSF could not be measured in that time"]:
+        note(f"{frames.path}: {sentence}")
+    return bool(found.profiles)
+
+
+def _states_planes(frames: Dataset) -> bool:
+    """Whether a recording has z-stacks, and says how far apart planes and pixels are."""
+    keys = frames.axes_keys()
+    if len({json.loads(key).get("z") for key in keys}) < FEWEST_PLANES:
+        return False
+    first = frames.metadata(keys[0])
+    where_um = (z_position_um(first), stated_z_step_um(frames.summary))
+    return pixel_um_of(first, frames.summary) is not None and where_um != (None, None)
 
 
 def dataset_of(frames: Dataset, output: Output) -> RawAndOutputs:
@@ -319,10 +345,17 @@ def output_of_run(
     ours = [output for output in outputs if output.acquisition == acquisition]
     first = next((o.first for o in ours if o.first), None) or _first(frames)
     form = frames.first_format()
-    chosen, _ = Catalogue(settings.calibrations).choose(first, (form.height, form.width))
+    catalogue, shape = Catalogue(settings.calibrations), (form.height, form.width)
+    learned = catalogue.learned_on(acquisition) if settings.self_calibrate else []
+    chosen, _ = catalogue.choose(first, shape, learned=learned)
+    there = [o for o in ours if folder is None or o.path.parent == target.parent]
     run = run_of(chosen.ids)
-    there = (o for o in ours if folder is None or o.path.parent == target.parent)
     found = next((o for o in there if o.run == run), None)
+    if found is None and settings.self_calibrate:
+        # What refocusd measured by itself, or not, is no reason to refocus all frames once more.
+        own = {profile.id() for profile in chosen.profiles if not profile.learned}
+        begun = (o for o in there if o.run == run_of(o.profiles))
+        found = next((o for o in begun if catalogue.not_learned(o.profiles) == own), None)
     new = Output(target, acquisition, run, "", {}, {}, tuple(chosen.ids), first)
     return (new, True) if found is None else (found, False)
 

@@ -25,6 +25,7 @@ from refocusd.daemon.acquisitions.lifecycle import Lifecycle, StartCatchUp
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.saved_frames import SavedFrames
 from refocusd.daemon.acquisitions.scheduler import Scheduler
+from refocusd.daemon.acquisitions.self_calibrations import SelfCalibrations
 from refocusd.daemon.acquisitions.state import Acquisition
 from refocusd.daemon.acquisitions.unfinished import find_unfinished
 from refocusd.daemon.control import Control
@@ -103,6 +104,7 @@ class Broker:
         self._ring = ring
         self._event_queue = event_queue
         self._processes = processes
+        self._calibrations = SelfCalibrations(settings)
         self._peers = Peers(token)
         send = self._send
         self.acquisitions = held = Acquisitions()
@@ -116,6 +118,7 @@ class Broker:
             catch_up,
             FocusMonitor(settings),
             KnownBlurs(settings),
+            self._calibrations,
         )
         self._intake = Intake(ring, lifecycle, SavedFrames(ring, event_queue))
         self._pool = pool = WorkerPool(send, ring, models)
@@ -175,6 +178,7 @@ class Broker:
             log.exception("the broker failed; the daemon ends, what was written stays")
             self.failure = self.failure or "internal error, see the log"
         finally:
+            self._calibrations.stop()
             self._processes.no_more()
             self._pool.dismiss()
             self.ready.set()

@@ -44,6 +44,8 @@ def own_settings(settings: Settings) -> Settings:
         workers=max(1, settings.workers),
         # The same frames give the same result whenever they are refocused.
         blur_memory=False,
+        # `process` itself does this before it begins.
+        self_calibrate=False,
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from refocusd.engines.engine import BlurEngine, EngineDescription, Refocused
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate, estimate_blur, fused
+from refocusd.imaging.blur import STACK_SURE, BlurEstimate, estimate_blur, fused
 from refocusd.imaging.deconvolve import WholeImage, deconvolve
 from refocusd.imaging.hot_pixels import without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
@@ -53,6 +54,8 @@ class DeconvolutionEngine(BlurEngine):
         if blur is None or blur.source == "frames":
             alone = estimate_blur(raw)
             blur = fused(blur, alone) if blur and alone else alone
+        if blur and blur.source == "stack" and blur.uncertainty > STACK_SURE:
+            blur = replace(blur, source="frame", shape=None)
         counts = counts_range(raw)
         clipped = 0
         if blur is None or (sigma := psf_width(blur)) < LEAST_BLUR_PX:

@@ -19,7 +19,13 @@ from refocusd.engines.engine import BlurEngine, EngineDescription, Network, Refo
 from refocusd.engines.tiling import plan_tiles, reflect_into
 from refocusd.errors import EngineError
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import MIN_SIDE_PX, BlurEstimate, estimate_blur
+from refocusd.imaging.blur import (
+    LEAST_STACK_PX,
+    MIN_SIDE_PX,
+    STACK_SURE,
+    BlurEstimate,
+    estimate_blur,
+)
 from refocusd.imaging.hot_pixels import pixel_noise, without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 from refocusd.imaging.psf_shape import KEPT, KEPT_AT_PX, SURE, equalised
@@ -175,6 +181,8 @@ class ScaledEngine(BlurEngine):
         else:
             restored = self._measured(frame, replace(blur, shape=None))
             found = replace(restored.blur, source=blur.source, shape=blur.shape)
+            if blur.source == "stack" and not _tells_form(found):
+                found = replace(found, source="frame", shape=None)
             if not _in_focus(found):
                 restored = self._restored(frame, careful(found))
         clipped = 0
@@ -220,7 +228,7 @@ class ScaledEngine(BlurEngine):
         stale = float(np.interp(blur.sigma_px, STALE_AT_PX, STALE))
         if blur.shape is not None:
             # A width that is measured makes the form worth having.
-            stale = min(stale, SURE)
+            stale = min(stale, STACK_SURE if blur.source == "stack" else SURE)
         if blur.source == "frame" or blur.uncertainty > stale:
             return None
         # Frames in focus pass through: a part tells whether this one is as those before it.
@@ -340,6 +348,11 @@ def _in_focus(blur: BlurEstimate) -> bool:
     """Whether the frame may be as sharp as its objective; a width that somebody stated is believed."""
     narrowest = blur.sigma_px * math.exp(-blur.uncertainty)
     return blur.source != "optics" and narrowest < LEAST_BLUR_PX
+
+
+def _tells_form(blur: BlurEstimate) -> bool:
+    """Whether the form of a self-measured PSF may be used with a width that the frame told."""
+    return blur.uncertainty <= STACK_SURE and blur.sigma_px >= LEAST_STACK_PX
 
 
 def careful(blur: BlurEstimate) -> BlurEstimate:

@@ -47,8 +47,11 @@ TRAINED_PX = (0.7, 42.0)
 KNOWN = 0.1
 #: The same of one whose PSF was stated.
 KNOWN_FORM = 0.03
+#: The form of a PSF that nobody vouches for serves where the frame tells its width to this, from this width
+#: on, px: elsewhere some frames lose by it.
+STACK_SURE, LEAST_STACK_PX = 0.1, 9.0
 #: What a width rests on; "optics" is one that somebody stated, which is believed.
-BlurSource = Literal["frame", "frames", "optics", "profile", "nominal", "memory"]
+BlurSource = Literal["frame", "frames", "optics", "profile", "stack", "nominal", "memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class BlurEstimate:
         Standard uncertainty (k = 1) of its natural logarithm: 0.2 stands for about 20 %.
     source : str
         What it rests on most: ``frame``; ``frames`` (with what earlier ones told); ``profile`` (the
-        PSF that a calibration measured); ``nominal`` (aperture and distance from focus); ``memory``
+        PSF that a calibration measured); ``stack`` (the same, measured by itself on a z-stack of
+        the microscope); ``nominal`` (aperture and distance from focus); ``memory``
         (other positions, or an earlier session); or ``optics`` (the width was stated).
     shape : PsfShape or None
         The form of its PSF; None takes it for a Gaussian.

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from refocusd.imaging.blur import BlurEstimate, PsfShape
+from refocusd.imaging.blur import BlurEstimate, BlurSource, PsfShape
 from refocusd.imaging.optics import Optics
 from refocusd.imaging.psf_shape import shape_of_optics
 from refocusd.profiles.microscope_metadata import na_of, pixel_um_of
@@ -50,7 +50,9 @@ _IMMERSIONS = (1.0, 1.333, 1.518)
 _MOST_SINE = 0.97
 #: Planes that the fitted optics miss by more, relative to the kernels' energy, are of a thick or moving
 #: specimen: deconvolution by that form does harm (6 % off, a nucleus lost up to 5 dB).
-_FORM_MISFIT = 0.03
+FORM_MISFIT = 0.03
+#: A PSF that refocusd measured by itself serves up to this part of its planes' range beyond them.
+_AROUND = 0.1
 #: Of three points of a normal distribution (Gauss-Hermite).
 _WEIGHTS = np.array([1, 4, 1]) / 6
 
@@ -120,13 +122,19 @@ def known_blur(
     table = _table(profile.psf) if profile is not None and profile.psf is not None else None
     na = na or (nominal.na if nominal else None) or na_of(metadata) or 0.0
     if table is not None:
-        beyond = abs(distance.um) > np.abs(table[0] - _sharpest_um(table)).max()
+        assert profile is not None
+        planes = table[0] - _sharpest_um(table)
+        around_um = _AROUND * float(np.ptp(planes))
+        inside = planes[0] - around_um <= distance.um <= planes[-1] + around_um
+        if profile.learned and not inside:
+            return None  # nobody said that its focus is that of this specimen, too
+        beyond = abs(distance.um) > np.abs(planes).max()
         relative = _EXTRAPOLATED if beyond else _MEASURED
         widths = [_measured_um(table, um) for um in _around(distance)]
     elif na:
         relative = _NOMINAL
         wavelength_um = (nominal.wavelength_um if nominal else None) or _WAVELENGTH_UM
-        index = _index(na, nominal.refractive_index if nominal else 1.0)
+        index = immersion_index(na, nominal.refractive_index if nominal else 1.0)
         least = math.hypot(_AIRY * wavelength_um / na, _PIXEL * pixel_um)
         widths = [math.hypot(DISC_SIGMA * um * na / index, least) for um in _around(distance)]
     else:
@@ -139,14 +147,15 @@ def known_blur(
     assert profile is not None
     assert profile.psf is not None
     shape = _shape_of(profile.psf, distance.um + _sharpest_um(table), pixel_um)
-    return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, "profile", shape)
+    source: BlurSource = "stack" if profile.learned else "profile"
+    return BlurEstimate(math.exp(mean) / pixel_um, uncertainty, source, shape)
 
 
 def _shape_of(psf: PsfSection, defocus_um: float, pixel_um: float) -> PsfShape | None:
     """The form of a fitted PSF of wave optics at a distance from its paraxial focus."""
     if psf.model != "wave" or psf.na is None or not psf.wavelength_um:
         return None
-    if psf.method == "planes" and not (psf.misfit is not UNSET and psf.misfit <= _FORM_MISFIT):
+    if psf.method == "planes" and not (psf.misfit is not UNSET and psf.misfit <= FORM_MISFIT):
         return None
     optics = Optics(
         psf.na.value,
@@ -200,7 +209,7 @@ def _measured_um(table: _Table, distance_um: float) -> float:
     return width * max(1.0, abs(distance_um / end)) if end else width
 
 
-def _index(na: float, stated: float) -> float:
+def immersion_index(na: float, stated: float = 1.0) -> float:
     """The refractive index: as stated, unless no objective collects that much light from there."""
     fits = [index for index in (stated, *_IMMERSIONS) if na < _MOST_SINE * index]
     return fits[0] if fits else max(stated, _IMMERSIONS[-1])

@@ -149,6 +149,7 @@ def apply_profiles(
     *,
     named: Sequence[str] | None = None,
     trained: Mapping[str, Trained] | None = None,
+    learned: Sequence[Profile] = (),
 ) -> Applied:
     """Choose the profiles of an acquisition, and compare them with it and with the model.
 
@@ -162,6 +163,8 @@ def apply_profiles(
         Ids of the profiles that it was started with; by default they are chosen now.
     trained : mapping of str to Trained, optional
         What the models were trained for, by channel; "" stands for all other channels.
+    learned : sequence of Profile
+        As in `Catalogue.choose`.
 
     Raises
     ------
@@ -171,7 +174,7 @@ def apply_profiles(
     first = identity_metadata(first)
     reasons: tuple[str, ...] = ()
     if named is None:
-        selection, reasons = catalogue.choose(first, shape)
+        selection, reasons = catalogue.choose(first, shape, learned=learned)
     else:
         selection = catalogue.named(named, first, shape)
     ambiguous = [reason for reason in reasons if "none of these" in reason]
@@ -179,13 +182,22 @@ def apply_profiles(
     warnings = list(ambiguous)
     if not selection.profiles:
         notes.append("no calibration profile applies: the documented defaults do")
-    for profile in selection.profiles:
+    notes += [
+        f"the PSF of {profile.microscope.channel or 'its frames'} is that which refocusd measured by "
+        f"itself on {profile.learned.recording} on {profile.created[:10]} (calibration profile "
+        f"{profile.id()})"
+        for profile in selection.profiles
+        if profile.learned
+    ]
+    measured = [profile for profile in selection.profiles if not profile.learned]
+    for profile in measured:
         warnings += [
             f"calibration profile {profile.id()} is stale: {remark}" for remark in stale(profile)
         ]
         warnings += against_profile(first, profile)
         warnings += _misplaced(profile, first, shape)
-    chosen: tuple[Profile | None, ...] = selection.profiles or (None,)
+    # Values that it fitted are of use together, and say little of the objective's label.
+    chosen: list[Profile | None] = [*measured] or [None]
     for one in chosen if trained else ():
         assert trained is not None
         channel = (one.microscope.channel if one else "") or str(first.get("Channel") or "")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from refocusd.errors import InputError
-from refocusd.profiles.microscope_metadata import binning_of, camera_of, objective_of
-from refocusd.profiles.profile import Microscope, Profile, load_profile
+from refocusd.profiles.microscope_metadata import (
+    binning_of,
+    camera_of,
+    objective_of,
+    pixel_um_of,
+)
+from refocusd.profiles.profile import Profile, load_profile
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +29,12 @@ log = logging.getLogger(__name__)
 MAX_PROFILES = 512
 #: Channels (and cameras) of one acquisition whose profile is cached.
 MAX_PICKS = 256
+#: Folder, in that of the profiles, of those that refocusd measured by itself: <acquisition>-<id>.json.
+LEARNED = "learned"
+#: For so long they apply to other acquisitions: on the stage, the focus of the next day's specimen is elsewhere.
+LEARNED_S = 24 * 3600
+#: Pixel sizes of one objective agree within this fraction.
+_SAME_PIXEL = 0.01
 #: A channel that no profile names.
 _ANOTHER = "\0"
 
@@ -125,8 +139,43 @@ class Catalogue:
         self._read = read
         return [profile for _, profile in read.values() if profile is not None]
 
+    def learned_on(self, acquisition: str) -> list[Profile]:
+        """Profiles that refocusd measured by itself on the frames of an acquisition."""
+        return self._learned(f"{glob.escape(acquisition)}-*.json")
+
+    def learned_lately(self, metadata: Mapping[str, Any]) -> list[Profile]:
+        """The same on other acquisitions of a microscope, of the last day."""
+        camera, pixel_um = camera_of(metadata), pixel_um_of(metadata)
+        if not camera or pixel_um is None:
+            return []
+        return [
+            profile
+            for profile in self._learned("*.json", time.time() - LEARNED_S)
+            if profile.learned
+            and profile.learned.elsewhere
+            # Without the objective's label, the size of a pixel tells objectives apart.
+            and abs((profile.microscope.pixel_um or 0) / pixel_um - 1) <= _SAME_PIXEL
+        ]
+
+    def not_learned(self, ids: Iterable[str]) -> set[str]:
+        """Of these profiles those that a person measured, as far as is known."""
+        folder = self.folder / LEARNED
+        return {key for key in ids if not any(folder.glob(f"*-{glob.escape(key)}.json"))}
+
+    def _learned(self, pattern: str, since_s: float = 0.0) -> list[Profile]:
+        found = []
+        for path in sorted((self.folder / LEARNED).glob(pattern)):
+            with suppress(FileNotFoundError):  # it was just removed
+                if path.stat().st_mtime >= since_s and (profile := _load(path)):
+                    found.append(profile)
+        return found
+
     def choose(
-        self, metadata: Mapping[str, Any], frame_shape: tuple[int, int] | None = None
+        self,
+        metadata: Mapping[str, Any],
+        frame_shape: tuple[int, int] | None = None,
+        *,
+        learned: Sequence[Profile] = (),
     ) -> tuple[Selection, tuple[str, ...]]:
         """The profiles that apply to an acquisition, and messages about the choice.
 
@@ -135,13 +184,17 @@ class Catalogue:
         metadata : mapping
             Of its first frame. Its channel is ignored, because others may follow.
         frame_shape : (height, width), optional
+        learned : sequence of Profile
+            Profiles that refocusd measured by itself: for channels to which no other profile applies.
         """
         profiles = self.profiles()
-        channels = {profile.microscope.channel for profile in profiles} | {"", _ANOTHER}
+        channels = {p.microscope.channel for p in (*profiles, *learned)} | {"", _ANOTHER}
         chosen: dict[str, Profile] = {}
         reasons: dict[str, None] = {}
         for channel in sorted(channels):
             match = _closest(profiles, metadata, channel, frame_shape)
+            if match == Match(None):
+                match = _closest(learned, metadata, channel, frame_shape)
             if channel or not metadata.get("Channel"):
                 reasons.update(dict.fromkeys(match.reasons))
             if match.profile is not None:
@@ -164,6 +217,8 @@ class Catalogue:
         """
         wanted = set(ids)
         there = {p.id(): p for p in self.profiles()} if wanted else {}
+        for key in wanted - set(there):
+            there |= {p.id(): p for p in self._learned(f"*-{glob.escape(key)}.json")}
         if missing := sorted(wanted - set(there)):
             raise InputError(
                 f"the run was started with calibration profile {', '.join(missing)}, which is not in "
@@ -182,11 +237,14 @@ def _load(path: Path) -> Profile | None:
         return None
 
 
-def _score(
-    microscope: Microscope, metadata: Mapping[str, Any], channel: str
-) -> tuple[int, ...] | None:
+def _score(profile: Profile, metadata: Mapping[str, Any], channel: str) -> tuple[int, ...] | None:
     """How close a profile is, the sum first; None if a field differs."""
-    binning = binning_of(metadata)
+    microscope, binning = profile.microscope, binning_of(metadata)
+    if profile.learned:
+        # Nobody chose it: what is not known differs from what is.
+        own = (microscope.camera, microscope.objective, microscope.binning, microscope.channel)
+        said = (camera_of(metadata), objective_of(metadata), binning or 1, channel)
+        return (0,) if own == said else None
     fields = (
         (microscope.camera, camera_of(metadata)),
         (microscope.objective, objective_of(metadata)),
@@ -216,7 +274,7 @@ def _closest(
     scored = [
         (score, profile)
         for profile in profiles
-        if (score := _score(profile.microscope, metadata, channel)) is not None
+        if (score := _score(profile, metadata, channel)) is not None
     ]
     scored.sort(key=lambda pair: pair[0], reverse=True)
     reasons: list[str] = []

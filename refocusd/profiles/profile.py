@@ -234,6 +234,24 @@ class PsfSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     misfit: float | msgspec.UnsetType = msgspec.UNSET
 
 
+class Learned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Says that refocusd measured a profile by itself, on a z-stack that it was given to refocus.
+
+    Parameters
+    ----------
+    recording : str
+        Path of the recording.
+    acquisition : str
+        Its id: the profile applies to its frames.
+    elsewhere : bool
+        Whether it applies to other acquisitions of that microscope and day, too.
+    """
+
+    recording: str
+    acquisition: str
+    elsewhere: bool = False
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything measured of one camera, objective, binning and channel."""
 
@@ -251,6 +269,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     checks: list[Check] = []
     #: Whether it was written although a check failed, because the user insisted.
     insisted: bool = False
+    # Unset in profiles that a person measured, which keep their content key.
+    learned: Learned | msgspec.UnsetType = msgspec.UNSET
 
     def id(self) -> str:
         """Content key: the first 16 hex digits of the sha256 of the profile's JSON."""

@@ -188,8 +188,8 @@ class FrameFacts(msgspec.Struct, frozen=True):
     blur_uncertainty : float or None
         Standard uncertainty of it, relative.
     blur_source : str or None
-        What it rests on most: ``frame``, ``frames`` (with earlier ones), ``profile``, ``nominal``,
-        ``memory`` or ``optics``, see `refocusd.imaging.blur.BlurEstimate`.
+        What it rests on most: ``frame``, ``frames`` (with earlier ones), ``profile``, ``stack``,
+        ``nominal``, ``memory`` or ``optics``, see `refocusd.imaging.blur.BlurEstimate`.
     """
 
     offset: float
@@ -228,7 +228,7 @@ class KnownBlur(msgspec.Struct, frozen=True):
 
     sigma_px: float
     uncertainty: float
-    source: Literal["profile", "nominal", "memory", "frames"]
+    source: Literal["profile", "stack", "nominal", "memory", "frames"]
     #: `refocusd.imaging.blur.PsfShape.gains`; empty where the form is not known.
     form: list[float] = []
 

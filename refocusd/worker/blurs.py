@@ -13,7 +13,14 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from refocusd.frame import Pixels
-from refocusd.imaging.blur import BlurEstimate, PsfShape, contradict, estimate_blur, fused
+from refocusd.imaging.blur import (
+    LEAST_STACK_PX,
+    BlurEstimate,
+    PsfShape,
+    contradict,
+    estimate_blur,
+    fused,
+)
 from refocusd.transport.messages import KnownBlur
 
 #: Number of streams that are remembered; the oldest is forgotten first.
@@ -26,6 +33,11 @@ SLOW_DRIFT, DRIFT = 0.01, 0.05
 OBJECT_PX = 4.5
 #: Smallest uncertainty: frames of one specimen share its peculiarities, so more of them do not help.
 LEAST_UNCERTAINTY = 0.08
+#: Nobody vouches for a self-measured PSF, nor for where the focus is.  Its form is tried where the stage's width
+#: and that of the frame, which is roughly known before it is measured, agree to this (natural logarithm).
+STACK_AGREES = 0.5
+#: What one frame tells of its width is measured before a form is used with it.
+_ONE_FRAME = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +100,17 @@ class Stream:
         """
         beforehand = self._beforehand
         measured = self._known.get(self._key)
-        if measured is None:
-            self._asked = beforehand
-            if beforehand is not None and (alone := estimate_blur(seen)):
-                self._asked = fused(beforehand, alone)
-            return self._asked
-        self._asked = told = measured.now(focus)
-        if beforehand is not None and beforehand.source == "profile":
+        told = measured.now(focus) if measured else None
+        if beforehand is not None and beforehand.source == "stack":
+            self._asked = _formed(told or estimate_blur(seen), beforehand) or told
+        elif told is None:
+            alone = estimate_blur(seen) if beforehand else None
+            self._asked = fused(beforehand, alone) if beforehand and alone else beforehand
+        elif beforehand is not None and beforehand.source == "profile":
             both = fused(beforehand, told)
             self._asked = BlurEstimate(both.sigma_px, told.uncertainty, "frames", both.shape)
+        else:
+            self._asked = told
         return self._asked
 
     def learn(self, blur: BlurEstimate | None, focus: float) -> BlurEstimate | None:
@@ -118,9 +132,21 @@ class Stream:
             self._known[self._key] = _Measured(kept, focus, 1)
         if len(self._known) > MOST_STREAMS:
             self._known.popitem(last=False)
-        if told is None or beforehand is None or beforehand.uncertainty > told.blur.uncertainty:
+        if told is None or beforehand is None or beforehand.source == "stack":
+            return blur
+        if beforehand.uncertainty > told.blur.uncertainty:
             return blur
         return blur if contradict(beforehand, blur) else replace(blur, source=beforehand.source)
+
+
+def _formed(seen: BlurEstimate | None, stack: BlurEstimate) -> BlurEstimate | None:
+    """What frames tell of their width, with the form of a self-measured PSF; None where that does not fit."""
+    if seen is None or stack.sigma_px < LEAST_STACK_PX:
+        return None
+    if abs(math.log(seen.sigma_px / stack.sigma_px)) > STACK_AGREES:
+        return None
+    uncertainty = max(seen.uncertainty, _ONE_FRAME if seen.source == "frame" else 0.0)
+    return BlurEstimate(seen.sigma_px, uncertainty, "stack", stack.shape)
 
 
 def known_blur(told: KnownBlur | None) -> BlurEstimate | None:

@@ -191,6 +191,27 @@ class Brightening(Copying):
         return light + 1, *others
 
 
+class Certain(Copying):
+    """Knows the width well."""
+
+    def run(self, seen: Floats) -> tuple[Floats, ...]:
+        light, interval, (told,) = super().run(seen)
+        return light, interval, np.array([[told[0], 0.06]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("network", "used"), [(Certain(), True), (Copying(), False), (Certain(0.5), False)]
+)
+def test_the_form_of_a_psf_that_nobody_checked_needs_a_wide_blur_of_certain_width(
+    network: Copying, used: bool
+) -> None:
+    engine, raw = ScaledEngine(bundle(), network), blurred()
+    form = PsfShape(tuple(np.exp(-PsfShape.CYCLES).tolist()))
+    found = engine.refocus(raw, np.empty_like(raw), BlurEstimate(12.0, 0.15, "stack", form)).blur
+    assert found is not None
+    assert (found.source, found.shape) == (("stack", form) if used else ("frame", None))
+
+
 def test_a_narrow_blur_that_somebody_stated_is_believed() -> None:
     raw = blurred(0.0)
     out = np.empty_like(raw)

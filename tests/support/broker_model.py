@@ -18,6 +18,7 @@ from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.lifecycle import Lifecycle
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.scheduler import Scheduler
+from refocusd.daemon.acquisitions.self_calibrations import SelfCalibrations
 from refocusd.daemon.acquisitions.state import Acquisition, Task
 from refocusd.daemon.events import (
     CatchUpFailed,
@@ -172,6 +173,7 @@ class PlayedBroker:
             self.catch_up,
             FocusMonitor(self.settings),
             KnownBlurs(self.settings),
+            SelfCalibrations(self.settings),
         )
         saved_frames: Any = SimpleNamespace(read=self.read_saved)
         self.intake = Intake(self.ring, self.lifecycle, saved_frames)

@@ -11,6 +11,7 @@ from typing import Any
 from refocusd_calibration.camera import command as camera_command
 from refocusd_calibration.focus import command as focus_command
 from refocusd_calibration.profile import show_command
+from refocusd_calibration.psf import automatic_command
 from refocusd_calibration.psf import command as psf_command
 
 EXAMPLES = """examples:
@@ -35,5 +36,5 @@ def register(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inner = calibrate.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for module in (camera_command, focus_command, psf_command, show_command):
+    for module in (camera_command, focus_command, psf_command, automatic_command, show_command):
         module.register(inner)

@@ -84,6 +84,8 @@ def _show(arguments: argparse.Namespace) -> int:
     console.print(
         f"profile {profile.id()}, written {profile.created} by refocusd {profile.version}"
     )
+    if profile.learned:
+        console.print(f"refocusd measured it by itself on {profile.learned.recording}")
     if profile.insisted:
         console.print("[bold red]written although checks failed, because the user insisted[/]")
     for remark in remarks:
@@ -98,7 +100,8 @@ def _use(arguments: argparse.Namespace) -> int:
 
     path: Path = arguments.profile
     folder = Path(settings_of(arguments, "calibrations").calibrations).expanduser()
-    profile = load_profile(path)
+    # One that refocusd measured by itself is from now on one that a person chose.
+    profile = msgspec.structs.replace(load_profile(path), learned=msgspec.UNSET)
     kept = path
     if path.resolve().parent != folder.resolve():
         kept = folder / f"{path.stem}-{profile.id()}.json"

@@ -262,21 +262,17 @@ class WaveLaw(BlurLaw):
         angle = math.asin(min(1.15 * na, 0.75 * na + 0.25 * refractive_index) / refractive_index)
         disc = min(1.5 * math.tan(angle) * defocus_um, 2 * reach_um)
         # Rings lie outside the geometric disc, and aberrations throw light further.
-        self._extent = max(1.3 * reach_um, disc) + 12 * wavelength_um / na
-        cycles = self._highest / wavelength_um * self._extent
+        extent = max(1.3 * reach_um, disc) + 12 * wavelength_um / na
+        cycles = self._highest / wavelength_um * extent
         path = defocus_um * refractive_index / wavelength_um * (1 - math.cos(angle))
         per = _NODES_PER_CYCLE
         self._pupil = _legendre(30 + math.ceil(per * (cycles + path)), 1.0)
-        self._radius, self._radius_weights = _legendre(
-            40 + math.ceil(4 * per * cycles), self._extent
-        )
-        cut_off = 2 * self._highest / wavelength_um
-        self._frequency, self._frequency_weights = _legendre(
-            30 + math.ceil(per * 2 * cycles), cut_off
-        )
-        #: Cached matrices: for the last NA, and for each set of nodes.
-        self._of_na: tuple[float, Floats] = (math.nan, np.empty(0))
-        self._matrices: dict[bytes, Floats] = {}
+        # Radii and frequencies are counted in units of the pupil's edge: the large matrices between them
+        # are then the same for every NA.
+        self._radius, self._radius_weights = _legendre(40 + math.ceil(4 * per * cycles), cycles)
+        self._frequency, self._frequency_weights = _legendre(30 + math.ceil(per * 2 * cycles), 2.0)
+        self._from_pupil = j0(2 * np.pi * np.outer(self._pupil[0], self._radius))
+        self._to_frequency: Floats | None = None
 
     def transfer(self, values: Floats, z_um: Floats, frequency: Floats) -> Floats:
         """See `BlurLaw`.  Pixel integration included, the bead not."""
@@ -288,44 +284,41 @@ class WaveLaw(BlurLaw):
     def kernel(self, values: Floats, z_um: Floats, radius_um: Floats) -> Floats:
         """See `BlurLaw`.  Pixel integration and the bead included."""
         optics = self._named(values)
-        scale = optics["pixel_scale"]
-        nodes = self._frequency
-        spectrum = self._otf(optics, z_um, nodes)
+        scale, edge = optics["pixel_scale"], optics["na"] / self.wavelength_um
+        nodes = self._frequency * edge
+        if self._to_frequency is None:
+            self._to_frequency = j0(2 * np.pi * np.outer(self._radius, self._frequency))
+        spectrum = self._weighted(optics, z_um) @ self._to_frequency
         spectrum = spectrum * _pixel_transfer(nodes * self.pixel_um * scale)
         spectrum *= _sphere_transfer(nodes * optics["bead_um"])
-        spectrum *= 2 * np.pi * nodes * self._frequency_weights
-        return np.asarray(scale**2 * (spectrum @ self._bessel(nodes, radius_um * scale)))
+        spectrum *= 2 * np.pi * nodes * self._frequency_weights * edge
+        return np.asarray(
+            scale**2 * (spectrum @ j0(2 * np.pi * np.outer(nodes, radius_um * scale)))
+        )
 
     def _otf(self, optics: Mapping[str, float], z_um: Floats, frequency: Floats) -> Floats:
-        weighted = self._intensity(optics, z_um - optics["focus_um"])
-        weighted = weighted * (2 * np.pi * self._radius * self._radius_weights)
-        return np.asarray(weighted @ self._bessel(self._radius, frequency), np.float64)
+        cycles = frequency * self.wavelength_um / optics["na"]
+        passed = cycles <= 2  # the nodes do not resolve what no pupil passes
+        otf = np.zeros((len(z_um), len(frequency)))
+        otf[:, passed] = self._weighted(optics, z_um) @ j0(
+            2 * np.pi * np.outer(self._radius, cycles[passed])
+        )
+        return otf
 
-    def _intensity(self, optics: Mapping[str, float], defocus: Floats) -> Floats:
-        """Intensity at the radial nodes, unit flux by Parseval's theorem."""
+    def _weighted(self, optics: Mapping[str, float], z_um: Floats) -> Floats:
+        """Light of the rings at the radial nodes, in all 1 by Parseval's theorem."""
         s, weights = self._pupil
-        na = optics["na"]
-        edge = na / self.wavelength_um
-        if self._of_na[0] != na:
-            self._of_na = (na, j0(2 * np.pi * edge * np.outer(s, self._radius)))
+        edge = optics["na"] / self.wavelength_um
         axial = np.sqrt((self.refractive_index / self.wavelength_um) ** 2 - (edge * s) ** 2)
         axial -= axial[0]
+        defocus = z_um - optics["focus_um"]
         waves = defocus[:, None] * axial[None, :] + optics["spherical_waves"] * s**4
         modulus = np.exp(-optics["apodisation"] * s**2)
         modulus /= math.sqrt(2 * float((s * weights) @ modulus**2))
-        amplitude = (2 * np.sqrt(np.pi) * edge * s * weights * modulus) * np.exp(2j * np.pi * waves)
-        real = amplitude.real @ self._of_na[1]
-        imaginary = amplitude.imag @ self._of_na[1]
-        return np.asarray(real**2 + imaginary**2, np.float64)
-
-    def _bessel(self, left: Floats, right: Floats) -> Floats:
-        key = np.concatenate([left, right]).tobytes()
-        if key not in self._matrices:
-            # Two sets are in use at a time: frequencies and radii.
-            if len(self._matrices) > 6:
-                self._matrices.clear()
-            self._matrices[key] = j0(2 * np.pi * np.outer(left, right))
-        return self._matrices[key]
+        amplitude = (2 * np.sqrt(np.pi) * s * weights * modulus) * np.exp(2j * np.pi * waves)
+        intensity = (amplitude.real @ self._from_pupil) ** 2
+        intensity += (amplitude.imag @ self._from_pupil) ** 2
+        return np.asarray(intensity * (2 * np.pi * self._radius * self._radius_weights))
 
 
 def kernel_sigma_um(law: BlurLaw, values: Floats, z_um: Floats) -> Floats:

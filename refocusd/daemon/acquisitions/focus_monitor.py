@@ -112,7 +112,8 @@ class FocusMonitor:
         pixel_um = pixel_um_of(_metadata(submit))
         profile = acquisition.applied.profile_of(submit.axes, submit.metadata)
         try:
-            if profile is not None:
+            # A stage is moved by what a person measured.
+            if profile is not None and not profile.learned:
                 optics, measured = optics_of(profile, pixel_um)
             else:
                 optics = replace(DEFAULT_OPTICS, pixel_um=pixel_um or DEFAULT_OPTICS.pixel_um)

@@ -213,12 +213,14 @@ class Intake:
         except (msgspec.MsgspecError, ValueError) as error:
             raise InputError(f"the metadata of the first frame are damaged: {error}") from error
         first = identity_metadata(metadata)
+        itself = self.lifecycle.settings.self_calibrate and message.profiles is None
         applied = apply_profiles(
             self._catalogue,
             first,
             acquisition.shape,
             named=message.profiles,
             trained=self._trained,
+            learned=self._catalogue.learned_lately(first) if itself else (),
         )
         acquisition.applied = applied
         acquisition.open = msgspec.structs.replace(
@@ -279,6 +281,7 @@ class Intake:
         self.lifecycle.settle(acquisition)
 
     def _queue(self, acquisition: Acquisition, lane: Lane, message: wire.Submit) -> None:
+        acquisition.note_plane(message.axes)
         if message.live:
             self.lifecycle.last_live = time.monotonic()
             self.lifecycle.statistics.raw_nbytes += message.slot.nbytes

@@ -106,7 +106,9 @@ def blur_by_microscope(
     if profile is None and not stated_um:
         return None
     whole = _summary(summary)
-    stage = None if stated_um else _stage_um(axes, _object(metadata), whole)
+    # The number of a plane says nothing of where the focus of another recording was.
+    planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
+    stage = None if stated_um else _stage_um(axes, _object(metadata), planes)
     distance = distance_from_focus(profile, stage, stated_um)
     first = applied.selection.metadata
     blur = known_blur(profile, first, distance, na=settings.na, summary=whole)

@@ -17,6 +17,7 @@ from refocusd.daemon.acquisitions.known_blurs import KnownBlurs
 from refocusd.daemon.acquisitions.registry import Acquisitions
 from refocusd.daemon.acquisitions.run_id import run_id
 from refocusd.daemon.acquisitions.scheduler import Scheduler
+from refocusd.daemon.acquisitions.self_calibrations import SelfCalibrations
 from refocusd.daemon.acquisitions.state import Acquisition, Change, Lane, Send, State, Task
 from refocusd.daemon.acquisitions.statistics import Statistics
 from refocusd.daemon.events import (
@@ -59,7 +60,7 @@ class Lifecycle:
 
     Parameters
     ----------
-    settings, writer, acquisitions, scheduler, focus, blurs
+    settings, writer, acquisitions, scheduler, focus, blurs, calibrations
         See their classes.
     send : callable
         Sends a message to a peer.
@@ -85,6 +86,7 @@ class Lifecycle:
     catch_up: StartCatchUp
     focus: FocusMonitor
     blurs: KnownBlurs
+    calibrations: SelfCalibrations
     statistics: Statistics = field(default_factory=Statistics)
     outcomes: OutcomeLog = field(default_factory=OutcomeLog)
     engine: wire.Engines | None = None
@@ -184,6 +186,8 @@ class Lifecycle:
             acquisition.open.name,
             *(getattr(counts, name) for name in counts.__struct_fields__),
         )
+        if not self.stopping:
+            self.calibrations.ended(acquisition)
 
     def note_outcome(self, acquisition: Acquisition, event: FramesWritten) -> None:
         """Tell those who follow what became of frames."""

@@ -17,6 +17,7 @@ frames in flight are drained, what is pending is caught up from raw, and the wri
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from enum import Enum, auto
 from refocusd.config import Untrusted
 from refocusd.daemon.events import FramesWritten
 from refocusd.frame import FinalState, Pixels
+from refocusd.processes.self_calibration import FEWEST_PLANES
 from refocusd.profiles.applied import Applied
 from refocusd.transport.messages import Counts, FocusAdvice, Message, Open, Submit
 from refocusd.transport.ring import Slot
@@ -235,6 +237,8 @@ class Acquisition:
     acquired: int = 0
     #: Whether that is final: its source closed it, or raw was read to the end since.
     end_known: bool = False
+    #: Planes of its z-stacks, or the first of them.
+    planes: set[int] = field(default_factory=set)
     states: dict[FinalState, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     #: The newest advice, for any of its fields.
@@ -250,6 +254,12 @@ class Acquisition:
     def left_unfinished(cls, message: Open) -> Acquisition:
         """One that an earlier daemon left: it has no source, only raw data."""
         return cls(message, b"", Lane(b"", live=True, closed=True), state=State.ORPHANED)
+
+    def note_plane(self, axes: str) -> None:
+        """Note the plane that a frame is of, until there are enough to tell a stack."""
+        if len(self.planes) < FEWEST_PLANES and '"z"' in axes:
+            plane = json.loads(axes).get("z")
+            self.planes |= {plane} if isinstance(plane, int) else set()
 
     @property
     def id(self) -> str:

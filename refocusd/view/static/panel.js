@@ -71,7 +71,7 @@ function oddities(facts) {
 
 const percent = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(Math.abs(value) < 0.1 ? 1 : 0)} %`;
 
-const blurSources = { profile: ", measured PSF", nominal: ", by the aperture", memory: ", as before", optics: ", stated", frames: ", by frames" };
+const blurSources = { profile: ", measured PSF", stack: ", PSF of a z-stack", nominal: ", by the aperture", memory: ", as before", optics: ", stated", frames: ", by frames" };
 
 function showFacts({ facts, latency_ms: latency, width, height, dtype, step, live }) {
   const list = [];

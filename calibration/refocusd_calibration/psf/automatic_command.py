@@ -1,0 +1,147 @@
+"""`refocusd calibrate auto`: what the daemon and `refocusd process` run by themselves on z-stacks."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from refocusd import __version__
+from refocusd.cli.console import say, told_as_json
+from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
+from refocusd.errors import ConfigError, InputError
+from refocusd.files import output
+from refocusd.formats.scale import z_position_um
+from refocusd.processes.priority import yield_to_acquisition
+from refocusd.profiles.catalogue import LEARNED, Catalogue
+from refocusd.profiles.microscope_metadata import na_of
+from refocusd.profiles.profile import Learned, Microscope, Profile, PsfSection, save_profile
+from refocusd_calibration.profile.identity import microscope_of
+
+if TYPE_CHECKING:
+    from refocusd.formats.dataset import Dataset
+
+#: Beside anything else that runs.
+_NICENESS = 10
+#: Profiles of this kind that are kept; the oldest goes.
+_MOST_KEPT = 512
+
+
+def register(subparsers: Any) -> None:
+    """Add the sub-command."""
+    parser = add_command(
+        subparsers,
+        "auto",
+        _calibrate,
+        short="the PSF, on the z-stacks of a recording (run by the daemon and by process)",
+        description="Measures the PSF on the z-stacks of a recording, as `psf --in-focus sharpest` does, and "
+        "keeps it for the recording's frames if all checks pass. The daemon and `refocusd process` run "
+        "this by themselves (self_calibrate).",
+        epilog="",
+    )
+    parser.add_argument("recording", type=Path)
+    parser.add_argument(
+        "--acquisition", required=True, metavar="UUID", help="id of the recording's acquisition"
+    )
+    parser.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="keep it for this day's other acquisitions of that microscope, too",
+    )
+    add_setting_flags(parser, "calibrations", "na")
+    add_json_flag(parser)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from refocusd.formats.open_dataset import open_dataset
+    from refocusd_calibration.psf.automatic import stacks
+
+    if arguments.elsewhere:  # the daemon's: nobody waits for it
+        yield_to_acquisition(_NICENESS)
+    settings = settings_of(arguments, "calibrations", "na")
+    catalogue = Catalogue(settings.calibrations)
+    said, kept = [], []
+    with open_dataset(arguments.recording) as recording:
+        for channel, keys in stacks(recording):
+            name = f"the PSF of {channel or 'the frames'}"
+            try:
+                profile = _profile(arguments, recording, keys, channel, settings.na, catalogue)
+            except (ConfigError, InputError) as error:
+                said.append(f"{name} cannot be measured on its z-stack: {error}")
+                continue
+            kept.append(_keep(profile, catalogue.folder / LEARNED))
+            said.append(f"{name} was measured on its z-stack: calibration profile {kept[-1]}")
+    if not told_as_json(arguments.json, {"said": said, "profiles": kept}):
+        for line in said or [f"{arguments.recording} holds no z-stack"]:
+            say(line)
+    return 0
+
+
+def _profile(
+    arguments: argparse.Namespace,
+    recording: Dataset,
+    keys: list[str],
+    channel: str,
+    na: float,
+    catalogue: Catalogue,
+) -> Profile:
+    """What one stack tells.
+
+    Raises
+    ------
+    InputError
+        If it tells too little.
+    """
+    from refocusd_calibration.psf.automatic import measure_automatically, read_stack
+
+    stack = read_stack(recording, keys)
+    if stack is None:
+        raise InputError("the file does not state the pixel size and the distance of the planes")
+    na = na or na_of(stack.metadata) or 0.0
+    measured = measure_automatically(stack, na or None)
+    if failed := [item for item in measured.checks if not item.passed]:
+        raise InputError("; ".join(f"{item.name}: {item.detail}" for item in failed))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    microscope = microscope_of(None, stack.metadata, channel=channel, pixel_um=stack.pixel_um)
+    # Frames elsewhere must say with what camera they were taken, and where their stage stood.
+    elsewhere = (
+        arguments.elsewhere and microscope.camera and z_position_um(stack.metadata) is not None
+    )
+    learned = Learned(
+        recording=str(recording.path),
+        acquisition=arguments.acquisition,
+        elsewhere=bool(elsewhere) and not _is_better_known(catalogue, microscope, measured.section),
+    )
+    return Profile(
+        created=now,
+        version=__version__,
+        microscope=microscope,
+        psf=measured.section,
+        measured={"psf": now},
+        checks=[
+            msgspec.structs.replace(item, name=f"psf: {item.name}") for item in measured.checks
+        ],
+        learned=learned,
+    )
+
+
+def _is_better_known(catalogue: Catalogue, microscope: Microscope, section: PsfSection) -> bool:
+    """Whether another stack of this day told the PSF with a smaller misfit."""
+    said = {"Camera": microscope.camera, "PixelSizeUm": microscope.pixel_um}
+    others = [p.psf for p in catalogue.learned_lately(said) if p.microscope == microscope and p.psf]
+    return any((other.misfit or 0.0) <= (section.misfit or 0.0) for other in others)
+
+
+def _keep(profile: Profile, folder: Path) -> str:
+    """Write a profile, and remove the oldest if there are very many; its id."""
+    assert profile.learned
+    with output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    save_profile(profile, folder / f"{profile.learned.acquisition}-{profile.id()}.json")
+    files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    for old in files[:-_MOST_KEPT]:
+        old.unlink(missing_ok=True)
+    return profile.id()

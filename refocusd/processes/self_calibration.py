@@ -1,0 +1,124 @@
+"""Has the PSF measured on the z-stacks of recordings, by ``refocusd calibrate auto`` in a child process.
+
+Calibration is a package of its own, which the product runs and never imports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import subprocess
+import threading
+
+import msgspec
+
+from refocusd.config import Settings, environment_of
+from refocusd.processes.child import Child
+
+log = logging.getLogger(__name__)
+
+#: A measurement is given up after this time.
+LIMIT_S = 180.0
+#: How long the process may take to end once it is asked to.
+_STOP_S = 3.0
+#: Fewest planes that tell the PSF.
+FEWEST_PLANES = 8
+
+
+class SelfCalibration(msgspec.Struct, frozen=True):
+    """What was measured on a recording.
+
+    Parameters
+    ----------
+    said : list of str
+        What came of each channel, in a sentence.
+    profiles : list of str
+        Ids of the profiles that were made.
+    """
+
+    said: list[str] = []
+    profiles: list[str] = []
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """A line of `refocusd.cli.job`."""
+
+    result: SelfCalibration | None = None
+
+
+class SelfCalibrator:
+    """Measures one recording at a time; `stop` ends it from another thread.
+
+    Parameters
+    ----------
+    settings : Settings
+        `self_calibrate` switches it on.
+
+    Attributes
+    ----------
+    on : bool
+        Whether it is on, and calibration is installed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        installed = importlib.util.find_spec("refocusd_calibration") is not None
+        self.on = settings.self_calibrate and installed
+        if settings.self_calibrate and not installed:
+            log.info("no PSF is measured on z-stacks: refocusd's calibration is not installed")
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._stopped = False
+
+    def measure(self, recording: str, acquisition: str, *, elsewhere: bool) -> SelfCalibration:
+        """Measure a recording; nothing is told of one that takes too long.
+
+        Parameters
+        ----------
+        recording : str
+            Its path.
+        acquisition : str
+            Its id.
+        elsewhere : bool
+            Whether the profile may apply to other acquisitions of this day.
+
+        Raises
+        ------
+        OSError
+            If no process can be started.
+        """
+        command = ["calibrate", "auto", recording, "--acquisition", acquisition]
+        command += ["--elsewhere"] if elsewhere else []
+        with self._lock:
+            if self._stopped:
+                return SelfCalibration()
+            child = self._child = Child(
+                ["-m", "refocusd.cli.job", *command],
+                output=subprocess.PIPE,
+                errors=subprocess.DEVNULL,
+                # One core, whatever the libraries would take.
+                environment=environment_of(self._settings)
+                | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        limit = threading.Timer(LIMIT_S, child.process.kill)
+        limit.daemon = True
+        limit.start()
+        found = SelfCalibration()
+        try:
+            for line in iter(child.read_line, b""):
+                with contextlib.suppress(msgspec.MsgspecError):
+                    found = msgspec.json.decode(line.lstrip(b"\x1e"), type=_Told).result or found
+        finally:
+            limit.cancel()
+            child.stop(_STOP_S)
+            with self._lock:
+                self._child = None
+        return found
+
+    def stop(self) -> None:
+        """End what is measured; nothing is measured any more."""
+        with self._lock:
+            self._stopped = True
+            if self._child is not None:
+                self._child.process.kill()
