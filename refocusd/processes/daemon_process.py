@@ -54,8 +54,10 @@ class DaemonProcess:
         command = ["-m", "refocusd", "run", "--announce", "--with-parent"]
         # A free port unless the caller names one.
         command += ["--endpoint", "tcp://127.0.0.1:0", "--no-view"]
-        # A daemon for a single purpose neither resumes old acquisitions nor looks for new ones.
-        command += ["--no-pick-up", "--studio", "off", "--no-live", *self._flags]
+        # A daemon for a single purpose neither resumes old acquisitions nor looks for new ones, and its
+        # microscope, which may be simulated, tells others nothing.
+        command += ["--no-pick-up", "--studio", "off", "--no-live", "--no-self-calibrate"]
+        command += self._flags
         with log:
             self._child = Child(command, output=subprocess.PIPE, errors=log)
         line = self._child.read_line()

@@ -114,7 +114,7 @@ def test_a_daemon_learns_from_a_stack_what_the_next_acquisition_is_refocused_wit
             upload = opened(connection, tmp_path / "raw_refocused", raw=str(raw), **first)
             upload.close(len(stack))
             pump_until(upload, lambda: upload.closed)
-        until(lambda: "was measured on its z-stack" in caplog.text, "the measurement")
+        until(lambda: "the z-stack told the PSF" in caplog.text, "the measurement")
         with source(daemon) as connection:
             later = opened(connection, tmp_path / "later", **first)
             pump_until(later, lambda: later.credit)

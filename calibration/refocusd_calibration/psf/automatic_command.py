@@ -66,14 +66,14 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     said, kept = [], []
     with open_dataset(arguments.recording) as recording:
         for channel, keys in stacks(recording):
-            name = f"the PSF of {channel or 'the frames'}"
+            name = f"the z-stack of channel {channel}" if channel else "the z-stack"
             try:
                 profile = _profile(arguments, recording, keys, channel, settings.na, catalogue)
             except (ConfigError, InputError) as error:
-                said.append(f"{name} cannot be measured on its z-stack: {error}")
+                said.append(f"{name} does not tell the PSF: {error}")
                 continue
             kept.append(_keep(profile, catalogue.folder / LEARNED))
-            said.append(f"{name} was measured on its z-stack: calibration profile {kept[-1]}")
+            said.append(f"{name} told the PSF: calibration profile {kept[-1]}")
     if not told_as_json(arguments.json, {"said": said, "profiles": kept}):
         for line in said or [f"{arguments.recording} holds no z-stack"]:
             say(line)
@@ -103,7 +103,7 @@ def _profile(
     na = na or na_of(stack.metadata) or 0.0
     measured = measure_automatically(stack, na or None)
     if failed := [item for item in measured.checks if not item.passed]:
-        raise InputError("; ".join(f"{item.name}: {item.detail}" for item in failed))
+        raise InputError("these checks failed: " + ", ".join(item.name for item in failed))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     microscope = microscope_of(None, stack.metadata, channel=channel, pixel_um=stack.pixel_um)
     # Frames elsewhere must say with what camera they were taken, and where their stage stood.
