@@ -122,16 +122,7 @@ class OmeImage:
         dtype = np.dtype(array.dtype)
         if dtype.newbyteorder("=") not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise InputError(f"{folder} has pixels of type {dtype}; uint8 and uint16 are read")
-        kinds = [_kind(axis) for axis in axes[:-2]]
-        # A second axis of a type keeps its own name.
-        outer = tuple(
-            _NAMES.get(kind, name)
-            if [k for k, _ in kinds].count(kind) == 1 or name.lower() == kind
-            else name
-            for kind, name in kinds
-        )
-        if len(set(outer)) < len(outer):
-            raise InputError(f"{folder} has two axes of one name: {[axis.name for axis in axes]}")
+        outer = _outer(axes, folder)
         labels = _labels(said)
         size = array.shape[outer.index("channel")] if "channel" in outer else 1
         named = labels[:size]
@@ -220,6 +211,21 @@ def _axes(said: list[Axis | str] | None, dimensions: int) -> list[Axis]:
     """The axes; before 0.3 there were none but these five, in this order."""
     named: Sequence[Axis | str] = said or "tczyx"[-dimensions:]
     return [axis if isinstance(axis, Axis) else Axis(axis) for axis in named]
+
+
+def _outer(axes: Sequence[Axis], folder: Path) -> tuple[str, ...]:
+    """Names of all axes but the last two, of which no two may be the same."""
+    kinds = [_kind(axis) for axis in axes[:-2]]
+    # A second axis of a type keeps its own name.
+    outer = tuple(
+        _NAMES.get(kind, name)
+        if [k for k, _ in kinds].count(kind) == 1 or name.lower() == kind
+        else name
+        for kind, name in kinds
+    )
+    if len(set(outer)) < len(outer):
+        raise InputError(f"{folder} has two axes of one name: {[axis.name for axis in axes]}")
+    return outer
 
 
 def _kind(axis: Axis) -> tuple[str, str]:
