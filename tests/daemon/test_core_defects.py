@@ -138,8 +138,8 @@ def test_what_the_ledger_could_not_take_is_put_right_by_the_next_daemon(
             ledger.execute("BEGIN IMMEDIATE")  # longer than the writer waits for it
             raw.submit(upload, 1)
             pump_until(upload, lambda: only(daemon).counts.passed_through == 2)
-        upload.close(2)
-        pump_until(upload, lambda: upload.closed)
+            upload.close(2)
+            pump_until(upload, lambda: upload.closed)
     assert list(states_of(settings, upload.acquisition)) == ['{"time":0}']
     with running(settings):
         until(lambda: not is_marked(settings.ledgers, upload.acquisition))
