@@ -231,7 +231,7 @@ def test_what_was_followed_is_not_refocused_again_by_process(tmp_path: Path) -> 
     raw = tmp_path / "data" / "raw"
     with (
         running(quick_settings(tmp_path)) as daemon,
-        following(raw.parent, daemon.endpoint, quiet_s=1.0),
+        following(raw.parent, daemon.endpoint, quiet_s=1.0, since_s=0.0),
     ):
         time_lapse(raw, 3)
         until(lambda: ended(daemon, "raw"))

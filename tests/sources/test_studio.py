@@ -433,7 +433,7 @@ def test_a_micro_manager_that_becomes_busy_before_the_greeting_is_waited_for(
 def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_be_silent(
     tmp_path: Path,
 ) -> None:
-    settings = {**STUDIO_ONLY, "source_timeout_s": 5.0}
+    settings = {**STUDIO_ONLY, "source_timeout_s": 8.0}
     with (
         Standin(latency_s=0.005) as standin,
         attached(tmp_path, standin.port, **settings) as (daemon, _),
@@ -441,7 +441,7 @@ def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_
         standin.microscope.acquire("cells", [frame(number) for number in range(60)])
         until(lambda: any(a.counts.passed_through >= 8 for a in acquisitions(daemon)), "frames")
         with standin.microscope.blocking():
-            time.sleep(9.0)
+            time.sleep(13.0)
             assert [about.state for about in acquisitions(daemon)] == ["live"]
         [about] = until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
     assert about.counts.passed_through == 60

@@ -145,6 +145,7 @@ def test_settings_applied_on_the_page_under_load_cost_no_frame(
             with open_page(browser, entry) as page:
                 first = JavaAcquisition(refocusd.Source(endpoint), tmp_path / "first")
                 first.acquire(*range(150))
+                eventually(lambda: _live(port), "the acquisition", START_S)
                 page.keyboard.press("j")
                 page.get_by_text("Next acquisition").click()
                 page.get_by_label("Engine").select_option("deconvolution")
@@ -172,6 +173,11 @@ def test_settings_applied_on_the_page_under_load_cost_no_frame(
             assert engine in metadata["refocusd"]["engine"]
     first.close()
     next_.close()
+
+
+def _live(port: int) -> bool:
+    found = ask(port, "/api/v1/acquisitions", headers=bearer()).json()["acquisitions"]
+    return any(each["state"] == "live" for each in found)
 
 
 def _chosen(port: int) -> Any:

@@ -54,7 +54,12 @@ def main() -> int:
         from refocusd.sources.folders.watcher import Follower
 
         log.info("source follow: %s", folder)
-        follower = Follower(Path(folder).expanduser(), order.endpoint, since_s=order.since_s)
+        follower = Follower(
+            Path(folder).expanduser(),
+            order.endpoint,
+            since_s=order.since_s,
+            unfinished=order.unfinished,
+        )
         host(follower, f"follow {folder}")
     if order.studio == "off" and not order.live:
         stop.wait()

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from refocusd.config import Settings
+from refocusd.ledger import marked
 
 #: Exit status of a process that asks for a successor: Micro-Manager was restarted.
 AGAIN = 75
@@ -39,6 +40,8 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         acquired since is taken, even if it was finished before this process could see it.
     roots_noted : str
         File with the folders in which Micro-Manager saved last.
+    unfinished : list of str
+        Acquisitions that an earlier daemon left unfinished: this one finishes them itself.
     """
 
     endpoint: str
@@ -51,6 +54,7 @@ class AttachOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     studio_output: str = ""
     since_s: float = 0.0
     roots_noted: str = ""
+    unfinished: list[str] = []
 
     @property
     def sources(self) -> list[str]:
@@ -75,8 +79,11 @@ def orders(settings: Settings, endpoint: str, since_s: float = 0.0) -> list[Atta
     and a dataset that is followed must not suffer for it.
     """
     wanted: list[AttachOrder] = []
+    unfinished = [mark.acquisition for mark in marked(settings.ledgers)]
     if settings.follow:
-        wanted.append(AttachOrder(endpoint, follow=settings.follow, since_s=since_s))
+        wanted.append(
+            AttachOrder(endpoint, follow=settings.follow, since_s=since_s, unfinished=unfinished)
+        )
     if settings.studio != "off" or settings.live:
         wanted.append(
             AttachOrder(
@@ -88,6 +95,7 @@ def orders(settings: Settings, endpoint: str, since_s: float = 0.0) -> list[Atta
                 studio_output=settings.studio_output,
                 since_s=since_s,
                 roots_noted=str(Path(settings.ledgers) / f"attached-{settings.bridge_port}-roots"),
+                unfinished=unfinished,
             )
         )
     return wanted

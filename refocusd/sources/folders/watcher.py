@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,15 @@ class Follower:
     away_s : float
         How long the share of a followed dataset may be away.
     since_s : float
-        A dataset that changed since, in seconds since 1970, and was not refocused before is
-        followed even if it is finished when watching begins.
+        A dataset that changed since, in seconds since 1970, is followed even if it is finished
+        when watching begins.
     depth : int
         How deep below the folder datasets are looked for.
     offers_since_s : float
         Older datasets that were never refocused are named in the log if they changed since.
+    unfinished : collection of str
+        Acquisitions that an earlier daemon left unfinished: this one finishes them itself, with the
+        model of that time.
 
     Examples
     --------
@@ -87,6 +91,7 @@ class Follower:
         since_s: float = math.inf,
         depth: int = MAX_DEPTH,
         offers_since_s: float = 0.0,
+        unfinished: Collection[str] = (),
     ) -> None:
         # Not resolved: a link may be made to lead elsewhere meanwhile, as a share's is.
         self.folder = Path(folder).absolute()
@@ -97,6 +102,7 @@ class Follower:
         self._away_s = away_s
         self._since_s = since_s
         self._offers_since_s = offers_since_s
+        self._unfinished = frozenset(unfinished)
         self._scanner = Scanner(self.folder, depth)
         self._first_scan = True
         self._followed: dict[Path, _Followed] = {}
@@ -156,8 +162,8 @@ class Follower:
         if known or self._ended.get(path) == found.pulse:
             return
         old = found.new and self._first_scan
-        # What the daemon had begun before, it finishes itself, with the model of that time.
-        old = old and (found.changed_ns / 1e9 < self._since_s or bool(refocused_as(path)))
+        past = found.changed_ns / 1e9 < self._since_s
+        old = old and (past or refocused_as(path) in self._unfinished)
         if not old or self._is_growing(found):
             self._waiting.append(path)
         elif found.changed_ns / 1e9 >= self._offers_since_s and not refocused_as(path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from refocusd.sources.folders.watcher import Follower
@@ -35,6 +35,8 @@ class SaveRoots:
     noted : Path, optional
         File that keeps the folders for the next process: no window and no settings may name them
         any more.
+    unfinished : collection of str
+        As `Follower` takes it.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class SaveRoots:
         covered: Sequence[Path],
         start: Callable[[Follower, str], None],
         noted: Path | None = None,
+        unfinished: Collection[str] = (),
     ) -> None:
         self._endpoint = endpoint
         self._since_s = since_s
         self._covered = [folder.expanduser().absolute() for folder in covered]
         self._start = start
         self._noted = noted
+        self._unfinished = unfinished
         self._watched: dict[Path, Follower] = {}
 
     def resume(self) -> None:
@@ -72,7 +76,12 @@ class SaveRoots:
         log.info("Micro-Manager saves in %s: acquisitions are followed there", root)
         offered = self._since_s - OFFERED_S
         follower = Follower(
-            root, self._endpoint, since_s=self._since_s, depth=DEPTH, offers_since_s=offered
+            root,
+            self._endpoint,
+            since_s=self._since_s,
+            depth=DEPTH,
+            offers_since_s=offered,
+            unfinished=self._unfinished,
         )
         self._watched[root] = follower
         self._leave_idle()

@@ -52,7 +52,9 @@ class BridgeSource:
         self._order = order
         covered = [Path(folder) for folder in order.covered]
         noted = Path(order.roots_noted) if order.roots_noted else None
-        self._roots = SaveRoots(order.endpoint, order.since_s, covered, start, noted)
+        self._roots = SaveRoots(
+            order.endpoint, order.since_s, covered, start, noted, order.unfinished
+        )
         self._bridge: Bridge | None = None
         self._studio: Studio | None = None
         self._attaching_since = 0.0
