@@ -8,14 +8,11 @@ from contextlib import suppress
 
 import numpy as np
 
-from refocusd.daemon.acquisitions.shared_blurs import kind_of, pooled
+from refocusd.daemon.acquisitions.shared_blurs import MOST_MEASURED, kind_of, pooled
 from refocusd.engines.engine import BlurEngine, Engine
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
 from refocusd.transport.messages import KnownBlur
-
-#: Frames of each channel and plane that are measured, and how many of them must have a measurable blur.
-SAMPLED, MIN_TELLING = 9, 3
 
 
 def plate_blurs(frames: Dataset, engines: Mapping[str, Engine]) -> dict[str, KnownBlur]:
@@ -33,7 +30,7 @@ def plate_blurs(frames: Dataset, engines: Mapping[str, Engine]) -> dict[str, Kno
     Returns
     -------
     dict of str to KnownBlur
-        By `kind_of`; without the kinds in which the blur of too few frames can be measured.
+        By `kind_of`; without the kinds of which `pooled` tells nothing.
     """
     keys: dict[str, list[str]] = {}
     for key in frames.axes_keys():
@@ -41,15 +38,14 @@ def plate_blurs(frames: Dataset, engines: Mapping[str, Engine]) -> dict[str, Kno
     found = {}
     for kind, own in keys.items():
         engine = engines.get(str(json.loads(kind).get("channel", "")), engines[""])
-        if isinstance(engine, BlurEngine):
-            widths = _measured(engine, frames, _spread(own))
-            if len(widths) >= MIN_TELLING:
-                found[kind] = pooled(widths)
+        widths = _measured(engine, frames, _spread(own)) if isinstance(engine, BlurEngine) else []
+        if shared := pooled(widths):
+            found[kind] = shared
     return found
 
 
 def _spread(keys: Sequence[str]) -> list[str]:
-    return [keys[at] for at in np.unique(np.linspace(0, len(keys) - 1, SAMPLED).astype(int))]
+    return [keys[at] for at in np.unique(np.linspace(0, len(keys) - 1, MOST_MEASURED).astype(int))]
 
 
 def _measured(engine: BlurEngine, frames: Dataset, keys: Sequence[str]) -> list[float]:

@@ -65,6 +65,8 @@ def test_frames_that_are_nearly_in_focus_are_measured_each() -> None:
 
 def test_the_blur_is_uncertain_where_positions_differ_in_focus() -> None:
     alike, unlike = pooled([5.9, 6.0, 6.1]), pooled([3.0, 6.0, 12.0])
+    assert alike is not None
+    assert unlike is not None
     assert alike.uncertainty == 0.08
     assert unlike.uncertainty > math.log(2)
 

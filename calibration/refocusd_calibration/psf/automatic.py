@@ -30,7 +30,7 @@ from refocusd.profiles.profile import Check, Microscope, Profile, PsfSection
 from refocusd_calibration.measurement import check
 from refocusd_calibration.psf.beads import sharpest_plane
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_planes
-from refocusd_calibration.psf.stack import PlaneStack
+from refocusd_calibration.psf.stack import PlaneStack, full_scale
 
 #: Most planes that are read: others are left out evenly.
 _MOST_PLANES = 24
@@ -91,7 +91,7 @@ def read_stack(recording: Dataset, keys: Sequence[str]) -> PlaneStack | None:
     pixels = np.stack(
         [recording.read_part(keys[at], rows, columns).astype(np.float32) for at in order]
     )
-    full = float(np.iinfo(form.dtype).max)
+    full = full_scale(said[0], form.dtype)
     return PlaneStack(np.array(places, np.float64)[order], pixels, pixel_um, full, metadata=said[0])
 
 

@@ -107,7 +107,7 @@ def read_planes(
                 frame = read()
                 total += frame / len(reads)
             counts.append(len(reads))
-        full = saturation if saturation is not None else _full_scale(series.metadata, frame.dtype)
+        full = saturation if saturation is not None else full_scale(series.metadata, frame.dtype)
         return PlaneStack(
             np.array(places),
             pixels,
@@ -119,7 +119,8 @@ def read_planes(
         )
 
 
-def _full_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
+def full_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
+    """The end of the camera's scale in counts, by `BitDepth` of the metadata or the pixel type."""
     depth = finite_number(metadata.get("BitDepth") or metadata.get("Camera-BitDepth"))
     full = float(np.iinfo(dtype).max)
     return min(full, 2.0**depth - 1) if depth and depth >= 8 else full

@@ -15,8 +15,8 @@ from refocusd.worker.blurs import LEAST_UNCERTAINTY
 
 #: Axes along which the blur is about the same.
 SHARING = frozenset({"position", "row", "column", "time"})
-#: Positions that count, the newest; fewer than this number give no blur.
-NEWEST, LEAST_MEASURED = 9, 3
+#: Positions that are measured, and the fewest that tell the blur of the others.
+MOST_MEASURED, LEAST_MEASURED = 9, 3
 #: Narrower blurs are not shared, px: frames that are nearly in focus are measured in one pass.
 LEAST_SHARED_PX = 2.5
 #: Frames that use a blur before another one is measured, because the focus changes over a plate.
@@ -33,12 +33,14 @@ def kind_of(axes: str) -> str:
     return json.dumps(kept, separators=(",", ":"))
 
 
-def pooled(widths_px: Sequence[float]) -> KnownBlur:
+def pooled(widths_px: Sequence[float]) -> KnownBlur | None:
     """The blur of several positions: their median, and their spread as its uncertainty.
 
     Where the positions differ in focus, it is therefore uncertain.  A position whose first frame contradicts it is
-    measured by itself.
+    measured by itself.  None for too few positions, and for narrow blurs.
     """
+    if len(widths_px) < LEAST_MEASURED or np.median(widths_px) < LEAST_SHARED_PX:
+        return None
     logs = np.log(widths_px)
     spread = _NORMAL * float(np.median(np.abs(logs - np.median(logs))))
     return KnownBlur(math.exp(np.median(logs)), max(spread, LEAST_UNCERTAINTY), "memory")
@@ -56,7 +58,7 @@ def surer(found: KnownBlur | None, shared: KnownBlur | None) -> KnownBlur | None
 
 @dataclass(slots=True)
 class _Pool:
-    widths_px: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST))
+    widths_px: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_MEASURED))
     uses: int = 0
 
 
@@ -69,12 +71,10 @@ class SharedBlurs:
     def of(self, acquisition: str, axes: str) -> KnownBlur | None:
         """The blur for the next position; None if it is to be measured."""
         pool = self._pools.get(acquisition, {}).get(kind_of(axes))
-        if pool is None or len(pool.widths_px) < LEAST_MEASURED or pool.uses >= MOST_USES:
-            return None
-        if (found := pooled(pool.widths_px)).sigma_px < LEAST_SHARED_PX:
+        if pool is None or pool.uses >= MOST_USES:
             return None
         pool.uses += 1
-        return found
+        return pooled(pool.widths_px)
 
     def add(self, acquisition: str, axes: str, width_px: float) -> None:
         """Take in a width that was measured in one frame alone."""

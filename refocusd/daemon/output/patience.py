@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
+
+from refocusd.errors import RefocusdError
 
 T = TypeVar("T")
 
@@ -23,7 +26,12 @@ def answer_of(ask: Callable[[], T], otherwise: T, within_s: float = ANSWERS_S) -
         How long it may take.
     """
     found: list[T] = []
-    asking = threading.Thread(target=lambda: found.append(ask()), name="asks-disk", daemon=True)
+
+    def answer() -> None:
+        with suppress(OSError, ValueError, RefocusdError):
+            found.append(ask())
+
+    asking = threading.Thread(target=answer, name="asks-disk", daemon=True)
     asking.start()
     asking.join(within_s)
     return found[0] if found else otherwise
