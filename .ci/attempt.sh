@@ -1,5 +1,5 @@
 # What `.ci/windows` does with a step that fails: sourced, with `limit` (seconds in all), `log` (a file)
-# and `clear_up` (after a step that failed) set.
+# and `clear_up` (after a step that failed) set; `least` is the time that a step is still begun with.
 
 skip() {
     echo "windows: skipped: $1"
@@ -27,7 +27,7 @@ attempt() {
     shift
     for _ in first second; do
         left=$((limit - SECONDS))
-        [ "$left" -gt 10 ] || skip "$what: ${why:-no time is left of $limit s}"
+        [ "$left" -gt "${least:-10}" ] || skip "$what: ${why:-no time is left of $limit s}"
         status=0
         timeout -k 5 "$left" nice -n 5 "$@" > "$log" 2>&1 9>&- || status=$?
         # Of the tests only what did not pass, and those that were under way when time ran out.

@@ -108,6 +108,7 @@ def under_fire(
         folder / "programs.log",
     )
     random, killed = Random(seed), Counter[str]()
+    victims = random.choices(list(VICTIMS), list(VICTIMS.values()), k=kills)
     begun = time.monotonic()
     with engine_takes(), _ended(programs):
         before, since = 0, time.monotonic()
@@ -119,7 +120,7 @@ def under_fire(
             assert time.monotonic() - since < PATIENCE_S, f"{done} frames: see {programs.log}"
             # In mid-work: a few frames after the last kill.
             if killed.total() < kills and done - before >= random.randint(1, FRAMES_PER_KILL // 2):
-                (kind,) = random.choices(list(VICTIMS), list(VICTIMS.values()))
+                kind = victims[killed.total()]
                 name = f"worker {random.randint(1, 2)}" if kind == "worker" else kind
                 programs.kill(name)
                 killed[kind] += 1

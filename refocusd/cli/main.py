@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 
@@ -44,8 +45,11 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all sub-commands, those of other packages included."""
+def build_parser(named: str = "") -> argparse.ArgumentParser:
+    """The parser of all sub-commands, those of other packages included.
+
+    That of one of ours, where it is named, imports no other: they take longer to import than most take to run.
+    """
     parser = argparse.ArgumentParser(
         prog="refocusd",
         description="Makes out-of-focus microscope frames sharp while they are acquired.",
@@ -56,10 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     add_log_flags(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="subcommand")
-    for name in COMMANDS:
+    ours = [named] if named in COMMANDS else COMMANDS
+    for name in ours:
         add_module(commands, name, importlib.import_module(f"refocusd.cli.commands.{name}"))
-    for entry in entry_points(group="refocusd.commands"):
-        entry.load()(commands)
+    if ours is COMMANDS:
+        for entry in entry_points(group="refocusd.commands"):
+            entry.load()(commands)
     return parser
 
 
@@ -73,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         2 for an error that is told in one line, 130 when interrupted.
     """
     tolerate_any_encoding()
-    parsed = build_parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = build_parser(*arguments[:1]).parse_args(arguments)
     try:
         with logged(
             parsed.subcommand, verbose=parsed.verbose, as_json=parsed.log_json, file=parsed.log_file

@@ -33,6 +33,8 @@ CREATE TABLE IF NOT EXISTS attempt (
     checksum INTEGER, raw_checksum INTEGER);  -- XXH3 of the pixels, as signed 64-bit numbers
 CREATE INDEX IF NOT EXISTS attempt_of_frame ON attempt (run, acquisition, axes);
 """
+#: How long a file that another process has locked is waited for, in ms.
+BUSY_MS = 5000
 #: Columns of `attempt` that schema 1 does not have.
 _SINCE_2 = ("checksum", "raw_checksum")
 #: Columns that hold an `Attempt`.
@@ -55,7 +57,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(path)
     # Set this first: a process that upgrades the file may lock it for a moment.
-    db.execute("PRAGMA busy_timeout = 5000")
+    db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
     return db
 
 

@@ -10,8 +10,7 @@ import msgspec
 
 from refocusd.config import Settings
 from refocusd.processes.supervisor import Action, Supervisor
-from refocusd.view.http.settings import WantedSettings
-from refocusd.view.serve import Announcement
+from refocusd.view.serve import Announcement, WantedSettings
 
 #: Exit status of a view that cannot work: a taken port, unusable TLS files.
 _CANNOT = 2

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 
 import msgspec
 
-from refocusd.config import environment_of
+from refocusd.config import Settings, environment_of
 from refocusd.view.http.options import ViewOptions
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ def page_address(options: ViewOptions, port: int, *, token: bool = True) -> str:
     name = f"[{options.host}]" if ":" in options.host else options.host
     shown = f"?token={options.token}" if token and options.token else ""
     return f"{options.scheme}://{name}:{port}/{shown}"
+
+
+class WantedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a view tells the daemon that has started it, as a line on standard output."""
+
+    wanted: Settings
 
 
 @contextmanager

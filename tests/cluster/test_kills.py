@@ -35,11 +35,10 @@ pytestmark = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Dask's programs are killed by POSIX signals")
-def test_twenty_kills_of_workers_scheduler_and_command_lose_no_frame(tmp_path: Path) -> None:
+def test_ten_kills_of_workers_scheduler_and_command_lose_no_frame(tmp_path: Path) -> None:
     with mock.patch.object(cluster_kills, "VICTIMS", {"worker": 4, "scheduler": 1, "command": 1}):
-        found = under_fire(tmp_path, kills=20, seed=3)
-    assert sum(found["kills"].values()) == 20
-    assert set(found["kills"]) == {"worker", "scheduler", "command"}
+        found = under_fire(tmp_path, kills=10, seed=11)
+    assert found["kills"] == {"worker": 8, "scheduler": 1, "command": 1}
     kept = ("frames_lost", "frames_wrong", "frames_twice", "verify_status")
     assert {name: found[name] for name in kept} == dict.fromkeys(kept, 0)
 

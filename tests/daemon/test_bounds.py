@@ -29,7 +29,7 @@ from refocusd.daemon.output import dataset
 from refocusd.daemon.output.dataset import OutputDataset
 from refocusd.datasets.run_folder import LEDGER_COPY
 from refocusd.errors import OutputError
-from refocusd.ledger import Ledger, ledger_path, mark_open
+from refocusd.ledger import Ledger, ledger_path, mark_open, schema
 from refocusd.transport import messages as wire
 from refocusd.transport.client import Connection
 
@@ -389,8 +389,9 @@ def test_a_pipe_in_the_place_of_raw_is_an_error_and_waited_for_by_nobody(tmp_pat
 
 @pytest.mark.parametrize("until_the_end", [False, True])
 def test_a_ledger_that_cannot_record_a_frame_takes_it_later_or_the_acquisition_is_incomplete(
-    tmp_path: Path, until_the_end: bool
+    tmp_path: Path, until_the_end: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schema, "BUSY_MS", 500)
     settings = quick_settings(tmp_path)
     with running(settings) as daemon, source(daemon) as connection:
         upload = opened(connection, tmp_path / "out")

@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from broker_model import Story
 from core_rig import SIDE, Hand, Raw, only, open_of, paused, states_of
 from live import keys, opened, pump_until, quick_settings, running, source, stack
@@ -21,7 +22,7 @@ from refocusd.daemon.daemon import daemon_status
 from refocusd.daemon.events import FrameNotWritten, LeftUnfinished
 from refocusd.daemon.output.jobs import CloseOutput, RecordFrames
 from refocusd.daemon.output.writer import Writer
-from refocusd.ledger import is_marked, ledger_path
+from refocusd.ledger import is_marked, ledger_path, schema
 from refocusd.transport import messages as wire
 
 
@@ -125,8 +126,9 @@ def test_a_dataset_that_was_deleted_is_made_again(tmp_path: Path, raw: Raw) -> N
 
 
 def test_what_the_ledger_could_not_take_is_put_right_by_the_next_daemon(
-    tmp_path: Path, raw: Raw
+    tmp_path: Path, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(schema, "BUSY_MS", 500)
     settings = quick_settings(tmp_path)
     raw.write(0, 2)
     with running(settings) as daemon, source(daemon) as connection:

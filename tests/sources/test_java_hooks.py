@@ -22,7 +22,7 @@ from test_source_recovers import frames_in
 from waiting import PATIENCE_S, until
 
 import refocusd
-from refocusd.daemon.acquisitions import saved_frames
+from refocusd.daemon.acquisitions import lifecycle, saved_frames
 from refocusd.daemon.daemon import Daemon, daemon_status
 from refocusd.errors import TransportError
 from refocusd.formats.tiff.growing_file import GrowingFile
@@ -212,8 +212,9 @@ def test_a_disk_that_hangs_is_given_up_and_its_frames_are_caught_up_when_it_answ
 
 
 def test_a_disk_that_hangs_for_good_ends_an_acquisition_with_frames_pending(
-    tmp_path: Path, impatient: None
+    tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lifecycle, "OPENING", 2)
     settings = quick_settings(tmp_path, source_timeout_s=1.0)
     with Daemon(settings) as daemon:
         daemon.wait_ready()

@@ -23,6 +23,7 @@ from refocusd.config import Settings
 from refocusd.daemon.daemon import Daemon
 from refocusd.demo.microscope import DemoMicroscope
 from refocusd.errors import ConfigError
+from refocusd.sources import feed_upload
 from refocusd.transport import messages as wire
 
 CHANNELS = ("DAPI", "Cy5")
@@ -150,8 +151,10 @@ def test_without_a_daemon_raw_is_saved_as_ever(
 
 
 def test_a_daemon_that_dies_does_not_disturb_the_acquisition(
-    demo_microscope: DemoMicroscope, tmp_path: Path
+    demo_microscope: DemoMicroscope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nobody starts it again.
+    monkeypatch.setattr(feed_upload, "RETURN_S", 2.0)
     command = [
         sys.executable,
         "-m",

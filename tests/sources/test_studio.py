@@ -190,11 +190,13 @@ def test_it_waits_quietly_until_micro_manager_is_started(tmp_path: Path) -> None
     standin = Standin()
     with standin:
         pass  # a port that is free, to be used later
-    with attached(tmp_path, standin.port, **STUDIO_ONLY) as (daemon, _):
+    with ExitStack() as resources:
+        resources.callback(standin.stop)  # last: nobody waits for its answer
+        daemon, _ = resources.enter_context(attached(tmp_path, standin.port, **STUDIO_ONLY))
         time.sleep(0.5)
-        with standin:
-            until(lambda: standin.alive, "attached source")
-            assert not acquisitions(daemon)
+        standin.start()
+        until(lambda: standin.alive, "attached source")
+        assert not acquisitions(daemon)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +266,8 @@ def test_while_nothing_runs_the_bridge_is_asked_a_few_times_a_second(tmp_path: P
         standin.microscope.snap(frame(0))
         time.sleep(2.5)  # the first look at the snap, which costs more
         standin.calls.clear()
-        time.sleep(4.0)
-        assert 1 <= standin.rate(4.0) <= 20
+        time.sleep(2.5)
+        assert 1 <= standin.rate(2.5) <= 20
 
 
 def test_an_acquisition_with_heavy_frames_takes_a_third_of_the_bridge(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_an_acquisition_with_heavy_frames_takes_a_third_of_the_bridge(tmp_path: 
             store.put({"time": number}, frame(number, heavy))
         until(lambda: standin.pixel_nbytes, "frame")
         begun, before = time.monotonic(), standin.pixel_nbytes
-        time.sleep(3.0)
+        time.sleep(2.0)
         taken = standin.pixel_nbytes - before
         spent = time.monotonic() - begun
         standin.microscope.end(store)
@@ -433,7 +435,7 @@ def test_a_micro_manager_that_becomes_busy_before_the_greeting_is_waited_for(
 def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_be_silent(
     tmp_path: Path,
 ) -> None:
-    settings = {**STUDIO_ONLY, "source_timeout_s": 8.0}
+    settings = {**STUDIO_ONLY, "source_timeout_s": 4.0}
     with (
         Standin(latency_s=0.005) as standin,
         attached(tmp_path, standin.port, **settings) as (daemon, _),
@@ -441,7 +443,7 @@ def test_a_fetch_outlives_a_bridge_that_is_blocked_for_longer_than_a_source_may_
         standin.microscope.acquire("cells", [frame(number) for number in range(60)])
         until(lambda: any(a.counts.passed_through >= 8 for a in acquisitions(daemon)), "frames")
         with standin.microscope.blocking():
-            time.sleep(13.0)
+            time.sleep(6.5)
             assert [about.state for about in acquisitions(daemon)] == ["live"]
         [about] = until(lambda: acquisitions(daemon, "ended"), "end of the acquisition")
     assert about.counts.passed_through == 60

@@ -21,6 +21,7 @@ from bridge_standin_rig import Rig, frame
 from live import keys, quick_settings, read_all, running
 
 from refocusd.daemon.daemon import Daemon
+from refocusd.errors import InputError
 
 SIDE = (48, 48)
 MODES: list[SaveMode] = ["NDTIFF", "MULTIPAGE_TIFF", "SINGLEPLANE_TIFF_SERIES"]
@@ -332,6 +333,7 @@ def test_saved_acquisitions_leave_no_thread_each(rig: Rig, tmp_path: Path) -> No
     rig.wait(lambda: threading.active_count() <= before + 1, "end of their threads")
 
 
+@pytest.mark.timeout(900)
 def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_path: Path) -> None:
     """Time is compressed: acquisitions of 0.2-2 s take 0-60 ms here, and questions as long as ever.
 
@@ -356,7 +358,10 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
         looked_at = time.monotonic()
         counts: Counter[str] = Counter()
         for folder in (*rig.out.glob("a*"), *tmp_path.glob("root*/*_refocused")):
-            counts[folder.name.split("_")[0]] += len(keys(folder))
+            try:
+                counts[folder.name.split("_")[0]] += len(keys(folder))
+            except InputError:
+                return False  # it was begun just now
         return counts == expected
 
     rig.wait(found, "200 acquisitions", 600)

@@ -214,8 +214,7 @@ def test_a_hidden_page_listens_to_nothing(shown: Shown, port: int) -> None:
     eventually(lambda: ask(port, "/api/status").json()["pages"] == 1, "open again")
 
 
-@pytest.mark.timeout(240)
-def test_fifteen_hundred_frames_do_not_grow_memory(
+def test_many_frames_do_not_grow_memory(
     browser: Browser, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accelerated: as fast as they come; `benchmarks/speed/view.py` has the hour."""
@@ -241,9 +240,9 @@ def test_fifteen_hundred_frames_do_not_grow_memory(
         # The plot and the log reach their limits first.
         eventually(lambda: shown.drawn() > 700, "700 frames")
         before, first = heap(), shown.drawn()
-        eventually(lambda: shown.drawn() > first + 1500, "1500 more", 90.0)
+        eventually(lambda: shown.drawn() > first + 600, "600 more", 90.0)
         grown = heap() - before
-        assert grown < 2.0, f"{grown:.2f} MiB more after {shown.drawn() - first} frames"
+        assert grown < 0.8, f"{grown:.2f} MiB more after {shown.drawn() - first} frames"
 
 
 def test_the_page_asks_nobody_else(shown: Shown, port: int) -> None:

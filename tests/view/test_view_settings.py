@@ -24,7 +24,7 @@ import refocusd
 from refocusd.config import environment_of
 from refocusd.transport.messages import Counts
 from refocusd.transport.secure.user_keys import derived_secret
-from refocusd.view.http.settings import WantedSettings
+from refocusd.view.serve import WantedSettings
 
 NOBODY = "tcp://127.0.0.1:9"
 #: For a daemon, its worker and its view, of low priority, on a busy computer.

@@ -20,7 +20,7 @@ from refocusd.sources.micromanager.save_roots import SaveRoots
 log = logging.getLogger(__name__)
 
 #: Interval of looking for Micro-Manager while it is not there.
-LOOK_S = 3.0
+LOOK_S = 1.0
 #: Interval of garbage collections, in the only thread that may run them.
 COLLECT_S = 10.0
 #: After so long without an answer, it is found out whether Micro-Manager is busy or gone.

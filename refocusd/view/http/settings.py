@@ -16,14 +16,9 @@ from refocusd.config import SETTINGS, Backend, Settings
 from refocusd.errors import InputError
 from refocusd.models.library import shipped_bundles, user_bundles
 from refocusd.view.http.answers import json_response
+from refocusd.view.serve import WantedSettings
 from refocusd.view.state.jobs import Jobs
 from refocusd.view.state.view_state import ViewState
-
-
-class WantedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a view tells the daemon that has started it, as a line on standard output."""
-
-    wanted: Settings
 
 
 class _Chosen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
