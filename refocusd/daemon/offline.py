@@ -59,13 +59,13 @@ class OwnDaemon:
         self._engine: Engines | None = None
 
     def run_of(self, profiles: Sequence[str]) -> str:
-        """Name of what it makes, once it was started, with these calibration profiles."""
+        """Id of the run that it makes with these calibration profiles; once it was started."""
         assert self._running is not None
         assert self._engine is not None
         return run_id(self._engine, self._running.settings, selection_id(profiles))
 
     def start(self, settings: Settings) -> None:
-        """Have its engine ready.
+        """Start the daemon, unless it runs with these settings already, and wait for its engine.
 
         Raises
         ------
@@ -189,7 +189,7 @@ def held_by_daemon(output: Output, settings: Settings) -> bool:
 
 
 def held_elsewhere(output: Output, settings: Settings) -> str:
-    """What to say where a running daemon does the work; empty where nobody writes the output.
+    """The message for an output that a running daemon is writing; empty if nobody writes it.
 
     Raises
     ------

@@ -21,9 +21,9 @@ MAX_PEERS = 256
 #: Refusals that a peer may cause before it is not listened to any more: at once, and in a second.
 #: A source of an earlier daemon causes one for each message that it had sent.
 MAX_REFUSALS, REFUSALS_PER_S = 500, 20.0
-#: What a question that is answered counts for in that: 5000 at once, and 200 in a second, are too many.
+#: Cost of a question that is answered, in refusals: 5000 at once, or 200 per second, are too many.
 QUESTION_COST = 0.1
-#: Peers of which that is remembered.
+#: Number of peers whose refusals are remembered.
 MAX_REFUSED_PEERS = 4096
 
 

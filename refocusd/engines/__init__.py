@@ -7,11 +7,11 @@
 `deconvolution`  Deconvolution by each frame's own blur: physics, without a network
 `engine`         What every backend offers to the worker
 `identity`       The identity: frames come back as they are
-`scaled`         Refocuses frames at the scale of their blur, and finds that blur out as it goes
-`self_test`      An engine held against the tensors of its bundle
+`scaled`         Refocuses frames at the scale of their blur, which it measures as it goes
+`self_test`      Compares an engine with the test tensors of its bundle
 `tiled`          Frames of any size through a compiled network that sees them at full size
-`tiling`         Tiles of a frame: which pixels a network sees at a time, and which it answers for
-`verdict`        What is said of a frame: whether there was anything to refocus, and whether the result can be trusted
+`tiling`         Tiles of a frame: which pixels a network sees at a time, and which of its results are used
+`verdict`        The verdict on a frame: whether there was anything to refocus, and whether the result can be trusted
 `runtimes/`      What runs a bundle's network: OpenVINO, TensorRT through ONNX Runtime, torch
 ===============  ===================================================================================
 

@@ -59,7 +59,7 @@ def keep(key: str, shape: tuple[int, int], options: EngineOptions, best: EngineO
 
 
 def _identity(key: str, shape: tuple[int, int], options: EngineOptions) -> EngineKey:
-    """What a measurement belongs to; it says nothing about anything else."""
+    """The key of a measurement: everything on which its result depends."""
     height, width = shape
     computer = f"{platform.node()} {platform.machine()} {os.cpu_count()}"
     asked = f"{options.threads} {options.tile_px} {options.tile_batch} {options.engine_mib}"

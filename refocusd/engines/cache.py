@@ -28,18 +28,18 @@ from refocusd.files import lock, remove, write_whole
 
 log = logging.getLogger(__name__)
 
-#: Of all entries; a ResNet-34 U-net in f16 takes 80 MiB.
+#: Limit for all entries together; a ResNet-34 U-net in f16 takes 80 MiB.
 MAX_CACHE_BYTES = 4 << 30
-#: A larger file is no entry.
+#: A larger file is not a valid entry.
 MAX_ENTRY_BYTES = 2 << 30
 MAX_HEADER_BYTES = 16 << 10
 MAGIC = b"refocusd engine 1\n"
 LENGTH = struct.Struct("<I")
 SUFFIX = ".engine"
-#: A lock that nobody lets go for so long is not waited for any longer.
+#: A lock is waited for no longer than this, s.
 PATIENCE_S = 600.0
 POLL_S = 0.1
-#: What a writer left that was killed: none writes for so long.
+#: An unfinished file older than this, s, was left by a killed writer.
 LEFTOVER_S = 3600.0
 
 
@@ -106,7 +106,7 @@ class EngineCache:
         return self.folder / f"{key.digest}{SUFFIX}"
 
     def get(self, key: EngineKey) -> bytes | None:
-        """What is kept for a key; None where there is nothing that is whole."""
+        """The engine stored for a key; None if there is no intact one."""
         path = self.path(key)
         try:
             if path.stat().st_size > MAX_ENTRY_BYTES:
@@ -124,26 +124,26 @@ class EngineCache:
         return payload
 
     def put(self, key: EngineKey, payload: bytes) -> None:
-        """Keep an engine; that it cannot be kept costs a build the next time."""
+        """Store an engine; if that fails, it is built again the next time."""
         header = msgspec.json.encode(
             _Header(key, len(payload), hashlib.sha256(payload).hexdigest())
         )
         path = self.path(key)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Windows refuses while somebody reads the old entry, which is as good as this one.
+            # Windows refuses while another process reads the old entry, which is equally good.
             write_whole(path, MAGIC, LENGTH.pack(len(header)), header, payload)
         except OSError as error:
             log.warning("what was made cannot be kept in %s: %s", self.folder, error.strerror)
         self._tidy(path)
 
     def discard(self, key: EngineKey) -> None:
-        """Throw away what is kept for a key."""
+        """Remove the entry of a key."""
         with suppress(OSError):
             remove(self.path(key))
 
     def get_or_build(self, key: EngineKey, build: Callable[[], bytes]) -> bytes:
-        """What is kept for a key, else what `build` returns, kept from then on.
+        """The engine stored for a key, or the one that `build` returns, which is then stored.
 
         Errors of `build` pass, and nothing is kept.
         """
@@ -160,7 +160,7 @@ class EngineCache:
     # -- the folder ----------------------------------------------------------------------
 
     def _tidy(self, kept: Path) -> None:
-        """Remove what was used least recently, and what killed writers left."""
+        """Remove the least recently used entries, and files that killed writers left."""
         entries: list[tuple[float, int, Path]] = []
         now = time.time()
         with suppress(OSError):
@@ -182,7 +182,7 @@ class EngineCache:
 
     @contextmanager
     def _one_builder(self, key: EngineKey) -> Iterator[None]:
-        """Hold the key's lock, which the system takes back from whoever dies."""
+        """Hold the key's lock, which the system releases if the process dies."""
         path = self.folder / f"{key.digest}.lock"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def build_engine(model: str, options: EngineOptions) -> Engine:
 
 
 def stated_blur(options: EngineOptions) -> BlurEstimate | None:
-    """The blur of every frame, as the settings state it; None where they do not.
+    """The blur of every frame as the settings state it; None if they do not.
 
     Raises
     ------
@@ -121,7 +121,7 @@ _ENGINES = {
     "cuda": ("refocusd.engines.runtimes.torch", "TorchEngine"),
 }
 
-#: What runs networks at the scale of the blur.
+#: Backends that run networks at the scale of the blur.
 _NETWORKS = {
     "openvino": ("refocusd.engines.runtimes.openvino", "OpenVinoScaleNetwork"),
     "tensorrt": ("refocusd.engines.runtimes.tensorrt", "tensorrt_scale_network"),
@@ -130,7 +130,7 @@ _NETWORKS = {
 
 
 def count_cards() -> int:
-    """How many NVIDIA cards the driver names; 0 where there is no driver."""
+    """Number of NVIDIA cards that the driver reports; 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int(0)

@@ -16,16 +16,16 @@ from refocusd.imaging.deconvolve import WholeImage, deconvolve
 from refocusd.imaging.hot_pixels import without_hot_pixels
 from refocusd.imaging.normalise import CountsRange, check_frame, counts_range
 
-#: Narrower blurs are the objective's own: such frames are in focus, and pass through.
+#: A narrower blur is the objective's own: the frame is in focus and passes through.
 LEAST_BLUR_PX = 1.2
-#: A blur that is taken too wide makes rings and beads, one too narrow costs little: the PSF is
-#: narrower than the estimate by so many of its standard uncertainties.  At 1, no plane of the real stacks
-#: (``refocusd train evaluate --protocol stacks``) comes out worse than raw by more than 0.1 dB; at 0.5, some do.
+#: A PSF that is too wide makes rings and beads, one that is too narrow does little harm.  It is therefore
+#: narrower than the estimate by this many standard uncertainties.  With 1, no plane of the real stacks
+#: (``refocusd train evaluate --protocol stacks``) becomes worse than raw by more than 0.1 dB; with 0.5, some do.
 GENTLE = 1.0
 
 
 class DeconvolutionEngine(BlurEngine):
-    """Estimates the blur and undoes it; a frame that does not tell its blur passes through.
+    """Estimates the blur and undoes it; a frame whose blur cannot be estimated passes through.
 
     Parameters
     ----------

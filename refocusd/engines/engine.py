@@ -31,7 +31,7 @@ from refocusd.models.bundle import ModelBundle
 
 @dataclass(frozen=True, slots=True)
 class EngineDescription:
-    """Enough to repeat what an engine does.
+    """Everything needed to reproduce what an engine does.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class EngineDescription:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refocused:
-    """What became of one frame, beside its pixels.
+    """The result of refocusing one frame, apart from its pixels.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Refocused:
 
 
 def card_lost(reason: object) -> DeviceLostError:
-    """The error that ends a worker whose card does not work any more."""
+    """The error that ends a worker whose card no longer works."""
     return DeviceLostError(
         f"the NVIDIA card failed ({reason}); the worker must start again, and if this happens "
         "again, check the card's driver and temperature"
@@ -156,7 +156,7 @@ class Network(Protocol):
     outputs: tuple[str, ...]
 
     def run(self, batch: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
-        """All outputs, good until the next run; they may be overwritten.
+        """All outputs, valid until the next run, when they may be overwritten.
 
         Parameters
         ----------

@@ -1,8 +1,9 @@
-"""Refocuses frames at the scale of their blur, and finds that blur out as it goes.
+"""Refocuses frames at the scale of their blur, which it measures as it goes.
 
 A frame is reduced until its blur has the width that the network is made for, restored there, and
-enlarged again.  The network says by how much the width was off, and the frame goes through once more
-with a width that errs towards too little.  What frames told serves the next ones of their kind.
+enlarged again.  The network estimates by how much the assumed width was off, and the frame is processed
+once more with a width that is rather too small than too large.  The widths measured in some frames are
+used for the next frames of their kind.
 """
 
 from __future__ import annotations
@@ -36,45 +37,46 @@ log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 
-#: Outputs of a network at the scale of the blur, which takes the normalised frame and, at every pixel, the
-#: logarithm of its blur over the width that the network is made for, and the standard uncertainty of that.
+#: Outputs of a network that works at the scale of the blur.  Its inputs are the normalised frame and, at every
+#: pixel, the logarithm of the blur relative to the width that the network is made for, and the standard
+#: uncertainty of that logarithm.
 OUTPUTS: tuple[str, ...] = ("refocused", "interval", "blur")
-#: Narrower blurs, less their standard uncertainty, are the objective's own: such frames are in focus,
-#: and pass through.  Of 112 sharp real images all but two, which are blurred, are under it.
+#: A blur whose width minus its standard uncertainty is below this is the objective's own: the frame is in
+#: focus and passes through.  Of 112 sharp real images, all but two (which are blurred) are below it.
 LEAST_BLUR_PX = 1.7
-#: Widths are taken to be smaller by so many of their standard uncertainties: too wide costs more than too
-#: narrow.  But wide ones (px) are measured too small, by so much (natural logarithm).
+#: A width is reduced by this many of its standard uncertainties, because too wide does more harm than too
+#: narrow.  Wide blurs (px), however, are measured too small, by this much (natural logarithm).
 CAREFUL = 1.5
 SMALL_AT_PX, SMALL = (3.0, 6.0, 9.0), (0.0, 0.1, 0.15)
-#: A form is used for widths (px) from here on: narrower ones gain nothing by it, and are measured too wide.
-#: With a form they are taken as they are, but for what is measured too wide or too narrow (natural logarithm).
+#: The form of a PSF is used from this width (px) on; narrower blurs gain nothing by it, and are measured too wide.
+#: With a form, widths are used as measured, except for a known bias (natural logarithm) at these widths (px).
 LEAST_FORM_PX = 5.0
 FORM_AT_PX, FORM = (5.0, 7.0, 10.0), (-0.06, -0.01, 0.04)
-#: What the network is told of the uncertainty of such a width: told more, it would guess upwards.
+#: The uncertainty that the network is given for such a width; with a larger one it would guess a wider blur.
 TOLD = 0.1
-#: What a frame told is asked for no more exactly than this,
+#: Least uncertainty that the network is given for a width measured in a frame.
 LEAST_TOLD = 0.15
-#: and serves the next frames of its stream up to this uncertainty, by width, px: then they are measured.
+#: A measured width is used for the next frames of its stream until its uncertainty exceeds this, by width in px.
 STALE_AT_PX, STALE = (3.5, 6.0), (0.4, 0.2)
-#: A frame departs from those before it where the network finds the width off by this (logarithm).
+#: A frame departs from those before it if the network finds the width off by at least this (natural logarithm).
 DEPARTED = 0.45
-#: The network is asked for a width at most so often, until it finds it off by less than this (logarithm).
+#: A width is measured in at most this many passes, until the network finds it off by less than this (logarithm).
 _MOST_LOOKS, _STAYS = 4, 0.1
-#: It is asked with a part of this side, px of the reduced frame: more tells hardly more.
+#: It is measured in a part with this side, px of the reduced frame; a larger part hardly improves it.
 _MEASURED_PX = 704
-#: Where frames of the kind are in focus, a part of this side tells whether another one is, px.
+#: If earlier frames of the kind are in focus, a part with this side (px) shows whether another one is.
 _FOCUS_PX = 320
 #: Uncertainties of a width that networks are trained with.
 UNCERTAINTY = (0.03, 0.45)
-#: 90 % of a normal variable lie within so many standard deviations.
+#: 90 % of a normal distribution lie within this many standard deviations.
 _NINETY = 1.645
-#: Around a frame its border is continued by so much, px of the reduced frame.
+#: A frame is continued beyond its border by this much, px of the reduced frame.
 _AROUND_PX = 16
 #: Surroundings that a tile needs, and its largest size, px of the reduced frame.
 _HALO_PX, _TILE_PX = 96, 2048
-#: A blur of this part of the network's leaves a frame as large as it is.
+#: A frame with a blur of this fraction of the network's own is not reduced.
 _WARM_UP = 0.8
-#: Smallest tile that is tried before a frame is given up for want of memory, px.
+#: Smallest tile that is tried before a frame fails for lack of memory, px.
 _LEAST_TILE_PX = 512
 
 
@@ -224,20 +226,20 @@ class ScaledEngine(BlurEngine):
         self.network.close()
 
     def _as_before(self, frame: Floats, blur: BlurEstimate) -> _Restored | None:
-        """By what is known beforehand; None where that is too long ago, or the frame departs from it."""
+        """Restore a frame with the width known beforehand; None if that is too uncertain, or does not fit the frame."""
         stale = float(np.interp(blur.sigma_px, STALE_AT_PX, STALE))
         if blur.shape is not None:
-            # A width that is measured makes the form worth having.
+            # The form helps only with a width that was measured recently.
             stale = min(stale, STACK_SURE if blur.source == "stack" else SURE)
         if blur.source == "frame" or blur.uncertainty > stale:
             return None
-        # Frames in focus pass through: a part tells whether this one is as those before it.
+        # Frames in focus pass through, so a part is enough to see whether this one is in focus, too.
         seen = _busiest(frame, _FOCUS_PX) if _in_focus(blur) else frame
         restored = self._restored(seen, careful(blur))
         return restored if abs(restored.off) < DEPARTED else None
 
     def _measured(self, frame: Floats, blur: BlurEstimate) -> _Restored:
-        """The network asked for the width, and again from what it found, until it stays."""
+        """Measure the width with the network, starting again from each result until it no longer changes."""
         for _ in range(_MOST_LOOKS):
             side_px = math.ceil(_MEASURED_PX * max(1.0, blur.sigma_px / self._fine_px))
             restored = self._restored(_busiest(frame, side_px), blur)
@@ -321,7 +323,7 @@ class ScaledEngine(BlurEngine):
 
 @dataclass(frozen=True, slots=True)
 class _Restored:
-    """One pass: the reduced frame, its scale, and the blur that the network takes it to have."""
+    """The result of one pass: the reduced frame, its scale, and the blur that the network found."""
 
     light: Floats
     counts: CountsRange
@@ -333,7 +335,7 @@ class _Restored:
 
 
 def _busiest(frame: Floats, side_px: int) -> Floats:
-    """The part with most structure, of parts with at most this side."""
+    """The part of the frame with the most structure, among parts with at most this side."""
     cuts = [
         [slice(int(at), int(at) + side_px) for at in np.linspace(0, side - side_px, count)]
         if (count := math.ceil(side / side_px)) > 1
@@ -345,20 +347,20 @@ def _busiest(frame: Floats, side_px: int) -> Floats:
 
 
 def _in_focus(blur: BlurEstimate) -> bool:
-    """Whether the frame may be as sharp as its objective; a width that somebody stated is believed."""
+    """Whether the frame may be as sharp as its objective allows; a width that a person stated is trusted."""
     narrowest = blur.sigma_px * math.exp(-blur.uncertainty)
     return blur.source != "optics" and narrowest < LEAST_BLUR_PX
 
 
 def _tells_form(blur: BlurEstimate) -> bool:
-    """Whether the form of a self-measured PSF may be used with a width that the frame told."""
+    """Whether the form of a self-measured PSF may be used with a width measured in the frame."""
     return blur.uncertainty <= STACK_SURE and blur.sigma_px >= LEAST_STACK_PX
 
 
 def careful(blur: BlurEstimate) -> BlurEstimate:
-    """A width that is too narrow costs little; one that is too wide makes rims and beads.
+    """The width to deconvolve with: rather too narrow, which does little harm, than too wide, which makes rims.
 
-    The form of a PSF is used where the width is certain; then neither is worse.
+    Where the width is certain, the form of the PSF is used as well, and the width is not reduced.
     """
     if blur.shape is not None and blur.uncertainty <= SURE and blur.sigma_px >= LEAST_FORM_PX:
         off = float(np.interp(blur.sigma_px, FORM_AT_PX, FORM))

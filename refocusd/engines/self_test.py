@@ -1,4 +1,4 @@
-"""An engine held against the tensors of its bundle."""
+"""Compares an engine with the test tensors of its bundle."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from refocusd.errors import BundleError
 from refocusd.models.bioimageio import exactly_normalised
 from refocusd.models.bundle import ModelBundle, read_frames
 
-#: Where a bundle states no tolerance for a precision.
+#: Tolerances for precisions of which a bundle states none.
 DEFAULT_TOLERANCE = {"f32": 1e-3, "f16": 1e-2, "bf16": 5e-2, "int8": 1e-1}
 #: Frames are given to engines as counts on this part of the 16-bit scale.
 SPAN = 50000.0
-#: How much an engine may see a frame stretched or shifted against the tensor, in network
-#: units: its percentiles are counts, bioimage.io's lie between them.
+#: By how much a frame may be stretched or shifted against the tensor, in network units: our percentiles
+#: are whole counts, those of bioimage.io are interpolated.
 SAME = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class TensorCheck:
-    """What came of one pair of tensors.
+    """The result for one pair of tensors.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def check_engine(bundle: ModelBundle, engine: Engine) -> list[TensorCheck]:
 
 
 def _check_scaled(bundle: ModelBundle, engine: ScaledEngine, tolerance: float) -> TensorCheck:
-    """The network alone: what is done around it is the same for every backend."""
+    """Run the network alone; everything around it is the same for every backend."""
     assert bundle.test is not None
     seen, expected = read_frames(bundle.test[0], channels=3), read_frames(bundle.test[1])
     apart = [

@@ -28,14 +28,14 @@ from refocusd.models.bundle import ModelBundle
 
 log = logging.getLogger(__name__)
 
-#: oneDNN keeps this many channels together, and pads others up to it.
+#: oneDNN stores channels in blocks of this many, padded if necessary.
 CHANNELS_TOGETHER = 16
-#: What is estimated from the graph is exceeded by up to 12 % (measured with OpenVINO: f32 and bf16,
+#: The memory in use exceeds the estimate from the graph by up to 12 % (measured with OpenVINO: f32 and bf16,
 #: 512² to 2048²; live network 196 B/px estimated, 170-189 measured; a network of 64 to 160 channels
 #: at full resolution 1028 estimated, 1143-1155 measured).
 MARGIN = 1.25
 
-#: Name of the output that is the refocused frame; the first where none is named so.
+#: Name of the output with the refocused frame; without an output of this name, it is the first one.
 OUTPUT = "refocused"
 #: Frame shapes whose measured tiles are remembered.
 MAX_SHAPES = 16
@@ -79,7 +79,7 @@ class TiledEngine:
         self._tile_batch = options.tile_batch or 1
         least = self._least = least_tile_px(bundle, options.tile_px)
         self._tile_px = options.tile_px or (max(largest_px, least) if largest_px else 0)
-        #: What was measured on this computer, by shape of the frame: tile and batch.
+        #: Tile and batch that were fastest on this computer, by shape of the frame.
         self._measured: dict[tuple[int, int], tuple[int, int]] = {}
         #: Of one tile, all of a batch together staying within the memory allowed.
         self._tile_pixels = _tile_pixels(bundle, options, least, pixel_bytes, memory_mib)
@@ -202,7 +202,7 @@ class TiledEngine:
         return Refocused(counts, engine_ms, clipped)
 
     def _input(self, count: int, shape: tuple[int, int]) -> NDArray[np.float32]:
-        """Memory for a batch, its content undefined; that of the last one where it fits."""
+        """Memory for a batch, with undefined content; that of the last batch is reused if it fits."""
         wanted = (count, 1, *shape)
         if self._buffer is None or self._buffer.shape != wanted:
             self._buffer = None  # not both at a time
@@ -252,7 +252,7 @@ def _tile_pixels(
 
 
 def pixel_bytes(onnx: Path, step: int, size: int) -> float:
-    """Memory that a pixel takes: what a frame needs, over its pixels.
+    """Memory per pixel of a frame.
 
     The largest sum of tensors that are alive at a time when the nodes are computed in
     order, with channels padded as oneDNN does, plus input and answer.
@@ -286,7 +286,7 @@ def pixel_bytes(onnx: Path, step: int, size: int) -> float:
 
 
 def _peak_numbers(nodes: list[Any]) -> int:
-    """Numbers that are alive at a time, at most."""
+    """The largest number of values that are in memory at the same time."""
     order = {node.get_friendly_name(): index for index, node in enumerate(nodes)}
     dying = [0] * len(nodes)
     alive = peak = 0

@@ -1,4 +1,4 @@
-"""Tiles of a frame: which pixels a network sees at a time, and which it answers for.
+"""Tiles of a frame: which pixels a network sees at a time, and which of its results are used.
 
 The plan is the same for every backend.  All tiles of a frame have one shape, so that
 a batch or a CUDA graph fits them all, and start on the network's own grid, or its
@@ -152,9 +152,9 @@ def _spans(length: int, tile_px: int, halo_px: int, multiple: int) -> list[_Span
             f"tiles of {tile_px} px are too small for a model that sees {halo_px} px around each "
             f"pixel; set tile_px to {smallest_tile(halo_px, multiple)} or more"
         )
-    # The outermost tiles answer for their outer halos too: nothing lies beyond.
+    # The outer halos of the outermost tiles are used too, because nothing lies beyond them.
     count = -(-(padded - 2 * halo) // (side - 2 * halo))
-    # No larger than the count asks for: a frame a little over one tile is not worth two.
+    # No larger than needed for this count: a frame slightly larger than one tile does not need two full ones.
     side = max(_up(-(-(padded - 2 * halo) // count), multiple) + 2 * halo, 2 * multiple)
     steps = (padded - side) // multiple
     starts = [index * steps // (count - 1) * multiple for index in range(count)]

@@ -1,4 +1,4 @@
-"""What is said of a frame: whether there was anything to refocus, and whether the result can be trusted.
+"""The verdict on a frame: whether there was anything to refocus, and whether the result can be trusted.
 
 ================  ==================================================================================
 verdict           meaning
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 Verdict = Literal["trusted", "doubtful", "untrusted", "passed_through"]
 
-#: What the probability of an error is computed from, see `error_features`.
+#: Features from which the probability of an error is computed, see `error_features`.
 ERROR_FEATURES = (
     "unexplained", "unexplained as stated", "chi2", "worst chi2", "worst flux", "blur",
     "blur misfit", "uncertainty", "contrast over noise", "sharpened", "kept", "undershoot",
@@ -51,10 +51,10 @@ ERROR_FEATURES = (
 )  # fmt: skip
 #: Blurs that intervals are fitted for, px; in between, they are interpolated.
 INTERVALS_AT_PX = (3.0, 6.0, 12.0, 24.0)
-#: Features count up to so many standard deviations from the mean; of a frame's error up to fewer: the squares
-#: of a feature far from all that was fitted said of frames 2 % off that they were wrong.
+#: Features are limited to this many standard deviations from their mean, those of a frame's error to fewer: far
+#: outside the fitted range, the square of one feature made frames that were 2 % off count as wrong.
 _MOST, MOST_OF_ERRORS = 4.0, 2.0
-#: Samples that decide a ratio of sums to well under a percent.
+#: This many samples determine a ratio of sums to well below one percent.
 MAX_SAMPLES = 1 << 18
 
 
@@ -187,7 +187,7 @@ class Judge:
     # -- raw alone --------------------------------------------------------------------------
 
     def nothing_to_refocus(self, field: FieldEvidence | None) -> Judgement | None:
-        """Whether raw alone tells that there is nothing that an engine should touch.
+        """Whether the raw frame alone shows that there is nothing to refocus.
 
         Returns
         -------
@@ -211,7 +211,7 @@ class Judge:
     # -- raw and refocused ------------------------------------------------------------------
 
     def in_focus(self, pair: PairEvidence) -> bool:
-        """Whether the engine found next to nothing to sharpen, and the blur is as narrow as that."""
+        """Whether the engine sharpened almost nothing, and the blur is narrow enough to explain that."""
         narrow = pair.stated_px * math.exp(-pair.uncertainty) < IN_FOCUS_PX
         return _as_it_was(pair) and (pair.uncertainty >= 1 or narrow)
 
@@ -222,7 +222,7 @@ class Judge:
         chance = self.error.chance(features)
         worse = self.worse.chance(features) if self.worse else None
         strange = foreign > self.strange
-        # What is impossible needs no statistics, and is rarer than what these were fitted on.
+        # Impossible results need no statistics, and are too rare to be among those that were fitted.
         refused = (
             _measured_above(pair, 1)
             or _unsharpened(pair)
@@ -269,23 +269,23 @@ class Judge:
 IN_FOCUS_RATIO = 0.96
 #: The same of fine structure in the whole frame, as a natural logarithm.
 SHARPENED = 0.1
-#: Wider blurs are not in focus, whatever the engine did, px.
+#: A frame with a wider blur (px) is not in focus, whatever the engine did.
 IN_FOCUS_PX = 2.0
-#: Shares of clipped pixels that make a frame doubtful, and untrusted unless a model's own statistics know them;
+#: Shares of clipped pixels that make a frame doubtful, and untrusted unless a model's own statistics include them.
 CLIPPED = (0.01, 0.05)
-#: those go up to about this.
+#: The largest share that models' statistics include.
 MOST_CLIPPED = 0.2
 #: The same of raw's structure that is left unexplained; 99 % of frames leave less than 0.09.
 UNEXPLAINED = (0.1, 0.2)
-#: From so much smoothness on, noise is not a camera's; real frames that are blurred have up to 1.7.  Details of a
-#: slight blur look smooth as well, up to the second.
+#: Noise smoother than this does not come from a camera; real blurred frames reach 1.7.  Slightly blurred details
+#: look smooth as well, up to the second value.
 SMOOTH = (1.9, 4.0)
 #: The same of the light of one tile that changed; 98 % of frames change less than 0.26.
 FLUX = (0.1, 0.5)
 
 
 def _measured_above(pair: PairEvidence, level: int) -> bool:
-    """Whether any of these is above its level."""
+    """Whether the unexplained structure or the change of light exceeds its limit for this level."""
     return pair.unexplained > UNEXPLAINED[level] or pair.worst_flux > FLUX[level]
 
 
@@ -295,7 +295,7 @@ def _processed(field: FieldEvidence, pair: PairEvidence) -> bool:
 
 
 def _unsharpened(pair: PairEvidence) -> bool:
-    """Whether a frame that is known to be blurred came back as it was."""
+    """Whether a frame that is known to be blurred was returned unchanged."""
     narrowest = pair.stated_px * math.exp(-pair.uncertainty)
     return _as_it_was(pair) and pair.uncertainty < 1 and narrowest >= IN_FOCUS_PX
 
@@ -422,7 +422,7 @@ def _numbers(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _places(features: Sequence[str], known: Sequence[str]) -> NDArray[np.intp] | None:
-    """Where features stand among those that are known, in their order; None if one is not there."""
+    """Indices of features among the known ones, in their order; None if one is unknown."""
     # In order, because two features have the same name.
     rest = iter(enumerate(known))
     found = [next((place for place, name in rest if name == each), -1) for each in features]

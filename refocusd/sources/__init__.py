@@ -4,13 +4,13 @@
 `buffer`         Frames between the hook and the feed's thread: bounded, and each copied once at most
 `cameras`        Frames of several cameras to which one acquisition gives the same axes
 `feed`           Frames from the hooks to the daemon: a bounded buffer, and one thread that empties it
-`feed_state`     What hooks and the thread behind them know of one acquisition
-`feed_upload`    The thread behind the hooks: hands over what they left in the buffer
+`feed_state`     State of one acquisition, shared by the hooks and the feed's thread
+`feed_upload`    The feed's thread: submits what the hooks left in the buffer
 `focus_hook`     Moves the focus stage by the daemon's advice: only where it was allowed to, and carefully
-`focus_limits`   What a correction of the focus may do, as the user's script allows it
+`focus_limits`   The limits of a focus correction, as set by the user's script
 `from_disk`      Frames on disk, submitted to a daemon at given times or as fast as it takes them
 `once`           Warnings that a source would repeat for every frame: each is logged once
-`output_folder`  Where an acquisition that keeps no raw data on disk is refocused into
+`output_folder`  The output folder of an acquisition that keeps no raw data on disk
 `pycromanager`   The hooks of a pycromanager acquisition
 `pymmcore_plus`  The acquisitions of pymmcore-plus, for those who left Java
 `raw_reader`     Frames of a dataset that an acquisition is writing, by the places that its index names

@@ -1,4 +1,4 @@
-"""What hooks and the thread behind them know of one acquisition."""
+"""State of one acquisition, shared by the hooks and the feed's thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refocusd.transport.messages import Open
 
 @dataclass(frozen=True, slots=True)
 class FirstFrame:
-    """What the announcement needs of the first frame."""
+    """The properties of the first frame that the announcement needs."""
 
     shape: tuple[int, int]
     dtype: str
@@ -26,7 +26,7 @@ class FirstFrame:
 
     @classmethod
     def of(cls, pixels: Pixels, metadata: Any, channel: Any) -> FirstFrame:
-        """That of a frame whose array may be used again."""
+        """Those of a frame whose array may be reused."""
         return cls(pixels.shape, pixels.dtype.name, dict(metadata), channel)
 
 

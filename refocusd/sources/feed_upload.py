@@ -1,4 +1,4 @@
-"""The thread behind the hooks: hands over what they left in the buffer."""
+"""The feed's thread: submits what the hooks left in the buffer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
 
-#: Ends every warning: nobody is to stop an acquisition for it.
+#: Appended to every warning, so that nobody stops an acquisition because of it.
 NOT_AFFECTED = " (raw data is not affected)"
-#: How long the hook that names the raw dataset may come after the last frame.
+#: How long after the last frame the hook that names the raw dataset may come, s.
 LAST_WORD_S = 2.0
 #: After the acquisition's end, how long to wait for a daemon that never answered, or went away.
 ANSWER_S, RETURN_S = 0.5, 10.0

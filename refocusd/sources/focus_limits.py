@@ -1,4 +1,4 @@
-"""What a correction of the focus may do, as the user's script allows it."""
+"""The limits of a focus correction, as set by the user's script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refocusd.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class FocusLimits:
-    """What a correction of the focus may do.
+    """The limits of a focus correction.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where an acquisition that keeps no raw data on disk is refocused into."""
+"""The output folder of an acquisition that keeps no raw data on disk."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _EIGHT_BIT, _RGB = 0, 2
 
 
 def saved_place(dataset: Any, axes: Mapping[str, Any]) -> Place:
-    """Where a frame lies that a dataset's index names; nothing is read.
+    """Where a frame lies according to the dataset's index; nothing is read.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def read_place(
     OSError
     """
     with closing(GrowingFile(Path(folder) / place.file)) as file:
-        # Written last: where they are, the pixels before them are as well.
+        # The metadata are written last: if they are there, so are the pixels before them.
         metadata = _metadata(file, place)
         return file.pixels(place, what, into), metadata
 

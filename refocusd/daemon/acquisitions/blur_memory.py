@@ -1,8 +1,7 @@
 """What the frames of one microscope told of their blur, kept from one acquisition to the next.
 
-A file of JSON with one entry for each microscope, channel and plane.  What the frames of an
-acquisition told is merged with its entry, and replaces it where the two contradict each other.  Belongs to
-one thread.
+A JSON file with one entry for each microscope, channel and plane.  The blur measured in an acquisition is
+merged with its entry, or replaces it if the two contradict each other.  Belongs to one thread.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from refocusd.imaging.blur import BlurEstimate, contradict, fused
 
 log = logging.getLogger(__name__)
 
-#: Entries at most; the oldest goes.
+#: Largest number of entries; beyond it, the oldest is removed.
 MOST_ENTRIES = 512
-#: What the focus differs by from one session to the next, relative.
+#: Relative difference of the blur between sessions, because the focus differs.
 _ANOTHER_SESSION = 0.2
-#: No number of frames tells more: those of one specimen share its peculiarities.
+#: More frames do not make a width more certain than this, because those of one specimen share its peculiarities.
 _LEAST_UNCERTAINTY = 0.08
 
 
@@ -48,7 +47,7 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 class Remembered(msgspec.Struct, frozen=True):
-    """What frames of one kind told: the width in px, its standard uncertainty, by how many frames, and when."""
+    """The blur of frames of one kind: width in px, its relative uncertainty, number of frames, and date."""
 
     kind: Kind
     sigma_px: float
@@ -58,7 +57,7 @@ class Remembered(msgspec.Struct, frozen=True):
 
     @property
     def blur(self) -> BlurEstimate:
-        """Of frames of another session."""
+        """The blur to expect in another session."""
         uncertainty = math.hypot(self.uncertainty, _ANOTHER_SESSION)
         return BlurEstimate(self.sigma_px, uncertainty, "memory")
 
@@ -90,7 +89,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class BlurMemory:
-    """The file, and what the open acquisitions have told so far.
+    """The file, and what was measured in the open acquisitions so far.
 
     Parameters
     ----------
@@ -103,26 +102,26 @@ class BlurMemory:
     _tallies: dict[str, dict[Kind, _Tally]] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> Remembered | None:
-        """What earlier sessions told of such frames."""
+        """The blur of such frames in earlier sessions."""
         if self._entries is None:
             self._entries = self._read()
         return self._entries.get(kind)
 
     def add(self, acquisition: str, kind: Kind, sigma_px: float, uncertainty: float) -> None:
-        """A frame told its blur."""
+        """Take in the blur that was measured in a frame."""
         tallies = self._tallies.setdefault(acquisition, {})
         if kind in tallies or len(tallies) < MOST_ENTRIES:
             tallies.setdefault(kind, _Tally()).add(sigma_px, uncertainty)
 
     def end(self, acquisition: str) -> None:
-        """Keep what the frames of an acquisition told."""
+        """Store the blurs that were measured in an acquisition."""
         tallies = self._tallies.pop(acquisition, {})
         if not tallies:
             return
         # Another daemon of this user may have written meanwhile.
         entries = self._read()
         for kind, tally in tallies.items():
-            # Last in the order: the oldest go first.
+            # Moved to the end, because the oldest entries are removed first.
             entries[kind] = _merged(entries.pop(kind, None), kind, tally)
         self._entries = dict(list(entries.items())[-MOST_ENTRIES:])
         text = msgspec.json.format(msgspec.json.encode(list(self._entries.values())), indent=1)

@@ -1,4 +1,4 @@
-"""What sources and catch-ups send: acquisitions announced, frames submitted, missed, closed."""
+"""Receives what sources and catch-ups send: acquisitions, frames, missed frames, and their end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ NO_RAW = "no raw data on disk: what live cannot do is skipped"
 
 @dataclass
 class Intake:
-    """Takes what sources, and our own catch-ups, hand over.
+    """Receives acquisitions and frames from sources, and from our own catch-ups.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""What is known of a frame's blur before a worker looks at it.
+"""What is known about a frame's blur before a worker sees the frame.
 
-From its calibration profile, or the aperture, and its distance from focus: as stated in the settings,
-or by its stage position.  Otherwise from other positions of its acquisition, or from frames of such a microscope
-in earlier sessions.
+It follows from the calibration profile or the aperture and the distance from focus (as stated in the
+settings, or from the stage position); otherwise from other positions of the acquisition, or from frames of
+the same microscope in earlier sessions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MEMORY_FILE = "blurs.json"
 
 
 class KnownBlurs:
-    """Tells workers what is known of the blur of each frame.  Belongs to the broker's thread.
+    """Collects what is known about the blur of each frame.  Belongs to the broker's thread.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class KnownBlurs:
         self._shared = SharedBlurs()
 
     def of(self, acquisition: Acquisition, submit: Submit) -> KnownBlur | None:
-        """What is known of one frame; None where that is nothing."""
+        """The known blur of one frame; None if nothing is known."""
         applied, summary = acquisition.applied, acquisition.open.summary
         found = blur_by_microscope(self._settings, applied, summary, submit.axes, submit.metadata)
         found = surer(found, self._shared.of(acquisition.id, submit.axes))
@@ -69,7 +69,7 @@ class KnownBlurs:
         return KnownBlur(remembered.sigma_px, remembered.blur.uncertainty, "memory")
 
     def note(self, acquisition: Acquisition, submit: Submit, facts: FrameFacts) -> None:
-        """Remember what a frame told of its blur."""
+        """Remember the blur that was measured in a frame."""
         if acquisition.open.preview or facts.verdict == "untrusted" or not facts.blur_px:
             return
         if facts.blur_source == "frame":
@@ -81,7 +81,7 @@ class KnownBlurs:
             self._memory.add(acquisition.id, kind, facts.blur_px, uncertainty)
 
     def end(self, acquisition: str) -> None:
-        """An acquisition is over: keep what its frames told."""
+        """An acquisition is over: store the blurs of its frames."""
         self._shared.end(acquisition)
         if self._memory is not None:
             self._memory.end(acquisition)
@@ -91,7 +91,7 @@ class KnownBlurs:
 def blur_by_microscope(
     settings: Settings, applied: Applied, summary: str, axes: str, metadata: str
 ) -> KnownBlur | None:
-    """What profile, aperture and distance from focus tell of a frame's blur; None where too little.
+    """The blur that follows from profile, aperture and distance from focus; None if too little is known.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def blur_by_microscope(
     if profile is None and not stated_um:
         return None
     whole = _summary(summary)
-    # The number of a plane says nothing of where the focus of another recording was.
+    # The number of a plane says nothing about the focus of another recording.
     planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
     stage = None if stated_um else _stage_um(axes, _object(metadata), planes)
     distance = distance_from_focus(profile, stage, stated_um)
@@ -119,7 +119,7 @@ def blur_by_microscope(
 
 
 def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:
-    """Where the focus stage stood; in files that do not say, planes lie as `calibrate` takes them to lie."""
+    """Position of the focus stage, um; if files do not state it, planes are placed by number, as `calibrate` does."""
     if (stage := stage_um(metadata)) is not None:
         return stage
     plane, step_um = json.loads(axes).get("z"), stated_z_step_um(summary)
@@ -127,7 +127,7 @@ def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]
 
 
 def _kind(acquisition: Acquisition, submit: Submit) -> Kind | None:
-    """What a frame has in common with those of other sessions; None where its camera is not known."""
+    """What a frame has in common with those of other sessions; None if its camera is unknown."""
     first = acquisition.applied.selection.metadata
     if not (camera := camera_of(first)):
         return None

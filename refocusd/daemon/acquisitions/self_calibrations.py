@@ -1,4 +1,4 @@
-"""Measures the PSF on a z-stack that was acquired, so that the next acquisitions of that microscope know it."""
+"""Measures the PSF on an acquired z-stack, for the next acquisitions of the same microscope."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
 
-#: Thick or moving specimens tell no PSF: frames like theirs are not tried again after so many stacks.
+#: The PSF cannot be measured on thick or moving specimens: after this many failed stacks, similar ones are not tried.
 _MOST_FAILURES = 3
-#: A stop waits so long for the end of a measurement, which was killed.
+#: How long a stop waits for the end of a measurement that was killed, s.
 _STOP_S = 5.0
 
 
 class SelfCalibrations:
-    """A measurement after acquisitions with z-stacks, one at a time; what ends meanwhile is not measured.
+    """Measures acquisitions with z-stacks, one at a time; acquisitions that end meanwhile are not measured.
 
     Parameters
     ----------

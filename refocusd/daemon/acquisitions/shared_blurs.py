@@ -15,11 +15,11 @@ from refocusd.worker.blurs import LEAST_UNCERTAINTY
 
 #: Axes along which the blur is about the same.
 SHARING = frozenset({"position", "row", "column", "time"})
-#: Positions that are measured, and the fewest that tell the blur of the others.
+#: Number of positions that are measured, and the fewest from which the blur of the others is derived.
 MOST_MEASURED, LEAST_MEASURED = 9, 3
 #: Narrower blurs are not shared, px: frames that are nearly in focus are measured in one pass.
 LEAST_SHARED_PX = 2.5
-#: Frames that use a blur before another one is measured, because the focus changes over a plate.
+#: Number of frames that use a shared blur before another is measured, because the focus changes over a plate.
 MOST_USES = 8
 #: Channels and planes of an acquisition.
 MOST_KINDS = 1024
@@ -36,8 +36,8 @@ def kind_of(axes: str) -> str:
 def pooled(widths_px: Sequence[float]) -> KnownBlur | None:
     """The blur of several positions: their median, and their spread as its uncertainty.
 
-    Where the positions differ in focus, it is therefore uncertain.  A position whose first frame contradicts it is
-    measured by itself.  None for too few positions, and for narrow blurs.
+    It is therefore uncertain where the positions differ in focus.  A position whose first frame contradicts it
+    is measured separately.  None for too few positions, and for narrow blurs.
     """
     if len(widths_px) < LEAST_MEASURED or np.median(widths_px) < LEAST_SHARED_PX:
         return None

@@ -6,7 +6,7 @@
 `folder`              Which folder a run is written to, and the file in it that says what made it
 `jobs`                What the writer is asked to do, one frozen object each
 `metadata`            The metadata of a refocused frame
-`patience`            Questions to disks that may hang: asked in a thread of their own, and given up on
+`patience`            Calls to disks that may hang, made in a thread and abandoned after a time limit
 `preview`             The newest refocused frame, reduced, for views
 `trust_maps`          The trust maps of an output: a small dataset of their own inside of it
 `writer`              Has every open acquisition written, each by a thread of its own

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 #: How often the free disk space is checked, and the ledger copied beside the output.
 CHECK_DISK_S = 1.0
 COPY_LEDGER_S = 60.0
-#: Attempts that the ledger cannot take are kept, up to so many; behind that it stays incomplete.
+#: Number of attempts that are kept while the ledger cannot record them; with more, it stays incomplete.
 MOST_UNRECORDED = 10_000
 
 

@@ -1,4 +1,4 @@
-"""Questions to disks that may hang: asked in a thread of their own, and given up on."""
+"""Calls to disks that may hang, made in a thread and abandoned after a time limit."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from refocusd.errors import RefocusdError
 
 T = TypeVar("T")
 
-#: A disk is waited for so long, s.
+#: Time limit for a disk's answer, s.
 ANSWERS_S = 1.0
 
 
 def answer_of(ask: Callable[[], T], otherwise: T, within_s: float = ANSWERS_S) -> T:
-    """What a call returns; `otherwise` if it raises, or does not return in time: then it goes on by itself.
+    """The result of a call; `otherwise` if it raises, or does not return in time (its thread then goes on).
 
     Parameters
     ----------

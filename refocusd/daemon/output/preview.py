@@ -18,10 +18,10 @@ from refocusd.daemon.output.jobs import WriteFrame
 from refocusd.frame import Pixels
 from refocusd.transport.messages import Open, Shown
 
-#: Time between two previews at least, while a view waits and while none does.
+#: Shortest time between two previews, while a view waits and while none does, s.
 WATCHED_S = 1 / 30
 UNWATCHED_S = 1.0
-#: For so long after a live frame none is shown that is late or caught up.
+#: For this long after a live frame, s, no frame is shown that is late or caught up.
 LIVE_S = 1.0
 
 
@@ -49,7 +49,7 @@ class Preview:
             self._max_side = max_side
 
     def due(self, *, live: bool) -> bool:
-        """Whether the next frame shall be taken: a live image does not go back to late frames."""
+        """Whether to take the next frame: a live image does not go back to late frames."""
         now = time.monotonic()
         if not live and now - self._live_at < LIVE_S:
             return False

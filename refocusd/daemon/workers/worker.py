@@ -13,7 +13,7 @@ from refocusd.transport.messages import MAX_CALIBRATIONS, Engines
 #: one, and at least this long.
 HUNG_FACTOR = 10.0
 HUNG_AT_LEAST_S = 5.0
-#: A worker that takes less than this a frame is sent the next one ahead: otherwise it would spend a
+#: A worker that needs less than this for a frame gets the next one in advance; otherwise it would spend a
 #: tenth of its time waiting for the broker.
 QUICK_S = 0.01
 

@@ -87,11 +87,11 @@ class _Halving:
         return self._model
 
     def _halved_inputs(self, node: NodeProto) -> tuple[int, ...]:
-        """Which inputs are to be f16; none where the node stays f32."""
+        """Inputs that become f16; none if the node stays f32."""
         if node.op_type in _MIXING:
             weights = self._constants.get(node.input[1])
             together = weights.dims[0 if node.op_type == "ConvTranspose" else 1] if weights else 0
-            # Layers have weights of their own; what comes again and again is an iteration's filter.
+            # Weights used by several nodes are the filter of an iteration, not those of a layer.
             layer = together > 1 and self._uses[node.input[1]] == 1
             return tuple(range(len(node.input))) if layer else ()
         places = _FOLLOWING.get(node.op_type, ())
@@ -132,7 +132,7 @@ class _Halving:
         return self._onnx.numpy_helper.from_array(values.astype(np.float16), self._half[name])
 
     def _widen(self, name: str) -> None:
-        """Make what was computed in f16 known under its own name in f32."""
+        """Convert a result computed in f16 to f32, under its original name."""
         if name in self._half and name not in self._wide:
             self._wide.add(name)
             self._cast(self._half[name], name, self._onnx.TensorProto.FLOAT)

@@ -22,11 +22,11 @@ from refocusd.errors import EngineError
 from refocusd.files import reading
 from refocusd.models.bundle import ModelBundle
 
-#: How ONNX Runtime and its providers say that memory ran out,
+#: What messages of ONNX Runtime and its providers say when memory ran out,
 OUT_OF_MEMORY = re.compile(
     r"out.of.memory|bad.alloc|failed to allocate|alloc\w* (\w+ )?failed|cudamalloc", re.IGNORECASE
 )
-#: and that a card does not work any more.
+#: and when a card no longer works.
 LOST = re.compile(
     r"illegal (memory access|address|instruction)|launch (failure|timed out)|device.{0,20}lost|"
     r"ecc error|misaligned address|driver shutting down|context is destroyed",
@@ -65,7 +65,7 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A network as a provider gets it.
+    """A network in the form that a provider receives.
 
     Parameters
     ----------
@@ -92,9 +92,9 @@ class Provider(Protocol):
     #: Names of the backend and of the device.
     backend: str
     device: str
-    #: Name and version of what computes, and for what.
+    #: Name and version of the library that computes, and its target.
     runtime: str
-    #: What it computes in, that of ``auto`` first.
+    #: Precisions it supports, the one for ``auto`` first.
     precisions: tuple[str, ...]
 
     def session(self, graph: Graph) -> Any:
@@ -165,7 +165,7 @@ class OnnxRuntimeNetwork:
             raise self._failure(f"compiling {self.onnx}", error) from error
 
     def _failure(self, what: str, error: BaseException) -> Exception:
-        """The error to raise, the session given up where it is of no use any more."""
+        """The error to raise; a session that can no longer be used is closed."""
         said = str(error)
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(said):
             self.close()
@@ -177,7 +177,7 @@ class OnnxRuntimeNetwork:
 
 
 def runtime_errors() -> tuple[type[BaseException], ...]:
-    """What ONNX Runtime raises: classes that have nothing in common but `Exception`."""
+    """The exceptions of ONNX Runtime, which have no common base but `Exception`."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = (kind for kind in vars(state).values() if isinstance(kind, type))

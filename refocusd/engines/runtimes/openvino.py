@@ -17,20 +17,20 @@ from refocusd.engines.tiled import OUTPUT, TiledEngine, pixel_bytes
 from refocusd.errors import EngineError
 from refocusd.models.bundle import ModelBundle
 
-#: Memory that one frame may take in the engine where the settings do not say.
+#: Memory that one frame may take in the engine, unless the settings say otherwise.
 DEFAULT_ENGINE_MIB = 2048
 DEFAULTS = EngineOptions()
-#: A network at the scale of the blur is kept compiled for so many sizes beside the one in use.
+#: Number of sizes, beside the one in use, for which a network at the scale of the blur stays compiled.
 _SIZES = 2
-#: Frames with a blur that is narrower than the network's, by this natural logarithm, were not reduced: they were
-#: not made to fit, but for rounding.
+#: Frames whose blur is narrower than the network's by at least this (natural logarithm) were not reduced; smaller
+#: differences come from rounding the size.
 _NOT_REDUCED = -0.05
-#: Compiling for a size takes as long as it saves on about 35 frames.  That of a camera stays, so that its second frame
-#: is reason enough; that of reduced frames goes with their blur, and is to come so often among so many frames.
+#: Compiling for a size takes as long as it saves on about 35 frames.  A camera's size stays, so that its second frame
+#: is reason enough.  The size of reduced frames depends on their blur: it has to come so often among so many frames.
 _OFTEN, _LATELY = 8, 24
-#: No network answers this; where it is still there, nothing was computed.
+#: No network returns this value; where it is still present, nothing was computed.
 UNANSWERED = np.finfo(np.float32).min
-#: How OpenVINO says that memory ran out, where it says so.
+#: What OpenVINO's messages say when memory ran out (not all of them do).
 OUT_OF_MEMORY = re.compile(r"alloc|out of memory|not enough memory", re.IGNORECASE)
 
 Computed = Literal["f32", "f16", "bf16", "int8"]
@@ -45,7 +45,7 @@ def engine_threads(wanted: int = 0) -> int:
     """
     cores = os.cpu_count() or 1
     if sys.platform == "linux":
-        # Those that this process may use: a container or a scheduler may keep the others.
+        # Only those that this process may use; a container or a scheduler may reserve the others.
         cores = len(os.sched_getaffinity(0))
     return wanted or (cores - 1 if cores > 2 else cores)
 
@@ -115,7 +115,7 @@ class OpenVinoNetwork:
         self._request = self._compiled = None
 
     def _infer(self, request: Any, port: Any, inputs: list[NDArray[np.float32]]) -> None:
-        """Run a request; `port` is the output by which one sees that something was computed."""
+        """Run a request; the output `port` shows whether anything was computed."""
         earlier = request.get_tensor(port).data
         if earlier.size:
             earlier.flat[0] = UNANSWERED
@@ -129,8 +129,8 @@ class OpenVinoNetwork:
                 f"OpenVINO failed on {width}×{height} px of a frame: {error}"
             ) from error
         checked = request.get_tensor(port).data
-        # On one thread OpenVINO (2026.4) fails to allocate without a word, and leaves the
-        # answer to another frame in place.
+        # On one thread, OpenVINO (2026.4) fails to allocate without an error, and leaves the result
+        # of another frame in place.
         if not checked.size or checked.flat[0] == UNANSWERED:
             raise self._out_of_memory("OpenVINO computed nothing")
 
@@ -206,7 +206,7 @@ class OpenVinoScaleNetwork(OpenVinoNetwork):
         self._others.clear()
 
     def _size_of(self, batch: NDArray[np.float32]) -> tuple[int, ...] | None:
-        """The size that the network is to be compiled for: one that comes often."""
+        """The size for which to compile the network: one that comes often."""
         if self._device != "CPU":
             return None
         size = (1, *batch.shape[2:])
@@ -299,13 +299,13 @@ class OpenVinoEngine(TiledEngine):
 def openvino_precision(
     core: Any, bundle: ModelBundle, wanted: str, device: str = "CPU"
 ) -> tuple[Computed, Computed]:
-    """The precision that is computed in, and OpenVINO's hint for what is not quantised."""
+    """The precision of the computation, and OpenVINO's hint for layers that are not quantised."""
     able = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
     hint: Computed = "bf16" if "BF16" in able else "f32"
     if device != "CPU" and "FP16" in able:
         hint = "f16"
     if wanted == "auto":
-        # int8 is hardly faster than bf16 and costs up to 0.1 dB; beside f32 it is the gain.
+        # int8 is hardly faster than bf16 and costs up to 0.1 dB; compared with f32, it is worth it.
         quantised = "int8" in bundle.variants and "INT8" in able and hint == "f32"
         return ("int8" if quantised else hint), hint
     if wanted == "f32":
@@ -338,7 +338,7 @@ def _checked_device(core: Any, wanted: str) -> str:
 def _how(device: str, hint: str, threads: int) -> dict[str, str]:
     """How to compile for a device."""
     how = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-    # Unpinned: the acquisition may sit on any core.
+    # Threads are not pinned, because the acquisition may run on any core.
     cpu = {"INFERENCE_NUM_THREADS": str(threads), "ENABLE_CPU_PINNING": "NO"}
     if device == "CPU":
         return how | cpu

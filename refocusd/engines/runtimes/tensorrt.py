@@ -38,15 +38,15 @@ _LEAST_RUNTIME = (1, 24)
 #: Compute capabilities that the plug-in takes; beside these, all from Blackwell (12.0) on.
 _CAPABILITIES = {(8, 6), (8, 9)}
 _BLACKWELL = (12, 0)
-#: How graphs are prepared; another number makes other engines.
+#: Version of the graph's preparation; changing it makes new engines.
 _FORM = 1
-#: Side of a frame that kernels are chosen for, and of the largest that goes through at once, px: for
-#: networks at full size, and at the scale of the blur.
+#: Side of the frames that kernels are optimised for, and of the largest that is processed whole, px: for
+#: networks at full size, and for those at the scale of the blur.
 _FULL_PX, _SCALED_PX = (2048, 4096), (1024, 2048)
-#: Largest side of a tile on a card that draws the desktop, px: it stutters while a kernel runs, and
-#: the system ends those that run for long.
+#: Largest side of a tile on a card that draws the desktop, px: the desktop stutters while a kernel runs, and
+#: the system ends kernels that run for long.
 _DISPLAY_PX = 1024
-#: Of the card's free memory, where the settings do not say: others use the card too.
+#: Share of the card's free memory that is used unless the settings say otherwise, as other programs use it too.
 _SHARE = 0.6
 DEFAULTS = EngineOptions()
 
@@ -90,7 +90,7 @@ def engine_shapes(bundle: ModelBundle, batch: int = 1) -> Shapes:
 
 
 def engine_key(graph: Graph, sm: str) -> EngineKey:
-    """What an engine for a compute capability is kept under.
+    """The key under which an engine for a compute capability is stored.
 
     Engines do not depend on the driver: it completes them when they are first run.
     """
@@ -144,7 +144,7 @@ class TensorRtProvider:
         try:
             return self._loaded(graph, engine)
         except runtime_errors() as error:
-            # Kept by another edition, or altered where no sum tells: once more from the model.
+            # Stored by another edition, or damaged without the checksum showing it: build it again.
             log.warning("TensorRT refuses the engine that was kept (%s): it is built again", error)
         self._cache.discard(key)
         return self._loaded(graph, self._cache.get_or_build(key, lambda: self._compiled(graph)))
@@ -287,12 +287,12 @@ def _plugin_device() -> tuple[Any, Card]:
             "TensorRT for RTX finds no card that it runs on; update the NVIDIA driver (580 or newer), "
             "or set backend to cuda or openvino"
         )
-    # Under Windows devices do not tell where they are.
+    # On Windows, devices do not state their bus address.
     return found[0], find_card(dict(found[0].device.metadata).get("pci_bus_id", ""))
 
 
 def _left_out(engine: bytes) -> list[str]:
-    """Operators that are no part of the engine."""
+    """Operators that did not become part of the engine."""
     import onnx
 
     nodes = onnx.load_model_from_string(engine).graph.node

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: torch of the package index computes on CUDA under Linux only.
+#: The torch wheels of the package index support CUDA on Linux only.
 INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/cu128"
 DEFAULTS = EngineOptions()
-#: Largest tile, px: bounds the time of one kernel on a card that also drives a display.
+#: Largest tile, px: limits the time of one kernel on a card that also drives a display.
 LARGEST_TILE = 2048
-#: Frame shapes whose graph stays recorded.
+#: Number of frame shapes whose recorded graph is kept.
 MAX_GRAPHS = 4
 
 Device = Literal["cuda", "cpu"]
@@ -91,7 +91,7 @@ class _TorchModel:
                 f"the cuda backend does not compute in {precision}; set precision to f16, bf16, f32 "
                 "or auto"
             )
-        # Left alone, convolutions in f32 on a card round to 10 bits of mantissa (TF32).
+        # By default, f32 convolutions on a card round to 10 bits of mantissa (TF32).
         torch.backends.cudnn.allow_tf32 = False
         self._torch = torch
         self._bundle = bundle
@@ -113,7 +113,7 @@ class _TorchModel:
             self._torch.cuda.empty_cache()
 
     def _failure(self, shape: tuple[int, ...], error: Exception) -> EngineError:
-        """What to say of it; a card that is lost fails the next call as well."""
+        """The error to raise; if the card is lost, the next call fails as well."""
         try:
             self._wait()
         except RuntimeError:
@@ -195,7 +195,7 @@ class TorchEngine(_TorchModel):
 
     def _normalised(self, raw: Pixels, counts: CountsRange) -> Tensor:
         torch = self._torch
-        # torch hardly knows uint16: its bits go up as int16, and the sign is taken off there.
+        # torch has little support for uint16: the bits are uploaded as int16, and the sign is removed there.
         bits = torch.from_numpy(
             np.ascontiguousarray(raw).view(np.int16 if raw.itemsize == 2 else raw.dtype)
         )
@@ -204,7 +204,7 @@ class TorchEngine(_TorchModel):
         values = bits.to(torch.int32)
         if raw.itemsize == 2:
             values = values & 0xFFFF
-        # In float32, whatever comes after: 65535 is infinite in f16.
+        # In float32 whatever the precision, because 65535 is infinite in f16.
         normalised: Tensor = (values.to(torch.float32) - counts.offset) * (1 / counts.scale)
         return normalised
 
@@ -240,7 +240,7 @@ class TorchEngine(_TorchModel):
         return sharp
 
     def _shrink(self, shape: tuple[int, ...], error: Exception) -> None:
-        """Take smaller tiles, or say that there is no memory for the smallest."""
+        """Use smaller tiles, or raise an error if there is no memory for the smallest."""
         self._graphs.clear()
         self._torch.cuda.empty_cache()
         step = self._bundle.size_multiple
@@ -288,7 +288,7 @@ class _Graph:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            # Libraries choose their kernels here; a recording could not wait for that.
+            # Libraries choose their kernels here, which cannot be done while recording.
             for _ in range(3):
                 network(self._input)
         torch.cuda.current_stream().wait_stream(aside)

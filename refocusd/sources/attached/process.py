@@ -11,7 +11,7 @@ from refocusd.config import Settings
 from refocusd.processes.supervisor import Action, Supervisor
 from refocusd.sources.attached.order import AGAIN, orders
 
-#: To close its acquisitions at the daemon.
+#: Time to close its acquisitions with the daemon, s.
 STOP_S = 8.0
 #: What was acquired since a daemon was started that was killed, so long ago at most, is taken; so is
 #: what was acquired while one stopped and the next, with other settings, started.
@@ -76,7 +76,7 @@ class AttachProcess:
 
 
 def _since_s(mark: Path | None) -> float:
-    """From when on acquisitions are this daemon's, in seconds since 1970."""
+    """Time, in seconds since 1970, from which on acquisitions belong to this daemon."""
     now = time.time()
     try:
         what, _, at = mark.read_text(encoding="utf-8").partition(" ") if mark else ("", "", "0")

@@ -1,4 +1,4 @@
-"""What the daemon is told of a followed dataset, and what it says of it already."""
+"""The announcement of a followed dataset, and what the daemon already knows about it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def announcement(dataset: Dataset, first: str) -> Open:
 
 
 def standing(endpoint: str, open_: Open, frames: int, ours: str) -> Standing:
-    """How the daemon stands to a dataset.
+    """What the daemon has done with a dataset.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One dataset on its way to the daemon while it is written."""
+"""Follows one dataset while it is written, and submits its frames to the daemon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Ending = Literal["closed", "gone", "refused", "busy", "stopped"]
 
 #: A pycromanager hook needs no disk, so it gets this long to announce the acquisition first.
 HOOK_FIRST_S = 0.5
-#: Live frames at the daemon at a time: one at the worker, one at the disk, one between them.
+#: Live frames in the daemon at the same time: one in the worker, one being written, one in between.
 #: More would wait there, where the newest frame cannot overtake them; here it can.
 IN_FLIGHT = 3
 #: The daemon reports no outcome of a frame that it gave up, or had done before.
@@ -35,7 +35,7 @@ FORGET_S = 5.0
 KEEP = 4
 #: Of the frames written before following began, this many are submitted; the catch-up does the others.
 AT_JOIN = 8
-#: Before the next try where another source hands the frames over.
+#: Wait before the next attempt if another source submits the frames, s.
 AGAIN_S = 0.5
 #: Longest wait for the daemon between two looks at the dataset.
 LISTEN_S = 0.1
@@ -125,7 +125,7 @@ class Following:
         return bool(self._waiting)
 
     def _step(self, session: Session, stop: threading.Event) -> Ending | None:
-        """Do what can be done now; return how it ended, if it did."""
+        """Do the next step; return how following ended, if it did."""
         waits = session.state not in (State.READY, State.OPEN)
         session.pump(LISTEN_S if waits else 0.0)
         state = session.state
@@ -157,7 +157,7 @@ class Following:
         return None
 
     def _announce(self, session: Session, stop: threading.Event) -> Ending | None:
-        """Announce the acquisition, unless another source hands its frames over, or has done so."""
+        """Announce the acquisition, unless another source submits its frames, or has done so."""
         self._look()
         first = next((key for key in self._dataset.axes_keys() if self._growth.is_whole(key)), "")
         if not first:

@@ -13,11 +13,11 @@ log = logging.getLogger(__name__)
 
 #: After the writer has closed the dataset: frames may still be on their way over a share.
 SETTLE_S = 0.5
-#: How often a share that is away is tried.
+#: Interval at which an unreachable share is tried again, s.
 AGAIN_S = 0.5
-#: How often a share that comes and goes is complained about.
+#: Shortest interval between warnings about an unstable share, s.
 COMPLAIN_S = 60.0
-#: A dataset that cannot be read may come back for this long before it counts as deleted.
+#: A dataset that cannot be read for this long, s, counts as deleted.
 AWAY_S = 60.0
 
 
@@ -88,7 +88,7 @@ class Growth:
 
     @property
     def quiet(self) -> bool:
-        """Whether it has not grown for so long that its writer is gone."""
+        """Whether it has not grown for so long that its writer must be gone."""
         return time.monotonic() - self._grown_at > self._quiet_s
 
     @property

@@ -33,7 +33,7 @@ RECENT_S = 30.0
 QUIET_S = 120.0
 #: Datasets followed at the same time; further ones wait.
 MAX_FOLLOWED = 8
-#: Before the next try where another command is writing the output of a dataset.
+#: Wait before the next attempt if another command is writing the output of a dataset, s.
 BUSY_S = 1.0
 #: How long threads may take to end.
 STOP_S = 5.0
@@ -108,7 +108,7 @@ class Follower:
         self._followed: dict[Path, _Followed] = {}
         self._waiting: list[Path] = []
         self._refused: set[Path] = set()
-        #: How datasets were when they were closed: a scan may see their last change later.
+        #: State of datasets when they were closed, because a scan may see their last change later.
         self._ended: dict[Path, Pulse] = {}
         self._left = False
 
@@ -136,7 +136,7 @@ class Follower:
         ended.set()
         deadline = time.monotonic() + STOP_S
         for followed in list(self._followed.values()):
-            # One that hangs in a read of a dead share is left to the end of the process.
+            # A thread that hangs in a read of a dead share ends with the process.
             followed.thread.join(max(0.0, deadline - time.monotonic()))
 
     def _step(self, stop: threading.Event) -> None:
