@@ -27,8 +27,10 @@ _PASSING = {
     errno.ENETDOWN,
     errno.ENETUNREACH,
 }
-#: The same on Windows: network path or name gone, unexpected network error, semaphore time-out.
-_PASSING_WINDOWS = {53, 54, 59, 64, 121, 1231}
+#: The same on Windows (winerror.h): a drive that is not ready, a file that another program holds,
+#: network path, name or connection gone, semaphore time-out, an error of the device, and too few
+#: resources of the kernel for a large read or write.
+_PASSING_WINDOWS = {21, 32, 33, 51, 53, 54, 55, 59, 64, 121, 170, 1117, 1231, 1232, 1236, 1450}
 
 _Result = TypeVar("_Result")
 

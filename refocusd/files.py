@@ -11,11 +11,11 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import secrets
 import shlex
 import shutil
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +81,15 @@ def open_shared(path: Path) -> io.FileIO:
 
 def in_command(path: str | Path) -> str:
     """A path as it is typed in a terminal: in quotes where it needs them."""
-    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
+    return in_windows_command(str(path)) if os.name == "nt" else shlex.quote(str(path))
+
+
+def in_windows_command(path: str) -> str:
+    """A path as both cmd and PowerShell take it; `list2cmdline` quotes blanks only, not ``&`` or ``(``."""
+    if re.fullmatch(r"[\w.:\\/+~-]+", path):
+        return path
+    # A backslash before the last quote would make that a part of the path.
+    return f'"{path}\\"' if path.endswith("\\") else f'"{path}"'
 
 
 def read_limited(path: Path, most_nbytes: int) -> bytes:

@@ -94,12 +94,12 @@ def install(there: Installation, options: argparse.Namespace) -> None:
     refocusd = there.program("refocusd")
     if WINDOWS and not options.noshortcuts:
         for place in (user_folder(DESKTOP), user_folder(PROGRAMS)):
-            write_shortcut(place / DAEMON, refocusd, "run", NORMAL)
+            shortcut(place / DAEMON, refocusd, "run", NORMAL)
             # Not the page itself: it asks for the token of this user, which this command knows.
-            write_shortcut(place / PAGE, refocusd, "view --open", MINIMISED)
+            shortcut(place / PAGE, refocusd, "view --open", MINIMISED)
     if WINDOWS and options.autostart:
         # Minimised: closing its window stops the daemon.
-        write_shortcut(user_folder(STARTUP) / DAEMON, refocusd, "run", MINIMISED)
+        shortcut(user_folder(STARTUP) / DAEMON, refocusd, "run", MINIMISED)
     if subprocess.run([refocusd, "doctor"], check=False).returncode:
         say("refocusd is installed; the lines above marked !! say what it lacks.")
     say(f"Start the daemon with the shortcut 'refocusd', or with: {refocusd} run")
@@ -204,6 +204,14 @@ def user_folder(number: int) -> Path:
     path = ctypes.create_unicode_buffer(260)
     ctypes.OleDLL("shell32").SHGetFolderPathW(None, number, None, 0, path)
     return Path(path.value)
+
+
+def shortcut(path: Path, target: Path, arguments: str, show: int) -> None:
+    """Write a shortcut, or say why there is none: refocusd is installed without it."""
+    try:
+        write_shortcut(path, target, arguments, show)
+    except OSError as error:  # the desktop may be protected, against ransomware
+        say(f"{path} was not made ({error.strerror or error}). It would run: {target} {arguments}")
 
 
 def write_shortcut(path: Path, target: Path, arguments: str, show: int) -> None:

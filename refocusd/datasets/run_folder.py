@@ -19,7 +19,8 @@ def refocused_path(raw: Path) -> Path:
     if raw.name.endswith(ZARR):
         stem = raw.name.removesuffix(ZARR).removesuffix(".ome")
         return raw.with_name(stem + SUFFIX + ZARR)
-    return raw.with_name(raw.name + SUFFIX)
+    # Nothing can lie beside the root of a drive.
+    return raw.with_name(raw.name + SUFFIX) if raw.name else raw / SUFFIX
 
 
 def second_path(first: Path, run: str) -> Path:

@@ -34,6 +34,10 @@ SPEED_NBYTES = 256 * MIB
 BLOCK_NBYTES = 8 * MIB
 #: 2048² of 16 bits at 10 frames/s, raw and refocused.
 SLOW_MB_S = 170.0
+#: Where OneDrive keeps what it uploads: variables of the environment that it sets.
+ONEDRIVE = ("OneDrive", "OneDriveCommercial", "OneDriveConsumer")
+#: Longest folder in which every file of ours finds room within Windows' 259 characters.
+LONG_FOLDER = 150
 #: A file server's clock that differs more puts datasets in the wrong order.
 SKEW_S = 5.0
 
@@ -87,10 +91,40 @@ def output(case: Case) -> Iterator[Finding]:
             "set both by the same time server",
         )
         return
+    if any(
+        folder.absolute().is_relative_to(place) for place in map(os.environ.get, ONEDRIVE) if place
+    ):
+        yield doubtful(
+            f"{folder.absolute()} is uploaded by OneDrive, which slows writing and may leave files on the "
+            "internet only",
+            "save elsewhere, and upload what is finished",
+        )
+        return
+    if len(str(folder.absolute())) > LONG_FOLDER and paths_are_limited():
+        yield doubtful(
+            f"{folder.absolute()} leaves little of the 259 characters that Windows allows for a path",
+            "save in a folder with a shorter path, or have an administrator set LongPathsEnabled",
+        )
+        return
     kind = network_kind(there)
     where = f", on a network share ({kind})" if kind else ""
     made = "" if folder.exists() else " (to be made)"
     yield fine(f"{folder.absolute()}{made}: files can be made, renamed and deleted{where}")
+
+
+def paths_are_limited() -> bool:
+    """Whether this is a Windows that refuses long paths, as it does unless told otherwise."""
+    if sys.platform == "win32":
+        import winreg
+
+        place = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        try:
+            with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, place) as key:
+                return not winreg.QueryValueEx(key, "LongPathsEnabled")[0]
+        except OSError:
+            return True
+    else:
+        return False
 
 
 def _trial_folder(there: Path) -> tempfile.TemporaryDirectory[str]:

@@ -100,7 +100,8 @@ def clock(_case: Case) -> Iterator[Finding]:
 def anti_virus(case: Case) -> Iterator[Finding]:
     """What to exclude: on Windows a scanner reads every frame that is written."""
     if sys.platform == "win32":
-        folders = ",".join(f"'{one}'" for one in (case.folder.absolute(), case.settings.ledgers))
+        places = [str(one) for one in (case.folder.absolute(), case.settings.ledgers)]
+        folders = ",".join("'" + one.replace("'", "''") + "'" for one in places)
         yield not_applicable(
             "not looked at; a scanner that reads every frame slows writing",
             f"once, in an administrator's PowerShell: Add-MpPreference -ExclusionPath {folders}",

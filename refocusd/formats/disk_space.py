@@ -16,6 +16,12 @@ METADATA_BYTES = 8192
 RESERVE_BYTES = 2 * GIB
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: ERROR_HANDLE_DISK_FULL, ERROR_DISK_FULL, ERROR_FILE_TOO_LARGE, ERROR_DISK_QUOTA_EXCEEDED: Python
+#: knows one of them.
+_FULL_WINDOWS = {39, 112, 223, 1295}
+#: Where long paths are not allowed, Windows says of one with more characters that it does not exist;
+#: a file may have 259, a folder 247.
+MAX_PATH = 247
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -82,13 +88,20 @@ def write_error(error: OSError, path: Path, doing: str) -> OutputError:
         What was tried, e.g. ``"writing frame {...}"``.
     """
     kind: type[OutputError] = OutputError
-    if error.errno in _FULL:
+    place = str(error.filename or path)
+    if error.errno in _FULL or getattr(error, "winerror", None) in _FULL_WINDOWS:
         kind = DiskFullError
         advice = "the disk is full: free some space there, then the frame can be written again"
     elif error.errno in _FORBIDDEN:
         advice = (
             "writing is not permitted there: change the folder's permissions, close the program "
             "that holds it open, or choose another --output"
+        )
+    elif error.errno == errno.ENAMETOOLONG or (
+        hasattr(error, "winerror") and error.errno == errno.ENOENT and len(place) > MAX_PATH
+    ):
+        advice = (
+            f"the path has {len(place)} characters, too many: choose an --output with a shorter one"
         )
     else:
         advice = "see that the disk is connected and writable, or choose another --output"

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
 
+#: Characters of an acquisition's name that the folder takes over: Windows limits the whole path.
+MAX_NAME = 60
+
 
 def output_folder(
     folder: Path, name: str, started_s: float | None = None, acquisition: str = ""
@@ -24,7 +27,9 @@ def output_folder(
         Its id: where a folder of that name is its own already, it is that one.  Otherwise the
         folder does not exist yet.
     """
-    stem = re.sub(r"[^\w.-]+", "_", name).strip("._") or "MDA"
+    # Windows takes a name of a device for the device, whatever comes after the first dot.
+    stem = re.sub(r"[^\w.-]+", "_", name[:MAX_NAME]).strip("._") or "MDA"
+    stem = re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.)", r"\1_", stem)
     begun = time.strftime("%Y%m%d-%H%M%S", time.localtime(started_s))
     wanted = refocused_path(folder / f"{stem}_{begun}")
     number, free = 1, wanted

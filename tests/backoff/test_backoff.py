@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refocusd.backoff import BackOff
+from refocusd.backoff import BackOff, may_pass
+from refocusd.errors import InputError
 
 
 @given(st.floats(0.01, 10.0), st.floats(1.0, 100.0), st.integers(1, 2000))
@@ -40,3 +42,14 @@ def test_the_next_wait_can_be_limited() -> None:
         back_off.take_s()
     back_off.limit(2.0)
     assert back_off.take_s() <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("winerror", "passes"), [(32, True), (1450, True), (2, False), (112, False)]
+)
+def test_a_file_that_is_held_on_windows_is_read_again(winerror: int, passes: bool) -> None:
+    held = OSError(22, "what Windows says")
+    held.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
+    error = InputError("frame 3 cannot be read")
+    error.__cause__ = held
+    assert may_pass(error) is passes

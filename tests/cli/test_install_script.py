@@ -254,3 +254,23 @@ def test_a_shortcut_starts_what_it_should(tmp_path: Path) -> None:
     assert "refocusd.exe".encode("utf-16-le") in content
     # ShowCommand of the header (MS-SHLLINK, 2.1).
     assert int.from_bytes(content[60:64], "little") == 7
+
+
+@pytest.mark.fast
+def test_a_desktop_that_is_protected_leaves_the_installation_whole(tmp_path: Path) -> None:
+    """Windows can keep unknown programs from writing there."""
+    refuse = (
+        "import install, pathlib\ndef refuse(*_): raise PermissionError(13, 'Access is denied')\n"
+    )
+    refuse += "install.write_shortcut = refuse\n"
+    refuse += (
+        "install.shortcut(pathlib.Path('refocusd.lnk'), pathlib.Path('refocusd.exe'), 'run', 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", refuse], cwd=SERVICE, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (
+        "refocusd.lnk was not made (Access is denied). It would run: refocusd.exe run"
+        in done.stdout
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ from finished import blurred, raw_dataset, refocusd, verify
 from live import read_all
 from onnx import numpy_helper
 from recordings_on_disk import write_ndtiff
-from test_resume import stop_midway
+from test_resume import KILL, stop_midway
 
 from refocusd.config import EngineOptions, Settings
 from refocusd.daemon.acquisitions.run_id import models_named, run_id
@@ -106,13 +104,12 @@ def test_each_channel_is_refocused_by_its_model(tmp_path: Path, brighter: Path) 
     assert verify(raw, place=tmp_path)[0] == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 def test_what_was_begun_with_two_models_is_finished_with_both(
     tmp_path: Path, brighter: Path
 ) -> None:
     raw = two_channels(tmp_path / "raw", 40)
     output = tmp_path / "raw_refocused"
-    stop_midway(["process", "raw"], output, tmp_path, signal.SIGKILL, 8, **environment(brighter))
+    stop_midway(["process", "raw"], output, tmp_path, KILL, 8, **environment(brighter))
     # Nothing is said of models now: the run knows its own.
     done = refocusd("resume", raw, "--precision", "f32", place=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -125,7 +122,7 @@ def test_a_run_whose_second_model_is_gone_is_not_resumed(tmp_path: Path, brighte
     lost = shutil.copytree(brighter, tmp_path / "lost")
     raw = two_channels(tmp_path / "raw", 40)
     output = tmp_path / "raw_refocused"
-    stop_midway(["process", "raw"], output, tmp_path, signal.SIGKILL, 4, **environment(lost))
+    stop_midway(["process", "raw"], output, tmp_path, KILL, 4, **environment(lost))
     shutil.rmtree(lost)
     done = refocusd("resume", raw, place=tmp_path)
     assert done.returncode != 0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import tifffile
 from finished import blurred, key, raw_dataset, refocusd, snapshot, told, verify
 from live import keys, opened, pump_until, quick_settings, read_all, running, source, write_stack
-from test_resume import stop_midway, written
+from test_resume import KILL, stop_midway, written
 
 from refocusd.datasets.run_folder import RUN_FILE
 
@@ -68,7 +66,6 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert snapshot(tmp_path / "raw_refocused") == before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("kind", ["ndtiff", "tiff"])
 def test_killed_and_started_again_it_goes_on(tmp_path: Path, kind: str) -> None:
     if kind == "ndtiff":
@@ -76,7 +73,7 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path, kind: str) -> None:
     else:
         path = write_stack(tmp_path / "raw.tif", blurred(300))
     output = tmp_path / "raw_refocused"
-    stop_midway(["process", str(path)], output, tmp_path, signal.SIGKILL, 20)
+    stop_midway(["process", str(path)], output, tmp_path, KILL, 20)
     there = written(output)
     figures = tmp_path / "figures.json"
     done = refocusd("process", path, "--json", figures, place=tmp_path)
@@ -87,11 +84,10 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path, kind: str) -> None:
     assert len(keys(output)) == 300
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 def test_killed_before_the_run_was_noted_it_goes_on(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", 200)
     output = tmp_path / "raw_refocused"
-    stop_midway(["process", "raw"], output, tmp_path, signal.SIGKILL, 5)
+    stop_midway(["process", "raw"], output, tmp_path, KILL, 5)
     (output / RUN_FILE).unlink()
     # Without that file nobody takes refocused frames for raw ones.
     for command in ("verify", "process", "resume"):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import zarr
 from finished import refocusd, snapshot, verify
 from plates_on_disk import FIELDS, write_image, write_plate
-from test_resume import stop_midway
+from test_resume import KILL, stop_midway
 
 from refocusd.formats.open_dataset import open_dataset
 
@@ -63,12 +61,11 @@ def test_a_plate_comes_out_as_a_plate(tmp_path: Path, version: str) -> None:
     assert again.returncode == 0, again.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
 def test_killed_and_started_again_the_plate_is_finished(tmp_path: Path) -> None:
     raw, out = tmp_path / "plate.zarr", tmp_path / "plate_refocused.zarr"
     fields = [f"A/{n}/0" for n in range(1, 13)]
     write_plate(raw, fields=fields, levels=1)
-    stop_midway(["process", str(raw)], out, tmp_path, signal.SIGKILL, 20)
+    stop_midway(["process", str(raw)], out, tmp_path, KILL, 20)
     done = refocusd("process", raw, place=tmp_path)
     assert done.returncode == 0, done.stderr
     status, said = verify(raw, place=tmp_path)

@@ -239,6 +239,25 @@ def test_an_output_folder_where_nothing_can_be_written_blocks(tmp_path: Path) ->
     assert "nothing can be written" in found.says
 
 
+def test_an_output_folder_that_onedrive_uploads_is_doubtful(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OneDriveCommercial", str(tmp_path))
+    found = only(disk.output(Case(Settings(), tmp_path / "Documents" / "cells")))
+    assert "OneDrive" in found.says
+    assert not found.blocks
+    assert "save elsewhere" in found.advice
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_an_output_folder_with_a_long_path_is_doubtful_where_windows_limits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: bool
+) -> None:
+    monkeypatch.setattr(disk, "paths_are_limited", lambda: limited)
+    found = only(disk.output(Case(Settings(), tmp_path / "long name" / ("x" * 150))))
+    assert ("259 characters" in found.says) is limited
+
+
 def test_the_disk_is_timed_and_nothing_stays_behind(tmp_path: Path) -> None:
     found = only(disk.speed(case(tmp_path, "512x512x16,10")))
     assert "512x512 raw and refocused" in found.says

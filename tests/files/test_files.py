@@ -113,3 +113,17 @@ def test_a_temporary_folder_in_which_a_file_is_held_spoils_no_result() -> None:
     for path in Path(files.__file__).parent.rglob("*.py"):
         for call in re.findall(r"TemporaryDirectory\(([^)]*)\)", path.read_text(encoding="utf-8")):
             assert "ignore_cleanup_errors=True" in call, path
+
+
+@pytest.mark.parametrize(
+    ("path", "typed"),
+    [
+        (r"D:\data\run_1", r"D:\data\run_1"),
+        (r"D:\R&D\run (2)", r'"D:\R&D\run (2)"'),
+        (r"D:\Zürich\50%", r'"D:\Zürich\50%"'),
+        ("D:\\my data\\", '"D:\\my data\\\\"'),
+    ],
+)
+def test_a_path_can_be_typed_on_windows(path: str, typed: str) -> None:
+    """In cmd and in PowerShell alike, for which `&` and brackets are more than signs."""
+    assert files.in_windows_command(path) == typed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from ndtiff_sinks import assert_readers_find, numbered_frame, write_all
 
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import DiskFullError, InputError, OutputError
+from refocusd.formats.disk_space import write_error
 from refocusd.formats.ndtiff.layout import pack_header
 from refocusd.formats.ndtiff.writer import NDTiffSink
 
@@ -110,3 +112,27 @@ def test_a_summary_without_json_form_is_refused_before_anything_is_made(tmp_path
     with pytest.raises(OutputError, match="summary metadata"):
         NDTiffSink.create(tmp_path / "d", {"when": object()})
     assert not (tmp_path / "d").exists()
+
+
+def test_a_path_that_is_too_long_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"the path has \d+ characters, too many"):
+        NDTiffSink.create(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize(
+    ("number", "winerror", "name", "advice"),
+    [
+        (errno.ENOENT, 3, "D:\\" + "x" * 250, "the path has 253 characters, too many"),
+        (errno.ENOENT, 3, "D:\\data", "see that the disk is connected"),
+        (errno.EINVAL, 1295, "D:\\data", "the disk is full"),
+    ],
+)
+def test_what_windows_says_is_understood(
+    number: int, winerror: int, name: str, advice: str
+) -> None:
+    """Of a path that is too long it says that there is none; of a quota Python knows nothing."""
+    error = OSError(number, "what Windows says", name)
+    error.winerror = winerror  # type: ignore[attr-defined, unused-ignore]
+    told = write_error(error, Path("D:/data"), "starting a dataset")
+    assert advice in str(told)
+    assert isinstance(told, DiskFullError) is (winerror == 1295)

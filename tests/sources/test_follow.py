@@ -82,11 +82,12 @@ def test_every_frame_of_a_growing_java_dataset_is_done(
     """By another process, in one stack and in several."""
     data = tmp_path / "data"
     with following(data, daemon.endpoint):
-        with writer("ndtiff", data / "run_1", 30, 25.0, "--per-file", str(per_file)) as process:
+        flags = ["--per-file", str(per_file), "--hold", "20"]
+        with writer("ndtiff", data / "run_1", 30, 25.0, *flags) as process:
             # Live: some frames are done while others are still to be written.
             until(lambda: live_frames(daemon, "run_1") > 3)
             assert process.poll() is None
-            process.communicate(timeout=PATIENCE_S)
+            process.communicate("\n", timeout=PATIENCE_S)
         assert process.returncode == 0
         counts = until(lambda: ended(daemon, "run_1"))
     assert counts == wire.Counts(acquired=30, passed_through=30)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shutil
 import struct
 import threading
 import time
@@ -25,6 +24,7 @@ from waiting import until
 from refocusd.daemon.daemon import Daemon
 from refocusd.datasets.dataset import acquisition_of
 from refocusd.errors import InputError
+from refocusd.files import remove_tree
 from refocusd.formats.ndtiff.reader import GrowingNDTiff
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.tiff.stacks import MicroManagerStacks
@@ -179,7 +179,9 @@ def test_a_deleted_dataset_is_let_go_and_others_are_followed(
         put(dataset, 0, 1)
         until(lambda: live_frames(daemon, "run_1") == 2)
         dataset.abandon()
-        shutil.rmtree(data / "run_1")
+        until(
+            lambda: remove_tree(data / "run_1")
+        )  # a file that is just being read goes a moment later
         counts = until(lambda: ended(daemon, "run_1"))
         assert counts.passed_through == 2
         other = JavaNDTiff(data / "run_2")
@@ -298,6 +300,8 @@ def test_links_that_lead_in_a_circle_and_deep_folders_are_bounded(tmp_path: Path
         (other / "back").symlink_to(data, target_is_directory=True)
     except OSError:
         pytest.skip("links cannot be made here")
+    if not (data / "a" / "there").is_symlink():
+        pytest.skip("Wine makes no links, and does not say so")
     deep = data.joinpath(*(["d"] * (MAX_DEPTH + 1)))
     JavaNDTiff(deep / "deep_1").abandon()
     found = Scanner(data).scan()

@@ -54,6 +54,10 @@ def test_warnings_that_name_each_frame_fill_no_disk(caplog: pytest.LogCaptureFix
         ("...", "MDA_"),
         ("", "MDA_"),
         ("Zellen-µ.1", "Zellen-µ.1_"),
+        ("con.1", "con_.1_"),
+        ("COM7.x", "COM7_.x_"),
+        ("contrast.1", "contrast.1_"),
+        ("细胞" * 200, "细胞" * 30 + "_"),
     ],
 )
 def test_an_output_is_named_after_its_acquisition_and_stays_in_its_folder(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from bridge_standin import Standin, stranger
 from bridge_standin_acquisitions import Saved
@@ -287,14 +287,11 @@ def test_an_acquisition_with_heavy_frames_takes_a_third_of_the_bridge(tmp_path: 
     assert taken <= 30e6 * spent + 2 * 2 * 1024 * 1024
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_a_killed_attach_process_is_replaced(tmp_path: Path) -> None:
-    import signal
-
     with Standin() as standin, attached(tmp_path, standin.port, **STUDIO_ONLY) as (_, process):
         until(lambda: standin.alive, "attached source")
         [first] = process.pids
-        os.kill(first, signal.SIGKILL)
+        psutil.Process(first).kill()
         until(lambda: process.pids not in ([first], []), "successor")
 
 

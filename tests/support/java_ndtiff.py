@@ -317,6 +317,7 @@ def main() -> None:
     parser.add_argument("--no-finish", action="store_true", help="wait to be killed instead")
     parser.add_argument("--per-file", type=int, default=0)
     parser.add_argument("--distinct", type=int, default=1 << 30, help="make so many frames only")
+    parser.add_argument("--hold", type=int, help="wait for a line of input before this frame")
     parser.add_argument("--times", type=Path, help="write when each frame was on disk, as JSON")
     arguments = parser.parse_args()
     frames, side = arguments.frames, arguments.side
@@ -332,6 +333,8 @@ def main() -> None:
     for n in range(frames):
         if (left := begun + n / arguments.fps - time.perf_counter()) > 0:
             time.sleep(left)
+        if n == arguments.hold:
+            sys.stdin.readline()
         pixels = made[n % len(made)]
         if arguments.kind == "ndtiff":
             axes = {"time": n, "channel": "DAPI"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -52,3 +53,52 @@ class Refusals:
             return action(path, *rest, **options)
 
         return refused
+
+
+if sys.platform == "win32":
+    import _winapi
+
+    #: FILE_SHARE_READ, FILE_SHARE_WRITE: nobody may rename or delete the file meanwhile.
+    _NOT_DELETE = 1 | 2
+    _OPENS_FOLDERS = 0x02000000
+
+    class Held:
+        """Holds files and folders as a scanner does, so that Windows itself refuses renames and deletes.
+
+        By the dice of a seed every second one is held for up to 0.2 s.
+        """
+
+        def __init__(self, patch: pytest.MonkeyPatch, seed: int) -> None:
+            self.count = 0
+            self._dice = random.Random(seed)
+            patch.setattr(Path, "replace", self._wrapped(Path.replace))
+            patch.setattr(Path, "unlink", self._wrapped(Path.unlink))
+            self._known: set[str] = set()
+
+        def _wrapped(self, action: Callable[..., Any]) -> Callable[..., Any]:
+            def held(path: Path, *rest: Any, **options: Any) -> Any:
+                if str(path) not in self._known and path.exists():
+                    self._known.add(str(path))
+                    if self._dice.random() < 0.5:
+                        self._hold(path)
+                try:
+                    done = action(path, *rest, **options)
+                except PermissionError as error:
+                    self.count += error.winerror == SHARING_VIOLATION
+                    raise
+                self._known.discard(str(path))
+                return done
+
+            return held
+
+        def _hold(self, path: Path) -> None:
+            handle = _winapi.CreateFile(
+                *(str(path), _winapi.GENERIC_READ, _NOT_DELETE, 0, _winapi.OPEN_EXISTING),
+                *(_OPENS_FOLDERS, 0),
+            )
+            threading.Timer(self._dice.uniform(0.0, 0.2), _winapi.CloseHandle, [handle]).start()
+
+else:
+
+    class Held(Refusals):
+        """What Windows does can only be imitated here."""

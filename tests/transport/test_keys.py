@@ -294,6 +294,17 @@ def test_on_windows_the_account_is_named_by_its_number(
 
 
 @posix
+@pytest.mark.parametrize(("icacls", "done"), [("exit 0", True), ("exit 5", False)])
+def test_on_windows_another_user_is_let_read_by_the_systems_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, icacls: str, done: bool
+) -> None:
+    """Not by one of its name in the PATH, and without waiting for what is typed."""
+    called = windows(tmp_path / "windows", monkeypatch, icacls)
+    assert private_file.let_read(tmp_path / "daemon.key", "LAB\\scope") is done
+    assert called.read_text().splitlines()[1:] == ["/grant", "LAB\\scope:R"]
+
+
+@posix
 def test_a_key_file_that_windows_does_not_protect_is_told(
     store: KeyStore,
     tmp_path: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from refocusd import __version__
 from refocusd.cli.console import say, told_as_json
 from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.errors import ConfigError, InputError
-from refocusd.files import output
+from refocusd.files import output, remove
 from refocusd.formats.scale import z_position_um
 from refocusd.processes.priority import yield_to_acquisition
 from refocusd.profiles.catalogue import LEARNED, Catalogue
@@ -143,5 +144,6 @@ def _keep(profile: Profile, folder: Path) -> str:
     save_profile(profile, folder / f"{profile.learned.acquisition}-{profile.id()}.json")
     files = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
     for old in files[:-_MOST_KEPT]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # the profile is there, whoever holds an older one
+            remove(old, missing_ok=True)
     return profile.id()

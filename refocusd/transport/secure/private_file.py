@@ -102,8 +102,7 @@ def write_private(path: Path, content: msgspec.Struct) -> None:
 def let_read(path: Path, user: str) -> bool:
     """Let one other user of this computer read a private file; False if this is impossible."""
     if sys.platform == "win32":
-        command = ["icacls", str(path), "/grant", f"{user}:R"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        return _set_access(path, "/grant", f"{user}:R")
     else:  # noqa: RET505 (for mypy, which checks one platform at a time)
         import pwd
 
@@ -161,14 +160,24 @@ def _name(beside: Path, path: Path) -> None:
 def _only_for_its_user(path: Path) -> None:
     """On Windows, remove inherited access; on other systems, the file's mode suffices."""
     if sys.platform == "win32":
-        # The full path, not a program of this name in the current folder or the PATH.
-        program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
         # By identifier, because the name may also be that of a local account, or (Entra) of none.
-        grant = f"*{_account()}:F"
-        command = [str(program), str(path), "/inheritance:r", "/grant:r", grant]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-        if done.returncode:
+        if not _set_access(path, "/inheritance:r", "/grant:r", f"*{_account()}:F"):
             log.warning("%s may be readable for other users of this host", path)
+
+
+def _set_access(path: Path, *change: str) -> bool:
+    """Change the access list of a file on Windows; whether that was done."""
+    # The full path, not a program of this name in the current folder or the PATH.
+    program = Path(os.environ.get("SYSTEMROOT", r"C:\Windows")) / "System32" / "icacls.exe"
+    done = subprocess.run(
+        [str(program), str(path), *change],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        # Where the process has no console (a script in a program with windows), none appears.
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    )
+    return done.returncode == 0
 
 
 if sys.platform == "win32":

@@ -85,9 +85,8 @@ class MirrorSink(Sink):
         # NaN and infinity, which Zarr refuses, are null.
         plain = json.loads(marked, parse_constant=lambda _: None)
         with opened_files(path, "starting a dataset") as files:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-            refuse_existing(path)
+            if not path.is_dir() or any(path.iterdir()):
+                refuse_existing(path)
             lock = files.enter_context(open_locked(lock_path(path)))
             put_like(raw, path / OWN_GROUP, {"refocusd": MIRROR, "summary": plain})
             made = []
