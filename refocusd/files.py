@@ -17,6 +17,7 @@ import shlex
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -187,6 +188,17 @@ def output(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}): name another place"
         ) from error
+
+
+def check_writable(path: Path) -> None:
+    """Check before long work that a file or folder can be made at this place; its folder is made.
+
+    Raises
+    ------
+    OutputError
+    """
+    with output(path), tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 @contextmanager

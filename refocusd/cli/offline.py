@@ -232,7 +232,9 @@ def process_one(
 def measure_psf(frames: Dataset, output: Output, settings: Settings) -> bool:
     """Have the PSF measured on the recording's own z-stacks, where no profile tells it; True if it was."""
     calibrator = SelfCalibrator(settings)
-    if not calibrator.on or output.profiles or not _states_planes(frames):
+    known = Catalogue(settings.calibrations).named(output.profiles, output.first).profiles
+    told = any(profile.psf for profile in known)
+    if not calibrator.on or told or not _states_planes(frames):
         return False
     note(f"{frames.path}: measuring the PSF on its z-stack, for at most {LIMIT_S / 60:.0f} minutes")
     found = calibrator.measure(str(frames.path), output.acquisition, elsewhere=False)

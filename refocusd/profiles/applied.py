@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 
 from refocusd.profiles.catalogue import Catalogue, Selection, selection_id
-from refocusd.profiles.conformity import Trained, against_profile, against_training, stale
+from refocusd.profiles.conformity import (
+    Trained,
+    against_profile,
+    against_training,
+    stale,
+    unchecked,
+)
 from refocusd.profiles.hot_pixels import hot_indices
 from refocusd.profiles.microscope_metadata import camera_of, identity_metadata, roi_of
 from refocusd.profiles.profile import Profile
@@ -114,8 +120,11 @@ class Applied:
         roi = roi_of({"ROI": _frame_metadata(metadata).roi}) or roi_of(self.selection.metadata)
         return self._listed(profile, roi, shape)
 
-    def profile_of(self, axes: str, metadata: str) -> Profile | None:
-        """The profile of a frame; None if none applies.  Parameters as of `of_frame`."""
+    def profile_of(self, axes: str, metadata: str, *, psf: bool = False) -> Profile | None:
+        """The profile of a frame, or the one that tells its PSF; None if none applies.
+
+        Parameters as of `of_frame`, and `psf` as of `Selection.of`.
+        """
         if not self.selection.profiles:
             return None
         frame, first = _frame_metadata(metadata), self.selection.metadata
@@ -123,6 +132,7 @@ class Applied:
         return self.selection.of(
             channel_name(axes, metadata) or str(first.get("Channel") or ""),
             "" if camera == camera_of(first) else camera,
+            psf=psf,
         )
 
     def _listed(
@@ -194,6 +204,7 @@ def apply_profiles(
         warnings += [
             f"calibration profile {profile.id()} is stale: {remark}" for remark in stale(profile)
         ]
+        warnings += [f"calibration profile {profile.id()}: {said}" for said in unchecked(profile)]
         warnings += against_profile(first, profile)
         warnings += _misplaced(profile, first, shape)
     # Values that it fitted are of use together, and say little of the objective's label.

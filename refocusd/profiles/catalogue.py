@@ -78,23 +78,31 @@ class Selection:
     profiles: tuple[Profile, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     frame_shape: tuple[int, int] | None = None
-    _picks: dict[tuple[str, str], Profile | None] = field(default_factory=dict, repr=False)
+    _picks: dict[tuple[str, str, bool], Profile | None] = field(default_factory=dict, repr=False)
 
     @property
     def ids(self) -> list[str]:
         """Ids of the profiles, sorted."""
         return sorted(profile.id() for profile in self.profiles)
 
-    def of(self, channel: str = "", camera: str = "") -> Profile | None:
-        """The profile of a frame; give `camera` if it is not that of the first frame."""
+    def of(self, channel: str = "", camera: str = "", *, psf: bool = False) -> Profile | None:
+        """The profile of a frame; give `camera` if it is not that of the first frame.
+
+        With `psf`, the profile that tells the frame's PSF: where the former has none, that which refocusd
+        measured by itself.
+        """
         if not self.profiles:
             return None
-        asked = (channel, camera)
+        asked = (channel, camera, psf)
         if asked not in self._picks:
             if len(self._picks) >= MAX_PICKS:
                 self._picks.clear()
             said = {**self.metadata, "Camera": camera} if camera else self.metadata
-            self._picks[asked] = _closest(self.profiles, said, channel, self.frame_shape).profile
+            found = _closest(self.profiles, said, channel, self.frame_shape).profile
+            if psf and found is not None and found.psf is None:
+                learned = [profile for profile in self.profiles if profile.learned]
+                found = _closest(learned, said, channel, self.frame_shape).profile or found
+            self._picks[asked] = found
         return self._picks[asked]
 
 
@@ -185,7 +193,7 @@ class Catalogue:
             Of its first frame. Its channel is ignored, because others may follow.
         frame_shape : (height, width), optional
         learned : sequence of Profile
-            Profiles that refocusd measured by itself: for channels to which no other profile applies.
+            Profiles that refocusd measured by itself: for channels whose PSF no other profile tells.
         """
         profiles = self.profiles()
         channels = {p.microscope.channel for p in (*profiles, *learned)} | {"", _ANOTHER}
@@ -193,12 +201,14 @@ class Catalogue:
         reasons: dict[str, None] = {}
         for channel in sorted(channels):
             match = _closest(profiles, metadata, channel, frame_shape)
-            if match == Match(None):
-                match = _closest(learned, metadata, channel, frame_shape)
+            itself = Match(None)
+            if match == itself or (match.profile is not None and match.profile.psf is None):
+                itself = _closest(learned, metadata, channel, frame_shape)
             if channel or not metadata.get("Channel"):
-                reasons.update(dict.fromkeys(match.reasons))
-            if match.profile is not None:
-                chosen[match.profile.id()] = match.profile
+                reasons.update(dict.fromkeys(match.reasons + itself.reasons))
+            for profile in (match.profile, itself.profile):
+                if profile is not None:
+                    chosen[profile.id()] = profile
         ordered = tuple(chosen[key] for key in sorted(chosen))
         return Selection(ordered, dict(metadata), frame_shape), tuple(reasons)
 

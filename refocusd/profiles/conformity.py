@@ -78,6 +78,12 @@ def against_profile(metadata: Mapping[str, Any], profile: Profile) -> list[str]:
     return said
 
 
+def unchecked(profile: Profile) -> list[str]:
+    """Say which checks a profile failed that was written nevertheless."""
+    failed = ", ".join(item.name for item in profile.checks if not item.passed)
+    return [f"it was written although checks failed ({failed}): measure again"] if failed else []
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """What a model was trained for.

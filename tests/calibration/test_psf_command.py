@@ -18,9 +18,9 @@ from recordings_on_disk import write_ndtiff
 from refocusd_calibration.psf import command as psf_command
 from simulated_psf import scattered, simulate_beads, simulate_planes
 
-from refocusd.errors import ConfigError, InputError
+from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.imaging.optics import Optics
-from refocusd.profiles.profile import load_profile
+from refocusd.profiles.profile import Microscope, Profile, load_profile, save_profile
 
 OPTICS = Optics(0.45, 0.52, 1.0, 0.645)
 Z_UM = np.linspace(-16, 16, 9)
@@ -165,6 +165,32 @@ def test_a_failed_check_writes_no_profile_unless_the_user_insists(tmp_path: Path
     assert not output.exists()
     assert calibrate(*common, "--insist") == 0
     assert load_profile(output).insisted
+
+
+def test_files_that_could_not_be_written_are_refused_before_anything_is_read(
+    tmp_path: Path,
+) -> None:
+    missing = ("--from-recording", tmp_path / "none", "--output", tmp_path / "scope.json")
+    (tmp_path / "file").touch()
+    for flags, kind, said in (
+        (("--json", tmp_path / "file" / "figures.json"), OutputError, "cannot be written"),
+        (("--report", tmp_path / "scope.pdf"), ConfigError, r"ends with \.png or \.html"),
+        (("--output", tmp_path / "file"), InputError, "is no calibration profile"),
+        ((), InputError, "none"),
+    ):
+        with pytest.raises(kind, match=said):
+            calibrate(*missing, *flags)
+
+
+def test_the_profile_of_another_microscope_is_refused_before_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = recorded(tmp_path / "beads", beads()), tmp_path / "scope.json"
+    other = Profile(created="", version="1", microscope=Microscope(camera="Orca"))
+    save_profile(other, output)
+    monkeypatch.delattr("refocusd_calibration.psf.measure.find_beads")
+    with pytest.raises(OutputError, match="another microscope"):
+        calibrate("--from-recording", path, "--output", output)
 
 
 def test_unknown_pixel_sizes_and_stage_positions_are_refused(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ from refocusd.profiles.applied import Applied, apply_profiles
 from refocusd.profiles.catalogue import LEARNED, Catalogue, Selection
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.profiles.profile import (
+    CameraSection,
+    FocusSection,
     Learned,
     Measured,
     Microscope,
@@ -222,13 +224,58 @@ def test_it_applies_to_that_channel_only(tmp_path: Path) -> None:
     assert chosen.of("") is None
 
 
+def a_persons(folder: Path, **sections: Any) -> Profile:
+    """A profile that somebody measured and put into the folder of those in use."""
+    now = datetime.now(UTC).isoformat()
+    own = Profile(created=now, version="1", microscope=Microscope(camera="Zyla"), **sections)
+    save_profile(own, folder / "own.json")
+    return own
+
+
 @pytest.mark.fast
 def test_what_a_person_measured_wins(tmp_path: Path) -> None:
-    learned(tmp_path)
-    now = datetime.now(UTC).isoformat()
-    own = Profile(created=now, version="1", microscope=Microscope(camera="Zyla"))
-    save_profile(own, tmp_path / "own.json")
+    own = a_persons(tmp_path, psf=learned(tmp_path).psf)
     assert applied(tmp_path, SCOPE) == [own.id()]
+
+
+@pytest.mark.fast
+def test_a_camera_that_a_person_measured_stays_beside_it(tmp_path: Path) -> None:
+    itself = learned(tmp_path)
+    one = Measured(value=100.0, uncertainty=0.1)
+    camera = CameraSection(offset_counts=one, gain_e_per_count=one, read_noise_e=one)
+    own = a_persons(
+        tmp_path, camera=msgspec.structs.replace(camera, hot_pixels=[(3, 5)], shape=(64, 64))
+    )
+    assert applied(tmp_path, SCOPE) == sorted([own.id(), itself.id()])
+    catalogue = Catalogue(tmp_path)
+    begun = apply_profiles(catalogue, SCOPE, (64, 64), learned=catalogue.learned_lately(SCOPE))
+    resumed = apply_profiles(catalogue, SCOPE, (64, 64), named=begun.selection.ids)
+    for applies in (begun, resumed):
+        assert applies.profile_of('{"time":0}', "{}") == own
+        assert applies.profile_of('{"time":0}', "{}", psf=True) == itself
+        frame = applies.of_frame('{"time":0}', "{}", (64, 64))
+        assert frame is not None
+        assert (frame.profile, frame.hot_pixels) == (own.id(), (3 * 64 + 5,))
+        said = json.dumps({"ZPosition_um_Intended": 90.0})
+        told = blur_by_microscope(Settings(), applies, "{}", '{"time":0}', said)
+        assert told is not None
+        assert told.source == "stack"
+        assert told.form
+    # Another camera's frames get neither.
+    assert begun.profile_of('{"time":0}', '{"Camera":"Orca"}', psf=True) is None
+
+
+@pytest.mark.fast
+def test_beyond_its_planes_the_aperture_that_a_person_stated_tells_the_width(
+    tmp_path: Path,
+) -> None:
+    itself, one = learned(tmp_path), Measured(value=100.0, uncertainty=0.1)
+    own = a_persons(tmp_path, focus=FocusSection(metric="normalized variance", best_um=one))
+    applies = Applied(Selection((own, itself), SCOPE, (64, 64)))
+    said = json.dumps({"ZPosition_um_Intended": 60.0})
+    told = blur_by_microscope(Settings(na=0.5), applies, "{}", '{"time":0}', said)
+    assert told is not None
+    assert told.source == "nominal"
 
 
 @pytest.mark.fast

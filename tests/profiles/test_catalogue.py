@@ -24,6 +24,7 @@ from refocusd.profiles.hot_pixels import HotPixels, hot_indices
 from refocusd.profiles.microscope_metadata import first_of, identity_metadata, roi_of
 from refocusd.profiles.profile import (
     CameraSection,
+    Check,
     Measured,
     Microscope,
     Profile,
@@ -46,6 +47,7 @@ def profile(
     created: datetime = NOW,
     psf: PsfSection | None = None,
     saturation: float = 65535.0,
+    failed: list[str] | None = None,
     **microscope: Any,
 ) -> Profile:
     """A profile of a camera with hot pixels."""
@@ -64,6 +66,7 @@ def profile(
         microscope=Microscope(**{"camera": "Zyla", "binning": 2, **microscope}),
         camera=camera,
         psf=psf,
+        checks=[Check(name=name, passed=False, detail="") for name in failed or []],
     )
 
 
@@ -231,6 +234,7 @@ def test_a_profile_that_is_gone_is_named(tmp_path: Path) -> None:
             "is stale: its camera section was measured 400",
         ),
         ({}, {"hot": [(1, 1)], "shape": (32, 32)}, "its hot pixels are not replaced"),
+        ({}, {"failed": ["camera: light"]}, "written although checks failed (camera: light)"),
     ],
     ids=str,
 )

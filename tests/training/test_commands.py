@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from refocusd_training.blur.frames import load_sharp
 from refocusd_training.commands import register
+from refocusd_training.evaluation import run
 
 from refocusd.errors import InputError, OutputError
 from refocusd.imaging.quality import focus_score
@@ -99,3 +101,50 @@ def test_simulate_refuses_what_it_would_leave_out_or_could_not_hold(
     with pytest.raises(InputError, match=said):
         given.command(given)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--minutes", "0"), "--minutes is 0"),
+        (("--transmitted", "no.tif"), "no.tif cannot be read"),
+        (("--output", "/proc/none/verdict.toml"), "cannot be written"),
+    ],
+)
+def test_trust_refuses_what_it_would_stumble_over_in_the_end(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    given = parsed("trust", "--data", str(tmp_path), *arguments)
+    with pytest.raises((InputError, OutputError), match=said):
+        given.command(given)
+
+
+def test_folders_of_sharp_images_are_named_where_they_cannot_be_used(
+    sample: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="mistyped cannot be read"):
+        load_sharp([tmp_path / "mistyped"])
+    tifffile.imwrite(tmp_path / "float.tif", sample.astype(np.float32))
+    assert len(load_sharp([tmp_path])) == 1
+    red = np.stack([sample, sample // 2, sample // 3], -1)
+    tifffile.imwrite(tmp_path / "red.tif", red, photometric="rgb")
+    with pytest.raises(InputError, match=r"red\.tif is a colour image"):
+        load_sharp([tmp_path])
+    (tmp_path / "red.tif").write_bytes((tmp_path / "float.tif").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"red\.tif cannot be read as an image"):
+        load_sharp([tmp_path])
+
+
+def test_stacks_are_evaluated_with_the_model_that_is_used_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+    monkeypatch.setattr(run, "run_stacks", lambda engines, *_, **__: asked.append(engines))
+    given = parsed("evaluate", "--protocol", "stacks", "--data", str(tmp_path))
+    assert given.command(given) == 0
+    assert asked == [("live-fluorescence", "deconvolution")]
+    given.json = tmp_path / "file" / "q.json"
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        given.command(given)
+    assert len(asked) == 1

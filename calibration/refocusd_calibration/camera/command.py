@@ -15,7 +15,11 @@ from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags, numbers, raw_folder
-from refocusd_calibration.profile.identity import microscope_of, microscope_of_core
+from refocusd_calibration.profile.identity import (
+    check_profile,
+    microscope_of,
+    microscope_of_core,
+)
 from refocusd_calibration.stage.microscope import ask, open_microscope
 from refocusd_calibration.stage.moves import run_shown
 from refocusd_calibration.stage.plan import Move, MoveLimits, Shutter, check_moves, print_moves
@@ -82,6 +86,10 @@ def register(subparsers: Any) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    if not arguments.dry_run:
+        from refocusd_calibration.cli.outcome import check_places
+
+        check_places(arguments)
     if arguments.from_recording:
         paths: Sequence[Path] = arguments.from_recording
         if len(paths) != 2:
@@ -141,6 +149,7 @@ def _acquire(arguments: argparse.Namespace) -> tuple[Path, Path, Microscope] | N
     folder = raw_folder(arguments)
     with open_microscope(arguments.mm_config, arguments.adapters) as core:
         microscope = microscope_of_core(arguments, core)
+        check_profile(arguments, microscope)
         ask("The dark series is next. Is all light off, or the camera covered?", yes=arguments.yes)
         dark_path = run_shown(dark, folder, "camera_dark", limits, arguments, core)
         ask(

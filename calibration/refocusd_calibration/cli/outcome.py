@@ -9,11 +9,36 @@ from typing import Any
 import msgspec
 
 from refocusd.cli.console import console, write_json
-from refocusd.profiles.profile import Microscope, RawData
+from refocusd.errors import ConfigError
+from refocusd.files import check_writable
+from refocusd.profiles.profile import Microscope, RawData, load_profile
 from refocusd_calibration.cli.flags import print_outcome
 from refocusd_calibration.measurement import Measurement
-from refocusd_calibration.profile.report import write_report
+from refocusd_calibration.profile.report import check_report, write_report
 from refocusd_calibration.profile.write import Map, write_section
+
+
+def check_places(arguments: argparse.Namespace) -> None:
+    """Refuse, before anything moves or is measured, files that could not be written in the end.
+
+    Raises
+    ------
+    ConfigError
+        If the report has another ending, or matplotlib is not installed.
+    InputError
+        If the existing file is not a profile.
+    OutputError
+        If one cannot be written.
+    """
+    places = (arguments.output, arguments.json, arguments.report)
+    for path in filter(None, places):
+        check_writable(path)
+    if arguments.report is not None:
+        check_report(arguments.report)
+        if arguments.output is None:
+            raise ConfigError("--report draws a profile: give --output PROFILE as well")
+    if arguments.output is not None and arguments.output.exists():
+        load_profile(arguments.output)
 
 
 def conclude(

@@ -16,7 +16,7 @@ from refocusd.cli.flags import add_command
 from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import CameraSection, Microscope, load_profile
 from refocusd_calibration.cli.flags import add_measurement_flags
-from refocusd_calibration.profile.identity import microscope_of
+from refocusd_calibration.profile.identity import check_profile, microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
 
 EPILOG = """\
@@ -77,6 +77,10 @@ def sweep_positions(low_um: float, high_um: float, step_um: float, sweeps: int) 
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    if not arguments.dry_run:
+        from refocusd_calibration.cli.outcome import check_places
+
+        check_places(arguments)
     if arguments.from_recording:
         if arguments.dry_run:
             listed = ", ".join(str(path) for path in arguments.from_recording)
@@ -110,6 +114,7 @@ def _measure(
                 channel=series.channel,
                 pixel_um=series.pixel_um,
             )
+            check_profile(arguments, microscope)
         pixel_um = microscope.pixel_um or series.pixel_um
         if pixel_um is None:
             raise InputError(

@@ -103,3 +103,17 @@ def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:
         if "objective" in device.lower() and core.has_property(device, "Label"):
             metadata[f"{device}-Label"] = core.get_property(device, "Label")
     return microscope_of(arguments, metadata, channel=channel)
+
+
+def check_profile(arguments: argparse.Namespace, microscope: Microscope) -> None:
+    """Refuse, before anything moves or is measured, the profile of another microscope as ``--output``.
+
+    Raises
+    ------
+    InputError, OutputError
+        As `former_profile`.
+    """
+    from refocusd_calibration.profile.write import former_profile
+
+    if arguments.output is not None:
+        former_profile(arguments.output, microscope, replace=arguments.replace)

@@ -55,9 +55,7 @@ def write_report(profile_path: str | Path, report_path: str | Path) -> None:
         If it cannot be written.
     """
     report_path = Path(report_path)
-    ending = report_path.suffix.lower()
-    if ending not in (".png", ".html"):
-        raise ConfigError(f"{report_path}: a report ends with .png or .html")
+    ending = check_report(report_path)
     profile = load_profile(profile_path)
     png = _picture(profile, Path(profile_path))
     if ending == ".html":
@@ -65,6 +63,21 @@ def write_report(profile_path: str | Path, report_path: str | Path) -> None:
         return
     with output(report_path):
         report_path.write_bytes(png)
+
+
+def check_report(path: Path) -> str:
+    """The ending of a report's file, if one can be drawn.
+
+    Raises
+    ------
+    ConfigError
+        If matplotlib is not installed, or the ending is another.
+    """
+    need("matplotlib.figure", "a report", "calibrate")
+    ending = path.suffix.lower()
+    if ending not in (".png", ".html"):
+        raise ConfigError(f"{path}: a report ends with .png or .html")
+    return ending
 
 
 def _figures(profile: Profile, path: Path) -> list[Draw]:

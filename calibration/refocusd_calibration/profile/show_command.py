@@ -13,7 +13,7 @@ from rich.table import Table
 from refocusd.cli.console import console, told_as_json
 from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.files import output
-from refocusd.profiles.conformity import stale
+from refocusd.profiles.conformity import stale, unchecked
 from refocusd.profiles.profile import load_profile, save_profile
 from refocusd_calibration.cli.flags import print_outcome
 
@@ -112,6 +112,8 @@ def _use(arguments: argparse.Namespace) -> int:
         save_profile(profile, kept)
     if not told_as_json(arguments.json, {"id": profile.id(), "profile": str(kept)}):
         console.print(f"profile {profile.id()} is used from the next acquisition on: {kept}")
+        for remark in [*stale(profile), *unchecked(profile)]:
+            console.print(f"[bold yellow]note[/]: {remark}")
     return 0
 
 

@@ -107,16 +107,7 @@ def write_section(
             + ". Measure again, or give --insist to write it nevertheless"
         )
     path = Path(profile_path)
-    former = load_profile(path) if path.exists() else None
-    if former is not None:
-        differing = differences(former.microscope, microscope)
-        if differing and not replace:
-            raise OutputError(
-                f"{path} is the profile of another microscope ({'; '.join(differing)}): name another "
-                "file, or give --replace to replace it"
-            )
-        if differing:
-            former = None
+    former = former_profile(path, microscope, replace=replace)
     if isinstance(section, CameraSection) and maps:
         stored = {kind: _store_map(path, kind, item) for kind, item in maps.items()}
         section = msgspec.structs.replace(section, maps={**section.maps, **stored})
@@ -125,6 +116,26 @@ def write_section(
     if former is not None and former.camera is not None:
         _remove_maps(path.parent, former.camera, profile.camera)
     return profile
+
+
+def former_profile(path: Path, microscope: Microscope, *, replace: bool) -> Profile | None:
+    """The profile that a section is added to; None if there is none, or it is to be replaced.
+
+    Raises
+    ------
+    InputError
+        If the existing file is not a profile.
+    OutputError
+        If it is of another microscope.
+    """
+    former = load_profile(path) if path.exists() else None
+    differing = differences(former.microscope, microscope) if former else []
+    if differing and not replace:
+        raise OutputError(
+            f"{path} is the profile of another microscope ({'; '.join(differing)}): name another "
+            "file, or give --replace to replace it"
+        )
+    return None if differing else former
 
 
 def _merged(

@@ -13,7 +13,7 @@ import msgspec
 from refocusd import __version__
 from refocusd.cli.console import say, told_as_json
 from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
-from refocusd.errors import ConfigError, InputError
+from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.files import output, remove
 from refocusd.formats.scale import z_position_um
 from refocusd.processes.priority import yield_to_acquisition
@@ -70,10 +70,13 @@ def _calibrate(arguments: argparse.Namespace) -> int:
             name = f"the z-stack of channel {channel}" if channel else "the z-stack"
             try:
                 profile = _profile(arguments, recording, keys, channel, settings.na, catalogue)
+                kept.append(_keep(profile, catalogue.folder / LEARNED))
             except (ConfigError, InputError) as error:
                 said.append(f"{name} does not tell the PSF: {error}")
                 continue
-            kept.append(_keep(profile, catalogue.folder / LEARNED))
+            except OutputError as error:
+                said.append(f"{name} told the PSF, but it cannot be kept: {error}")
+                continue
             said.append(f"{name} told the PSF: calibration profile {kept[-1]}")
     if not told_as_json(arguments.json, {"said": said, "profiles": kept}):
         for line in said or [f"{arguments.recording} holds no z-stack"]:

@@ -15,7 +15,7 @@ from refocusd.cli.flags import add_command
 from refocusd.errors import InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags
-from refocusd_calibration.profile.identity import microscope_of
+from refocusd_calibration.profile.identity import check_profile, microscope_of
 from refocusd_calibration.stage.z_series import add_z_flags, plane_positions, take_series
 
 if TYPE_CHECKING:
@@ -84,6 +84,10 @@ def register(subparsers: Any) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    if not arguments.dry_run:
+        from refocusd_calibration.cli.outcome import check_places
+
+        check_places(arguments)
     if arguments.from_recording is not None:
         if arguments.dry_run:
             console.print(f"would read the series {arguments.from_recording}")
@@ -119,6 +123,7 @@ def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope |
         microscope = microscope_of(
             arguments, stack.metadata, channel=stack.channel, pixel_um=stack.pixel_um
         )
+        check_profile(arguments, microscope)
     stated = Stated(
         na=microscope.na,
         wavelength_um=microscope.wavelength_um,

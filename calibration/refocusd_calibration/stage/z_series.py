@@ -11,7 +11,7 @@ from refocusd.cli.console import console
 from refocusd.errors import ConfigError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import raw_folder
-from refocusd_calibration.profile.identity import microscope_of_core
+from refocusd_calibration.profile.identity import check_profile, microscope_of_core
 from refocusd_calibration.stage.microscope import microscope_core, open_microscope, quiet_stage
 from refocusd_calibration.stage.moves import run_shown
 from refocusd_calibration.stage.plan import MoveLimits, check_moves, plane_moves, print_moves
@@ -108,6 +108,8 @@ def take_series(
     ------
     ConfigError
         If the flags are incomplete, or a move would leave the limits.
+    OutputError
+        If the profile to add to is of another microscope.
     """
     ends = (arguments.z_from, arguments.z_to, arguments.z_step)
     if None in ends or arguments.z_limits is None:
@@ -130,6 +132,7 @@ def take_series(
     folder = raw_folder(arguments)
     with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
         microscope = microscope_of_core(arguments, core)
+        check_profile(arguments, microscope)
         path = run_shown(moves, folder, name, limits, arguments, core)
     return path, microscope
 

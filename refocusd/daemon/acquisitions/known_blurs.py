@@ -102,20 +102,22 @@ def blur_by_microscope(
     summary, axes, metadata : str
         JSON, of its acquisition and of the frame.
     """
-    profile, stated_um = applied.profile_of(axes, metadata), settings.defocus_um
-    if profile is None and not stated_um:
+    own, stated_um = applied.profile_of(axes, metadata), settings.defocus_um
+    if own is None and not stated_um:
         return None
-    whole = _summary(summary)
-    # The number of a plane says nothing about the focus of another recording.
-    planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
-    stage = None if stated_um else _stage_um(axes, _object(metadata), planes)
-    distance = distance_from_focus(profile, stage, stated_um)
-    first = applied.selection.metadata
-    blur = known_blur(profile, first, distance, na=settings.na, summary=whole)
-    if blur is None:
-        return None
-    form = list(blur.shape.gains) if blur.shape else []
-    return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source, form)  # type: ignore[arg-type]
+    whole, first = _summary(summary), applied.selection.metadata
+    psf = applied.profile_of(axes, metadata, psf=True)
+    # Beyond the planes that refocusd measured by itself, the nominal aperture may still tell a width.
+    for profile in (psf,) if psf is own else (psf, own):
+        # The number of a plane says nothing about the focus of another recording.
+        planes = {} if profile and profile.learned and profile.learned.elsewhere else whole
+        stage = None if stated_um else _stage_um(axes, _object(metadata), planes)
+        distance = distance_from_focus(profile, stage, stated_um)
+        blur = known_blur(profile, first, distance, na=settings.na, summary=whole)
+        if blur is not None:
+            form = list(blur.shape.gains) if blur.shape else []
+            return KnownBlur(blur.sigma_px, blur.uncertainty, blur.source, form)  # type: ignore[arg-type]
+    return None
 
 
 def _stage_um(axes: str, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> float | None:

@@ -37,7 +37,8 @@ class SelfCalibrations:
         """An acquisition has ended: measure it, unless its PSF is known.  Returns at once."""
         about, known = acquisition.open, acquisition.applied.selection
         busy = self._thread is not None and self._thread.is_alive()
-        if busy or not self._calibrator.on or not about.raw or known.profiles:
+        told = any(profile.psf for profile in known.profiles)
+        if busy or not self._calibrator.on or not about.raw or told:
             return
         # Other acquisitions are known to be of the same microscope by its camera and pixels.
         if not (camera_of(known.metadata) and pixel_um_of(known.metadata)):

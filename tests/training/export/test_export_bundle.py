@@ -25,7 +25,7 @@ from onnx.numpy_helper import to_array
 from refocusd_training.config import TrainingConfig, write_config
 from refocusd_training.data.config import DataConfig
 from refocusd_training.export import bundle as export
-from refocusd_training.export.bundle import export_bundle, receptive_field_px
+from refocusd_training.export.bundle import bundle_id, export_bundle, receptive_field_px
 from refocusd_training.export.card import _trained, model_card
 from refocusd_training.export.onnx import export_onnx
 from refocusd_training.export.rdf import Facts, rdf
@@ -40,7 +40,7 @@ from refocusd_training.networks import (
 from refocusd_training.simulate.ranges import DEFAULT_RANGES, WIDE_RANGES
 from safetensors.torch import load_file, save_file
 
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.models.bundle import load_bundle
 from refocusd.models.description import MAX_RDF_BYTES
 
@@ -244,7 +244,17 @@ def test_what_is_no_run_or_no_bundle_is_refused(tmp_path: Path) -> None:
         export_bundle(run, tmp_path / "bundle")
     with pytest.raises(OutputError, match="not a bundle"):
         export_bundle(run, run)
+    with pytest.raises(ConfigError, match="cannot be the id of a model"):
+        export_bundle(run, tmp_path / "bundle", model_id="40x, oil")
+    with pytest.raises(OutputError, match="cannot be written"):
+        export_bundle(run, run / "run.json" / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_model_is_called_as_its_folder_as_far_as_that_is_a_name(tmp_path: Path) -> None:
+    assert bundle_id(tmp_path / "live_2.1") == "live_2.1"
+    assert bundle_id(tmp_path / "Our cells, 40x") == "our-cells-40x"
+    assert bundle_id(tmp_path / "Our cells, 40x", "ours") == "ours"
 
 
 def test_a_bundle_of_a_whole_plate_says_which_wells_it_saw() -> None:

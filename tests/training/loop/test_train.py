@@ -311,6 +311,17 @@ def test_a_run_overwrites_nothing(flux: NDArray[np.float32], tmp_path: Path) -> 
         train(TINY, [flux], tmp_path)
 
 
+def test_a_run_that_came_to_no_checkpoint_is_begun_again_in_its_folder(
+    images: Path, tmp_path: Path
+) -> None:
+    config = replace(TINY, steps=2, warm_up=0, decay=0)
+    with pytest.raises(InputError, match="is not a folder"):
+        run_training(config, tmp_path / "mistyped", tmp_path / "run", device="cpu")
+    with pytest.raises(InputError, match="start the run anew, without --resume"):
+        run_training(config, images, tmp_path / "run", device="cpu", resume=True)
+    assert run_training(config, images, tmp_path / "run", device="cpu").steps == 2
+
+
 def test_a_run_says_where_its_weights_are_from(images: Path, tmp_path: Path) -> None:
     shipped = load_bundle("live-nuclei")
     assert shipped.weights is not None
@@ -351,3 +362,9 @@ def test_a_bundle_of_other_data_is_made_and_what_is_missing_is_said_first(
     assert trained(replace(own, data=replace(own.data, channels=())), "shipped") != 0
     assert "fetch-bbbc038" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "shipped").exists()
+    # So is a place where no bundle can be written.
+    (tmp_path / "thesis-1").mkdir()
+    (tmp_path / "thesis-1" / "chapter.tex").touch()
+    assert trained(own, "thesis") != 0
+    assert "not a bundle" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "thesis").exists()

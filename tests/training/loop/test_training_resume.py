@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -52,13 +53,17 @@ def test_frames_exposed_by_the_device_depend_on_seed_and_step_alone(
 
 
 @pytest.mark.timeout(100)
-def test_a_killed_run_goes_on_to_the_same_weights(
-    sample: NDArray[np.uint8], tmp_path: Path
+@pytest.mark.parametrize("how", ["killed", "ctrl-c"])
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    how: str, sample: NDArray[np.uint8], tmp_path: Path
 ) -> None:
+    if how == "ctrl-c" and sys.platform == "win32":
+        pytest.skip("a child cannot be sent Ctrl-C alone: POSIX only")
+    every = 5 if how == "killed" else 100_000  # Ctrl-C writes a checkpoint of its own
     images = write_images(tmp_path / "images", sample)
     # Never decaying, so that the rates do not depend on how many steps are planned.
     config = replace(
-        TINY, steps=100_000, decay=0, final_loss=None, checkpoint_every=5, validate_every=5
+        TINY, steps=100_000, decay=0, final_loss=None, checkpoint_every=every, validate_every=5
     )
     write_config(config, tmp_path / "config.toml")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -66,14 +71,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     arguments = ["--config", tmp_path / "config.toml", "--data", images, "--output", killed]
     with subprocess.Popen(
         [sys.executable, "-c", command, "train", "run", "--device", "cpu", *map(str, arguments)],
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as child:
         deadline = time.monotonic() + 80
-        while not (killed / "run.json").exists() or read_record(killed).steps < 10:
+        while not (killed / "log.csv").exists() or len(column(killed, "step")) < 25:
             assert child.poll() is None, "the training ended by itself"
-            assert time.monotonic() < deadline, "no checkpoint came"
+            assert time.monotonic() < deadline, "no step came"
             time.sleep(0.05)
-        child.kill()
+        if how == "killed":
+            child.kill()
+        else:
+            child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    if how == "ctrl-c":
+        assert child.returncode == 130
+        assert b"with a checkpoint: continue with 'train run' and --resume" in out
+        assert err.endswith(b"refocusd: interrupted\n")
     steps = int(read_state(killed / "state.pt")["step"]) + 7
     config = replace(config, steps=steps)
     run_training(config, images, killed, device="cpu", resume=True)

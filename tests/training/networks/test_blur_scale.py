@@ -12,6 +12,7 @@ from bioimageio.spec.model.v0_5 import ModelDescr
 from refocusd_training.blur_scale.bundle import export_scale_bundle
 from refocusd_training.blur_scale.fit import Schedule, fit, losses
 from refocusd_training.blur_scale.frames import Frames, Pyramid
+from refocusd_training.loop.module import DivergedError
 from refocusd_training.networks.blur_scale import BlurScaleNet, RichardsonLucy
 
 from refocusd.config import EngineOptions
@@ -19,6 +20,7 @@ from refocusd.engines.choose import build_engine
 from refocusd.engines.runtimes.torch import TorchScaleNetwork
 from refocusd.engines.scaled import ScaledEngine
 from refocusd.engines.self_test import check_engine
+from refocusd.errors import InputError, OutputError
 from refocusd.imaging.quality import psnr
 from refocusd.models.bundle import load_bundle
 
@@ -105,6 +107,27 @@ def test_a_run_is_gone_on_from(frames: Frames, tmp_path: Path) -> None:
     assert second.minutes >= 0.05
 
 
+def test_a_checkpoint_that_cannot_be_gone_on_from_is_named(frames: Frames, tmp_path: Path) -> None:
+    bad = tmp_path / "checkpoint.pt"
+    for content in ({"mean": {"other": torch.zeros(1)}}, {}):
+        torch.save(content, bad)
+        with pytest.raises(InputError, match=r"checkpoint\.pt is no checkpoint of this network"):
+            fit(frames, Schedule(0.01, batch=2), tmp_path / "run", start=bad)
+    bad.write_bytes(b"half")
+    with pytest.raises(InputError, match=r"checkpoint\.pt does not continue"):
+        fit(frames, Schedule(0.01, batch=2), tmp_path)
+
+
+def test_a_loss_that_diverges_ends_it_and_keeps_the_checkpoint(
+    frames: Frames, tmp_path: Path
+) -> None:
+    fit(frames, Schedule(0.01, batch=2), tmp_path)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(DivergedError, match="lower --rate"):
+        fit(frames, Schedule(10, batch=2, rate=float("inf")), tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+
+
 def test_a_bundle_runs_the_same_everywhere(frames: Frames, tmp_path: Path) -> None:
     folder = tmp_path / "small"
     export_scale_bundle(
@@ -127,8 +150,7 @@ def test_a_bundle_runs_the_same_everywhere(frames: Frames, tmp_path: Path) -> No
     assert psnr(*found) > 60
 
 
-def test_a_bundle_is_never_written_over(frames: Frames, tmp_path: Path) -> None:
-    from refocusd.errors import OutputError
-
-    with pytest.raises(OutputError, match="exists already"):
+def test_what_is_no_bundle_is_never_written_over(frames: Frames, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(OutputError, match="not a bundle"):
         export_scale_bundle(small(), frames, tmp_path, model_id="a", card="", training={})

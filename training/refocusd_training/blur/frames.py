@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import scipy.fft
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from refocusd.errors import InputError
+from refocusd.files import reading
 from refocusd.frame import Pixels
 from refocusd.imaging.blur import TRAINED_PX
 from refocusd_training.blur.psfs import CYCLES
-from refocusd_training.data.images import SUFFIXES, read_image
+from refocusd_training.data.images import SUFFIXES, grey, read_stored
 
 #: Frames are of these sizes, px.
 SHAPES = ((520, 696), (512, 512), (256, 256), (400, 400), (130, 160))
@@ -88,10 +88,11 @@ def load_sharp(folders: Sequence[Path]) -> list[SharpImage]:
     """
     images: list[SharpImage] = []
     for folder in folders:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        with reading(folder):
+            paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
         weight = min(MOST_WEIGHT, max(1.0, 150 / max(len(paths), 1)))
         for path in paths:
-            for index, plane in enumerate(_planes(path)):
+            for index, plane in enumerate(_some(planes_of(path))):
                 if (light := _light(plane)) is not None:
                     images.append(SharpImage(f"{path.name}:{index}", light, weight))
     if not images:
@@ -100,11 +101,21 @@ def load_sharp(folders: Sequence[Path]) -> list[SharpImage]:
     return images
 
 
-def _planes(path: Path) -> list[NDArray[np.generic]]:
-    if path.suffix.lower() == ".png":
-        return [read_image(path)]
-    stored = tifffile.imread(path)
-    planes = stored.reshape(-1, *stored.shape[-2:])
+def planes_of(path: Path) -> list[NDArray[np.generic]]:
+    """All planes of an image file.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is a colour image.
+    """
+    stored = read_stored(path)
+    if path.suffix.lower() == ".png" or (stored.ndim == 3 and stored.shape[-1] in (3, 4)):
+        return [grey(stored, str(path))]
+    return list(stored.reshape(-1, *stored.shape[-2:]))
+
+
+def _some(planes: list[NDArray[np.generic]]) -> list[NDArray[np.generic]]:
     chosen = planes if len(planes) < 10 else planes[:: len(planes) // 3]
     return [plane for plane in chosen if min(plane.shape) >= 100]
 

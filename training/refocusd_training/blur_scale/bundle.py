@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import yaml
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from refocusd.errors import OutputError
-from refocusd.models.bundle import load_bundle
 from refocusd_training.blur_scale.frames import Frames
+from refocusd_training.export.bundle import bundle_id, put_bundle
 from refocusd_training.export.onnx import write_onnx
 from refocusd_training.export.rdf import description, free_sides, same_sides, source, tensor
 from refocusd_training.networks.blur_scale import FINE_SIGMA_PX, BlurScaleNet
@@ -39,7 +39,7 @@ def export_scale_bundle(
     card: str,
     training: Mapping[str, Any],
 ) -> None:
-    """Write a bundle.
+    """Write a bundle; an existing one at the same place is replaced as a whole.
 
     Parameters
     ----------
@@ -47,7 +47,6 @@ def export_scale_bundle(
     frames : Frames
         Test tensors are two of its frames.
     output : Path
-        New folder.
     model_id : str
     card : str
         Markdown.
@@ -56,12 +55,25 @@ def export_scale_bundle(
 
     Raises
     ------
-    OutputError
-        If the folder exists.
+    ConfigError, OutputError
+        As `bundle_id` and `put_bundle`.
     """
-    if output.exists():
-        raise OutputError(f"{output} exists already: name another folder")
-    output.mkdir(parents=True)
+    bundle_id(output, model_id)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        _write(network, frames, folder, model_id=model_id, card=card, training=training)
+        put_bundle(folder, output)
+
+
+def _write(
+    network: BlurScaleNet,
+    frames: Frames,
+    output: Path,
+    *,
+    model_id: str,
+    card: str,
+    training: Mapping[str, Any],
+) -> None:
     network = network.eval().float()
     write_onnx(
         network,
@@ -88,7 +100,6 @@ def export_scale_bundle(
     described = _rdf(model_id, sums, network, training)
     text = yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=100)
     (output / "rdf.yaml").write_text(text, encoding="utf-8")
-    load_bundle(output)
 
 
 def _save(path: Path, values: torch.Tensor) -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from refocusd.errors import InputError
+from refocusd.files import check_writable
 from refocusd_training.blur_scale.frames import Batch, Frames
+from refocusd_training.loop.files import read_state, write_state
+from refocusd_training.loop.module import DivergedError
 from refocusd_training.networks.blur_scale import BlurScaleNet, Restored
 
 log = logging.getLogger(__name__)
@@ -24,6 +32,8 @@ _LIGHT_KEPT, _INTERVAL, _BLUR = 0.5, 0.3, 0.15
 #: Share of light that differs is looked at in squares of this side, px.
 _SQUARE_PX = 16
 _EVERY = 200
+#: Seconds between checkpoints: what an interrupted run loses at most.
+_KEEP_S = 120.0
 #: How far the contrast of a frame goes from its 99.9th percentile to its brightest pixel.
 _BRIGHTEST = 0.2
 
@@ -130,22 +140,31 @@ def fit(frames: Frames, schedule: Schedule, folder: Path, start: Path | None = N
         For the checkpoint.
     start : Path, optional
         Checkpoint of another run: where there is none yet, its averaged weights are begun with.
+
+    Raises
+    ------
+    InputError
+        If a checkpoint is damaged or of another network, or the loss diverged.
+    OutputError
+        If no checkpoint can be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "checkpoint.pt"
+    check_writable(kept)
     network = BlurScaleNet()
     if start is not None:
-        network.load_state_dict(torch.load(start, weights_only=True)["mean"])
+        with _fitting(start) as stored:
+            network.load_state_dict(stored["mean"])
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean = copy.deepcopy(network)
     optimiser = torch.optim.AdamW(network.parameters(), schedule.rate, weight_decay=1e-4)
     step, spent = 0, 0.0
     if kept.exists():
-        stored = torch.load(kept, weights_only=True)
-        network.load_state_dict(stored["network"])
-        mean.load_state_dict(stored["mean"])
-        optimiser.load_state_dict(stored["optimiser"])
-        step, spent = stored["step"], stored["spent"]
+        with _fitting(kept) as stored:
+            network.load_state_dict(stored["network"])
+            mean.load_state_dict(stored["mean"])
+            optimiser.load_state_dict(stored["optimiser"])
+            step, spent = stored["step"], stored["spent"]
+    saved = time.monotonic()
     begun = time.monotonic() - spent
     sums = torch.zeros(4)
     while (part := (time.monotonic() - begun) / 60 / schedule.minutes) < 1:
@@ -157,7 +176,12 @@ def fit(frames: Frames, schedule: Schedule, folder: Path, start: Path | None = N
         found = losses(answer, batch)
         optimiser.zero_grad()
         found.total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        norm = float(nn.utils.clip_grad_norm_(network.parameters(), 1.0))
+        if not math.isfinite(norm):
+            raise DivergedError(
+                f"the loss diverged at step {step + 1}: its gradient is {norm}. The checkpoint before it is "
+                "kept: run the command again with a lower --rate"
+            )
         optimiser.step()
         decay = min(schedule.average, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -172,7 +196,8 @@ def fit(frames: Frames, schedule: Schedule, folder: Path, start: Path | None = N
                 step, part * schedule.minutes, pixels, light, interval, blur,
             )  # fmt: skip
             sums.zero_()
-        if step % (10 * _EVERY) == 0:
+        if time.monotonic() - saved > _KEEP_S:
+            saved = time.monotonic()
             _keep(kept, network, mean, optimiser, step, time.monotonic() - begun)
     _keep(kept, network, mean, optimiser, step, time.monotonic() - begun)
     return Fitted(mean, step, (time.monotonic() - begun) / 60)
@@ -192,15 +217,21 @@ def _keep(
     spent: float,
 ) -> None:
     """Replace the checkpoint in one step."""
-    partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "network": network.state_dict(),
-            "mean": mean.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "step": step,
-            "spent": spent,
-        },
-        partial,
-    )
-    partial.replace(path)
+    state = {
+        "network": network.state_dict(),
+        "mean": mean.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "spent": spent,
+    }
+    write_state(path, state)
+
+
+@contextmanager
+def _fitting(path: Path) -> Iterator[dict[str, Any]]:
+    """The state in a checkpoint, which must fit what it is loaded into."""
+    state = read_state(path)
+    try:
+        yield state
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is no checkpoint of this network ({error})") from error

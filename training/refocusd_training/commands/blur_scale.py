@@ -6,7 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import InputError
+from refocusd.files import reading
 from refocusd_training.commands.torch_at_hand import needs_torch
 
 #: How often nuclei, other stains and generated structures are taken.
@@ -64,6 +65,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from refocusd_training.blur_scale.bundle import export_scale_bundle
     from refocusd_training.blur_scale.fit import Schedule, fit
     from refocusd_training.blur_scale.frames import Frames, sharp_kinds
+    from refocusd_training.export.bundle import bundle_id
 
     if not 0 < arguments.minutes <= 60 * 24 * 30 or arguments.seed < 0:
         raise InputError(
@@ -76,9 +78,12 @@ def _train(arguments: argparse.Namespace) -> int:
         )
     if arguments.start and not arguments.start.is_file():
         raise InputError(f"{arguments.start} is not there: name the checkpoint.pt of a run")
-    if arguments.bundle and arguments.bundle.exists():
-        raise OutputError(f"{arguments.bundle} exists already: name another folder")
-    card = arguments.card.read_text(encoding="utf-8") if arguments.card else f"# {arguments.id}\n"
+    if arguments.bundle:
+        bundle_id(arguments.bundle, arguments.id)
+    card = f"# {arguments.id}\n"
+    if arguments.card:
+        with reading(arguments.card):
+            card = arguments.card.read_text(encoding="utf-8")
     logging.getLogger("refocusd_training").setLevel(logging.INFO)
     rng = np.random.default_rng(arguments.seed)
     nuclei, stains = load_sharp(arguments.nuclei), load_sharp(arguments.stains)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from refocusd.config import Settings
 from refocusd.errors import ConfigError
+from refocusd.files import check_writable
 
 EXAMPLES = """examples:
   refocusd train evaluate --bundle models/live --data bbbc038 --json quality.json --page quality
@@ -30,7 +32,9 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--bundle", default="live-nuclei", help="folder, or a shipped bundle's name"
+        "--bundle",
+        help="folder, or a shipped bundle's name (default: live-nuclei; for --protocol stacks the model that "
+        "refocusd uses by itself)",
     )
     parser.add_argument(
         "--engine",
@@ -129,6 +133,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     _check(arguments)
+    for path in filter(None, (arguments.json, arguments.csv, arguments.page)):
+        check_writable(path)
     from refocusd_training.evaluation import run
 
     options = run.Options(
@@ -139,11 +145,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         csv=arguments.csv,
         page=arguments.page,
     )
-    bundle, data = arguments.bundle, arguments.data
+    stacks = arguments.protocol == "stacks" and arguments.input is None
+    bundle = arguments.bundle or (Settings().model if stacks else "live-nuclei")
+    data = arguments.data
     if arguments.input is not None:
         pair = (arguments.input, arguments.truth)
         run.run_own_pair(bundle, *pair, options, stain=arguments.stain, pixel_um=arguments.pixel_um)
-    elif arguments.protocol == "stacks":
+    elif stacks:
         engines = arguments.engine or (bundle, "deconvolution")
         run.run_stacks(engines, data, options, notes=arguments.notes)
     elif arguments.protocol in ("bbbc006", "mpt"):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from refocusd.errors import InputError, OutputError
+from refocusd.files import check_writable
 
 
 def add_fitting_flags(
@@ -28,12 +29,14 @@ def check_fitting(arguments: argparse.Namespace) -> None:
     Raises
     ------
     OutputError
-        If the output exists.
+        If the output exists, or nothing can be written there.
     InputError
         If the number of samples or the seed is out of range.
     """
     if arguments.output is not None and arguments.output.exists():
         raise OutputError(f"{arguments.output} exists already: name another file")
+    if arguments.output is not None:
+        check_writable(arguments.output)
     if not 60 <= arguments.samples <= 10**6 or arguments.seed < 0:
         raise InputError(
             f"{arguments.samples} samples with seed {arguments.seed} cannot be fitted: give 60 to "

@@ -37,6 +37,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from refocusd_training.loop.run import process_rank, run_training
 
     config = load_config(arguments.config)
+    if arguments.bundle:
+        from refocusd_training.export.bundle import bundle_id
+
+        bundle_id(arguments.bundle)
     shipped = config.data.kind == "sharp" and not config.data.channels
     if arguments.bundle and shipped:
         from refocusd_training.evaluation.cases import held_out_cases

@@ -47,14 +47,12 @@ def register(inner: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def _fit(arguments: argparse.Namespace) -> int:
-    import tifffile
-
     from refocusd.config import EngineOptions
     from refocusd.engines.choose import build_engine
     from refocusd.engines.deconvolution import DeconvolutionEngine
     from refocusd.engines.verdict import shipped_judge
     from refocusd.models.library import find_bundle
-    from refocusd_training.blur.frames import load_sharp
+    from refocusd_training.blur.frames import load_sharp, planes_of
     from refocusd_training.trust.examples import examples, other_looks
     from refocusd_training.trust.fit import (
         Looks,
@@ -75,6 +73,9 @@ def _fit(arguments: argparse.Namespace) -> int:
         len(arguments.model) != 1 or arguments.model == [DECONVOLUTION]
     ):
         raise InputError("name the file to write (--output), or one model, whose bundle is written")
+    if not arguments.minutes > 0:
+        raise InputError(f"--minutes is {arguments.minutes:g}; give more than 0")
+    transmitted = planes_of(arguments.transmitted) if arguments.transmitted else []
     engines = {
         model: DeconvolutionEngine()
         if model == DECONVOLUTION
@@ -87,9 +88,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     held_out = [example for example in made if example.test]
     shipped = shipped_judge()
     all_looks = looks = Looks(shipped.looks, shipped.strange, shipped.foreign)
-    if arguments.transmitted:
-        stack = tifffile.imread(arguments.transmitted)
-        transmitted = list(stack.reshape(-1, *stack.shape[-2:]))
+    if transmitted:
         others = other_looks(transmitted, max(20, len(made) // 10), arguments.seed)
         looks, all_looks = fit_looks(teaching, others), fit_looks(made, others)
     judge = fit_judge(teaching, looks)

@@ -35,12 +35,22 @@ def read_image(path: Path) -> NDArray[np.generic]:
     InputError
         If it cannot be read or is not grey.
     """
+    return grey(read_stored(path), str(path))
+
+
+def read_stored(path: Path) -> NDArray[np.generic]:
+    """All that an image file holds, of any type and shape.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
     try:
         if path.suffix.lower() in {".tif", ".tiff"}:
-            array = _tiff(path)
-        else:
-            with Image.open(path) as image:
-                array = np.asarray(image)
+            return _tiff(path)
+        with Image.open(path) as image:
+            return np.asarray(image)
     except InputError:
         raise
     # Of a damaged TIFF, tifffile and the decoders below it raise whatever they run into.
@@ -48,7 +58,6 @@ def read_image(path: Path) -> NDArray[np.generic]:
         raise InputError(
             f"{path} cannot be read as an image ({type(error).__name__}: {error}): replace it"
         ) from error
-    return _grey(array, str(path))
 
 
 def _tiff(path: Path) -> NDArray[np.generic]:
@@ -63,7 +72,8 @@ def _tiff(path: Path) -> NDArray[np.generic]:
         return np.asarray(file.asarray())
 
 
-def _grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:
+def grey(array: NDArray[np.generic], what: str) -> NDArray[np.generic]:
+    """The grey image that is stored as this array; see `read_image`."""
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         first = array[..., 0]
         if not all(np.array_equal(first, array[..., i]) for i in (1, 2)):

@@ -24,10 +24,12 @@ import yaml
 from numpy.typing import NDArray
 
 from refocusd import files
-from refocusd.errors import InputError, OutputError
+from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd.imaging.normalise import counts_range
 from refocusd.imaging.optics import Optics
+from refocusd.models.bioimageio import identifier
 from refocusd.models.bundle import load_bundle, sha256_of
+from refocusd.models.library import NAME
 from refocusd.models.reference_network import measured_field_px
 from refocusd_training.config import TrainingConfig, load_config
 from refocusd_training.data.source import open_samples
@@ -231,6 +233,62 @@ def _quoted(part: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def bundle_id(output: Path, model_id: str = "") -> str:
+    """The id that a bundle will have, once it is clear that it can be written.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of the bundle.
+    model_id : str
+        "" for one made of the name of `output`.
+
+    Raises
+    ------
+    ConfigError
+        If the id is not one.
+    OutputError
+        If `output` holds something that is not a bundle, or cannot be written.
+    """
+    if model_id and not NAME.fullmatch(model_id):
+        raise ConfigError(
+            f"{model_id!r} cannot be the id of a model: give --id of up to 64 letters, digits, '.', '_' and '-'"
+        )
+    is_bundle = (output / "rdf.yaml").is_file()
+    if output.exists() and not is_bundle and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} holds files that are not a bundle: name another folder")
+    files.check_writable(output)
+    name = output.absolute().name
+    return model_id or (name if NAME.fullmatch(name) else identifier(name))
+
+
+def put_bundle(folder: Path, output: Path) -> None:
+    """Copy a finished bundle to its place; an older one there stays until the copy is whole.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be read back.
+    OutputError
+        If it cannot be written, or the older one not be removed.
+    """
+    load_bundle(folder)
+    new = output.absolute().with_name(f".{output.absolute().name}.new")
+    with files.output(output):
+        files.remove_tree(new)
+        try:
+            shutil.copytree(folder, new)
+        except OSError:
+            files.remove_tree(new)
+            raise
+    if not files.remove_tree(output):
+        raise OutputError(
+            f"the bundle {output} cannot be replaced: close the programs that hold its files "
+            f"open; the new one is {new}"
+        )
+    files.replace(new, output)
+
+
 def export_bundle(
     run: Path,
     output: Path,
@@ -250,7 +308,7 @@ def export_bundle(
     output : Path
         Folder of the bundle.
     model_id : str
-        What datasets say they were refocused with; "" for the name of `output`.
+        What datasets say they were refocused with; "" for one made of the name of `output`.
     weights : Path, optional
         An earlier checkpoint of the run instead of the latest.
     metrics : Path, optional
@@ -264,7 +322,7 @@ def export_bundle(
     Raises
     ------
     ConfigError, InputError
-        If the run is incomplete or damaged, or the metrics are of other weights.
+        If the run is incomplete or damaged, the metrics are of other weights, or the id is not one.
     BundleError
         If the description becomes larger than one may be.
     EngineError
@@ -272,8 +330,7 @@ def export_bundle(
     OutputError
         If `output` holds something that is not a bundle, or cannot be replaced.
     """
-    if output.exists() and not (output / "rdf.yaml").is_file() and any(output.iterdir()):
-        raise OutputError(f"{output} holds files that are not a bundle: name another folder")
+    model_id = bundle_id(output, model_id)
     record = _record(run)
     config = load_config(run / "config.toml")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
@@ -281,14 +338,15 @@ def export_bundle(
         folder.mkdir()
         # Copied first: a run in progress replaces its own.
         stored = folder / "weights.safetensors"
-        shutil.copyfile(weights or run / "weights.safetensors", stored)
+        with files.reading(weights or run / "weights.safetensors"):
+            shutil.copyfile(weights or run / "weights.safetensors", stored)
         network = network_of_run(run, stored)
         export_onnx(network, folder / "model.onnx")
         for name, array in _tensors(network).items():
             np.save(folder / name, array)
         trained, _ = ranges_of_run(run)
         facts = Facts(
-            model_id or output.absolute().name,
+            model_id,
             record,
             description_of(config.network),
             network.size_multiple,
@@ -303,12 +361,4 @@ def export_bundle(
         sums = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
         text = yaml.safe_dump(rdf(facts, sums), sort_keys=False, allow_unicode=True, width=100)
         (folder / "rdf.yaml").write_text(text, encoding="utf-8", newline="\n")
-        # What cannot be read back is not given away.
-        load_bundle(folder)
-        if not files.remove_tree(output):
-            raise OutputError(
-                f"the bundle {output} cannot be replaced: close the programs that hold its files "
-                "open, or name another folder"
-            )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, output)
+        put_bundle(folder, output)

@@ -19,6 +19,7 @@ from refocusd.models.bundle import ModelBundle, load_bundle
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.source import SampleSource, open_samples
+from refocusd_training.export.bundle import bundle_id, export_bundle
 from refocusd_training.fine_tune.page import page_of
 from refocusd_training.fine_tune.result import FineTuned, Frame
 from refocusd_training.loop.files import WEIGHTS_FILE
@@ -104,6 +105,9 @@ def fine_tune(
     if to is not None and to.exists():
         raise ConfigError(f"{to} exists already: name a new folder for the bundle")
     bundle = load_bundle(job.bundle)
+    model_id = model_id or f"{bundle.model_id}-tuned"
+    if to is not None:
+        bundle_id(to, model_id)
     config = _config(job, bundle)
     run_training(config, data, output, device=device)
     ranges, _ = ranges_of_run(output)
@@ -130,9 +134,7 @@ def fine_tune(
             "No bundle was written: give more fields, a lower --learning-rate or fewer --steps"
         )
     if to is not None:
-        from refocusd_training.export.bundle import export_bundle
-
-        export_bundle(output, to, model_id=model_id or f"{bundle.model_id}-tuned")
+        export_bundle(output, to, model_id=model_id)
     return tuned
 
 

@@ -21,7 +21,6 @@ import csv
 import errno
 import io
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +42,8 @@ STATE_FILE = "state.pt"
 WEIGHTS_FILE = "weights.safetensors"
 BEST_FILE = "best.safetensors"
 RECORD_FILE = "run.json"
+#: What a run writes before its first checkpoint.
+BEGUN = frozenset({CONFIG_FILE, PROFILE_FILE, "log.csv", "tensorboard"})
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,7 +52,7 @@ def not_written(path: Path, error: OSError) -> OutputError:
     if error.errno in FULL:
         return DiskFullError(
             f"{path} cannot be written: {error.strerror}. The checkpoint before it is whole: make "
-            "room, then go on with --resume"
+            "room, then run the same command again ('train run' with --resume)"
         )
     return OutputError(f"{path} cannot be written ({error.strerror or error})")
 
@@ -128,9 +129,11 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         # On the CPU, because a run may be resumed on another device than it was started on.
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    # Of a damaged file, torch's unpickler raises whatever it runs into.
+    except Exception as error:
         raise InputError(
-            f"{path} does not continue this run ({error}): start it anew in another folder"
+            f"{path} does not continue this run ({type(error).__name__}: {error}): start it anew in another "
+            "folder"
         ) from error
     return state
 

@@ -13,6 +13,7 @@ from refocusd.models.bundle import load_bundle
 from refocusd.profiles.profile import load_profile, save_profile
 from refocusd_training.config import TrainingConfig, load_config, write_config
 from refocusd_training.loop.files import (
+    BEGUN,
     CONFIG_FILE,
     PROFILE_FILE,
     RECORD_FILE,
@@ -126,12 +127,14 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
     """
     if resume:
         if not (output / STATE_FILE).is_file():
-            raise InputError(f"{output} has no checkpoint to resume from: start the run anew")
+            raise InputError(
+                f"{output} has no checkpoint to resume from: start the run anew, without --resume"
+            )
         before = load_config(output / CONFIG_FILE)
         _refuse_other_run(config, before, output)
         # The settings it was started with; on another machine the same files have other paths.
         config = replace(config, profile=before.profile, weights=before.weights)
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+    elif output.exists() and not _is_free(output):
         raise OutputError(
             f"{output} is not empty: give a new folder for this run, or resume the one it holds"
         )
@@ -144,6 +147,11 @@ def prepare(config: TrainingConfig, output: Path, *, resume: bool) -> None:
         # A copy, so that the run is resumed and exported with the profile it was started with.
         save_profile(profile, output / PROFILE_FILE)
     write_config(config, output / CONFIG_FILE)
+
+
+def _is_free(output: Path) -> bool:
+    """Whether a folder is empty, or holds only what a run writes before its first checkpoint."""
+    return output.is_dir() and BEGUN.issuperset(entry.name for entry in output.iterdir())
 
 
 def _refuse_other_run(config: TrainingConfig, before: TrainingConfig, output: Path) -> None:

@@ -39,6 +39,8 @@ class Log(pl.Callback):
         self._file: TextIO | None = None
         self._progress: Progress | None = None
         self.ended = False
+        #: Set by another thread or a signal: the run ends after its step.
+        self.interrupted = False
 
     @property
     def seconds(self) -> float:
@@ -77,6 +79,8 @@ class Log(pl.Callback):
             # The processes' clocks differ, but all of them must end together.
             if trainer.strategy.reduce_boolean_decision(late, all=False):
                 self.ended = trainer.should_stop = True
+        if self.interrupted:
+            trainer.should_stop = True
         if self._file is None or self._progress is None:
             return
         step, rate = pl_module.step, pl_module.rate

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,6 +21,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 
+from refocusd.cli.console import say
 from refocusd.errors import ConfigError, InputError, OutputError
 from refocusd_training.config import TrainingConfig
 from refocusd_training.data.samples import Prefetched
@@ -87,6 +90,8 @@ def run_training(
         If the data cannot be used, or the loss diverged.
     OutputError
         If the folder is not empty, or cannot be written.
+    KeyboardInterrupt
+        After Ctrl-C, once a checkpoint is written.
     """
     return train_on(config, opener_of(config, data), output, device=device, resume=resume)
 
@@ -212,13 +217,19 @@ def _train(
     try:
         with _fed(config, source, module.step, device, rank) as feed, _lightning_of_another_torch():
             trainer = _trainer(config, output, device, devices, callbacks, steps=left)
-            trainer.fit(module, train_dataloaders=feed)
+            with _interruptible(log, alone=devices == 1):
+                trainer.fit(module, train_dataloaders=feed)
     except OSError as error:
         raise not_written(output, error) from error
     finally:
         # Lightning tears down its callbacks only if nothing was raised.
         with suppress(OutputError):
             log.close()
+    if log.interrupted:
+        say(
+            f"stopped after step {module.step}, with a checkpoint: continue with 'train run' and --resume"
+        )
+        raise KeyboardInterrupt
     if validation.ended and rank == 0:
         _keep_best(output)
     record = recorded(module)
@@ -254,6 +265,28 @@ def _fed(
     with Prefetched(source.exposures(done)) as drawn:
         seed = seed_of(config.seed, rank)
         yield ExposingFeed(drawn, done, count, device=place, seed=seed)
+
+
+@contextmanager
+def _interruptible(log: Log, *, alone: bool) -> Iterator[None]:
+    """Ctrl-C ends the run after its step, with a checkpoint; a second one ends it at once."""
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        log.interrupted = True
+        signal.signal(number, former)
+
+    former = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        raise KeyboardInterrupt from error  # which Lightning makes an exit of
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 @contextmanager
