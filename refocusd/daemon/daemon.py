@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import secrets
 import threading
@@ -103,6 +104,10 @@ class Daemon:
         )
         self._broker.start()
         self.supervisor.start()
+        if settings.backend not in WITHOUT_MODEL:
+            importlib.import_module(
+                "scipy.fft"
+            )  # while a worker starts, and not with the first frame
         log.info("refocusd %s listens at %s", __version__, self.endpoint)
         if self.remote_endpoint:
             log.info("workers on other hosts connect to %s", self.remote_endpoint)

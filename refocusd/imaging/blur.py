@@ -20,7 +20,7 @@ from importlib import resources
 from typing import ClassVar, Literal
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import NDArray
 
 from refocusd.frame import Pixels

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.fft
+import scipy
 from numpy.typing import NDArray
 
 from refocusd.imaging.blur import PsfShape

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
+import scipy
 import tifffile
 from numpy.typing import NDArray
 

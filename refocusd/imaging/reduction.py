@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
-import scipy.ndimage
-import scipy.sparse
+import scipy
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 import time
@@ -69,6 +70,9 @@ def prepare(models: Mapping[str, str], options: EngineOptions) -> Prepared:
         if model not in built:
             built[model] = build_engine(model, options)
             built[model].warm_up(WARM_UP_SHAPE)
+    if options.backend != "identity":
+        for name in ("scipy.fft", "scipy.ndimage"):
+            importlib.import_module(name)  # imported when it is first used, which is with a frame
     engines = {channel: built[model] for channel, model in models.items()}
     told = {
         channel: msgspec.convert(engine.description, EngineInfo, from_attributes=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from refocusd.transport.secure.keys import ClientKeys, require_curve
 
@@ -131,16 +132,17 @@ class LocalLink:
     def _hear(self) -> None:
         while True:
             try:
-                event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+                frames = self._monitor.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            kind = event["event"]
+            # As `zmq.utils.monitor` reads it, which imports asyncio.
+            kind, value = struct.unpack("=hi", frames[0])
             if kind == zmq.Event.HANDSHAKE_SUCCEEDED:
                 if not self.was_up:
                     self.lost = ""
                 self.was_up = True
             elif kind == zmq.Event.HANDSHAKE_FAILED_AUTH:
-                if event["value"] == REFUSED:
+                if value == REFUSED:
                     self.refused = True
                     self.lost = self._not_taken
                 else:
