@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from pathlib import Path
 
 from refocusd.datasets.run_folder import made_by, refocused_path
+
+_lock = threading.Lock()
+#: Outputs of acquisitions that this process has begun.
+_given: set[Path] = set()
 
 
 def output_folder(
@@ -27,8 +32,18 @@ def output_folder(
     stem = re.sub(r"[^\w.-]+", "_", name).strip("._") or "MDA"
     begun = time.strftime("%Y%m%d-%H%M%S", time.localtime(started_s))
     wanted = refocused_path(folder / f"{stem}_{begun}")
-    number, free = 1, wanted
-    while free.exists() and not (acquisition and made_by(free).get("acquisition") == acquisition):
-        number += 1
-        free = wanted.with_name(f"{wanted.name}_{number}")
-    return free.absolute()
+    number, free = 1, wanted.absolute()
+    with _lock:
+        while not _is_free(free, acquisition):
+            number += 1
+            free = free.with_name(f"{wanted.name}_{number}")
+        if not acquisition:
+            _given.add(free)
+    return free
+
+
+def _is_free(folder: Path, acquisition: str) -> bool:
+    if acquisition:
+        return not folder.exists() or made_by(folder).get("acquisition") == acquisition
+    # The daemon makes it when the first frame comes: the next acquisition may begin before that.
+    return not (folder.exists() or folder in _given)
