@@ -50,8 +50,8 @@ MAX_HEADER_NBYTES = 32 << 20
 COMPLAIN_S = 0.2
 #: What a peer may send without a slot, and as often as it likes.
 _QUESTIONS = (
-    *(wire.Hello, wire.Ping, wire.Open, wire.Behind, wire.GiveBack, wire.Pause, wire.CatchUp),
-    *(wire.StatusRequest, wire.Look, wire.Follow),
+    *(wire.Hello, wire.Ping, wire.Open, wire.Behind, wire.GiveBack, wire.Unseen),
+    *(wire.Pause, wire.CatchUp, wire.StatusRequest, wire.Look, wire.Follow),
 )
 
 

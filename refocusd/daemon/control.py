@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 MAX_UNREAD = 2
 #: Times that it may ask for more of them.
 MAX_ASKED = 1000
+#: Acquisitions that nobody saw and that are named.
+MAX_UNSEEN = 10
 
 
 @dataclass(slots=True)
@@ -125,6 +127,8 @@ class Control:
             frames=statistics.frames,
             verdicts=statistics.verdicts,
             doubted=list(statistics.doubted),
+            unseen=len(statistics.unseen),
+            unseen_last=list(statistics.unseen.values())[-MAX_UNSEEN:],
             stages=statistics.stages,
             raw_nbytes=statistics.raw_nbytes,
             serial=lifecycle.writer.preview.serial,

@@ -153,24 +153,22 @@ class Feed:
             state.awaited.add(axes)
             return True
 
-    def refuse(self, axes: Any, told_as: Any) -> None:
-        """Leave out a frame whose place in the raw dataset another one will take.
+    def refuse(self, axes: Any, told_as: Any, why: str) -> None:
+        """Leave out a frame that shares its place in the raw dataset with another one.
 
         Parameters
         ----------
         axes : mapping
-            Of the frame, and of the one that raw will keep.
+            Of both frames.
         told_as : mapping
-            Axes by which the ledger knows it.
+            Axes by which the ledger knows the one that is left out.
+        why : str
+            What has happened, and what to do about it.
         """
         if self._thread is None:
             return
         state = self._state
-        self._complain(
-            f"several cameras give frames of the same axes, of which raw keeps the last: only that "
-            f"one is refocused, the others are skipped ({REPLACED!r}); to have all, give each "
-            "camera axes of its own in an image_process_fn"
-        )
+        self._complain(f"{why} ({REPLACED!r})")
         with self._changed:
             state.taken += 1
             state.replaced[canonical_axes(axes)] += 1

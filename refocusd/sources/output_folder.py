@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from refocusd.datasets.run_folder import made_by, refocused_path
 
 #: Characters of an acquisition's name that the folder takes over: Windows limits the whole path.
 MAX_NAME = 60
+_lock = threading.Lock()
+#: Outputs of acquisitions that this process has begun.
+_given: set[Path] = set()
 
 
 def output_folder(
@@ -32,8 +36,18 @@ def output_folder(
     stem = re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.)", r"\1_", stem)
     begun = time.strftime("%Y%m%d-%H%M%S", time.localtime(started_s))
     wanted = refocused_path(folder / f"{stem}_{begun}")
-    number, free = 1, wanted
-    while free.exists() and not (acquisition and made_by(free).get("acquisition") == acquisition):
-        number += 1
-        free = wanted.with_name(f"{wanted.name}_{number}")
-    return free.absolute()
+    number, free = 1, wanted.absolute()
+    with _lock:
+        while not _is_free(free, acquisition):
+            number += 1
+            free = free.with_name(f"{wanted.name}_{number}")
+        if not acquisition:
+            _given.add(free)
+    return free
+
+
+def _is_free(folder: Path, acquisition: str) -> bool:
+    if acquisition:
+        return not folder.exists() or made_by(folder).get("acquisition") == acquisition
+    # The daemon makes it when the first frame comes: the next acquisition may begin before that.
+    return not (folder.exists() or folder in _given)

@@ -28,7 +28,7 @@ from typing import Any
 
 from refocusd.datasets.judged import JudgedFrame, judged_frames
 from refocusd.errors import ConfigError
-from refocusd.frame import canonical_axes
+from refocusd.frame import Axes, canonical_axes
 from refocusd.sources.cameras import AXIS, Cameras, DistinctAxes, names_by_core
 from refocusd.sources.feed import Feed
 from refocusd.sources.focus_hook import FocusHook
@@ -39,6 +39,16 @@ from refocusd.transport.messages import Counts
 log = logging.getLogger(__name__)
 
 Hook = Callable[..., Any]
+
+CAMERAS = (
+    "several cameras give frames of the same axes, of which raw keeps the last: only that one is "
+    "refocused, the others are skipped; to have all, give each camera axes of its own in an "
+    "image_process_fn"
+)
+RETAKEN = (
+    "a frame has the axes of an earlier one, of which raw keeps the last: only the first is refocused "
+    "live, later ones are skipped; to have all, give frames that are taken again an axis of their own"
+)
 
 
 class Source:
@@ -223,37 +233,53 @@ def _take(
     taken_ns: int,
     keep: bool,
 ) -> None:
-    """Take a frame: with several cameras, one under each axes if raw data keep only that."""
+    """Take a frame: under each axes one only, if raw data keep only that."""
     image, metadata = result
     axes = metadata["Axes"]
     # A user's hook may give the cameras axes of their own.
     camera = cameras.camera_of(metadata) if axes == given else ""
-    if camera and not feed.has_raw:
-        metadata = {**metadata, "Axes": distinct.of({**axes, AXIS: camera})}
-    elif camera and cameras.others_come(canonical_axes(axes)):
-        feed.refuse(axes, distinct.of({**axes, AXIS: camera}))
+    if camera and feed.has_raw and cameras.others_come(canonical_axes(axes)):
+        feed.refuse(axes, distinct.of({**axes, AXIS: camera}), CAMERAS)
         return
-    feed.take(image, metadata, taken_ns, keep=keep)
+    if camera and not feed.has_raw:
+        axes = {**axes, AXIS: camera}
+    if _is_retaken(feed, axes, chosen := distinct.of(axes)):
+        return
+    feed.take(image, {**metadata, "Axes": chosen}, taken_ns, keep=keep)
+
+
+def _is_retaken(feed: Feed, axes: Axes, chosen: Axes) -> bool:
+    """Whether raw keeps a frame only until one of the same axes comes: that is left out."""
+    retaken = feed.has_raw and chosen is not axes
+    if retaken:
+        feed.refuse(axes, chosen, RETAKEN)
+    return retaken
 
 
 def _saved_hook(feed: Feed, own: Hook | None, *, read: bool) -> Hook:
+    distinct = DistinctAxes()
+
     def saved(*arguments: Any) -> None:
         axes, dataset = arguments[:2]
         feed.safely(lambda: feed.saved(dataset, axes))
         if read:
             taken_ns = time.perf_counter_ns()
-            feed.safely(lambda: _take_from_java(feed, dataset, axes, taken_ns))
+            feed.safely(lambda: _take_from_java(feed, distinct, dataset, axes, taken_ns))
         if own is not None:
             own(*arguments)
 
     return _like(own, saved)
 
 
-def _take_from_java(feed: Feed, dataset: Any, axes: dict[str, Any], taken_ns: int) -> None:
+def _take_from_java(
+    feed: Feed, distinct: DistinctAxes, dataset: Any, axes: dict[str, Any], taken_ns: int
+) -> None:
+    if _is_retaken(feed, axes, chosen := distinct.of(axes)):
+        return
     if feed.has_raw:
         feed.take_saved(dataset, axes, taken_ns)
     else:
-        metadata = {**dataset.read_metadata(**axes), "Axes": axes}
+        metadata = {**dataset.read_metadata(**axes), "Axes": chosen}
         feed.take(dataset.read_image(**axes), metadata, taken_ns, keep=True)
 
 

@@ -9,7 +9,7 @@ depends on the role that it stated.
 role     sends                                receives
 ======== ==================================== ================================
 source   `Open`, `Submit`, `Miss`, `Behind`,  `Welcome`, `Opened`, `Credit`,
-         `GiveBack`, `Close`                  `Recall`, `Outcome`, `Advice`,
+         `GiveBack`, `Close`, `Unseen`        `Recall`, `Outcome`, `Advice`,
                                               `Closed`, `Refused`
 worker   `Ready`, `Result`, `Failure`         `Welcome`, `Calibration`, `Task`,
                                               `Stop`
@@ -64,7 +64,7 @@ from refocusd.transport.watching import (
 )
 
 #: Version of the wire; both sides must have the same.
-PROTOCOL = 8
+PROTOCOL = 9
 
 #: Largest number of frames of an acquisition, so that sums remain numbers that messages can hold.
 MAX_FRAMES = 1 << 40
@@ -228,6 +228,16 @@ class Close(Message, frozen=True):
 
     acquisition: str
     acquired: Annotated[int, msgspec.Meta(ge=0, le=MAX_FRAMES)]
+
+
+class Unseen(Message, frozen=True):
+    """An acquisition has run of which the source could not get a single frame; `says` names it.
+
+    Told twice with the same id, it counts once.
+    """
+
+    acquisition: AcquisitionId
+    says: Annotated[str, msgspec.Meta(max_length=4096)]
 
 
 class Closed(Message, frozen=True):

@@ -57,6 +57,10 @@ class Status(Message, frozen=True):
         Frames since the start, by verdict.
     doubted : list of DoubtedFrame
         The last doubtful and untrusted frames, the newest first.
+    unseen : int
+        Acquisitions since the start that have run and of which no frame could be had.
+    unseen_last : list of str
+        What is known of the last of them, the newest last.
     stages : dict of str to Histogram
         ``queue`` (handed to the hook to sent to a worker), ``worker``, ``engine``,
         ``total`` (hook to disk); live frames only.
@@ -86,6 +90,8 @@ class Status(Message, frozen=True):
     uptime_s: float = 0.0
     verdicts: dict[str, int] = msgspec.field(default_factory=dict)
     doubted: list[DoubtedFrame] = msgspec.field(default_factory=list)
+    unseen: int = 0
+    unseen_last: list[str] = msgspec.field(default_factory=list)
 
 
 class Look(Message, frozen=True):

@@ -119,6 +119,16 @@ def test_a_frame_that_is_told_before_it_is_on_disk_is_waited_for(
     assert "refocusd-feed" not in readers
 
 
+def test_a_frame_that_is_taken_again_under_its_axes_is_accounted_for(
+    source: refocusd.Source, acquisition: JavaAcquisition, caplog: pytest.LogCaptureFixture
+) -> None:
+    acquisition.acquire(0, 1, 1, 2)
+    acquisition.finish()
+    assert source.wait(90.0) == wire.Counts(acquired=4, passed_through=3, skipped=1)
+    acquisition.check(3)
+    assert "give frames that are taken again an axis of their own" in caplog.text
+
+
 def test_a_frame_that_comes_to_disk_far_too_late_is_caught_up(
     source: refocusd.Source, daemon: Daemon, acquisition: JavaAcquisition, tmp_path: Path
 ) -> None:

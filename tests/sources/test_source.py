@@ -248,6 +248,28 @@ def test_without_raw_on_disk_the_named_output_is_written(
     assert len(keys(tmp_path / "live")) == 3
 
 
+@pytest.mark.parametrize("saved", [True, False], ids=["raw keeps the last", "no raw"])
+def test_a_frame_that_is_taken_again_under_its_axes_is_accounted_for(
+    demo_microscope: DemoMicroscope, daemon: Daemon, tmp_path: Path, caplog: Any, saved: bool
+) -> None:
+    from pycromanager import Acquisition
+
+    source = refocusd.Source(daemon.endpoint, output="" if saved else str(tmp_path / "live"))
+    arguments = source.hooks(str(tmp_path) if saved else None, "again")
+    first, second, third = demo_microscope.events_snapped(3, [0.0])
+    with Acquisition(show_display=False, **arguments) as acquisition:
+        for event in (first, second, second, third):
+            acquisition.acquire([event])
+    counts = source.wait(90.0)
+    assert counts is not None
+    assert (counts.acquired, counts.pending, counts.failed) == (4, 0, 0)
+    assert counts.passed_through == (3 if saved else 4)
+    if saved:
+        assert "give frames that are taken again an axis of their own" in caplog.text
+    else:
+        assert sum('"repeat":1' in key for key in keys(tmp_path / "live")) == 1
+
+
 def test_without_raw_and_output_you_are_warned_at_the_start(daemon: Daemon, caplog: Any) -> None:
     source = refocusd.Source(daemon.endpoint)
     source.hooks("", "nowhere", java=False)

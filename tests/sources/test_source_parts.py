@@ -73,12 +73,16 @@ def test_an_output_that_exists_is_never_used_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.strftime", lambda *_: "20260101-120000")
-    for _ in range(3):
-        output_folder(tmp_path, "run").mkdir()
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == [
+    given = []
+    for made in (True, True, False, True):
+        given.append(output_folder(tmp_path, "run"))
+        if made:  # the daemon makes it with the first frame, which may come later
+            given[-1].mkdir()
+    assert [folder.name for folder in given] == [
         "run_20260101-120000_refocused",
         "run_20260101-120000_refocused_2",
         "run_20260101-120000_refocused_3",
+        "run_20260101-120000_refocused_4",
     ]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bridge_standin_acquisitions import Saved, SaveMode
-from bridge_standin_microscope import Microscope
+from bridge_standin_microscope import Microscope, Settings
 from bridge_standin_rig import Rig, frame
 from live import keys, quick_settings, read_all, running
 
@@ -161,16 +161,56 @@ def test_a_window_that_says_later_what_it_shows_is_taken(rig: Rig) -> None:
     assert (about.name, about.counts.passed_through) == ("cells", 1)
 
 
+@pytest.mark.parametrize("engine", ["AcqEngJ", "Clojure", "one that does not tell"])
 def test_an_acquisition_that_is_neither_shown_nor_saved_is_told(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture, engine: Any
 ) -> None:
+    if engine not in ("AcqEngJ", "Clojure"):
+        rig.microscope.last_summary = None
+    before = rig.unseen()
     rig.microscope.acquire("shown", images(1))
     rig.wait_ended(1)
-    store = rig.microscope.begin("hidden", window=False)
+    store = rig.microscope.begin("hidden", window=False, engine=engine)
     rig.wait(lambda: rig.studio.running, "a look")
     rig.microscope.end(store)
-    rig.wait(lambda: not rig.studio.running, "its end")
-    assert caplog.text.count("neither shows nor saves") == 1
+    [said] = rig.wait(lambda: rig.unseen(before), "word of it")
+    assert ("hidden" in said) == (rig.microscope.last_summary is not None)
+    assert "let Micro-Manager save" in said
+    assert caplog.text.count("is not refocused") == 1
+
+
+@pytest.mark.parametrize("engine", ["AcqEngJ", "Clojure"])
+def test_acquisitions_whose_windows_are_closed_at_once_are_told(
+    rig: Rig, caplog: pytest.LogCaptureFixture, engine: Any
+) -> None:
+    before = rig.unseen()
+    for name in ("first", "second"):
+        rig.microscope.close(rig.microscope.acquire(name, images(2), engine=engine))
+        rig.microscope.add_to_album(frame(0, SIDE))
+        told = len(rig.unseen(before))
+        rig.wait(lambda told=told: len(rig.unseen(before)) > told, name)
+    rig.microscope.acquire("kept", images(1), engine=engine)
+    [about] = rig.wait_ended(1)
+    assert about.name == "kept"
+    assert [said.split()[0] for said in rig.unseen(before)] == ["first", "second"]
+    # Another process does not count them again.
+    rig.detach()
+    rig.attach()
+    looked = len(rig.standin.calls)
+    rig.wait(lambda: len(rig.standin.calls) > looked + 40, "looks")
+    assert len(rig.unseen(before)) == 2
+    assert caplog.text.count("is not refocused") == 2
+
+
+def test_a_saved_acquisition_is_found_though_other_settings_were_made_at_once(
+    rig: Rig, tmp_path: Path
+) -> None:
+    before = rig.unseen()
+    Saved(rig.microscope, tmp_path / "raw", "cells", window=False).run(images(3))
+    rig.microscope.settings = Settings(save=True, root=str(tmp_path))
+    [about] = rig.wait_ended(1)
+    assert (about.name, about.counts.passed_through) == ("cells_1", 3)
+    assert not rig.unseen(before)
 
 
 def test_what_is_recorded_again_in_the_place_of_what_was_deleted_is_taken(
@@ -341,6 +381,7 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
     """
     expected: dict[str, int] = {}
     meanwhile: Counter[str] = Counter()
+    before = rig.unseen()
     user = threading.Thread(target=_acquire_200, args=(rig, tmp_path, expected, meanwhile))
     user.start()
     while user.is_alive():
@@ -366,6 +407,7 @@ def test_none_of_200_short_and_overlapping_acquisitions_is_missed(rig: Rig, tmp_
 
     rig.wait(found, "200 acquisitions", 600)
     rig.wait(lambda: not rig.acquisitions("live"), "end")
+    assert not rig.unseen(before)
 
 
 def _acquire_200(

@@ -296,6 +296,20 @@ class AcquisitionManager(Java):
         return SequenceSettings(self._microscope.settings)
 
 
+class AcquisitionEngine(Java):
+    java_class = "org.micromanager.acquisition.internal.acqengjcompat.AcqEngJAdapter"
+    interfaces: ClassVar[tuple[str, ...]] = (
+        "org.micromanager.acquisition.internal.AcquisitionEngine",
+    )
+    methods: ClassVar[Methods] = (("getSummaryMetadata", (), "mmcorej.org.json.JSONObject"),)
+
+    def __init__(self, microscope: Microscope) -> None:
+        self._microscope = microscope
+
+    def getSummaryMetadata(self) -> dict[str, Any] | None:
+        return dict(self._microscope.last_summary or {}) or None
+
+
 class DataManager(Java):
     java_class = "org.micromanager.data.internal.DefaultDataManager"
     interfaces: ClassVar[tuple[str, ...]] = ("org.micromanager.data.DataManager",)
@@ -368,6 +382,7 @@ class Studio(Java):
         ("data", (), "org.micromanager.data.DataManager"),
         ("live", (), "org.micromanager.SnapLiveManager"),
         ("core", (), "mmcorej.CMMCore"),
+        ("getAcquisitionEngine", (), "org.micromanager.acquisition.internal.AcquisitionEngine"),
     )
 
     def __init__(self, microscope: Microscope) -> None:
@@ -387,3 +402,6 @@ class Studio(Java):
 
     def core(self) -> Core:
         return Core(self._microscope)
+
+    def getAcquisitionEngine(self) -> AcquisitionEngine:
+        return AcquisitionEngine(self._microscope)

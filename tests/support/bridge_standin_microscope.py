@@ -3,11 +3,13 @@
 It behaves as a real Micro-Manager Studio 2 was measured to do: the bridge's server has one thread
 and answers nobody while a caller's acquisition blocks it; windows and their data stay after the
 end of an acquisition; an Album is a window that is no acquisition; the Clojure engine names a UUID
-in its summary and AcqEngJ does not.
+in its summary and AcqEngJ does not.  As its source code says, both engines keep the summary of
+their last acquisition, in which AcqEngJ names a folder even if nothing is saved.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import uuid
@@ -90,6 +92,8 @@ class Microscope:
     snap_live: Store | None = None
     album: Store | None = None
     settings: Settings = Settings()
+    #: Summary metadata of the acquisition that the engine ran last; None: a version that does not tell.
+    last_summary: Mapping[str, Any] | None = field(default_factory=dict)
     live_mode_on: bool = False
     sequence_running: bool = False
     #: The core's circular buffer: pixels and tags of the newest frame.
@@ -112,6 +116,11 @@ class Microscope:
         if engine == "Clojure":
             summary["UUID"] = str(uuid.uuid4())
         store = Store(name, save_path, CHANNELS, summary=summary)
+        root = self.settings.root if save_path or engine == "AcqEngJ" else ""
+        settings = json.dumps({"save": bool(save_path), "root": root})
+        if self.last_summary is not None:
+            said = {"Directory": root, "MDA_Settings": settings, "Slices": 1, "Channels": 1}
+            self.last_summary = {**summary, **said}
         self.made.append(store)
         if window:
             self.windows.append(store)

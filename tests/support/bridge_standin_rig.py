@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -150,6 +150,11 @@ class Rig:
         """The acquisitions that ended, once there are so many."""
         self.wait(lambda: len(self.acquisitions("ended")) >= count, "end", timeout_s)
         return self.acquisitions("ended")
+
+    def unseen(self, before: Sequence[str] = ()) -> list[str]:
+        """What the daemon says of acquisitions that nobody saw, without what it said `before`."""
+        said = daemon_status(self._daemon.endpoint, PATIENCE_S).unseen_last
+        return [each for each in said if each not in before]
 
     def _start(self, follower: Follower, name: str) -> None:
         thread = threading.Thread(target=follower.run, args=(self._stop,), name=name)

@@ -45,6 +45,7 @@ MESSAGES: list[wire.Message] = [
     wire.GiveBack("a", [SLOT]),
     wire.Submit("a", '{"z":1}', SLOT, 2**64 - 1, "{}", 12, live=False),
     wire.Miss("a", ['{"z":1}'], "skipped", "no raw"),
+    wire.Unseen("00000000-0000-4000-8000-000000000000", "cells is not refocused"),
     wire.Close("a", 3),
     wire.Closed("a", wire.Counts(2, 1, 1)),
     wire.Outcome("a", '{"z":1}', "failed", "why"),

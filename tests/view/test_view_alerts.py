@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 from waiting import until
 from webhook import receiver
@@ -67,6 +68,19 @@ def test_each_trouble_is_posted_once() -> None:
     ]
     assert received[0]["text"] == "broken is incomplete: 0 frames failed, 2 pending"
     assert received[0]["counts"]["pending"] == 2
+
+
+def test_acquisitions_that_ran_unseen_are_posted_once() -> None:
+    def unseen(*said: str) -> wire.Status:
+        return msgspec.structs.replace(status(), unseen=len(said), unseen_last=list(said))
+
+    with receiver() as (url, received), Alerts(url) as told:
+        for said in (["old"], ["old"], ["old", "a1 is not refocused"], ["a1 is not refocused"]):
+            told.note(unseen(*said))
+        until(lambda: received, "alerts")
+    assert [(alert["event"], alert["text"]) for alert in received] == [
+        ("acquisition not seen", "a1 is not refocused")
+    ]
 
 
 def test_a_daemon_without_workers_is_told_again_after_it_had_one(

@@ -216,6 +216,19 @@ def test_metrics_are_what_prometheus_reads(setup: Setup) -> None:
     assert values("refocusd_ring_bytes") == [512 << 20]
 
 
+def test_acquisitions_that_ran_unseen_are_counted_and_named(setup: Setup) -> None:
+    said = ["first of Micro-Manager is not refocused", "second of Micro-Manager is not refocused"]
+    setup.daemon.status_changes = {"unseen": 2, "unseen_last": said}
+
+    def status() -> Any:
+        return setup.get("/api/v1/status").json()
+
+    eventually(lambda: status()["daemon"]["unseen"] == 2, "word of them")
+    assert status()["daemon"]["unseen_last"] == said
+    assert [event["text"] for event in status()["events"] if event["text"] in said] == said
+    assert b"refocusd_unseen_acquisitions_total 2.0" in setup.get("/metrics").body
+
+
 def test_health_says_why_not(scene: Scene) -> None:
     with StandIn(scene) as daemon, view_of(daemon.endpoint) as port:
         eventually(lambda: ask(port, "/health").status == 200, "ready")

@@ -110,7 +110,8 @@ def _summary(action: str, answer: dict[str, Any]) -> list[str]:
         lines += [
             f"{counted(len(daemon['workers']), 'worker')}, {daemon['fps']:.1f} frames/s, "
             f"{daemon['queued']} queued, {daemon['pending']} pending"
-            + (", paused" if daemon["paused"] else "")
+            + (", paused" if daemon["paused"] else ""),
+            *daemon["unseen_last"],
         ]
     return lines
 

@@ -44,6 +44,8 @@ MAX_MISSED_CHARS = 32 << 20
 #: Acquisitions that are open at once, and the metadata that came with them, in characters.
 MAX_OPEN = 256
 MAX_ANNOUNCED_CHARS = 64 << 20
+#: Acquisitions of which no frame could be had that are counted.
+MAX_UNSEEN = 10_000
 
 NO_RAW = "no raw data on disk: what live cannot do is skipped"
 
@@ -95,6 +97,8 @@ class Intake:
                 self.behind(identity, message)
             case wire.Close():
                 self.close(identity, message)
+            case wire.Unseen():
+                self.unseen(message)
             case _:
                 raise TransportError(f"a source does not send {type(message).__name__}")
 
@@ -338,6 +342,13 @@ class Intake:
         acquisition, lane = self.lifecycle.acquisitions.of_peer(identity, message.acquisition)
         acquisition.closed_by(lane, message.acquired)
         self.lifecycle.close_lane(acquisition, lane)
+
+    def unseen(self, message: wire.Unseen) -> None:
+        """An acquisition has run of which no frame could be had: say so, once."""
+        unseen = self.lifecycle.statistics.unseen
+        if message.acquisition not in unseen and len(unseen) < MAX_UNSEEN:
+            unseen[message.acquisition] = message.says
+            log.warning("%s", message.says)
 
     def lost(self, identity: bytes) -> None:
         """A source has gone without a word: close its acquisitions for it."""

@@ -29,6 +29,8 @@ class Statistics:
         self.doubted: deque[DoubtedFrame] = deque(maxlen=MAX_DOUBTED)
         self._counts = {stage: [0] * (len(BOUNDS_MS) + 1) for stage in STAGES}
         self._sums = dict.fromkeys(STAGES, 0.0)
+        #: Acquisitions of which no frame could be had, and what is known of each.
+        self.unseen: dict[str, str] = {}
         #: Bytes of raw pixels received.
         self.raw_nbytes = 0
 

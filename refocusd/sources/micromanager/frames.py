@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ GIVE_UP = 5
 #: Images that were counted and cannot be had are waited for this long, and so are those of an
 #: acquisition that was stopped without being frozen.
 LATE_S = 5.0
+KEEP_OPEN = "keep windows open until refocusd is done, or let Micro-Manager save"
 
 
 class FramesInMemory:
@@ -63,8 +65,12 @@ class FramesInMemory:
     Attributes
     ----------
     name : str
+    window : Window
+        As it was given, without Java's object.
     done : bool
         Whether every image has its final state, or cannot be had.
+    lost : str
+        Why the daemon was not told of it: it has no output; empty if it was.
 
     Raises
     ------
@@ -74,7 +80,9 @@ class FramesInMemory:
 
     def __init__(self, bridge: Bridge, window: Window, endpoint: str, output: Path) -> None:
         self.name = window.name
+        self.window = replace(window, provider=None)
         self.done = False
+        self.lost = ""
         self._bridge = bridge
         self._provider: Any = window.provider
         self._data: Any = bridge.call(bridge.studio.data)
@@ -99,6 +107,11 @@ class FramesInMemory:
         self._told = 0
         #: Axes of the frames that have a final state.
         self._final = _written(self._output)
+
+    @property
+    def told(self) -> bool:
+        """Whether the daemon was told of it."""
+        return self._open is not None
 
     @property
     def refused(self) -> str:
@@ -274,19 +287,21 @@ class FramesInMemory:
         quiet = now - self._changed_at > LATE_S and not (running and not self._frozen)
         if not (self._closed_window or quiet or (self._frozen and self._count and not left)):
             return False
-        if left or not self._count:
-            why = "its window was closed" if self._closed_window else "they cannot be had"
-            log.warning(
-                "%s: %s images of Micro-Manager's memory are not refocused: %s; keep windows open "
-                "until refocusd is done, or let Micro-Manager save",
-                self.name,
-                left or "all",
-                why,
-            )
+        why = "its window was closed" if self._closed_window else "they cannot be had"
         if self._open is None:
             self.done = True
-        else:
-            self._session.close(self._count)
+            # Where nothing is left, another process had all of it written.
+            self.lost = why if left or not self._count else ""
+            return True
+        if left:
+            log.warning(
+                "%s: %d images of Micro-Manager's memory are not refocused: %s; %s",
+                self.name,
+                left,
+                why,
+                KEEP_OPEN,
+            )
+        self._session.close(self._count)
         return True
 
     def _note(self, outcome: Outcome) -> None:
@@ -300,9 +315,14 @@ class FramesInMemory:
             return []
 
 
+def id_of(window: Window) -> str:
+    """Id of what a window shows."""
+    return str(uuid.uuid5(_NAMESPACE, window.key))
+
+
 def place_of(window: Window, folder: Path) -> tuple[str, Path]:
     """Id of what a window shows, and its output in `folder`: that exists if it was begun before."""
-    acquisition = str(uuid.uuid5(_NAMESPACE, window.key))
+    acquisition = id_of(window)
     return acquisition, output_folder(folder, window.name, window.started_s, acquisition)
 
 

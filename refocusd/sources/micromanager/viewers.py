@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -53,6 +53,11 @@ class Window:
     frozen: bool
 
     @property
+    def begun(self) -> float | str:
+        """When its acquisition was begun, to tell it from others."""
+        return self.started if self.started_s is None else self.started_s
+
+    @property
     def started_s(self) -> float | None:
         """When its acquisition was begun, in seconds since 1970; None if that cannot be read."""
         date, _, zone = self.started.rpartition(" ")
@@ -62,12 +67,33 @@ class Window:
             return None
 
 
+def window_of(
+    provider: Any,
+    summary: Mapping[str, Any],
+    *,
+    name: str = "",
+    saved_at: str = "",
+    frozen: bool = True,
+) -> Window:
+    """The window on data with this summary metadata."""
+    started = str(summary.get("StartTime") or "")
+    name = str(summary.get("Prefix") or name or "MDA")
+    # An Album says neither: it is no acquisition.
+    key = str(summary.get("UUID") or "") or (f"{started} {name}" if started else "")
+    return Window(provider, name, started, key, saved_at, frozen)
+
+
 class Viewers:
     """Looks at the windows of Micro-Manager; belongs to the bridge's thread.
 
     Parameters
     ----------
     bridge : Bridge
+
+    Attributes
+    ----------
+    all_described : bool
+        Whether it is known of every window what it shows.
     """
 
     def __init__(self, bridge: Bridge) -> None:
@@ -76,6 +102,7 @@ class Viewers:
         self._text = ""
         self._known: set[str] = set()
         self._failures: dict[str, int] = {}
+        self.all_described = False
 
     def new(self) -> list[Window]:
         """The windows that were not there at the last call.
@@ -90,6 +117,7 @@ class Viewers:
         text = str(bridge.call(viewers.to_string)) if hasattr(viewers, "to_string") else ""
         if text and text == self._text:
             return []
+        self.all_described = True
         identities, viewer_at = self._identified(viewers, text)
         fresh = []
         for index, identity in enumerate(identities):
@@ -97,7 +125,7 @@ class Viewers:
                 continue
             window = self._described(identity, viewer_at, index)
             if window is None:
-                text = ""  # to look at it again
+                text, self.all_described = "", False  # to look at it again
                 continue
             self._known.add(identity)
             fresh.append(window)
@@ -145,13 +173,8 @@ class Viewers:
         if hasattr(provider, "delete_all_images"):
             return Window(provider, name, "", "", "", frozen=False)
         summary = bridge.properties(bridge.call(provider.get_summary_metadata))
-        started = str(summary.get("StartTime") or "")
-        name = str(summary.get("Prefix") or name or "MDA")
-        # An Album says neither: it is no acquisition.
-        key = str(summary.get("UUID") or "") or (f"{started} {name}" if started else "")
         saved_at = ""
         if hasattr(provider, "get_save_path"):
             saved_at = str(bridge.call(provider.get_save_path) or "")
-        return Window(
-            provider, name, started, key, saved_at, frozen=bool(bridge.call(provider.is_frozen))
-        )
+        frozen = bool(bridge.call(provider.is_frozen))
+        return window_of(provider, summary, name=name, saved_at=saved_at, frozen=frozen)

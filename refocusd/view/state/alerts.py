@@ -35,8 +35,8 @@ class Alerts:
     """Sends alerts from a thread of its own, for as long as the `with` statement lasts.
 
     Of an acquisition that ends with frames failed or pending, of one that is paused because its
-    disk is full, of one many of whose frames are not trusted, and of a daemon that has had no
-    worker for a minute.
+    disk is full, of one many of whose frames are not trusted, of one that ran unseen, and of a
+    daemon that has had no worker for a minute.
 
     Parameters
     ----------
@@ -79,6 +79,9 @@ class Alerts:
             for event, text in _troubles(detail):
                 if self._is_news(detail.id, event) and not self._first:
                     self._put(event, text, detail.id, detail.counts)
+        for text in status.unseen_last:
+            if self._is_news(text, "acquisition not seen") and not self._first:
+                self._put("acquisition not seen", text)
         now = time.monotonic()
         if status.workers or status.stopping:
             self._worker_seen_at = now

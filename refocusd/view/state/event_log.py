@@ -1,4 +1,4 @@
-"""Events for the user: a daemon that is found or gone, workers that end and start."""
+"""Events for the user: a daemon found or gone, workers that end and start, acquisitions not seen."""
 
 from __future__ import annotations
 
@@ -30,18 +30,26 @@ class EventLog:
         self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._workers: dict[str, WorkerStatus] = {}
         self._started_at: dict[str, float] = {}
+        self._unseen = 0
 
     def add(self, level: Level, text: str) -> None:
         """Add a line."""
         self.events.append(Event(time.time(), level, text))
 
-    def forget_workers(self) -> None:
-        """Treat the workers of the next daemon as new."""
+    def forget(self) -> None:
+        """Treat what the next daemon tells as new."""
         self._workers.clear()
         self._started_at.clear()
+        self._unseen = 0
 
-    def note_workers(self, status: Status) -> None:
-        """Say which workers ended, started and became ready since the last status."""
+    def note(self, status: Status) -> None:
+        """Say what has changed since the last status."""
+        self._note_workers(status)
+        new, self._unseen = status.unseen - self._unseen, status.unseen
+        for text in status.unseen_last[-new:] if new > 0 else ():
+            self.add("bad", text)
+
+    def _note_workers(self, status: Status) -> None:
         before, self._workers = self._workers, {worker.identity: worker for worker in status.crew}
         for identity in before.keys() - self._workers.keys():
             self._started_at.pop(identity, None)

@@ -22,7 +22,7 @@ MAX_WARNINGS, MAX_ACQUISITIONS = 20, 50
 #: What is shown as the daemon says it.
 _OF_STATUS = (
     *("version", "pid", "uptime_s", "paused", "stopping", "catch_up", "engine", "frames"),
-    *("ring_nbytes", "ring_free", "raw_nbytes", "serial"),
+    *("ring_nbytes", "ring_free", "raw_nbytes", "serial", "unseen", "unseen_last"),
 )
 _OF_ACQUISITION = (
     *("id", "name", "run", "state", "height", "width", "dtype"),

@@ -117,9 +117,9 @@ class ViewState:
         with self._changing():
             before = self.last_status
             if before and (before.pid != status.pid or before.uptime_s > status.uptime_s):
-                self._log.forget_workers()
+                self._log.forget()
                 self.outcomes = OutcomeLog()
-            self._log.note_workers(status)
+            self._log.note(status)
             self.last_status = status
             self._history.add(time.monotonic(), status)
             self._status_number += 1

@@ -116,6 +116,9 @@ export function showStatus(status) {
     const failed = daemon.acquisitions.reduce((sum, a) => sum + a.counts.failed, 0);
     put("failed", shortCount(failed));
     find("failed").closest("div").classList.toggle("bad", failed > 0);
+    const { unseen, unseen_last: last } = daemon;
+    find("unseen").hidden = !unseen;
+    put("unseen", unseen ? `${unseen === 1 ? "An acquisition was" : `${unseen} acquisitions were`} not seen. ${last.at(-1)}` : "");
     const used = daemon.ring_nbytes - daemon.ring_free;
     find("ring").value = daemon.ring_nbytes ? used / daemon.ring_nbytes : 0;
     put("ring-text", `${mib(used)} of ${mib(daemon.ring_nbytes)}`);
