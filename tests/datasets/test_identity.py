@@ -30,7 +30,7 @@ from waiting import until
 
 from refocusd.daemon.daemon import daemon_status
 from refocusd.datasets.identity import fingerprint, recognise
-from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE
+from refocusd.datasets.run_folder import LEDGER_COPY, RUN_FILE, refocused_path
 from refocusd.errors import OutputError
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.frame import checksum
@@ -286,3 +286,9 @@ def test_an_ome_tiff_is_known_by_its_own_uuid(tmp_path: Path) -> None:
         (what,) = recognise(frames, one, {}).differing
     assert "UUID" in what
     assert one.uuid in what
+
+
+def test_beside_the_root_of_a_drive_nothing_can_lie(tmp_path: Path) -> None:
+    root = Path(tmp_path.anchor)
+    assert refocused_path(root) == root / "_refocused"
+    assert refocused_path(tmp_path / "raw") == tmp_path / "raw_refocused"
