@@ -183,6 +183,38 @@ def test_what_a_recording_does_not_say_must_be_given(tmp_path: Path) -> None:
     assert calibrate("--from-recording", path, "--z-step", 0.45 * DEPTH, "--pixel-um", 0.645) == 0
 
 
+def test_a_z_step_that_does_not_go_with_the_aperture_is_noticed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, FocusScene(TWENTY, (96, 96)).stack(Z_UM), metadata={"axes": "ZYX"})
+    known = ("--from-recording", path, "--pixel-um", 0.645, "--na", 0.45)
+    assert calibrate(*known, "--z-step", 0.45 * DEPTH) == 0
+    assert "where the focus is on the stage" in " ".join(capsys.readouterr().out.split())
+    assert calibrate(*known, "--z-step", 0.045 * DEPTH) == 1
+    assert "check the z step, the NA" in " ".join(capsys.readouterr().out.split())
+    assert calibrate(*known, "--z-step", 45 * DEPTH) == 1
+
+
+@pytest.mark.parametrize("metadata", [{"BitDepth": 12}, {}])
+def test_planes_that_are_cut_off_below_the_end_of_their_type_are_noticed(
+    metadata: dict[str, Any], tmp_path: Path
+) -> None:
+    scene = FocusScene(TWENTY, (160, 160))
+    planes = scene.stack(Z_UM.tolist())
+    top = 4095 if metadata else int(np.percentile(planes, 99.5))
+    bright = np.minimum(planes.astype(float) * (top / np.percentile(planes, 99.5)), top)
+    frames = [
+        ({"z": z}, plane, {"ZPosition_um_Intended": float(Z_UM[z]), **metadata})
+        for z, plane in enumerate(bright.astype(np.uint16))
+    ]
+    path = write_ndtiff(tmp_path / "bright", frames, {"PixelSize_um": 0.645})
+    figures = tmp_path / "figures.json"
+    assert calibrate("--from-recording", path, "--json", figures) == 1
+    told = json.loads(figures.read_text(encoding="utf-8"))
+    assert not {c["name"]: c["passed"] for c in told["checks"]}["not saturated"]
+
+
 def test_a_recording_at_one_stage_position_is_refused(tmp_path: Path) -> None:
     path = recorded(tmp_path / "still", ZPosition_um_Intended=3.0)
     with pytest.raises(InputError, match="one stage position"):

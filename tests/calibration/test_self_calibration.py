@@ -36,6 +36,7 @@ from refocusd.profiles.catalogue import LEARNED, Catalogue, Selection
 from refocusd.profiles.microscope_metadata import first_of
 from refocusd.profiles.profile import (
     CameraSection,
+    Check,
     FocusSection,
     Learned,
     Measured,
@@ -323,6 +324,20 @@ def test_without_calibration_nothing_is_measured_and_it_is_said(
     caplog.set_level(logging.INFO)
     assert not SelfCalibrator(Settings()).on
     assert "calibration is not installed" in caplog.text
+
+
+@pytest.mark.fast
+def test_a_profile_that_names_no_camera_is_used_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [Check(name="psf: beads", passed=False, detail="")]
+    own = Profile(created="", version="1", microscope=Microscope(objective="20x"), checks=checks)
+    save_profile(own, tmp_path / "own.json")
+    used = ["calibrate", "use", str(tmp_path / "own.json"), "--calibrations"]
+    assert main([*used, str(tmp_path / "in use")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it names no camera, and applies to any: state --camera" in said
+    assert "written although checks failed (psf: beads)" in said
 
 
 @pytest.mark.fast

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.profiles.profile import Check, Measured
+from refocusd.profiles.profile import Check, FocusSection, Measured, Microscope
 from refocusd_calibration.estimates import robust_sigma
 from refocusd_calibration.focus.choose_metric import CONTRAST, MetricFigures
 from refocusd_calibration.focus.metrics import METRICS
@@ -32,6 +32,8 @@ MAX_SATURATED = 1e-3
 PLANE_SIGMAS = 6.0
 #: ... and by this share of the peak.
 PLANE_SHARE = 0.15
+#: Depth of field over that of fine structures by the aperture: of coarse ones it is several times as much.
+DEPTHS = (0.25, 20.0)
 #: Fewest planes within the depth of field: the step must be smaller than it.
 MIN_STEPS = 1.0
 
@@ -149,6 +151,27 @@ def _sampled(found: FocusFindings) -> Check:
     step, depth = max(steps), 2 * found.peak.half_depth_um
     detail = f"steps of {step:g} um, depth of field {depth:.3g} um"
     return check(name, step <= depth / MIN_STEPS, detail, f"take planes {depth / 2:.2g} um apart")
+
+
+def depth_check(section: FocusSection, microscope: Microscope) -> tuple[Check, ...]:
+    """Whether the depth of field is possible for the stated aperture; nothing where one of them is not known."""
+    if section.depth_of_field_um is None or microscope.na is None or microscope.pixel_um is None:
+        return ()
+    depth, index = section.depth_of_field_um, microscope.refractive_index
+    # By diffraction and by the pixel (S. Inoue and K. R. Spring, Video Microscopy, 1997).
+    nominal = (microscope.wavelength_um or 0.52) * index / microscope.na**2
+    nominal += index * microscope.pixel_um / microscope.na
+    least, most = (share * nominal for share in DEPTHS)
+    spread = 2 * depth.uncertainty
+    return (
+        check(
+            "depth of field",
+            least - spread <= depth.value <= most + spread,
+            f"{depth.value:.3g} um, where NA {microscope.na:g} gives about {nominal:.2g} um for fine structures "
+            f"(allowed: {least:.2g} to {most:.2g} um)",
+            "check the z step, the NA, the pixel size and the refractive index",
+        ),
+    )
 
 
 def _agree(found: FocusFindings) -> Check:

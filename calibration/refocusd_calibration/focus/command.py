@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def _measure(
     arguments: argparse.Namespace, paths: Sequence[Path], microscope: Microscope | None
 ) -> int:
     from refocusd_calibration.cli.outcome import conclude
+    from refocusd_calibration.focus.checks import depth_check
     from refocusd_calibration.focus.measure import measure_focus
     from refocusd_calibration.profile.rows import focus_rows
     from refocusd_calibration.profile.write import raw_data
@@ -129,6 +131,8 @@ def _measure(
                 camera=_known_camera(arguments),
                 on_plane=lambda: bar.advance(task),
             )
+    depth = depth_check(measured.section, microscope)
+    measured = replace(measured, checks=(*measured.checks, *depth))
     surface = measured.surface
     return conclude(
         arguments,

@@ -16,7 +16,7 @@ from refocusd.frame import Pixels
 from refocusd.profiles.hot_pixels import HotPixels
 from refocusd_calibration.focus.metrics import METRICS, Grid, find_hot_pixels, measure_frame
 from refocusd_calibration.focus.shift import compare_planes
-from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries
+from refocusd_calibration.stage.z_sweeps import Sweep, ZSeries, cut_off_at, end_of_scale
 
 Floats = NDArray[np.float64]
 
@@ -105,7 +105,7 @@ def measure_series(
     hot_pixels : sequence of (y, x)
         Known ones, beside those that are found.
     full_scale : float, optional
-        Counts of saturation; by default the end of the pixels' type.
+        Counts of saturation; by default the end of the camera's scale, as far as the metadata state it.
     on_plane : callable, optional
         Called after each plane, for a progress bar.
 
@@ -123,7 +123,7 @@ def measure_series(
     known = [(y, x) for y, x in hot_pixels if 0 <= y < height and 0 <= x < width]
     found[tuple(np.array(known, int).reshape(-1, 2).T)] = True
     hot = HotPixels(np.flatnonzero(found).tolist(), series.shape)
-    top = full_scale if full_scale is not None else float(np.iinfo(probes[0].dtype).max)
+    top = end_of_scale(series.metadata, probes[0].dtype) if full_scale is None else full_scale
     sweeps = tuple(_measure(sweep, grid, offset, hot, top, on_plane) for sweep in series.sweeps)
     scores = np.concatenate([sweep.values["focus_score"] for sweep in sweeps])
     content = (scores > 0).sum(axis=0) >= CONTENT_PLANES
@@ -161,7 +161,9 @@ def _measure(
         for name in METRICS:
             rows[name].append(np.mean([values[name] for values, _ in measured], axis=0))
         light.append(float(np.mean([amount for _, amount in measured])))
-        saturated.append(float(np.mean([(frame >= top).mean() for frame in frames])))
+        saturated.append(
+            float(np.mean([(frame >= min(top, cut_off_at(frame))).mean() for frame in frames]))
+        )
         if before is not None:
             repeated += int(np.array_equal(before, mended[0]))
             shift, likeness = compare_planes(mended[0], before)

@@ -14,7 +14,7 @@ from refocusd.cli.console import console, told_as_json
 from refocusd.cli.flags import add_command, add_json_flag, add_setting_flags, settings_of
 from refocusd.files import output
 from refocusd.profiles.conformity import stale, unchecked
-from refocusd.profiles.profile import load_profile, save_profile
+from refocusd.profiles.profile import Profile, load_profile, save_profile
 from refocusd_calibration.cli.flags import print_outcome
 
 
@@ -112,9 +112,20 @@ def _use(arguments: argparse.Namespace) -> int:
         save_profile(profile, kept)
     if not told_as_json(arguments.json, {"id": profile.id(), "profile": str(kept)}):
         console.print(f"profile {profile.id()} is used from the next acquisition on: {kept}")
-        for remark in [*stale(profile), *unchecked(profile)]:
+        for remark in [*_anybodys(profile), *stale(profile), *unchecked(profile)]:
             console.print(f"[bold yellow]note[/]: {remark}")
     return 0
+
+
+def _anybodys(profile: Profile) -> list[str]:
+    """Warn of a profile that applies to frames of any camera or objective."""
+    microscope = profile.microscope
+    named = {"camera": microscope.camera, "objective": microscope.objective}
+    missing = [what for what, name in named.items() if not name]
+    flags = " and ".join(f"--{what}" for what in missing)
+    return [f"it names no {' and no '.join(missing)}, and applies to any: state {flags}"] * bool(
+        missing
+    )
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -30,7 +30,8 @@ from refocusd.profiles.profile import Check, Microscope, Profile, PsfSection
 from refocusd_calibration.measurement import check
 from refocusd_calibration.psf.beads import sharpest_plane
 from refocusd_calibration.psf.measure import PsfMeasurement, Stated, measure_planes
-from refocusd_calibration.psf.stack import PlaneStack, full_scale
+from refocusd_calibration.psf.stack import PlaneStack
+from refocusd_calibration.stage.z_sweeps import cut_off_at, end_of_scale
 
 #: Most planes that are read: others are left out evenly.
 _MOST_PLANES = 24
@@ -91,7 +92,7 @@ def read_stack(recording: Dataset, keys: Sequence[str]) -> PlaneStack | None:
     pixels = np.stack(
         [recording.read_part(keys[at], rows, columns).astype(np.float32) for at in order]
     )
-    full = full_scale(said[0], form.dtype)
+    full = min(end_of_scale(said[0], form.dtype), cut_off_at(pixels))
     return PlaneStack(np.array(places, np.float64)[order], pixels, pixel_um, full, metadata=said[0])
 
 

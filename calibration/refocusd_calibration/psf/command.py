@@ -6,6 +6,7 @@ Only what parses is imported here: every `refocusd` command loads this file.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,7 @@ def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope |
             measured = measure_beads(stack, stated, reach_um=arguments.radius_um)
         else:
             measured = measure_planes(stack, _in_focus(arguments.in_focus), stated)
+    measured = replace(measured, notes=(*stack.notes, *measured.notes))
     raw = [raw_data("psf: series", path)]
     if arguments.in_focus is not None and not _is_plane(arguments.in_focus):
         raw.append(raw_data("psf: in focus", arguments.in_focus))

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refocusd.errors import InputError
-from refocusd.formats.metadata import finite_number
 from refocusd.frame import AxisValue
-from refocusd_calibration.stage.z_sweeps import Plane, open_series
+from refocusd_calibration.stage.z_sweeps import Plane, cut_off_at, end_of_scale, open_series
 
 #: The whole stack is held in memory: 33 planes of 2048² take 0.6 GB.
 MOST_BYTES = 4 << 30
@@ -39,6 +38,8 @@ class PlaneStack:
         As the frames' axes name it.
     metadata : mapping
         Of the first frame.
+    notes : tuple of str
+        As of `ZSeries`.
     """
 
     z_um: NDArray[np.float64]
@@ -48,6 +49,7 @@ class PlaneStack:
     averaged: int = 1
     channel: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def around(self, place: NDArray[np.float64], radius: int) -> NDArray[np.float32]:
         """Square around a place (y, x) in px, shape (planes, 2 radius + 1, 2 radius + 1)."""
@@ -75,7 +77,7 @@ def read_planes(
         As `open_series`.
     saturation : float, optional
         In counts; by default the end of the camera's scale (`BitDepth` of the
-        metadata) or of the pixel type.
+        metadata), of the pixel type, or where bright pixels are cut off.
 
     Raises
     ------
@@ -107,7 +109,8 @@ def read_planes(
                 frame = read()
                 total += frame / len(reads)
             counts.append(len(reads))
-        full = saturation if saturation is not None else full_scale(series.metadata, frame.dtype)
+        full = end_of_scale(series.metadata, frame.dtype)
+        full = saturation if saturation is not None else min(full, cut_off_at(pixels))
         return PlaneStack(
             np.array(places),
             pixels,
@@ -116,11 +119,5 @@ def read_planes(
             min(counts),
             series.channel,
             dict(series.metadata),
+            series.notes,
         )
-
-
-def full_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
-    """The end of the camera's scale in counts, by `BitDepth` of the metadata or the pixel type."""
-    depth = finite_number(metadata.get("BitDepth") or metadata.get("Camera-BitDepth"))
-    full = float(np.iinfo(dtype).max)
-    return min(full, 2.0**depth - 1) if depth and depth >= 8 else full

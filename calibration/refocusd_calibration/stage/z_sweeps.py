@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from refocusd.errors import InputError
 from refocusd.formats.dataset import Dataset
+from refocusd.formats.metadata import finite_number
 from refocusd.formats.open_dataset import open_dataset
 from refocusd.formats.scale import stated_z_step_um, z_position_um
 from refocusd.frame import Axes, Pixels
@@ -29,6 +30,8 @@ from refocusd.frame import Axes, Pixels
 MIN_PLANES = 5
 #: Stage positions closer than this (um) are equal: encoders resolve more than stages repeat.
 SAME_UM = 1e-4
+#: Fewest pixels with the same highest count that show an end of the scale.
+FEWEST_CUT_OFF = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,11 @@ def open_series(
         common = len(taken) == 1 or all(item.absolute for item in taken)
         if not common:
             notes.append("the recordings have no common clock, so drift was not measured")
+        if any(item.by_number for item in taken):
+            notes.append(
+                "z is counted from the first plane, in the order of the file: where the focus is on the stage, and "
+                "which side of it is up, is not known"
+            )
         for item in taken:
             planes = item.planes if common else [replace(p, time_s=None) for p in item.planes]
             found, remarks = sweeps_of(planes)
@@ -170,6 +178,7 @@ def open_series(
 class _Taken:
     planes: list[Plane]
     absolute: bool
+    by_number: bool
     metadata: Mapping[str, Any]
     channel: str
 
@@ -205,7 +214,8 @@ def _taken(
         Plane(place, (partial(_pixels, recording, where),), time, f"frame {index}")
         for index, where, place, time in zip(indices, axes, z, times, strict=True)
     ]
-    return _Taken(planes, absolute, first or {}, str(axes[0].get("channel", "")))
+    by_number = z_step_um is not None or None in said
+    return _Taken(planes, absolute, by_number, first or {}, str(axes[0].get("channel", "")))
 
 
 def _chosen(recording: Dataset, wanted: Mapping[str, str | int | None]) -> list[int]:
@@ -307,3 +317,19 @@ def _wall_clock_s(value: Any) -> float | None:
         return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def end_of_scale(metadata: Mapping[str, Any], dtype: np.dtype[Any]) -> float:
+    """The end of the camera's scale in counts, by `BitDepth` of the metadata or the pixel type."""
+    depth = finite_number(metadata.get("BitDepth") or metadata.get("Camera-BitDepth"))
+    full = float(np.iinfo(dtype).max)
+    return min(full, 2.0**depth - 1) if depth and depth >= 8 else full
+
+
+def cut_off_at(pixels: NDArray[Any]) -> float:
+    """The count that many pixels have and none exceeds, as of a camera whose scale nothing states; else infinity."""
+    top = float(pixels.max())
+    # Without an end of the scale, counts become rarer towards the brightest pixel.
+    below = (pixels >= min(0.98 * top, top - 3)) & (pixels < top)
+    many = int((pixels == top).sum())
+    return top if many >= FEWEST_CUT_OFF and many > 3 * int(below.sum()) else math.inf

@@ -62,7 +62,12 @@ RUNS: dict[str, tuple[TrainingConfig, dict[str, Any]]] = {
         TrainingConfig(network=SMALL, data=DataConfig(kind="bbbc006")),
         {
             "data": "BBBC006v1 (CC0)",
-            "samples": {"kind": "bbbc006", "channels": ["w1"], "skipped": {"corrupt": 2}},
+            "samples": {
+                "kind": "bbbc006",
+                "channels": ["w1"],
+                "skipped": {"corrupt": 2},
+                "problems": ["/home/me"],
+            },
         },
     ),
 }
@@ -219,7 +224,9 @@ def test_a_card_of_real_pairs_promises_no_optics(
     assert "real pairs" in bundle.card
     assert "corrupt" in bundle.card
     assert "NA 0.4" not in bundle.card
-    described = yaml.safe_load((bundle.folder / "rdf.yaml").read_text(encoding="utf-8"))
+    text = (bundle.folder / "rdf.yaml").read_text(encoding="utf-8")
+    assert "/home" not in text
+    described = yaml.safe_load(text)
     assert "Ljosa" in described["cite"][0]["text"]
 
 

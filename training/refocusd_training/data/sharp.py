@@ -18,6 +18,7 @@ from refocusd_training.data.config import DataConfig
 from refocusd_training.data.images import SUFFIXES, find_images, read_image
 from refocusd_training.data.samples import Batch, Exposure, SampleStream
 from refocusd_training.data.sides import TEST_WELLS, side_of, sides_of
+from refocusd_training.data.source import TOLD
 from refocusd_training.data.split import Side, load_split, make_split, split_digest, unusable
 from refocusd_training.simulate.ranges import Ranges
 from refocusd_training.simulate.specimen import flux_of
@@ -54,6 +55,7 @@ class _Found:
     settled: dict[str, Side] = field(default_factory=dict)
     specimens: list[Specimen] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
 
 
@@ -192,6 +194,7 @@ def _described(config: DataConfig, found: _Found) -> dict[str, object]:
         "split": sorted(set(found.split)),
         "split_sha256": split_digest(),
         "skipped": dict(found.skipped),
+        "problems": found.problems[:TOLD],
         "layers": config.layers,
     }
 
@@ -216,8 +219,9 @@ def _read_channel(config: DataConfig, channel: str, folder: Path, found: _Found)
     for path in _images_in(folder):
         try:
             images[path.relative_to(folder).as_posix()] = read_image(path)
-        except InputError:
+        except InputError as error:
             found.skipped["unreadable, or no grey image"] += 1
+            found.problems.append(str(error))
     if not images:
         raise InputError(f"{folder} of channel {channel} has no grey PNG or TIFF: correct the path")
     shipped = {entry.name: entry for entry in load_split()}

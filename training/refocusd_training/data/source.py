@@ -22,6 +22,9 @@ from refocusd_training.data.config import DataConfig
 from refocusd_training.data.samples import Batch, Exposure
 from refocusd_training.simulate.ranges import DEFAULT_RANGES, Ranges
 
+#: Problems that are told in full.
+TOLD = 5
+
 
 class SampleSource(Protocol):
     """Training and validation batches of one data set."""

@@ -26,6 +26,7 @@ from refocusd.imaging.quality import best_focus, focus_score, register
 from refocusd_training.data.config import DataConfig
 from refocusd_training.data.pairs import Frames, Pair, PairSource
 from refocusd_training.data.sides import sides_of
+from refocusd_training.data.source import TOLD
 from refocusd_training.data.split import Side
 from refocusd_training.data.z_step import z_step_um
 
@@ -49,8 +50,6 @@ _CHANNEL_IN_NAME = re.compile(
     r"(?:alexa|af)\d{3})(?=[_\-. ]|$)",
     re.IGNORECASE,
 )
-#: Problems that are told in full.
-TOLD = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import onnx
@@ -67,6 +68,8 @@ def write_onnx(
         Of its input and its outputs.
     path : Path
     """
+    # It tells of every constant that it merges.
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)
     batch = torch.export.Dim("batch", min=1, max=64)
     high = torch.export.Dim("high", min=1, max=512)
     wide = torch.export.Dim("wide", min=1, max=512)

@@ -281,6 +281,7 @@ def _refocusd_part(facts: Facts, sums: Mapping[str, str]) -> dict[str, Any]:
     if facts.depth_um:
         optics["depth_um"] = list(facts.depth_um)
     samples = dict(facts.samples)
+    samples.pop("problems", None)  # paths of a machine are private
     if wells := samples.get("wells"):
         # A line a side: those of a whole plate must fit, or it is evaluated on what it has seen.
         samples["wells"] = {side: " ".join(names) for side, names in wells.items()}

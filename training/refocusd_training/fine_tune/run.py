@@ -117,6 +117,8 @@ def fine_tune(
     after = network_of_run(output)
     before = network_of_run(output, Path(config.weights))
     frames = _frames(source, before, after)
+    if not frames:
+        raise InputError(f"the held-out frames of {data} show no structure: give more fields")
     tuned = FineTuned(
         frames,
         fmean(frame.psnr_before for frame in frames),
@@ -172,7 +174,9 @@ def _network(bundle: ModelBundle) -> NetworkConfig:
         return msgspec.convert(bundle.network or {}, NetworkConfig)
     except (msgspec.ValidationError, ConfigError) as error:
         raise BundleError(
-            f"the network of {bundle.folder} is not one that can be trained here ({error})"
+            f"the network of {bundle.folder} is not one that can be fine-tuned ({error}): take live-nuclei or "
+            "what 'refocusd train run' made; what works at the scale of the blur is trained by 'refocusd "
+            "train blur-scale'"
         ) from error
 
 

@@ -187,6 +187,8 @@ def _train(
     # After the network, because building it sets the random seed.
     teacher = load_teacher(config.teacher) if config.teacher else None
     source = opener(seed_of(config.seed, rank), ranges)
+    if rank == 0:
+        _say_what_is_left_out(source.description)
     held_out = source.validation() if config.validate_every else []
     if config.validate_every and len(held_out) < devices:
         raise InputError(
@@ -236,6 +238,14 @@ def _train(
     if rank == 0:
         write_record(output, record)
     return record
+
+
+def _say_what_is_left_out(data: Mapping[str, object]) -> None:
+    skipped, problems = data.get("skipped"), data.get("problems")
+    if isinstance(skipped, Mapping) and skipped:
+        say("left out: " + ", ".join(f"{count} x {reason}" for reason, count in skipped.items()))
+    for problem in problems if isinstance(problems, list) else ():
+        say(f"  {problem}")
 
 
 def _network(config: TrainingConfig, *, new: bool) -> RefocusNetwork:
