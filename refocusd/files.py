@@ -80,6 +80,11 @@ def open_shared(path: Path) -> io.FileIO:
     return io.FileIO(str(path), "r", opener=_open)
 
 
+def for_its_user(name: str, flags: int) -> int:
+    """Opener of files that no other user may read, where they are made; one that is there keeps its mode."""
+    return os.open(name, flags, 0o600)
+
+
 def in_command(path: str | Path) -> str:
     """A path as it is typed in a terminal: in quotes where it needs them."""
     return in_windows_command(str(path)) if os.name == "nt" else shlex.quote(str(path))
@@ -224,7 +229,7 @@ def reading(path: Path, kind: type[RefocusdError] = InputError) -> Iterator[None
         ) from error
 
 
-def write_whole(path: Path, *parts: bytes, durable: bool = True) -> None:
+def write_whole(path: Path, *parts: bytes, durable: bool = True, private: bool = False) -> None:
     """Write a file so that its readers see the old content or the new, never a part.
 
     Parameters
@@ -235,6 +240,8 @@ def write_whole(path: Path, *parts: bytes, durable: bool = True) -> None:
         The content.
     durable : bool
         Whether the content must be on the disk before the file has its name.
+    private : bool
+        Whether other users must not be able to read it.
 
     Raises
     ------
@@ -243,7 +250,7 @@ def write_whole(path: Path, *parts: bytes, durable: bool = True) -> None:
     """
     new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        with new.open("xb") as file:
+        with open(new, "xb", opener=for_its_user if private else None) as file:
             file.writelines(parts)
             if durable:
                 file.flush()

@@ -56,23 +56,25 @@ class Frame:
 def plain_axes(axes: Mapping[str, Any]) -> dict[str, AxisValue]:
     """Axes with Python ints and strings only, keys sorted.
 
-    pycromanager users put numpy integers there, which JSON refuses.
+    pycromanager users put numpy numbers there, which JSON refuses; ndstorage takes 1.0 for 1.
 
     Raises
     ------
     InputError
-        If a value is neither an integer nor a string.
+        If a value is neither a whole number nor a string.
     """
     plain: dict[str, AxisValue] = {}
     for name in sorted(axes):
         value = axes[name]
         if isinstance(value, str):
             plain[name] = value
-        elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        elif (isinstance(value, (int, np.integer)) and not isinstance(value, bool)) or (
+            isinstance(value, (float, np.floating)) and value.is_integer()
+        ):
             plain[name] = int(value)
         else:
             raise InputError(
-                f"axis {name!r} has the value {value!r}; an axis takes an integer or a string"
+                f"axis {name!r} has the value {value!r}; an axis takes a whole number or a string"
             )
     return plain
 

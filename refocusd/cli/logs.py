@@ -16,12 +16,14 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import BufferedWriter, FileIO, TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import platformdirs
 
 from refocusd.errors import OutputError
+from refocusd.files import for_its_user
 from refocusd.processes.background_log import BackgroundHandler, LineFormatter, to_stderr
 
 #: Commands that nobody watches.
@@ -116,9 +118,13 @@ def _file(command: str, file: str | None) -> _Rotating | None:
 
 
 class _Rotating(RotatingFileHandler):
-    """Continues in the same file if it cannot be rotated."""
+    """Continues in the same file if it cannot be rotated; no other user can read what it makes."""
 
     _not_before = 0.0
+
+    def _open(self) -> TextIOWrapper:
+        file = FileIO(self.baseFilename, "a", opener=for_its_user)
+        return TextIOWrapper(BufferedWriter(file), self.encoding)
 
     def write(self, line: str) -> None:
         """Append one line, rotating first where it would not fit; called by one thread only."""

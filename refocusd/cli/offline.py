@@ -248,7 +248,7 @@ def _states_planes(frames: Dataset) -> bool:
     keys = frames.axes_keys()
     if len({json.loads(key).get("z") for key in keys}) < FEWEST_PLANES:
         return False
-    first = frames.metadata(keys[0])
+    first = frames.metadata(frames.first_key())
     where_um = (z_position_um(first), stated_z_step_um(frames.summary))
     return pixel_um_of(first, frames.summary) is not None and where_um != (None, None)
 
@@ -364,7 +364,7 @@ def output_of_run(
 
 def _first(frames: Dataset) -> dict[str, Any]:
     """Metadata of the first frame that identify the microscope."""
-    key = frames.axes_keys()[0]
+    key = frames.first_key()
     channel = json.loads(key).get("channel", "")
     first: dict[str, Any] = json.loads(first_of(frames.metadata(key), channel))
     return first

@@ -22,7 +22,8 @@ writer             refocused datasets and ledgers (`output`)
 supervisor-N       one worker process each (`workers.processes`)
 catch-up           one acquisition's raw data; lives until that is caught up
                    (`acquisitions.catch_up`)
-find-unfinished    looks for what an earlier daemon left; lives for the start
+find-unfinished    looks for what an earlier daemon left; lives until all raw
+                   data are there
 ledger-copy        copies a ledger beside its output, once a minute
 ZeroMQ             I/O threads of its contexts, and the authenticator of remote
                    workers (`transport.secure`)

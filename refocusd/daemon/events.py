@@ -129,12 +129,13 @@ class EventQueue:
         self.socket.bind(address)
         self._waker: zmq.Socket[bytes] = context.socket(zmq.PUSH)
         self._waker.connect(address)
-        self._closed = False
+        #: Set once no more events are taken.
+        self.closed = threading.Event()
 
     def put(self, event: Event) -> None:
         """Hand over an event and wake the broker."""
         with self._lock:
-            if self._closed:
+            if self.closed.is_set():
                 return
             self._events.append(event)
             # Where this queue is full, many wake-ups are on their way already.
@@ -153,6 +154,6 @@ class EventQueue:
     def close(self) -> None:
         """Take no more events."""
         with self._lock:
-            self._closed = True
+            self.closed.set()
             self._waker.close(linger=0)
             self.socket.close(linger=0)

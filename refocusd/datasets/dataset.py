@@ -22,6 +22,7 @@ from refocusd.datasets.identity import (
     Recognition,
     Recording,
     derived_id,
+    ends,
     fingerprint,
     frame_names,
     noted,
@@ -274,7 +275,7 @@ def outputs_of(
 def _moved(frames: Dataset, ledgers: str | Path) -> dict[Path, Output]:
     """Outputs that lie elsewhere, of a recording that was moved since; a copy may have its own."""
     # A slide is not read once more for that.
-    first = [key for key in frames.axes_keys()[:1] if not frames.is_slide(key)]
+    first = [key for key in ends(frames)[:1] if not frames.is_slide(key)]
     places = [
         place
         for name in frame_names(fingerprint(frames, first))
@@ -385,8 +386,7 @@ def acquisition_of(frames: Dataset, outputs: tuple[Output, ...], ledgers: str | 
     ]
     if known:
         return known[0]
-    frames.first_format()  # says what to do where there is no frame
-    first = frames.axes_keys()[0]
+    first = frames.first_key()
     derived = derived_id(frames, first)
     if ledger_path(ledgers, derived).exists() and _began_alike(frames, derived, ledgers):
         salt = msgspec.json.encode(fingerprint(frames)).decode()

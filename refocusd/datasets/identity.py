@@ -97,16 +97,20 @@ def fingerprint(dataset: Dataset, keys: Iterable[str] | None = None) -> Recordin
         Frames to read instead of the first and the last: of a growing recording only the first is
         certain.
     """
-    if keys is None:
-        known = dataset.axes_keys()
-        keys = dict.fromkeys((*known[:1], *known[-1:]))
     marks = {}
-    for key in keys:
+    for key in ends(dataset) if keys is None else keys:
         # A damaged frame says nothing of the others.
         with suppress(InputError, OSError):
             marks[key] = _mark(dataset, key)
     summary = _summary(dataset)
     return Recording(_uuid(summary), _texts(summary, _RECORDING_TIMES), marks)
+
+
+def ends(dataset: Dataset) -> list[str]:
+    """The first and the last frame that can be used; of one frame, that one."""
+    known = dataset.axes_keys()
+    fit = (next((k for k in each if not dataset.unfit(k)), "") for each in (known, reversed(known)))
+    return [key for key in dict.fromkeys(fit) if key]
 
 
 def frame_names(recording: Recording) -> list[str]:

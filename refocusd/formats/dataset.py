@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -184,6 +185,37 @@ class Dataset(ABC):
         """
         return key in self
 
+    def unfit(self, key: str) -> str:
+        """Why the pixels of a frame cannot be used, though it is whole; empty for most."""
+        del key
+        return ""
+
+    def first_key(self) -> str:
+        """Canonical axes of the first frame that can be used, and is whole if one is.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        fit = (key for key in self._frames if not self.unfit(key))
+        if broken := next(fit, ""):
+            whole = (key for key in (broken, *fit) if self.is_whole(key))
+            return next(whole, broken)
+        for key in self._frames:
+            raise self._unfit(key)
+        missing = len(self.missing_keys())
+        if files := self.missing_files():
+            raise InputError(
+                f"{self.path}: the pixels of {counted(missing)} are not there: {', '.join(files[:3])} "
+                f"{'is' if len(files) == 1 else 'are'} missing; copy the dataset again, with all its files"
+            )
+        raise InputError(
+            f"{self.path} is a dataset without a frame"
+            + (f": the pixels of {missing} are not in its files" if missing else "")
+            + "; give one that was acquired, or wait for its first frame"
+        )
+
     def format_of(self, axes: Axes | str) -> PageFormat:
         """Shape and type of a frame, without reading it.
 
@@ -260,26 +292,14 @@ class Dataset(ABC):
         return checksum(self.read(axes).pixels)
 
     def first_format(self) -> PageFormat:
-        """Shape and type of the first frame.
+        """Shape and type of the first frame that can be used.
 
         Raises
         ------
         InputError
             If there is none.
         """
-        for key in self._frames:
-            return self._format(key)
-        missing = len(self.missing_keys())
-        if files := self.missing_files():
-            raise InputError(
-                f"{self.path}: the pixels of {counted(missing)} are not there: {', '.join(files[:3])} "
-                f"{'is' if len(files) == 1 else 'are'} missing; copy the dataset again, with all its files"
-            )
-        raise InputError(
-            f"{self.path} is a dataset without a frame"
-            + (f": the pixels of {missing} are not in its files" if missing else "")
-            + "; give one that was acquired, or wait for its first frame"
-        )
+        return self._format(self.first_key())
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken; their metadata are read.
@@ -294,6 +314,8 @@ class Dataset(ABC):
             first = self.first_format()
             keys = self.axes_keys()
             for key in keys:
+                if self.unfit(key):
+                    raise self._unfit(key)
                 if (form := self._format(key)) != first:
                     raise InputError(
                         f"{self.path} has frames of different formats: {key} is {form}, and "
@@ -334,6 +356,9 @@ class Dataset(ABC):
     @abstractmethod
     def _pixels(self, key: str) -> Pixels: ...
 
+    def _unfit(self, key: str) -> InputError:
+        return InputError(f"frame {key} of {self.path} {self.unfit(key)}")
+
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self.path} is damaged or incomplete: {what}; copy the dataset again")
 
@@ -348,6 +373,13 @@ ORDER = ("time", "position", "z", "channel")
 MAX_NAMES = 6
 
 
+def _legible(dataset: Dataset, key: str) -> dict[str, Any]:
+    """Metadata of a frame; empty where they are damaged, as it may be the only one."""
+    with suppress(InputError):
+        return dataset.metadata(key)
+    return {}
+
+
 def understood(dataset: Dataset) -> str:
     """Axes and sizes, channels, pixel size, distance of planes, and what said so.
 
@@ -356,9 +388,15 @@ def understood(dataset: Dataset) -> str:
     InputError
         If the metadata of the first frame cannot be read.
     """
-    keys = dataset.axes_keys()
+    keys = [key for key in dataset.axes_keys() if not dataset.unfit(key)]
     if not keys:
         return f"{dataset.name}: no frames; by {dataset.source}"
+    less = ""
+    if unfit := [key for key in dataset.axes_keys() if dataset.unfit(key)]:
+        less = (
+            f"; besides, {counted(len(unfit))} that cannot be refocused, such as {unfit[0]}, which "
+            f"{dataset.unfit(unfit[0])}"
+        )
     #: Of each axis its values, and the first frame of each.
     values: dict[str, dict[AxisValue, str]] = {}
     for key in keys:
@@ -370,13 +408,13 @@ def understood(dataset: Dataset) -> str:
     several = values.get("channel", {})
     few = len(several) <= MAX_NAMES
     names = [
-        channel_label(value, summary, dataset.metadata(key) if few else {})
+        channel_label(value, summary, _legible(dataset, key) if few else {})
         for value, key in several.items()
     ]
     names = [name for name in names if name] or [n for n in [channel_label(None, summary)] if n]
     channels = f" (channels {', '.join(names)})" if 0 < len(names) <= MAX_NAMES else ""
-    scale = scale_of(dataset.metadata(keys[0]), summary)
+    scale = scale_of(dataset.metadata(dataset.first_key()), summary)
     pixel = f"{scale.pixel_um:g} µm a pixel" if scale.pixel_um else "pixel size not known"
     step = f", planes {scale.z_um:g} µm apart" if scale.z_um else ""
     what = f"{counted(len(keys))} of {dataset.first_format()}: {sizes or 'no axes'}{channels}"
-    return f"{dataset.name}: {what}; {pixel}{step}; by {dataset.source}"
+    return f"{dataset.name}: {what}; {pixel}{step}; by {dataset.source}{less}"

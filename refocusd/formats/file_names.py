@@ -48,6 +48,11 @@ _MICROMANAGER_14 = re.compile(r"img_(\d{9})_(.*)_(\d{3})")
 _TOKEN = re.compile(
     r"(?:^|[_\-. ])(channel|position|time|ch|xy|pos|[ztcp])(\d{1,9})(?=[_\-. ]|$)", re.IGNORECASE
 )
+#: Tokens without anything between them, as NIS-Elements writes ``exp_t001xy1z02c1``.
+_TOKENS_TOGETHER = re.compile(
+    r"(?<![^_\-. ])(?:(?:channel|position|time|ch|xy|pos|[ztcp])\d{1,9}){2,}(?=[_\-. ]|$)",
+    re.IGNORECASE,
+)
 _TOKEN_AXES = {
     "channel": "channel",
     "ch": "channel",
@@ -301,8 +306,8 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
         ]
         return NamedFiles(named, "names of Micro-Manager 1.4")
     tokens = [
-        [(_TOKEN_AXES[name.lower()], int(value)) for name, value in _TOKEN.findall(path.stem)]
-        for path in files
+        [(_TOKEN_AXES[name.lower()], int(value)) for name, value in _TOKEN.findall(stem)]
+        for stem in (_TOKENS_TOGETHER.sub(_apart, path.stem) for path in files)
     ]
     first = sorted(axis for axis, _ in tokens[0])
     usable = len(set(first)) == len(first) and all(
@@ -319,6 +324,10 @@ def _by_tokens(files: Sequence[Path]) -> NamedFiles:
     if first and (files[0].parent / _USEQ_FILES[0]).is_file():
         return _of_useq(named)
     return NamedFiles(named, "tokens of the files' names" if first else "")
+
+
+def _apart(tokens: re.Match[str]) -> str:
+    return re.sub(r"(?<=\d)(?=\D)", "_", tokens[0])
 
 
 def refuse_grid(files: Sequence[Path]) -> None:

@@ -89,7 +89,8 @@ def open_images(path: Path, max_frame_bytes: int, name: str = "") -> Dataset:
 class ImageFiles(Dataset):
     """Image files, each of which is checked at the start.
 
-    One file is open at a time.
+    One file is open at a time.  Where the files' names say which frame each is, one that is
+    damaged or no camera's is a frame that is `unfit`.
 
     Parameters
     ----------
@@ -121,6 +122,7 @@ class ImageFiles(Dataset):
         self._most_bytes = max_frame_bytes
         self._open: tuple[int, _ImageFile] | None = None
         self._one_format: PageFormat | None = None
+        self._broken: dict[int, InputError] = {}
         self._summary = dict(named.summary)
         own: list[Sequence[Mapping[str, AxisValue]]] = []
         of_set: frozenset[str] = frozenset()
@@ -128,7 +130,15 @@ class ImageFiles(Dataset):
         elapsed: list[float | None] = []
         pixel_um = plausible_pixel_um(pixel_um_of(files[0].metadata, named.summary))
         for index in range(len(files)):
-            image = self._image(index)
+            try:
+                image = self._image(index)
+            except InputError as error:
+                if not files[index].axes or len(files) == 1:
+                    raise
+                self._broken[index] = error.with_traceback(None)
+                own.append(({},))
+                elapsed.append(None)
+                continue
             planes = {axis for frame in image.axes for axis in frame} == {"z"}
             if named.whole and len(image.axes) != 1 and ("z" in files[index].axes or not planes):
                 raise InputError(
@@ -141,7 +151,10 @@ class ImageFiles(Dataset):
             elapsed.extend([said] * len(image.axes) if named.whole else image.elapsed_ms)
             pixel_um = pixel_um or image.pixel_um
             self._summary = self._summary or image.summary
+        if len(self._broken) == len(files):
+            raise self._broken[0]
         places = [(index, frame) for index, axes in enumerate(own) for frame in range(len(axes))]
+        good = next(index for index in range(len(files)) if index not in self._broken)
         if named.whole:
             axes = [
                 {**files[index].axes, **(own[index][page] if len(own[index]) > 1 else {})}
@@ -150,10 +163,12 @@ class ImageFiles(Dataset):
             self.source = named.source
         else:
             axes, by_names = _merged(own, files, kept)
+            if self._broken and by_names != "names":
+                raise next(iter(self._broken.values()))
             by_files = (by_names == "names" and named.source) or _BY_ORDER
-            inner = self._image(0).source
-            self.source = f"{by_files}; {inner}" if by_names and len(own[0]) > 1 else inner
-            if by_names and len(own[0]) == 1:
+            inner = self._image(good).source
+            self.source = f"{by_files}; {inner}" if by_names and len(own[good]) > 1 else inner
+            if by_names and len(own[good]) == 1:
                 self.source = by_files
         there = {file.path.name for file in files}
         folder = files[0].path.parent
@@ -167,7 +182,7 @@ class ImageFiles(Dataset):
             self._add(frame, place)
         if pixel_um:
             self._summary = {**self._summary, "PixelSize_um": pixel_um}
-        image = self._image(0)
+        image = self._image(good)
         self._whole = Plan(tuple(axes), tuple(elapsed), image.format, pixel_um)
         self._slides = (
             len(files) == 1
@@ -182,7 +197,14 @@ class ImageFiles(Dataset):
 
     def plan(self) -> Plan:
         """What all frames have in common, and when each was taken."""
+        for error in self._broken.values():
+            raise error
         return self._whole
+
+    def unfit(self, key: str) -> str:
+        """Why the file of a frame cannot be used; empty for most."""
+        error = self._broken.get(self._frames[key][0])
+        return f"is in a file that cannot be used: {error}" if error else ""
 
     def is_slide(self, axes: Axes | str) -> bool:
         """Whether a frame is large, and lies in strips or tiles of a file of its own recording."""

@@ -58,6 +58,10 @@ class PlacedFrames(Dataset):
                 self._file.close()
                 self._file = None
 
+    def unfit(self, key: str) -> str:
+        """Why the pixels of a frame cannot be used, though it is whole; empty for most."""
+        return self._frames[key].trouble
+
     def _format(self, key: str) -> PageFormat:
         return self._frames[key].format
 
@@ -73,6 +77,8 @@ class PlacedFrames(Dataset):
 
     def _pixels(self, key: str) -> Pixels:
         place = self._frames[key]
+        if place.trouble:
+            raise self._unfit(key)
         with self._reading(place.file) as file:
             return file.pixels(place, f"frame {key}")
 

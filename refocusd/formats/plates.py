@@ -4,7 +4,8 @@
 Yokogawa       ``exp_D08_T0001F001L01A01Z01C01.tif`` (CellVoyager, CV7000, CV8000); shading
                and dark images (``SC_*``, ``DC_*``) lie beside them
 MetaMorph      ``exp_w1DAPI_s1_t1.TIF``: wave and dye, stage, time; its ``exp.nd`` names the stages
-               and the distance of planes, which may be the pages of each file
+               and the distance of planes, which may be the pages of each file; others write the
+               same in another order, and wells (``exp_A01_s1_z0_w1.tif``)
 ImageXpress    ``exp_B02_s1_w1.tif`` or with a UUID behind, in folders ``TimePoint_1`` and
                ``ZStep_1``; small pictures (``*_thumb*``) lie beside them
 Opera          ``r01c02f03p04-ch1sk1fk1fl1.tiff``: row, column, field, plane, channel, time
@@ -51,6 +52,8 @@ _METAMORPH = re.compile(
     r"(?:_s(?P<site>\d+))?(?:_z(?P<z>\d+))?(?:_t(?P<time>\d+))?",
     re.IGNORECASE,
 )
+_BEFORE_WAVE = re.compile(r"_([stz])(\d+)(?=(?:_[stz]\d+)*$)", re.IGNORECASE)
+_WELL_AT_END = re.compile(r"(?:^|.*_)([A-P]\d{2})", re.IGNORECASE)
 #: Others, by the groups ``well`` (or ``row`` and ``column``), ``site``, ``z``, ``time``, ``channel``.
 _OTHERS = {
     "Opera": r"(?P<row>r\d{2})(?P<column>c\d{2})(?P<site>f\d{2,4})p(?P<z>\d{2,4})-"
@@ -177,9 +180,14 @@ def _metamorph(path: Path) -> _Named | None:
     match = _METAMORPH.fullmatch(path.stem)
     if match is None or not match["wave"]:
         return None
+    before = {letter.lower(): number for letter, number in _BEFORE_WAVE.findall(match["name"])}
     axes: dict[str, AxisValue] = {"channel": match["wave"].lower() + (match["dye"] or "")}
-    axes |= {axis: int(match[axis]) - 1 for axis in _NUMBERED if match[axis]}
-    return axes, f"s{match['site']}" if match["site"] else ""
+    axes |= {
+        axis: int(number) for axis in _NUMBERED if (number := match[axis] or before.get(axis[0]))
+    }
+    well = _WELL_AT_END.fullmatch(_BEFORE_WAVE.sub("", match["name"]))
+    site = match["site"] or before.get("s")
+    return axes, "_".join([*([well[1].upper()] if well else []), *([f"s{site}"] if site else [])])
 
 
 def _by_groups(pattern: str) -> Callable[[Path], _Named | None]:
@@ -245,7 +253,7 @@ def _placed(
         (path, {**axes, "position": numbers[position]}, position)
         for path, (axes, position) in understood
     ]
-    if system in _OTHERS:
+    if system in (*_OTHERS, "MetaMorph"):
         _from_zero(system, rows)
     dyes = _dyes({str(axes["channel"]) for _, axes, _ in rows if "channel" in axes})
     for _, axes, _ in rows:

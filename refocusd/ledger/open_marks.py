@@ -53,7 +53,7 @@ def mark_open(ledgers: str | Path, open_json: bytes, acquisition: str) -> None:
     place = _place(ledgers, acquisition)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place, open_json)
+        write_whole(place, open_json, private=True)
     except OSError as error:
         raise LedgerError(
             f"the open acquisition cannot be noted in {place} ({error.strerror or error}): a daemon "

@@ -13,7 +13,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from refocusd.files import read_limited
+from refocusd.files import for_its_user, read_limited
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def note_output(ledgers: str | Path, recording: str | Path, output: Path) -> Non
     place = _place(ledgers, recording)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("a", encoding="ascii") as file:
+        with open(place, "a", encoding="ascii", opener=for_its_user) as file:
             file.write("\n" + json.dumps(str(output)))
     except OSError as error:
         log.warning("%s will not be found from %s (%s: %s)", output, recording, place, error)

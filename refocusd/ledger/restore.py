@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import shutil
 import sqlite3
@@ -92,6 +93,7 @@ def restore_ledger(ledgers: str | Path, acquisition: str, copy: str | Path) -> l
     fresh = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(files.for_its_user(str(fresh), os.O_RDWR | os.O_CREAT))
         shutil.copyfile(copy, fresh)
         files.replace(fresh, path)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import fields
@@ -9,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from refocusd.errors import LedgerError
+from refocusd.files import for_its_user
 from refocusd.ledger.attempt import Attempt
 
 #: Increased when a table changes; a file with a newer schema is refused.
@@ -55,6 +57,8 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         db = sqlite3.connect(f"file:///{root}{quote(name.lstrip('/'))}?mode=ro", uri=True)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # SQLite gives the files beside it the same mode.
+        os.close(for_its_user(str(path), os.O_RDWR | os.O_CREAT))
         db = sqlite3.connect(path)
     # Set this first: a process that upgrades the file may lock it for a moment.
     db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")

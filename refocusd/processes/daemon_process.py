@@ -9,6 +9,7 @@ from typing import Self
 import msgspec
 
 from refocusd.errors import OutputError, WorkerError
+from refocusd.files import for_its_user
 from refocusd.processes.child import Child
 
 #: A daemon has its own time limit for stopping; one that exceeds this longer one is killed.
@@ -46,7 +47,7 @@ class DaemonProcess:
     def __enter__(self) -> Self:
         try:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            log = self._log.open("ab")
+            log = open(self._log, "ab", opener=for_its_user)
         except OSError as error:
             raise OutputError(
                 f"{self._log.parent} cannot be written to ({error.strerror}); choose another --output"

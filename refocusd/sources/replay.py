@@ -56,7 +56,7 @@ def replay(
     """
     form = recording.first_format()
     keys = recording.axes_keys()
-    first = recording.read(keys[0])
+    first = recording.read(recording.first_key())
     open_ = Open(
         acquisition=str(uuid.uuid4()),
         name=recording.name,

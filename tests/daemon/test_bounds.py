@@ -262,14 +262,14 @@ def test_raw_data_on_a_share_that_hangs_hide_no_other_unfinished_acquisition(
         about = wire.Open(str(uuid.uuid4()), name, 64, 64, "uint16", str(tmp_path / name), "", "{}")
         mark = {**msgspec.to_builtins(about), "run": "r"}
         mark_open(tmp_path, msgspec.json.encode(mark), about.acquisition)
-    is_folder = unfinished._is_folder
+    standing = unfinished._standing
 
-    def asked(path: str) -> bool:
-        if path.endswith("hangs"):
+    def asked(message: wire.Open) -> str:
+        if message.name == "hangs":
             hangs.wait(30)
-        return is_folder(path)
+        return standing(message)
 
-    monkeypatch.setattr(unfinished, "_is_folder", asked)
+    monkeypatch.setattr(unfinished, "_standing", asked)
     assert [each.name for each, _ in unfinished.left_unfinished(str(tmp_path))] == ["here"]
     assert "hangs) does not answer" in caplog.text
     assert len(list((tmp_path / "open").glob("*.json"))) == 2, "both may be finished later"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import shutil
 import sqlite3
@@ -17,6 +18,7 @@ from core_rig import SIDE, Hand, Raw, only, open_of, paused, states_of
 from live import keys, opened, pump_until, quick_settings, running, source, stack
 from waiting import PATIENCE_S, until
 
+from refocusd.daemon.acquisitions import unfinished
 from refocusd.daemon.acquisitions.intake import MAX_PICKED_UP
 from refocusd.daemon.daemon import daemon_status
 from refocusd.daemon.events import FrameNotWritten, LeftUnfinished
@@ -123,6 +125,64 @@ def test_a_dataset_that_was_deleted_is_made_again(tmp_path: Path, raw: Raw) -> N
         assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
     assert len(keys(raw.output)) == 6
     assert not is_marked(settings.ledgers, upload.acquisition)
+
+
+@pytest.mark.parametrize("mounted_on", [".", "mount/share", "mount/share/data"])
+def test_raw_data_on_a_share_that_is_mounted_late_are_remembered(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    mounted_on: str,
+) -> None:
+    """The daemon starts before the share: its mount point is there, and empty, or not there."""
+    if os.name == "nt":
+        pytest.skip("Windows does not let a folder be moved while files in it are open")
+    monkeypatch.setattr(unfinished, "AGAIN_S", 0.05)
+    settings = quick_settings(tmp_path)
+    data = tmp_path / "mount" / "share" / "data"
+    data.parent.mkdir(parents=True)
+    raw = Raw(data, 6)
+    raw.write(0, 6)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
+        for number in range(3):
+            raw.submit(upload, number)
+        pump_until(upload, lambda: only(daemon).counts.passed_through == 3)
+    share = data.parent if mounted_on == "." else tmp_path / mounted_on
+    share.rename(tmp_path / "elsewhere")
+    if mounted_on != ".":
+        share.mkdir()
+    with running(settings) as daemon:
+        until(lambda: "is not there: it is finished once that is back" in caplog.text)
+        assert is_marked(settings.ledgers, upload.acquisition)
+        assert not daemon_status(daemon.endpoint).details
+        if share.exists():
+            assert not any(share.iterdir()), "nothing is written where the share will be"
+            share.rmdir()
+        (tmp_path / "elsewhere").rename(share)
+        until(lambda: daemon_status(daemon.endpoint).details)
+        until(lambda: only(daemon).state == "ended")
+        assert only(daemon).counts == wire.Counts(acquired=6, passed_through=6)
+    assert len(keys(raw.output)) == 6
+    assert not is_marked(settings.ledgers, upload.acquisition)
+    assert caplog.text.count("it is finished once that is back") == 1
+    raw.dataset.finish()
+    raw.dataset.close()
+
+
+def test_an_acquisition_whose_raw_data_were_deleted_is_forgotten(
+    tmp_path: Path, raw: Raw, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = quick_settings(tmp_path)
+    raw.write(0, 6)
+    with running(settings) as daemon, source(daemon) as connection:
+        upload = opened(connection, tmp_path, raw=str(raw.path), output_="")
+        raw.submit(upload, 0)
+        pump_until(upload, lambda: only(daemon).counts.passed_through == 1)
+    shutil.rmtree(raw.path)
+    with running(settings):
+        until(lambda: not is_marked(settings.ledgers, upload.acquisition))
+    assert "is not there any more" in caplog.text
 
 
 def test_what_the_ledger_could_not_take_is_put_right_by_the_next_daemon(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from live import keys, opened, pump_until, quick_settings, read_all, running, so
 from test_resume import KILL, stop_midway, written
 
 from refocusd.datasets.run_folder import RUN_FILE
+from refocusd.ledger import mark_open
 
 
 def run_file(output: Path) -> Any:
@@ -187,3 +191,24 @@ def test_two_copies_of_a_dataset_are_two_acquisitions(tmp_path: Path) -> None:
     names = ("raw_refocused", "copy_refocused")
     assert len({run_file(tmp_path / name)["acquisition"] for name in names}) == 2
     assert all(len(keys(tmp_path / name)) == 3 for name in names)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there the folder's access list decides")
+def test_what_a_computer_keeps_for_its_user_no_other_user_reads(tmp_path: Path) -> None:
+    """Logs, ledgers and lists of outputs; what lies beside the frames is shared as they are."""
+    raw = raw_dataset(tmp_path / "raw", 2)
+    before = os.umask(0o022)
+    try:
+        done = refocusd("--log-file", "our.log", "process", raw, place=tmp_path)
+        mark_open(tmp_path / "ledgers", b"{}", str(uuid.uuid4()))
+    finally:
+        os.umask(before)
+    assert done.returncode == 0, done.stderr
+    kept = [tmp_path / "our.log", *(p for p in (tmp_path / "ledgers").rglob("*") if p.is_file())]
+    kept = [path for path in kept if path.suffix != ".begin"]  # empty, and only locked
+    assert {path.suffix for path in kept} >= {".log", ".sqlite", ".txt", ".json"}
+    assert {path.name: path.stat().st_mode & 0o777 for path in kept} == dict.fromkeys(
+        (path.name for path in kept), 0o600
+    )
+    shared = [path for path in (tmp_path / "raw_refocused").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in shared} == {0o644}

@@ -91,8 +91,11 @@ def test_a_copy_that_ends_too_early_or_was_damaged_is_an_error(tmp_path: Path) -
     # One flipped bit: twice as wide, in as many bytes as 8-bit pixels would take.
     assert whole[first + 10] == SIDE
     path.write_bytes(whole[: first + 10] + bytes([2 * SIDE]) + whole[first + 11 :])
-    with pytest.raises(InputError, match="which cannot be"):
-        open_dataset(path)
+    with open_dataset(path) as dataset:
+        broken, *others = dataset.axes_keys()
+        assert [dataset.unfit(key) for key in others] == [""] * 3
+        with pytest.raises(InputError, match="which cannot be"):
+            dataset.read(broken)
 
 
 def test_a_folder_of_more_than_one_recording_says_which(tmp_path: Path) -> None:

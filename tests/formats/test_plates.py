@@ -77,6 +77,25 @@ def test_a_metamorph_series_has_waves_stages_and_times_in_their_order(tmp_path: 
     assert [key[-2] for key in times] == ["0", "1", "9"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["exp_s{s}_z{z}_w{w}.tif", "exp_A0{s}_s1_z{z}_w{w}.tif", "A0{s}_s1_w{w}_z{z}.tif"],
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_same_tokens_in_another_order_and_with_wells_are_understood(
+    tmp_path: Path, name: str, first: int
+) -> None:
+    """Positions have different numbers of planes, counted from 0 or from 1."""
+    places = [(s, z, w) for s, planes in ((1, 5), (2, 3)) for z in range(planes) for w in (1, 2)]
+    values = write_files(tmp_path, *(name.format(s=s, z=z + first, w=w) for s, z, w in places))
+    assert read_values(tmp_path) == {
+        canonical_axes({"position": s - 1, "z": z, "channel": f"w{w}"}): values[
+            name.format(s=s, z=z + first, w=w)
+        ]
+        for s, z, w in places
+    }
+
+
 def test_a_metamorph_series_of_stacks_has_the_names_and_planes_of_its_nd_file(
     tmp_path: Path,
 ) -> None:

@@ -73,6 +73,22 @@ def test_a_plain_stack_is_read_as_planes_in_any_encoding(
         assert_reads(recording, by_z(stack))
 
 
+@pytest.mark.parametrize("bits", range(9, 16))
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 7}])
+def test_pixels_that_are_packed_are_read_as_the_counts_they_are(
+    tmp_path: Path, bits: int, options: dict[str, Any]
+) -> None:
+    """Some cameras' programs save 10 and 12 bits without gaps; rows begin on a byte."""
+    stack = frames(3, dtype=np.uint16, side=(40, 37)) >> (16 - bits)
+    path = write_tiff(tmp_path / "packed.tif", stack, metadata=None, bitspersample=bits, **options)
+    packed = 3 * 40 * ((37 * bits + 7) // 8)
+    assert packed < path.stat().st_size < packed + 2000
+    with open_dataset(path) as recording:
+        assert_reads(recording, by_z(stack))
+        part = recording.read_part(recording.axes_keys()[1], slice(5, 20), slice(3, 30))
+        np.testing.assert_array_equal(part, stack[1, 5:20, 3:30])
+
+
 @pytest.mark.parametrize(("dtype", "step"), [(np.uint8, 257), (np.uint16, 1)])
 def test_a_colour_table_that_is_a_plain_grey_ramp_changes_nothing(
     tmp_path: Path, dtype: type, step: int
@@ -311,6 +327,22 @@ def test_tokens_that_all_names_have_are_axes(tmp_path: Path) -> None:
             recording,
             {canonical_axes({"time": t, "z": z}): stack[t, z] for t in range(2) for z in range(3)},
         )
+
+
+def test_tokens_may_stand_together_and_positions_have_other_numbers_of_planes(
+    tmp_path: Path,
+) -> None:
+    """As NIS-Elements exports; an uneven grid is no time series."""
+    planes = iter(frames(8))
+    for position, count in ((1, 5), (2, 3)):
+        for z in range(count):
+            write_tiff(tmp_path / f"exp_xy{position}z{z:02}c1.tif", next(planes))
+    with open_dataset(tmp_path) as recording:
+        assert set(recording) == {
+            f'{{"position":{position},"z":{z}}}'
+            for position, count in ((1, 5), (2, 3))
+            for z in range(count)
+        }
 
 
 def test_names_that_count_times_and_planes_from_1_begin_at_0(tmp_path: Path) -> None:

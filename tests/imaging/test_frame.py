@@ -18,9 +18,10 @@ def test_equal_axes_have_equal_keys_whatever_their_order_and_integer_type() -> N
     two = canonical_axes({"time": 0, "channel": "DAPI", "z": 1})
     assert one == two == '{"channel":"DAPI","time":0,"z":1}'
     assert Frame(np.zeros((16, 16), np.uint16), {"z": 1}).key == '{"z":1}'
+    assert canonical_axes({"z": np.float64(1)}) == '{"z":1}'
 
 
-@pytest.mark.parametrize("value", [1.0, True, None, [1]])
+@pytest.mark.parametrize("value", [1.5, float("nan"), True, None, [1]])
 def test_an_axis_takes_integers_and_strings_only(value: Any) -> None:
     with pytest.raises(InputError, match="axis 'z'"):
         canonical_axes({"z": value})

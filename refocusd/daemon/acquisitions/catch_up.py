@@ -36,7 +36,7 @@ def _open_raw(path: str) -> Dataset:
     try:
         return open_dataset(path)
     except InputError as error:
-        # One frame that cannot be used (RGB, in mid-run) must not cost the others.
+        # A damaged record must not cost the frames behind it.
         log.warning("%s; its frames are found by their directories", error)
         return open_dataset(path, growing=True)
 
@@ -84,7 +84,7 @@ class _Raw:
             # A frame may have been written again.
             self.pending = list(dict.fromkeys([*self.pending, *fresh]))
         except InputError:
-            # One frame that cannot be used must not cost the others.
+            # As in `_open_raw`.
             self.dataset.close()
             self.dataset = _open_raw(str(self.dataset.path))
             self.pending = self.dataset.axes_keys()

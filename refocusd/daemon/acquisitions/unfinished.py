@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from refocusd.daemon.events import EventQueue, LeftUnfinished
 from refocusd.daemon.output.patience import answer_of
+from refocusd.datasets.run_folder import output_of
 from refocusd.errors import LedgerError
 from refocusd.files import in_command
-from refocusd.ledger import OpenMark, marked, unmark
+from refocusd.ledger import OpenMark, is_marked, marked, unmark
 from refocusd.transport.messages import Open
 
 log = logging.getLogger(__name__)
+
+
+#: How often raw data that are not there are looked for, s: their share may be mounted later.
+AGAIN_S = 10.0
 
 
 def find_unfinished(ledgers: str, events: EventQueue) -> None:
@@ -28,55 +34,81 @@ def find_unfinished(ledgers: str, events: EventQueue) -> None:
     """
 
     def find() -> None:
-        for message, run in left_unfinished(ledgers):
+        for message, run in left_unfinished(ledgers, events.closed.wait):
             events.put(LeftUnfinished(message, run))
 
     threading.Thread(target=find, name="find-unfinished", daemon=True).start()
 
 
-def left_unfinished(ledgers: str) -> Iterator[tuple[Open, str]]:
+def left_unfinished(
+    ledgers: str, stopped: Callable[[float], bool] = lambda _: True
+) -> Iterator[tuple[Open, str]]:
     """Announcements of acquisitions whose raw data are there, each with the id of its run.
 
-    Marks of acquisitions whose raw data are gone are removed: nothing can be done for them.
+    Those whose raw data are not there are looked at again and again: a share may be mounted late.
+    Marks of acquisitions whose raw data were deleted are removed: nothing can be done for them.
 
     Parameters
     ----------
     ledgers : str
         Folder of the ledgers.
+    stopped : callable
+        Waits for so many seconds; True if nothing need be looked at any more.
     """
-    for mark in marked(ledgers):
-        try:
-            message, run = _announcement(mark)
-        except msgspec.MsgspecError as error:
-            log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
-            continue
-        there = answer_of(partial(_is_folder, message.raw), otherwise=None)
-        if there:
-            yield message, run
-            continue
-        if there is None:
-            log.warning(
-                "%s was left unfinished, and the disk of its raw data (%s) does not answer: it is looked "
-                "at by the next daemon, or `refocusd resume %s` finishes it",
-                *(message.name, message.raw, in_command(message.raw)),
-            )
-            continue
-        log.warning(
-            "%s was left unfinished, but its raw data (%s) is not there any more",
-            message.name,
-            message.raw or "none was kept",
-        )
-        try:
-            unmark(ledgers, mark.acquisition)
-        except LedgerError as error:
-            log.warning("%s", error)
+    marks, first = marked(ledgers), True
+    while marks:
+        away = []
+        for mark in marks:
+            try:
+                message, run = _announcement(mark)
+            except msgspec.MsgspecError as error:
+                log.warning("the mark of acquisition %s is unusable: %s", mark.acquisition, error)
+                continue
+            standing = answer_of(partial(_standing, message), otherwise="silent")
+            if standing == "there":
+                yield message, run
+            elif standing == "gone":
+                _forget(ledgers, message)
+            else:
+                away.append(mark)
+                if first:
+                    log.warning(
+                        "%s was left unfinished, and the disk of its raw data (%s) %s: it is finished once "
+                        "that is back, or by `refocusd resume %s`",
+                        message.name,
+                        message.raw,
+                        "does not answer" if standing == "silent" else "is not there",
+                        in_command(message.raw),
+                    )
+        if not away or stopped(AGAIN_S):
+            return
+        # Others may have been finished by a command, or gone on by themselves.
+        marks, first = [mark for mark in away if is_marked(ledgers, mark.acquisition)], False
 
 
-def _is_folder(path: str) -> bool:
+def _forget(ledgers: str, message: Open) -> None:
+    log.warning(
+        "%s was left unfinished, but its raw data (%s) is not there any more",
+        message.name,
+        message.raw or "none was kept",
+    )
     try:
-        return bool(path) and Path(path).is_dir()
-    except (OSError, ValueError):  # a name that no folder can have
-        return False
+        unmark(ledgers, message.acquisition)
+    except LedgerError as error:
+        log.warning("%s", error)
+
+
+def _standing(message: Open) -> Literal["there", "gone", "away"]:
+    """Whether the raw data of an acquisition are there, were deleted, or lie on a disk that is away."""
+    raw, output = Path(message.raw), output_of(message.raw, message.output)
+    try:
+        if message.raw and raw.exists():
+            return "there"
+        # What was refocused from it lies beside it, so that this is its disk.
+        gone = not message.raw or (output.parent == raw.parent and output.is_dir())
+    except ValueError:  # a name that nothing can have
+        gone = True
+    return "gone" if gone else "away"
 
 
 def _announcement(mark: OpenMark) -> tuple[Open, str]:

@@ -7,9 +7,12 @@ index to 25 MiB of zeros beforehand and cuts it when it is done.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from refocusd.errors import InputError
 from refocusd.files import open_shared
@@ -54,12 +57,13 @@ class NDTiffIndex:
         dict of str to int or str
             Axes of a frame.
         IndexEntry
+            With its `trouble` where the frame cannot be used.
 
         Raises
         ------
         InputError
-            If there is no index, or a record before its last is damaged, names
-            a file outside the dataset, or describes a frame that cannot be used.
+            If there is no index, or a record before its last is damaged, or names
+            a file outside the dataset.
         """
         index = self._folder / INDEX_NAME
         doubtful = -1
@@ -72,8 +76,10 @@ class NDTiffIndex:
                     file.seek(start)
                     data = file.read(_CHUNK) or b""
                     for end, axes, entry in unpack_records(data):
-                        plain = plain_axes(axes)
-                        self._refuse_unusable(canonical_axes(plain), entry)
+                        plain, trouble = _usable(axes)
+                        entry = self._checked(canonical_axes(plain), entry)
+                        if trouble:
+                            entry = replace(entry, trouble=trouble)
                         self.end = start + end
                         yield plain, entry
                     if not is_begun(data[self.end - start :]):
@@ -91,30 +97,43 @@ class NDTiffIndex:
         except ValueError as error:
             raise InputError(f"{self._folder}: {error}") from error
 
-    def _refuse_unusable(self, key: str, entry: IndexEntry) -> None:
+    def _checked(self, key: str, entry: IndexEntry) -> IndexEntry:
         form = entry.format
         if not _is_bare(entry.file):
             raise InputError(
                 f"{self._folder} has a record that names {entry.file!r}, which is no file of the "
                 "dataset: do not use it"
             )
-        if min(form.height, form.width) < MIN_SIDE or form.nbytes > self._max_frame_bytes:
-            raise InputError(
-                f"frame {key} of {self._folder} is {form}; refocusd takes sides from {MIN_SIDE} px "
-                f"and up to {self._max_frame_bytes} bytes a frame"
-            )
         if entry.metadata_length > _MAX_METADATA_BYTES:
             raise self._damaged(f"frame {key} has metadata of {entry.metadata_length} bytes")
+        if entry.trouble:
+            return entry
+        if min(form.height, form.width) < MIN_SIDE or form.nbytes > self._max_frame_bytes:
+            trouble = (
+                f"is {form}; refocusd takes sides from {MIN_SIDE} px and up to "
+                f"{self._max_frame_bytes} bytes a frame"
+            )
+            return replace(entry, trouble=trouble)
         if (
             entry.offset < entry.metadata_offset + entry.metadata_length
             and entry.metadata_offset < entry.offset + form.nbytes
         ):
             raise self._damaged(f"frame {key} overlaps its own metadata")
+        return entry
 
     def _damaged(self, what: str) -> InputError:
         return InputError(
             f"{self._folder} is damaged or incomplete: {what}; copy the dataset again"
         )
+
+
+def _usable(axes: dict[str, Any]) -> tuple[dict[str, AxisValue], str]:
+    """Axes that name a frame; where one cannot be, its text stands for it, and what is wrong is said."""
+    try:
+        return plain_axes(axes), ""
+    except InputError as error:
+        text = {name: v if isinstance(v, str) else json.dumps(v) for name, v in axes.items()}
+        return plain_axes(text), f"cannot be named in an output: {error}"
 
 
 def _is_bare(name: str) -> bool:

@@ -212,11 +212,8 @@ def unpack_records(data: bytes) -> Iterator[tuple[int, dict[str, Any], IndexEntr
     dict
         Axes, as the JSON says.
     IndexEntry
-
-    Raises
-    ------
-    ValueError
-        If a record describes pixels that no frame here has: RGB, compressed or of another type.
+        With its `trouble` where a record describes pixels that no frame here has: RGB, compressed
+        or of another type.
     """
     end = 0
     while (record := _record_at(data, end)) is not None:
@@ -262,13 +259,11 @@ def _record_at(data: bytes, at: int) -> tuple[int, dict[str, Any], IndexEntry] |
         return None
     if not isinstance(axes, dict) or not (width and height and metadata_length):
         return None
-    dtype = _DTYPES.get(kind)
+    dtype, trouble = _DTYPES.get(kind), ""
     if dtype is None or packed or packed_too:
         what = "RGB" if kind == _RGB else f"of type {kind} or compressed"
-        raise ValueError(
-            f"frame {json.dumps(axes)} is {what}; refocusd takes one channel a frame, as uint8 or uint16"
-        )
+        trouble = f"is {what}; refocusd takes one channel a frame, as uint8 or uint16"
     # What frames have in common they share: an index may name a million of them.
-    form = _form(height, width, dtype)
-    entry = IndexEntry(sys.intern(name), offset, form, metadata_offset, metadata_length)
+    form = _form(height, width, dtype or _DTYPES[0])
+    entry = IndexEntry(sys.intern(name), offset, form, metadata_offset, metadata_length, trouble)
     return at + _PLACE.size, axes, entry

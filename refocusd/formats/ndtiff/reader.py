@@ -42,7 +42,8 @@ class NDTiffReader(PlacedFrames):
     """The frames of one NDTiff dataset, by its index; may be used from several threads.
 
     A frame that the index names and whose bytes are not in their file is missing
-    until a `refresh` finds them.
+    until a `refresh` finds them.  One that is RGB or of another type is among the others, and
+    `unfit`.
 
     Parameters
     ----------
@@ -57,7 +58,7 @@ class NDTiffReader(PlacedFrames):
     ------
     InputError
         If there is no index, or a record before its last is damaged, names a
-        file outside the dataset, or describes a frame that cannot be used.
+        file outside the dataset, or no frame can be used.
 
     Examples
     --------
@@ -79,6 +80,8 @@ class NDTiffReader(PlacedFrames):
         self._index = NDTiffIndex(self.path, max_frame_bytes)
         self._waiting: dict[str, Place] = {}
         self.refresh()
+        if self._frames:
+            self.first_key()  # says why none of them can be used
         if self._index.torn:
             self.source += ", which ends within a record: frames behind it are left out"
 
@@ -95,6 +98,9 @@ class NDTiffReader(PlacedFrames):
             name = next(iter(self._frames.values())).file
             with self._reading(name) as file:
                 self._summary = summary_of(file)
+                if self._summary is None and file.first_directory(NDTIFF_MAGIC):
+                    self._summary = {}
+                    self.source += ", without the summary, which is damaged"
             if self._summary is None:
                 raise self._damaged(f"{name} does not start as an NDTiff file with a summary")
         return super().summary
@@ -127,7 +133,7 @@ class NDTiffReader(PlacedFrames):
             for key, entry in itertools.chain(earlier.items(), self._index.entries()):
                 if entry.file not in sizes:
                     sizes[entry.file] = self._size_of(entry.file)
-                if entry.end <= sizes[entry.file]:
+                if entry.trouble or entry.end <= sizes[entry.file]:
                     self._frames[key] = entry
                     self._waiting.pop(key, None)
                     fresh[key] = None
@@ -317,13 +323,16 @@ class GrowingNDTiff(PlacedFrames):
         return fresh
 
     def _note(self, key: str, place: Place) -> bool:
-        """Whether the frame was not known."""
+        """Whether the frame was not known, and can be used."""
         name = place.file
         end = place.metadata_offset + place.metadata_length
         if end + end % 2 > self._next.get(name, 0):
             # Directories begin on a word.
             self._next[name] = end + end % 2
             self._last[name] = place
+        if place.trouble:
+            self._unusable[key] = f"the frame {place.trouble}"
+            return False
         new = key not in self._frames
         self._frames[key] = place
         return new
@@ -348,10 +357,7 @@ class GrowingNDTiff(PlacedFrames):
             key = canonical_axes(axes) if isinstance(axes, dict) and axes else ""
         except InputError:
             key = ""
-        if page.place is None:
-            self._unusable[key] = f"the frame {page.trouble}"
-            return
-        if not key:
+        if not key and not page.place.trouble:
             return  # the index will say which frame it is
         if self._note(key, page.place):
             fresh.append(key)

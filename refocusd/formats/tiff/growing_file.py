@@ -52,22 +52,20 @@ class Page:
     ----------
     offset : int
         Of the directory.
-    place : Place or None
-        None where `trouble` says why its pixels cannot be used.
+    place : Place
+        With its `trouble` where its pixels cannot be used.
     metadata : mapping
     following : int
         Where the next directory is or will be; 0 if there will be none.
     described : bool
         The page has a description: of a first page, that its writer is done with the file.
-    trouble : str
     """
 
     offset: int
-    place: Place | None
+    place: Place
     metadata: Mapping[str, Any]
     following: int
     described: bool = False
-    trouble: str = ""
 
 
 class GrowingFile:
@@ -166,9 +164,9 @@ class GrowingFile:
         metadata = self.metadata(where, length)
         if metadata is None:
             return None
-        place, trouble = _placed(values, self.path.name, self._says_depth)
+        place = _placed(values, self.path.name, self._says_depth)
         described = values.get(_DESCRIPTION, (0, 0))[0] > 0
-        return Page(offset, place, metadata, following, described, trouble)
+        return Page(offset, place, metadata, following, described)
 
     def metadata(self, offset: int, length: int) -> dict[str, Any] | None:
         """The JSON at a place; None while it is not (wholly) there.
@@ -234,20 +232,18 @@ def writer_mark(path: Path) -> int:
     return int(mark) if order == _LITTLE_ENDIAN else 0
 
 
-def _placed(
-    values: Mapping[int, tuple[int, int]], file: str, says_depth: bool
-) -> tuple[Place | None, str]:
+def _placed(values: Mapping[int, tuple[int, int]], file: str, says_depth: bool) -> Place:
     width, height = values[_WIDTH][1], values[_HEIGHT][1]
     count, bits = values[_BITS]
     nbytes = values[_STRIP_BYTES][1]
+    form, trouble = PageFormat(height, width, np.dtype(np.uint8)), ""
+    if bits == 16 and (says_depth or nbytes != height * width):
+        form = PageFormat(height, width, np.dtype(np.uint16))
     if values.get(_SAMPLES, (1, 1))[1] != 1 or count != 1:
-        return None, "is RGB; refocusd takes one channel a frame"
-    if bits not in (8, 16):
-        return None, f"has {bits}-bit pixels; refocusd takes camera counts of 8 or 16 bits"
-    form = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
-    if not says_depth and height and width and nbytes == height * width and bits == 16:
-        form = PageFormat(height, width, np.dtype(np.uint8))
-    if min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
-        return None, f"is {form} in {nbytes} bytes, which cannot be"
+        trouble = "is RGB; refocusd takes one channel a frame"
+    elif bits not in (8, 16):
+        trouble = f"has {bits}-bit pixels; refocusd takes camera counts of 8 or 16 bits"
+    elif min(width, height) < MIN_SIDE or form.nbytes > MAX_FRAME_BYTES or form.nbytes != nbytes:
+        trouble = f"is {form} in {nbytes} bytes, which cannot be"
     length, where = values[_METADATA]
-    return Place(file, values[_STRIP][1], form, where, length), ""
+    return Place(file, values[_STRIP][1], form, where, length, trouble)

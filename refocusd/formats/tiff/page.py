@@ -60,6 +60,9 @@ class Place:
     format : PageFormat
     metadata_offset, metadata_length : int
         Of its JSON, in bytes.
+    trouble : str
+        Why its pixels cannot be used (``is RGB; ...``), though the frame is whole; then `format`
+        has its sides only.
     """
 
     file: str
@@ -67,6 +70,7 @@ class Place:
     format: PageFormat
     metadata_offset: int
     metadata_length: int
+    trouble: str = ""
 
     @property
     def end(self) -> int:
@@ -81,19 +85,20 @@ class Places(Mapping[str, Place]):
         self._rows: dict[str, int] = {}
         #: Of each row: offset, metadata offset and length, number of its file and format.
         self._numbers = array("Q")
-        self._shared: dict[tuple[str, PageFormat], int] = {}
-        self._files: list[tuple[str, PageFormat]] = []
+        self._shared: dict[tuple[str, PageFormat, str], int] = {}
+        self._files: list[tuple[str, PageFormat, str]] = []
 
     def __getitem__(self, key: str) -> Place:
         at = 4 * self._rows[key]
         offset, metadata_offset, metadata_length, number = self._numbers[at : at + 4]
-        file, form = self._files[number]
-        return Place(file, offset, form, metadata_offset, metadata_length)
+        file, form, trouble = self._files[number]
+        return Place(file, offset, form, metadata_offset, metadata_length, trouble)
 
     def __setitem__(self, key: str, place: Place) -> None:
-        number = self._shared.setdefault((place.file, place.format), len(self._shared))
+        shared = (place.file, place.format, place.trouble)
+        number = self._shared.setdefault(shared, len(self._shared))
         if number == len(self._files):
-            self._files.append((place.file, place.format))
+            self._files.append(shared)
         at = 4 * self._rows.setdefault(key, len(self._rows))
         numbers = (place.offset, place.metadata_offset, place.metadata_length, number)
         self._numbers[at : at + 4] = array("Q", numbers)

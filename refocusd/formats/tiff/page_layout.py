@@ -49,6 +49,10 @@ class _Segment:
     rows: int
     columns: int
 
+    def nbytes(self, bits: int) -> int:
+        """Bytes of its pixels of so many bits, decoded."""
+        return self.rows * math.ceil(self.columns * bits / 8)
+
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
@@ -57,12 +61,14 @@ class PageLayout:
     format: PageFormat
     compression: int
     differences: bool
+    #: Of one pixel in the file; 9 to 15 of them are packed, and rows begin on a byte.
+    bits: int
     segments: tuple[_Segment, ...]
 
     @property
     def contiguous_offset(self) -> int | None:
         """Where the frame starts if its bytes lie uncompressed in one piece, else None."""
-        if self.compression != _NONE or self.differences:
+        if self.compression != _NONE or self.differences or self.bits % 8:
             return None
         end = self.segments[0].offset
         for segment in self.segments:
@@ -133,8 +139,13 @@ class PageLayout:
     def _block(self, file: StrictTiff, segment: _Segment) -> Pixels:
         """The pixels of one strip or tile."""
         data = file.read_at(segment.offset, segment.length, "a strip or tile")
-        wanted = segment.rows * segment.columns * self.format.dtype.itemsize
+        wanted = segment.nbytes(self.bits)
         decoded = _decoded(file, data, self.compression, wanted)
+        if self.bits % 8:
+            plain = imagecodecs.packints_decode(
+                decoded, self.format.dtype, self.bits, runlen=segment.columns
+            )
+            return np.asarray(plain).reshape(segment.rows, segment.columns)
         raw = np.frombuffer(decoded, np.dtype(f"{file.order}u{self.format.dtype.itemsize}"))
         block: Pixels = raw.reshape(segment.rows, segment.columns).astype(self.format.dtype)
         if self.differences:
@@ -178,12 +189,10 @@ def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
         )
     (bits,) = file.numbers(page, 258) or (1,)
     sample = file.number(page, 339, 1)
-    if bits not in (8, 16) or sample in _SAMPLE_FORMAT:
-        packed = sample not in _SAMPLE_FORMAT and 8 < bits < 16
-        advice = "save them as 16-bit" if packed else "save the raw counts, not a scaled copy"
+    if not 8 <= bits <= 16 or sample in _SAMPLE_FORMAT:
         raise InputError(
             f"{what} has {bits}-bit {_SAMPLE_FORMAT.get(sample, 'unsigned')} pixels; refocusd takes "
-            f"camera counts of 8 or 16 bits, unsigned: {advice}"
+            "camera counts of 8 to 16 bits, unsigned: save the raw counts, not a scaled copy"
         )
     width, height = file.number(page, 256, 0), file.number(page, 257, 0)
     if min(width, height) < MIN_SIDE or file.number(page, 32997, 1) != 1:
@@ -192,7 +201,7 @@ def page_format(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
             if min(width, height) < MIN_SIDE
             else f"{what} is a volume (tag ImageDepth): export it with one page a plane"
         )
-    form = PageFormat(height, width, np.dtype(f"u{bits // 8}"))
+    form = PageFormat(height, width, np.dtype(f"u{math.ceil(bits / 8)}"))
     # A large page in tiles is read tile by tile.
     tiled = 322 in page.tags and height * width > SLIDE_PX
     if form.nbytes > most_bytes and not tiled:
@@ -222,7 +231,7 @@ def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
     """
     form = page_format(file, page, number, most_bytes)
     compression = file.number(page, 259, _NONE)
-    predictor = file.number(page, 317, 1)
+    predictor, bits = file.number(page, 317, 1), file.number(page, 258, 1)
     if compression != _NONE and compression not in _EXPANSION:
         known = compression in {int(scheme) for scheme in COMPRESSION}
         name = COMPRESSION(compression).name if known else f"scheme {compression}"
@@ -230,13 +239,13 @@ def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
             f"page {number} of {file.path} is compressed by {name}; refocusd reads uncompressed, LZW, "
             "Deflate, PackBits and Zstandard pages: export it with one of these"
         )
-    if predictor not in (1, 2) or file.number(page, 266, 1) != 1:
+    if predictor not in (1, 2) or (predictor == 2 and bits % 8) or file.number(page, 266, 1) != 1:
         raise file.damaged(
             f"page {number} has predictor {predictor} or a bit order that has no meaning here"
         )
     segments = tuple(_segments(file, page, number, form))
     for segment in segments:
-        wanted = segment.rows * segment.columns * form.dtype.itemsize
+        wanted = segment.nbytes(bits)
         if compression == _NONE and segment.length != wanted:
             raise file.damaged(
                 f"a strip or tile of page {number} has {segment.length} bytes, where {form} needs {wanted}"
@@ -251,7 +260,7 @@ def page_layout(file: StrictTiff, page: TiffPage, number: int, most_bytes: int) 
                 f"pixels of page {number} lie at byte {segment.offset} to "
                 f"{segment.offset + segment.length} of a file of {file.size} bytes"
             )
-    return PageLayout(form, compression, predictor == 2, segments)
+    return PageLayout(form, compression, predictor == 2, bits, segments)
 
 
 def _segments(

@@ -68,7 +68,7 @@ class MicroManagerStacks(PlacedFrames):
     Raises
     ------
     InputError
-        If they are not growing, and a file is damaged or has pages that cannot be used.
+        If they are not growing, and a file is damaged or has pages that have no axes.
     """
 
     source = "Micro-Manager's metadata"
@@ -88,6 +88,8 @@ class MicroManagerStacks(PlacedFrames):
                     pass
                 for file in self._names():
                     self._check_end(file)
+                if self._frames:
+                    self.first_key()  # says why none of them can be used
 
     @property
     def finished(self) -> bool:
@@ -157,8 +159,8 @@ class MicroManagerStacks(PlacedFrames):
         except InputError:
             axes = {}
         key = canonical_axes(named_axes(axes, self.summary)) if axes else ""
-        if not key or page.place is None:
-            trouble = f"a page of {file.path.name} {page.trouble or 'has no axes'}"
+        if not key or (page.place.trouble and self._growing):
+            trouble = f"a page of {file.path.name} {page.place.trouble or 'has no axes'}"
             if not self._growing:
                 raise InputError(f"{self.path} cannot be used: {trouble}")
             self._unusable[key] = trouble

@@ -18,6 +18,7 @@ from refocusd.sources.folders.announcement import announcement, standing
 from refocusd.sources.folders.growth import AWAY_S, Growth
 from refocusd.sources.once import Once
 from refocusd.transport.messages import Open, Outcome
+from refocusd.transport.records import UNFIT
 from refocusd.transport.session import Session, State
 
 log = logging.getLogger(__name__)
@@ -214,7 +215,7 @@ class Following:
         self._waiting.extend(self._growth.look(now=now))
         for key, why in self._dataset.unusable().items():
             if key:
-                self._missed.setdefault(key, why)
+                self._missed.setdefault(key, f"{UNFIT}: {why}")
             else:
                 self._warn(why)
 
@@ -246,7 +247,7 @@ class Following:
                 return False
         except (InputError, OSError) as error:
             if isinstance(error, InputError) and not may_pass(error):
-                self._missed[key] = str(error)
+                self._missed[key] = f"{UNFIT}: {error}"
                 return True
             self._warn(f"frame {key} cannot be read now ({error})")
             self._waiting.append(key)

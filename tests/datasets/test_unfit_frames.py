@@ -1,0 +1,207 @@
+"""Frames that cannot be refocused among others: each is refused by itself, counted and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from finished import blurred, refocusd, told, verify
+from followed import ended, following, newest
+from java_ndtiff import SUMMARY, JavaNDTiff, JavaStack
+from live import keys, quick_settings, running
+from waiting import until
+
+from refocusd.datasets.dataset import find_dataset
+from refocusd.datasets.verify import check_run
+from refocusd.formats.ndtiff.layout import HEADER_BYTES
+from refocusd.formats.ndtiff.reader import NDTiffReader
+from refocusd.formats.open_dataset import open_dataset
+from refocusd.sources.folders.announcement import announcement
+from refocusd.transport import messages as wire
+
+SIDE = 64
+RGB = np.full((SIDE, SIDE, 3), 7, np.uint8)
+TINY = np.full((8, 8), 7, np.uint16)
+
+
+def key(n: int) -> str:
+    return f'{{"time":{n}}}'
+
+
+def java_ndtiff(folder: Path, odd: dict[int, Any], frames: int = 5) -> Path:
+    dataset = JavaNDTiff(folder)
+    for n, plane in enumerate(blurred(frames, SIDE)):
+        dataset.put({"time": n}, odd.get(n, plane), {"Axes": {"time": n}})
+    dataset.finish()
+    return folder
+
+
+def compressed(folder: Path) -> Path:
+    """The index says of one frame that its pixels are compressed."""
+    dataset = JavaNDTiff(folder)
+    for n, plane in enumerate(blurred(5, SIDE)):
+        axes, name, place = dataset.put_image({"time": n}, plane, {"Axes": {"time": n}})
+        dataset.put_entry(axes, name, (*place[:4], int(n == 2), *place[5:]))
+    dataset.finish()
+    return folder
+
+
+def java_stack(folder: Path) -> Path:
+    """Image stack of Micro-Manager, one page of which is half as wide as its bytes are long."""
+    sizes = {"Frames": 5, "Slices": 1, "Channels": 1, "Positions": 1}
+    summary = {name: value for name, value in SUMMARY.items() if name != "ChNames"} | sizes
+    path = folder / "run_MMStack_Pos0.ome.tif"
+    stack = JavaStack(path, summary, SIDE, 5)
+    for n, plane in enumerate(blurred(5, SIDE)):
+        if n == 2:
+            at = stack._file.tell()
+        said = {"FrameIndex": n, "SliceIndex": 0, "ChannelIndex": 0, "PositionIndex": 0}
+        stack.put((0, 0, n, 0), plane, said)
+    stack._write_at(at + 2 + 8, (SIDE // 2).to_bytes(4, "little"))
+    stack.finish()
+    return folder
+
+
+def image_files(folder: Path) -> Path:
+    """The names say which frame each is; one file was copied in part."""
+    folder.mkdir()
+    for n, plane in enumerate(blurred(5, SIDE)):
+        tifffile.imwrite(folder / f"img_t{n}.tif", plane)
+    (folder / "img_t2.tif").write_bytes((folder / "img_t2.tif").read_bytes()[:3000])
+    return folder
+
+
+def odd_axes(folder: Path) -> Path:
+    """A script counts halves, and whole numbers as numpy gives them."""
+    dataset = JavaNDTiff(folder)
+    for n, plane in zip([0, 1.0, 2.5, 3, 4], blurred(5, SIDE), strict=True):
+        dataset.put({"time": n}, plane, {"Axes": {"time": n}})
+    dataset.finish()
+    return folder
+
+
+KINDS: dict[str, tuple[Callable[[Path], Path], int, str]] = {
+    "RGB": (lambda folder: java_ndtiff(folder, {2: RGB}), 2, "is RGB"),
+    "first is RGB": (lambda folder: java_ndtiff(folder, {0: RGB}), 0, "is RGB"),
+    "last is RGB": (lambda folder: java_ndtiff(folder, {4: RGB}), 4, "is RGB"),
+    "tiny": (lambda folder: java_ndtiff(folder, {2: TINY}), 2, "sides from 16 px"),
+    "compressed": (compressed, 2, "of type 1 or compressed"),
+    "image stack": (java_stack, 2, "which cannot be"),
+    "image files": (image_files, 2, "img_t2.tif is damaged or incomplete"),
+    "odd axes": (odd_axes, 2, "axis 'time' has the value 2.5"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_frame_that_cannot_be_refocused_costs_no_other(tmp_path: Path, kind: str) -> None:
+    make, number, why = KINDS[kind]
+    raw = make(tmp_path / "raw")
+    odd = '{"time":"2.5"}' if make is odd_axes else key(number)
+    others = {key(n) for n in range(5) if n != number}
+    with open_dataset(raw) as frames:
+        assert set(frames) == others | {odd}
+        assert [each for each in frames if frames.unfit(each)] == [odd]
+    done = refocusd("process", raw, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 1, "a frame that failed is a problem"
+    assert "4 frames of 64×64 px uint16" in done.stderr
+    assert f"1 frame that cannot be refocused, such as {odd}, which " in done.stderr
+    assert why in done.stderr
+    output = tmp_path / "raw_refocused"
+    assert set(keys(output)) == others
+
+    for path in (raw, output):
+        status, said = verify(path, place=tmp_path)
+        assert status == 1
+        (problem,) = said["runs"][0]["problems"]
+        assert (problem["kind"], problem["axes"]) == ("failed", odd)
+        assert why in problem["detail"]
+        assert said["runs"][0]["states"] == {"failed": 1, "passed_through": 4}
+
+
+def test_resume_and_export_go_on_without_a_frame_that_cannot_be_refocused(tmp_path: Path) -> None:
+    raw, output = java_ndtiff(tmp_path / "raw", {2: RGB}), tmp_path / "raw_refocused"
+    assert refocusd("process", raw, place=tmp_path).returncode == 1
+    before = verify(raw, place=tmp_path)[1]["runs"][0]
+    advice = check_run(
+        find_dataset(raw, tmp_path / "ledgers"),
+        find_dataset(output, tmp_path / "ledgers").outputs[0],
+        tmp_path / "ledgers",
+        pixels=False,
+        running=False,
+    ).advice()
+    assert [text[:45] for text in advice] == ["1 frame cannot be refocused as raw has them, "]
+    assert refocusd("resume", raw, place=tmp_path).returncode == 1
+    assert verify(raw, place=tmp_path)[1]["runs"][0]["states"] == before["states"]
+    exported = tmp_path / "out.ome.tif"
+    status, said = told("export", output, "--output", exported, "--fill", place=tmp_path)
+    assert (status, exported.exists()) == (0, True), said
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_frame_whose_metadata_are_damaged_costs_no_other(tmp_path: Path, number: int) -> None:
+    raw = java_ndtiff(tmp_path / "raw", {})
+    with NDTiffReader(raw) as frames:
+        place = frames._frames[key(number)]
+    with (raw / place.file).open("rb+") as file:
+        file.seek(place.metadata_offset)
+        file.write(b"\xff\xfe[[")
+    done = refocusd("process", raw, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 1
+    assert "5 frames of 64×64 px uint16" in done.stderr
+    status, said = verify(raw, place=tmp_path)
+    assert status == 1
+    (problem,) = said["runs"][0]["problems"]
+    assert (problem["kind"], problem["axes"]) == ("failed", key(number))
+    assert "has no metadata" in problem["detail"]
+    with open_dataset(raw, growing=True) as growing:
+        assert (
+            announcement(growing, growing.first_key()).acquisition == said["runs"][0]["acquisition"]
+        )
+
+
+def test_frames_whose_summary_is_damaged_are_refocused(tmp_path: Path) -> None:
+    raw = java_ndtiff(tmp_path / "raw", {})
+    with (raw / "run_NDTiffStack.tif").open("rb+") as file:
+        file.seek(HEADER_BYTES)
+        file.write(b"\xff\xfe[[")
+    done = refocusd("process", raw, place=tmp_path, COLUMNS="1000")
+    assert done.returncode == 0, done.stderr
+    assert "by NDTiff's index, without the summary, which is damaged" in done.stderr
+    assert verify(raw, place=tmp_path)[0] == 0
+
+
+def test_a_recording_without_a_frame_that_can_be_refocused_is_refused_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    raw = java_ndtiff(tmp_path / "raw", {0: RGB, 1: RGB}, frames=2)
+    status, said = told("process", raw, place=tmp_path, COLUMNS="1000")
+    assert status == 2
+    assert "is RGB" in said
+    assert not (tmp_path / "raw_refocused").exists()
+
+
+def test_what_is_followed_and_what_is_processed_say_the_same_of_such_a_frame(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    with running(quick_settings(tmp_path)) as daemon, following(data, daemon.endpoint):
+        dataset = JavaNDTiff(data / "run")
+        for n, plane in enumerate([RGB, blurred(1)[0], TINY, *blurred(2, seed=1)]):
+            dataset.put({"time": n}, plane, {"Axes": {"time": n}})
+            if n == 1:
+                until(lambda: newest(daemon, "run"), "the follower")
+        dataset.finish()
+        counts = until(lambda: ended(daemon, "run"))
+    assert counts == wire.Counts(acquired=5, passed_through=3, failed=2)
+    status, said = verify(data / "run", place=tmp_path)
+    (run,) = said["runs"]
+    assert (status, run["states"]) == (1, {"failed": 2, "passed_through": 3})
+    assert {problem["axes"] for problem in run["problems"]} == {key(0), key(2)}
+    done = refocusd("process", data / "run", place=tmp_path)
+    assert done.returncode == 1
+    assert verify(data / "run", place=tmp_path)[1]["runs"][0]["states"] == run["states"]
+    assert len([each for each in data.iterdir() if each.name.startswith("run_refocused")]) == 1
