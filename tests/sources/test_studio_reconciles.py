@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,7 @@ def test_acquisitions_whose_windows_are_closed_at_once_are_told(
     for name in ("first", "second"):
         rig.microscope.close(rig.microscope.acquire(name, images(2), engine=engine))
         rig.microscope.add_to_album(frame(0, SIDE))
-        told = len(rig.unseen(before))
-        rig.wait(lambda told=told: len(rig.unseen(before)) > told, name)
+        rig.wait(partial(lambda said: any(said in each for each in rig.unseen(before)), name), name)
     rig.microscope.acquire("kept", images(1), engine=engine)
     [about] = rig.wait_ended(1)
     assert about.name == "kept"

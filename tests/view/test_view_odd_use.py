@@ -43,6 +43,28 @@ def test_somebody_without_the_token_is_told_how_to_come_in(browser: Browser) -> 
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE, (320, 568)], ids=["desk", "phone", "small"])
+def test_what_is_wrong_is_said_on_the_page_and_not_only_in_a_tooltip(
+    browser: Browser, tools: Bench, size: tuple[int, int]
+) -> None:
+    full = "the disk of /out is full: paused until there is room"
+    gone = "a7 of Micro-Manager is not refocused: its window was closed"
+    with StandIn(tools.scene) as daemon, view_of(daemon.endpoint) as port:
+        [about] = daemon.status().details
+        ended = msgspec.structs.replace(about, id="b", state="ended", warnings=["of yesterday"])
+        daemon.status_changes = {
+            "details": [ended, msgspec.structs.replace(about, warnings=[full])],
+            "unseen": 3,
+            "unseen_last": [gone],
+        }
+        with open_page(browser, f"http://127.0.0.1:{port}/", size) as page:
+            eventually(lambda: page.locator("#warnings").inner_text() == f"cells_1: {full}", "it")
+            assert page.locator("#unseen").inner_text() == f"3 acquisitions were not seen. {gone}"
+            assert gone in page.locator("#events").inner_text()
+            assert page.locator("#warnings").get_attribute("role") == "status"
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE, (320, 568)], ids=["desk", "phone", "small"])
 def test_long_names_leave_everything_within_reach(
     browser: Browser, tools: Bench, size: tuple[int, int]
 ) -> None:

@@ -111,7 +111,7 @@ def _summary(action: str, answer: dict[str, Any]) -> list[str]:
             f"{counted(len(daemon['workers']), 'worker')}, {daemon['fps']:.1f} frames/s, "
             f"{daemon['queued']} queued, {daemon['pending']} pending"
             + (", paused" if daemon["paused"] else ""),
-            *daemon["unseen_last"],
+            *daemon.get("unseen_last", []),
         ]
     return lines
 

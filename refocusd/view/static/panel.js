@@ -230,6 +230,10 @@ export function showAcquisitions(daemon, current) {
   const shown = acquisitions.find((a) => a.id === current) ?? acquisitions.at(-1);
   badge.hidden = !shown;
   showFocus(shown?.state === "ended" ? null : shown?.focus);
+  // Those of every acquisition that is open: a full disk is no matter of who is looked at.
+  const warnings = acquisitions.filter((a) => a.state !== "ended").flatMap((a) => a.warnings.map((words) => `${a.name}: ${words}`));
+  find("warnings").hidden = !warnings.length;
+  put("warnings", warnings.join("; "));
   if (shown) {
     const { counts } = shown;
     const done = counts.refocused + counts.passed_through + counts.skipped + counts.failed;
