@@ -182,6 +182,25 @@ def test_files_that_could_not_be_written_are_refused_before_anything_is_read(
             calibrate(*missing, *flags)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--wavelength-um", 520, "give 0.2 to 2"),
+        ("--pixel-um", -1, "give 0.001 to 100"),
+        ("--bead-um", -3, "give a diameter"),
+        ("--radius-um", 0, "above 0"),
+        ("--saturation", -1, "above 0"),
+        ("--na", 1.4, "refractive index of 1"),
+    ],
+)
+def test_numbers_that_no_microscope_has_are_refused(
+    tmp_path: Path, flag: str, value: float, said: str
+) -> None:
+    path = recorded(tmp_path / "beads", np.zeros((9, 32, 32), np.uint16))
+    with pytest.raises(ConfigError, match=said):
+        calibrate("--from-recording", path, flag, value)
+
+
 def test_the_profile_of_another_microscope_is_refused_before_the_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,13 @@ from refocusd.profiles.microscope_metadata import binning_of, camera_of, objecti
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.stage.microscope import strings
 
+#: What light microscopes have; a wavelength in nanometres, for one, is none.
+_PLAUSIBLE = {
+    "pixel_um": (0.001, 100.0),
+    "wavelength_um": (0.2, 2.0),
+    "magnification": (0.1, 1000.0),
+}
+
 
 def add_microscope_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for values that the metadata lack."""
@@ -85,10 +92,12 @@ def _check(microscope: Microscope) -> None:
             f"an NA of {microscope.na:g} is not possible in a medium with a refractive index of "
             f"{microscope.refractive_index:g}: the NA must be below it; give --refractive-index"
         )
-    for name in ("pixel_um", "wavelength_um", "magnification"):
+    for name, (low, high) in _PLAUSIBLE.items():
         value = getattr(microscope, name)
-        if value is not None and not 0 < value < 1000:
-            raise ConfigError(f"--{name.replace('_', '-')} {value:g} is not plausible")
+        if value is not None and not low <= value <= high:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {value:g} is not plausible: give {low:g} to {high:g}"
+            )
 
 
 def microscope_of_core(arguments: argparse.Namespace, core: Any) -> Microscope:

@@ -163,7 +163,8 @@ def _advice(dropped: dict[str, int]) -> str:
         "saturated": "Expose shorter or lower the light",
         "too near to another": "Dilute the beads, take a smaller range of z, or measure without "
         "single beads (--in-focus)",
-        "at the edge of the frame": "Take a larger field, or a smaller range of z",
+        "at the edge of the frame": "Take a larger field, or a smaller range of z, or state the kernels' "
+        "radius (--radius-um)",
     }.get(worst, "Give a field with more single beads on one plane")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from refocusd.cli.console import console
 from refocusd.cli.flags import add_command
-from refocusd.errors import InputError
+from refocusd.errors import ConfigError, InputError
 from refocusd.profiles.profile import Microscope
 from refocusd_calibration.cli.flags import add_measurement_flags
 from refocusd_calibration.profile.identity import check_profile, microscope_of
@@ -89,6 +89,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         from refocusd_calibration.cli.outcome import check_places
 
         check_places(arguments)
+    _check(arguments)
     if arguments.from_recording is not None:
         if arguments.dry_run:
             console.print(f"would read the series {arguments.from_recording}")
@@ -101,6 +102,22 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         repeats=arguments.frames,
     )
     return 0 if taken is None else _measure(arguments, *taken)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse numbers that make no sense.
+
+    Raises
+    ------
+    ConfigError
+    """
+    microscope_of(arguments, {})
+    if not 0 <= arguments.bead_um < 1000:
+        raise ConfigError(f"--bead-um {arguments.bead_um:g}: give a diameter, or 0 for a point")
+    for name in ("radius_um", "saturation"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < 1e6:
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
 
 
 def _measure(arguments: argparse.Namespace, path: Path, microscope: Microscope | None) -> int:
