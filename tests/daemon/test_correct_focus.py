@@ -75,8 +75,11 @@ def heights(metadata: list[dict[str, Any]]) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start_um", [10.0, -8.0])
-@pytest.mark.parametrize("named", [True, False], ids=["events name z", "events name no z"])
+@pytest.mark.parametrize(
+    ("start_um", "named"),
+    [(10.0, True), (-8.0, False)],
+    ids=["from above, events name z", "from below, events name no z"],
+)
 def test_the_stage_converges_to_within_the_depth_of_field(
     tmp_path: Path, daemon: Daemon, demo_microscope: DemoMicroscope, start_um: float, named: bool
 ) -> None:
