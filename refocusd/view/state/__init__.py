@@ -2,7 +2,7 @@
 
 ============  ======================================================================================
 `alerts`      Tells somebody else when nobody looks: one URL, and JSON that says what is wrong
-`event_log`   Events for the user: a daemon that is found or gone, workers that end and start
+`event_log`   Events for the user: a daemon found or gone, workers that end and start, acquisitions not seen
 `figures`     Rates and percentiles of the last seconds, from one status of the daemon to the next
 `gpu`         Memory and load of this host's NVIDIA devices, from the driver (NVML)
 `job_order`   What a job shall do: one of the product's own commands, with what the page may choose of it
