@@ -85,12 +85,6 @@ def serving(options: ViewOptions) -> Iterator[Announcement]:
                 state.close()  # ends the pages' streams
 
 
-def announce(announcement: Announcement) -> None:
-    """Tell the parent, on standard output, where the view listens."""
-    sys.stdout.buffer.write(msgspec.json.encode(announcement) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def until_asked(asked: threading.Event) -> None:
     """Wait; in small steps, so that an interrupt is heard on Windows too."""
     while not asked.wait(0.5):
