@@ -79,14 +79,15 @@ def plane_positions(
     return [low_um + index * step_um for index in range(count)]
 
 
-def take_series(
+def recorded_or_taken(
     arguments: argparse.Namespace,
     name: str,
+    recorded: Sequence[Path],
     positions: Callable[[float, float, float], list[float]],
     *,
     repeats: int = 1,
-) -> tuple[Path, Microscope] | None:
-    """Print every move and, unless it is a dry run, take the planes.
+) -> tuple[Sequence[Path], Microscope | None] | None:
+    """The series to measure: the recorded one, else one that is taken now, every move printed first.
 
     Parameters
     ----------
@@ -94,6 +95,8 @@ def take_series(
         With the flags of `add_z_flags` and `add_measurement_flags`.
     name : str
         Of the recording.
+    recorded : sequence of Path
+        Recordings that were named; empty to measure on the microscope.
     positions : callable
         Stage positions in um from lower end, upper end and step.
     repeats : int
@@ -101,14 +104,18 @@ def take_series(
 
     Returns
     -------
-    (Path, Microscope) or None
-        The recording, and what took it; None for a dry run.
+    (sequence of Path, Microscope or None) or None
+        The recordings, and the microscope if it took them now; None for a dry run.
 
     Raises
     ------
     ConfigError
         If the flags are incomplete, or a move would leave the limits.
     """
+    if recorded:
+        if arguments.dry_run:
+            console.print(f"would read the series {', '.join(map(str, recorded))}")
+        return None if arguments.dry_run else (recorded, None)
     ends = (arguments.z_from, arguments.z_to, arguments.z_step)
     if None in ends or arguments.z_limits is None:
         raise ConfigError(
@@ -131,7 +138,7 @@ def take_series(
     with open_microscope(arguments.mm_config, arguments.adapters) as core, quiet_stage(core):
         microscope = microscope_of_core(arguments, core)
         path = run_shown(moves, folder, name, limits, arguments, core)
-    return path, microscope
+    return [path], microscope
 
 
 def _how_far(z_um: Sequence[float]) -> str:
